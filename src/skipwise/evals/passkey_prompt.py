@@ -1,0 +1,95 @@
+"""Passkey prompts of an exact length: a five-digit key somewhere in filler, asked for at the end.
+
+Protocol: landmark attention (arXiv 2305.16300): instruction, filler, the key said twice, filler, question. The wording is
+our own, so the figures compare between arms measured here and not with figures printed elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from skipwise.errors import ConfigError
+
+INSTRUCTION = "A pass key is hidden in the long text below. Find it and remember it; it is asked for at the end.\n"
+FILLER = "The river is wide. The hills are low. The road is long. On we go. Over there and home again.\n"
+NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key.\n"
+QUESTION = "What is the pass key? The pass key is"
+
+
+class Tokenizer(Protocol):
+    """The little that a prompt needs of a tokenizer."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PasskeyPrompt:
+    """One question with its answer.
+
+    Attributes:
+        prompt_ids: token ids up to and with the question.
+        answer_ids: token ids of the five digits as they follow the question.
+        key: the five digits as text.
+        depth: place of the needle in the filler, 0 start to 1 end.
+    """
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    key: str
+    depth: float
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and answer together: what a window must hold."""
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+class PasskeyBuilder:
+    """Builds passkey prompts for one tokenizer; the fixed parts are tokenized once.
+
+    Args:
+        tokenizer: anything with `encode(text, add_special_tokens=...)`.
+        filler_ids: token ids to hide the key in, cut or repeated to length; by default a few plain sentences.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, filler_ids: Sequence[int] | None = None) -> None:
+        self._encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False))
+        self._instruction = list(tokenizer.encode(INSTRUCTION, add_special_tokens=True))
+        # A few tokenizers close a text with an end token; inside a prompt it would end the document.
+        while len(self._instruction) > 1 and self._instruction[-1:] != self._encode(INSTRUCTION)[-1:]:
+            self._instruction.pop()
+        self._filler = list(filler_ids) if filler_ids is not None else self._encode(FILLER)
+
+    def build(self, length_tokens: int, depth: float, rng: np.random.Generator) -> PasskeyPrompt:
+        """Makes one prompt whose prompt and answer together are exactly `length_tokens` long.
+
+        Args:
+            length_tokens: prompt and answer tokens together.
+            depth: where the key goes, 0 (first) to 1 (last, right before the question).
+            rng: source of the key and of where the filler starts.
+
+        Raises:
+            ConfigError: when instruction, key and question alone are longer than `length_tokens`.
+        """
+        key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
+        needle = self._encode(NEEDLE.format(key=key))
+        question = self._encode(QUESTION)
+        # The answer is what the tokenizer makes of question and key together, so a leading space stays where it belongs.
+        together = self._encode(f"{QUESTION} {key}")
+        shared = len(question)
+        while shared and together[:shared] != question[:shared]:
+            shared -= 1
+        question, answer = together[:shared], together[shared:]
+        room = length_tokens - len(self._instruction) - len(needle) - len(question) - len(answer)
+        if room < 0:
+            raise ConfigError(
+                f"passkey length is {length_tokens} tokens; instruction, key and question alone take "
+                f"{length_tokens - room} with this tokenizer: ask for at least that"
+            )
+        start = int(rng.integers(0, len(self._filler)))
+        filler = np.resize(np.roll(np.asarray(self._filler), -start), room).tolist()
+        cut = round(depth * room)
+        prompt = self._instruction + filler[:cut] + needle + filler[cut:] + question
+        return PasskeyPrompt(prompt_ids=prompt, answer_ids=answer, key=key, depth=depth)
