@@ -1,0 +1,137 @@
+"""Next-token loss that never holds the logits of a whole window.
+
+A window of `n` tokens over a vocabulary of `V` makes `n x V` logits; with their float32 copy and gradients they outweigh
+everything else of a small model with a large vocabulary. Here the head runs over a few hundred tokens at a time, and the
+gradients of hidden states and head are made in the same pass, so that nothing is computed twice.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+IGNORED = -100
+"""Label of a token that is not scored, as everywhere in the transformers library."""
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+def training_inputs(input_ids: Tensor, position_ids: Tensor) -> dict[str, Any]:
+    """The decoder's arguments exactly as training passes them.
+
+    With neither mask nor cache, the transformers library takes any step of the positions other than 1 for the start of
+    another document and hides the chunks from each other. A mask of ones, said explicitly, keeps them in one document.
+
+    Args:
+        input_ids: token ids (batch, n).
+        position_ids: positions of the same shape, with skips.
+    """
+    return {
+        "input_ids": input_ids,
+        "position_ids": position_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "use_cache": False,
+    }
+
+
+def training_logits(model: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """All logits (batch, n, vocabulary) under training's own arguments; for short probes, never for whole windows."""
+    return model(**training_inputs(input_ids, position_ids)).logits
+
+
+class NextTokenLoss:
+    """Mean next-token loss of a causal language model, equal to the model's own and lighter.
+
+    Means the same as::
+
+        logits = model(input_ids=input_ids, position_ids=position_ids, attention_mask=ones).logits.float()
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+    Whatever the model does between decoder and logits (a bias, a scale, a soft cap) is the model's own code: its forward
+    runs on slices of the hidden states with the decoder standing still.
+
+    Args:
+        model: a causal language model of the transformers library, not wrapped.
+        chunk_bytes: how large one slice of float32 logits may be.
+    """
+
+    def __init__(self, model: Any, chunk_bytes: int = _CHUNK_BYTES) -> None:
+        self._model = model
+        self._decoder: nn.Module = model.base_model
+        self._head: nn.Module = model.get_output_embeddings()
+        # The class's own forward, whatever has been put in its place on this object.
+        self._forward = type(model).forward
+        self._chunk_bytes = chunk_bytes
+
+    def __call__(
+        self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, num_items: Tensor | int | None = None
+    ) -> Tensor:
+        """Computes the loss, ready for `backward`.
+
+        Args:
+            input_ids: token ids (batch, n).
+            position_ids: positions (batch, n).
+            labels: token ids (batch, n), not shifted; -100 where a token is not scored.
+            num_items: what to divide the sum by; by default the number of scored tokens.
+
+        Returns:
+            0-d float32 loss; 0 where nothing is scored.
+        """
+        outputs = self._decoder(**training_inputs(input_ids, position_ids))
+        hidden = outputs.last_hidden_state[:, :-1].flatten(0, 1)
+        targets = labels[:, 1:].flatten()
+        scored = targets != IGNORED
+        count = num_items if num_items is not None else scored.sum().clamp(min=1)
+
+        if not bool(scored.all()):
+            hidden, targets = hidden[scored], targets[scored]
+        rows = max(1, self._chunk_bytes // (4 * self._head.weight.shape[0]))
+        parameters = [p for p in self._head.parameters() if p.requires_grad]
+        with self._standing_decoder(type(outputs)) as head:
+            total = _ChunkedCrossEntropy.apply(head, rows, hidden, targets, *parameters)
+        return total / count
+
+    @contextmanager
+    def _standing_decoder(self, output_class: type) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Within, a function from hidden states (n, width) to logits (n, vocabulary) by the model's own forward."""
+        decoder, replaced = self._decoder, self._decoder.__dict__.get("forward")
+
+        def logits(hidden: Tensor) -> Tensor:
+            decoder.forward = lambda *_, **__: output_class(last_hidden_state=hidden[None])
+            return self._forward(self._model, inputs_embeds=hidden[None], use_cache=False).logits[0]
+
+        try:
+            yield logits
+        finally:
+            del decoder.forward
+            if replaced is not None:
+                decoder.forward = replaced
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Sum of cross entropies over slices; gradients are made slice by slice in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, head: Callable, rows: int, hidden: Tensor, targets: Tensor, *parameters: Tensor) -> Tensor:
+        needed = any(ctx.needs_input_grad)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        hidden_grad = torch.zeros_like(hidden) if needed else None
+        grads: list[Tensor] = []
+        for start in range(0, len(hidden), rows):
+            piece = hidden[start : start + rows].detach().requires_grad_(needed)
+            with torch.set_grad_enabled(needed):
+                loss = nn.functional.cross_entropy(head(piece).float(), targets[start : start + rows], reduction="sum")
+            total += loss.detach()
+            if hidden_grad is not None:
+                piece_grad, *fresh = torch.autograd.grad(loss, (piece, *parameters))
+                hidden_grad[start : start + rows] = piece_grad
+                grads = fresh if not grads else [torch.add(a, b, out=a) for a, b in zip(grads, fresh, strict=True)]
+        ctx.save_for_backward(hidden_grad, *grads)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_grad, *grads = ctx.saved_tensors
+        return None, None, hidden_grad * grad_output, None, *(grad * grad_output for grad in grads)
