@@ -1,0 +1,127 @@
+"""GPT-J, whose rotary table is hard-coded, as the Phi model that computes the same function.
+
+GPT-J's class fills its sines and cosines from base 10000 and the window alone: any other table would be lost when
+the checkpoint is loaded by anything but skipwise. Phi is the same architecture (one layer norm feeding attention and MLP
+side by side, partial rotary, biased head) with its rotary table in the config, and the mapping is exact:
+
+- GPT-J turns neighbouring pairs `(2i, 2i+1)`, Phi turns `(i, i + r/2)` of the `r` rotary dimensions: reorder the rows of
+  the query and key projections, head by head; scores do not change when both are reordered alike.
+- GPT-J's attention has no biases; Phi's become zero.
+
+So an extended GPT-J is saved as a Phi checkpoint that every reader of Phi loads unchanged.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import GPTJConfig, GPTJForCausalLM, PhiConfig, PreTrainedConfig
+
+_BASE = 10000.0
+
+# What the parts of a GPT-J layer are called in a Phi layer; query and key are reordered on the way.
+_LAYER_NAMES = {
+    "ln_1": "input_layernorm",
+    "attn.q_proj": "self_attn.q_proj",
+    "attn.k_proj": "self_attn.k_proj",
+    "attn.v_proj": "self_attn.v_proj",
+    "attn.out_proj": "self_attn.dense",
+    "mlp.fc_in": "mlp.fc1",
+    "mlp.fc_out": "mlp.fc2",
+}
+_OUTER_NAMES = {
+    "transformer.wte": "model.embed_tokens",
+    "transformer.ln_f": "model.final_layernorm",
+    "lm_head": "lm_head",
+}
+
+
+def is_gptj(config: PreTrainedConfig) -> bool:
+    """Whether this is the config of a GPT-J."""
+    return isinstance(config, GPTJConfig)
+
+
+def phi_config(config: GPTJConfig) -> PhiConfig:
+    """The config of the Phi model that computes what this GPT-J computes."""
+    return PhiConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.n_embd,
+        intermediate_size=config.n_inner or 4 * config.n_embd,
+        num_hidden_layers=config.n_layer,
+        num_attention_heads=config.n_head,
+        resid_pdrop=config.resid_pdrop,
+        embd_pdrop=config.embd_pdrop,
+        attention_dropout=config.attn_pdrop,
+        hidden_act=config.activation_function,
+        max_position_embeddings=config.n_positions,
+        initializer_range=config.initializer_range,
+        layer_norm_eps=config.layer_norm_epsilon,
+        use_cache=config.use_cache,
+        tie_word_embeddings=config.tie_word_embeddings,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": _BASE,
+            "partial_rotary_factor": config.rotary_dim / (config.n_embd // config.n_head),
+        },
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        dtype=config.dtype,
+        converted_from=config.model_type,
+    )
+
+
+def phi_parameters(model: GPTJForCausalLM) -> dict[str, nn.Parameter]:
+    """The parameters of a GPT-J under their Phi names; all but queries and keys keep their memory.
+
+    Args:
+        model: with its weights loaded.
+    """
+    return dict(_renamed(model))
+
+
+def _renamed(model: GPTJForCausalLM) -> Iterator[tuple[str, nn.Parameter]]:
+    for old, new in _OUTER_NAMES.items():
+        for name, parameter in model.get_submodule(old).named_parameters():
+            yield f"{new}.{name}", parameter
+    config = model.config
+    order = halves_order(config.n_head, config.n_embd // config.n_head, config.rotary_dim)
+    for index, layer in enumerate(model.transformer.h):
+        for old, new in _LAYER_NAMES.items():
+            part = layer.get_submodule(old)
+            for name, parameter in part.named_parameters():
+                reordered = old in ("attn.q_proj", "attn.k_proj")
+                yield (
+                    f"model.layers.{index}.{new}.{name}",
+                    nn.Parameter(parameter.data[order]) if reordered else parameter,
+                )
+            if isinstance(part, nn.Linear) and part.bias is None:
+                zeros = torch.zeros(part.out_features, dtype=part.weight.dtype, device=part.weight.device)
+                yield f"model.layers.{index}.{new}.bias", nn.Parameter(zeros)
+
+
+def halves_order(num_heads: int, head_dim: int, rotary_dim: int) -> torch.Tensor:
+    """Where each row of a reordered query or key projection comes from.
+
+    Args:
+        num_heads: heads of the projection.
+        head_dim: rows of a head.
+        rotary_dim: the first so many rows of each head turn, in neighbouring pairs.
+
+    Returns:
+        1-D int64 (num_heads * head_dim,): even rows of the rotary part, then its odd rows, then the rest, a head at a time.
+    """
+    rows = torch.arange(head_dim)
+    head = torch.cat([rows[:rotary_dim:2], rows[1:rotary_dim:2], rows[rotary_dim:]])
+    return (torch.arange(num_heads)[:, None] * head_dim + head).flatten()
+
+
+def portability_note(config: PreTrainedConfig) -> str | None:
+    """What the readers of a model card must be told about loading it elsewhere, or None if there is nothing to tell."""
+    if getattr(config, "converted_from", None) != GPTJConfig.model_type:
+        return None
+    return (
+        "This model was a GPT-J and is stored as the Phi model that computes the same function, because GPT-J's own class "
+        "hard-codes its rotary table and would silently drop the longer window. Load it as it is (model type phi), with any "
+        "program that reads Phi; do not convert it back."
+    )

@@ -1,0 +1,83 @@
+"""What a built model really rotates by, and why a model cannot be extended: found in its modules, not in its name."""
+
+import inspect
+import re
+from collections.abc import Iterator
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from skipwise.rope import RopeTable
+
+_FREQUENCIES = "inv_freq"
+_ABSOLUTE = re.compile(r"wpe|emb\w*_?pos|pos\w*_?emb", re.IGNORECASE)
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a config that describes the decoder: the config itself, unless the model also sees or hears."""
+    return config.get_text_config(decoder=True)
+
+
+def rotary_tables(model: PreTrainedModel) -> dict[str, RopeTable]:
+    """What every rotary module of a built decoder really uses.
+
+    Args:
+        model: on any device but meta.
+
+    Returns:
+        Table by module path. Where one module serves several kinds of layer, the kind ends the path, as in
+        `model.rotary_emb.full_attention`. For a type that follows the length (dynamic, longrope) it is the table of
+        the last forward pass, or of the window as configured before the first.
+    """
+    tables = {}
+    for path, name, module in _frequencies(model):
+        kind = name.removesuffix(_FREQUENCIES)
+        tables[f"{path}.{kind}".rstrip("._")] = RopeTable(
+            inv_freq=getattr(module, name).detach().double().cpu().numpy(),
+            attention_factor=float(getattr(module, f"{kind}attention_scaling", 1.0)),
+        )
+    return tables
+
+
+def _frequencies(model: PreTrainedModel) -> Iterator[tuple[str, str, nn.Module]]:
+    """Path, buffer name and module of all inverse frequencies of the decoder; image and sound towers are passed over."""
+    decoder = type(text_config(model.config))
+    for path, module in model.named_modules():
+        if not isinstance(getattr(module, "config", text_config(model.config)), decoder):
+            continue
+        for name, buffer in module.named_buffers(recurse=False):
+            if name.endswith(_FREQUENCIES) and not name.endswith(f"original_{_FREQUENCIES}") and buffer.ndim == 1:
+                yield path, name, module
+
+
+def refusal_reason(model: PreTrainedModel) -> str | None:
+    """Why skip-wise positions cannot extend this model, or None if they can.
+
+    Args:
+        model: any device; meta is enough, since only shapes and names are looked at.
+    """
+    config = model.config
+    if config.is_encoder_decoder:
+        return "it is an encoder-decoder, and only decoders that read left to right can be extended"
+    if getattr(text_config(config), "alibi", False):
+        return "it uses ALiBi, which biases attention by distance and has no rotary positions to interpolate"
+    if next(_frequencies(model), None) is None:
+        return _why_no_frequencies(model)
+    if not any("position_ids" in inspect.signature(part.forward).parameters for part in (model, model.base_model)):
+        return "its forward takes no position_ids, so its positions cannot be chosen"
+    return None
+
+
+def _why_no_frequencies(model: PreTrainedModel) -> str:
+    for path, module in model.named_modules():
+        if any(name == "embed_positions" and buffer.ndim == 2 for name, buffer in module.named_buffers(recurse=False)):
+            return f"its rotary table is hard-coded in {path}, where no config can change it"
+    if "alibi" in inspect.getsource(inspect.getmodule(type(model))).lower():  # pyright: ignore[reportArgumentType]
+        return "it uses ALiBi, which biases attention by distance and has no rotary positions to interpolate"
+    for path, module in model.named_modules():
+        if (
+            _ABSOLUTE.search(path.rpartition(".")[2])
+            and next(module.parameters(), next(module.buffers(), None)) is not None
+        ):
+            return f"it adds absolute position embeddings ({path}), which do not exist beyond the window it was trained for"
+    return "it has no rotary table (as state-space, recurrent and position-free models), so there are no positions to interpolate"

@@ -1,0 +1,147 @@
+"""Where a model comes from: a folder, a hub name or a GGUF file; and what is wrong with it, in one line."""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, UnsupportedModelError
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_TO_SAFETENSORS = (
+    'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as M; '
+    "M.from_pretrained('OLD', use_safetensors=False).save_pretrained('NEW')\", copy the tokenizer files, and load NEW"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """What the transformers library is to be asked for.
+
+    Attributes:
+        name: a folder, or a name on the hub.
+        gguf_file: name of the GGUF file in that folder, where the model is one.
+    """
+
+    name: str
+    gguf_file: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the model lies on this machine; otherwise its name is the hub's."""
+        return Path(self.name).is_dir()
+
+    @property
+    def file_arguments(self) -> dict[str, str]:
+        """Keyword arguments that tell `from_pretrained` of a GGUF file."""
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+    def __str__(self) -> str:
+        return str(Path(self.name) / self.gguf_file) if self.gguf_file else self.name
+
+
+def locate(source: str | Path) -> ModelSource:
+    """Finds what `source` means, and refuses what cannot be loaded or should not be trusted.
+
+    Args:
+        source: a checkpoint folder, a hub name (`org/name`), or the path of a `.gguf` file.
+
+    Raises:
+        CheckpointError: nothing is there, or the weights are pickles, which run code when they are opened.
+        ConfigError: it is a GGUF file and the `gguf` package is not installed.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        return _locate_gguf(path)
+    if path.is_file():
+        if path.suffix in _PICKLE_SUFFIXES:
+            raise CheckpointError(f"model is {str(path)!r}, a pickle, which can run any code; {_TO_SAFETENSORS}")
+        raise CheckpointError(f"model is the file {str(path)!r}; give the folder around it, or a .gguf file")
+    if path.is_dir():
+        _check_folder(path)
+        return ModelSource(name=str(path))
+    if not _HUB_NAME.fullmatch(str(source)):
+        raise CheckpointError(
+            f"model is {str(source)!r} and no such folder exists; give a checkpoint folder, a hub name (org/name) or a .gguf file"
+        )
+    return ModelSource(name=str(source))
+
+
+def _locate_gguf(path: Path) -> ModelSource:
+    if not path.is_file():
+        raise CheckpointError(f"model is {str(path)!r} and no such file exists; check the path of the .gguf file")
+    if importlib.util.find_spec("gguf") is None:
+        raise ConfigError(f"model is {str(path)!r} and the gguf package is missing; run: pip install 'skipwise[gguf]'")
+    return ModelSource(name=str(path.parent), gguf_file=path.name)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"model is {str(folder)!r}, which has no config.json; give the folder that save_pretrained wrote"
+        )
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
+    if pickles:
+        raise CheckpointError(
+            f"model is {str(folder)!r}, whose weights are pickles ({pickles[0]}), which can run any code; {_TO_SAFETENSORS}"
+        )
+    raise CheckpointError(
+        f"model is {str(folder)!r}, which has a config.json but no weights; a *.safetensors file must lie beside it"
+    )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences the library's progress bars and its warnings below errors, and restores both."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
+    """Turns what the library raises while it reads `part` of a checkpoint into one of skipwise's one-line errors."""
+    try:
+        yield
+    except SkipwiseError:
+        raise
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{part} of {str(source)!r} is damaged ({_first_line(error)}); copy or download the checkpoint again"
+        ) from error
+    except ImportError as error:
+        raise ConfigError(f"{part} of {str(source)!r} needs a package that is missing: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, HFValidationError) as error:
+        message = _first_line(error)
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"model {str(source)!r} brings its own code, which is not run unless asked; read that code, then set trust_remote_code"
+            ) from error
+        if "does not recognize this architecture" in str(error) or "Unrecognized configuration class" in str(error):
+            raise UnsupportedModelError(
+                f"model {str(source)!r}: transformers has no decoder class for it ({message})"
+            ) from error
+        place = "check the folder" if source.is_folder else "check the name and the connection, or give a local folder"
+        raise CheckpointError(f"{part} of {str(source)!r} could not be read ({message}); {place}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first sentence or line of what a library said, short enough for one line of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
