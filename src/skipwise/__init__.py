@@ -1,0 +1,73 @@
+"""Longer context windows for RoPE language models at the training cost of short ones.
+
+    from skipwise import PoSE, Window, coverage
+    share = coverage(PoSE(), Window(train=2048, original=4096, target=32768))
+
+Names load on first use: `import skipwise` imports neither torch nor transformers, and not even numpy.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from skipwise import errors
+from skipwise.window import Window
+
+if TYPE_CHECKING:
+    from skipwise.coverage import coverage
+    from skipwise.positions import SAMPLERS, PoSE, PositionSample
+    from skipwise.rope import INTERPOLATIONS, RopeSpec, RopeTable
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "INTERPOLATIONS",
+    "SAMPLERS",
+    "PoSE",
+    "PositionSample",
+    "RopeSpec",
+    "RopeTable",
+    "Window",
+    "__version__",
+    "coverage",
+    "errors",
+]
+
+# Where each name that loads on first use is defined.
+_HOMES = {
+    "INTERPOLATIONS": "rope",
+    "PoSE": "positions",
+    "PositionSample": "positions",
+    "RopeSpec": "rope",
+    "RopeTable": "rope",
+    "SAMPLERS": "positions",
+    "coverage": "coverage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps a public function from being hidden by the submodule of its own name.
+
+    Importing the submodule `skipwise.coverage`, from anywhere, makes Python bind `coverage` on the package to that
+    module. The public name `skipwise.coverage` is the function, whatever was imported before it.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

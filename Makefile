@@ -1,0 +1,32 @@
+# Each goal does all its own set-up in a fresh clone: it needs python3 (>= 3.11) with venv and pip, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+STAMP := $(VENV)/.installed
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+export VENV
+
+.PHONY: help test check demo clean
+
+help:
+	@echo "make test    lint, types and the fast tests (what CI runs)"
+	@echo "make demo    the whole story on a small model, on this machine"
+	@echo "make clean   remove the virtual environment and caches"
+
+test check: $(STAMP)
+	@scripts/check
+
+demo: $(STAMP)
+	@$(VENV)/bin/skipwise demo
+
+# torch comes first and alone: an unpinned one may bring gigabytes that a machine without such a GPU does not need.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): a few minutes the first time, nothing later"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@echo "  torch is there, installing the rest"
+	@$(PIP) -e '.[dev,gguf]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,110 @@
+"""The command `skipwise`: one file per verb, each of which adds itself to the app through `register(app)`.
+
+Exit codes: 0 done, 1 a verdict is negative, 2 bad input (one line on stderr says what to do), 70 a bug of ours (with
+its traceback), 130 interrupted, 141 the reader of a pipe has gone. Verbs import torch and all that needs it inside
+their functions, so that `--help` and mistakes in the command line answer at once.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+import typer.main
+
+from skipwise import __version__
+from skipwise.cli import doctor, generate
+from skipwise.errors import SkipwiseError
+
+VERBS = (doctor, generate)
+
+DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
+
+
+def build_app() -> typer.Typer:
+    """The command with all its verbs."""
+    app = typer.Typer(
+        name="skipwise",
+        help="Longer context windows for RoPE language models at the training cost of short ones.",
+        epilog="Example: skipwise doctor ./my-model --target 32k",
+        add_completion=False,
+        invoke_without_command=True,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    app.callback()(_root)
+    for verb in VERBS:
+        verb.register(app)
+    return app
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="SKIPWISE_DEBUG", help="Show the traceback of an error, too.")
+    ] = False,
+) -> None:
+    # `debug` is read by main(), which is where errors end up.
+    if version:
+        print(f"skipwise {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: what follows the program's name; None reads the process's own arguments.
+
+    Returns:
+        The exit code. Nothing but an exit of the interpreter escapes from here.
+    """
+    command = typer.main.get_command(build_app())
+    debug = False
+    try:
+        # Not `app()`: it prints errors its own way, in boxes, and ends a broken pipe with 1, our negative verdict.
+        with command.make_context("skipwise", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            debug = context.params["debug"]
+            try:
+                command.invoke(context)
+            finally:
+                sys.stdout.flush()
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more on its way out, and would complain about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return BROKEN_PIPE
+    except typer.TyperException as error:
+        _complain(_usage_message(error))
+        return BAD_INPUT
+    except (SkipwiseError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        _complain(str(error))
+        return BAD_INPUT
+    except Exception as error:
+        traceback.print_exc()
+        _complain(
+            f"unexpected {type(error).__name__}; this is a bug in skipwise, please report it with the lines above"
+        )
+        return BUG
+    return DONE
+
+
+def _complain(message: str) -> None:
+    print("skipwise: " + " ".join(message.split()), file=sys.stderr)
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    """typer's sentence about a mistake in the command line, and where the right way is written."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    path = context.command_path if context else "skipwise"
+    return f"{error.format_message().rstrip('.')}; see '{path} --help'"

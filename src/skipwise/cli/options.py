@@ -1,0 +1,62 @@
+"""Arguments and options that several verbs share, and how verbs print for machines."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from skipwise.errors import ConfigError
+from skipwise.window import parse_length
+
+
+def read_length(text: str | int) -> int:
+    """A length as people write it, for `typer.Option(parser=read_length)`, so that the error names the option."""
+    try:
+        return parse_length(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub name or a .gguf file.")]
+TargetOption = Annotated[
+    int,
+    typer.Option("--target", parser=read_length, metavar="TOKENS", help="Window the model is to handle, such as 32k."),
+]
+TrainOption = Annotated[
+    int | None,
+    typer.Option(
+        "--train",
+        parser=read_length,
+        metavar="TOKENS",
+        help="Length of a training example.",
+        show_default="the model's own window, at most 2k",
+    ),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="float32, bfloat16, float16, or auto: as the checkpoint says.",
+        show_default="auto with an accelerator, else float32",
+    ),
+]
+AttentionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--attention",
+        metavar="NAME",
+        help="Attention of transformers: eager, sdpa, flash_attention_2, ...",
+        show_default="what transformers chooses",
+    ),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model. Read it first.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, one object a line.")]
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """Prints one record as one line of JSON on stdout."""
+    sys.stdout.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,175 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+import skipwise
+from skipwise import cli
+from skipwise.errors import ConfigError, DataError
+
+VERBS = sorted(verb.__name__.rpartition(".")[2] for verb in cli.VERBS)
+
+
+@pytest.fixture(autouse=True)
+def wide_plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def run_failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command with one more verb, `stumble`, that raises what it is given."""
+
+    def run(error: BaseException, *before: str) -> int:
+        def stumble() -> None:
+            raise error
+
+        class Verb:
+            @staticmethod
+            def register(app: typer.Typer) -> None:
+                app.command()(stumble)
+
+        monkeypatch.setattr(cli, "VERBS", (Verb, *cli.VERBS))
+        return cli.main([*before, "stumble"])
+
+    return run
+
+
+def only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    return err.rstrip("\n")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"skipwise {skipwise.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_help_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(f" {verb} " in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Example: skipwise {verb}" in out
+    assert "--json" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["doctro"], ["'doctro'", "'doctor'", "see 'skipwise --help'"]),
+        (["doctor", "m", "--taget", "1k"], ["--taget", "--target", "see 'skipwise doctor --help'"]),
+        (["doctor", "m"], ["--target"]),
+        (["doctor"], ["MODEL"]),
+        (["doctor", "m", "--target", "32kb"], ["'--target'", "'32kb'", "32k"]),
+        (["--no-such"], ["--no-such"]),
+        (["generate", "m"], ["--prompt TEXT or --file FILE", "neither"]),
+        (["generate", "m", "--prompt", "a", "--file", "b"], ["both"]),
+        (["generate", "m", "--file", "/no/such/file"], ["/no/such/file"]),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_2(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    line = only_line(capsys)
+    assert line.startswith("skipwise: ")
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    "error", [ConfigError("rank is 0;\n  give at least 1"), DataError("x"), PermissionError(13, "no")]
+)
+def test_an_error_that_the_user_can_mend_is_one_line(
+    error: Exception, run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_failing(error) == 2
+    assert only_line(capsys) == "skipwise: " + " ".join(str(error).split())
+
+
+def test_debug_shows_the_traceback_of_a_mistake_too(
+    run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_failing(DataError("x"), "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("SKIPWISE_DEBUG", "1")
+    assert run_failing(DataError("x")) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_shows_its_traceback_and_is_no_verdict(
+    run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_failing(ZeroDivisionError("division by zero")) == 70
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("skipwise: unexpected ZeroDivisionError")
+
+
+def test_an_interrupt_is_130_and_one_line(run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_failing(KeyboardInterrupt()) == 130
+    assert only_line(capsys) == "skipwise: interrupted"
+
+
+def test_a_negative_verdict_is_1_and_silent(
+    run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_failing(typer.Exit(1)) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_leaves_is_no_verdict() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        command = [sys.executable, "-m", "skipwise", "--version"]
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_generate_streams_the_text(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", str(tiny_checkpoint), "--prompt", "def main", "--max-new-tokens", "8"]) == 0
+    streamed = capsys.readouterr().out
+    assert cli.main(["generate", str(tiny_checkpoint), "--prompt", "def main", "--max-new-tokens", "8", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert streamed == record["text"] + "\n"
+    assert (record["prompt_tokens"], record["new_tokens"], record["window_tokens"]) == (8, 8, 64)
+
+
+def test_generate_fills_the_window_and_not_one_token_more(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("x" * 60)
+    arguments = ["generate", str(tiny_checkpoint), "--file", str(prompt), "--json", "--max-new-tokens"]
+    assert cli.main([*arguments, "4"]) == 0
+    assert json.loads(capsys.readouterr().out)["new_tokens"] == 4
+    assert cli.main([*arguments, "5"]) == 2
+    line = only_line(capsys)
+    assert "60 tokens" in line
+    assert "64 tokens" in line
+
+
+def test_generate_draws_the_same_from_the_same_seed(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def text(*more: str) -> str:
+        arguments = ["generate", str(tiny_checkpoint), "--prompt", "a", "--max-new-tokens", "16", "--json", *more]
+        assert cli.main(arguments) == 0
+        return json.loads(capsys.readouterr().out)["text"]
+
+    assert text("--temperature", "1", "--seed", "3") == text("--temperature", "1", "--seed", "3")
+    assert text("--temperature", "1", "--seed", "3") != text("--temperature", "1", "--seed", "4")
+    assert text("--seed", "3") == text("--seed", "4")

@@ -1,0 +1,54 @@
+import ast
+import inspect
+from collections.abc import Callable
+
+import pytest
+
+import skipwise
+
+PUBLIC = [
+    "INTERPOLATIONS",
+    "SAMPLERS",
+    "PoSE",
+    "PositionSample",
+    "RopeSpec",
+    "RopeTable",
+    "Window",
+    "__version__",
+    "coverage",
+    "errors",
+]
+
+
+def test_the_public_names_are_exactly_these() -> None:
+    assert skipwise.__all__ == PUBLIC
+    assert dir(skipwise) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(skipwise, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'skipwise' has no attribute 'no_such'"):
+        skipwise.no_such  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("name", [name for name, home in skipwise._HOMES.items() if name == home])
+def test_a_function_is_not_hidden_by_the_module_of_its_own_name(fresh_python: Callable[[str], None], name: str) -> None:
+    # The order of the first imports is what matters: the module first, then the public name.
+    fresh_python(f"from skipwise.{name} import {name} as inner\nfrom skipwise import {name}\nassert {name} is inner")
+
+
+def test_type_checkers_are_told_the_same_homes_as_the_interpreter() -> None:
+    tree = ast.parse(inspect.getsource(skipwise))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    told = {
+        alias.name: node.module.removeprefix("skipwise.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    assert told == skipwise._HOMES
