@@ -1,0 +1,131 @@
+"""What an extended model can do, by length: tasks, and `evaluate()` which runs them.
+
+    results = evaluate(model, tokenizer, ["passkey", LastTokensPerplexity(num_documents=20)], [2048, 8192], documents)
+
+A new task is one class with `name` and `run` in one file and one line in `TASKS`.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipwise.errors import ConfigError
+from skipwise.evals.context import EvalContext, Task
+from skipwise.evals.forward import check_length
+from skipwise.evals.passkey import Passkey
+from skipwise.evals.perplexity import LastTokensPerplexity
+from skipwise.evals.records import EvalResult, Measurement, Sample
+
+TASKS: dict[str, type] = {
+    "perplexity": LastTokensPerplexity,
+    "passkey": Passkey,
+}
+
+__all__ = ["TASKS", "EvalContext", "EvalResult", "Measurement", "Sample", "Task", "evaluate", "make_task"]
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[str | Mapping[str, Any] | Task],
+    lengths: Sequence[int],
+    documents: Sequence[np.ndarray] | None = None,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    samples_out: str | Path | None = None,
+    allow_beyond: bool = False,
+    progress: bool = True,
+) -> list[EvalResult]:
+    """Measures a model with every task at every length.
+
+    Args:
+        model: a causal language model of the transformers library.
+        tokenizer: its tokenizer.
+        tasks: names of `TASKS`, mappings with `kind` and the task's settings, or task objects.
+        lengths: input lengths in tokens, those to be generated included.
+        documents: token ids of each document, 1-D integers, for the tasks that need text; best never seen in training.
+        seed: what every draw is derived from.
+        out: file that gets one line of JSON for each result as soon as it is there, after what it already holds.
+        samples_out: the same for each sample: its hash, its output, its score.
+        allow_beyond: measure beyond the model's window on purpose.
+        progress: show bars.
+
+    Returns:
+        All results, in the order measured.
+
+    Raises:
+        ConfigError: when a task, setting or length cannot be used.
+        DataError: when the documents do not suffice.
+        CheckpointError: when the model's logits are NaN.
+    """
+    made = [make_task(task) for task in tasks]
+    if not made or not lengths or min(lengths) < 2:
+        raise ConfigError(f"got {len(made)} tasks and lengths {list(lengths)}; give a task and lengths of 2 or more")
+    check_length(model, max(lengths), allow_beyond=allow_beyond)
+    context = EvalContext(
+        model=model,
+        tokenizer=tokenizer,
+        documents=() if documents is None else documents,
+        seed=seed,
+        progress=progress,
+    )
+    results: list[EvalResult] = []
+    with ExitStack() as stack:
+        result_file, sample_file = (
+            stack.enter_context(Path(path).open("a", encoding="utf-8")) if path is not None else None
+            for path in (out, samples_out)
+        )
+        stack.enter_context(_evaluation_mode(model))
+        for task in made:
+            for measurement in task.run(context, lengths):
+                results += measurement.results
+                for file, lines in (
+                    (sample_file, (json.dumps(sample, ensure_ascii=False) for sample in measurement.samples)),
+                    (result_file, (result.to_json() for result in measurement.results)),
+                ):
+                    if file is not None:
+                        file.writelines(line + "\n" for line in lines)
+                        file.flush()
+    return results
+
+
+def make_task(spec: str | Mapping[str, Any] | Task) -> Task:
+    """A task from its name, from a mapping with `kind` and settings, or as it is.
+
+    Raises:
+        ConfigError: when the kind or a setting is unknown, with the nearest name.
+    """
+    if not isinstance(spec, str | Mapping):
+        return spec
+    settings = {"kind": spec} if isinstance(spec, str) else dict(spec)
+    kind: Any = settings.pop("kind", None)
+    _check_known("task", kind, TASKS)
+    known = [field.name for field in fields(TASKS[kind])]
+    for name in settings:
+        _check_known(f"setting of task {kind}", name, known)
+    return TASKS[kind](**settings)
+
+
+def _check_known(what: str, name: Any, known: Any) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "use one of them"
+        raise ConfigError(f"{what} is {name!r}; known are {', '.join(known)}: {hint}")
+
+
+@contextmanager
+def _evaluation_mode(model: Any) -> Iterator[None]:
+    """Within, dropout is off; afterwards the model is as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

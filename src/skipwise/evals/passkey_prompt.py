@@ -1,7 +1,7 @@
 """Passkey prompts of an exact length: a five-digit key somewhere in filler, asked for at the end.
 
-Protocol: landmark attention (arXiv 2305.16300): instruction, filler, the key said twice, filler, question. The wording is
-our own, so the figures compare between arms measured here and not with figures printed elsewhere.
+Protocol: landmark attention (arXiv 2305.16300): instruction, filler, the key said twice, filler, question. The wording
+is our own, so the figures compare between arms measured here and not with figures printed elsewhere.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ QUESTION = "What is the pass key? The pass key is"
 class Tokenizer(Protocol):
     """The little that a prompt needs of a tokenizer."""
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class PasskeyBuilder:
         key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
         needle = self._encode(NEEDLE.format(key=key))
         question = self._encode(QUESTION)
-        # The answer is what the tokenizer makes of question and key together, so a leading space stays where it belongs.
+        # The answer is what the tokenizer makes of question and key together: a leading space stays where it belongs.
         together = self._encode(f"{QUESTION} {key}")
         shared = len(question)
         while shared and together[:shared] != question[:shared]:

@@ -1,0 +1,147 @@
+"""What every task is given: the model, its tokenizer, documents, and the seed of all draws."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from skipwise.errors import ConfigError, DataError
+from skipwise.evals.records import Measurement, hash_tokenizer
+
+BosPolicy = Literal["tokenizer", "always", "never"]
+"""When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
+
+
+class Task(Protocol):
+    """One kind of measurement: a frozen dataclass whose fields are its settings."""
+
+    name: ClassVar[str]
+
+    def run(self, context: "EvalContext", lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures one length after the other, in the order given.
+
+        Args:
+            context: model, tokenizer, documents and seed.
+            lengths: input lengths in tokens, those to be generated included.
+        """
+        ...
+
+
+class ChosenDocuments(NamedTuple):
+    """Documents for one task.
+
+    Attributes:
+        indices: which documents, in a seeded order.
+        bodies: their token ids, 1-D each, without a leading beginning-of-sequence token.
+        num_skipped: documents that are too short.
+    """
+
+    indices: list[int]
+    bodies: list[np.ndarray]
+    num_skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalContext:
+    """Inputs that all tasks of one evaluation share.
+
+    Attributes:
+        model: a causal language model of the transformers library, in evaluation mode.
+        tokenizer: its tokenizer.
+        documents: token ids of each document, 1-D integers.
+        seed: what every draw is derived from.
+        progress: show a bar for each length.
+    """
+
+    model: Any
+    tokenizer: Any
+    documents: Sequence[np.ndarray] = ()
+    seed: int = 0
+    progress: bool = True
+
+    def rng(self, *keys: int) -> np.random.Generator:
+        """A generator that depends on the seed and these keys alone, not on what was drawn before."""
+        return np.random.default_rng([self.seed, *keys])
+
+    def details(self, task: Any, **more: Any) -> dict[str, Any]:
+        """The `details` of a result: the task's settings, what was measured with, and `more`."""
+        return {"settings": asdict(task), **self._measured_with, **more}
+
+    @cached_property
+    def _measured_with(self) -> dict[str, str]:
+        return {
+            "tokenizer_sha256": hash_tokenizer(self.tokenizer),
+            "model": self.model.config.name_or_path,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "attention": str(self.model.config._attn_implementation),
+        }
+
+    def bos(self, policy: BosPolicy) -> list[int]:
+        """The token ids that go before every input under this policy: one or none.
+
+        Raises:
+            ConfigError: when the token is wanted always and the tokenizer has none.
+        """
+        token = self.tokenizer.bos_token_id
+        if policy == "never" or (policy == "tokenizer" and token is None):
+            return []
+        if policy == "always":
+            if token is None:
+                raise ConfigError("bos is 'always' but the tokenizer has no beginning-of-sequence token: use 'never'")
+            return [token]
+        bare, with_special = (list(self.tokenizer.encode("a", add_special_tokens=special)) for special in (False, True))
+        return [token] if with_special[:1] == [token] != bare[:1] else []
+
+    def choose_documents(self, min_tokens: int, num_documents: int) -> ChosenDocuments:
+        """Draws documents that are long enough; the same ones whenever seed, corpus and arguments are the same.
+
+        Args:
+            min_tokens: shortest usable document, in tokens without a leading beginning-of-sequence token.
+            num_documents: how many at most.
+
+        Raises:
+            DataError: when there are no documents or none is long enough.
+        """
+        bos = self.tokenizer.bos_token_id
+        bodies = [
+            np.asarray(ids[1:] if bos is not None and len(ids) and ids[0] == bos else ids) for ids in self.documents
+        ]
+        long_enough = [index for index, body in enumerate(bodies) if len(body) >= min_tokens]
+        if not long_enough:
+            longest = max(map(len, bodies), default=0)
+            raise DataError(
+                f"this measurement needs documents of at least {min_tokens} tokens, and the longest of the "
+                f"{len(bodies)} given has {longest}: give longer documents or ask for shorter lengths"
+            )
+        chosen = [int(index) for index in self.rng(1).permutation(long_enough)[:num_documents]]
+        return ChosenDocuments(chosen, [bodies[index] for index in chosen], len(bodies) - len(long_enough))
+
+    @contextmanager
+    def bar(self, description: str, total: int) -> Iterator[tqdm]:
+        """A progress bar that counts inputs."""
+        with tqdm(desc=description, total=total, disable=not self.progress, leave=False) as bar:
+            yield bar
+
+
+def as_input(*parts: Sequence[int] | np.ndarray) -> torch.Tensor:
+    """Token ids of one input, int64 (1, n), from its parts."""
+    return torch.from_numpy(np.concatenate([np.asarray(part, np.int64) for part in parts]))[None]
+
+
+def check_at_least(task: Any, **minima: int) -> None:
+    """Raises ConfigError when a whole-number setting of a task is below its minimum."""
+    for name, minimum in minima.items():
+        value = getattr(task, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise ConfigError(f"{task.name}.{name} is {value!r}; give a whole number of at least {minimum}")
+
+
+def check_bos(task: Any) -> None:
+    """Raises ConfigError when a task's `bos` is no policy."""
+    if task.bos not in BosPolicy.__args__:
+        raise ConfigError(f"{task.name}.bos is {task.bos!r}; allowed are {', '.join(BosPolicy.__args__)}")

@@ -1,0 +1,177 @@
+"""Logits of long inputs, a piece at a time: the one place where evaluation runs a model.
+
+An input of `n` tokens is prefilled in chunks through the KV cache, and logits are made for the asked positions only, a
+few at a time. Memory grows with `n` (the cache) and with the chunk, never with `n x vocabulary` nor `n x n`. The logits
+are the model's own forward's, so soft caps and scales of the head are in them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from skipwise.errors import CheckpointError, ConfigError
+
+_LOGITS_BYTES = 128 * 2**20
+# On a CPU short chunks are as fast as one pass (their attention masks stay in the cache); a GPU wants larger products.
+_CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
+
+
+class LogitPiece(NamedTuple):
+    """Logits of some neighbouring positions.
+
+    Attributes:
+        first: index of the first of these positions in the input.
+        logits: float32 (batch, positions, vocabulary); row `i` predicts the token at `first + i + 1`.
+    """
+
+    first: int
+    logits: Tensor
+
+
+def check_length(model: Any, num_tokens: int, *, allow_beyond: bool) -> None:
+    """Refuses inputs longer than the model's window.
+
+    Args:
+        model: a causal language model of the transformers library.
+        num_tokens: length of the longest input.
+        allow_beyond: measure beyond the window on purpose, as for the base model of a comparison.
+
+    Raises:
+        ConfigError: when the input is longer and that was not asked for.
+    """
+    window = model.config.get_text_config().max_position_embeddings
+    if num_tokens > window and not allow_beyond:
+        raise ConfigError(
+            f"length is {num_tokens} tokens and the model's window (max_position_embeddings) is {window}; ask for at "
+            "most that, or allow lengths beyond the window on purpose"
+        )
+
+
+@torch.no_grad()
+def logit_pieces(
+    model: Any,
+    input_ids: Tensor,
+    first: int = 0,
+    *,
+    chunk_tokens: int | None = None,
+    logits_bytes: int = _LOGITS_BYTES,
+    where: str = "input",
+) -> Iterator[LogitPiece]:
+    """Yields the logits of positions `first` to the last, in order, in pieces of bounded size.
+
+    All pieces together mean the same as::
+
+        model(input_ids=input_ids).logits[:, first:].float()
+
+    Args:
+        model: a causal language model of the transformers library, in evaluation mode.
+        input_ids: token ids (batch, n), no padding.
+        first: index of the first position whose logits are asked for.
+        chunk_tokens: positions of one forward call; by default what suits the device.
+        logits_bytes: largest piece, counted in float32.
+        where: what is being measured, for the error's text.
+
+    Raises:
+        CheckpointError: when a logit is NaN.
+    """
+    batch, num_tokens = input_ids.shape
+    chunk_tokens = chunk_tokens or _CHUNK_TOKENS.get(model.device.type, 1024)
+    row_bytes = 4 * batch * model.config.get_text_config().vocab_size
+    piece_tokens = max(1, min(chunk_tokens, logits_bytes // row_bytes))
+    starts = [*range(0, first, chunk_tokens), *range(first, num_tokens, piece_tokens)]
+
+    input_ids = input_ids.to(model.device)
+    positions = torch.arange(num_tokens, device=model.device).expand(batch, -1)
+    no_rows = torch.empty(0, dtype=torch.long, device=model.device)
+    cache = DynamicCache(config=model.config)
+    with _rope_of_length(model, num_tokens):
+        for start, end in zip(starts, [*starts[1:], num_tokens], strict=True):
+            output = model(
+                input_ids=input_ids[:, start:end],
+                # Said explicitly: neither a mask of ones nor a guess about packed documents is needed with a cache.
+                position_ids=positions[:, start:end],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=0 if start >= first else no_rows,
+            )
+            if start >= first:
+                logits = output.logits.float()
+                _check_finite(logits, start, where)
+                yield LogitPiece(start, logits)
+
+
+def token_nlls(model: Any, input_ids: Tensor, first_scored: int = 1, *, where: str = "input", **limits: int) -> Tensor:
+    """Negative log-likelihood of each token from `first_scored` on, given all tokens before it.
+
+    Means the same as::
+
+        -log_softmax(model(input_ids=input_ids).logits)[:, :-1].gather(-1, input_ids[:, 1:])[:, first_scored - 1:]
+
+    Args:
+        model: a causal language model of the transformers library, in evaluation mode.
+        input_ids: token ids (batch, n).
+        first_scored: index of the first token to score, at least 1: the first token has no context.
+        where: what is being measured, for the error's text.
+        **limits: `chunk_tokens` and `logits_bytes` as for `logit_pieces`.
+
+    Returns:
+        Natural-logarithm NLLs, float64 (batch, n - first_scored) on the CPU.
+    """
+    targets = input_ids.to(model.device)
+    nlls = []
+    # The last token is scored, not read.
+    for first, logits in logit_pieces(model, input_ids[:, :-1], first_scored - 1, where=where, **limits):
+        expected = targets[:, first + 1 : first + 1 + logits.shape[1], None]
+        nlls.append((logits.logsumexp(-1) - logits.gather(-1, expected)[..., 0]).double().cpu())
+    return torch.cat(nlls, dim=1)
+
+
+def _check_finite(logits: Tensor, start: int, where: str) -> None:
+    bad = logits.isnan().any(-1)
+    if bad.any():
+        row, column = (int(value) for value in bad.nonzero()[0])
+        raise CheckpointError(
+            f"{where}: logits are NaN at position {start + column} of input {row}; the weights or the precision cannot "
+            "be trusted: load the model in float32 or bfloat16, or check its checkpoint"
+        )
+
+
+@contextmanager
+def _rope_of_length(model: Any, num_tokens: int) -> Iterator[None]:
+    """Within, RoPE that follows the input's length (dynamic NTK, LongRoPE) is that of `num_tokens` in every chunk.
+
+    Such modules look at the largest position of a call, so early chunks would be rotated as if the input were short,
+    and a module may still hold what a longer input left behind. So each chunk shows them position 0, which resets them,
+    and then its own positions and the input's last.
+    """
+    following = [module for module in model.modules() if _follows_length(getattr(module, "rope_type", None))]
+    if not following:
+        yield
+        return
+
+    def see_last_position(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        values = dict(zip(("x", "position_ids", "layer_type"), args, strict=False)) | kwargs
+        positions = values["position_ids"]
+        type(module).forward(module, **(values | {"position_ids": torch.zeros_like(positions[..., :1])}))
+        last = torch.full_like(positions[..., :1], num_tokens - 1)
+        return (), values | {"position_ids": torch.cat([positions, last], dim=-1)}
+
+    def drop_last_position(module: Any, args: tuple, output: Any) -> Any:
+        return tuple(table[..., :-1, :] for table in output)
+
+    handles = [module.register_forward_pre_hook(see_last_position, with_kwargs=True) for module in following]
+    handles += [module.register_forward_hook(drop_last_position) for module in following]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _follows_length(rope_type: str | dict[str, str] | None) -> bool:
+    kinds = rope_type.values() if isinstance(rope_type, dict) else [rope_type]
+    return any(kind in ("dynamic", "longrope") for kind in kinds)

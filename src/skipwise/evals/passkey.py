@@ -1,0 +1,149 @@
+"""Passkey retrieval by length and depth."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from skipwise.errors import ConfigError, DataError
+from skipwise.evals.context import EvalContext, as_input, check_at_least
+from skipwise.evals.forward import logit_pieces
+from skipwise.evals.passkey_prompt import PasskeyBuilder, PasskeyPrompt
+from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokens
+from skipwise.evals.stats import wilson
+
+# Prompts of one length run together while their tokens stay below this.
+_BATCH_TOKENS = 16384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passkey:
+    """Share of five-digit keys that the model would repeat, by length and by where in the text the key was.
+
+    A trial counts when the argmax at every answer token, in one pass over prompt and answer, is the answer's token:
+    exactly when greedy decoding would write the key. Depths are stratified: each of `num_depths` equal parts of the
+    text gets the same number of trials, each at a random place inside its part. Intervals are Wilson's.
+
+    Attributes:
+        trials: trials of one length, a multiple of `num_depths`.
+        num_depths: parts of the text.
+        haystack: what hides the key: plain sentences, or the documents' text.
+
+    Source: landmark attention (arXiv 2305.16300); 50 trials a length as in PoSE (arXiv 2309.10400).
+    """
+
+    name: ClassVar[str] = "passkey"
+    trials: int = 50
+    num_depths: int = 10
+    haystack: Literal["filler", "documents"] = "filler"
+
+    def __post_init__(self) -> None:
+        check_at_least(self, trials=1, num_depths=1)
+        if self.trials % self.num_depths:
+            raise ConfigError(
+                f"passkey has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, such as"
+                f" {max(1, self.trials // self.num_depths) * self.num_depths}"
+            )
+        if self.haystack not in ("filler", "documents"):
+            raise ConfigError(f"passkey.haystack is {self.haystack!r}; allowed are filler, documents")
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length: the share over all depths, then the share of each depth."""
+        for length in lengths:
+            prompts = self._prompts(context, length)
+            samples: list[Sample] = []
+            size = max(1, _BATCH_TOKENS // length)
+            with context.bar(f"passkey at {length}", len(prompts)) as bar:
+                for first in range(0, len(prompts), size):
+                    batch = prompts[first : first + size]
+                    where = f"passkey, length {length}, samples {first} to {first + len(batch) - 1}"
+                    for prompt, output_ids in zip(batch, greedy_answers(context.model, batch, where), strict=True):
+                        samples.append(self._sample(context, length, prompt, output_ids))
+                    bar.update(len(batch))
+            yield Measurement(self._results(context, length, samples), samples)
+
+    def _prompts(self, context: EvalContext, length: int) -> list[PasskeyPrompt]:
+        """All trials of one length, each from its own seed: neither batches nor other lengths change them."""
+        plain = PasskeyBuilder(context.tokenizer)
+        prompts = []
+        for trial in range(self.trials):
+            rng = context.rng(3, length, trial)
+            builder = plain
+            if self.haystack == "documents":
+                builder = PasskeyBuilder(context.tokenizer, _running_text(context.documents, length, rng))
+            depth = (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
+            prompts.append(builder.build(length, depth, rng))
+        return prompts
+
+    def _sample(self, context: EvalContext, length: int, prompt: PasskeyPrompt, output_ids: list[int]) -> Sample:
+        return {
+            "task": self.name,
+            "length_tokens": length,
+            "depth": prompt.depth,
+            "prompt_sha256": hash_tokens(prompt.prompt_ids),
+            "answer": prompt.key,
+            "answer_ids": prompt.answer_ids,
+            "output": context.tokenizer.decode(output_ids),
+            "output_ids": output_ids,
+            "correct": output_ids == prompt.answer_ids,
+        }
+
+    def _results(self, context: EvalContext, length: int, samples: Sequence[Sample]) -> list[EvalResult]:
+        def result(metric: str, chosen: Sequence[Sample], **more: float) -> EvalResult:
+            share = wilson(sum(sample["correct"] for sample in chosen), len(chosen))
+            return EvalResult(
+                task=self.name,
+                length_tokens=length,
+                metric=metric,
+                value=share.value,
+                ci_low=share.low,
+                ci_high=share.high,
+                num_samples=len(chosen),
+                num_skipped=0,
+                seed=context.seed,
+                details=context.details(self, interval="Wilson", **more),
+            )
+
+        per_depth = self.trials // self.num_depths
+        cells = [
+            result(
+                "accuracy_at_depth",
+                samples[part * per_depth : (part + 1) * per_depth],
+                depth_from=part / self.num_depths,
+                depth_to=(part + 1) / self.num_depths,
+            )
+            for part in range(self.num_depths)
+        ]
+        return [result("accuracy", samples), *cells]
+
+
+def greedy_answers(model: Any, prompts: Sequence[PasskeyPrompt], where: str) -> list[list[int]]:
+    """The argmax at every answer token of each prompt, given the prompt and the right answer so far.
+
+    It equals the answer exactly when greedy decoding from the prompt writes it.
+
+    Args:
+        model: a causal language model of the transformers library, in evaluation mode.
+        prompts: prompts that are equally long with their answers; how the length divides may differ.
+        where: what is being measured, for an error's text.
+    """
+    input_ids = torch.cat([as_input(prompt.prompt_ids, prompt.answer_ids) for prompt in prompts])
+    first = min(len(prompt.prompt_ids) for prompt in prompts) - 1
+    # The last answer token is predicted, not read.
+    pieces = logit_pieces(model, input_ids[:, :-1], first, where=where)
+    likeliest = torch.cat([piece.logits.argmax(-1).cpu() for piece in pieces], dim=1)
+    return [row[len(prompt.prompt_ids) - 1 - first :].tolist() for row, prompt in zip(likeliest, prompts, strict=True)]
+
+
+def _running_text(documents: Sequence[np.ndarray], num_tokens: int, rng: np.random.Generator) -> list[int]:
+    """Token ids of documents one after the other, from a random one on, cut at `num_tokens`."""
+    if not any(map(len, documents)):
+        raise DataError("passkey.haystack is 'documents' and no documents were given: give documents or use 'filler'")
+    text: list[int] = []
+    index = int(rng.integers(len(documents)))
+    while len(text) < num_tokens:
+        text += documents[index % len(documents)].tolist()
+        index += 1
+    return text[:num_tokens]

@@ -1,0 +1,62 @@
+"""Perplexity of the same last tokens of each document, scored with ever longer left context."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from skipwise.errors import ConfigError
+from skipwise.evals.context import BosPolicy, EvalContext, as_input, check_at_least, check_bos
+from skipwise.evals.forward import token_nlls
+from skipwise.evals.nll import nll_sample, perplexity_result
+from skipwise.evals.records import Measurement, Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastTokensPerplexity:
+    """Last-N perplexity: does a longer context help to predict the very same tokens?
+
+        exp(sum of NLL / number of tokens) over the last N tokens of each document's first C tokens,
+
+    each given the `L - N` tokens before them. `C` is the same for every length `L`, so the tokens scored are the same
+    and the lengths are paired by document. Sums are float64 and weighted by tokens; the interval is a bootstrap over
+    documents.
+
+    Attributes:
+        scored_tokens: `N`.
+        num_documents: documents at most.
+        cut_tokens: `C`, a beginning-of-sequence token included; by default the largest length asked. Set it to compare
+            runs that asked for different lengths.
+        bos: whether each input begins with the beginning-of-sequence token, which then counts towards its length.
+    """
+
+    name: ClassVar[str] = "perplexity"
+    scored_tokens: int = 128
+    num_documents: int = 50
+    cut_tokens: int | None = None
+    bos: BosPolicy = "tokenizer"
+
+    def __post_init__(self) -> None:
+        check_at_least(self, scored_tokens=1, num_documents=1)
+        check_bos(self)
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length on the same documents."""
+        cut = self.cut_tokens or max(lengths)
+        if min(lengths) <= self.scored_tokens or cut < max(lengths):
+            raise ConfigError(
+                f"perplexity lengths are {', '.join(map(str, lengths))} with {self.scored_tokens} scored tokens and "
+                f"documents cut at {cut}; each length must be above the first and at most the second"
+            )
+        bos = context.bos(self.bos)
+        chosen = context.choose_documents(cut - len(bos), self.num_documents)
+        for length in lengths:
+            samples: list[Sample] = []
+            with context.bar(f"perplexity at {length}", len(chosen.bodies)) as bar:
+                for index, body in zip(chosen.indices, chosen.bodies, strict=True):
+                    end = cut - len(bos)
+                    ids = as_input(bos, body[end - (length - len(bos)) : end])
+                    where = f"perplexity, length {length}, document {index}"
+                    nlls = token_nlls(context.model, ids, length - self.scored_tokens, where=where)
+                    samples.append(nll_sample(self, length, index, ids, nlls))
+                    bar.update()
+            yield Measurement([perplexity_result(self, context, length, samples, chosen.num_skipped)], samples)

@@ -1,0 +1,80 @@
+"""What an evaluation leaves behind: one result per measured number, one sample per input."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skipwise.errors import DataError
+
+Sample = dict[str, Any]
+"""One input of a task as JSON values: which it was, the hash of its tokens, and what the model made of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalResult:
+    """One measured number.
+
+    Attributes:
+        task: name of the task, a key of `TASKS`.
+        length_tokens: length of the input with the tokens to be generated.
+        metric: what `value` is.
+        value: the point estimate.
+        ci_low: lower end of the 95% confidence interval; None where there is none.
+        ci_high: upper end.
+        num_samples: inputs that were measured.
+        num_skipped: inputs that could not be used, such as documents too short for the length.
+        seed: what every draw was derived from.
+        details: settings of the task, hash of the tokenizer, and whatever else tells this number from its neighbours.
+    """
+
+    task: str
+    length_tokens: int
+    metric: str
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    num_samples: int
+    num_skipped: int
+    seed: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "EvalResult":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            DataError: when the line is not a JSON object with exactly these fields.
+        """
+        try:
+            return cls(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            names = ", ".join(entry.name for entry in fields(cls))
+            raise DataError(f"evaluation result {line[:80]!r} cannot be read ({error}); a line has {names}") from error
+
+
+class Measurement(NamedTuple):
+    """What a task finds out about one length."""
+
+    results: Sequence[EvalResult]
+    samples: Sequence[Sample]
+
+
+def hash_tokens(token_ids: Sequence[int] | np.ndarray) -> str:
+    """SHA-256 of token ids as little-endian 64-bit integers."""
+    return hashlib.sha256(np.asarray(token_ids, "<i8").tobytes()).hexdigest()
+
+
+def hash_tokenizer(tokenizer: Any) -> str:
+    """SHA-256 of a tokenizer's vocabulary and of how it cuts a probe text; equal hashes: comparable token counts."""
+    vocabulary: Mapping[str, int] = tokenizer.get_vocab()
+    probe = tokenizer.encode("The 12345 pass keys;\n\tnaïve_Names = 3.14159  # 日本", add_special_tokens=True)
+    text = json.dumps([sorted(vocabulary.items()), list(probe)], ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
