@@ -1,0 +1,435 @@
+"""Position samplers: which tokens of a document a training example shows, and at which positions.
+
+A model with a context of `Lt` positions is trained on examples of `Lc < Lt` tokens whose position ids skip, so that over
+many examples every relative distance is seen. Symbols: `Lc` = window.train, `Lo` = window.original, `Lt` = window.target,
+`Lx` = tokens of the document, all in tokens.
+
+    PoSE          N chunks with random lengths and skips
+    RandPos       a random subset of positions
+    CREAM         the two ends of the target range and a movable middle
+    SentenceGaps  gaps at sentence ends
+    Plain         a short window without skips
+    FullLength    the whole target, the baseline
+
+Every draw comes from the generator passed in: the same generator state gives the same sample. A new variant is one
+frozen dataclass whose fields are its hyperparameters, and one line in `SAMPLERS`.
+"""
+
+import difflib
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from statistics import NormalDist
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from skipwise.errors import ConfigError, PositionError
+from skipwise.window import Window
+
+TEXTS = ("uniform", "contiguous", "aligned")
+SKIPS = ("sequential", "simplex", "flat")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PositionSample:
+    """The tokens of one training example and their positions.
+
+    Attributes:
+        token_index: int64 (n,), index of each token in its document, strictly increasing, >= 0.
+        position_ids: int64 (n,), position given to each token, strictly increasing, >= 0.
+
+    Raises:
+        PositionError: when the arrays break these rules; `checked` also holds them against document and target.
+    """
+
+    token_index: np.ndarray
+    position_ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("token_index", "position_ids"):
+            values = getattr(self, name)
+            if values.dtype != np.int64 or values.ndim != 1 or not len(values):
+                raise PositionError(
+                    f"{name} is {values.dtype} of shape {values.shape}; it must be int64 of shape (n,), n >= 1"
+                )
+            if values[0] < 0 or not (values[1:] > values[:-1]).all():
+                raise PositionError(
+                    f"{name} must start at 0 or above and rise strictly; it starts {values[:8].tolist()}"
+                )
+        if len(self.token_index) != len(self.position_ids):
+            raise PositionError(
+                f"a sample has {len(self.token_index)} tokens and {len(self.position_ids)} positions; give one for each"
+            )
+
+    @classmethod
+    def checked(
+        cls, token_index: np.ndarray, position_ids: np.ndarray, *, num_tokens: int, target: int
+    ) -> "PositionSample":
+        """Makes a sample that also fits its document of `num_tokens` tokens and its window of `target` positions.
+
+        Raises:
+            PositionError: when a token lies past the document's end, or a position at or past the target.
+        """
+        sample = cls(token_index=token_index, position_ids=position_ids)
+        if token_index[-1] >= num_tokens or position_ids[-1] >= target:
+            raise PositionError(
+                f"a sample ends at token {token_index[-1]} and position {position_ids[-1]}; the document has {num_tokens} "
+                f"tokens and the target {target} positions, counted from 0"
+            )
+        return sample
+
+
+class PositionSampler(Protocol):
+    """Draws one training example's tokens and positions."""
+
+    uses_sentence_ends: ClassVar[bool]
+
+    def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+        """Draws a sample.
+
+        Args:
+            num_tokens: length of the document, `Lx`.
+            window: the three lengths.
+            rng: source of every draw.
+
+        Raises:
+            PositionError: when the document is shorter than window.train.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoSE:
+    """Positional skip-wise examples: N chunks, random lengths, random skips between them.
+
+    Lengths `l_i`: each but the last uniform over what leaves one token for every later chunk (figure 6: N = 2 has
+    `l_0 ~ U{1..Lc-1}`; N = 3 has `l_0 ~ U{1..Lc-2}`, `l_1 ~ U{1..Lc-l_0-1}`). With `st_i = l_0 + ... + l_{i-1}`:
+
+    - positions of chunk i are `u_i + st_i + [0, l_i)`, `u_0 = 0` (eq. 3, 4), `u_i` by `skips`:
+        - sequential: `u_i ~ U{u_{i-1}..Lt-Lc}`, the paper's. Distances near `Lt` are starved.
+        - simplex: `N - 1` sorted draws from `U{0..Lt-Lc}`; all gaps are alike. The same as sequential for N = 2.
+        - flat: the last skip is the largest of `N(N-1)/2` draws from `U{-(Lc-1)..Lt-1}`, clipped to `{0..Lt-Lc}`; the
+          others are sorted draws from `U{0..u_{N-1}}`.
+    - tokens of chunk i are `v_i + st_i + [0, l_i)`, `v_0 = 0` (eq. 5), `v_i` by `text`:
+        - uniform: `v_i ~ U{v_{i-1}..Lx-Lc}`.
+        - contiguous: `v_i = 0`, the document's first `Lc` tokens.
+        - aligned: `v_i = min(u_i, Lx - Lc)`: text keeps its own distances as far as the document reaches.
+
+    Why flat is flat. N = 2: a distance D >= Lc is trained when `u_1 + 1 <= D <= u_1 + Lc - 1`. `Lc - 1` of the `Lt + Lc - 1`
+    equally likely draws do so for every D in `Lc..Lt-Lc`; the clipped mass adds to the last `Lc` distances, which get
+    between one and two times that, and to the short window. (Equality at every single D forces `u_1` onto a grid of step
+    `Lc - 1`, which trains few pairs at the grid's own distances.) N > 2: the last skip is the largest of all chunk-to-chunk
+    distances; were these `N(N-1)/2` distances independent and uniform, their largest would have just this law. With N = 3 and
+    chunks of equal length the distances then are uniform in the limit of `Lt >> Lc`; for larger N nearly so.
+
+    Attributes:
+        chunks: N, 1 (no skip) to window.train.
+        text: one of `TEXTS`.
+        skips: one of `SKIPS`.
+
+    Source: PoSE, arXiv 2309.10400, section 3 and figure 6; simplex and flat are our own. The authors' code draws `l_0` from
+    `U{1..(Lc+1)//2}`; we follow the paper.
+    """
+
+    uses_sentence_ends: ClassVar[bool] = False
+
+    chunks: int = 2
+    text: str = "uniform"
+    skips: str = "sequential"
+
+    def __post_init__(self) -> None:
+        _check_count("sampler.chunks", self.chunks)
+        _check_choice("sampler.text", self.text, TEXTS)
+        _check_choice("sampler.skips", self.skips, SKIPS)
+
+    def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+        """Draws a sample; `PositionSampler.sample` says what from what."""
+        _check_document(num_tokens, window)
+        if self.chunks > window.train:
+            raise PositionError(
+                f"sampler.chunks is {self.chunks} and window.train {window.train} tokens; every chunk needs a token: "
+                f"use at most {window.train} chunks"
+            )
+        lengths = np.ones(self.chunks, dtype=np.int64)
+        lengths[:-1] += _stick_breaking(self.chunks - 1, window.train - self.chunks, rng)
+        lengths[-1] = window.train - lengths[:-1].sum()
+        skips = np.zeros(self.chunks, dtype=np.int64)
+        skips[1:] = self._draw_skips(window, rng)
+        room = num_tokens - window.train
+        if self.text == "uniform":
+            offsets = np.zeros(self.chunks, dtype=np.int64)
+            offsets[1:] = _stick_breaking(self.chunks - 1, room, rng).cumsum()
+        elif self.text == "aligned":
+            offsets = np.minimum(skips, room)
+        else:
+            offsets = np.zeros(self.chunks, dtype=np.int64)
+        index = np.arange(window.train)
+        return PositionSample.checked(
+            np.repeat(offsets, lengths) + index,
+            np.repeat(skips, lengths) + index,
+            num_tokens=num_tokens,
+            target=window.target,
+        )
+
+    def _draw_skips(self, window: Window, rng: np.random.Generator) -> np.ndarray:
+        """`u_1 .. u_{N-1}`, int64 (chunks - 1,), not falling, in `0..Lt-Lc`."""
+        num_skips, budget = self.chunks - 1, window.target - window.train
+        if num_skips == 0:
+            return np.zeros(0, dtype=np.int64)
+        if self.skips == "sequential":
+            return _stick_breaking(num_skips, budget, rng).cumsum()
+        if self.skips == "simplex":
+            return np.sort(rng.integers(0, budget + 1, size=num_skips))
+        # The largest of n uniform draws by inversion: P(largest <= k-th value) = (k / values)^n.
+        num_pairs, num_values = self.chunks * num_skips // 2, window.target + window.train - 1
+        largest = int(num_values * rng.random() ** (1.0 / num_pairs)) - (window.train - 1)
+        last = min(max(largest, 0), budget)
+        return np.append(np.sort(rng.integers(0, last + 1, size=num_skips - 1)), last)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandPos:
+    """`Lc` distinct positions drawn uniformly from `{0..Lt-1}`, sorted. Text: contiguous, from a uniformly drawn start.
+
+    Source: randomized positional encodings, arXiv 2305.16843, section 3.
+    """
+
+    uses_sentence_ends: ClassVar[bool] = False
+
+    def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+        """Draws a sample; `PositionSampler.sample` says what from what."""
+        return PositionSample.checked(
+            _contiguous_text(num_tokens, window, rng),
+            _sorted_subset(window.train, window.target, rng),
+            num_tokens=num_tokens,
+            target=window.target,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CREAM:
+    """Head and tail of `h` tokens at the two ends of the target range, the rest in one piece between them.
+
+    Per example `h` is `Lc // 3` (many distances) or `4 * alpha` (continuity), with probability 1/2 each, at most
+    `(Lc - 1) // 2`. With the middle of `m = Lc - 2h` tokens and `alpha = Lt / Lo`, the middle's last position is
+    `P_e ~ U{h + (m-1) x/2 .. Lo x/2 - h - 1}`, where x is a Gaussian of mean `1 + alpha` and deviation `sigma`, truncated
+    to `[2, 2 alpha]` and rounded. Text: contiguous, from a uniformly drawn start.
+
+    Source: CREAM, arXiv 2406.07138, section 3. Deliberate deviations from the authors' code: the truncated CDF is normalised
+    (theirs piles what lies outside onto the ends), `h` is drawn per example (theirs per 3000), x is rounded to nearest
+    (theirs down, which never reaches the last half window); where window.train is above window.original both bounds of
+    `P_e` are kept clear of head and tail.
+    """
+
+    uses_sentence_ends: ClassVar[bool] = False
+
+    sigma: float = 3.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sigma, bool) or not isinstance(self.sigma, int | float) or not 0 < self.sigma < np.inf:
+            raise ConfigError(f"sampler.sigma is {self.sigma!r}; it must be a number above 0")
+
+    def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+        """Draws a sample; `PositionSampler.sample` says what from what."""
+        token_index = _contiguous_text(num_tokens, window, rng)
+        alpha = window.factor
+        end_tokens = window.train // 3 if rng.random() < 0.5 else int(4 * alpha)
+        end_tokens = min(end_tokens, (window.train - 1) // 2)
+        middle_tokens = window.train - 2 * end_tokens
+
+        gaussian = NormalDist(1 + alpha, self.sigma)
+        low, high = gaussian.cdf(2.0), gaussian.cdf(2 * alpha)
+        drawn = gaussian.inv_cdf(low + (high - low) * rng.random()) if low < high else 2.0
+        half_x = min(max(round(drawn), 2.0), 2 * alpha) / 2
+
+        first, last = end_tokens + middle_tokens - 1, window.target - end_tokens - 1
+        earliest = min(int(end_tokens + (middle_tokens - 1) * half_x), last)
+        latest = max(int(window.original * half_x) - end_tokens - 1, earliest)
+        middle_end = max(int(rng.integers(earliest, min(latest, last) + 1)), first)
+        position_ids = np.arange(window.train)
+        position_ids[end_tokens:] += middle_end - first
+        position_ids[window.train - end_tokens :] = np.arange(window.target - end_tokens, window.target)
+        return PositionSample.checked(token_index, position_ids, num_tokens=num_tokens, target=window.target)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentenceGaps:
+    """Gaps at sentence ends: the sentences keep their order and are scattered over sorted uniform slots.
+
+    The `Lt - Lc` unused positions and the S sentences are put in a row, the first sentence first, and every arrangement of
+    the rest is equally likely. Text: contiguous, from a uniformly drawn start.
+
+    Attributes:
+        sentence_tokens: length of the stand-ins where no sentence ends are known (coverage, text without sentences).
+
+    Source: LongRecipe, arXiv 2409.00509, section 3.2 (without its choice of tokens).
+    """
+
+    uses_sentence_ends: ClassVar[bool] = True
+
+    sentence_tokens: int = 24
+
+    def __post_init__(self) -> None:
+        _check_count("sampler.sentence_tokens", self.sentence_tokens)
+
+    def sample(
+        self, num_tokens: int, window: Window, rng: np.random.Generator, *, sentence_ends: np.ndarray | None = None
+    ) -> PositionSample:
+        """Draws a sample; `PositionSampler.sample` says what from what.
+
+        Args:
+            num_tokens: length of the document, `Lx`.
+            window: the three lengths.
+            rng: source of every draw.
+            sentence_ends: bool (num_tokens,), True where a token ends a sentence; None for stand-ins of fixed length.
+        """
+        token_index = _contiguous_text(num_tokens, window, rng)
+        if sentence_ends is None:
+            starts = np.arange(self.sentence_tokens, window.train, self.sentence_tokens)
+        elif sentence_ends.shape != (num_tokens,) or sentence_ends.dtype != np.bool_:
+            raise PositionError(
+                f"sentence_ends is {sentence_ends.dtype} of shape {sentence_ends.shape}; it must be bool of shape "
+                f"({num_tokens},), one for each token of the document"
+            )
+        else:
+            # A sentence starts after each end; an end on the window's last token starts nothing.
+            starts = np.flatnonzero(sentence_ends[token_index[0] : token_index[-1]]) + 1
+        slots = _sorted_subset(len(starts), window.target - window.train + len(starts), rng)
+        steps = np.ones(window.train, dtype=np.int64)
+        steps[0] = 0
+        # Slots are distinct places in the row of sentences and unused positions; their steps beyond 1 are the gaps.
+        steps[starts] += np.diff(slots, prepend=-1) - 1
+        return PositionSample.checked(token_index, steps.cumsum(), num_tokens=num_tokens, target=window.target)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plain:
+    """A short window without skips: positions `0..Lc-1`. Text: contiguous, from a uniformly drawn start."""
+
+    uses_sentence_ends: ClassVar[bool] = False
+
+    def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+        """Draws a sample; `PositionSampler.sample` says what from what."""
+        return PositionSample.checked(
+            _contiguous_text(num_tokens, window, rng),
+            np.arange(window.train),
+            num_tokens=num_tokens,
+            target=window.target,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullLength:
+    """The whole target without skips: `min(Lt, Lx)` contiguous tokens, from a uniformly drawn start in longer documents."""
+
+    uses_sentence_ends: ClassVar[bool] = False
+
+    def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+        """Draws a sample; `PositionSampler.sample` says what from what."""
+        _check_document(num_tokens, window)
+        length = min(window.target, num_tokens)
+        start = rng.integers(0, num_tokens - length + 1)
+        return PositionSample.checked(
+            np.arange(start, start + length), np.arange(length), num_tokens=num_tokens, target=window.target
+        )
+
+
+SAMPLERS: dict[str, type[PositionSampler]] = {
+    "pose": PoSE,
+    "randpos": RandPos,
+    "cream": CREAM,
+    "sentences": SentenceGaps,
+    "plain": Plain,
+    "full": FullLength,
+}
+
+
+def sampler_from(settings: str | Mapping[str, Any]) -> PositionSampler:
+    """Makes a sampler from its name, or from a mapping with the name as `kind` and its fields.
+
+    Args:
+        settings: `"randpos"`, or `{"kind": "pose", "chunks": 3, "skips": "flat"}`.
+
+    Raises:
+        ConfigError: for an unknown kind or field, with the nearest known name, or a field out of range.
+    """
+    given = {"kind": settings} if isinstance(settings, str) else dict(settings)
+    kind = given.pop("kind", None)
+    if kind not in SAMPLERS:
+        raise ConfigError(f"sampler.kind is {kind!r}; {_known(str(kind), SAMPLERS)}")
+    sampler = SAMPLERS[kind]
+    allowed = [field.name for field in fields(sampler)]  # type: ignore[arg-type]
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(f"sampler.{name} is not a setting of {kind!r}; {_known(str(name), allowed)}")
+    return sampler(**given)
+
+
+def _known(name: str, allowed: Collection[str]) -> str:
+    """What may be given instead of an unknown name, the nearest first."""
+    nearest = difflib.get_close_matches(name, allowed, n=1)
+    guess = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{guess}known: {', '.join(allowed)}" if allowed else "it has no settings"
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; {_known(str(value), allowed)}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+
+
+def _check_document(num_tokens: int, window: Window) -> None:
+    if num_tokens < window.train:
+        raise PositionError(
+            f"a document has {num_tokens} tokens and window.train is {window.train}; skip or join shorter documents, or "
+            "lower the training window"
+        )
+
+
+def _contiguous_text(num_tokens: int, window: Window, rng: np.random.Generator) -> np.ndarray:
+    """Token indices of `Lc` tokens in a row from a uniformly drawn start."""
+    _check_document(num_tokens, window)
+    start = rng.integers(0, num_tokens - window.train + 1)
+    return np.arange(start, start + window.train)
+
+
+def _stick_breaking(num_pieces: int, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Pieces in turn, each uniform over `0..` what the earlier ones left of `total`; int64 (num_pieces,)."""
+    pieces = np.zeros(num_pieces, dtype=np.int64)
+    for i in range(num_pieces):
+        if total == 0:  # about log2(total) draws use it up, however many pieces are asked
+            break
+        pieces[i] = piece = int(rng.integers(0, total + 1))
+        total -= piece
+    return pieces
+
+
+def _sorted_subset(size: int, population: int, rng: np.random.Generator) -> np.ndarray:
+    """A uniformly drawn subset of `{0..population-1}`, sorted; int64 (size,).
+
+    The first `size` distinct values of independent uniform draws are a uniform subset. Each round takes as many draws as
+    are still missing, so it never goes past that point; the rarer half is drawn, which keeps the draws few.
+    """
+    wanted = min(size, population - size)
+    drawn = np.zeros(population, dtype=np.bool_)
+    # What it takes on average and a little more, drawn at once: one large call is much faster than several small ones.
+    expected = population * math.log(population / (population - wanted)) if wanted else 0.0
+    draws = rng.integers(0, population, size=int(expected) + 64)
+    used = 0
+    while missing := wanted - int(np.count_nonzero(drawn)):
+        if used + missing > len(draws):
+            draws = np.concatenate([draws, rng.integers(0, population, size=missing)])
+        drawn[draws[used : used + missing]] = True
+        used += missing
+    if wanted < size:
+        return np.flatnonzero(~drawn)
+    # Sorting few values beats searching the whole mask for them; of 16 bits numpy sorts by radix.
+    values = np.sort(draws[:used].astype(np.uint16 if population <= 2**16 else np.int32), kind="stable").astype(
+        np.int64
+    )
+    return values[np.append(values[1:] != values[:-1], True)] if used else values
