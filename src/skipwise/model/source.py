@@ -16,8 +16,8 @@ from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, Unsuppo
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _TO_SAFETENSORS = (
-    'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as M; '
-    "M.from_pretrained('OLD', use_safetensors=False).save_pretrained('NEW')\", copy the tokenizer files, and load NEW"
+    'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as '
+    "M; M.from_pretrained('OLD', use_safetensors=False).save_pretrained('NEW')\", copy the tokenizer files, load NEW"
 )
 
 
@@ -69,7 +69,8 @@ def locate(source: str | Path) -> ModelSource:
         return ModelSource(name=str(path))
     if not _HUB_NAME.fullmatch(str(source)):
         raise CheckpointError(
-            f"model is {str(source)!r} and no such folder exists; give a checkpoint folder, a hub name (org/name) or a .gguf file"
+            f"model is {str(source)!r} and no such folder exists; give a checkpoint folder, a hub name such as "
+            "org/name, or a .gguf file"
         )
     return ModelSource(name=str(source))
 
@@ -92,7 +93,8 @@ def _check_folder(folder: Path) -> None:
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise CheckpointError(
-            f"model is {str(folder)!r}, whose weights are pickles ({pickles[0]}), which can run any code; {_TO_SAFETENSORS}"
+            f"model is {str(folder)!r}, whose weights are pickles ({pickles[0]}), which can run any code; "
+            f"{_TO_SAFETENSORS}"
         )
     raise CheckpointError(
         f"model is {str(folder)!r}, which has a config.json but no weights; a *.safetensors file must lie beside it"
@@ -127,11 +129,12 @@ def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise ConfigError(f"{part} of {str(source)!r} needs a package that is missing: {_first_line(error)}") from error
-    except (OSError, ValueError, KeyError, HFValidationError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, HFValidationError) as error:
         message = _first_line(error)
         if "trust_remote_code" in str(error):
             raise ConfigError(
-                f"model {str(source)!r} brings its own code, which is not run unless asked; read that code, then set trust_remote_code"
+                f"model {str(source)!r} brings its own code, which is not run unless asked; "
+                "read that code, then set trust_remote_code"
             ) from error
         if "does not recognize this architecture" in str(error) or "Unrecognized configuration class" in str(error):
             raise UnsupportedModelError(

@@ -1,17 +1,18 @@
 """GPT-J, whose rotary table is hard-coded, as the Phi model that computes the same function.
 
-GPT-J's class fills its sines and cosines from base 10000 and the window alone: any other table would be lost when
-the checkpoint is loaded by anything but skipwise. Phi is the same architecture (one layer norm feeding attention and MLP
+GPT-J's class fills its sines and cosines from base 10000 and the window alone: any other table would be lost when the
+checkpoint is loaded by anything but skipwise. Phi is the same architecture (one layer norm feeding attention and MLP
 side by side, partial rotary, biased head) with its rotary table in the config, and the mapping is exact:
 
-- GPT-J turns neighbouring pairs `(2i, 2i+1)`, Phi turns `(i, i + r/2)` of the `r` rotary dimensions: reorder the rows of
-  the query and key projections, head by head; scores do not change when both are reordered alike.
+- GPT-J turns neighbouring pairs `(2i, 2i+1)`, Phi turns `(i, i + r/2)` of the `r` rotary dimensions: the rows of the
+  query and key projections are reordered, head by head. Scores do not change when both are reordered alike.
 - GPT-J's attention has no biases; Phi's become zero.
 
-So an extended GPT-J is saved as a Phi checkpoint that every reader of Phi loads unchanged.
+So an extended GPT-J is saved as a Phi checkpoint, which every reader of Phi loads unchanged.
 """
 
 from collections.abc import Iterator
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -36,13 +37,14 @@ _OUTER_NAMES = {
 }
 
 
-def is_gptj(config: PreTrainedConfig) -> bool:
+def is_gptj(config: PreTrainedConfig) -> TypeGuard[GPTJConfig]:
     """Whether this is the config of a GPT-J."""
     return isinstance(config, GPTJConfig)
 
 
 def phi_config(config: GPTJConfig) -> PhiConfig:
     """The config of the Phi model that computes what this GPT-J computes."""
+    extra: dict[str, Any] = {"converted_from": config.model_type}
     return PhiConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.n_embd,
@@ -67,7 +69,7 @@ def phi_config(config: GPTJConfig) -> PhiConfig:
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
         dtype=config.dtype,
-        converted_from=config.model_type,
+        **extra,
     )
 
 
@@ -109,7 +111,7 @@ def halves_order(num_heads: int, head_dim: int, rotary_dim: int) -> torch.Tensor
         rotary_dim: the first so many rows of each head turn, in neighbouring pairs.
 
     Returns:
-        1-D int64 (num_heads * head_dim,): even rows of the rotary part, then its odd rows, then the rest, a head at a time.
+        int64 (num_heads * head_dim,): for each head the even rows of the rotary part, then its odd rows, then the rest.
     """
     rows = torch.arange(head_dim)
     head = torch.cat([rows[:rotary_dim:2], rows[1:rotary_dim:2], rows[rotary_dim:]])
@@ -121,7 +123,7 @@ def portability_note(config: PreTrainedConfig) -> str | None:
     if getattr(config, "converted_from", None) != GPTJConfig.model_type:
         return None
     return (
-        "This model was a GPT-J and is stored as the Phi model that computes the same function, because GPT-J's own class "
-        "hard-codes its rotary table and would silently drop the longer window. Load it as it is (model type phi), with any "
-        "program that reads Phi; do not convert it back."
+        "This model was a GPT-J and is stored as the Phi model that computes the same function, because GPT-J's own "
+        "class hard-codes its rotary table and would silently drop the longer window. Load it as it is (model type "
+        "phi), with any program that reads Phi; do not convert it back."
     )

@@ -11,6 +11,7 @@ from skipwise.rope import RopeTable
 
 _FREQUENCIES = "inv_freq"
 _ABSOLUTE = re.compile(r"wpe|emb\w*_?pos|pos\w*_?emb", re.IGNORECASE)
+_ALIBI = "it uses ALiBi, which biases attention by distance and has no rotary positions to interpolate"
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -40,7 +41,7 @@ def rotary_tables(model: PreTrainedModel) -> dict[str, RopeTable]:
 
 
 def _frequencies(model: PreTrainedModel) -> Iterator[tuple[str, str, nn.Module]]:
-    """Path, buffer name and module of all inverse frequencies of the decoder; image and sound towers are passed over."""
+    """Path, buffer name and module of the decoder's inverse frequencies; image and sound towers are passed over."""
     decoder = type(text_config(model.config))
     for path, module in model.named_modules():
         if not isinstance(getattr(module, "config", text_config(model.config)), decoder):
@@ -60,7 +61,7 @@ def refusal_reason(model: PreTrainedModel) -> str | None:
     if config.is_encoder_decoder:
         return "it is an encoder-decoder, and only decoders that read left to right can be extended"
     if getattr(text_config(config), "alibi", False):
-        return "it uses ALiBi, which biases attention by distance and has no rotary positions to interpolate"
+        return _ALIBI
     if next(_frequencies(model), None) is None:
         return _why_no_frequencies(model)
     if not any("position_ids" in inspect.signature(part.forward).parameters for part in (model, model.base_model)):
@@ -73,11 +74,9 @@ def _why_no_frequencies(model: PreTrainedModel) -> str:
         if any(name == "embed_positions" and buffer.ndim == 2 for name, buffer in module.named_buffers(recurse=False)):
             return f"its rotary table is hard-coded in {path}, where no config can change it"
     if "alibi" in inspect.getsource(inspect.getmodule(type(model))).lower():  # pyright: ignore[reportArgumentType]
-        return "it uses ALiBi, which biases attention by distance and has no rotary positions to interpolate"
+        return _ALIBI
     for path, module in model.named_modules():
-        if (
-            _ABSOLUTE.search(path.rpartition(".")[2])
-            and next(module.parameters(), next(module.buffers(), None)) is not None
-        ):
-            return f"it adds absolute position embeddings ({path}), which do not exist beyond the window it was trained for"
-    return "it has no rotary table (as state-space, recurrent and position-free models), so there are no positions to interpolate"
+        has_table = next(module.parameters(), next(module.buffers(), None)) is not None
+        if has_table and _ABSOLUTE.search(path.rpartition(".")[2]):
+            return f"it adds absolute position embeddings ({path}), which end with the window it was trained for"
+    return "it has no rotary table (as state-space, recurrent and position-free models), so no positions to interpolate"

@@ -1,0 +1,26 @@
+"""Models: load with the interpolation in place, look at what they really rotate by, save so that everyone can read it.
+
+The only package of skipwise that knows the transformers library's model classes. No family is named here except GPT-J:
+whatever keeps its rotary table in its config works.
+
+The interpolation goes into the config *before* the model is built. A model that is already built keeps its tables
+whatever its config says, and attention that reads its scale from the rope's config when it is built (DeepSeek) would
+keep that too. So `with_rope` builds anew, around the same parameters.
+"""
+
+from skipwise.model.extend import original_window, with_rope
+from skipwise.model.gptj import portability_note
+from skipwise.model.load import LoadedModel, load_model, read_config
+from skipwise.model.rotary import rotary_tables
+from skipwise.model.save import save_model
+
+__all__ = [
+    "LoadedModel",
+    "load_model",
+    "original_window",
+    "portability_note",
+    "read_config",
+    "rotary_tables",
+    "save_model",
+    "with_rope",
+]

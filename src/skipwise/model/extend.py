@@ -1,0 +1,114 @@
+"""A model under another interpolation: a new config, and a new model around the parameters of the old one."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from skipwise.errors import ConfigError
+from skipwise.model.rotary import text_config
+from skipwise.model.source import quiet_transformers
+from skipwise.rope import Interpolation, read_rope, write_rope
+from skipwise.window import Window
+
+
+def original_window(config: PreTrainedConfig) -> int:
+    """The window that the model was pre-trained for, in tokens, also where it was extended since."""
+    return read_rope(_common_names(text_config(config))).original
+
+
+def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Window) -> PreTrainedModel:
+    """The same model under another interpolation: a new model around the same parameter tensors.
+
+    Args:
+        model: a plain model, neither quantised nor wrapped by an adapter library.
+        interpolation: how its rotary table is stretched. On a model that is extended already it must be of the same
+            kind, and is worked out from the base model again (as when an attention factor is calibrated).
+        window: the lengths that the interpolation is for.
+
+    Returns:
+        A model of the same class, mode, device and dtype. Training one changes the parameters of both. Hooks, compiled
+        forwards and gradient checkpointing stay with the old one.
+
+    Raises:
+        ConfigError: the model is wrapped or quantised, or its config cannot take this interpolation.
+    """
+    if hasattr(model, "peft_config") or getattr(model, "is_quantized", False):
+        raise ConfigError(
+            "with_rope was given a model with an adapter or with quantised weights; merge or dequantise it first"
+        )
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with quiet_transformers():
+        return built_around(type(model), extended_config(model.config, interpolation, window), parameters, model)
+
+
+def extended_config(config: PreTrainedConfig, interpolation: Interpolation, window: Window) -> PreTrainedConfig:
+    """A new config of the same class with the interpolation written in; the given one stays as it is."""
+    decoder, key = text_config(config), decoder_key(config)
+    written = write_rope(_common_names(decoder), interpolation, window)
+    written = {decoder.attribute_map.get(name, name): value for name, value in written.items()}
+    new = type(config).from_dict({**config.to_dict(), key: written} if key else written)
+    new._attn_implementation = config._attn_implementation
+    return new
+
+
+def decoder_key(config: PreTrainedConfig) -> str | None:
+    """Where the config of a model that also sees or hears keeps its decoder's; None where it is the decoder's own."""
+    decoder = text_config(config)
+    return None if decoder is config else next(key for key in config.sub_configs if getattr(config, key) is decoder)
+
+
+def _common_names(config: PreTrainedConfig) -> Mapping[str, Any]:
+    """A config as a mapping in which a family's own names (`n_positions`) are replaced by the common ones."""
+    common = {own: name for name, own in config.attribute_map.items()}
+    return {common.get(name, name): value for name, value in config.to_dict().items()}
+
+
+def built_around(
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    parameters: Mapping[str, nn.Parameter],
+    like: PreTrainedModel,
+) -> PreTrainedModel:
+    """Builds a model from its config around parameters that exist already; its tables and other buffers are new.
+
+    Args:
+        model_class: what to build.
+        config: with the interpolation in it.
+        parameters: all of them by name; tied ones under each of their names.
+        like: the model whose device, dtype, mode and stored buffers are taken over.
+
+    Raises:
+        ConfigError: the model has other parameters than `parameters`.
+    """
+    with _default_dtype(like.dtype), init_empty_weights(include_buffers=False), no_init_weights():
+        model = model_class(config)
+    wanted = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+    if wanted != {name: parameter.shape for name, parameter in parameters.items()}:
+        raise ConfigError(
+            f"{type(like).__name__} has other parameters than its config describes; give a plain, unwrapped model"
+        )
+    computed = {name for name, _ in like.named_non_persistent_buffers()}
+    stored = {name: buffer for name, buffer in like.named_buffers() if name not in computed}
+    for name, tensor in (*parameters.items(), *stored.items()):
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, tensor)
+    model.generation_config = like.generation_config
+    model.to(like.device)  # pyright: ignore[reportArgumentType]
+    return model.train(like.training)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New floating tensors have this dtype inside, as they have while the library loads a model in it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,169 @@
+"""From a folder, a hub name or a GGUF file to a model with the interpolation built in."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PhiForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.model.extend import built_around, extended_config
+from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
+from skipwise.model.rotary import refusal_reason, text_config
+from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers
+from skipwise.rope import Interpolation
+from skipwise.window import Window
+
+
+class LoadedModel(NamedTuple):
+    """A model and the tokenizer it was trained with."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_model(
+    source: str | Path,
+    *,
+    interpolation: Interpolation | None = None,
+    window: Window | None = None,
+    dtype: str | torch.dtype | None = None,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Loads a decoder and its tokenizer, with the interpolation built in.
+
+    Args:
+        source: a checkpoint folder (safetensors), a hub name, or the path of a `.gguf` file.
+        interpolation: how its rotary table is stretched; None leaves the checkpoint as it is.
+        window: the lengths that the interpolation is for; goes with `interpolation`.
+        dtype: of the parameters: `"float32"`, `torch.bfloat16`, ..., or `"auto"` for the checkpoint's own (float32 for
+            a GGUF file). None means `"auto"` where there is an accelerator, else float32.
+        attention: `"sdpa"`, `"eager"`, `"flash_attention_2"`, ...; None leaves the choice to the library.
+        trust_remote_code: run Python code that comes with the checkpoint.
+
+    Returns:
+        The model in evaluation mode on the CPU, and its tokenizer. A GPT-J comes back as the Phi model that computes
+        the same function, since GPT-J's own class cannot be told another table (see `skipwise.model.gptj`).
+
+    Raises:
+        CheckpointError: missing, damaged, incomplete, or with pickled weights.
+        UnsupportedModelError: the model has no rotary positions to extend, with the reason.
+        ConfigError: a setting or package stands in the way.
+    """
+    if (interpolation is None) != (window is None):
+        raise ConfigError("interpolation and window go together: give load_model both or neither")
+    place = locate(source)
+    with quiet_transformers():
+        config = _own_config(place, trust_remote_code)
+        tokenizer = _load_tokenizer(place, trust_remote_code)
+        target = phi_config(config) if is_gptj(config) else config
+        if interpolation is not None and window is not None:
+            target = extended_config(target, interpolation, window)
+        if is_gptj(config):
+            gptj: Any = _load_weights(place, config, dtype, None, trust_remote_code)
+            target._attn_implementation = attention
+            model = built_around(PhiForCausalLM, target, phi_parameters(gptj), gptj)
+        else:
+            model = _load_weights(place, target, dtype, attention, trust_remote_code)
+    # A tokenizer warns of, or cuts, texts longer than this; the model's window is the limit now.
+    tokenizer.model_max_length = max(tokenizer.model_max_length, text_config(model.config).max_position_embeddings)
+    return LoadedModel(model, tokenizer)
+
+
+def read_config(source: str | Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Reads a model's config without its weights, and refuses the model if it cannot be extended.
+
+    Args:
+        source: as for `load_model`.
+        trust_remote_code: run Python code that comes with the checkpoint.
+
+    Raises:
+        CheckpointError, UnsupportedModelError, ConfigError: as for `load_model`.
+    """
+    with quiet_transformers():
+        config = _own_config(locate(source), trust_remote_code)
+    return phi_config(config) if is_gptj(config) else config
+
+
+def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
+    """The config as the checkpoint has it, of a model that can be extended."""
+    with one_line_errors(place, "the config"):
+        config = AutoConfig.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
+        if is_gptj(config):
+            return config
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    if reason := refusal_reason(skeleton):
+        raise UnsupportedModelError(
+            f"model {str(place)!r} (model type {config.model_type}) cannot be extended: {reason}"
+        )
+    return config
+
+
+def _load_tokenizer(place: ModelSource, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    with one_line_errors(place, "the tokenizer"):
+        return AutoTokenizer.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
+
+
+def _load_weights(
+    place: ModelSource,
+    config: PreTrainedConfig,
+    dtype: str | torch.dtype | None,
+    attention: str | None,
+    trust_remote_code: bool,
+) -> PreTrainedModel:
+    """Builds the model from the config and fills in its weights; a missing one is an error, never random numbers."""
+    arguments: dict[str, Any] = {**place.file_arguments, "config": config, "dtype": _parameter_dtype(dtype, place)}
+    if attention is not None:
+        arguments["attn_implementation"] = attention
+    if place.gguf_file is None:
+        arguments["use_safetensors"] = True
+    elif hasattr(transformers, "GgufConfig"):
+        # Blocks left packed can be neither trained nor saved; before this setting existed, they never were.
+        arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with one_line_errors(place, "the model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place.name, **arguments, output_loading_info=True, trust_remote_code=trust_remote_code
+        )
+    model, report = loaded
+    if absent := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
+        raise CheckpointError(
+            f"model {str(place)!r} lacks {len(absent)} of its weights or has them in another shape ({absent[0]}, ...); "
+            "config and weights do not belong together: get the checkpoint again"
+        )
+    if place.gguf_file is not None:
+        _forget_quantization(model)
+    return model
+
+
+def _parameter_dtype(dtype: str | torch.dtype | None, place: ModelSource) -> str | torch.dtype:
+    if dtype is None:
+        dtype = "auto" if torch.accelerator.is_available() else torch.float32
+    if dtype == "auto":
+        return torch.float32 if place.gguf_file else "auto"
+    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
+        raise ConfigError(f"dtype is {dtype!r}; give auto, float32, bfloat16 or float16")
+    return resolved
+
+
+def _forget_quantization(model: Any) -> None:
+    """A GGUF file's blocks are plain numbers once loaded, but the library refuses to save while it remembers them."""
+    for holder, name in (
+        (model.config, "quantization_config"),
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+    ):
+        if hasattr(holder, name):
+            delattr(holder, name)
+    model.is_quantized = False
