@@ -1,8 +1,8 @@
 """Rotary position embeddings: the interpolations, and how a model's config says which one it uses."""
 
-from skipwise.rope.config import RopeState, read_rope, target_window, with_legacy_keys, write_rope
-from skipwise.rope.settings import interpolation_from
-from skipwise.rope.tables import (
+from skipwise.rope.config import RopeState, read_rope, target_window, write_rope
+from skipwise.rope.eras import with_legacy_keys
+from skipwise.rope.interpolations import (
     INTERPOLATIONS,
     NTK,
     DynamicNTK,
@@ -10,12 +10,11 @@ from skipwise.rope.tables import (
     Linear,
     Llama3,
     LongRoPE,
-    RopeSpec,
-    RopeTable,
     Unscaled,
     YaRN,
-    float32_angle_error,
 )
+from skipwise.rope.settings import interpolation_from
+from skipwise.rope.tables import RopeSpec, RopeTable, float32_angle_error
 
 __all__ = [
     "INTERPOLATIONS",

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skipwise.errors import ConfigError
-from skipwise.rope.tables import INTERPOLATIONS, Interpolation
+from skipwise.rope.interpolations import INTERPOLATIONS, Interpolation
 
 
 def interpolation_from(settings: str | Mapping[str, Any]) -> Interpolation:
     """Builds an interpolation from its settings.
 
     Args:
-        settings: a kind (`"yarn"`), or a mapping of `kind` and that kind's fields (`{"kind": "yarn", "beta_fast": 16}`).
+        settings: a kind (`"yarn"`), or a mapping of `kind` and its fields (`{"kind": "yarn", "beta_fast": 16}`).
 
     Returns:
         The interpolation; fields left out have their defaults.

@@ -1,0 +1,416 @@
+"""Interpolations: how the rotary frequencies change so that positions up to the target look like positions seen before.
+
+Each one gives another `inv_freq` and a factor on cos and sin, in float64, and the entry in the hub's config that makes
+transformers and serving engines compute the same. `alpha = target / original` throughout. Pure: numpy in, numpy out.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from skipwise.errors import ConfigError
+from skipwise.rope.tables import RopeSpec, RopeTable, unscaled_frequencies
+from skipwise.window import Window
+
+
+class Interpolation(Protocol):
+    """One way to change the frequencies; a frozen dataclass whose fields are its hyperparameters."""
+
+    kind: ClassVar[str]
+
+    def table(self, spec: RopeSpec, window: Window) -> RopeTable:
+        """The table in use at the target length, from the base model's spec."""
+        ...
+
+    def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
+        """The entry for `rope_parameters` that makes transformers compute the same table at the target length."""
+        ...
+
+
+def _ntk_theta(spec: RopeSpec, stretch: float) -> float:
+    """The base whose slowest pair turns `stretch` times slower while the fastest pair keeps its speed."""
+    if spec.rotary_dim == 2:
+        raise ConfigError(
+            "rotary_dim is 2, whose only pair turns by 1 radian a position whatever the base, so a base change does "
+            "nothing; choose kind: linear or yarn"
+        )
+    return spec.theta * stretch ** (spec.rotary_dim / (spec.rotary_dim - 2))
+
+
+def _check_factor(kind: str, factor: float | None) -> None:
+    if factor is not None and not factor >= 1:
+        raise ConfigError(f"{kind} factor is {factor}; give 1 or more, or leave it out for target / original")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unscaled:
+    """No interpolation: `inv_freq_j = theta ** (-2j / d)`, the baseline that shows what interpolation is worth."""
+
+    kind: ClassVar[str] = "none"
+
+    def table(self, spec: RopeSpec, window: Window) -> RopeTable:
+        """See `Interpolation.table`; the window plays no part."""
+        return RopeTable(inv_freq=unscaled_frequencies(spec), attention_factor=1.0)
+
+    def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
+        """See `Interpolation.parameters`."""
+        return {"rope_type": "default", "rope_theta": spec.theta}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """Position interpolation: `inv_freq / alpha`, every pair slowed alike.
+
+    Attributes:
+        factor: used in place of `alpha`; None for `target / original`.
+
+    Source: Chen et al., arXiv 2306.15595, equation 4.
+    """
+
+    kind: ClassVar[str] = "linear"
+    factor: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_factor(self.kind, self.factor)
+
+    def table(self, spec: RopeSpec, window: Window) -> RopeTable:
+        """See `Interpolation.table`."""
+        return RopeTable(inv_freq=unscaled_frequencies(spec) / (self.factor or window.factor), attention_factor=1.0)
+
+    def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
+        """See `Interpolation.parameters`."""
+        return {"rope_type": "linear", "rope_theta": spec.theta, "factor": self.factor or window.factor}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NTK:
+    """NTK-aware base change: `theta' = theta * alpha ** (d / (d - 2))`; a plain base, which every engine loads.
+
+    Attributes:
+        theta: a base chosen freely instead (adjusted base frequency, ABF); None for the formula.
+
+    Source: bloc97's NTK-aware scaling, as stated in YaRN (arXiv 2309.00071), definition 1; ABF: Xiong et al.,
+    arXiv 2309.16039, section 2.1.
+    """
+
+    kind: ClassVar[str] = "ntk"
+    theta: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.theta is not None and not self.theta > 1:
+            raise ConfigError(f"ntk theta is {self.theta}; give a base above 1, or leave it out for the NTK formula")
+
+    def table(self, spec: RopeSpec, window: Window) -> RopeTable:
+        """See `Interpolation.table`."""
+        changed = RopeSpec(rotary_dim=spec.rotary_dim, theta=self._changed_theta(spec, window))
+        return RopeTable(inv_freq=unscaled_frequencies(changed), attention_factor=1.0)
+
+    def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
+        """See `Interpolation.parameters`."""
+        return {"rope_type": "default", "rope_theta": self._changed_theta(spec, window)}
+
+    def _changed_theta(self, spec: RopeSpec, window: Window) -> float:
+        return self.theta if self.theta is not None else _ntk_theta(spec, window.factor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicNTK:
+    """NTK whose base follows the current length `L`: `theta * (factor * L / Lo - (factor - 1)) ** (d / (d - 2))`.
+
+    The table is the one in force at `L = target`, which is what training at positions up to the target must use.
+
+    Export. transformers measures `L` against `max_position_embeddings` and leaves the base alone below it. That field
+    must be the target, so lengths between original and target cannot have bases of their own in that format. The law is
+    therefore anchored again at the target: `rope_theta` is the base in force there and the exported factor is
+    `factor * alpha / (factor * alpha - factor + 1)`. Up to the target the model uses the table it was trained with;
+    beyond it the base grows by exactly the law above. What is lost is the smaller base for shorter inputs.
+
+    Attributes:
+        factor: how fast the base follows; 1 makes the stretch `L / Lo` itself.
+
+    Source: emozilla's dynamic scaling, as stated in YaRN (arXiv 2309.00071), section 3.3; the law with `factor` is that
+    of transformers' rope type `dynamic`.
+    """
+
+    kind: ClassVar[str] = "dynamic"
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_factor(self.kind, self.factor)
+
+    def table(self, spec: RopeSpec, window: Window) -> RopeTable:
+        """See `Interpolation.table`."""
+        changed = RopeSpec(rotary_dim=spec.rotary_dim, theta=_ntk_theta(spec, self._stretch(window)))
+        return RopeTable(inv_freq=unscaled_frequencies(changed), attention_factor=1.0)
+
+    def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
+        """See `Interpolation.parameters`; the law anchored at the target."""
+        stretch = self._stretch(window)
+        return {
+            "rope_type": "dynamic",
+            "rope_theta": _ntk_theta(spec, stretch),
+            "factor": self.factor * window.factor / stretch,
+        }
+
+    def _stretch(self, window: Window) -> float:
+        return self.factor * window.factor - (self.factor - 1)
+
+
+def _yarn_attention_factor(scale: float, mscale: float = 1.0) -> float:
+    """`0.1 * mscale * ln(scale) + 1`, 1 where nothing is stretched; `mscale` is DeepSeek's. Source: YaRN, eq. 22."""
+    return 0.1 * mscale * math.log(scale) + 1.0 if scale > 1 else 1.0
+
+
+def _pair_that_turns(num_turns: float, spec: RopeSpec, original: int) -> float:
+    """The (fractional) pair of dimensions that turns `num_turns` times over the original window."""
+    return spec.rotary_dim * math.log(original / (num_turns * 2 * math.pi)) / (2 * math.log(spec.theta))
+
+
+def _ramp_bounds(low: float, high: float, spec: RopeSpec) -> tuple[float, float]:
+    """Keeps the ramp on dimensions that exist: the upper bound is `d - 1`, as in the authors' code, not `d / 2 - 1`."""
+    return max(low, 0), min(high, spec.rotary_dim - 1)
+
+
+def _ramp(low: float, high: float, num_pairs: int) -> np.ndarray:
+    """0 up to pair `low`, 1 from pair `high`, linear between; the share of interpolation, float64 (num_pairs,)."""
+    if low == high:
+        high += 0.001
+    # Where the original window is under 2 pi tokens, `high` is below `low` and the formula gives 0, in the engines too.
+    return np.clip((np.arange(num_pairs) - low) / (high - low), 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YaRN:
+    """Fast pairs unchanged, slow pairs divided by alpha, a ramp between; and a sharper softmax.
+
+    `inv_freq_j = base_j * (1 - ramp_j) + base_j / alpha * ramp_j`, the ramp rising over the pairs between the one that
+    turns `beta_fast` times and the one that turns `beta_slow` times over the original window.
+
+    Attributes:
+        beta_fast: turns over the original window at and above which a pair is left alone.
+        beta_slow: turns at and below which a pair is fully interpolated.
+        attention_factor: factor on cos and sin; None for `0.1 ln(alpha) + 1`, or with both `mscale` and
+            `mscale_all_dim` for `(0.1 mscale ln(alpha) + 1) / (0.1 mscale_all_dim ln(alpha) + 1)`.
+        attention_factor_scale: multiplies that factor: the number that calibration chooses. A factor that is not the
+            formula's is exported twice: as `attention_factor` for transformers, and relative to the formula as
+            `attn_factor` for vLLM and SGLang, which read no other (transformers notes that it does not know this one).
+        truncate: round the two bounds of the ramp outwards to whole pairs, as the authors do.
+        factor: used in place of `alpha`; None for `target / original`.
+        mscale: DeepSeek's weight of the logarithm; None where the model has none.
+        mscale_all_dim: DeepSeek's weight for all dimensions of the head, which its attention applies by itself.
+
+    Source: Peng et al., arXiv 2309.00071, definition 2 and equations 17 to 22.
+    """
+
+    kind: ClassVar[str] = "yarn"
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    attention_factor_scale: float = 1.0
+    truncate: bool = True
+    factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_factor(self.kind, self.factor)
+        if not self.beta_fast > self.beta_slow > 0:
+            raise ConfigError(
+                f"yarn has beta_fast={self.beta_fast}, beta_slow={self.beta_slow}; both count turns and beta_fast "
+                "must be the larger, such as 32 and 1"
+            )
+        if self.attention_factor is not None and not self.attention_factor > 0:
+            raise ConfigError(
+                f"yarn attention_factor is {self.attention_factor}; give a positive number or leave it out"
+            )
+        if not self.attention_factor_scale > 0:
+            raise ConfigError(f"yarn attention_factor_scale is {self.attention_factor_scale}; give a positive number")
+
+    def table(self, spec: RopeSpec, window: Window) -> RopeTable:
+        """See `Interpolation.table`."""
+        low = _pair_that_turns(self.beta_fast, spec, window.original)
+        high = _pair_that_turns(self.beta_slow, spec, window.original)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        ramp = _ramp(*_ramp_bounds(low, high, spec), spec.rotary_dim // 2)
+        base = unscaled_frequencies(spec)
+        inv_freq = base * (1 - ramp) + base / (self.factor or window.factor) * ramp
+        return RopeTable(inv_freq=inv_freq, attention_factor=self._attention_factor(window))
+
+    def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
+        """See `Interpolation.parameters`."""
+        parameters: dict[str, Any] = {
+            "rope_type": "yarn",
+            "rope_theta": spec.theta,
+            "factor": self.factor or window.factor,
+            "original_max_position_embeddings": window.original,
+            "beta_fast": self.beta_fast,
+            "beta_slow": self.beta_slow,
+        }
+        if not self.truncate:
+            parameters["truncate"] = False
+        for name in ("mscale", "mscale_all_dim"):
+            if getattr(self, name) is not None:
+                parameters[name] = getattr(self, name)
+        attention_factor = self._attention_factor(window)
+        if attention_factor != self._formula_attention_factor(window):
+            parameters["attention_factor"] = attention_factor
+            parameters["attn_factor"] = attention_factor / self._formula_attention_factor(window)
+        return parameters
+
+    def _attention_factor(self, window: Window) -> float:
+        given = self._formula_attention_factor(window) if self.attention_factor is None else self.attention_factor
+        return float(given * self.attention_factor_scale)
+
+    def _formula_attention_factor(self, window: Window) -> float:
+        scale = self.factor or window.factor
+        if self.mscale and self.mscale_all_dim:
+            return _yarn_attention_factor(scale, self.mscale) / _yarn_attention_factor(scale, self.mscale_all_dim)
+        return _yarn_attention_factor(scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llama3:
+    """Llama 3.1's scaling: pairs of short wavelength unchanged, of long wavelength divided by alpha, smooth between.
+
+    With `turns_j = original * inv_freq_j / (2 pi)` and `s_j = clip((turns_j - low) / (high - low), 0, 1)`:
+    `inv_freq'_j = (1 - s_j) * inv_freq_j / alpha + s_j * inv_freq_j`. No attention factor.
+
+    Attributes:
+        low_freq_factor: turns over the original window at and below which a pair is divided by alpha.
+        high_freq_factor: turns at and above which a pair is left alone.
+        factor: used in place of `alpha`; None for `target / original`.
+
+    Source: Meta's Llama 3.1 release (models/llama3/reference_impl/model.py, `apply_scaling`).
+    """
+
+    kind: ClassVar[str] = "llama3"
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    factor: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_factor(self.kind, self.factor)
+        if not self.high_freq_factor > self.low_freq_factor > 0:
+            raise ConfigError(
+                f"llama3 has low_freq_factor={self.low_freq_factor}, high_freq_factor={self.high_freq_factor}; the "
+                "high one must be larger, such as 1 and 4"
+            )
+
+    def table(self, spec: RopeSpec, window: Window) -> RopeTable:
+        """See `Interpolation.table`."""
+        base = unscaled_frequencies(spec)
+        turns = window.original * base / (2 * math.pi)
+        smooth = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0.0, 1.0)
+        inv_freq = (1 - smooth) * base / (self.factor or window.factor) + smooth * base
+        return RopeTable(inv_freq=inv_freq, attention_factor=1.0)
+
+    def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
+        """See `Interpolation.parameters`."""
+        return {
+            "rope_type": "llama3",
+            "rope_theta": spec.theta,
+            "factor": self.factor or window.factor,
+            "low_freq_factor": self.low_freq_factor,
+            "high_freq_factor": self.high_freq_factor,
+            "original_max_position_embeddings": window.original,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongRoPE:
+    """A divisor for each pair, one list for inputs within the original window and one for longer ones.
+
+    `inv_freq_j = base_j / long_factor_j`, attention factor `sqrt(1 + ln(alpha) / ln(original))`. transformers chooses
+    the list by the largest position in the batch, so a batch of short inputs keeps the short list, while the attention
+    factor applies to both.
+
+    Attributes:
+        short_factor: divisors within the original window, rotary_dim / 2 of them; None for all 1.
+        long_factor: divisors beyond it. The paper searches them by evolution; None takes YaRN's (beta 32 and 1), which
+            run from 1 at the fastest pair to alpha at the slowest.
+        attention_factor: factor on cos and sin; None for the formula. A given one is exported as `attention_factor` for
+            transformers and as `short_mscale` and `long_mscale` for vLLM and SGLang.
+        factor: used in place of `alpha` in that formula; None for `target / original`.
+
+    Source: Ding et al., arXiv 2402.13753; the attention factor as in the authors' released code.
+    """
+
+    kind: ClassVar[str] = "longrope"
+    short_factor: tuple[float, ...] | None = None
+    long_factor: tuple[float, ...] | None = None
+    attention_factor: float | None = None
+    factor: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_factor(self.kind, self.factor)
+        for name in ("short_factor", "long_factor"):
+            values = getattr(self, name)
+            if values is not None:
+                object.__setattr__(self, name, tuple(float(value) for value in values))
+                if min(values, default=0) <= 0:
+                    raise ConfigError(
+                        f"longrope {name} has a divisor that is not positive; give rotary_dim / 2 positive numbers"
+                    )
+        if self.attention_factor is not None and not self.attention_factor > 0:
+            raise ConfigError(
+                f"longrope attention_factor is {self.attention_factor}; give a positive number or leave it out"
+            )
+
+    def table(self, spec: RopeSpec, window: Window) -> RopeTable:
+        """See `Interpolation.table`; the long list where the target is beyond the original window."""
+        short, long = self._factors(spec, window)
+        divisors = long if window.target > window.original else short
+        return RopeTable(
+            inv_freq=unscaled_frequencies(spec) / divisors, attention_factor=self._attention_factor(window)
+        )
+
+    def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
+        """See `Interpolation.parameters`."""
+        short, long = self._factors(spec, window)
+        parameters: dict[str, Any] = {
+            "rope_type": "longrope",
+            "rope_theta": spec.theta,
+            "factor": self.factor or window.factor,
+            "short_factor": short.tolist(),
+            "long_factor": long.tolist(),
+            "original_max_position_embeddings": window.original,
+        }
+        if self.attention_factor is not None:
+            for name in ("attention_factor", "short_mscale", "long_mscale"):
+                parameters[name] = float(self.attention_factor)
+        return parameters
+
+    def _factors(self, spec: RopeSpec, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        num_pairs = spec.rotary_dim // 2
+        short = np.ones(num_pairs) if self.short_factor is None else np.array(self.short_factor)
+        if self.long_factor is None:
+            long = unscaled_frequencies(spec) / YaRN(factor=self.factor).table(spec, window).inv_freq
+        else:
+            long = np.array(self.long_factor)
+        for name, factors in (("short_factor", short), ("long_factor", long)):
+            if len(factors) != num_pairs:
+                raise ConfigError(
+                    f"longrope {name} has {len(factors)} divisors; this model rotates {spec.rotary_dim} dimensions, "
+                    f"so give {num_pairs}"
+                )
+        return short, long
+
+    def _attention_factor(self, window: Window) -> float:
+        if self.attention_factor is not None:
+            return float(self.attention_factor)
+        scale = self.factor or window.factor
+        return math.sqrt(1 + math.log(scale) / math.log(window.original)) if scale > 1 else 1.0
+
+
+INTERPOLATIONS: dict[str, type[Interpolation]] = {
+    "none": Unscaled,
+    "linear": Linear,
+    "ntk": NTK,
+    "dynamic": DynamicNTK,
+    "yarn": YaRN,
+    "llama3": Llama3,
+    "longrope": LongRoPE,
+}
