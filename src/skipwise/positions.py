@@ -1,8 +1,8 @@
 """Position samplers: which tokens of a document a training example shows, and at which positions.
 
-A model with a context of `Lt` positions is trained on examples of `Lc < Lt` tokens whose position ids skip, so that over
-many examples every relative distance is seen. Symbols: `Lc` = window.train, `Lo` = window.original, `Lt` = window.target,
-`Lx` = tokens of the document, all in tokens.
+A model with a context of `Lt` positions is trained on examples of `Lc < Lt` tokens whose position ids skip, so that
+over many examples every relative distance is seen. Symbols: `Lc` = window.train, `Lo` = window.original,
+`Lt` = window.target, `Lx` = tokens of the document, all in tokens.
 
     PoSE          N chunks with random lengths and skips
     RandPos       a random subset of positions
@@ -53,10 +53,8 @@ class PositionSample:
                 raise PositionError(
                     f"{name} is {values.dtype} of shape {values.shape}; it must be int64 of shape (n,), n >= 1"
                 )
-            if values[0] < 0 or not (values[1:] > values[:-1]).all():
-                raise PositionError(
-                    f"{name} must start at 0 or above and rise strictly; it starts {values[:8].tolist()}"
-                )
+            if values[0] < 0 or np.count_nonzero(values[1:] > values[:-1]) < len(values) - 1:
+                raise PositionError(f"{name} must be 0 or above and rise strictly; it starts {values[:8].tolist()}")
         if len(self.token_index) != len(self.position_ids):
             raise PositionError(
                 f"a sample has {len(self.token_index)} tokens and {len(self.position_ids)} positions; give one for each"
@@ -74,8 +72,8 @@ class PositionSample:
         sample = cls(token_index=token_index, position_ids=position_ids)
         if token_index[-1] >= num_tokens or position_ids[-1] >= target:
             raise PositionError(
-                f"a sample ends at token {token_index[-1]} and position {position_ids[-1]}; the document has {num_tokens} "
-                f"tokens and the target {target} positions, counted from 0"
+                f"a sample ends at token {token_index[-1]} and position {position_ids[-1]}; the document has "
+                f"{num_tokens} tokens and the target {target} positions, counted from 0"
             )
         return sample
 
@@ -116,20 +114,21 @@ class PoSE:
         - contiguous: `v_i = 0`, the document's first `Lc` tokens.
         - aligned: `v_i = min(u_i, Lx - Lc)`: text keeps its own distances as far as the document reaches.
 
-    Why flat is flat. N = 2: a distance D >= Lc is trained when `u_1 + 1 <= D <= u_1 + Lc - 1`. `Lc - 1` of the `Lt + Lc - 1`
-    equally likely draws do so for every D in `Lc..Lt-Lc`; the clipped mass adds to the last `Lc` distances, which get
-    between one and two times that, and to the short window. (Equality at every single D forces `u_1` onto a grid of step
-    `Lc - 1`, which trains few pairs at the grid's own distances.) N > 2: the last skip is the largest of all chunk-to-chunk
-    distances; were these `N(N-1)/2` distances independent and uniform, their largest would have just this law. With N = 3 and
-    chunks of equal length the distances then are uniform in the limit of `Lt >> Lc`; for larger N nearly so.
+    Why flat is flat. N = 2: a distance D >= Lc is trained when `u_1 + 1 <= D <= u_1 + Lc - 1`. For every D in
+    `Lc..Lt-Lc` that is `Lc - 1` of the `Lt + Lc - 1` equally likely draws. The clipped mass adds to the short window
+    and to the last `Lc` distances, which get between one and two times as much. (Exact equality up to `Lt - 1` forces
+    `u_1` onto a grid of step `Lc - 1`; then distances near the grid points are trained by very few pairs.) N > 2: the
+    last skip is the largest of all distances between chunks; were these `N(N-1)/2` distances independent and uniform,
+    their largest would have just this law. For N = 3 and chunks of equal length they are uniform where `Lt >> Lc`;
+    for larger N nearly.
 
     Attributes:
         chunks: N, 1 (no skip) to window.train.
         text: one of `TEXTS`.
         skips: one of `SKIPS`.
 
-    Source: PoSE, arXiv 2309.10400, section 3 and figure 6; simplex and flat are our own. The authors' code draws `l_0` from
-    `U{1..(Lc+1)//2}`; we follow the paper.
+    Source: PoSE, arXiv 2309.10400, section 3 and figure 6; simplex and flat are our own. The authors' code draws `l_0`
+    from `U{1..(Lc+1)//2}`; we follow the paper.
     """
 
     uses_sentence_ends: ClassVar[bool] = False
@@ -213,13 +212,13 @@ class CREAM:
 
     Per example `h` is `Lc // 3` (many distances) or `4 * alpha` (continuity), with probability 1/2 each, at most
     `(Lc - 1) // 2`. With the middle of `m = Lc - 2h` tokens and `alpha = Lt / Lo`, the middle's last position is
-    `P_e ~ U{h + (m-1) x/2 .. Lo x/2 - h - 1}`, where x is a Gaussian of mean `1 + alpha` and deviation `sigma`, truncated
-    to `[2, 2 alpha]` and rounded. Text: contiguous, from a uniformly drawn start.
+    `P_e ~ U{h + (m-1) x/2 .. Lo x/2 - h - 1}`, where x is a Gaussian of mean `1 + alpha` and deviation `sigma`,
+    truncated to `[2, 2 alpha]` and rounded. Text: contiguous, from a uniformly drawn start.
 
-    Source: CREAM, arXiv 2406.07138, section 3. Deliberate deviations from the authors' code: the truncated CDF is normalised
-    (theirs piles what lies outside onto the ends), `h` is drawn per example (theirs per 3000), x is rounded to nearest
-    (theirs down, which never reaches the last half window); where window.train is above window.original both bounds of
-    `P_e` are kept clear of head and tail.
+    Source: CREAM, arXiv 2406.07138, section 3. Deliberate deviations from the authors' code: the truncated CDF is
+    normalised (theirs piles what lies outside onto the ends), `h` is drawn per example (theirs per 3000), x is rounded
+    to nearest (theirs down, which never reaches the last half window); where window.train is above window.original both
+    bounds of `P_e` are kept clear of head and tail.
     """
 
     uses_sentence_ends: ClassVar[bool] = False
@@ -257,8 +256,8 @@ class CREAM:
 class SentenceGaps:
     """Gaps at sentence ends: the sentences keep their order and are scattered over sorted uniform slots.
 
-    The `Lt - Lc` unused positions and the S sentences are put in a row, the first sentence first, and every arrangement of
-    the rest is equally likely. Text: contiguous, from a uniformly drawn start.
+    The `Lt - Lc` unused positions and the S sentences are put in a row, the first sentence first, and every arrangement
+    of the rest is equally likely. Text: contiguous, from a uniformly drawn start.
 
     Attributes:
         sentence_tokens: length of the stand-ins where no sentence ends are known (coverage, text without sentences).
@@ -321,7 +320,7 @@ class Plain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullLength:
-    """The whole target without skips: `min(Lt, Lx)` contiguous tokens, from a uniformly drawn start in longer documents."""
+    """The whole target without skips: `min(Lt, Lx)` tokens in a row. Text: from a uniformly drawn start."""
 
     uses_sentence_ends: ClassVar[bool] = False
 
@@ -386,8 +385,8 @@ def _check_count(name: str, value: object) -> None:
 def _check_document(num_tokens: int, window: Window) -> None:
     if num_tokens < window.train:
         raise PositionError(
-            f"a document has {num_tokens} tokens and window.train is {window.train}; skip or join shorter documents, or "
-            "lower the training window"
+            f"a document has {num_tokens} tokens and window.train is {window.train}; skip or join shorter documents, "
+            "or lower the training window"
         )
 
 
@@ -412,8 +411,8 @@ def _stick_breaking(num_pieces: int, total: int, rng: np.random.Generator) -> np
 def _sorted_subset(size: int, population: int, rng: np.random.Generator) -> np.ndarray:
     """A uniformly drawn subset of `{0..population-1}`, sorted; int64 (size,).
 
-    The first `size` distinct values of independent uniform draws are a uniform subset. Each round takes as many draws as
-    are still missing, so it never goes past that point; the rarer half is drawn, which keeps the draws few.
+    The first `size` distinct values of independent uniform draws are a uniform subset. Each round takes as many draws
+    as are still missing, so it never goes past that point; the rarer half is drawn, which keeps the draws few.
     """
     wanted = min(size, population - size)
     drawn = np.zeros(population, dtype=np.bool_)
