@@ -51,6 +51,9 @@ def extended_config(config: PreTrainedConfig, interpolation: Interpolation, wind
     """A new config of the same class with the interpolation written in; the given one stays as it is."""
     decoder, key = text_config(config), decoder_key(config)
     written = write_rope(_common_names(decoder), interpolation, window)
+    if written.get("head_dim", ...) is None:
+        # Mixtral's config says None and means this, but transformers' own yarn multiplies it.
+        written["head_dim"] = written["hidden_size"] // written["num_attention_heads"]
     written = {decoder.attribute_map.get(name, name): value for name, value in written.items()}
     new = type(config).from_dict({**config.to_dict(), key: written} if key else written)
     new._attn_implementation = config._attn_implementation

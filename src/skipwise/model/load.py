@@ -62,7 +62,7 @@ def load_model(
     """
     if (interpolation is None) != (window is None):
         raise ConfigError("interpolation and window go together: give load_model both or neither")
-    place = locate(source)
+    place = locate(source, weights=True)
     with quiet_transformers():
         config = _own_config(place, trust_remote_code)
         tokenizer = _load_tokenizer(place, trust_remote_code)
@@ -91,7 +91,7 @@ def read_config(source: str | Path, *, trust_remote_code: bool = False) -> PreTr
         CheckpointError, UnsupportedModelError, ConfigError: as for `load_model`.
     """
     with quiet_transformers():
-        config = _own_config(locate(source), trust_remote_code)
+        config = _own_config(locate(source, weights=False), trust_remote_code)
     return phi_config(config) if is_gptj(config) else config
 
 
@@ -101,13 +101,17 @@ def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig
         config = AutoConfig.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
         if is_gptj(config):
             return config
+        if config.is_encoder_decoder:
+            raise _refusal(place, config, "it is an encoder-decoder, and only decoders that read left to right can be")
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     if reason := refusal_reason(skeleton):
-        raise UnsupportedModelError(
-            f"model {str(place)!r} (model type {config.model_type}) cannot be extended: {reason}"
-        )
+        raise _refusal(place, config, reason)
     return config
+
+
+def _refusal(place: ModelSource, config: PreTrainedConfig, reason: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"model {str(place)!r} (model type {config.model_type}) cannot be extended: {reason}")
 
 
 def _load_tokenizer(place: ModelSource, trust_remote_code: bool) -> PreTrainedTokenizerBase:

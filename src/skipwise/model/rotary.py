@@ -57,10 +57,7 @@ def refusal_reason(model: PreTrainedModel) -> str | None:
     Args:
         model: any device; meta is enough, since only shapes and names are looked at.
     """
-    config = model.config
-    if config.is_encoder_decoder:
-        return "it is an encoder-decoder, and only decoders that read left to right can be extended"
-    if getattr(text_config(config), "alibi", False):
+    if getattr(text_config(model.config), "alibi", False):
         return _ALIBI
     if next(_frequencies(model), None) is None:
         return _why_no_frequencies(model)

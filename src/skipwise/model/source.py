@@ -47,11 +47,12 @@ class ModelSource:
         return str(Path(self.name) / self.gguf_file) if self.gguf_file else self.name
 
 
-def locate(source: str | Path) -> ModelSource:
+def locate(source: str | Path, *, weights: bool) -> ModelSource:
     """Finds what `source` means, and refuses what cannot be loaded or should not be trusted.
 
     Args:
         source: a checkpoint folder, a hub name (`org/name`), or the path of a `.gguf` file.
+        weights: whether a folder must have them; its config is enough to plan with.
 
     Raises:
         CheckpointError: nothing is there, or the weights are pickles, which run code when they are opened.
@@ -65,7 +66,7 @@ def locate(source: str | Path) -> ModelSource:
             raise CheckpointError(f"model is {str(path)!r}, a pickle, which can run any code; {_TO_SAFETENSORS}")
         raise CheckpointError(f"model is the file {str(path)!r}; give the folder around it, or a .gguf file")
     if path.is_dir():
-        _check_folder(path)
+        _check_folder(path, weights)
         return ModelSource(name=str(path))
     if not _HUB_NAME.fullmatch(str(source)):
         raise CheckpointError(
@@ -83,12 +84,12 @@ def _locate_gguf(path: Path) -> ModelSource:
     return ModelSource(name=str(path.parent), gguf_file=path.name)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, weights: bool) -> None:
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"model is {str(folder)!r}, which has no config.json; give the folder that save_pretrained wrote"
         )
-    if any(folder.glob("*.safetensors")):
+    if not weights or any(folder.glob("*.safetensors")):
         return
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
     if pickles:
