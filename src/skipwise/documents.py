@@ -1,13 +1,38 @@
-"""Documents: texts with names, from wherever users keep them."""
+"""Documents: texts with names, from wherever users keep them.
 
+A source is a file, a folder, a glob, `stdlib`, the name of a hub data set, or a list of these; `find_sources` decides
+which by what exists. Sources are read lazily and in a fixed order: a corpus larger than memory passes piece by piece.
+"""
+
+import glob
 import hashlib
+import os
+import re
 import sysconfig
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from skipwise.errors import DataError
+from skipwise.readers import ALLOWED, reader_of, text_of
 
 # Folders of the standard library that are not everywhere, not text of its own, or deliberately malformed.
-_STDLIB_SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3", "encodings"}
+_STDLIB_SKIPPED = {
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "test",
+    "tests",
+    "idle_test",
+    "lib2to3",
+    "encodings",
+}
+# `name`, `owner/name`, each with `:split` or `:config:split`.
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+)(?=:))?(?::(?P<split>[\w.\[\]%-]+))?")
+
+_SOURCES = f"give a file ({ALLOWED}), a folder or glob of such files, a hub data set (owner/name[:split]), or stdlib"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +50,245 @@ def is_held_out(name: str, share: float = 0.1) -> bool:
 
 
 def stdlib_documents() -> Iterator[Document]:
-    """The Python sources of the running interpreter's standard library, in a fixed order: real long text on every machine."""
+    """Python sources of the running interpreter's library, in a fixed order: real long text on every machine."""
+    for file in _stdlib_files():
+        yield Document(name=file.name, text=file.path.read_text(encoding="utf-8"))
+
+
+def read_documents(source: str | Path | Sequence[str | Path], *, field: str = "text") -> Iterator[Document]:
+    """Reads the documents of a source one by one, in an order that depends on the source alone.
+
+    Args:
+        source: a file, folder or glob of the kinds in `readers.READERS`; `stdlib`; a hub data set as `owner/name`,
+            `owner/name:split` or `owner/name:config:split` (split `train` when left out); or a list of these.
+        field: name of the entry that holds the text in JSON lines, Parquet and hub data sets.
+
+    Yields:
+        Documents named by their path relative to the source, followed by `:line` where a file holds many.
+
+    Raises:
+        DataError: when the source is none of these, or anything in it cannot be read; names the file and line.
+    """
+    for found in find_sources(source):
+        yield from found.documents(field)
+
+
+class Source(Protocol):
+    """Something that documents are read from."""
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """How many files of each kind were passed over because skipwise does not read that kind."""
+        ...
+
+    def size_bytes(self) -> int | None:
+        """Bytes on disk, None when that cannot be known before reading."""
+        ...
+
+    def identity(self) -> list[Any]:
+        """What tells this content from any other without reading it, as plain JSON values."""
+        ...
+
+    def documents(self, field: str) -> Iterator[Document]:
+        """Yields the documents lazily, always in the same order."""
+        ...
+
+    def read_bytes(self) -> int:
+        """How many of them have been read by now, for a progress bar."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentFile:
+    """One file, and the name its documents go by."""
+
+    path: Path
+    name: str
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalFiles:
+    """Files on this machine.
+
+    Attributes:
+        files: in reading order.
+        passed_over: files found beside them that are of no readable kind, counted by suffix.
+    """
+
+    files: list[DocumentFile]
+    passed_over: Counter[str] = field(default_factory=Counter)
+    _finished_bytes: int = 0
+    _open: BinaryIO | None = None
+
+    def size_bytes(self) -> int:
+        """Bytes of all files on disk."""
+        return sum(file.path.stat().st_size for file in self.files)
+
+    def read_bytes(self) -> int:
+        """Bytes read by now, compressed ones as they are on disk."""
+        return self._finished_bytes + (self._open.tell() if self._open and not self._open.closed else 0)
+
+    def identity(self) -> list[Any]:
+        """Absolute path, name, size and time of change of every file: no file is opened."""
+        return [
+            [str(file.path.resolve()), file.name, status.st_size, status.st_mtime_ns]
+            for file in self.files
+            for status in [file.path.stat()]
+        ]
+
+    def documents(self, field: str) -> Iterator[Document]:
+        """Yields the documents file by file."""
+        self._finished_bytes = 0
+        for file in self.files:
+            reader = reader_of(file.path)
+            assert reader is not None, file  # find_sources lets no other file through
+            with _opened(file.path) as handle:
+                self._open = handle
+                for line, text in reader(handle, file.path, field):
+                    yield Document(name=f"{file.name}:{line}" if line else file.name, text=text)
+            self._open = None
+            self._finished_bytes += file.path.stat().st_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubDataset:
+    """A data set of the Hugging Face hub, streamed: nothing but the rows that are read is fetched.
+
+    Attributes:
+        name: `owner/name`, or `name` alone for the oldest sets.
+        config: its configuration, None for its default.
+        split: which split of it.
+    """
+
+    name: str
+    config: str | None
+    split: str
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Nothing is passed over."""
+        return {}
+
+    def size_bytes(self) -> None:
+        """Not known before reading."""
+
+    def read_bytes(self) -> int:
+        """Not known."""
+        return 0
+
+    def identity(self) -> list[Any]:
+        """Name and split with the commit that the hub's main revision is at now."""
+        from huggingface_hub import HfApi
+
+        try:
+            commit = HfApi().dataset_info(self.name).sha
+        except Exception as error:
+            raise DataError(_unreachable(self.name, error)) from None
+        return [self.name, self.config, self.split, commit]
+
+    def documents(self, field: str) -> Iterator[Document]:
+        """Yields the rows of the split."""
+        import datasets
+
+        label = ":".join(part for part in (self.name, self.config, self.split) if part)
+        try:
+            rows = iter(datasets.load_dataset(self.name, self.config, split=self.split, streaming=True))
+        except Exception as error:
+            raise DataError(_unreachable(label, error)) from None
+        for number, row in enumerate(rows, start=1):
+            yield Document(name=f"{label}:{number}", text=text_of(row, field, f"{label}:{number}"))
+
+
+def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
+    """Finds out what a source is, by what exists; opens nothing.
+
+    Args:
+        source: as in `read_documents`.
+
+    Raises:
+        DataError: when it is no file, folder, glob with matches, `stdlib` or possible data set name.
+    """
+    if not isinstance(source, str | Path):
+        if not source:
+            raise DataError("the list of document sources is empty; name at least one")
+        return [found for one in source for found in find_sources(one)]
+    if (text := str(source)) == "stdlib" and not Path(text).exists():
+        return [LocalFiles(files=list(_stdlib_files()))]
+    path = Path(text).expanduser()
+    if path.is_file():
+        if reader_of(path) is None:
+            raise DataError(f"{path} is of a kind that skipwise does not read; give {ALLOWED}")
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty; give a file with text")
+        return [LocalFiles(files=[DocumentFile(path=path, name=path.name)])]
+    if path.is_dir():
+        return [_readable(_walked(path), text)]
+    if glob.has_magic(text):
+        return [_readable(_globbed(path), text)]
+    if isinstance(source, str) and (match := _HUB_NAME.fullmatch(text)):
+        return [HubDataset(name=match["name"], config=match["config"], split=match["split"] or "train")]
+    raise DataError(f"no documents at {text!r}: it does not exist; {_SOURCES}")
+
+
+def _readable(files: Iterable[DocumentFile], source: str) -> LocalFiles:
+    """Keeps the files of readable kinds and counts the others."""
+    found = LocalFiles(files=[])
+    for file in files:
+        if reader_of(file.path):
+            found.files.append(file)
+        else:
+            found.passed_over[file.path.suffix or "no suffix"] += 1
+    if not found.files:
+        others = ", ".join(f"{number} {kind}" for kind, number in found.passed_over.most_common(5)) or "no files at all"
+        raise DataError(f"no documents at {source!r}: it holds {others}; {_SOURCES}")
+    return found
+
+
+def _walked(root: Path) -> Iterator[DocumentFile]:
+    """All files under a folder in the order of their names; hidden files and folders are left out."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                path = Path(folder, name)
+                yield DocumentFile(path=path, name=path.relative_to(root).as_posix())
+
+
+def _globbed(pattern: Path) -> Iterator[DocumentFile]:
+    """All files that a glob matches, in the order of their names, with those of the folders that it matches."""
+    fixed = Path(*_until_magic(pattern.parts))
+    for match in sorted(glob.glob(str(pattern), recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
+        path = Path(match)
+        # `**` matches a folder and its files alike, so there only the files count.
+        if path.is_dir() and "**" not in pattern.parts:
+            for file in _walked(path):
+                yield DocumentFile(path=file.path, name=file.path.relative_to(fixed).as_posix())
+        elif path.is_file():
+            yield DocumentFile(path=path, name=path.relative_to(fixed).as_posix())
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror}); mend its permissions or leave it out") from None
+
+
+def _until_magic(parts: Iterable[str]) -> Iterator[str]:
+    for part in parts:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _stdlib_files() -> Iterator[DocumentFile]:
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         if _STDLIB_SKIPPED.isdisjoint(relative.parts):
-            yield Document(name=relative.as_posix(), text=path.read_text(encoding="utf-8"))
+            yield DocumentFile(path=path, name=relative.as_posix())
+
+
+def _unreachable(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return f"no documents at {name!r}: no such file, and as a hub data set it cannot be read ({reason}); {_SOURCES}"

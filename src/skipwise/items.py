@@ -1,0 +1,137 @@
+"""Training items: pure functions of (seed, epoch, index), the same on any number of workers and after any resume.
+
+    permutation of the epoch -> document -> sampler's tokens and positions -> item
+
+Every epoch visits every document once, in an order of its own, with chunks and skips drawn anew.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from skipwise.corpus import TokenStore
+from skipwise.errors import DataError
+from skipwise.positions import PositionSampler
+from skipwise.window import Window
+
+IGNORED_LABEL = -100
+
+_MASK = (1 << 64) - 1
+_ROUNDS = 6
+
+
+class TrainingItem(NamedTuple):
+    """One example, all fields 1-D int64 of the same length.
+
+    Attributes:
+        input_ids: token ids.
+        position_ids: the position that each token is given.
+        labels: the token ids again, not shifted, -100 where a token is not to be predicted.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    labels: np.ndarray
+
+
+class TrainingItems:
+    """The training examples of a store, computed when they are asked for.
+
+    Args:
+        store: documents, each of at least `window.train` tokens.
+        sampler: chooses the tokens of a document and their positions.
+        window: the three lengths, in tokens.
+        seed: source of every draw, 0 or above.
+        mask_joints: masks the label of every token whose predecessor in the item is not its predecessor in the text.
+
+    Raises:
+        DataError: when a document of the store is shorter than `window.train`.
+    """
+
+    def __init__(
+        self, store: TokenStore, sampler: PositionSampler, window: Window, seed: int, mask_joints: bool = True
+    ) -> None:
+        if store.shortest_tokens < window.train:
+            raise DataError(
+                f"the shortest document of the store has {store.shortest_tokens} tokens, less than window.train = "
+                f"{window.train}; build the store with min_tokens={window.train} or more"
+            )
+        self._store, self._sampler, self._window = store, sampler, window
+        self._seed, self._mask_joints = seed, mask_joints
+        self._order = EpochOrder(store.num_documents, seed, 0)
+
+    def __len__(self) -> int:
+        """Items of one epoch: one for each document."""
+        return self._store.num_documents
+
+    def item(self, epoch: int, index: int) -> TrainingItem:
+        """Computes one item from nothing but the seed and these two numbers.
+
+        Args:
+            epoch: 0 or above.
+            index: place in the epoch, 0 to `len - 1`.
+        """
+        if self._order.epoch != epoch:
+            self._order = EpochOrder(len(self), self._seed, epoch)
+        document = self._store.document(self._order[index])
+        rng = np.random.default_rng((self._seed, epoch, index))
+        if self._sampler.uses_sentence_ends:
+            ends = self._store.sentence_ends[document]
+            sample = self._sampler.sample(len(document), self._window, rng, sentence_ends=ends)  # type: ignore[call-arg]
+        else:
+            sample = self._sampler.sample(len(document), self._window, rng)
+        tokens = sample.token_index
+        input_ids = document[tokens].astype(np.int64)
+        labels = input_ids.copy()
+        if self._mask_joints:
+            labels[1:][np.diff(tokens) != 1] = IGNORED_LABEL
+            if self._store.separator_id is not None:
+                # In a joined document the separator is the last token of its text; what follows is another's beginning.
+                labels[1:][input_ids[:-1] == self._store.separator_id] = IGNORED_LABEL
+        return TrainingItem(input_ids, sample.position_ids, labels)
+
+
+class EpochOrder:
+    """A random order of `range(n)` that is computed entry by entry, so that n may be any size at no cost.
+
+    A Feistel network over pairs (left, right) of numbers below `side = ceil(sqrt(n))`: each round adds a keyed hash
+    of one half to the other, which can be undone, so it permutes the `side * side` pairs; who lands at n or above walks
+    on until below it, which happens to about `2 / sqrt(n)` of the entries at most.
+
+    Args:
+        n: number of entries.
+        seed: source of the keys.
+        epoch: which order of this seed.
+
+    Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (2002): cycle walking and the generalized Feistel
+    network. The round function is the finalizer of SplitMix64, as no adversary is to be kept out.
+    """
+
+    def __init__(self, n: int, seed: int, epoch: int) -> None:
+        self.n, self.epoch = n, epoch
+        self._side = next(side for side in range(int(n**0.5), n + 2) if side * side >= n)
+        # Four words keep these draws apart from those of every item (seed, epoch, index).
+        state = np.random.SeedSequence((seed, epoch, 0, 1)).generate_state(_ROUNDS, np.uint64)
+        self._keys = [int(key) for key in state]
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> int:
+        if not 0 <= index < self.n:
+            raise IndexError(f"index {index} of an epoch with {self.n} items")
+        side = self._side
+        while True:
+            left, right = divmod(index, side)
+            for key in self._keys:
+                left, right = right, (left + _mixed(right ^ key)) % side
+            index = left * side + right
+            if index < self.n:
+                return index
+
+
+def _mixed(word: int) -> int:
+    """SplitMix64's finalizer: 64 bits in, 64 well mixed bits out."""
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB & _MASK
+    return word ^ (word >> 31)
