@@ -1,8 +1,8 @@
 """What a model's config says about its rotary embedding, and how an extension is written into it.
 
 Configs are plain dicts: `config.to_dict()`, or the content of a `config.json` of either era (see `eras`). What is
-written says the same in both ways. Two entries of ours stand at the top level, where readers keep what they do not know:
-`original_max_position_embeddings` (several kinds have no place for it among their parameters) and
+written says the same in both ways. Two entries of ours stand at the top level, where readers keep what they do not
+know: `original_max_position_embeddings` (several kinds have no place for it among their parameters) and
 `original_rope_theta`. With them an extended model is recognised as such, whatever its kind.
 """
 
@@ -279,9 +279,10 @@ def _check_factor_grows(state: RopeState, interpolation: Linear | Llama3 | YaRN,
     nominal = state.maximum / state.original
     # A maximum that was never raised contradicts nothing: it is how long-context switches are documented.
     if interpolation.factor is None and nominal > 1 and not math.isclose(state.factor, nominal, rel_tol=1e-6):
+        continued = state.factor * window.target / state.maximum
         raise ConfigError(
-            f"model is scaled by {state.factor:g} for {nominal:g} times its original window, so target / original "
-            f"does not continue it; give {state.kind} factor: {state.factor * window.target / state.maximum:g} to keep that ratio"
+            f"model is scaled by {state.factor:g} for {nominal:g} times its original window, so target / original does "
+            f"not continue it; give {state.kind} factor: {continued:g} to keep the ratio"
         )
     if factor < state.factor * (1 - 1e-6):
         raise ConfigError(
