@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import skipwise
 from skipwise import cli
 from skipwise.errors import ConfigError, DataError
 
-VERBS = sorted(verb.__name__.rpartition(".")[2] for verb in cli.VERBS)
+VERBS = [command.name or getattr(command.callback, "__name__", "") for command in cli.build_app().registered_commands]
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +174,41 @@ def test_generate_draws_the_same_from_the_same_seed(tiny_checkpoint: Path, capsy
     assert text("--temperature", "1", "--seed", "3") == text("--temperature", "1", "--seed", "3")
     assert text("--temperature", "1", "--seed", "3") != text("--temperature", "1", "--seed", "4")
     assert text("--seed", "3") == text("--seed", "4")
+
+
+def test_doctor_prints_one_verdict_a_line_and_is_content_with_a_llama(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", str(tiny_checkpoint), "--target", "256", "--train", "32", "--json"]) == 0
+    verdicts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"name", "status", "detail", "cure"} == set(verdicts[0])
+    assert all(verdict["status"] in {"pass", "note"} for verdict in verdicts), verdicts
+    assert cli.main(["doctor", str(tiny_checkpoint), "--target", "256", "--train", "32"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [[verdict["status"], verdict["name"]] for verdict in verdicts]
+
+
+def test_doctor_exits_1_when_a_probe_fails(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("skipwise.doctor")
+    failure = module.Verdict(name="mask", status="fail", detail="chunks cannot see each other", cure="use sdpa")
+    monkeypatch.setattr(module, "doctor", lambda *_args, **_settings: [failure])
+    assert cli.main(["doctor", str(tiny_checkpoint), "--target", "256"]) == 1
+    assert capsys.readouterr().out == failure.line + "\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "32"], ["target=32", "original=64"]),
+        (["--target", "256", "--interpolation", "yran"], ["'yran'", "'yarn'"]),
+        (["--target", "256", "--train", "1k"], ["train=1024", "target=256"]),
+    ],
+)
+def test_doctor_refuses_lengths_and_kinds_that_cannot_be(
+    tiny_checkpoint: Path, options: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", str(tiny_checkpoint), *options]) == 2
+    line = only_line(capsys)
+    assert all(word in line for word in words), line

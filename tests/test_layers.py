@@ -26,6 +26,8 @@ ORDER = (
     # texts and models
     "readers",
     "documents",
+    "tokenizing",
+    "token_store",
     "corpus",
     "items",
     "model",

@@ -13,10 +13,15 @@ PUBLIC = [
     "PositionSample",
     "RopeSpec",
     "RopeTable",
+    "RunConfig",
     "Window",
     "__version__",
     "coverage",
+    "doctor",
     "errors",
+    "evaluate",
+    "load_model",
+    "save_model",
 ]
 
 

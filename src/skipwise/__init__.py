@@ -15,7 +15,11 @@ from skipwise import errors
 from skipwise.window import Window
 
 if TYPE_CHECKING:
+    from skipwise.config import RunConfig
     from skipwise.coverage import coverage
+    from skipwise.doctor import doctor
+    from skipwise.evals import evaluate
+    from skipwise.model import load_model, save_model
     from skipwise.positions import SAMPLERS, PoSE, PositionSample
     from skipwise.rope import INTERPOLATIONS, RopeSpec, RopeTable
 
@@ -28,10 +32,15 @@ __all__ = [
     "PositionSample",
     "RopeSpec",
     "RopeTable",
+    "RunConfig",
     "Window",
     "__version__",
     "coverage",
+    "doctor",
     "errors",
+    "evaluate",
+    "load_model",
+    "save_model",
 ]
 
 # Where each name that loads on first use is defined.
@@ -41,8 +50,13 @@ _HOMES = {
     "PositionSample": "positions",
     "RopeSpec": "rope",
     "RopeTable": "rope",
+    "RunConfig": "config",
     "SAMPLERS": "positions",
     "coverage": "coverage",
+    "doctor": "doctor",
+    "evaluate": "evals",
+    "load_model": "model",
+    "save_model": "model",
 }
 
 

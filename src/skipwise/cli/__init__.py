@@ -15,10 +15,11 @@ import typer
 import typer.main
 
 from skipwise import __version__
-from skipwise.cli import doctor, generate
+from skipwise.cli import coverage, doctor, evaluate, generate
 from skipwise.errors import SkipwiseError
 
-VERBS = (doctor, generate)
+# In the order of the help.
+VERBS = (doctor, coverage, evaluate, generate)
 
 DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 

@@ -33,6 +33,14 @@ TrainOption = Annotated[
         show_default="the model's own window, at most 2k",
     ),
 ]
+InterpolationOption = Annotated[
+    str,
+    typer.Option(
+        "--interpolation",
+        metavar="KIND",
+        help="How RoPE is stretched: none, linear, ntk, dynamic, yarn, llama3, longrope.",
+    ),
+]
 DtypeOption = Annotated[
     str | None,
     typer.Option(
