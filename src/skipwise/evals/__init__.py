@@ -2,7 +2,7 @@
 
     results = evaluate(model, tokenizer, ["passkey", LastTokensPerplexity(num_documents=20)], [2048, 8192], documents)
 
-A new task is one class with `name` and `run` in one file and one line in `TASKS`.
+A new task is one class with `name`, `uses_documents` and `run` in one file and one line in `TASKS`.
 """
 
 import difflib
@@ -15,15 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from skipwise.errors import ConfigError
+from skipwise.errors import ConfigError, DataError
 from skipwise.evals.context import EvalContext, Task
 from skipwise.evals.forward import check_length
 from skipwise.evals.passkey import Passkey
 from skipwise.evals.perplexity import LastTokensPerplexity
+from skipwise.evals.position import NLLByPosition
 from skipwise.evals.records import EvalResult, Measurement, Sample
+from skipwise.evals.sliding import SlidingWindowPerplexity
 
 TASKS: dict[str, type] = {
     "perplexity": LastTokensPerplexity,
+    "sliding": SlidingWindowPerplexity,
+    "nll_by_position": NLLByPosition,
     "passkey": Passkey,
 }
 
@@ -68,6 +72,8 @@ def evaluate(
     made = [make_task(task) for task in tasks]
     if not made or not lengths or min(lengths) < 2:
         raise ConfigError(f"got {len(made)} tasks and lengths {list(lengths)}; give a task and lengths of 2 or more")
+    if documents is None and (needing := [task.name for task in made if task.uses_documents]):
+        raise DataError(f"no documents were given, and {', '.join(needing)} measure text: give token ids of documents")
     check_length(model, max(lengths), allow_beyond=allow_beyond)
     context = EvalContext(
         model=model,

@@ -1,5 +1,6 @@
 """What every task is given: the model, its tokenizer, documents, and the seed of all draws."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,7 +12,8 @@ import torch
 from tqdm import tqdm
 
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.records import Measurement, hash_tokenizer
+from skipwise.evals.records import EvalResult, Measurement, hash_tokenizer
+from skipwise.evals.stats import Estimate
 
 BosPolicy = Literal["tokenizer", "always", "never"]
 """When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
@@ -22,6 +24,11 @@ class Task(Protocol):
 
     name: ClassVar[str]
 
+    @property
+    def uses_documents(self) -> bool:
+        """Whether it reads the context's documents."""
+        ...
+
     def run(self, context: "EvalContext", lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures one length after the other, in the order given.
 
@@ -30,6 +37,17 @@ class Task(Protocol):
             lengths: input lengths in tokens, those to be generated included.
         """
         ...
+
+
+class ReadsDocuments:
+    """What a task inherits that cannot do without documents."""
+
+    __slots__ = ()
+
+    @property
+    def uses_documents(self) -> bool:
+        """Yes."""
+        return True
 
 
 class ChosenDocuments(NamedTuple):
@@ -64,13 +82,34 @@ class EvalContext:
     seed: int = 0
     progress: bool = True
 
-    def rng(self, *keys: int) -> np.random.Generator:
-        """A generator that depends on the seed and these keys alone, not on what was drawn before."""
-        return np.random.default_rng([self.seed, *keys])
+    def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
+        """A generator that depends on the seed and these arguments alone, not on what was drawn before."""
+        return np.random.default_rng([self.seed, zlib.crc32(purpose.encode()), *numbers])
 
-    def details(self, task: Any, **more: Any) -> dict[str, Any]:
-        """The `details` of a result: the task's settings, what was measured with, and `more`."""
-        return {"settings": asdict(task), **self._measured_with, **more}
+    def result(
+        self,
+        task: Any,
+        length_tokens: int,
+        metric: str,
+        estimate: Estimate,
+        *,
+        num_samples: int,
+        num_skipped: int = 0,
+        **details: Any,
+    ) -> EvalResult:
+        """One result; `details` joins the task's settings and what it was measured with."""
+        return EvalResult(
+            task=task.name,
+            length_tokens=length_tokens,
+            metric=metric,
+            value=estimate.value,
+            ci_low=estimate.low,
+            ci_high=estimate.high,
+            num_samples=num_samples,
+            num_skipped=num_skipped,
+            seed=self.seed,
+            details={"settings": asdict(task), **self._measured_with, **details},
+        )
 
     @cached_property
     def _measured_with(self) -> dict[str, str]:
@@ -118,7 +157,7 @@ class EvalContext:
                 f"this measurement needs documents of at least {min_tokens} tokens, and the longest of the "
                 f"{len(bodies)} given has {longest}: give longer documents or ask for shorter lengths"
             )
-        chosen = [int(index) for index in self.rng(1).permutation(long_enough)[:num_documents]]
+        chosen = [int(index) for index in self.rng("documents").permutation(long_enough)[:num_documents]]
         return ChosenDocuments(chosen, [bodies[index] for index in chosen], len(bodies) - len(long_enough))
 
     @contextmanager

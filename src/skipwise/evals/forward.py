@@ -109,7 +109,8 @@ def token_nlls(model: Any, input_ids: Tensor, first_scored: int = 1, *, where: s
 
     Means the same as::
 
-        -log_softmax(model(input_ids=input_ids).logits)[:, :-1].gather(-1, input_ids[:, 1:])[:, first_scored - 1:]
+        log_probabilities = log_softmax(model(input_ids=input_ids[:, :-1]).logits)
+        nlls = -log_probabilities.gather(-1, input_ids[:, 1:, None])[:, first_scored - 1 :, 0]
 
     Args:
         model: a causal language model of the transformers library, in evaluation mode.

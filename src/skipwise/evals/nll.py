@@ -1,13 +1,15 @@
 """From token NLLs to records: what the perplexity tasks share."""
 
-import math
 from collections.abc import Sequence
 
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from skipwise.evals.context import EvalContext, Task
 from skipwise.evals.records import EvalResult, Sample, hash_tokens
-from skipwise.evals.stats import bootstrap_ratio
+from skipwise.evals.stats import Estimate, bootstrap_ratio
+
+INTERVAL = "bootstrap over documents"
 
 
 def nll_sample(task: Task, length: int, document: int, token_ids: Tensor, nlls: Tensor) -> Sample:
@@ -34,17 +36,12 @@ def perplexity_result(
     task: Task, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int
 ) -> EvalResult:
     """`exp(sum of NLL / sum of tokens)` over documents, with a bootstrap interval over documents."""
-    sums, counts = ([sample[key] for sample in samples] for key in ("nll_sum", "scored_tokens"))
-    mean = bootstrap_ratio(sums, counts, context.rng(2))
-    return EvalResult(
-        task=task.name,
-        length_tokens=length,
-        metric="perplexity",
-        value=math.exp(mean.value),
-        ci_low=None if mean.low is None else math.exp(mean.low),
-        ci_high=None if mean.high is None else math.exp(mean.high),
-        num_samples=len(samples),
-        num_skipped=num_skipped,
-        seed=context.seed,
-        details=context.details(task, interval="bootstrap over documents"),
+    mean = mean_nll(context, [s["nll_sum"] for s in samples], [s["scored_tokens"] for s in samples])
+    return context.result(
+        task, length, "perplexity", mean.exp(), num_samples=len(samples), num_skipped=num_skipped, interval=INTERVAL
     )
+
+
+def mean_nll(context: EvalContext, sums: ArrayLike, counts: ArrayLike) -> Estimate:
+    """Token-weighted mean NLL with its bootstrap interval; one entry per document of its NLL sum and scored tokens."""
+    return bootstrap_ratio(sums, counts, context.rng("bootstrap"))

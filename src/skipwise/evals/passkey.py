@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from skipwise.errors import ConfigError, DataError
+from skipwise.errors import ConfigError
 from skipwise.evals.context import EvalContext, as_input, check_at_least
 from skipwise.evals.forward import logit_pieces
 from skipwise.evals.passkey_prompt import PasskeyBuilder, PasskeyPrompt
@@ -49,33 +49,32 @@ class Passkey:
         if self.haystack not in ("filler", "documents"):
             raise ConfigError(f"passkey.haystack is {self.haystack!r}; allowed are filler, documents")
 
+    @property
+    def uses_documents(self) -> bool:
+        """Whether the key hides in documents."""
+        return self.haystack == "documents"
+
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length: the share over all depths, then the share of each depth."""
         for length in lengths:
-            prompts = self._prompts(context, length)
             samples: list[Sample] = []
             size = max(1, _BATCH_TOKENS // length)
-            with context.bar(f"passkey at {length}", len(prompts)) as bar:
-                for first in range(0, len(prompts), size):
-                    batch = prompts[first : first + size]
-                    where = f"passkey, length {length}, samples {first} to {first + len(batch) - 1}"
-                    for prompt, output_ids in zip(batch, greedy_answers(context.model, batch, where), strict=True):
+            with context.bar(f"passkey at {length}", self.trials) as bar:
+                for first in range(0, self.trials, size):
+                    trials = range(first, min(first + size, self.trials))
+                    prompts = [self._prompt(context, length, trial) for trial in trials]
+                    where = f"passkey, length {length}, trials from {first}"
+                    for prompt, output_ids in zip(prompts, greedy_answers(context.model, prompts, where), strict=True):
                         samples.append(self._sample(context, length, prompt, output_ids))
-                    bar.update(len(batch))
+                    bar.update(len(prompts))
             yield Measurement(self._results(context, length, samples), samples)
 
-    def _prompts(self, context: EvalContext, length: int) -> list[PasskeyPrompt]:
-        """All trials of one length, each from its own seed: neither batches nor other lengths change them."""
-        plain = PasskeyBuilder(context.tokenizer)
-        prompts = []
-        for trial in range(self.trials):
-            rng = context.rng(3, length, trial)
-            builder = plain
-            if self.haystack == "documents":
-                builder = PasskeyBuilder(context.tokenizer, _running_text(context.documents, length, rng))
-            depth = (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
-            prompts.append(builder.build(length, depth, rng))
-        return prompts
+    def _prompt(self, context: EvalContext, length: int, trial: int) -> PasskeyPrompt:
+        """One trial, from its own seed: neither batches nor other lengths change it."""
+        rng = context.rng(self.name, length, trial)
+        filler_ids = _running_text(context.documents, length, rng) if self.uses_documents else None
+        depth = (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
+        return PasskeyBuilder(context.tokenizer, filler_ids).build(length, depth, rng)
 
     def _sample(self, context: EvalContext, length: int, prompt: PasskeyPrompt, output_ids: list[int]) -> Sample:
         return {
@@ -91,20 +90,9 @@ class Passkey:
         }
 
     def _results(self, context: EvalContext, length: int, samples: Sequence[Sample]) -> list[EvalResult]:
-        def result(metric: str, chosen: Sequence[Sample], **more: float) -> EvalResult:
+        def result(metric: str, chosen: Sequence[Sample], **depths: Any) -> EvalResult:
             share = wilson(sum(sample["correct"] for sample in chosen), len(chosen))
-            return EvalResult(
-                task=self.name,
-                length_tokens=length,
-                metric=metric,
-                value=share.value,
-                ci_low=share.low,
-                ci_high=share.high,
-                num_samples=len(chosen),
-                num_skipped=0,
-                seed=context.seed,
-                details=context.details(self, interval="Wilson", **more),
-            )
+            return context.result(self, length, metric, share, num_samples=len(chosen), interval="Wilson", **depths)
 
         per_depth = self.trials // self.num_depths
         cells = [
@@ -139,8 +127,6 @@ def greedy_answers(model: Any, prompts: Sequence[PasskeyPrompt], where: str) -> 
 
 def _running_text(documents: Sequence[np.ndarray], num_tokens: int, rng: np.random.Generator) -> list[int]:
     """Token ids of documents one after the other, from a random one on, cut at `num_tokens`."""
-    if not any(map(len, documents)):
-        raise DataError("passkey.haystack is 'documents' and no documents were given: give documents or use 'filler'")
     text: list[int] = []
     index = int(rng.integers(len(documents)))
     while len(text) < num_tokens:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import BosPolicy, EvalContext, as_input, check_at_least, check_bos
+from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
 from skipwise.evals.forward import token_nlls
 from skipwise.evals.nll import nll_sample, perplexity_result
 from skipwise.evals.records import Measurement, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LastTokensPerplexity:
+class LastTokensPerplexity(ReadsDocuments):
     """Last-N perplexity: does a longer context help to predict the very same tokens?
 
         exp(sum of NLL / number of tokens) over the last N tokens of each document's first C tokens,

@@ -17,6 +17,11 @@ class Estimate(NamedTuple):
     low: float | None
     high: float | None
 
+    def exp(self) -> "Estimate":
+        """The estimate of the exponential, such as a perplexity from a mean NLL."""
+        low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
+        return Estimate(math.exp(self.value), low, high)
+
 
 def wilson(successes: int, num_trials: int, confidence: float = CONFIDENCE) -> Estimate:
     """Share of successes with the Wilson score interval.

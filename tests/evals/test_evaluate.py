@@ -1,0 +1,119 @@
+"""evaluate(): tasks by name, records on disk, and refusals."""
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from skipwise.errors import CheckpointError, ConfigError, DataError
+from skipwise.evals import TASKS, EvalResult, Measurement, evaluate, make_task
+from skipwise.evals.records import hash_tokenizer
+from skipwise.evals.stats import Estimate
+
+from .conftest import ByteTokenizer
+
+SMALL = {
+    "perplexity": {"scored_tokens": 8},
+    "passkey": {"trials": 4, "num_depths": 2},
+}
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_task_writes_what_it_returns_and_repeats_itself(kind, tiny_llama, tokenizer, documents, tmp_path) -> None:
+    files = [tmp_path / "results.jsonl", tmp_path / "samples.jsonl"]
+    tiny_llama.train()
+
+    def run(**files) -> list[EvalResult]:
+        spec = {"kind": kind} | SMALL.get(kind, {})
+        return evaluate(tiny_llama, tokenizer, [spec], [250, 280], documents, seed=3, progress=False, **files)
+
+    results = run(out=files[0], samples_out=files[1])
+    assert run(out=files[0]) == results, "the same seed gives the same numbers"
+    lines = files[0].read_text().splitlines()
+    assert [EvalResult.from_json(line) for line in lines] == results * 2, "a second run appends"
+    assert {result.length_tokens for result in results} == {250, 280}
+    for result in results:
+        assert (result.task, result.seed) == (kind, 3)
+        assert result.details["tokenizer_sha256"] == hash_tokenizer(tokenizer)
+        assert result.details["settings"].items() >= SMALL.get(kind, {}).items()
+    samples = [json.loads(line) for line in files[1].read_text().splitlines()]
+    assert all(len(sample["prompt_sha256"]) == 64 and sample["task"] == kind for sample in samples)
+    assert tiny_llama.training, "the model is left as it was found"
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_dropout_is_off_while_measuring(kind, tiny_llama, tokenizer, documents) -> None:
+    tiny_llama.train()
+    modes = []
+    tiny_llama.register_forward_pre_hook(lambda module, args: modes.append(module.training))
+    evaluate(tiny_llama, tokenizer, [{"kind": kind} | SMALL.get(kind, {})], [250], documents, progress=False)
+    assert not any(modes)
+
+
+def test_a_task_of_ones_own_is_an_object(tiny_llama, tokenizer) -> None:
+    @dataclass(frozen=True)
+    class Weight:
+        name: ClassVar[str] = "weight"
+        uses_documents: ClassVar[bool] = False
+
+        def run(self, context, lengths):
+            for length in lengths:
+                yield Measurement([context.result(self, length, "kg", Estimate(2.0, None, None), num_samples=1)], [])
+
+    results = evaluate(tiny_llama, tokenizer, [Weight()], [8, 16], progress=False)  # pyright: ignore[reportArgumentType]
+    assert [(result.task, result.length_tokens, result.value) for result in results] == [
+        ("weight", 8, 2.0),
+        ("weight", 16, 2.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "lengths", "error", "message"),
+    [
+        (["perplexty"], [64], ConfigError, "'perplexty'; known are .*: did you mean 'perplexity'"),
+        ([{"kind": "passkey", "trails": 10}], [64], ConfigError, "'trails'; known are .*: did you mean 'trials'"),
+        ([{"trials": 10}], [64], ConfigError, "task is None"),
+        ([], [64], ConfigError, "got 0 tasks"),
+        (["passkey"], [], ConfigError, r"lengths \[\]"),
+        (["passkey"], [513], ConfigError, "length is 513 tokens and the model's window .* is 512"),
+        (["passkey", "sliding"], [64], DataError, "sliding measure text"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(tiny_llama, tokenizer, tasks, lengths, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        evaluate(tiny_llama, tokenizer, tasks, lengths, progress=False)
+
+
+def test_beyond_the_window_on_purpose(tiny_llama, tokenizer) -> None:
+    task = make_task({"kind": "passkey", "trials": 2, "num_depths": 1})
+    (result, _) = evaluate(tiny_llama, tokenizer, [task], [600], allow_beyond=True, progress=False)
+    assert (result.length_tokens, result.value) == (600, 0.0)
+
+
+def test_nan_weights_stop_and_leave_earlier_results(tiny_llama, tokenizer, documents, tmp_path) -> None:
+    out = tmp_path / "results.jsonl"
+    evaluate(tiny_llama, tokenizer, ["sliding"], [64], documents, out=out, progress=False)
+    with torch.no_grad():
+        tiny_llama.lm_head.weight[5] = float("nan")
+    with pytest.raises(
+        CheckpointError, match=r"sliding, length 64, document [0-9]+, window at 0: logits are NaN at position 0"
+    ):
+        evaluate(tiny_llama, tokenizer, ["sliding"], [64], documents, out=out, progress=False)
+    assert len(out.read_text().splitlines()) == 1
+
+
+def test_a_line_that_is_no_result_is_refused() -> None:
+    for line in ("{", "[]", '{"task": "passkey"}', '{"tusk": 1}'):
+        with pytest.raises(DataError, match="cannot be read"):
+            EvalResult.from_json(line)
+
+
+def test_tokenizers_are_told_apart() -> None:
+    class Doubled(ByteTokenizer):
+        def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+            return super().encode(text + text, add_special_tokens=add_special_tokens)
+
+    hashes = [hash_tokenizer(tokenizer) for tokenizer in (ByteTokenizer(), ByteTokenizer(), Doubled())]
+    assert hashes[0] == hashes[1] != hashes[2]

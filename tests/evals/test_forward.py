@@ -1,0 +1,136 @@
+"""The chunked prefill gives what one pass gives, and never makes more logits than asked."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.evals.forward import check_length, logit_pieces, token_nlls
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+EAGER: dict[str, Any] = SIZES | {"attn_implementation": "eager"}
+LONG_FACTORS = [1.0, 2.0, 3.0, 4.0]
+
+
+def rope(kind: str, **more: object) -> dict[str, Any]:
+    parameters = {"rope_type": kind, "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 32}
+    return {"rope_parameters": parameters | more}
+
+
+MODELS = {
+    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES)),
+    "llama-eager": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**EAGER)),
+    "yarn": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES, **rope("yarn"))),
+    "dynamic": lambda: hf.LlamaForCausalLM(
+        hf.LlamaConfig(**(SIZES | {"max_position_embeddings": 20}), **rope("dynamic"))
+    ),
+    "longrope": lambda: hf.Phi3ForCausalLM(
+        hf.Phi3Config(
+            **(SIZES | {"original_max_position_embeddings": 32}),
+            **rope("longrope", short_factor=[1.0] * 4, long_factor=LONG_FACTORS),
+        )
+    ),
+    "gpt_neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**SIZES)),
+    # Caps on attention and on the final logits, and layers that see eight tokens only.
+    "gemma2": lambda: hf.Gemma2ForCausalLM(
+        hf.Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=3.0, attn_logit_softcapping=5.0, sliding_window=8)
+    ),
+    "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=8)),
+    "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**SIZES, sliding_window=8)),
+    "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**SIZES, logit_scale=0.25)),
+    "granite": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**SIZES, logits_scaling=4.0)),
+    "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**SIZES)),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> hf.PreTrainedModel:
+    torch.manual_seed(0)
+    return MODELS[request.param]().eval()
+
+
+@pytest.mark.parametrize(("chunk_tokens", "first_scored"), [(7, 1), (16, 30), (64, 52), (5, 53)])
+def test_nlls_equal_those_of_one_pass(model, naive_nlls, chunk_tokens: int, first_scored: int) -> None:
+    ids = torch.randint(3, 61, (1, 54))
+    expected = naive_nlls(copy.deepcopy(model), ids[0].tolist())[first_scored - 1 :]
+    # Three positions' logits at a time.
+    nlls = token_nlls(model, ids, first_scored, chunk_tokens=chunk_tokens, logits_bytes=3 * 4 * 61)
+    assert nlls.dtype == torch.float64
+    np.testing.assert_allclose(nlls[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_tables_that_follow_the_length_forget_longer_inputs(kind: str, naive_nlls) -> None:
+    torch.manual_seed(0)
+    model = MODELS[kind]().eval()
+    fresh = copy.deepcopy(model)
+    token_nlls(model, torch.randint(3, 61, (1, 100)), chunk_tokens=16)
+    ids = torch.randint(3, 61, (1, 54))
+    expected = naive_nlls(fresh, ids[0].tolist())
+    np.testing.assert_allclose(token_nlls(model, ids, chunk_tokens=16)[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+    hooks = [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
+    assert not hooks, "hooks stay behind"
+
+
+def test_a_batch_gives_what_each_input_gives(tiny_llama) -> None:
+    ids = torch.randint(0, 256, (3, 40))
+    together = token_nlls(tiny_llama, ids, 20, chunk_tokens=8)
+    alone = torch.cat([token_nlls(tiny_llama, row[None], 20, chunk_tokens=11) for row in ids])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_no_logits_but_the_asked_ones_and_never_many(tiny_llama) -> None:
+    shapes: list[torch.Size] = []
+    tiny_llama.lm_head.register_forward_hook(lambda module, args, output: shapes.append(output.shape))
+    pieces = list(
+        logit_pieces(tiny_llama, torch.randint(0, 256, (1, 300)), 250, chunk_tokens=32, logits_bytes=7 * 4 * 257)
+    )
+    assert sum(shape[1] for shape in shapes) == 50
+    assert max(shape[1] for shape in shapes) == 7
+    assert [piece.first for piece in pieces] == list(range(250, 300, 7))
+
+
+def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
+    masks: list[int] = []
+
+    def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        mask = kwargs.get("attention_mask")
+        masks.append(0 if mask is None else mask.numel())
+
+    for layer in tiny_llama.model.layers:
+        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
+    token_nlls(tiny_llama, torch.randint(0, 256, (1, 401)), 396, chunk_tokens=16)
+    assert max(masks) <= 16 * 400
+
+
+def test_nan_logits_stop_with_the_place(tiny_llama) -> None:
+    poison = 200
+    with torch.no_grad():
+        tiny_llama.model.embed_tokens.weight[poison] = float("nan")
+    ids = torch.randint(0, 200, (2, 40))
+    ids[1, 25] = poison
+    with pytest.raises(CheckpointError, match=r"passkey, trial 3: .*position 25 of input 1"):
+        token_nlls(tiny_llama, ids, 10, where="passkey, trial 3", chunk_tokens=8)
+
+
+def test_lengths_beyond_the_window_are_refused_unless_meant(tiny_llama) -> None:
+    check_length(tiny_llama, 512, allow_beyond=False)
+    check_length(tiny_llama, 513, allow_beyond=True)
+    with pytest.raises(ConfigError, match=r"513 tokens.*512"):
+        check_length(tiny_llama, 513, allow_beyond=False)

@@ -1,0 +1,142 @@
+"""Last-N, sliding-window and by-position scores against loops over all logits."""
+
+import numpy as np
+import pytest
+
+from skipwise.errors import ConfigError, DataError
+from skipwise.evals import EvalContext, make_task
+from skipwise.evals.perplexity import LastTokensPerplexity
+from skipwise.evals.position import NLLByPosition, bucket_edges
+from skipwise.evals.records import hash_tokens
+from skipwise.evals.sliding import SlidingWindowPerplexity, window_spans
+
+from .conftest import BOS, ByteTokenizer
+
+LENGTHS = [40, 64, 120]
+
+
+@pytest.fixture(params=[True, False], ids=["bos", "no bos"])
+def context(request, tiny_llama, documents) -> EvalContext:
+    return EvalContext(
+        model=tiny_llama, tokenizer=ByteTokenizer(adds_bos=request.param), documents=documents, progress=False
+    )
+
+
+def plain_body(document: np.ndarray) -> list[int]:
+    ids = document.tolist()
+    return ids[1:] if ids[0] == BOS else ids
+
+
+def prefix(context: EvalContext) -> list[int]:
+    return context.tokenizer.encode("", add_special_tokens=True)
+
+
+def test_last_tokens_are_the_same_ones_with_ever_more_context(context, documents, naive_nlls) -> None:
+    measured = list(LastTokensPerplexity(scored_tokens=16).run(context, LENGTHS))
+    bos = prefix(context)
+    for length, (results, samples) in zip(LENGTHS, measured, strict=True):
+        assert {sample["document"] for sample in samples} == {1, 2, 3, 4}, "all of at least 120 tokens, and no other"
+        total = 0.0
+        for sample in samples:
+            scored_end = plain_body(documents[sample["document"]])[: 120 - len(bos)]
+            ids = bos + scored_end[len(scored_end) - length + len(bos) :]
+            assert len(ids) == length
+            nll = naive_nlls(context.model, ids)[-16:].sum()
+            assert sample["nll_sum"] == pytest.approx(nll, rel=1e-5)
+            assert sample["prompt_sha256"] == hash_tokens(ids)
+            total += nll
+        (result,) = results
+        assert result.value == pytest.approx(np.exp(total / 64), rel=1e-5)
+        assert result.ci_low is not None
+        assert result.ci_high is not None
+        assert result.ci_low < result.value < result.ci_high
+        assert (result.length_tokens, result.num_samples, result.num_skipped) == (length, 4, 2)
+
+
+def test_cut_tokens_make_runs_with_other_lengths_comparable(context) -> None:
+    alone = next(iter(LastTokensPerplexity(scored_tokens=16, cut_tokens=120).run(context, [40])))
+    among = next(iter(LastTokensPerplexity(scored_tokens=16).run(context, LENGTHS)))
+    assert alone.samples == among.samples
+
+
+@pytest.mark.parametrize("stride", [7, 39, None])
+def test_sliding_window_scores_each_token_once_in_its_window(context, documents, naive_nlls, stride) -> None:
+    bos = prefix(context)
+    measured = SlidingWindowPerplexity(stride_tokens=stride, cut_tokens=90).run(context, [40, 64])
+    for length, (results, samples) in zip([40, 64], measured, strict=True):
+        total, count = 0.0, 0
+        for sample in samples:
+            body = plain_body(documents[sample["document"]])[:90]
+            step, reach = stride or length // 2, length - len(bos)
+            for begin in range(0, len(body), step):
+                in_window = naive_nlls(context.model, bos + body[begin : begin + reach])
+                for token in range(begin, min(begin + reach, len(body))):
+                    # Scored by the first window that reaches it, if anything comes before it there.
+                    first_reaching = 0 if token < reach else -(-(token + 1 - reach) // step) * step
+                    place = len(bos) + token - begin
+                    if begin == first_reaching and place > 0:
+                        total += in_window[place - 1]
+                        count += 1
+        (result,) = results
+        assert sum(sample["scored_tokens"] for sample in samples) == count
+        assert result.value == pytest.approx(np.exp(total / count), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "window", "stride"), [(100, 10, 3), (100, 10, 10), (9, 10, 5), (10, 10, 5), (11, 10, 9)]
+)
+def test_window_spans_score_every_token_once(num_tokens: int, window: int, stride: int) -> None:
+    spans = list(window_spans(num_tokens, window, stride))
+    scored = [token for span in spans for token in range(span.scored_from, span.end)]
+    assert scored == list(range(num_tokens))
+    assert all(span.begin <= span.scored_from and span.end - span.begin <= window for span in spans)
+
+
+def test_nll_by_position_averages_each_bucket(context, documents, naive_nlls) -> None:
+    (measured,) = NLLByPosition(num_buckets=4).run(context, [120])
+    bos = prefix(context)
+    per_document = np.stack(
+        [
+            naive_nlls(context.model, (bos + plain_body(documents[sample["document"]]))[:120])
+            for sample in measured.samples
+        ]
+    )
+    places = [(result.details["position_from"], result.details["position_to"]) for result in measured.results]
+    assert places == [(1, 15), (15, 30), (30, 60), (60, 120)]
+    for result, (begin, end) in zip(measured.results, places, strict=True):
+        assert result.value == pytest.approx(per_document[:, begin - 1 : end - 1].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("length", "buckets"), [(2, 8), (3, 1), (100, 8), (4096, 20)])
+def test_bucket_edges_cover_every_scored_position(length: int, buckets: int) -> None:
+    edges = bucket_edges(length, buckets)
+    assert (edges[0], edges[-1]) == (1, length)
+    assert edges == sorted(set(edges))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "perplexity", "scored_tokens": 40}, "lengths are 40, 64, 120 with 40 scored tokens"),
+        ({"kind": "perplexity", "scored_tokens": 8, "cut_tokens": 100}, "cut at 100"),
+        ({"kind": "sliding", "stride_tokens": 40}, "stride_tokens is 40 and the shortest length is 40"),
+    ],
+)
+def test_settings_that_do_not_fit_the_lengths_are_refused(context, spec, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        list(make_task(spec).run(context, LENGTHS))
+
+
+@pytest.mark.parametrize("kind", ["perplexity", "sliding", "nll_by_position"])
+def test_documents_that_are_all_too_short_are_an_error_not_a_number(context, kind: str) -> None:
+    with pytest.raises(DataError, match="longest of the 6 given has 300"):
+        list(make_task(kind).run(context, [400]))
+
+
+def test_bos_policies(tiny_llama) -> None:
+    def bos(policy, **tokenizer) -> list[int]:
+        return EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(**tokenizer)).bos(policy)
+
+    assert bos("tokenizer") == [BOS]
+    assert bos("tokenizer", adds_bos=False) == bos("never") == []
+    assert bos("always", adds_bos=False) == [BOS]
