@@ -37,12 +37,13 @@ _OWNED_ENTRIES = {"rope_type", "rope_theta", "original_max_position_embeddings"}
 _OWNED_ENTRIES |= {"attn_factor", "short_mscale", "long_mscale"}
 _OWNED_ENTRIES |= {field.name for kind in INTERPOLATIONS.values() for field in dataclasses.fields(cast(Any, kind))}
 
-# Models whose code in transformers knows some kinds only.
+# Models whose code in transformers knows some kinds only; Phi-MoE's takes LongRoPE's short list at every length.
 _KINDS_OF_MODEL = {
     "gptj": ("none",),
     "codegen": ("none",),
     "phi3": ("none", "ntk", "longrope"),
     "phi4_multimodal": ("none", "ntk", "longrope"),
+    "phimoe": ("none", "ntk"),
 }
 
 

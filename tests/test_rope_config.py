@@ -1,0 +1,510 @@
+"""Configs of both eras: what is written survives save and reload, gives the same tables, and is never scaled twice."""
+
+import copy
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen3Config,
+    StableLmConfig,
+)
+
+from skipwise.errors import ConfigError, UnsupportedModelError
+from skipwise.rope import (
+    INTERPOLATIONS,
+    NTK,
+    DynamicNTK,
+    Interpolation,
+    Linear,
+    Llama3,
+    LongRoPE,
+    RopeTable,
+    Unscaled,
+    YaRN,
+    interpolation_from,
+    read_rope,
+    target_window,
+    with_legacy_keys,
+    write_rope,
+)
+from skipwise.window import Window
+
+ORIGINAL, TARGET = 256, 4096
+WINDOW = Window(train=128, original=ORIGINAL, target=TARGET)
+TINY: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 64,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": ORIGINAL,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+PLAIN = {"rope_type": "default", "rope_theta": 250_000.0}
+
+
+def deepseek_config() -> DeepseekV3Config:
+    latent: dict[str, Any] = {
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    }
+    experts: dict[str, Any] = {
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+        "num_mtp_layers": 0,
+    }
+    experts |= {"moe_intermediate_size": 16, "first_k_dense_replace": 1}
+    return DeepseekV3Config(**TINY, **latent, **experts, rope_parameters=dict(PLAIN))
+
+
+# Of each family the rotary dimension too: it is a share of the head, or the latent part, or the head itself.
+FAMILIES: dict[str, tuple[PreTrainedConfig, int]] = {
+    "llama": (LlamaConfig(**TINY, rope_parameters=dict(PLAIN)), 16),
+    "qwen3": (Qwen3Config(**TINY, head_dim=32, num_key_value_heads=2, rope_parameters=dict(PLAIN)), 32),
+    "gemma3": (
+        Gemma3TextConfig(
+            **TINY,
+            head_dim=16,
+            num_key_value_heads=2,
+            sliding_window=64,
+            layer_types=["sliding_attention", "full_attention"],
+            rope_parameters={
+                "sliding_attention": {"rope_type": "default", "rope_theta": 12_000.0},
+                "full_attention": dict(PLAIN),
+            },
+        ),
+        16,
+    ),
+    "phi3": (Phi3Config(**TINY, original_max_position_embeddings=ORIGINAL, rope_parameters=dict(PLAIN)), 16),
+    "gpt_neox": (GPTNeoXConfig(**TINY, rope_parameters={**PLAIN, "partial_rotary_factor": 0.5}), 8),
+    "stablelm": (
+        StableLmConfig(**TINY, num_key_value_heads=4, rope_parameters={**PLAIN, "partial_rotary_factor": 0.5}),
+        8,
+    ),
+    "deepseek_v3": (deepseek_config(), 8),
+}
+CASES = [
+    (family, kind)
+    for family in FAMILIES
+    for kind in INTERPOLATIONS
+    if family != "phi3" or kind in ("none", "ntk", "longrope")
+]
+
+
+def family_config(family: str) -> dict[str, Any]:
+    return FAMILIES[family][0].to_dict()
+
+
+def model_of(config: dict[str, Any]) -> Any:
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**copy.deepcopy(config)))
+
+
+def tables_in_use(model: torch.nn.Module, length: int = TARGET) -> dict[str, RopeTable]:
+    """What the built model rotates with for an input of `length` tokens, by layer type ("" if all share it)."""
+    rotary = next(module for module in model.modules() if hasattr(module, "rope_type"))
+    positions = torch.tensor([[length - 1]])
+    tables = {}
+    for layer in rotary.rope_type if isinstance(rotary.rope_type, dict) else [""]:
+        rotary(torch.zeros(1), positions, *([layer] if layer else []))
+        prefix = f"{layer}_" if layer else ""
+        tables[layer] = RopeTable(
+            inv_freq=getattr(rotary, f"{prefix}inv_freq").double().numpy(),
+            attention_factor=getattr(rotary, f"{prefix}attention_scaling"),
+        )
+    return tables
+
+
+def global_table(model: torch.nn.Module, length: int = TARGET) -> RopeTable:
+    tables = tables_in_use(model, length)
+    return tables.get("full_attention") or tables[""]
+
+
+def assert_same(ours: RopeTable, library: RopeTable) -> None:
+    np.testing.assert_allclose(ours.inv_freq, library.inv_freq, rtol=2e-6)
+    assert ours.attention_factor == pytest.approx(library.attention_factor, rel=1e-12)
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_the_built_model_has_the_table_whichever_era_its_config_is_read_in(family: str, kind: str):
+    config = family_config(family)
+    written = write_rope(config, interpolation_from(kind), WINDOW)
+    expected = interpolation_from(kind).table(read_rope(config).spec, WINDOW)
+    legacy_only = {name: value for name, value in written.items() if name != "rope_parameters"}
+    today_only = {name: value for name, value in written.items() if name not in ("rope_scaling", "rope_theta")}
+    for as_read in (written, legacy_only, today_only):
+        assert_same(expected, global_table(model_of(json.loads(json.dumps(as_read)))))
+        state = read_rope(as_read)
+        assert (state.kind, state.original, state.maximum) == (kind, ORIGINAL, TARGET)
+        assert (state.theta, state.rotary_dim) == (250_000.0, FAMILIES[family][1])
+        assert_same(expected, state.interpolation.table(state.spec, state.window))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["ntk", "yarn", "longrope"])
+def test_lengths_and_base_survive_save_and_reload(family: str, kind: str, tmp_path):
+    if family == "phi3" and kind == "yarn":
+        pytest.skip("Phi-3 takes no YaRN")
+    written = write_rope(family_config(family), interpolation_from(kind), WINDOW)
+    model_of(written).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(with_legacy_keys(saved)))
+
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert_same(interpolation_from(kind).table(read_rope(written).spec, WINDOW), global_table(reloaded))
+    for config in (saved, with_legacy_keys(saved), reloaded.config.to_dict()):
+        assert type(config["max_position_embeddings"]) is int
+        assert config["max_position_embeddings"] == TARGET
+        assert config["original_max_position_embeddings"] == ORIGINAL
+        assert config["original_rope_theta"] == 250_000.0
+        state = read_rope(config)
+        assert (state.kind, state.theta, state.original, state.maximum) == (kind, 250_000.0, ORIGINAL, TARGET)
+        assert_same(state.interpolation.table(state.spec, state.window), global_table(reloaded))
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3", "deepseek_v3"])
+def test_writing_the_same_again_changes_nothing(family: str):
+    for kind in INTERPOLATIONS if family != "phi3" else ("none", "ntk", "longrope"):
+        once = write_rope(family_config(family), interpolation_from(kind), WINDOW)
+        before = copy.deepcopy(once)
+        assert write_rope(once, interpolation_from(kind), WINDOW) == once == before
+
+
+def test_a_reader_of_the_4_era_finds_theta_and_scaling():
+    """All that code of that era looks at: rope_theta, rope_scaling's type or rope_type, and the lengths."""
+    for kind, theta in {"linear": 250_000.0, "yarn": 250_000.0, "llama3": 250_000.0, "longrope": 250_000.0}.items():
+        written = write_rope(family_config("llama"), interpolation_from(kind), WINDOW)
+        scaling = written["rope_scaling"]
+        assert written["rope_theta"] == theta
+        assert scaling["type"] == scaling["rope_type"] == kind
+        assert scaling["factor"] == 16.0
+        assert scaling.get("original_max_position_embeddings", ORIGINAL) == ORIGINAL
+        assert written["max_position_embeddings"] == TARGET
+    changed = write_rope(family_config("llama"), NTK(), WINDOW)
+    assert changed["rope_scaling"] is None
+    assert changed["rope_theta"] == pytest.approx(250_000.0 * 16 ** (16 / 14))
+
+
+def test_4_era_names_of_single_families():
+    neox = write_rope(family_config("gpt_neox"), NTK(), WINDOW)
+    assert neox["rotary_emb_base"] == neox["rope_theta"] > 250_000.0
+    assert neox["rotary_pct"] == 0.5
+    assert write_rope(family_config("stablelm"), YaRN(), WINDOW)["partial_rotary_factor"] == 0.5
+    # Phi-3's code of that era refuses any other entry, and takes the factor from the two lengths.
+    phi3 = write_rope(family_config("phi3"), LongRoPE(), WINDOW)
+    assert set(phi3["rope_scaling"]) == {"type", "short_factor", "long_factor"}
+    # ... so a factor of its own must not be dropped in silence.
+    assert (
+        "attention_factor" in write_rope(family_config("phi3"), LongRoPE(attention_factor=1.5), WINDOW)["rope_scaling"]
+    )
+    gemma3 = write_rope(family_config("gemma3"), YaRN(), WINDOW)
+    assert (gemma3["rope_theta"], gemma3["rope_local_base_freq"]) == (250_000.0, 12_000.0)
+    assert gemma3["rope_scaling"]["rope_type"] == "yarn"
+
+
+def test_layers_with_a_sliding_window_keep_their_table():
+    before = tables_in_use(model_of(family_config("gemma3")))
+    for kind in INTERPOLATIONS:
+        after = tables_in_use(model_of(write_rope(family_config("gemma3"), interpolation_from(kind), WINDOW)))
+        np.testing.assert_array_equal(after["sliding_attention"].inv_freq, before["sliding_attention"].inv_freq)
+        assert kind == "none" or (after["full_attention"].inv_freq < before["full_attention"].inv_freq).any()
+    with pytest.raises(ConfigError, match="truncate"):
+        write_rope(family_config("gemma3"), YaRN(truncate=False), WINDOW)
+
+
+def test_a_4_era_config_of_a_model_with_two_bases_is_read_and_written():
+    legacy = family_config("gemma3")
+    del legacy["rope_parameters"]
+    legacy |= {"rope_theta": 250_000.0, "rope_local_base_freq": 12_000.0, "rope_scaling": None}
+    assert (
+        write_rope(legacy, YaRN(), WINDOW)["rope_parameters"]
+        == (write_rope(family_config("gemma3"), YaRN(), WINDOW)["rope_parameters"])
+    )
+
+
+def test_the_text_part_of_a_composite_config_is_extended():
+    whole = {"model_type": "gemma3", "text_config": family_config("gemma3"), "vision_config": {"hidden_size": 8}}
+    written = write_rope(whole, YaRN(), WINDOW)
+    assert written["text_config"] == write_rope(family_config("gemma3"), YaRN(), WINDOW)
+    assert written["vision_config"] == whole["vision_config"]
+    assert read_rope(written).scaled
+    assert not read_rope(whole).scaled
+
+
+def test_entries_that_no_interpolation_owns_stay():
+    config = family_config("llama")
+    config["rope_parameters"]["llama_4_scaling_beta"] = 0.1
+    assert write_rope(config, YaRN(), WINDOW)["rope_parameters"]["llama_4_scaling_beta"] == 0.1
+
+
+# --- extending a model that is scaled already ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
+def test_extending_twice_equals_extending_once(kind: str):
+    further = Window(train=128, original=ORIGINAL, target=4 * TARGET)
+    first = write_rope(family_config("llama"), interpolation_from(kind), WINDOW)
+    once = write_rope(family_config("llama"), interpolation_from(kind), further)
+    assert write_rope(first, interpolation_from(kind), further) == once
+    # Also where only the entries of one era are left.
+    legacy = {name: value for name, value in first.items() if name != "rope_parameters"}
+    assert write_rope(legacy, interpolation_from(kind), further)["rope_parameters"] == once["rope_parameters"]
+
+
+@pytest.mark.parametrize("before", INTERPOLATIONS)
+@pytest.mark.parametrize("after", INTERPOLATIONS)
+def test_another_kind_on_top_is_refused(before: str, after: str):
+    scaled = write_rope(family_config("llama"), interpolation_from(before), WINDOW)
+    further = Window(train=128, original=ORIGINAL, target=2 * TARGET)
+    if before in ("none", after):
+        write_rope(scaled, interpolation_from(after), further)
+        return
+    with pytest.raises(ConfigError, match=f"scaled by {before!r} already"):
+        write_rope(scaled, interpolation_from(after), further)
+
+
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
+def test_taking_the_extended_window_for_the_original_is_refused(kind: str):
+    scaled = write_rope(family_config("llama"), interpolation_from(kind), WINDOW)
+    doubled = Window(train=128, original=TARGET, target=2 * TARGET)
+    with pytest.raises(ConfigError, match=f"pre-trained for {ORIGINAL}"):
+        write_rope(scaled, interpolation_from(kind), doubled)
+
+
+def test_a_shorter_target_is_refused():
+    scaled = write_rope(family_config("llama"), YaRN(), WINDOW)
+    with pytest.raises(ConfigError, match=r"target is 2048 .* handles 4096 already"):
+        write_rope(scaled, YaRN(), Window(train=128, original=ORIGINAL, target=2048))
+
+
+def test_calibration_at_the_same_target_does_not_add_up():
+    scaled = write_rope(family_config("llama"), YaRN(), WINDOW)
+    calibrated = YaRN(attention_factor_scale=1.1)
+    for _ in range(3):
+        scaled = write_rope(scaled, calibrated, WINDOW)
+    assert scaled["rope_parameters"]["factor"] == 16.0
+    assert scaled["rope_parameters"]["attention_factor"] == pytest.approx(1.1 * (0.1 * np.log(16) + 1))
+
+
+def test_a_base_is_not_lowered():
+    raised = write_rope(family_config("llama"), NTK(theta=1e8), WINDOW)
+    further = Window(train=128, original=ORIGINAL, target=2 * TARGET)
+    with pytest.raises(ConfigError, match="would lower the base"):
+        write_rope(raised, NTK(), further)
+    assert write_rope(raised, NTK(theta=2e8), further)["rope_theta"] == 2e8
+
+
+# --- configs as others publish them -------------------------------------------------------------------------------
+
+HEADS = {"hidden_size": 4096, "num_attention_heads": 32}
+LLAMA_31 = HEADS | {
+    "model_type": "llama",
+    "max_position_embeddings": 131072,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+}
+QWEN_SWITCH = HEADS | {
+    "model_type": "qwen2",
+    "max_position_embeddings": 32768,
+    "rope_theta": 1000000.0,
+    "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"},
+}
+LINEAR_4_ERA = HEADS | {
+    "model_type": "llama",
+    "max_position_embeddings": 16384,
+    "rope_theta": 100000,
+    "rope_scaling": {"factor": 4.0, "type": "linear"},
+}
+DYNAMIC_4_ERA = HEADS | {
+    "model_type": "llama",
+    "max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+    "rope_scaling": {"factor": 2.0, "type": "dynamic"},
+}
+PHI3_128K = {
+    "model_type": "phi3",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.1, 1.4, 2, 3, 5, 9, 20, 40]},
+}
+DEEPSEEK_V3 = {
+    "model_type": "deepseek_v3",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "qk_rope_head_dim": 64,
+    "max_position_embeddings": 163840,
+    "rope_theta": 10000,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 40,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+        "type": "yarn",
+    },
+}
+NEOX_4_ERA = {
+    "model_type": "gpt_neox",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 2048,
+    "rotary_emb_base": 20000,
+    "rotary_pct": 0.5,
+}
+PUBLISHED = [LLAMA_31, QWEN_SWITCH, LINEAR_4_ERA, DYNAMIC_4_ERA, PHI3_128K, DEEPSEEK_V3, NEOX_4_ERA]
+
+
+@pytest.mark.parametrize("published", PUBLISHED, ids=lambda config: config["model_type"])
+def test_published_configs_are_read_as_transformers_reads_them(published: dict[str, Any]):
+    state = read_rope(published)
+    length = published["max_position_embeddings"]
+    small = AutoConfig.for_model(**copy.deepcopy(published), vocab_size=8, num_hidden_layers=1, intermediate_size=8)
+    rotary_class = {
+        "llama": "LlamaRotaryEmbedding",
+        "qwen2": "Qwen2RotaryEmbedding",
+        "phi3": "Phi3RotaryEmbedding",
+        "deepseek_v3": "DeepseekV3RotaryEmbedding",
+        "gpt_neox": "GPTNeoXRotaryEmbedding",
+    }[published["model_type"]]
+    family = published["model_type"]
+    module = __import__(f"transformers.models.{family}.modeling_{family}", fromlist=[rotary_class])
+    rotary = torch.nn.ModuleList([getattr(module, rotary_class)(small)])
+    assert_same(state.interpolation.table(state.spec, state.window), global_table(rotary, length))
+    # And the two ways of writing agree with each other once transformers has been through it.
+    assert read_rope(small.to_dict()).interpolation == state.interpolation
+
+
+@pytest.mark.parametrize(
+    ("published", "kind", "original", "factor"),
+    [
+        (LLAMA_31, "llama3", 8192, 8.0),
+        (QWEN_SWITCH, "yarn", 32768, 4.0),
+        (LINEAR_4_ERA, "linear", 16384, 4.0),
+        (DYNAMIC_4_ERA, "dynamic", 4096, 1.0),
+        (PHI3_128K, "longrope", 4096, 32.0),
+        (DEEPSEEK_V3, "yarn", 4096, 40.0),
+        (NEOX_4_ERA, "none", 2048, 1.0),
+    ],
+)
+def test_published_configs_are_recognised(published: dict[str, Any], kind: str, original: int, factor: float):
+    state = read_rope(published)
+    assert (state.kind, state.original, state.factor) == (kind, original, factor)
+    assert state.scaled == (kind != "none")
+
+
+def extended(published: dict[str, Any], interpolation: Interpolation, target: int) -> dict[str, Any]:
+    window = target_window(published, train=2048, target=target)
+    return write_rope(published, interpolation, window)
+
+
+def test_a_factor_that_does_not_follow_from_the_lengths_must_be_given():
+    with pytest.raises(ConfigError, match=r"scaled by 8 for 16 times .* factor: 16 "):
+        extended(LLAMA_31, Llama3(), 262144)
+    assert extended(LLAMA_31, Llama3(factor=16.0), 262144)["rope_parameters"]["factor"] == 16.0
+
+
+def test_a_long_context_switch_is_not_undone_in_silence():
+    with pytest.raises(ConfigError, match=r"factor would be 2, .* 4 already.* at least 131072"):
+        extended(QWEN_SWITCH, YaRN(), 65536)
+    assert extended(QWEN_SWITCH, YaRN(), 131072)["rope_parameters"]["factor"] == 4.0
+    assert extended(QWEN_SWITCH, YaRN(), 262144)["rope_parameters"]["factor"] == 8.0
+
+
+def test_a_linear_scaling_of_unknown_origin_is_refused_until_the_config_tells():
+    with pytest.raises(ConfigError, match='add "original_max_position_embeddings"'):
+        extended(LINEAR_4_ERA, Linear(), 32768)
+    told = LINEAR_4_ERA | {"original_max_position_embeddings": 4096}
+    assert extended(told, Linear(), 32768)["rope_parameters"]["factor"] == 8.0
+
+
+def test_dynamic_scaling_of_others_continues_from_their_maximum():
+    written = extended(DYNAMIC_4_ERA, DynamicNTK(factor=2.0), 16384)
+    state = read_rope(written)
+    assert state.theta == 10000.0
+    assert isinstance(state.interpolation, DynamicNTK)
+    assert state.interpolation.factor == pytest.approx(2.0)
+
+
+def test_searched_divisors_are_not_replaced_in_silence():
+    with pytest.raises(ConfigError, match="searched for it"):
+        extended(PHI3_128K, LongRoPE(), 262144)
+    longer = LongRoPE(short_factor=(1.0,) * 8, long_factor=(1.1, 1.5, 2.5, 4, 8, 20, 40, 64))
+    assert extended(PHI3_128K, longer, 262144)["rope_scaling"]["long_factor"][-1] == 64
+
+
+def test_the_weights_of_deepseeks_logarithm_must_go_on():
+    with pytest.raises(ConfigError, match=r"mscale is None, .* scaled with 1.0"):
+        extended(DEEPSEEK_V3, YaRN(), 2 * 163840)
+    parameters = extended(DEEPSEEK_V3, YaRN(mscale=1.0, mscale_all_dim=1.0), 2 * 163840)["rope_parameters"]
+    assert (parameters["factor"], parameters["mscale"], parameters["mscale_all_dim"]) == (80.0, 1.0, 1.0)
+
+
+def test_a_window_that_grew_from_an_unknown_base_is_refused():
+    grown = family_config("llama") | {"max_position_embeddings": 1024, "original_max_position_embeddings": ORIGINAL}
+    with pytest.raises(ConfigError, match='add "original_rope_theta"'):
+        write_rope(grown, YaRN(), WINDOW)
+    write_rope(grown | {"original_rope_theta": 250_000.0}, YaRN(), WINDOW)
+
+
+def test_a_lost_base_is_refused():
+    lost = {name: value for name, value in LLAMA_31.items() if name != "rope_theta"}
+    with pytest.raises(ConfigError, match="has no rope_theta"):
+        read_rope(lost)
+    llama_2 = {name: value for name, value in lost.items() if name != "rope_scaling"}
+    assert read_rope(llama_2).theta == 10000.0
+    with pytest.raises(ConfigError, match="has no rope_theta"):
+        read_rope(llama_2 | {"model_type": "gpt2"})
+
+
+@pytest.mark.parametrize("maximum", [None, 4096.5, "4096", 1])
+def test_a_maximum_that_is_no_number_of_tokens_is_refused(maximum: Any):
+    with pytest.raises(ConfigError, match="whole number of tokens"):
+        read_rope(NEOX_4_ERA | {"max_position_embeddings": maximum})
+
+
+def test_models_that_cannot_take_a_kind_are_refused():
+    with pytest.raises(ConfigError, match=r"phi3 .* none, ntk, longrope"):
+        write_rope(family_config("phi3"), YaRN(), WINDOW)
+    gptj = {"model_type": "gptj", "n_positions": ORIGINAL, "rotary_dim": 8, "n_embd": 64, "n_head": 4}
+    with pytest.raises(ConfigError, match=r"phimoe .* only none, ntk"):
+        write_rope(family_config("llama") | {"model_type": "phimoe"}, LongRoPE(), WINDOW)
+    with pytest.raises(ConfigError, match=r"gptj .* only none"):
+        write_rope(gptj, YaRN(), WINDOW)
+    assert write_rope(gptj, Unscaled(), WINDOW)["n_positions"] == TARGET
+
+
+def test_rotary_embeddings_of_unknown_form_are_refused():
+    proportional = family_config("llama")
+    proportional["rope_parameters"]["rope_type"] = "proportional"
+    with pytest.raises(UnsupportedModelError, match="proportional"):
+        read_rope(proportional)
+    unknown_layers = family_config("llama") | {"rope_parameters": {"main": dict(PLAIN), "compress": dict(PLAIN)}}
+    with pytest.raises(UnsupportedModelError, match="main, compress"):
+        read_rope(unknown_layers)
