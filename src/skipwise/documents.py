@@ -30,7 +30,7 @@ _STDLIB_SKIPPED = {
     "encodings",
 }
 # `name`, `owner/name`, each with `:split` or `:config:split`.
-_HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+)(?=:))?(?::(?P<split>[\w.\[\]%-]+))?")
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+)(?=:))?(?::(?P<split>[\w.-]+))?")
 
 _SOURCES = f"give a file ({ALLOWED}), a folder or glob of such files, a hub data set (owner/name[:split]), or stdlib"
 
@@ -208,9 +208,9 @@ def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
     Raises:
         DataError: when it is no file, folder, glob with matches, `stdlib` or possible data set name.
     """
+    if not source:
+        raise DataError(f"the source of documents is empty; {_SOURCES}")
     if not isinstance(source, str | Path):
-        if not source:
-            raise DataError("the list of document sources is empty; name at least one")
         return [found for one in source for found in find_sources(one)]
     if (text := str(source)) == "stdlib" and not Path(text).exists():
         return [LocalFiles(files=list(_stdlib_files()))]

@@ -147,7 +147,7 @@ def _decoded(line: bytes, where: str) -> str:
         return line.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where} is not UTF-8 (0x{line[error.start]:02x} at byte {error.start + 1} of the line); convert it to UTF-8"
+            f"{where} is not UTF-8 (byte {error.start + 1} of the line is 0x{line[error.start]:02x}); convert it"
         ) from None
 
 

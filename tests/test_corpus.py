@@ -1,0 +1,355 @@
+"""Corpus: what is kept and why, stores that are built once, and stores that are never half-used."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from skipwise import corpus, tokenizing
+from skipwise.corpus import Counts, TokenStore, build_store
+from skipwise.documents import is_held_out
+from skipwise.errors import DataError
+from skipwise.token_store import StoreWriter
+
+BEGIN, END = 256, 257
+
+
+def byte_tokenizer(*, begin: bool = False, end: bool = False, named: bool = True) -> PreTrainedTokenizerFast:
+    """One token per byte, token id 0 to 255 in the order of the alphabet, with a begin and an end token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    engine = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    engine.add_special_tokens(["<begin>", "<end>"])
+    template = ["<begin>"] * begin + ["$A"] + ["<end>"] * end
+    engine.post_processor = processors.TemplateProcessing(
+        single=" ".join(template), special_tokens=[("<begin>", BEGIN), ("<end>", END)]
+    )
+    names = {"bos_token": "<begin>", "eos_token": "<end>"} if named else {}
+    return PreTrainedTokenizerFast(tokenizer_object=engine, **names)
+
+
+TOKENIZER = byte_tokenizer()
+
+
+def _write_lines(file: Path, texts: list[str]) -> Path:
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., TokenStore]:
+    def build(source: Path | str, tokenizer=TOKENIZER, min_tokens: int = 4, **options) -> TokenStore:
+        options = {"cache_dir": tmp_path / "cache", "num_workers": 2, "progress": False} | options
+        return build_store(source, tokenizer, min_tokens=min_tokens, **options)
+
+    return build
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return _write_lines(tmp_path / "a.jsonl", ["abcdef", "ab", "", "  \n", "Grüße", "xyz", "0123456789"])
+
+
+def _texts(store: TokenStore) -> list[str]:
+    return [TOKENIZER.decode(store.document(i)) for i in range(store.num_documents)]
+
+
+def test_long_documents_are_kept_and_the_others_counted(build, source: Path) -> None:
+    store = build(source)
+    assert _texts(store) == ["abcdef", "Grüße", "0123456789"]
+    assert list(store.names) == ["a.jsonl:1", "a.jsonl:5", "a.jsonl:7"]
+    assert store.names[1:] == ["a.jsonl:5", "a.jsonl:7"]
+    assert store.counts == Counts(
+        seen=7, kept=3, documents=3, dropped_short=2, dropped_empty=2, other_part=0, tokens=23, files_passed_over=0
+    )
+    assert (store.shortest_tokens, store.longest_tokens, store.min_tokens, store.separator_id) == (6, 10, 4, None)
+    with pytest.raises(IndexError, match=r"document 3 of a store with 3"):
+        store.document(3)
+
+
+def test_tokens_are_the_tokenizers_own_in_any_number_of_threads(tmp_path: Path, build, monkeypatch) -> None:
+    texts = [f"document {i}: " + "wörd " * (i % 17) for i in range(500)]
+    source = _write_lines(tmp_path / "a.jsonl", texts)
+    monkeypatch.setattr(tokenizing, "_BATCH_DOCUMENTS", 7)
+    stores = [build(source, num_workers=workers, cache_dir=tmp_path / str(workers)) for workers in (1, 3)]
+    for store in stores:
+        for i, text in enumerate(texts):
+            np.testing.assert_array_equal(store.document(i), TOKENIZER(text).input_ids)
+    assert stores[0].fingerprint == stores[1].fingerprint
+
+
+def test_documents_open_and_never_close_as_the_model_saw_them(build, source: Path) -> None:
+    store = build(source, byte_tokenizer(begin=True, end=True))
+    assert store.document(0).tolist() == [BEGIN, *TOKENIZER("abcdef").input_ids]
+    assert "<end>" not in _texts(store)[0]
+
+
+def test_truncation_left_on_a_tokenizer_does_not_count(build, source: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer("abcdef", truncation=True, max_length=2)
+    assert build(source, tokenizer).document(0).tolist() == TOKENIZER("abcdef").input_ids
+    assert build(source, tokenizer).folder == build(source).folder
+
+
+def test_token_ids_take_the_smallest_type_that_holds_them(build, source: Path) -> None:
+    def store(num_ids: int) -> TokenStore:
+        tokenizer = byte_tokenizer()
+        tokenizer.add_tokens([f"<extra{i}>" for i in range(num_ids - len(tokenizer))])
+        return build(source, tokenizer)
+
+    assert store(258).document(0).dtype == np.uint16
+    assert store(65_536).document(0).dtype == np.uint16
+    assert store(65_537).document(0).dtype == np.uint32
+
+
+def test_documents_are_views_of_a_read_only_map(build, source: Path) -> None:
+    document = build(source).document(0)
+    assert not document.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        document[0] = 1
+
+
+def test_short_documents_join_in_order_with_a_separator(build, source: Path) -> None:
+    store = build(source, min_tokens=6, join=True)
+    # "ab" and "xyz" are short; with the separator they have six tokens. "Grüße" has seven bytes.
+    assert _texts(store) == ["abcdef", "Grüße", "ab<end>xyz", "0123456789"]
+    assert list(store.names) == ["a.jsonl:1", "a.jsonl:5", "a.jsonl:2", "a.jsonl:7"]
+    assert store.separator_id == END
+    assert (store.counts.kept, store.counts.documents, store.counts.dropped_short) == (5, 4, 0)
+
+
+def test_what_is_left_over_from_joining_is_dropped(tmp_path: Path, build) -> None:
+    store = build(_write_lines(tmp_path / "a.jsonl", ["ab", "cd", "ef", "gh"]), min_tokens=8, join=True)
+    assert _texts(store) == ["ab<end>cd<end>ef"]
+    assert (store.counts.kept, store.counts.documents, store.counts.dropped_short) == (3, 1, 1)
+
+
+def test_joining_needs_a_separator(build, source: Path) -> None:
+    with pytest.raises(DataError, match="no end or begin token"):
+        build(source, byte_tokenizer(named=False), join=True)
+
+
+def test_parts_never_overlap_and_make_up_the_whole(tmp_path: Path, build) -> None:
+    source = _write_lines(tmp_path / "a.jsonl", [f"document {i}" for i in range(300)])
+    everything, train, held_out = (build(source, part=part) for part in ("all", "train", "held_out"))
+    assert sorted([*train.names, *held_out.names]) == sorted(everything.names)
+    assert all(is_held_out(name) for name in held_out.names)
+    assert not any(is_held_out(name) for name in train.names)
+    assert train.counts.other_part == held_out.counts.kept > 0
+    assert build(source, part="held_out", held_out_share=0.5).num_documents > 2 * held_out.num_documents
+
+
+@pytest.mark.parametrize("options", [{}, {"join": True, "min_tokens": 30}, {"part": "train"}, {"min_tokens": 13}])
+def test_every_document_is_accounted_for(tmp_path: Path, build, options: dict) -> None:
+    (tmp_path / "docs").mkdir()
+    _write_lines(tmp_path / "docs" / "a.jsonl", [f"document {i % 150}" * (i % 5 > 0) for i in range(300)])
+    (tmp_path / "docs" / "b.txt").write_text("a long text of its own")
+    (tmp_path / "docs" / "c.bin").write_bytes(b"0")
+    counts = build(tmp_path / "docs", **options).counts
+    assert counts.seen == 301
+    assert counts.seen == counts.kept + counts.dropped_short + counts.dropped_empty + counts.other_part
+    assert counts.files_passed_over == 1
+
+
+def test_the_second_start_does_not_tokenize(build, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build(source)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("tokenized again")
+
+    monkeypatch.setattr(tokenizing.Encoder, "encode", fail)
+    second = build(source)
+    assert (second.folder, second.fingerprint) == (first.folder, first.fingerprint)
+    with pytest.raises(AssertionError, match="tokenized again"):
+        build(source, min_tokens=5)
+
+
+def test_all_that_shapes_a_store_is_in_its_key(build, source: Path) -> None:
+    stores = [
+        build(source),
+        build(source, min_tokens=5),
+        build(source, join=True),
+        build(source, part="train", held_out_share=0.2),
+        build(source, byte_tokenizer(begin=True)),
+    ]
+    source.write_text(source.read_text().replace("abcdef", "abcdeg"))
+    stores.append(build(source))
+    assert len({store.folder for store in stores}) == len(stores)
+    assert len({store.fingerprint for store in stores}) == 4  # min_tokens=5 and the 80% kept the same documents
+
+
+def test_the_fingerprint_is_of_content_not_of_place(tmp_path: Path, build, source: Path) -> None:
+    copy = tmp_path / "elsewhere.jsonl"
+    copy.write_bytes(source.read_bytes())
+    assert build(copy).folder != build(source).folder
+    assert build(copy).fingerprint == build(source).fingerprint
+
+
+@pytest.mark.parametrize("name", ["meta.json", "tokens.bin", "offsets.bin", "sentence_ends.bin"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_store_is_built_again(build, source: Path, name: str, damage: str) -> None:
+    folder = build(source).folder
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    if damage == "gone":
+        (folder / name).unlink()
+    else:
+        os.truncate(folder / name, (folder / name).stat().st_size // 2)
+    with pytest.raises(DataError, match="token store"):
+        TokenStore(folder)
+    assert build(source).folder == folder
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_an_interrupted_build_leaves_nothing(build, source: Path, tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build(source)
+    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert _texts(build(source)) == ["abcdef", "Grüße", "0123456789"]
+
+
+def _build_and_die(source: Path, cache: Path) -> None:
+    def die(*_: object, **__: object) -> None:
+        os._exit(9)
+
+    corpus.StoreWriter.finish = die  # type: ignore[method-assign]
+    build_store(source, byte_tokenizer(), min_tokens=4, cache_dir=cache, progress=False)
+
+
+def test_what_a_killed_build_left_is_never_used(build, source: Path, tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(source, tmp_path / "cache"))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert any(file.suffix == ".partial" for file in (tmp_path / "cache").iterdir())
+    assert _texts(build(source)) == ["abcdef", "Grüße", "0123456789"]
+    assert not any(file.suffix == ".partial" for file in (tmp_path / "cache").iterdir())
+
+
+def _build_and_tell(source: Path, cache: Path, results) -> None:
+    tokenized = []
+    encode = tokenizing.Encoder.encode
+    tokenizing.Encoder.encode = lambda self, texts: tokenized.append(len(texts)) or encode(self, texts)  # type: ignore
+    store = build_store(source, byte_tokenizer(), min_tokens=4, cache_dir=cache, progress=False)
+    results.put((store.fingerprint, sum(tokenized)))
+
+
+def test_processes_that_start_together_build_once(source: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [context.Process(target=_build_and_tell, args=(source, tmp_path / "cache", results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    answers = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert len({fingerprint for fingerprint, _ in answers}) == 1
+    assert sorted(tokenized for _, tokenized in answers) == [0, 0, 5]
+
+
+def test_documents_that_change_while_they_are_read_are_refused(build, source: Path, monkeypatch) -> None:
+    encode = tokenizing.Encoder.encode
+
+    def encode_and_append(self, texts):
+        with source.open("a") as file:
+            file.write('{"text": "still being written"}\n')
+        return encode(self, texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizing.Encoder, "encode", encode_and_append)
+        with pytest.raises(DataError, match="changed while being read"):
+            build(source)
+    assert build(source).counts.seen == 8
+
+
+def test_no_document_long_enough_names_the_longest(build, source: Path) -> None:
+    message = (
+        "no document has 100 tokens; the longest of 5, a.jsonl:7, has 10: lower min_tokens or join short documents"
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        build(source, min_tokens=100)
+    with pytest.raises(DataError, match=r"nor do all joined; .* a\.jsonl:7, has 10: .* or give more documents"):
+        build(source, min_tokens=100, join=True)
+
+
+def test_no_document_left_says_why(tmp_path: Path, build) -> None:
+    with pytest.raises(DataError, match=r"all 2 documents up to blank\.jsonl:2 are empty"):
+        build(_write_lines(tmp_path / "blank.jsonl", ["", " "]))
+    with pytest.raises(DataError, match=r"none of 1 documents is in the held_out part \(held_out_share=0.0\)"):
+        build(_write_lines(tmp_path / "one.jsonl", ["a text"]), part="held_out", held_out_share=0.0)
+
+
+def test_bad_input_names_the_line_through_the_whole_build(tmp_path: Path, build) -> None:
+    file = _write_lines(tmp_path / "a.jsonl", ["long enough"] * 5)
+    file.write_text(file.read_text() + "{oops\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:6 is not JSON"):
+        build(file)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+def test_slow_tokenizers_are_refused(build, source: Path) -> None:
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(DataError, match="slow Slow"):
+        build(source, Slow())
+
+
+def test_the_cache_folder_can_be_set_by_the_environment(build, source: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "elsewhere"))
+    assert build(source, cache_dir=None).folder.parent == tmp_path / "elsewhere"
+
+
+def test_a_store_travels_to_another_process_by_its_path(build, source: Path) -> None:
+    store = build(source)
+    sent = pickle.dumps(store)
+    assert len(sent) < 1000
+    assert _texts(pickle.loads(sent)) == _texts(store)
+
+
+def test_sentence_ends_are_known_for_every_token(build, source: Path) -> None:
+    ends = build(source).sentence_ends
+    assert ends.shape == (258,)
+    assert {TOKENIZER.decode([i]) for i in np.flatnonzero(ends)} == {".", "!", "?", "\n"}
+
+
+def test_names_of_all_shapes_come_back(tmp_path: Path) -> None:
+    names = [
+        "a.txt",
+        "dir/b.jsonl:1",
+        "dir/b.jsonl:22",
+        "ü.txt",
+        "c:0",
+        "c:07",
+        "d:",
+        ":5",
+        "hub/set:train:10000000000",
+    ]
+    with StoreWriter(tmp_path, np.dtype(np.uint16)) as writer:
+        for i, name in enumerate(names * 1000):
+            writer.add(name, np.full(i % 3 + 1, i % 1000, dtype=np.uint16))
+        counts = Counts(
+            seen=0,
+            kept=0,
+            documents=9000,
+            dropped_short=0,
+            dropped_empty=0,
+            other_part=0,
+            tokens=0,
+            files_passed_over=0,
+        )
+        ends = np.zeros(1000, dtype=bool)
+        writer.finish(counts=counts, min_tokens=1, separator_id=None, sentence_ends=ends, tokenizer_fingerprint="none")
+    store = TokenStore(tmp_path)
+    assert list(store.names) == names * 1000
+    assert all(store.document(i).tolist() == [i % 1000] * (i % 3 + 1) for i in range(0, 9000, 7))

@@ -1,0 +1,213 @@
+"""Training items: pure functions of (seed, epoch, index), with the joints of unrelated text masked."""
+
+import itertools
+import json
+import multiprocessing
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skipwise.corpus import Counts, TokenStore
+from skipwise.errors import DataError
+from skipwise.items import EpochOrder, TrainingItem, TrainingItems
+from skipwise.positions import SAMPLERS, PoSE, PositionSample, SentenceGaps
+from skipwise.token_store import StoreWriter
+from skipwise.window import Window
+
+WINDOW = Window(train=16, original=32, target=64)
+SEPARATOR, STOP = 0, 9
+NUM_IDS = 4096
+
+
+def make_store(folder: Path, documents: list[np.ndarray], separator_id: int | None = None) -> TokenStore:
+    folder.mkdir()
+    ends = np.zeros(NUM_IDS, dtype=bool)
+    ends[STOP] = True
+    with StoreWriter(folder, np.dtype(np.uint16)) as writer:
+        for i, ids in enumerate(documents):
+            writer.add(f"a.jsonl:{i + 1}", ids.astype(np.uint16))
+        size = {
+            "documents": writer.documents,
+            "tokens": writer.tokens,
+            "seen": writer.documents,
+            "kept": writer.documents,
+        }
+        writer.finish(
+            counts=Counts(dropped_short=0, dropped_empty=0, other_part=0, files_passed_over=0, **size),
+            min_tokens=16,
+            separator_id=separator_id,
+            sentence_ends=ends,
+            tokenizer_fingerprint="none",
+        )
+    return TokenStore(folder)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    """Twenty documents; token t of document d is 100 d + 10 + t, but for a full stop at every seventh."""
+    documents = [100 * d + 10 + np.arange(16 + 4 * d) for d in range(20)]
+    for document in documents:
+        document[6::7] = STOP
+    return make_store(tmp_path_factory.mktemp("items") / "store", documents)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Always the same tokens and positions."""
+
+    token_index: list[int]
+    position_ids: list[int]
+    uses_sentence_ends: ClassVar[bool] = False
+
+    def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+        return PositionSample.checked(
+            np.array(self.token_index), np.array(self.position_ids), num_tokens=num_tokens, target=window.target
+        )
+
+
+def _equal(one: TrainingItem, other: TrainingItem) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_items_are_the_same_in_any_order_and_instance(store: TokenStore, name: str) -> None:
+    places = list(itertools.product(range(3), range(len(store.names))))
+    items = TrainingItems(store, SAMPLERS[name](), WINDOW, seed=5)
+    expected = {place: items.item(*place) for place in places}
+    random.Random(0).shuffle(places)
+    again = TrainingItems(TokenStore(store.folder), SAMPLERS[name](), WINDOW, seed=5)
+    np.random.seed(0)  # noqa: NPY002 - global state must not matter
+    for place in places:
+        assert _equal(again.item(*place), expected[place])
+
+
+def _item_in_a_process(items: TrainingItems, place: tuple[int, int]) -> TrainingItem:
+    return items.item(*place)
+
+
+def test_items_are_the_same_in_other_processes(store: TokenStore) -> None:
+    items = TrainingItems(store, PoSE(), WINDOW, seed=5)
+    places = [(epoch, index) for epoch in range(2) for index in range(len(items))]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        results = pool.starmap(_item_in_a_process, [(items, place) for place in places])
+    assert all(_equal(items.item(*place), result) for place, result in zip(places, results, strict=True))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_items_are_int64_of_one_length_and_within_the_target(store: TokenStore, name: str) -> None:
+    items = TrainingItems(store, SAMPLERS[name](), WINDOW, seed=1)
+    for index in range(len(items)):
+        item = items.item(0, index)
+        assert {(field.dtype, field.shape) for field in item} == {(np.dtype(np.int64), item.input_ids.shape)}
+        assert 0 <= item.position_ids.min() <= item.position_ids.max() < WINDOW.target
+        shown = item.labels != -100
+        np.testing.assert_array_equal(item.labels[shown], item.input_ids[shown])
+
+
+def test_every_epoch_visits_every_document_once_in_its_own_order(store: TokenStore) -> None:
+    items = TrainingItems(store, Fixed([0], [0]), WINDOW, seed=3)
+    epochs = [[int(items.item(epoch, index).input_ids[0]) // 100 for index in range(len(items))] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_chunks_and_skips_are_drawn_anew_every_epoch(store: TokenStore) -> None:
+    items = TrainingItems(store, PoSE(), WINDOW, seed=3)
+    drawn = {}
+    for epoch, index in itertools.product(range(4), range(len(items))):
+        item = items.item(epoch, index)
+        drawn.setdefault(int(item.input_ids[0]) // 100, []).append(item.position_ids.tobytes())
+    assert all(len(set(positions)) > 1 for positions in drawn.values())
+
+
+def test_seeds_differ(store: TokenStore) -> None:
+    one, other = (TrainingItems(store, PoSE(), WINDOW, seed=seed) for seed in (0, 1))
+    assert not all(_equal(one.item(0, i), other.item(0, i)) for i in range(len(one)))
+
+
+def test_joints_of_unrelated_text_are_masked_and_no_others(store: TokenStore) -> None:
+    # A step in the text at index 2 and 4; a skip of positions alone, at index 3, is no joint.
+    sampler = Fixed([0, 1, 5, 6, 8], [0, 1, 2, 40, 41])
+    item = TrainingItems(store, sampler, WINDOW, seed=0).item(0, 0)
+    assert (item.labels == -100).tolist() == [False, False, True, False, True]
+    unmasked = TrainingItems(store, sampler, WINDOW, seed=0, mask_joints=False).item(0, 0)
+    np.testing.assert_array_equal(unmasked.labels, unmasked.input_ids)
+    np.testing.assert_array_equal(unmasked.input_ids, item.input_ids)
+
+
+@pytest.mark.parametrize("text", ["uniform", "contiguous", "aligned"])
+def test_masked_labels_of_pose_are_where_the_text_breaks(tmp_path: Path, text: str) -> None:
+    store = make_store(tmp_path / "store", [np.arange(60) + 100 * d for d in range(20)])
+    items = TrainingItems(store, PoSE(chunks=3, text=text), WINDOW, seed=0)
+    for index in range(len(items)):
+        item = items.item(0, index)
+        np.testing.assert_array_equal(item.labels[1:] == -100, np.diff(item.input_ids) != 1)
+
+
+def test_the_beginning_of_a_joined_document_is_not_predicted_from_the_one_before(tmp_path: Path) -> None:
+    documents = [np.array([5, 6, SEPARATOR, 7, 8, SEPARATOR, 5] + [1] * 13)]
+    store = make_store(tmp_path / "joined", documents, separator_id=SEPARATOR)
+    item = TrainingItems(store, SAMPLERS["plain"](), Window(train=16, original=16, target=64), seed=0).item(0, 0)
+    masked = np.flatnonzero(item.labels == -100)
+    np.testing.assert_array_equal(masked, np.flatnonzero(item.input_ids[:-1] == SEPARATOR) + 1)
+
+
+def test_samplers_that_ask_get_the_sentence_ends(store: TokenStore) -> None:
+    class Spy:
+        uses_sentence_ends: ClassVar[bool] = True
+
+        def sample(self, num_tokens, window, rng, *, sentence_ends):
+            assert sentence_ends.tolist() == [i % 7 == 6 for i in range(num_tokens)]
+            return SentenceGaps().sample(num_tokens, window, rng, sentence_ends=sentence_ends)
+
+    items = TrainingItems(store, Spy(), WINDOW, seed=0)
+    assert all(len(items.item(0, index).input_ids) == WINDOW.train for index in range(len(items)))
+
+
+def test_a_store_of_too_short_documents_is_refused(store: TokenStore) -> None:
+    with pytest.raises(DataError, match=r"shortest .* has 16 tokens, .* = 17; build the store with min_tokens=17"):
+        TrainingItems(store, PoSE(), Window(train=17, original=32, target=64), seed=0)
+
+
+@given(n=st.integers(1, 700), seed=st.integers(0, 2**32), epoch=st.integers(0, 1000))
+def test_an_epochs_order_is_a_permutation(n: int, seed: int, epoch: int) -> None:
+    order = EpochOrder(n, seed, epoch)
+    assert sorted(order[i] for i in range(n)) == list(range(n))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 9, 10, 99, 100, 101])
+def test_an_epochs_order_is_a_permutation_around_squares(n: int) -> None:
+    assert sorted(EpochOrder(n, 0, 0)[i] for i in range(n)) == list(range(n))
+
+
+def test_an_order_of_a_hundred_million_costs_nothing_and_looks_random() -> None:
+    n = 100_000_000
+    order = EpochOrder(n, 7, 0)
+    first = np.array([order[i] for i in range(20_000)])
+    assert len(set(first.tolist())) == len(first)
+    assert first.min() >= 0
+    assert first.max() < n
+    # Twenty bins of the values, 1000 expected in each (standard deviation 31), and no correlation of neighbours.
+    assert np.abs(np.bincount(first * 20 // n, minlength=20) - 1000).max() < 150
+    assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.03
+    assert abs(np.corrcoef(first, np.arange(len(first)))[0, 1]) < 0.03
+
+
+def test_small_orders_are_spread_evenly_over_all_permutations() -> None:
+    # 24 permutations of four entries over 4800 epochs: 200 expected each (standard deviation 14).
+    seen = [tuple(EpochOrder(4, 0, epoch)[i] for i in range(4)) for epoch in range(4800)]
+    counts = {order: seen.count(order) for order in itertools.permutations(range(4))}
+    assert 120 < min(counts.values()) <= max(counts.values()) < 280, json.dumps([*counts.values()])
+
+
+def test_an_index_past_the_epoch_is_refused(store: TokenStore) -> None:
+    items = TrainingItems(store, PoSE(), WINDOW, seed=0)
+    for index in (-1, len(items)):
+        with pytest.raises(IndexError, match="of an epoch with 20 items"):
+            items.item(0, index)
