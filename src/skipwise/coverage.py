@@ -104,7 +104,7 @@ def _exact(sampler: PositionSampler, window: Window) -> np.ndarray | None:
 
 
 def _flat_last_skip(num_pairs: int, window: Window) -> np.ndarray:
-    """Law of PoSE's last flat skip, the largest of `num_pairs` draws of `U{-(Lc-1)..Lt-1}`, clipped; float64 (B + 1,)."""
+    """Law of PoSE's last flat skip: the largest of `num_pairs` draws of `U{-(Lc-1)..Lt-1}`, clipped; (B + 1,)."""
     cumulative = np.arange(window.train, window.target + 1) / (window.target + window.train - 1)
     cumulative = cumulative**num_pairs
     cumulative[-1] = 1.0
@@ -114,8 +114,8 @@ def _flat_last_skip(num_pairs: int, window: Window) -> np.ndarray:
 def _two_chunks(longest_first: int, skip: np.ndarray, window: Window) -> np.ndarray:
     """Coverage of two chunks, `l_0 ~ U{1..longest_first}`, with the skip's law `skip`, float64 (B + 1,).
 
-    D is trained inside a chunk when `D < max(l_0, Lc - l_0)` and across when `u + 1 <= D <= u + Lc - 1`, whatever `l_0`:
-    the two are independent.
+    D is trained inside a chunk when `D < max(l_0, Lc - l_0)` and across when `u + 1 <= D <= u + Lc - 1`, whatever
+    `l_0`: the two are independent.
     """
     distance = np.arange(window.target)
     first = np.arange(1, longest_first + 1)
@@ -198,7 +198,7 @@ def _three_chunks(law: _SkipLaw, window: Window) -> np.ndarray:
     Across chunks 0-1, 1-2 and 0-2 the distances `[x + 1, x + l_0 + l_1 - 1]`, `[y + 1, y + l_1 + l_2 - 1]` and
     `[z + l_1 + 1, z + Lc - 1]` are trained, inside chunk i those below `l_i`. With e = D - Lc, for D >= Lc these say
 
-        0-1: x = e + c, l_2 < c      1-2: y = e + a, l_0 < a      0-2: z = D - r, l_1 < r      with a, c, r in [1, Lc - 1].
+        0-1: x = e + c, l_2 < c     1-2: y = e + a, l_0 < a     0-2: z = D - r, l_1 < r     with a, c, r in 1 .. Lc - 1.
 
     All three at once would need `a + c + r = 2 Lc - D <= Lc` and so fewer than Lc tokens: pairs of events are enough.
     For D < Lc, D is missed only if no chunk is longer than D, z >= D, and at most one of x and y is below D.
