@@ -33,8 +33,8 @@ ORDER = (
     "model",
     "doctor",
     # what is done with them
-    "train",
     "evals",
+    "train",
     "compare",
     "plan",
     "report",

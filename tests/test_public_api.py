@@ -20,6 +20,7 @@ PUBLIC = [
     "doctor",
     "errors",
     "evaluate",
+    "extend",
     "load_model",
     "save_model",
 ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skipwise.model import load_model, save_model
     from skipwise.positions import SAMPLERS, PoSE, PositionSample
     from skipwise.rope import INTERPOLATIONS, RopeSpec, RopeTable
+    from skipwise.train import extend
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "doctor",
     "errors",
     "evaluate",
+    "extend",
     "load_model",
     "save_model",
 ]
@@ -55,6 +57,7 @@ _HOMES = {
     "coverage": "coverage",
     "doctor": "doctor",
     "evaluate": "evals",
+    "extend": "train",
     "load_model": "model",
     "save_model": "model",
 }
