@@ -1,0 +1,208 @@
+"""The model under test, and the passes that probes are made of.
+
+A probe is a short window of random tokens in two chunks with a skip between them, run exactly as training runs it: the
+arguments of `skipwise.loss.training_inputs`, training mode, gradient checkpointing when asked. Every pass starts from
+the same random numbers, so that dropout drops the same units in passes that are compared.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from skipwise.loss import training_inputs
+from skipwise.model.rotary import text_config
+from skipwise.rope import Interpolation
+from skipwise.window import Window
+
+LOCAL_LAYERS = ("sliding_attention", "chunked_attention")
+
+_PROBE_TOKENS = 32
+_SHIFT_TOKENS = 1000
+
+
+class Bench:
+    """A model with random tokens for it, and ways to run it.
+
+    Attributes:
+        config: the decoder's part of the model's config.
+        n: tokens of a probe; few enough that no layer of local attention hides its first token from its last.
+        half: tokens of the first chunk.
+        ids: (1, n) token ids, none of them special.
+        longest_skip: in tokens; puts the last token at the last position of the target.
+        middle_skip: in tokens; leaves room below the target for `shift`.
+        shift: constant to add to positions, in tokens.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        window: Window,
+        interpolation: Interpolation,
+        tokenizer: PreTrainedTokenizerBase | None,
+        seed: int,
+    ) -> None:
+        self.model, self.window, self.interpolation, self.tokenizer = model, window, interpolation, tokenizer
+        self.config: Any = text_config(model.config)
+        self.n = max(2, min(_PROBE_TOKENS, window.train, window.target // 2, local_span(self.config) or _PROBE_TOKENS))
+        self.half = self.n // 2
+        self.longest_skip = window.target - self.n
+        self.middle_skip = self.longest_skip // 2
+        self.shift = max(1, min(_SHIFT_TOKENS, self.longest_skip - self.middle_skip))
+        self._seed = seed
+        rng = np.random.default_rng(seed)
+        allowed = rng.permutation(np.setdiff1d(np.arange(self.config.vocab_size), self._special_ids()))
+        self._spare, *ids = np.resize(allowed, self.n + 1).tolist()
+        self.ids = torch.tensor([ids], device=model.device)
+        # A random direction, as the sum of all logits could cancel.
+        self._direction = torch.from_numpy(rng.standard_normal(self.config.vocab_size)).float().to(model.device)
+
+    def _special_ids(self) -> list[int]:
+        if self.tokenizer is not None:
+            return self.tokenizer.all_special_ids
+        ids = [getattr(self.config, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")]
+        return [one for given in ids if given is not None for one in (given if isinstance(given, list) else [given])]
+
+    def positions(self, skip: int, start: int = 0) -> Tensor:
+        """(1, n): two runs of positions from `start` on, the second `skip` further on."""
+        positions = torch.arange(start, start + self.n, device=self.model.device)
+        positions[self.half :] += skip
+        return positions[None]
+
+    def changed(self, index: int) -> Tensor:
+        """The tokens with the one at `index` exchanged for one that occurs nowhere else."""
+        ids = self.ids.clone()
+        ids[0, index] = self._spare
+        return ids
+
+    def logits(
+        self,
+        positions: Tensor,
+        ids: Tensor | None = None,
+        *,
+        mask: bool = True,
+        model: PreTrainedModel | None = None,
+    ) -> Tensor:
+        """Float32 logits (batch, n, vocabulary) of one pass as training makes it.
+
+        Args:
+            positions: (batch, n).
+            ids: (1, n) token ids in place of the bench's own.
+            mask: False leaves training's explicit mask out.
+            model: in place of the model under test.
+        """
+        ids = (self.ids if ids is None else ids).expand_as(positions)
+        inputs = training_inputs(ids, positions)
+        if not mask:
+            del inputs["attention_mask"]
+        self.seed()
+        with torch.no_grad():
+            return (model or self.model)(**inputs).logits.float()
+
+    def seed(self) -> None:
+        """Starts the random numbers anew, as every pass does."""
+        torch.manual_seed(self._seed)
+
+    def effect(self, skip: int, *, mask: bool = True) -> float:
+        """How far the last token of chunk one moves the logits of chunk two, at most."""
+        positions = self.positions(skip)
+        before = self.logits(positions, mask=mask)
+        after = self.logits(positions, self.changed(self.half - 1), mask=mask)
+        return largest((after - before)[:, self.half :])
+
+    def sensitivity(self, skip: int, index: int) -> Tensor:
+        """(n,): how strongly the logits at `index` depend on each token, as the length of a gradient at its embedding.
+
+        The gradient is made by the backward pass that training makes, so checkpointing is tried as well.
+        """
+        leaves: list[Tensor] = []
+
+        def take_leaf(_module: nn.Module, _inputs: Any, embeddings: Tensor) -> Tensor:
+            leaves.append(embeddings.detach().requires_grad_())
+            return leaves[-1]
+
+        self.seed()
+        hook = self.model.get_input_embeddings().register_forward_hook(take_leaf)
+        try:
+            with torch.enable_grad():
+                logits = self.model(**training_inputs(self.ids, self.positions(skip))).logits[0, index].float()
+                if not logits.requires_grad:
+                    return torch.zeros(self.n)
+                (gradient,) = torch.autograd.grad(logits @ self._direction, leaves[:1], allow_unused=True)
+        finally:
+            hook.remove()
+        return torch.zeros(self.n) if gradient is None else gradient[0].float().norm(dim=-1).cpu()
+
+    @cached_property
+    def noise(self) -> float:
+        """Twice what the logits move when the very same pass is made again; zero on a CPU."""
+        positions = self.positions(self.middle_skip)
+        return 2 * largest(self.logits(positions) - self.logits(positions))
+
+    def rounding(self, logits: Tensor, dtype: torch.dtype | None = None) -> float:
+        """How far the arithmetic of a dtype, the model's own unless said, may move such logits."""
+        return 8 * torch.finfo(dtype or self.model.dtype).eps * max(1.0, largest(logits)) + self.noise
+
+
+def local_span(config: Any) -> int | None:
+    """Tokens that layers of local attention see, or None where there are no such layers."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and not set(kinds) & set(LOCAL_LAYERS):
+        return None
+    return getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+
+
+def largest(difference: Tensor) -> float:
+    """The largest magnitude."""
+    return difference.abs().max().item()
+
+
+def rms(difference: Tensor) -> float:
+    """Root of the mean square: one token that rounding sends to another expert does not decide it."""
+    return difference.square().mean().sqrt().item()
+
+
+@contextmanager
+def undisturbed(model: PreTrainedModel, *, gradient_checkpointing: bool) -> Iterator[None]:
+    """Puts a model into the state of training, without gradients for its parameters, and back as it was afterwards.
+
+    What is put back: modes, checkpointing, buffers (tables that follow the length are among them), `requires_grad`, and
+    the state of the random number generators.
+    """
+    modules = list(model.modules())
+    attributes = [dict(vars(module)) for module in modules]
+    buffers = [(module._buffers, name, buffer.clone()) for module in modules for name, buffer in _own_buffers(module)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    checkpointing_before = any(getattr(module, "gradient_checkpointing", False) for module in modules)
+    device = model.device
+    with torch.random.fork_rng(
+        devices=[] if device.type == "cpu" else [device], device_type="cuda" if device.type == "cpu" else device.type
+    ):
+        try:
+            model.train().requires_grad_(False)
+            if gradient_checkpointing and not checkpointing_before:
+                with warnings.catch_warnings(
+                    action="ignore", category=FutureWarning
+                ):  # Not every 5.x has the new name.
+                    model.gradient_checkpointing_enable({"use_reentrant": False})
+            yield
+        finally:
+            if hasattr(model, "_require_grads_hook") and "_require_grads_hook" not in attributes[0]:
+                model.disable_input_require_grads()  # Enabling checkpointing puts a hook on the embeddings.
+            for module, saved in zip(modules, attributes, strict=True):
+                vars(module).clear()
+                vars(module).update(saved)
+            for own, name, value in buffers:
+                own[name] = value
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+
+def _own_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return list(module.named_buffers(recurse=False))

@@ -1,0 +1,184 @@
+"""Probes of the rotary tables, of the loss, and of what is left of a model after saving it and loading it again."""
+
+import shutil
+import tempfile
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from skipwise.doctor.bench import LOCAL_LAYERS, Bench, largest, local_span
+from skipwise.doctor.verdict import Verdict, judge
+from skipwise.loss import IGNORED, NextTokenLoss
+from skipwise.model import load_model, rotary_tables, save_model
+from skipwise.model.extend import built_around
+from skipwise.model.source import quiet_transformers
+from skipwise.rope import RopeSpec, RopeTable, float32_angle_error, read_rope
+from skipwise.rope.tables import unscaled_frequencies
+
+GLOBAL_LAYERS = "full_attention"
+
+# Frequencies are powers taken in float32; one kept in 16 bits would be off by 4e-3.
+_TABLE_TOLERANCE = 1e-5
+_WORRYING_RADIANS = 0.05
+# Above this a save and a load would take minutes, and weights are not what gets lost.
+_RELOAD_LIMIT_BYTES = 2 * 10**9
+
+
+def local(bench: Bench) -> Verdict | None:
+    """Layers of local attention; a model of nothing else cannot use a longer window."""
+    span = local_span(bench.config)
+    if span is None:
+        return None
+    kinds = getattr(bench.config, "layer_types", None) or [LOCAL_LAYERS[0]] * bench.config.num_hidden_layers
+    num_local = sum(kind in LOCAL_LAYERS for kind in kinds)
+    cure = (
+        f"no layer ever looks further back: choose a target of at most {span} tokens, or set sliding_window to null in "
+        "config.json"
+    )
+    if num_local == len(kinds) and span < bench.window.target:
+        return Verdict(
+            name="local", status="fail", detail=f"every layer attends to the last {span} tokens only", cure=cure
+        )
+    detail = (
+        f"{num_local} of {len(kinds)} layers attend to the last {span} tokens only, and keep their own rotary table"
+    )
+    return Verdict(name="local", status="note", detail=detail)
+
+
+def tables(bench: Bench) -> Verdict:
+    """The rotary tables at the target are the interpolation's, attention factor too; local layers keep theirs."""
+    bench.logits(bench.positions(bench.longest_skip))  # A table that follows the length is the target's from here on.
+    found, expected = rotary_tables(bench.model), _expected_tables(bench)
+    off = {path: _deviation(found[path], table) for path, table in expected.items()}
+    target, maximum = bench.window.target, bench.config.max_position_embeddings
+    faults = [f"config.json would say max_position_embeddings {maximum} instead of {target}"] * (maximum != target)
+    faults += [
+        f"{path} is off by {off[path]:.2g} (attention factor {found[path].attention_factor:.6g}, should be "
+        f"{table.attention_factor:.6g})"
+        for path, table in expected.items()
+        if off[path] > _TABLE_TOLERANCE
+    ]
+    fine = (
+        f"{len(found)} rotary table{'s' * (len(found) > 1)} as {bench.interpolation.kind} has it for {target}, "
+        f"frequencies and attention factor, to {max(off.values()):.1g}"
+    )
+    cure = (
+        "the scaling did not reach the built model: load it with load_model(..., interpolation=..., window=...), which "
+        "puts it into the config before the model is built, and never cast buffers to 16 bits (model.half())"
+    )
+    return judge("tables", not faults, "; ".join(faults[:3]) or fine, cure)
+
+
+def precision(bench: Bench) -> Verdict:
+    """How far float32 angles are off at the last position of the target."""
+    last = bench.window.target - 1
+    error = max(float32_angle_error(table, last) for table in rotary_tables(bench.model).values())
+    detail = f"float32 angles are off by up to {error:.2g} rad at position {last}"
+    cure = (
+        "neighbouring positions blur there: expect weaker retrieval near the target"
+        if error > _WORRYING_RADIANS
+        else ""
+    )
+    return Verdict(name="precision", status="note", detail=detail, cure=cure)
+
+
+def loss(bench: Bench) -> Verdict:
+    """The loss that training minimises is the one of the model's own logits."""
+    positions, labels = bench.positions(bench.middle_skip), bench.ids.clone()
+    labels[0, bench.half] = IGNORED
+    logits = bench.logits(positions)[0, :-1]
+    wanted = nn.functional.cross_entropy(logits, labels[0, 1:], ignore_index=IGNORED).item()
+    few_rows = 16 * bench.config.vocab_size  # So that the head runs over many slices.
+    bench.seed()
+    with torch.no_grad():
+        found = NextTokenLoss(bench.model, chunk_bytes=few_rows)(bench.ids, positions, labels).item()
+    allowed = max(1e-5, torch.finfo(bench.model.dtype).eps) * abs(wanted)
+    detail = f"in slices {found:.6f}, from the model's own logits {wanted:.6f} (rounding allows {allowed:.1g})"
+    cure = (
+        "this class computes its logits in a way that slices do not repeat: report the class, and train another model"
+    )
+    return judge("loss", abs(found - wanted) <= allowed, detail, cure)
+
+
+def reload(bench: Bench) -> Verdict:
+    """What is saved and loaded again has the same tables and gives the same logits beyond the original window."""
+    model = bench.model.eval()
+    positions = bench.positions(bench.longest_skip)
+    before, tables = bench.logits(positions), rotary_tables(model)
+    with tempfile.TemporaryDirectory(prefix="skipwise-doctor-") as folder:
+        obstacle = _obstacle(bench, folder)
+        again = _config_reloaded(model, folder) if obstacle else _reloaded(bench, folder)
+        after, reloaded = bench.logits(positions, model=again), rotary_tables(again)
+    off = max(_deviation(reloaded.get(path), table) for path, table in tables.items())
+    moved, allowed = largest(after - before), bench.rounding(before)
+    what = f"the config alone ({obstacle})" if obstacle else "the whole checkpoint"
+    detail = (
+        f"{what} saved and loaded: tables differ by {off:.2g}, logits by {moved:.2g} (rounding allows {allowed:.2g})"
+    )
+    cure = (
+        "what is saved is not what is trained: see that config.json keeps rope_parameters with rope_theta, and load "
+        "without changes made after loading"
+    )
+    return judge("reload", off <= _TABLE_TOLERANCE and moved <= allowed, detail, cure)
+
+
+def _obstacle(bench: Bench, folder: str) -> str | None:
+    """Why the weights should not be written there, or None."""
+    if bench.tokenizer is None:
+        return "no tokenizer was given"
+    size = sum(parameter.numel() * parameter.element_size() for parameter in bench.model.parameters())
+    if size > _RELOAD_LIMIT_BYTES:
+        return f"the weights are {size / 1e9:.1f} GB"
+    if 1.2 * size > (free := shutil.disk_usage(folder).free):
+        return f"the weights are {size / 1e9:.3g} GB, and {folder} has {free / 1e9:.3g} GB free"
+    return None
+
+
+def _reloaded(bench: Bench, folder: str) -> PreTrainedModel:
+    model = bench.model
+    save_model(model, bench.tokenizer, folder)  # pyright: ignore[reportArgumentType]
+    attention, own_code = model.config._attn_implementation, _brings_own_code(model)
+    loaded = load_model(folder, dtype=model.dtype, attention=attention, trust_remote_code=own_code)
+    return loaded.model.to(model.device)  # pyright: ignore[reportArgumentType]
+
+
+def _config_reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
+    """A model built from the saved config around the weights in memory: costs nothing at any size."""
+    with quiet_transformers():
+        model.config.save_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=_brings_own_code(model))
+        config._attn_implementation = model.config._attn_implementation
+        return built_around(type(model), config, dict(model.named_parameters(remove_duplicate=False)), model)
+
+
+def _brings_own_code(model: PreTrainedModel) -> bool:
+    """Whether the class came with the checkpoint: its code runs already, so loading it again asks for no new trust."""
+    return type(model).__module__.startswith("transformers_modules")
+
+
+def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
+    """By path as in `rotary_tables`: the interpolation's table; for layers with an entry of their own, that entry's."""
+    own_names = {own: common for common, own in bench.config.attribute_map.items()}
+    config = {own_names.get(name, name): value for name, value in bench.config.to_dict().items()}
+    scaled = bench.interpolation.table(read_rope(config).spec, bench.window)
+    entries = config.get("rope_parameters") or {}
+    expected = {}
+    for path, table in rotary_tables(bench.model).items():
+        kind = path.rpartition(".")[2]
+        if kind == GLOBAL_LAYERS or not isinstance(entries.get(kind), dict):
+            expected[path] = scaled
+        else:
+            spec = RopeSpec(rotary_dim=2 * len(table.inv_freq), theta=entries[kind]["rope_theta"])
+            inv_freq = unscaled_frequencies(spec) / entries[kind].get("factor", 1.0)
+            expected[path] = RopeTable(inv_freq=inv_freq, attention_factor=1.0)
+    return expected
+
+
+def _deviation(found: RopeTable | None, expected: RopeTable) -> float:
+    """Largest relative difference of frequencies and attention factor; infinite where the shapes differ."""
+    if found is None or found.inv_freq.shape != expected.inv_freq.shape:
+        return float("inf")
+    frequencies = float(np.max(np.abs(found.inv_freq / expected.inv_freq - 1)))
+    return max(frequencies, abs(found.attention_factor / expected.attention_factor - 1))

@@ -1,0 +1,135 @@
+"""Probes of what the chunks see of each other, and of what positions do."""
+
+import torch
+from torch import Tensor
+
+from skipwise.doctor.bench import Bench, largest, rms
+from skipwise.doctor.verdict import Verdict, judge
+from skipwise.model import rotary_tables
+from skipwise.rope import float32_angle_error
+
+# Attention that is masked out gives a gradient of exactly zero; what is far away, and seen, gives far more than this.
+_SMALLEST_SHARE = 1e-7
+
+
+def reach(bench: Bench) -> Verdict:
+    """A token of chunk one moves the logits of chunk two, forwards and through the backward pass."""
+    skips = sorted({1, max(1, bench.middle_skip), bench.longest_skip})
+    smallest = min(bench.effect(skip) for skip in skips)
+    share = min(_share(bench.sensitivity(skip, bench.n - 1), of=slice(bench.half)) for skip in skips)
+    detail = (
+        f"over skips of {', '.join(map(str, skips))} a token of chunk one moves chunk two's logits by {smallest:.2g} "
+        f"or more (without a skip {bench.effect(0):.2g}, the same pass repeated {bench.noise / 2:.2g}), and chunk one "
+        f"has {share:.2g} of chunk two's gradient"
+    )
+    cure = (
+        "the chunks do not see each other, so training would learn nothing: load the model with another attention "
+        "(eager, sdpa), with another transformers version, or without its own code where that ignores attention_mask"
+    )
+    return judge("reach", smallest > bench.noise and share > _SMALLEST_SHARE, detail, cure)
+
+
+def mask(bench: Bench) -> Verdict:
+    """What would happen without skipwise's mask; nothing depends on it."""
+    effect = bench.effect(bench.middle_skip, mask=False)
+    if effect > bench.noise:
+        detail = (
+            f"without the explicit mask that skipwise gives, this model would not isolate the chunks ({effect:.2g})"
+        )
+    else:
+        detail = "without the explicit mask that skipwise gives, this model would isolate the chunks"
+    return Verdict(name="mask", status="note", detail=detail)
+
+
+def causal(bench: Bench) -> Verdict:
+    """A later token leaves earlier logits alone."""
+    positions = bench.positions(bench.middle_skip)
+    before = bench.logits(positions)
+    leak = largest((bench.logits(positions, bench.changed(bench.half)) - before)[:, : bench.half])
+    allowed = bench.rounding(before)
+    share = _share(bench.sensitivity(bench.middle_skip, bench.half - 1), of=slice(bench.half, None))
+    detail = (
+        f"a token of chunk two moves chunk one's logits by {leak:.2g} (rounding allows {allowed:.2g}), and chunk two "
+        f"has {share:.2g} of chunk one's gradient"
+    )
+    cure = "the model sees the future: load it as a decoder (is_decoder) or with another attention (eager, sdpa)"
+    return judge("causal", leak <= allowed and share <= _SMALLEST_SHARE, detail, cure)
+
+
+def shift(bench: Bench) -> Verdict:
+    """Only relative positions count: moving all of them changes nothing beyond the rounding of the angles."""
+    base, before = bench.logits(bench.positions(bench.middle_skip)), rotary_tables(bench.model)
+    moved = rms(bench.logits(bench.positions(bench.middle_skip, bench.shift)) - base)
+    after = rotary_tables(bench.model)
+    detail = f"all positions + {bench.shift} move the logits by {moved:.2g} (rms)"
+    if any((table.inv_freq != before[path].inv_freq).any() for path, table in after.items()):
+        detail += ", because the rotary table follows the largest position here"
+        return Verdict(name="shift", status="note", detail=detail)
+
+    # Moving chunk two alone turns angles by about a radian, so it tells what a radian is worth in logits. That response
+    # saturates, hence 16 times; and at most a quarter of it, so that the probe can fail.
+    stretched = rms(bench.logits(bench.positions(bench.middle_skip + bench.shift)) - base)
+    last = bench.n - 1 + bench.middle_skip + bench.shift
+    angle_error = max(float32_angle_error(table, last) for table in before.values())
+    radians = 2 * (angle_error + torch.finfo(bench.model.dtype).eps)  # cos and sin are rounded to the model's dtype
+    allowed = min(16 * radians, 0.25) * stretched + bench.rounding(base)
+    detail += (
+        f"; {radians:.1g} rad of rounding allow {allowed:.2g}, chunk two alone + {bench.shift} moves them by "
+        f"{stretched:.2g}"
+    )
+    cure = (
+        "the model has absolute positions beside the rotary ones, or computes positions in 16 bits: load it as "
+        "float32, else extend another model"
+    )
+    return judge("shift", moved <= allowed, detail, cure)
+
+
+def positions(bench: Bench) -> Verdict:
+    """Another skip gives other logits, also by one position at the far end, where 16-bit positions would collide."""
+    end = bench.logits(bench.positions(bench.longest_skip))
+    by_one = rms(bench.logits(bench.positions(bench.longest_skip - 1)) - end)
+    by_many = rms(bench.logits(bench.positions(bench.middle_skip)) - end)
+    unseen = _unseen(bench, end)
+    detail = (
+        f"at a skip of {bench.longest_skip}, one position less moves the logits by {by_one:.2g} (rms), "
+        f"{bench.longest_skip - bench.middle_skip} less by {by_many:.2g} (rounding makes up to {unseen:.2g})"
+    )
+    if by_many > unseen:
+        cure = "far positions fall together, as they do when computed in 16 bits: load the model as float32"
+    else:
+        cure = (
+            "the model ignores position_ids, or its chunks do not see each other (reach): extend a model whose forward "
+            "uses position_ids"
+        )
+    return judge("positions", min(by_one, by_many) > unseen, detail, cure)
+
+
+def rows(bench: Bench) -> Verdict:
+    """In a batch every row keeps its own positions."""
+    apart = torch.cat([bench.positions(bench.longest_skip), bench.positions(bench.longest_skip - 1)])
+    bench.model.eval()  # Dropout would differ between rows.
+    alone = torch.cat([bench.logits(row[None]) for row in apart])
+    together = bench.logits(apart)
+    bench.model.train()
+    own = [rms(one - other) for one, other in zip(together, alone, strict=True)]
+    swapped = [rms(one - other) for one, other in zip(together, alone.flip(0), strict=True)]
+    detail = (
+        f"in a batch of two skips the rows' logits differ by {max(own):.2g} (rms) from those of each row alone, and by "
+        f"{min(swapped):.2g} from the other row's"
+    )
+    cure = "rows of a batch share positions: train with per_device_train_batch_size 1"
+    unseen = _unseen(bench, alone)
+    return judge("rows", all(o <= max(s, unseen) for o, s in zip(own, swapped, strict=True)), detail, cure)
+
+
+def _unseen(bench: Bench, logits: Tensor) -> float:
+    """What counts as no change (rms) when positions change; in 16 bits rounding swallows whatever is smaller anyway."""
+    return bench.rounding(logits, torch.float32)
+
+
+def _share(sensitivity: Tensor, *, of: slice) -> float:
+    """The largest gradient within `of`, as a share of the largest one outside."""
+    inside = torch.zeros_like(sensitivity, dtype=torch.bool)
+    inside[of] = True
+    whole = sensitivity[~inside].max().item()
+    return sensitivity[inside].max().item() / whole if whole else 0.0

@@ -1,0 +1,345 @@
+"""The preflight goes green on sound models of many classes, and red, with the right verdict, on every kind of fault."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPTJConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from skipwise.doctor import Verdict, doctor, require_healthy
+from skipwise.errors import UnsupportedModelError
+from skipwise.model import load_model, save_model, with_rope
+from skipwise.model.extend import extended_config
+from skipwise.rope import NTK, DynamicNTK, Interpolation, Linear, LongRoPE, YaRN
+from skipwise.window import Window
+
+# By its path, as `skipwise.doctor` may be the function of that name.
+checkpoint_probes = importlib.import_module("skipwise.doctor.checkpoint")
+
+WINDOW = Window(train=64, original=64, target=512)
+SHAPE: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    # Large enough that attention is far from uniform, as it is in a trained model.
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+LOCAL_AND_GLOBAL: dict[str, Any] = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+HALF_ROTATED: dict[str, Any] = {"rotary_pct": 0.5}
+FAMILIES: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**SHAPE, attention_dropout=0.1),
+    "neox": GPTNeoXConfig(**SHAPE, **HALF_ROTATED, attention_dropout=0.1, hidden_dropout=0.1),
+    "gemma2": Gemma2Config(**SHAPE, **LOCAL_AND_GLOBAL),
+    "gemma3": Gemma3TextConfig(**SHAPE, **LOCAL_AND_GLOBAL),
+    "mixtral": MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2, router_jitter_noise=0.1),
+}
+
+
+def build(config: PreTrainedConfig, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+
+
+def extended(
+    family: str = "llama", interpolation: Interpolation | None = None, window: Window = WINDOW, **how: Any
+) -> PreTrainedModel:
+    return with_rope(build(FAMILIES[family], **how), interpolation or YaRN(), window)
+
+
+def examine(
+    model: PreTrainedModel, interpolation: Interpolation | None = None, window: Window = WINDOW, **options: Any
+) -> dict[str, Verdict]:
+    return {verdict.name: verdict for verdict in doctor(model, window, interpolation or YaRN(), **options)}
+
+
+def failures(verdicts: dict[str, Verdict]) -> set[str]:
+    for verdict in verdicts.values():
+        assert "\n" not in verdict.line
+        assert (verdict.status == "fail") <= bool(verdict.cure), "a failed verdict says what to do"
+    return {name for name, verdict in verdicts.items() if verdict.status == "fail"}
+
+
+def lines(verdicts: dict[str, Verdict]) -> str:
+    return "\n".join(verdict.line for verdict in verdicts.values())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    # Gemma 2 caps its attention scores, which sdpa cannot.
+    [
+        (family, attention)
+        for family in FAMILIES
+        for attention in ("sdpa", "eager")
+        if (family, attention) != ("gemma2", "sdpa")
+    ],
+)
+def test_sound_models_pass(family: str, attention: str, checkpointing: bool) -> None:
+    verdicts = examine(extended(family, attention=attention), gradient_checkpointing=checkpointing)
+    assert not failures(verdicts), lines(verdicts)
+    proved = {"reach", "causal", "shift", "positions", "rows", "tables", "loss", "reload"}
+    assert {name for name, verdict in verdicts.items() if verdict.status == "pass"} == proved
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sound_models_pass_in_bfloat16(family: str) -> None:
+    verdicts = examine(extended(family, dtype=torch.bfloat16, attention="eager" if family == "gemma2" else "sdpa"))
+    assert not failures(verdicts), lines(verdicts)
+
+
+@pytest.mark.parametrize("interpolation", [NTK(), DynamicNTK(), Linear(), LongRoPE(), YaRN(attention_factor_scale=1.1)])
+def test_sound_models_pass_under_every_interpolation(interpolation: Interpolation) -> None:
+    verdicts = examine(extended(interpolation=interpolation), interpolation)
+    assert not failures(verdicts), lines(verdicts)
+
+
+def test_a_table_that_follows_the_length_is_a_note_where_the_shift_changes_it() -> None:
+    window = Window(train=64, original=400, target=512)
+    config = LlamaConfig(**{**SHAPE, "max_position_embeddings": 400})
+    verdicts = examine(with_rope(build(config), LongRoPE(), window), LongRoPE(), window)
+    assert not failures(verdicts), lines(verdicts)
+    assert verdicts["shift"].status == "note"
+    assert "follows" in verdicts["shift"].detail
+
+
+def test_a_whole_checkpoint_is_saved_and_loaded(tiny_checkpoint: Path) -> None:
+    loaded = load_model(tiny_checkpoint, interpolation=YaRN(), window=WINDOW)
+    verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
+    assert not failures(verdicts), lines(verdicts)
+    assert "whole checkpoint" in verdicts["reload"].detail
+
+
+def test_gptj_passes_as_the_model_it_is_loaded_as(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = GPTJConfig(
+        vocab_size=256, n_positions=64, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, initializer_range=0.3
+    )
+    build(config, "eager").save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, interpolation=YaRN(), window=WINDOW)
+    verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
+    assert not failures(verdicts), lines(verdicts)
+
+
+def test_a_large_model_or_a_full_disk_reloads_the_config_alone(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(tiny_checkpoint, interpolation=YaRN(), window=WINDOW)
+    monkeypatch.setattr(checkpoint_probes, "_RELOAD_LIMIT_BYTES", 1000)
+    verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
+    assert verdicts["reload"].status == "pass"
+    assert "config alone" in verdicts["reload"].detail
+    monkeypatch.undo()
+    monkeypatch.setattr(checkpoint_probes.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    assert "GB free" in examine(loaded.model, tokenizer=loaded.tokenizer)["reload"].detail
+    assert "reload" not in examine(loaded.model, check_reload=False)
+
+
+def test_everything_is_as_before_afterwards() -> None:
+    model = extended(interpolation=LongRoPE())
+    model.train()
+    model.get_submodule("model.layers.1").eval()
+    model.lm_head.requires_grad_(False)
+    modes = [module.training for module in model.modules()]
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    attributes = [set(vars(module)) for module in model.modules()]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    rng = torch.get_rng_state()
+
+    examine(model, LongRoPE(), gradient_checkpointing=True)
+
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [set(vars(module)) for module in model.modules()] == attributes
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    assert not model.get_input_embeddings()._forward_hooks
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def change_decoder_inputs(
+    model: PreTrainedModel, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> PreTrainedModel:
+    """Makes the model treat the arguments of its decoder differently, as another version or backend might."""
+    model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: (args, kwargs | change(kwargs)), with_kwargs=True
+    )
+    return model
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mixtral"])
+def test_isolated_chunks_are_red(family: str, attention: str) -> None:
+    model = change_decoder_inputs(extended(family, attention=attention), lambda _: {"attention_mask": None})
+    verdicts = examine(model, check_reload=False)
+    assert failures(verdicts) == {"reach", "positions"}, lines(verdicts)
+    assert "do not see each other" in verdicts["reach"].cure
+    assert "would isolate the chunks" in verdicts["mask"].detail
+
+
+def test_ignored_positions_are_red() -> None:
+    verdicts = examine(change_decoder_inputs(extended(), lambda _: {"position_ids": None}))
+    assert "positions" in failures(verdicts), lines(verdicts)
+    assert "ignores position_ids" in verdicts["positions"].cure
+
+
+def test_positions_rounded_to_16_bits_are_red() -> None:
+    window = Window(train=64, original=64, target=32768)
+    model = change_decoder_inputs(
+        extended(window=window),
+        lambda inputs: {"position_ids": inputs["position_ids"].bfloat16().long()} if "position_ids" in inputs else {},
+    )
+    verdicts = examine(model, window=window)
+    assert "positions" in failures(verdicts), lines(verdicts)
+    assert "in 16 bits" in verdicts["positions"].cure
+
+
+def test_rows_that_share_positions_are_red() -> None:
+    def share_first(inputs: dict[str, Any]) -> dict[str, Any]:
+        positions = inputs.get("position_ids")
+        return {} if positions is None else {"position_ids": positions[:1].expand_as(positions)}
+
+    verdicts = examine(change_decoder_inputs(extended(), share_first), check_reload=False)
+    assert failures(verdicts) == {"rows"}, lines(verdicts)
+
+
+@pytest.mark.parametrize("interpolation", [YaRN(), NTK(), Linear()])
+def test_scaling_set_too_late_is_red(interpolation: Interpolation) -> None:
+    model = build(FAMILIES["llama"])
+    model.config = model.model.config = extended_config(model.config, interpolation, WINDOW)
+    verdicts = examine(model, interpolation)
+    assert failures(verdicts) == {"tables", "reload"}, lines(verdicts)
+    assert "did not reach" in verdicts["tables"].cure
+
+
+@pytest.mark.parametrize("interpolation", [YaRN(), NTK(), Linear()])
+def test_scaling_never_set_is_red(interpolation: Interpolation) -> None:
+    verdicts = examine(build(FAMILIES["llama"]), interpolation)
+    assert failures(verdicts) == {"tables"}, lines(verdicts)
+    assert "max_position_embeddings 64 instead of 512" in verdicts["tables"].detail
+
+
+def test_local_layers_that_were_scaled_are_red() -> None:
+    model = extended("gemma3")
+    model.get_buffer("model.rotary_emb.sliding_attention_inv_freq").div_(8)
+    verdicts = examine(model)
+    assert failures(verdicts) == {"tables", "reload"}
+    assert "sliding_attention" in verdicts["tables"].detail
+
+
+def test_a_dropped_attention_factor_is_red() -> None:
+    model = extended()
+    vars(model.get_submodule("model.rotary_emb"))["attention_scaling"] = 1.0
+    verdicts = examine(model)
+    assert failures(verdicts) == {"tables", "reload"}, lines(verdicts)
+    assert "attention factor 1, should be 1.20" in verdicts["tables"].detail
+
+
+def test_frequencies_cast_to_bfloat16_are_red() -> None:
+    assert "tables" in failures(examine(extended().bfloat16()))
+
+
+def test_a_model_that_sees_the_future_is_red() -> None:
+    everything = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+    verdicts = examine(change_decoder_inputs(extended(), lambda _: {"attention_mask": everything}), check_reload=False)
+    assert failures(verdicts) == {"causal"}, lines(verdicts)
+    assert "future" in verdicts["causal"].cure
+
+
+def test_absolute_positions_are_red() -> None:
+    model, seen = extended(), dict[str, Any]()
+    change_decoder_inputs(model, lambda inputs: seen.update(inputs) or {})
+    model.get_input_embeddings().register_forward_hook(
+        lambda _, __, embeddings: embeddings + torch.sin(0.01 * seen["position_ids"])[..., None]  # pyright: ignore
+    )
+    verdicts = examine(model)
+    assert "shift" in failures(verdicts), lines(verdicts)
+    assert "absolute positions" in verdicts["shift"].cure
+
+
+def test_checkpointing_that_loses_the_gradient_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = extended()
+    monkeypatch.setattr(
+        model,
+        "gradient_checkpointing_enable",
+        lambda _: model._set_gradient_checkpointing(
+            gradient_checkpointing_func=lambda layer, *inputs: torch.no_grad()(layer)(*inputs)
+        ),
+    )
+    assert not failures(examine(model))
+    assert failures(examine(model, gradient_checkpointing=True)) == {"reach"}
+
+
+def test_a_checkpoint_that_loses_its_base_is_red(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LlamaConfig(**SHAPE, rope_parameters={"rope_type": "default", "rope_theta": 500_000.0})
+    model = with_rope(build(config), YaRN(), WINDOW)
+
+    def save_without_theta(model: Any, tokenizer: Any, folder: str) -> None:
+        save_model(model, tokenizer, folder)
+        path = Path(folder) / "config.json"
+        saved = json.loads(path.read_text())
+        for place in (saved, saved["rope_parameters"], saved["rope_scaling"]):
+            place.pop("rope_theta")
+        path.write_text(json.dumps(saved))
+
+    monkeypatch.setattr(checkpoint_probes, "save_model", save_without_theta)
+    verdicts = examine(model, tokenizer=AutoTokenizer.from_pretrained(tiny_checkpoint))
+    assert failures(verdicts) == {"reload"}, lines(verdicts)
+    assert "rope_theta" in verdicts["reload"].cure
+
+
+def test_a_model_of_local_layers_only_is_red() -> None:
+    model = with_rope(build(MistralConfig(**SHAPE, sliding_window=16)), YaRN(), WINDOW)
+    verdicts = examine(model)
+    assert failures(verdicts) == {"local"}, lines(verdicts)
+    assert "at most 16 tokens" in verdicts["local"].cure
+
+
+def test_a_pass_that_cannot_be_made_is_red_in_one_line() -> None:
+    def refuse(_: Any) -> dict[str, Any]:
+        raise RuntimeError("kernel not built\nfor this device")
+
+    verdicts = examine(change_decoder_inputs(extended(), refuse))
+    assert {"reach", "causal", "loss"} <= failures(verdicts)
+    assert "kernel not built" in verdicts["reach"].detail
+
+
+def test_require_healthy_lists_what_failed_in_one_line() -> None:
+    good = Verdict(name="reach", status="pass", detail="sees")
+    note = Verdict(name="precision", status="note", detail="fine")
+    require_healthy([good, note])
+    bad = [
+        Verdict(name=name, status="fail", detail=f"{name} broke", cure=f"mend {name}") for name in ("tables", "loss")
+    ]
+    with pytest.raises(
+        UnsupportedModelError, match=r"2 of 4.*tables broke; mend tables.*loss broke; mend loss"
+    ) as error:
+        require_healthy([good, note, *bad])
+    assert "\n" not in str(error.value)
