@@ -69,6 +69,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 32},
     "gemma2": {"head_dim": 16, "sliding_window": 32},
     "gemma3_text": {"head_dim": 16, "sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3": {
+        "text_config": {
+            **SMALL,
+            "head_dim": 16,
+            "sliding_window": 32,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+        },
+    },
     "phi3": {},
     "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}},
     "stablelm": {},
@@ -93,7 +109,9 @@ def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     def make(family: str) -> Path:
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
-            settings = {**SMALL, **FAMILIES[family]}
+            settings = FAMILIES[family]
+            if "text_config" not in settings:
+                settings = {**SMALL, **settings}
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
@@ -160,6 +178,7 @@ def test_saved_config_is_readable_in_both_eras(family: str, checkpoint: Any, tmp
     extended = load_model(source, interpolation=INTERPOLATIONS[kind](), window=WINDOW)
     save_model(extended.model, extended.tokenizer, tmp_path / "saved")
     written = json.loads((tmp_path / "saved" / "config.json").read_text())
+    written = written.get("text_config", written)
 
     theta = read_rope(read_config(source).to_dict()).theta
     assert (written["max_position_embeddings"], type(written["max_position_embeddings"])) == (WINDOW.target, int)
@@ -169,7 +188,7 @@ def test_saved_config_is_readable_in_both_eras(family: str, checkpoint: Any, tmp
     parameters = written["rope_parameters"].get("full_attention", written["rope_parameters"])
     assert (parameters["rope_type"], parameters["rope_theta"]) == (kind, theta)
     # What transformers 5 makes of it says the same again, and the original window is still known.
-    again = AutoConfig.from_pretrained(tmp_path / "saved")
+    again = AutoConfig.from_pretrained(tmp_path / "saved").get_text_config()
     assert again.max_position_embeddings == WINDOW.target
     assert original_window(again) == WINDOW.original
     assert read_rope(again.to_dict()).theta == theta
@@ -191,7 +210,7 @@ def test_with_rope_shares_every_parameter(family: str, checkpoint: Any) -> None:
     # The old model is as it was.
     assert torch.equal(logits(base), before)
     assert all(np.array_equal(table.inv_freq, tables[path].inv_freq) for path, table in rotary_tables(base).items())
-    assert base.config.max_position_embeddings == WINDOW.original
+    assert base.config.get_text_config().max_position_embeddings == WINDOW.original
 
 
 def test_none_leaves_the_model_alone(checkpoint: Any) -> None:
@@ -452,6 +471,7 @@ def test_interpolation_and_window_go_together(checkpoint: Any) -> None:
         load_model(checkpoint("llama"), window=WINDOW)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_wrapped_models_are_refused(checkpoint: Any) -> None:
     from peft import LoraConfig, get_peft_model
 

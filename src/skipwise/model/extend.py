@@ -13,13 +13,18 @@ from transformers.initialization import no_init_weights
 from skipwise.errors import ConfigError
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
-from skipwise.rope import Interpolation, read_rope, write_rope
+from skipwise.rope import Interpolation, RopeState, read_rope, write_rope
 from skipwise.window import Window
+
+
+def rope_state(config: PreTrainedConfig) -> RopeState:
+    """What a config object says about the rotary embedding of its decoder."""
+    return read_rope(_common_names(text_config(config)))
 
 
 def original_window(config: PreTrainedConfig) -> int:
     """The window that the model was pre-trained for, in tokens, also where it was extended since."""
-    return read_rope(_common_names(text_config(config))).original
+    return rope_state(config).original
 
 
 def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Window) -> PreTrainedModel:
@@ -56,7 +61,10 @@ def extended_config(config: PreTrainedConfig, interpolation: Interpolation, wind
         written["head_dim"] = written["hidden_size"] // written["num_attention_heads"]
     written = {decoder.attribute_map.get(name, name): value for name, value in written.items()}
     new = type(config).from_dict({**config.to_dict(), key: written} if key else written)
-    new._attn_implementation = config._attn_implementation
+    for old, copied in ((config, new), *((getattr(config, part), getattr(new, part)) for part in config.sub_configs)):
+        # Chosen kernels are no part of a config's dict.
+        copied._attn_implementation_internal = old._attn_implementation
+        copied._experts_implementation_internal = old._experts_implementation
     return new
 
 

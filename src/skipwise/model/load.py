@@ -1,5 +1,6 @@
 """From a folder, a hub name or a GGUF file to a model with the interpolation built in."""
 
+import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,9 @@ from transformers import (
 )
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
-from skipwise.model.extend import built_around, extended_config
+from skipwise.model.extend import built_around, extended_config, rope_state
 from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
-from skipwise.model.rotary import refusal_reason, text_config
+from skipwise.model.rotary import refusal_reason
 from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers
 from skipwise.rope import Interpolation
 from skipwise.window import Window
@@ -76,7 +77,7 @@ def load_model(
         else:
             model = _load_weights(place, target, dtype, attention, trust_remote_code)
     # A tokenizer warns of, or cuts, texts longer than this; the model's window is the limit now.
-    tokenizer.model_max_length = max(tokenizer.model_max_length, text_config(model.config).max_position_embeddings)
+    tokenizer.model_max_length = max(tokenizer.model_max_length, rope_state(model.config).maximum)
     return LoadedModel(model, tokenizer)
 
 
@@ -104,9 +105,14 @@ def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig
         if config.is_encoder_decoder:
             raise _refusal(place, config, "it is an encoder-decoder, and only decoders that read left to right can be")
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            # From a copy: building a model settles the config's attention kernels, and the real one chooses its own.
+            skeleton = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
     if reason := refusal_reason(skeleton):
         raise _refusal(place, config, reason)
+    try:
+        rope_state(config)
+    except UnsupportedModelError as error:
+        raise _refusal(place, config, str(error)) from error
     return config
 
 
