@@ -192,7 +192,7 @@ def test_a_reader_of_the_4_era_finds_theta_and_scaling():
     for kind, theta in {"linear": 250_000.0, "yarn": 250_000.0, "llama3": 250_000.0, "longrope": 250_000.0}.items():
         written = write_rope(family_config("llama"), interpolation_from(kind), WINDOW)
         scaling = written["rope_scaling"]
-        assert written["rope_theta"] == theta
+        assert written["rope_theta"] == scaling["rope_theta"] == theta
         assert scaling["type"] == scaling["rope_type"] == kind
         assert scaling["factor"] == 16.0
         assert scaling.get("original_max_position_embeddings", ORIGINAL) == ORIGINAL

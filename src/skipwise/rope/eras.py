@@ -96,7 +96,7 @@ def with_legacy_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         A new dict with `rope_theta` and `rope_scaling` (null where nothing is scaled), and the share of rotated
         dimensions and the sliding layers' base where the model has them. `rope_scaling` also holds the base and the
-        share, since transformers 5 would otherwise take its own defaults with it, and both spellings of the type.
+        share, so that a reader who takes it in place of all parameters loses neither, and both spellings of the type.
     """
     text = {name: value for name, value in text_part(config).items() if name != "rope_scaling"}
     written = copy.deepcopy(text)
