@@ -1,0 +1,110 @@
+"""The README.md of an extended checkpoint: what was done, how to load it, what was measured.
+
+It says what it was told and nothing else; what was not measured is named as not measured.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import jinja2
+import yaml
+
+from skipwise.report.records import Arm, length_label, measures
+from skipwise.report.tables import markdown_cell, table_of
+from skipwise.window import Window
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class Verdict(Protocol):
+    """What one probe of the preflight found; `skipwise.doctor` makes them."""
+
+    @property
+    def name(self) -> str:
+        """Of the probe."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """`pass`, `fail` or `note`."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """What was measured."""
+        ...
+
+
+def write_model_card(
+    folder: Path,
+    *,
+    base: str,
+    window: Window,
+    interpolation: Mapping[str, object],
+    sampler: Mapping[str, object],
+    tuning: Mapping[str, object],
+    data: Mapping[str, object],
+    results: Sequence[Arm] = (),
+    verdicts: Sequence[Verdict] = (),
+    notes: Sequence[str] = (),
+) -> Path:
+    """Writes `README.md` into a checkpoint folder, with the front matter that the hub reads.
+
+    Args:
+        folder: the checkpoint.
+        base: the model that was extended, as the user named it; a hub name is linked, a path is only told.
+        window: lengths of the extension, in tokens.
+        interpolation: its kind and settings.
+        sampler: of positions: its kind and settings.
+        tuning: what was trained: its kind and settings.
+        data: where the text came from: source and settings.
+        results: what was measured, one arm per model.
+        verdicts: of the preflight.
+        notes: limits and anything else a user should know, a sentence or more each.
+
+    Returns:
+        The file written.
+    """
+    front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["long-context", "skipwise"]}
+    if _HUB_NAME.fullmatch(base) and not Path(base).exists():
+        front["base_model"] = base
+    made = {
+        "Base model": base,
+        "Original window": f"{window.original} tokens",
+        "Target window": f"{window.target} tokens ({window.factor:g} times)",
+        "Training window": f"{window.train} tokens",
+        "Interpolation": settings_text(interpolation),
+        "Positions": settings_text(sampler),
+        "Tuning": settings_text(tuning),
+        "Data": settings_text(data),
+    }
+    path = folder / "README.md"
+    text = _TEMPLATES.get_template("card.md").render(
+        front=yaml.safe_dump(front, sort_keys=True, allow_unicode=True),
+        name=Path(base).name,
+        target=length_label(window.target),
+        window=window,
+        made=made,
+        results=[table_of(results, measure) for measure in measures(results)],
+        verdicts=verdicts,
+        notes=notes,
+        plain=markdown_cell,
+    )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    """Settings in a line, the kind first and bare: `pose (chunks 2, skips flat)`."""
+    rest = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "kind" and value is not None)
+    kind = settings.get("kind")
+    return rest if kind is None else f"{kind} ({rest})" if rest else str(kind)

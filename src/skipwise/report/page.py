@@ -1,0 +1,59 @@
+"""A report as one HTML file that needs nothing else: no network, no scripts, no fonts; for screens of any width, dark
+or light, and for paper.
+
+It says the verdict in words first, then shows section after section, and ends with how it was made.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from skipwise.report.figures import Figure
+from skipwise.report.tables import Table
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=jinja2.select_autoescape(["html"]),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One thing that the page shows.
+
+    Attributes:
+        title: heading of the section.
+        words: paragraphs, plain text.
+        figures: what to look at.
+        tables: the numbers behind it.
+    """
+
+    title: str
+    words: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+
+
+def render_page(
+    title: str, sections: Sequence[Section], path: Path, *, verdict: Sequence[str], made: Mapping[str, str]
+) -> None:
+    """Writes the page.
+
+    Args:
+        title: of the page.
+        sections: in reading order.
+        path: the HTML file to write; an older one is replaced.
+        verdict: what was found, one sentence an entry.
+        made: how the numbers came about, by name: the command, versions, seeds, time.
+    """
+    html = _TEMPLATES.get_template("page.html").render(
+        title=title, sections=sections, verdict=verdict, made=made, drawing=Markup
+    )
+    path.write_text(html, encoding="utf-8")
