@@ -5,6 +5,7 @@ All numbers here are made up.
 
 # ruff: noqa: RUF001 - intervals are written with an en dash
 
+import io
 import itertools
 import math
 import re
@@ -29,6 +30,7 @@ from skipwise.report import (
     Arm,
     Measure,
     Table,
+    figures,
     length_label,
     passkey_grid,
     perplexity_by_length,
@@ -161,7 +163,7 @@ def test_tables_hold_whole_inputs_only_and_mark_what_was_not_measured(arms: list
 
 
 def test_the_terminal_table_fits_eighty_columns_and_takes_names_literally(arms: list[Arm]) -> None:
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(results_table([*arms[:2], Arm(name="[red]x", results=arms[2].results)]))
     text = console.export_text()
     assert "[red]x" in text
@@ -244,7 +246,7 @@ def test_lines_stand_out_on_light_and_dark(colour: str, paper: str) -> None:
 
 
 def test_the_ground_is_the_page_that_contrast_was_measured_on() -> None:
-    template = Path("src/skipwise/report/page.html").read_text()
+    template = Path(figures.__file__).with_name("page.html").read_text()
     assert tuple(re.findall(r"--paper: (#\w+)", template)) == PAPERS
 
 
@@ -326,6 +328,12 @@ def test_the_page_shows_every_arm_in_two_figures_with_their_tables(page: Path) -
     assert (tags.count("figure"), tags.count("table"), tags.count("svg")) == (2, 2, 4)
     assert tags.count("caption") == 2
     assert tags.count("figcaption") == 2
+
+
+def test_the_page_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_report(path, [Arm(name="base", results=passkeys(1, 0, 0, 0, 0))], title="x", original_tokens=256, made={})
+    assert Outline(path.read_text()).headings[2:-1] == ["Passkeys found by length and depth"]
 
 
 def test_the_page_escapes_what_it_is_told(tmp_path: Path, arms: list[Arm]) -> None:

@@ -7,6 +7,7 @@ to fall back on, so one drawing serves light pages, dark pages and paper. The sa
 
 import hashlib
 import io
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -84,13 +85,14 @@ def perplexity_by_length(arms: Sequence[Arm], *, original_tokens: int, measure: 
     """
     ticks = lengths(arms, measure)
     with rc_context(_STYLE):
-        canvas = Canvas(figsize=(4.6, 3.3), layout="constrained")
+        legend_columns = _legend_columns([arm.name for arm in arms])
+        canvas = Canvas(figsize=(4.6, 3.1 + 0.2 * math.ceil(len(arms) / legend_columns)), layout="constrained")
         axes = canvas.add_subplot()
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         for index, arm in enumerate(arms):
             _draw_line(axes, list(arm.by_length(measure).values()), arm.name, index)
-        _draw_original(axes, original_tokens)
+        _draw_original(axes, original_tokens, on_the_right=original_tokens**2 > ticks[0] * ticks[-1])
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: length_label(round(tokens))))
@@ -99,11 +101,7 @@ def perplexity_by_length(arms: Sequence[Arm], *, original_tokens: int, measure: 
         axes.set_ylabel(measure.title)
         axes.grid(axis="y")
         canvas.legend(
-            loc="outside upper left",
-            ncols=_legend_columns([arm.name for arm in arms]),
-            frameon=False,
-            handlelength=2.4,
-            columnspacing=1.4,
+            loc="outside upper left", ncols=legend_columns, frameon=False, handlelength=2.4, columnspacing=1.4
         )
         svg = _svg(canvas, f"{measure.title} by length in tokens. {_in_words(arms, measure)}")
     caption = (
@@ -162,14 +160,16 @@ def _draw_line(axes: Axes, records: list[Record], name: str, index: int) -> None
         axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _draw_original(axes: Axes, original_tokens: int) -> None:
+def _draw_original(axes: Axes, original_tokens: int, *, on_the_right: bool) -> None:
+    """The rule at the original window, with its words on the side that has room."""
     axes.axvline(original_tokens, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     axes.annotate(
         "original window",
         (original_tokens, 1),
         xycoords=axes.get_xaxis_transform(),
-        xytext=(4, -2),
+        xytext=(-4 if on_the_right else 4, -2),
         textcoords="offset points",
+        ha="right" if on_the_right else "left",
         va="top",
         fontsize=8,
     )
@@ -184,7 +184,9 @@ def _set_value_ticks(axes: Axes) -> None:
     else:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 1000 else (1,), numticks=12))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}"))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}".replace("e+0", "e"))
+    )
     axes.set_ylim(low, high)
 
 
@@ -200,10 +202,10 @@ def _share_panel(
         f"{length_label(length)}, depth {_depth_label(depth)}: {record.value:.0%}"
         for (length, depth), record in sorted(cells.items())
     ]
-    title = textwrap.fill(name, width=max(16, 7 * len(columns)))
+    title = textwrap.fill(name, width=max(16, 4 * len(columns)))
     with rc_context(_STYLE):
         height = 0.32 * len(rows) + 0.75 + 0.2 * title.count("\n")
-        canvas = Canvas(figsize=(0.43 * len(columns) + 0.9, height), layout="constrained")
+        canvas = Canvas(figsize=(max(2.4, 0.43 * len(columns) + 0.9), height), layout="constrained")
         axes = canvas.add_subplot()
         axes.set_title(title, fontsize=10.5, fontweight="bold", loc="left")
         for x, length in enumerate(columns):

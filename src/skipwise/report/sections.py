@@ -20,6 +20,8 @@ def write_report(
 ) -> None:
     """Writes the page on what an extension bought: the verdict, perplexity by length, passkeys by length and depth.
 
+    What no arm was measured on is left out.
+
     Args:
         path: the HTML file to write.
         arms: models under comparison, the base first, the extended one last.
@@ -28,7 +30,8 @@ def write_report(
         made: how the numbers came about, by name: the command, versions, seeds, time.
         verdict: sentences; by default what the numbers say of the first arm and the last.
     """
-    sections = [make(arms, original_tokens) for make in (perplexity_section, passkey_section)]
+    made_of = {PERPLEXITY: perplexity_section, PASSKEY: passkey_section}
+    sections = [make(arms, original_tokens) for measure, make in made_of.items() if measure in measures(arms)]
     words = verdict_words(arms[0], arms[-1], original_tokens) if verdict is None else verdict
     render_page(title, sections, path, verdict=words, made=made)
 
