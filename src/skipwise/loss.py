@@ -5,6 +5,7 @@ everything else of a small model with a large vocabulary. Here the head runs ove
 gradients of hidden states and head are made in the same pass, so that nothing is computed twice.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,7 +61,7 @@ class NextTokenLoss:
     def __init__(self, model: Any, chunk_bytes: int = _CHUNK_BYTES) -> None:
         self._model = model
         self._decoder: nn.Module = model.base_model
-        self._head: nn.Module = model.get_output_embeddings()
+        self._vocabulary = model.config.get_text_config().vocab_size
         # The class's own forward, whatever has been put in its place on this object.
         self._forward = type(model).forward
         self._chunk_bytes = chunk_bytes
@@ -87,8 +88,9 @@ class NextTokenLoss:
 
         if not bool(scored.all()):
             hidden, targets = hidden[scored], targets[scored]
-        rows = max(1, self._chunk_bytes // (4 * self._head.weight.shape[0]))
-        parameters = [p for p in self._head.parameters() if p.requires_grad]
+        rows = max(1, self._chunk_bytes // (4 * self._vocabulary))
+        # Asked for anew each time: an adapter may have been put around it since.
+        parameters = [p for p in self._model.get_output_embeddings().parameters() if p.requires_grad]
         with self._standing_decoder(type(outputs)) as head:
             total = _ChunkedCrossEntropy.apply(head, rows, hidden, targets, *parameters)
         return total / count
@@ -108,6 +110,23 @@ class NextTokenLoss:
             del decoder.forward
             if replaced is not None:
                 decoder.forward = replaced
+
+
+def use_chunked_loss(model: Any) -> None:
+    """Makes `model(..., labels=...)` return `{"loss": ...}` by `NextTokenLoss`, until `del model.forward`.
+
+    The loss is taken inside the forward pass, where whatever wraps the model (an adapter, data parallelism, sharding)
+    expects it.
+    """
+    loss, forward = NextTokenLoss(model), model.forward
+
+    @functools.wraps(forward)
+    def forward_or_loss(*args: Any, labels: Tensor | None = None, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+        if labels is None:
+            return forward(*args, **kwargs)
+        return {"loss": loss(kwargs["input_ids"], kwargs["position_ids"], labels, num_items_in_batch)}
+
+    model.forward = forward_or_loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -133,5 +152,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_grad, *grads = ctx.saved_tensors
-        return None, None, hidden_grad * grad_output, None, *(grad * grad_output for grad in grads)
+        # In place: the head's gradient is as large as the head, and a copy would stand at the very peak of memory.
+        hidden_grad, *grads = (grad.mul_(grad_output) for grad in ctx.saved_tensors)
+        return None, None, hidden_grad, None, *grads

@@ -1,6 +1,7 @@
 """Trains the small base model that ships with skipwise: a Llama of 2.1 million parameters with a window of 256 tokens.
 
-    python -m skipwise.demo.train_base --out src/skipwise/demo/base --minutes 27
+    python -m skipwise.demo.train_base --out base-1 --minutes 27
+    python -m skipwise.demo.train_base --out src/skipwise/demo/base --minutes 16 --start base-1 --rate-scale 0.5
 
 Three kinds of window share every batch, each with its own mean loss:
 
@@ -165,6 +166,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=27.0, help="training time; the schedule follows the clock")
     parser.add_argument("--steps", type=int, help="a fixed number of steps instead of a time, for repeatable runs")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--start", type=Path, help="go on from this checkpoint instead of a new model")
+    parser.add_argument("--rate-scale", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile the model (needs a C++ compiler)")
@@ -177,15 +180,19 @@ def main() -> None:
 
     texts = [document.text for document in stdlib_documents() if not is_held_out(document.name)]
     prompts = [INSTRUCTION, FILLER, QUESTION] + [NEEDLE.format(key=f"{n * 7919 % 100000:05d}") for n in range(200)]
-    tokenizer = train_tokenizer(texts + prompts * 20)
-    tokens = np.concatenate([np.array([0, *tokenizer.encode(text, add_special_tokens=False)], np.uint16) for text in texts])
+    tokenizer = (
+        PreTrainedTokenizerFast.from_pretrained(args.start) if args.start else train_tokenizer(texts + prompts * 20)
+    )
+    tokens = np.concatenate(
+        [np.array([0, *tokenizer.encode(text, add_special_tokens=False)], np.uint16) for text in texts]
+    )
     print(f"text: {len(texts)} files, {len(tokens):,} tokens", flush=True)
 
-    model = new_model()
+    model = LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32).train() if args.start else new_model()
     run = torch.compile(model) if args.compile else model
     print(f"model: {model.num_parameters():,} parameters", flush=True)
     optims = optimizers(model)
-    base_rates = [group["lr"] for optim in optims for group in optim.param_groups]
+    base_rates = [args.rate_scale * group["lr"] for optim in optims for group in optim.param_groups]
     batches = Batches(tokenizer, tokens, rng)
     sizes = (args.batch - 2 * (args.batch // 6), args.batch // 6, args.batch // 6)
 
@@ -212,12 +219,14 @@ def main() -> None:
         if step % 25 == 0 or done >= 1.0:
             text, repeats, keys = (part.item() for part in parts)
             print(
-                f"step {step:5d}  {seconds:6.0f} s  text {text:.3f}  repeats {repeats:.3f}  passkey {keys:.3f}", flush=True
+                f"step {step:5d}  {seconds:6.0f} s  text {text:.3f}  repeats {repeats:.3f}  passkey {keys:.3f}",
+                flush=True,
             )
 
     model.to(torch.float16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    record = {**vars(args), "out": args.out.name, "steps_done": step, "seconds": round(time.monotonic() - begun)}
+    names = {"out": args.out.name, "start": args.start and args.start.name}
+    record = {**vars(args), **names, "steps_done": step, "seconds": round(time.monotonic() - begun)}
     (args.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -1,0 +1,284 @@
+"""One run of `extend`, as a strict value: YAML or flags in, resolved YAML kept with the run.
+
+    model: meta-llama/Llama-2-7b-hf
+    target: 32k
+    interpolation: {kind: yarn}
+    sampler: {kind: pose, skips: flat}
+    data: {source: "pile/*.jsonl.zst", min_tokens: 2k}
+    tuning: {kind: lora, rank: 64, train_norms: true, train_embeddings: true}
+    training: {max_steps: 1000, learning_rate: 2.0e-5, bf16: true}
+
+Whatever is left out has a stated default, whatever is unknown is refused with the nearest name.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from skipwise.errors import ConfigError
+from skipwise.positions import PositionSampler, sampler_from
+from skipwise.rope import Interpolation, interpolation_from
+from skipwise.window import Window, parse_length
+
+
+def _length(value: Any) -> Any:
+    # A ConfigError is no ValueError, so pydantic lets it through as it is: one line that names the allowed forms.
+    return value if value is None or isinstance(value, bool) else parse_length(value)
+
+
+Length = Annotated[int, BeforeValidator(_length)]
+"""A number of tokens; `32k` and `"1M"` are read too."""
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataConfig(_Strict):
+    """What to train on.
+
+    Attributes:
+        source: a file, a folder, a pattern, a hub data set or `stdlib`, or a list of these.
+        field: entry that holds the text in JSON lines, Parquet and hub data sets.
+        min_tokens: documents with fewer tokens are dropped or joined; by default the training window.
+        join: joins short documents until they are long enough.
+        mask_joints: leaves out the label where a chunk begins with text that does not follow what stands before it.
+        held_out: share of documents, told apart by name, that is kept out of training for validation.
+        retrieval: share of windows that are generated retrieval exercises instead of the documents' text.
+    """
+
+    source: str | list[str] = "stdlib"
+    field: str = "text"
+    min_tokens: Length | None = None
+    join: bool = False
+    mask_joints: bool = True
+    held_out: Share = 0.1
+    retrieval: Share = 0.0
+
+
+class FullTuning(_Strict):
+    """Train every parameter."""
+
+    kind: Literal["full"] = "full"
+
+
+class LoraTuning(_Strict):
+    """Train low-rank additions to the linear layers; they are merged into the weights at the end.
+
+    Attributes:
+        rank: rank of each addition.
+        alpha: scale of the additions over `rank`; by default twice the rank.
+        dropout: share of inputs dropped on the low-rank path.
+        target_modules: names of the linear layers; by default all of the decoder.
+        train_norms: trains the norms too, in full.
+        train_embeddings: trains the embeddings (and the head) too, in full.
+
+    Source: LongLoRA (arXiv 2309.12307) on training norms and embeddings beside the additions.
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(default=64, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    target_modules: list[str] | None = None
+    train_norms: bool = False
+    train_embeddings: bool = False
+
+
+class GrowthConfig(_Strict):
+    """A larger training window, still with skips, for the last steps of the run.
+
+    Skip-wise training never shows a query more keys than the window holds; a few wider steps at the end teach attention to
+    stay sharp among more of them.
+
+    Attributes:
+        window: training window of those steps, in tokens.
+        share: which last share of the steps it is used for.
+    """
+
+    window: Length
+    share: float = Field(default=0.1, gt=0.0, lt=1.0)
+
+
+class ValidationConfig(_Strict):
+    """Perplexity of the same last tokens with growing left context, on held-out documents, while training.
+
+    Attributes:
+        lengths: context lengths; by default the original window and doublings of it up to the target.
+        num_documents: how many held-out documents are read at each length.
+        every_steps: how often; 0 for only before and after training.
+    """
+
+    lengths: list[Length] | None = None
+    num_documents: int = Field(default=4, ge=1)
+    every_steps: int = Field(default=0, ge=0)
+
+
+class RunConfig(_Strict):
+    """One run of `extend`.
+
+    Attributes:
+        model: a folder, a hub name or a `.gguf` file.
+        target: context length to extend to, in tokens.
+        window: training window in tokens; by default the smaller of the original window and 2k.
+        output: folder of the extended model; by default `runs/<model>-<target>`.
+        interpolation: kind and fields of the interpolation.
+        sampler: kind and fields of the position sampler.
+        data: what to train on.
+        tuning: which parameters are trained.
+        growth: a larger window for the last steps; none by default.
+        validation: what is measured while training.
+        training: any of `transformers.TrainingArguments`. Left out, the paper's recipe: AdamW, learning rate 2e-5, 10
+            warm-up steps, 1000 steps, 64 windows a step, gradient checkpointing.
+        dtype: of the parameters while they are trained: `float32`, `bfloat16`, or `auto` for the checkpoint's own.
+        attention: attention implementation of the transformers library; by default the model's own choice.
+        seed: source of every draw.
+        trust_remote_code: runs code that a hub repository brings along.
+    """
+
+    model: str
+    target: Length
+    window: Length | None = None
+    output: str | None = None
+    interpolation: dict[str, Any] = {"kind": "yarn"}
+    sampler: dict[str, Any] = {"kind": "pose"}
+    data: DataConfig = DataConfig()
+    tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning()
+    growth: GrowthConfig | None = None
+    validation: ValidationConfig = ValidationConfig()
+    training: dict[str, Any] = {}
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    attention: str | None = None
+    seed: int = Field(default=0, ge=0)
+    trust_remote_code: bool = False
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Builds what the settings describe once, so that a wrong one is found before any work."""
+        self.build_interpolation()
+        self.build_sampler()
+
+    def build_interpolation(self) -> Interpolation:
+        """The interpolation that the settings describe."""
+        return interpolation_from(self.interpolation)
+
+    def build_sampler(self) -> PositionSampler:
+        """The position sampler that the settings describe."""
+        return sampler_from(self.sampler)
+
+    @property
+    def output_folder(self) -> Path:
+        """Where the extended model goes."""
+        name = Path(self.model.rstrip("/")).name.removesuffix(".gguf")
+        return Path(self.output or f"runs/{name}-{self.target}")
+
+    def resolve_window(self, original: int) -> Window:
+        """The three lengths of the run, given the original window of the model in tokens."""
+        if self.target < original:
+            raise ConfigError(
+                f"target is {self.target} tokens and the model already handles {original}: give a target above that"
+            )
+        return Window(train=self.window or min(original, 2048), original=original, target=self.target)
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> "RunConfig":
+        """Checks settings as YAML gives them.
+
+        Raises:
+            ConfigError: on the first setting that is unknown, missing or out of range, with the nearest name.
+        """
+        settings = dict(settings)
+        for name in ("interpolation", "sampler", "tuning"):
+            if isinstance(settings.get(name), str):
+                settings[name] = {"kind": settings[name]}
+        if isinstance(settings.get("tuning"), Mapping):
+            settings["tuning"] = {"kind": "full", **settings["tuning"]}
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise ConfigError(_explain(cls, error)) from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "RunConfig":
+        """Reads a run's YAML file."""
+        return cls.from_mapping(read_settings(path))
+
+    def to_yaml(self) -> str:
+        """The run as YAML, every default spelled out."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML file of settings, not yet checked.
+
+    Raises:
+        ConfigError: when it is missing, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config is {str(path)!r}; it cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise ConfigError(
+            f"config {str(path)!r} is not YAML{line}; see the example in `skipwise extend --help`"
+        ) from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"config {str(path)!r} holds no settings; see the example in `skipwise extend --help`")
+    return settings
+
+
+def merge_settings(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lays one tree of settings over another; a kind that changes takes its fields with it."""
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        same_kind = (
+            isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind"))
+        )
+        merged[name] = merge_settings(old, value) if same_kind else value
+    return merged
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    """One line for the first thing that is wrong."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = list(_fields_at(model, path[:-1]))
+        nearest = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known here: {', '.join(known)}"
+        return f"setting {name!r} is unknown; {hint}"
+    if first["type"] == "missing":
+        return f"setting {name!r} is missing; give it in the config or as a flag"
+    return f"setting {name!r} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> Iterator[str]:
+    """Names of the fields of the model reached by a path of field names (and tags of unions, which are passed over)."""
+    models = [model]
+    for part in path:
+        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        if inner:
+            models = [found for annotation in inner for found in _models_in(annotation)]
+        else:
+            models = [m for m in models if m.model_fields["kind"].default == part]
+    for found in models:
+        yield from found.model_fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        for part in typing.get_args(annotation):
+            yield from _models_in(part)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation

@@ -1,0 +1,116 @@
+"""What a run trains on, step by step: the documents' items, retrieval exercises between them, a wider window at the end.
+
+Everything is a pure function of (seed, place in the run), so that any number of workers or processes sees the same run, and
+a resumed one goes on as if nothing had happened.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from skipwise.corpus import TokenStore
+from skipwise.evals.passkey_prompt import PasskeyBuilder
+from skipwise.items import IGNORED_LABEL, TrainingItem, TrainingItems
+from skipwise.positions import PositionSampler
+from skipwise.window import Window
+
+# Keeps the draws of exercises apart from those of items, which are seeded by (seed, epoch, index).
+_EXERCISES = 0x5EED
+
+
+class RetrievalExercises:
+    """Windows with a passkey to find, in the documents' text or in plain filler; only the key's tokens are labelled.
+
+    Positions skip as everywhere else, so the key is asked for from any distance up to the target.
+
+    Args:
+        tokenizer: the model's own.
+        store: documents whose text hides half of the keys.
+        sampler: chooses the positions.
+        window: the three lengths, in tokens.
+        seed: source of every draw.
+    """
+
+    def __init__(
+        self, tokenizer: object, store: TokenStore, sampler: PositionSampler, window: Window, seed: int
+    ) -> None:
+        self._tokenizer, self._store = tokenizer, store
+        self._in_filler = PasskeyBuilder(tokenizer)  # type: ignore[arg-type]
+        self._sampler, self._window, self._seed = sampler, window, seed
+
+    def item(self, place: int) -> TrainingItem:
+        """The exercise at a place in the run."""
+        rng = np.random.default_rng((self._seed, _EXERCISES, place))
+        builder = self._in_filler
+        if rng.random() < 0.5:
+            document = self._store.document(int(rng.integers(self._store.num_documents)))
+            start = int(rng.integers(len(document)))
+            text = np.roll(document, -start)[: self._window.train]
+            builder = PasskeyBuilder(self._tokenizer, text.tolist())  # type: ignore[arg-type]
+        prompt = builder.build(self._window.train, float(rng.random()), rng)
+        input_ids = np.asarray(prompt.prompt_ids + prompt.answer_ids, dtype=np.int64)
+        sample = self._sampler.sample(len(input_ids), self._window, rng)
+        labels = np.full_like(input_ids, IGNORED_LABEL)
+        labels[-len(prompt.answer_ids) :] = prompt.answer_ids
+        kept = sample.token_index
+        return TrainingItem(input_ids[kept], sample.position_ids, labels[kept])
+
+
+class Stage:
+    """The items of a stretch of steps that share one training window.
+
+    Args:
+        items: the documents' items.
+        exercises: retrieval exercises of the same window, or None.
+        retrieval: share of windows that are exercises.
+        seed: source of the choice between the two.
+    """
+
+    def __init__(self, items: TrainingItems, exercises: RetrievalExercises | None, retrieval: float, seed: int) -> None:
+        self._items, self._exercises, self._retrieval, self._seed = items, exercises, retrieval, seed
+
+    def item(self, place: int) -> TrainingItem:
+        """The item at a place in the run, whatever came before it."""
+        if self._exercises is not None:
+            chance = np.random.default_rng((self._seed, _EXERCISES + 1, place)).random()
+            if chance < self._retrieval:
+                return self._exercises.item(place)
+        return self._items.item(*divmod(place, len(self._items)))
+
+
+class Curriculum(torch.utils.data.Dataset):
+    """All items of a run in the order they are trained: place `p` belongs to step `p // items_per_step`.
+
+    Args:
+        stages: pairs of the step at which a stage begins and the stage, the first beginning at 0.
+        num_steps: optimizer steps of the run.
+        items_per_step: windows of one optimizer step, over all processes.
+    """
+
+    def __init__(self, stages: Sequence[tuple[int, Stage]], num_steps: int, items_per_step: int) -> None:
+        self._stages, self._num_steps, self._items_per_step = list(stages), num_steps, items_per_step
+
+    def __len__(self) -> int:
+        return self._num_steps * self._items_per_step
+
+    def __getitem__(self, place: int) -> TrainingItem:
+        step = place // self._items_per_step
+        stage = [stage for begin, stage in self._stages if begin <= step][-1]
+        return stage.item(place)
+
+
+def collate(items: Sequence[TrainingItem]) -> dict[str, torch.Tensor]:
+    """Stacks items into tensors (batch, n); shorter ones, which only `full` makes, are filled up after their end.
+
+    What is filled up carries no label and comes last, so that nothing before it can see it.
+    """
+    longest = max(len(item.input_ids) for item in items)
+    columns: dict[str, list[np.ndarray]] = {"input_ids": [], "position_ids": [], "labels": []}
+    for item in items:
+        missing = longest - len(item.input_ids)
+        after = item.position_ids[-1] + 1 + np.arange(missing)
+        columns["input_ids"].append(np.pad(item.input_ids, (0, missing)))
+        columns["position_ids"].append(np.concatenate([item.position_ids, after]))
+        columns["labels"].append(np.pad(item.labels, (0, missing), constant_values=IGNORED_LABEL))
+    return {name: torch.from_numpy(np.stack(rows)) for name, rows in columns.items()}

@@ -1,0 +1,60 @@
+"""Which parameters are trained: all, or low-rank additions with norms and embeddings as an option."""
+
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from skipwise.config import FullTuning, LoraTuning
+
+
+def apply_tuning(model: PreTrainedModel, tuning: FullTuning | LoraTuning) -> PreTrainedModel | PeftModel:
+    """Readies a model for training.
+
+    Args:
+        model: a causal language model; with LoRA it is changed in place, and `merged` changes it back.
+        tuning: what is to be trained.
+
+    Returns:
+        The model itself, or the model with low-rank additions around it.
+    """
+    model.requires_grad_(isinstance(tuning, FullTuning))
+    if isinstance(tuning, FullTuning):
+        return model
+    in_full = _norm_names(model) if tuning.train_norms else []
+    if tuning.train_embeddings:
+        in_full += _embedding_names(model)
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=tuning.rank,
+            lora_alpha=tuning.alpha or 2 * tuning.rank,
+            lora_dropout=tuning.dropout,
+            target_modules=tuning.target_modules or "all-linear",
+            modules_to_save=in_full or None,
+            ensure_weight_tying=bool(tuning.train_embeddings),
+        ),
+    )
+
+
+def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The plain model, with low-rank additions added to the weights they belong to."""
+    if isinstance(model, PeftModel):
+        inner: Any = model.merge_and_unload()
+        return inner
+    return model
+
+
+def _norm_names(model: PreTrainedModel) -> list[str]:
+    """Last names of the modules that normalize: `input_layernorm`, `norm`, `ln_f`, whatever this model calls them."""
+    return sorted(
+        {name.rpartition(".")[2] for name, module in model.named_modules() if "Norm" in type(module).__name__}
+    )
+
+
+def _embedding_names(model: PreTrainedModel) -> list[str]:
+    ends = [model.get_input_embeddings()]
+    if not model.config.get_text_config().tie_word_embeddings:
+        ends.append(model.get_output_embeddings())
+    return [name.rpartition(".")[2] for name, module in model.named_modules() if any(module is end for end in ends)]

@@ -1,0 +1,97 @@
+import pytest
+
+from skipwise.config import RunConfig, merge_settings, read_settings
+from skipwise.errors import ConfigError, PositionError
+from skipwise.positions import PoSE
+from skipwise.rope import YaRN
+
+SMALL = {"model": "some/model", "target": "32k"}
+
+
+def test_defaults_are_the_papers():
+    run = RunConfig.from_mapping(SMALL)
+    assert run.target == 32768
+    assert run.build_sampler() == PoSE(chunks=2, text="uniform", skips="sequential")
+    assert run.build_interpolation() == YaRN()
+    assert run.tuning.kind == "full"
+    window = run.resolve_window(4096)
+    assert (window.train, window.original, window.target) == (2048, 4096, 32768)
+    assert run.resolve_window(256).train == 256
+    assert run.output_folder.as_posix() == "runs/model-32768"
+
+
+def test_yaml_round_trip(tmp_path):
+    run = RunConfig.from_mapping(
+        {
+            **SMALL,
+            "window": "1k",
+            "interpolation": {"kind": "yarn", "beta_fast": 16},
+            "sampler": {"kind": "pose", "skips": "flat"},
+            "data": {"source": ["a.jsonl", "b"], "min_tokens": "2k", "retrieval": 0.25},
+            "tuning": {"kind": "lora", "rank": 8, "train_norms": True},
+            "growth": {"window": "2k", "share": 0.2},
+            "training": {"learning_rate": 1e-4, "report_to": "none"},
+        }
+    )
+    (tmp_path / "run.yaml").write_text(run.to_yaml())
+    assert RunConfig.from_yaml(tmp_path / "run.yaml") == run
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({**SMALL, "windwo": 5}, ["'windwo' is unknown", "'window'"]),
+        ({**SMALL, "data": {"min_token": 5}}, ["'data.min_token' is unknown", "'min_tokens'"]),
+        ({**SMALL, "tuning": {"kind": "lora", "rnk": 5}}, ["rnk' is unknown", "'rank'"]),
+        ({**SMALL, "tuning": {"kind": "lore"}}, ["'tuning'", "lore", "'lora'"]),
+        ({**SMALL, "sampler": {"kind": "poes"}}, ["poes", "'pose'"]),
+        ({**SMALL, "sampler": {"kind": "pose", "skip": "flat"}}, ["skip", "'skips'"]),
+        ({**SMALL, "interpolation": "yarm"}, ["yarm", "'yarn'"]),
+        ({"target": "32k"}, ["'model' is missing"]),
+        ({"model": "x", "target": "many"}, ["many", "32k"]),
+        ({"model": "x", "target": True}, ["target", "True"]),
+        ({**SMALL, "data": {"held_out": 1.5}}, ["data.held_out", "1.5", "less than or equal to 1"]),
+        ({**SMALL, "growth": {"share": 0.5}}, ["growth.window' is missing"]),
+        ({**SMALL, "seed": "zero"}, ["'seed'", "zero"]),
+    ],
+)
+def test_bad_settings_are_one_line_with_the_cure(settings, words):
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_mapping(settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_files_that_are_no_config(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_settings(tmp_path / "absent.yaml")
+    (tmp_path / "a.yaml").write_text("model: [\n")
+    with pytest.raises(ConfigError, match="not YAML at line"):
+        read_settings(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("just words\n")
+    with pytest.raises(ConfigError, match="holds no settings"):
+        read_settings(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not YAML"):
+        read_settings(tmp_path / "c.yaml")
+
+
+def test_flags_lie_over_the_file():
+    below = {"sampler": {"kind": "pose", "chunks": 3}, "data": {"source": "a", "join": True}}
+    assert merge_settings(below, {"sampler": {"kind": "randpos"}})["sampler"] == {"kind": "randpos"}
+    assert merge_settings(below, {"sampler": {"skips": "flat"}})["sampler"] == {
+        "kind": "pose",
+        "chunks": 3,
+        "skips": "flat",
+    }
+    assert merge_settings(below, {"data": {"source": "b"}})["data"] == {"source": "b", "join": True}
+
+
+def test_lengths_are_checked_against_the_model():
+    run = RunConfig.from_mapping(SMALL)
+    with pytest.raises(ConfigError, match="already handles 65536"):
+        run.resolve_window(65536)
+    with pytest.raises(PositionError):
+        RunConfig.from_mapping({**SMALL, "window": "64k"}).resolve_window(4096)
