@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -24,7 +25,7 @@ from transformers import (
 
 from skipwise.doctor import Verdict, doctor, require_healthy
 from skipwise.errors import UnsupportedModelError
-from skipwise.model import load_model, save_model, with_rope
+from skipwise.model import load_model, rotary_tables, save_model, with_rope
 from skipwise.model.extend import extended_config
 from skipwise.rope import NTK, DynamicNTK, Interpolation, Linear, LongRoPE, YaRN
 from skipwise.window import Window
@@ -313,6 +314,21 @@ def test_a_checkpoint_that_loses_its_base_is_red(
     verdicts = examine(model, tokenizer=AutoTokenizer.from_pretrained(tiny_checkpoint))
     assert failures(verdicts) == {"reload"}, lines(verdicts)
     assert "rope_theta" in verdicts["reload"].cure
+
+
+@pytest.mark.parametrize(("original", "worrying"), [(64, False), (2**21, True)])
+def test_the_float32_angle_error_is_stated(original: int, worrying: bool) -> None:
+    # A factor of 1.5, so that the fastest pair does not turn by one radian exactly.
+    window = Window(train=64, original=original, target=3 * original // 2)
+    model = with_rope(build(LlamaConfig(**{**SHAPE, "max_position_embeddings": original})), Linear(), window)
+    verdict = examine(model, Linear(), window)["precision"]
+    table = rotary_tables(model)["model.rotary_emb"].inv_freq
+    last = np.arange(max(0, window.target - 256), window.target)[:, None]
+    rounded = last.astype(np.float32) * table.astype(np.float32)
+    error = np.abs(rounded.astype(np.float64) - last * table).max()
+    assert f"off by up to {error:.2g} rad up to position {window.target - 1}" in verdict.detail
+    assert (error > 0.05) == worrying == bool(verdict.cure)
+    assert verdict.status == "note"
 
 
 def test_a_model_of_local_layers_only_is_red() -> None:

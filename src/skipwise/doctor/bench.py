@@ -6,7 +6,7 @@ the same random numbers, so that dropout drops the same units in passes that are
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -18,13 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.loss import training_inputs
 from skipwise.model.rotary import text_config
-from skipwise.rope import Interpolation
+from skipwise.rope import Interpolation, RopeTable, float32_angle_error
 from skipwise.window import Window
 
 LOCAL_LAYERS = ("sliding_attention", "chunked_attention")
 
 _PROBE_TOKENS = 32
 _SHIFT_TOKENS = 1000
+_ANGLE_POSITIONS = 256
 
 
 class Bench:
@@ -166,6 +167,12 @@ def largest(difference: Tensor) -> float:
 def rms(difference: Tensor) -> float:
     """Root of the mean square: one token that rounding sends to another expert does not decide it."""
     return difference.square().mean().sqrt().item()
+
+
+def angle_error(tables: Iterable[RopeTable], last: int) -> float:
+    """The largest float32 angle error over positions up to `last`, in radians; one position may be a lucky one."""
+    first = max(0, last - _ANGLE_POSITIONS + 1)
+    return max(float32_angle_error(table, position) for table in tables for position in range(first, last + 1))
 
 
 @contextmanager

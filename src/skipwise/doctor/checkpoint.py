@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from skipwise.doctor.bench import LOCAL_LAYERS, Bench, largest, local_span
+from skipwise.doctor.bench import LOCAL_LAYERS, Bench, angle_error, largest, local_span
 from skipwise.doctor.verdict import Verdict, judge
 from skipwise.loss import IGNORED, NextTokenLoss
 from skipwise.model import load_model, rotary_tables, save_model
 from skipwise.model.extend import built_around
 from skipwise.model.source import quiet_transformers
-from skipwise.rope import RopeSpec, RopeTable, float32_angle_error, read_rope
+from skipwise.rope import RopeSpec, RopeTable, read_rope
 from skipwise.rope.tables import unscaled_frequencies
 
 GLOBAL_LAYERS = "full_attention"
@@ -72,10 +72,10 @@ def tables(bench: Bench) -> Verdict:
 
 
 def precision(bench: Bench) -> Verdict:
-    """How far float32 angles are off at the last position of the target."""
+    """How far float32 angles are off at the last positions of the target."""
     last = bench.window.target - 1
-    error = max(float32_angle_error(table, last) for table in rotary_tables(bench.model).values())
-    detail = f"float32 angles are off by up to {error:.2g} rad at position {last}"
+    error = angle_error(rotary_tables(bench.model).values(), last)
+    detail = f"float32 angles are off by up to {error:.2g} rad up to position {last}"
     cure = (
         "neighbouring positions blur there: expect weaker retrieval near the target"
         if error > _WORRYING_RADIANS

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from skipwise.doctor.bench import Bench, largest, rms
+from skipwise.doctor.bench import Bench, angle_error, largest, rms
 from skipwise.doctor.verdict import Verdict, judge
 from skipwise.model import rotary_tables
-from skipwise.rope import float32_angle_error
 
 # Attention that is masked out gives a gradient of exactly zero; what is far away, and seen, gives far more than this.
 _SMALLEST_SHARE = 1e-7
@@ -70,8 +69,9 @@ def shift(bench: Bench) -> Verdict:
     # saturates, hence 16 times; and at most a quarter of it, so that the probe can fail.
     stretched = rms(bench.logits(bench.positions(bench.middle_skip + bench.shift)) - base)
     last = bench.n - 1 + bench.middle_skip + bench.shift
-    angle_error = max(float32_angle_error(table, last) for table in before.values())
-    radians = 2 * (angle_error + torch.finfo(bench.model.dtype).eps)  # cos and sin are rounded to the model's dtype
+    radians = 2 * (
+        angle_error(before.values(), last) + torch.finfo(bench.model.dtype).eps
+    )  # cos and sin are rounded to the model's dtype
     allowed = min(16 * radians, 0.25) * stretched + bench.rounding(base)
     detail += (
         f"; {radians:.1g} rad of rounding allow {allowed:.2g}, chunk two alone + {bench.shift} moves them by "
