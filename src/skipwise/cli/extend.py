@@ -1,0 +1,151 @@
+"""`skipwise extend`: trains a model to its longer window, from a YAML file, flags, or both."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
+from skipwise.errors import ConfigError
+
+INTERRUPTED = 130
+
+EPILOG = """Example: skipwise extend ./my-model --target 32k --data docs/ --tuning lora --set training.bf16=true
+
+Example: skipwise extend --config run.yaml --resume
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command(epilog=EPILOG)(extend)
+
+
+def extend(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A folder, a hub name or a .gguf file.", show_default=False)
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The run as YAML; flags lie over it.")] = None,
+    target: Annotated[
+        int | None, typer.Option(parser=read_length, metavar="TOKENS", help="Window to extend to, such as 32k.")
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            parser=read_length,
+            metavar="TOKENS",
+            help="Training window.",
+            show_default="the model's own, at most 2k",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where the result goes.", show_default="runs/<model>-<target>")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE", help="File, folder, pattern, hub data set or stdlib; may be repeated."),
+    ] = None,
+    interpolation: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="none, linear, ntk, dynamic, yarn, llama3, longrope.", show_default="yarn"),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="pose, randpos, cream, sentences, plain, full.", show_default="pose"),
+    ] = None,
+    skips: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Of pose: sequential, simplex, flat.", show_default="sequential"),
+    ] = None,
+    chunks: Annotated[int | None, typer.Option(help="Of pose: chunks of a window.", show_default="2")] = None,
+    tuning: Annotated[
+        str | None, typer.Option(metavar="KIND", help="What is trained: full or lora.", show_default="full")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="1000")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="2e-5")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Windows at a time on each device; 64 make a step.", show_default="1"),
+    ] = None,
+    attention: AttentionOption = None,
+    seed: Annotated[int | None, typer.Option(help="Source of every draw.", show_default="0")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any setting of the YAML file, such as data.join=true."),
+    ] = None,
+    trust_remote_code: TrustOption = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Extend a model's context window by training on short windows with positions that skip ahead."""
+    from skipwise.config import RunConfig, merge_settings, read_settings
+
+    flags: dict[str, Any] = {
+        "model": model,
+        "target": target,
+        "window": window,
+        "output": output,
+        "interpolation": interpolation and {"kind": interpolation},
+        "sampler": _given({"kind": sampler, "skips": skips, "chunks": chunks}),
+        "data": _given({"source": data if data is None or len(data) > 1 else data[0]}),
+        "tuning": tuning and {"kind": tuning},
+        "training": _given({"max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": batch}),
+        "attention": attention,
+        "seed": seed,
+        "trust_remote_code": trust_remote_code or None,
+    }
+    tree = merge_settings(read_settings(config) if config else {}, _given(flags))
+    for assignment in settings or []:
+        tree = merge_settings(tree, _assigned(assignment))
+    if "kind" not in tree.get("sampler", {"kind": ""}):
+        tree["sampler"] = {"kind": "pose", **tree["sampler"]}
+    run = RunConfig.from_mapping(tree)
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("skipwise").setLevel(logging.WARNING if as_json else logging.INFO)
+    from skipwise.train import extend as train
+
+    result = train(run, resume=resume)
+    if as_json:
+        print_json({"folder": str(result.folder), "finished": result.finished, "steps": result.steps, **result.record})
+    elif result.finished:
+        print(
+            f"extended to {run.target} tokens in {result.record['seconds']:.0f} s, "
+            f"{result.record['peak_bytes'] / 2**30:.1f} GiB: {result.folder}\n"
+            f"try it: skipwise generate {result.folder} --prompt 'def'"
+        )
+    if not result.finished:
+        again = f"--config {result.folder / 'run.yaml'}"
+        print(f"stopped after step {result.steps}, saved; go on with: skipwise extend {again} --resume")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """Only the flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None and value != {}}
+
+
+def _assigned(assignment: str) -> dict[str, Any]:
+    """`data.join=true` as `{"data": {"join": True}}`; the value is read as YAML."""
+    import yaml
+
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set is {assignment!r}; write NAME=VALUE, such as data.join=true")
+    try:
+        # YAML 1.1 wants a dot in 2e-5, which nobody writes.
+        value = float(text) if _is_number(text) and "e" in text.lower() else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set is {assignment!r}; its value is not YAML") from error
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
