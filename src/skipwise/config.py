@@ -96,8 +96,8 @@ class LoraTuning(_Strict):
 class GrowthConfig(_Strict):
     """A larger training window, still with skips, for the last steps of the run.
 
-    Skip-wise training never shows a query more keys than the window holds; a few wider steps at the end teach attention to
-    stay sharp among more of them.
+    Skip-wise training never shows a query more keys than the window holds; a few wider steps at the end teach attention
+    to stay sharp among more of them.
 
     Attributes:
         window: training window of those steps, in tokens.

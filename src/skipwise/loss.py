@@ -1,8 +1,8 @@
 """Next-token loss that never holds the logits of a whole window.
 
-A window of `n` tokens over a vocabulary of `V` makes `n x V` logits; with their float32 copy and gradients they outweigh
-everything else of a small model with a large vocabulary. Here the head runs over a few hundred tokens at a time, and the
-gradients of hidden states and head are made in the same pass, so that nothing is computed twice.
+A window of `n` tokens over a vocabulary of `V` makes `n x V` logits; with their float32 copy and gradients they
+outweigh everything else of a small model with a large vocabulary. Here the head runs over a few hundred tokens at a
+time, and the gradients of hidden states and head are made in the same pass, so that nothing is computed twice.
 """
 
 import functools
@@ -50,8 +50,8 @@ class NextTokenLoss:
         logits = model(input_ids=input_ids, position_ids=position_ids, attention_mask=ones).logits.float()
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
-    Whatever the model does between decoder and logits (a bias, a scale, a soft cap) is the model's own code: its forward
-    runs on slices of the hidden states with the decoder standing still.
+    Whatever the model does between decoder and logits (a bias, a scale, a soft cap) is the model's own code: its
+    forward runs on slices of the hidden states with the decoder standing still.
 
     Args:
         model: a causal language model of the transformers library, not wrapped.

@@ -55,6 +55,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def new_model() -> LlamaForCausalLM:
+    """A Llama of 2.1 million parameters with random weights."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
@@ -87,6 +88,7 @@ class Batches:
         self.tokenizer = tokenizer
 
     def text(self) -> tuple[np.ndarray, np.ndarray]:
+        """A stretch of source text, every token scored."""
         start = int(self.rng.integers(0, len(self.tokens) - WINDOW))
         ids = self.tokens[start : start + WINDOW].astype(np.int64)
         return ids, ids
@@ -111,6 +113,7 @@ class Batches:
         return ids, labels
 
     def passkey(self) -> tuple[np.ndarray, np.ndarray]:
+        """A passkey in filler or in source text, filling half the window or more."""
         builder = self.in_filler
         if self.rng.random() < 0.5:
             start = int(self.rng.integers(0, len(self.tokens) - WINDOW))
@@ -161,6 +164,7 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def main() -> None:
+    """Trains by the clock (or by a number of steps) and writes the checkpoint folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=27.0, help="training time; the schedule follows the clock")

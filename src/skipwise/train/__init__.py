@@ -2,8 +2,8 @@
 
     config -> model with the interpolation built in -> preflight -> token store -> curriculum -> Trainer -> folder
 
-The folder holds safetensors, `config.json` for readers of both eras, the tokenizer, a model card, and `skipwise.json` with
-everything that was done. While training, `run.yaml` and the Trainer's `checkpoint-<step>` folders stand beside them.
+The folder holds safetensors, `config.json` for readers of both eras, the tokenizer, a model card, and `skipwise.json`
+with everything that was done. While training, `run.yaml` and the Trainer's `checkpoint-<step>` folders stand beside them.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
 from peft import PeftModel
 
 from skipwise.config import RunConfig
@@ -117,6 +118,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
     transformers.set_seed(config.seed)
 
     loaded = _load(config, window)
+    loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
     arguments = training_arguments(config)
     verdicts = doctor(
         loaded.model,
@@ -208,8 +210,8 @@ def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
 def use_one_malloc_arena() -> None:
     """Lets all threads allocate from one heap, where the C library is glibc; elsewhere does nothing.
 
-    Autograd runs the backward pass in a thread of its own, and glibc gives each thread its own heap: what the forward pass
-    frees would then never serve the backward pass. On a CPU that is several hundred megabytes of a training step.
+    Autograd runs the backward pass in a thread of its own, and glibc gives each thread its own heap: what the forward
+    pass frees would then never serve the backward pass. On a CPU that is several hundred megabytes of a training step.
     """
     import ctypes
 
@@ -304,7 +306,7 @@ def _store(config: RunConfig, tokenizer: Any, part: Any, at_least: int, join: bo
 
 
 def _validation(config: RunConfig, loaded: LoadedModel, window: Window) -> Validate | None:
-    """Perplexity of the same last tokens at growing lengths, on held-out documents that are long enough for the longest."""
+    """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest."""
     lengths = sorted(config.validation.lengths or _doublings(window))
     if config.data.held_out == 0:
         logger.warning("no validation while training: data.held_out is 0, so every document is trained on")

@@ -1,7 +1,7 @@
-"""What a run trains on, step by step: the documents' items, retrieval exercises between them, a wider window at the end.
+"""What a run trains on, step by step: the documents' items, retrieval exercises among them, a wider window at the end.
 
-Everything is a pure function of (seed, place in the run), so that any number of workers or processes sees the same run, and
-a resumed one goes on as if nothing had happened.
+Everything is a pure function of (seed, place in the run), so that any number of workers or processes sees the same
+run, and a resumed one goes on as if nothing had happened.
 """
 
 from collections.abc import Sequence
