@@ -60,7 +60,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def _texts(store: TokenStore) -> list[str]:
-    return [TOKENIZER.decode(store.document(i)) for i in range(store.num_documents)]
+    return [str(TOKENIZER.decode(store.document(i))) for i in range(store.num_documents)]
 
 
 def test_long_documents_are_kept_and_the_others_counted(build, source: Path) -> None:
@@ -102,11 +102,10 @@ def test_truncation_left_on_a_tokenizer_does_not_count(build, source: Path) -> N
 
 def test_token_ids_take_the_smallest_type_that_holds_them(build, source: Path) -> None:
     def store(num_ids: int) -> TokenStore:
-        tokenizer = byte_tokenizer()
-        tokenizer.add_tokens([f"<extra{i}>" for i in range(num_ids - len(tokenizer))])
-        return build(source, tokenizer)
+        vocabulary = {f"word{i}": i for i in range(num_ids - 1)} | {"?": num_ids - 1}
+        engine = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="?"))
+        return build(source, PreTrainedTokenizerFast(tokenizer_object=engine), min_tokens=1)
 
-    assert store(258).document(0).dtype == np.uint16
     assert store(65_536).document(0).dtype == np.uint16
     assert store(65_537).document(0).dtype == np.uint32
 
@@ -320,7 +319,7 @@ def test_a_store_travels_to_another_process_by_its_path(build, source: Path) -> 
 def test_sentence_ends_are_known_for_every_token(build, source: Path) -> None:
     ends = build(source).sentence_ends
     assert ends.shape == (258,)
-    assert {TOKENIZER.decode([i]) for i in np.flatnonzero(ends)} == {".", "!", "?", "\n"}
+    assert {str(TOKENIZER.decode([i])) for i in np.flatnonzero(ends).tolist()} == {".", "!", "?", "\n"}
 
 
 def test_names_of_all_shapes_come_back(tmp_path: Path) -> None:
@@ -353,3 +352,34 @@ def test_names_of_all_shapes_come_back(tmp_path: Path) -> None:
     store = TokenStore(tmp_path)
     assert list(store.names) == names * 1000
     assert all(store.document(i).tolist() == [i % 1000] * (i % 3 + 1) for i in range(0, 9000, 7))
+
+
+def test_a_hub_data_set_is_known_by_its_commit(build, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import huggingface_hub
+
+    class Hub:
+        sha = "one"
+
+        def dataset_info(self, name: str) -> "Hub":
+            return self
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter([{"text": "abcdef"}, {"text": "ab"}]))
+    first = build("owner/name:test")
+    assert list(first.names) == ["owner/name:test:1"]
+    assert build("owner/name:test").folder == first.folder
+    monkeypatch.setattr(Hub, "sha", "two")
+    assert build("owner/name:test").folder != first.folder
+
+
+def test_progress_is_shown_on_stderr_when_asked_for(build, source: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    build(source)
+    assert capfd.readouterr() == ("", "")
+    build(source, min_tokens=5, progress=True)
+    out, err = capfd.readouterr()
+    assert (out, "Tokenizing: 100%" in err) == ("", True)
+
+
+def test_the_modules_do_without_torch_and_transformers(fresh_python: Callable[[str], None]) -> None:
+    fresh_python("import sys, skipwise.items; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)")

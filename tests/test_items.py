@@ -124,6 +124,8 @@ def test_chunks_and_skips_are_drawn_anew_every_epoch(store: TokenStore) -> None:
         item = items.item(epoch, index)
         drawn.setdefault(int(item.input_ids[0]) // 100, []).append(item.position_ids.tobytes())
     assert all(len(set(positions)) > 1 for positions in drawn.values())
+    positions = [[items.item(epoch, i).position_ids.tobytes() for i in range(len(items))] for epoch in range(2)]
+    assert sum(one == other for one, other in zip(*positions, strict=True)) <= 2
 
 
 def test_seeds_differ(store: TokenStore) -> None:
@@ -162,7 +164,8 @@ def test_samplers_that_ask_get_the_sentence_ends(store: TokenStore) -> None:
     class Spy:
         uses_sentence_ends: ClassVar[bool] = True
 
-        def sample(self, num_tokens, window, rng, *, sentence_ends):
+        def sample(self, num_tokens, window, rng, *, sentence_ends=None):
+            assert sentence_ends is not None
             assert sentence_ends.tolist() == [i % 7 == 6 for i in range(num_tokens)]
             return SentenceGaps().sample(num_tokens, window, rng, sentence_ends=sentence_ends)
 

@@ -283,10 +283,12 @@ def _until_magic(parts: Iterable[str]) -> Iterator[str]:
 
 def _stdlib_files() -> Iterator[DocumentFile]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if _STDLIB_SKIPPED.isdisjoint(relative.parts):
-            yield DocumentFile(path=path, name=relative.as_posix())
+    paths: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _STDLIB_SKIPPED]
+        paths += (Path(folder, name) for name in names if name.endswith(".py"))
+    for path in sorted(paths):
+        yield DocumentFile(path=path, name=path.relative_to(root).as_posix())
 
 
 def _unreachable(name: str, error: Exception) -> str:

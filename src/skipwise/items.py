@@ -81,10 +81,10 @@ class TrainingItems:
         else:
             sample = self._sampler.sample(len(document), self._window, rng)
         tokens = sample.token_index
-        input_ids = document[tokens].astype(np.int64)
+        input_ids = document.take(tokens).astype(np.int64)
         labels = input_ids.copy()
         if self._mask_joints:
-            labels[1:][np.diff(tokens) != 1] = IGNORED_LABEL
+            labels[1:][tokens[1:] - tokens[:-1] != 1] = IGNORED_LABEL
             if self._store.separator_id is not None:
                 # In a joined document the separator is the last token of its text; what follows is another's beginning.
                 labels[1:][input_ids[:-1] == self._store.separator_id] = IGNORED_LABEL
