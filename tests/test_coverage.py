@@ -261,7 +261,7 @@ def test_verb_prints_records_for_machines(run: Callable[..., Result]) -> None:
     record = found[1]
     assert record["window"] == {"train": 32, "original": 32, "target": 1024}
     assert record["share"] == [share[distance] for distance in record["distance_tokens"]]
-    assert record["lowest_share"] == share.min()
+    assert record["lowest_share"] == pytest.approx(share.min())
     assert record["lowest_share_distance_tokens"] == 1023
     assert record["num_samples"] == 0
     assert share[record["first_below_1_percent_tokens"]] < 0.01 <= share[record["first_below_1_percent_tokens"] - 1]

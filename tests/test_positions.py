@@ -259,11 +259,11 @@ def test_cream_places_head_middle_and_tail_by_its_law(original: int, target: int
 
 
 def test_cream_piles_nothing_onto_the_ends_at_small_factors() -> None:
-    # Unnormalised, a factor of 2 with sigma 3 would put more than a third of the draws on each end of [2, 4].
-    rng, lengths = np.random.default_rng(0), window(900, 1800)
-    ends = np.array([CREAM().sample(900, lengths, rng).position_ids[600] for _ in range(2000)])
-    assert np.mean(ends < 620) < 0.3
-    assert np.mean(ends > 1750) < 0.6  # where h = 8 this token is still in the middle
+    # x = 2 joins the middle to the head, and nothing else does. Unnormalised, 43% of the draws would be rounded there.
+    rng, gaussian = np.random.default_rng(0), NormalDist(1 + 2, 3)
+    expected = (gaussian.cdf(2.5) - gaussian.cdf(2)) / (gaussian.cdf(4) - gaussian.cdf(2))
+    joined = [CREAM().sample(900, window(900, 1800), rng).position_ids[599] == 599 for _ in range(3000)]
+    assert abs(np.mean(joined) - expected) < 5 * (expected * (1 - expected) / 3000) ** 0.5
 
 
 def test_sentence_gaps_fall_on_sentence_ends_only() -> None:

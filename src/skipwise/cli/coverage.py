@@ -159,7 +159,8 @@ def _distances(window: Window) -> list[int]:
 
 def _summary(result: "Coverage") -> tuple[float, int, int | None]:
     """Smallest share, the first distance that has it, and the first distance with a share below 1%."""
-    lowest = int(result.share.argmin())
+    # The first of those that rounding alone sets apart.
+    lowest = int((result.share <= result.share.min() + 1e-12).argmax())
     starved = int((result.share < _STARVED).argmax())
     return float(result.share[lowest]), lowest, starved if result.share[starved] < _STARVED else None
 
@@ -229,7 +230,7 @@ def _write_plot(path: Path, panels: list[tuple[Window, list[tuple["PositionSampl
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "skipwise", "font.size": 9}):
         figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
         for axes, (window, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            distances = np.unique(np.linspace(1, window.target - 1, 500).astype(int))
+            distances = np.unique(np.linspace(1, window.target - 1, 300).astype(int))
             for number, (sampler, result) in enumerate(rows):
                 share, error = result.share[distances], result.standard_error[distances]
                 style = "-" if not result.num_samples else "--"
@@ -251,5 +252,5 @@ def _write_plot(path: Path, panels: list[tuple[Window, list[tuple["PositionSampl
             axes.grid(alpha=0.25)
         figure.axes[0].set_ylabel("share of examples that train it")
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, 1 + len(panels)), frameon=False)
         figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
