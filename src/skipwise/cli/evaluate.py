@@ -133,29 +133,33 @@ def _print_tables(results: Sequence["EvalResult"]) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table("task", "tokens", "measure", "value", "95% interval", "n")
+    table = Table("task", "tokens", "measure", "value", "95% interval", "n", "skipped", box=None, padding=(0, 2, 0, 0))
     for result in results:
         if "depth_from" not in result.details:
-            low, high = ("-" if end is None else f"{end:.4g}" for end in (result.ci_low, result.ci_high))
-            where = result.details.get("position_from")
-            place = "" if where is None else f" at {where} to {result.details['position_to'] - 1}"
-            count = f"{result.num_samples}" + (f" ({result.num_skipped} skipped)" if result.num_skipped else "")
             table.add_row(
                 result.task,
                 str(result.length_tokens),
-                result.metric + place,
+                result.metric + _place(result),
                 f"{result.value:.4g}",
-                f"{low} to {high}",
-                count,
+                "-" if result.ci_low is None else f"{result.ci_low:.4g} to {result.ci_high:.4g}",
+                str(result.num_samples),
+                str(result.num_skipped),
             )
     console.print(table)
 
     cells = [result for result in results if "depth_from" in result.details]
     if cells:
         lengths = sorted({cell.length_tokens for cell in cells})
-        grid = Table("passkey depth", *(f"{length} tokens" for length in lengths))
+        grid = Table("passkey depth", *(f"{length} tokens" for length in lengths), box=None, padding=(0, 2, 0, 0))
         by_place = {(cell.details["depth_from"], cell.length_tokens): cell for cell in cells}
         for depth in sorted({depth for depth, _ in by_place}):
             row = [by_place[depth, length] for length in lengths]
             grid.add_row(f"{depth:.2f} to {row[0].details['depth_to']:.2f}", *(f"{cell.value:.0%}" for cell in row))
+        console.print()
         console.print(grid)
+
+
+def _place(result: "EvalResult") -> str:
+    if "position_from" not in result.details:
+        return ""
+    return f" {result.details['position_from']}-{result.details['position_to'] - 1}"

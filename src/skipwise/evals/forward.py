@@ -47,7 +47,7 @@ def check_length(model: Any, num_tokens: int, *, allow_beyond: bool) -> None:
     if num_tokens > window and not allow_beyond:
         raise ConfigError(
             f"length is {num_tokens} tokens and the model's window (max_position_embeddings) is {window}; ask for at "
-            "most that, or allow lengths beyond the window on purpose"
+            "most that, or measure beyond it on purpose with allow_beyond (--allow-beyond)"
         )
 
 
