@@ -1,0 +1,5 @@
+"""The whole method in minutes on a small model that ships with the package: measure, extend, measure again, report."""
+
+from skipwise.demo.run import BASE, Claims, DemoSettings, run_demo
+
+__all__ = ["BASE", "Claims", "DemoSettings", "run_demo"]

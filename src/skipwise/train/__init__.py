@@ -30,8 +30,9 @@ from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.items import TrainingItems
 from skipwise.loss import use_chunked_loss
-from skipwise.model import LoadedModel, load_model, original_window, read_config, save_model
+from skipwise.model import LoadedModel, load_model, original_window, portability_note, read_config, save_model
 from skipwise.positions import PositionSampler
+from skipwise.report import write_model_card
 from skipwise.train.curriculum import Curriculum, RetrievalExercises, Stage, collate
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, Stopwatch, Validate, last_checkpoint
 from skipwise.train.tuning import apply_tuning, merged
@@ -368,6 +369,17 @@ def _finish(
         model = merged(trained)
         del model.forward
         save_model(model, loaded.tokenizer, folder)
+        write_model_card(
+            folder,
+            base=config.model,
+            window=window,
+            interpolation=config.interpolation,
+            sampler=config.sampler,
+            tuning=config.tuning.model_dump(),
+            data=config.data.model_dump(),
+            verdicts=verdicts,
+            notes=[note] if (note := portability_note(model.config)) else [],
+        )
         (folder / "skipwise.json").write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
     return ExtendResult(
         folder=folder,

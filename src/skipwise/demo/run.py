@@ -1,0 +1,184 @@
+"""The demo: a 2.1M-parameter Llama with a window of 256 tokens, extended sixteen times on the standard library's sources.
+
+base model -> perplexity and passkeys by length          arm "base"
+the same, interpolated but not trained                   arm "interpolation only"
+preflight, skip-wise training, the same measurements     arm "extended"
+-> a table and a page with two pictures
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from skipwise import __version__
+from skipwise.config import RunConfig
+from skipwise.corpus import build_store
+from skipwise.evals import EvalResult, evaluate
+from skipwise.model import load_model, original_window, read_config
+from skipwise.report import Arm, results_table, write_report
+from skipwise.train import extend
+from skipwise.window import Window
+
+logger = logging.getLogger("skipwise")
+
+BASE = Path(__file__).parent / "base"
+"""The embedded base model: a plain checkpoint folder, made by `skipwise.demo.train_base`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSettings:
+    """How long the demo takes and what it claims.
+
+    Attributes:
+        target: context length to extend to, in tokens.
+        steps: optimizer steps, of 16 windows of 256 tokens; the last tenth are of wider windows.
+        trials: passkeys of each length.
+        num_depths: parts of the text that they are spread over.
+        num_documents: held-out documents for perplexity.
+    """
+
+    target: int = 4096
+    steps: int = 100
+    trials: int = 20
+    num_depths: int = 5
+    num_documents: int = 16
+
+    def run_config(self, model_folder: Path, seed: int) -> RunConfig:
+        """The run that extends the base: the recipe that wins at this size."""
+        return RunConfig.from_mapping(
+            {
+                "model": str(BASE),
+                "target": self.target,
+                "output": str(model_folder),
+                "interpolation": {"kind": "yarn"},
+                "sampler": {"kind": "pose", "skips": "flat"},
+                "data": {"source": "stdlib", "retrieval": 0.25},
+                "growth": {"window": min(1024, self.target), "share": 0.1},
+                "validation": {"num_documents": 4},
+                "training": {
+                    "max_steps": self.steps,
+                    "per_device_train_batch_size": 16,
+                    "gradient_accumulation_steps": 1,
+                    "learning_rate": 3e-4,
+                    "gradient_checkpointing": False,
+                    "save_strategy": "no",
+                },
+                "seed": seed,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What the demo promises of the extended model, read off its own records.
+
+    Attributes:
+        perplexity_falls: perplexity of the same tokens is lower at each longer length.
+        worst_passkeys: smallest share of passkeys found at any length.
+    """
+
+    perplexity_falls: bool
+    worst_passkeys: float
+
+    @classmethod
+    def of(cls, results: Sequence[EvalResult]) -> "Claims":
+        """Reads the records of one arm."""
+        perplexities = [result.value for result in _by_length(results, "perplexity")]
+        passkeys = [result.value for result in _by_length(results, "passkey")]
+        falling = all(longer < shorter for shorter, longer in zip(perplexities, perplexities[1:], strict=False))
+        return cls(perplexity_falls=falling, worst_passkeys=min(passkeys))
+
+    @property
+    def hold(self) -> bool:
+        """Whether perplexity falls to the target and at least 90% of passkeys are found at every length."""
+        return self.perplexity_falls and self.worst_passkeys >= 0.9
+
+
+def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 0) -> list[Arm]:
+    """Runs the demo and writes `model/`, `records.jsonl` and `report.html` into a folder.
+
+    Args:
+        folder: where to; what an earlier demo left there is replaced.
+        settings: sizes; the defaults take a few minutes on two cores.
+        seed: of training and evaluation.
+
+    Returns:
+        The arms base, interpolation only, and extended, with their results.
+    """
+    settings = settings or DemoSettings()
+    console, begun = Console(), time.monotonic()
+    model_folder, records = folder / "model", folder / "records.jsonl"
+    shutil.rmtree(model_folder, ignore_errors=True)
+    records.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    run = settings.run_config(model_folder, seed)
+    original = original_window(read_config(BASE))
+    window = Window(train=original, original=original, target=settings.target)
+    lengths = [original * 2**power for power in range(int(np.log2(window.factor)) + 1)]
+    tokenizer = load_model(BASE).tokenizer
+    held_out = build_store("stdlib", tokenizer, min_tokens=settings.target, part="held_out")
+    documents = [held_out.document(index) for index in range(held_out.num_documents)]
+
+    def measure(name: str, source: Path, **how: Any) -> Arm:
+        console.print(f"measuring [bold]{name}[/bold]")
+        loaded = load_model(source, **how)
+        tasks = [
+            {"kind": "perplexity", "num_documents": settings.num_documents},
+            {"kind": "passkey", "trials": settings.trials, "num_depths": settings.num_depths},
+        ]
+        results = evaluate(
+            *loaded, tasks, lengths, documents, seed=seed, out=records, allow_beyond=True, progress=console.is_terminal
+        )
+        return Arm(name=name, results=results)
+
+    console.print(
+        f"A Llama of {load_model(BASE).model.num_parameters() / 1e6:.1f}M parameters with a window of {original} tokens "
+        f"is extended to {settings.target}, on the sources of Python's standard library; "
+        f"{len(documents)} long files are kept out of training to measure on."
+    )
+    arms = [
+        measure("base", BASE),
+        measure("interpolation only", BASE, interpolation=run.build_interpolation(), window=window),
+    ]
+    console.print(f"extending: preflight, then {settings.steps} steps of skip-wise training")
+    trained = extend(run)
+    arms.append(measure("extended", trained.folder))
+
+    console.print(results_table(arms))
+    seconds = time.monotonic() - begun
+    report = folder / "report.html"
+    write_report(
+        report,
+        arms,
+        title=f"From {original} to {settings.target} tokens",
+        original_tokens=original,
+        made={
+            "command": "skipwise demo",
+            "training": f"{trained.steps} steps, {trained.record['seconds']:.0f} s",
+            "in all": f"{seconds:.0f} s",
+            "seed": str(seed),
+            "versions": ", ".join(f"{name} {version}" for name, version in trained.record["versions"].items()),
+            "skipwise": __version__,
+        },
+    )
+    claims = Claims.of(arms[-1].results)
+    console.print(
+        f"perplexity of the same tokens {'falls' if claims.perplexity_falls else 'does NOT fall'} with every doubling "
+        f"of the context; at least {claims.worst_passkeys:.0%} of passkeys are found at every length"
+    )
+    console.print(f"{seconds:.0f} s in all. Model: {model_folder}   Page: {report}", soft_wrap=True)
+    return arms
+
+
+def _by_length(results: Sequence[EvalResult], task: str) -> list[EvalResult]:
+    """Records of one task over all depths, shortest first."""
+    whole = [result for result in results if result.task == task and "depth" not in result.details]
+    return sorted(whole, key=lambda result: result.length_tokens)
