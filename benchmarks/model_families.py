@@ -36,6 +36,7 @@ from skipwise.window import Window
 
 WINDOW = Window(train=32, original=64, target=256)
 LARGEST = 60_000_000
+KINDS = ("yarn", "linear", "longrope", "ntk")
 
 # Whatever of these a config has is set so; the rest keeps its default.
 SMALL: dict[str, Any] = {
@@ -87,8 +88,22 @@ SMALL: dict[str, Any] = {
 }
 # A few families whose parts must fit each other in ways that defaults do not.
 FITTING: dict[str, dict[str, Any]] = {
+    "bailing_hybrid": {"max_position_embeddings": WINDOW.original},
     "bamba": {"attn_layer_indices": [1]},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "deepseek_v2": {"topk_method": "greedy"},
+    "gemma3n_text": {
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 16,
+        "activation_sparsity_pattern": [0.0, 0.0],
+    },
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "longcat_flash": {"ffn_hidden_size": 48, "expert_ffn_hidden_size": 32, "num_layers": 2, "head_dim": 8},
+    "qwen4_exp": {"layer_types": ["linear_attention", "full_attention"]},
+    "qwen4_exp_text": {"layer_types": ["linear_attention", "full_attention"]},
     "minimax_m3_vl_text": {"rotary_dim": 16},
     "mimo_v2_flash": {"head_dim": 48},
     "recurrent_gemma": {"num_hidden_layers": 3},
@@ -204,10 +219,10 @@ def family(model_type: str) -> dict[str, str]:
         try:
             read_config(folder)
         except SkipwiseError as error:
-            return {"family": model_type, "refused": str(error).rpartition("cannot be extended: ")[2]}
+            return {"family": model_type, "refused": reason(error, folder)}
         row = {"family": model_type} | {kind: attempt(folder, kind) for kind in ("yarn", "linear")}
         if row["yarn"].startswith("refused"):
-            row["longrope"] = attempt(folder, "longrope")
+            row |= {kind: attempt(folder, kind) for kind in ("longrope", "ntk")}
         return row
 
 
@@ -217,15 +232,19 @@ def refusal_by_config(model_type: str, folder: Path) -> dict[str, str]:
         AutoConfig.for_model(model_type).save_pretrained(folder)
         read_config(folder)
     except UnsupportedModelError as error:
-        return {"refused": str(error).rpartition("cannot be extended: ")[2]}
+        return {"refused": reason(error, folder)}
     except Exception:
         return {}
     return {}
 
 
+def reason(error: SkipwiseError, folder: Path) -> str:
+    return str(error).rpartition("cannot be extended: ")[2].replace(f"model {str(folder)!r}: ", "")
+
+
 def report(rows: list[dict[str, str]]) -> str:
     def works(row: dict[str, str]) -> bool:
-        return "yes" in (row.get("yarn"), row.get("linear"), row.get("longrope"))
+        return "yes" in [row.get(kind) for kind in KINDS]
 
     working = [row for row in rows if works(row)]
     refused = [row for row in rows if "refused" in row]
@@ -244,13 +263,10 @@ def report(rows: list[dict[str, str]]) -> str:
         "",
         "## Work",
         "",
-        "| model type | yarn | linear | longrope |",
-        "|---|---|---|---|",
+        f"| model type | {' | '.join(KINDS)} |",
+        "|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['family']} | {cell(row, 'yarn')} | {cell(row, 'linear')} | {cell(row, 'longrope')} |"
-        for row in working
-    ]
+    lines += [f"| {row['family']} | {' | '.join(cell(row, kind) for kind in KINDS)} |" for row in working]
     lines += ["", "## Refused", "", "| model type | reason |", "|---|---|"]
     lines += [f"| {row['family']} | {cell(row, 'refused')} |" for row in refused]
     lines += ["", "## Fail", "", "| model type | yarn | linear |", "|---|---|---|"]
