@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption
+from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption, read_length
 from skipwise.errors import ConfigError
-from skipwise.window import parse_length
+from skipwise.window import Window, parse_length
 
 if TYPE_CHECKING:
     from skipwise.evals import EvalResult, Task
@@ -68,6 +68,19 @@ def evaluate(
     allow_beyond: Annotated[
         bool, typer.Option("--allow-beyond", help="Allow lengths beyond the model's window, as for a base model.")
     ] = False,
+    interpolation: Annotated[
+        str | None,
+        typer.Option(
+            "--interpolation",
+            metavar="KIND",
+            help="Measure the model with this interpolation to --target and no training.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        int | None,
+        typer.Option("--target", parser=read_length, metavar="TOKENS", help="Window of --interpolation."),
+    ] = None,
     dtype: DtypeOption = "auto",
     attention: AttentionOption = None,
     trust_remote_code: TrustOption = False,
@@ -84,7 +97,13 @@ def evaluate(
 
     settings = {"num_documents": num_documents, "trials": trials, "num_depths": depths, "haystack": haystack}
     tasks = _make_tasks(task, {name: value for name, value in settings.items() if value is not None})
-    loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
+    loaded = load_model(
+        model,
+        **_stretched(model, interpolation, target, trust_remote_code),
+        dtype=dtype,
+        attention=attention,
+        trust_remote_code=trust_remote_code,
+    )
     network: Any = loaded.model
     network.to(PartialState().device)
     texts = None
@@ -110,6 +129,20 @@ def evaluate(
             print(result.to_json())
     else:
         _print_tables(results)
+
+
+def _stretched(model: str, interpolation: str | None, target: int | None, trust_remote_code: bool) -> dict[str, Any]:
+    """Arguments of `load_model` for the arm `interpolation only`; none for the model as it is."""
+    from skipwise.model import original_window, read_config
+    from skipwise.rope import interpolation_from
+
+    if (interpolation is None) != (target is None):
+        raise ConfigError("--interpolation and --target go together: give both or neither")
+    if interpolation is None or target is None:
+        return {}
+    original = original_window(read_config(model, trust_remote_code=trust_remote_code))
+    window = Window(train=original, original=original, target=target)
+    return {"interpolation": interpolation_from(interpolation), "window": window}
 
 
 def _make_tasks(names: str, settings: dict[str, Any]) -> list["Task"]:

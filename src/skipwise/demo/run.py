@@ -1,4 +1,4 @@
-"""The demo: a 2.1M-parameter Llama with a window of 256 tokens, extended sixteen times on the standard library's sources.
+"""The demo: a Llama of 2.1M parameters, extended from 256 to 4096 tokens on the standard library's sources.
 
 base model -> perplexity and passkeys by length          arm "base"
 the same, interpolated but not trained                   arm "interpolation only"
@@ -6,7 +6,7 @@ preflight, skip-wise training, the same measurements     arm "extended"
 -> a table and a page with two pictures
 """
 
-import logging
+import itertools
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,8 +25,6 @@ from skipwise.model import load_model, original_window, read_config
 from skipwise.report import Arm, results_table, write_report
 from skipwise.train import extend
 from skipwise.window import Window
-
-logger = logging.getLogger("skipwise")
 
 BASE = Path(__file__).parent / "base"
 """The embedded base model: a plain checkpoint folder, made by `skipwise.demo.train_base`."""
@@ -91,8 +89,8 @@ class Claims:
     def of(cls, results: Sequence[EvalResult]) -> "Claims":
         """Reads the records of one arm."""
         perplexities = [result.value for result in _by_length(results, "perplexity")]
-        passkeys = [result.value for result in _by_length(results, "passkey")]
-        falling = all(longer < shorter for shorter, longer in zip(perplexities, perplexities[1:], strict=False))
+        passkeys = [result.value for result in _by_length(results, "accuracy")]
+        falling = all(longer < shorter for shorter, longer in itertools.pairwise(perplexities))
         return cls(perplexity_falls=falling, worst_passkeys=min(passkeys))
 
     @property
@@ -123,8 +121,8 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     original = original_window(read_config(BASE))
     window = Window(train=original, original=original, target=settings.target)
     lengths = [original * 2**power for power in range(int(np.log2(window.factor)) + 1)]
-    tokenizer = load_model(BASE).tokenizer
-    held_out = build_store("stdlib", tokenizer, min_tokens=settings.target, part="held_out")
+    loaded = load_model(BASE)
+    held_out = build_store("stdlib", loaded.tokenizer, min_tokens=settings.target, part="held_out")
     documents = [held_out.document(index) for index in range(held_out.num_documents)]
 
     def measure(name: str, source: Path, **how: Any) -> Arm:
@@ -140,8 +138,8 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
         return Arm(name=name, results=results)
 
     console.print(
-        f"A Llama of {load_model(BASE).model.num_parameters() / 1e6:.1f}M parameters with a window of {original} tokens "
-        f"is extended to {settings.target}, on the sources of Python's standard library; "
+        f"A Llama of {loaded.model.num_parameters() / 1e6:.1f}M parameters with a window of {original} tokens is "
+        f"extended to {settings.target}, on the sources of Python's standard library; "
         f"{len(documents)} long files are kept out of training to measure on."
     )
     arms = [
@@ -178,7 +176,6 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     return arms
 
 
-def _by_length(results: Sequence[EvalResult], task: str) -> list[EvalResult]:
-    """Records of one task over all depths, shortest first."""
-    whole = [result for result in results if result.task == task and "depth" not in result.details]
-    return sorted(whole, key=lambda result: result.length_tokens)
+def _by_length(results: Sequence[EvalResult], metric: str) -> list[EvalResult]:
+    """Records of one metric, shortest first."""
+    return sorted((result for result in results if result.metric == metric), key=lambda result: result.length_tokens)
