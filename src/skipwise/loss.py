@@ -3,6 +3,10 @@
 A window of `n` tokens over a vocabulary of `V` makes `n x V` logits; with their float32 copy and gradients they
 outweigh everything else of a small model with a large vocabulary. Here the head runs over a few hundred tokens at a
 time, and the gradients of hidden states and head are made in the same pass, so that nothing is computed twice.
+
+torch has a `linear_cross_entropy` of its own since 2.13, which works alike where it is given chunking options. It takes
+hidden states and one matrix, so it cannot cap the logits (Gemma), scale them (Cohere, Granite) or train an adapter on
+the head, and older versions lack it. Here the model's own head runs, whatever it is, on every version.
 """
 
 import functools
@@ -12,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 IGNORED = -100
 """Label of a token that is not scored, as everywhere in the transformers library."""
@@ -51,7 +56,8 @@ class NextTokenLoss:
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
     Whatever the model does between decoder and logits (a bias, a scale, a soft cap) is the model's own code: its
-    forward runs on slices of the hidden states with the decoder standing still.
+    forward runs on slices of the hidden states with the decoder standing still. A router loss of a mixture of experts,
+    which counts only where its config asks for router logits, is not part of this one.
 
     Args:
         model: a causal language model of the transformers library, not wrapped.
@@ -78,22 +84,25 @@ class NextTokenLoss:
             num_items: what to divide the sum by; by default the number of scored tokens.
 
         Returns:
-            0-d float32 loss; 0 where nothing is scored.
+            0-d float32 loss; 0 where nothing is scored. `backward` can go through it once.
         """
         outputs = self._decoder(**training_inputs(input_ids, position_ids))
         hidden = outputs.last_hidden_state[:, :-1].flatten(0, 1)
         targets = labels[:, 1:].flatten()
         scored = targets != IGNORED
-        count = num_items if num_items is not None else scored.sum().clamp(min=1)
+        count = scored.sum() if num_items is None else torch.as_tensor(num_items, device=hidden.device)
 
         if not bool(scored.all()):
             hidden, targets = hidden[scored], targets[scored]
         rows = max(1, self._chunk_bytes // (4 * self._vocabulary))
-        # Asked for anew each time: an adapter may have been put around it since.
-        parameters = [p for p in self._model.get_output_embeddings().parameters() if p.requires_grad]
         with self._standing_decoder(type(outputs)) as head:
-            total = _ChunkedCrossEntropy.apply(head, rows, hidden, targets, *parameters)
-        return total / count
+            total = _ChunkedCrossEntropy.apply(head, rows, hidden, targets, *self._head_parameters())
+        return total / count.clamp(min=1)
+
+    def _head_parameters(self) -> list[nn.Parameter]:
+        """What is trained beside the decoder; asked for anew each time, as an adapter may have been put around it."""
+        beside = [module for module in self._model.children() if module is not self._decoder]
+        return [p for p in nn.ModuleList(beside).parameters() if p.requires_grad]
 
     @contextmanager
     def _standing_decoder(self, output_class: type) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -107,7 +116,7 @@ class NextTokenLoss:
         try:
             yield logits
         finally:
-            del decoder.forward
+            decoder.__dict__.pop("forward", None)
             if replaced is not None:
                 decoder.forward = replaced
 
@@ -137,7 +146,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         needed = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_grad = torch.zeros_like(hidden) if needed else None
-        grads: list[Tensor] = []
+        grads = [] if len(hidden) else [torch.zeros_like(parameter) for parameter in parameters]
         for start in range(0, len(hidden), rows):
             piece = hidden[start : start + rows].detach().requires_grad_(needed)
             with torch.set_grad_enabled(needed):
@@ -151,7 +160,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         # In place: the head's gradient is as large as the head, and a copy would stand at the very peak of memory.
         hidden_grad, *grads = (grad.mul_(grad_output) for grad in ctx.saved_tensors)
         return None, None, hidden_grad, None, *grads

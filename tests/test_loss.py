@@ -1,0 +1,320 @@
+"""The chunked loss is the model's own, as exact as the naive one, and never holds the logits of a window."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    PhiConfig,
+    PreTrainedConfig,
+)
+
+from skipwise.config import LoraTuning
+from skipwise.loss import IGNORED, NextTokenLoss, training_inputs, training_logits, use_chunked_loss
+from skipwise.train.arguments import CHECKPOINTING
+from skipwise.train.tuning import apply_tuning
+
+VOCABULARY, TOKENS, ROWS = 97, 24, 5
+SLICED = 4 * VOCABULARY * ROWS
+"""`chunk_bytes` by which the head sees a few rows at a time, the last slice not full."""
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+HALF_ROTATED: dict[str, Any] = {"partial_rotary_factor": 0.5}
+FAMILIES: dict[str, PreTrainedConfig] = {
+    "llama, tied": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "llama, untied": LlamaConfig(**SHAPE, tie_word_embeddings=False),
+    "gemma 2, soft cap": Gemma2Config(**SHAPE, final_logit_softcapping=2.0, sliding_window=8),
+    "cohere, scaled": CohereConfig(**SHAPE, logit_scale=0.3),
+    "granite, scaled": GraniteConfig(**SHAPE, logits_scaling=3.0),
+    "gpt-neox": GPTNeoXConfig(**SHAPE, **HALF_ROTATED),
+    "mixture of experts": MixtralConfig(**SHAPE, num_local_experts=3, num_experts_per_tok=2),
+    "phi, bias": PhiConfig(**SHAPE, **HALF_ROTATED),
+}
+
+
+def build(config: PreTrainedConfig, **how: Any) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **how)
+        # The library's grouped product of experts knows no float64.
+        model.config._experts_implementation = "eager"
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # Zero as they are made.
+                nn.init.normal_(parameter, std=0.3)
+    return model.train()
+
+
+@pytest.fixture
+def llama() -> Any:
+    return build(FAMILIES["llama, untied"])
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    """Two windows with a skip each, some labels masked."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(VOCABULARY, (2, TOKENS), generator=generator)
+    positions = torch.arange(TOKENS).repeat(2, 1)
+    positions[0, 10:] += 100
+    positions[1, 15:] += 37
+    labels = ids.clone()
+    labels[0, 10], labels[1, 3:9] = IGNORED, IGNORED
+    return {"input_ids": ids, "position_ids": positions, "labels": labels}
+
+
+def naive_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The reference of `NextTokenLoss`'s docstring; float64 logits stay as they are."""
+    logits = training_logits(model, batch["input_ids"], batch["position_ids"])
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def relative_error(found: Tensor, truth: Tensor) -> float:
+    found, truth = found.detach().double(), truth.detach().double()
+    return float((found - truth).norm() / truth.norm().clamp(min=1e-30))
+
+
+def assert_as_exact_as_naive(
+    model: Any, truth_model: Any, batch: dict[str, Tensor], slack: float, context: Callable[[], Any] | None = None
+) -> None:
+    """Value and every gradient lie as near to the truth as the naive version's do."""
+    with context() if context else torch.enable_grad():
+        loss, naive = NextTokenLoss(model, SLICED)(**batch), naive_loss(model, batch)
+    truth = naive_loss(truth_model, batch)
+    assert loss.dtype == torch.float32
+    assert relative_error(loss, truth) <= 2 * relative_error(naive, truth) + slack
+    found, own, true = gradients(model, loss), gradients(model, naive), gradients(truth_model, truth)
+    assert found.keys() == own.keys() == true.keys()
+    for name, gradient in true.items():
+        assert found[name].dtype == own[name].dtype
+        allowed = 2 * relative_error(own[name], gradient) + slack
+        assert relative_error(found[name], gradient) <= allowed, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_value_and_every_gradient_are_the_models_own(family: str, batch: dict[str, Tensor]) -> None:
+    model = build(FAMILIES[family])
+    assert_as_exact_as_naive(model, copy.deepcopy(model).double(), batch, slack=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama, tied", "gemma 2, soft cap"])
+def test_bfloat16_is_as_exact_as_the_naive_loss(family: str, batch: dict[str, Tensor]) -> None:
+    model = build(FAMILIES[family], dtype=torch.bfloat16)
+    assert_as_exact_as_naive(model, copy.deepcopy(model).float(), batch, slack=2e-3)
+
+
+def test_autocast_is_as_exact_as_the_naive_loss(llama: Any, batch: dict[str, Tensor]) -> None:
+    def autocast() -> Any:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    assert_as_exact_as_naive(llama, copy.deepcopy(llama), batch, slack=2e-3, context=autocast)
+
+
+def test_gradient_checkpointing_changes_nothing(llama: Any, batch: dict[str, Tensor]) -> None:
+    plain = gradients(llama, NextTokenLoss(llama, SLICED)(**batch))
+    getattr(llama, CHECKPOINTING.replace("checkpointing", "checkpointing_enable"))({"use_reentrant": False})
+    kept = gradients(llama, NextTokenLoss(llama, SLICED)(**batch))
+    assert all(torch.equal(kept[name], gradient) for name, gradient in plain.items())
+
+
+def test_slices_of_any_size_give_the_same(llama: Any, batch: dict[str, Tensor]) -> None:
+    losses = [NextTokenLoss(llama, 4 * VOCABULARY * rows)(**batch).item() for rows in (0, 1, 7, 1000)]
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-6)
+
+
+def test_without_gradients_only_the_value_is_made(llama: Any, batch: dict[str, Tensor]) -> None:
+    trained = NextTokenLoss(llama, SLICED)(**batch)
+    with torch.no_grad():
+        value = NextTokenLoss(llama.eval(), SLICED)(**batch)
+    assert not value.requires_grad
+    assert value.item() == trained.item()
+
+
+def test_a_window_without_labels_costs_nothing_and_trains_nothing(llama: Any, batch: dict[str, Tensor]) -> None:
+    batch["labels"] = torch.full_like(batch["labels"], IGNORED)
+    loss = NextTokenLoss(llama, SLICED)(**batch)
+    assert loss.item() == 0
+    found = gradients(llama, loss)
+    assert found.keys() == dict(llama.named_parameters()).keys()  # Data parallelism waits for every one of them.
+    assert not any(gradient.any() for gradient in found.values())
+    assert NextTokenLoss(llama, SLICED)(**batch, num_items=torch.tensor(0)).item() == 0
+
+
+def test_the_first_label_of_a_window_is_never_scored(llama: Any, batch: dict[str, Tensor]) -> None:
+    before = NextTokenLoss(llama, SLICED)(**batch)
+    batch["labels"][:, 0] = IGNORED
+    assert torch.equal(NextTokenLoss(llama, SLICED)(**batch), before)
+
+
+def test_accumulated_parts_are_the_whole(llama: Any, batch: dict[str, Tensor]) -> None:
+    loss = NextTokenLoss(llama, SLICED)
+    whole = gradients(llama, loss(**batch))
+    count = (batch["labels"][:, 1:] != IGNORED).sum()
+    llama.zero_grad()
+    for row in range(2):
+        loss(**{name: value[row : row + 1] for name, value in batch.items()}, num_items=count).backward()
+    for name, parameter in llama.named_parameters():
+        assert torch.allclose(parameter.grad, whole[name], rtol=1e-4, atol=1e-7), name
+    assert loss(**batch, num_items=10).item() == pytest.approx(loss(**batch).item() * int(count) / 10)
+
+
+def test_a_second_backward_pass_is_refused_not_wrong(llama: Any, batch: dict[str, Tensor]) -> None:
+    loss = NextTokenLoss(llama, SLICED)(**batch)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()
+
+
+class WithProjection(LlamaForCausalLM):
+    """A model with a trained layer between decoder and head."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, logits_to_keep: int | Tensor = 0, **inputs: Any) -> Any:  # pyright: ignore
+        outputs = self.model(**inputs)
+        return type("Output", (), {"logits": self.lm_head(self.projection(outputs.last_hidden_state).tanh())})
+
+
+def test_every_layer_beside_the_decoder_gets_its_gradient(batch: dict[str, Tensor]) -> None:
+    torch.manual_seed(0)
+    model = WithProjection(FAMILIES["llama, untied"])
+    found = gradients(model, NextTokenLoss(model, SLICED)(**batch))
+    for name, gradient in gradients(model, naive_loss(model, batch)).items():
+        assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize("family", ["llama, tied", "llama, untied", "phi, bias"])
+@pytest.mark.parametrize("in_full", [False, True])
+def test_low_rank_additions_get_the_naive_gradients(family: str, in_full: bool, batch: dict[str, Tensor]) -> None:
+    model = build(FAMILIES[family])
+    wrapped = apply_tuning(model, LoraTuning(rank=2, train_norms=in_full, train_embeddings=in_full))
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:  # Zero as they are made, which would hide lora_A's gradients.
+            nn.init.normal_(parameter, std=0.1)
+    own = gradients(wrapped, naive_loss(wrapped, batch))
+    use_chunked_loss(model)
+    found = gradients(wrapped, wrapped(**batch)["loss"])
+    assert found.keys() == own.keys()
+    assert any("embed" in name for name in found) == in_full
+    for name, gradient in own.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation gave out, forwards or backwards."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor))])
+        return out
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_no_tensor_of_tokens_by_vocabulary_is_ever_made(tied: bool) -> None:
+    vocabulary, tokens, rows = 2000, 96, 4
+    model = build(LlamaConfig(**{**SHAPE, "vocab_size": vocabulary}, tie_word_embeddings=tied))
+    ids = torch.randint(vocabulary, (1, tokens), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "position_ids": torch.arange(tokens)[None], "labels": ids}
+    with LargestTensor() as largest:
+        NextTokenLoss(model, 4 * vocabulary * rows)(**batch).backward()
+    # Nothing is larger than the head itself, or than one slice of logits.
+    assert largest.numel == vocabulary * max(rows, SHAPE["hidden_size"])
+    with LargestTensor() as largest:
+        naive_loss(model, batch).backward()
+    assert largest.numel >= vocabulary * (tokens - 1)
+
+
+def test_the_default_slice_is_bounded_for_any_vocabulary() -> None:
+    for vocabulary in (97, 32_000, 262_144):
+        config = LlamaConfig(**{**SHAPE, "vocab_size": vocabulary, "hidden_size": 2, "head_dim": 2})
+        with torch.device("meta"):
+            model: Any = LlamaForCausalLM(config)
+        assert NextTokenLoss(model)._chunk_bytes // (4 * vocabulary) >= 64
+
+
+def test_forward_gives_the_loss_only_where_labels_are_given(llama: Any, batch: dict[str, Tensor]) -> None:
+    inputs = training_inputs(batch["input_ids"], batch["position_ids"])
+    logits = llama(**inputs).logits
+    naive = llama(**inputs, labels=batch["labels"])
+    use_chunked_loss(llama)
+    assert torch.equal(llama(**inputs).logits, logits)
+    out = llama(**batch)
+    assert out.keys() == {"loss"}
+    assert out["loss"].item() == pytest.approx(naive.loss.item(), rel=1e-6)
+    halved = llama(**batch, num_items_in_batch=2 * (batch["labels"][:, 1:] != IGNORED).sum())["loss"]
+    assert halved.item() == pytest.approx(out["loss"].item() / 2)
+    del llama.forward
+    again = llama(**inputs, labels=batch["labels"])
+    assert torch.equal(again.logits, logits)
+    assert torch.equal(again.loss, naive.loss)
+
+
+def test_the_decoder_is_left_as_it_was(llama: Any, batch: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    NextTokenLoss(llama, SLICED)(**batch)
+    assert "forward" not in vars(llama.base_model)
+
+    own = llama.base_model.forward
+    llama.base_model.forward = kept = lambda *args, **kwargs: own(*args, **kwargs)
+    NextTokenLoss(llama, SLICED)(**batch)
+    assert llama.base_model.forward is kept
+
+    monkeypatch.setattr(llama.lm_head, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        NextTokenLoss(llama, SLICED)(**batch)
+    assert llama.base_model.forward is kept
+
+
+@pytest.fixture
+def one_process_group() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process_group")
+@pytest.mark.parametrize("family", ["llama, tied", "llama, untied"])
+def test_data_parallelism_sees_every_gradient(family: str, batch: dict[str, Tensor]) -> None:
+    model = build(FAMILIES[family])
+    alone = gradients(model, NextTokenLoss(model)(**batch))
+    use_chunked_loss(model)
+    model.zero_grad()
+    nn.parallel.DistributedDataParallel(model)(**batch)["loss"].backward()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, alone[name]), name
