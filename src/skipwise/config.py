@@ -12,6 +12,7 @@ Whatever is left out has a stated default, whatever is unknown is refused with t
 """
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -194,12 +195,7 @@ class RunConfig(_Strict):
         Raises:
             ConfigError: on the first setting that is unknown, missing or out of range, with the nearest name.
         """
-        settings = dict(settings)
-        for name in ("interpolation", "sampler", "tuning"):
-            if isinstance(settings.get(name), str):
-                settings[name] = {"kind": settings[name]}
-        if isinstance(settings.get("tuning"), Mapping):
-            settings["tuning"] = {"kind": "full", **settings["tuning"]}
+        settings = _with_kinds(settings)
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
@@ -222,7 +218,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         ConfigError: when it is missing, not UTF-8, not YAML, or not a mapping.
     """
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        settings = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config is {str(path)!r}; it cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -236,16 +232,47 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return settings
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 that reads `2e-5` as a number, as YAML 1.2 and everybody does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Reads a value as a run's YAML file means it; raises `yaml.YAMLError` where it is not YAML."""
+    return yaml.load(text, _Loader)
+
+
 def merge_settings(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lays one tree of settings over another; a kind that changes takes its fields with it."""
-    merged = dict(below)
+    """Lays one tree of a run's settings over another; a kind that changes takes its fields with it."""
+    merged = _with_kinds(below)
     for name, value in above.items():
         old = merged.get(name)
-        same_kind = (
-            isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind"))
-        )
-        merged[name] = merge_settings(old, value) if same_kind else value
+        if name in _DEFAULT_KINDS and isinstance(value, str):
+            value = {"kind": value}
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind")):
+            merged[name] = merge_settings(old, value)
+        else:
+            merged[name] = value
     return merged
+
+
+_DEFAULT_KINDS = {"interpolation": "yarn", "sampler": "pose", "tuning": "full"}
+
+
+def _with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with every variant spelled out, its kind and fields, where they give a name or fields alone."""
+    spelled = dict(settings)
+    for name, default in _DEFAULT_KINDS.items():
+        value = spelled.get(name)
+        if isinstance(value, str):
+            spelled[name] = {"kind": value}
+        elif isinstance(value, Mapping):
+            spelled[name] = {"kind": default, **value}
+    return spelled
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:

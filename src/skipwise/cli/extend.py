@@ -1,6 +1,8 @@
 """`skipwise extend`: trains a model to its longer window, from a YAML file, flags, or both."""
 
 import logging
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,8 +100,6 @@ def extend(
     tree = merge_settings(read_settings(config) if config else {}, _given(flags))
     for assignment in settings or []:
         tree = merge_settings(tree, _assigned(assignment))
-    if "kind" not in tree.get("sampler", {"kind": ""}):
-        tree["sampler"] = {"kind": "pose", **tree["sampler"]}
     run = RunConfig.from_mapping(tree)
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -113,11 +113,11 @@ def extend(
         print(
             f"extended to {run.target} tokens in {result.record['seconds']:.0f} s, "
             f"{result.record['peak_bytes'] / 2**30:.1f} GiB: {result.folder}\n"
-            f"try it: skipwise generate {result.folder} --prompt 'def'"
+            f"try it: {shlex.join(['skipwise', 'generate', str(result.folder), '--prompt', 'Once'])}"
         )
     if not result.finished:
-        again = f"--config {result.folder / 'run.yaml'}"
-        print(f"stopped after step {result.steps}, saved; go on with: skipwise extend {again} --resume")
+        again = shlex.join(["skipwise", "extend", "--config", str(result.folder / "run.yaml"), "--resume"])
+        print(f"stopped after step {result.steps}, saved; go on with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
 
 
@@ -130,22 +130,15 @@ def _assigned(assignment: str) -> dict[str, Any]:
     """`data.join=true` as `{"data": {"join": True}}`; the value is read as YAML."""
     import yaml
 
+    from skipwise.config import parse_yaml
+
     path, equals, text = assignment.partition("=")
-    if not equals or not path:
+    if not equals or not all(path.split(".")):
         raise ConfigError(f"--set is {assignment!r}; write NAME=VALUE, such as data.join=true")
     try:
-        # YAML 1.1 wants a dot in 2e-5, which nobody writes.
-        value = float(text) if _is_number(text) and "e" in text.lower() else yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set is {assignment!r}; its value is not YAML") from error
     for name in reversed(path.split(".")):
         value = {name: value}
     return value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -1,0 +1,204 @@
+"""The verb extend: flags over YAML, one line for every mistake, Ctrl-C and how to go on, and its result in use."""
+
+import json
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import skipwise.train
+from skipwise import cli
+from skipwise.config import RunConfig
+from skipwise.doctor import Verdict
+from skipwise.train import ExtendResult
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., RunConfig]:
+    """The run that a command line asks for, without running it."""
+    runs: list[tuple[RunConfig, bool]] = []
+
+    def extend(config: RunConfig, *, resume: bool = False) -> ExtendResult:
+        runs.append((config, resume))
+        record = {"seconds": 1.0, "peak_bytes": 2**30}
+        return ExtendResult(folder=tmp_path, finished=True, steps=1, verdicts=[], log=[], record=record)
+
+    monkeypatch.setattr(skipwise.train, "extend", extend)
+
+    def run(*arguments: str, resume: bool = False) -> RunConfig:
+        assert cli.main(["extend", *arguments]) == 0
+        config, resumed = runs.pop()
+        assert resumed == resume
+        return config
+
+    return run
+
+
+def test_flags_say_what_the_file_says(planned: Callable[..., RunConfig], tmp_path: Path) -> None:
+    tree = {
+        "model": "some/model",
+        "target": "32k",
+        "window": "1k",
+        "output": "out",
+        "interpolation": {"kind": "ntk"},
+        "sampler": {"kind": "pose", "skips": "flat", "chunks": 3},
+        "data": {"source": ["a", "b"]},
+        "tuning": {"kind": "lora"},
+        "training": {"max_steps": 7, "learning_rate": 1e-4, "per_device_train_batch_size": 2},
+        "attention": "eager",
+        "seed": 3,
+        "trust_remote_code": True,
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    by_file = planned("--config", str(tmp_path / "run.yaml"), "--resume", resume=True)
+    line = (
+        "some/model --target 32k --window 1k --output out --interpolation ntk --sampler pose --skips flat --chunks 3 "
+        "--data a --data b --tuning lora --steps 7 --learning-rate 1e-4 --batch 2 --attention eager --seed 3 "
+        "--trust-remote-code"
+    )
+    by_flags = planned(*line.split())
+    assert by_flags == by_file == RunConfig.from_mapping(tree)
+
+
+def test_flags_lie_over_the_file_and_set_over_both(planned: Callable[..., RunConfig], tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "model: a\ntarget: 32k\nsampler: randpos\ntuning: lora\ndata: {source: x, join: true}\n"
+        "training: {learning_rate: 3e-4, bf16: true}\n"
+    )
+    file = ["--config", str(tmp_path / "run.yaml")]
+    run = planned(*file)
+    assert run.training == {"learning_rate": 3e-4, "bf16": True}
+    assert run.sampler == {"kind": "randpos"}
+
+    run = planned("b", *file, "--data", "y", "--steps", "5", "--set", "tuning.rank=8", "--set", "training.max_steps=6")
+    assert (run.model, run.target) == ("b", 32768)
+    assert (run.data.source, run.data.join) == ("y", True)
+    assert run.tuning.model_dump()["rank"] == 8
+    assert run.training == {"learning_rate": 3e-4, "bf16": True, "max_steps": 6}
+
+    assert planned(*file, "--sampler", "pose", "--skips", "flat").sampler == {"kind": "pose", "skips": "flat"}
+    assert planned(*file, "--set", "sampler=plain").sampler == {"kind": "plain"}
+    assert planned("a", "--target", "1k", "--skips", "flat").sampler == {"kind": "pose", "skips": "flat"}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("training.learning_rate=2e-5", 2e-5),
+        ("training.learning_rate=1.5E-4", 1.5e-4),
+        ("training.max_steps=10", 10),
+        ("training.bf16=true", True),
+        ("training.report_to=[wandb, tensorboard]", ["wandb", "tensorboard"]),
+        ("training.run_name=a=b", "a=b"),
+    ],
+)
+def test_set_reads_values_as_yaml(planned: Callable[..., RunConfig], assignment: str, value: Any) -> None:
+    run = planned("m", "--target", "1k", "--set", assignment)
+    assert list(run.training.values()) == [value]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["'model' is missing"]),
+        (["m"], ["'target' is missing"]),
+        (["m", "--target", "many"], ["'--target'", "'many'", "32k"]),
+        (["m", "--target", "1k", "--sampler", "poes"], ["poes", "'pose'"]),
+        (["m", "--target", "1k", "--sampler", "randpos", "--skips", "flat"], ["skips"]),
+        (["m", "--target", "1k", "--tuning", "lore"], ["lore", "'lora'"]),
+        (["m", "--target", "1k", "--set", "join"], ["'join'", "NAME=VALUE"]),
+        (["m", "--target", "1k", "--set", "data..join=1"], ["NAME=VALUE"]),
+        (["m", "--target", "1k", "--set", "data.join=["], ["not YAML"]),
+        (["m", "--target", "1k", "--set", "data.jion=true"], ["'data.jion' is unknown", "'join'"]),
+        (["m", "--target", "1k", "--set", "data=x"], ["'data'", "'x'"]),
+        (["--config", "/no/such.yaml"], ["/no/such.yaml", "cannot be read"]),
+        (["/no/such/model", "--target", "1k"], ["/no/such/model"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["extend", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert all(word in err for word in words), err
+
+
+@pytest.fixture
+def command(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """A run of two steps, in a folder whose name a shell would split."""
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
+    passed = Verdict(name="reach", status="pass", detail="taken for granted")
+    monkeypatch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    for i in range(12):
+        (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
+    words = f"--target 256 --window 32 --data {documents} --steps 2 --learning-rate 1e-3 --batch 1"
+    quiet = "--set training.gradient_accumulation_steps=1 --set training.disable_tqdm=true --set data.held_out=0.3"
+    return lambda *more: ["extend", str(tiny_checkpoint), *words.split(), *quiet.split(), *more]
+
+
+def test_a_run_its_json_and_its_text(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a run"
+    assert cli.main(command("--output", str(folder), "--json")) == 0
+    out, _ = capsys.readouterr()
+    record = json.loads(out)
+    assert out.count("\n") == 1
+    assert (record["folder"], record["finished"], record["steps"]) == (str(folder), True, 2)
+    assert record["window"]["target"] == 256
+    assert any("eval_perplexity_256" in entry for entry in record["log"])
+
+    assert cli.main(["generate", str(folder), "--prompt", "text number", "--max-new-tokens", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["window_tokens"] == 256
+    assert cli.main(["generate", str(folder), "--prompt", "x" * 252, "--max-new-tokens", "5"]) == 2
+    assert "window is 256 tokens" in capsys.readouterr().err
+
+    assert cli.main(command("--output", str(folder))) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    flags: list[str],
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from skipwise.train.trainer import SkipwiseTrainer
+
+    own = SkipwiseTrainer.training_step
+
+    def interrupted(trainer: SkipwiseTrainer, *arguments: Any, **keywords: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return own(trainer, *arguments, **keywords)
+
+    folder = tmp_path / "a run"
+    monkeypatch.setattr(SkipwiseTrainer, "training_step", interrupted)
+    assert cli.main(command("--output", str(folder), *flags)) == 130
+    monkeypatch.setattr(SkipwiseTrainer, "training_step", own)
+    out, err = capsys.readouterr()
+    assert (folder / "checkpoint-1" / "model.safetensors").exists()
+    if flags:
+        assert json.loads(out) == {"folder": str(folder), "finished": False, "steps": 1}
+
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("stopped after step 1, saved; go on with: skipwise extend ")
+    program, *again = shlex.split(line.partition("go on with: ")[2])
+    assert program == "skipwise"
+    assert cli.main(again) == 0
+    out = capsys.readouterr().out
+    assert "extended to 256 tokens" in out
+    hint = shlex.split(out.strip().splitlines()[-1].removeprefix("try it: "))
+    assert hint[:3] == ["skipwise", "generate", str(folder)]
+    assert cli.main(again) == 2
+    assert "is finished" in capsys.readouterr().err
