@@ -34,10 +34,11 @@ ORDER = (
     "doctor",
     # what is done with them
     "evals",
+    # reads records; `train` writes its model card with it
+    "report",
     "train",
     "compare",
     "plan",
-    "report",
     "export",
     "serve",
     "demo",

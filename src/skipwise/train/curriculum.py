@@ -5,11 +5,13 @@ run, and a resumed one goes on as if nothing had happened.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from skipwise.corpus import TokenStore
+from skipwise.errors import ConfigError
 from skipwise.evals.passkey_prompt import PasskeyBuilder
 from skipwise.items import IGNORED_LABEL, TrainingItem, TrainingItems
 from skipwise.positions import PositionSampler
@@ -30,24 +32,32 @@ class RetrievalExercises:
         sampler: chooses the positions.
         window: the three lengths, in tokens.
         seed: source of every draw.
+
+    Raises:
+        ConfigError: when the training window is too short for an exercise.
     """
 
-    def __init__(
-        self, tokenizer: object, store: TokenStore, sampler: PositionSampler, window: Window, seed: int
-    ) -> None:
+    def __init__(self, tokenizer: Any, store: TokenStore, sampler: PositionSampler, window: Window, seed: int) -> None:
         self._tokenizer, self._store = tokenizer, store
-        self._in_filler = PasskeyBuilder(tokenizer)  # type: ignore[arg-type]
         self._sampler, self._window, self._seed = sampler, window, seed
+        try:
+            self.item(0)
+        except ConfigError as error:
+            raise ConfigError(
+                f"setting 'data.retrieval' asks for exercises, and a training window of {window.train} tokens is too "
+                f"short for one ({error}); train with a longer --window, or without"
+            ) from error
 
     def item(self, place: int) -> TrainingItem:
         """The exercise at a place in the run."""
         rng = np.random.default_rng((self._seed, _EXERCISES, place))
-        builder = self._in_filler
+        text = None
         if rng.random() < 0.5:
             document = self._store.document(int(rng.integers(self._store.num_documents)))
             start = int(rng.integers(len(document)))
-            text = np.roll(document, -start)[: self._window.train]
-            builder = PasskeyBuilder(self._tokenizer, text.tolist())  # type: ignore[arg-type]
+            text = np.roll(document, -start)[: self._window.train].tolist()
+        # Made anew each time, as workers of a DataLoader may have to pickle this object, and a builder cannot be.
+        builder = PasskeyBuilder(self._tokenizer, text)
         prompt = builder.build(self._window.train, float(rng.random()), rng)
         input_ids = np.asarray(prompt.prompt_ids + prompt.answer_ids, dtype=np.int64)
         sample = self._sampler.sample(len(input_ids), self._window, rng)
@@ -103,14 +113,14 @@ class Curriculum(torch.utils.data.Dataset):
 def collate(items: Sequence[TrainingItem]) -> dict[str, torch.Tensor]:
     """Stacks items into tensors (batch, n); shorter ones, which only `full` makes, are filled up after their end.
 
-    What is filled up carries no label and comes last, so that nothing before it can see it.
+    What is filled up carries no label and comes last, so that nothing before it can see it. It stands at the item's
+    last position, so that rotary tables which follow the largest position stay as they are.
     """
     longest = max(len(item.input_ids) for item in items)
     columns: dict[str, list[np.ndarray]] = {"input_ids": [], "position_ids": [], "labels": []}
     for item in items:
         missing = longest - len(item.input_ids)
-        after = item.position_ids[-1] + 1 + np.arange(missing)
         columns["input_ids"].append(np.pad(item.input_ids, (0, missing)))
-        columns["position_ids"].append(np.concatenate([item.position_ids, after]))
+        columns["position_ids"].append(np.pad(item.position_ids, (0, missing), mode="edge"))
         columns["labels"].append(np.pad(item.labels, (0, missing), constant_values=IGNORED_LABEL))
     return {name: torch.from_numpy(np.stack(rows)) for name, rows in columns.items()}

@@ -1,19 +1,20 @@
 """The thin `transformers.Trainer` that runs a curriculum."""
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 import transformers
+from peft import PeftModel
+from torch.utils.data import Sampler, SequentialSampler
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from skipwise.errors import CheckpointError
 from skipwise.model import save_model
 
 Validate = Callable[[], dict[str, float]]
@@ -24,21 +25,25 @@ class SkipwiseTrainer(transformers.Trainer):
     """A Trainer whose items come in the curriculum's order, whose loss is chunked, and whose evaluation is ours.
 
     Args:
-        validate: called where the Trainer would evaluate; None for never.
+        tokenizer: saved with every checkpoint. The Trainer itself is not given it, as it would write the tokenizer's
+            special tokens into the model's config.
+        validate: called where the Trainer would evaluate, and after the last step; None for never.
         arguments: passed on to `transformers.Trainer`.
     """
 
-    def __init__(self, *, validate: Validate | None = None, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._validate = validate
+    def __init__(self, *, tokenizer: Any = None, validate: Validate | None = None, **arguments: Any) -> None:
+        # Only the presence of `eval_dataset` matters: `validate` brings its own documents.
+        super().__init__(eval_dataset=arguments["train_dataset"], **arguments)
+        self._tokenizer, self._validate = tokenizer, validate
         # The loss divides by the number of labels over all accumulated batches and processes by itself.
         self.model_accepts_loss_kwargs = True
         for shown_elsewhere in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown_elsewhere)
         self.add_callback(ProgressLine(quiet=self.args.disable_tqdm))
+        self.add_callback(ValidateAtTheEnd())
 
-    def _get_train_sampler(self, *_: Any, **__: Any) -> torch.utils.data.Sampler:
-        return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+    def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler:
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -47,6 +52,16 @@ class SkipwiseTrainer(transformers.Trainer):
         loss = model(**inputs, num_items_in_batch=num_items_in_batch)["loss"]
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
+        return loss
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        """A forward and a backward pass; stops the run where the loss is no number, as no later step could mend it."""
+        loss = super().training_step(*arguments, **keywords)
+        if not torch.isfinite(loss):
+            raise CheckpointError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower training.learning_rate, or "
+                "train in float32 or bfloat16, and begin again with another --output"
+            )
         return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -58,11 +73,31 @@ class SkipwiseTrainer(transformers.Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Loads low-rank additions and shards; a whole model was built from the checkpoint, which loads any class."""
+        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if isinstance(self.model, PreTrainedModel) and self.args.should_save and state_dict is None:
-            # Again, so that every checkpoint on the way is as readable as the last.
-            save_model(self.model, self.processing_class, output_dir or self.args.output_dir)  # type: ignore[arg-type]
+        """Writes a checkpoint on the way; of a whole model one that is as readable as the last."""
+        folder = output_dir or str(self.args.output_dir)
+        if state_dict is not None or not isinstance(self.model, PreTrainedModel | PeftModel):
+            super()._save(output_dir, state_dict)  # Gathered from the shards of several processes.
+        elif not self.args.should_save:
+            return
+        elif isinstance(self.model, PeftModel):
+            self.model.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            save_model(self.model, self._tokenizer, folder)
+
+
+class ValidateAtTheEnd(TrainerCallback):
+    """Validation after the last step, before trackers are closed."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Asks the Trainer for it."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
 
 
 class ProgressLine(TrainerCallback):
@@ -123,44 +158,17 @@ class StopOnRequest(TrainerCallback):
                 signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-        self._say("stopping: this step is finished and saved first (once more to stop at once and lose it)")
+        self._say("stopping: this step is finished and saved first (Ctrl-C once more to stop at once and lose it)")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Asks the Trainer for a checkpoint and the end, where a stop was requested."""
+        """Asks the Trainer for a checkpoint and the end, where a stop was requested of any process."""
+        if args.world_size > 1:
+            requests = torch.tensor(int(self.requested), device=args.device)
+            torch.distributed.all_reduce(requests)
+            self.requested = bool(requests)
         if self.requested:
             control.should_save = True
             control.should_training_stop = True
-
-
-class Stopwatch:
-    """Seconds since it was made, and the peak of memory."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds so far."""
-        return time.monotonic() - self._begun
-
-    @property
-    def peak_bytes(self) -> int:
-        """Peak of the accelerator's memory, or of the whole process where there is none."""
-        if torch.cuda.is_available():
-            return torch.cuda.max_memory_allocated()
-        import resource
-        import sys
-
-        # Kibibytes on Linux, bytes on macOS.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest `checkpoint-<step>` of a run, or None."""
-    found = transformers.trainer_utils.get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    return Path(found) if found else None

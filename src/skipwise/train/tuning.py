@@ -1,5 +1,6 @@
 """Which parameters are trained: all, or low-rank additions with norms and embeddings as an option."""
 
+import warnings
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -24,18 +25,19 @@ def apply_tuning(model: PreTrainedModel, tuning: FullTuning | LoraTuning) -> Pre
     in_full = _norm_names(model) if tuning.train_norms else []
     if tuning.train_embeddings:
         in_full += _embedding_names(model)
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=tuning.rank,
-            lora_alpha=tuning.alpha or 2 * tuning.rank,
-            lora_dropout=tuning.dropout,
-            target_modules=tuning.target_modules or "all-linear",
-            modules_to_save=in_full or None,
-            ensure_weight_tying=bool(tuning.train_embeddings),
-        ),
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=tuning.rank,
+        lora_alpha=tuning.alpha or 2 * tuning.rank,  # pyright: ignore[reportArgumentType]
+        lora_dropout=tuning.dropout,
+        target_modules=tuning.target_modules or "all-linear",
+        modules_to_save=in_full or None,
+        ensure_weight_tying=tuning.train_embeddings and model.config.get_text_config().tie_word_embeddings,
     )
+    with warnings.catch_warnings():
+        # peft reads a property that later releases of transformers 5 renamed.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(model, lora)
 
 
 def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -54,7 +56,7 @@ def _norm_names(model: PreTrainedModel) -> list[str]:
 
 
 def _embedding_names(model: PreTrainedModel) -> list[str]:
-    ends = [model.get_input_embeddings()]
+    ends: list[Any] = [model.get_input_embeddings()]
     if not model.config.get_text_config().tie_word_embeddings:
         ends.append(model.get_output_embeddings())
     return [name.rpartition(".")[2] for name, module in model.named_modules() if any(module is end for end in ends)]

@@ -1,0 +1,118 @@
+"""The run's `training` settings over the paper's recipe, and `transformers.TrainingArguments` from them."""
+
+import dataclasses
+import difflib
+import logging
+import os
+from typing import Any
+
+import torch
+import transformers
+from transformers.integrations import get_reporting_integration_callbacks
+
+from skipwise.config import RunConfig
+from skipwise.errors import ConfigError
+
+logger = logging.getLogger("skipwise")
+
+GLOBAL_BATCH = 64
+"""Windows of one optimizer step where the run's settings say nothing: the paper's."""
+
+_KNOWN = {field.name for field in dataclasses.fields(transformers.TrainingArguments) if field.init}
+# Later releases of transformers 5 renamed it and warn of the old name.
+CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
+
+# The paper's recipe (section 4.1), under whatever the run's own settings say.
+_RECIPE: dict[str, Any] = {
+    "max_steps": 1000,
+    "learning_rate": 2e-5,
+    "warmup_steps": 10,
+    "lr_scheduler_type": "linear",
+    "weight_decay": 0.0,
+    "per_device_train_batch_size": 1,
+    CHECKPOINTING: True,
+    f"{CHECKPOINTING}_kwargs": {"use_reentrant": False},
+    "optim": "adamw_torch_fused",
+    "logging_steps": 1,
+    "save_steps": 100,
+    "save_total_limit": 2,
+    "report_to": "none",
+}
+# Settings of TrainingArguments that a run says elsewhere, and where.
+_SAID_ELSEWHERE = {
+    "output_dir": "output",
+    "seed": "seed",
+    "data_seed": "seed",
+    "num_train_epochs": "training.max_steps",
+    "eval_strategy": "validation.every_steps",
+    "eval_steps": "validation.every_steps",
+    "eval_on_start": "validation, which always measures before training",
+    "resume_from_checkpoint": "the flag --resume",
+    "remove_unused_columns": "nothing; items have no unused columns",
+}
+
+
+def training_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that training runs with: the run's own over the paper's recipe.
+
+    Raises:
+        ConfigError: for names that `transformers.TrainingArguments` does not have, or that a run says elsewhere.
+    """
+    _check_names(config.training)
+    settings = {**_RECIPE, "dataloader_pin_memory": torch.cuda.is_available()}
+    for name, value in config.training.items():
+        settings[name.replace("gradient_checkpointing", CHECKPOINTING)] = value
+    for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"):
+        value = settings.get(name, 1)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"setting 'training.{name}' is {value!r}; give a whole number of 1 or more")
+    at_a_time = settings["per_device_train_batch_size"] * int(os.environ.get("WORLD_SIZE", "1"))
+    settings.setdefault("gradient_accumulation_steps", max(1, GLOBAL_BATCH // at_a_time))
+    return settings
+
+
+def training_arguments(config: RunConfig, *, resumed: bool = False) -> transformers.TrainingArguments:
+    """`training_settings` as the Trainer takes them.
+
+    Args:
+        config: the run.
+        resumed: goes on from a checkpoint, so that validation before training has been.
+
+    Raises:
+        ConfigError: for settings that cannot be used together, on this machine, or without a package that is missing.
+    """
+    every = config.validation.every_steps
+    try:
+        arguments = transformers.TrainingArguments(
+            **training_settings(config),
+            output_dir=str(config.output_folder),
+            seed=config.seed,
+            data_seed=config.seed,
+            eval_strategy="steps" if every else "no",
+            eval_steps=every or None,
+            eval_on_start=not resumed,
+            remove_unused_columns=False,
+        )
+        # The Trainer asks for trackers last of all; made here once, a missing package is found before any work.
+        for tracker in get_reporting_integration_callbacks(arguments.report_to):
+            tracker()
+    except (TypeError, ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"settings under 'training' cannot be used: {' '.join(str(error).split())}") from error
+    if arguments.n_gpu > 1:
+        # One process for several accelerators would copy the model at every step; torchrun gives each its own.
+        logger.warning(
+            f"{arguments.n_gpu} accelerators are visible and one is used; "
+            f"for all: torchrun --nproc-per-node {arguments.n_gpu} -m skipwise extend ..."
+        )
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _check_names(settings: dict[str, Any]) -> None:
+    for name in settings:
+        if name in _SAID_ELSEWHERE:
+            raise ConfigError(f"setting 'training.{name}' is not for here; a run says it by {_SAID_ELSEWHERE[name]}")
+        if name not in _KNOWN:
+            nearest = difflib.get_close_matches(name, _KNOWN, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else "see transformers.TrainingArguments"
+            raise ConfigError(f"setting 'training.{name}' is unknown; {hint}")

@@ -1,0 +1,132 @@
+"""A run's documents: the curriculum that it trains on, and the validation that it is watched by."""
+
+import dataclasses
+import logging
+import math
+from typing import Any
+
+from skipwise.config import RunConfig
+from skipwise.corpus import Part, TokenStore, build_store
+from skipwise.errors import ConfigError, DataError
+from skipwise.evals import evaluate
+from skipwise.items import TrainingItems
+from skipwise.model import LoadedModel
+from skipwise.positions import PositionSampler
+from skipwise.train.curriculum import Curriculum, RetrievalExercises, Stage
+from skipwise.train.trainer import Validate
+from skipwise.window import Window
+
+logger = logging.getLogger("skipwise")
+
+_SCORED_TOKENS = 128
+
+
+def stage_windows(config: RunConfig, window: Window, num_steps: int) -> list[tuple[int, Window]]:
+    """Pairs of the step at which a stage begins and its lengths; one stage, or two where the window grows at the end.
+
+    Raises:
+        PositionError: the grown window is longer than the target.
+    """
+    windows = [(0, window)]
+    if config.growth is not None:
+        grown_steps = max(1, round(num_steps * config.growth.share))
+        windows.append((num_steps - grown_steps, dataclasses.replace(window, train=config.growth.window)))
+    return windows
+
+
+def build_curriculum(
+    config: RunConfig,
+    tokenizer: Any,
+    sampler: PositionSampler,
+    windows: list[tuple[int, Window]],
+    num_steps: int,
+    items_per_step: int,
+) -> tuple[Curriculum, TokenStore]:
+    """All items of a run in order, and the tokens of its first stage.
+
+    Args:
+        config: the run.
+        tokenizer: the model's own.
+        sampler: chooses the positions.
+        windows: as `stage_windows` gives them.
+        num_steps: optimizer steps of the run.
+        items_per_step: windows of one optimizer step, over all processes.
+
+    Raises:
+        DataError: documents that cannot be read, or too short.
+        ConfigError: a window too short for a retrieval exercise.
+    """
+    retrieval = config.data.retrieval
+    stores = [_store(config, tokenizer, "train", window.train) for _, window in windows]
+    stages = []
+    for (begin, window), store in zip(windows, stores, strict=True):
+        items = TrainingItems(store, sampler, window, config.seed, config.data.mask_joints)
+        exercises = RetrievalExercises(tokenizer, store, sampler, window, config.seed) if retrieval > 0 else None
+        stages.append((begin, Stage(items, exercises, retrieval, config.seed)))
+    counts = stores[0].counts
+    logger.info(
+        f"training on {counts.documents:,} documents of {counts.tokens:,} tokens ({counts.seen:,} documents seen)"
+    )
+    return Curriculum(stages, num_steps, items_per_step), stores[0]
+
+
+def validation_lengths(config: RunConfig, window: Window) -> list[int]:
+    """Context lengths of validation: the run's own, or the original window and its doublings up to the target.
+
+    Raises:
+        ConfigError: a length is beyond the target.
+    """
+    doublings = (window.original * 2**power for power in range(int(math.log2(window.factor) + 1e-9) + 1))
+    lengths = sorted({*(config.validation.lengths or (*doublings, window.target))})
+    if not 2 <= lengths[0] <= lengths[-1] <= window.target:
+        raise ConfigError(
+            f"setting 'validation.lengths' is {lengths}; give lengths of 2 tokens or more, up to the target of "
+            f"{window.target}"
+        )
+    return lengths
+
+
+def build_validation(config: RunConfig, loaded: LoadedModel, lengths: list[int]) -> Validate | None:
+    """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
+
+    Returns:
+        What measures it; None, with a warning, where nothing is held out or nothing is long enough.
+    """
+    if config.data.held_out == 0:
+        logger.warning("no validation while training: data.held_out is 0, so every document is trained on")
+        return None
+    try:
+        store = _store(config, loaded.tokenizer, "held_out", lengths[-1])
+    except DataError:
+        try:
+            store = _store(config, loaded.tokenizer, "held_out", lengths[-1], join=True)
+            logger.warning(f"validation joins held-out documents: none has {lengths[-1]} tokens by itself")
+        except DataError as error:
+            logger.warning(f"no validation while training: {error}")
+            return None
+    documents = [store.document(i) for i in range(min(store.num_documents, config.validation.num_documents))]
+    task = {
+        "kind": "perplexity",
+        "num_documents": len(documents),
+        "scored_tokens": min(_SCORED_TOKENS, lengths[0] // 2),
+    }
+
+    def validate() -> dict[str, float]:
+        results = evaluate(loaded.model, loaded.tokenizer, [task], lengths, documents, seed=config.seed, progress=False)
+        return {f"perplexity_{result.length_tokens}": result.value for result in results}
+
+    return validate
+
+
+def _store(config: RunConfig, tokenizer: Any, part: Part, at_least: int, join: bool | None = None) -> TokenStore:
+    data = config.data
+    return build_store(
+        data.source,
+        tokenizer,
+        field=data.field,
+        min_tokens=max(at_least, data.min_tokens or 0),
+        join=data.join if join is None else join,
+        part=part,
+        held_out_share=data.held_out,
+        progress=not config.training.get("disable_tqdm", False),
+    )

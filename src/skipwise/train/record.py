@@ -1,0 +1,94 @@
+"""What was done, for people and machines: `skipwise.json` and the model card beside an extended model."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from skipwise.config import RunConfig
+from skipwise.corpus import TokenStore
+from skipwise.doctor import Verdict
+from skipwise.positions import PositionSampler
+from skipwise.report import write_model_card
+from skipwise.train.folder import RECORD_FILE
+from skipwise.window import Window
+
+
+def run_record(
+    config: RunConfig,
+    training: dict[str, Any],
+    window: Window,
+    sampler: PositionSampler,
+    store: TokenStore,
+    verdicts: Sequence[Verdict],
+) -> dict[str, Any]:
+    """What is known of a run before its first step, ready for JSON.
+
+    Args:
+        config: the run.
+        training: its `training` settings with every default spelled out.
+        window: its lengths, in tokens.
+        sampler: the one in use, which may be the caller's own.
+        store: what is trained on.
+        verdicts: of the preflight.
+    """
+    return {
+        "config": {**config.model_dump(), "training": training},
+        "window": dataclasses.asdict(window),
+        "sampler": sampler_text(sampler),
+        "interpolation": repr(config.build_interpolation()),
+        "corpus": {
+            "fingerprint": store.fingerprint,
+            "documents": store.num_documents,
+            "counts": dataclasses.asdict(store.counts),
+        },
+        "preflight": [dataclasses.asdict(verdict) for verdict in verdicts],
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def write_record(
+    folder: Path, record: dict[str, Any], window: Window, verdicts: Sequence[Verdict], notes: Sequence[str]
+) -> None:
+    """Writes the model card and then `skipwise.json`, whose presence says that the run is finished."""
+    settings = record["config"]
+    made_by_settings = record["sampler"] == sampler_text(RunConfig.from_mapping(settings).build_sampler())
+    write_model_card(
+        folder,
+        base=settings["model"],
+        window=window,
+        interpolation=settings["interpolation"],
+        sampler=settings["sampler"] if made_by_settings else {"kind": record["sampler"]},
+        tuning=settings["tuning"],
+        data=settings["data"],
+        verdicts=verdicts,
+        notes=notes,
+    )
+    text = json.dumps(record, indent=2, allow_nan=False, default=str)
+    (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def sampler_text(sampler: PositionSampler) -> str:
+    """A sampler with its settings; of a class that does not tell them, its name (never a place in memory)."""
+    return type(sampler).__qualname__ if type(sampler).__repr__ is object.__repr__ else repr(sampler)
+
+
+def finite_log(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A Trainer's log with None for what is not finite (the gradient norm of a skipped step), as JSON has no word."""
+    return [
+        {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in entry.items()
+        }
+        for entry in log
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("skipwise", "torch", "transformers", "accelerate", "peft", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}

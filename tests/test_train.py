@@ -1,0 +1,503 @@
+"""Training end to end on a tiny model: exact resume, the checkpoint folder, refusals before any work."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+import skipwise.train
+from skipwise.config import RunConfig
+from skipwise.doctor import Verdict
+from skipwise.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PositionError,
+    SkipwiseError,
+    UnsupportedModelError,
+)
+from skipwise.loss import training_logits
+from skipwise.model import load_model
+from skipwise.positions import PositionSample
+from skipwise.train import ExtendResult, extend
+from skipwise.train.arguments import GLOBAL_BATCH, training_arguments, training_settings
+from skipwise.train.trainer import SkipwiseTrainer
+from skipwise.window import Window
+
+TARGET, STEPS = 256, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A store for tokens of these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIPWISE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
+    words = ["the", "river", "is", "wide", "and", "low", "hills", "roll", "on", "there", "and", "home", "again"]
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, size=120)))
+    return folder
+
+
+@pytest.fixture
+def settings(tiny_checkpoint: Path, documents: Path, tmp_path: Path) -> dict[str, Any]:
+    """A run of a few steps of two windows."""
+    return {
+        "model": str(tiny_checkpoint),
+        "target": TARGET,
+        "window": 32,
+        "output": str(tmp_path / "run"),
+        "data": {"source": str(documents), "held_out": 0.2},
+        "validation": {"num_documents": 1},
+        "training": {
+            "max_steps": STEPS,
+            "learning_rate": 1e-2,
+            "warmup_steps": 0,
+            "gradient_accumulation_steps": 2,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+        },
+    }
+
+
+@pytest.fixture
+def sound_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the preflight for granted where a test is about something else; it has tests of its own."""
+    passed = Verdict(name="reach", status="pass", detail="taken for granted")
+    monkeypatch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
+
+
+def run(settings: dict[str, Any], *, resume: bool = False, sampler: Any = None, **changes: Any) -> ExtendResult:
+    """Extends with some settings changed; `training`, `data` and `validation` are changed entry by entry."""
+    merged = dict(settings)
+    for name, value in changes.items():
+        merged[name] = {**settings[name], **value} if name in ("training", "data", "validation") else value
+    return extend(RunConfig.from_mapping(merged), resume=resume, sampler=sampler)
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sends this process a SIGINT while a step is trained, as Ctrl-C does; 0 sends no more."""
+    at = [0]
+    own = SkipwiseTrainer.training_step
+
+    def training_step(trainer: SkipwiseTrainer, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        if trainer.state.global_step + 1 == at[0]:
+            at[0] = 0
+            os.kill(os.getpid(), signal.SIGINT)
+        return own(trainer, *arguments, **keywords)
+
+    monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
+    return lambda step: at.__setitem__(0, step)
+
+
+def weights(folder: Path | str) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def assert_equal_weights(one: Path | str, other: Path | str) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+# --- exact resume ----------------------------------------------------------------------------------------------------
+
+RUNS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "growing, with exercises": {
+        "window": 240,
+        "growth": {"window": 250, "share": 0.5},
+        "data": {"retrieval": 0.5},
+    },
+    "low-rank, with dropout": {
+        "tuning": {"kind": "lora", "rank": 2, "dropout": 0.2, "train_norms": True, "train_embeddings": True}
+    },
+    "mixed precision, checkpointed": {"training": {"bf16": True, "use_cpu": True, "gradient_checkpointing": True}},
+}
+
+
+@pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize("kind", RUNS)
+def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
+    kind: str, settings: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
+) -> None:
+    whole = run(settings, **RUNS[kind], output=str(tmp_path / "whole"))
+    assert (whole.finished, whole.steps) == (True, STEPS)
+
+    stop_after(2)
+    stopped = run(settings, **RUNS[kind])
+    assert (stopped.finished, stopped.steps, stopped.record) == (False, 2, {})
+    assert not (stopped.folder / "skipwise.json").exists()
+    # The process's own random state is no part of a run.
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    resumed = run(settings, **RUNS[kind], resume=True)
+    assert (resumed.finished, resumed.steps) == (True, STEPS)
+    assert_equal_weights(whole.folder, resumed.folder)
+    assert losses(resumed) == losses(whole)
+
+    trained, base = weights(whole.folder), weights(settings["model"])
+    assert any(not torch.equal(tensor, base[name]) for name, tensor in trained.items())
+
+
+def losses(result: ExtendResult) -> list[float]:
+    return [entry["loss"] for entry in result.log if "loss" in entry]
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_stopped_before_the_first_checkpoint_begins_again(settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = run(settings, output=str(tmp_path / "whole"))
+    folder = Path(settings["output"])
+    folder.mkdir()
+    shutil.copy(whole.folder / "begun.json", folder)
+    (folder / "run.yaml").write_text(RunConfig.from_mapping(settings).to_yaml())
+    (folder / "checkpoint-3").mkdir()  # Killed while it was written: without trainer_state.json it is no checkpoint.
+    assert_equal_weights(whole.folder, run(settings, resume=True).folder)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_workers_change_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    alone = run(settings, output=str(tmp_path / "alone"))
+    assert_equal_weights(alone.folder, run(settings, training={"dataloader_num_workers": 2}).folder)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_a_second_ctrl_c_interrupts_at_once(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def twice(*_: Any, **__: Any) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not interrupted")
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(SkipwiseTrainer, "training_step", twice)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert "once more" in caplog.text
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# --- what a run leaves behind ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_checkpoint: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> ExtendResult:
+    """A run with its preflight, saving on the way."""
+    return extend(
+        RunConfig.from_mapping(
+            {
+                "model": str(tiny_checkpoint),
+                "target": TARGET,
+                "window": 32,
+                "output": str(tmp_path_factory.mktemp("finished") / "run"),
+                "data": {"source": str(documents), "held_out": 0.2},
+                "validation": {"num_documents": 2, "every_steps": 2},
+                "training": {
+                    "max_steps": STEPS,
+                    "learning_rate": 1e-3,
+                    "gradient_accumulation_steps": 1,
+                    "save_steps": 2,
+                    "disable_tqdm": True,
+                },
+                "seed": 5,
+            }
+        )
+    )
+
+
+def test_the_folder_holds_a_checkpoint_that_both_eras_read(finished: ExtendResult) -> None:
+    config = json.loads((finished.folder / "config.json").read_text())
+    for entry in (config["rope_parameters"], config["rope_scaling"]):
+        assert entry["rope_type"] == "yarn"
+        assert entry["factor"] == 4.0
+        assert entry["original_max_position_embeddings"] == 64
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10000.0
+    assert config["max_position_embeddings"] == TARGET
+    assert AutoTokenizer.from_pretrained(finished.folder).encode("ab") == [64, 65]
+    card = (finished.folder / "README.md").read_text()
+    assert "256 tokens (4 times)" in card
+    assert "causal" in card
+
+
+def test_the_record_tells_all_that_was_done(finished: ExtendResult) -> None:
+    record = json.loads((finished.folder / "skipwise.json").read_text())
+    assert record == json.loads(json.dumps(finished.record))
+    assert record["window"] == {"train": 32, "original": 64, "target": TARGET}
+    assert record["seed"] == record["config"]["seed"] == 5
+    # Every default is spelled out, the recipe's too.
+    assert record["config"]["training"]["warmup_steps"] == 10
+    assert record["config"]["training"]["learning_rate"] == 1e-3
+    assert record["config"]["data"]["mask_joints"] is True
+    assert RunConfig.from_mapping(record["config"]).target == TARGET
+    assert {verdict["name"] for verdict in record["preflight"]} >= {"reach", "causal", "tables", "loss", "reload"}
+    assert all(verdict["status"] in ("pass", "note") for verdict in record["preflight"])
+    assert len(record["corpus"]["fingerprint"]) == 64
+    assert 10 <= record["corpus"]["documents"] < 24
+    assert record["versions"].keys() >= {"skipwise", "torch", "transformers"}
+    assert record["steps"] == STEPS
+    assert record["seconds"] > 0
+    assert record["peak_bytes"] > 2**20
+
+
+def test_plain_transformers_computes_what_was_trained(finished: ExtendResult) -> None:
+    ids = torch.arange(200)[None] % 256
+    positions = torch.arange(200)[None]
+    positions[:, 100:] += TARGET - 200
+    plain = AutoModelForCausalLM.from_pretrained(finished.folder)
+    trained = load_model(finished.folder).model
+    assert torch.equal(training_logits(plain, ids, positions), training_logits(trained, ids, positions))
+    assert plain.config.max_position_embeddings == TARGET
+    assert plain.config.eos_token_id is None  # The Trainer would have written the tokenizer's into it.
+
+
+def test_checkpoints_on_the_way_are_models_too(finished: ExtendResult) -> None:
+    halfway = finished.folder / "checkpoint-2"
+    config = json.loads((halfway / "config.json").read_text())
+    assert config["rope_scaling"]["factor"] == 4.0
+    model, tokenizer = load_model(halfway)
+    assert model.config.max_position_embeddings == TARGET  # pyright: ignore[reportAttributeAccessIssue]
+    assert tokenizer.encode("ab") == [64, 65]
+    assert_equal_weights(finished.folder / f"checkpoint-{STEPS}", finished.folder)
+    assert not torch.equal(*(weights(finished.folder / f"checkpoint-{n}")["lm_head.weight"] for n in (2, STEPS)))
+
+
+def test_validation_is_of_the_target_from_before_training_to_its_end(finished: ExtendResult) -> None:
+    measured = [entry for entry in finished.log if "eval_perplexity_256" in entry]
+    assert [entry["step"] for entry in measured] == [0, 2, 4]
+    assert {name for name in measured[0] if name.startswith("eval_perplexity")} == {
+        f"eval_perplexity_{length}" for length in (64, 128, 256)
+    }
+    assert measured[-1]["eval_perplexity_256"] < measured[0]["eval_perplexity_256"]
+    assert finished.record["log"] == finished.log
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_low_rank_additions_are_merged_into_a_plain_checkpoint(settings: dict[str, Any]) -> None:
+    done = run(settings, tuning={"kind": "lora", "rank": 2, "train_embeddings": True})
+    assert weights(done.folder).keys() == weights(settings["model"]).keys()
+    assert (done.folder / "adapter" / "adapter_model.safetensors").exists()
+    trained, base = weights(done.folder), weights(settings["model"])
+    changed = {name for name in trained if not torch.equal(trained[name], base[name])}
+    assert "model.embed_tokens.weight" in changed
+    assert "model.layers.0.self_attn.q_proj.weight" in changed
+    assert not any("norm" in name for name in changed)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_half_precision_parameters_are_saved_as_they_were_trained(settings: dict[str, Any]) -> None:
+    done = run(settings, dtype="bfloat16")
+    assert {tensor.dtype for tensor in weights(done.folder).values()} == {torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """A sampler of one's own: every position as far from the next as the target allows."""
+
+    uses_sentence_ends: ClassVar[bool] = False
+    seen: ClassVar[list[int]] = []
+
+    def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+        self.seen.append(num_tokens)
+        every = np.arange(window.train)
+        return PositionSample.checked(
+            every, every * (window.target // window.train), num_tokens=num_tokens, target=window.target
+        )
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_a_sampler_of_ones_own(
+    settings: dict[str, Any], stop_after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stretched, "seen", [])
+    stop_after(2)
+    run(settings, sampler=Stretched())
+    assert Stretched.seen
+    with pytest.raises(ConfigError, match="begun with another sampler"):
+        run(settings, resume=True)
+    done = run(settings, resume=True, sampler=Stretched())
+    assert done.record["sampler"] == "Stretched()"
+    card = (done.folder / "README.md").read_text()
+    assert "Stretched()" in card
+    assert "pose" not in card.lower()
+
+
+class Tracker(TrainerCallback):
+    """Stands for a service that is told of every metric."""
+
+    told: ClassVar[list[dict[str, Any]]] = []
+    closed: ClassVar[list[int]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.told.append(logs)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.closed.append(len(self.told))
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_trackers_named_by_report_to_see_every_metric(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    run(settings, training={"report_to": "tensorboard"})
+    perplexities = [logs["eval_perplexity_256"] for logs in Tracker.told if "eval_perplexity_256" in logs]
+    assert len(perplexities) == 2
+    assert sum("loss" in logs for logs in Tracker.told) == STEPS
+    assert Tracker.closed == [len(Tracker.told)]  # All were told before the tracker was closed.
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_no_validation_where_nothing_is_held_out(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    done = run(settings, data={"held_out": 0.0})
+    assert not any("eval" in name for entry in done.log for name in entry)
+    assert "data.held_out is 0" in caplog.text
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_isolates_the_chunks_is_refused_before_training(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_isolating(*arguments: Any, **keywords: Any) -> Any:
+        loaded = load_model(*arguments, **keywords)
+        decoder: Any = loaded.model.base_model
+        own = decoder.forward
+        decoder.forward = lambda *args, **kwargs: own(*args, **{**kwargs, "attention_mask": None})
+        return loaded
+
+    monkeypatch.setattr(skipwise.train, "load_model", load_isolating)
+    monkeypatch.setattr(SkipwiseTrainer, "train", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(UnsupportedModelError, match=r"preflight failed.*do not see each other"):
+        run(settings)
+    # So that the next try, with another attention, finds the folder free.
+    assert not any(Path(settings["output"]).iterdir())
+
+
+Refusal = tuple[type[SkipwiseError], dict[str, Any], list[str]]
+REFUSALS: dict[str, Refusal] = {
+    "unknown name": (ConfigError, {"training": {"learning_rat": 1}}, ["'training.learning_rat'", "'learning_rate'"]),
+    "epochs": (ConfigError, {"training": {"num_train_epochs": 3}}, ["training.max_steps"]),
+    "said elsewhere": (ConfigError, {"training": {"output_dir": "x"}}, ["'training.output_dir'", "output"]),
+    "no steps": (ConfigError, {"training": {"max_steps": 0}}, ["'training.max_steps' is 0", "1 or more"]),
+    "no windows": (ConfigError, {"training": {"per_device_train_batch_size": 0}}, ["is 0", "1 or more"]),
+    "bad value": (ConfigError, {"training": {"lr_scheduler_type": "lineal"}}, ["lineal"]),
+    "unknown tracker": (ConfigError, {"training": {"report_to": "notebook"}}, ["notebook"]),
+    "target too small": (ConfigError, {"target": 48}, ["48", "already handles 64"]),
+    "window too long": (PositionError, {"window": 300}, ["train=300"]),
+    "growth too long": (PositionError, {"growth": {"window": 300}}, ["train=300"]),
+    "validation too long": (ConfigError, {"validation": {"lengths": [512]}}, ["validation.lengths", "512", "256"]),
+    "no document": (DataError, {"data": {"source": "/no/such/folder"}}, ["/no/such/folder"]),
+    "short documents": (DataError, {"data": {"min_tokens": 10_000}}, ["no document has 10000 tokens"]),
+    "no room for a key": (ConfigError, {"data": {"retrieval": 0.5}}, ["data.retrieval", "32 tokens", "--window"]),
+    "no model": (CheckpointError, {"model": "/no/such/model"}, ["/no/such/model"]),
+}
+
+
+@pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize("what", REFUSALS)
+def test_refused_in_one_line_and_the_folder_stays_free(what: str, settings: dict[str, Any]) -> None:
+    kind, changes, words = REFUSALS[what]
+    with pytest.raises(kind) as caught:
+        run(settings, **changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    folder = Path(settings["output"])
+    assert not folder.exists() or not any(folder.iterdir())
+
+
+def test_a_folder_that_is_taken_is_left_alone(settings: dict[str, Any]) -> None:
+    folder = Path(settings["output"])
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"not empty.*--resume.*--output"):
+        run(settings)
+    with pytest.raises(ConfigError, match=r"no run in .* to resume"):
+        run(settings, resume=True)
+    assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_that_cannot_be_made(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        run(settings, output=str(tmp_path / "file" / "run"))
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_what_cannot_be_resumed(
+    settings: dict[str, Any], stop_after: Callable[[int], None], documents: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(documents, own)
+    settings["data"]["source"] = str(own)
+    stop_after(1)
+    run(settings)
+    with pytest.raises(ConfigError, match="other settings of sampler, seed; resume it with its own"):
+        extend(RunConfig.from_mapping({**settings, "seed": 1, "sampler": "randpos"}), resume=True)
+    (own / "0.txt").write_text("changed since " * 50)
+    with pytest.raises(ConfigError, match="begun with another corpus"):
+        run(settings, resume=True)
+    shutil.copy(documents / "0.txt", own)
+    assert run(settings, resume=True).finished
+    with pytest.raises(ConfigError, match="is finished"):
+        run(settings, resume=True)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_a_loss_that_is_no_number_stops_the_run(settings: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"the loss is nan at step 2: lower training.learning_rate"):
+        run(settings, training={"learning_rate": 1e30, "max_grad_norm": 0.0})
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_is_the_papers(settings: dict[str, Any]) -> None:
+    config = RunConfig.from_mapping({**settings, "training": {}})
+    arguments = training_arguments(config)
+    assert arguments.max_steps == 1000
+    assert arguments.learning_rate == 2e-5
+    assert arguments.warmup_steps == 10
+    assert arguments.lr_scheduler_type == "linear"
+    assert arguments.optim == "adamw_torch_fused"
+    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.weight_decay) == (0.9, 0.999, 0.0)
+    assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == GLOBAL_BATCH == 64
+    assert training_settings(config)[skipwise.train.CHECKPOINTING] is True
+    assert arguments.report_to == []
+
+
+def test_64_windows_a_step_whatever_the_batch_and_the_processes(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig.from_mapping({**settings, "training": {"per_device_train_batch_size": 4}})
+    assert training_settings(config)["gradient_accumulation_steps"] == 16
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert training_settings(config)["gradient_accumulation_steps"] == 2
+
+
+def test_the_older_name_of_gradient_checkpointing_is_understood(settings: dict[str, Any]) -> None:
+    config = RunConfig.from_mapping({**settings, "training": {"gradient_checkpointing": False}})
+    assert training_settings(config)[skipwise.train.CHECKPOINTING] is False

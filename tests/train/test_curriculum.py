@@ -1,0 +1,221 @@
+"""The order of a run: pure in the place, one stage after the other, exercises that ask for nothing but the key."""
+
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from skipwise.config import RunConfig
+from skipwise.corpus import TokenStore, build_store
+from skipwise.errors import ConfigError
+from skipwise.items import IGNORED_LABEL, TrainingItem, TrainingItems
+from skipwise.positions import SAMPLERS, FullLength, PoSE, sampler_from
+from skipwise.train.curriculum import Curriculum, RetrievalExercises, Stage, collate
+from skipwise.train.data import stage_windows, validation_lengths
+from skipwise.window import Window
+
+WINDOW = Window(train=256, original=256, target=1024)
+FIELDS = TrainingItem._fields
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_checkpoint: Path) -> Any:
+    """One token a byte, so that text reads back from the ids."""
+    return AutoTokenizer.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def store(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    folder = tmp_path_factory.mktemp("texts")
+    rng = np.random.default_rng(1)
+    for i in range(9):
+        (folder / f"{i}.txt").write_text(" ".join(rng.choice(["one", "other", "some"], size=150 + 20 * i)))
+    return build_store(
+        folder, tokenizer, min_tokens=300, cache_dir=tmp_path_factory.mktemp("cache"), num_workers=1, progress=False
+    )
+
+
+def exercises_of(tokenizer: Any, store: TokenStore, seed: int = 0, window: Window = WINDOW) -> RetrievalExercises:
+    return RetrievalExercises(tokenizer, store, PoSE(), window, seed)
+
+
+def stage_of(tokenizer: Any, store: TokenStore, retrieval: float, seed: int = 0, window: Window = WINDOW) -> Stage:
+    items = TrainingItems(store, PoSE(), window, seed)
+    return Stage(items, exercises_of(tokenizer, store, seed, window), retrieval, seed)
+
+
+def equal(one: TrainingItem, other: TrainingItem) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def is_exercise(item: TrainingItem) -> bool:
+    return int((item.labels != IGNORED_LABEL).sum()) < 20
+
+
+def test_a_place_gives_one_item_in_any_order_and_process(tokenizer: Any, store: TokenStore) -> None:
+    grown = Window(train=300, original=256, target=1024)
+    stages = [(0, stage_of(tokenizer, store, 0.5)), (5, stage_of(tokenizer, store, 0.5, window=grown))]
+    curriculum = Curriculum(stages, num_steps=10, items_per_step=3)
+    forwards = [curriculum[place] for place in range(30)]
+    elsewhere = pickle.loads(pickle.dumps(Curriculum(stages, 10, 3)))
+    assert all(equal(elsewhere[place], forwards[place]) for place in reversed(range(30)))
+    assert len({item.position_ids.tobytes() for item in forwards}) == 30  # Drawn anew every time.
+
+
+def test_another_seed_gives_another_run(tokenizer: Any, store: TokenStore) -> None:
+    one, other = (stage_of(tokenizer, store, 0.5, seed) for seed in (0, 1))
+    assert not any(equal(one.item(place), other.item(place)) for place in range(20))
+
+
+def test_every_epoch_visits_every_document_once(store: TokenStore) -> None:
+    stage = Stage(TrainingItems(store, PoSE(), WINDOW, seed=0), None, 0.0, seed=0)
+    documents = [store.document(i).tolist() for i in range(store.num_documents)]
+
+    def document_of(item: TrainingItem) -> int:
+        text = bytes(item.input_ids[:60].astype(np.uint8))
+        return next(i for i, ids in enumerate(documents) if text in bytes(ids))
+
+    whole = range(store.num_documents)
+    for epoch in range(2):
+        places = [epoch * len(whole) + index for index in whole]
+        starts = [stage.item(place) for place in places]
+        first_chunks = [item for item in starts if (np.diff(item.position_ids[:60]) == 1).all()]
+        assert len({document_of(item) for item in first_chunks}) == len(first_chunks)
+        assert len(first_chunks) > len(whole) // 3
+
+
+def test_stages_begin_at_their_step(tokenizer: Any, store: TokenStore) -> None:
+    grown = Window(train=300, original=256, target=1024)
+    stages = [(0, stage_of(tokenizer, store, 0.0)), (3, stage_of(tokenizer, store, 0.0, window=grown))]
+    curriculum = Curriculum(stages, num_steps=4, items_per_step=2)
+    assert len(curriculum) == 8
+    assert [len(curriculum[place].input_ids) for place in range(8)] == [256] * 6 + [300] * 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "begin"), [(100, 0.1, 90), (1000, 0.3, 700), (4, 0.1, 3), (1, 0.5, 0), (2, 0.9, 0)]
+)
+def test_growth_takes_the_last_share_and_at_least_a_step(steps: int, share: float, begin: int) -> None:
+    config = RunConfig.from_mapping({"model": "m", "target": 1024, "growth": {"window": 512, "share": share}})
+    (first, window), (second, grown) = stage_windows(config, WINDOW, steps)
+    assert (first, window) == (0, WINDOW)
+    assert (second, grown) == (begin, Window(train=512, original=256, target=1024))
+
+
+def test_without_growth_there_is_one_stage() -> None:
+    assert stage_windows(RunConfig.from_mapping({"model": "m", "target": 1024}), WINDOW, 5) == [(0, WINDOW)]
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [(None, [256, 512, 1024]), ([1000, 300, 300], [300, 1000])],
+)
+def test_validation_lengths(given: list[int] | None, lengths: list[int]) -> None:
+    config = RunConfig.from_mapping({"model": "m", "target": 1024, "validation": {"lengths": given}})
+    assert validation_lengths(config, WINDOW) == lengths
+
+
+def test_validation_reaches_a_target_that_is_no_doubling() -> None:
+    config = RunConfig.from_mapping({"model": "m", "target": 900})
+    assert validation_lengths(config, Window(train=256, original=256, target=900)) == [256, 512, 900]
+
+
+@pytest.mark.parametrize("retrieval", [0.0, 0.25, 1.0])
+def test_the_share_of_exercises(retrieval: float, tokenizer: Any, store: TokenStore) -> None:
+    stage = stage_of(tokenizer, store, retrieval)
+    found = sum(is_exercise(stage.item(place)) for place in range(200)) / 200
+    assert abs(found - retrieval) <= (0.0 if retrieval in (0.0, 1.0) else 0.1)
+
+
+def test_exercises_do_not_move_the_other_items(tokenizer: Any, store: TokenStore) -> None:
+    mixed, plain = stage_of(tokenizer, store, 0.5), stage_of(tokenizer, store, 0.0)
+    kept = [place for place in range(40) if not is_exercise(mixed.item(place))]
+    assert 5 < len(kept) < 35
+    assert all(equal(mixed.item(place), plain.item(place)) for place in kept)
+
+
+def test_an_exercise_asks_for_the_key_it_hides_and_for_nothing_else(tokenizer: Any, store: TokenStore) -> None:
+    window = Window(train=600, original=256, target=2048)  # So long that the filler shows, whatever it is.
+    exercises, in_filler = exercises_of(tokenizer, store, window=window), 0
+    for place in range(40):
+        ids, positions, labels = exercises.item(place)
+        text = tokenizer.decode(ids)
+        key, again = re.findall(r"pass key is (\d{5})\. Remember it\. (\d{5}) is the pass key", text)[0]
+        assert key == again
+        assert text.endswith(f"What is the pass key? The pass key is {key}")
+        assert tokenizer.decode(labels[labels != IGNORED_LABEL]).strip() == key
+        assert np.array_equal(labels != IGNORED_LABEL, np.arange(len(ids)) >= len(ids) - int((labels >= 0).sum()))
+        assert len(ids) == window.train
+        assert positions[0] == 0
+        assert (np.diff(positions) >= 1).all()
+        assert positions[-1] < window.target
+        in_filler += "The hills are low" in text
+        assert ("The hills are low" in text) != ("other" in text)
+    assert 8 < in_filler < 32
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_leaves_an_exercise_whole(name: str, tokenizer: Any, store: TokenStore) -> None:
+    exercises = RetrievalExercises(tokenizer, store, sampler_from({"kind": name}), WINDOW, seed=0)
+    for place in range(5):
+        item = exercises.item(place)
+        assert "What is the pass key? The pass key is" in tokenizer.decode(item.input_ids)
+        assert tokenizer.decode(item.labels[item.labels >= 0]).strip().isdigit()
+
+
+def test_a_window_without_room_for_an_exercise_is_refused_at_once(tokenizer: Any, store: TokenStore) -> None:
+    with pytest.raises(ConfigError, match=r"data.retrieval.*64 tokens"):
+        exercises_of(tokenizer, store, window=Window(train=64, original=64, target=256))
+
+
+def items_of(lengths: Sequence[int]) -> list[TrainingItem]:
+    return [TrainingItem(*(np.arange(n, dtype=np.int64) + base for base in (1, 0, 1))) for n in lengths]
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5))
+def test_shorter_items_are_filled_up_after_their_end(lengths: list[int]) -> None:
+    items = items_of(lengths)
+    batch = collate(items)
+    assert batch.keys() == set(FIELDS)
+    for name in FIELDS:
+        assert batch[name].shape == (len(lengths), max(lengths))
+        assert batch[name].dtype == torch.int64
+    for row, item in enumerate(items):
+        n = len(item.input_ids)
+        for name in FIELDS:
+            assert np.array_equal(batch[name][row, :n].numpy(), getattr(item, name))
+        assert (batch["labels"][row, n:] == IGNORED_LABEL).all()
+        assert (batch["position_ids"][row, n:] == n - 1).all()  # Never beyond the item's, so never beyond the target.
+
+
+def test_filling_up_leaves_loss_and_gradients_alone(tiny_checkpoint: Path) -> None:
+    from skipwise.loss import NextTokenLoss
+    from skipwise.model import load_model
+
+    model = load_model(tiny_checkpoint, dtype="float32").model
+    alone, together = collate(items_of([20])), collate(items_of([20, 50]))
+    loss = NextTokenLoss(model)
+    loss(**alone).backward()
+    wanted = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    together["labels"][1] = IGNORED_LABEL
+    filled = loss(**together)
+    filled.backward()
+    assert filled.item() == pytest.approx(loss(**alone).item(), rel=1e-6)
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found, wanted, strict=True))
+
+
+def test_full_length_items_of_any_document_stand_in_one_batch(store: TokenStore) -> None:
+    items = TrainingItems(store, FullLength(), WINDOW, seed=0)
+    batch = collate([items.item(0, index) for index in range(3)])
+    assert batch["input_ids"].shape[1] > WINDOW.train
+    assert int(batch["position_ids"].max()) < WINDOW.target
