@@ -30,7 +30,6 @@ from skipwise.loss import training_logits
 from skipwise.model import load_model
 from skipwise.positions import PositionSample
 from skipwise.train import ExtendResult, extend
-from skipwise.train.arguments import GLOBAL_BATCH, training_arguments, training_settings
 from skipwise.train.trainer import SkipwiseTrainer
 from skipwise.window import Window
 
@@ -470,34 +469,3 @@ def test_what_cannot_be_resumed(
 def test_a_loss_that_is_no_number_stops_the_run(settings: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"the loss is nan at step 2: lower training.learning_rate"):
         run(settings, training={"learning_rate": 1e30, "max_grad_norm": 0.0})
-
-
-# --- settings --------------------------------------------------------------------------------------------------------
-
-
-def test_the_recipe_is_the_papers(settings: dict[str, Any]) -> None:
-    config = RunConfig.from_mapping({**settings, "training": {}})
-    arguments = training_arguments(config)
-    assert arguments.max_steps == 1000
-    assert arguments.learning_rate == 2e-5
-    assert arguments.warmup_steps == 10
-    assert arguments.lr_scheduler_type == "linear"
-    assert arguments.optim == "adamw_torch_fused"
-    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.weight_decay) == (0.9, 0.999, 0.0)
-    assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == GLOBAL_BATCH == 64
-    assert training_settings(config)[skipwise.train.CHECKPOINTING] is True
-    assert arguments.report_to == []
-
-
-def test_64_windows_a_step_whatever_the_batch_and_the_processes(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = RunConfig.from_mapping({**settings, "training": {"per_device_train_batch_size": 4}})
-    assert training_settings(config)["gradient_accumulation_steps"] == 16
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert training_settings(config)["gradient_accumulation_steps"] == 2
-
-
-def test_the_older_name_of_gradient_checkpointing_is_understood(settings: dict[str, Any]) -> None:
-    config = RunConfig.from_mapping({**settings, "training": {"gradient_checkpointing": False}})
-    assert training_settings(config)[skipwise.train.CHECKPOINTING] is False

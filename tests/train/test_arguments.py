@@ -1,0 +1,34 @@
+"""The paper's recipe under a run's own settings."""
+
+import pytest
+
+from skipwise.config import RunConfig
+from skipwise.train.arguments import CHECKPOINTING, GLOBAL_BATCH, training_arguments, training_settings
+
+SMALL = {"model": "some/model", "target": "32k"}
+
+
+def test_the_recipe_is_the_papers() -> None:
+    config = RunConfig.from_mapping({**SMALL, "training": {}})
+    arguments = training_arguments(config)
+    assert arguments.max_steps == 1000
+    assert arguments.learning_rate == 2e-5
+    assert arguments.warmup_steps == 10
+    assert arguments.lr_scheduler_type == "linear"
+    assert arguments.optim == "adamw_torch_fused"
+    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.weight_decay) == (0.9, 0.999, 0.0)
+    assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == GLOBAL_BATCH == 64
+    assert training_settings(config)[CHECKPOINTING] is True
+    assert arguments.report_to == []
+
+
+def test_64_windows_a_step_whatever_the_batch_and_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig.from_mapping({**SMALL, "training": {"per_device_train_batch_size": 4}})
+    assert training_settings(config)["gradient_accumulation_steps"] == 16
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert training_settings(config)["gradient_accumulation_steps"] == 2
+
+
+def test_the_older_name_of_gradient_checkpointing_is_understood() -> None:
+    config = RunConfig.from_mapping({**SMALL, "training": {"gradient_checkpointing": False}})
+    assert training_settings(config)[CHECKPOINTING] is False
