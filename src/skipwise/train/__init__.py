@@ -109,6 +109,8 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         config.build_interpolation(),
         tokenizer=loaded.tokenizer,
         gradient_checkpointing=training[CHECKPOINTING],
+        # In the other processes of a parallel run the transformers library writes no files.
+        check_reload=PartialState().is_main_process,
         seed=config.seed,
     )
     for verdict in verdicts:

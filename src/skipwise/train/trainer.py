@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -88,6 +89,8 @@ class SkipwiseTrainer(transformers.Trainer):
         elif isinstance(self.model, PeftModel):
             self.model.save_pretrained(folder, save_embedding_layers=False)
         else:
+            # Other processes put their random state beside it meanwhile, so the folder cannot appear all at once.
+            Path(folder).mkdir(parents=True, exist_ok=True)
             save_model(self.model, self._tokenizer, folder)
 
 
