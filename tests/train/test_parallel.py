@@ -1,0 +1,59 @@
+"""Two processes on one machine: one run, one folder, stopped together and resumed to the same bits."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import os, signal, sys
+from skipwise.config import RunConfig
+from skipwise.train import extend
+from skipwise.train.trainer import SkipwiseTrainer
+
+model, documents, output, stop = sys.argv[1:]
+own = SkipwiseTrainer.training_step
+
+def training_step(trainer, *arguments, **keywords):
+    if stop == "stop" and os.environ["RANK"] == "1" and trainer.state.global_step == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+        globals()["stop"] = "stopped"
+    return own(trainer, *arguments, **keywords)
+
+SkipwiseTrainer.training_step = training_step
+training = {"max_steps": 3, "gradient_accumulation_steps": 2, "learning_rate": 1e-3, "save_strategy": "no",
+            "use_cpu": True, "disable_tqdm": True}
+config = RunConfig.from_mapping({"model": model, "target": 256, "window": 32, "output": output,
+                                 "data": {"source": documents, "held_out": 0.0}, "training": training})
+result = extend(config, resume=stop == "resume")
+# Both stop, though one alone was asked to.
+assert (result.finished, result.steps) == ((False, 2) if sys.argv[4] == "stop" else (True, 3)), result
+"""
+
+
+@pytest.mark.slow
+def test_processes_stop_together_and_resume_to_the_same_bits(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    for i in range(12):
+        (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+
+    def run(output: str, stop: str) -> Path:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        subprocess.run(
+            [*torchrun, str(script), str(tiny_checkpoint), str(documents), str(tmp_path / output), stop],
+            env={**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache")},
+            check=True,
+        )
+        return tmp_path / output
+
+    whole = run("whole", "no")
+    stopped = run("stopped", "stop")
+    assert not (stopped / "skipwise.json").exists()
+    assert (stopped / "checkpoint-2" / "trainer_state.json").exists()
+    resumed = run("stopped", "resume")
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
