@@ -3,8 +3,8 @@
     python benchmarks/training_step.py MODEL [--window 2048] [--steps 4] [--rounds 2] [--checkpointing both]
 
 Each measurement is a process of its own (peak memory is the operating system's figure for it); the two sides take
-turns, so that a machine whose speed drifts slows both. The first step of a process warms up and is not timed. Both sides have
-the same float32 weights, the same windows, batch 1 and fused AdamW.
+turns, so that a machine whose speed drifts slows both. The first step of a process warms up and is not timed. Both
+sides have the same float32 weights, the same windows, batch 1 and fused AdamW.
 """
 
 import argparse

@@ -227,7 +227,7 @@ def main() -> None:
                 flush=True,
             )
 
-    model.to(torch.float16).save_pretrained(args.out)
+    model.half().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     names = {"out": args.out.name, "start": args.start and args.start.name}
     record = {**vars(args), **names, "steps_done": step, "seconds": round(time.monotonic() - begun)}

@@ -1,0 +1,57 @@
+"""The demo in a shorter version: fewer steps, a nearer target, fewer passkeys; the claims are the same."""
+
+import json
+
+import pytest
+from safetensors import safe_open
+
+from skipwise.demo import BASE, Claims, DemoSettings, run_demo
+from skipwise.evals import EvalResult
+
+
+def result(metric: str, length: int, value: float) -> EvalResult:
+    return EvalResult(
+        task="t", length_tokens=length, metric=metric, value=value, ci_low=None, ci_high=None, num_samples=1,
+        num_skipped=0, seed=0, details={},
+    )  # fmt: skip
+
+
+def test_claims_are_read_off_the_records():
+    falling = [result("perplexity", 256, 9.0), result("perplexity", 512, 8.0), result("perplexity", 1024, 7.0)]
+    found = [result("accuracy", 256, 1.0), result("accuracy", 1024, 0.9)]
+    assert Claims.of(falling + found) == Claims(perplexity_falls=True, worst_passkeys=0.9)
+    assert Claims.of(falling + found).retrieves
+    rising = [*falling[:2], result("perplexity", 1024, 8.5)]
+    assert not Claims.of(rising + found).perplexity_falls
+    assert not Claims.of([*falling, result("accuracy", 256, 1.0), result("accuracy", 512, 0.85)]).retrieves
+
+
+def test_the_embedded_model_is_as_described():
+    weights = BASE / "model.safetensors"
+    assert sum(file.stat().st_size for file in BASE.iterdir()) < 10 * 2**20
+    with safe_open(weights, "np") as tensors:
+        parameters = sum(tensors.get_tensor(name).size for name in tensors.keys())  # noqa: SIM118
+    assert 2e6 <= parameters <= 4e6
+    assert json.loads((BASE / "config.json").read_text())["max_position_embeddings"] == 256
+
+
+@pytest.mark.slow
+def test_the_short_demo_extends_and_retrieves(tmp_path):
+    settings = DemoSettings(target=1024, steps=30, trials=10, num_depths=5, num_documents=8)
+    base, interpolated, extended = run_demo(tmp_path, settings=settings)
+    at_target = {arm.name: perplexity_at(arm.results, 1024) for arm in (base, interpolated, extended)}
+    assert at_target["extended"] < at_target["interpolation only"] < at_target["base"]
+    assert Claims.of(extended.results).retrieves
+    assert accuracy_at(base.results, 256) == 1.0, "the base finds every key within its own window"
+    assert accuracy_at(base.results, 1024) < 0.2
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") >= 2
+    assert "interpolation only" in page
+
+
+def perplexity_at(results, length):
+    return next(r.value for r in results if r.metric == "perplexity" and r.length_tokens == length)
+
+
+def accuracy_at(results, length):
+    return next(r.value for r in results if r.metric == "accuracy" and r.length_tokens == length)
