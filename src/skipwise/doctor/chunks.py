@@ -9,6 +9,8 @@ from skipwise.model import rotary_tables
 
 # Attention that is masked out gives a gradient of exactly zero; what is far away, and seen, gives far more than this.
 _SMALLEST_SHARE = 1e-7
+# Of what a token does without a skip; less is rounding.
+_ROUNDING_SHARE = 1e-4
 
 
 def reach(bench: Bench) -> Verdict:
@@ -31,7 +33,8 @@ def reach(bench: Bench) -> Verdict:
 def mask(bench: Bench) -> Verdict:
     """What would happen without skipwise's mask; nothing depends on it."""
     effect = bench.effect(bench.middle_skip, mask=False)
-    if effect > bench.noise:
+    # Experts that see other tokens round differently, which moves even isolated logits a little.
+    if effect > max(bench.noise, _ROUNDING_SHARE * bench.effect(0)):
         detail = (
             f"without the explicit mask that skipwise gives, this model would not isolate the chunks ({effect:.2g})"
         )
