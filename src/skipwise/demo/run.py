@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from skipwise import __version__
 from skipwise.config import RunConfig
 from skipwise.corpus import build_store
 from skipwise.evals import evaluate
@@ -165,7 +164,6 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
             "in all": f"{seconds:.0f} s",
             "seed": str(seed),
             "versions": ", ".join(f"{name} {version}" for name, version in trained.record["versions"].items()),
-            "skipwise": __version__,
         },
     )
     claims = Claims.of(arms[-1].results)
