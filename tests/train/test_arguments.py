@@ -3,6 +3,7 @@
 import pytest
 
 from skipwise.config import RunConfig
+from skipwise.errors import ConfigError
 from skipwise.train.arguments import CHECKPOINTING, GLOBAL_BATCH, training_arguments, training_settings
 
 SMALL = {"model": "some/model", "target": "32k"}
@@ -32,3 +33,11 @@ def test_64_windows_a_step_whatever_the_batch_and_the_processes(monkeypatch: pyt
 def test_the_older_name_of_gradient_checkpointing_is_understood() -> None:
     config = RunConfig.from_mapping({**SMALL, "training": {"gradient_checkpointing": False}})
     assert training_settings(config)[CHECKPOINTING] is False
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "max_grad_norm"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "fast", True])
+def test_rates_that_no_optimizer_takes_are_refused_before_any_work(name: str, value: object) -> None:
+    config = RunConfig.from_mapping({**SMALL, "training": {name: value}})
+    with pytest.raises(ConfigError, match=f"training.{name}.*a number of 0 or more"):
+        training_settings(config)

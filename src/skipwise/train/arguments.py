@@ -66,6 +66,11 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         value = settings.get(name, 1)
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"setting 'training.{name}' is {value!r}; give a whole number of 1 or more")
+    for name in ("learning_rate", "weight_decay", "max_grad_norm"):
+        value = settings.get(name, 0.0)
+        # Not a number compares as False, so it is refused too.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ConfigError(f"setting 'training.{name}' is {value!r}; give a number of 0 or more, such as 2e-5")
     at_a_time = settings["per_device_train_batch_size"] * int(os.environ.get("WORLD_SIZE", "1"))
     settings.setdefault("gradient_accumulation_steps", max(1, GLOBAL_BATCH // at_a_time))
     return settings
