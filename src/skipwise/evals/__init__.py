@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from skipwise.errors import ConfigError, DataError
+from skipwise.evals.cache import SampleCache
 from skipwise.evals.context import EvalContext, Task
 from skipwise.evals.forward import check_length
 from skipwise.evals.passkey import Passkey
@@ -31,7 +33,7 @@ TASKS: dict[str, type] = {
     "passkey": Passkey,
 }
 
-__all__ = ["TASKS", "EvalContext", "EvalResult", "Measurement", "Sample", "Task", "evaluate", "make_task"]
+__all__ = ["TASKS", "EvalContext", "EvalResult", "Measurement", "Sample", "SampleCache", "Task", "evaluate", "make_task"]
 
 
 def evaluate(
@@ -44,6 +46,7 @@ def evaluate(
     seed: int = 0,
     out: str | Path | None = None,
     samples_out: str | Path | None = None,
+    cache: SampleCache | None = None,
     allow_beyond: bool = False,
     progress: bool = True,
 ) -> list[EvalResult]:
@@ -58,6 +61,7 @@ def evaluate(
         seed: what every draw is derived from.
         out: file that gets one line of JSON for each result as soon as it is there, after what it already holds.
         samples_out: the same for each sample: its hash, its output, its score.
+        cache: where samples of earlier runs are found, and new ones kept.
         allow_beyond: measure beyond the model's window on purpose.
         progress: show bars.
 
@@ -80,13 +84,16 @@ def evaluate(
         tokenizer=tokenizer,
         documents=() if documents is None else documents,
         seed=seed,
+        cache=cache,
         progress=progress,
     )
+    # Every rank of a distributed run has all results; the first writes them down.
+    files = (out, samples_out) if PartialState().is_main_process else (None, None)
     results: list[EvalResult] = []
     with ExitStack() as stack:
         result_file, sample_file = (
             stack.enter_context(Path(path).open("a", encoding="utf-8")) if path is not None else None
-            for path in (out, samples_out)
+            for path in files
         )
         stack.enter_context(_evaluation_mode(model))
         for task in made:

@@ -1,18 +1,22 @@
 """What every task is given: the model, its tokenizer, documents, and the seed of all draws."""
 
+import json
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.records import EvalResult, Measurement, hash_tokenizer
+from skipwise.evals.cache import SampleCache, cache_key, hash_model, write_sample
+from skipwise.evals.records import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer
 from skipwise.evals.stats import Estimate
 
 BosPolicy = Literal["tokenizer", "always", "never"]
@@ -29,7 +33,7 @@ class Task(Protocol):
         """Whether it reads the context's documents."""
         ...
 
-    def run(self, context: "EvalContext", lengths: Sequence[int]) -> Iterator[Measurement]:
+    def run(self, context: "EvalContext", lengths: Sequence[int]) -> Iterable[Measurement]:
         """Measures one length after the other, in the order given.
 
         Args:
@@ -73,6 +77,7 @@ class EvalContext:
         tokenizer: its tokenizer.
         documents: token ids of each document, 1-D integers.
         seed: what every draw is derived from.
+        cache: where samples are kept and found again; None keeps none.
         progress: show a bar for each length.
     """
 
@@ -80,6 +85,7 @@ class EvalContext:
     tokenizer: Any
     documents: Sequence[np.ndarray] = ()
     seed: int = 0
+    cache: SampleCache | None = None
     progress: bool = True
 
     def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
@@ -160,11 +166,85 @@ class EvalContext:
         chosen = [int(index) for index in self.rng("documents").permutation(long_enough)[:num_documents]]
         return ChosenDocuments(chosen, [bodies[index] for index in chosen], len(bodies) - len(long_enough))
 
+    def samples(
+        self,
+        task: Any,
+        length_tokens: int,
+        num_items: int,
+        compute: Callable[[Sequence[int]], list[Sample]],
+        *,
+        batch_items: int = 1,
+        description: str | None = None,
+        **scope: Any,
+    ) -> list[Sample]:
+        """One sample for each item, in order: from the cache, from this process, or from another rank's share.
+
+        Args:
+            task: what is measured; its name and settings are part of what the samples depend on.
+            length_tokens: input length.
+            num_items: items are `0..num_items-1`.
+            compute: takes at most `batch_items` indices and returns their samples, as JSON values, in that order. A
+                pure function of task, length, seed, documents, index and scope.
+            batch_items: items that are computed together at most.
+            description: of the bar; by default task and length.
+            **scope: JSON values of whatever else the samples depend on.
+
+        Returns:
+            All samples, the same ones on every rank.
+        """
+        state = PartialState()
+        key = self._key(task, length_tokens, scope) if self.cache is not None else ""
+        known = self.cache.read(key) if self.cache is not None else {}
+        if state.num_processes > 1:
+            # What is missing is shared out by one view of the cache: others may already be writing to it.
+            known = broadcast_object_list([known])[0]
+        missing = [index for index in range(num_items) if index not in known]
+        mine = missing[state.process_index :: state.num_processes]
+        measured: list[tuple[int, Sample]] = []
+        writer = self.cache.writer(key) if self.cache is not None and mine else nullcontext()
+        shown = self.progress and state.is_main_process and bool(mine)
+        with writer as file, tqdm(
+            desc=description or f"{task.name} at {length_tokens}", total=len(mine), disable=not shown, leave=False
+        ) as bar:
+            for begin in range(0, len(mine), batch_items):
+                indices = mine[begin : begin + batch_items]
+                for index, sample in zip(indices, compute(indices), strict=True):
+                    # As a later run will read it, so that fresh and cached samples give the same results to the bit.
+                    sample = json.loads(json.dumps(sample))
+                    measured.append((index, sample))
+                    if file is not None:
+                        write_sample(file, index, sample)
+                bar.update(len(indices))
+        if state.num_processes > 1:
+            measured = gather_object(measured)
+        known |= dict(measured)
+        return [known[index] for index in range(num_items)]
+
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[tqdm]:
         """A progress bar that counts inputs."""
         with tqdm(desc=description, total=total, disable=not self.progress, leave=False) as bar:
             yield bar
+
+    def _key(self, task: Any, length_tokens: int, scope: dict[str, Any]) -> str:
+        return cache_key(
+            task=task.name,
+            settings=asdict(task),
+            length=length_tokens,
+            seed=self.seed,
+            model=self._model_sha256,
+            tokenizer=self._measured_with["tokenizer_sha256"],
+            documents=self._documents_sha256 if task.uses_documents else None,
+            scope=scope,
+        )
+
+    @cached_property
+    def _model_sha256(self) -> str:
+        return hash_model(self.model)
+
+    @cached_property
+    def _documents_sha256(self) -> str:
+        return hash_documents(self.documents)
 
 
 def as_input(*parts: Sequence[int] | np.ndarray) -> torch.Tensor:

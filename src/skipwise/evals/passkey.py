@@ -57,16 +57,14 @@ class Passkey:
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length: the share over all depths, then the share of each depth."""
         for length in lengths:
-            samples: list[Sample] = []
+
+            def compute(trials: Sequence[int], length: int = length) -> list[Sample]:
+                prompts = [self._prompt(context, length, trial) for trial in trials]
+                outputs = greedy_answers(context.model, prompts, f"passkey, length {length}, trials from {trials[0]}")
+                return [self._sample(context, length, *pair) for pair in zip(prompts, outputs, strict=True)]
+
             size = max(1, _BATCH_TOKENS // length)
-            with context.bar(f"passkey at {length}", self.trials) as bar:
-                for first in range(0, self.trials, size):
-                    trials = range(first, min(first + size, self.trials))
-                    prompts = [self._prompt(context, length, trial) for trial in trials]
-                    where = f"passkey, length {length}, trials from {first}"
-                    for prompt, output_ids in zip(prompts, greedy_answers(context.model, prompts, where), strict=True):
-                        samples.append(self._sample(context, length, prompt, output_ids))
-                    bar.update(len(prompts))
+            samples = context.samples(self, length, self.trials, compute, batch_items=size)
             yield Measurement(self._results(context, length, samples), samples)
 
     def _prompt(self, context: EvalContext, length: int, trial: int) -> PasskeyPrompt:

@@ -72,6 +72,15 @@ def hash_tokens(token_ids: Sequence[int] | np.ndarray) -> str:
     return hashlib.sha256(np.asarray(token_ids, "<i8").tobytes()).hexdigest()
 
 
+def hash_documents(documents: Sequence[np.ndarray]) -> str:
+    """SHA-256 of all token ids of all documents and of where each ends."""
+    digest = hashlib.sha256()
+    for token_ids in documents:
+        digest.update(len(token_ids).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(token_ids, "<u4").data)
+    return digest.hexdigest()
+
+
 def hash_tokenizer(tokenizer: Any) -> str:
     """SHA-256 of a tokenizer's vocabulary and of how it cuts a probe text; equal hashes: comparable token counts."""
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()

@@ -1,0 +1,88 @@
+"""Samples that were measured before, kept by the content of everything they depend on.
+
+    <cache>/evals/<key>/<process>.jsonl      one line a sample: its index and the sample
+
+The key hashes the model's weights, tables and settings, not its path, so that the same checkpoint costs nothing
+wherever it lies, and another one behind the same path is measured anew. Each process appends to a file of its own as
+soon as a sample is there: what an interrupted run has measured is not measured again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import transformers
+
+from skipwise import __version__
+from skipwise.evals.records import Sample
+
+_HASHED_BYTES = 64 * 2**20
+
+
+class SampleCache:
+    """Samples on disk.
+
+    Args:
+        folder: where they are kept; by default `evals` in `$SKIPWISE_CACHE` or `~/.cache/skipwise`.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        root = Path(os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser()
+        self.folder = Path(folder) if folder is not None else root / "evals"
+
+    def read(self, key: str) -> dict[int, Sample]:
+        """All samples of a key by index; a line that a crash cut short is passed over."""
+        samples: dict[int, Sample] = {}
+        for file in sorted((self.folder / key).glob("*.jsonl")):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    samples[entry["index"]] = entry["sample"]
+                except (ValueError, TypeError, KeyError):
+                    continue
+        return samples
+
+    def writer(self, key: str) -> IO[str]:
+        """A file of this process for samples of a key; `write_sample` adds to it."""
+        folder = self.folder / key
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f"{os.uname().nodename}-{os.getpid()}.jsonl").open("a", encoding="utf-8")
+        # Begins a line of its own, should an earlier process of this number have been cut off within one.
+        file.write("\n")
+        return file
+
+
+def write_sample(file: IO[str], index: int, sample: Sample) -> None:
+    """Adds one sample and hands it to the system at once."""
+    file.write(json.dumps({"index": index, "sample": sample}, ensure_ascii=False) + "\n")
+    file.flush()
+
+
+def cache_key(**parts: Any) -> str:
+    """Key of everything that samples depend on, as JSON values; versions of the libraries join them."""
+    parts["versions"] = [__version__, torch.__version__, transformers.__version__]
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def hash_model(model: Any) -> str:
+    """SHA-256 of a model's class, settings, parameters and buffers: rotary tables are among the buffers.
+
+    Where it was loaded from is no part of it.
+    """
+    digest = hashlib.sha256(type(model).__name__.encode())
+    settings: Mapping[str, Any] = model.config.to_dict()
+    settings = {name: value for name, value in settings.items() if not name.startswith("_")}
+    settings["attention"] = str(model.config._attn_implementation)
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().reshape(-1).contiguous().view(torch.uint8)
+        for begin in range(0, flat.numel(), _HASHED_BYTES):
+            # Bit for bit, piece by piece: a large tensor of an accelerator is not copied as a whole.
+            digest.update(flat[begin : begin + _HASHED_BYTES].cpu().numpy().data)
+    return digest.hexdigest()
