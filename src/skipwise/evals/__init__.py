@@ -33,7 +33,17 @@ TASKS: dict[str, type] = {
     "passkey": Passkey,
 }
 
-__all__ = ["TASKS", "EvalContext", "EvalResult", "Measurement", "Sample", "SampleCache", "Task", "evaluate", "make_task"]
+__all__ = [
+    "TASKS",
+    "EvalContext",
+    "EvalResult",
+    "Measurement",
+    "Sample",
+    "SampleCache",
+    "Task",
+    "evaluate",
+    "make_task",
+]
 
 
 def evaluate(
@@ -92,8 +102,7 @@ def evaluate(
     results: list[EvalResult] = []
     with ExitStack() as stack:
         result_file, sample_file = (
-            stack.enter_context(Path(path).open("a", encoding="utf-8")) if path is not None else None
-            for path in files
+            stack.enter_context(Path(path).open("a", encoding="utf-8")) if path is not None else None for path in files
         )
         stack.enter_context(_evaluation_mode(model))
         for task in made:

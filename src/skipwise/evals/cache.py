@@ -21,6 +21,8 @@ from skipwise import __version__
 from skipwise.evals.records import Sample
 
 _HASHED_BYTES = 64 * 2**20
+# Settings that loading and saving change, and nothing is computed from. The type of numbers is hashed with each tensor.
+_INCIDENTAL = ("architectures", "transformers_version", "dtype", "torch_dtype")
 
 
 class SampleCache:
@@ -76,7 +78,7 @@ def hash_model(model: Any) -> str:
     """
     digest = hashlib.sha256(type(model).__name__.encode())
     settings: Mapping[str, Any] = model.config.to_dict()
-    settings = {name: value for name, value in settings.items() if not name.startswith("_")}
+    settings = {name: value for name, value in settings.items() if name not in _INCIDENTAL and name[0] != "_"}
     settings["attention"] = str(model.config._attn_implementation)
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
