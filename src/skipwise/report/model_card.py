@@ -11,6 +11,8 @@ from typing import Protocol
 import jinja2
 import yaml
 
+from skipwise.errors import CheckpointError
+from skipwise.report.effective import EffectiveLength
 from skipwise.report.records import Arm, length_label, measures
 from skipwise.report.tables import markdown_cell, table_of
 from skipwise.window import Window
@@ -22,6 +24,8 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+_EFFECTIVE = "Effective context length:"
+_UNMEASURED = f"{_EFFECTIVE} not measured; `skipwise eval <this folder> --task ruler --verdict` measures it"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -93,12 +97,36 @@ def write_model_card(
         name=Path(base).name,
         target=length_label(window.target),
         window=window,
+        effective=_UNMEASURED,
         made=made,
         results=[table_of(results, measure) for measure in measures(results)],
         verdicts=verdicts,
         notes=notes,
         plain=markdown_cell,
     )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> Path:
+    """Writes the effective context length into the card of an extended model, beside the configured one.
+
+    Args:
+        folder: the checkpoint, with a card that `write_model_card` wrote.
+        found: one under each rule.
+
+    Returns:
+        The card.
+
+    Raises:
+        CheckpointError: when the card has no line for it.
+    """
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    line = "; ".join(one.line for one in found).replace("effective context length ", "")
+    text, count = re.subn(rf"(?m)^- {_EFFECTIVE}.*$", lambda _: f"- {_EFFECTIVE} {line}", text)
+    if count != 1:
+        raise CheckpointError(f"{str(path)!r} has no line '- {_EFFECTIVE} ...' to state the verdict in; add one to it")
     path.write_text(text, encoding="utf-8")
     return path
 

@@ -112,7 +112,7 @@ class Arm:
 
     def by_length(self, measure: Measure) -> dict[int, Record]:
         """Its records of one measure over the whole input, by length in tokens, shortest first."""
-        found = {r.length_tokens: r for r in self.results if Measure(r.task, r.metric) == measure and _is_whole(r)}
+        found = {r.length_tokens: r for r in self.results if Measure(r.task, r.metric) == measure and is_whole(r)}
         return dict(sorted(found.items()))
 
     def by_length_and_depth(self) -> dict[tuple[int, DepthBand], Record]:
@@ -124,14 +124,14 @@ class Arm:
         }
 
 
-def _is_whole(record: Record) -> bool:
+def is_whole(record: Record) -> bool:
     """Whether a record speaks of the whole input, not of a depth or a stretch of positions within it."""
     return "depth_from" not in record.details and "position_from" not in record.details
 
 
 def measures(arms: Iterable[Arm]) -> list[Measure]:
     """All that was measured over whole inputs on any arm, in the order of first appearance."""
-    return list(dict.fromkeys(Measure(r.task, r.metric) for arm in arms for r in arm.results if _is_whole(r)))
+    return list(dict.fromkeys(Measure(r.task, r.metric) for arm in arms for r in arm.results if is_whole(r)))
 
 
 def lengths(arms: Iterable[Arm], measure: Measure) -> list[int]:
