@@ -1,0 +1,271 @@
+"""Greedy answers to prompts of different lengths, in batches through the KV cache.
+
+Prompts are aligned at their ends by padding on the left, prefilled in chunks, and decoded together; logits are made for
+the last position only. Memory grows with the cache and the chunk, never with `n x vocabulary` nor `n x n`.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from skipwise.errors import CheckpointError
+from skipwise.evals.forward import _CHUNK_TOKENS, _LOGITS_BYTES, _follows_length, _rope_of_length
+
+# Prompts run together while their tokens, padding and answers included, stay below this.
+BATCH_TOKENS = 16384
+
+
+class Request(Protocol):
+    """What is to be continued."""
+
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """Token ids of the prompt."""
+        ...
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens to generate at most, at least 1."""
+        ...
+
+    @property
+    def answer_ids(self) -> Sequence[int] | None:
+        """A continuation that settles the matter if the model writes it, at most `max_new_tokens` long; or None."""
+        ...
+
+
+@torch.no_grad()
+def greedy_outputs(
+    model: Any,
+    prompts: Sequence[Request],
+    *,
+    eos_ids: Collection[int] = (),
+    enough: Callable[[int, list[int]], bool] | None = None,
+    where: str = "generation",
+    chunk_tokens: int | None = None,
+) -> list[list[int]]:
+    """Greedy continuation of each prompt.
+
+    The same tokens as, for each prompt alone::
+
+        model.generate(prompt_ids, do_sample=False, max_new_tokens=max_new_tokens)[len(prompt_ids):]
+
+    up to and without an end token, with two ways to be done earlier. A prompt with `answer_ids` is given them in one
+    pass; when the argmax at each of them is the answer's own token, greedy decoding would write exactly them, and they
+    are the output. Otherwise its tokens are generated, from the same prefill. And a row that is `enough` goes no further.
+
+    One deviation: RoPE that follows the input's length (dynamic NTK, LongRoPE) is that of prompt and `max_new_tokens`
+    from the first token on, so that all keys in the cache are rotated alike and the one pass means the same as
+    decoding. Such models get batches of equally long inputs.
+
+    Args:
+        model: a causal language model of the transformers library, in evaluation mode.
+        prompts: what to continue, in any order of length.
+        eos_ids: tokens that end an output.
+        enough: called with a prompt's index and its output so far after every token; True ends it there.
+        where: what is being measured, for an error's text.
+        chunk_tokens: positions of one forward call; by default what suits the device.
+
+    Returns:
+        Token ids for each prompt.
+
+    Raises:
+        CheckpointError: when a logit is NaN.
+    """
+    chunk_tokens = chunk_tokens or _CHUNK_TOKENS.get(model.device.type, 1024)
+    outputs: list[list[int]] = [[] for _ in prompts]
+    for rows in _batches(model, prompts):
+        with _rope_of_length(model, max(_num_tokens(prompts[row]) for row in rows)):
+            _decode(model, prompts, rows, outputs, frozenset(eos_ids), enough, where, chunk_tokens)
+    return outputs
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an output: those of the model's generation settings and the tokenizer's own."""
+    settings = getattr(model, "generation_config", None)
+    stated = getattr(settings, "eos_token_id", None)
+    own = getattr(tokenizer, "eos_token_id", None)
+    stated = stated if isinstance(stated, list) else [stated]
+    return frozenset(token for token in (*stated, own) if token is not None)
+
+
+def _num_tokens(prompt: Request) -> int:
+    return len(prompt.prompt_ids) + prompt.max_new_tokens
+
+
+def _batches(model: Any, prompts: Sequence[Request]) -> Iterator[list[int]]:
+    """Indices of prompts that run together: alike in length, so that little is padded."""
+    alike_only = any(_follows_length(getattr(module, "rope_type", None)) for module in model.modules())
+    batch: list[int] = []
+    # From the longest down: the first of a batch decides its width.
+    for row in sorted(range(len(prompts)), key=lambda row: -_num_tokens(prompts[row])):
+        widest = _num_tokens(prompts[batch[0]]) if batch else 0
+        full = (len(batch) + 1) * widest > BATCH_TOKENS
+        if batch and (full or (alike_only and _num_tokens(prompts[row]) != widest)):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _decode(
+    model: Any,
+    prompts: Sequence[Request],
+    rows: list[int],
+    outputs: list[list[int]],
+    eos_ids: frozenset[int],
+    enough: Callable[[int, list[int]], bool] | None,
+    where: str,
+    chunk_tokens: int,
+) -> None:
+    """Fills `outputs` at `rows`."""
+    reader = _Reader(model, rows, where)
+    likeliest = reader.prefill([prompts[row].prompt_ids for row in rows], chunk_tokens)
+    decided = _write_answers(reader, [prompts[row].answer_ids for row in rows], likeliest)
+    for row, answer in zip(rows, decided, strict=True):
+        outputs[row] = answer or []
+    going = [place for place, answer in enumerate(decided) if answer is None]
+    while going:
+        if len(going) < len(reader.rows):
+            reader.keep(going)
+            likeliest = likeliest[going]
+        going = []
+        for place, (row, token) in enumerate(zip(reader.rows, likeliest.tolist(), strict=True)):
+            if token in eos_ids:
+                continue
+            outputs[row].append(token)
+            if len(outputs[row]) < prompts[row].max_new_tokens and not (enough and enough(row, outputs[row])):
+                going.append(place)
+        if going:
+            likeliest = reader.read(likeliest[:, None])[:, -1]
+
+
+def _write_answers(
+    reader: "_Reader", answers: Sequence[Sequence[int] | None], likeliest: Tensor
+) -> list[list[int] | None]:
+    """Each row's answer where greedy decoding would write it, else None; the reader is left as it was.
+
+    Args:
+        reader: has read the prompts.
+        answers: what is hoped for, one a row, or None.
+        likeliest: (rows,), the argmax after each prompt.
+    """
+    hoped = [
+        list(answer) if answer and answer[0] == token else []
+        for answer, token in zip(answers, likeliest.tolist(), strict=True)
+    ]
+    # The last token is predicted, not read. What fills up a shorter row comes after it and changes nothing in it.
+    read_tokens = max(map(len, hoped)) - 1
+    if read_tokens > 0:
+        given = torch.tensor([answer[:-1] + [0] * (read_tokens + 1 - max(1, len(answer))) for answer in hoped])
+        with reader.rewound(read_tokens):
+            written = reader.read(given).tolist()
+    else:
+        written = [[] for _ in hoped]
+    return [
+        answer if answer and written_row[: len(answer) - 1] == answer[1:] else None
+        for answer, written_row in zip(hoped, written, strict=True)
+    ]
+
+
+class _Reader:
+    """Rows in a KV cache that end together; the model's argmax after them.
+
+    Args:
+        model: a causal language model of the transformers library, in evaluation mode.
+        rows: what the caller calls each row.
+        where: what is being measured, for an error's text.
+
+    Attributes:
+        rows: what the caller calls each row that is still there.
+    """
+
+    def __init__(self, model: Any, rows: list[int], where: str) -> None:
+        self.rows = rows
+        self._model, self._where = model, where
+        self._cache = DynamicCache(config=model.config)
+        self._columns = 0
+        # 1-D, one entry per row: columns of padding on its left.
+        self._padding = torch.zeros(len(rows), dtype=torch.long, device=model.device)
+
+    def prefill(self, prompts: Sequence[Sequence[int]], chunk_tokens: int) -> Tensor:
+        """Reads prompts in chunks.
+
+        Returns:
+            (rows,), the token that is likeliest after each.
+        """
+        width = max(map(len, prompts))
+        self._padding += torch.tensor([width - len(prompt) for prompt in prompts], device=self._padding.device)
+        # Any token will do as padding: it is masked.
+        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        *earlier, last = ids.split(chunk_tokens, dim=1)
+        no_columns = torch.empty(0, dtype=torch.long, device=self._model.device)
+        for chunk in earlier:
+            self._forward(chunk, no_columns)
+        return self._likeliest(self._forward(last, 1))[:, -1]
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Reads `ids` (rows, n), of any n that is small beside a chunk.
+
+        Returns:
+            (rows, n), the token that is likeliest after each.
+        """
+        column_bytes = 4 * len(self.rows) * self._model.config.get_text_config().vocab_size
+        pieces = ids.split(max(1, _LOGITS_BYTES // column_bytes), dim=1)
+        return torch.cat([self._likeliest(self._forward(piece, 0)) for piece in pieces], dim=1)
+
+    def keep(self, places: list[int]) -> None:
+        """Goes on with some of the rows only."""
+        chosen = torch.tensor(places, device=self._padding.device)
+        self.rows = [self.rows[place] for place in places]
+        self._padding = self._padding[chosen]
+        self._cache.batch_select_indices(chosen)
+
+    @contextmanager
+    def rewound(self, num_tokens: int) -> Iterator[None]:
+        """Forgets, at its end, the `num_tokens` that are read within."""
+        # A sliding layer throws away what leaves its window: its few tensors are kept. Updates make new ones.
+        sliding = {
+            index: copy.copy(layer)
+            for index, (layer, slides) in enumerate(zip(self._cache.layers, self._cache.is_sliding, strict=True))
+            if slides
+        }
+        yield
+        for index, layer in enumerate(self._cache.layers):
+            if index in sliding:
+                self._cache.layers[index] = sliding[index]
+            else:
+                layer.crop(-num_tokens)
+        self._columns -= num_tokens
+
+    def _forward(self, ids: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+        """Logits (rows, columns asked for, vocabulary) of the next columns `ids` (rows, n)."""
+        device = self._padding.device
+        end = self._columns + ids.shape[1]
+        columns = torch.arange(end, device=device) - self._padding[:, None]
+        output = self._model(
+            input_ids=ids.to(device),
+            attention_mask=(columns >= 0).long(),
+            position_ids=columns[:, self._columns :].clamp(min=0),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+        )
+        self._columns = end
+        return output.logits
+
+    def _likeliest(self, logits: Tensor) -> Tensor:
+        bad = logits.isnan().any(-1).any(-1)
+        if bad.any():
+            row = self.rows[int(bad.nonzero()[0])]
+            raise CheckpointError(
+                f"{self._where}: logits of prompt {row} are NaN after {self._columns} tokens; the weights or the "
+                "precision cannot be trusted: load the model in float32 or bfloat16, or check its checkpoint"
+            )
+        return logits.argmax(-1)

@@ -1,0 +1,239 @@
+"""Prompts with known answers: what builds, answers and scores them, for every task that asks the model something."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from skipwise.errors import ConfigError, DataError
+from skipwise.evals.context import EvalContext
+from skipwise.evals.generate import BATCH_TOKENS, end_token_ids, greedy_outputs
+from skipwise.evals.records import EvalResult, Sample, hash_tokens
+from skipwise.evals.stats import bootstrap_ratio, wilson
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A question with what a right answer contains.
+
+    Attributes:
+        prompt_ids: token ids up to where the answer begins.
+        references: texts that the output should contain.
+        max_new_tokens: tokens that the answer may take.
+        answer_ids: a continuation that, written greedily right after the prompt, settles the score as 1; None where no
+            single one does.
+        details: what else the prompt's sample tells, such as its depth; JSON values.
+    """
+
+    prompt_ids: list[int]
+    references: list[str]
+    max_new_tokens: int
+    answer_ids: list[int] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        answer_tokens = len(self.answer_ids or ())
+        if not self.prompt_ids or self.max_new_tokens < max(1, answer_tokens):
+            raise ConfigError(
+                f"a prompt has {len(self.prompt_ids)} tokens and may be answered in {self.max_new_tokens}; give at "
+                f"least 1 of each, and here at least {max(1, answer_tokens)} for the answer"
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and longest answer together: what must fit the length."""
+        return len(self.prompt_ids) + self.max_new_tokens
+
+
+Score = Callable[[str, Sequence[str]], float | None]
+"""Judges an output by its references: 0 to 1, or None where there is nothing to judge it by."""
+
+
+def string_match_all(output: str, references: Sequence[str]) -> float | None:
+    """Share of the references that the output contains, in any case of letters; None without references.
+
+    Source: RULER (arXiv 2404.06654), the score of all tasks but question answering.
+    """
+    found = _found(output, references)
+    return sum(found) / len(found) if found else None
+
+
+def string_match_any(output: str, references: Sequence[str]) -> float | None:
+    """1 if the output contains any of the references, in any case of letters, else 0; None without references.
+
+    Source: RULER (arXiv 2404.06654), the score of the two question answering tasks.
+    """
+    found = _found(output, references)
+    return float(any(found)) if found else None
+
+
+def _found(output: str, references: Sequence[str]) -> list[bool]:
+    # A blank reference is in every output and says nothing.
+    return [reference.lower() in output.lower() for reference in references if reference.strip()]
+
+
+# More text never lowers these, so an output with a full score needs no more of it.
+_NEVER_FALLING: tuple[Score, ...] = (string_match_all, string_match_any)
+
+
+def answer_prompts(
+    context: EvalContext,
+    task: Any,
+    length_tokens: int,
+    num_items: int,
+    build: Callable[[int], Prompt],
+    score: Score,
+    **scope: Any,
+) -> list[Sample]:
+    """Builds prompts, has the model answer them greedily, and scores the outputs.
+
+    Args:
+        context: model, tokenizer, documents and seed.
+        task: whose prompts they are.
+        length_tokens: what prompt and answer must fit.
+        num_items: number of prompts.
+        build: the prompt of an index; a pure function of it, of the task's settings, the length and the seed.
+        score: judges an output by the prompt's references.
+        **scope: JSON values that the prompts depend on besides, such as a cut.
+
+    Returns:
+        One sample per prompt, in order, with its `score`.
+
+    Raises:
+        ConfigError: when a prompt does not fit the length.
+        CheckpointError: when a logit is NaN.
+    """
+    tokenizer = context.tokenizer
+    eos_ids = end_token_ids(context.model, tokenizer)
+
+    def answer(indices: Sequence[int]) -> list[Sample]:
+        prompts = [build(index) for index in indices]
+        for index, prompt in zip(indices, prompts, strict=True):
+            _check_fits(task, length_tokens, index, prompt)
+
+        def has_full_score(place: int, output_ids: list[int]) -> bool:
+            return score(tokenizer.decode(output_ids), prompts[place].references) == 1
+
+        outputs = greedy_outputs(
+            context.model,
+            prompts,
+            eos_ids=eos_ids,
+            enough=has_full_score if score in _NEVER_FALLING else None,
+            where=f"{task.name}, length {length_tokens}, items from {indices[0]}",
+        )
+        return [
+            _sample(task, length_tokens, prompt, output_ids, tokenizer.decode(output_ids), score)
+            for prompt, output_ids in zip(prompts, outputs, strict=True)
+        ]
+
+    batch_items = max(1, BATCH_TOKENS // length_tokens)
+    return context.samples(task, length_tokens, num_items, answer, batch_items=batch_items, **scope)
+
+
+def _check_fits(task: Any, length_tokens: int, index: int, prompt: Prompt) -> None:
+    if prompt.num_tokens > length_tokens:
+        raise ConfigError(
+            f"{task.name}: prompt {index} takes {prompt.num_tokens} tokens ({len(prompt.prompt_ids)} and "
+            f"{prompt.max_new_tokens} for the answer) and the length is {length_tokens}; prompts are never truncated: "
+            f"ask for at least {prompt.num_tokens}"
+        )
+
+
+def _sample(task: Any, length_tokens: int, prompt: Prompt, output_ids: list[int], output: str, score: Score) -> Sample:
+    return {
+        "task": task.name,
+        "length_tokens": length_tokens,
+        **prompt.details,
+        "prompt_tokens": len(prompt.prompt_ids),
+        "max_new_tokens": prompt.max_new_tokens,
+        "prompt_sha256": hash_tokens(prompt.prompt_ids),
+        "references": prompt.references,
+        "output": output,
+        "output_ids": output_ids,
+        "score": score(output, prompt.references),
+    }
+
+
+def score_results(
+    context: EvalContext,
+    task: Any,
+    length_tokens: int,
+    samples: Sequence[Sample],
+    *,
+    metric: str = "score",
+    **details: Any,
+) -> list[EvalResult]:
+    """Mean score with its interval: Wilson's where every score is 0 or 1, else a bootstrap over samples.
+
+    Args:
+        context: what the samples were measured with.
+        task: whose samples they are.
+        length_tokens: prompt and answer tokens.
+        samples: each with a `score`, None where it cannot be judged: those are counted, as skipped, and not averaged.
+        metric: what the result is called.
+        **details: what tells this result from its neighbours.
+
+    Raises:
+        DataError: when no sample at all can be judged.
+    """
+    scores = [sample["score"] for sample in samples if sample["score"] is not None]
+    if not scores:
+        raise DataError(
+            f"{task.name} at {length_tokens}: none of {len(samples)} samples can be scored, for none has a reference; "
+            "give questions with answers"
+        )
+    if set(scores) <= {0, 1}:
+        estimate, interval = wilson(int(sum(scores)), len(scores)), "Wilson"
+    else:
+        estimate = bootstrap_ratio(scores, np.ones(len(scores)), context.rng("bootstrap"))
+        interval = "bootstrap over samples"
+    return [
+        context.result(
+            task,
+            length_tokens,
+            metric,
+            estimate,
+            num_samples=len(scores),
+            num_skipped=len(samples) - len(scores),
+            interval=interval,
+            **details,
+        )
+    ]
+
+
+def opening_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of the text that begins a prompt, with the token that the tokenizer puts before a text, if it does."""
+    bare = list(tokenizer.encode(text, add_special_tokens=False))
+    full = list(tokenizer.encode(text, add_special_tokens=True))
+    # A few tokenizers close a text with an end token; inside a prompt it would end the document.
+    while len(full) > len(bare) and full[-len(bare) :] != bare:
+        full.pop()
+    return full
+
+
+def split_answer(tokenizer: Any, question: str, answer: str) -> tuple[list[int], list[int]]:
+    """Token ids of a question and of the answer as it follows it.
+
+    They are what the tokenizer makes of both together, so a leading space stays where it belongs, and the question may
+    end a token early.
+    """
+    question_ids = list(tokenizer.encode(question, add_special_tokens=False))
+    together = list(tokenizer.encode(question + answer, add_special_tokens=False))
+    shared = len(question_ids)
+    while shared and together[:shared] != question_ids[:shared]:
+        shared -= 1
+    return together[:shared], together[shared:]
+
+
+def running_text(context: EvalContext, num_tokens: int, rng: np.random.Generator) -> list[int]:
+    """Token ids of documents one after the other, from a random one on, cut at `num_tokens`."""
+    bos = context.tokenizer.bos_token_id
+    text: list[int] = []
+    index = int(rng.integers(len(context.documents)))
+    while len(text) < num_tokens:
+        document = context.documents[index % len(context.documents)]
+        begins = int(bos is not None and len(document) > 0 and document[0] == bos)
+        text += document[begins : begins + num_tokens - len(text)].tolist()
+        index += 1
+    return text
