@@ -9,9 +9,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 import typer.main
 
 from skipwise import __version__
@@ -24,10 +25,19 @@ VERBS = (doctor, coverage, extend, evaluate, generate, demo)
 DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 
 
+class _Words(typer.core.TyperGroup):
+    """Commands whose name is two words, such as `eval build-suite`, beside the one of its first word."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        two_words = " ".join(args[:2])
+        return super().resolve_command(ctx, [two_words, *args[2:]] if two_words in self.commands else args)
+
+
 def build_app() -> typer.Typer:
     """The command with all its verbs."""
     app = typer.Typer(
         name="skipwise",
+        cls=_Words,
         help="Longer context windows for RoPE language models at the training cost of short ones.",
         epilog="Example: skipwise doctor ./my-model --target 32k",
         add_completion=False,

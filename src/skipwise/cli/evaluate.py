@@ -1,40 +1,83 @@
 """`skipwise eval`: what a model can do at each length, on documents that it was not trained on."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption, read_length
+from skipwise.cli.settings import assigned
 from skipwise.errors import ConfigError
 from skipwise.window import Window, parse_length
 
 if TYPE_CHECKING:
     from skipwise.evals import EvalResult, Task
+    from skipwise.model import LoadedModel
+
+NEGATIVE = 1
+
+EPILOG = """Example: skipwise eval ./my-model --task perplexity,passkey --length 2k,8k,32k --out results.jsonl
+
+Example: skipwise eval ./my-model-32k --task ruler --length 4k,8k,16k,32k --verdict
+
+Example: skipwise eval ./my-model-32k --task regression --base ./my-model --length 1k,4k
+
+Example: skipwise eval runs/my-model-32k --all-checkpoints --length 4k,32k
+
+See also: skipwise eval build-suite --help, skipwise eval benchmarks --help
+"""
+
+
+class Rule(StrEnum):
+    """Which threshold a verdict holds the model to."""
+
+    RULER = "ruler"
+    RELATIVE = "relative"
+    BOTH = "both"
+
+
+class Subject(NamedTuple):
+    """One model to measure.
+
+    Attributes:
+        step: of the run that it is a checkpoint of; None for a model by itself.
+        load: loads it.
+    """
+
+    step: int | None
+    load: Callable[[], "LoadedModel"]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
-    example = "skipwise eval ./my-model --task perplexity,passkey --length 2k,8k,32k --out results.jsonl"
-    app.command(name="eval", epilog=f"Example: {example}")(evaluate)
+    app.command(name="eval", epilog=EPILOG)(evaluate)
 
 
 def evaluate(
     model: ModelArgument,
     length: Annotated[
-        str,
-        typer.Option("--length", metavar="TOKENS,...", help="Input lengths, such as 2k,8k; answers are counted in."),
-    ],
+        str | None,
+        typer.Option(
+            "--length",
+            metavar="TOKENS,...",
+            help="Input lengths, such as 2k,8k; answers are counted in.",
+            show_default="those of --suite",
+        ),
+    ] = None,
     task: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--task",
             metavar="NAME,...",
-            help="perplexity (last tokens), sliding, nll_by_position, passkey, in any number.",
+            help="Any of perplexity (last tokens), sliding, truncated, nll_by_position, longppl, passkey, needles, "
+            "ruler (all its 13 tasks; or single ones, such as ruler_vt), regression (against --base), suite.",
+            show_default="perplexity,passkey",
         ),
-    ] = "perplexity,passkey",
+    ] = None,
     documents: Annotated[
         str, typer.Option("--documents", metavar="SOURCE", help="A file, a folder, a hub data set, or stdlib.")
     ] = "stdlib",
@@ -47,23 +90,57 @@ def evaluate(
         int | None, typer.Option("--num-documents", metavar="N", help="Documents at most.", show_default="by task")
     ] = None,
     trials: Annotated[
-        int | None, typer.Option("--trials", metavar="N", help="Passkeys of each length.", show_default="50")
+        int | None, typer.Option("--trials", metavar="N", help="Questions of each length.", show_default="by task")
     ] = None,
     depths: Annotated[
-        int | None, typer.Option("--depths", metavar="N", help="Parts of the text for passkeys.", show_default="10")
+        int | None, typer.Option("--depths", metavar="N", help="Parts of the text for keys.", show_default="by task")
     ] = None,
     haystack: Annotated[
         str | None,
         typer.Option(
-            "--haystack", metavar="NAME", help="What hides passkeys: filler or documents.", show_default="filler"
+            "--haystack", metavar="NAME", help="What hides keys: filler or documents.", show_default="by task"
         ),
     ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="Of regression: the model before it was extended.")
+    ] = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            "--scorer", metavar="MODEL", help="Of longppl: who chooses the key tokens.", show_default="the model itself"
+        ),
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option("--suite", metavar="FOLDER", help="A suite of 'skipwise eval build-suite'.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="TASK.NAME=VALUE", help="Any setting of a task, such as sliding.stride_tokens=512."
+        ),
+    ] = None,
+    verdict: Annotated[
+        bool,
+        typer.Option(
+            "--verdict",
+            help="State the effective context length, in the model card too; exit 1 if it is below the model's window.",
+        ),
+    ] = False,
+    rule: Annotated[
+        Rule, typer.Option("--rule", help="What --verdict holds the score to: 85.6%, or 85% of its own short score.")
+    ] = Rule.BOTH,
+    all_checkpoints: Annotated[
+        bool, typer.Option("--all-checkpoints", help="MODEL is the folder of a run: measure each of its checkpoints.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Append each result, a line of JSON.")
     ] = None,
     samples: Annotated[
         Path | None, typer.Option("--samples", metavar="FILE", help="Append each sample with its hash and output.")
     ] = None,
+    use_cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Find samples that were measured before, and keep new ones.")
+    ] = True,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every draw.")] = 0,
     allow_beyond: Annotated[
         bool, typer.Option("--allow-beyond", help="Allow lengths beyond the model's window, as for a base model.")
@@ -81,13 +158,20 @@ def evaluate(
         int | None,
         typer.Option("--target", parser=read_length, metavar="TOKENS", help="Window of --interpolation."),
     ] = None,
-    dtype: DtypeOption = "auto",
+    dtype: DtypeOption = None,
     attention: AttentionOption = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure perplexity and retrieval at each length."""
-    lengths = [parse_length(part) for part in length.split(",")]
+    """Measure perplexity, retrieval and regression at each length.
+
+    Under torchrun or accelerate launch the samples are shared out over the processes.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if all_checkpoints and interpolation is not None:
+        raise ConfigError("--all-checkpoints measures models as they were trained: leave out --interpolation")
+    if length is None and suite is None:
+        raise ConfigError("no length is given: say which input lengths to measure, such as --length 2k,8k")
 
     from accelerate import PartialState
 
@@ -95,40 +179,159 @@ def evaluate(
     from skipwise.corpus import build_store
     from skipwise.model import load_model
 
-    settings = {"num_documents": num_documents, "trials": trials, "num_depths": depths, "haystack": haystack}
-    tasks = _make_tasks(task, {name: value for name, value in settings.items() if value is not None})
-    loaded = load_model(
-        model,
-        **_stretched(model, interpolation, target, trust_remote_code),
-        dtype=dtype,
-        attention=attention,
-        trust_remote_code=trust_remote_code,
-    )
-    network: Any = loaded.model
-    network.to(PartialState().device)
-    texts = None
-    if any(made.uses_documents for made in tasks):
-        # One store for every length; tasks pass over the documents that are too short for theirs and count them.
-        part = "all" if all_documents else "held_out"
-        store = build_store(documents, loaded.tokenizer, field=field, min_tokens=2, part=part, progress=not as_json)
-        texts = [store.document(index) for index in range(store.num_documents)]
-    results = evals.evaluate(
-        network,
-        loaded.tokenizer,
-        tasks,
-        lengths,
-        texts,
-        seed=seed,
-        out=out,
-        samples_out=samples,
-        allow_beyond=allow_beyond,
-        progress=not as_json,
-    )
+    flags = {
+        "num_documents": num_documents,
+        "trials": trials,
+        "num_depths": depths,
+        "haystack": haystack,
+        "base": base,
+        "scorer": scorer,
+        "folder": None if suite is None else str(suite),
+    }
+    default_task = "suite" if suite is not None else "perplexity,passkey"
+    tasks = make_tasks(task or default_task, {k: v for k, v in flags.items() if v is not None}, settings or [])
+    if length is not None:
+        lengths = [parse_length(part) for part in length.split(",")]
+    else:
+        lengths = next(made.lengths() for made in tasks if hasattr(made, "lengths"))
+    how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
+    stretched = _stretched(model, interpolation, target, trust_remote_code)
+    if all_checkpoints:
+        subjects = _checkpoints(Path(model), how)
+    else:
+        subjects = [Subject(None, lambda: load_model(model, **stretched, **how))]
+
+    state = PartialState()
+    by_step: dict[int | None, list[EvalResult]] = {}
+    held = True
+    for subject in subjects:
+        loaded = subject.load()
+        network: Any = loaded.model
+        network.to(state.device)
+        texts = None
+        if any(made.uses_documents for made in tasks):
+            # One store for every length; tasks pass over the documents that are too short for theirs and count them.
+            part = "all" if all_documents else "held_out"
+            store = build_store(documents, loaded.tokenizer, field=field, min_tokens=2, part=part, progress=not as_json)
+            texts = [store.document(index) for index in range(store.num_documents)]
+        results = by_step[subject.step] = evals.evaluate(
+            network,
+            loaded.tokenizer,
+            tasks,
+            lengths,
+            texts,
+            seed=seed,
+            out=out,
+            samples_out=samples,
+            cache=evals.SampleCache() if use_cache else None,
+            details={} if subject.step is None else {"step": subject.step},
+            allow_beyond=allow_beyond,
+            progress=not as_json,
+        )
+        if state.is_main_process:
+            _print(results, subject.step, as_json)
+        if verdict:
+            # Of several checkpoints the last one, which is the finished model, decides.
+            held = _state_verdict(results, network, Path(model) if subject is subjects[-1] else None, rule, as_json)
+    if all_checkpoints and state.is_main_process and not as_json:
+        from skipwise.cli.evaluate_tables import print_checkpoints
+
+        print_checkpoints({step: results for step, results in by_step.items() if step is not None})
+    if not held:
+        raise typer.Exit(NEGATIVE)
+
+
+def make_tasks(names: str, flags: dict[str, Any], assignments: Sequence[str] = ()) -> list["Task"]:
+    """Tasks by name, each with those of the flags that it has, and with what is set for it alone.
+
+    Args:
+        names: separated by commas; a group's name stands for all its tasks.
+        flags: settings for every task that has them.
+        assignments: `TASK.NAME=VALUE`.
+
+    Raises:
+        ConfigError: for an unknown task, and for a setting that no task of these has.
+    """
+    from skipwise.evals import TASK_GROUPS, TASKS, make_task
+
+    kinds = [kind for name in names.split(",") for kind in TASK_GROUPS.get(name.strip(), [name.strip()])]
+    known = {kind: {field.name for field in fields(TASKS[kind])} for kind in kinds if kind in TASKS}
+    for name, value in flags.items():
+        if not any(name in settable for settable in known.values()):
+            raise ConfigError(f"{name} is set to {value!r} and no task of {names} has such a setting: leave it out")
+    single: dict[str, dict[str, Any]] = {}
+    for assignment in assignments:
+        for group, values in assigned(assignment).items():
+            for kind in TASK_GROUPS.get(group, [group]):
+                if kind not in kinds or not isinstance(values, dict):
+                    raise ConfigError(
+                        f"--set is {assignment!r}; write TASK.NAME=VALUE with a task of {names}, as passkey.trials=20"
+                    )
+                single[kind] = single.get(kind, {}) | values
+    return [
+        make_task(
+            {"kind": kind}
+            | {name: value for name, value in flags.items() if name in known.get(kind, ())}
+            | single.get(kind, {})
+        )
+        for kind in kinds
+    ]
+
+
+def _checkpoints(run_folder: Path, how: dict[str, Any]) -> list[Subject]:
+    from skipwise.train.checkpoints import load_checkpoint, run_checkpoints
+
+    return [
+        Subject(checkpoint.step, lambda checkpoint=checkpoint: load_checkpoint(checkpoint, run_folder, **how))
+        for checkpoint in run_checkpoints(run_folder)
+    ]
+
+
+def _print(results: Sequence["EvalResult"], step: int | None, as_json: bool) -> None:
     if as_json:
         for result in results:
             print(result.to_json())
-    else:
-        _print_tables(results)
+        return
+    from skipwise.cli.evaluate_tables import print_results
+
+    if step is not None:
+        print(f"step {step}")
+    print_results(results)
+
+
+def _state_verdict(
+    results: Sequence["EvalResult"], network: Any, card_folder: Path | None, rule: Rule, as_json: bool
+) -> bool:
+    """Prints the effective length under each rule asked for; writes both into the card of an extended model."""
+    from accelerate import PartialState
+
+    from skipwise.model import rope_state
+    from skipwise.report import effective_length, state_effective_length
+    from skipwise.train.folder import RECORD_FILE
+
+    advertised = rope_state(network.config).maximum
+    found = [effective_length(results, advertised, name) for name in ("ruler", "relative")]
+    asked = [one for one in found if rule in (Rule.BOTH, one.rule)]
+    if PartialState().is_main_process:
+        if not as_json:
+            for one in asked:
+                print(("holds: " if one.holds else "falls short: ") + one.line)
+        else:
+            from skipwise.cli.options import print_json
+
+            for one in asked:
+                print_json(
+                    {
+                        "verdict": one.rule,
+                        "holds": one.holds,
+                        "effective_tokens": one.effective_tokens,
+                        "advertised_tokens": advertised,
+                        "threshold": one.threshold,
+                    }
+                )
+        if card_folder is not None and (card_folder / RECORD_FILE).exists():
+            state_effective_length(card_folder, found)
+    return all(one.holds for one in asked)
 
 
 def _stretched(model: str, interpolation: str | None, target: int | None, trust_remote_code: bool) -> dict[str, Any]:
@@ -143,56 +346,3 @@ def _stretched(model: str, interpolation: str | None, target: int | None, trust_
     original = original_window(read_config(model, trust_remote_code=trust_remote_code))
     window = Window(train=original, original=original, target=target)
     return {"interpolation": interpolation_from(interpolation), "window": window}
-
-
-def _make_tasks(names: str, settings: dict[str, Any]) -> list["Task"]:
-    """Tasks by name, each with those of the settings that it has."""
-    from skipwise.evals import TASKS, make_task
-
-    kinds = [name.strip() for name in names.split(",")]
-    known = {kind: {field.name for field in fields(TASKS[kind])} for kind in kinds if kind in TASKS}
-    for name, value in settings.items():
-        if not any(name in settable for settable in known.values()):
-            raise ConfigError(f"{name} is set to {value!r} and no task of {names} has such a setting: leave it out")
-    return [
-        make_task({"kind": kind} | {name: value for name, value in settings.items() if name in known.get(kind, ())})
-        for kind in kinds
-    ]
-
-
-def _print_tables(results: Sequence["EvalResult"]) -> None:
-    """One row a number; what was found at each depth goes into a grid of its own."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table("task", "tokens", "measure", "value", "95% interval", "n", "skipped", box=None, padding=(0, 2, 0, 0))
-    for result in results:
-        if "depth_from" not in result.details:
-            table.add_row(
-                result.task,
-                str(result.length_tokens),
-                result.metric + _place(result),
-                f"{result.value:.4g}",
-                "-" if result.ci_low is None else f"{result.ci_low:.4g} to {result.ci_high:.4g}",
-                str(result.num_samples),
-                str(result.num_skipped),
-            )
-    console.print(table)
-
-    cells = [result for result in results if "depth_from" in result.details]
-    if cells:
-        lengths = sorted({cell.length_tokens for cell in cells})
-        grid = Table("passkey depth", *(f"{length} tokens" for length in lengths), box=None, padding=(0, 2, 0, 0))
-        by_place = {(cell.details["depth_from"], cell.length_tokens): cell for cell in cells}
-        for depth in sorted({depth for depth, _ in by_place}):
-            row = [by_place[depth, length] for length in lengths]
-            grid.add_row(f"{depth:.2f} to {row[0].details['depth_to']:.2f}", *(f"{cell.value:.0%}" for cell in row))
-        console.print()
-        console.print(grid)
-
-
-def _place(result: "EvalResult") -> str:
-    if "position_from" not in result.details:
-        return ""
-    return f" {result.details['position_from']}-{result.details['position_to'] - 1}"

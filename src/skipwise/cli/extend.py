@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
-from skipwise.errors import ConfigError
+from skipwise.cli.settings import assigned
 
 INTERRUPTED = 130
 
@@ -99,7 +99,7 @@ def extend(
     }
     tree = merge_settings(read_settings(config) if config else {}, _given(flags))
     for assignment in settings or []:
-        tree = merge_settings(tree, _assigned(assignment))
+        tree = merge_settings(tree, assigned(assignment))
     run = RunConfig.from_mapping(tree)
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -124,21 +124,3 @@ def extend(
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
     """Only the flags that were given."""
     return {name: value for name, value in flags.items() if value is not None and value != {}}
-
-
-def _assigned(assignment: str) -> dict[str, Any]:
-    """`data.join=true` as `{"data": {"join": True}}`; the value is read as YAML."""
-    import yaml
-
-    from skipwise.config import parse_yaml
-
-    path, equals, text = assignment.partition("=")
-    if not equals or not all(path.split(".")):
-        raise ConfigError(f"--set is {assignment!r}; write NAME=VALUE, such as data.join=true")
-    try:
-        value = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set is {assignment!r}; its value is not YAML") from error
-    for name in reversed(path.split(".")):
-        value = {name: value}
-    return value

@@ -33,8 +33,12 @@ TASKS: dict[str, type] = {
     "passkey": Passkey,
 }
 
+TASK_GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(name for name in TASKS if name.startswith("ruler_"))}
+"""Names that stand for several tasks."""
+
 __all__ = [
     "TASKS",
+    "TASK_GROUPS",
     "EvalContext",
     "EvalResult",
     "Measurement",
@@ -57,6 +61,7 @@ def evaluate(
     out: str | Path | None = None,
     samples_out: str | Path | None = None,
     cache: SampleCache | None = None,
+    details: Mapping[str, Any] | None = None,
     allow_beyond: bool = False,
     progress: bool = True,
 ) -> list[EvalResult]:
@@ -72,6 +77,7 @@ def evaluate(
         out: file that gets one line of JSON for each result as soon as it is there, after what it already holds.
         samples_out: the same for each sample: its hash, its output, its score.
         cache: where samples of earlier runs are found, and new ones kept.
+        details: JSON values that join the details of every result, such as the step of a checkpoint.
         allow_beyond: measure beyond the model's window on purpose.
         progress: show bars.
 
@@ -95,6 +101,7 @@ def evaluate(
         documents=() if documents is None else documents,
         seed=seed,
         cache=cache,
+        details=details or {},
         progress=progress,
     )
     # Every rank of a distributed run has all results; the first writes them down.

@@ -2,9 +2,9 @@
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -78,6 +78,7 @@ class EvalContext:
         documents: token ids of each document, 1-D integers.
         seed: what every draw is derived from.
         cache: where samples are kept and found again; None keeps none.
+        details: what joins the details of every result.
         progress: show a bar for each length.
     """
 
@@ -86,6 +87,7 @@ class EvalContext:
     documents: Sequence[np.ndarray] = ()
     seed: int = 0
     cache: SampleCache | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
 
     def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
@@ -114,7 +116,7 @@ class EvalContext:
             num_samples=num_samples,
             num_skipped=num_skipped,
             seed=self.seed,
-            details={"settings": asdict(task), **self._measured_with, **details},
+            details={"settings": asdict(task), **self._measured_with, **self.details, **details},
         )
 
     @cached_property
@@ -203,9 +205,12 @@ class EvalContext:
         measured: list[tuple[int, Sample]] = []
         writer = self.cache.writer(key) if self.cache is not None and mine else nullcontext()
         shown = self.progress and state.is_main_process and bool(mine)
-        with writer as file, tqdm(
-            desc=description or f"{task.name} at {length_tokens}", total=len(mine), disable=not shown, leave=False
-        ) as bar:
+        with (
+            writer as file,
+            tqdm(
+                desc=description or f"{task.name} at {length_tokens}", total=len(mine), disable=not shown, leave=False
+            ) as bar,
+        ):
             for begin in range(0, len(mine), batch_items):
                 indices = mine[begin : begin + batch_items]
                 for index, sample in zip(indices, compute(indices), strict=True):

@@ -21,6 +21,12 @@ _BEGUN_FILE = "begun.json"
 _LAST_WRITTEN = "trainer_state.json"
 
 
+def complete_checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoint folders of a run by their step; one that is half written is none."""
+    files = folder.glob(f"checkpoint-*/{_LAST_WRITTEN}")
+    return {int(file.parent.name.rpartition("-")[2]): file.parent for file in files}
+
+
 class RunFolder:
     """The output folder of a run.
 
@@ -67,8 +73,8 @@ class RunFolder:
             )
         if (self.path / RECORD_FILE).exists():
             raise ConfigError(f"the run in {str(self.path)!r} is finished; begin another with --output")
-        complete = [file.parent for file in self.path.glob(f"checkpoint-*/{_LAST_WRITTEN}")]
-        return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+        complete = complete_checkpoints(self.path)
+        return complete[max(complete)] if complete else None
 
     def begin(self, *, sampler: str, corpus: str) -> None:
         """Claims the folder for this run, or checks that a resumed run is the one that was begun.

@@ -1,0 +1,75 @@
+"""The checkpoints of a run, in the order they were trained, and how to load one."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peft import PeftModel
+
+from skipwise.config import RunConfig
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.model import LoadedModel, load_model, original_window, read_config
+from skipwise.train.folder import RECORD_FILE, complete_checkpoints
+from skipwise.train.tuning import merged
+
+_ADAPTER_FILE = "adapter_config.json"
+
+
+class RunCheckpoint(NamedTuple):
+    """A state of a run.
+
+    Attributes:
+        step: optimizer steps done.
+        folder: where it lies; the run's own folder for the finished model.
+    """
+
+    step: int
+    folder: Path
+
+
+def run_checkpoints(folder: Path) -> list[RunCheckpoint]:
+    """Every complete checkpoint of a run that is kept, the finished model last.
+
+    Args:
+        folder: the run's output folder.
+
+    Raises:
+        ConfigError: it holds no run, or no checkpoint yet.
+    """
+    found = {step: RunCheckpoint(step, path) for step, path in complete_checkpoints(folder).items()}
+    if (record := folder / RECORD_FILE).exists():
+        # The last checkpoint holds the finished model once more.
+        steps = json.loads(record.read_text(encoding="utf-8"))["steps"]
+        found[steps] = RunCheckpoint(steps, folder)
+    if not found:
+        raise ConfigError(
+            f"{str(folder)!r} holds no checkpoint of a run (checkpoint-<step>/, skipwise.json); give the output folder "
+            "of 'skipwise extend', or leave out --all-checkpoints"
+        )
+    return sorted(found.values())
+
+
+def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> LoadedModel:
+    """Loads a checkpoint as a plain model, low-rank additions merged into the weights of the run's base.
+
+    Args:
+        checkpoint: one of `run_checkpoints`.
+        run_folder: the run's output folder.
+        **how: `dtype`, `attention` and `trust_remote_code` as for `load_model`.
+
+    Raises:
+        CheckpointError, UnsupportedModelError, ConfigError: as for `load_model`.
+    """
+    if not (checkpoint.folder / _ADAPTER_FILE).exists():
+        return load_model(checkpoint.folder, **how)
+    config = RunConfig.from_yaml(run_folder / "run.yaml")
+    trusted = how.get("trust_remote_code", False)
+    window = config.resolve_window(original_window(read_config(config.model, trust_remote_code=trusted)))
+    loaded = load_model(config.model, interpolation=config.build_interpolation(), window=window, **how)
+    try:
+        model = merged(PeftModel.from_pretrained(loaded.model, str(checkpoint.folder)))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"adapter {str(checkpoint.folder)!r} does not fit {config.model!r}: {str(error).splitlines()[0]}"
+        ) from error
+    return LoadedModel(model.eval(), loaded.tokenizer)
