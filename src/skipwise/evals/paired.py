@@ -1,0 +1,93 @@
+"""Models against a base on the same tokens: KL divergence, likeliest tokens and likelihoods, without all logits."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from skipwise.errors import CheckpointError
+from skipwise.evals.forward import logit_pieces
+
+# Rows of logits are compared in float64, so many bytes of them at a time.
+_COMPARED_BYTES = 16 * 2**20
+
+
+class PairedScores(NamedTuple):
+    """Two models on the same tokens; float64 on the CPU, one entry per token of the input but the first.
+
+    Attributes:
+        kl: KL(base || model) of the distributions that predict the token, in nats.
+        same_top: 1.0 where both hold the same token for the likeliest, else 0.0.
+        nll: negative log-likelihood of the token under the model, in nats.
+        base_nll: the same under the base.
+    """
+
+    kl: Tensor
+    same_top: Tensor
+    nll: Tensor
+    base_nll: Tensor
+
+
+def paired_scores(base: Any, arms: Mapping[str, Any], input_ids: Tensor, *, where: str) -> dict[str, PairedScores]:
+    """Compares models with one base on one input; the logits of all of them stream by together, a piece at a time.
+
+    For each model it means the same as::
+
+        log_p, log_q = (log_softmax(network(input_ids=input_ids[:, :-1]).logits.double()) for network in (base, model))
+        kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+        same_top = log_p.argmax(-1) == log_q.argmax(-1)
+        nll = -log_q.gather(-1, input_ids[:, 1:, None])
+
+    Args:
+        base: a causal language model of the transformers library, in evaluation mode.
+        arms: models of the same vocabulary, on the same device, by name.
+        input_ids: token ids (1, n).
+        where: what is being measured, for an error's text.
+
+    Returns:
+        The scores of each model by its name.
+
+    Raises:
+        CheckpointError: when logits are NaN or so large that no distribution follows from them.
+    """
+    networks = {"base": base, **arms}
+    # The last token is scored, not read.
+    streams = [logit_pieces(network, input_ids[:, :-1], where=f"{where}, {name}") for name, network in networks.items()]
+    parts: dict[str, list[PairedScores]] = {arm: [] for arm in arms}
+    for of_base, *of_arms in zip(*streams, strict=True):
+        begin, (_, num_rows, vocabulary) = of_base.first, of_base.logits.shape
+        step = max(1, _COMPARED_BYTES // (8 * vocabulary))
+        for row in range(0, num_rows, step):
+            rows = slice(row, row + step)
+            log_p = _log_probabilities(of_base.logits[0, rows])
+            targets = input_ids[0, begin + 1 + row :][: len(log_p), None].to(log_p.device)
+            for arm, piece in zip(arms, of_arms, strict=True):
+                scores = _compare(log_p, _log_probabilities(piece.logits[0, rows]), targets)
+                _check_finite(scores.kl, begin + row, f"{where}, {arm}")
+                parts[arm].append(scores)
+    return {arm: PairedScores(*map(torch.cat, zip(*scores, strict=True))) for arm, scores in parts.items()}
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """float64: a KL is a small difference of large sums, and float32 would leave nothing of one below 1e-7."""
+    # The one backend without float64.
+    return (logits.cpu() if logits.device.type == "mps" else logits).double().log_softmax(-1)
+
+
+def _compare(log_p: Tensor, log_q: Tensor, targets: Tensor) -> PairedScores:
+    """Scores of some tokens from log-probabilities (tokens, vocabulary) of base and model, targets (tokens, 1)."""
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+    same_top = (log_p.argmax(-1) == log_q.argmax(-1)).double()
+    nll, base_nll = (-log_probabilities.gather(-1, targets)[:, 0] for log_probabilities in (log_q, log_p))
+    # A KL is never negative, its rounding is.
+    return PairedScores(*(score.cpu() for score in (kl.clamp(min=0), same_top, nll, base_nll)))
+
+
+def _check_finite(kl: Tensor, first: int, where: str) -> None:
+    if not kl.isfinite().all():
+        position = first + int((~kl.isfinite()).nonzero()[0])
+        raise CheckpointError(
+            f"{where}: the logits at position {position} are infinite, there or in the base, so no KL follows from "
+            "them; load both models in float32 or bfloat16, or check their checkpoints"
+        )
