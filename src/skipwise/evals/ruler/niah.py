@@ -1,0 +1,253 @@
+"""Needles in a haystack: the eight retrieval tasks of RULER.
+
+A needle gives a value to a key. The haystack is filler sentences (`noise`), running text of documents (`essay`), or
+further needles of other keys (`needle`). Asked are all values of one key or of several; other keys distract.
+
+Source: RULER (arXiv 2404.06654), section 3 and appendix B, and its published settings. The wording is our own.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from skipwise.evals.context import EvalContext
+from skipwise.evals.prompts import string_match_all
+from skipwise.evals.ruler.draft import Draft, Drafter, filler_lines, filler_words
+from skipwise.evals.ruler.haystack import DocumentWords, sentence_ends
+from skipwise.evals.ruler.task import RulerTask
+from skipwise.evals.ruler.vocabulary import ADJECTIVES, NOUNS
+
+Haystack = Literal["noise", "essay", "needle"]
+Kind = Literal["words", "numbers", "uuids"]
+
+NEEDLE = "One secret {kind} of {key} is: {value}."
+# Depths in percent at which needles go into running text; each is used once.
+_DEPTHS = np.linspace(0, 100, num=40).round().astype(int)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleSpec:
+    """What tells one retrieval task from another.
+
+    Attributes:
+        haystack: what the needles hide in.
+        keys: what keys are made of.
+        values: what values are made of.
+        num_keys: needles' keys, asked ones and distractors.
+        num_values: values of each key, all of which are wanted.
+        num_queries: keys that are asked; there are at least as many keys.
+    """
+
+    haystack: Haystack
+    keys: Kind = "words"
+    values: Kind = "numbers"
+    num_keys: int = 1
+    num_values: int = 1
+    num_queries: int = 1
+
+
+class UniqueDraws:
+    """Keys and values that never repeat, so that a question has one answer."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._seen: set[str] = set()
+
+    def draw(self, kind: Kind) -> str:
+        """A new adjective-noun pair, seven-digit number or UUID."""
+        while (drawn := _DRAWS[kind](self._rng)) in self._seen:
+            pass
+        self._seen.add(drawn)
+        return drawn
+
+
+def _word(rng: np.random.Generator) -> str:
+    return f"{ADJECTIVES[rng.integers(len(ADJECTIVES))]}-{NOUNS[rng.integers(len(NOUNS))]}"
+
+
+_DRAWS: dict[Kind, Callable[[np.random.Generator], str]] = {
+    "words": _word,
+    "numbers": lambda rng: str(rng.integers(10**6, 10**7)),
+    "uuids": lambda rng: str(uuid.UUID(bytes=rng.bytes(16), version=4)),
+}
+_SINGULAR: dict[Kind, str] = {"words": "word", "numbers": "number", "uuids": "uuid"}
+
+
+def needle_draft(
+    spec: NeedleSpec,
+    seed: int,
+    words: Callable[[int], Sequence[str]],
+    num_units: int,
+    num_filler_words: int,
+) -> Draft:
+    """One question over a haystack of a given size.
+
+    Args:
+        spec: the task.
+        seed: of every draw; keys and values do not depend on the haystack's size.
+        words: the first so many words of running text; only an `essay` asks for any.
+        num_units: size of the haystack: words, or distractor needles where the haystack is needles.
+        num_filler_words: filler after it.
+    """
+    rng = np.random.default_rng(seed)
+    unique = UniqueDraws(rng)
+    kind = _SINGULAR[spec.values]
+
+    def needle(key: str, value: str) -> str:
+        return NEEDLE.format(kind=kind, key=key, value=value)
+
+    keys = [unique.draw(spec.keys) for _ in range(max(spec.num_keys, spec.num_queries))]
+    values = [[unique.draw(spec.values) for _ in range(spec.num_values)] for _ in keys]
+    needles = [needle(key, value) for key, own in zip(keys, values, strict=True) for value in own]
+    asked = rng.choice(len(keys), size=spec.num_queries, replace=False)
+    needles = [needles[place] for place in rng.permutation(len(needles))]
+    if spec.haystack == "essay":
+        context = _into_text(needles, words(num_units), rng)
+    else:
+        if spec.haystack == "noise":
+            lines = filler_lines(num_units)
+        else:
+            lines = [needle(unique.draw(spec.keys), unique.draw(spec.values)) for _ in range(num_units)]
+        context = "\n".join(_among_lines(needles, lines, rng))
+    if num_filler_words:
+        context += "\n" + filler_words(num_filler_words)
+    queries = [keys[index] for index in asked]
+    references = [value for index in asked for value in values[index]]
+    listed = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
+    if len(references) == 1:
+        opening = f"A secret {kind} is hidden in the text below. Keep it in mind: you will be asked for the {kind}."
+        question = f"What is the secret {kind} of {listed} that the text above states?"
+        prefix = f"The secret {kind} of {listed} that the text above states is"
+    else:
+        opening = f"Secret {kind}s are hidden in the text below. Keep them in mind: you will be asked for the {kind}s."
+        question = f"What are all the secret {kind}s of {listed} that the text above states?"
+        prefix = f"The secret {kind}s of {listed} that the text above states are"
+    return Draft(
+        request=f"{opening}\n{context}\n{question}",
+        answer_prefix=prefix,
+        references=references,
+        details={"keys": queries, "haystack": spec.haystack, "filler_words": num_filler_words},
+    )
+
+
+def _into_text(needles: Sequence[str], words: Sequence[str], rng: np.random.Generator) -> str:
+    """Running text with needles between sentences, at distinct ones of forty evenly spaced depths."""
+    ends = [0, *sentence_ends(words)]
+    depths = np.sort(rng.choice(_DEPTHS, size=len(needles), replace=False))
+    parts: list[str] = []
+    begin = 0
+    for needle, depth in zip(needles, depths, strict=True):
+        end = ends[(len(ends) - 1) * int(depth) // 100]
+        parts += [*words[begin:end], needle]
+        begin = end
+    return " ".join([*parts, *words[begin:]])
+
+
+def _among_lines(needles: Sequence[str], lines: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Lines with each needle before another, randomly chosen one; too few lines only precede the needles."""
+    places = np.sort(rng.permutation(max(len(lines), len(needles)))[: len(needles)])
+    mixed = list(lines)
+    for shift, (place, needle) in enumerate(zip(places, needles, strict=True)):
+        mixed.insert(int(place) + shift, needle)
+    return mixed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleTask(RulerTask):
+    """What the retrieval tasks share: 128 tokens of answer, scored by the share of values that it contains."""
+
+    max_new_tokens: ClassVar[int] = 128
+    score: ClassVar = staticmethod(string_match_all)
+    spec: ClassVar[NeedleSpec]
+
+    @property
+    def uses_documents(self) -> bool:
+        """Whether the haystack is the documents' text."""
+        return self.spec.haystack == "essay"
+
+    def drafter(self, context: EvalContext, length_tokens: int, index: int) -> Drafter:
+        """Prompts of one trial by size."""
+        rng = context.rng(self.name, length_tokens, index)
+        seed = int(rng.integers(2**63))
+        first = int(rng.integers(len(context.documents))) if self.uses_documents else 0
+        words = DocumentWords(context.documents, context.tokenizer, first)
+        return lambda units, filler: needle_draft(self.spec, seed, words, units, filler)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleSingle1(NeedleTask):
+    """One number of one key in filler sentences: much like a passkey."""
+
+    name: ClassVar[str] = "ruler_niah_single_1"
+    spec: ClassVar = NeedleSpec(haystack="noise")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleSingle2(NeedleTask):
+    """One number of one key in running text: the classic test."""
+
+    name: ClassVar[str] = "ruler_niah_single_2"
+    spec: ClassVar = NeedleSpec(haystack="essay")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleSingle3(NeedleTask):
+    """One UUID of one key in running text: a long value."""
+
+    name: ClassVar[str] = "ruler_niah_single_3"
+    spec: ClassVar = NeedleSpec(haystack="essay", values="uuids")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleMultiKey1(NeedleTask):
+    """One number among those of four keys in running text."""
+
+    name: ClassVar[str] = "ruler_niah_multikey_1"
+    spec: ClassVar = NeedleSpec(haystack="essay", num_keys=4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleMultiKey2(NeedleTask):
+    """One number where every line is a needle."""
+
+    name: ClassVar[str] = "ruler_niah_multikey_2"
+    spec: ClassVar = NeedleSpec(haystack="needle")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleMultiKey3(NeedleTask):
+    """One UUID where every line gives a UUID to a UUID."""
+
+    name: ClassVar[str] = "ruler_niah_multikey_3"
+    spec: ClassVar = NeedleSpec(haystack="needle", keys="uuids", values="uuids")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleMultiValue(NeedleTask):
+    """All four numbers of one key in running text."""
+
+    name: ClassVar[str] = "ruler_niah_multivalue"
+    spec: ClassVar = NeedleSpec(haystack="essay", num_values=4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleMultiQuery(NeedleTask):
+    """The numbers of four keys in running text, all asked at once."""
+
+    name: ClassVar[str] = "ruler_niah_multiquery"
+    spec: ClassVar = NeedleSpec(haystack="essay", num_queries=4)
+
+
+NEEDLE_TASKS = (
+    NeedleSingle1,
+    NeedleSingle2,
+    NeedleSingle3,
+    NeedleMultiKey1,
+    NeedleMultiKey2,
+    NeedleMultiKey3,
+    NeedleMultiValue,
+    NeedleMultiQuery,
+)

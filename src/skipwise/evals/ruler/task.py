@@ -1,0 +1,87 @@
+"""What all RULER tasks share: trials, the length of their prompts, and how they run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from skipwise.errors import ConfigError
+from skipwise.evals.context import EvalContext, check_at_least
+from skipwise.evals.prompts import Prompt, Score, answer_prompts, score_results
+from skipwise.evals.records import Measurement
+from skipwise.evals.ruler.draft import Drafter, PromptEncoder
+from skipwise.evals.ruler.fitting import fit_length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RulerTask:
+    """One RULER task: prompts that fill the asked length, answers of a fixed number of tokens, scored by containment.
+
+    Attributes:
+        trials: prompts of one length.
+        chat: whether the request goes into the tokenizer's chat template; base models read plain text.
+
+    Source: RULER (arXiv 2404.06654) and its published settings; the wording and the words are our own, so the figures
+        compare between models measured here and not with figures printed elsewhere.
+    """
+
+    name: ClassVar[str]
+    max_new_tokens: ClassVar[int]
+    score: ClassVar[Score]
+    trials: int = 50
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        check_at_least(self, trials=1)
+        if not isinstance(self.chat, bool):
+            raise ConfigError(f"{self.name}.chat is {self.chat!r}; give true or false")
+
+    @property
+    def uses_documents(self) -> bool:
+        """Whether the haystack is the documents' text."""
+        return False
+
+    def drafter(self, context: EvalContext, length_tokens: int, index: int) -> Drafter:
+        """Prompts of one trial by size of the haystack."""
+        raise NotImplementedError
+
+    def scope(self) -> dict[str, Any]:
+        """JSON values that the samples depend on beside the settings; they also join the results' details."""
+        return {}
+
+    def prompt(self, context: EvalContext, length_tokens: int, index: int) -> Prompt:
+        """One trial, from its own seed: neither batches nor other lengths change it.
+
+        Raises:
+            ConfigError: when even the smallest prompt is too long.
+        """
+        bos_ids = [] if self.chat else context.bos("tokenizer")
+        encoder = PromptEncoder(context.tokenizer, bos_ids=bos_ids, chat=self.chat)
+        draft, prompt_ids = fit_length(
+            self.drafter(context, length_tokens, index),
+            encoder,
+            length_tokens,
+            max_new_tokens=self.max_new_tokens,
+            task=self.name,
+        )
+        return Prompt(
+            prompt_ids=prompt_ids,
+            references=draft.references,
+            max_new_tokens=self.max_new_tokens,
+            answer_ids=encoder.answer_ids(draft, self.max_new_tokens) if len(draft.references) == 1 else None,
+            details=draft.details,
+        )
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length on prompts of its own."""
+        scope = self.scope()
+        for length in lengths:
+            samples = answer_prompts(
+                context,
+                self,
+                length,
+                self.trials,
+                lambda index, length=length: self.prompt(context, length, index),
+                self.score,
+                **scope,
+            )
+            yield Measurement(score_results(context, self, length, samples, **scope), samples)
