@@ -1,0 +1,201 @@
+"""Builds a suite: draws questions about the documents and fits each to its length."""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from skipwise.documents import Document, is_held_out, read_documents
+from skipwise.errors import ConfigError, DataError
+from skipwise.evals.records import hash_tokenizer
+from skipwise.evals.suite.continuation import Continue
+from skipwise.evals.suite.fact import Fact
+from skipwise.evals.suite.fitting import CLOSEST_SHARE, fit_size
+from skipwise.evals.suite.folder import SuiteFolder, new_suite
+from skipwise.evals.suite.item import Draft, Item, encode_item, total_tokens
+from skipwise.evals.suite.kind import Kind, Place
+from skipwise.evals.suite.library import Library
+from skipwise.evals.suite.order import Order
+from skipwise.evals.suite.which_document import WhichDocument
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Fact(), Continue(), Order(), WhichDocument())}
+_ATTEMPTS = 40
+_SAMPLE_CHARACTERS = 100_000
+
+
+def build_suite(
+    source: str | Path | Sequence[str | Path],
+    tokenizer: Any,
+    out: str | Path,
+    *,
+    lengths: Sequence[int],
+    num_items: int = 50,
+    kinds: Sequence[str] = tuple(KINDS),
+    seed: int = 0,
+    field: str = "text",
+    held_out: bool = False,
+    tokenizer_name: str = "",
+    progress: bool = True,
+) -> SuiteFolder:
+    """Makes a private benchmark of documents, with no network and no other model.
+
+    The same documents, tokenizer and arguments make the same bytes.
+
+    Args:
+        source: where the documents are, as in `documents.read_documents`.
+        tokenizer: what lengths are counted with.
+        out: folder to write.
+        lengths: prompt and answer tokens; each item takes at most that and at least 98% of it.
+        num_items: items of each kind and length.
+        kinds: names of `KINDS`; `continue` brings its control.
+        seed: what every draw is derived from.
+        field: entry that holds the text in JSON lines, Parquet and hub data sets.
+        held_out: use only the documents that skipwise keeps out of training.
+        tokenizer_name: what people call it.
+        progress: show bars.
+
+    Returns:
+        The suite.
+
+    Raises:
+        ConfigError: when an argument cannot be used, or something is already at `out`.
+        DataError: when documents cannot be read or do not suffice.
+    """
+    lengths = sorted(set(lengths))
+    _check_arguments(lengths, num_items, kinds, seed)
+    with new_suite(Path(out)) as writer:
+        library = Library(_shown(_chosen(read_documents(source, field=field), held_out), progress))
+        maker = _ItemMaker(library, tokenizer, seed)
+        described: dict[str, dict[str, Any]] = {}
+        joined: dict[str, int] = {}
+        with tqdm(desc="Items", total=len(lengths) * len(kinds) * num_items, disable=not progress) as bar:
+            for length in lengths:
+                for name in kinds:
+                    made: dict[str, list[Item]] = {}
+                    for number in range(num_items):
+                        for item in maker.items(KINDS[name], length, number):
+                            made.setdefault(item.kind, []).append(item)
+                        bar.update()
+                    for kind, items in made.items():
+                        writer.add_items(length, kind, items)
+                        described[kind] = _described(KINDS[name], items[0])
+                        joined[f"{length}-{kind}"] = sum(len(item.documents) > 1 for item in items)
+        writer.finish(
+            {
+                "seed": seed,
+                "lengths": lengths,
+                "num_items": num_items,
+                "kinds": described,
+                "tokenizer": {"name": tokenizer_name, "sha256": hash_tokenizer(tokenizer)},
+                "documents": {
+                    "number": library.num_documents,
+                    "characters": library.num_characters,
+                    "sha256": library.sha256,
+                    "items_of_several": joined,
+                },
+            }
+        )
+    return SuiteFolder(out)
+
+
+class _ItemMaker:
+    """Makes items one by one; each is a pure function of the library, the seed, its kind, length and number."""
+
+    def __init__(self, library: Library, tokenizer: Any, seed: int) -> None:
+        self._library, self._tokenizer, self._seed = library, tokenizer, seed
+        sample = library.sample(_SAMPLE_CHARACTERS)
+        self._characters_per_token = len(sample) / len(tokenizer.encode(sample, add_special_tokens=False))
+
+    def items(self, kind: Kind, length: int, number: int) -> list[Item]:
+        """One question, and its control where the kind has one.
+
+        Raises:
+            DataError: when the documents do not suffice, with the numbers.
+        """
+        held_tokens = round(self._library.num_characters / self._characters_per_token)
+        sure, drawn = 0.9, 1.4  # shares of the length: text that what is asked about stands in, text drawn
+        reason = ""
+        for attempt in range(_ATTEMPTS):
+            place = Place(number, self._characters(sure * length), self._characters(drawn * length))
+            rng = np.random.default_rng([self._seed, zlib.crc32(kind.name.encode()), length, number, attempt])
+            drafts = kind.drafts(self._library, place, rng)
+            items = []
+            for draft in drafts:
+                fit = fit_size(
+                    lambda size, draft=draft: self._tokens(draft, size),
+                    length,
+                    draft.least,
+                    draft.most,
+                    self._characters_per_token,
+                )
+                if fit is None:
+                    sure *= 0.75
+                    reason = f"{length} tokens are too few for question and text; ask for longer lengths"
+                    break
+                if fit.tokens < (1 - CLOSEST_SHARE) * length:
+                    drawn *= 1.2
+                    reason = (
+                        f"the text drawn makes {fit.tokens} of {length} tokens, and all {self._library.num_documents} "
+                        f"documents together are about {held_tokens}; give more documents or ask for shorter lengths"
+                    )
+                    break
+                items.append(_item(draft, length, number, fit.characters, fit.tokens))
+            if items and len(items) == len(drafts):
+                return items
+            if not drafts:
+                reason = (
+                    "no text drawn has what could be quoted (whole sentences of 12 to 40 plain words, or headings, that"
+                    " stand there once); give documents with more running text, or leave this kind out"
+                )
+        raise DataError(f"no question of kind {kind.name} at length {length} can be made: {reason}")
+
+    def _characters(self, num_tokens: float) -> int:
+        return round(num_tokens * self._characters_per_token)
+
+    def _tokens(self, draft: Draft, num_characters: int) -> int:
+        prompt = draft.assemble(num_characters).text + draft.question
+        encoded = encode_item(self._tokenizer, prompt, draft.choices or [draft.answer])
+        return total_tokens(encoded, has_choices=bool(draft.choices))
+
+
+def _item(draft: Draft, length: int, number: int, num_characters: int, num_tokens: int) -> Item:
+    passage = draft.assemble(num_characters)
+    return Item(
+        id=f"{draft.kind}-{length}-{number:03d}",
+        kind=draft.kind,
+        length_tokens=length,
+        num_tokens=num_tokens,
+        answer=draft.answer,
+        choices=list(draft.choices),
+        depth=None if passage.depth is None else round(passage.depth, 4),
+        documents=passage.documents,
+        context=passage.text,
+        question=draft.question,
+    )
+
+
+def _described(kind: Kind, item: Item) -> dict[str, Any]:
+    """What the suite says of a kind, from one of its items."""
+    control = "" if item.kind == kind.name else " (control: it is not in the text)"
+    return {"asks": kind.asks + control, "chance": kind.chance, "scoring": kind.scoring}
+
+
+def _chosen(documents: Iterable[Document], held_out: bool) -> Iterable[Document]:
+    return (document for document in documents if not held_out or is_held_out(document.name))
+
+
+def _shown(documents: Iterable[Document], progress: bool) -> Iterable[Document]:
+    return tqdm(documents, desc="Reading", unit=" documents", disable=not progress)
+
+
+def _check_arguments(lengths: Sequence[int], num_items: int, kinds: Sequence[str], seed: int) -> None:
+    if not lengths or lengths[0] < 2:
+        raise ConfigError(f"lengths are {list(lengths)}; give lengths of 2 tokens or more")
+    if num_items < 1 or seed < 0:
+        raise ConfigError(f"items are {num_items} and the seed is {seed}; give at least 1 item and a seed of 0 or more")
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds or len(set(kinds)) < len(kinds):
+        raise ConfigError(f"kinds are {', '.join(kinds) or 'none'}; give some of {', '.join(KINDS)}, each once")
