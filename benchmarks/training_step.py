@@ -111,7 +111,7 @@ def measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(2)
     torch.manual_seed(0)
     if args.side == "skipwise":
-        use_one_malloc_arena()
+        use_one_malloc_arena(gradient_checkpointing=args.checkpointing == "on")
     model, _ = load_model(args.model, dtype="float32")
     model.train()
     windows = torch.randint(100, model.config.vocab_size - 100, (args.steps, args.window))

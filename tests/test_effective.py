@@ -100,7 +100,7 @@ def test_every_length_has_the_same_tasks() -> None:
 def test_depths_controls_and_perplexities_are_no_scores() -> None:
     others = [
         Score(task="vt", length_tokens=1024, value=0.0, ci_low=0.0, details={"depth_from": 0.0, "depth_to": 0.5}),
-        Score(task="suite", length_tokens=1024, value=0.0, ci_low=0.0, details={"kind": "x", "control": True}),
+        Score(task="suite", length_tokens=1024, value=0.0, ci_low=0.0, details={"kind": "continue_control"}),
         Score(task="perplexity", length_tokens=1024, value=9.0, ci_low=8.0, metric="perplexity"),
     ]
     (mean,) = mean_scores([*others, *scores(L1024=0.9)])

@@ -172,11 +172,13 @@ def evaluate(
         raise ConfigError("--all-checkpoints measures models as they were trained: leave out --interpolation")
     if length is None and suite is None:
         raise ConfigError("no length is given: say which input lengths to measure, such as --length 2k,8k")
+    asked = None if length is None else [parse_length(part) for part in length.split(",")]
 
     from accelerate import PartialState
 
     from skipwise import evals
     from skipwise.corpus import build_store
+    from skipwise.evals.suite import SuiteFolder
     from skipwise.model import load_model
 
     flags = {
@@ -190,10 +192,7 @@ def evaluate(
     }
     default_task = "suite" if suite is not None else "perplexity,passkey"
     tasks = make_tasks(task or default_task, {k: v for k, v in flags.items() if v is not None}, settings or [])
-    if length is not None:
-        lengths = [parse_length(part) for part in length.split(",")]
-    else:
-        lengths = next(made.lengths() for made in tasks if hasattr(made, "lengths"))
+    lengths = asked or SuiteFolder(suite or "").lengths
     how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
     stretched = _stretched(model, interpolation, target, trust_remote_code)
     if all_checkpoints:

@@ -99,7 +99,8 @@ def mean_scores(results: Iterable[Record]) -> list[MeanScore]:
     """
     by_length: dict[int, dict[tuple, Record]] = defaultdict(dict)
     for result in results:
-        if result.metric in _METRICS and is_whole(result) and not result.details.get("control", False):
+        is_control = str(result.details.get("kind", "")).endswith("_control")
+        if result.metric in _METRICS and is_whole(result) and not is_control:
             by_length[result.length_tokens][result.task, result.details.get("kind")] = result
     if not by_length:
         raise DataError("no record has a retrieval score; measure passkey, needles or RULER tasks first")

@@ -89,7 +89,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
     checkpoint = folder.checkpoint() if resume else folder.require_free()
     arguments = training_arguments(config, resumed=checkpoint is not None)
 
-    use_one_malloc_arena()
+    use_one_malloc_arena(gradient_checkpointing=training[CHECKPOINTING])
     stopwatch = Stopwatch()
     transformers.set_seed(config.seed)
     # A checkpoint on the way is a whole extended model; of low-rank additions it holds no more than these.

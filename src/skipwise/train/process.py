@@ -31,11 +31,16 @@ class Stopwatch:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def use_one_malloc_arena() -> None:
+def use_one_malloc_arena(*, gradient_checkpointing: bool) -> None:
     """Lets all threads allocate from one heap, where the C library is glibc; elsewhere does nothing.
 
     Autograd runs the backward pass in a thread of its own, and glibc gives each thread its own heap: what the forward
     pass frees would then never serve the backward pass. On a CPU that is several hundred megabytes of a training step.
+
+    Args:
+        gradient_checkpointing: also keeps activations out of the heap, each in a mapping of its own. Recomputing mixes
+            short-lived blocks with those that stay, and the heap fills with holes; without it there are few, and the
+            time that mapping costs buys nothing.
     """
     import ctypes
 
@@ -43,5 +48,5 @@ def use_one_malloc_arena() -> None:
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(arena_max, 1)
-        mallopt(mmap_threshold, 8 * 2**20)
+        mallopt(mmap_threshold, (2 if gradient_checkpointing else 8) * 2**20)
         mallopt(trim_threshold, 16 * 2**20)
