@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from skipwise.errors import CheckpointError, ConfigError
 
-_LOGITS_BYTES = 128 * 2**20
-# On a CPU short chunks are as fast as one pass (their attention masks stay in the cache); a GPU wants larger products.
-_CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
+# Pieces that stay in a processor's caches are read faster, and cost least memory.
+_LOGITS_BYTES = 16 * 2**20
+# What fits in one chunk needs neither cache nor mask.
+_CHUNK_TOKENS = {"cpu": 2048, "cuda": 4096}
 
 
 class LogitPiece(NamedTuple):
@@ -51,6 +52,16 @@ def check_length(model: Any, num_tokens: int, *, allow_beyond: bool) -> None:
         )
 
 
+def pass_tokens(model: Any) -> int:
+    """Tokens, over all inputs of a batch, that suit one pass through the decoder on the model's device."""
+    return _CHUNK_TOKENS.get(model.device.type, 1024)
+
+
+def rope_follows_length(model: Any) -> bool:
+    """Whether the model rotates a token by how long its input is, so that an input's beginning is not a shorter one."""
+    return any(_follows_length(getattr(module, "rope_type", None)) for module in model.modules())
+
+
 @torch.no_grad()
 def logit_pieces(
     model: Any,
@@ -71,7 +82,7 @@ def logit_pieces(
         model: a causal language model of the transformers library, in evaluation mode.
         input_ids: token ids (batch, n), no padding.
         first: index of the first position whose logits are asked for.
-        chunk_tokens: positions of one forward call; by default what suits the device.
+        chunk_tokens: positions of one pass through the decoder; by default what suits the device.
         logits_bytes: largest piece, counted in float32.
         where: what is being measured, for the error's text.
 
@@ -79,29 +90,58 @@ def logit_pieces(
         CheckpointError: when a logit is NaN.
     """
     batch, num_tokens = input_ids.shape
-    chunk_tokens = chunk_tokens or _CHUNK_TOKENS.get(model.device.type, 1024)
-    row_bytes = 4 * batch * model.config.get_text_config().vocab_size
-    piece_tokens = max(1, min(chunk_tokens, logits_bytes // row_bytes))
-    starts = [*range(0, first, chunk_tokens), *range(first, num_tokens, piece_tokens)]
-
+    chunk_tokens = chunk_tokens or max(1, pass_tokens(model) // batch)
+    piece_tokens = max(1, logits_bytes // (4 * batch * model.config.get_text_config().vocab_size))
     input_ids = input_ids.to(model.device)
     positions = torch.arange(num_tokens, device=model.device).expand(batch, -1)
-    no_rows = torch.empty(0, dtype=torch.long, device=model.device)
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache(config=model.config) if num_tokens > chunk_tokens else None
     with _rope_of_length(model, num_tokens):
-        for start, end in zip(starts, [*starts[1:], num_tokens], strict=True):
-            output = model(
-                input_ids=input_ids[:, start:end],
-                # Said explicitly: neither a mask of ones nor a guess about packed documents is needed with a cache.
-                position_ids=positions[:, start:end],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=0 if start >= first else no_rows,
-            )
-            if start >= first:
-                logits = output.logits.float()
-                _check_finite(logits, start, where)
-                yield LogitPiece(start, logits)
+        for start in range(0, num_tokens, chunk_tokens):
+            end = min(start + chunk_tokens, num_tokens)
+            chunk = {
+                "input_ids": input_ids[:, start:end],
+                # Said explicitly: with a cache no mask of ones is needed, and nobody guesses at packed documents.
+                "position_ids": positions[:, start:end],
+                "past_key_values": cache,
+                "use_cache": cache is not None,
+            }
+            asked = max(start, first)
+            for logits in _last_logits(model, chunk, max(0, end - asked), piece_tokens):
+                logits = logits.float()
+                _check_finite(logits, asked, where)
+                yield LogitPiece(asked, logits)
+                asked += logits.shape[1]
+
+
+def _last_logits(model: Any, chunk: dict[str, Any], num_rows: int, piece_tokens: int) -> Iterator[Tensor]:
+    """The logits of a chunk's last `num_rows` positions, `piece_tokens` of them at a time; the cache moves on."""
+    if num_rows <= piece_tokens:
+        none = torch.empty(0, dtype=torch.long, device=model.device)
+        logits = model(**chunk, logits_to_keep=num_rows or none).logits
+        if num_rows:
+            yield logits[:, -num_rows:]
+        return
+    # One pass through the decoder; then the model's own forward over slices of what came out, the decoder standing
+    # still, as in skipwise.loss.
+    decoder: nn.Module = model.base_model
+    outputs = decoder(**chunk)
+    for hidden in outputs.last_hidden_state[:, -num_rows:].split(piece_tokens, dim=1):
+        with _standing(decoder, type(outputs)(last_hidden_state=hidden)):
+            logits = model(inputs_embeds=hidden, use_cache=False).logits
+        yield logits
+
+
+@contextmanager
+def _standing(decoder: nn.Module, outputs: Any) -> Iterator[None]:
+    """Within, the decoder answers any input with `outputs`."""
+    replaced = decoder.__dict__.get("forward")
+    decoder.forward = lambda *_, **__: outputs
+    try:
+        yield
+    finally:
+        del decoder.forward
+        if replaced is not None:
+            decoder.forward = replaced
 
 
 def token_nlls(model: Any, input_ids: Tensor, first_scored: int = 1, *, where: str = "input", **limits: int) -> Tensor:
@@ -132,7 +172,7 @@ def token_nlls(model: Any, input_ids: Tensor, first_scored: int = 1, *, where: s
 
 
 def _check_finite(logits: Tensor, start: int, where: str) -> None:
-    bad = logits.isnan().any(-1)
+    bad = logits.amax(-1).isnan()  # the maximum of a row with a NaN is NaN
     if bad.any():
         row, column = (int(value) for value in bad.nonzero()[0])
         raise CheckpointError(

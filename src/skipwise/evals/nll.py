@@ -1,15 +1,42 @@
 """From token NLLs to records: what the perplexity tasks share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from skipwise.evals.context import EvalContext, Task
+from skipwise.evals.context import ChosenDocuments, EvalContext, Task
 from skipwise.evals.records import EvalResult, Sample, hash_tokens
 from skipwise.evals.stats import Estimate, bootstrap_ratio
 
 INTERVAL = "bootstrap over documents"
+
+
+def document_samples(
+    context: EvalContext,
+    task: Task,
+    length: int,
+    chosen: ChosenDocuments,
+    measure: Callable[[int, np.ndarray], Sample],
+    **scope: Any,
+) -> list[Sample]:
+    """One sample a document, in order.
+
+    Args:
+        context: where they are measured, or found again.
+        task: what is measured.
+        length: input length in tokens.
+        chosen: the documents.
+        measure: the sample of one document, from its index and token ids.
+        **scope: JSON values of whatever else decides the choice or the samples.
+    """
+
+    def compute(places: Sequence[int]) -> list[Sample]:
+        return [measure(chosen.indices[place], chosen.bodies[place]) for place in places]
+
+    return context.samples(task, length, len(chosen.bodies), compute, **scope)
 
 
 def nll_sample(task: Task, length: int, document: int, token_ids: Tensor, nlls: Tensor) -> Sample:

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from skipwise.errors import ConfigError
 from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
 from skipwise.evals.forward import token_nlls
-from skipwise.evals.nll import nll_sample, perplexity_result
+from skipwise.evals.nll import document_samples, nll_sample, perplexity_result
 from skipwise.evals.records import Measurement, Sample
 
 
@@ -50,13 +52,12 @@ class LastTokensPerplexity(ReadsDocuments):
         bos = context.bos(self.bos)
         chosen = context.choose_documents(cut - len(bos), self.num_documents)
         for length in lengths:
-            samples: list[Sample] = []
-            with context.bar(f"perplexity at {length}", len(chosen.bodies)) as bar:
-                for index, body in zip(chosen.indices, chosen.bodies, strict=True):
-                    end = cut - len(bos)
-                    ids = as_input(bos, body[end - (length - len(bos)) : end])
-                    where = f"perplexity, length {length}, document {index}"
-                    nlls = token_nlls(context.model, ids, length - self.scored_tokens, where=where)
-                    samples.append(nll_sample(self, length, index, ids, nlls))
-                    bar.update()
+
+            def measure(index: int, body: np.ndarray, length: int = length) -> Sample:
+                ids = as_input(bos, body[cut - length : cut - len(bos)])
+                where = f"perplexity, length {length}, document {index}"
+                nlls = token_nlls(context.model, ids, length - self.scored_tokens, where=where)
+                return nll_sample(self, length, index, ids, nlls)
+
+            samples = document_samples(context, self, length, chosen, measure, cut_tokens=cut)
             yield Measurement([perplexity_result(self, context, length, samples, chosen.num_skipped)], samples)

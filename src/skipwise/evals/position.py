@@ -9,7 +9,7 @@ import numpy as np
 
 from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
 from skipwise.evals.forward import token_nlls
-from skipwise.evals.nll import INTERVAL, mean_nll, nll_sample
+from skipwise.evals.nll import INTERVAL, document_samples, mean_nll, nll_sample
 from skipwise.evals.records import Measurement, Sample
 
 
@@ -46,18 +46,16 @@ class NLLByPosition(ReadsDocuments):
         chosen = context.choose_documents(max(lengths) - len(bos), self.num_documents)
         for length in lengths:
             edges = bucket_edges(length, self.num_buckets)
-            samples: list[Sample] = []
-            sums = np.empty((len(chosen.bodies), len(edges) - 1))
-            with context.bar(f"NLL by position to {length}", len(sums)) as bar:
-                for row, (index, body) in enumerate(zip(chosen.indices, chosen.bodies, strict=True)):
-                    ids = as_input(bos, body[: length - len(bos)])
-                    nlls = token_nlls(context.model, ids, where=f"nll_by_position, length {length}, document {index}")[
-                        0
-                    ]
-                    # The first score belongs to position 1.
-                    sums[row] = np.add.reduceat(nlls.numpy(), [edge - 1 for edge in edges[:-1]])
-                    samples.append(nll_sample(self, length, index, ids, nlls) | {"bucket_sums": sums[row].tolist()})
-                    bar.update()
+
+            def measure(index: int, body: np.ndarray, length: int = length, edges: list[int] = edges) -> Sample:
+                ids = as_input(bos, body[: length - len(bos)])
+                (nlls,) = token_nlls(context.model, ids, where=f"nll_by_position, length {length}, document {index}")
+                # The first score belongs to position 1.
+                sums = np.add.reduceat(nlls.numpy(), [edge - 1 for edge in edges[:-1]])
+                return nll_sample(self, length, index, ids, nlls) | {"bucket_sums": sums.tolist()}
+
+            samples = document_samples(context, self, length, chosen, measure, longest_tokens=max(lengths))
+            sums = np.array([sample["bucket_sums"] for sample in samples])
             results = [
                 context.result(
                     self,

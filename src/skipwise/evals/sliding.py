@@ -1,15 +1,18 @@
 """Perplexity of whole documents by a window that slides over them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from itertools import groupby
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from skipwise.errors import ConfigError
 from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.forward import token_nlls
-from skipwise.evals.nll import nll_sample, perplexity_result
+from skipwise.evals.forward import pass_tokens, token_nlls
+from skipwise.evals.nll import document_samples, nll_sample, perplexity_result
 from skipwise.evals.records import Measurement, Sample
 
 
@@ -34,6 +37,41 @@ def window_spans(num_tokens: int, window_tokens: int, stride_tokens: int) -> Ite
         end = min(begin + window_tokens, num_tokens)
         yield WindowSpan(begin, scored, end)
         begin, scored = begin + stride_tokens, end
+
+
+def _shape(span: WindowSpan) -> tuple[int, int]:
+    return span.end - span.begin, span.scored_from - span.begin
+
+
+def windowed_nlls(
+    model: Any, bos: Sequence[int], body: np.ndarray, spans: Iterable[WindowSpan], *, where: str
+) -> Tensor:
+    """NLLs of the tokens that the windows score, one window after the other.
+
+    Neighbouring windows of one shape run together while they are short.
+
+    Args:
+        model: a causal language model of the transformers library, in evaluation mode.
+        bos: token ids that go before every window.
+        body: token ids of the document, 1-D.
+        spans: places of the window. What nothing precedes (the first token, where `bos` is empty) is not scored.
+        where: what is being measured, for an error's text.
+
+    Returns:
+        Natural-logarithm NLLs, 1-D float64 on the CPU.
+    """
+    nlls = []
+    for (num_tokens, first), alike in groupby(
+        spans, lambda span: (span.end - span.begin, span.scored_from - span.begin)
+    ):
+        waiting = list(alike)
+        at_once = max(1, pass_tokens(model) // (len(bos) + num_tokens))
+        for start in range(0, len(waiting), at_once):
+            windows = waiting[start : start + at_once]
+            ids = torch.cat([as_input(bos, body[span.begin : span.end]) for span in windows])
+            place = f"{where}, window at {windows[0].begin}" + f" and {len(windows) - 1} more" * (len(windows) > 1)
+            nlls.append(token_nlls(model, ids, max(1, len(bos) + first), where=place).flatten())
+    return torch.cat(nlls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +116,16 @@ class SlidingWindowPerplexity(ReadsDocuments):
             )
         bos = context.bos(self.bos)
         chosen = context.choose_documents(max(lengths) - len(bos), self.num_documents)
-        bodies = [body[: self.cut_tokens or 2 * max(lengths)] for body in chosen.bodies]
+        cut = self.cut_tokens or 2 * max(lengths)
         for length in lengths:
-            samples: list[Sample] = []
-            with context.bar(f"sliding perplexity at {length}", len(bodies)) as bar:
-                for index, body in zip(chosen.indices, bodies, strict=True):
-                    nlls = []
-                    for span in window_spans(len(body), length - len(bos), self.stride_tokens or length // 2):
-                        ids = as_input(bos, body[span.begin : span.end])
-                        first = max(1, len(bos) + span.scored_from - span.begin)
-                        where = f"sliding, length {length}, document {index}, window at {span.begin}"
-                        nlls.append(token_nlls(context.model, ids, first, where=where)[0])
-                    samples.append(nll_sample(self, length, index, as_input(bos, body), torch.cat(nlls)))
-                    bar.update()
+
+            def measure(index: int, body: np.ndarray, length: int = length) -> Sample:
+                body = body[:cut]
+                spans = window_spans(len(body), length - len(bos), self.stride_tokens or length // 2)
+                where = f"sliding, length {length}, document {index}"
+                nlls = windowed_nlls(context.model, bos, body, spans, where=where)
+                return nll_sample(self, length, index, as_input(bos, body), nlls)
+
+            scope = {"longest_tokens": max(lengths), "cut_tokens": cut}
+            samples = document_samples(context, self, length, chosen, measure, **scope)
             yield Measurement([perplexity_result(self, context, length, samples, chosen.num_skipped)], samples)

@@ -1,0 +1,56 @@
+"""Perplexity of documents cut at each length: every length from one pass over the longest."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
+from skipwise.evals.forward import rope_follows_length, token_nlls
+from skipwise.evals.nll import document_samples, nll_sample, perplexity_result
+from skipwise.evals.records import Measurement, Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruncatedPerplexity(ReadsDocuments):
+    """Perplexity of the first L tokens of each document.
+
+        exp(sum of NLL / number of tokens) over the first L tokens of all documents
+
+    A token's NLL depends on what comes before it alone, so one pass over the longest length has those of every shorter
+    one. Only RoPE that follows the input's length (dynamic NTK, LongRoPE) takes a pass for each. Every length sees the
+    same documents. Sums are float64 and weighted by tokens; the interval is a bootstrap over documents.
+
+    Attributes:
+        num_documents: documents at most, each of at least the largest length.
+        bos: whether inputs begin with the beginning-of-sequence token, which then counts towards the length.
+
+    Source: PoSE (arXiv 2309.10400, figure 4).
+    """
+
+    name: ClassVar[str] = "truncated"
+    num_documents: int = 20
+    bos: BosPolicy = "tokenizer"
+
+    def __post_init__(self) -> None:
+        check_at_least(self, num_documents=1)
+        check_bos(self)
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures all lengths on the same documents."""
+        bos = context.bos(self.bos)
+        chosen = context.choose_documents(max(lengths) - len(bos), self.num_documents)
+        passes = [[length] for length in lengths] if rope_follows_length(context.model) else [list(lengths)]
+        for cuts in passes:
+
+            def measure(index: int, body: np.ndarray, cuts: list[int] = cuts) -> Sample:
+                ids = as_input(bos, body[: max(cuts) - len(bos)])
+                (nlls,) = token_nlls(context.model, ids, where=f"truncated, length {max(cuts)}, document {index}")
+                return {"cuts": [nll_sample(self, cut, index, ids[:, :cut], nlls[: cut - 1]) for cut in cuts]}
+
+            scope = {"longest_tokens": max(lengths), "cuts": cuts}
+            documents = document_samples(context, self, max(cuts), chosen, measure, **scope)
+            for place, cut in enumerate(cuts):
+                samples = [document["cuts"][place] for document in documents]
+                yield Measurement([perplexity_result(self, context, cut, samples, chosen.num_skipped)], samples)
