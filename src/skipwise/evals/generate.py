@@ -57,7 +57,7 @@ def greedy_outputs(
 
     up to and without an end token, with two ways to be done earlier. A prompt with `answer_ids` is given them in one
     pass; when the argmax at each of them is the answer's own token, greedy decoding would write exactly them, and they
-    are the output. Otherwise its tokens are generated, from the same prefill. And a row that is `enough` goes no further.
+    are the output. Otherwise its tokens are generated, from the same prefill. And an output that is `enough` ends.
 
     One deviation: RoPE that follows the input's length (dynamic NTK, LongRoPE) is that of prompt and `max_new_tokens`
     from the first token on, so that all keys in the cache are rotated alike and the one pass means the same as
@@ -69,7 +69,7 @@ def greedy_outputs(
         eos_ids: tokens that end an output.
         enough: called with a prompt's index and its output so far after every token; True ends it there.
         where: what is being measured, for an error's text.
-        chunk_tokens: positions of one forward call; by default what suits the device.
+        chunk_tokens: columns of one forward call; by default what suits the device and the rows.
 
     Returns:
         Token ids for each prompt.
@@ -77,12 +77,19 @@ def greedy_outputs(
     Raises:
         CheckpointError: when a logit is NaN.
     """
-    chunk_tokens = chunk_tokens or _CHUNK_TOKENS.get(model.device.type, 1024)
-    outputs: list[list[int]] = [[] for _ in prompts]
+
+    def is_done(row: int, output: list[int]) -> bool:
+        return len(output) == prompts[row].max_new_tokens or (enough is not None and enough(row, output))
+
+    outputs: dict[int, list[int]] = {}
     for rows in _batches(model, prompts):
         with _rope_of_length(model, max(_num_tokens(prompts[row]) for row in rows)):
-            _decode(model, prompts, rows, outputs, frozenset(eos_ids), enough, where, chunk_tokens)
-    return outputs
+            reader = _Reader(model, rows, where)
+            columns = chunk_tokens or max(1, _CHUNK_TOKENS.get(model.device.type, 1024) // len(rows))
+            likeliest = reader.prefill([prompts[row].prompt_ids for row in rows], columns)
+            outputs |= _written_answers(reader, prompts, likeliest)
+            outputs |= _decode(reader, likeliest, set(outputs), eos_ids, is_done)
+    return [outputs[row] for row in range(len(prompts))]
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -114,64 +121,63 @@ def _batches(model: Any, prompts: Sequence[Request]) -> Iterator[list[int]]:
         yield batch
 
 
-def _decode(
-    model: Any,
-    prompts: Sequence[Request],
-    rows: list[int],
-    outputs: list[list[int]],
-    eos_ids: frozenset[int],
-    enough: Callable[[int, list[int]], bool] | None,
-    where: str,
-    chunk_tokens: int,
-) -> None:
-    """Fills `outputs` at `rows`."""
-    reader = _Reader(model, rows, where)
-    likeliest = reader.prefill([prompts[row].prompt_ids for row in rows], chunk_tokens)
-    decided = _write_answers(reader, [prompts[row].answer_ids for row in rows], likeliest)
-    for row, answer in zip(rows, decided, strict=True):
-        outputs[row] = answer or []
-    going = [place for place, answer in enumerate(decided) if answer is None]
-    while going:
-        if len(going) < len(reader.rows):
-            reader.keep(going)
-            likeliest = likeliest[going]
-        going = []
-        for place, (row, token) in enumerate(zip(reader.rows, likeliest.tolist(), strict=True)):
-            if token in eos_ids:
-                continue
-            outputs[row].append(token)
-            if len(outputs[row]) < prompts[row].max_new_tokens and not (enough and enough(row, outputs[row])):
-                going.append(place)
-        if going:
-            likeliest = reader.read(likeliest[:, None])[:, -1]
-
-
-def _write_answers(
-    reader: "_Reader", answers: Sequence[Sequence[int] | None], likeliest: Tensor
-) -> list[list[int] | None]:
-    """Each row's answer where greedy decoding would write it, else None; the reader is left as it was.
+def _written_answers(reader: "_Reader", prompts: Sequence[Request], likeliest: Tensor) -> dict[int, list[int]]:
+    """Answers that greedy decoding would write, by row; the reader is left as it was.
 
     Args:
         reader: has read the prompts.
-        answers: what is hoped for, one a row, or None.
+        prompts: those of all rows.
         likeliest: (rows,), the argmax after each prompt.
     """
     hoped = [
-        list(answer) if answer and answer[0] == token else []
-        for answer, token in zip(answers, likeliest.tolist(), strict=True)
+        list(answer) if (answer := prompts[row].answer_ids) and answer[0] == token else []
+        for row, token in zip(reader.rows, likeliest.tolist(), strict=True)
     ]
     # The last token is predicted, not read. What fills up a shorter row comes after it and changes nothing in it.
-    read_tokens = max(map(len, hoped)) - 1
-    if read_tokens > 0:
-        given = torch.tensor([answer[:-1] + [0] * (read_tokens + 1 - max(1, len(answer))) for answer in hoped])
-        with reader.rewound(read_tokens):
-            written = reader.read(given).tolist()
-    else:
-        written = [[] for _ in hoped]
-    return [
-        answer if answer and written_row[: len(answer) - 1] == answer[1:] else None
-        for answer, written_row in zip(hoped, written, strict=True)
-    ]
+    given = [answer[:-1] for answer in hoped]
+    width = max(map(len, given))
+    written: list[list[int]] = [[] for _ in given]
+    if width:
+        with reader.rewound(width):
+            written = reader.read(torch.tensor([ids + [0] * (width - len(ids)) for ids in given])).tolist()
+    return {
+        row: answer
+        for row, answer, ids in zip(reader.rows, hoped, written, strict=True)
+        if answer and ids[: len(answer) - 1] == answer[1:]
+    }
+
+
+def _decode(
+    reader: "_Reader",
+    likeliest: Tensor,
+    finished: Collection[int],
+    eos_ids: Collection[int],
+    is_done: Callable[[int, list[int]], bool],
+) -> dict[int, list[int]]:
+    """Outputs of the reader's rows that are not finished, token by token.
+
+    Args:
+        reader: has read the prompts.
+        likeliest: (rows,), the argmax after each prompt.
+        finished: rows to leave out.
+        eos_ids: tokens that end an output.
+        is_done: whether a row's output is complete.
+    """
+    outputs: dict[int, list[int]] = {row: [] for row in reader.rows if row not in finished}
+    going = [place for place, row in enumerate(reader.rows) if row in outputs]
+    reader.keep(going)
+    likeliest = likeliest[going]
+    while reader.rows:
+        going = []
+        for place, (row, token) in enumerate(zip(reader.rows, likeliest.tolist(), strict=True)):
+            if token not in eos_ids:
+                outputs[row].append(token)
+                if not is_done(row, outputs[row]):
+                    going.append(place)
+        reader.keep(going)
+        if going:
+            likeliest = reader.read(likeliest[going][:, None])[:, -1]
+    return outputs
 
 
 class _Reader:
@@ -221,8 +227,10 @@ class _Reader:
         return torch.cat([self._likeliest(self._forward(piece, 0)) for piece in pieces], dim=1)
 
     def keep(self, places: list[int]) -> None:
-        """Goes on with some of the rows only."""
-        chosen = torch.tensor(places, device=self._padding.device)
+        """Goes on with these of its rows, by their place among them, in order."""
+        if len(places) == len(self.rows):
+            return
+        chosen = torch.tensor(places, dtype=torch.long, device=self._padding.device)
         self.rows = [self.rows[place] for place in places]
         self._padding = self._padding[chosen]
         self._cache.batch_select_indices(chosen)

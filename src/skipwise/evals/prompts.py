@@ -227,7 +227,13 @@ def split_answer(tokenizer: Any, question: str, answer: str) -> tuple[list[int],
 
 
 def running_text(context: EvalContext, num_tokens: int, rng: np.random.Generator) -> list[int]:
-    """Token ids of documents one after the other, from a random one on, cut at `num_tokens`."""
+    """Token ids of documents one after the other, from a random one on, cut at `num_tokens`.
+
+    Raises:
+        DataError: when there are no documents.
+    """
+    if not len(context.documents):
+        raise DataError("a haystack of documents was asked for and there are none: give documents, or take the filler")
     bos = context.tokenizer.bos_token_id
     text: list[int] = []
     index = int(rng.integers(len(context.documents)))

@@ -1,0 +1,256 @@
+"""Batched greedy answers are those of `generate` on each prompt alone, at less work."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from skipwise.errors import CheckpointError
+from skipwise.evals import generate
+from skipwise.evals.forward import logit_pieces
+from skipwise.evals.generate import end_token_ids, greedy_outputs
+from skipwise.evals.prompts import Prompt
+
+from .conftest import make_llama
+from .test_forward import MODELS
+
+LENGTHS = [5, 40, 17, 64, 33]
+KINDS = ["llama-eager", "yarn", "gpt_neox", "gemma2", "gemma3", "mistral"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def case(request: pytest.FixtureRequest) -> tuple[Any, list[list[int]]]:
+    """A model, and what it writes after each of `LENGTHS` alone, end tokens or not."""
+    model = make(request.param)
+    return model, [alone(model, prompt) for prompt in prompts_of(LENGTHS)]
+
+
+def make(kind: str) -> Any:
+    torch.manual_seed(0)
+    return MODELS[kind]().eval()
+
+
+def prompts_of(lengths: Sequence[int], max_new_tokens: int = 12, answers: Any = None) -> list[Prompt]:
+    torch.manual_seed(1)
+    return [
+        Prompt(
+            prompt_ids=torch.randint(3, 61, (length,)).tolist(),
+            references=[],
+            max_new_tokens=max_new_tokens,
+            answer_ids=None if answers is None else answers[index],
+        )
+        for index, length in enumerate(lengths)
+    ]
+
+
+def alone(model: Any, prompt: Prompt, eos: int | None = None) -> list[int]:
+    """What transformers generates, up to the end token."""
+    ids = torch.tensor([prompt.prompt_ids])
+    model = copy.deepcopy(model)
+    model.generation_config.eos_token_id = eos
+    written = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=prompt.max_new_tokens,
+        pad_token_id=0,
+    )[0, ids.shape[1] :].tolist()
+    return written[: written.index(eos)] if eos in written else written
+
+
+def spoilt(answers: Sequence[list[int]], place: int) -> list[list[int]]:
+    """Answers with another token at one place, each as long as it was."""
+    return [[*ids[:place], (ids[place] + 1) % 61, *ids[place + 1 :]] for ids in answers]
+
+
+@pytest.fixture
+def read_tokens() -> Iterator[Callable[[Any], list[tuple[int, ...]]]]:
+    """Notes (rows, columns) of every forward call."""
+    handles = []
+
+    def watch(model: Any) -> list[tuple[int, ...]]:
+        shapes: list[tuple[int, ...]] = []
+
+        def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+            shapes.append(tuple(kwargs["input_ids"].shape))
+
+        handles.append(model.register_forward_pre_hook(note, with_kwargs=True))
+        return shapes
+
+    yield watch
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("chunk_tokens", [7, 512])
+def test_unlike_prompts_in_a_batch_get_what_each_gets_alone(case, chunk_tokens: int) -> None:
+    model, expected = case
+    assert greedy_outputs(model, prompts_of(LENGTHS), chunk_tokens=chunk_tokens) == expected
+
+
+@pytest.mark.parametrize("eos_ids", [{2}, {2, 9}, set()])
+def test_an_end_token_ends_its_row_only(eos_ids: set[int]) -> None:
+    model = make("llama")
+    prompts = prompts_of(range(3, 60, 8), max_new_tokens=20)
+    expected = []
+    for prompt in prompts:
+        ids = alone(model, prompt)
+        end = next((place for place, token in enumerate(ids) if token in eos_ids), len(ids))
+        expected.append(ids[:end])
+    if eos_ids:
+        assert len({len(ids) for ids in expected}) > 3, "the case should have rows that end at different times"
+    assert greedy_outputs(model, prompts, eos_ids=eos_ids) == expected
+
+
+def test_rows_generate_as_many_tokens_as_each_may(tiny_llama) -> None:
+    prompts = [
+        Prompt(prompt_ids=prompt.prompt_ids, references=[], max_new_tokens=count)
+        for prompt, count in zip(prompts_of([9, 30, 12]), [1, 4, 11], strict=True)
+    ]
+    outputs = greedy_outputs(tiny_llama, prompts)
+    assert outputs == [alone(tiny_llama, prompt) for prompt in prompts]
+    assert [len(ids) for ids in outputs] == [1, 4, 11]
+
+
+def test_answers_that_the_model_would_write_need_no_decoding(case, read_tokens) -> None:
+    model, expected = case
+    answers = [ids[: 3 + row] for row, ids in enumerate(expected)]
+    shapes = read_tokens(model)
+    assert greedy_outputs(model, prompts_of(LENGTHS, answers=answers), chunk_tokens=32) == answers
+    # Two chunks of the prompts, and one look at all answers but their last tokens.
+    assert shapes == [(5, 32), (5, 32), (5, 6)]
+
+
+@pytest.mark.parametrize("place", [0, 1, 11])
+def test_other_answers_are_generated_from_the_same_prefill(case, read_tokens, place: int) -> None:
+    model, expected = case
+    wrong = prompts_of(LENGTHS, answers=spoilt(expected, place))
+    shapes = read_tokens(model)
+    assert greedy_outputs(model, wrong, chunk_tokens=64) == expected
+    look = [(5, 11)] if place else []
+    assert shapes == [(5, 64), *look, *[(5, 1)] * 11]
+
+
+def test_only_undecided_rows_are_decoded(case, read_tokens) -> None:
+    model, expected = case
+    answers: list[Any] = spoilt(expected, 3)
+    answers[1], answers[2], answers[4] = expected[1][:5], None, expected[4]
+    shapes = read_tokens(model)
+    outputs = greedy_outputs(model, prompts_of(LENGTHS, answers=answers), chunk_tokens=64)
+    assert outputs == [*expected[:1], expected[1][:5], *expected[2:]]
+    assert shapes == [(5, 64), (5, 11), *[(3, 1)] * 11]
+
+
+def test_the_look_at_answers_saves_the_decoding_loop(tiny_llama, read_tokens) -> None:
+    answers = [alone(tiny_llama, prompt)[:6] for prompt in prompts_of([100] * 4, 40)]
+    shapes = read_tokens(tiny_llama)
+    greedy_outputs(tiny_llama, prompts_of([100] * 4, 40, answers))
+    decided = len(shapes), sum(rows * columns for rows, columns in shapes)
+    shapes.clear()
+    greedy_outputs(tiny_llama, prompts_of([100] * 4, 40))
+    assert decided == (2, 4 * 105)
+    assert (len(shapes), sum(rows * columns for rows, columns in shapes)) == (40, 4 * 139)
+
+
+def test_answers_of_one_token_need_no_look(tiny_llama, read_tokens) -> None:
+    answers = [alone(tiny_llama, prompt)[:1] for prompt in prompts_of(LENGTHS)]
+    shapes = read_tokens(tiny_llama)
+    assert greedy_outputs(tiny_llama, prompts_of(LENGTHS, answers=answers)) == answers
+    assert shapes == [(5, 64)]
+
+
+def test_a_row_ends_where_it_is_enough(tiny_llama, read_tokens) -> None:
+    full = [alone(tiny_llama, prompt) for prompt in prompts_of(LENGTHS)]
+    shapes = read_tokens(tiny_llama)
+    outputs = greedy_outputs(tiny_llama, prompts_of(LENGTHS), enough=lambda row, ids: len(ids) == 2 * row + 1)
+    assert outputs == [ids[: 2 * row + 1] for row, ids in enumerate(full)]
+    assert [rows for rows, columns in shapes] == [5, 4, 4, 3, 3, 2, 2, 1, 1]
+
+
+def test_batches_hold_no_more_tokens_than_allowed(case, read_tokens, monkeypatch) -> None:
+    model, expected = case
+    monkeypatch.setattr(generate, "BATCH_TOKENS", 110)
+    shapes = read_tokens(model)
+    assert greedy_outputs(model, prompts_of(LENGTHS)) == expected
+    prefills = [shape for shape in shapes if shape[1] > 1]
+    # 64 and 12 tokens alone, then 40 and 33, then 17 and 5.
+    assert prefills == [(1, 64), (2, 40), (2, 17)]
+
+
+def test_logits_are_made_for_the_last_position_only(tiny_llama) -> None:
+    made: list[int] = []
+    tiny_llama.lm_head.register_forward_hook(lambda module, args, output: made.append(output.shape[1]))
+    greedy_outputs(tiny_llama, prompts_of([300, 280], 3), chunk_tokens=32)
+    assert [count for count in made if count] == [1, 1, 1]
+
+
+def test_logits_of_answers_come_in_small_pieces(tiny_llama, monkeypatch) -> None:
+    answers = [alone(tiny_llama, prompt) for prompt in prompts_of([30, 20])]
+    monkeypatch.setattr(generate, "_LOGITS_BYTES", 2 * 4 * 257 * 3)
+    made: list[int] = []
+    tiny_llama.lm_head.register_forward_hook(lambda module, args, output: made.append(output.shape[1]))
+    assert greedy_outputs(tiny_llama, prompts_of([30, 20], answers=answers)) == answers
+    assert made == [1, 3, 3, 3, 2]
+
+
+def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
+    masks: list[int] = []
+
+    def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        mask = kwargs.get("attention_mask")
+        masks.append(0 if mask is None else mask.numel())
+
+    for layer in tiny_llama.model.layers:
+        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
+    greedy_outputs(tiny_llama, prompts_of([400, 300], 2), chunk_tokens=16)
+    assert 0 < max(masks) <= 2 * 16 * 400
+
+
+@pytest.mark.parametrize("lengths", [[20, 11], [50, 64, 40]])
+def test_longrope_is_that_of_the_whole_input(lengths: list[int]) -> None:
+    # The original window is 32: either all of an input's tokens are within, or its prompt alone is beyond.
+    model = make("longrope")
+    expected = [alone(model, prompt) for prompt in prompts_of(lengths)]
+    assert greedy_outputs(model, prompts_of(lengths), chunk_tokens=16) == expected
+
+
+def test_dynamic_rope_is_that_of_prompt_and_answer_for_every_token() -> None:
+    model = make("dynamic")
+    fresh = copy.deepcopy(model)
+    prompts = prompts_of([45, 20, 45])
+    outputs = greedy_outputs(model, prompts, chunk_tokens=16)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        ids = list(prompt.prompt_ids)
+        for token in output:
+            # Up to the whole length with any tokens, of which the logits asked for see none.
+            padded = torch.tensor([ids + [3] * (prompt.num_tokens - len(ids))])
+            logits = torch.cat([piece.logits for piece in logit_pieces(fresh, padded)], dim=1)
+            assert logits[0, len(ids) - 1].argmax() == token
+            ids.append(token)
+    again = prompts_of([45, 20, 45], answers=[outputs[0][:6], spoilt(outputs, 2)[1], outputs[2]])
+    assert greedy_outputs(model, again, chunk_tokens=16) == [outputs[0][:6], *outputs[1:]]
+
+
+def test_nan_logits_stop_with_the_prompt(tiny_llama) -> None:
+    with torch.no_grad():
+        tiny_llama.model.embed_tokens.weight[200] = float("nan")
+    prompts = prompts_of([30, 40, 20])
+    prompts[2].prompt_ids[7] = 200
+    with pytest.raises(CheckpointError, match=r"needles, length 64: logits of prompt 2 are NaN after 40 tokens"):
+        greedy_outputs(tiny_llama, prompts, where="needles, length 64", chunk_tokens=16)
+
+
+def test_end_tokens_are_the_models_and_the_tokenizers() -> None:
+    model = make_llama()
+    model.generation_config.eos_token_id = [5, 6]
+    assert end_token_ids(model, SimpleNamespace(eos_token_id=7)) == {5, 6, 7}
+    model.generation_config.eos_token_id = 5
+    assert end_token_ids(model, SimpleNamespace(eos_token_id=None)) == {5}
+    assert end_token_ids(SimpleNamespace(), SimpleNamespace()) == frozenset()
+
+
+def test_nothing_to_continue_is_nothing(tiny_llama) -> None:
+    assert greedy_outputs(tiny_llama, []) == []
