@@ -174,10 +174,9 @@ def evaluate(
         raise ConfigError("no length is given: say which input lengths to measure, such as --length 2k,8k")
     asked = None if length is None else [parse_length(part) for part in length.split(",")]
 
-    from accelerate import PartialState
-
     from skipwise import evals
     from skipwise.corpus import build_store
+    from skipwise.evals.context import process_state
     from skipwise.evals.suite import SuiteFolder
     from skipwise.model import load_model
 
@@ -200,7 +199,7 @@ def evaluate(
     else:
         subjects = [Subject(None, lambda: load_model(model, **stretched, **how))]
 
-    state = PartialState()
+    state = process_state()
     by_step: dict[int | None, list[EvalResult]] = {}
     held = True
     for subject in subjects:
@@ -302,8 +301,7 @@ def _state_verdict(
     results: Sequence["EvalResult"], network: Any, card_folder: Path | None, rule: Rule, as_json: bool
 ) -> bool:
     """Prints the effective length under each rule asked for; writes both into the card of an extended model."""
-    from accelerate import PartialState
-
+    from skipwise.evals.context import process_state
     from skipwise.model import rope_state
     from skipwise.report import effective_length, state_effective_length
     from skipwise.train.folder import RECORD_FILE
@@ -311,7 +309,7 @@ def _state_verdict(
     advertised = rope_state(network.config).maximum
     found = [effective_length(results, advertised, name) for name in ("ruler", "relative")]
     asked = [one for one in found if rule in (Rule.BOTH, one.rule)]
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         if not as_json:
             for one in asked:
                 print(("holds: " if one.holds else "falls short: ") + one.line)

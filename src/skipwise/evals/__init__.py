@@ -14,23 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache
-from skipwise.evals.context import EvalContext, Task
+from skipwise.evals.context import EvalContext, Task, process_state
 from skipwise.evals.forward import check_length
+from skipwise.evals.needles import NeedleGrid
 from skipwise.evals.passkey import Passkey
 from skipwise.evals.perplexity import LastTokensPerplexity
 from skipwise.evals.position import NLLByPosition
 from skipwise.evals.records import EvalResult, Measurement, Sample
+from skipwise.evals.regression import ShortWindowRegression
+from skipwise.evals.ruler import RULER
 from skipwise.evals.sliding import SlidingWindowPerplexity
+from skipwise.evals.suite import Suite
 
 TASKS: dict[str, type] = {
     "perplexity": LastTokensPerplexity,
     "sliding": SlidingWindowPerplexity,
     "nll_by_position": NLLByPosition,
     "passkey": Passkey,
+    "needles": NeedleGrid,
+    **RULER,
+    "regression": ShortWindowRegression,
+    "suite": Suite,
 }
 
 TASK_GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(name for name in TASKS if name.startswith("ruler_"))}
@@ -105,7 +112,7 @@ def evaluate(
         progress=progress,
     )
     # Every rank of a distributed run has all results; the first writes them down.
-    files = (out, samples_out) if PartialState().is_main_process else (None, None)
+    files = (out, samples_out) if process_state().is_main_process else (None, None)
     results: list[EvalResult] = []
     with ExitStack() as stack:
         result_file, sample_file = (

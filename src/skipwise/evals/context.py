@@ -194,7 +194,7 @@ class EvalContext:
         Returns:
             All samples, the same ones on every rank.
         """
-        state = PartialState()
+        state = process_state()
         key = self._key(task, length_tokens, scope) if self.cache is not None else ""
         known = self.cache.read(key) if self.cache is not None else {}
         if state.num_processes > 1:
@@ -250,6 +250,11 @@ class EvalContext:
     @cached_property
     def _documents_sha256(self) -> str:
         return hash_documents(self.documents)
+
+
+def process_state() -> PartialState:
+    """This process among those of a distributed run, and its device; without an accelerator, of a run on CPUs."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def as_input(*parts: Sequence[int] | np.ndarray) -> torch.Tensor:
