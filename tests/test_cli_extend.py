@@ -25,7 +25,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ru
 
     def extend(config: RunConfig, *, resume: bool = False) -> ExtendResult:
         runs.append((config, resume))
-        record = {"seconds": 1.0, "peak_bytes": 2**30}
+        record = {"seconds": 1.0, "peak_bytes": 2**30, "resumed_at_step": None}
         return ExtendResult(folder=tmp_path, finished=True, steps=1, verdicts=[], log=[], record=record)
 
     monkeypatch.setattr(skipwise.train, "extend", extend)

@@ -151,6 +151,7 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
     np.random.seed(99)  # noqa: NPY002
     resumed = run(settings, **RUNS[kind], resume=True)
     assert (resumed.finished, resumed.steps) == (True, STEPS)
+    assert resumed.record["resumed_at_step"] == 2
     assert_equal_weights(whole.folder, resumed.folder)
     assert losses(resumed) == losses(whole)
 
@@ -255,6 +256,7 @@ def test_the_record_tells_all_that_was_done(finished: ExtendResult) -> None:
     assert record["versions"].keys() >= {"skipwise", "torch", "transformers"}
     assert record["steps"] == STEPS
     assert record["seconds"] > 0
+    assert record["resumed_at_step"] is None
     assert record["peak_bytes"] > 2**20
 
 

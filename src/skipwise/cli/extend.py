@@ -110,8 +110,10 @@ def extend(
     if as_json:
         print_json({"folder": str(result.folder), "finished": result.finished, "steps": result.steps, **result.record})
     elif result.finished:
+        resumed = result.record["resumed_at_step"]
+        since = "" if resumed is None else f" since step {resumed}"
         print(
-            f"extended to {run.target} tokens in {result.record['seconds']:.0f} s, "
+            f"extended to {run.target} tokens in {result.record['seconds']:.0f} s{since}, "
             f"{result.record['peak_bytes'] / 2**30:.1f} GiB: {result.folder}\n"
             f"try it: {shlex.join(['skipwise', 'generate', str(result.folder), '--prompt', 'Once'])}"
         )

@@ -19,6 +19,7 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache
 from skipwise.evals.context import EvalContext, Task, process_state
 from skipwise.evals.forward import check_length
+from skipwise.evals.longppl import LongPPL
 from skipwise.evals.needles import NeedleGrid
 from skipwise.evals.passkey import Passkey
 from skipwise.evals.perplexity import LastTokensPerplexity
@@ -28,10 +29,13 @@ from skipwise.evals.regression import ShortWindowRegression
 from skipwise.evals.ruler import RULER
 from skipwise.evals.sliding import SlidingWindowPerplexity
 from skipwise.evals.suite import Suite
+from skipwise.evals.truncated import TruncatedPerplexity
 
 TASKS: dict[str, type] = {
     "perplexity": LastTokensPerplexity,
     "sliding": SlidingWindowPerplexity,
+    "truncated": TruncatedPerplexity,
+    "longppl": LongPPL,
     "nll_by_position": NLLByPosition,
     "passkey": Passkey,
     "needles": NeedleGrid,

@@ -32,7 +32,7 @@ from skipwise.positions import PositionSampler
 from skipwise.train.arguments import CHECKPOINTING, training_arguments, training_settings
 from skipwise.train.curriculum import collate
 from skipwise.train.data import build_curriculum, build_validation, stage_windows, validation_lengths
-from skipwise.train.folder import RunFolder
+from skipwise.train.folder import RunFolder, step_of
 from skipwise.train.process import Stopwatch, use_one_malloc_arena
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
@@ -145,6 +145,8 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
     if finished:
         record |= {
             "steps": steps,
+            # Seconds and peak memory are those of this process, from this step on.
+            "resumed_at_step": None if checkpoint is None else step_of(checkpoint),
             "seconds": round(stopwatch.seconds, 1),
             "peak_bytes": stopwatch.peak_bytes,
             "log": log,

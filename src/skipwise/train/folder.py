@@ -24,7 +24,12 @@ _LAST_WRITTEN = "trainer_state.json"
 def complete_checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoint folders of a run by their step; one that is half written is none."""
     files = folder.glob(f"checkpoint-*/{_LAST_WRITTEN}")
-    return {int(file.parent.name.rpartition("-")[2]): file.parent for file in files}
+    return {step_of(file.parent): file.parent for file in files}
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint folder is named after."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 class RunFolder:
