@@ -8,8 +8,6 @@ from skipwise.evals.ruler.draft import Drafter, EncodedDraft, PromptEncoder
 TOLERANCE = 0.02
 """Share of the asked length that a prompt with its answer may fall short by."""
 
-# The search stops this near; nearer costs tokenizations and buys nothing.
-_NEAR_ENOUGH = 0.01
 # A guess is at most so many times the largest haystack measured: tokens per unit change with size.
 _MAX_GROWTH = 16
 # Guesses by slope before the search halves; only a tokenizer that is far from linear gets there.
@@ -21,9 +19,10 @@ def fit_length(
 ) -> EncodedDraft:
     """The prompt whose tokens, with those to be generated, come to `length_tokens`: never above, short by 2% at most.
 
-    The largest haystack that fits is searched for first. Where one more unit of it would be more than the 2%, or there
-    is no more of it, the prompt is topped up with filler words; the draft's details then say how many. Tokens grow
-    with the haystack, if not strictly so: what is returned was itself measured, so that no assumption can overfill.
+    The search stops at any prompt within the 2%, for every further tokenization of a long one costs. Where one more
+    unit of haystack is more than the 2%, or there is no more of it, the largest that fits is topped up with filler
+    words; the draft's details then say how many. Tokens grow with the haystack, if not strictly so: what is returned
+    was itself measured, so that no assumption can overfill. Only a single filler word of more than 2% breaks the rule.
 
     Args:
         draft: makes the prompt of a haystack's size.
@@ -43,9 +42,9 @@ def fit_length(
             f"answer {max_new_tokens} with this tokenizer: ask for at least "
             f"{len(smallest.prompt_ids) + max_new_tokens}, better twice that"
         )
-    near = int(length_tokens * _NEAR_ENOUGH)
+    near = int(length_tokens * TOLERANCE)
     size, best = _largest(lambda units: encoder.encode(draft(units, 0)), smallest, room, near)
-    if room - len(best.prompt_ids) > length_tokens * TOLERANCE:
+    if room - len(best.prompt_ids) > near:
         _, best = _largest(lambda words: encoder.encode(draft(size, words)), best, room, near)
     return best
 

@@ -6,7 +6,7 @@ scattered over filler. All variables of one chain are wanted; further chains, if
 Source: RULER (arXiv 2404.06654), section 3 and appendix B, and its published settings. The wording is our own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import ClassVar
@@ -46,7 +46,7 @@ class Chain:
 
 
 def draw_chains(
-    rng: np.random.Generator, num_chains: int, num_hops: int, name_letters: int, taken: Sequence[str] = ()
+    rng: np.random.Generator, num_chains: int, num_hops: int, name_letters: int, taken: Collection[str] = ()
 ) -> list[Chain]:
     """Chains of `num_hops + 1` variables each; no name and no value occurs in two of them, nor a value of `taken`."""
     names: list[str] = []
