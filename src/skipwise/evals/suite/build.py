@@ -82,7 +82,7 @@ def build_suite(
                     for kind, items in made.items():
                         writer.add_items(length, kind, items)
                         described[kind] = _described(KINDS[name], items[0])
-                        joined[f"{length}-{kind}"] = sum(len(item.documents) > 1 for item in items)
+                        joined[f"{length}-{kind}"] = sum(len(item.documents) > KINDS[name].num_texts for item in items)
         writer.finish(
             {
                 "seed": seed,
@@ -94,7 +94,7 @@ def build_suite(
                     "number": library.num_documents,
                     "characters": library.num_characters,
                     "sha256": library.sha256,
-                    "items_of_several": joined,
+                    "items_with_joined": joined,
                 },
             }
         )

@@ -23,6 +23,7 @@ class Continue:
 
     name: ClassVar[str] = "continue"
     chance: ClassVar[float] = 0.0
+    num_texts: ClassVar[int] = 1
     scoring: ClassVar[Scoring] = "begins"
     asks: ClassVar[str] = "the second half of a sentence of the text, given the first"
 

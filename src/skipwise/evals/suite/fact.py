@@ -7,7 +7,7 @@ import numpy as np
 
 from skipwise.evals.suite.item import Draft, Passage
 from skipwise.evals.suite.kind import INSTRUCTION, Place, Scoring, stratum
-from skipwise.evals.suite.library import Library, cut, place_before
+from skipwise.evals.suite.library import Library, cut, place_near
 
 _SENTENCES = (
     "The access code of the {name} store room is",
@@ -20,9 +20,32 @@ _SENTENCES = (
     "The insurance policy of the {name} mill has the number",
 )
 _DECOYS = 3
-_ONSETS = "b br d dr f g gr h k kr l m n p pr r s st t tr v z".split()
-_VOWELS = list("aeiou")
-_CODAS = "k l m n r sk t x".split()
+_ONSETS = (
+    "b",
+    "br",
+    "d",
+    "dr",
+    "f",
+    "g",
+    "gr",
+    "h",
+    "k",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "r",
+    "s",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "z",
+)
+_VOWELS = ("a", "e", "i", "o", "u")
+_CODAS = ("k", "l", "m", "n", "r", "sk", "t", "x")
 
 
 class Fact:
@@ -34,6 +57,7 @@ class Fact:
 
     name: ClassVar[str] = "fact"
     chance: ClassVar[float] = 0.0
+    num_texts: ClassVar[int] = 1
     scoring: ClassVar[Scoring] = "contains"
     asks: ClassVar[str] = "the number of an invented name, planted in the text beside three of other names"
 
@@ -44,12 +68,13 @@ class Fact:
         names, numbers = _new_names(library, rng), _new_numbers(library, rng)
         openings = [begin.format(name=name) for name in names]
         low, high = stratum(place.number)
-        depths = [(low, rng.uniform(low, high)), *((0.0, rng.random()) for _ in range(_DECOYS))]
+        # Depths of each sentence: where, not before, not after.
+        places = [(rng.uniform(low, high), low, high), *((rng.random(), 0.0, 1.0) for _ in range(_DECOYS))]
         planted = [f"{opening} {number}." for opening, number in zip(openings, numbers, strict=True)]
 
         def assemble(num_characters: int) -> Passage:
             body = cut(stretch.text, num_characters)
-            points = [place_before(body, int(at * len(body)), int(least * len(body))) for least, at in depths]
+            points = [place_near(body, *(int(depth * len(body)) for depth in depths)) for depths in places]
             depth = points[0] / max(1, len(body))
             # From the last to the first, so that the earlier places stay where they are.
             for point, sentence in sorted(zip(points, planted, strict=True), reverse=True):

@@ -80,8 +80,9 @@ class SuiteFolder:
 
     def items(self, length_tokens: int, kind: str) -> list[Item]:
         """The items of one length and kind."""
-        path = self.folder / _items_name(length_tokens, kind)
-        return [Item.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not `splitlines`: documents hold line separators of other kinds.
+        with (self.folder / _items_name(length_tokens, kind)).open(encoding="utf-8") as file:
+            return [Item.from_json(line) for line in file]
 
 
 class SuiteWriter:
@@ -107,9 +108,7 @@ class SuiteWriter:
             index: JSON values: `seed`, `lengths`, `num_items`, `kinds`, `tokenizer`, `documents`.
         """
         (self._folder / "README.md").write_text(_readme(index), encoding="utf-8", newline="\n")
-        names = sorted(
-            path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file()
-        )
+        names = sorted(path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file())
         whole = {"format": FORMAT, **index, "files": {name: _hash_file(self._folder / name) for name in names}}
         text = json.dumps(whole | {"sha256": _hash_json(whole)}, ensure_ascii=False, indent=2)
         (self._folder / _INDEX).write_text(text + "\n", encoding="utf-8", newline="\n")

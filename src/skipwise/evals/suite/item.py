@@ -139,7 +139,7 @@ def encode_item(tokenizer: Any, prompt: str, answers: Sequence[str]) -> EncodedI
     ending = prompt[prompt.rfind("\n") + 1 :]
     ending_ids = list(tokenizer.encode(ending, add_special_tokens=False))
     together = [list(tokenizer.encode(ending + answer, add_special_tokens=False)) for answer in answers]
-    shared = min(_shared(ending_ids, ids) for ids in together)
+    shared = min(shared_length(ending_ids, ids) for ids in together)
     prompt_ids = list(tokenizer.encode(prompt, add_special_tokens=True))
     # A few tokenizers close a text with an end token; inside a prompt it would end the document.
     while prompt_ids[-1:] != ending_ids[-1:]:
@@ -147,7 +147,8 @@ def encode_item(tokenizer: Any, prompt: str, answers: Sequence[str]) -> EncodedI
     return EncodedItem(prompt_ids[: len(prompt_ids) - (len(ending_ids) - shared)], [ids[shared:] for ids in together])
 
 
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many token ids two sequences have in common at their beginning."""
     return next(
         (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
         min(len(first), len(second)),

@@ -37,6 +37,8 @@ class Kind(Protocol):
     asks: ClassVar[str]
     """What is asked, for people."""
     scoring: ClassVar[Scoring]
+    num_texts: ClassVar[int]
+    """Running texts in the context; each is one document, or several where one is too short."""
 
     def drafts(self, library: Library, place: Place, rng: np.random.Generator) -> list[Draft]:
         """Questions about text drawn from the library; none where the drawn text does not serve: draw again."""

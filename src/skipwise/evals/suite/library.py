@@ -10,7 +10,7 @@ import numpy as np
 
 from skipwise.documents import Document
 from skipwise.errors import DataError
-from skipwise.evals.suite.sentences import is_quotable, sentences, squeezed
+from skipwise.evals.suite.sentences import is_quotable, sentences
 
 # Where a text may be cut, the best places first.
 _BREAKS = ("\n\n", "\n", ". ", " ")
@@ -64,7 +64,7 @@ class Library:
                 continue
             self._documents.append(Document(name=document.name, text=text))
             self._words.update(_WORD.findall(text.casefold()))
-            times.update(hash(squeezed(one.text)) for one in sentences(text) if is_quotable(one.text))
+            times.update(_key(one.text) for one in sentences(text) if is_quotable(one.text))
         if not self._documents:
             raise DataError("none of the documents has any text; give documents with text")
         self._repeated = {key for key, count in times.items() if count > 1}
@@ -79,7 +79,7 @@ class Library:
 
     def is_repeated(self, sentence: str) -> bool:
         """Whether a quotable sentence stands in the documents more than once, so that it may be known by heart."""
-        return hash(squeezed(sentence)) in self._repeated
+        return _key(sentence) in self._repeated
 
     def sample(self, num_characters: int) -> str:
         """Text from the beginnings of documents all over the library, to see how it is tokenized."""
@@ -109,7 +109,7 @@ class Library:
                 begin = 0
                 if not names:
                     latest = max(0, len(document.text) - num_characters)
-                    begin = place_before(document.text, min(int(rng.integers(len(document.text))), latest))
+                    begin = place_near(document.text, min(int(rng.integers(len(document.text))), latest))
                 text += "\n\n" if text else ""
                 starts.append(len(text))
                 names.append(document.name)
@@ -118,16 +118,26 @@ class Library:
         return drawn
 
 
-def place_before(text: str, point: int, low: int = 0) -> int:
+def _key(sentence: str) -> int:
+    """The same for sentences that differ in marks, white space and capitals alone."""
+    return hash(tuple(_WORD.findall(sentence.casefold())))
+
+
+def place_near(text: str, point: int, low: int = 0, high: int | None = None) -> int:
     """The best place to cut or to insert something: after a paragraph, else a line, a sentence or a word.
 
     Args:
         text: the text.
-        point: index that the place is to be at or before.
-        low: index that it may not be before; nor is it looked for very far back.
+        point: index that the place is to be at, or else before, or else after.
+        low: index that it may not be before; nor is it looked for very far away.
+        high: index that it may not be after, by default `point`.
     """
+    low = max(low, point - _REACH_CHARACTERS)
+    high = point if high is None else min(high, point + _REACH_CHARACTERS)
     for mark in _BREAKS:
-        found = text.rfind(mark, max(low, point - _REACH_CHARACTERS), point)
+        found = text.rfind(mark, low, point)
+        if found < 0:
+            found = text.find(mark, point, high)
         if found >= 0:
             return found + len(mark)
     return point

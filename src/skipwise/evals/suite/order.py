@@ -7,7 +7,7 @@ import numpy as np
 
 from skipwise.evals.suite.item import Draft, Passage
 from skipwise.evals.suite.kind import INSTRUCTION, Place, Scoring
-from skipwise.evals.suite.library import Library, cut, place_before
+from skipwise.evals.suite.library import Library, cut, place_near
 from skipwise.evals.suite.sentences import Quote, headings, quotable_sentences, squeezed
 
 _LABELS = ("A", "B")
@@ -24,6 +24,7 @@ class Order:
 
     name: ClassVar[str] = "order"
     chance: ClassVar[float] = 0.5
+    num_texts: ClassVar[int] = 1
     scoring: ClassVar[Scoring] = "likeliest"
     asks: ClassVar[str] = "which of two lines comes first in a text of shuffled sections"
 
@@ -31,7 +32,7 @@ class Order:
         """One question; the right answers of even and odd numbers differ."""
         (stretch,) = library.stretches(1, place.most, rng)
         number = max(2, min(_MOST_SECTIONS, place.size // _SECTION_CHARACTERS))
-        edges = [place_before(stretch.text, len(stretch.text) * k // number) for k in range(number)]
+        edges = [place_near(stretch.text, len(stretch.text) * k // number) for k in range(number)]
         edges.append(len(stretch.text))
         origin = [int(index) for index in rng.permutation(number)]
         sections = [stretch.text[edges[index] : edges[index + 1]] for index in origin]

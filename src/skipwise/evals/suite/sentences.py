@@ -8,12 +8,15 @@ _SENTENCE_WORDS = range(12, 41)
 _UNSPACED_CHARACTERS = range(24, 121)
 _ENDS = ".!?。！？"  # noqa: RUF001 - full-width marks end sentences, too
 # A line goes on in the next where that begins in the middle of a sentence; a blank line ends everything.
-_PARAGRAPH = re.compile(r"(?:[^\n]|\n(?=[^\W\dA-Z_]))+")
+_LINES = re.compile(r"(?:[^\n]|\n(?=[ \t]*[^\W\dA-Z_]))+")
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")  # noqa: RUF001
 _NOT_PROSE = re.compile(r"""["“”„«»|<>{}\[\]=_\\/¶*`#~^]""")
 # Code and tables are not quoted: nearly all of a sentence is letters and spaces.
 _PROSE_SHARE = 0.9
-_HEADING = re.compile(r"(?m)^(?:#{1,6} +)?(?P<title>\S[^\n]{2,78}\S)[ ¶#]*\n(?P<below>[\s=~*^-]*[^\n]*)")
+# The line below may be an underline.
+_HEADING = re.compile(r"(?m)^(?:#{1,6} +)?(?P<title>\S[^\n]{2,78}\S)[ ¶#]*$(?=\n(?P<below>[\s=~*^-]*[^\n]*))")
+_UNDERLINES = "=~*^- \n"
+_PARAGRAPH_CHARACTERS = 60
 _HEADING_WORDS = range(2, 11)
 
 
@@ -38,7 +41,7 @@ def squeezed(text: str) -> str:
 
 def sentences(text: str) -> Iterator[Quote]:
     """All pieces between sentence ends, whatever they are; `is_quotable` says which are whole plain sentences."""
-    for paragraph in _PARAGRAPH.finditer(text):
+    for paragraph in _LINES.finditer(text):
         start, stop = paragraph.span()
         for gap in _BETWEEN_SENTENCES.finditer(text, start, stop):
             yield Quote(" ".join(text[start : gap.start()].split()), start, gap.start())
@@ -55,6 +58,9 @@ def quotable_sentences(text: str) -> list[Quote]:
 def is_quotable(sentence: str) -> bool:
     """Whether this is a whole plain sentence of 12 to 40 words (24 to 120 characters where words are not spaced)."""
     if not sentence or not sentence[0].isalpha() or sentence[0].islower() or sentence[-1] not in _ENDS:
+        return False
+    # A list breaks off sentences at "e.g." and the like.
+    if "." in sentence[sentence.rfind(" ") + 1 : -1]:
         return False
     words = sentence.count(" ") + 1
     if words not in _SENTENCE_WORDS and not (words <= 2 and len(sentence) in _UNSPACED_CHARACTERS):
@@ -79,15 +85,20 @@ def headings(text: str) -> list[Quote]:
     """Short lines that look like the heading of the paragraph below them."""
     found = []
     for match in _HEADING.finditer(text):
+        start = match.start("title")
         title, below = match["title"].rstrip(" ¶#"), match["below"].strip()
         letters = sum(character.isalpha() or character == " " for character in title)
+        # The line above ends a sentence or is blank, and the one below begins one: this is no piece of a paragraph.
+        above = text[max(0, match.start() - 2) : match.start()]
         if (
             title.count(" ") + 1 in _HEADING_WORDS
             and (title[0].isdigit() or title[0].isupper())
             and title[-1].isalnum()
             and letters >= 0.7 * len(title)
             and not _NOT_PROSE.search(title)
-            and len(below) >= 60
+            and not (above[:1].isalnum() or above[:1] == ",")
+            and len(below) >= _PARAGRAPH_CHARACTERS
+            and not below.lstrip(_UNDERLINES)[:1].islower()
         ):
-            found.append(Quote(" ".join(title.split()), match.start("title"), match.start("title") + len(title)))
+            found.append(Quote(" ".join(title.split()), start, start + len(title)))
     return found

@@ -1,6 +1,5 @@
 """Runs a suite on a model."""
 
-import os.path
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ from skipwise.evals.forward import logit_pieces
 from skipwise.evals.prompts import Prompt, answer_prompts, score_results, string_match_all
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
 from skipwise.evals.suite.folder import SuiteFolder
-from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
+from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, shared_length, total_tokens
 from skipwise.evals.suite.kind import NUM_DEPTHS
 from skipwise.evals.suite.sentences import squeezed
 
@@ -215,7 +214,7 @@ def choice_log_likelihoods(model: Any, encoded: EncodedItem, where: str) -> list
     Returns:
         One value per answer, None where the tokenizer writes an answer in more tokens than that.
     """
-    common = len(os.path.commonprefix(encoded.answers))
+    common = min(shared_length(encoded.answers[0], answer) for answer in encoded.answers[1:])
     if any(len(answer) != common + 1 for answer in encoded.answers):
         return None
     input_ids = as_input(encoded.prompt_ids, encoded.answers[0][:common])

@@ -24,6 +24,7 @@ class WhichDocument:
 
     name: ClassVar[str] = "which_document"
     chance: ClassVar[float] = 1 / _NUM_DOCUMENTS
+    num_texts: ClassVar[int] = _NUM_DOCUMENTS
     scoring: ClassVar[Scoring] = "likeliest"
     asks: ClassVar[str] = f"which of {_NUM_DOCUMENTS} documents, each under a letter, a sentence is from"
 
