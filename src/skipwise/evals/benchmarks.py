@@ -1,0 +1,298 @@
+"""Standard benchmarks of short text through lm-evaluation-harness: did the longer window cost general ability?
+
+    results = run_benchmarks(model, tokenizer, ["boolq", "arc_challenge"], tasks_folder="benchmarks/")
+
+Prompts, scoring and data are the harness's own. On a machine without a network they come from the `datasets` cache or
+from a folder:
+
+    benchmarks/piqa/            a copy of the data set that the harness names: `hf download baber/piqa --repo-type
+                                dataset --local-dir benchmarks/piqa`
+    benchmarks/anything.yaml    a task of one's own as the harness defines them; its data files are found from where
+                                the file lies. It may name Python functions, which are run: read it first.
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import yaml
+from accelerate.utils import broadcast_object_list
+
+from skipwise.errors import ConfigError, DataError
+from skipwise.evals.context import EvalContext, process_state
+from skipwise.evals.records import EvalResult, Measurement, Sample
+from skipwise.evals.stats import CONFIDENCE, Estimate
+
+_INTERVAL = "normal, with the harness's standard error"
+# For metrics that are no plain means; the standard error of a mean needs no resampling.
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        name: its name in the harness.
+        definition: the harness's task file: a path, from the harness's own tasks where it is relative.
+        shots: solved examples in the prompt; None leaves it to the definition.
+        metric: the metric that is usually reported; None for the definition's first.
+    """
+
+    name: str
+    definition: str
+    shots: int | None = None
+    metric: str | None = None
+
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(name="boolq", definition="super_glue/boolq/default.yaml", shots=0, metric="acc"),
+        Benchmark(name="piqa", definition="piqa/piqa.yaml", shots=0, metric="acc"),
+        Benchmark(name="winogrande", definition="winogrande/default.yaml", shots=0, metric="acc"),
+        Benchmark(name="truthfulqa_mc2", definition="truthfulqa/truthfulqa_mc2.yaml", shots=0, metric="acc"),
+        Benchmark(name="arc_challenge", definition="arc/arc_challenge.yaml", shots=25, metric="acc_norm"),
+        Benchmark(name="hellaswag", definition="hellaswag/hellaswag.yaml", shots=10, metric="acc_norm"),
+    )
+}
+"""Those of PoSE's table 3 (arXiv 2309.10400), with its shots: what an extension may cost at short lengths."""
+
+
+def check_harness() -> None:
+    """Raises ConfigError when lm-evaluation-harness is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError("benchmarks need lm-evaluation-harness, which is missing; run: pip install 'skipwise[bench]'")
+
+
+def run_benchmarks(
+    model: Any,
+    tokenizer: Any,
+    names: Sequence[str] = tuple(BENCHMARKS),
+    *,
+    tasks_folder: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 1,
+    seed: int = 0,
+    out: str | Path | None = None,
+    samples_out: str | Path | None = None,
+    progress: bool = True,
+) -> list[EvalResult]:
+    """Measures a model on standard benchmarks.
+
+    Args:
+        model: a causal language model of the transformers library, where it is to run.
+        tokenizer: its tokenizer.
+        names: of `BENCHMARKS` or of tasks that `tasks_folder` defines.
+        tasks_folder: data sets and definitions that come first, see above.
+        limit: only so many questions of each, for a quick look.
+        batch_size: inputs that are run together.
+        seed: which solved examples a prompt shows.
+        out: file that gets one line of JSON for each result as soon as it is there, after what it already holds.
+        samples_out: the same for each question: hash of its prompt, log-likelihoods or output, its score.
+        progress: show bars.
+
+    Returns:
+        All metrics of each benchmark, the usual one first. The length is that of the longest input. Intervals are
+        `value -+ 1.96 standard errors`.
+
+    Raises:
+        ConfigError: when the harness is not installed, or a name or a setting is unknown.
+        DataError: when the data of a benchmark are not to be had, or a prompt does not fit the model's window.
+    """
+    check_harness()
+    for name, value in {"limit": limit, "batch_size": batch_size}.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"benchmarks' {name} is {value}; give a whole number of at least 1")
+    folder = None if tasks_folder is None else Path(tasks_folder).expanduser().resolve()
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"tasks folder is {str(folder)!r} and no such folder exists; check its path")
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "the model's tokenizer has neither a beginning- nor an end-of-sequence token, and lm-evaluation-harness "
+            "needs one of them; name one in its tokenizer_config.json"
+        )
+    context = EvalContext(model=model, tokenizer=tokenizer, seed=seed, progress=progress)
+    # Every rank has all results; the first writes them down.
+    files = (samples_out, out) if process_state().is_main_process else (None, None)
+    results: list[EvalResult] = []
+    with _quiet_harness(progress), contextlib.ExitStack() as stack:
+        sample_file, result_file = (
+            stack.enter_context(Path(path).open("a", encoding="utf-8")) if path is not None else None for path in files
+        )
+        benchmarks = [_benchmark(name, folder) for name in names]
+        # All data first: what is missing is said before anything is computed.
+        tasks = [_load_task(benchmark, folder) for benchmark in benchmarks]
+        for benchmark, task in zip(benchmarks, tasks, strict=True):
+            measured = _measure(context, benchmark, task, limit, batch_size)
+            results += measured.results
+            for file, lines in (
+                (sample_file, (json.dumps(sample, ensure_ascii=False) for sample in measured.samples)),
+                (result_file, (result.to_json() for result in measured.results)),
+            ):
+                if file is not None:
+                    file.writelines(line + "\n" for line in lines)
+                    file.flush()
+    return results
+
+
+def _benchmark(name: str, folder: Path | None) -> Benchmark:
+    """The benchmark of this name: the folder's definition, else the harness's."""
+    from lm_eval.tasks import TaskManager
+
+    own = {} if folder is None else TaskManager(include_path=str(folder), include_defaults=False).task_index
+    own = {task: entry.yaml_path for task, entry in own.items() if entry.yaml_path is not None}
+    if name in own:
+        return Benchmark(name=name, definition=str(own[name]))
+    if name not in BENCHMARKS:
+        known = [*BENCHMARKS, *own]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "use one of them, or define it in a tasks folder"
+        raise ConfigError(f"benchmark is {name!r}; known are {', '.join(known)}: {hint}")
+    return BENCHMARKS[name]
+
+
+def _load_task(benchmark: Benchmark, folder: Path | None) -> Any:
+    """The harness's task object with its data."""
+    import datasets
+    import lm_eval.tasks
+
+    definition = Path(lm_eval.tasks.__file__).parent / benchmark.definition
+    copied = None if folder is None else folder / benchmark.name
+    with tempfile.TemporaryDirectory() as scratch:
+        if copied is not None and copied.is_dir() and not Path(benchmark.definition).is_absolute():
+            definition = _with_data_of(definition, copied, Path(scratch))
+        try:
+            # A definition's relative data files lie beside it.
+            with contextlib.chdir(definition.parent):
+                loaded = lm_eval.tasks.TaskManager(include_defaults=False).load([str(definition)])
+        except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise _data_error(benchmark, error) from error
+    (task,) = loaded["tasks"].values()
+    if benchmark.shots is not None:
+        task.set_config(key="num_fewshot", value=benchmark.shots)
+    return task
+
+
+def _with_data_of(definition: Path, copied: Path, scratch: Path) -> Path:
+    """A definition that is another one but for its data."""
+    changes: dict[str, Any] = {"include": str(definition), "dataset_path": str(copied)}
+    if not (copied / "README.md").is_file():
+        # Named parts of a data set are declared there; without it, there is one part without a name.
+        changes["dataset_name"] = None
+    path = scratch / definition.name
+    path.write_text(yaml.safe_dump(changes), encoding="utf-8")
+    return path
+
+
+def _data_error(benchmark: Benchmark, error: Exception) -> DataError:
+    import lm_eval.tasks
+
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if Path(benchmark.definition).is_absolute():
+        return DataError(
+            f"benchmark {benchmark.name} could not be loaded from {benchmark.definition} ({reason}); check the "
+            "definition and where its data files lie"
+        )
+    entry = lm_eval.tasks.TaskManager(
+        include_path=str((Path(lm_eval.tasks.__file__).parent / benchmark.definition).parent), include_defaults=False
+    ).task_index[benchmark.name]
+    source = (entry.cfg or {}).get("dataset_path")
+    return DataError(
+        f"benchmark {benchmark.name} needs the data set {source}, which could not be loaded ({reason}); where there is "
+        f"a network, run: hf download {source} --repo-type dataset --local-dir DIR/{benchmark.name}, bring DIR here "
+        "and give it as the tasks folder"
+    )
+
+
+def _measure(context: EvalContext, benchmark: Benchmark, task: Any, limit: int | None, batch_size: int) -> Measurement:
+    """Runs one benchmark; every rank gets all results, the first all samples."""
+    import lm_eval
+    from lm_eval.evaluator import evaluate
+
+    from skipwise.evals.harness import LoadedLM
+
+    lm = LoadedLM(context.model, context.tokenizer, batch_size=batch_size, progress=context.progress)
+    task.set_fewshot_seed(seed=context.seed)
+    num_questions = min(limit or len(task.eval_docs), len(task.eval_docs))
+    found: Any = evaluate(
+        lm,
+        {"tasks": {benchmark.name: task}},
+        limit=limit,
+        # The harness divides by n - 1 without a look.
+        bootstrap_iters=_RESAMPLES if num_questions > 1 else 0,
+    )
+    found, longest_tokens = broadcast_object_list([found, lm.longest_tokens])
+    details = {
+        "shots": found["n-shot"][benchmark.name],
+        "limit": limit,
+        "harness": f"lm-eval {lm_eval.__version__}",
+        "task_version": found["versions"][benchmark.name],
+        "dataset": task.config.dataset_path,
+    }
+    estimates = _estimates(found["results"][benchmark.name], benchmark.metric)
+    results = [
+        context.result(
+            benchmark, longest_tokens, metric, estimate, num_samples=num_questions, interval=_INTERVAL, **details
+        )
+        for metric, estimate in estimates
+    ]
+    samples = [_sample(benchmark, longest_tokens, question) for question in found["samples"][benchmark.name]]
+    return Measurement(results, samples)
+
+
+def _estimates(values: Mapping[str, Any], usual: str | None) -> Iterator[tuple[str, Estimate]]:
+    """Metrics with their intervals from the harness's `{"acc,none": 0.5, "acc_stderr,none": 0.1, ...}`."""
+    names = [key for key in values if "," in key and "_stderr," not in key]
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    for key in sorted(names, key=lambda key: key.split(",")[0] != usual):
+        metric, _, filter_name = key.partition(",")
+        value, error = float(values[key]), values.get(f"{metric}_stderr,{filter_name}")
+        name = metric if filter_name == "none" else key
+        if isinstance(error, float):
+            yield name, Estimate(value, value - z * error, value + z * error)
+        else:
+            yield name, Estimate(value, None, None)
+
+
+def _sample(benchmark: Benchmark, length: int, question: Mapping[str, Any]) -> Sample:
+    """The record of one question."""
+    return {
+        "task": benchmark.name,
+        "length_tokens": length,
+        "document": question["doc_id"],
+        "prompt_sha256": question["prompt_hash"],
+        "target": question["target"],
+        "output": question["filtered_resps"],
+        "scores": {metric: question[metric] for metric in question["metrics"]},
+    }
+
+
+@contextlib.contextmanager
+def _quiet_harness(progress: bool) -> Iterator[None]:
+    """Within, the harness speaks up for errors only: it warns of every model that it did not load itself.
+
+    Args:
+        progress: leave the bars of data sets that are being prepared.
+    """
+    import datasets
+
+    logger = logging.getLogger("lm_eval")
+    level, hide = logger.level, not progress and not datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    if hide:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if hide:
+            datasets.enable_progress_bars()

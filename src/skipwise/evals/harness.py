@@ -1,0 +1,69 @@
+"""A loaded model as lm-evaluation-harness sees it. Only where the extra `bench` is installed can this be imported."""
+
+import copy
+from typing import Any
+
+from accelerate import Accelerator
+from lm_eval.models.huggingface import HFLM
+
+from skipwise.errors import DataError
+from skipwise.evals.context import process_state
+
+
+class LoadedLM(HFLM):
+    """The harness's own adapter to transformers models, that scores whole prompts or none.
+
+    Where a prompt is longer than the model's window, the harness cuts its beginning off and scores what is left.
+
+    Args:
+        model: a causal language model of the transformers library, where it is to run.
+        tokenizer: its tokenizer; the harness adds a padding token to a copy.
+        batch_size: inputs that are run together.
+        progress: show a bar of requests.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, progress: bool) -> None:
+        super().__init__(
+            pretrained=model,
+            backend="causal",
+            tokenizer=copy.deepcopy(tokenizer),
+            max_length=model.config.get_text_config().max_position_embeddings,
+            batch_size=batch_size,
+        )
+        if process_state().num_processes > 1:
+            # The harness shares questions out over ranks itself, but sets that up only for models that it loads.
+            self.accelerator = Accelerator()
+            self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self._progress = progress
+        self.longest_tokens = 0
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
+        """Log-likelihoods of continuations."""
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not self._progress)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Greedy continuations."""
+        return super().generate_until(requests, disable_tqdm=disable_tqdm or not self._progress)
+
+    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        longest = max(len(context) + len(continuation) for _, context, continuation in requests)
+        # The last token is scored, not read.
+        self._check_fits(longest, self.max_length + 1)
+        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+    def tok_batch_encode(
+        self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Token ids and attention mask of prompts that something is to be generated after."""
+        encoded = super().tok_batch_encode(strings, padding_side=padding_side, **kwargs)
+        self._check_fits(encoded[0].shape[1], left_truncate_len or self.max_length)
+        return encoded
+
+    def _check_fits(self, num_tokens: int, limit: int) -> None:
+        if num_tokens > limit:
+            raise DataError(
+                f"a prompt of this benchmark has {num_tokens} tokens and the model's window leaves room for {limit}, "
+                "so its beginning would be cut off; leave this benchmark out for this model, or give a definition with "
+                "fewer shots"
+            )
+        self.longest_tokens = max(self.longest_tokens, num_tokens)
