@@ -1,0 +1,177 @@
+"""LongPPL against a loop over all logits, by the model itself and by scorers with other tokenizers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.evals import EvalContext
+from skipwise.evals.longppl import LongPPL, inside
+
+from .conftest import BOS, ByteTokenizer, make_llama
+
+SETTINGS = {"short_tokens": 30, "stride_tokens": 17, "min_gain": 0.5, "max_nll": 6.0}
+
+
+def naive_key_tokens(naive_nlls, model, bos: list[int], body: list[int], **settings) -> tuple[np.ndarray, np.ndarray]:
+    """NLL of every token of `body` (NaN for one that nothing precedes), and whether it is key."""
+    reach, stride = settings["short_tokens"] - len(bos), settings["stride_tokens"]
+    long = np.concatenate([[np.nan] * (1 - len(bos)), naive_nlls(model, bos + body)])
+    is_key = np.zeros(len(body), bool)
+    for token in range(reach, len(body)):
+        begin = (token - reach) // stride * stride
+        short = naive_nlls(model, bos + body[begin : token + 1])[-1]
+        is_key[token] = short - long[token] > settings["min_gain"] and long[token] < settings["max_nll"]
+    return long, is_key
+
+
+def text_tokenizer(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
+    """Bytes, and what merges make of them; spaces are part of the word that follows and left out of its place."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
+    engine = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=engine)
+
+
+@pytest.mark.parametrize("bos", ["tokenizer", "never"])
+def test_key_tokens_are_those_that_the_long_context_helps(bos, tiny_llama, documents, naive_nlls) -> None:
+    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
+    prefix = [BOS] if bos == "tokenizer" else []
+    measured = list(LongPPL(bos=bos, **SETTINGS).run(context, [80, 120]))
+    for length, (results, samples) in zip([80, 120], measured, strict=True):
+        sums, counts, total = [], [], 0.0
+        for sample in samples:
+            body = [token for token in documents[sample["document"]].tolist() if token != BOS][: length - len(prefix)]
+            nlls, is_key = naive_key_tokens(naive_nlls, tiny_llama, prefix, body, **SETTINGS)
+            sums.append(nlls[is_key].sum())
+            counts.append(is_key.sum())
+            total += np.nansum(nlls)
+            assert sample["key_tokens"] == counts[-1]
+        assert sum(counts) > 5, "the case is no case"
+        by_metric = {result.metric: result for result in results}
+        assert by_metric["longppl"].value == pytest.approx(np.exp(sum(sums) / sum(counts)), rel=1e-5)
+        assert by_metric["longppl"].details["key_tokens"] == sum(counts)
+        assert by_metric["longppl"].details["scorer"] == "the evaluated model"
+        num_scored = len(samples) * (length - 1)
+        assert by_metric["perplexity"].value == pytest.approx(np.exp(total / num_scored), rel=1e-5)
+        assert by_metric["key_share"].value == pytest.approx(sum(counts) / num_scored)
+
+
+def test_documents_without_key_tokens_are_skipped_and_counted(tiny_llama, documents) -> None:
+    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
+    (usual,) = LongPPL(**SETTINGS).run(context, [80])
+    # A gain that just one document reaches: more than the others' largest.
+    gain, keyed = 0.5, len(usual.samples)
+    while keyed > 1:
+        gain *= 1.1
+        (measured,) = LongPPL(**SETTINGS | {"min_gain": gain}).run(context, [80])
+        keyed = sum(sample["key_tokens"] > 0 for sample in measured.samples)
+    assert keyed == 1
+    by_metric = {result.metric: result for result in measured.results}
+    assert by_metric["longppl"].num_samples == 1
+    assert by_metric["longppl"].num_skipped == by_metric["perplexity"].num_skipped + len(usual.samples) - 1
+    (none,) = LongPPL(**SETTINGS | {"min_gain": 100.0}).run(context, [80])
+    assert [result.metric for result in none.results] == ["perplexity", "key_share"]
+    assert none.results[1].value == 0
+
+
+TEXTS = [
+    "the heath, the other thing: a theme. naïve — the café then. " * 4,
+    "then there  were\n\n  others; he hated the rest. " * 4,
+]
+
+
+@pytest.fixture
+def text_context() -> EvalContext:
+    tokenizer = text_tokenizer()
+    documents = [np.array(tokenizer.encode(text)) for text in TEXTS]
+    return EvalContext(model=make_llama(vocab_size=256), tokenizer=tokenizer, documents=documents, progress=False)
+
+
+def save_scorer(folder, tokenizer: PreTrainedTokenizerFast, **sizes):
+    torch.manual_seed(1)
+    model = make_llama(vocab_size=len(tokenizer), num_hidden_layers=1, **sizes)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("merges", [[], [("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a"), ("e", "r")]])
+def test_a_scorer_marks_text_whatever_its_tokenizer(merges, text_context, tmp_path, naive_nlls) -> None:
+    """With no merges it has the model's own tokenizer and marks tokens; otherwise stretches of text."""
+    tokenizer = text_tokenizer(*merges)
+    scorer = save_scorer(tmp_path, tokenizer)
+    settings = SETTINGS | {"min_gain": 0.1}
+    (measured,) = LongPPL(scorer=str(tmp_path), **settings).run(text_context, [150])
+    assert measured.results[0].details["scorer"] == str(tmp_path)
+    for sample in measured.samples:
+        body = text_context.documents[sample["document"]][:150].tolist()
+        own = text_context.tokenizer(TEXTS[sample["document"]], return_offsets_mapping=True).offset_mapping[:150]
+        text = TEXTS[sample["document"]][: own[-1][1]]
+        marked = tokenizer(text, return_offsets_mapping=True)
+        _, chosen = naive_key_tokens(naive_nlls, scorer, [], marked.input_ids, **settings)
+        characters = {
+            c for key, (begin, end) in zip(chosen, marked.offset_mapping, strict=True) if key for c in range(begin, end)
+        }
+        is_key = np.array([set(range(begin, end)) <= characters for begin, end in own]) if merges else chosen
+        nlls = np.concatenate([[np.nan], naive_nlls(text_context.model, body)])
+        assert 0 < is_key.sum() < 150
+        assert sample["key_tokens"] == is_key.sum()
+        assert sample["key_nll_sum"] == pytest.approx(nlls[is_key].sum(), rel=1e-5)
+
+
+def test_a_document_that_is_not_its_own_text_is_unscorable(text_context, tmp_path) -> None:
+    save_scorer(tmp_path, text_tokenizer(("t", "h")))
+    text_context.documents[0][10] = text_context.tokenizer.convert_tokens_to_ids("Ã")  # half a character
+    (measured,) = LongPPL(scorer=str(tmp_path), **SETTINGS).run(text_context, [150])
+    assert sorted((sample["document"], "unscorable" in sample) for sample in measured.samples) == [
+        (0, True),
+        (1, False),
+    ]
+    assert measured.results[-1].num_skipped == 1
+
+
+@st.composite
+def stretches_and_spans(draw):
+    def spans(ordered: bool) -> np.ndarray:
+        pairs = draw(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6)), max_size=8))
+        return np.array([(begin, begin + size) for begin, size in (sorted(pairs) if ordered else pairs)]).reshape(-1, 2)
+
+    return spans(False), spans(True)
+
+
+@given(stretches_and_spans())
+def test_inside_means_that_every_character_is_marked(case) -> None:
+    spans, stretches = case
+    characters = {c for begin, end in stretches for c in range(begin, end)}
+    assert inside(spans, stretches).tolist() == [set(range(begin, end)) <= characters for begin, end in spans]
+
+
+def test_lengths_that_leave_no_short_context_are_refused(tiny_llama, documents) -> None:
+    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
+    with pytest.raises(ConfigError, match="short contexts of 4096 tokens and the shortest length is 80"):
+        list(LongPPL().run(context, [80, 120]))
+
+
+def test_scorers_that_cannot_judge_are_refused(tiny_llama, documents, text_context, tmp_path) -> None:
+    save_scorer(tmp_path / "other", text_tokenizer(("t", "h")))
+    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
+    with pytest.raises(ConfigError, match="same tokenizer"):
+        list(LongPPL(scorer=str(tmp_path / "other"), **SETTINGS).run(context, [80]))
+    save_scorer(tmp_path / "short", text_tokenizer(), max_position_embeddings=100)
+    with pytest.raises(ConfigError, match=r"150 tokens and the model's window .* 100"):
+        list(LongPPL(scorer=str(tmp_path / "short"), **SETTINGS).run(text_context, [150]))
+
+
+def test_nan_logits_stop_with_the_document(tiny_llama, documents) -> None:
+    with torch.no_grad():
+        tiny_llama.model.embed_tokens.weight[documents[4][60]] = float("nan")
+    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=[documents[4]], progress=False)
+    with pytest.raises(CheckpointError, match=r"longppl, length 80, document 0: logits are NaN"):
+        list(LongPPL(**SETTINGS).run(context, [80]))
