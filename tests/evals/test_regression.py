@@ -156,7 +156,7 @@ def test_pieces_do_not_change_the_scores(context, base_folder, texts, monkeypatc
     inputs = torch.from_numpy(texts[0][None].astype(np.int64))
     at_once = paired_scores(base, {"a": context.model, "b": base}, inputs, where="test")
     monkeypatch.setattr(forward, "_CHUNK_TOKENS", {"cpu": 17})
-    monkeypatch.setattr(paired, "_COMPARED_BYTES", 5 * 8 * 256)
+    monkeypatch.setattr(paired, "_PIECE_BYTES", 5 * 4 * 256)
     in_pieces = paired_scores(base, {"a": context.model, "b": base}, inputs, where="test")
     for arm in "ab":
         for one, other in zip(at_once[arm], in_pieces[arm], strict=True):

@@ -9,8 +9,8 @@ from torch import Tensor
 from skipwise.errors import CheckpointError
 from skipwise.evals.forward import logit_pieces
 
-# Rows of logits are compared in float64, so many bytes of them at a time.
-_COMPARED_BYTES = 16 * 2**20
+# Of each model's logits in float32; they are compared in float64, with a few copies.
+_PIECE_BYTES = 16 * 2**20
 
 
 class PairedScores(NamedTuple):
@@ -53,19 +53,18 @@ def paired_scores(base: Any, arms: Mapping[str, Any], input_ids: Tensor, *, wher
     """
     networks = {"base": base, **arms}
     # The last token is scored, not read.
-    streams = [logit_pieces(network, input_ids[:, :-1], where=f"{where}, {name}") for name, network in networks.items()]
+    streams = [
+        logit_pieces(network, input_ids[:, :-1], logits_bytes=_PIECE_BYTES, where=f"{where}, {name}")
+        for name, network in networks.items()
+    ]
     parts: dict[str, list[PairedScores]] = {arm: [] for arm in arms}
     for of_base, *of_arms in zip(*streams, strict=True):
-        begin, (_, num_rows, vocabulary) = of_base.first, of_base.logits.shape
-        step = max(1, _COMPARED_BYTES // (8 * vocabulary))
-        for row in range(0, num_rows, step):
-            rows = slice(row, row + step)
-            log_p = _log_probabilities(of_base.logits[0, rows])
-            targets = input_ids[0, begin + 1 + row :][: len(log_p), None].to(log_p.device)
-            for arm, piece in zip(arms, of_arms, strict=True):
-                scores = _compare(log_p, _log_probabilities(piece.logits[0, rows]), targets)
-                _check_finite(scores.kl, begin + row, f"{where}, {arm}")
-                parts[arm].append(scores)
+        log_p = _log_probabilities(of_base.logits[0])
+        targets = input_ids[0, of_base.first + 1 :][: len(log_p), None].to(log_p.device)
+        for arm, piece in zip(arms, of_arms, strict=True):
+            scores = _compare(log_p, _log_probabilities(piece.logits[0]), targets)
+            _check_finite(scores.kl, of_base.first, f"{where}, {arm}")
+            parts[arm].append(scores)
     return {arm: PairedScores(*map(torch.cat, zip(*scores, strict=True))) for arm, scores in parts.items()}
 
 
