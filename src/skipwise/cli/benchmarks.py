@@ -17,6 +17,11 @@ Example: skipwise eval benchmarks ./my-model-32k --benchmark piqa,arc_challenge 
 """
 
 
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command(name="eval benchmarks", epilog=EPILOG)(benchmarks)
+
+
 def benchmarks(
     model: ModelArgument,
     benchmark: Annotated[

@@ -11,7 +11,12 @@ from skipwise.window import parse_length
 if TYPE_CHECKING:
     from skipwise.evals.suite import SuiteFolder
 
-EXAMPLE = "skipwise eval build-suite reports/ --out suite --tokenizer ./my-model --length 2k,8k,32k"
+_EXAMPLE = "skipwise eval build-suite reports/ --out suite --tokenizer ./my-model --length 2k,8k,32k"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command(name="eval build-suite", epilog=f"Example: {_EXAMPLE}")(build_suite)
 
 
 def build_suite(
