@@ -170,6 +170,19 @@ def test_a_row_ends_where_it_is_enough(tiny_llama, read_tokens) -> None:
     assert [rows for rows, columns in shapes] == [5, 4, 4, 3, 3, 2, 2, 1, 1]
 
 
+def test_positions_count_a_rows_own_tokens(tiny_llama) -> None:
+    # RoPE does not tell a shifted row from another, but large angles are less exact.
+    positions: list[torch.Tensor] = []
+
+    def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        positions.append(kwargs["position_ids"])
+
+    tiny_llama.register_forward_pre_hook(note, with_kwargs=True)
+    greedy_outputs(tiny_llama, prompts_of([6, 4], 3), chunk_tokens=4)
+    rows = torch.cat(positions, dim=1).tolist()
+    assert rows == [[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 1, 2, 3, 4, 5]]
+
+
 def test_batches_hold_no_more_tokens_than_allowed(case, read_tokens, monkeypatch) -> None:
     model, expected = case
     monkeypatch.setattr(generate, "BATCH_TOKENS", 110)

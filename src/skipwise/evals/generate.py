@@ -245,9 +245,10 @@ class _Reader:
             if slides
         }
         yield
-        for index, layer in enumerate(self._cache.layers):
+        layers: list[Any] = self._cache.layers
+        for index, layer in enumerate(layers):
             if index in sliding:
-                self._cache.layers[index] = sliding[index]
+                layers[index] = sliding[index]
             else:
                 layer.crop(-num_tokens)
         self._columns -= num_tokens

@@ -111,9 +111,9 @@ class NeedleGrid:
         return self.haystack == "documents"
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length: the score over all kinds, that of each kind, and that of each kind and depth."""
+        """Measures each length: the score of each kind, then of each kind by depth."""
         for length in lengths:
-            by_kind = {
+            by_kind: dict[NeedleKind, list[Sample]] = {
                 kind: answer_prompts(
                     context,
                     self,
@@ -125,14 +125,13 @@ class NeedleGrid:
                 )
                 for kind in dict.fromkeys(self.kinds)
             }
-            samples = [sample for of_kind in by_kind.values() for sample in of_kind]
-            results = score_results(context, self, length, samples)
+            results: list[EvalResult] = []
             for kind, of_kind in by_kind.items():
-                results += score_results(context, self, length, of_kind, metric="score_of_kind", kind=kind)
+                results += score_results(context, self, length, of_kind, kind=kind)
             for kind, of_kind in by_kind.items():
                 for part in range(self.num_depths):
                     results += self._cell(context, length, kind, of_kind, part)
-            yield Measurement(results, samples)
+            yield Measurement(results, [sample for of_kind in by_kind.values() for sample in of_kind])
 
     def prompt(self, context: EvalContext, kind: NeedleKind, length_tokens: int, trial: int) -> Prompt:
         """One trial, from its own seed: neither batches nor other lengths or kinds change it.
