@@ -118,6 +118,11 @@ class Suite:
             # A model that always takes the same choice scores at chance; here it shows.
             chosen = [choice for sample in samples for choice in sample["chosen"] or ()]
             about["times_chosen"] = {choice: chosen.count(choice) for choice in sorted(set(chosen))}
+        if all(sample["score"] is None for sample in samples):
+            raise ConfigError(
+                f"kind {kind} of suite {self.folder}: this model's tokenizer writes none of its choices in one token "
+                "each, so they cannot be compared; build the suite without this kind"
+            )
         results = score_results(context, self, length, samples, **about)
         for part in range(NUM_DEPTHS):
             low, high = part / NUM_DEPTHS, (part + 1) / NUM_DEPTHS
