@@ -82,10 +82,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(autouse=True)
 def data_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data sets are prepared in a temporary folder, not in the user's cache; and none is looked for elsewhere."""
-    import datasets
+    from datasets import config
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -283,6 +283,7 @@ def test_intervals_of_paired_means_are_students(degrees: int, quantile: float) -
     values = np.random.default_rng(0).normal(size=degrees + 1)
     estimate, error = paired_mean(values)
     assert error == pytest.approx(values.std(ddof=1) / math.sqrt(degrees + 1))
+    assert error is not None
     assert estimate.low is not None
     # Published to three places.
     assert (estimate.value - estimate.low) / error == pytest.approx(quantile, rel=3e-3 if degrees < 9 else 5e-4)

@@ -162,8 +162,8 @@ def _benchmark(name: str, folder: Path | None) -> Benchmark:
 
 def _load_task(benchmark: Benchmark, folder: Path | None) -> Any:
     """The harness's task object with its data."""
-    import datasets
     import lm_eval.tasks
+    from datasets.exceptions import DatasetsError
 
     definition = Path(lm_eval.tasks.__file__).parent / benchmark.definition
     copied = None if folder is None else folder / benchmark.name
@@ -174,7 +174,7 @@ def _load_task(benchmark: Benchmark, folder: Path | None) -> Any:
             # A definition's relative data files lie beside it.
             with contextlib.chdir(definition.parent):
                 loaded = lm_eval.tasks.TaskManager(include_defaults=False).load([str(definition)])
-        except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, DatasetsError) as error:
             raise _data_error(benchmark, error) from error
     (task,) = loaded["tasks"].values()
     if benchmark.shots is not None:

@@ -58,7 +58,7 @@ class ShortWindowRegression(ReadsDocuments):
     base: str = ""
     untrained: bool = True
     num_documents: int = 20
-    num_buckets: int = 8
+    num_buckets: int = 4
     bos: BosPolicy = "tokenizer"
     trust_remote_code: bool = False
 
@@ -86,7 +86,7 @@ class ShortWindowRegression(ReadsDocuments):
         if self.untrained and _is_scaled_anew(context.model, base):
             arms[UNTRAINED_ARM] = under_config_of(context.model, base)
         # Its path is among the settings already, but what lies there may change.
-        scope = {} if context.cache is None else {"base_sha256": hash_model(base)}
+        scope: dict[str, Any] = {} if context.cache is None else {"base_sha256": hash_model(base)}
         for length in lengths:
 
             def compute(items: Sequence[int], length: int = length) -> list[Sample]:
