@@ -36,8 +36,8 @@ class Prompt:
         answer_tokens = len(self.answer_ids or ())
         if not self.prompt_ids or self.max_new_tokens < max(1, answer_tokens):
             raise ConfigError(
-                f"a prompt has {len(self.prompt_ids)} tokens and may be answered in {self.max_new_tokens}; give at "
-                f"least 1 of each, and here at least {max(1, answer_tokens)} for the answer"
+                f"a prompt of {len(self.prompt_ids)} tokens with a right answer of {answer_tokens} may be answered in "
+                f"{self.max_new_tokens}; give a prompt, and max_new_tokens of at least {max(1, answer_tokens)}"
             )
 
     @property
