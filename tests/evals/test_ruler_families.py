@@ -25,8 +25,7 @@ NEEDLE = re.compile(r"One secret (\w+) of (\S+) is: (\S+)\.")
 
 
 def prose(num_words: int) -> list[str]:
-    words = (PROSE * (1 + num_words // 40)).split()
-    return words[:num_words]
+    return list((PROSE * (1 + num_words // 40)).split()[:num_words])
 
 
 def make(spec: NeedleSpec, seed: int, num_units: int = 200) -> Draft:

@@ -4,8 +4,8 @@ Every person was born in a town of their own, and every town has a founder and a
 but those a question is about holds its answer.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ class Question:
     text: str
     references: list[str]
     passages: list[str]
-    related: Sequence[str] = ()
+    related: list[str] = field(default_factory=list)
 
 
 class _Life(NamedTuple):

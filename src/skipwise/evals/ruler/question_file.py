@@ -49,7 +49,7 @@ class QuestionPool:
     Attributes:
         name: name of the file.
         sha256: of its content.
-        questions: those that have an answer in their passages, in the file's order.
+        questions: all but the impossible ones, in the file's order; some may lack their answers.
         passages: all passages, each once.
     """
 
@@ -84,7 +84,7 @@ def _read(path: Path, _mtime_ns: int, _size_bytes: int) -> QuestionPool:
     except ValueError as error:
         raise DataError(f"file of questions {path} is not JSON ({error}): give SQuAD's or HotpotQA's") from error
     try:
-        questions = _hotpot_questions(parsed) if isinstance(parsed, list) else _squad_questions(parsed)
+        questions, passages = _read_hotpot(parsed) if isinstance(parsed, list) else _read_squad(parsed)
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(
@@ -93,18 +93,22 @@ def _read(path: Path, _mtime_ns: int, _size_bytes: int) -> QuestionPool:
         ) from error
     if not questions:
         raise DataError(f"file of questions {path} has no question that can be answered: give another")
-    passages = list(dict.fromkeys(text for question in questions for text in (*question.passages, *question.related)))
     return QuestionPool(
-        name=path.name, sha256=hashlib.sha256(content).hexdigest(), questions=questions, passages=passages
+        name=path.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        questions=questions,
+        passages=list(dict.fromkeys(passages)),
     )
 
 
-def _squad_questions(parsed: Any) -> list[Question]:
+def _read_squad(parsed: Any) -> tuple[list[Question], list[str]]:
     questions: list[Question] = []
+    passages: list[str] = []
     for article in _Squad.model_validate(parsed).data:
-        passages = list(dict.fromkeys(paragraph.context for paragraph in article.paragraphs))
+        own = list(dict.fromkeys(paragraph.context for paragraph in article.paragraphs))
+        passages += own
         for paragraph in article.paragraphs:
-            related = [passage for passage in passages if passage != paragraph.context]
+            related = [passage for passage in own if passage != paragraph.context]
             questions += [
                 Question(
                     text=entry.question,
@@ -115,11 +119,11 @@ def _squad_questions(parsed: Any) -> list[Question]:
                 for entry in paragraph.qas
                 if not entry.is_impossible
             ]
-    return questions
+    return questions, passages
 
 
-def _hotpot_questions(parsed: Any) -> list[Question]:
-    return [
+def _read_hotpot(parsed: Any) -> tuple[list[Question], list[str]]:
+    questions = [
         Question(
             text=entry.question,
             references=[] if entry.answer is None else [entry.answer],
@@ -127,6 +131,7 @@ def _hotpot_questions(parsed: Any) -> list[Question]:
         )
         for entry in TypeAdapter(list[_HotpotEntry]).validate_python(parsed)
     ]
+    return questions, [passage for question in questions for passage in question.passages]
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -124,7 +124,8 @@ def _others(pool: QuestionPool, question: Question, rng: np.random.Generator) ->
     """Related passages first, then all others, each group in a random order."""
     known = {*question.passages, *question.related}
     for group in (question.related, [passage for passage in pool.passages if passage not in known]):
-        yield from (group[place] for place in rng.permutation(len(group)))
+        for place in rng.permutation(len(group)):
+            yield group[place]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
