@@ -168,7 +168,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_with_the_numbers() -> None:
         ({"prompt_ids": [1], "max_new_tokens": 0}, "a prompt of 1 tokens .* in 0; .* at least 1"),
         (
             {"prompt_ids": [1], "max_new_tokens": 2, "answer_ids": [1, 2, 3]},
-            "right answer of 3 may be answered in 2; .* at least 3",
+            "answer of 3 may be answered in 2; .* at least 3",
         ),
     ],
 )
