@@ -178,7 +178,11 @@ def test_what_the_model_writes_greedily_is_right_and_anything_else_is_wrong(tmp_
     model.lm_head.weight.data = head
     pad = torch.full((1, 257), -1e4)
     pad[:, letters] = 0
-    model.lm_head.register_forward_hook(lambda module, args, output: output + pad)
+
+    def letters_alone(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + pad
+
+    model.lm_head.register_forward_hook(letters_alone)
     items, later = [], []
     for number in range(4):
         text = bytes(greedy(model, item(number, "").prompt, 12)).decode()

@@ -156,7 +156,7 @@ class _KindRun:
 
     def samples(self) -> list[Sample]:
         """One sample per item."""
-        scope = {"kind": self.items[0].kind, "suite_sha256": self.suite_sha256}
+        scope: dict[str, Any] = {"kind": self.items[0].kind, "suite_sha256": self.suite_sha256}
         if self.scoring == "likeliest":
             return self.context.samples(
                 self.task,
