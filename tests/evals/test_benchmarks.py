@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +306,27 @@ def test_the_verb_prints_a_table_and_leaves_the_tokenizer_as_it_was(tokenizer, t
         ("riddles", "acc_norm", 2),
     ]
     assert tokenizer.pad_token is None
+
+
+@pytest.mark.slow
+def test_two_processes_ask_what_one_asks(tokenizer, tmp_path) -> None:
+    save_model(make_llama(), tokenizer, tmp_path / "model")
+    folder = riddles(tmp_path / "tasks", shots=2)
+    code = (
+        "import sys\n"
+        "from skipwise.evals.benchmarks import run_benchmarks\n"
+        "from skipwise.model import load_model\n"
+        "model, folder, out, samples = sys.argv[1:]\n"
+        "how = dict(tasks_folder=folder, out=out, samples_out=samples, progress=False)\n"
+        "run_benchmarks(*load_model(model), ['riddles'], **how)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+
+    def run(name: str, *launcher: str) -> list[str]:
+        files = [tmp_path / f"{name}.jsonl", tmp_path / f"{name}-samples.jsonl"]
+        arguments = [script, tmp_path / "model", folder, *files]
+        subprocess.run([sys.executable, *launcher, *map(str, arguments)], check=True, capture_output=True)
+        return [file.read_text() for file in files]
+
+    assert run("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2") == run("one")

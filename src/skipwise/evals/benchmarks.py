@@ -24,7 +24,6 @@ from statistics import NormalDist
 from typing import Any
 
 import yaml
-from accelerate.utils import broadcast_object_list
 
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.context import EvalContext, process_state
@@ -214,7 +213,7 @@ def _data_error(benchmark: Benchmark, error: Exception) -> DataError:
 
 
 def _measure(context: EvalContext, benchmark: Benchmark, task: Any, limit: int | None, batch_size: int) -> Measurement:
-    """Runs one benchmark; every rank gets all results, the first all samples."""
+    """Runs one benchmark; every rank gets all of it."""
     import lm_eval
     from lm_eval.evaluator import evaluate
 
@@ -230,7 +229,6 @@ def _measure(context: EvalContext, benchmark: Benchmark, task: Any, limit: int |
         # The harness divides by n - 1 without a look.
         bootstrap_iters=_RESAMPLES if num_questions > 1 else 0,
     )
-    found, longest_tokens = broadcast_object_list([found, lm.longest_tokens])
     details = {
         "shots": found["n-shot"][benchmark.name],
         "limit": limit,
@@ -241,11 +239,11 @@ def _measure(context: EvalContext, benchmark: Benchmark, task: Any, limit: int |
     estimates = _estimates(found["results"][benchmark.name], benchmark.metric)
     results = [
         context.result(
-            benchmark, longest_tokens, metric, estimate, num_samples=num_questions, interval=_INTERVAL, **details
+            benchmark, lm.longest_tokens, metric, estimate, num_samples=num_questions, interval=_INTERVAL, **details
         )
         for metric, estimate in estimates
     ]
-    samples = [_sample(benchmark, longest_tokens, question) for question in found["samples"][benchmark.name]]
+    samples = [_sample(benchmark, lm.longest_tokens, question) for question in found["samples"][benchmark.name]]
     return Measurement(results, samples)
 
 

@@ -1,9 +1,10 @@
 """A loaded model as lm-evaluation-harness sees it. Only where the extra `bench` is installed can this be imported."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate.utils import gather_object
 from lm_eval.models.huggingface import HFLM
 
 from skipwise.errors import DataError
@@ -30,20 +31,38 @@ class LoadedLM(HFLM):
             max_length=model.config.get_text_config().max_position_embeddings,
             batch_size=batch_size,
         )
-        if process_state().num_processes > 1:
-            # The harness shares questions out over ranks itself, but sets that up only for models that it loads.
-            self.accelerator = Accelerator()
-            self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
-        self._progress = progress
+        self._progress = progress and process_state().is_main_process
         self.longest_tokens = 0
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
         """Log-likelihoods of continuations."""
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not self._progress)
+        return self._shared_out(super().loglikelihood, requests, disable_tqdm)
 
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
         """Greedy continuations."""
-        return super().generate_until(requests, disable_tqdm=disable_tqdm or not self._progress)
+        return self._shared_out(super().generate_until, requests, disable_tqdm)
+
+    def _shared_out(self, compute: Callable[..., list[Any]], requests: list[Any], disable_tqdm: bool) -> list[Any]:
+        """Answers to all requests on every rank, each computed by one.
+
+        The harness can share questions out by itself, but draws the shots in each rank's own order: its prompts would
+        depend on the number of ranks.
+        """
+        state = process_state()
+        # Choices of one question stay together: they may share a pass.
+        mine = [
+            index
+            for index, request in enumerate(requests)
+            if request.doc_id % state.num_processes == state.process_index
+        ]
+        shown = self._progress and not disable_tqdm
+        computed = compute([requests[index] for index in mine], disable_tqdm=not shown) if mine else []
+        answers = list(zip(mine, computed, strict=True))
+        if state.num_processes > 1:
+            answers = gather_object(answers)
+            self.longest_tokens = max(gather_object([self.longest_tokens]))
+        by_index = dict(answers)
+        return [by_index[index] for index in range(len(requests))]
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         longest = max(len(context) + len(continuation) for _, context, continuation in requests)
