@@ -28,6 +28,7 @@ from skipwise.window import Window
 VARIANTS: list[PositionSampler] = [
     *(variant() for variant in SAMPLERS.values()),
     *(PoSE(chunks=chunks, text=text, skips=skips) for chunks in (1, 2, 3, 7) for text in TEXTS for skips in SKIPS),
+    *(PoSE(chunks=chunks, text=text, start="anywhere") for chunks in (1, 3) for text in TEXTS),
     SentenceGaps(sentence_tokens=1),
 ]
 LLAMA = Window(train=2048, original=2048, target=32768)
@@ -191,6 +192,25 @@ def test_pose_text_variants(seed: int) -> None:
     np.testing.assert_array_equal(short.position_ids, aligned.position_ids)
     skips = short.position_ids - np.arange(2048)
     np.testing.assert_array_equal(short.token_index, np.minimum(skips, 4000 - 2048) + np.arange(2048))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pose_moved_along_the_document(text: str) -> None:
+    """Every place that the chunks fit is as likely; positions and the gaps in the text stay as they were."""
+    starts = []
+    for seed in range(3000):
+        first, moved = (
+            PoSE(text=text, skips="flat", start=start).sample(60, window(8, 40), np.random.default_rng(seed))
+            for start in ("document", "anywhere")
+        )
+        np.testing.assert_array_equal(moved.position_ids, first.position_ids)
+        by = moved.token_index - first.token_index
+        assert set(by) == {by[0]}
+        # The middle of the place that was drawn among those that fit.
+        starts.append((by[0] + 0.5) / (60 - first.token_index[-1]))
+    assert 0 < min(starts) < max(starts) < 1
+    assert np.mean(starts) == pytest.approx(1 / 2, abs=0.02)
+    assert np.var(starts) == pytest.approx(1 / 12, abs=0.01)
 
 
 def test_pose_has_as_many_chunks_as_asked_and_no_more_than_tokens() -> None:

@@ -29,6 +29,7 @@ from skipwise.window import Window
 
 TEXTS = ("uniform", "contiguous", "aligned")
 SKIPS = ("sequential", "simplex", "flat")
+STARTS = ("document", "anywhere")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,6 +114,8 @@ class PoSE:
         - uniform: `v_i ~ U{v_{i-1}..Lx-Lc}`.
         - contiguous: `v_i = 0`, the document's first `Lc` tokens.
         - aligned: `v_i = min(u_i, Lx - Lc)`: text keeps its own distances as far as the document reaches.
+    - `start` document: as above, chunk one is always the document's beginning. anywhere: all `v_i` are moved by one
+      draw from `U{0..Lx-Lc-v_{N-1}}`, so that what lies far back is not always a title and a licence.
 
     Why flat is flat. N = 2: a distance D >= Lc is trained when `u_1 + 1 <= D <= u_1 + Lc - 1`. For every D in
     `Lc..Lt-Lc` that is `Lc - 1` of the `Lt + Lc - 1` equally likely draws. The clipped mass adds to the short window
@@ -126,9 +129,10 @@ class PoSE:
         chunks: N, 1 (no skip) to window.train.
         text: one of `TEXTS`.
         skips: one of `SKIPS`.
+        start: one of `STARTS`.
 
-    Source: PoSE, arXiv 2309.10400, section 3 and figure 6; simplex and flat are our own. The authors' code draws `l_0`
-    from `U{1..(Lc+1)//2}`; we follow the paper.
+    Source: PoSE, arXiv 2309.10400, section 3 and figure 6; simplex, flat and anywhere are our own. The authors' code
+    draws `l_0` from `U{1..(Lc+1)//2}`; we follow the paper.
     """
 
     uses_sentence_ends: ClassVar[bool] = False
@@ -136,11 +140,13 @@ class PoSE:
     chunks: int = 2
     text: str = "uniform"
     skips: str = "sequential"
+    start: str = "document"
 
     def __post_init__(self) -> None:
         _check_count("sampler.chunks", self.chunks)
         _check_choice("sampler.text", self.text, TEXTS)
         _check_choice("sampler.skips", self.skips, SKIPS)
+        _check_choice("sampler.start", self.start, STARTS)
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
         """Draws a sample; `PositionSampler.sample` says what from what."""
@@ -163,6 +169,8 @@ class PoSE:
             offsets = np.minimum(skips, room)
         else:
             offsets = np.zeros(self.chunks, dtype=np.int64)
+        if self.start == "anywhere":
+            offsets += int(rng.random() * (room - offsets[-1] + 1))
         index = np.arange(window.train)
         return PositionSample.checked(
             np.repeat(offsets, lengths) + index,
