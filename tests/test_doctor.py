@@ -359,3 +359,29 @@ def test_require_healthy_lists_what_failed_in_one_line() -> None:
     ) as error:
         require_healthy([good, note, *bad])
     assert "\n" not in str(error.value)
+
+
+def diluted(family: str, attention: str = "sdpa") -> Verdict:
+    model = extended(family, attention=attention)
+    verdicts = doctor(model, WINDOW, YaRN(), check_dilution=True, check_reload=False)
+    return next(verdict for verdict in verdicts if verdict.name == "dilution")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["llama", "neox", "mixtral"])
+def test_a_diluted_mask_is_green_where_attention_takes_it(family: str, attention: str) -> None:
+    assert diluted(family, attention).status == "pass"
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_a_diluted_mask_is_red_where_layers_are_local(family: str) -> None:
+    verdict = diluted(family, attention="eager")
+    assert verdict.status == "fail"
+    assert "last 16 tokens" in verdict.detail
+
+
+def test_a_mask_whose_weights_are_ignored_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = importlib.import_module("skipwise.doctor.bench")
+    inputs = bench.training_inputs
+    monkeypatch.setattr(bench, "training_inputs", lambda ids, positions, *_: inputs(ids, positions))
+    assert diluted("llama").status == "fail"

@@ -1,9 +1,11 @@
 """The chunked loss is the model's own, as exact as the naive one, and never holds the logits of a window."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,9 +25,11 @@ from transformers import (
 )
 
 from skipwise.config import LoraTuning
-from skipwise.loss import IGNORED, NextTokenLoss, training_inputs, training_logits, use_chunked_loss
+from skipwise.loss import IGNORED, NextTokenLoss, diluted_mask, training_inputs, training_logits, use_chunked_loss
+from skipwise.positions import PoSE
 from skipwise.train.arguments import CHECKPOINTING
 from skipwise.train.tuning import apply_tuning
+from skipwise.window import Window
 
 VOCABULARY, TOKENS, ROWS = 97, 24, 5
 SLICED = 4 * VOCABULARY * ROWS
@@ -318,3 +322,55 @@ def test_data_parallelism_sees_every_gradient(family: str, batch: dict[str, Tens
     nn.parallel.DistributedDataParallel(model)(**batch)["loss"].backward()
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad, alone[name]), name
+
+
+def test_diluted_mask_is_what_its_formula_says() -> None:
+    """Against loops over queries and keys, on positions of one, two and several chunks."""
+    rng, window = np.random.default_rng(0), Window(train=24, original=32, target=400)
+    samples = [PoSE(chunks=chunks, skips="flat").sample(24, window, rng) for chunks in (1, 2, 2, 5, 24)]
+    positions = np.stack([sample.position_ids for sample in samples])
+    diluted = torch.tensor([True, True, False, True, True])
+    mask = diluted_mask(torch.from_numpy(positions), diluted)
+    assert mask.shape == (5, 1, 24, 24)
+    for row, ids in enumerate(positions):
+        begins = [0, *(np.flatnonzero(np.diff(ids) != 1) + 1)]
+        for query in range(24):
+            for key in range(24):
+                chunk = sum(begin <= key for begin in begins) - 1
+                after = begins[chunk + 1] if chunk + 1 < len(begins) else 24
+                expected = 0.0
+                if key > query:
+                    expected = torch.finfo(torch.float32).min
+                elif query >= after and diluted[row]:
+                    expected = math.log((ids[after] - ids[begins[chunk]]) / (after - begins[chunk]))
+                assert mask[row, 0, query, key].item() == pytest.approx(expected, rel=1e-6), (row, query, key)
+
+
+def test_a_diluted_key_counts_as_often_as_it_stands_for_others() -> None:
+    """A chunk of 4 tokens and a skip of 8: each of its keys is there three times for the chunk behind it."""
+    torch.manual_seed(0)
+    positions = torch.tensor([[0, 1, 2, 3, 12, 13]])
+    query, key, value = torch.randn(3, 1, 2, 6, 8)
+    mask = diluted_mask(positions, torch.tensor([True]))
+    found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)[:, :, 4:]
+    thrice = [0, 1, 2, 3] * 3 + [4, 5]
+    causal = torch.ones(2, 14, dtype=torch.bool).tril(12)
+    expected = nn.functional.scaled_dot_product_attention(
+        query[:, :, 4:], key[:, :, thrice], value[:, :, thrice], attn_mask=causal
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_dilution_changes_the_loss_of_its_own_rows_only(llama: Any) -> None:
+    ids = torch.randint(VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(5))
+    positions = torch.arange(12).repeat(2, 1)
+    positions[:, 5:] += 100
+    loss = NextTokenLoss(llama)
+    plain = loss(ids, positions, ids)
+    torch.testing.assert_close(loss(ids, positions, ids, diluted=torch.tensor([False, False])), plain)
+    both, first = (loss(ids, positions, ids, diluted=torch.tensor(rows)) for rows in ([True, True], [True, False]))
+    assert not torch.allclose(both, plain)
+    torch.testing.assert_close(
+        loss(ids[:1], positions[:1], ids[:1], diluted=torch.tensor([True])) + loss(ids[1:], positions[1:], ids[1:]),
+        2 * first,
+    )

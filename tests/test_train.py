@@ -130,6 +130,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "low-rank, with dropout": {
         "tuning": {"kind": "lora", "rank": 2, "dropout": 0.2, "train_norms": True, "train_embeddings": True}
     },
+    "diluted, with exercises": {"window": 240, "dilution": True, "data": {"retrieval": 0.5}},
     "mixed precision, checkpointed": {"training": {"bf16": True, "use_cpu": True, "gradient_checkpointing": True}},
 }
 

@@ -136,6 +136,9 @@ class RunConfig(_Strict):
         data: what to train on.
         tuning: which parameters are trained.
         growth: a larger window for the last steps; none by default.
+        dilution: lets each key of an earlier chunk count for all that its skip leaves out, so that attention learns to
+            find its way among as many keys as the target has (see `skipwise.loss.diluted_mask`). Best with text that is
+            as far apart as its positions: `sampler: {kind: pose, text: aligned, start: anywhere}`.
         validation: what is measured while training.
         training: any of `transformers.TrainingArguments`. Left out, the paper's recipe: AdamW, learning rate 2e-5, 10
             warm-up steps, 1000 steps, 64 windows a step, gradient checkpointing.
@@ -154,6 +157,7 @@ class RunConfig(_Strict):
     data: DataConfig = DataConfig()
     tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning()
     growth: GrowthConfig | None = None
+    dilution: bool = False
     validation: ValidationConfig = ValidationConfig()
     training: dict[str, Any] = {}
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"

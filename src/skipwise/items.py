@@ -27,11 +27,14 @@ class TrainingItem(NamedTuple):
         input_ids: token ids.
         position_ids: the position that each token is given.
         labels: the token ids again, not shifted, -100 where a token is not to be predicted.
+        is_sample: whether the text shown is a sample of all that could stand there, so that its attention may be
+            diluted; the key of an exercise is all there is.
     """
 
     input_ids: np.ndarray
     position_ids: np.ndarray
     labels: np.ndarray
+    is_sample: bool = True
 
 
 class TrainingItems:

@@ -24,7 +24,9 @@ IGNORED = -100
 _CHUNK_BYTES = 64 * 2**20
 
 
-def training_inputs(input_ids: Tensor, position_ids: Tensor) -> dict[str, Any]:
+def training_inputs(
+    input_ids: Tensor, position_ids: Tensor, diluted: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """The decoder's arguments exactly as training passes them.
 
     With neither mask nor cache, the transformers library takes any step of the positions other than 1 for the start of
@@ -33,18 +35,53 @@ def training_inputs(input_ids: Tensor, position_ids: Tensor) -> dict[str, Any]:
     Args:
         input_ids: token ids (batch, n).
         position_ids: positions of the same shape, with skips.
+        diluted: bool (batch,), rows whose attention is diluted as `diluted_mask` says; None where that is not in use.
+        dtype: of the model, for that mask.
     """
-    return {
-        "input_ids": input_ids,
-        "position_ids": position_ids,
-        "attention_mask": torch.ones_like(input_ids),
-        "use_cache": False,
-    }
+    mask = torch.ones_like(input_ids) if diluted is None else diluted_mask(position_ids, diluted, dtype)
+    return {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": mask, "use_cache": False}
 
 
 def training_logits(model: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
     """All logits (batch, n, vocabulary) under training's own arguments; for short probes, never for whole windows."""
     return model(**training_inputs(input_ids, position_ids)).logits
+
+
+def diluted_mask(position_ids: Tensor, diluted: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A causal mask under which the keys of a chunk stand for those that the skip behind it leaves out.
+
+        mask[query, key] = log(span of the key's chunk / its tokens)    if the query is in a later chunk
+                           0                                            if it is in the same one
+                           lowest number of the dtype                   if the query comes before the key
+
+    where a chunk's span reaches from its first position to that of the next chunk. Added to attention's logits, it
+    counts each key that many times: a query finds as much to attend to as it would among all positions of the target,
+    although the window holds few of them. Where the text is as far apart as the positions, the keys shown are a sample
+    of those left out, and the sum over them has the right mean.
+
+    Args:
+        position_ids: (batch, n), with skips.
+        diluted: bool (batch,); False leaves a row with the plain causal mask.
+        dtype: of the mask; attention wants that of its queries.
+
+    Returns:
+        (batch, 1, n, n).
+    """
+    n = position_ids.shape[1]
+    place = torch.arange(n, device=position_ids.device)
+    begins = torch.ones_like(position_ids, dtype=torch.bool)
+    begins[:, 1:] = position_ids.diff(dim=1) != 1
+    chunk = begins.cumsum(dim=1)
+    # Of each token: the place where its chunk begins, and that where the next one does (n for the last chunk).
+    first = torch.where(begins, place, 0).cummax(dim=1).values
+    ends = torch.where(begins, place, n).roll(-1, dims=1)
+    ends[:, -1] = n
+    following = ends.flip(1).cummin(dim=1).values.flip(1)
+    span = position_ids.gather(1, following.clamp(max=n - 1)) - position_ids.gather(1, first)
+    weight = (span.clamp(min=1) / (following - first)).log() * diluted[:, None]
+    later = chunk[:, :, None] > chunk[:, None, :]
+    mask = torch.where(later, weight[:, None, :], torch.zeros((), device=weight.device)).to(dtype)
+    return mask.masked_fill(place[:, None] < place, torch.finfo(dtype).min)[:, None]
 
 
 class NextTokenLoss:
@@ -73,7 +110,12 @@ class NextTokenLoss:
         self._chunk_bytes = chunk_bytes
 
     def __call__(
-        self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, num_items: Tensor | int | None = None
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+        num_items: Tensor | int | None = None,
+        diluted: Tensor | None = None,
     ) -> Tensor:
         """Computes the loss, ready for `backward`.
 
@@ -82,11 +124,12 @@ class NextTokenLoss:
             position_ids: positions (batch, n).
             labels: token ids (batch, n), not shifted; -100 where a token is not scored.
             num_items: what to divide the sum by; by default the number of scored tokens.
+            diluted: bool (batch,), rows whose attention is diluted; None where that is not in use.
 
         Returns:
             0-d float32 loss; 0 where nothing is scored. `backward` can go through it once.
         """
-        outputs = self._decoder(**training_inputs(input_ids, position_ids))
+        outputs = self._decoder(**training_inputs(input_ids, position_ids, diluted, self._model.dtype))
         hidden = outputs.last_hidden_state[:, :-1].flatten(0, 1)
         targets = labels[:, 1:].flatten()
         scored = targets != IGNORED
@@ -130,10 +173,16 @@ def use_chunked_loss(model: Any) -> None:
     loss, forward = NextTokenLoss(model), model.forward
 
     @functools.wraps(forward)
-    def forward_or_loss(*args: Any, labels: Tensor | None = None, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+    def forward_or_loss(
+        *args: Any,
+        labels: Tensor | None = None,
+        num_items_in_batch: Any = None,
+        diluted: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         if labels is None:
             return forward(*args, **kwargs)
-        return {"loss": loss(kwargs["input_ids"], kwargs["position_ids"], labels, num_items_in_batch)}
+        return {"loss": loss(kwargs["input_ids"], kwargs["position_ids"], labels, num_items_in_batch, diluted)}
 
     model.forward = forward_or_loss
 

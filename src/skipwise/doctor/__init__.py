@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.doctor.bench import Bench, undisturbed
 from skipwise.doctor.checkpoint import local, loss, precision, reload, tables
-from skipwise.doctor.chunks import causal, mask, positions, reach, rows, shift
+from skipwise.doctor.chunks import causal, dilution, mask, positions, reach, rows, shift
 from skipwise.doctor.verdict import Verdict, require_healthy
 from skipwise.rope import Interpolation
 from skipwise.window import Window
@@ -33,6 +33,7 @@ def doctor(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     gradient_checkpointing: bool = False,
+    check_dilution: bool = False,
     check_reload: bool = True,
     seed: int = 0,
 ) -> list[Verdict]:
@@ -46,13 +47,14 @@ def doctor(
         interpolation: what the model was extended by.
         tokenizer: names the special tokens to avoid, and is saved and loaded again with the model.
         gradient_checkpointing: probe with it, as training will run.
+        check_dilution: also probe the mask of diluted attention, as `RunConfig.dilution` has it used.
         check_reload: also save to a temporary folder and load again.
         seed: of the random tokens.
 
     Returns:
         The verdicts, one a probe; the probe of local attention has none for a model without it.
     """
-    probes = (*_PROBES, reload) if check_reload else _PROBES
+    probes = (*_PROBES, *([dilution] if check_dilution else []), *([reload] if check_reload else []))
     with undisturbed(model, gradient_checkpointing=gradient_checkpointing):
         bench = Bench(model, window, interpolation, tokenizer, seed)
         return [verdict for probe in probes if (verdict := _run(probe, bench)) is not None]

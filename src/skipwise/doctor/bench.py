@@ -88,6 +88,7 @@ class Bench:
         ids: Tensor | None = None,
         *,
         mask: bool = True,
+        diluted: bool | None = None,
         model: PreTrainedModel | None = None,
     ) -> Tensor:
         """Float32 logits (batch, n, vocabulary) of one pass as training makes it.
@@ -96,10 +97,13 @@ class Bench:
             positions: (batch, n).
             ids: (1, n) token ids in place of the bench's own.
             mask: False leaves training's explicit mask out.
+            diluted: the mask of a row whose attention is diluted, or of one among such rows that is not; None for the
+                mask of ones.
             model: in place of the model under test.
         """
         ids = (self.ids if ids is None else ids).expand_as(positions)
-        inputs = training_inputs(ids, positions)
+        rows = None if diluted is None else torch.full((len(ids),), diluted, device=ids.device)
+        inputs = training_inputs(ids, positions, rows, self.model.dtype)
         if not mask:
             del inputs["attention_mask"]
         self.seed()

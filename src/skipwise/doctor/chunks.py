@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from skipwise.doctor.bench import Bench, angle_error, largest, rms
+from skipwise.doctor.bench import Bench, angle_error, largest, local_span, rms
 from skipwise.doctor.verdict import Verdict, judge
 from skipwise.model import rotary_tables
 
@@ -128,6 +128,27 @@ def rows(bench: Bench) -> Verdict:
 def _unseen(bench: Bench, logits: Tensor) -> float:
     """What counts as no change (rms) when positions change; in 16 bits rounding swallows whatever is smaller anyway."""
     return bench.rounding(logits, torch.float32)
+
+
+def dilution(bench: Bench) -> Verdict:
+    """The mask of diluted attention counts keys, and is no more than a causal mask where nothing is left out."""
+    positions = bench.positions(bench.middle_skip)
+    plain = bench.logits(positions)
+    allowed = bench.rounding(plain)
+    off = largest(bench.logits(positions, diluted=False) - plain)
+    moved = (bench.logits(positions, diluted=True) - plain).abs()
+    early, late = largest(moved[:, : bench.half]), largest(moved[:, bench.half :])
+    span = local_span(bench.config)
+    detail = (
+        f"its mask without weights moves the logits by {off:.2g} (rounding allows {allowed:.2g}); with them chunk two "
+        f"moves by {late:.2g} and chunk one by {early:.2g}"
+    )
+    if span is not None:
+        # Its one mask goes to every layer, and would show the local ones what they never look at.
+        detail += f"; layers that attend to the last {span} tokens only would attend to all"
+    passed = off <= allowed and early <= allowed < late and span is None
+    cure = "attention does not take such a mask as it should: train with --attention sdpa or eager, or without dilution"
+    return judge("dilution", passed, detail, cure)
 
 
 def _share(sensitivity: Tensor, *, of: slice) -> float:

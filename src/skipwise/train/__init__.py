@@ -30,7 +30,7 @@ from skipwise.loss import use_chunked_loss
 from skipwise.model import load_model, original_window, portability_note, read_config, save_model
 from skipwise.positions import PositionSampler
 from skipwise.train.arguments import CHECKPOINTING, training_arguments, training_settings
-from skipwise.train.curriculum import collate
+from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import build_curriculum, build_validation, stage_windows, validation_lengths
 from skipwise.train.folder import RunFolder, step_of
 from skipwise.train.process import Stopwatch, use_one_malloc_arena
@@ -109,6 +109,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         config.build_interpolation(),
         tokenizer=loaded.tokenizer,
         gradient_checkpointing=training[CHECKPOINTING],
+        check_dilution=config.dilution,
         # In the other processes of a parallel run the transformers library writes no files.
         check_reload=PartialState().is_main_process,
         seed=config.seed,
@@ -132,7 +133,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         model=model,
         args=arguments,
         train_dataset=curriculum,
-        data_collator=collate,
+        data_collator=collate_diluted if config.dilution else collate,
         tokenizer=loaded.tokenizer,
         validate=validate,
         callbacks=[stop],

@@ -64,7 +64,7 @@ class RetrievalExercises:
         labels = np.full_like(input_ids, IGNORED_LABEL)
         labels[-len(prompt.answer_ids) :] = prompt.answer_ids
         kept = sample.token_index
-        return TrainingItem(input_ids[kept], sample.position_ids, labels[kept])
+        return TrainingItem(input_ids[kept], sample.position_ids, labels[kept], is_sample=False)
 
 
 class Stage:
@@ -108,6 +108,11 @@ class Curriculum(torch.utils.data.Dataset):
         step = place // self._items_per_step
         stage = [stage for begin, stage in self._stages if begin <= step][-1]
         return stage.item(place)
+
+
+def collate_diluted(items: Sequence[TrainingItem]) -> dict[str, torch.Tensor]:
+    """`collate`, and which of the items (batch,) have their attention diluted (see `skipwise.loss.diluted_mask`)."""
+    return collate(items) | {"diluted": torch.tensor([item.is_sample for item in items])}
 
 
 def collate(items: Sequence[TrainingItem]) -> dict[str, torch.Tensor]:
