@@ -83,7 +83,7 @@ class ShortWindowRegression(ReadsDocuments):
         chosen = context.choose_documents(max(lengths) - len(bos), self.num_documents)
         base = self._load_base(context)
         arms = {MODEL_ARM: context.model}
-        if self.untrained and _is_scaled_anew(context.model, base):
+        if self.untrained and _rotates_otherwise(context.model, base):
             arms[UNTRAINED_ARM] = under_config_of(context.model, base)
         # Its path is among the settings already, but what lies there may change.
         scope: dict[str, Any] = {} if context.cache is None else {"base_sha256": hash_model(base)}
@@ -246,10 +246,9 @@ def bootstrap_quantiles(values: np.ndarray, shares: Sequence[float], rng: np.ran
     return [Estimate(*map(float, ends)) for ends in zip(found, low, high, strict=True)]
 
 
-def _is_scaled_anew(model: Any, base: Any) -> bool:
-    """Whether the model carries an interpolation that the base does not."""
-    state = rope_state(model.config)
-    return state.scaled and state.parameters != rope_state(base.config).parameters
+def _rotates_otherwise(model: Any, base: Any) -> bool:
+    """Whether the model's rotary embedding has other parameters than the base's."""
+    return rope_state(model.config).parameters != rope_state(base.config).parameters
 
 
 def _check_comparable(name: str, base: LoadedModel, context: EvalContext) -> None:
