@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.evals import forward
 from skipwise.evals.forward import check_length, logit_pieces, token_nlls
 
 SIZES: dict[str, Any] = {
@@ -88,7 +89,9 @@ def test_tables_that_follow_the_length_forget_longer_inputs(kind: str, naive_nll
     assert not hooks, "hooks stay behind"
 
 
-def test_a_batch_gives_what_each_input_gives(tiny_llama) -> None:
+def test_a_batch_gives_what_each_input_gives(tiny_llama, monkeypatch) -> None:
+    # Exponentials of three positions of three inputs at a time, or of ten of one.
+    monkeypatch.setattr(forward, "_SUMMED_BYTES", 10 * 4 * 257)
     ids = torch.randint(0, 256, (3, 40))
     together = token_nlls(tiny_llama, ids, 20, chunk_tokens=8)
     alone = torch.cat([token_nlls(tiny_llama, row[None], 20, chunk_tokens=11) for row in ids])

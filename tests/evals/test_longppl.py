@@ -1,5 +1,7 @@
 """LongPPL against a loop over all logits, by the model itself and by scorers with other tokenizers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from skipwise.evals.longppl import LongPPL, inside
 
 from .conftest import BOS, ByteTokenizer, make_llama
 
-SETTINGS = {"short_tokens": 30, "stride_tokens": 17, "min_gain": 0.5, "max_nll": 6.0}
+SETTINGS: dict[str, Any] = {"short_tokens": 30, "stride_tokens": 17, "min_gain": 0.5, "max_nll": 6.0}
 
 
 def naive_key_tokens(naive_nlls, model, bos: list[int], body: list[int], **settings) -> tuple[np.ndarray, np.ndarray]:
@@ -66,12 +68,14 @@ def test_key_tokens_are_those_that_the_long_context_helps(bos, tiny_llama, docum
 def test_documents_without_key_tokens_are_skipped_and_counted(tiny_llama, documents) -> None:
     context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
     (usual,) = LongPPL(**SETTINGS).run(context, [80])
-    # A gain that just one document reaches: more than the others' largest.
-    gain, keyed = 0.5, len(usual.samples)
-    while keyed > 1:
-        gain *= 1.1
-        (measured,) = LongPPL(**SETTINGS | {"min_gain": gain}).run(context, [80])
-        keyed = sum(sample["key_tokens"] > 0 for sample in measured.samples)
+    # Gains that fewer and fewer documents reach, until one is left.
+    gains = (0.5 * 1.1**power for power in range(100))
+    keyed, measured = next(
+        (keyed, measured)
+        for gain in gains
+        for measured in LongPPL(**SETTINGS | {"min_gain": gain}).run(context, [80])
+        if (keyed := sum(sample["key_tokens"] > 0 for sample in measured.samples)) <= 1
+    )
     assert keyed == 1
     by_metric = {result.metric: result for result in measured.results}
     assert by_metric["longppl"].num_samples == 1

@@ -4,8 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from skipwise.evals import EvalContext, SampleCache
 from skipwise.evals.records import hash_tokens
@@ -22,13 +21,8 @@ def context_of(model, documents, **more) -> EvalContext:
 
 def dynamic_llama() -> LlamaForCausalLM:
     """Its rotary base grows with every input longer than 50 tokens."""
-    torch.manual_seed(0)
     rope = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(
-        vocab_size=257, max_position_embeddings=50, initializer_range=0.3, rope_parameters=rope, **sizes
-    )
-    return LlamaForCausalLM(config).eval()
+    return make_llama(max_position_embeddings=50, rope_parameters=rope)
 
 
 def count_inputs(model) -> list[int]:

@@ -15,8 +15,10 @@ from transformers import DynamicCache
 
 from skipwise.errors import CheckpointError, ConfigError
 
-# Pieces that stay in a processor's caches are read faster, and cost least memory.
-_LOGITS_BYTES = 16 * 2**20
+# Fewer rows at a time would make the head's product slower: it reads the whole vocabulary's weights for each piece.
+_LOGITS_BYTES = 64 * 2**20
+# What a sum over exponentials is taken of at a time: it makes a copy, which then stays in a processor's cache.
+_SUMMED_BYTES = 4 * 2**20
 # What fits in one chunk needs neither cache nor mask.
 _CHUNK_TOKENS = {"cpu": 2048, "cuda": 4096}
 
@@ -167,7 +169,9 @@ def token_nlls(model: Any, input_ids: Tensor, first_scored: int = 1, *, where: s
     # The last token is scored, not read.
     for first, logits in logit_pieces(model, input_ids[:, :-1], first_scored - 1, where=where, **limits):
         expected = targets[:, first + 1 : first + 1 + logits.shape[1], None]
-        nlls.append((logits.logsumexp(-1) - logits.gather(-1, expected)[..., 0]).double().cpu())
+        rows = max(1, _SUMMED_BYTES // logits[:, 0].nbytes)
+        totals = torch.cat([block.logsumexp(-1) for block in logits.split(rows, dim=1)], dim=1)
+        nlls.append((totals - logits.gather(-1, expected)[..., 0]).double().cpu())
     return torch.cat(nlls, dim=1)
 
 

@@ -1,0 +1,210 @@
+"""Time and memory of perplexity tasks against the plain loops over `model(input_ids, labels=...)`.
+
+    python benchmarks/evaluation.py sliding [MODEL] [--window 1024] [--stride 512] [--windows 8]
+    python benchmarks/evaluation.py truncated [MODEL] [--lengths 1024 2048 4096 8192 16384]
+    python benchmarks/evaluation.py long [MODEL] [--lengths 131072]
+
+MODEL is a folder, hub name or GGUF file, `demo` for the embedded base model, or `wide` for two random layers of
+TinyLlama's shape (width 2048, 32 heads, 4 of them for keys and values) with a vocabulary of 32000.
+
+`sliding` takes the same windows by the loop of the transformers library's documentation ("Perplexity of fixed-length
+models") and by the task; `truncated` measures the lengths by a plain pass each, by the task once for each length, and
+by the task for all lengths; `long` is one input alone. For time the sides take turns in one process, and the ratio is
+the median over rounds. Memory is the peak of a process of its own for each side above what it held with the model
+loaded and warm. Tokens are random.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from skipwise.evals import EvalContext
+from skipwise.evals.sliding import SlidingWindowPerplexity
+from skipwise.evals.truncated import TruncatedPerplexity
+
+Measure = Callable[[], list[float]]
+"""Runs one side once; its perplexities."""
+
+
+class NoTokenizer:
+    """Stands where a tokenizer is asked for its vocabulary and its beginning-of-sequence token: it has neither."""
+
+    bos_token_id = None
+
+    def get_vocab(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        """Nothing."""
+        return []
+
+
+def load(name: str) -> Any:
+    """The model to measure, in float32."""
+    if name == "wide":
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=32000,
+            hidden_size=2048,
+            intermediate_size=5632,
+            num_hidden_layers=2,
+            num_attention_heads=32,
+            num_key_value_heads=4,
+        )
+        return LlamaForCausalLM(config).eval()
+    from skipwise.model import load_model
+
+    return load_model(demo_base() if name == "demo" else name, dtype="float32").model
+
+
+def demo_base() -> Path:
+    """Folder of the embedded base model."""
+    import skipwise.demo
+
+    return Path(skipwise.demo.__file__).parent / "base"
+
+
+def perplexities(model: Any, task: Any, lengths: list[int], ids: np.ndarray) -> list[float]:
+    """By skipwise's own task, on one document."""
+    context = EvalContext(model=model, tokenizer=NoTokenizer(), documents=[ids], progress=False)
+    return [result.value for measurement in task.run(context, lengths) for result in measurement.results]
+
+
+@torch.no_grad()
+def plain_sliding(model: Any, ids: torch.Tensor, window: int, stride: int) -> list[float]:
+    """The documentation's loop: labels of -100 where an earlier window has scored."""
+    total, count, scored_to = 0.0, 0, 0
+    for begin in range(0, ids.shape[1], stride):
+        end = min(begin + window, ids.shape[1])
+        labels = ids[:, begin:end].clone()
+        labels[:, : scored_to - begin] = -100
+        num_scored = (labels[:, 1:] != -100).sum().item()
+        total += model(ids[:, begin:end], labels=labels).loss.item() * num_scored
+        count += num_scored
+        scored_to = end
+        if end == ids.shape[1]:
+            break
+    return [float(np.exp(total / count))]
+
+
+@torch.no_grad()
+def plain_pass(model: Any, ids: torch.Tensor) -> float:
+    """One input, all of its logits at once."""
+    return model(ids, labels=ids).loss.exp().item()
+
+
+def sides(args: argparse.Namespace, model: Any) -> dict[str, Measure]:
+    """What takes turns, by name."""
+    num_tokens = args.window + (args.windows - 1) * args.stride if args.what == "sliding" else max(args.lengths)
+    rng = np.random.default_rng(0)
+    body = rng.integers(0, model.config.vocab_size, num_tokens)
+    ids = torch.from_numpy(body)[None]
+    if args.what == "sliding":
+        sliding = SlidingWindowPerplexity(stride_tokens=args.stride, cut_tokens=num_tokens, bos="never")
+        return {
+            "plain": lambda: plain_sliding(model, ids, args.window, args.stride),
+            "skipwise": lambda: perplexities(model, sliding, [args.window], body),
+        }
+    truncated = TruncatedPerplexity(bos="never")
+    together = {"skipwise": lambda: perplexities(model, truncated, args.lengths, body)}
+    if args.what == "long":
+        return together
+    return {
+        "plain": lambda: [plain_pass(model, ids[:, :length]) for length in args.lengths],
+        "separate": lambda: [perplexities(model, truncated, [length], body[:length])[0] for length in args.lengths],
+    } | together
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has held since its peak was last forgotten."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak() -> None:
+    """From now on the peak is a new one."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measure_time(args: argparse.Namespace) -> None:
+    """All sides in turn in this process; prints seconds and ratios."""
+    model = load(args.model)
+    runs = sides(args, model)
+    seconds: dict[str, list[float]] = {side: [] for side in runs}
+    found: dict[str, list[float]] = {}
+    for number in range(args.rounds):
+        for side in list(runs)[:: 1 if number % 2 else -1]:
+            begun = time.monotonic()
+            found[side] = runs[side]()
+            seconds[side].append(time.monotonic() - begun)
+    for side, times in seconds.items():
+        print(f"{side:9} {statistics.median(times):8.2f} s  ({min(times):.2f} to {max(times):.2f})")
+        np.testing.assert_allclose(found[side], found["skipwise"], rtol=1e-4)
+    for side in list(runs)[:-1]:
+        ratios = [ours / theirs for ours, theirs in zip(seconds["skipwise"], seconds[side], strict=True)]
+        print(f"time ratio to {side}: {statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+def measure_memory(args: argparse.Namespace) -> None:
+    """One side in this process; prints its extra and whole peak as JSON."""
+    model = load(args.model)
+    few = np.zeros(16, np.int64)
+    plain_pass(model, torch.from_numpy(few)[None])
+    perplexities(model, TruncatedPerplexity(bos="never"), [16], few)
+    forget_peak()
+    loaded = peak_bytes()
+    begun = time.monotonic()
+    sides(args, model)[args.side]()
+    seconds = time.monotonic() - begun
+    print(json.dumps({"extra_bytes": peak_bytes() - loaded, "peak_bytes": peak_bytes(), "seconds": seconds}))
+
+
+def main() -> None:
+    """Measures time, then memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("sliding", "truncated", "long"))
+    parser.add_argument("model", nargs="?", default="demo")
+    parser.add_argument("--window", type=int, default=1024)
+    parser.add_argument("--stride", type=int, default=512)
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--lengths", type=int, nargs="+")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.lengths = args.lengths or ([131072] if args.what == "long" else [1024, 2048, 4096, 8192, 16384])
+    if args.side:
+        return measure_memory(args)
+    names = {"sliding": ("plain", "skipwise"), "truncated": ("plain", "skipwise"), "long": ("skipwise",)}[args.what]
+    if args.what != "long":
+        measure_time(args)
+    extra = {}
+    for side in names:
+        done = subprocess.run(
+            [sys.executable, *sys.argv, "--side", side], check=True, stdout=subprocess.PIPE, text=True
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+        extra[side] = found["extra_bytes"]
+        print(
+            f"{side:9} memory {found['extra_bytes'] / 2**20:.0f} MiB above the loaded model, "
+            f"{found['peak_bytes'] / 2**30:.2f} GiB in all, {found['seconds']:.1f} s",
+            flush=True,
+        )
+    if "plain" in extra:
+        print(f"memory ratio {extra['skipwise'] / extra['plain']:.3f}")
+    return None
+
+
+if __name__ == "__main__":
+    main()
