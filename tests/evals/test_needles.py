@@ -71,9 +71,11 @@ def test_each_kind_hides_and_asks_what_it_says(
         # One continuation decides the score only where one value is asked for.
         answer = None if prompt.answer_ids is None else ByteTokenizer().decode(prompt.answer_ids)
         assert answer == (f" {prompt.references[0]}" if num_hidden == 1 or kind == "multi_key" else None)
-        orders.add(tuple(key for key, _ in hidden) == tuple(asked))
-    if kind == "multi_query":
-        assert False in orders, "the question's order tells nothing of the text's"
+        if kind == "multi_query":
+            places = [[key for key, _ in hidden].index(key) for key in asked]
+            orders.add(tuple((place - places[0]) % 4 for place in places))
+    # Not even one that goes around the end of the text.
+    assert kind != "multi_query" or len(orders) > 3, "the question's order tells nothing of the text's"
 
 
 @pytest.mark.parametrize("kind", KINDS)
