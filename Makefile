@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
 	@echo "  torch is there, installing the rest"
-	@$(PIP) -e '.[dev,gguf]'
+	@$(PIP) -e '.[dev,gguf,bench]'
 	@touch $@
 
 clean:

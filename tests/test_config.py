@@ -29,7 +29,8 @@ def test_yaml_round_trip(tmp_path):
             "sampler": {"kind": "pose", "skips": "flat"},
             "data": {"source": ["a.jsonl", "b"], "min_tokens": "2k", "retrieval": 0.25},
             "tuning": {"kind": "lora", "rank": 8, "train_norms": True},
-            "growth": {"window": "2k", "share": 0.2},
+            "growth": [{"window": "2k", "share": 0.2}, {"window": "4k", "share": 0.1}],
+            "dilution": True,
             "training": {"learning_rate": 1e-4, "report_to": "none"},
         }
     )
@@ -51,7 +52,8 @@ def test_yaml_round_trip(tmp_path):
         ({"model": "x", "target": "many"}, ["many", "32k"]),
         ({"model": "x", "target": True}, ["target", "True"]),
         ({**SMALL, "data": {"held_out": 1.5}}, ["data.held_out", "1.5", "less than or equal to 1"]),
-        ({**SMALL, "growth": {"share": 0.5}}, ["growth.window' is missing"]),
+        ({**SMALL, "growth": {"share": 0.5}}, ["growth.0.window' is missing"]),
+        ({**SMALL, "growth": [{"window": 9, "share": 0.1}, {"window": 99, "share": 0.5}]}, ["[0.1, 0.5]", "falling"]),
         ({**SMALL, "seed": "zero"}, ["'seed'", "zero"]),
     ],
 )

@@ -12,6 +12,7 @@ Whatever is left out has a stated default, whatever is unknown is refused with t
 """
 
 import difflib
+import itertools
 import re
 import types
 import typing
@@ -35,6 +36,11 @@ def _length(value: Any) -> Any:
 
 Length = Annotated[int, BeforeValidator(_length)]
 """A number of tokens; `32k` and `"1M"` are read too."""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping) else value
+
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -97,12 +103,13 @@ class LoraTuning(_Strict):
 class GrowthConfig(_Strict):
     """A larger training window, still with skips, for the last steps of the run.
 
-    Skip-wise training never shows a query more keys than the window holds; a few wider steps at the end teach attention
-    to stay sharp among more of them.
+    Skip-wise training never shows a query more keys than the window holds; some wider steps at the end teach attention
+    to stay sharp among more of them. A step keeps its tokens: one wide window takes the place of as many short ones,
+    down to one at a time on each device.
 
     Attributes:
         window: training window of those steps, in tokens.
-        share: which last share of the steps it is used for.
+        share: which last share of the steps it is used for, unless a later stage takes over.
     """
 
     window: Length
@@ -135,7 +142,7 @@ class RunConfig(_Strict):
         sampler: kind and fields of the position sampler.
         data: what to train on.
         tuning: which parameters are trained.
-        growth: a larger window for the last steps; none by default.
+        growth: larger windows for the last steps, in the order that they take over; none by default.
         dilution: lets each key of an earlier chunk count for all that its skip leaves out, so that attention learns to
             find its way among as many keys as the target has (see `skipwise.loss.diluted_mask`). Best with text that is
             as far apart as its positions: `sampler: {kind: pose, text: aligned, start: anywhere}`.
@@ -156,7 +163,7 @@ class RunConfig(_Strict):
     sampler: dict[str, Any] = {"kind": "pose"}
     data: DataConfig = DataConfig()
     tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning()
-    growth: GrowthConfig | None = None
+    growth: Annotated[list[GrowthConfig], BeforeValidator(_listed)] = []
     dilution: bool = False
     validation: ValidationConfig = ValidationConfig()
     training: dict[str, Any] = {}
@@ -169,6 +176,12 @@ class RunConfig(_Strict):
         """Builds what the settings describe once, so that a wrong one is found before any work."""
         self.build_interpolation()
         self.build_sampler()
+        shares = [stage.share for stage in self.growth]
+        if any(later >= earlier for earlier, later in itertools.pairwise(shares)):
+            raise ConfigError(
+                f"setting 'growth' has the shares {shares}; each stage takes over for the last share of the steps, so "
+                "give them falling"
+            )
 
     def build_interpolation(self) -> Interpolation:
         """The interpolation that the settings describe."""

@@ -18,12 +18,12 @@ from skipwise.corpus import TokenStore, build_store
 from skipwise.errors import ConfigError
 from skipwise.items import IGNORED_LABEL, TrainingItem, TrainingItems
 from skipwise.positions import SAMPLERS, FullLength, PoSE, sampler_from
-from skipwise.train.curriculum import Curriculum, RetrievalExercises, Stage, collate
+from skipwise.train.curriculum import Curriculum, RetrievalExercises, Stage, collate, collate_diluted
 from skipwise.train.data import stage_windows, validation_lengths
 from skipwise.window import Window
 
 WINDOW = Window(train=256, original=256, target=1024)
-FIELDS = TrainingItem._fields
+FIELDS = ("input_ids", "position_ids", "labels")
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +62,12 @@ def is_exercise(item: TrainingItem) -> bool:
 
 def test_a_place_gives_one_item_in_any_order_and_process(tokenizer: Any, store: TokenStore) -> None:
     grown = Window(train=300, original=256, target=1024)
-    stages = [(0, stage_of(tokenizer, store, 0.5)), (5, stage_of(tokenizer, store, 0.5, window=grown))]
-    curriculum = Curriculum(stages, num_steps=10, items_per_step=3)
-    forwards = [curriculum[place] for place in range(30)]
-    elsewhere = pickle.loads(pickle.dumps(Curriculum(stages, 10, 3)))
-    assert all(equal(elsewhere[place], forwards[place]) for place in reversed(range(30)))
+    stages = [(0, 3, stage_of(tokenizer, store, 0.5)), (5, 3, stage_of(tokenizer, store, 0.5, window=grown))]
+    curriculum = Curriculum(stages, num_steps=10, items_per_step=3, items_at_a_time=3)
+    forwards = [item for place in range(30) if (item := curriculum[place]) is not None]
+    elsewhere = pickle.loads(pickle.dumps(Curriculum(stages, 10, 3, 3)))
+    backwards = [item for place in reversed(range(30)) if (item := elsewhere[place]) is not None]
+    assert all(equal(*pair) for pair in zip(backwards[::-1], forwards, strict=True))
     assert len({item.position_ids.tobytes() for item in forwards}) == 30  # Drawn anew every time.
 
 
@@ -94,10 +95,22 @@ def test_every_epoch_visits_every_document_once(store: TokenStore) -> None:
 
 def test_stages_begin_at_their_step(tokenizer: Any, store: TokenStore) -> None:
     grown = Window(train=300, original=256, target=1024)
-    stages = [(0, stage_of(tokenizer, store, 0.0)), (3, stage_of(tokenizer, store, 0.0, window=grown))]
-    curriculum = Curriculum(stages, num_steps=4, items_per_step=2)
+    stages = [(0, 2, stage_of(tokenizer, store, 0.0)), (3, 2, stage_of(tokenizer, store, 0.0, window=grown))]
+    curriculum = Curriculum(stages, num_steps=4, items_per_step=2, items_at_a_time=2)
     assert len(curriculum) == 8
-    assert [len(curriculum[place].input_ids) for place in range(8)] == [256] * 6 + [300] * 2
+    items = [curriculum[place] for place in range(8)]
+    assert [len(item.input_ids) for item in items if item is not None] == [256] * 6 + [300] * 2
+
+
+def test_a_wide_window_takes_the_place_of_several(tokenizer: Any, store: TokenStore) -> None:
+    grown = Window(train=512, original=256, target=1024)
+    stages = [(0, 4, stage_of(tokenizer, store, 0.0)), (1, 2, stage_of(tokenizer, store, 0.0, window=grown))]
+    # Two batches of four places make a step.
+    curriculum = Curriculum(stages, num_steps=2, items_per_step=8, items_at_a_time=4)
+    batches = [[curriculum[place] for place in range(first, first + 4)] for first in range(0, 16, 4)]
+    assert [tuple(collate(batch)["input_ids"].shape) for batch in batches] == [(4, 256)] * 2 + [(2, 512)] * 2
+    diluted = collate_diluted(batches[-1])
+    assert diluted["diluted"].tolist() == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +159,8 @@ def test_an_exercise_asks_for_the_key_it_hides_and_for_nothing_else(tokenizer: A
     window = Window(train=600, original=256, target=2048)  # So long that the filler shows, whatever it is.
     exercises, in_filler = exercises_of(tokenizer, store, window=window), 0
     for place in range(40):
-        ids, positions, labels = exercises.item(place)
+        ids, positions, labels, is_sample = exercises.item(place)
+        assert not is_sample, "the key is all there is"
         text = tokenizer.decode(ids)
         key, again = re.findall(r"pass key is (\d{5})\. Remember it\. (\d{5}) is the pass key", text)[0]
         assert key == again

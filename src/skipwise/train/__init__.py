@@ -120,7 +120,13 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
 
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     curriculum, store = build_curriculum(
-        config, loaded.tokenizer, sampler, windows, training["max_steps"], items_per_step=per_step
+        config,
+        loaded.tokenizer,
+        sampler,
+        windows,
+        training["max_steps"],
+        items_per_step=per_step,
+        items_at_a_time=arguments.train_batch_size,
     )
     validate = build_validation(config, loaded, lengths)
     folder.begin(sampler=sampler_text(sampler), corpus=store.fingerprint)

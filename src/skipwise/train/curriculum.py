@@ -93,34 +93,41 @@ class Curriculum(torch.utils.data.Dataset):
     """All items of a run in the order they are trained: place `p` belongs to step `p // items_per_step`.
 
     Args:
-        stages: pairs of the step at which a stage begins and the stage, the first beginning at 0.
+        stages: of each the step at which it begins, the first at 0; how many windows of a batch it uses; and itself.
         num_steps: optimizer steps of the run.
-        items_per_step: windows of one optimizer step, over all processes.
+        items_per_step: places of one optimizer step, over all processes.
+        items_at_a_time: places of one batch on one device. A stage of wider windows leaves the last of them empty.
     """
 
-    def __init__(self, stages: Sequence[tuple[int, Stage]], num_steps: int, items_per_step: int) -> None:
-        self._stages, self._num_steps, self._items_per_step = list(stages), num_steps, items_per_step
+    def __init__(
+        self, stages: Sequence[tuple[int, int, Stage]], num_steps: int, items_per_step: int, items_at_a_time: int
+    ) -> None:
+        self._stages, self._num_steps = list(stages), num_steps
+        self._items_per_step, self._items_at_a_time = items_per_step, items_at_a_time
 
     def __len__(self) -> int:
         return self._num_steps * self._items_per_step
 
-    def __getitem__(self, place: int) -> TrainingItem:
+    def __getitem__(self, place: int) -> TrainingItem | None:
         step = place // self._items_per_step
-        stage = [stage for begin, stage in self._stages if begin <= step][-1]
-        return stage.item(place)
+        fitting, stage = [(fitting, stage) for begin, fitting, stage in self._stages if begin <= step][-1]
+        return stage.item(place) if place % self._items_at_a_time < fitting else None
 
 
-def collate_diluted(items: Sequence[TrainingItem]) -> dict[str, torch.Tensor]:
+def collate_diluted(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
     """`collate`, and which of the items (batch,) have their attention diluted (see `skipwise.loss.diluted_mask`)."""
-    return collate(items) | {"diluted": torch.tensor([item.is_sample for item in items])}
+    return collate(places) | {"diluted": torch.tensor([item.is_sample for item in places if item is not None])}
 
 
-def collate(items: Sequence[TrainingItem]) -> dict[str, torch.Tensor]:
+def collate(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
     """Stacks items into tensors (batch, n); shorter ones, which only `full` makes, are filled up after their end.
+
+    Places that are empty in a stage of wider windows are passed over.
 
     What is filled up carries no label and comes last, so that nothing before it can see it. It stands at the item's
     last position, so that rotary tables which follow the largest position stay as they are.
     """
+    items = [item for item in places if item is not None]
     longest = max(len(item.input_ids) for item in items)
     columns: dict[str, list[np.ndarray]] = {"input_ids": [], "position_ids": [], "labels": []}
     for item in items:

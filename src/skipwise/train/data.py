@@ -22,15 +22,15 @@ _SCORED_TOKENS = 128
 
 
 def stage_windows(config: RunConfig, window: Window, num_steps: int) -> list[tuple[int, Window]]:
-    """Pairs of the step at which a stage begins and its lengths; one stage, or two where the window grows at the end.
+    """Pairs of the step at which a stage begins and its lengths; one stage, and one for each growth of the window.
 
     Raises:
-        PositionError: the grown window is longer than the target.
+        PositionError: a grown window is longer than the target.
     """
     windows = [(0, window)]
-    if config.growth is not None:
-        grown_steps = max(1, round(num_steps * config.growth.share))
-        windows.append((num_steps - grown_steps, dataclasses.replace(window, train=config.growth.window)))
+    for growth in config.growth:
+        grown_steps = max(1, round(num_steps * growth.share))
+        windows.append((num_steps - grown_steps, dataclasses.replace(window, train=growth.window)))
     return windows
 
 
@@ -41,6 +41,7 @@ def build_curriculum(
     windows: list[tuple[int, Window]],
     num_steps: int,
     items_per_step: int,
+    items_at_a_time: int,
 ) -> tuple[Curriculum, TokenStore]:
     """All items of a run in order, and the tokens of its first stage.
 
@@ -50,7 +51,8 @@ def build_curriculum(
         sampler: chooses the positions.
         windows: as `stage_windows` gives them.
         num_steps: optimizer steps of the run.
-        items_per_step: windows of one optimizer step, over all processes.
+        items_per_step: windows of one optimizer step, over all processes, as long as the window has not grown.
+        items_at_a_time: windows of one batch on one device.
 
     Raises:
         DataError: documents that cannot be read, or too short.
@@ -62,12 +64,14 @@ def build_curriculum(
     for (begin, window), store in zip(windows, stores, strict=True):
         items = TrainingItems(store, sampler, window, config.seed, config.data.mask_joints)
         exercises = RetrievalExercises(tokenizer, store, sampler, window, config.seed) if retrieval > 0 else None
-        stages.append((begin, Stage(items, exercises, retrieval, config.seed)))
+        # A step keeps its tokens as far as whole windows allow.
+        fitting = max(1, items_at_a_time * windows[0][1].train // window.train)
+        stages.append((begin, fitting, Stage(items, exercises, retrieval, config.seed)))
     counts = stores[0].counts
     logger.info(
         f"training on {counts.documents:,} documents of {counts.tokens:,} tokens ({counts.seen:,} documents seen)"
     )
-    return Curriculum(stages, num_steps, items_per_step), stores[0]
+    return Curriculum(stages, num_steps, items_per_step, items_at_a_time), stores[0]
 
 
 def validation_lengths(config: RunConfig, window: Window) -> list[int]:

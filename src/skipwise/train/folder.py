@@ -15,7 +15,7 @@ from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError, ConfigError
 
 RECORD_FILE = "skipwise.json"
-_SETTINGS_FILE = "run.yaml"
+SETTINGS_FILE = "run.yaml"
 _BEGUN_FILE = "begun.json"
 # The Trainer writes this file of a checkpoint last, so a checkpoint that has it is complete.
 _LAST_WRITTEN = "trainer_state.json"
@@ -66,7 +66,7 @@ class RunFolder:
         Raises:
             ConfigError: there is no run, it was begun with other settings, or it is finished.
         """
-        settings_file = self.path / _SETTINGS_FILE
+        settings_file = self.path / SETTINGS_FILE
         if not settings_file.exists():
             raise ConfigError(f"there is no run in {str(self.path)!r} to resume; start it without --resume")
         begun = RunConfig.from_yaml(settings_file)
@@ -106,7 +106,7 @@ class RunFolder:
         elif state.is_main_process:
             try:
                 begun_file.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-                (self.path / _SETTINGS_FILE).write_text(self._config.to_yaml(), encoding="utf-8")
+                (self.path / SETTINGS_FILE).write_text(self._config.to_yaml(), encoding="utf-8")
             except OSError as error:
                 raise self._cannot_write(error) from error
         state.wait_for_everyone()
