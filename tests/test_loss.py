@@ -140,6 +140,25 @@ def test_bfloat16_is_as_exact_as_the_naive_loss(family: str, batch: dict[str, Te
     assert_as_exact_as_naive(model, copy.deepcopy(model).float(), batch, slack=2e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_heads_gradient_stays_exact_over_many_slices(dtype: torch.dtype) -> None:
+    """A sum that is rounded to 16 bits after every slice drifts from the truth as the slices grow more."""
+    model = build(FAMILIES["llama, untied"], dtype=dtype)
+    ids = torch.randint(VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(5))
+    batch = {"input_ids": ids, "position_ids": torch.arange(64).repeat(4, 1), "labels": ids}
+    truth_model = copy.deepcopy(model).float()
+    true, own, found = (
+        gradients(of, loss)["lm_head.weight"]
+        for of, loss in (
+            (truth_model, naive_loss(truth_model, batch)),
+            (model, naive_loss(model, batch)),
+            (model, NextTokenLoss(model, 4 * VOCABULARY * 2)(**batch)),  # 126 slices
+        )
+    )
+    assert found.dtype == dtype
+    assert relative_error(found, true) <= relative_error(own, true) + 1e-4
+
+
 def test_autocast_is_as_exact_as_the_naive_loss(llama: Any, batch: dict[str, Tensor]) -> None:
     def autocast() -> Any:
         return torch.autocast("cpu", torch.bfloat16)

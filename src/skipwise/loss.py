@@ -187,6 +187,11 @@ def use_chunked_loss(model: Any) -> None:
     model.forward = forward_or_loss
 
 
+def _widened(grad: Tensor) -> Tensor:
+    """In float32 what is 16-bit, as each sum in 16 bits rounds anew, and the error grows with the slices."""
+    return grad.to(torch.promote_types(grad.dtype, torch.float32))
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Sum of cross entropies over slices; gradients are made slice by slice in the forward pass."""
 
@@ -204,7 +209,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if hidden_grad is not None:
                 piece_grad, *fresh = torch.autograd.grad(loss, (piece, *parameters))
                 hidden_grad[start : start + rows] = piece_grad
-                grads = fresh if not grads else [torch.add(a, b, out=a) for a, b in zip(grads, fresh, strict=True)]
+                if not grads:
+                    grads = [_widened(grad) for grad in fresh] if rows < len(hidden) else fresh
+                else:
+                    grads = [torch.add(a, b, out=a) for a, b in zip(grads, fresh, strict=True)]
+        for i, parameter in enumerate(parameters):
+            grads[i] = grads[i].to(parameter.dtype)
         ctx.save_for_backward(hidden_grad, *grads)
         return total
 
