@@ -31,7 +31,7 @@ class PieceTokenizer:
         return [0, *ids] if add_special_tokens else ids
 
     def decode(self, ids: list[int]) -> str:
-        return "".join(self._pieces[token] for token in ids if token)
+        return "".join(self._pieces[token] for token in ids)
 
     def _id(self, piece: str) -> int:
         if piece not in self._ids:

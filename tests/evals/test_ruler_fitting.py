@@ -94,7 +94,7 @@ def test_a_chat_puts_the_request_into_the_users_turn_and_the_prefix_after_the_he
     assert tokenizer.decode(chat.prompt_ids) == "<user>What is it?</user><assistant>It is"
     plain = PromptEncoder(tokenizer, bos_ids=[0]).encode(draft)
     assert plain.prompt_ids[0] == 0
-    assert tokenizer.decode(plain.prompt_ids) == "What is it? It is"
+    assert tokenizer.decode(plain.prompt_ids) == "<s>What is it? It is"
     with pytest.raises(ConfigError, match="no chat template"):
         PromptEncoder(PieceTokenizer(), chat=True)
 

@@ -52,11 +52,11 @@ def common_words_draft(form: CommonWordsForm, seed: int, num_others: int, num_fi
     """
     rng = np.random.default_rng(seed)
     words = [WORDS[place] for place in rng.permutation(len(WORDS))]
-    common = _apart(words, NUM_COMMON)
+    common = apart(words, NUM_COMMON)
     # An answer is scored by containment: no other word may contain a common one.
     rest = [word for word in words if not any(wanted in word for wanted in common)]
     shown, rest = rest[: NUM_COMMON + form.example_others], rest[NUM_COMMON + form.example_others :]
-    others = [*rest[:num_others], *islice(_compounds(rest, rng), max(0, num_others - len(rest)))]
+    others = [*rest[:num_others], *islice(compounds(rest, rng), max(0, num_others - len(rest)))]
     example = _question(_word_list(shown[:NUM_COMMON], shown[NUM_COMMON:], form.example, rng))
     text = _word_list(common, others, form.asked, rng)
     if num_filler_words:
@@ -75,7 +75,7 @@ def common_words_draft(form: CommonWordsForm, seed: int, num_others: int, num_fi
     )
 
 
-def _apart(words: list[str], count: int) -> list[str]:
+def apart(words: list[str], count: int) -> list[str]:
     """The first words of which none contains another."""
     chosen: list[str] = []
     for word in words:
@@ -86,7 +86,7 @@ def _apart(words: list[str], count: int) -> list[str]:
     return chosen
 
 
-def _compounds(words: list[str], rng: np.random.Generator) -> Iterator[str]:
+def compounds(words: list[str], rng: np.random.Generator) -> Iterator[str]:
     """Distinct pairs of words, for lists longer than there are words."""
     seen: set[tuple[int, int]] = set()
     while True:

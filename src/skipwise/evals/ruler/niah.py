@@ -102,7 +102,6 @@ def needle_draft(
     keys = [unique.draw(spec.keys) for _ in range(max(spec.num_keys, spec.num_queries))]
     values = [[unique.draw(spec.values) for _ in range(spec.num_values)] for _ in keys]
     needles = [needle(key, value) for key, own in zip(keys, values, strict=True) for value in own]
-    asked = rng.choice(len(keys), size=spec.num_queries, replace=False)
     needles = [needles[place] for place in rng.permutation(len(needles))]
     if spec.haystack == "essay":
         context = _into_text(needles, words(num_units), rng)
@@ -114,8 +113,8 @@ def needle_draft(
         context = "\n".join(_among_lines(needles, lines, rng))
     if num_filler_words:
         context += "\n" + filler_words(num_filler_words)
-    queries = [keys[index] for index in asked]
-    references = [value for index in asked for value in values[index]]
+    queries = keys[: spec.num_queries]
+    references = [value for own in values[: spec.num_queries] for value in own]
     listed = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
     if len(references) == 1:
         opening = f"A secret {kind} is hidden in the text below. Keep it in mind: you will be asked for the {kind}."
