@@ -141,8 +141,8 @@ def test_parts_never_overlap_and_make_up_the_whole(tmp_path: Path, build) -> Non
     source = _write_lines(tmp_path / "a.jsonl", [f"document {i}" for i in range(300)])
     everything, train, held_out = (build(source, part=part) for part in ("all", "train", "held_out"))
     assert sorted([*train.names, *held_out.names]) == sorted(everything.names)
-    assert all(is_held_out(name) for name in held_out.names)
-    assert not any(is_held_out(name) for name in train.names)
+    assert all(is_held_out(text) for text in _texts(held_out))
+    assert not any(is_held_out(text) for text in _texts(train))
     assert train.counts.other_part == held_out.counts.kept > 0
     assert build(source, part="held_out", held_out_share=0.5).num_documents > 2 * held_out.num_documents
 

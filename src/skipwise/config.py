@@ -58,7 +58,7 @@ class DataConfig(_Strict):
         min_tokens: documents with fewer tokens are dropped or joined; by default the training window.
         join: joins short documents until they are long enough.
         mask_joints: leaves out the label where a chunk begins with text that does not follow what stands before it.
-        held_out: share of documents, told apart by name, that is kept out of training for validation.
+        held_out: share of documents, told apart by their text, that is kept out of training for validation.
         retrieval: share of windows that are generated retrieval exercises instead of the documents' text.
     """
 

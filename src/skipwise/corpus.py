@@ -71,7 +71,8 @@ def build_store(
         field: entry that holds the text in JSON lines, Parquet and hub data sets.
         min_tokens: documents with fewer tokens are dropped, or joined.
         join: joins short documents in reading order, a separator token between, until they have `min_tokens`.
-        part: which documents to take: all, those for training, or those held out from it (told apart by name alone).
+        part: which documents to take: all, those for training, or those held out from it (told apart by
+            `Document.identity`, so by text).
         held_out_share: share of documents that is held out.
         cache_dir: where stores are kept, by default `$SKIPWISE_CACHE` or `~/.cache/skipwise`.
         num_workers: threads that tokenize, by default one for each processor.
@@ -137,7 +138,7 @@ class _Tally(Iterator[Document]):
         for document in self._documents:
             self.seen += 1
             self.last_name = document.name
-            if not self._is_wanted(document.name):
+            if not self._is_wanted(document.identity):
                 self.other_part += 1
             elif not document.text.strip():
                 self.empty += 1
@@ -145,9 +146,9 @@ class _Tally(Iterator[Document]):
                 return document
         raise StopIteration
 
-    def _is_wanted(self, name: str) -> bool:
+    def _is_wanted(self, identity: str) -> bool:
         part = self._recipe.part
-        return part == "all" or is_held_out(name, self._recipe.held_out_share) == (part == "held_out")
+        return part == "all" or is_held_out(identity, self._recipe.held_out_share) == (part == "held_out")
 
 
 class _LongEnough(Iterator[Piece]):

@@ -37,22 +37,38 @@ _SOURCES = f"give a file ({ALLOWED}), a folder or glob of such files, a hub data
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One text and the name it is known by (a path, or a path with a line number)."""
+    """One text and the name it is known by.
+
+    Attributes:
+        name: a path, or a path with a line number, from where the source was given: how it is written decides it.
+        text: what it says.
+        is_canonical: whether the name is the same however the source is written, as in the standard library.
+    """
 
     name: str
     text: str
+    is_canonical: bool = False
+
+    @property
+    def identity(self) -> str:
+        """What tells the document from others wherever it lies: its text, or a name that is canonical.
+
+        By text a document is the same one in a folder, in a part of it, and under another name. The standard library
+        goes by its modules' names, because these last from one version of Python to the next and most texts do not.
+        """
+        return self.name if self.is_canonical else self.text.strip()
 
 
-def is_held_out(name: str, share: float = 0.1) -> bool:
-    """Whether a document of this name is kept out of training; depends on the name alone."""
-    digest = hashlib.sha256(name.encode()).digest()
+def is_held_out(identity: str, share: float = 0.1) -> bool:
+    """Whether the document of this identity is kept out of training; who is at one share also is at any larger one."""
+    digest = hashlib.sha256(identity.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
 def stdlib_documents() -> Iterator[Document]:
     """Python sources of the running interpreter's library, in a fixed order: real long text on every machine."""
     for file in _stdlib_files():
-        yield Document(name=file.name, text=file.path.read_text(encoding="utf-8"))
+        yield Document(name=file.name, text=file.path.read_text(encoding="utf-8"), is_canonical=True)
 
 
 def read_documents(source: str | Path | Sequence[str | Path], *, field: str = "text") -> Iterator[Document]:
@@ -113,10 +129,12 @@ class LocalFiles:
     Attributes:
         files: in reading order.
         passed_over: files found beside them that are of no readable kind, counted by suffix.
+        is_canonical: whether their names are the same on every machine.
     """
 
     files: list[DocumentFile]
     passed_over: Counter[str] = field(default_factory=Counter)
+    is_canonical: bool = False
     _finished_bytes: int = 0
     _open: BinaryIO | None = None
 
@@ -131,7 +149,7 @@ class LocalFiles:
     def identity(self) -> list[Any]:
         """Absolute path, name, size and time of change of every file: no file is opened."""
         return [
-            [str(file.path.resolve()), file.name, status.st_size, status.st_mtime_ns]
+            [str(file.path.resolve()), file.name, self.is_canonical, status.st_size, status.st_mtime_ns]
             for file in self.files
             for status in [file.path.stat()]
         ]
@@ -145,7 +163,8 @@ class LocalFiles:
             with _opened(file.path) as handle:
                 self._open = handle
                 for line, text in reader(handle, file.path, field):
-                    yield Document(name=f"{file.name}:{line}" if line else file.name, text=text)
+                    name = f"{file.name}:{line}" if line else file.name
+                    yield Document(name=name, text=text, is_canonical=self.is_canonical)
             self._open = None
             self._finished_bytes += file.path.stat().st_size
 
@@ -213,7 +232,7 @@ def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
     if not isinstance(source, str | Path):
         return [found for one in source for found in find_sources(one)]
     if (text := str(source)) == "stdlib" and not Path(text).exists():
-        return [LocalFiles(files=list(_stdlib_files()))]
+        return [LocalFiles(files=list(_stdlib_files()), is_canonical=True)]
     path = Path(text).expanduser()
     if path.is_file():
         if reader_of(path) is None:

@@ -28,7 +28,7 @@ import numpy as np
 
 from skipwise.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

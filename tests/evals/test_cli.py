@@ -1,13 +1,19 @@
 """The verb `eval`, on a checkpoint folder and a folder of texts."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from skipwise import evals
 from skipwise.cli import evaluate as verb
+from skipwise.cli.evaluate_documents import HeldOut, held_out_of
 from skipwise.documents import is_held_out
 from skipwise.errors import ConfigError
 from skipwise.evals import EvalResult
@@ -19,11 +25,23 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "texts"
     folder.mkdir()
-    names = [f"{number}.txt" for number in range(200)]
-    held_out = [name for name in names if is_held_out(name)][:4]
-    for name in [*held_out, *[name for name in names if not is_held_out(name)][:4]]:
-        letters = "abcdefg\n" if name in held_out else "ABCDEFG\n"
-        (folder / name).write_text(letters * (20 + len(name)))
+    held_out = [text for text in numbered("abcdefg\n", 200) if is_held_out(text)][:4]
+    others = [text for text in numbered("ABCDEFG\n", 200) if not is_held_out(text)][:4]
+    for number, text in enumerate([*held_out, *others]):
+        (folder / f"{number}.txt").write_text(text)
+    return folder
+
+
+def numbered(line: str, count: int) -> list[str]:
+    """Texts that differ in the number at their end alone."""
+    return [line * 20 + str(number) for number in range(count)]
+
+
+def as_run(checkpoint: Path, folder: Path, held_out: float) -> Path:
+    """A model as a run leaves it that kept this share of its documents out of training."""
+    shutil.copytree(checkpoint, folder)
+    record = {"config": {"data": {"held_out": held_out, "source": "my/documents"}}}
+    (folder / "skipwise.json").write_text(json.dumps(record))
     return folder
 
 
@@ -52,6 +70,83 @@ def test_results_are_appended_and_printed(tiny_checkpoint: Path, texts: Path, tm
     assert len(out.read_text().splitlines()) == 2 * len(lines)
     documents = {json.loads(line)["document"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()}
     assert documents == set(range(8)), "four held out, four not"
+
+
+@pytest.fixture
+def measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[str], dict[str, Any]]]:
+    """Runs the verb with nothing measured: the texts and details that it would have measured with."""
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
+
+    def measured_on(model: Path, documents: object, *arguments: object) -> tuple[list[str], dict[str, Any]]:
+        asked: dict[str, Any] = {}
+
+        def record(model: Any, tokenizer: Any, tasks: Any, lengths: Any, texts: list[np.ndarray], **how: Any) -> list:
+            asked.update(texts=[tokenizer.decode(text) for text in texts], details=how["details"])
+            return []
+
+        with monkeypatch.context() as patch:
+            patch.setattr(evals, "evaluate", record)
+            run(model, "--task", "sliding", "--length", "32", "--documents", documents, "--json", *arguments)
+        return asked["texts"], asked["details"]
+
+    return measured_on
+
+
+@pytest.fixture
+def many_texts(tmp_path: Path) -> Path:
+    (tmp_path / "docs" / "sub").mkdir(parents=True)
+    for number, text in enumerate(numbered("abcdefg\n", 300)):
+        (tmp_path / "docs" / "sub" / f"{number}.txt").write_text(text + "\n")
+    return tmp_path / "docs"
+
+
+def test_a_run_is_measured_on_what_it_kept_out_of_training(
+    tiny_checkpoint: Path, many_texts: Path, tmp_path: Path, measured_on, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = as_run(tiny_checkpoint, tmp_path / "run", 0.02)
+    expected = {text for text in numbered("abcdefg\n", 300) if is_held_out(text, 0.02)}
+    assert 0 < len(expected) < sum(is_held_out(text) for text in numbered("abcdefg\n", 300))
+    # However the source is written.
+    for source in (many_texts, many_texts / "sub", f"{many_texts}/*/*.txt"):
+        texts, details = measured_on(model, source)
+        assert {text.strip() for text in texts} == expected
+        assert details == {}
+    assert not caplog.records
+    base, _ = measured_on(tiny_checkpoint, many_texts, "--held-out-share", 0.02)
+    assert {text.strip() for text in base} == expected, "the base can be measured on the same"
+
+
+@pytest.mark.parametrize(
+    ("held_out", "arguments", "share"), [(0.0, [], 0.1), (0.02, ["--held-out-share", 0.1], 0.1), (0.02, ["--all"], 1)]
+)
+def test_documents_that_may_have_been_trained_on_are_said_to_be(
+    held_out: float,
+    arguments: list[object],
+    share: float,
+    tiny_checkpoint: Path,
+    many_texts: Path,
+    tmp_path: Path,
+    measured_on,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = as_run(tiny_checkpoint, tmp_path / "run", held_out)
+    flags = ["--all-documents" if argument == "--all" else argument for argument in arguments]
+    texts, details = measured_on(model, many_texts, *flags)
+    assert {text.strip() for text in texts} == {text for text in numbered("abcdefg\n", 300) if is_held_out(text, share)}
+    assert details == {"may_have_been_trained_on": True}
+    assert [record.message for record in caplog.records] == [
+        f"these documents may have been trained on: the model's run kept a share of {held_out:g} of 'my/documents' out "
+        f"of training (data.held_out), and {share:g} is measured on"
+    ]
+
+
+def test_what_a_run_kept_out_is_found_in_its_folder_and_its_checkpoints(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert held_out_of(str(tiny_checkpoint)) is None
+    assert held_out_of("owner/name") is None
+    (unfinished := tmp_path / "unfinished" / "checkpoint-2").mkdir(parents=True)
+    (tmp_path / "unfinished" / "run.yaml").write_text("{model: base, target: 128, data: {source: docs, held_out: 0.3}}")
+    assert held_out_of(str(unfinished)) == held_out_of(str(unfinished.parent)) == HeldOut(0.3, "docs")
+    assert held_out_of(str(as_run(tiny_checkpoint, tmp_path / "run", 0.0))) == HeldOut(0.0, "my/documents")
 
 
 def test_passkeys_need_no_documents_and_print_a_grid(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_every_checkpoint_of_a_run_is_measured(tiny_checkpoint: Path, tmp_path: 
     assert cli.main(command) == 0
     results = [EvalResult.from_json(line) for line in out.read_text().splitlines()]
     assert [(r.details["step"], r.length_tokens) for r in results] == [(2, 64), (2, 128), (4, 64), (4, 128)]
+    assert all(result.details["may_have_been_trained_on"] for result in results), "the run held nothing out"
     assert results[0].value != results[2].value, "two steps more change the model"
     assert "step" in capsys.readouterr().out
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from skipwise.evals import EvalResult, Task
     from skipwise.model import LoadedModel
 
+logger = logging.getLogger("skipwise")
+
 NEGATIVE = 1
 
 EPILOG = """Example: skipwise eval ./my-model --task perplexity,passkey --length 2k,8k,32k --out results.jsonl
@@ -84,8 +86,19 @@ def evaluate(
     field: Annotated[str, typer.Option("--field", metavar="NAME", help="Entry with the text.")] = "text",
     all_documents: Annotated[
         bool,
-        typer.Option("--all-documents", help="Use every document, not only those that skipwise keeps out of training."),
+        typer.Option("--all-documents", help="Use every document, not only those that are kept out of training."),
     ] = False,
+    held_out_share: Annotated[
+        float | None,
+        typer.Option(
+            "--held-out-share",
+            metavar="SHARE",
+            min=0.0,
+            max=1.0,
+            help="Share of documents that is kept out of training; give a base model that of the run it is held to.",
+            show_default="the run's own data.held_out, else 0.1",
+        ),
+    ] = None,
     num_documents: Annotated[
         int | None, typer.Option("--num-documents", metavar="N", help="Documents at most.", show_default="by task")
     ] = None,
@@ -175,6 +188,7 @@ def evaluate(
     asked = None if length is None else [parse_length(part) for part in length.split(",")]
 
     from skipwise import evals
+    from skipwise.cli.evaluate_documents import choose_documents, held_out_of
     from skipwise.corpus import build_store
     from skipwise.evals.context import process_state
     from skipwise.evals.suite import SuiteFolder
@@ -200,17 +214,29 @@ def evaluate(
         subjects = [Subject(None, lambda: load_model(model, **stretched, **how))]
 
     state = process_state()
+    choice = choose_documents(held_out_of(model), all_documents=all_documents, share=held_out_share)
+    reads_documents = any(made.uses_documents for made in tasks)
+    if choice.warning and reads_documents and state.is_main_process:
+        logger.warning(choice.warning)
     by_step: dict[int | None, list[EvalResult]] = {}
     held = True
     for subject in subjects:
         loaded = subject.load()
         network: Any = loaded.model
         network.to(state.device)
-        texts = None
-        if any(made.uses_documents for made in tasks):
+        texts, details = None, {} if subject.step is None else {"step": subject.step}
+        if reads_documents:
+            details |= choice.details
             # One store for every length; tasks pass over the documents that are too short for theirs and count them.
-            part = "all" if all_documents else "held_out"
-            store = build_store(documents, loaded.tokenizer, field=field, min_tokens=2, part=part, progress=not as_json)
+            store = build_store(
+                documents,
+                loaded.tokenizer,
+                field=field,
+                min_tokens=2,
+                part=choice.part,
+                held_out_share=choice.share,
+                progress=not as_json,
+            )
             texts = [store.document(index) for index in range(store.num_documents)]
         results = by_step[subject.step] = evals.evaluate(
             network,
@@ -222,7 +248,7 @@ def evaluate(
             out=out,
             samples_out=samples,
             cache=evals.SampleCache() if use_cache else None,
-            details={} if subject.step is None else {"step": subject.step},
+            details=details,
             allow_beyond=allow_beyond,
             progress=not as_json,
         )

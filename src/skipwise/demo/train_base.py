@@ -182,7 +182,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rng = np.random.default_rng(args.seed)
 
-    texts = [document.text for document in stdlib_documents() if not is_held_out(document.name)]
+    texts = [document.text for document in stdlib_documents() if not is_held_out(document.identity)]
     prompts = [INSTRUCTION, FILLER, QUESTION] + [NEEDLE.format(key=f"{n * 7919 % 100000:05d}") for n in range(200)]
     tokenizer = (
         PreTrainedTokenizerFast.from_pretrained(args.start) if args.start else train_tokenizer(texts + prompts * 20)

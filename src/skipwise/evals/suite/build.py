@@ -184,7 +184,7 @@ def _described(kind: Kind, item: Item) -> dict[str, Any]:
 
 
 def _chosen(documents: Iterable[Document], held_out: bool) -> Iterable[Document]:
-    return (document for document in documents if not held_out or is_held_out(document.name))
+    return (document for document in documents if not held_out or is_held_out(document.identity))
 
 
 def _shown(documents: Iterable[Document], progress: bool) -> Iterable[Document]:
