@@ -5,15 +5,17 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from skipwise.documents import Document
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.suite import KINDS, SuiteFolder, build_suite, folder
 from skipwise.evals.suite.item import SLACK_TOKENS, Item
 from skipwise.evals.suite.sentences import quotable_sentences
 
 from .conftest import BOS, ByteTokenizer
-from .suite_documents import prose, write_documents
+from .suite_documents import prose, sentence, write_documents
 
 LENGTHS = [1600, 4000]
 ITEMS = 8
@@ -133,6 +135,33 @@ def test_continuations_are_real_stand_once_and_are_missing_in_the_control(suite:
         assert (control.question, control.answer) == (item.question, item.answer)
         assert item.depth is not None
         assert int(item.depth * 5) in {number % ITEMS % 5, number % ITEMS % 5 - 1}
+
+
+def test_nothing_that_is_said_twice_is_asked_about(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    boilerplate = [sentence(rng) for _ in range(3)]
+    once_a_document = [sentence(rng) for _ in range(25)]
+    documents = []
+    for number in range(6):
+        lines = []
+        for shared in once_a_document:
+            one, other, third = (sentence(rng) for _ in range(3))
+            same_beginning = [f"{one[:-1]} and {one[0].lower()}{one[1:]}", f"{one[:-1]} but {other.lower()}"]
+            same_end = [f"{other[:-1]} so that {third.lower()}", f"Later {third[:-1].lower()} so that {third.lower()}"]
+            lines += list(rng.permutation([*same_beginning, *same_end, *boilerplate, shared, sentence(rng)]))
+        documents.append(Document(name=f"{number}.md", text=" ".join(lines)))
+    write_documents(tmp_path / "documents", documents)
+    built = build(
+        tmp_path / "documents", tmp_path / "out", lengths=[4000], kinds=["continue", "order", "which_document"]
+    )
+    for item in built.items(4000, "continue"):
+        first = item.question.split('"')[1]
+        assert plain(item.context).count(first) == plain(item.context).count(item.answer) == 1
+        assert f"{first}{item.answer}." not in boilerplate + once_a_document
+    for item in built.items(4000, "order"):
+        assert not any(line in item.question for line in boilerplate)
+    for item in built.items(4000, "which_document"):
+        assert not any(line in item.question for line in boilerplate + once_a_document)
 
 
 def test_the_earlier_line_is_the_answer_and_answers_are_balanced(suite: SuiteFolder) -> None:

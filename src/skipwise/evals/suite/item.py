@@ -142,9 +142,15 @@ def encode_item(tokenizer: Any, prompt: str, answers: Sequence[str]) -> EncodedI
     shared = min(shared_length(ending_ids, ids) for ids in together)
     prompt_ids = list(tokenizer.encode(prompt, add_special_tokens=True))
     # A few tokenizers close a text with an end token; inside a prompt it would end the document.
-    while prompt_ids[-1:] != ending_ids[-1:]:
-        prompt_ids.pop()
-    return EncodedItem(prompt_ids[: len(prompt_ids) - (len(ending_ids) - shared)], [ids[shared:] for ids in together])
+    opened_and_closed = list(tokenizer.encode(ending, add_special_tokens=True))
+    closing = next(n for n in range(len(opened_and_closed)) if _ends_with(opened_and_closed, ending_ids, n))
+    kept = len(prompt_ids) - closing - (len(ending_ids) - shared)
+    return EncodedItem(prompt_ids[:kept], [ids[shared:] for ids in together])
+
+
+def _ends_with(ids: Sequence[int], ending: Sequence[int], left_off: int) -> bool:
+    end = len(ids) - left_off
+    return list(ids[end - len(ending) : end]) == list(ending)
 
 
 def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
