@@ -104,7 +104,7 @@ def test_items_are_int64_of_one_length_and_within_the_target(store: TokenStore, 
     items = TrainingItems(store, SAMPLERS[name](), WINDOW, seed=1)
     for index in range(len(items)):
         item = items.item(0, index)
-        assert {(field.dtype, field.shape) for field in item} == {(np.dtype(np.int64), item.input_ids.shape)}
+        assert {(field.dtype, field.shape) for field in item[:3]} == {(np.dtype(np.int64), item.input_ids.shape)}
         assert 0 <= item.position_ids.min() <= item.position_ids.max() < WINDOW.target
         shown = item.labels != -100
         np.testing.assert_array_equal(item.labels[shown], item.input_ids[shown])

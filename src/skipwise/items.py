@@ -21,7 +21,7 @@ _ROUNDS = 6
 
 
 class TrainingItem(NamedTuple):
-    """One example, all fields 1-D int64 of the same length.
+    """One example, all arrays 1-D int64 of the same length.
 
     Attributes:
         input_ids: token ids.
