@@ -94,6 +94,13 @@ def test_a_length_below_the_smallest_prompt_is_refused_with_the_numbers(name: st
         RULER[name]().prompt(context_of(PieceTokenizer()), 140, 0)
 
 
+def test_a_length_that_holds_no_prompt_is_refused_before_any_is_measured() -> None:
+    model = Oracle(lambda text: "")
+    with pytest.raises(ConfigError, match="ruler_fwe length is 200 tokens"):
+        evaluate(model, ByteTokenizer(), [RULER["ruler_fwe"](trials=1)], [2000, 200], progress=False)
+    assert model.tokens_read == 0
+
+
 def test_a_teacher_forced_answer_exists_where_there_is_one_reference() -> None:
     context = context_of(PieceTokenizer())
     for name, task in RULER.items():

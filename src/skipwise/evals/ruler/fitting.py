@@ -14,6 +14,24 @@ _MAX_GROWTH = 16
 _MAX_GUESSES = 8
 
 
+def smallest_prompt(
+    draft: Drafter, encoder: PromptEncoder, length_tokens: int, *, max_new_tokens: int, task: str
+) -> EncodedDraft:
+    """The prompt without any haystack, which tells whether a length can be filled at all; arguments as below.
+
+    Raises:
+        ConfigError: when it is too long.
+    """
+    smallest = encoder.encode(draft(0, 0))
+    if len(smallest.prompt_ids) > length_tokens - max_new_tokens:
+        raise ConfigError(
+            f"{task} length is {length_tokens} tokens; its smallest prompt takes {len(smallest.prompt_ids)} and the "
+            f"answer {max_new_tokens} with this tokenizer: ask for at least "
+            f"{len(smallest.prompt_ids) + max_new_tokens}, better twice that"
+        )
+    return smallest
+
+
 def fit_length(
     draft: Drafter, encoder: PromptEncoder, length_tokens: int, *, max_new_tokens: int, task: str
 ) -> EncodedDraft:
@@ -35,13 +53,7 @@ def fit_length(
         ConfigError: when the prompt without any haystack is too long.
     """
     room = length_tokens - max_new_tokens
-    smallest = encoder.encode(draft(0, 0))
-    if len(smallest.prompt_ids) > room:
-        raise ConfigError(
-            f"{task} length is {length_tokens} tokens; its smallest prompt takes {len(smallest.prompt_ids)} and the "
-            f"answer {max_new_tokens} with this tokenizer: ask for at least "
-            f"{len(smallest.prompt_ids) + max_new_tokens}, better twice that"
-        )
+    smallest = smallest_prompt(draft, encoder, length_tokens, max_new_tokens=max_new_tokens, task=task)
     near = int(length_tokens * TOLERANCE)
     size, best = _largest(lambda units: encoder.encode(draft(units, 0)), smallest, room, near)
     if room - len(best.prompt_ids) > near:

@@ -9,7 +9,7 @@ from skipwise.evals.context import EvalContext, check_at_least
 from skipwise.evals.prompts import Prompt, Score, answer_prompts, score_results
 from skipwise.evals.records import Measurement
 from skipwise.evals.ruler.draft import Drafter, PromptEncoder
-from skipwise.evals.ruler.fitting import fit_length
+from skipwise.evals.ruler.fitting import fit_length, smallest_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +54,7 @@ class RulerTask:
         Raises:
             ConfigError: when even the smallest prompt is too long.
         """
-        bos_ids = [] if self.chat else context.bos("tokenizer")
-        encoder = PromptEncoder(context.tokenizer, bos_ids=bos_ids, chat=self.chat)
+        encoder = self._encoder(context)
         draft, prompt_ids = fit_length(
             self.drafter(context, length_tokens, index),
             encoder,
@@ -71,8 +70,24 @@ class RulerTask:
             details=draft.details,
         )
 
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses lengths that hold no prompt of this task, before any of them is measured.
+
+        Raises:
+            ConfigError: when the first trial's smallest prompt and its answer are longer than a length.
+        """
+        for length in lengths:
+            smallest_prompt(
+                self.drafter(context, length, 0),
+                self._encoder(context),
+                length,
+                max_new_tokens=self.max_new_tokens,
+                task=self.name,
+            )
+
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length on prompts of its own."""
+        self.check_lengths(context, lengths)
         scope = self.scope()
         for length in lengths:
             samples = answer_prompts(
@@ -85,3 +100,6 @@ class RulerTask:
                 **scope,
             )
             yield Measurement(score_results(context, self, length, samples, **scope), samples)
+
+    def _encoder(self, context: EvalContext) -> PromptEncoder:
+        return PromptEncoder(context.tokenizer, bos_ids=context.bos("tokenizer"), chat=self.chat)
