@@ -1,12 +1,24 @@
-"""Which parameters are trained: all, or low-rank additions with norms and embeddings as an option."""
+"""Which parameters are trained: all, or low-rank additions with norms and embeddings as an option.
 
+Of a model that also sees or hears, only what makes text is trained. Its towers are given nothing here, so they would
+carry additions that no gradient ever reached, and every process of a parallel run would wait for their gradients.
+"""
+
+import difflib
+import logging
+import re
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 
 from skipwise.config import FullTuning, LoraTuning
+from skipwise.errors import ConfigError
+
+logger = logging.getLogger("skipwise")
 
 
 def apply_tuning(model: PreTrainedModel, tuning: FullTuning | LoraTuning) -> PreTrainedModel | PeftModel:
@@ -18,26 +30,71 @@ def apply_tuning(model: PreTrainedModel, tuning: FullTuning | LoraTuning) -> Pre
 
     Returns:
         The model itself, or the model with low-rank additions around it.
+
+    Raises:
+        ConfigError: the model has no linear layer of a name that is asked for, or takes no such additions.
     """
-    model.requires_grad_(isinstance(tuning, FullTuning))
+    model.requires_grad_(False)
     if isinstance(tuning, FullTuning):
+        for part in _text_parts(model):
+            part.requires_grad_(True)
         return model
-    in_full = _norm_names(model) if tuning.train_norms else []
+    in_full = []
+    if tuning.train_norms:
+        in_full += [name for name, module in _text_modules(model) if "Norm" in type(module).__name__]
     if tuning.train_embeddings:
-        in_full += _embedding_names(model)
+        ends = _embeddings(model)
+        in_full += [name for name, module in _text_modules(model) if any(module is end for end in ends)]
+    towers = [re.escape(name) for name in _tower_names(model)]
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=tuning.rank,
         lora_alpha=tuning.alpha or 2 * tuning.rank,  # pyright: ignore[reportArgumentType]
         lora_dropout=tuning.dropout,
         target_modules=tuning.target_modules or "all-linear",
+        exclude_modules=rf"({'|'.join(towers)})(\..*)?" if towers else None,
         modules_to_save=in_full or None,
         ensure_weight_tying=tuning.train_embeddings and model.config.get_text_config().tie_word_embeddings,
     )
+    linear = [name for name, module in _text_modules(model) if isinstance(module, nn.Linear)]
     with warnings.catch_warnings():
         # peft reads a property that later releases of transformers 5 renamed.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        return get_peft_model(model, lora)
+        try:
+            tuned: Any = get_peft_model(model, lora)
+        except ValueError as error:
+            _require_found(tuning.target_modules or [], linear, linear)
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"setting 'tuning' cannot be used on this model: {reason}") from error
+    if tuning.target_modules:
+        # Of experts that transformers joined into one tensor, peft has translated the names that they had apart.
+        _require_found(tuned.peft_config["default"].target_modules, tuned.base_model.targeted_module_names, linear)
+    return tuned
+
+
+def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning) -> None:
+    """Tries low-rank additions on a model without numbers, and logs which share of the weights they reach.
+
+    Args:
+        skeleton: the model on the meta device; it is changed in place.
+        tuning: what is to be trained.
+
+    Raises:
+        ConfigError: as `apply_tuning`.
+    """
+    ends = _embeddings(skeleton)
+    sizes = {
+        f"{module_name}.{name}": parameter.numel()
+        for module_name, module in _text_modules(skeleton)
+        if not any(module is end for end in ends)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 1
+    }
+    tuned: Any = apply_tuning(skeleton, tuning)
+    reached = {f"{name}.weight" for name in tuned.base_model.targeted_module_names}
+    reached.update(tuned.base_model.targeted_parameter_names)
+    share = sum(size for name, size in sizes.items() if name in reached) / sum(sizes.values())
+    logger.info(f"low-rank additions of rank {tuning.rank} reach {share:.0%} of the weights beside the embeddings")
 
 
 def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -48,15 +105,42 @@ def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return model
 
 
-def _norm_names(model: PreTrainedModel) -> list[str]:
-    """Last names of the modules that normalize: `input_layernorm`, `norm`, `ln_f`, whatever this model calls them."""
-    return sorted(
-        {name.rpartition(".")[2] for name, module in model.named_modules() if "Norm" in type(module).__name__}
-    )
+def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
+    """Embeddings and head; the embeddings alone where the head shares their weights."""
+    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return [inputs] if head is None or model.config.get_text_config().tie_word_embeddings else [inputs, head]
 
 
-def _embedding_names(model: PreTrainedModel) -> list[str]:
-    ends: list[Any] = [model.get_input_embeddings()]
-    if not model.config.get_text_config().tie_word_embeddings:
-        ends.append(model.get_output_embeddings())
-    return [name.rpartition(".")[2] for name, module in model.named_modules() if any(module is end for end in ends)]
+def _text_parts(model: PreTrainedModel) -> list[nn.Module]:
+    """What makes text: all of the model, or decoder, embeddings and head of one that also sees or hears."""
+    decoder: nn.Module = model.get_decoder()
+    return [model] if decoder is model.base_model else [decoder, *_embeddings(model)]
+
+
+def _text_modules(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """All modules of `_text_parts` by their names in the model."""
+    inside = {module for part in _text_parts(model) for module in part.modules()}
+    return [(name, module) for name, module in model.named_modules() if module in inside]
+
+
+def _tower_names(model: PreTrainedModel) -> list[str]:
+    """The outermost modules that have no part in making text."""
+    text = {module for _, module in _text_modules(model)}
+    towers: list[str] = []
+    for name, module in model.named_modules():
+        if text.isdisjoint(module.modules()) and not name.startswith(tuple(f"{tower}." for tower in towers)):
+            towers.append(name)
+    return towers
+
+
+def _require_found(targets: Collection[str], names: Collection[str], linear: Collection[str]) -> None:
+    """Refuses targets that are the end of no name, with those of the linear layers that there are."""
+    ends = {f".{name}"[-len(target) - 1 :] for name in names for target in targets}
+    if absent := sorted(target for target in targets if f".{target}" not in ends):
+        known = sorted({name.rpartition(".")[2] for name in linear})
+        nearest = difflib.get_close_matches(absent[0], known, n=1)
+        guess = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ConfigError(
+            f"setting 'tuning.target_modules' has {absent[0]!r}, and no linear layer of the model's decoder has that "
+            f"name; {guess}known: {', '.join(known)}"
+        )
