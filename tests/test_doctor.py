@@ -12,10 +12,14 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    DeepseekV3Config,
+    FalconH1Config,
     Gemma2Config,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
     GPTJConfig,
     GPTNeoXConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -24,6 +28,7 @@ from transformers import (
 )
 
 from skipwise.doctor import Verdict, doctor, require_healthy
+from skipwise.doctor.bench import Bench, undisturbed
 from skipwise.errors import UnsupportedModelError
 from skipwise.model import load_model, rotary_tables, save_model, with_rope
 from skipwise.model.extend import extended_config
@@ -32,6 +37,7 @@ from skipwise.window import Window
 
 # By its path, as `skipwise.doctor` may be the function of that name.
 checkpoint_probes = importlib.import_module("skipwise.doctor.checkpoint")
+layer_probe = importlib.import_module("skipwise.doctor.layers")
 
 WINDOW = Window(train=64, original=64, target=512)
 SHAPE: dict[str, Any] = {
@@ -103,7 +109,7 @@ def lines(verdicts: dict[str, Verdict]) -> str:
 def test_sound_models_pass(family: str, attention: str, checkpointing: bool) -> None:
     verdicts = examine(extended(family, attention=attention), gradient_checkpointing=checkpointing)
     assert not failures(verdicts), lines(verdicts)
-    proved = {"reach", "causal", "shift", "positions", "rows", "tables", "loss", "reload"}
+    proved = {"reach", "layers", "causal", "shift", "positions", "rows", "tables", "loss", "reload"}
     assert {name for name, verdict in verdicts.items() if verdict.status == "pass"} == proved
 
 
@@ -198,9 +204,102 @@ def change_decoder_inputs(
 def test_isolated_chunks_are_red(family: str, attention: str) -> None:
     model = change_decoder_inputs(extended(family, attention=attention), lambda _: {"attention_mask": None})
     verdicts = examine(model, check_reload=False)
-    assert failures(verdicts) == {"reach", "positions"}, lines(verdicts)
+    assert failures(verdicts) == {"reach", "layers", "positions"}, lines(verdicts)
     assert "do not see each other" in verdicts["reach"].cure
     assert "would isolate the chunks" in verdicts["mask"].detail
+
+
+def isolate(module: torch.nn.Module) -> None:
+    """Hides chunk one from chunk two in one attention module, whatever mask the others get."""
+
+    def change(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        n = kwargs["hidden_states"].shape[1]
+        seen = torch.ones(n, n, dtype=torch.bool).tril()
+        seen[n // 2 :, : n // 2] = False
+        mask = torch.zeros(1, 1, n, n).masked_fill(~seen, torch.finfo(torch.float32).min)
+        return args, kwargs | {"attention_mask": mask}
+
+    module.register_forward_pre_hook(change, with_kwargs=True)
+
+
+@pytest.mark.parametrize(
+    ("isolated", "attention", "checkpointing"),
+    [((2,), "eager", False), ((2,), "sdpa", True), ((1, 2, 3), "eager", True), ((1, 2, 3), "sdpa", False)],
+)
+def test_isolated_layers_among_others_are_red(isolated: tuple[int, ...], attention: str, checkpointing: bool) -> None:
+    model = with_rope(build(LlamaConfig(**{**SHAPE, "num_hidden_layers": 4}), attention), YaRN(), WINDOW)
+    modules = [f"model.layers.{layer}.self_attn" for layer in isolated]
+    for path in modules:
+        isolate(model.get_submodule(path))
+    verdicts = examine(model, check_reload=False, gradient_checkpointing=checkpointing)
+    assert failures(verdicts) == {"layers"}, lines(verdicts)
+    assert f"{len(isolated)} of 4" in verdicts["layers"].detail
+    assert verdicts["layers"].detail.endswith(", ".join(modules))
+
+
+# Families whose layers differ in what the probe of layers looks at: other parts beside attention, other ways to make
+# keys and values, other names.
+MIXING: dict[str, PreTrainedConfig] = {
+    "recurrence in parallel": FalconH1Config(**SHAPE, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_state=8, mamba_expand=1),
+    "convolution below": Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"]),
+    "latent": DeepseekV3Config(
+        **{**SHAPE, "num_key_value_heads": 4, "head_dim": 4},
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+        first_k_dense_replace=2,
+    ),
+    "keys of an earlier layer": Gemma3nTextConfig(
+        **SHAPE,
+        layer_types=["full_attention", "full_attention"],
+        num_kv_shared_layers=1,
+        vocab_size_per_layer_input=256,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        altup_num_inputs=2,
+        activation_sparsity_pattern=[0.0, 0.0],
+    ),
+}
+
+
+def probe_layers(model: PreTrainedModel) -> Verdict:
+    with undisturbed(model, gradient_checkpointing=False):
+        return layer_probe.layers(Bench(model, WINDOW, YaRN(), None, seed=0))
+
+
+@pytest.mark.parametrize("family", MIXING)
+def test_each_layer_is_found_in_other_architectures(family: str) -> None:
+    model = build(MIXING[family])
+    verdict = probe_layers(model)
+    assert verdict.status == "pass", verdict.line
+    assert "told apart" not in verdict.detail
+    isolate(model.get_submodule("model.layers.1.self_attn"))
+    verdict = probe_layers(model)
+    assert verdict.status == "fail", verdict.line
+    assert verdict.detail.endswith("hide chunk one: model.layers.1.self_attn")
+
+
+def test_what_cannot_be_told_apart_is_probed_as_a_whole_or_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(FAMILIES["llama"])
+    takes_mask, without = layer_probe._takes_mask, set[torch.nn.Module]()
+    monkeypatch.setattr(layer_probe, "_takes_mask", lambda module: module not in without and takes_mask(module))
+
+    without.add(model.get_submodule("model.layers.1.self_attn"))
+    assert "told apart" not in probe_layers(model).detail
+    isolate(model.get_submodule("model.layers.1.self_attn"))
+    assert probe_layers(model).detail.endswith("hide chunk one: model.layers.1")
+
+    without.add(model.get_submodule("model.layers.1"))
+    verdict = probe_layers(model)
+    assert verdict.status == "pass"
+    assert verdict.detail.endswith("could be told apart in model.layers.1")
+
+    without.update(model.modules())
+    verdict = probe_layers(model)
+    assert verdict.status == "note"
+    assert "reach" in verdict.detail
 
 
 def test_ignored_positions_are_red() -> None:
@@ -293,7 +392,7 @@ def test_checkpointing_that_loses_the_gradient_is_red(monkeypatch: pytest.Monkey
         ),
     )
     assert not failures(examine(model))
-    assert failures(examine(model, gradient_checkpointing=True)) == {"reach"}
+    assert failures(examine(model, gradient_checkpointing=True)) == {"reach", "layers"}
 
 
 def test_a_checkpoint_that_loses_its_base_is_red(

@@ -6,6 +6,7 @@ class, the attention backend and the installed versions, so it is measured on th
 
     bench.py       the model under test, and the passes that probes are made of
     chunks.py      probes of what the chunks see of each other, and of what positions do
+    layers.py      the probe of what the chunks see of each other in every layer
     checkpoint.py  probes of rotary tables, of the loss, and of saving and loading again
     verdict.py     what a probe found, in one line
 """
@@ -17,13 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skipwise.doctor.bench import Bench, undisturbed
 from skipwise.doctor.checkpoint import local, loss, precision, reload, tables
 from skipwise.doctor.chunks import causal, dilution, mask, positions, reach, rows, shift
+from skipwise.doctor.layers import layers
 from skipwise.doctor.verdict import Verdict, require_healthy
 from skipwise.rope import Interpolation
 from skipwise.window import Window
 
 __all__ = ["Verdict", "doctor", "require_healthy"]
 
-_PROBES = (reach, mask, causal, shift, positions, rows, local, tables, precision, loss)
+_PROBES = (reach, layers, mask, causal, shift, positions, rows, local, tables, precision, loss)
 
 
 def doctor(
