@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from skipwise import corpus, tokenizing
+from skipwise import corpus, documents, tokenizing
 from skipwise.corpus import Counts, TokenStore, build_store
 from skipwise.documents import is_held_out
 from skipwise.errors import DataError
-from skipwise.token_store import StoreWriter
+from skipwise.token_store import StoreWriter, TokenFiles, View, files
 
 BEGIN, END = 256, 257
 
@@ -145,6 +147,52 @@ def test_parts_never_overlap_and_make_up_the_whole(tmp_path: Path, build) -> Non
     assert not any(is_held_out(text) for text in _texts(train))
     assert train.counts.other_part == held_out.counts.kept > 0
     assert build(source, part="held_out", held_out_share=0.5).num_documents > 2 * held_out.num_documents
+    joined = [
+        text
+        for document in _texts(build(source, part="train", join=True, min_tokens=60))
+        for text in document.split("<end>")
+    ]
+    assert set(joined) <= set(_texts(train)), "nor where they are joined"
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=30),
+    min_tokens=st.integers(1, 30),
+    held_out=st.sets(st.integers(0, 29)),
+)
+@settings(max_examples=150)
+def test_joining_agrees_with_one_document_after_another(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], min_tokens: int, held_out: set[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("joined")
+    expected, waiting = [], []
+    with StoreWriter(folder, np.dtype(np.uint16)) as writer:
+        for number, length in enumerate(lengths):
+            ids = [number + 1] * length
+            writer.add(f"a.jsonl:{number + 1}", np.array(ids, np.uint16), 0 if number in held_out else 1 << 63)
+            if number in held_out:
+                continue
+            if length >= min_tokens:
+                expected.append(ids)
+                continue
+            waiting += ([0] if waiting else []) + ids
+            if len(waiting) >= min_tokens:
+                expected.append(waiting)
+                waiting = []
+        writer.finish(separator_id=0, sentence_ends=np.zeros(31, bool), tokenizer_fingerprint="none")
+    view = View(min_tokens=min_tokens, join=True, part="train", held_out_share=0.25)
+    if not expected:
+        with pytest.raises(DataError):
+            TokenStore(folder, view)
+        return
+    store = TokenStore(folder, view)
+    assert [store.document(i).tolist() for i in range(store.num_documents)] == expected
+    assert list(store.names) == [f"a.jsonl:{ids[0]}" for ids in expected]
+    sizes = [len(ids) for ids in expected]
+    assert (store.shortest_tokens, store.longest_tokens, store.counts.tokens) == (min(sizes), max(sizes), sum(sizes))
+    counts = store.counts
+    assert counts.seen == counts.kept + counts.dropped_short + counts.other_part == len(lengths)
+    assert counts.dropped_short == len(set(waiting) - {0})
 
 
 @pytest.mark.parametrize("options", [{}, {"join": True, "min_tokens": 30}, {"part": "train"}, {"min_tokens": 13}])
@@ -168,44 +216,98 @@ def test_the_second_start_does_not_tokenize(build, source: Path, monkeypatch: py
     monkeypatch.setattr(tokenizing.Encoder, "encode", fail)
     second = build(source)
     assert (second.folder, second.fingerprint) == (first.folder, first.fingerprint)
+    # Neither another window nor the other part nor joining.
+    for options in ({"min_tokens": 7}, {"part": "train", "held_out_share": 0.3}, {"join": True}):
+        assert build(source, **options).folder == first.folder
     with pytest.raises(AssertionError, match="tokenized again"):
-        build(source, min_tokens=5)
+        build(source, byte_tokenizer(begin=True))
 
 
-def test_all_that_shapes_a_store_is_in_its_key(build, source: Path) -> None:
+def test_the_fingerprint_changes_with_what_is_shown(build, source: Path) -> None:
     stores = [
         build(source),
-        build(source, min_tokens=5),
+        build(source, min_tokens=7),
         build(source, join=True),
-        build(source, part="train", held_out_share=0.2),
+        build(source, min_tokens=7, join=True),
+        build(source, part="held_out", held_out_share=0.6),
         build(source, byte_tokenizer(begin=True)),
     ]
+    assert build(source, min_tokens=5).fingerprint == stores[0].fingerprint, "the same documents are long enough"
     source.write_text(source.read_text().replace("abcdef", "abcdeg"))
     stores.append(build(source))
-    assert len({store.folder for store in stores}) == len(stores)
-    assert len({store.fingerprint for store in stores}) == 4  # min_tokens=5 and the 80% kept the same documents
+    assert len({store.fingerprint for store in stores}) == len(stores)
 
 
-def test_the_fingerprint_is_of_content_not_of_place(tmp_path: Path, build, source: Path) -> None:
-    copy = tmp_path / "elsewhere.jsonl"
-    copy.write_bytes(source.read_bytes())
-    assert build(copy).folder != build(source).folder
-    assert build(copy).fingerprint == build(source).fingerprint
+def test_a_change_that_leaves_size_and_time_is_noticed(build, source: Path) -> None:
+    before, status = build(source), source.stat()
+    source.write_text(source.read_text().replace("abcdef", "abcdeg"))
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert source.stat().st_size == status.st_size
+    after = build(source)
+    assert after.folder != before.folder
+    assert _texts(after)[0] == "abcdeg"
 
 
-@pytest.mark.parametrize("name", ["meta.json", "tokens.bin", "offsets.bin", "sentence_ends.bin"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_the_same_content_is_found_again_elsewhere(tmp_path: Path, build, source: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    moved = tmp_path / "moved" / source.name
+    moved.write_bytes(source.read_bytes())
+    assert build(moved).folder == build(source).folder
+    renamed = source.rename(tmp_path / "other.jsonl")
+    assert build(renamed).folder != build(moved).folder, "names are in the store"
+    assert build(renamed).fingerprint == build(moved).fingerprint
+
+
+def test_large_sources_are_known_by_samples_and_their_place(tmp_path: Path, build, source: Path, monkeypatch) -> None:
+    monkeypatch.setattr(documents, "_HASHED_BYTES", 64)
+    monkeypatch.setattr(documents, "_SAMPLED_BYTES", 20)
+    first, status, lines = build(source), source.stat(), source.read_text()
+    assert len(lines) > 64
+
+    def folder_with(text: str, *, later: int = 0) -> Path:
+        source.write_text(text)
+        os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns + later))
+        return build(source).folder
+
+    assert folder_with(lines) == first.folder
+    assert folder_with(lines.replace("abcdef", "abcdeg")) != first.folder, "in the first bytes"
+    assert folder_with(lines.replace("6789", "6780")) != first.folder, "in the last bytes"
+    assert folder_with(lines.replace("xyz", "xyy"), later=1) != first.folder, "by its time"
+    assert folder_with(lines.replace("xyz", "xyy")) == first.folder, "what no sample shows, as documented"
+
+
+FILES = ["tokens", "offsets", "splits", "digests", "origins", "files", "file_offsets", "sentence_ends"]
+
+
+@pytest.mark.parametrize("name", ["meta.json", *(f"{name}.bin" for name in FILES)])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
 def test_a_damaged_store_is_built_again(build, source: Path, name: str, damage: str) -> None:
     folder = build(source).folder
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert before.keys() == {"meta.json", *(f"{name}.bin" for name in FILES)}
     if damage == "gone":
         (folder / name).unlink()
-    else:
+    elif damage == "cut":
         os.truncate(folder / name, (folder / name).stat().st_size // 2)
+    else:
+        (folder / name).write_bytes(bytes([before[name][0] ^ 1]) + before[name][1:])
     with pytest.raises(DataError, match="token store"):
-        TokenStore(folder)
+        TokenFiles(folder).verify()
     assert build(source).folder == folder
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_of_a_large_store_samples_are_verified(build, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 8)
+    folder = build(source).folder
+    sampled = []
+    monkeypatch.setattr(files.random, "sample", lambda blocks, number: sampled.append(number) or blocks[:number])
+    TokenFiles(folder).verify()
+    assert sampled == [16]
+    (folder / "tokens.bin").write_bytes(bytes((folder / "tokens.bin").stat().st_size))
+    with pytest.raises(DataError, match="damaged"):
+        TokenFiles(folder).verify()
+    assert _texts(build(source)) == ["abcdef", "Grüße", "0123456789"]
 
 
 def test_an_interrupted_build_leaves_nothing(build, source: Path, tmp_path: Path, monkeypatch) -> None:
@@ -336,19 +438,9 @@ def test_names_of_all_shapes_come_back(tmp_path: Path) -> None:
     ]
     with StoreWriter(tmp_path, np.dtype(np.uint16)) as writer:
         for i, name in enumerate(names * 1000):
-            writer.add(name, np.full(i % 3 + 1, i % 1000, dtype=np.uint16))
-        counts = Counts(
-            seen=0,
-            kept=0,
-            documents=9000,
-            dropped_short=0,
-            dropped_empty=0,
-            other_part=0,
-            tokens=0,
-            files_passed_over=0,
-        )
+            writer.add(name, np.full(i % 3 + 1, i % 1000, dtype=np.uint16), split_point=i)
         ends = np.zeros(1000, dtype=bool)
-        writer.finish(counts=counts, min_tokens=1, separator_id=None, sentence_ends=ends, tokenizer_fingerprint="none")
+        writer.finish(separator_id=None, sentence_ends=ends, tokenizer_fingerprint="none")
     store = TokenStore(tmp_path)
     assert list(store.names) == names * 1000
     assert all(store.document(i).tolist() == [i % 1000] * (i % 3 + 1) for i in range(0, 9000, 7))
@@ -376,7 +468,7 @@ def test_a_hub_data_set_is_known_by_its_commit(build, monkeypatch: pytest.Monkey
 def test_progress_is_shown_on_stderr_when_asked_for(build, source: Path, capfd: pytest.CaptureFixture[str]) -> None:
     build(source)
     assert capfd.readouterr() == ("", "")
-    build(source, min_tokens=5, progress=True)
+    build(source, byte_tokenizer(begin=True), progress=True)
     out, err = capfd.readouterr()
     assert (out, "Tokenizing: 100%" in err) == ("", True)
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipwise.corpus import Counts, TokenStore
+from skipwise.corpus import TokenStore
 from skipwise.errors import DataError
 from skipwise.items import EpochOrder, TrainingItem, TrainingItems
 from skipwise.positions import SAMPLERS, PoSE, PositionSample, SentenceGaps
-from skipwise.token_store import StoreWriter
+from skipwise.token_store import StoreWriter, View
 from skipwise.window import Window
 
 WINDOW = Window(train=16, original=32, target=64)
@@ -31,21 +31,9 @@ def make_store(folder: Path, documents: list[np.ndarray], separator_id: int | No
     ends[STOP] = True
     with StoreWriter(folder, np.dtype(np.uint16)) as writer:
         for i, ids in enumerate(documents):
-            writer.add(f"a.jsonl:{i + 1}", ids.astype(np.uint16))
-        size = {
-            "documents": writer.documents,
-            "tokens": writer.tokens,
-            "seen": writer.documents,
-            "kept": writer.documents,
-        }
-        writer.finish(
-            counts=Counts(dropped_short=0, dropped_empty=0, other_part=0, files_passed_over=0, **size),
-            min_tokens=16,
-            separator_id=separator_id,
-            sentence_ends=ends,
-            tokenizer_fingerprint="none",
-        )
-    return TokenStore(folder)
+            writer.add(f"a.jsonl:{i + 1}", ids.astype(np.uint16), split_point=0)
+        writer.finish(separator_id=separator_id, sentence_ends=ends, tokenizer_fingerprint="none")
+    return TokenStore(folder, View(join=separator_id is not None))
 
 
 @pytest.fixture(scope="module")

@@ -1,46 +1,33 @@
-"""Corpus: documents tokenized once, in parallel, into a token store that the next start finds ready.
+"""Corpus: documents tokenized once, in parallel, into files that the next start finds ready.
 
-    sources -> documents of the wanted part -> tokens -> long enough, or joined -> store
+    sources -> all their documents -> tokens -> token files -> those of the wanted part -> long enough, or joined
 
-A store is written to a side folder and renamed when complete, under a lock: a half-written one has another name, and
-two processes never write the same one.
+The files are of all documents; which of them a store shows is computed when it is opened. They are written to a side
+folder and renamed when complete, under a lock: half-written ones have another name, and two processes never write the
+same ones.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from skipwise.documents import Document, Source, find_sources, is_held_out
+from skipwise.documents import Source, find_sources
 from skipwise.errors import DataError
-from skipwise.token_store import FORMAT, Counts, StoreWriter, TokenStore
-from skipwise.tokenizing import Encoder, Piece, tokenized
+from skipwise.token_store import FORMAT, Counts, Part, StoreWriter, TokenFiles, TokenStore, View
+from skipwise.token_store.files import sync_folder
+from skipwise.tokenizing import Encoder, tokenized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Counts", "Part", "TokenStore", "build_store"]
-
-Part = Literal["all", "train", "held_out"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Recipe:
-    """What makes documents into a store; the arguments of `build_store` of the same names."""
-
-    field: str
-    min_tokens: int
-    join: bool
-    part: Part
-    held_out_share: float
 
 
 def build_store(
@@ -58,9 +45,10 @@ def build_store(
 ) -> TokenStore:
     """Opens the token store of a source, tokenizing it first where that has not been done.
 
-    Stores are kept under a key made of what can be had without reading the documents: path, size and time of change of
-    every local file (of a hub data set the commit), the tokenizer's serialization, every argument that shapes the
-    store, and the version of the format. A second start with the same key opens the store at once.
+    The tokens of all documents are kept under a key of what they depend on: the content of every local file (see
+    `LocalFiles.identity`; of a hub data set the commit), `field`, the tokenizer's serialization, and the version of the
+    format. Whoever asks for the same source with the same tokenizer finds them ready, whatever the other arguments are;
+    they are compared with their checksums first (see `TokenFiles.verify`) and made again where they are damaged.
 
     Each document is tokenized as `tokenizer(text)` would, so with the opening token that the model saw in pre-training
     where its tokenizer adds one; a closing token is left off, because a window cut from the middle of a text has none.
@@ -86,165 +74,65 @@ def build_store(
     encoder = Encoder(tokenizer)
     if join and encoder.separator_id is None:
         raise DataError("join is on and the tokenizer has no end or begin token to put between; set one or join=False")
-    recipe = _Recipe(field=field, min_tokens=min_tokens, join=join, part=part, held_out_share=held_out_share)
+    view = View(min_tokens=min_tokens, join=join, part=part, held_out_share=held_out_share)
     sources = find_sources(source)
-    key = _key(recipe, encoder, sources)
+    key = _key(field, encoder, sources)
     root = Path(cache_dir or os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser()
     folder = root / key
-    if store := _complete(folder):
-        return store
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f"{key}.lock"):
-        if store := _complete(folder):  # another process built it while this one waited
-            return store
-        # Under the lock, whatever lies here is what an interrupted build left.
-        partial = root / f"{key}.partial"
-        for remains in (partial, folder):
-            shutil.rmtree(remains, ignore_errors=True)
-        partial.mkdir()
-        try:
-            with _progress_bar(sources, progress) as bar:
-                _build(partial, sources, recipe, encoder, num_workers or os.cpu_count() or 1, bar)
-            if _key(recipe, encoder, sources) != key:
-                raise DataError(f"documents at {source!r} changed while being read; start again when they are complete")
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return TokenStore(folder)
+    if not _is_sound(folder):
+        root.mkdir(parents=True, exist_ok=True)
+        # The lock file stays: were it removed, one process could hold the removed file and another a new one.
+        with FileLock(root / f"{key}.lock"):
+            if not _is_sound(folder):  # no other process built them while this one waited
+                _build(folder, sources, field, encoder, num_workers or os.cpu_count() or 1, progress)
+    passed_over = sum(sum(found.passed_over.values()) for found in sources)
+    return TokenStore(folder, view, files_passed_over=passed_over)
 
 
-def _key(recipe: _Recipe, encoder: Encoder, sources: list[Source]) -> str:
-    identity = [FORMAT, asdict(recipe), encoder.fingerprint, [found.identity() for found in sources]]
+def _key(field: str, encoder: Encoder, sources: list[Source]) -> str:
+    identity = [FORMAT, field, encoder.fingerprint, [found.identity() for found in sources]]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
-def _complete(folder: Path) -> TokenStore | None:
+def _is_sound(folder: Path) -> bool:
+    """Whether complete token files lie here that agree with their checksums."""
     try:
-        return TokenStore(folder)
-    except DataError:
-        return None
+        TokenFiles(folder).verify()
+    except (DataError, OSError):  # another process that found damage may be removing them
+        return False
+    return True
 
 
-class _Tally(Iterator[Document]):
-    """Documents of the wanted part, counted while they pass."""
-
-    def __init__(self, sources: list[Source], recipe: _Recipe) -> None:
-        self.seen = self.empty = self.other_part = 0
-        self.last_name = ""
-        self._documents = (document for found in sources for document in found.documents(recipe.field))
-        self._recipe = recipe
-
-    def __next__(self) -> Document:
-        for document in self._documents:
-            self.seen += 1
-            self.last_name = document.name
-            if not self._is_wanted(document.identity):
-                self.other_part += 1
-            elif not document.text.strip():
-                self.empty += 1
-            else:
-                return document
-        raise StopIteration
-
-    def _is_wanted(self, identity: str) -> bool:
-        part = self._recipe.part
-        return part == "all" or is_held_out(identity, self._recipe.held_out_share) == (part == "held_out")
-
-
-class _LongEnough(Iterator[Piece]):
-    """Pieces of at least `min_tokens`: long ones as they come, short ones dropped, or joined by a separator.
-
-    Attributes:
-        dropped: documents that are in no piece.
-        longest: the longest piece that came in.
-    """
-
-    def __init__(self, pieces: Iterator[Piece], min_tokens: int, separator_id: int | None) -> None:
-        self.dropped = 0
-        self.longest = Piece("", np.zeros(0, np.uint16), 0)
-        self._pieces, self._min_tokens, self._separator_id = pieces, min_tokens, separator_id
-        self._waiting: list[Piece] = []
-        self._waiting_tokens = 0
-
-    def __next__(self) -> Piece:
-        for piece in self._pieces:
-            if len(piece.ids) > len(self.longest.ids):
-                self.longest = piece
-            if len(piece.ids) >= self._min_tokens:
-                return piece
-            if self._separator_id is None:
-                self.dropped += 1
-                continue
-            self._waiting.append(piece)
-            # Each but the first brings the separator before it.
-            self._waiting_tokens += len(piece.ids) + (len(self._waiting) > 1)
-            if self._waiting_tokens >= self._min_tokens:
-                return self._joined(self._separator_id)
-        self.dropped += len(self._waiting)
-        self._waiting = []
-        raise StopIteration
-
-    def _joined(self, separator_id: int) -> Piece:
-        pieces, self._waiting, self._waiting_tokens = self._waiting, [], 0
-        separator = np.array([separator_id], dtype=pieces[0].ids.dtype)
-        stretches = [pieces[0].ids]
-        for piece in pieces[1:]:
-            stretches += [separator, piece.ids]
-        return Piece(pieces[0].name, np.concatenate(stretches), len(pieces))
-
-
-def _build(
-    folder: Path, sources: list[Source], recipe: _Recipe, encoder: Encoder, workers: int, bar: "tqdm[NoReturn]"
-) -> None:
-    """Writes a complete store into an empty folder.
+def _build(folder: Path, sources: list[Source], field: str, encoder: Encoder, workers: int, progress: bool) -> None:
+    """Tokenizes all documents into a folder that has its name when they are complete, and not before.
 
     Raises:
-        DataError: when no document is long enough.
+        DataError: when a document cannot be read, or the documents change meanwhile.
     """
-    tally = _Tally(sources, recipe)
-    separator_id = encoder.separator_id if recipe.join else None
-    pieces = _LongEnough(tokenized(tally, encoder, workers), recipe.min_tokens, separator_id)
-    kept = 0
-    with StoreWriter(folder, encoder.dtype) as writer:
-        for piece in pieces:
-            writer.add(piece.name, piece.ids)
-            kept += piece.documents
-            bar.update((sum(found.read_bytes() for found in sources) if bar.total else tally.seen) - bar.n)
-            bar.set_postfix(documents=writer.documents, tokens=f"{writer.tokens / 1e6:.1f}M", refresh=False)
-        if not writer.documents:
-            raise DataError(_none_kept(tally, pieces, recipe))
-        writer.finish(
-            counts=Counts(
-                seen=tally.seen,
-                kept=kept,
-                documents=writer.documents,
-                dropped_short=pieces.dropped,
-                dropped_empty=tally.empty,
-                other_part=tally.other_part,
-                tokens=writer.tokens,
-                files_passed_over=sum(sum(found.passed_over.values()) for found in sources),
-            ),
-            min_tokens=recipe.min_tokens,
-            separator_id=separator_id,
-            sentence_ends=encoder.sentence_ends(),
-            tokenizer_fingerprint=encoder.fingerprint,
-        )
-
-
-def _none_kept(tally: _Tally, pieces: _LongEnough, recipe: _Recipe) -> str:
-    """Says why a store would be empty, and what to do."""
-    if tally.seen == tally.other_part:
-        return (
-            f"none of {tally.seen} documents is in the {recipe.part} part (held_out_share={recipe.held_out_share}); "
-            "give more documents or another share"
-        )
-    if not pieces.dropped:
-        return f"all {tally.empty} documents up to {tally.last_name} are empty; give documents with text"
-    cure = "lower min_tokens or " + ("give more documents" if recipe.join else "join short documents (join=True)")
-    return (
-        f"no document has {recipe.min_tokens} tokens{', nor do all joined' if recipe.join else ''}; the longest of "
-        f"{pieces.dropped}, {pieces.longest.name}, has {len(pieces.longest.ids)}: {cure}"
-    )
+    # Under the lock, whatever lies here is damaged, or what an interrupted build left.
+    partial = folder.with_name(f"{folder.name}.partial")
+    for remains in (partial, folder):
+        shutil.rmtree(remains, ignore_errors=True)
+    partial.mkdir()
+    try:
+        documents = (document for found in sources for document in found.documents(field))
+        with _progress_bar(sources, progress) as bar, StoreWriter(partial, encoder.dtype) as writer:
+            for piece in tokenized(documents, encoder, workers):
+                writer.add(*piece)
+                done = sum(found.read_bytes() for found in sources) if bar.total else writer.documents
+                bar.update(done - bar.n)
+                bar.set_postfix(documents=writer.documents, tokens=f"{writer.tokens / 1e6:.1f}M", refresh=False)
+            writer.finish(
+                separator_id=encoder.separator_id,
+                sentence_ends=encoder.sentence_ends(),
+                tokenizer_fingerprint=encoder.fingerprint,
+            )
+        if _key(field, encoder, sources) != folder.name:
+            raise DataError("documents changed while being read; start again when they are complete")
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _progress_bar(sources: list[Source], progress: bool) -> "tqdm[NoReturn]":

@@ -32,6 +32,10 @@ _STDLIB_SKIPPED = {
 # `name`, `owner/name`, each with `:split` or `:config:split`.
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+)(?=:))?(?::(?P<split>[\w.-]+))?")
 
+# What is read to tell whether documents have changed: sources up to this size as a whole, larger ones in samples.
+_HASHED_BYTES = 256 << 20
+_SAMPLED_BYTES = 64 << 10
+
 _SOURCES = f"give a file ({ALLOWED}), a folder or glob of such files, a hub data set (owner/name[:split]), or stdlib"
 
 
@@ -61,8 +65,12 @@ class Document:
 
 def is_held_out(identity: str, share: float = 0.1) -> bool:
     """Whether the document of this identity is kept out of training; who is at one share also is at any larger one."""
-    digest = hashlib.sha256(identity.encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share
+    return split_point(identity) / 2**64 < share
+
+
+def split_point(identity: str) -> int:
+    """Where the document of this identity stands in [0, 2**64): below `share * 2**64` it is held out."""
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")
 
 
 def stdlib_documents() -> Iterator[Document]:
@@ -102,7 +110,7 @@ class Source(Protocol):
         ...
 
     def identity(self) -> list[Any]:
-        """What tells this content from any other without reading it, as plain JSON values."""
+        """What tells these documents from any others at little cost, as plain JSON values."""
         ...
 
     def documents(self, field: str) -> Iterator[Document]:
@@ -147,12 +155,21 @@ class LocalFiles:
         return self._finished_bytes + (self._open.tell() if self._open and not self._open.closed else 0)
 
     def identity(self) -> list[Any]:
-        """Absolute path, name, size and time of change of every file: no file is opened."""
-        return [
-            [str(file.path.resolve()), file.name, self.is_canonical, status.st_size, status.st_mtime_ns]
-            for file in self.files
-            for status in [file.path.stat()]
-        ]
+        """Name, size and hash of every file, so that the same content is the same source wherever it lies.
+
+        Of sources above 256 MiB a file's beginning and end stand for the rest, 64 KiB each (less where files are very
+        many), together with its path and time of change: what is written into its middle is noticed by the time alone.
+        """
+        is_small = self.size_bytes() <= _HASHED_BYTES
+        sampled_bytes = _HASHED_BYTES if is_small else min(_SAMPLED_BYTES, _HASHED_BYTES // (2 * len(self.files)))
+        identity: list[Any] = [self.is_canonical]
+        for file in self.files:
+            with _opened(file.path) as handle:
+                status = os.fstat(handle.fileno())
+                digest = _hash_ends(handle, status.st_size, sampled_bytes)
+            place = [] if is_small else [str(file.path.resolve()), status.st_mtime_ns]
+            identity.append([file.name, status.st_size, digest, *place])
+        return identity
 
     def documents(self, field: str) -> Iterator[Document]:
         """Yields the documents file by file."""
@@ -291,6 +308,15 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}); mend its permissions or leave it out") from None
+
+
+def _hash_ends(file: BinaryIO, size_bytes: int, at_most_bytes: int) -> str:
+    """Hash of a file's first and last bytes, this many of each: of all where it has no more than these."""
+    digest = hashlib.blake2b(file.read(at_most_bytes), digest_size=16)
+    if size_bytes > at_most_bytes:
+        file.seek(max(at_most_bytes, size_bytes - at_most_bytes))
+        digest.update(file.read(at_most_bytes))
+    return digest.hexdigest()
 
 
 def _until_magic(parts: Iterable[str]) -> Iterator[str]:

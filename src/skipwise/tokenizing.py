@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from skipwise.documents import Document
+from skipwise.documents import Document, split_point
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,11 +22,17 @@ _SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")  # the last
 
 
 class Piece(NamedTuple):
-    """A stretch of tokens for the store, its name, and how many documents are in it."""
+    """The tokens of a document for the store.
+
+    Attributes:
+        name: the document's.
+        ids: 1-D, its token ids; none where it has no text.
+        split_point: which part it is in, as `documents.split_point` has it.
+    """
 
     name: str
     ids: np.ndarray
-    documents: int
+    split_point: int
 
 
 class Encoder:
@@ -73,17 +79,26 @@ class Encoder:
 def tokenized(documents: Iterator[Document], encoder: Encoder, workers: int) -> Iterator[Piece]:
     """Tokenizes in threads (the engine works outside Python's lock); yields in order, a few batches ahead at most."""
     batches = _batches(documents)
-    waiting: list[tuple[list[str], Future[list[np.ndarray]]]] = []
+    waiting: list[Future[list[Piece]]] = []
     with _one_thread_a_call(), ThreadPoolExecutor(workers) as pool:
         while True:
-            for batch in islice(batches, 2 * workers - len(waiting)):
-                texts = [document.text for document in batch]
-                waiting.append(([document.name for document in batch], pool.submit(encoder.encode, texts)))
+            waiting += [pool.submit(_pieces, batch, encoder) for batch in islice(batches, 2 * workers - len(waiting))]
             if not waiting:
                 return
-            names, encoded = waiting.pop(0)
-            for name, ids in zip(names, encoded.result(), strict=True):
-                yield Piece(name, ids, 1)
+            yield from waiting.pop(0).result()
+
+
+def _pieces(batch: list[Document], encoder: Encoder) -> list[Piece]:
+    """One piece a document; those without text get no token, not even the tokenizer's opening one."""
+    encoded = iter(encoder.encode([document.text for document in batch if document.text.strip()]))
+    return [
+        Piece(
+            document.name,
+            next(encoded) if document.text.strip() else np.zeros(0, encoder.dtype),
+            split_point(document.identity),
+        )
+        for document in batch
+    ]
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
