@@ -61,8 +61,9 @@ class Counts:
 class TokenStore:
     """Tokenized documents on disk, those of one view.
 
-    Opening maps the files and computes the view in one pass over the documents' lengths: about a second for ten million
-    of them, and 8 bytes of memory each. A store sent to another process is opened there again rather than copied.
+    Opening maps the files and computes the view from the documents' lengths: for ten million of them a fraction of a
+    second, a few seconds where short ones are joined, and 8 bytes of memory for each that is shown. A store sent to
+    another process is opened there again rather than copied.
 
     Args:
         folder: folder of complete token files.
