@@ -37,11 +37,13 @@ def test_the_embedded_model_is_as_described():
 
 @pytest.mark.slow
 def test_the_short_demo_extends_and_retrieves(tmp_path):
-    settings = DemoSettings(target=1024, steps=30, trials=10, num_depths=5, num_documents=8)
+    settings = DemoSettings(target=1024, steps=60, trials=10, num_depths=5, num_documents=16)
     base, interpolated, extended = run_demo(tmp_path, settings=settings)
     at_target = {arm.name: perplexity_at(arm.results, 1024) for arm in (base, interpolated, extended)}
     assert at_target["extended"] < at_target["interpolation only"] < at_target["base"]
-    assert Claims.of(extended.results).retrieves
+    claims = Claims.of(extended.results)
+    assert claims.perplexity_falls
+    assert claims.retrieves
     assert accuracy_at(base.results, 256) == 1.0, "the base finds every key within its own window"
     assert accuracy_at(base.results, 1024) < 0.2
     page = (tmp_path / "report.html").read_text()

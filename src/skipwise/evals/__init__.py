@@ -124,6 +124,10 @@ def evaluate(
         )
         stack.enter_context(_evaluation_mode(model))
         for task in made:
+            # What cannot be measured at some length is said before hours are spent on the others.
+            if check := getattr(task, "check_lengths", None):
+                check(context, lengths)
+        for task in made:
             for measurement in task.run(context, lengths):
                 results += measurement.results
                 for file, lines in (
