@@ -264,19 +264,20 @@ MIXING: dict[str, PreTrainedConfig] = {
 }
 
 
-def probe_layers(model: PreTrainedModel) -> Verdict:
-    with undisturbed(model, gradient_checkpointing=False):
+def probe_layers(model: PreTrainedModel, *, checkpointing: bool = False) -> Verdict:
+    with undisturbed(model, gradient_checkpointing=checkpointing):
         return layer_probe.layers(Bench(model, WINDOW, YaRN(), None, seed=0))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", MIXING)
-def test_each_layer_is_found_in_other_architectures(family: str) -> None:
+def test_each_layer_is_found_in_other_architectures(family: str, checkpointing: bool) -> None:
     model = build(MIXING[family])
-    verdict = probe_layers(model)
+    verdict = probe_layers(model, checkpointing=checkpointing)
     assert verdict.status == "pass", verdict.line
     assert "told apart" not in verdict.detail
     isolate(model.get_submodule("model.layers.1.self_attn"))
-    verdict = probe_layers(model)
+    verdict = probe_layers(model, checkpointing=checkpointing)
     assert verdict.status == "fail", verdict.line
     assert verdict.detail.endswith("hide chunk one: model.layers.1.self_attn")
 

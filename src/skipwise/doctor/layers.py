@@ -93,16 +93,14 @@ def shares(bench: Bench, modules: dict[str, nn.Module], skip: int) -> dict[str, 
     def cut(value: Any) -> Any:
         if not _hidden((value,), bench.n):
             return value
-        leaf = value.detach().requires_grad_()
-        if recording:  # Layers that are recomputed come by again, and the graph knows the leaves of the first time.
-            leaves.append(leaf)
-        return leaf
+        leaves.append(value.detach().requires_grad_())
+        return leaves[-1]
 
     def cut_inputs(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
 
     def keep_output(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if recording:
+        if recording:  # Layers that are recomputed come by again, and their graph is that of the first time.
             outputs[module] = _hidden(_several(output), bench.n)[0]
 
     with ExitStack() as hooks, torch.enable_grad():
