@@ -294,6 +294,24 @@ def test_dtype_and_attention(checkpoint: Any) -> None:
         load_model(folder, dtype="int8")
 
 
+@pytest.mark.parametrize(
+    ("attention", "unsupported", "message"),
+    [
+        ("spda", "", "attention is 'spda'; give one of eager, .*flash_attention_2, .*flex_attention, sdpa"),
+        ("sdpa", "_supports_sdpa", "LlamaForCausalLM does not support .*scaled_dot_product_attention; give another"),
+        ("flex_attention", "_supports_flex_attn", "does not support .*flex_attention; give another attention"),
+        ("flash_attention_2", "_supports_flash_attn", "does not support Flash Attention 2; give another attention"),
+    ],
+)
+def test_an_attention_that_is_not_there_is_refused(
+    attention: str, unsupported: str, message: str, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.LlamaForCausalLM, unsupported or "_supports_sdpa", not unsupported)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_model(checkpoint("llama"), attention=attention)
+    assert len(str(caught.value)) < 250
+
+
 def test_tokenizer_reads_up_to_the_new_window(checkpoint: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint("llama"), tmp_path / "short")
     tokenizer = AutoTokenizer.from_pretrained(folder)

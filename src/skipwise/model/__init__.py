@@ -10,7 +10,7 @@ keep that too. So `with_rope` builds anew, around the same parameters.
 
 from skipwise.model.extend import original_window, rope_state, with_rope
 from skipwise.model.gptj import portability_note
-from skipwise.model.load import LoadedModel, load_model, read_config
+from skipwise.model.load import LoadedModel, load_model, read_config, without_weights
 from skipwise.model.rotary import rotary_tables
 from skipwise.model.save import save_model
 
@@ -24,4 +24,5 @@ __all__ = [
     "rotary_tables",
     "save_model",
     "with_rope",
+    "without_weights",
 ]

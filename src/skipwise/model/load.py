@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.model.extend import built_around, extended_config, rope_state
@@ -49,7 +50,8 @@ def load_model(
         window: the lengths that the interpolation is for; goes with `interpolation`.
         dtype: of the parameters: `"float32"`, `torch.bfloat16`, ..., or `"auto"` for the checkpoint's own (float32 for
             a GGUF file). None means `"auto"` where there is an accelerator, else float32.
-        attention: `"sdpa"`, `"eager"`, `"flash_attention_2"`, ...; None leaves the choice to the library.
+        attention: `"sdpa"`, `"eager"`, `"flash_attention_2"`, ... or a kernel of the hub; None leaves the choice to
+            the library.
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Returns:
@@ -63,6 +65,7 @@ def load_model(
     """
     if (interpolation is None) != (window is None):
         raise ConfigError("interpolation and window go together: give load_model both or neither")
+    _check_attention(attention)
     place = locate(source, weights=True)
     with quiet_transformers():
         config = _own_config(place, trust_remote_code)
@@ -96,6 +99,13 @@ def read_config(source: str | Path, *, trust_remote_code: bool = False) -> PreTr
     return phi_config(config) if is_gptj(config) else config
 
 
+def without_weights(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A model of this config on the meta device: its modules, names and shapes, and no numbers."""
+    with quiet_transformers(), torch.device("meta"):
+        # From a copy: building a model settles the config's attention kernels, and the real one chooses its own.
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+
+
 def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
     """The config as the checkpoint has it, of a model that can be extended."""
     with one_line_errors(place, "the config"):
@@ -104,9 +114,7 @@ def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig
             return config
         if config.is_encoder_decoder:
             raise _refusal(place, config, "it is an encoder-decoder, and only decoders that read left to right can be")
-        with torch.device("meta"):
-            # From a copy: building a model settles the config's attention kernels, and the real one chooses its own.
-            skeleton = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+        skeleton = without_weights(config, trust_remote_code=trust_remote_code)
     if reason := refusal_reason(skeleton):
         raise _refusal(place, config, reason)
     try:
@@ -123,6 +131,15 @@ def _refusal(place: ModelSource, config: PreTrainedConfig, reason: str) -> Unsup
 def _load_tokenizer(place: ModelSource, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     with one_line_errors(place, "the tokenizer"):
         return AutoTokenizer.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
+
+
+def _check_attention(attention: str | None) -> None:
+    known = ["eager", *sorted(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in name)]
+    # With a slash it is a kernel of the hub, which transformers fetches through the package `kernels`.
+    if attention is not None and attention not in known and "/" not in attention:
+        raise ConfigError(
+            f"attention is {attention!r}; give one of {', '.join(known)}, or a kernel of the hub (owner/name)"
+        )
 
 
 def _load_weights(

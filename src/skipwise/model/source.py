@@ -15,6 +15,9 @@ from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, Unsuppo
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_NO_SUCH_ATTENTION = re.compile(
+    r"\w+ does not support (Flash Attention \d|an attention implementation through torch[\w.']*( flex_attention)?)"
+)
 _TO_SAFETENSORS = (
     'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as '
     "M; M.from_pretrained('OLD', use_safetensors=False).save_pretrained('NEW')\", copy the tokenizer files, load NEW"
@@ -137,6 +140,8 @@ def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
                 f"model {str(source)!r} brings its own code, which is not run unless asked; "
                 "read that code, then set trust_remote_code"
             ) from error
+        if refused := _NO_SUCH_ATTENTION.match(message):
+            raise ConfigError(f"model {str(source)!r}: {refused[0]}; give another attention, such as eager") from error
         if "does not recognize this architecture" in str(error) or "Unrecognized configuration class" in str(error):
             raise UnsupportedModelError(
                 f"model {str(source)!r}: transformers has no decoder class for it ({message})"
