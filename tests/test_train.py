@@ -83,12 +83,12 @@ def sound_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
 
 
-def run(settings: dict[str, Any], *, resume: bool = False, sampler: Any = None, **changes: Any) -> ExtendResult:
+def run(settings: dict[str, Any], *, resume: bool = False, own_sampler: Any = None, **changes: Any) -> ExtendResult:
     """Extends with some settings changed; `training`, `data` and `validation` are changed entry by entry."""
     merged = dict(settings)
     for name, value in changes.items():
         merged[name] = {**settings[name], **value} if name in ("training", "data", "validation") else value
-    return extend(RunConfig.from_mapping(merged), resume=resume, sampler=sampler)
+    return extend(RunConfig.from_mapping(merged), resume=resume, sampler=own_sampler)
 
 
 @pytest.fixture
@@ -332,11 +332,11 @@ def test_a_sampler_of_ones_own(
 ) -> None:
     monkeypatch.setattr(Stretched, "seen", [])
     stop_after(2)
-    run(settings, sampler=Stretched())
+    run(settings, own_sampler=Stretched())
     assert Stretched.seen
     with pytest.raises(ConfigError, match="begun with another sampler"):
         run(settings, resume=True)
-    done = run(settings, resume=True, sampler=Stretched())
+    done = run(settings, resume=True, own_sampler=Stretched())
     assert done.record["sampler"] == "Stretched()"
     card = (done.folder / "README.md").read_text()
     assert "Stretched()" in card
@@ -395,7 +395,7 @@ def test_a_model_that_isolates_the_chunks_is_refused_before_training(
     with pytest.raises(UnsupportedModelError, match=r"preflight failed.*do not see each other"):
         run(settings)
     # So that the next try, with another attention, finds the folder free.
-    assert not any(Path(settings["output"]).iterdir())
+    assert not Path(settings["output"]).exists()
 
 
 Refusal = tuple[type[SkipwiseError], dict[str, Any], list[str]]
@@ -409,6 +409,7 @@ REFUSALS: dict[str, Refusal] = {
     "unknown tracker": (ConfigError, {"training": {"report_to": "notebook"}}, ["notebook"]),
     "target too small": (ConfigError, {"target": 48}, ["48", "already handles 64"]),
     "window too long": (PositionError, {"window": 300}, ["train=300"]),
+    "chunks too many": (PositionError, {"sampler": {"kind": "pose", "chunks": 1000}}, ["chunks is 1000", "most 32"]),
     "growth too long": (PositionError, {"growth": {"window": 300}}, ["train=300"]),
     "validation too long": (ConfigError, {"validation": {"lengths": [512]}}, ["validation.lengths", "512", "256"]),
     "no document": (DataError, {"data": {"source": "/no/such/folder"}}, ["/no/such/folder"]),
@@ -427,8 +428,35 @@ def test_refused_in_one_line_and_the_folder_stays_free(what: str, settings: dict
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
-    folder = Path(settings["output"])
-    assert not folder.exists() or not any(folder.iterdir())
+    assert not Path(settings["output"]).exists()
+
+
+REFUSED_EARLY: dict[str, Refusal] = {
+    "more chunks than tokens": (PositionError, {"sampler": {"kind": "pose", "chunks": 33}}, ["is 33", "most 32"]),
+    "more chunks than grown tokens": (
+        PositionError,
+        {"sampler": {"kind": "pose", "chunks": 32}, "growth": {"window": 16}},
+        ["chunks is 32", "most 16"],
+    ),
+    "no folder": (DataError, {"data": {"source": "/no/such/folder"}}, ["/no/such/folder"]),
+    "no data set": (DataError, {"data": {"source": "no-such-name"}}, ["'no-such-name'", "no such file"]),
+    "no layer": (ConfigError, {"tuning": {"kind": "lora", "target_modules": ["q_prj"]}}, ["'q_prj'", "'q_proj'"]),
+    "no attention": (ConfigError, {"attention": "fooo"}, ["'fooo'", "sdpa"]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED_EARLY)
+def test_what_needs_no_weights_is_refused_before_they_are_read(
+    what: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    kind, changes, words = REFUSED_EARLY[what]
+    with pytest.raises(kind) as caught:
+        run(settings, **changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert not Path(settings["output"]).exists()
 
 
 def test_a_folder_that_is_taken_is_left_alone(settings: dict[str, Any]) -> None:
@@ -444,8 +472,11 @@ def test_a_folder_that_is_taken_is_left_alone(settings: dict[str, Any]) -> None:
 
 def test_a_folder_that_cannot_be_made(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        run(settings, output=str(tmp_path / "file" / "run"))
+    for below in ("run", "runs/run"):
+        with pytest.raises(CheckpointError, match=r"cannot be written: .*file' is no folder.*--output"):
+            run(settings, output=str(tmp_path / "file" / below))
+    with pytest.raises(CheckpointError, match="is no folder"):
+        run(settings, output=str(tmp_path / "file"))
 
 
 @pytest.mark.usefixtures("sound_model")

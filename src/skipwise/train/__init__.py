@@ -20,23 +20,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 from accelerate import PartialState
 from peft import PeftModel
 
-from skipwise.config import FullTuning, RunConfig
+from skipwise.config import FullTuning, LoraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor, require_healthy
 from skipwise.loss import use_chunked_loss
-from skipwise.model import load_model, original_window, portability_note, read_config, save_model
+from skipwise.model import load_model, original_window, portability_note, read_config, save_model, without_weights
 from skipwise.positions import PositionSampler
 from skipwise.train.arguments import CHECKPOINTING, training_arguments, training_settings
 from skipwise.train.curriculum import collate, collate_diluted
-from skipwise.train.data import build_curriculum, build_validation, stage_windows, validation_lengths
+from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
 from skipwise.train.folder import RunFolder, step_of
 from skipwise.train.process import Stopwatch, use_one_malloc_arena
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
-from skipwise.train.tuning import apply_tuning, merged
+from skipwise.train.tuning import apply_tuning, check_tuning, merged
 
 __all__ = ["ExtendResult", "extend", "training_arguments", "use_one_malloc_arena"]
 
@@ -72,6 +73,10 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         sampler: used in place of the one that `config.sampler` describes, for samplers of your own.
         resume: go on from the run's last checkpoint; the result is that of an uninterrupted run.
 
+    Returns:
+        What the run left behind: the folder with the extended model, or with the checkpoint to resume from where it was
+        stopped on request, and the record of what was done.
+
     Raises:
         ConfigError: settings that cannot be used, or an output folder that is taken.
         DataError: documents that cannot be read, or too short.
@@ -80,11 +85,17 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
     # All that can be wrong without reading weights or documents.
-    original = original_window(read_config(config.model, trust_remote_code=config.trust_remote_code))
-    window, training = config.resolve_window(original), training_settings(config)
+    base = read_config(config.model, trust_remote_code=config.trust_remote_code)
+    window, training = config.resolve_window(original_window(base)), training_settings(config)
     windows = stage_windows(config, window, training["max_steps"])
     lengths = validation_lengths(config, window)
     sampler = sampler or config.build_sampler()
+    for _, stage_window in windows:
+        # A sampler is made without knowing its window, and may refuse it.
+        sampler.sample(window.target, stage_window, np.random.default_rng(0))
+    check_sources(config)
+    if isinstance(config.tuning, LoraTuning):
+        check_tuning(without_weights(base, trust_remote_code=config.trust_remote_code), config.tuning)
     folder = RunFolder(config)
     checkpoint = folder.checkpoint() if resume else folder.require_free()
     arguments = training_arguments(config, resumed=checkpoint is not None)

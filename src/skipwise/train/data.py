@@ -7,6 +7,7 @@ from typing import Any
 
 from skipwise.config import RunConfig
 from skipwise.corpus import Part, TokenStore, build_store
+from skipwise.documents import HubDataset, find_sources
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.items import TrainingItems
@@ -32,6 +33,17 @@ def stage_windows(config: RunConfig, window: Window, num_steps: int) -> list[tup
         grown_steps = max(1, round(num_steps * growth.share))
         windows.append((num_steps - grown_steps, dataclasses.replace(window, train=growth.window)))
     return windows
+
+
+def check_sources(config: RunConfig) -> None:
+    """Finds the run's documents without reading any; what is no path on this machine is asked for on the hub.
+
+    Raises:
+        DataError: there are none.
+    """
+    for source in find_sources(config.data.source):
+        if isinstance(source, HubDataset):
+            source.identity()
 
 
 def build_curriculum(

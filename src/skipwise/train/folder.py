@@ -7,6 +7,7 @@ skipwise.json        what was done; its presence says that the run is finished
 """
 
 import json
+import os
 from pathlib import Path
 
 from accelerate import PartialState
@@ -44,17 +45,20 @@ class RunFolder:
         self._config = config
 
     def require_free(self) -> None:
-        """Refuses a folder that holds anything.
+        """Refuses a folder that holds anything; makes none, as the run may yet be refused.
 
         Raises:
             ConfigError: it does.
-            CheckpointError: it cannot be made.
+            CheckpointError: it cannot be made, or written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            taken = any(self.path.iterdir())
+            nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+            writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+            taken = writable and nearest == self.path and any(self.path.iterdir())
         except OSError as error:
-            raise self._cannot_write(error) from error
+            raise self._cannot_write(error.strerror) from error
+        if not writable:
+            raise self._cannot_write(f"{str(nearest)!r} is no folder that you may write in; give another with --output")
         if taken:
             raise ConfigError(
                 f"output folder {str(self.path)!r} is not empty; go on with --resume, or give another with --output"
@@ -105,11 +109,12 @@ class RunFolder:
                 )
         elif state.is_main_process:
             try:
+                self.path.mkdir(parents=True, exist_ok=True)
                 begun_file.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
                 (self.path / SETTINGS_FILE).write_text(self._config.to_yaml(), encoding="utf-8")
             except OSError as error:
-                raise self._cannot_write(error) from error
+                raise self._cannot_write(error.strerror) from error
         state.wait_for_everyone()
 
-    def _cannot_write(self, error: OSError) -> CheckpointError:
-        return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}")
+    def _cannot_write(self, reason: str | None) -> CheckpointError:
+        return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}")
