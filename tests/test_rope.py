@@ -1,5 +1,6 @@
 """Every interpolation against the transformers library's own tables, frozen numbers, and planted faults."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -258,6 +259,12 @@ def test_values_out_of_range_are_refused(make: Callable):
         make()
 
 
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
+def test_every_default_may_be_said_out_loud(kind: str):
+    spelled = dataclasses.asdict(INTERPOLATIONS[kind]())
+    assert interpolation_from({"kind": kind, **spelled}) == INTERPOLATIONS[kind]()
+
+
 def test_interpolations_are_built_from_settings():
     assert interpolation_from("yarn") == YaRN()
     assert interpolation_from({"kind": "yarn", "beta_fast": 16}) == YaRN(beta_fast=16)
@@ -272,10 +279,16 @@ def test_interpolations_are_built_from_settings():
         ({"beta_fast": 16}, "kind is None"),
         ({"kind": "yarn", "beta_fats": 16}, "no field 'beta_fats'.*did you mean 'beta_fast'"),
         ({"kind": "none", "factor": 2}, "'none' has no field 'factor'; it takes none"),
-        ({"kind": "yarn", "beta_fast": "many"}, "fields are numbers"),
+        ({"kind": "yarn", "beta_fast": "abc"}, "^interpolation.beta_fast is 'abc'; it must be a number$"),
+        ({"kind": "yarn", "beta_fast": True}, "beta_fast is True; it must be a number$"),
+        ({"kind": "linear", "factor": "8"}, "^interpolation.factor is '8'; it must be a number or null$"),
+        ({"kind": "ntk", "theta": float("nan")}, "theta is nan; it must be a number or null$"),
+        ({"kind": "yarn", "truncate": "maybe"}, "truncate is 'maybe'; it must be true or false$"),
+        ({"kind": "longrope", "long_factor": 3.0}, "long_factor is 3.0; it must be a list of numbers or null$"),
+        ({"kind": "longrope", "long_factor": ["x"]}, "long_factor is .'x'.; it must be a list of numbers or null$"),
     ],
 )
-def test_unknown_settings_are_refused_with_the_nearest_name(settings, message: str):
+def test_wrong_settings_are_refused_with_what_is_right(settings, message: str):
     with pytest.raises(ConfigError, match=message):
         interpolation_from(settings)
 

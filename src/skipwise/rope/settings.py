@@ -2,8 +2,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from skipwise.errors import ConfigError
 from skipwise.rope.interpolations import INTERPOLATIONS, Interpolation
@@ -19,22 +22,45 @@ def interpolation_from(settings: str | Mapping[str, Any]) -> Interpolation:
         The interpolation; fields left out have their defaults.
 
     Raises:
-        ConfigError: on a kind or field that does not exist, with the nearest name, and on a value out of range.
+        ConfigError: on a kind or field that does not exist, with the nearest name, and on a value of another kind
+            or out of range.
     """
     fields = {"kind": settings} if isinstance(settings, str) else dict(settings)
     kind = fields.pop("kind", None)
     if kind not in INTERPOLATIONS:
         raise ConfigError(f"interpolation kind is {kind!r}; {_allowed(str(kind), INTERPOLATIONS)}")
     interpolation_class: Any = INTERPOLATIONS[kind]
-    known = [field.name for field in dataclasses.fields(interpolation_class)]
-    for name in fields:
+    known = {field.name: field.type for field in dataclasses.fields(interpolation_class)}
+    for name, value in fields.items():
         if name not in known:
             raise ConfigError(f"interpolation {kind!r} has no field {name!r}; {_allowed(name, known)}")
-    try:
-        return interpolation_class(**fields)
-    except TypeError as error:
-        # A string where a number belongs fails in the range check's comparison.
-        raise ConfigError(f"interpolation {kind!r} was given {fields}; its fields are numbers: {error}") from error
+        kinds = typing.get_args(known[name]) or (known[name],)
+        if not any(_KINDS[one].holds(value) for one in kinds):
+            allowed = " or ".join(_KINDS[one].words for one in kinds)
+            raise ConfigError(f"interpolation.{name} is {value!r}; it must be {allowed}")
+    return interpolation_class(**fields)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class _Kind(NamedTuple):
+    """A kind of value: what it is called, and whether a value is one."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+# By the types that fields of interpolations have.
+_KINDS: dict[Any, _Kind] = {
+    bool: _Kind("true or false", lambda value: isinstance(value, bool)),
+    float: _Kind("a number", _is_number),
+    tuple[float, ...]: _Kind(
+        "a list of numbers", lambda value: isinstance(value, list | tuple) and all(map(_is_number, value))
+    ),
+    types.NoneType: _Kind("null", lambda value: value is None),
+}
 
 
 def _allowed(given: str, names: Iterable[str]) -> str:
