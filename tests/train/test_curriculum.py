@@ -191,7 +191,8 @@ def test_a_window_without_room_for_an_exercise_is_refused_at_once(tokenizer: Any
 
 
 def items_of(lengths: Sequence[int]) -> list[TrainingItem]:
-    return [TrainingItem(*(np.arange(n, dtype=np.int64) + base for base in (1, 0, 1))) for n in lengths]
+    arrays = [[np.arange(n, dtype=np.int64) + base for base in (1, 0, 1)] for n in lengths]
+    return [TrainingItem(ids, positions, labels) for ids, positions, labels in arrays]
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5))

@@ -10,8 +10,11 @@ from lm_eval.models.huggingface import HFLM
 from skipwise.errors import DataError
 from skipwise.evals.context import process_state
 
+# The harness's decorator hides the class's own type.
+_Adapter: Any = HFLM
 
-class LoadedLM(HFLM):
+
+class LoadedLM(_Adapter):
     """The harness's own adapter to transformers models, that scores whole prompts or none.
 
     Where a prompt is longer than the model's window, the harness cuts its beginning off and scores what is left.
