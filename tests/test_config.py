@@ -43,7 +43,9 @@ def test_yaml_round_trip(tmp_path):
     [
         ({**SMALL, "windwo": 5}, ["'windwo' is unknown", "'window'"]),
         ({**SMALL, "data": {"min_token": 5}}, ["'data.min_token' is unknown", "'min_tokens'"]),
-        ({**SMALL, "tuning": {"kind": "lora", "rnk": 5}}, ["rnk' is unknown", "'rank'"]),
+        ({**SMALL, "tuning": {"kind": "lora", "rnk": 5}}, ["'tuning.rnk' is unknown", "'rank'"]),
+        ({**SMALL, "tuning": {"kind": "lora", "rank": 0}}, ["'tuning.rank' is 0", "greater than or equal to 1"]),
+        ({**SMALL, "tuning": {"kind": "lora", "target_modules": [5]}}, ["'tuning.target_modules.0' is 5", "string"]),
         ({**SMALL, "tuning": {"kind": "lore"}}, ["'tuning'", "lore", "'lora'"]),
         ({**SMALL, "sampler": {"kind": "poes"}}, ["poes", "'pose'"]),
         ({**SMALL, "sampler": {"kind": "pose", "skip": "flat"}}, ["skip", "'skips'"]),
@@ -52,6 +54,12 @@ def test_yaml_round_trip(tmp_path):
         ({"model": "x", "target": "many"}, ["many", "32k"]),
         ({"model": "x", "target": True}, ["target", "True"]),
         ({**SMALL, "data": {"held_out": 1.5}}, ["data.held_out", "1.5", "less than or equal to 1"]),
+        ({**SMALL, "data": {"source": 5}}, ["'data.source' is 5; ", "a valid string or a valid list"]),
+        ({**SMALL, "data": {"source": ["a", 5]}}, ["'data.source.1' is 5; ", "a valid string"]),
+        ({**SMALL, "data": "docs"}, ["'data' is 'docs'; ", "valid dict"]),
+        ({**SMALL, "validation": {"lengths": [1, None]}}, ["'validation.lengths.1' is None"]),
+        ({**SMALL, "interpolation": {"beta_fast": "abc"}}, ["interpolation.beta_fast is 'abc'", "a number"]),
+        ({**SMALL, "growth": {"window": 9, "shar": 0.5}}, ["'growth.0.shar' is unknown", "'share'"]),
         ({**SMALL, "growth": {"share": 0.5}}, ["growth.0.window' is missing"]),
         ({**SMALL, "growth": [{"window": 9, "share": 0.1}, {"window": 99, "share": 0.5}]}, ["[0.1, 0.5]", "falling"]),
         ({**SMALL, "seed": "zero"}, ["'seed'", "zero"]),
@@ -93,7 +101,8 @@ def test_flags_lie_over_the_file():
 
 def test_lengths_are_checked_against_the_model():
     run = RunConfig.from_mapping(SMALL)
-    with pytest.raises(ConfigError, match="already handles 65536"):
-        run.resolve_window(65536)
+    for original in (65536, 32768):
+        with pytest.raises(ConfigError, match=f"already handles {original}: give a target above that"):
+            run.resolve_window(original)
     with pytest.raises(PositionError):
         RunConfig.from_mapping({**SMALL, "window": "64k"}).resolve_window(4096)

@@ -16,7 +16,7 @@ import itertools
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -198,8 +198,13 @@ class RunConfig(_Strict):
         return Path(self.output or f"runs/{name}-{self.target}")
 
     def resolve_window(self, original: int) -> Window:
-        """The three lengths of the run, given the original window of the model in tokens."""
-        if self.target < original:
+        """The three lengths of the run, given the original window of the model in tokens.
+
+        Raises:
+            ConfigError: the target is no longer than that.
+            PositionError: the training window is longer than the target, or too short.
+        """
+        if self.target <= original:
             raise ConfigError(
                 f"target is {self.target} tokens and the model already handles {original}: give a target above that"
             )
@@ -220,7 +225,11 @@ class RunConfig(_Strict):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "RunConfig":
-        """Reads a run's YAML file."""
+        """Reads a run's YAML file.
+
+        Raises:
+            ConfigError: as `read_settings` and `from_mapping`.
+        """
         return cls.from_mapping(read_settings(path))
 
     def to_yaml(self) -> str:
@@ -294,34 +303,53 @@ def _with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
     """One line for the first thing that is wrong."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    name = ".".join(path)
+    named = [(_setting_name(model, found["loc"]), found) for found in error.errors()]
+    name = named[0][0]
+    # A value that may be of several types has an error for each of them, the one that it is of further in.
+    inside = [(longer, found) for longer, found in named if longer.startswith(f"{name}.")]
+    name, first = (inside or named)[0]
     if first["type"] == "extra_forbidden":
-        known = list(_fields_at(model, path[:-1]))
-        nearest = difflib.get_close_matches(path[-1], known, n=1)
+        *path, unknown = (str(part) for part in first["loc"])
+        known = [field for found in _models_at(model, path) for field in found.model_fields]
+        nearest = difflib.get_close_matches(unknown, known, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known here: {', '.join(known)}"
         return f"setting {name!r} is unknown; {hint}"
     if first["type"] == "missing":
         return f"setting {name!r} is missing; give it in the config or as a flag"
-    return f"setting {name!r} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+    more = [found["msg"].removeprefix("Input should be ") for other, found in named if other == name][1:]
+    allowed = " or ".join([first["msg"], *more])
+    return f"setting {name!r} is {first['input']!r}; {allowed[0].lower()}{allowed[1:]}"
 
 
-def _fields_at(model: type[BaseModel], path: list[str]) -> Iterator[str]:
-    """Names of the fields of the model reached by a path of field names (and tags of unions, which are passed over)."""
+def _setting_name(model: type[BaseModel], path: Sequence[str | int]) -> str:
+    """The setting as people write it: a path of pydantic without the tags that tell the types of a union apart."""
+    *above, last = (str(part) for part in path)
+    parts = [
+        part
+        for i, part in enumerate(above)
+        if part.isdecimal() or any(part in found.model_fields for found in _models_at(model, above[:i]))
+    ]
+    holders = _models_at(model, above)
+    # What stands last in a model is one of its fields, or is meant for one; in a union of plain types it is a tag.
+    return ".".join([*parts, last] if holders or last.isdecimal() else parts)
+
+
+def _models_at(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
+    """The models that a path of field names leads to; the tag of a union of models leads to one of them."""
     models = [model]
     for part in path:
+        if part.isdecimal():
+            continue
         inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
         if inner:
             models = [found for annotation in inner for found in _models_in(annotation)]
         else:
-            models = [m for m in models if m.model_fields["kind"].default == part]
-    for found in models:
-        yield from found.model_fields
+            models = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+    return models
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated, list):
         for part in typing.get_args(annotation):
             yield from _models_in(part)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
