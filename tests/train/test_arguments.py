@@ -41,3 +41,11 @@ def test_rates_that_no_optimizer_takes_are_refused_before_any_work(name: str, va
     config = RunConfig.from_mapping({**SMALL, "training": {name: value}})
     with pytest.raises(ConfigError, match=f"training.{name}.*a number of 0 or more"):
         training_settings(config)
+
+
+@pytest.mark.parametrize("name", ["bf16", "gradient_checkpointing", "tf32", "disable_tqdm"])
+@pytest.mark.parametrize("value", ["maybe", "false", 1])
+def test_a_switch_is_on_or_off(name: str, value: object) -> None:
+    config = RunConfig.from_mapping({**SMALL, "training": {name: value}})
+    with pytest.raises(ConfigError, match=f"'training.{name}' is {value!r}; give true or false"):
+        training_settings(config)

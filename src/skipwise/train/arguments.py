@@ -19,6 +19,7 @@ GLOBAL_BATCH = 64
 """Windows of one optimizer step where the run's settings say nothing: the paper's."""
 
 _KNOWN = {field.name for field in dataclasses.fields(transformers.TrainingArguments) if field.init}
+_SWITCHES = {f.name for f in dataclasses.fields(transformers.TrainingArguments) if f.type in (bool, bool | None)}
 # Later releases of transformers 5 renamed it and warn of the old name.
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
 
@@ -66,6 +67,11 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         value = settings.get(name, 1)
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"setting 'training.{name}' is {value!r}; give a whole number of 1 or more")
+    for name in sorted(_SWITCHES.intersection(config.training)):
+        value = config.training[name]
+        # Text such as "maybe" counts as true in Python, and would turn the switch on.
+        if not isinstance(value, bool | None):
+            raise ConfigError(f"setting 'training.{name}' is {value!r}; give true or false")
     for name in ("learning_rate", "weight_decay", "max_grad_norm"):
         value = settings.get(name, 0.0)
         # Not a number compares as False, so it is refused too.
