@@ -66,7 +66,7 @@ def model(request: pytest.FixtureRequest) -> hf.PreTrainedModel:
     return MODELS[request.param]().eval()
 
 
-@pytest.mark.parametrize(("chunk_tokens", "first_scored"), [(7, 1), (16, 30), (64, 52), (5, 53)])
+@pytest.mark.parametrize(("chunk_tokens", "first_scored"), [(7, 1), (16, 25), (64, 30), (64, 52), (5, 53)])
 def test_nlls_equal_those_of_one_pass(model, naive_nlls, chunk_tokens: int, first_scored: int) -> None:
     ids = torch.randint(3, 61, (1, 54))
     expected = naive_nlls(copy.deepcopy(model), ids[0].tolist())[first_scored - 1 :]
@@ -122,6 +122,27 @@ def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
         layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
     token_nlls(tiny_llama, torch.randint(0, 256, (1, 401)), 396, chunk_tokens=16)
     assert max(masks) <= 16 * 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "pass_bytes", "shown"),
+    [("llama", 2**30, [50]), ("llama", 2**10, [16, 16, 16, 2])]
+    + [(kind, 2**30, [16, 16, 16, 2]) for kind in ("llama-eager", "mistral", "gemma3")],
+)
+def test_one_pass_while_it_is_light_and_needs_no_mask(kind, pass_bytes, shown, monkeypatch) -> None:
+    monkeypatch.setattr(forward, "_PASS_BYTES", pass_bytes)
+    monkeypatch.setattr(forward, "_CHUNK_TOKENS", {"cpu": 16})
+    model = MODELS[kind]()
+    seen: list[tuple[int, bool]] = []
+
+    def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.append((args[0].shape[1], kwargs.get("attention_mask") is not None))
+
+    model.model.layers[0].register_forward_pre_hook(note, with_kwargs=True)
+    list(logit_pieces(model, torch.randint(3, 61, (1, 50))))
+    assert [tokens for tokens, _ in seen] == shown
+    if shown == [50]:
+        assert seen == [(50, False)], "a mask of n x n"
 
 
 def test_nan_logits_stop_with_the_place(tiny_llama) -> None:

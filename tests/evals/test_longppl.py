@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from skipwise.errors import CheckpointError, ConfigError
@@ -17,6 +17,10 @@ from skipwise.evals.longppl import LongPPL, inside
 from .conftest import BOS, ByteTokenizer, make_llama
 
 SETTINGS: dict[str, Any] = {"short_tokens": 30, "stride_tokens": 17, "min_gain": 0.5, "max_nll": 6.0}
+
+
+def longppl(**changes: Any) -> LongPPL:
+    return LongPPL(**(SETTINGS | changes))
 
 
 def naive_key_tokens(naive_nlls, model, bos: list[int], body: list[int], **settings) -> tuple[np.ndarray, np.ndarray]:
@@ -31,12 +35,13 @@ def naive_key_tokens(naive_nlls, model, bos: list[int], body: list[int], **setti
     return long, is_key
 
 
-def text_tokenizer(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
-    """Bytes, and what merges make of them; spaces are part of the word that follows and left out of its place."""
+def text_tokenizer(*merges: tuple[str, str], trim_offsets: bool = False) -> PreTrainedTokenizerFast:
+    """Bytes, and what merges make of them; a space that begins a token may be left out of its place."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
     engine = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
     engine.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=engine)
 
@@ -45,7 +50,7 @@ def text_tokenizer(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
 def test_key_tokens_are_those_that_the_long_context_helps(bos, tiny_llama, documents, naive_nlls) -> None:
     context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
     prefix = [BOS] if bos == "tokenizer" else []
-    measured = list(LongPPL(bos=bos, **SETTINGS).run(context, [80, 120]))
+    measured = list(longppl(bos=bos).run(context, [80, 120]))
     for length, (results, samples) in zip([80, 120], measured, strict=True):
         sums, counts, total = [], [], 0.0
         for sample in samples:
@@ -67,20 +72,20 @@ def test_key_tokens_are_those_that_the_long_context_helps(bos, tiny_llama, docum
 
 def test_documents_without_key_tokens_are_skipped_and_counted(tiny_llama, documents) -> None:
     context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
-    (usual,) = LongPPL(**SETTINGS).run(context, [80])
+    (usual,) = longppl().run(context, [80])
     # Gains that fewer and fewer documents reach, until one is left.
     gains = (0.5 * 1.1**power for power in range(100))
     keyed, measured = next(
         (keyed, measured)
         for gain in gains
-        for measured in LongPPL(**SETTINGS | {"min_gain": gain}).run(context, [80])
+        for measured in longppl(min_gain=gain).run(context, [80])
         if (keyed := sum(sample["key_tokens"] > 0 for sample in measured.samples)) <= 1
     )
     assert keyed == 1
     by_metric = {result.metric: result for result in measured.results}
     assert by_metric["longppl"].num_samples == 1
     assert by_metric["longppl"].num_skipped == by_metric["perplexity"].num_skipped + len(usual.samples) - 1
-    (none,) = LongPPL(**SETTINGS | {"min_gain": 100.0}).run(context, [80])
+    (none,) = longppl(min_gain=100.0).run(context, [80])
     assert [result.metric for result in none.results] == ["perplexity", "key_share"]
     assert none.results[1].value == 0
 
@@ -93,9 +98,9 @@ TEXTS = [
 
 @pytest.fixture
 def text_context() -> EvalContext:
-    tokenizer = text_tokenizer()
+    tokenizer = text_tokenizer(("Ġ", "t"))
     documents = [np.array(tokenizer.encode(text)) for text in TEXTS]
-    return EvalContext(model=make_llama(vocab_size=256), tokenizer=tokenizer, documents=documents, progress=False)
+    return EvalContext(model=make_llama(vocab_size=257), tokenizer=tokenizer, documents=documents, progress=False)
 
 
 def save_scorer(folder, tokenizer: PreTrainedTokenizerFast, **sizes):
@@ -106,13 +111,16 @@ def save_scorer(folder, tokenizer: PreTrainedTokenizerFast, **sizes):
     return model
 
 
-@pytest.mark.parametrize("merges", [[], [("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a"), ("e", "r")]])
+WORDS = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a"), ("e", "r")]
+
+
+@pytest.mark.parametrize("merges", [None, WORDS])
 def test_a_scorer_marks_text_whatever_its_tokenizer(merges, text_context, tmp_path, naive_nlls) -> None:
-    """With no merges it has the model's own tokenizer and marks tokens; otherwise stretches of text."""
-    tokenizer = text_tokenizer(*merges)
+    """With the model's own tokenizer it marks tokens; otherwise stretches of text."""
+    tokenizer = text_tokenizer(*merges, trim_offsets=True) if merges else text_context.tokenizer
     scorer = save_scorer(tmp_path, tokenizer)
     settings = SETTINGS | {"min_gain": 0.1}
-    (measured,) = LongPPL(scorer=str(tmp_path), **settings).run(text_context, [150])
+    (measured,) = longppl(scorer=str(tmp_path), min_gain=0.1).run(text_context, [150])
     assert measured.results[0].details["scorer"] == str(tmp_path)
     for sample in measured.samples:
         body = text_context.documents[sample["document"]][:150].tolist()
@@ -123,7 +131,12 @@ def test_a_scorer_marks_text_whatever_its_tokenizer(merges, text_context, tmp_pa
         characters = {
             c for key, (begin, end) in zip(chosen, marked.offset_mapping, strict=True) if key for c in range(begin, end)
         }
-        is_key = np.array([set(range(begin, end)) <= characters for begin, end in own]) if merges else chosen
+        if merges:
+            bare = [(begin + (end - begin > 1 and text[begin] == " "), end) for begin, end in own]
+            is_key = np.array([set(range(begin, end)) <= characters for begin, end in bare])
+            assert any(is_key[token] and bare[token] != own[token] for token in range(150)), "the case is no case"
+        else:
+            is_key = chosen
         nlls = np.concatenate([[np.nan], naive_nlls(text_context.model, body)])
         assert 0 < is_key.sum() < 150
         assert sample["key_tokens"] == is_key.sum()
@@ -131,14 +144,22 @@ def test_a_scorer_marks_text_whatever_its_tokenizer(merges, text_context, tmp_pa
 
 
 def test_a_document_that_is_not_its_own_text_is_unscorable(text_context, tmp_path) -> None:
-    save_scorer(tmp_path, text_tokenizer(("t", "h")))
+    save_scorer(tmp_path, text_tokenizer(*WORDS))
     text_context.documents[0][10] = text_context.tokenizer.convert_tokens_to_ids("Ã")  # half a character
-    (measured,) = LongPPL(scorer=str(tmp_path), **SETTINGS).run(text_context, [150])
+    (measured,) = longppl(scorer=str(tmp_path)).run(text_context, [150])
     assert sorted((sample["document"], "unscorable" in sample) for sample in measured.samples) == [
         (0, True),
         (1, False),
     ]
     assert measured.results[-1].num_skipped == 1
+
+
+def test_a_length_that_ends_within_a_character_is_measured(text_context, tmp_path) -> None:
+    save_scorer(tmp_path, text_tokenizer(*WORDS))
+    ids = text_context.documents[0].tolist()
+    half = ids.index(text_context.tokenizer.convert_tokens_to_ids("Ã"), 100) + 1
+    (measured,) = longppl(scorer=str(tmp_path)).run(text_context, [half])
+    assert not any("unscorable" in sample for sample in measured.samples)
 
 
 @st.composite
@@ -151,6 +172,7 @@ def stretches_and_spans(draw):
 
 
 @given(stretches_and_spans())
+@example((np.array([(1, 4)]), np.array([(0, 3), (3, 5)])))
 def test_inside_means_that_every_character_is_marked(case) -> None:
     spans, stretches = case
     characters = {c for begin, end in stretches for c in range(begin, end)}
@@ -167,10 +189,10 @@ def test_scorers_that_cannot_judge_are_refused(tiny_llama, documents, text_conte
     save_scorer(tmp_path / "other", text_tokenizer(("t", "h")))
     context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
     with pytest.raises(ConfigError, match="same tokenizer"):
-        list(LongPPL(scorer=str(tmp_path / "other"), **SETTINGS).run(context, [80]))
-    save_scorer(tmp_path / "short", text_tokenizer(), max_position_embeddings=100)
+        list(longppl(scorer=str(tmp_path / "other")).run(context, [80]))
+    save_scorer(tmp_path / "short", text_context.tokenizer, max_position_embeddings=100)
     with pytest.raises(ConfigError, match=r"150 tokens and the model's window .* 100"):
-        list(LongPPL(scorer=str(tmp_path / "short"), **SETTINGS).run(text_context, [150]))
+        list(longppl(scorer=str(tmp_path / "short")).run(text_context, [150]))
 
 
 def test_nan_logits_stop_with_the_document(tiny_llama, documents) -> None:
@@ -178,4 +200,4 @@ def test_nan_logits_stop_with_the_document(tiny_llama, documents) -> None:
         tiny_llama.model.embed_tokens.weight[documents[4][60]] = float("nan")
     context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=[documents[4]], progress=False)
     with pytest.raises(CheckpointError, match=r"longppl, length 80, document 0: logits are NaN"):
-        list(LongPPL(**SETTINGS).run(context, [80]))
+        list(longppl().run(context, [80]))

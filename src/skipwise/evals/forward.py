@@ -1,8 +1,9 @@
 """Logits of long inputs, a piece at a time: the one place where evaluation runs a model.
 
-An input of `n` tokens is prefilled in chunks through the KV cache, and logits are made for the asked positions only, a
-few at a time. Memory grows with `n` (the cache) and with the chunk, never with `n x vocabulary` nor `n x n`. The logits
-are the model's own forward's, so soft caps and scales of the head are in them.
+An input of `n` tokens goes through the decoder in one pass while that is no heavier than a KV cache would be, otherwise
+in chunks through the cache, and logits are made for the asked positions only, a few at a time. Memory grows with `n`,
+never with `n x vocabulary` nor `n x n`. The logits are the model's own forward's, so soft caps and scales of the head
+are in them.
 """
 
 from collections.abc import Iterator
@@ -19,8 +20,11 @@ from skipwise.errors import CheckpointError, ConfigError
 _LOGITS_BYTES = 64 * 2**20
 # What a sum over exponentials is taken of at a time: it makes a copy, which then stays in a processor's cache.
 _SUMMED_BYTES = 4 * 2**20
-# What fits in one chunk needs neither cache nor mask.
-_CHUNK_TOKENS = {"cpu": 2048, "cuda": 4096}
+# On a CPU the attention masks of short chunks stay in its cache; a GPU wants larger products.
+_CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
+# Hidden states of one layer that live at the same time, and how much memory they may take in one pass.
+_WIDTHS_ALIVE = 32
+_PASS_BYTES = 4 * 2**30
 
 
 class LogitPiece(NamedTuple):
@@ -54,11 +58,6 @@ def check_length(model: Any, num_tokens: int, *, allow_beyond: bool) -> None:
         )
 
 
-def pass_tokens(model: Any) -> int:
-    """Tokens, over all inputs of a batch, that suit one pass through the decoder on the model's device."""
-    return _CHUNK_TOKENS.get(model.device.type, 1024)
-
-
 def rope_follows_length(model: Any) -> bool:
     """Whether the model rotates a token by how long its input is, so that an input's beginning is not a shorter one."""
     return any(_follows_length(getattr(module, "rope_type", None)) for module in model.modules())
@@ -84,7 +83,8 @@ def logit_pieces(
         model: a causal language model of the transformers library, in evaluation mode.
         input_ids: token ids (batch, n), no padding.
         first: index of the first position whose logits are asked for.
-        chunk_tokens: positions of one pass through the decoder; by default what suits the device.
+        chunk_tokens: positions of one pass through the decoder; by default all of them, where one pass is as light as
+            chunks are, else what suits the device.
         logits_bytes: largest piece, counted in float32.
         where: what is being measured, for the error's text.
 
@@ -92,7 +92,7 @@ def logit_pieces(
         CheckpointError: when a logit is NaN.
     """
     batch, num_tokens = input_ids.shape
-    chunk_tokens = chunk_tokens or max(1, pass_tokens(model) // batch)
+    chunk_tokens = chunk_tokens or _chunk_tokens(model, batch, num_tokens)
     piece_tokens = max(1, logits_bytes // (4 * batch * model.config.get_text_config().vocab_size))
     input_ids = input_ids.to(model.device)
     positions = torch.arange(num_tokens, device=model.device).expand(batch, -1)
@@ -113,6 +113,19 @@ def logit_pieces(
                 _check_finite(logits, asked, where)
                 yield LogitPiece(asked, logits)
                 asked += logits.shape[1]
+
+
+def _chunk_tokens(model: Any, batch: int, num_tokens: int) -> int:
+    """Positions of one pass through the decoder.
+
+    One pass for all is fastest: it needs no mask but `is_causal`, which halves attention, and no cache. Eager attention
+    and layers of a limited reach would make a mask of `n x n`.
+    """
+    pass_bytes = batch * num_tokens * _WIDTHS_ALIVE * model.config.get_text_config().hidden_size * model.dtype.itemsize
+    masked = model.config._attn_implementation == "eager" or any(DynamicCache(config=model.config).is_sliding)
+    if pass_bytes <= _PASS_BYTES and not masked:
+        return num_tokens
+    return max(1, _CHUNK_TOKENS.get(model.device.type, 1024) // batch)
 
 
 def _last_logits(model: Any, chunk: dict[str, Any], num_rows: int, piece_tokens: int) -> Iterator[Tensor]:

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from skipwise.errors import ConfigError
 from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.forward import pass_tokens, token_nlls
+from skipwise.evals.forward import token_nlls
 from skipwise.evals.nll import document_samples, nll_sample, perplexity_result
 from skipwise.evals.records import Measurement, Sample
+
+# Windows run together while their tokens stay below this.
+_BATCH_TOKENS = 2048
 
 
 class WindowSpan(NamedTuple):
@@ -40,6 +43,7 @@ def window_spans(num_tokens: int, window_tokens: int, stride_tokens: int) -> Ite
 
 
 def _shape(span: WindowSpan) -> tuple[int, int]:
+    """Tokens that the model sees, and how many of them were scored before."""
     return span.end - span.begin, span.scored_from - span.begin
 
 
@@ -61,11 +65,9 @@ def windowed_nlls(
         Natural-logarithm NLLs, 1-D float64 on the CPU.
     """
     nlls = []
-    for (num_tokens, first), alike in groupby(
-        spans, lambda span: (span.end - span.begin, span.scored_from - span.begin)
-    ):
+    for (num_tokens, first), alike in groupby(spans, _shape):
         waiting = list(alike)
-        at_once = max(1, pass_tokens(model) // (len(bos) + num_tokens))
+        at_once = max(1, _BATCH_TOKENS // (len(bos) + num_tokens))
         for start in range(0, len(waiting), at_once):
             windows = waiting[start : start + at_once]
             ids = torch.cat([as_input(bos, body[span.begin : span.end]) for span in windows])
