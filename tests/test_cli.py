@@ -80,7 +80,12 @@ def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest
         (["--no-such"], ["--no-such"]),
         (["generate", "m"], ["--prompt TEXT or --file FILE", "neither"]),
         (["generate", "m", "--prompt", "a", "--file", "b"], ["both"]),
-        (["generate", "m", "--file", "/no/such/file"], ["/no/such/file"]),
+        (
+            ["generate", "m", "--file", "/no/such/file"],
+            ["--file is '/no/such/file'; it cannot be read", "--prompt TEXT"],
+        ),
+        (["generate", "m", "--file", "/"], ["--file is '/'; it cannot be read", "--prompt TEXT"]),
+        (["coverage", "--plot", "/no/such/x.svg"], ["--plot is '/no/such/x.svg'", "give a path in a folder"]),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_2(

@@ -1,5 +1,6 @@
 import itertools
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -289,9 +290,17 @@ def test_verb_plots(run: Callable[..., Result], tmp_path: Path, name: str) -> No
         (["--sampler", "randpos", "--chunks", "3"], "settings of pose"),
         (["--target", "long"], "length is 'long'"),
         (["--plot", "x.gif"], "must end in .svg"),
+        (["--plot", "/no/such/x.svg"], "--plot is '/no/such/x.svg', which cannot be written; give a path in a folder"),
+        (["--plot", "folder.svg"], "--plot is 'folder.svg', a folder; give a file in it"),
     ],
 )
-def test_verb_refuses_what_it_does_not_know(run: Callable[..., Result], arguments: list[str], message: str) -> None:
+def test_verb_refuses_what_it_does_not_know_before_it_counts(
+    run: Callable[..., Result], arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.svg").mkdir()
+    counting = sys.modules["skipwise.coverage"]  # the package's attribute of that name is the function
+    monkeypatch.setattr(counting, "coverage_with_error", lambda *_, **__: pytest.fail("it counted"))
     with pytest.raises(ConfigError) as caught:
         run(*arguments)
     assert message in str(caught.value)

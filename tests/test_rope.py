@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,8 +262,8 @@ def test_values_out_of_range_are_refused(make: Callable):
 
 @pytest.mark.parametrize("kind", INTERPOLATIONS)
 def test_every_default_may_be_said_out_loud(kind: str):
-    spelled = dataclasses.asdict(INTERPOLATIONS[kind]())
-    assert interpolation_from({"kind": kind, **spelled}) == INTERPOLATIONS[kind]()
+    default: Any = INTERPOLATIONS[kind]()
+    assert interpolation_from({"kind": kind, **dataclasses.asdict(default)}) == default
 
 
 def test_interpolations_are_built_from_settings():

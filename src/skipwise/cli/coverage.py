@@ -1,5 +1,6 @@
 """`skipwise coverage`: how often one training example trains each relative distance, as a table and a plot."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,8 +83,8 @@ def coverage(
 
     from skipwise.coverage import coverage_with_error
 
-    if plot is not None and plot.suffix not in (".svg", ".png", ".pdf"):
-        raise ConfigError(f"--plot is {str(plot)!r}; the file name must end in .svg, .png or .pdf")
+    if plot is not None:
+        _check_plot_path(plot)
     chosen = _chosen_samplers(_split(samplers), _split(chunks), _split(skips))
     windows = [
         Window(train=train, original=original or train, target=parse_length(target))
@@ -103,6 +104,16 @@ def coverage(
             _print_table(window, rows)
     if plot is not None:
         _write_plot(plot, [(window, [(s, r) for at, s, r in measured if at is window]) for window in windows])
+
+
+def _check_plot_path(plot: Path) -> None:
+    """Counting may take a minute: what cannot be written is refused before it."""
+    if plot.suffix not in (".svg", ".png", ".pdf"):
+        raise ConfigError(f"--plot is {str(plot)!r}; the file name must end in .svg, .png or .pdf")
+    if plot.is_dir():
+        raise ConfigError(f"--plot is {str(plot)!r}, a folder; give a file in it")
+    if not os.access(plot if plot.exists() else plot.parent, os.W_OK):
+        raise ConfigError(f"--plot is {str(plot)!r}, which cannot be written; give a path in a folder that can be")
 
 
 def _split(values: list[str] | None) -> list[str]:

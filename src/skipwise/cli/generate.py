@@ -58,6 +58,11 @@ def _prompt_text(prompt: str | None, file: Path | None) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text (byte {error.start}); convert it first") from error
+    except OSError as error:
+        raise ConfigError(
+            f"--file is {str(file)!r}; it cannot be read ({error.strerror}); "
+            "give the path of a text file, or the prompt itself with --prompt TEXT"
+        ) from error
 
 
 def _continue_prompt(loaded: "LoadedModel", text: str, max_new_tokens: int, temperature: float, as_json: bool) -> None:
