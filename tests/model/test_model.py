@@ -1,10 +1,8 @@
 """Models of every family: the table that was asked for is the one they compute with, before and after saving."""
 
-import dataclasses
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from model_families import FAMILIES, WINDOW
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.errors import CheckpointError, ConfigError
 from skipwise.loss import training_inputs
 from skipwise.model import (
     load_model,
@@ -28,107 +27,8 @@ from skipwise.model import (
 from skipwise.rope import INTERPOLATIONS, Interpolation, RopeTable, YaRN, read_rope
 from skipwise.window import Window
 
-WINDOW = Window(train=32, original=64, target=256)
-
-SMALL = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": WINDOW.original,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-EXPERTS = {
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-}
-LATENT = {
-    **EXPERTS,
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 16,
-    "q_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 16,
-    "n_group": 1,
-    "topk_group": 1,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "tie_word_embeddings": True},
-    "mistral": {"sliding_window": None},
-    "qwen2": {},
-    "qwen3": {"head_dim": 32},
-    "gemma2": {"head_dim": 16, "sliding_window": 32},
-    "gemma3_text": {"head_dim": 16, "sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"]},
-    "gemma3": {
-        "text_config": {
-            **SMALL,
-            "head_dim": 16,
-            "sliding_window": 32,
-            "layer_types": ["sliding_attention", "full_attention"],
-        },
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-        },
-    },
-    "phi3": {},
-    "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}},
-    "stablelm": {},
-    "olmo2": {},
-    "cohere": {},
-    "granite": {"attention_multiplier": 0.25, "embedding_multiplier": 2.0, "logits_scaling": 2.0},
-    "mixtral": EXPERTS,
-    "qwen3_moe": {**EXPERTS, "head_dim": 16},
-    "deepseek_v2": {**LATENT, "topk_method": "greedy"},
-    "deepseek_v3": LATENT,
-    "gptj": {"n_inner": 48, "rotary_dim": 8},
-}
 # The only scaled kind that transformers' Phi-3 knows.
 KINDS = [(family, kind) for family in FAMILIES for kind in (("longrope",) if family == "phi3" else ("yarn", "linear"))]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folder of a random model of a family, made when first asked for, with the tiny checkpoint's tokenizer."""
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            folder = tmp_path_factory.mktemp(family)
-            settings = FAMILIES[family]
-            if "text_config" not in settings:
-                settings = {**SMALL, **settings}
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
-                for parameter in model.parameters():
-                    # Large enough that attention is far from uniform, so a wrong table shows in the logits.
-                    parameter.data += 0.1 * torch.randn_like(parameter)
-            model.save_pretrained(folder)
-            copy_tokenizer(tiny_checkpoint, folder)
-            made[family] = folder
-        return made[family]
-
-    return make
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(source / name, folder)
 
 
 @torch.no_grad()
@@ -294,24 +194,6 @@ def test_dtype_and_attention(checkpoint: Any) -> None:
         load_model(folder, dtype="int8")
 
 
-@pytest.mark.parametrize(
-    ("attention", "unsupported", "message"),
-    [
-        ("spda", "", "attention is 'spda'; give one of eager, .*flash_attention_2, .*flex_attention, sdpa"),
-        ("sdpa", "_supports_sdpa", "LlamaForCausalLM does not support .*scaled_dot_product_attention; give another"),
-        ("flex_attention", "_supports_flex_attn", "does not support .*flex_attention; give another attention"),
-        ("flash_attention_2", "_supports_flash_attn", "does not support Flash Attention 2; give another attention"),
-    ],
-)
-def test_an_attention_that_is_not_there_is_refused(
-    attention: str, unsupported: str, message: str, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transformers.LlamaForCausalLM, unsupported or "_supports_sdpa", not unsupported)
-    with pytest.raises(ConfigError, match=message) as caught:
-        load_model(checkpoint("llama"), attention=attention)
-    assert len(str(caught.value)) < 250
-
-
 def test_tokenizer_reads_up_to_the_new_window(checkpoint: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint("llama"), tmp_path / "short")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -350,158 +232,6 @@ def test_an_interrupted_save_leaves_no_folder(checkpoint: Any, tmp_path: Path, m
     with pytest.raises(CheckpointError, match="No space left"):
         save_model(loaded.model, loaded.tokenizer, tmp_path / "deep" / "saved")
     assert list((tmp_path / "deep").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("family", "settings", "reason"),
-    [
-        ("gpt2", {"n_embd": 64, "n_head": 4, "n_layer": 1}, r"absolute position embeddings \(transformer.wpe\)"),
-        ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 64}, "absolute position embeddings"),
-        ("bert", {}, "absolute position embeddings"),
-        ("bloom", {"n_head": 4, "n_layer": 1}, "ALiBi"),
-        ("mpt", {"d_model": 64, "n_heads": 4, "n_layers": 1}, "ALiBi"),
-        ("falcon", {"alibi": True}, "ALiBi"),
-        ("mamba", {}, "no rotary table"),
-        ("codegen", {"n_embd": 64, "n_head": 4, "n_layer": 1, "rotary_dim": 8}, "hard-coded"),
-        ("bart", {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}, "encoder-decoder"),
-        ("t5", {"d_model": 32, "num_layers": 1}, "encoder-decoder"),
-        ("vit", {}, "no decoder class"),
-    ],
-)
-def test_models_without_rotary_positions_are_refused(
-    family: str, settings: dict[str, Any], reason: str, tmp_path: Path
-) -> None:
-    small = {"vocab_size": 96, "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4}
-    AutoConfig.for_model(family, **(small | settings)).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match=reason) as refused:
-        read_config(tmp_path)
-    assert "\n" not in str(refused.value)
-
-
-def test_falcon_without_alibi_is_accepted(tmp_path: Path) -> None:
-    AutoConfig.for_model(
-        "falcon", vocab_size=96, num_hidden_layers=1, hidden_size=64, num_attention_heads=4, alibi=False
-    ).save_pretrained(tmp_path)
-    assert read_config(tmp_path).model_type == "falcon"
-
-
-class Trap:
-    """A pickle that leaves a mark when it is opened."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
-def test_pickled_weights_are_refused_unopened(name: str, checkpoint: Any, tmp_path: Path) -> None:
-    folder = shutil.copytree(checkpoint("llama"), tmp_path / "pickled")
-    (folder / "model.safetensors").unlink()
-    mark = tmp_path / "opened"
-    torch.save(Trap(mark), folder / name)
-    for source in (folder, folder / name):
-        with pytest.raises(CheckpointError, match="save_pretrained") as refused:
-            load_model(source)
-        assert "\n" not in str(refused.value)
-    assert not mark.exists()
-    assert read_config(folder).model_type == "llama"
-
-
-def test_remote_code_is_not_run_unless_asked(checkpoint: Any, tmp_path: Path) -> None:
-    folder = shutil.copytree(checkpoint("llama"), tmp_path / "remote")
-    mark = tmp_path / "ran"
-    (folder / "configuration_own.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="set trust_remote_code"):
-        load_model(folder)
-    assert not mark.exists()
-
-
-def broken(checkpoint: Any, tmp_path: Path, change: Callable[[Path], None]) -> Path:
-    folder = shutil.copytree(checkpoint("llama"), tmp_path / "broken")
-    change(folder)
-    return folder
-
-
-def cut_weights(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def other_config(folder: Path, **changes: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
-
-
-def no_tokenizer(folder: Path) -> None:
-    for path in folder.glob("tokenizer*"):
-        path.unlink()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), "the config of"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
-        (cut_weights, "damaged"),
-        (lambda folder: other_config(folder, num_hidden_layers=3), r"lacks 9 of its weights"),
-        (lambda folder: other_config(folder, vocab_size=100), "in another shape|could not be read"),
-        (no_tokenizer, "the tokenizer of"),
-        (lambda folder: other_config(folder, model_type="nosuch"), "no decoder class"),
-    ],
-)
-def test_broken_checkpoints_are_one_line_errors(change: Any, message: str, checkpoint: Any, tmp_path: Path) -> None:
-    with pytest.raises((CheckpointError, UnsupportedModelError), match=message) as raised:
-        load_model(broken(checkpoint, tmp_path, change))
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("/no/such/folder", "no such folder"),
-        ("./nothing", "no such folder"),
-        ("org/name", "check the name and the connection"),
-        ("missing.gguf", "no such file"),
-    ],
-)
-def test_missing_sources_are_one_line_errors(source: str, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message) as raised:
-        load_model(source)
-    assert "\n" not in str(raised.value)
-
-
-def test_gguf_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model.gguf"
-    path.touch()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match="pip install"):
-        load_model(path)
-
-
-def test_interpolation_and_window_go_together(checkpoint: Any) -> None:
-    with pytest.raises(ConfigError, match="both or neither"):
-        load_model(checkpoint("llama"), window=WINDOW)
-
-
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_wrapped_models_are_refused(checkpoint: Any) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    wrapped: Any = get_peft_model(load_model(checkpoint("llama")).model, LoraConfig(target_modules=["q_proj"]))  # pyright: ignore[reportArgumentType]
-    for model in (wrapped, wrapped.base_model.model):
-        with pytest.raises(ConfigError, match=r"adapter|other parameters"):
-            with_rope(model, YaRN(), WINDOW)
-
-
-def test_a_wrong_original_window_is_refused(checkpoint: Any) -> None:
-    with pytest.raises(ConfigError, match="original"):
-        load_model(checkpoint("llama"), interpolation=YaRN(), window=dataclasses.replace(WINDOW, original=128))
 
 
 def gguf_file() -> Path | None:

@@ -1,0 +1,193 @@
+"""Models that are refused, with the reason: nothing is guessed, nothing is unpickled, no code is run."""
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from model_families import WINDOW
+from transformers import AutoConfig
+
+from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.model import (
+    load_model,
+    read_config,
+    with_rope,
+)
+from skipwise.rope import YaRN
+
+
+@pytest.mark.parametrize(
+    ("attention", "unsupported", "message"),
+    [
+        ("spda", "", "attention is 'spda'; give one of eager, .*flash_attention_2, .*flex_attention, sdpa"),
+        ("sdpa", "_supports_sdpa", "LlamaForCausalLM does not support .*scaled_dot_product_attention; give another"),
+        ("flex_attention", "_supports_flex_attn", "does not support .*flex_attention; give another attention"),
+        ("flash_attention_2", "_supports_flash_attn", "does not support Flash Attention 2; give another attention"),
+    ],
+)
+def test_an_attention_that_is_not_there_is_refused(
+    attention: str, unsupported: str, message: str, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.LlamaForCausalLM, unsupported or "_supports_sdpa", not unsupported)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_model(checkpoint("llama"), attention=attention)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "reason"),
+    [
+        ("gpt2", {"n_embd": 64, "n_head": 4, "n_layer": 1}, r"absolute position embeddings \(transformer.wpe\)"),
+        ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 64}, "absolute position embeddings"),
+        ("bert", {}, "absolute position embeddings"),
+        ("bloom", {"n_head": 4, "n_layer": 1}, "ALiBi"),
+        ("mpt", {"d_model": 64, "n_heads": 4, "n_layers": 1}, "ALiBi"),
+        ("falcon", {"alibi": True}, "ALiBi"),
+        ("mamba", {}, "no rotary table"),
+        ("codegen", {"n_embd": 64, "n_head": 4, "n_layer": 1, "rotary_dim": 8}, "hard-coded"),
+        ("bart", {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}, "encoder-decoder"),
+        ("t5", {"d_model": 32, "num_layers": 1}, "encoder-decoder"),
+        ("vit", {}, "no decoder class"),
+    ],
+)
+def test_models_without_rotary_positions_are_refused(
+    family: str, settings: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    small = {"vocab_size": 96, "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4}
+    AutoConfig.for_model(family, **(small | settings)).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=reason) as refused:
+        read_config(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_falcon_without_alibi_is_accepted(tmp_path: Path) -> None:
+    AutoConfig.for_model(
+        "falcon", vocab_size=96, num_hidden_layers=1, hidden_size=64, num_attention_heads=4, alibi=False
+    ).save_pretrained(tmp_path)
+    assert read_config(tmp_path).model_type == "falcon"
+
+
+class Trap:
+    """A pickle that leaves a mark when it is opened."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
+def test_pickled_weights_are_refused_unopened(name: str, checkpoint: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    mark = tmp_path / "opened"
+    torch.save(Trap(mark), folder / name)
+    for source in (folder, folder / name):
+        with pytest.raises(CheckpointError, match="save_pretrained") as refused:
+            load_model(source)
+        assert "\n" not in str(refused.value)
+    assert not mark.exists()
+    assert read_config(folder).model_type == "llama"
+
+
+def test_remote_code_is_not_run_unless_asked(checkpoint: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "remote")
+    mark = tmp_path / "ran"
+    (folder / "configuration_own.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="set trust_remote_code"):
+        load_model(folder)
+    assert not mark.exists()
+
+
+def broken(checkpoint: Any, tmp_path: Path, change: Callable[[Path], None]) -> Path:
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "broken")
+    change(folder)
+    return folder
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def other_config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def no_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "the config of"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
+        (cut_weights, "damaged"),
+        (lambda folder: other_config(folder, num_hidden_layers=3), r"lacks 9 of its weights"),
+        (lambda folder: other_config(folder, vocab_size=100), "in another shape|could not be read"),
+        (no_tokenizer, "the tokenizer of"),
+        (lambda folder: other_config(folder, model_type="nosuch"), "no decoder class"),
+    ],
+)
+def test_broken_checkpoints_are_one_line_errors(change: Any, message: str, checkpoint: Any, tmp_path: Path) -> None:
+    with pytest.raises((CheckpointError, UnsupportedModelError), match=message) as raised:
+        load_model(broken(checkpoint, tmp_path, change))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("/no/such/folder", "no such folder"),
+        ("./nothing", "no such folder"),
+        ("org/name", "check the name and the connection"),
+        ("missing.gguf", "no such file"),
+    ],
+)
+def test_missing_sources_are_one_line_errors(source: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as raised:
+        load_model(source)
+    assert "\n" not in str(raised.value)
+
+
+def test_gguf_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.gguf"
+    path.touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="pip install"):
+        load_model(path)
+
+
+def test_interpolation_and_window_go_together(checkpoint: Any) -> None:
+    with pytest.raises(ConfigError, match="both or neither"):
+        load_model(checkpoint("llama"), window=WINDOW)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_wrapped_models_are_refused(checkpoint: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    wrapped: Any = get_peft_model(load_model(checkpoint("llama")).model, LoraConfig(target_modules=["q_proj"]))  # pyright: ignore[reportArgumentType]
+    for model in (wrapped, wrapped.base_model.model):
+        with pytest.raises(ConfigError, match=r"adapter|other parameters"):
+            with_rope(model, YaRN(), WINDOW)
+
+
+def test_a_wrong_original_window_is_refused(checkpoint: Any) -> None:
+    with pytest.raises(ConfigError, match="original"):
+        load_model(checkpoint("llama"), interpolation=YaRN(), window=dataclasses.replace(WINDOW, original=128))

@@ -1,0 +1,149 @@
+"""What `extend` refuses: one line, before the work, and nothing is lost."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import run
+from transformers import AutoModelForCausalLM
+
+import skipwise.train
+from skipwise.config import RunConfig
+from skipwise.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PositionError,
+    SkipwiseError,
+    UnsupportedModelError,
+)
+from skipwise.model import load_model
+from skipwise.train import extend
+from skipwise.train.trainer import SkipwiseTrainer
+
+
+def test_a_model_that_isolates_the_chunks_is_refused_before_training(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_isolating(*arguments: Any, **keywords: Any) -> Any:
+        loaded = load_model(*arguments, **keywords)
+        decoder: Any = loaded.model.base_model
+        own = decoder.forward
+        decoder.forward = lambda *args, **kwargs: own(*args, **{**kwargs, "attention_mask": None})
+        return loaded
+
+    monkeypatch.setattr(skipwise.train, "load_model", load_isolating)
+    monkeypatch.setattr(SkipwiseTrainer, "train", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(UnsupportedModelError, match=r"preflight failed.*do not see each other"):
+        run(settings)
+    # So that the next try, with another attention, finds the folder free.
+    assert not Path(settings["output"]).exists()
+
+
+Refusal = tuple[type[SkipwiseError], dict[str, Any], list[str]]
+REFUSALS: dict[str, Refusal] = {
+    "unknown name": (ConfigError, {"training": {"learning_rat": 1}}, ["'training.learning_rat'", "'learning_rate'"]),
+    "epochs": (ConfigError, {"training": {"num_train_epochs": 3}}, ["training.max_steps"]),
+    "said elsewhere": (ConfigError, {"training": {"output_dir": "x"}}, ["'training.output_dir'", "output"]),
+    "no steps": (ConfigError, {"training": {"max_steps": 0}}, ["'training.max_steps' is 0", "1 or more"]),
+    "no windows": (ConfigError, {"training": {"per_device_train_batch_size": 0}}, ["is 0", "1 or more"]),
+    "bad value": (ConfigError, {"training": {"lr_scheduler_type": "lineal"}}, ["lineal"]),
+    "unknown tracker": (ConfigError, {"training": {"report_to": "notebook"}}, ["notebook"]),
+    "target too small": (ConfigError, {"target": 48}, ["48", "already handles 64"]),
+    "window too long": (PositionError, {"window": 300}, ["train=300"]),
+    "chunks too many": (PositionError, {"sampler": {"kind": "pose", "chunks": 1000}}, ["chunks is 1000", "most 32"]),
+    "growth too long": (PositionError, {"growth": {"window": 300}}, ["train=300"]),
+    "validation too long": (ConfigError, {"validation": {"lengths": [512]}}, ["validation.lengths", "512", "256"]),
+    "no document": (DataError, {"data": {"source": "/no/such/folder"}}, ["/no/such/folder"]),
+    "short documents": (DataError, {"data": {"min_tokens": 10_000}}, ["no document has 10000 tokens"]),
+    "no room for a key": (ConfigError, {"data": {"retrieval": 0.5}}, ["data.retrieval", "32 tokens", "--window"]),
+    "no model": (CheckpointError, {"model": "/no/such/model"}, ["/no/such/model"]),
+}
+
+
+@pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize("what", REFUSALS)
+def test_refused_in_one_line_and_the_folder_stays_free(what: str, settings: dict[str, Any]) -> None:
+    kind, changes, words = REFUSALS[what]
+    with pytest.raises(kind) as caught:
+        run(settings, **changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert not Path(settings["output"]).exists()
+
+
+REFUSED_EARLY: dict[str, Refusal] = {
+    "more chunks than tokens": (PositionError, {"sampler": {"kind": "pose", "chunks": 33}}, ["is 33", "most 32"]),
+    "more chunks than grown tokens": (
+        PositionError,
+        {"sampler": {"kind": "pose", "chunks": 32}, "growth": {"window": 16}},
+        ["chunks is 32", "most 16"],
+    ),
+    "no folder": (DataError, {"data": {"source": "/no/such/folder"}}, ["/no/such/folder"]),
+    "no data set": (DataError, {"data": {"source": "no-such-name"}}, ["'no-such-name'", "no such file"]),
+    "no layer": (ConfigError, {"tuning": {"kind": "lora", "target_modules": ["q_prj"]}}, ["'q_prj'", "'q_proj'"]),
+    "no attention": (ConfigError, {"attention": "fooo"}, ["'fooo'", "sdpa"]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED_EARLY)
+def test_what_needs_no_weights_is_refused_before_they_are_read(
+    what: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    kind, changes, words = REFUSED_EARLY[what]
+    with pytest.raises(kind) as caught:
+        run(settings, **changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert not Path(settings["output"]).exists()
+
+
+def test_a_folder_that_is_taken_is_left_alone(settings: dict[str, Any]) -> None:
+    folder = Path(settings["output"])
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"not empty.*--resume.*--output"):
+        run(settings)
+    with pytest.raises(ConfigError, match=r"no run in .* to resume"):
+        run(settings, resume=True)
+    assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_that_cannot_be_made(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for below in ("run", "runs/run"):
+        with pytest.raises(CheckpointError, match=r"cannot be written: .*file' is no folder.*--output"):
+            run(settings, output=str(tmp_path / "file" / below))
+    with pytest.raises(CheckpointError, match="is no folder"):
+        run(settings, output=str(tmp_path / "file"))
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_what_cannot_be_resumed(
+    settings: dict[str, Any], stop_after: Callable[[int], None], documents: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(documents, own)
+    settings["data"]["source"] = str(own)
+    stop_after(1)
+    run(settings)
+    with pytest.raises(ConfigError, match="other settings of sampler, seed; resume it with its own"):
+        extend(RunConfig.from_mapping({**settings, "seed": 1, "sampler": "randpos"}), resume=True)
+    (own / "0.txt").write_text("changed since " * 50)
+    with pytest.raises(ConfigError, match="begun with another corpus"):
+        run(settings, resume=True)
+    shutil.copy(documents / "0.txt", own)
+    assert run(settings, resume=True).finished
+    with pytest.raises(ConfigError, match="is finished"):
+        run(settings, resume=True)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_a_loss_that_is_no_number_stops_the_run(settings: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"the loss is nan at step 2: lower training.learning_rate"):
+        run(settings, training={"learning_rate": 1e30, "max_grad_norm": 0.0})
