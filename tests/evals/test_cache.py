@@ -1,14 +1,18 @@
 """Samples that were measured before are found again, by content, and no others."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
-from skipwise.evals import EvalResult, SampleCache, evaluate
-from skipwise.evals.cache import hash_model
+from skipwise.errors import ConfigError
+from skipwise.evals import EvalResult, Measurement, SampleCache, evaluate
+from skipwise.evals.cache import hash_model, write_sample
+from skipwise.evals.context import NO_KEY
 
 from .conftest import KeyReader, make_llama
 
@@ -102,3 +106,73 @@ def test_fresh_and_cached_samples_are_written_alike(tokenizer, documents, tmp_pa
     for file in files:
         evaluate(KeyReader(), tokenizer, [TASK], [400], cache=SampleCache(tmp_path), samples_out=file, progress=False)
     assert files[0].read_text() == files[1].read_text()
+
+
+def test_a_text_may_hold_any_end_of_line_and_a_cut_letter_loses_one_line(tmp_path) -> None:
+    cache = SampleCache(tmp_path)
+    texts = ["plain", "a\u2028b", "a\x85b", "naïve"]
+    with cache.writer("key") as file:
+        for index, text in enumerate(texts):
+            write_sample(file, index, {"output": text})
+    assert [cache.read("key")[index]["output"] for index in range(4)] == texts
+    (line_file,) = tmp_path.rglob("*.jsonl")
+    line_file.write_bytes(line_file.read_bytes().split("ï".encode())[0] + "ï".encode()[:1])
+    assert sorted(cache.read("key")) == [0, 1, 2]
+
+
+def test_a_number_that_is_none_is_never_kept(tmp_path) -> None:
+    with SampleCache(tmp_path).writer("key") as file, pytest.raises(ValueError, match="not JSON compliant"):
+        write_sample(file, 0, {"nll_sum": float("nan")})
+
+
+def test_what_writes_and_ends_an_answer_is_part_of_the_key(measure, tokenizer, monkeypatch) -> None:
+    model = make_llama()
+    measure(model)
+    assert measure(model)[1] == 0
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages }}", raising=False)
+    assert measure(model)[1], "another chat template"
+    monkeypatch.undo()
+    settings: Any = model.generation_config
+    monkeypatch.setattr(settings, "eos_token_id", [3, 5])
+    assert measure(model)[1], "other end tokens"
+    monkeypatch.undo()
+    assert measure(model)[1] == 0
+    monkeypatch.setattr("skipwise.evals.context.hash_code", lambda task: "another version")
+    assert measure(model)[1], "other code"
+
+
+def test_the_strength_of_additions_counts() -> None:
+    def hashed(alpha: int) -> str:
+        torch.manual_seed(0)
+        return hash_model(get_peft_model(make_llama(), LoraConfig(r=2, lora_alpha=alpha, target_modules=["q_proj"])))
+
+    assert hashed(4) == hashed(4) != hashed(64)
+
+
+def test_settings_that_no_sample_depends_on_are_no_part_of_the_key(tokenizer, tmp_path) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Numbered:
+        name: ClassVar[str] = "numbered"
+        uses_documents: ClassVar[bool] = False
+        trials: int = field(default=2, metadata=NO_KEY)
+        asked: list[int] = field(default_factory=list, metadata=NO_KEY)
+
+        def check_lengths(self, context, lengths) -> None: ...
+
+        def run(self, context, lengths):
+            def compute(indices):
+                self.asked.extend(indices)
+                return [{"index": index} for index in indices]
+
+            yield Measurement([], context.samples(self, 8, self.trials, compute))
+
+    asked: list[int] = []
+    for trials in (2, 5):
+        task = Numbered(trials=trials, asked=asked)
+        evaluate(make_llama(), tokenizer, [task], [8], cache=SampleCache(tmp_path), progress=False)
+    assert asked == [0, 1, 2, 3, 4]
+
+
+def test_a_missing_setting_is_named(tokenizer) -> None:
+    with pytest.raises(ConfigError, match=r"task suite needs folder.*--set suite.folder=VALUE"):
+        evaluate(make_llama(), tokenizer, ["suite"], [8])

@@ -2,18 +2,18 @@
 
     results = evaluate(model, tokenizer, ["passkey", LastTokensPerplexity(num_documents=20)], [2048, 8192], documents)
 
-A new task is one class with `name`, `uses_documents` and `run` in one file and one line in `TASKS`.
+A new task is one class with `name`, `uses_documents`, `check_lengths` and `run` in one file and one line in `TASKS`.
 """
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache
@@ -24,7 +24,7 @@ from skipwise.evals.needles import NeedleGrid
 from skipwise.evals.passkey import Passkey
 from skipwise.evals.perplexity import LastTokensPerplexity
 from skipwise.evals.position import NLLByPosition
-from skipwise.evals.records import EvalResult, Measurement, Sample
+from skipwise.evals.records import EvalResult, Measurement, Sample, sample_line
 from skipwise.evals.regression import ShortWindowRegression
 from skipwise.evals.ruler import RULER
 from skipwise.evals.sliding import SlidingWindowPerplexity
@@ -127,16 +127,27 @@ def evaluate(
             # What cannot be measured at some length is said before hours are spent on the others.
             if check := getattr(task, "check_lengths", None):
                 check(context, lengths)
+        # All that is asked for, by tokens of a length: it knows the time left where a single length's bar does not.
+        whole = stack.enter_context(
+            tqdm(
+                desc="evaluation",
+                total=len(made) * sum(lengths),
+                disable=not (progress and process_state().is_main_process and len(made) * len(lengths) > 1),
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+                leave=False,
+            )
+        )
         for task in made:
             for measurement in task.run(context, lengths):
                 results += measurement.results
                 for file, lines in (
-                    (sample_file, (json.dumps(sample, ensure_ascii=False) for sample in measurement.samples)),
+                    (sample_file, map(sample_line, measurement.samples)),
                     (result_file, (result.to_json() for result in measurement.results)),
                 ):
                     if file is not None:
                         file.writelines(line + "\n" for line in lines)
                         file.flush()
+                whole.update(max((result.length_tokens for result in measurement.results), default=0))
     return results
 
 
@@ -154,6 +165,12 @@ def make_task(spec: str | Mapping[str, Any] | Task) -> Task:
     known = [field.name for field in fields(TASKS[kind])]
     for name in settings:
         _check_known(f"setting of task {kind}", name, known)
+    required = [entry.name for entry in fields(TASKS[kind]) if entry.default is MISSING is entry.default_factory]
+    if missing := [name for name in required if name not in settings]:
+        raise ConfigError(
+            f"task {kind} needs {', '.join(missing)}, which is not given; on the command line, "
+            f"--set {kind}.{missing[0]}=VALUE"
+        )
     return TASKS[kind](**settings)
 
 

@@ -3,14 +3,17 @@
     <cache>/evals/<key>/<process>.jsonl      one line a sample: its index and the sample
 
 The key hashes the model's weights, tables and settings, not its path, so that the same checkpoint costs nothing
-wherever it lies, and another one behind the same path is measured anew. Each process appends to a file of its own as
-soon as a sample is there: what an interrupted run has measured is not measured again.
+wherever it lies, and another one behind the same path is measured anew; and the code that makes samples, so that no
+record mixes two versions of it. Each process appends to a file of its own as soon as a sample is there: what an
+interrupted run has measured is not measured again.
 """
 
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,7 +43,8 @@ class SampleCache:
         """All samples of a key by index; a line that a crash cut short is passed over."""
         samples: dict[int, Sample] = {}
         for file in sorted((self.folder / key).glob("*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
+            # Bytes: a crash may cut a letter in two, and texts have more ends of line than a file of JSON has.
+            for line in file.read_bytes().split(b"\n"):
                 try:
                     entry = json.loads(line)
                     samples[entry["index"]] = entry["sample"]
@@ -60,19 +64,37 @@ class SampleCache:
 
 def write_sample(file: IO[str], index: int, sample: Sample) -> None:
     """Adds one sample and hands it to the system at once."""
-    file.write(json.dumps({"index": index, "sample": sample}, ensure_ascii=False) + "\n")
+    file.write(json.dumps({"index": index, "sample": sample}, ensure_ascii=False, allow_nan=False) + "\n")
     file.flush()
 
 
 def cache_key(**parts: Any) -> str:
     """Key of everything that samples depend on, as JSON values; versions of the libraries join them."""
-    parts["versions"] = [__version__, torch.__version__, transformers.__version__]
+    parts["versions"] = library_versions()
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def library_versions() -> dict[str, str]:
+    """Versions of what computes samples."""
+    return {"skipwise": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def hash_code(task: type) -> str:
+    """SHA-256 of the sources of this package and of a task's own module, wherever that lies."""
+    return _hash_files(frozenset({getattr(sys.modules[task.__module__], "__file__", None) or ""}))
+
+
+@cache
+def _hash_files(files: frozenset[str]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted({*Path(__file__).parent.rglob("*.py"), *(Path(name) for name in files if name)}):
+        digest.update(f"{file.name} ".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def hash_model(model: Any) -> str:
-    """SHA-256 of a model's class, settings, parameters and buffers: rotary tables are among the buffers.
+    """SHA-256 of a model's class, settings, end tokens, parameters and buffers: rotary tables are among the buffers.
 
     Where it was loaded from is no part of it.
     """
@@ -80,7 +102,10 @@ def hash_model(model: Any) -> str:
     settings: Mapping[str, Any] = model.config.to_dict()
     settings = {name: value for name, value in settings.items() if name not in _INCIDENTAL and name[0] != "_"}
     settings["attention"] = str(model.config._attn_implementation)
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    settings["end_tokens"] = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    # Additions that are not merged: their strength is no parameter.
+    settings["additions"] = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
+    digest.update(json.dumps(settings, sort_keys=True, default=_as_text).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.detach().reshape(-1).contiguous().view(torch.uint8)
@@ -88,3 +113,7 @@ def hash_model(model: Any) -> str:
             # Bit for bit, piece by piece: a large tensor of an accelerator is not copied as a whole.
             digest.update(flat[begin : begin + _HASHED_BYTES].cpu().numpy().data)
     return digest.hexdigest()
+
+
+def _as_text(value: Any) -> str:
+    return str(sorted(value, key=str) if isinstance(value, set | frozenset) else value)

@@ -2,9 +2,10 @@
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -15,12 +16,16 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.cache import SampleCache, cache_key, hash_model, write_sample
+from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions, write_sample
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer
 from skipwise.evals.stats import Estimate
 
 BosPolicy = Literal["tokenizer", "always", "never"]
 """When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
+
+NO_KEY: Mapping[str, Any] = {"sample_key": False}
+"""Metadata of a task's setting that no single sample depends on: how many there are, or a path whose content the
+samples' scope tells."""
 
 
 class Task(Protocol):
@@ -31,6 +36,15 @@ class Task(Protocol):
     @property
     def uses_documents(self) -> bool:
         """Whether it reads the context's documents."""
+        ...
+
+    def check_lengths(self, context: "EvalContext", lengths: Sequence[int]) -> None:
+        """Refuses lengths that the task cannot measure, before anything is computed.
+
+        Raises:
+            ConfigError: when a setting does not go with a length.
+            DataError: when the documents do not suffice.
+        """
         ...
 
     def run(self, context: "EvalContext", lengths: Sequence[int]) -> Iterable[Measurement]:
@@ -116,16 +130,25 @@ class EvalContext:
             num_samples=num_samples,
             num_skipped=num_skipped,
             seed=self.seed,
-            details={"settings": asdict(task), **self._measured_with, **self.details, **details},
+            details={
+                "settings": asdict(task),
+                **self._measured_with,
+                **({"documents_sha256": self._documents_sha256} if task.uses_documents else {}),
+                **self.details,
+                **details,
+            },
         )
 
     @cached_property
-    def _measured_with(self) -> dict[str, str]:
+    def _measured_with(self) -> dict[str, Any]:
         return {
             "tokenizer_sha256": hash_tokenizer(self.tokenizer),
             "model": self.model.config.name_or_path,
+            "model_sha256": self._model_sha256,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "attention": str(self.model.config._attn_implementation),
+            "device": self.model.device.type,
+            "versions": library_versions(),
         }
 
     def bos(self, policy: BosPolicy) -> list[int]:
@@ -222,23 +245,33 @@ class EvalContext:
                 bar.update(len(indices))
         if state.num_processes > 1:
             measured = gather_object(measured)
+            if self.cache is not None and state.is_main_process:
+                self._keep_those_of_others(key, measured)
         known |= dict(measured)
         return [known[index] for index in range(num_items)]
 
-    @contextmanager
-    def bar(self, description: str, total: int) -> Iterator[tqdm]:
-        """A progress bar that counts inputs."""
-        with tqdm(desc=description, total=total, disable=not self.progress, leave=False) as bar:
-            yield bar
+    def _keep_those_of_others(self, key: str, measured: Sequence[tuple[int, Sample]]) -> None:
+        """Where each machine has a cache of its own, a run that goes on has the first one's view of it."""
+        assert self.cache is not None
+        here = self.cache.read(key)
+        missing = [(index, sample) for index, sample in measured if index not in here]
+        if missing:
+            with self.cache.writer(key) as file:
+                for index, sample in missing:
+                    write_sample(file, index, sample)
 
     def _key(self, task: Any, length_tokens: int, scope: dict[str, Any]) -> str:
+        keyed = {field.name for field in fields(task) if field.metadata.get("sample_key", True)}
         return cache_key(
             task=task.name,
-            settings=asdict(task),
+            code=hash_code(type(task)),
+            settings={name: value for name, value in asdict(task).items() if name in keyed},
             length=length_tokens,
             seed=self.seed,
             model=self._model_sha256,
+            device=self.model.device.type,
             tokenizer=self._measured_with["tokenizer_sha256"],
+            writing=[getattr(self.tokenizer, name, None) for name in ("chat_template", "eos_token_id")],
             documents=self._documents_sha256 if task.uses_documents else None,
             scope=scope,
         )
@@ -254,7 +287,8 @@ class EvalContext:
 
 def process_state() -> PartialState:
     """This process among those of a distributed run, and its device; without an accelerator, of a run on CPUs."""
-    return PartialState(cpu=not torch.accelerator.is_available())
+    # A rank that has nothing to measure waits for one that has a long input; the default gives up after ten minutes.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
 
 
 def as_input(*parts: Sequence[int] | np.ndarray) -> torch.Tensor:

@@ -67,6 +67,11 @@ class Measurement(NamedTuple):
     samples: Sequence[Sample]
 
 
+def sample_line(sample: Sample) -> str:
+    """One line of JSON; a number that is none is an error here rather than wherever the file is read."""
+    return json.dumps(sample, ensure_ascii=False, allow_nan=False)
+
+
 def hash_tokens(token_ids: Sequence[int] | np.ndarray) -> str:
     """SHA-256 of token ids as little-endian 64-bit integers."""
     return hashlib.sha256(np.asarray(token_ids, "<i8").tobytes()).hexdigest()
