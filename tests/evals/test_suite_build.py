@@ -212,6 +212,28 @@ def test_the_letter_is_that_of_the_document_with_the_sentence(suite: SuiteFolder
     assert len(letters) > 8
 
 
+def test_documents_go_by_letters_of_equally_many_tokens(documents: Path, tmp_path: Path) -> None:
+    class FewLetters(ByteTokenizer):
+        """Puts another token before some letters."""
+
+        def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+            found = super().encode(text, add_special_tokens=add_special_tokens)
+            return [token for byte in found for token in ([0, byte] if byte in {*b"JKQXYZ"} else [byte])]
+
+    built = build_suite(
+        documents,
+        FewLetters(),
+        tmp_path / "out",
+        lengths=[1600],
+        num_items=ITEMS,
+        kinds=["which_document"],
+        progress=False,
+    )
+    letters = {choice.strip() for item in built.items(1600, "which_document") for choice in item.choices}
+    assert not letters & set("JKQXYZ")
+    assert len(letters) > 8
+
+
 def content(suite: SuiteFolder) -> dict[str, bytes]:
     root = suite.folder
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -13,9 +13,9 @@ from transformers import LlamaForCausalLM
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.evals.suite import Item, Suite, SuiteFolder, build_suite
+from skipwise.evals.suite.choice import choice_log_likelihoods
 from skipwise.evals.suite.folder import new_suite
 from skipwise.evals.suite.item import EncodedItem, encode_item
-from skipwise.evals.suite.task import choice_log_likelihoods
 
 from .conftest import ByteTokenizer, make_llama
 from .suite_documents import prose, write_documents
@@ -137,15 +137,17 @@ def test_the_likeliest_choice_is_that_of_a_plain_forward(model, suite: SuiteFold
         assert result.details["times_chosen"] == chosen
 
 
-def hand_made(path: Path, items: list[Item], scoring: str) -> Path:
+def hand_made(path: Path, items: list[Item] | dict[str, list[Item]], scoring: str) -> Path:
+    kinds = items if isinstance(items, dict) else {"kind": items}
     with new_suite(path) as writer:
-        writer.add_items(LENGTH, "kind", items)
+        for kind, of_kind in kinds.items():
+            writer.add_items(LENGTH, kind, of_kind)
         writer.finish(
             {
                 "seed": 0,
                 "lengths": [LENGTH],
-                "num_items": len(items),
-                "kinds": {"kind": {"asks": "anything", "chance": 0.0, "scoring": scoring}},
+                "num_items": 1,
+                "kinds": {kind: {"asks": "anything", "chance": 0.0, "scoring": scoring} for kind in kinds},
                 "tokenizer": {"name": "bytes", "sha256": ""},
                 "documents": {"number": 1, "characters": 1},
             }
@@ -208,10 +210,21 @@ def test_choices_that_tie_count_as_a_guess(tmp_path: Path, model) -> None:
     assert samples[1]["chosen"] == ["A", "B", "C", "D"]
 
 
-def test_a_choice_of_several_tokens_cannot_be_scored_and_is_no_zero(tmp_path: Path, model) -> None:
+def test_a_choice_of_several_tokens_counts_with_all_of_them(tmp_path: Path, model) -> None:
+    asked = item(0, " A", choices=[" A", " BB"])
+    (result,), (sample,) = run(model, hand_made(tmp_path / "suite", [asked], "likeliest"), tmp_path=tmp_path)
+    ids = torch.tensor([ByteTokenizer().encode(asked.prompt + " BB", add_special_tokens=True)])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0].log_softmax(-1)
+    one, two = (logits[-3, ord(letter)].item() for letter in "AB")
+    assert sample["log_likelihoods"] == pytest.approx([one, two + logits[-2, ord("B")].item()], abs=1e-4)
+    assert (result.num_samples, result.num_skipped) == (1, 0)
+
+
+def test_choices_that_a_tokenizer_does_not_tell_apart_are_skipped_and_are_no_zeros(tmp_path: Path, model) -> None:
     items = [
         item(0, " A", choices=[" A", " B"]),
-        item(1, " A", choices=[" A", " BB"]),
+        item(1, " A", choices=[" A", " AB"]),
         item(2, " B", choices=[" A", " B"]),
     ]
     (result,), samples = run(model, hand_made(tmp_path / "suite", items, "likeliest"), tmp_path=tmp_path)
@@ -220,27 +233,61 @@ def test_a_choice_of_several_tokens_cannot_be_scored_and_is_no_zero(tmp_path: Pa
     assert result.value == 0.5  # the prompts are alike but for a number, and one answer is A, the other B
 
 
-def test_choices_that_a_tokenizer_never_writes_in_one_token_are_an_error(tmp_path: Path, model) -> None:
-    items = [item(0, " AA", choices=[" AA", " BB"])]
-    with pytest.raises(ConfigError, match=r"kind kind of suite .* this model's tokenizer writes none of its choices"):
-        run(model, hand_made(tmp_path / "suite", items, "likeliest"))
+def test_a_kind_that_cannot_be_scored_is_said_to_be_skipped_and_the_others_are_measured(
+    tmp_path: Path, model, caplog
+) -> None:
+    items = {"untold": [item(0, " A", choices=[" A", " AB"])], "told": [item(0, " A", choices=[" A", " B"])]}
+    results, samples = run(model, hand_made(tmp_path / "suite", items, "likeliest"), tmp_path=tmp_path)
+    assert [result.details["kind"] for result in results] == ["told"]
+    assert [sample["score"] is None for sample in samples] == [True, False]
+    assert "kind untold at 1300: none of 1 items can be scored" in caplog.text
 
 
-def test_likelihoods_read_what_all_choices_begin_with(model) -> None:
-    encoded = encode_item(ByteTokenizer(), "Some text.\nIt is", [" AB", " AC"])
-    assert encoded.answers == [list(b" AB"), list(b" AC")]
-    ids = torch.tensor([[*encoded.prompt_ids, *b" A"]])
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[0, -1].log_softmax(-1)
-    found = choice_log_likelihoods(model, encoded, "test")
-    assert found == pytest.approx([logits[ord("B")].item(), logits[ord("C")].item()], abs=1e-5)
-    assert choice_log_likelihoods(model, EncodedItem([5], [[1, 2], [2]]), "test") is None
+def test_likelihoods_are_those_of_plain_forwards_in_as_few_passes_as_can_be(model) -> None:
+    prompt = ByteTokenizer().encode("Some text.\nIt is", add_special_tokens=True)
+
+    def plain(answer: bytes, common: int) -> float:
+        ids = torch.tensor([[*prompt, *answer]])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0].log_softmax(-1)
+        places = range(common, len(answer))
+        return sum(logits[len(prompt) + place - 1, answer[place]].item() for place in places)
+
+    passes = []
+    handle = model.register_forward_pre_hook(lambda *_, **__: passes.append(1))
+    # Told by one token after what all begin with; after a space that some have; after beginnings of their own.
+    cases = [([b" AB", b" AC"], 2, 1), ([b"B", b" J", b" K"], 0, 1), ([b"one", b"only", b"two"], 0, 2)]
+    for answers, common, num_passes in cases:
+        expected = [plain(answer, common) for answer in answers]
+        passes.clear()
+        found = choice_log_likelihoods(model, EncodedItem(prompt, [list(answer) for answer in answers]), "test")
+        assert found == pytest.approx(expected, abs=1e-4)
+        assert len(passes) == num_passes
+    handle.remove()
+    assert encode_item(ByteTokenizer(), "It is", [" AB", " AC"]).answers == [list(b" AB"), list(b" AC")]
+    for untold in ([[1, 2], [1, 2]], [[1, 2], [1]]):
+        assert choice_log_likelihoods(model, EncodedItem([5], untold), "test") is None
 
 
 def test_another_tokenizer_is_measured_before_anything_is_computed(model, suite: SuiteFolder, monkeypatch) -> None:
     monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("the model was run"))
     with pytest.raises(ConfigError, match=r"items of 1300 tokens in suite .* take up to \d+ .* its window is 2048"):
         run(model, suite.folder, tokenizer=PairTokenizer())
+
+
+def test_what_cannot_be_measured_says_so_before_other_tasks_are(
+    model, suite: SuiteFolder, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("the model was run"))
+    for folder, lengths, message in (
+        (suite.folder, [1400], "has no items of 1400 tokens"),
+        (tmp_path, [LENGTH], "is no complete suite"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=message):
+            evaluate(model, ByteTokenizer(), ["passkey", Suite(folder=str(folder))], lengths, progress=False)
+    for folder in ("", None, 3):
+        with pytest.raises(ConfigError, match=r"suite\.folder is .*; give the folder of a suite"):
+            Suite(folder=folder)  # pyright: ignore[reportArgumentType]
 
 
 def test_lengths_with_another_tokenizer_are_reported(tmp_path: Path) -> None:

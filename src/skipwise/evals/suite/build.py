@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from skipwise.evals.suite.fact import Fact
 from skipwise.evals.suite.fitting import CLOSEST_SHARE, fit_size
 from skipwise.evals.suite.folder import SuiteFolder, new_suite
 from skipwise.evals.suite.item import Draft, Item, encode_item, total_tokens
-from skipwise.evals.suite.kind import Kind, Place
+from skipwise.evals.suite.kind import LABELS, Kind, Place
 from skipwise.evals.suite.library import Library
 from skipwise.evals.suite.order import Order
 from skipwise.evals.suite.which_document import WhichDocument
@@ -108,6 +109,7 @@ class _ItemMaker:
         self._library, self._tokenizer, self._seed = library, tokenizer, seed
         sample = library.sample(_SAMPLE_CHARACTERS)
         self._characters_per_token = len(sample) / len(tokenizer.encode(sample, add_special_tokens=False))
+        self._labels = _even_labels(tokenizer)
 
     def items(self, kind: Kind, length: int, number: int) -> list[Item]:
         """One question, and its control where the kind has one.
@@ -119,7 +121,7 @@ class _ItemMaker:
         sure, drawn = 0.9, 1.4  # shares of the length: text that what is asked about stands in, text drawn
         reason = ""
         for attempt in range(_ATTEMPTS):
-            place = Place(number, self._characters(sure * length), self._characters(drawn * length))
+            place = Place(number, self._characters(sure * length), self._characters(drawn * length), self._labels)
             rng = np.random.default_rng([self._seed, zlib.crc32(kind.name.encode()), length, number, attempt])
             drafts = kind.drafts(self._library, place, rng)
             items = []
@@ -159,6 +161,13 @@ class _ItemMaker:
         prompt = draft.assemble(num_characters).text + draft.question
         encoded = encode_item(self._tokenizer, prompt, draft.choices or [draft.answer])
         return total_tokens(encoded, has_choices=bool(draft.choices))
+
+
+def _even_labels(tokenizer: Any) -> str:
+    """The letters that most others equal in tokens: of choices that differ in them, the shorter is the likelier."""
+    num_tokens = {label: len(tokenizer.encode(f" {label}", add_special_tokens=False)) for label in LABELS}
+    usual = mode(num_tokens.values())
+    return "".join(label for label in LABELS if num_tokens[label] == usual)
 
 
 def _item(draft: Draft, length: int, number: int, num_characters: int, num_tokens: int) -> Item:

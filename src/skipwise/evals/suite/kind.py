@@ -9,6 +9,8 @@ from skipwise.evals.suite.library import Library
 
 INSTRUCTION = "Read the text below. A question about it follows at its end.\n\n"
 NUM_DEPTHS = 5
+# A and I are words, too, and O looks like a zero.
+LABELS = "BCDEFGHJKLMNPQRSTUVWXYZ"
 
 Scoring = Literal["contains", "begins", "likeliest"]
 """When an item counts: the output contains the answer, or begins with it, or it is the likeliest of the choices."""
@@ -21,11 +23,13 @@ class Place(NamedTuple):
         number: of the question among those of its kind and length, from 0; depths and answers are balanced over it.
         size: characters of text that surely fit: what is asked about must stand in them.
         most: characters of text to draw.
+        labels: letters that documents may go by, which the suite's tokenizer writes in equally many tokens.
     """
 
     number: int
     size: int
     most: int
+    labels: str
 
 
 class Kind(Protocol):

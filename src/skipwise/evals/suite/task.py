@@ -1,18 +1,22 @@
 """Runs a suite on a model."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext, as_input
-from skipwise.evals.forward import logit_pieces
+from skipwise.evals.context import EvalContext
 from skipwise.evals.prompts import Prompt, answer_prompts, score_results, string_match_all
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
+from skipwise.evals.suite.choice import choice_log_likelihoods
 from skipwise.evals.suite.folder import SuiteFolder
-from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, shared_length, total_tokens
+from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
 from skipwise.evals.suite.kind import NUM_DEPTHS
 from skipwise.evals.suite.sentences import squeezed
+
+logger = logging.getLogger("skipwise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +28,8 @@ class Suite:
     log-likelihood after the prompt counts. That way a base model which would rather write on, or one which explains
     itself first, is judged by the same measure, and no output is left that names no choice or two. A tie, which rounded
     logits bring about, counts as the guess that it is: one over the number of the likeliest, if the answer is among
-    them. A tokenizer that does not write the choices in one token each makes an item unscorable.
+    them. Choices of several tokens count with all of these. Only where a tokenizer writes one choice as another, or as
+    the beginning of another, is nothing told: such an item is skipped.
 
     `length_tokens` of a result is the length that the suite was built for. Another tokenizer than the suite's counts
     otherwise: what its prompts take is in the details, and prompts beyond the model's window are refused.
@@ -36,6 +41,10 @@ class Suite:
     name: ClassVar[str] = "suite"
     folder: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.folder, str) or not self.folder:
+            raise ConfigError(f"suite.folder is {self.folder!r}; give the folder of a suite (--suite)")
+
     @property
     def uses_documents(self) -> bool:
         """No: the suite brings its text."""
@@ -46,12 +55,12 @@ class Suite:
         """The lengths that the suite was built for, ascending."""
         return SuiteFolder(self.folder).lengths
 
-    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length, the kinds in the suite's order.
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses what cannot be measured before anything is.
 
         Args:
             context: model and tokenizer.
-            lengths: some of the suite's.
+            lengths: to be measured.
 
         Raises:
             ConfigError: when the suite has no such length, or prompts of one do not fit the model's window.
@@ -63,45 +72,41 @@ class Suite:
                 f"suite {self.folder} has no items of {', '.join(map(str, unknown))} tokens; its lengths are "
                 f"{', '.join(map(str, suite.lengths))}: ask for some of these, or build a suite with the others"
             )
-        # All prompts are measured before the first is computed.
-        spans = {length: self._spans(context, suite, length) for length in lengths}
+        window = context.model.config.get_text_config().max_position_embeddings
         for length in lengths:
+            most = max(high for _, high in _spans(self.folder, suite.sha256, context.tokenizer, length).values())
+            # A length beyond the window was allowed on purpose, by `evaluate`.
+            if length <= window < most:
+                raise ConfigError(
+                    f"items of {length} tokens in suite {self.folder} take up to {most} with this model's tokenizer, "
+                    f"and its window is {window}; prompts are never truncated: ask for shorter lengths, or build the "
+                    "suite with this tokenizer"
+                )
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length, the kinds in the suite's order.
+
+        Args:
+            context: model and tokenizer.
+            lengths: some of the suite's.
+
+        Raises:
+            ConfigError: as `check_lengths` does.
+            DataError: as `check_lengths` does.
+        """
+        self.check_lengths(context, lengths)
+        suite = SuiteFolder(self.folder)
+        for length in lengths:
+            spans = _spans(self.folder, suite.sha256, context.tokenizer, length)
             samples: list[Sample] = []
             results: list[EvalResult] = []
             for kind, about in suite.kinds.items():
                 items = suite.items(length, kind)
-                room = max(length, spans[length][kind][1])
+                room = max(length, spans[kind][1])
                 measured = _KindRun(self, context, suite.sha256, about["scoring"], items, length, room).samples()
-                results += self._results(context, length, kind, about["chance"], spans[length][kind], measured)
+                results += self._results(context, length, kind, about["chance"], spans[kind], measured)
                 samples += measured
             yield Measurement(results, samples)
-
-    def _spans(self, context: EvalContext, suite: SuiteFolder, length: int) -> dict[str, tuple[int, int]]:
-        """Fewest and most tokens that the items of each kind take with the model's tokenizer.
-
-        Raises:
-            ConfigError: when the most are beyond the model's window, which the length is not.
-        """
-        same = hash_tokenizer(context.tokenizer) == suite.index["tokenizer"]["sha256"]
-        window = context.model.config.get_text_config().max_position_embeddings
-        spans = {}
-        for kind in suite.kinds:
-            items = suite.items(length, kind)
-            counts = [
-                item.num_tokens
-                if same
-                else total_tokens(_encoded(context.tokenizer, item), has_choices=bool(item.choices))
-                for item in items
-            ]
-            # A length beyond the window was allowed on purpose, by `evaluate`.
-            if length <= window < max(counts):
-                raise ConfigError(
-                    f"items of {length} tokens in suite {self.folder} take up to {max(counts)} with this model's "
-                    f"tokenizer, and its window is {window}; prompts are never truncated: ask for shorter lengths, or "
-                    "build the suite with this tokenizer"
-                )
-            spans[kind] = (min(counts), max(counts))
-        return spans
 
     def _results(
         self,
@@ -119,10 +124,11 @@ class Suite:
             chosen = [choice for sample in samples for choice in sample["chosen"] or ()]
             about["times_chosen"] = {choice: chosen.count(choice) for choice in sorted(set(chosen))}
         if all(sample["score"] is None for sample in samples):
-            raise ConfigError(
-                f"kind {kind} of suite {self.folder}: this model's tokenizer writes none of its choices in one token "
-                "each, so they cannot be compared; build the suite without this kind"
+            logger.warning(
+                f"suite {self.folder}, kind {kind} at {length}: none of {len(samples)} items can be scored, for this "
+                "model's tokenizer does not tell their choices apart; there is no score of this kind"
             )
+            return []
         results = score_results(context, self, length, samples, **about)
         for part in range(NUM_DEPTHS):
             low, high = part / NUM_DEPTHS, (part + 1) / NUM_DEPTHS
@@ -205,32 +211,27 @@ class _KindRun:
         }
 
 
-def choice_log_likelihoods(model: Any, encoded: EncodedItem, where: str) -> list[float] | None:
-    """Natural log-likelihood of each answer after the prompt, up to a summand that all share.
-
-    What all answers begin with is read as part of the prompt; each must then be told by exactly one token, so that one
-    pass decides between them.
-
-    Args:
-        model: a causal language model of the transformers library, in evaluation mode.
-        encoded: prompt and answers.
-        where: what is being measured, for an error's text.
-
-    Returns:
-        One value per answer, None where the tokenizer writes an answer in more tokens than that.
-    """
-    common = min(shared_length(encoded.answers[0], answer) for answer in encoded.answers[1:])
-    if any(len(answer) != common + 1 for answer in encoded.answers):
-        return None
-    input_ids = as_input(encoded.prompt_ids, encoded.answers[0][:common])
-    (piece,) = logit_pieces(model, input_ids, input_ids.shape[1] - 1, where=where)
-    log_probabilities = piece.logits[0, -1].log_softmax(-1)
-    return [log_probabilities[answer[common]].item() for answer in encoded.answers]
-
-
 def begins_with(output: str, references: Sequence[str]) -> float:
     """1 if the output begins with the reference, white space and capitals aside, else 0."""
     return float(squeezed(output).startswith(squeezed(references[0])))
+
+
+@lru_cache(maxsize=32)
+def _spans(folder: str, _sha256: str, tokenizer: Any, length: int) -> dict[str, tuple[int, int]]:
+    """Fewest and most tokens that the items of each kind take with a tokenizer.
+
+    Found out once, for the check and for the run, and anew when the suite has changed.
+    """
+    suite = SuiteFolder(folder)
+    same = hash_tokenizer(tokenizer) == suite.index["tokenizer"]["sha256"]
+    spans = {}
+    for kind in suite.kinds:
+        counts = [
+            item.num_tokens if same else total_tokens(_encoded(tokenizer, item), has_choices=bool(item.choices))
+            for item in suite.items(length, kind)
+        ]
+        spans[kind] = (min(counts), max(counts))
+    return spans
 
 
 def _encoded(tokenizer: Any, item: Item) -> EncodedItem:

@@ -11,8 +11,6 @@ from skipwise.evals.suite.library import Library, cut
 from skipwise.evals.suite.sentences import quotable_sentences, squeezed
 
 _NUM_DOCUMENTS = 4
-# Letters are single tokens everywhere; A and I are words, too, and O looks like a zero.
-_LABELS = "BCDEFGHJKLMNPQRSTUVWXYZ"
 
 
 class WhichDocument:
@@ -37,7 +35,7 @@ class WhichDocument:
             )
         stretches = library.stretches(_NUM_DOCUMENTS, place.most // _NUM_DOCUMENTS, rng)
         once = squeezed("\n\n".join(stretch.text for stretch in stretches))
-        free = [label for label in _LABELS if f"document {label.casefold()}" not in once]
+        free = [label for label in place.labels if f"document {label.casefold()}" not in once]
         if len(free) < _NUM_DOCUMENTS:
             return []
         labels = [str(label) for label in rng.choice(free, _NUM_DOCUMENTS, replace=False)]
