@@ -184,11 +184,12 @@ def test_generate_draws_the_same_from_the_same_seed(tiny_checkpoint: Path, capsy
 def test_doctor_prints_one_verdict_a_line_and_is_content_with_a_llama(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["doctor", str(tiny_checkpoint), "--target", "256", "--train", "32", "--json"]) == 0
+    assert cli.main(["doctor", str(tiny_checkpoint), "--target", "256", "--train", "32", "--json", "--dilution"]) == 0
     verdicts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"name", "status", "detail", "cure"} == set(verdicts[0])
     assert all(verdict["status"] in {"pass", "note"} for verdict in verdicts), verdicts
-    assert cli.main(["doctor", str(tiny_checkpoint), "--target", "256", "--train", "32"]) == 0
+    assert "dilution" in {verdict["name"] for verdict in verdicts}
+    assert cli.main(["doctor", str(tiny_checkpoint), "--target", "256", "--train", "32", "--dilution"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [[verdict["status"], verdict["name"]] for verdict in verdicts]
 

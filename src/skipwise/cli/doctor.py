@@ -34,6 +34,9 @@ def doctor(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Probe with gradient checkpointing, as large models train.")
     ] = False,
+    dilution: Annotated[
+        bool, typer.Option("--dilution", help="Probe the mask of diluted attention too, as dilution: true trains.")
+    ] = False,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +54,14 @@ def doctor(
         model, interpolation=how, window=window, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code
     )
     loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
-    verdicts = probe(loaded.model, window, how, tokenizer=loaded.tokenizer, gradient_checkpointing=checkpointing)
+    verdicts = probe(
+        loaded.model,
+        window,
+        how,
+        tokenizer=loaded.tokenizer,
+        gradient_checkpointing=checkpointing,
+        check_dilution=dilution,
+    )
     for verdict in verdicts:
         if as_json:
             print_json(asdict(verdict))
