@@ -1,14 +1,23 @@
 """The effective context length: two rules, lower bounds, and honest refusals. All numbers here are made up."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from skipwise.errors import CheckpointError, DataError
-from skipwise.report import effective_length, mean_scores, state_effective_length, write_model_card
+from skipwise.evals.stats import wilson
+from skipwise.report import (
+    EffectiveLength,
+    effective_length,
+    mean_scores,
+    short_limit,
+    state_effective_length,
+    write_model_card,
+)
+from skipwise.report.effective import Rule
 from skipwise.window import Window
 
 
@@ -28,45 +37,127 @@ class Score:
 
 def scores(**by_length: float) -> list[Score]:
     return [
-        Score(task="vt", length_tokens=int(name[1:]), value=value, ci_low=value - 0.02)
+        Score(task="vt", length_tokens=int(name[1:]), value=value, ci_low=value - 0.02, ci_high=value + 0.01)
         for name, value in by_length.items()
     ]
 
 
+def effective(results: list[Score], advertised: int, rule: Rule = "ruler", *, original: int = 1024) -> EffectiveLength:
+    return effective_length(results, advertised_tokens=advertised, original_tokens=original, rule=rule)
+
+
 def test_the_lower_bound_decides_not_the_mean() -> None:
     # 0.87 is above RULER's 0.856, its lower end 0.85 is not.
-    found = effective_length(scores(L1024=0.99, L2048=0.90, L4096=0.87, L8192=0.40), 8192)
+    found = effective(scores(L1024=0.99, L2048=0.90, L4096=0.87, L8192=0.40), 8192)
     assert (found.effective_tokens, found.measured_tokens, found.holds) == (2048, 8192, False)
     assert "2k under RULER's rule" in found.line
     assert "85.6%" in found.line
 
 
 def test_a_length_beyond_a_failing_one_does_not_count() -> None:
-    assert effective_length(scores(L1024=0.99, L2048=0.50, L4096=0.99), 4096).effective_tokens == 1024
+    assert effective(scores(L1024=0.99, L2048=0.50, L4096=0.99), 4096).effective_tokens == 1024
 
 
 def test_the_relative_rule_holds_a_model_to_its_own_short_score() -> None:
     results = scores(L1024=0.50, L2048=0.46, L4096=0.44)
-    assert effective_length(results, 4096).effective_tokens == 0
-    # 85% of 0.50 is 0.425: 0.46 - 0.02 is above it, 0.44 - 0.02 below.
-    found = effective_length(results, 2048, "relative")
-    assert (found.threshold, found.effective_tokens, found.holds) == (pytest.approx(0.425), 2048, True)
+    assert effective(results, 4096).effective_tokens == 0
+    # 0.46 - 0.85 * 0.50 = 0.035 is above hypot(0.02, 0.85 * 0.01) = 0.022; 0.44 - 0.425 = 0.015 is not.
+    found = effective(results, 4096, "relative")
+    assert (found.threshold, found.effective_tokens, found.holds) == (pytest.approx(0.425), 2048, False)
+    assert "2k under the relative rule" in found.line
+    assert "85% of its own 50.0% at 1k" in found.line
+
+
+def test_the_short_score_is_as_uncertain_as_the_others() -> None:
+    # 0.45 - 0.02 is above 0.425, but the short score may as well be 0.54.
+    short = Score(task="vt", length_tokens=1024, value=0.50, ci_low=0.46, ci_high=0.54)
+    found = effective([short, *scores(L2048=0.45)], 2048, "relative")
+    assert found.effective_tokens == 1024, "the reference itself holds"
+
+
+def test_a_score_is_not_held_to_itself() -> None:
+    """A model that finds next to nothing keeps all of it, if its only length is its own reference."""
+    for original in (4096, 32768):
+        found = effective(scores(L32768=0.20), 32768, "relative", original=original)
+        assert (found.decided, found.threshold, found.effective_tokens, found.holds) == (False, None, 0, False)
+        limit = {4096: "4k", 32768: "16k"}[original]
+        assert f"not decided under the relative rule: no short score, measure a length of at most {limit}" in found.line
+    assert found.to_json()["threshold"] is None
+    assert effective(scores(L4096=0.20, L32768=0.01), 32768, "relative", original=4096).effective_tokens == 4096
+
+
+def test_short_is_the_original_window_or_half_of_one_never_extended() -> None:
+    assert (short_limit(4096, 32768), short_limit(4096, 4097), short_limit(4096, 4096)) == (4096, 4096, 2048)
 
 
 def test_a_window_is_not_believed_further_than_it_was_measured() -> None:
-    found = effective_length(scores(L1024=0.99, L2048=0.99), 4096)
+    found = effective(scores(L1024=0.99, L2048=0.99), 4096)
     assert not found.holds
     assert "measured to 2k only" in found.line
 
 
 def test_a_model_that_never_scores_has_no_effective_length() -> None:
-    nothing = [Score(task="vt", length_tokens=length, value=0.0, ci_low=0.0) for length in (1024, 2048)]
-    assert effective_length(nothing, 2048, "relative").effective_tokens == 0
+    nothing = [Score(task="vt", length_tokens=length, value=0.0, ci_low=0.0, ci_high=0.0) for length in (1024, 2048)]
+    assert effective(nothing, 2048, "relative").effective_tokens == 0
 
 
 def test_without_an_interval_nothing_is_sure() -> None:
     single = [Score(task="vt", length_tokens=1024, value=1.0, ci_low=None)]
-    assert effective_length(single, 1024).effective_tokens == 0
+    assert effective(single, 1024).effective_tokens == 0
+    later = Score(task="vt", length_tokens=2048, value=1.0, ci_low=0.99, ci_high=1.0)
+    assert effective([*single, later], 2048, "relative").effective_tokens == 1024
+
+
+def test_the_relative_rule_errs_as_rarely_as_it_says() -> None:
+    """At a true ratio of exactly the share, a length is taken for good in 2.5% of cases."""
+    rng = np.random.default_rng(0)
+    num, held = 100, 0
+    for _ in range(1500):
+        results = []
+        for length, truth in ((1024, 0.8), (2048, 0.68)):
+            estimate = wilson(int(rng.binomial(num, truth)), num)
+            results.append(
+                Score(
+                    task="vt",
+                    length_tokens=length,
+                    value=estimate.value,
+                    ci_low=estimate.low,
+                    ci_high=estimate.high,
+                )
+            )
+        held += effective(results, 2048, "relative").holds
+    assert 0.01 < held / 1500 < 0.04
+
+
+def ruler(length: int, num_samples: int = 20) -> list[Score]:
+    return [
+        Score(
+            task=f"ruler_{number}", length_tokens=length, value=1.0, ci_low=0.84, ci_high=1.0, num_samples=num_samples
+        )
+        for number in range(13)
+    ]
+
+
+def test_a_verdict_says_what_it_is_over() -> None:
+    full = effective([*ruler(1024), *ruler(2048)], 2048).to_json()
+    assert full["basis"].startswith("over 13 tasks x 20 prompts a length: RULER's 13 tasks in skipwise's own words")
+    assert full["tasks"] == [f"ruler_{number}" for number in range(13)]
+    assert full["mean_scores"][1] == {
+        "length_tokens": 2048,
+        "value": 1.0,
+        "ci_low": pytest.approx(1 - 0.16 / math.sqrt(13)),
+        "ci_high": 1.0,
+        "num_samples": 260,
+    }
+    few = effective([*ruler(1024)[:2], *scores(L1024=0.9)], 2048).to_json()["basis"]
+    assert few.startswith(
+        "over 3 tasks x 20\N{EN DASH}50 prompts a length: ruler_0, ruler_1, vt; these are not RULER's"
+    )
+    needles = [replace(score, task="needles", details={"kind": "single"}) for score in scores(L1024=0.9)]
+    assert (
+        "over 1 task x 50 prompts a length: needles single; these are not"
+        in effective(needles, 1024).to_json()["basis"]
+    )
 
 
 def test_the_interval_of_the_mean_is_that_of_independent_tasks() -> None:
@@ -94,7 +185,7 @@ def test_the_interval_of_the_mean_is_that_of_independent_tasks() -> None:
 def test_every_length_has_the_same_tasks() -> None:
     results = [*scores(L1024=0.9, L2048=0.9), Score(task="cwe", length_tokens=1024, value=0.5, ci_low=0.4)]
     with pytest.raises(DataError, match="cwe was not measured at both 1024 and 2048"):
-        effective_length(results, 2048)
+        effective(results, 2048)
 
 
 def test_depths_controls_and_perplexities_are_no_scores() -> None:
@@ -104,7 +195,7 @@ def test_depths_controls_and_perplexities_are_no_scores() -> None:
         Score(task="perplexity", length_tokens=1024, value=9.0, ci_low=8.0, metric="perplexity"),
     ]
     (mean,) = mean_scores([*others, *scores(L1024=0.9)])
-    assert (mean.value, mean.num_tasks) == (0.9, 1)
+    assert (mean.value, mean.tasks) == (0.9, ("vt",))
     with pytest.raises(DataError, match="no record has a retrieval score"):
         mean_scores(others)
 
@@ -122,12 +213,15 @@ def test_the_model_card_states_it_beside_the_configured_length(tmp_path) -> None
     )
     card = tmp_path / "README.md"
     assert "- Configured context length: 8192 tokens\n- Effective context length: not measured" in card.read_text()
-    found = [effective_length(scores(L1024=0.99, L2048=0.9, L8192=0.6), 8192, rule) for rule in ("ruler", "relative")]
+    results = scores(L1024=0.99, L2048=0.9, L8192=0.6)
+    found = [effective(results, 8192, "ruler"), effective(results, 8192, "relative")]
     for _ in range(2):
         state_effective_length(tmp_path, found)
     text = card.read_text()
     assert "- Effective context length: 2k under RULER's rule" in text
-    assert "2k under the relative rule (85% of its own short score)" in text
+    assert "2k under the relative rule" in text
+    assert "over 1 task x 50 prompts a length: vt; these are not RULER's 13 tasks" in text
+    assert "mean score 1k 99.0% (at least 97.0%), 2k 90.0% (at least 88.0%), 8k 60.0% (at least 58.0%)\n" in text
     assert text.count("Effective context length:") == 1
     card.write_text("mine")
     with pytest.raises(CheckpointError, match="has no line"):

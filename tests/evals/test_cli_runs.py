@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
-from skipwise import cli
+from skipwise import cli, evals
+from skipwise.cli.evaluate_tables import print_checkpoints
+from skipwise.cli.verdict import Rule, require_retrieval, state_verdict
 from skipwise.config import RunConfig
+from skipwise.errors import ConfigError
 from skipwise.evals import EvalResult
 from skipwise.train import extend
 from skipwise.train.checkpoints import load_checkpoint, run_checkpoints
@@ -76,15 +80,107 @@ def test_a_verdict_below_the_window_is_exit_1_and_goes_into_the_card(
     command = ["eval", str(run), "--task", "passkey", "--length", "220,256", "--trials", "4", "--depths", "2"]
     assert cli.main([*command, "--verdict"]) == 1
     printed = capsys.readouterr().out
+    assert [line.split()[:3] for line in printed.splitlines() if line.startswith("passkey  ")][-2:] == [
+        ["passkey", "220", "0"],
+        ["passkey", "256", "0"],
+    ], "the mean at each length"
+    assert "verdict over 1 task x 4 prompts a length: passkey; these are not RULER's 13 tasks" in printed
     assert "falls short: effective context length none under RULER's rule" in printed
-    assert "- Effective context length: none under RULER's rule" in (run / "README.md").read_text()
-    assert cli.main([*command, "--verdict", "--json", "--rule", "relative"]) == 1
-    verdict = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert verdict == {
-        "verdict": "relative",
+    assert "not decided: effective context length not decided under the relative rule: no short score" in printed
+    card = run / "README.md"
+    assert "- Effective context length: none under RULER's rule" in card.read_text()
+    assert "mean score 220 0.0% (at least 0.0%), 256 0.0%" in card.read_text()
+    assert cli.main(command) == 0, "without a verdict low scores are no failure"
+    capsys.readouterr()
+
+    assert cli.main([*command, "--verdict", "--json"]) == 1
+    by_rule = {line["verdict"]: line for line in map(json.loads, capsys.readouterr().out.splitlines()[-2:])}
+    assert by_rule["ruler"] == {
+        "verdict": "ruler",
+        "decided": True,
         "holds": False,
         "effective_tokens": 0,
+        "measured_tokens": 256,
         "advertised_tokens": 256,
-        "threshold": 0.0,
+        "threshold": 0.856,
+        "tasks": ["passkey"],
+        "basis": by_rule["relative"]["basis"],
+        "mean_scores": by_rule["relative"]["mean_scores"],
     }
-    assert cli.main(command) == 0, "without a verdict low scores are no failure"
+    assert (by_rule["relative"]["decided"], by_rule["relative"]["threshold"]) == (False, None)
+
+    # An untrained arm of the same folder says nothing about the trained model, and lengths beyond are not its window's.
+    before = card.read_text()
+    capsys.readouterr()
+    card.write_text(before.replace("none under RULER's rule", "32k under RULER's rule"))
+    for other in (["--interpolation", "yarn", "--target", "512"], ["--allow-beyond"]):
+        assert cli.main([*command, "--verdict", *other]) == 1, capsys.readouterr().err
+        assert "32k under RULER's rule" in card.read_text()
+    assert cli.main([*command, "--verdict"]) == 1
+    assert card.read_text() == before
+
+
+def test_a_verdict_without_a_score_is_refused_before_anything_is_measured(
+    tiny_checkpoint: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr(evals, "evaluate", never)
+    command = ["eval", str(tiny_checkpoint), "--verdict", "--length", "60,64"]
+    assert cli.main([*command, "--task", "perplexity,sliding"]) == 2
+    assert "--verdict is read off retrieval scores and perplexity, sliding has none" in capsys.readouterr().err
+    assert cli.main([*command, "--task", "passkey", "--rule", "relative"]) == 2
+    assert "the shortest length is 60 tokens; measure a length of at most 32 too" in capsys.readouterr().err
+
+
+def test_every_task_either_gives_a_score_or_measures_text() -> None:
+    """A new task has to be put where `--verdict` looks for it."""
+    settings = {"regression": {"base": "x"}, "suite": {"folder": "x"}}
+    refused = set()
+    for name in evals.TASKS:
+        try:
+            require_retrieval([evals.make_task({"kind": name, **settings.get(name, {})})])
+        except ConfigError:
+            refused.add(name)
+    assert refused == {"perplexity", "sliding", "truncated", "longppl", "nll_by_position", "regression"}
+
+
+def score(task: str, metric: str, value: float, **details: str) -> EvalResult:
+    return EvalResult(
+        task=task,
+        length_tokens=64,
+        metric=metric,
+        value=value,
+        ci_low=value,
+        ci_high=value,
+        num_samples=1,
+        num_skipped=0,
+        seed=0,
+        details=details,
+    )
+
+
+@pytest.mark.parametrize(("value", "holds"), [(0.9, True), (0.8, False)])
+def test_a_rule_that_is_not_decided_leaves_the_other_to_decide(value: float, holds: bool, capsys) -> None:
+    config = LlamaConfig(max_position_embeddings=64)
+    results = [score("passkey", "accuracy", value)]
+    assert state_verdict(results, config, Rule.BOTH, card_folder=None, as_json=False) is holds
+    assert "not decided: " in capsys.readouterr().out
+
+
+def test_only_what_is_a_merit_has_a_best_checkpoint(capsys) -> None:
+    columns = [("passkey", "accuracy", {}), ("perplexity", "perplexity", {}), ("longppl", "key_share", {})]
+    columns.append(("suite", "score", {"kind": "continue_control"}))
+    columns.append(("suite", "score", {"kind": "continue"}))
+    print_checkpoints(
+        {
+            step: [score(task, metric, value, **details) for task, metric, details in columns]
+            for step, value in ((2, 0.25), (4, 0.5))
+        }
+    )
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert rows == [
+        ["2", "0.25", "0.25", "*", "0.25", "0.25", "0.25"],
+        ["4", "0.5", "*", "0.5", "0.5", "0.5", "0.5", "*"],
+    ]

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -11,6 +10,7 @@ import typer
 
 from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption, read_length
 from skipwise.cli.settings import assigned
+from skipwise.cli.verdict import Rule, require_retrieval, require_short_length, state_verdict
 from skipwise.errors import ConfigError
 from skipwise.window import Window, parse_length
 
@@ -32,14 +32,6 @@ Example: skipwise eval runs/my-model-32k --all-checkpoints --length 4k,32k
 
 See also: skipwise eval build-suite --help, skipwise eval benchmarks --help
 """
-
-
-class Rule(StrEnum):
-    """Which threshold a verdict holds the model to."""
-
-    RULER = "ruler"
-    RELATIVE = "relative"
-    BOTH = "both"
 
 
 class Subject(NamedTuple):
@@ -136,7 +128,7 @@ def evaluate(
         bool,
         typer.Option(
             "--verdict",
-            help="State the effective context length, in the model card too; exit 1 if it is below the model's window.",
+            help="State the effective context length, in an extended model's card too; exit 1 if below the window.",
         ),
     ] = False,
     rule: Annotated[
@@ -205,6 +197,8 @@ def evaluate(
     }
     default_task = "suite" if suite is not None else "perplexity,passkey"
     tasks = make_tasks(task or default_task, {k: v for k, v in flags.items() if v is not None}, settings or [])
+    if verdict:
+        require_retrieval(tasks)
     lengths = asked or SuiteFolder(suite or "").lengths
     how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
     stretched = _stretched(model, interpolation, target, trust_remote_code)
@@ -223,6 +217,8 @@ def evaluate(
     for subject in subjects:
         loaded = subject.load()
         network: Any = loaded.model
+        if verdict:
+            require_short_length(rule, network.config, lengths)
         network.to(state.device)
         texts, details = None, {} if subject.step is None else {"step": subject.step}
         if reads_documents:
@@ -255,8 +251,11 @@ def evaluate(
         if state.is_main_process:
             _print(results, subject.step, as_json)
         if verdict:
-            # Of several checkpoints the last one, which is the finished model, decides.
-            held = _state_verdict(results, network, Path(model) if subject is subjects[-1] else None, rule, as_json)
+            # Of several checkpoints the last one, which is the finished model, decides. The card speaks of that model
+            # within its window, not of an untrained arm.
+            as_trained = subject is subjects[-1] and not stretched and not allow_beyond
+            card_folder = Path(model) if as_trained else None
+            held = state_verdict(results, network.config, rule, card_folder=card_folder, as_json=as_json)
     if all_checkpoints and state.is_main_process and not as_json:
         from skipwise.cli.evaluate_tables import print_checkpoints
 
@@ -321,40 +320,6 @@ def _print(results: Sequence["EvalResult"], step: int | None, as_json: bool) -> 
     if step is not None:
         print(f"step {step}")
     print_results(results)
-
-
-def _state_verdict(
-    results: Sequence["EvalResult"], network: Any, card_folder: Path | None, rule: Rule, as_json: bool
-) -> bool:
-    """Prints the effective length under each rule asked for; writes both into the card of an extended model."""
-    from skipwise.evals.context import process_state
-    from skipwise.model import rope_state
-    from skipwise.report import effective_length, state_effective_length
-    from skipwise.train.folder import RECORD_FILE
-
-    advertised = rope_state(network.config).maximum
-    found = [effective_length(results, advertised, name) for name in ("ruler", "relative")]
-    asked = [one for one in found if rule in (Rule.BOTH, one.rule)]
-    if process_state().is_main_process:
-        if not as_json:
-            for one in asked:
-                print(("holds: " if one.holds else "falls short: ") + one.line)
-        else:
-            from skipwise.cli.options import print_json
-
-            for one in asked:
-                print_json(
-                    {
-                        "verdict": one.rule,
-                        "holds": one.holds,
-                        "effective_tokens": one.effective_tokens,
-                        "advertised_tokens": advertised,
-                        "threshold": one.threshold,
-                    }
-                )
-        if card_folder is not None and (card_folder / RECORD_FILE).exists():
-            state_effective_length(card_folder, found)
-    return all(one.holds for one in asked)
 
 
 def _stretched(model: str, interpolation: str | None, target: int | None, trust_remote_code: bool) -> dict[str, Any]:

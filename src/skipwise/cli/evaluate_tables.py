@@ -1,6 +1,6 @@
 """What `skipwise eval` prints for people: numbers in a row each, depths in a grid, every checkpoint in a line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -8,8 +8,12 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from skipwise.evals import EvalResult
+    from skipwise.report import MeanScore
 
 _PLACES = ("depth_from", "position_from")
+# What other metrics say, such as the share of key tokens, is neither good nor bad.
+_MORE_IS_BETTER = ("score", "accuracy", "same_top")
+_LESS_IS_BETTER = ("perplexity", "longppl", "nll", "kl_", "log_perplexity_ratio")
 
 
 def print_results(results: Sequence["EvalResult"]) -> None:
@@ -37,8 +41,22 @@ def print_results(results: Sequence["EvalResult"]) -> None:
         console.print(_depth_grid(name, cells))
 
 
+def print_mean_scores(scores: Sequence["MeanScore"]) -> None:
+    """A row for each length: the mean over all retrieval tasks, which a verdict is read off."""
+    table = _table("mean over", "tokens", "value", "95% interval", "n")
+    for score in scores:
+        table.add_row(
+            " + ".join(score.tasks) if len(score.tasks) <= 2 else f"{len(score.tasks)} tasks",
+            str(score.length_tokens),
+            f"{score.value:.4g}",
+            "-" if score.ci_low is None or score.ci_high is None else f"{score.ci_low:.4g} to {score.ci_high:.4g}",
+            str(sum(score.num_samples)),
+        )
+    Console().print(table)
+
+
 def print_checkpoints(by_step: Mapping[int, Sequence["EvalResult"]]) -> None:
-    """A row for each checkpoint, a column for each number over whole inputs; the best of each column stands out."""
+    """A row for each checkpoint, a column for each number over whole inputs; the best of each merit stands out."""
     whole = {
         step: {(_named(r), r.length_tokens, r.metric): r.value for r in results if not set(_PLACES) & set(r.details)}
         for step, results in by_step.items()
@@ -47,16 +65,26 @@ def print_checkpoints(by_step: Mapping[int, Sequence["EvalResult"]]) -> None:
     table = _table("step", *(f"{task} {metric} {length}" for task, length, metric in columns))
     best = {}
     for column in columns:
-        values = [whole[step][column] for step in whole if column in whole[step]]
-        # Of perplexities, divergences and the like less is better; of shares found more.
-        best[column] = max(values) if column[2].startswith(("score", "accuracy", "same_top")) else min(values)
+        if (better := _better(column)) is not None:
+            best[column] = better(values[column] for values in whole.values() if column in values)
     for step, values in whole.items():
         cells = [
-            "-" if column not in values else _marked(values[column], values[column] == best[column])
+            "-" if column not in values else _marked(values[column], values[column] == best.get(column))
             for column in columns
         ]
         table.add_row(str(step), *cells)
     Console().print(table)
+
+
+def _better(column: tuple[str, int, str]) -> Callable[[Iterable[float]], float] | None:
+    """What takes the best of a column (task with its kind, length, metric); None where it is no merit."""
+    name, _, metric = column
+    # A control is to stay where chance or the text alone puts it.
+    if name.endswith("_control"):
+        return None
+    if metric.startswith(_MORE_IS_BETTER):
+        return max
+    return min if metric.startswith(_LESS_IS_BETTER) else None
 
 
 def _table(*headings: str) -> Table:

@@ -1,6 +1,6 @@
 """From evaluation records to what people read: figures, one HTML page, a model card, a table in the terminal."""
 
-from skipwise.report.effective import EffectiveLength, MeanScore, effective_length, mean_scores
+from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, mean_scores, short_limit
 from skipwise.report.figures import Figure, passkey_grid, perplexity_by_length
 from skipwise.report.model_card import state_effective_length, write_model_card
 from skipwise.report.page import Section, render_page
@@ -16,6 +16,7 @@ __all__ = [
     "Measure",
     "Section",
     "Table",
+    "basis",
     "effective_length",
     "length_label",
     "mean_scores",
@@ -25,6 +26,7 @@ __all__ = [
     "perplexity_section",
     "render_page",
     "results_table",
+    "short_limit",
     "state_effective_length",
     "table_of",
     "verdict_words",

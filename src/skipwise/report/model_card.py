@@ -12,7 +12,7 @@ import jinja2
 import yaml
 
 from skipwise.errors import CheckpointError
-from skipwise.report.effective import EffectiveLength
+from skipwise.report.effective import EffectiveLength, basis
 from skipwise.report.records import Arm, length_label, measures
 from skipwise.report.tables import markdown_cell, table_of
 from skipwise.window import Window
@@ -111,9 +111,11 @@ def write_model_card(
 def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> Path:
     """Writes the effective context length into the card of an extended model, beside the configured one.
 
+    The line says under which rules, over which tasks and prompts, and the mean score at each length.
+
     Args:
         folder: the checkpoint, with a card that `write_model_card` wrote.
-        found: one under each rule.
+        found: one under each rule, of the same scores.
 
     Returns:
         The card.
@@ -123,7 +125,9 @@ def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> Pa
     """
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    line = "; ".join(one.line for one in found).replace("effective context length ", "")
+    verdicts = "; ".join(one.line for one in found).replace("effective context length ", "")
+    scores = found[0].scores
+    line = f"{verdicts}; {basis(scores)}; mean score {', '.join(score.text for score in scores)}"
     text, count = re.subn(rf"(?m)^- {_EFFECTIVE}.*$", lambda _: f"- {_EFFECTIVE} {line}", text)
     if count != 1:
         raise CheckpointError(f"{str(path)!r} has no line '- {_EFFECTIVE} ...' to state the verdict in; add one to it")

@@ -1,0 +1,109 @@
+"""The verdict of `skipwise eval --verdict`: whether a window holds, for people, machines and the model card."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skipwise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skipwise.evals import EvalResult, Task
+    from skipwise.report import EffectiveLength
+
+
+class Rule(StrEnum):
+    """Which threshold a verdict holds the model to."""
+
+    RULER = "ruler"
+    RELATIVE = "relative"
+    BOTH = "both"
+
+
+def require_retrieval(tasks: Sequence["Task"]) -> None:
+    """Refuses a verdict from tasks that leave no retrieval score.
+
+    Raises:
+        ConfigError: when none of them does.
+    """
+    from skipwise.evals import TASK_GROUPS
+
+    scored = ("passkey", "needles", "suite", *TASK_GROUPS["ruler"])
+    if not any(task.name in scored for task in tasks):
+        raise ConfigError(
+            f"--verdict is read off retrieval scores and {', '.join(task.name for task in tasks)} has none; add "
+            "passkey, needles, ruler or suite to --task, or leave out --verdict"
+        )
+
+
+def require_short_length(rule: Rule, config: Any, lengths: Sequence[int]) -> None:
+    """Refuses the relative rule alone where no length is short; beside RULER's rule it is stated as not decided.
+
+    Args:
+        rule: what the verdict holds the model to.
+        config: the model's.
+        lengths: to be measured, in tokens.
+
+    Raises:
+        ConfigError: when it cannot be decided.
+    """
+    from skipwise.model import rope_state
+    from skipwise.report import short_limit
+
+    state = rope_state(config)
+    limit = short_limit(state.original, state.maximum)
+    if rule is Rule.RELATIVE and min(lengths) > limit:
+        raise ConfigError(
+            f"--rule relative holds the model to its own short score, and the shortest length is {min(lengths)} tokens;"
+            f" measure a length of at most {limit} too (its original window, or half of one that was never extended)"
+        )
+
+
+def state_verdict(
+    results: Sequence["EvalResult"], config: Any, rule: Rule, *, card_folder: Path | None, as_json: bool
+) -> bool:
+    """Prints the mean scores and the effective length under each rule asked for.
+
+    Args:
+        results: of the model.
+        config: the model's.
+        rule: what decides.
+        card_folder: the extended model whose card gets the verdict, under both rules; None for no card.
+        as_json: a line of JSON for each rule.
+
+    Returns:
+        Whether the window holds under every rule asked for that could be decided.
+    """
+    from skipwise.evals.context import process_state
+    from skipwise.model import rope_state
+    from skipwise.report import effective_length, state_effective_length
+    from skipwise.train.folder import RECORD_FILE
+
+    window = rope_state(config)
+    found = [
+        effective_length(results, advertised_tokens=window.maximum, original_tokens=window.original, rule=name)
+        for name in ("ruler", "relative")
+    ]
+    asked = [one for one in found if rule in (Rule.BOTH, one.rule)]
+    if process_state().is_main_process:
+        _print(asked, as_json)
+        if card_folder is not None and (card_folder / RECORD_FILE).exists():
+            state_effective_length(card_folder, found)
+    return all(one.holds for one in asked if one.decided)
+
+
+def _print(asked: Sequence["EffectiveLength"], as_json: bool) -> None:
+    from skipwise.cli.evaluate_tables import print_mean_scores
+    from skipwise.cli.options import print_json
+    from skipwise.report import basis
+
+    if as_json:
+        for one in asked:
+            print_json(one.to_json())
+        return
+    scores = asked[0].scores
+    print()
+    print_mean_scores(scores)
+    print(f"verdict {basis(scores)}")
+    for one in asked:
+        print(("holds: " if one.holds else "falls short: " if one.decided else "not decided: ") + one.line)
