@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from skipwise.evals.passkey_prompt import QUESTION
@@ -84,6 +85,17 @@ def make_llama(**changes: Any) -> LlamaForCausalLM:
         "initializer_range": 0.3,
     }
     return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
+
+
+def with_adapters(model: Any) -> Any:
+    """The model, wrapped by PEFT, with low-rank additions that change its logits."""
+    torch.manual_seed(1)
+    wrapped: Any = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "up_proj"]))
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    return wrapped.eval()
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,21 @@
 """The chunked prefill gives what one pass gives, and never makes more logits than asked."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import transformers as hf
+from peft import PromptTuningConfig, get_peft_model
 
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import forward
 from skipwise.evals.forward import check_length, logit_pieces, token_nlls
+
+from .conftest import make_llama, with_adapters
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61,
@@ -145,6 +150,82 @@ def test_one_pass_while_it_is_light_and_needs_no_mask(kind, pass_bytes, shown, m
         assert seen == [(50, False)], "a mask of n x n"
 
 
+@pytest.mark.parametrize(
+    ("device", "free", "inside", "columns"),
+    [
+        ("cpu", 2**40, 48, 1000),
+        # 1000 tokens of (16 * 32 + 4 * 48) floats are 2.8 MB, and with a wide feed-forward 1.05 GB.
+        ("cpu", 2 * 2_816_000, 48, 1000),
+        ("cpu", 2 * 2_816_000 - 2, 48, 512),
+        ("cpu", 2 * 2_816_000, 49, 512),
+        ("cuda", 2**40, 48, 1000),
+        ("mps", 2**40, 48, 1024),
+    ],
+)
+def test_one_pass_where_the_device_has_room_for_it_and_attends_without_a_square(
+    device, free, inside, columns, monkeypatch
+) -> None:
+    monkeypatch.setattr(forward, "_free_bytes", lambda device: free)
+    config = make_llama(intermediate_size=inside).config
+    model = SimpleNamespace(config=config, dtype=torch.float32, device=torch.device(device))
+    assert forward._pass_columns(model, 1, 1000) == columns
+
+
+def test_a_cpu_says_what_is_free() -> None:
+    free = forward._free_bytes(torch.device("cpu"))
+    assert 2**20 < free <= psutil.virtual_memory().total
+
+
+def test_a_model_with_adapters_scores_as_the_merged_one_does(tiny_llama, naive_nlls) -> None:
+    wrapped = with_adapters(tiny_llama)
+    merged = copy.deepcopy(wrapped).merge_and_unload()
+    ids = torch.randint(0, 256, (1, 60))
+    expected = naive_nlls(merged, ids[0].tolist())
+    assert not np.allclose(expected, naive_nlls(make_llama(), ids[0].tolist())), "adapters that do nothing"
+    # At once, in chunks, and by slices of a chunk's hidden states.
+    cases: list[dict[str, Any]] = [{}, {"chunk_tokens": 16}, {"chunk_tokens": 16, "logits_bytes": 3 * 4 * 257}]
+    for limits in cases:
+        nlls = token_nlls(wrapped, ids, **limits)[0].numpy()
+        np.testing.assert_allclose(nlls, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_that_lengthen_the_input_are_refused(tiny_llama) -> None:
+    wrapped = get_peft_model(tiny_llama, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(ConfigError, match="PROMPT_TUNING, which puts a prompt of its own before the input"):
+        token_nlls(wrapped, torch.randint(0, 256, (1, 20)))
+
+
+def spoil_token(model: Any, value: float) -> None:
+    """From now on the logit of token 77 is `value` everywhere."""
+
+    def spoil(module: torch.nn.Module, args: tuple, logits: torch.Tensor) -> None:
+        logits[..., 77] = value
+
+    model.lm_head.register_forward_hook(spoil)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), "trial 3: logits are NaN at position 9"),
+        (float("inf"), "trial 3: logits are infinite at position 9"),
+        (float("-inf"), r"trial 3: token 77 at position 25 has probability 0, so its NLL is infinite; the weights"),
+    ],
+)
+def test_infinite_scores_stop_with_the_token(tiny_llama, value: float, message: str) -> None:
+    spoil_token(tiny_llama, value)
+    ids = torch.randint(0, 70, (2, 40))
+    ids[1, 25] = 77
+    with pytest.raises(CheckpointError, match=message):
+        token_nlls(tiny_llama, ids.flip(0), 10, where=["trial 3", "trial 2"], chunk_tokens=8)
+
+
+def test_a_token_that_cannot_be_is_no_fault_elsewhere(tiny_llama) -> None:
+    ids = torch.randint(0, 70, (1, 40))
+    spoil_token(tiny_llama, float("-inf"))
+    assert token_nlls(tiny_llama, ids).isfinite().all()
+
+
 def test_nan_logits_stop_with_the_place(tiny_llama) -> None:
     poison = 200
     with torch.no_grad():
@@ -152,8 +233,8 @@ def test_nan_logits_stop_with_the_place(tiny_llama) -> None:
     ids = torch.randint(0, 200, (2, 40))
     # The first of a chunk: a masked NaN is still one for the tokens of its chunk that come before it.
     ids[1, 24] = poison
-    with pytest.raises(CheckpointError, match=r"passkey, trial 3: .*position 24 of input 1"):
-        token_nlls(tiny_llama, ids, 10, where="passkey, trial 3", chunk_tokens=8)
+    with pytest.raises(CheckpointError, match=r"passkey, trial 3: logits are NaN at position 24; the weights"):
+        token_nlls(tiny_llama, ids, 10, where=["passkey, trial 2", "passkey, trial 3"], chunk_tokens=8)
 
 
 def test_lengths_beyond_the_window_are_refused_unless_meant(tiny_llama) -> None:

@@ -14,7 +14,7 @@ from skipwise.evals.forward import logit_pieces
 from skipwise.evals.generate import end_token_ids, greedy_outputs
 from skipwise.evals.prompts import Prompt
 
-from .conftest import make_llama
+from .conftest import make_llama, with_adapters
 from .test_forward import MODELS
 
 LENGTHS = [5, 40, 17, 64, 33]
@@ -202,7 +202,7 @@ def test_logits_are_made_for_the_last_position_only(tiny_llama) -> None:
 
 def test_logits_of_answers_come_in_small_pieces(tiny_llama, monkeypatch) -> None:
     answers = [alone(tiny_llama, prompt) for prompt in prompts_of([30, 20])]
-    monkeypatch.setattr(generate, "_LOGITS_BYTES", 2 * 4 * 257 * 3)
+    monkeypatch.setattr(generate, "logit_columns", lambda model, rows: 3)
     made: list[int] = []
     tiny_llama.lm_head.register_forward_hook(lambda module, args, output: made.append(output.shape[1]))
     assert greedy_outputs(tiny_llama, prompts_of([30, 20], answers=answers)) == answers
@@ -247,13 +247,16 @@ def test_dynamic_rope_is_that_of_prompt_and_answer_for_every_token() -> None:
     assert greedy_outputs(model, again, chunk_tokens=16) == [outputs[0][:6], *outputs[1:]]
 
 
-def test_nan_logits_stop_with_the_prompt(tiny_llama) -> None:
-    with torch.no_grad():
-        tiny_llama.model.embed_tokens.weight[200] = float("nan")
-    prompts = prompts_of([30, 40, 20])
-    prompts[2].prompt_ids[7] = 200
-    with pytest.raises(CheckpointError, match=r"needles, length 64: logits of prompt 2 are NaN after 40 tokens"):
-        greedy_outputs(tiny_llama, prompts, where="needles, length 64", chunk_tokens=16)
+@pytest.mark.parametrize(("poison", "kind"), [(float("nan"), "NaN"), (float("inf"), "infinite")])
+def test_logits_that_are_no_numbers_stop_with_the_prompt_and_its_own_tokens(tiny_llama, poison, kind: str) -> None:
+    def spoil(module: Any, args: Any, logits: torch.Tensor) -> None:
+        # Rows run from the longest down, so the shortest prompt is the last.
+        logits[2] = poison
+
+    prompts = prompts_of([30, 20, 40])
+    tiny_llama.lm_head.register_forward_hook(spoil)
+    with pytest.raises(CheckpointError, match=rf"needles, item 11: logits are {kind} after 20 tokens; the weights"):
+        greedy_outputs(tiny_llama, prompts, where=lambda row: f"needles, item {10 + row}", chunk_tokens=64)
 
 
 def test_end_tokens_are_the_models_and_the_tokenizers() -> None:
@@ -263,6 +266,16 @@ def test_end_tokens_are_the_models_and_the_tokenizers() -> None:
     model.generation_config.eos_token_id = 5
     assert end_token_ids(model, SimpleNamespace(eos_token_id=None)) == {5}
     assert end_token_ids(SimpleNamespace(), SimpleNamespace()) == frozenset()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_model_with_adapters_writes_what_the_merged_one_does(tiny_llama, answered: bool) -> None:
+    wrapped = with_adapters(tiny_llama)
+    merged: Any = copy.deepcopy(wrapped).merge_and_unload()
+    expected = [alone(merged, prompt) for prompt in prompts_of([30, 20])]
+    assert expected != [alone(make_llama(), prompt) for prompt in prompts_of([30, 20])], "adapters that do nothing"
+    prompts = prompts_of([30, 20], answers=expected if answered else None)
+    assert greedy_outputs(wrapped, prompts) == expected
 
 
 def test_nothing_to_continue_is_nothing(tiny_llama) -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from skipwise.errors import CheckpointError, ConfigError
+from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import EvalContext
+from skipwise.evals import longppl as longppl_module
 from skipwise.evals.longppl import LongPPL, inside
 
 from .conftest import BOS, ByteTokenizer, make_llama
@@ -65,12 +66,13 @@ def test_key_tokens_are_those_that_the_long_context_helps(bos, tiny_llama, docum
         assert by_metric["longppl"].value == pytest.approx(np.exp(sum(sums) / sum(counts)), rel=1e-5)
         assert by_metric["longppl"].details["key_tokens"] == sum(counts)
         assert by_metric["longppl"].details["scorer"] == "the evaluated model"
+        assert {result.details["longest_tokens"] for result in results} == {120}
         num_scored = len(samples) * (length - 1)
         assert by_metric["perplexity"].value == pytest.approx(np.exp(total / num_scored), rel=1e-5)
         assert by_metric["key_share"].value == pytest.approx(sum(counts) / num_scored)
 
 
-def test_documents_without_key_tokens_are_skipped_and_counted(tiny_llama, documents) -> None:
+def test_documents_without_key_tokens_are_skipped_and_counted(tiny_llama, documents, caplog) -> None:
     context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
     (usual,) = longppl().run(context, [80])
     # Gains that fewer and fewer documents reach, until one is left.
@@ -85,7 +87,9 @@ def test_documents_without_key_tokens_are_skipped_and_counted(tiny_llama, docume
     by_metric = {result.metric: result for result in measured.results}
     assert by_metric["longppl"].num_samples == 1
     assert by_metric["longppl"].num_skipped == by_metric["perplexity"].num_skipped + len(usual.samples) - 1
+    assert not caplog.records
     (none,) = longppl(min_gain=100.0).run(context, [80])
+    assert "longppl at 80: no key token in the 5 documents that can be judged of 5, so there is no" in caplog.text
     assert [result.metric for result in none.results] == ["perplexity", "key_share"]
     assert none.results[1].value == 0
 
@@ -182,17 +186,51 @@ def test_inside_means_that_every_character_is_marked(case) -> None:
 def test_lengths_that_leave_no_short_context_are_refused(tiny_llama, documents) -> None:
     context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
     with pytest.raises(ConfigError, match="short contexts of 4096 tokens and the shortest length is 80"):
-        list(LongPPL().run(context, [80, 120]))
+        LongPPL().check_lengths(context, [80, 120])
+    with pytest.raises(DataError, match="longest of the 6 given has 300"):
+        longppl().check_lengths(context, [80, 400])
 
 
-def test_scorers_that_cannot_judge_are_refused(tiny_llama, documents, text_context, tmp_path) -> None:
+def test_scorers_that_cannot_judge_are_refused_before_their_weights_are_read(
+    tiny_llama, documents, text_context, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(longppl_module, "load_model", None)
     save_scorer(tmp_path / "other", text_tokenizer(("t", "h")))
     context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
     with pytest.raises(ConfigError, match="same tokenizer"):
-        list(longppl(scorer=str(tmp_path / "other")).run(context, [80]))
+        longppl(scorer=str(tmp_path / "other")).check_lengths(context, [80])
     save_scorer(tmp_path / "short", text_context.tokenizer, max_position_embeddings=100)
-    with pytest.raises(ConfigError, match=r"150 tokens and the model's window .* 100"):
-        list(longppl(scorer=str(tmp_path / "short")).run(text_context, [150]))
+    longppl(scorer=str(tmp_path / "short")).check_lengths(text_context, [100])
+    with pytest.raises(ConfigError, match=r"inputs of up to 150 tokens for its scorer .*, whose window is 100; ask"):
+        longppl(scorer=str(tmp_path / "short")).check_lengths(text_context, [80, 150])
+
+
+def test_a_scorer_with_another_tokenizer_must_hold_the_texts_in_its_own_tokens(text_context, tmp_path) -> None:
+    tokenizer = text_tokenizer(*WORDS)
+    texts = [text_context.tokenizer.decode(document[:150]) for document in text_context.documents]
+    most = max(len(tokenizer.encode(text)) for text in texts)
+    assert most < 150, "the case is no case"
+    save_scorer(tmp_path / "fits", tokenizer, max_position_embeddings=most)
+    longppl(scorer=str(tmp_path / "fits")).check_lengths(text_context, [100, 150])
+    save_scorer(tmp_path / "short", tokenizer, max_position_embeddings=most - 1)
+    with pytest.raises(ConfigError, match=rf"inputs of up to {most} tokens .*, whose window is {most - 1}"):
+        longppl(scorer=str(tmp_path / "short")).check_lengths(text_context, [150, 100])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_gain": "abc"}, "longppl.min_gain is 'abc'; give a number"),
+        ({"max_nll": True}, "longppl.max_nll is True; give a number"),
+        ({"max_nll": float("nan")}, "longppl.max_nll is nan; give a number"),
+        ({"scorer": 5}, "longppl.scorer is 5; give the model that chooses"),
+        ({"scorer": ""}, "longppl.scorer is not set; give the model that chooses"),
+        ({"short_tokens": None}, "longppl.short_tokens is None"),
+    ],
+)
+def test_settings_are_checked(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        longppl(**settings)
 
 
 def test_nan_logits_stop_with_the_document(tiny_llama, documents) -> None:

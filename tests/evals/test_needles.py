@@ -189,6 +189,16 @@ def test_a_length_without_room_is_an_error() -> None:
         NeedleGrid().prompt(context_of(), "multi_key", least - 20, 0)
 
 
+def test_lengths_without_room_are_refused_before_the_model_runs() -> None:
+    context = EvalContext(model=None, tokenizer=ByteTokenizer(), progress=False)
+    task = NeedleGrid(trials=2, num_depths=2)
+    task.check_lengths(context, [800])
+    cases: list[list[NeedleKind]] = [["multi_key"], ["single", "multi_key"]]
+    for kinds in cases:
+        with pytest.raises(ConfigError, match=r"needles length is 300 tokens; .* of kind multi_key"):
+            NeedleGrid(kinds=kinds, trials=2, num_depths=2, max_new_tokens=24).check_lengths(context, [800, 300])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -196,6 +206,9 @@ def test_a_length_without_room_is_an_error() -> None:
         ({"num_needles": 1}, "needles.num_needles is 1"),
         ({"num_needles": 2000}, "needles.num_needles is 2000; there are keys for 1024 at most"),
         ({"kinds": "single"}, "needles.kinds is 'single'; give a list of some of single, multi_key"),
+        ({"kinds": 5}, "needles.kinds is 5; give a list"),
+        ({"kinds": [["single"]]}, r"needles.kinds is \[\['single'\]\]; give a list"),
+        ({"max_new_tokens": "64"}, "needles.max_new_tokens is '64'; give a whole number"),
         ({"kinds": []}, r"needles.kinds is \[\]"),
         ({"kinds": ["single", "double"]}, "double"),
         ({"trials": 7}, "7 trials for 5 depths; give a multiple of the depths, such as 5"),

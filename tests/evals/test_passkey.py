@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from skipwise.errors import ConfigError
+from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import EvalContext, passkey
 from skipwise.evals.passkey import Passkey, greedy_answers
 from skipwise.evals.passkey_prompt import FILLER, INSTRUCTION, NEEDLE, QUESTION, PasskeyBuilder
+from skipwise.evals.records import hash_tokens
 
-from .conftest import ByteTokenizer, KeyReader, make_llama
+from .conftest import BOS, ByteTokenizer, KeyReader, make_llama
 
 
 def context_of(model, **more) -> EvalContext:
@@ -124,6 +125,43 @@ def test_answers_of_unlike_lengths_share_a_batch(tiny_llama) -> None:
     assert [len(answer) for answer in together] == [6, 7]
 
 
+@pytest.mark.parametrize("haystack", ["filler", "documents"])
+def test_lengths_without_room_are_refused_before_the_model_runs(haystack, documents) -> None:
+    context = EvalContext(model=None, tokenizer=ByteTokenizer(), documents=documents, progress=False)
+    task = Passkey(trials=2, num_depths=2, haystack=haystack)
+    task.check_lengths(context, [201, 300])
+    with pytest.raises(ConfigError, match=r"passkey length is 200 tokens; .* take 201"):
+        task.check_lengths(context, [300, 200])
+
+
+def test_a_haystack_without_text_is_refused_before_the_model_runs() -> None:
+    context = EvalContext(model=None, tokenizer=ByteTokenizer(), documents=[np.array([BOS])], progress=False)
+    with pytest.raises(DataError, match="none of the 1 documents has a token"):
+        Passkey(haystack="documents").check_lengths(context, [300])
+
+
+def test_the_haystack_has_the_documents_text_and_no_token_that_begins_a_text(documents) -> None:
+    context = context_of(KeyReader(), documents=documents)
+    # The prompt's own first token is the only one.
+    (measured,) = Passkey(trials=4, num_depths=2, haystack="documents").run(context, [600])
+    task = Passkey(trials=4, num_depths=2, haystack="documents")
+    prompts = [task._prompt(context, 600, trial) for trial in range(4)]
+    assert [hash_tokens(prompt.prompt_ids) for prompt in prompts] == [s["prompt_sha256"] for s in measured.samples]
+    assert [prompt.prompt_ids.count(BOS) for prompt in prompts] == [1] * 4
+    assert all(prompt.num_tokens == 600 for prompt in prompts)
+
+
+def test_nan_logits_stop_with_the_trial(tiny_llama) -> None:
+    task = Passkey(trials=2, num_depths=2)
+    context = context_of(tiny_llama)
+    keys = [set(task._prompt(context, 240, trial).key) for trial in range(2)]
+    digit = min(keys[1] - keys[0])
+    with torch.no_grad():
+        tiny_llama.model.embed_tokens.weight[ord(digit)] = float("nan")
+    with pytest.raises(CheckpointError, match=r"passkey, length 240, trial 1: logits are NaN at position 233"):
+        list(task.run(context, [240]))
+
+
 def test_documents_can_hide_the_key(documents) -> None:
     context = context_of(KeyReader(), documents=documents)
     (measured,) = Passkey(trials=4, num_depths=2, haystack="documents").run(context, [600])
@@ -134,6 +172,9 @@ def test_documents_can_hide_the_key(documents) -> None:
     ("settings", "message"),
     [
         ({"trials": 0}, "passkey.trials is 0"),
+        ({"trials": "many"}, "passkey.trials is 'many'; give a whole number"),
+        ({"num_depths": 2.0}, "passkey.num_depths is 2.0; give a whole number"),
+        ({"haystack": ["filler"]}, r"passkey.haystack is \['filler'\]; allowed are"),
         ({"trials": 25, "num_depths": 10}, "25 trials for 10 depths; give a multiple of the depths, such as 20"),
         ({"haystack": "hay"}, "'hay'; allowed are filler, documents"),
     ],

@@ -1,10 +1,12 @@
 """Last-N, sliding-window and by-position scores against loops over all logits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals import EvalContext, make_task
+from skipwise.evals import EvalContext, SampleCache, make_task
 from skipwise.evals.perplexity import LastTokensPerplexity
 from skipwise.evals.position import NLLByPosition, bucket_edges
 from skipwise.evals.records import hash_tokens
@@ -124,13 +126,64 @@ def test_bucket_edges_cover_every_scored_position(length: int, buckets: int) -> 
 )
 def test_settings_that_do_not_fit_the_lengths_are_refused(context, spec, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        list(make_task(spec).run(context, LENGTHS))
+        make_task(spec).check_lengths(context, LENGTHS)
 
 
-@pytest.mark.parametrize("kind", ["perplexity", "sliding", "nll_by_position"])
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"kind": "perplexity", "cut_tokens": "abc"},
+            "perplexity.cut_tokens is 'abc'; give a whole number",
+        ),
+        ({"kind": "perplexity", "cut_tokens": 0}, "perplexity.cut_tokens is 0"),
+        ({"kind": "sliding", "cut_tokens": "abc"}, "sliding.cut_tokens is 'abc'"),
+        ({"kind": "sliding", "stride_tokens": 1.5}, "sliding.stride_tokens is 1.5"),
+        ({"kind": "truncated", "num_documents": "x"}, "truncated.num_documents is 'x'"),
+        ({"kind": "nll_by_position", "num_buckets": None}, "nll_by_position.num_buckets is None"),
+        ({"kind": "truncated", "bos": ["never"]}, r"truncated.bos is \['never'\]; allowed are"),
+    ],
+)
+def test_settings_of_another_type_are_refused(spec, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_task(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "about"),
+    [
+        ({"kind": "perplexity", "scored_tokens": 8}, {"cut_tokens": 64}),
+        ({"kind": "perplexity", "scored_tokens": 8, "cut_tokens": 90}, {"cut_tokens": 90}),
+        ({"kind": "sliding"}, {"cut_tokens": 128, "longest_tokens": 64}),
+        ({"kind": "sliding", "cut_tokens": 80}, {"cut_tokens": 80, "longest_tokens": 64}),
+        ({"kind": "truncated"}, {"longest_tokens": 64}),
+        ({"kind": "nll_by_position"}, {"longest_tokens": 64}),
+    ],
+)
+def test_results_say_which_documents_and_tokens_they_are_of(context, spec, about: dict) -> None:
+    for measured in make_task(spec).run(context, [40, 64]):
+        for result in measured.results:
+            found = {name: value for name, value in result.details.items() if name in ("cut_tokens", "longest_tokens")}
+            assert found == about
+
+
+@pytest.mark.parametrize("kind", ["perplexity", "sliding", "truncated", "nll_by_position"])
+def test_fewer_documents_are_found_among_those_that_were_measured(kind, context, tmp_path) -> None:
+    context = replace(context, cache=SampleCache(tmp_path))
+    settings = {"kind": kind} | ({"scored_tokens": 8} if kind == "perplexity" else {})
+    (few,) = make_task(settings | {"num_documents": 2}).run(context, [64])
+    shown: list[int] = []
+    context.model.register_forward_pre_hook(lambda *_: shown.append(1))
+    (one,) = make_task(settings | {"num_documents": 1}).run(context, [64])
+    assert (one.samples, shown) == (few.samples[:1], [])
+
+
+@pytest.mark.parametrize("kind", ["perplexity", "sliding", "truncated", "nll_by_position"])
 def test_documents_that_are_all_too_short_are_an_error_not_a_number(context, kind: str) -> None:
+    task = make_task(kind)
+    task.check_lengths(context, [200, 300])
     with pytest.raises(DataError, match="longest of the 6 given has 300"):
-        list(make_task(kind).run(context, [400]))
+        task.check_lengths(context, [200, 400])
 
 
 def test_bos_policies(tiny_llama) -> None:

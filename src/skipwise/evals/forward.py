@@ -6,15 +6,17 @@ never with `n x vocabulary` nor `n x n`. The logits are the model's own forward'
 are in them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.evals.length_rope import rope_of_length
 
 # Fewer rows at a time would make the head's product slower: it reads the whole vocabulary's weights for each piece.
 _LOGITS_BYTES = 64 * 2**20
@@ -22,9 +24,18 @@ _LOGITS_BYTES = 64 * 2**20
 _SUMMED_BYTES = 4 * 2**20
 # On a CPU the attention masks of short chunks stay in its cache; a GPU wants larger products.
 _CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
-# Hidden states of one layer that live at the same time, and how much memory they may take in one pass.
-_WIDTHS_ALIVE = 32
+# Where attention without a mask never makes an `n x n`. On other devices (MPS) it does.
+_LINEAR_ATTENTION = ("cpu", "cuda")
+# Tensors of one layer that live at the same time, as wide as the hidden states and as the feed-forward's inside.
+_HIDDEN_ALIVE, _INSIDE_ALIVE = 16, 4
+# How much memory they may take in one pass: at most this, and this share of what is free.
 _PASS_BYTES = 4 * 2**30
+_FREE_SHARE = 0.5
+
+_CURE = "the weights or the precision cannot be trusted: load the model in float32 or bfloat16, or check its checkpoint"
+
+Where = str | list[str]
+"""What is being measured, for an error's text; or of each row of a batch."""
 
 
 class LogitPiece(NamedTuple):
@@ -58,9 +69,20 @@ def check_length(model: Any, num_tokens: int, *, allow_beyond: bool) -> None:
         )
 
 
-def rope_follows_length(model: Any) -> bool:
-    """Whether the model rotates a token by how long its input is, so that an input's beginning is not a shorter one."""
-    return any(_follows_length(getattr(module, "rope_type", None)) for module in model.modules())
+def plain_model(model: Any) -> Any:
+    """The model itself, of one that an adapter library has put its layers into and wrapped: with these layers.
+
+    Raises:
+        ConfigError: when the adapter is no layer of the model but a prompt before its input.
+    """
+    if not hasattr(model, "get_base_model"):
+        return model
+    if model.active_peft_config.is_prompt_learning:
+        raise ConfigError(
+            f"the model has an adapter of type {model.active_peft_config.peft_type}, which puts a prompt of its own "
+            "before the input, so lengths would not be what they say; evaluate a model with adapters inside its layers"
+        )
+    return model.get_base_model()
 
 
 @torch.no_grad()
@@ -71,7 +93,7 @@ def logit_pieces(
     *,
     chunk_tokens: int | None = None,
     logits_bytes: int = _LOGITS_BYTES,
-    where: str = "input",
+    where: Where = "input",
 ) -> Iterator[LogitPiece]:
     """Yields the logits of positions `first` to the last, in order, in pieces of bounded size.
 
@@ -80,7 +102,7 @@ def logit_pieces(
         model(input_ids=input_ids).logits[:, first:].float()
 
     Args:
-        model: a causal language model of the transformers library, in evaluation mode.
+        model: a causal language model of the transformers library, in evaluation mode, with adapters or without.
         input_ids: token ids (batch, n), no padding.
         first: index of the first position whose logits are asked for.
         chunk_tokens: positions of one pass through the decoder; by default all of them, where one pass is as light as
@@ -89,15 +111,16 @@ def logit_pieces(
         where: what is being measured, for the error's text.
 
     Raises:
-        CheckpointError: when a logit is NaN.
+        CheckpointError: when a logit is NaN, or the largest of a position infinite.
     """
+    model = plain_model(model)
     batch, num_tokens = input_ids.shape
-    chunk_tokens = chunk_tokens or _chunk_tokens(model, batch, num_tokens)
-    piece_tokens = max(1, logits_bytes // (4 * batch * model.config.get_text_config().vocab_size))
+    chunk_tokens = chunk_tokens or _pass_columns(model, batch, num_tokens)
+    piece_tokens = logit_columns(model, batch, logits_bytes)
     input_ids = input_ids.to(model.device)
     positions = torch.arange(num_tokens, device=model.device).expand(batch, -1)
     cache = DynamicCache(config=model.config) if num_tokens > chunk_tokens else None
-    with _rope_of_length(model, num_tokens):
+    with rope_of_length(model, num_tokens):
         for start in range(0, num_tokens, chunk_tokens):
             end = min(start + chunk_tokens, num_tokens)
             chunk = {
@@ -110,22 +133,44 @@ def logit_pieces(
             asked = max(start, first)
             for logits in _last_logits(model, chunk, max(0, end - asked), piece_tokens):
                 logits = logits.float()
-                _check_finite(logits, asked, where)
+                check_logits(logits, _namer(where), lambda _, column, asked=asked: f"at position {asked + column}")
                 yield LogitPiece(asked, logits)
                 asked += logits.shape[1]
 
 
-def _chunk_tokens(model: Any, batch: int, num_tokens: int) -> int:
+def chunk_columns(model: Any, batch: int) -> int:
+    """Positions of one chunk through the cache, of each of `batch` rows: what suits the model's device."""
+    return max(1, _CHUNK_TOKENS.get(model.device.type, 1024) // batch)
+
+
+def logit_columns(model: Any, batch: int, logits_bytes: int = _LOGITS_BYTES) -> int:
+    """Positions, of each of `batch` rows, whose logits take no more than `logits_bytes` in float32; at least one."""
+    return max(1, logits_bytes // (4 * batch * model.config.get_text_config().vocab_size))
+
+
+def _pass_columns(model: Any, batch: int, num_tokens: int) -> int:
     """Positions of one pass through the decoder.
 
     One pass for all is fastest: it needs no mask but `is_causal`, which halves attention, and no cache. Eager attention
     and layers of a limited reach would make a mask of `n x n`.
     """
-    pass_bytes = batch * num_tokens * _WIDTHS_ALIVE * model.config.get_text_config().hidden_size * model.dtype.itemsize
+    config = model.config.get_text_config()
+    inside = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    token_bytes = (_HIDDEN_ALIVE * config.hidden_size + _INSIDE_ALIVE * inside) * model.dtype.itemsize
     masked = model.config._attn_implementation == "eager" or any(DynamicCache(config=model.config).is_sliding)
-    if pass_bytes <= _PASS_BYTES and not masked:
+    linear = not masked and model.device.type in _LINEAR_ATTENTION
+    if linear and batch * num_tokens * token_bytes <= min(_PASS_BYTES, _FREE_SHARE * _free_bytes(model.device)):
         return num_tokens
-    return max(1, _CHUNK_TOKENS.get(model.device.type, 1024) // batch)
+    return chunk_columns(model, batch)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Memory that tensors on this device, a CPU or a GPU, can still have."""
+    if device.type == "cpu":
+        return psutil.virtual_memory().available
+    # What PyTorch holds and does not use is free for it, too.
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def _last_logits(model: Any, chunk: dict[str, Any], num_rows: int, piece_tokens: int) -> Iterator[Tensor]:
@@ -159,7 +204,9 @@ def _standing(decoder: nn.Module, outputs: Any) -> Iterator[None]:
             decoder.forward = replaced
 
 
-def token_nlls(model: Any, input_ids: Tensor, first_scored: int = 1, *, where: str = "input", **limits: int) -> Tensor:
+def token_nlls(
+    model: Any, input_ids: Tensor, first_scored: int = 1, *, where: Where = "input", **limits: int
+) -> Tensor:
     """Negative log-likelihood of each token from `first_scored` on, given all tokens before it.
 
     Means the same as::
@@ -176,6 +223,9 @@ def token_nlls(model: Any, input_ids: Tensor, first_scored: int = 1, *, where: s
 
     Returns:
         Natural-logarithm NLLs, float64 (batch, n - first_scored) on the CPU.
+
+    Raises:
+        CheckpointError: when a logit is NaN, or an NLL infinite.
     """
     targets = input_ids.to(model.device)
     nlls = []
@@ -184,52 +234,42 @@ def token_nlls(model: Any, input_ids: Tensor, first_scored: int = 1, *, where: s
         expected = targets[:, first + 1 : first + 1 + logits.shape[1], None]
         rows = max(1, _SUMMED_BYTES // logits[:, 0].nbytes)
         totals = torch.cat([block.logsumexp(-1) for block in logits.split(rows, dim=1)], dim=1)
-        nlls.append((totals - logits.gather(-1, expected)[..., 0]).double().cpu())
+        scored = (totals - logits.gather(-1, expected)[..., 0]).double().cpu()
+        _check_scored(scored, input_ids[:, first + 1 :], first + 1, where)
+        nlls.append(scored)
     return torch.cat(nlls, dim=1)
 
 
-def _check_finite(logits: Tensor, start: int, where: str) -> None:
-    bad = logits.amax(-1).isnan()  # the maximum of a row with a NaN is NaN
-    if bad.any():
-        row, column = (int(value) for value in bad.nonzero()[0])
+def check_logits(logits: Tensor, name: Callable[[int], str], place: Callable[[int, int], str]) -> None:
+    """Refuses logits that no distribution follows from.
+
+    Args:
+        logits: (rows, positions, vocabulary).
+        name: what a row is, for the error's text.
+        place: where a row's position is, for the error's text.
+
+    Raises:
+        CheckpointError: when a logit is NaN, or the largest of a position infinite.
+    """
+    largest = logits.amax(-1)  # NaN where any is
+    if not largest.isfinite().all():
+        row, column = (~largest.isfinite()).nonzero()[0].tolist()
+        kind = "NaN" if largest[row, column].isnan() else "infinite"
+        raise CheckpointError(f"{name(row)}: logits are {kind} {place(row, column)}; {_CURE}")
+
+
+def _check_scored(nlls: Tensor, token_ids: Tensor, first: int, where: Where) -> None:
+    """Raises CheckpointError unless all NLLs (rows, n) are finite, of tokens from position `first` on.
+
+    Largest logits are finite by now, so what is not is infinite: the token's own logit is minus infinity.
+    """
+    if not nlls.isfinite().all():
+        row, column = (~nlls.isfinite()).nonzero()[0].tolist()
         raise CheckpointError(
-            f"{where}: logits are NaN at position {start + column} of input {row}; the weights or the precision cannot "
-            "be trusted: load the model in float32 or bfloat16, or check its checkpoint"
+            f"{_namer(where)(row)}: token {token_ids[row, column]} at position {first + column} has probability 0, so "
+            f"its NLL is infinite; {_CURE}"
         )
 
 
-@contextmanager
-def _rope_of_length(model: Any, num_tokens: int) -> Iterator[None]:
-    """Within, RoPE that follows the input's length (dynamic NTK, LongRoPE) is that of `num_tokens` in every chunk.
-
-    Such modules look at the largest position of a call, so early chunks would be rotated as if the input were short,
-    and a module may still hold what a longer input left behind. So each chunk shows them position 0, which resets them,
-    and then its own positions and the input's last.
-    """
-    following = [module for module in model.modules() if _follows_length(getattr(module, "rope_type", None))]
-    if not following:
-        yield
-        return
-
-    def see_last_position(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        values = dict(zip(("x", "position_ids", "layer_type"), args, strict=False)) | kwargs
-        positions = values["position_ids"]
-        type(module).forward(module, **(values | {"position_ids": torch.zeros_like(positions[..., :1])}))
-        last = torch.full_like(positions[..., :1], num_tokens - 1)
-        return (), values | {"position_ids": torch.cat([positions, last], dim=-1)}
-
-    def drop_last_position(module: Any, args: tuple, output: Any) -> Any:
-        return tuple(table[..., :-1, :] for table in output)
-
-    handles = [module.register_forward_pre_hook(see_last_position, with_kwargs=True) for module in following]
-    handles += [module.register_forward_hook(drop_last_position) for module in following]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _follows_length(rope_type: str | dict[str, str] | None) -> bool:
-    kinds = rope_type.values() if isinstance(rope_type, dict) else [rope_type]
-    return any(kind in ("dynamic", "longrope") for kind in kinds)
+def _namer(where: Where) -> Callable[[int], str]:
+    return lambda row: where if isinstance(where, str) else where[row]

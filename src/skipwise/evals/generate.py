@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from skipwise.errors import CheckpointError
-from skipwise.evals.forward import _CHUNK_TOKENS, _LOGITS_BYTES, _follows_length, _rope_of_length
+from skipwise.evals.forward import check_logits, chunk_columns, logit_columns, plain_model
+from skipwise.evals.length_rope import rope_follows_length, rope_of_length
 
 # Prompts run together while their tokens, padding and answers included, stay below this.
 BATCH_TOKENS = 16384
@@ -46,7 +46,7 @@ def greedy_outputs(
     *,
     eos_ids: Collection[int] = (),
     enough: Callable[[int, list[int]], bool] | None = None,
-    where: str = "generation",
+    where: Callable[[int], str] = "prompt {}".format,
     chunk_tokens: int | None = None,
 ) -> list[list[int]]:
     """Greedy continuation of each prompt.
@@ -64,28 +64,29 @@ def greedy_outputs(
     decoding. Such models get batches of equally long inputs.
 
     Args:
-        model: a causal language model of the transformers library, in evaluation mode.
+        model: a causal language model of the transformers library, in evaluation mode, with adapters or without.
         prompts: what to continue, in any order of length.
         eos_ids: tokens that end an output.
         enough: called with a prompt's index and its output so far after every token; True ends it there.
-        where: what is being measured, for an error's text.
+        where: what the prompt of an index is, for an error's text.
         chunk_tokens: columns of one forward call; by default what suits the device and the rows.
 
     Returns:
         Token ids for each prompt.
 
     Raises:
-        CheckpointError: when a logit is NaN.
+        CheckpointError: when a logit is NaN, or the largest of a position infinite.
     """
+    model = plain_model(model)
 
     def is_done(row: int, output: list[int]) -> bool:
         return len(output) == prompts[row].max_new_tokens or (enough is not None and enough(row, output))
 
     outputs: dict[int, list[int]] = {}
     for rows in _batches(model, prompts):
-        with _rope_of_length(model, max(_num_tokens(prompts[row]) for row in rows)):
+        with rope_of_length(model, max(_num_tokens(prompts[row]) for row in rows)):
             reader = _Reader(model, rows, where)
-            columns = chunk_tokens or max(1, _CHUNK_TOKENS.get(model.device.type, 1024) // len(rows))
+            columns = chunk_tokens or chunk_columns(model, len(rows))
             likeliest = reader.prefill([prompts[row].prompt_ids for row in rows], columns)
             outputs |= _written_answers(reader, prompts, likeliest)
             outputs |= _decode(reader, likeliest, set(outputs), eos_ids, is_done)
@@ -107,7 +108,7 @@ def _num_tokens(prompt: Request) -> int:
 
 def _batches(model: Any, prompts: Sequence[Request]) -> Iterator[list[int]]:
     """Indices of prompts that run together: alike in length, so that little is padded."""
-    alike_only = any(_follows_length(getattr(module, "rope_type", None)) for module in model.modules())
+    alike_only = rope_follows_length(model)
     batch: list[int] = []
     # From the longest down: the first of a batch decides its width.
     for row in sorted(range(len(prompts)), key=lambda row: -_num_tokens(prompts[row])):
@@ -186,13 +187,13 @@ class _Reader:
     Args:
         model: a causal language model of the transformers library, in evaluation mode.
         rows: what the caller calls each row.
-        where: what is being measured, for an error's text.
+        where: what a row is, for an error's text.
 
     Attributes:
         rows: what the caller calls each row that is still there.
     """
 
-    def __init__(self, model: Any, rows: list[int], where: str) -> None:
+    def __init__(self, model: Any, rows: list[int], where: Callable[[int], str]) -> None:
         self.rows = rows
         self._model, self._where = model, where
         self._cache = DynamicCache(config=model.config)
@@ -222,8 +223,7 @@ class _Reader:
         Returns:
             (rows, n), the token that is likeliest after each.
         """
-        column_bytes = 4 * len(self.rows) * self._model.config.get_text_config().vocab_size
-        pieces = ids.split(max(1, _LOGITS_BYTES // column_bytes), dim=1)
+        pieces = ids.split(logit_columns(self._model, len(self.rows)), dim=1)
         return torch.cat([self._likeliest(self._forward(piece, 0)) for piece in pieces], dim=1)
 
     def keep(self, places: list[int]) -> None:
@@ -270,11 +270,10 @@ class _Reader:
         return output.logits
 
     def _likeliest(self, logits: Tensor) -> Tensor:
-        bad = logits.isnan().any(-1).any(-1)
-        if bad.any():
-            row = self.rows[int(bad.nonzero()[0])]
-            raise CheckpointError(
-                f"{self._where}: logits of prompt {row} are NaN after {self._columns} tokens; the weights or the "
-                "precision cannot be trusted: load the model in float32 or bfloat16, or check its checkpoint"
-            )
+        before = self._columns - logits.shape[1] + 1 - self._padding
+
+        def place(row: int, column: int) -> str:
+            return f"after {int(before[row]) + column} tokens"
+
+        check_logits(logits, lambda row: self._where(self.rows[row]), place)
         return logits.argmax(-1)

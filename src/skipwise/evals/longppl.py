@@ -1,19 +1,34 @@
 """LongPPL: perplexity over the tokens that a long context helps to predict."""
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from transformers import AutoTokenizer
 
 from skipwise.errors import ConfigError
 from skipwise.evals.cache import hash_model
-from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.forward import check_length, token_nlls
-from skipwise.evals.nll import INTERVAL, document_samples, mean_nll, nll_sample, perplexity_result
+from skipwise.evals.context import (
+    NO_KEY,
+    BosPolicy,
+    EvalContext,
+    ReadsDocuments,
+    as_input,
+    check_at_least,
+    check_bos,
+    process_state,
+)
+from skipwise.evals.forward import token_nlls
+from skipwise.evals.nll import INTERVAL, document_samples, long_documents, mean_nll, nll_sample, perplexity_result
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokenizer
+from skipwise.evals.settings import check_numbers, check_text
 from skipwise.evals.sliding import WindowSpan, windowed_nlls
-from skipwise.model import load_model
+from skipwise.model import load_model, read_config, rope_state
+from skipwise.model.source import locate, one_line_errors, quiet_transformers
+
+logger = logging.getLogger("skipwise")
 
 # Tokens behind the cut that are decoded and encoded too, so that the cut itself changes nothing before it.
 _MARGIN_TOKENS = 64
@@ -46,28 +61,40 @@ class LongPPL(ReadsDocuments):
     """
 
     name: ClassVar[str] = "longppl"
-    scorer: str | None = None
+    scorer: str | None = field(default=None, metadata=NO_KEY)
     short_tokens: int = 4096
     stride_tokens: int = 1024
     min_gain: float = 2.0
     max_nll: float = 2.0
-    num_documents: int = 20
+    num_documents: int = field(default=20, metadata=NO_KEY)
     bos: BosPolicy = "tokenizer"
 
     def __post_init__(self) -> None:
         check_at_least(self, short_tokens=2, stride_tokens=1, num_documents=1)
+        check_numbers(self, "min_gain", "max_nll")
+        if self.scorer is not None:
+            check_text(self, "scorer", "the model that chooses: a folder, a hub name or a .gguf file")
         check_bos(self)
 
-    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length on the same documents."""
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses lengths without a short context, documents that are too short, and a scorer that cannot read them.
+
+        Of the scorer the config and the tokenizer are read, not the weights.
+        """
         if min(lengths) <= self.short_tokens:
             raise ConfigError(
                 f"longppl has short contexts of {self.short_tokens} tokens and the shortest length is {min(lengths)}; "
                 "ask for longer lengths or set fewer short_tokens"
             )
+        chosen = long_documents(context, self, max(lengths))
+        if self.scorer is not None:
+            self._check_scorer(self.scorer, context, lengths, chosen.bodies)
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length on the same documents."""
         bos = context.bos(self.bos)
-        chosen = context.choose_documents(max(lengths) - len(bos), self.num_documents)
-        scorer = self._scorer(context, max(lengths))
+        chosen = long_documents(context, self, max(lengths))
+        scorer = self._scorer(context)
         scope: dict[str, Any] = {"longest_tokens": max(lengths)}
         if not scorer.is_evaluated:
             scope |= {
@@ -89,22 +116,41 @@ class LongPPL(ReadsDocuments):
                 return sample | {"key_tokens": int(is_key.sum()), "key_nll_sum": float(nlls.numpy()[is_key].sum())}
 
             samples = document_samples(context, self, length, chosen, measure, **scope)
-            yield Measurement(self._results(context, length, samples, chosen.num_skipped), samples)
+            results = self._results(context, length, samples, chosen.num_skipped, max(lengths))
+            yield Measurement(results, samples)
 
-    def _scorer(self, context: EvalContext, longest: int) -> "_Scorer":
+    def _check_scorer(
+        self, scorer: str, context: EvalContext, lengths: Sequence[int], bodies: Sequence[np.ndarray]
+    ) -> None:
+        """Raises ConfigError when the scorer's tokenizer cannot be matched, or the inputs are beyond its window."""
+        place = locate(scorer, weights=False)
+        with quiet_transformers(), one_line_errors(place, "the tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(place.name, **place.file_arguments)
+        if hash_tokenizer(tokenizer) == hash_tokenizer(context.tokenizer):
+            most = max(lengths)
+        elif not (tokenizer.is_fast and getattr(context.tokenizer, "is_fast", False)):
+            raise ConfigError(
+                f"longppl.scorer is {scorer!r}, whose tokenizer is another than the model's, and one of them does not "
+                "say where its tokens are in a text; take a scorer with the same tokenizer"
+            )
+        else:
+            num_bos, bos = len(context.bos(self.bos)), replace(context, tokenizer=tokenizer).bos(self.bos)
+            texts = (_located(context.tokenizer, body, length - num_bos) for length in lengths for body in bodies)
+            most = max((len(bos) + len(_encode(tokenizer, found[0])[0]) for found in texts if found), default=0)
+        window = rope_state(read_config(scorer)).maximum
+        if most > window:
+            raise ConfigError(
+                f"longppl has inputs of up to {most} tokens for its scorer {scorer!r}, whose window is {window}; ask "
+                "for shorter lengths or take a scorer with a longer window"
+            )
+
+    def _scorer(self, context: EvalContext) -> "_Scorer":
         if self.scorer is None:
             return _Scorer(context, context.bos(self.bos), is_evaluated=True, same_tokens=True)
         model, tokenizer = load_model(self.scorer)
         network: Any = model
         scorer = replace(context, model=network.to(context.model.device).eval(), tokenizer=tokenizer)
         same_tokens = hash_tokenizer(tokenizer) == hash_tokenizer(context.tokenizer)
-        if same_tokens:
-            check_length(model, longest, allow_beyond=False)
-        elif not (tokenizer.is_fast and getattr(context.tokenizer, "is_fast", False)):
-            raise ConfigError(
-                f"longppl.scorer is {self.scorer!r}, whose tokenizer is another than the model's, and one of them does "
-                "not say where its tokens are in a text; take a scorer with the same tokenizer"
-            )
         return _Scorer(scorer, scorer.bos(self.bos), is_evaluated=False, same_tokens=same_tokens)
 
     def _key_tokens(
@@ -125,15 +171,13 @@ class LongPPL(ReadsDocuments):
         where = f"{where}, scorer"
         if scorer.same_tokens:
             return self._chosen(scorer, body[:num_tokens], scorer.nlls(body[:num_tokens], where), where)
-        text = _decode(context.tokenizer, body[: num_tokens + _MARGIN_TOKENS])
-        ids, spans = _encode(context.tokenizer, text)
-        if not np.array_equal(ids[:num_tokens], body[:num_tokens]):
+        found = _located(context.tokenizer, body, num_tokens)
+        if found is None:
             return None
-        text = text[: spans[num_tokens - 1, 1]]
+        text, spans = found
         scorer_body, scorer_spans = _encode(scorer.context.tokenizer, text)
-        check_length(scorer.context.model, len(scorer.bos) + len(scorer_body), allow_beyond=False)
         is_key = self._chosen(scorer, scorer_body, scorer.nlls(scorer_body, where), where)
-        return inside(_without_leading_space(text, spans[:num_tokens]), scorer_spans[is_key])
+        return inside(_without_leading_space(text, spans), scorer_spans[is_key])
 
     def _chosen(self, scorer: "_Scorer", body: np.ndarray, nlls: np.ndarray, where: str) -> np.ndarray:
         """Which tokens of `body` the scorer finds key, from its NLLs with the long context; bool, one a token."""
@@ -151,13 +195,22 @@ class LongPPL(ReadsDocuments):
         return is_key
 
     def _results(
-        self, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int
+        self, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int, longest: int
     ) -> list[EvalResult]:
-        """LongPPL, if there is any key token; perplexity; share of key tokens."""
+        """LongPPL, if there is any key token, else a warning; perplexity; share of key tokens."""
         judged = [sample for sample in samples if sample["key_tokens"] is not None]
         keyed = [sample for sample in judged if sample["key_tokens"]]
-        details = {"interval": INTERVAL, "scorer": self.scorer or "the evaluated model"}
+        chosen_from = {"longest_tokens": longest}
+        details = {"interval": INTERVAL, "scorer": self.scorer or "the evaluated model", **chosen_from}
         results = []
+        if not keyed and process_state().is_main_process:
+            logger.warning(
+                "longppl at %d: no key token in the %d documents that can be judged of %d, so there is no LongPPL; take"
+                " longer documents, another scorer, a smaller min_gain or a larger max_nll",
+                length,
+                len(judged),
+                len(samples),
+            )
         if keyed:
             tokens = [sample["key_tokens"] for sample in keyed]
             results.append(
@@ -172,7 +225,7 @@ class LongPPL(ReadsDocuments):
                     **details,
                 )
             )
-        results.append(perplexity_result(self, context, length, samples, num_skipped))
+        results.append(perplexity_result(self, context, length, samples, num_skipped, **chosen_from))
         if judged:
             share = mean_nll(
                 context, [sample["key_tokens"] for sample in judged], [sample["scored_tokens"] for sample in judged]
@@ -228,8 +281,14 @@ def _without_leading_space(text: str, spans: np.ndarray) -> np.ndarray:
     return np.array([(end - kept if kept else begin, end) for kept, (begin, end) in zip(shortened, spans, strict=True)])
 
 
-def _decode(tokenizer: Any, ids: np.ndarray) -> str:
-    return tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+def _located(tokenizer: Any, body: np.ndarray, num_tokens: int) -> tuple[str, np.ndarray] | None:
+    """Text of a document's first tokens, and where in it they are, (n, 2) characters; None where it makes others."""
+    ids = body[: num_tokens + _MARGIN_TOKENS].tolist()
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    own, spans = _encode(tokenizer, text)
+    if not np.array_equal(own[:num_tokens], body[:num_tokens]):
+        return None
+    return text[: spans[num_tokens - 1, 1]], spans[:num_tokens]
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[np.ndarray, np.ndarray]:

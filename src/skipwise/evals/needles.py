@@ -23,6 +23,7 @@ from skipwise.evals.prompts import (
     string_match_all,
 )
 from skipwise.evals.records import EvalResult, Measurement, Sample
+from skipwise.evals.settings import check_choice
 
 NeedleKind = Literal["single", "multi_key", "multi_value", "multi_query"]
 KINDS: tuple[NeedleKind, ...] = NeedleKind.__args__
@@ -72,7 +73,7 @@ class NeedleGrid:
     Depths are stratified: each of `num_depths` equal parts of the text gets the first asked needle of the same number
     of trials, at a random place inside the part. Where several are asked, the others follow at equal distances, around
     the end to the start, and each counts in the part where it lies: the score at a depth is the share of the needles
-    there that were found. Intervals are Wilson's where every trial's score is 0 or 1, else bootstraps over trials.
+    there that were found. Intervals are Wilson's, of as many right trials as the scores add up to.
 
     Attributes:
         kinds: which to measure.
@@ -93,7 +94,7 @@ class NeedleGrid:
 
     def __post_init__(self) -> None:
         check_at_least(self, trials=1, num_depths=1, num_needles=2, max_new_tokens=1)
-        if isinstance(self.kinds, str) or not self.kinds or not set(self.kinds) <= set(KINDS):
+        if not isinstance(self.kinds, list | tuple) or not self.kinds or not all(kind in KINDS for kind in self.kinds):
             raise ConfigError(f"needles.kinds is {self.kinds!r}; give a list of some of {', '.join(KINDS)}")
         if self.trials % self.num_depths:
             raise ConfigError(
@@ -102,13 +103,19 @@ class NeedleGrid:
             )
         if self.num_needles > (most := len(_ADJECTIVES) * len(_NOUNS)):
             raise ConfigError(f"needles.num_needles is {self.num_needles}; there are keys for {most} at most")
-        if self.haystack not in ("filler", "documents"):
-            raise ConfigError(f"needles.haystack is {self.haystack!r}; allowed are filler, documents")
+        check_choice(self, "haystack", ("filler", "documents"))
 
     @property
     def uses_documents(self) -> bool:
         """Whether the needles hide in documents."""
         return self.haystack == "documents"
+
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses lengths that a trial's prompt and answer do not fit without hay, and a haystack without text."""
+        for length in lengths:
+            for kind in dict.fromkeys(self.kinds):
+                for trial in range(self.trials):
+                    self.prompt(context, kind, length, trial)
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length: the score of each kind, then of each kind by depth."""

@@ -14,6 +14,16 @@ from skipwise.evals.stats import Estimate, bootstrap_ratio
 INTERVAL = "bootstrap over documents"
 
 
+def long_documents(context: EvalContext, task: Any, longest: int) -> ChosenDocuments:
+    """The task's documents of at least the longest length, with the beginning-of-sequence token that it asks for.
+
+    Raises:
+        ConfigError: when that token is wanted and the tokenizer has none.
+        DataError: when no document is long enough.
+    """
+    return context.choose_documents(longest - len(context.bos(task.bos)), task.num_documents)
+
+
 def document_samples(
     context: EvalContext,
     task: Task,
@@ -60,12 +70,28 @@ def nll_sample(task: Task, length: int, document: int, token_ids: Tensor, nlls: 
 
 
 def perplexity_result(
-    task: Task, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int
+    task: Task, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int, **details: Any
 ) -> EvalResult:
-    """`exp(sum of NLL / sum of tokens)` over documents, with a bootstrap interval over documents."""
+    """`exp(sum of NLL / sum of tokens)` over documents, with a bootstrap interval over documents.
+
+    Args:
+        task: what was measured.
+        context: what it was measured with.
+        length: input length in tokens.
+        samples: one a document.
+        num_skipped: documents that were too short.
+        **details: what the choice of documents and of their tokens depends on besides.
+    """
     mean = mean_nll(context, [s["nll_sum"] for s in samples], [s["scored_tokens"] for s in samples])
     return context.result(
-        task, length, "perplexity", mean.exp(), num_samples=len(samples), num_skipped=num_skipped, interval=INTERVAL
+        task,
+        length,
+        "perplexity",
+        mean.exp(),
+        num_samples=len(samples),
+        num_skipped=num_skipped,
+        interval=INTERVAL,
+        **details,
     )
 
 

@@ -4,14 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 
 from skipwise.errors import ConfigError
 from skipwise.evals.context import EvalContext, as_input, check_at_least
-from skipwise.evals.forward import logit_pieces
+from skipwise.evals.forward import Where, logit_pieces
 from skipwise.evals.passkey_prompt import PasskeyBuilder, PasskeyPrompt
+from skipwise.evals.prompts import running_text
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokens
+from skipwise.evals.settings import check_choice
 from skipwise.evals.stats import wilson
 
 # Prompts of one length run together while their tokens stay below this.
@@ -46,13 +47,18 @@ class Passkey:
                 f"passkey has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, such as"
                 f" {max(1, self.trials // self.num_depths) * self.num_depths}"
             )
-        if self.haystack not in ("filler", "documents"):
-            raise ConfigError(f"passkey.haystack is {self.haystack!r}; allowed are filler, documents")
+        check_choice(self, "haystack", ("filler", "documents"))
 
     @property
     def uses_documents(self) -> bool:
         """Whether the key hides in documents."""
         return self.haystack == "documents"
+
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses lengths that a trial's instruction, key and question alone exceed, and a haystack without text."""
+        for length in lengths:
+            for trial in range(self.trials):
+                self._prompt(context, length, trial)
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length: the share over all depths, then the share of each depth."""
@@ -60,7 +66,8 @@ class Passkey:
 
             def compute(trials: Sequence[int], length: int = length) -> list[Sample]:
                 prompts = [self._prompt(context, length, trial) for trial in trials]
-                outputs = greedy_answers(context.model, prompts, f"passkey, length {length}, trials from {trials[0]}")
+                where = [f"passkey, length {length}, trial {trial}" for trial in trials]
+                outputs = greedy_answers(context.model, prompts, where)
                 return [self._sample(context, length, *pair) for pair in zip(prompts, outputs, strict=True)]
 
             size = max(1, _BATCH_TOKENS // length)
@@ -70,7 +77,7 @@ class Passkey:
     def _prompt(self, context: EvalContext, length: int, trial: int) -> PasskeyPrompt:
         """One trial, from its own seed: neither batches nor other lengths change it."""
         rng = context.rng(self.name, length, trial)
-        filler_ids = _running_text(context.documents, length, rng) if self.uses_documents else None
+        filler_ids = running_text(context, length, rng) if self.uses_documents else None
         depth = (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
         return PasskeyBuilder(context.tokenizer, filler_ids).build(length, depth, rng)
 
@@ -105,7 +112,7 @@ class Passkey:
         return [result("accuracy", samples), *cells]
 
 
-def greedy_answers(model: Any, prompts: Sequence[PasskeyPrompt], where: str) -> list[list[int]]:
+def greedy_answers(model: Any, prompts: Sequence[PasskeyPrompt], where: Where) -> list[list[int]]:
     """The argmax at every answer token of each prompt, given the prompt and the right answer so far.
 
     It equals the answer exactly when greedy decoding from the prompt writes it.
@@ -113,7 +120,7 @@ def greedy_answers(model: Any, prompts: Sequence[PasskeyPrompt], where: str) -> 
     Args:
         model: a causal language model of the transformers library, in evaluation mode.
         prompts: prompts that are equally long with their answers; how the length divides may differ.
-        where: what is being measured, for an error's text.
+        where: what each prompt is, for an error's text.
     """
     input_ids = torch.cat([as_input(prompt.prompt_ids, prompt.answer_ids) for prompt in prompts])
     first = min(len(prompt.prompt_ids) for prompt in prompts) - 1
@@ -121,13 +128,3 @@ def greedy_answers(model: Any, prompts: Sequence[PasskeyPrompt], where: str) -> 
     pieces = logit_pieces(model, input_ids[:, :-1], first, where=where)
     likeliest = torch.cat([piece.logits.argmax(-1).cpu() for piece in pieces], dim=1)
     return [row[len(prompt.prompt_ids) - 1 - first :].tolist() for row, prompt in zip(likeliest, prompts, strict=True)]
-
-
-def _running_text(documents: Sequence[np.ndarray], num_tokens: int, rng: np.random.Generator) -> list[int]:
-    """Token ids of documents one after the other, from a random one on, cut at `num_tokens`."""
-    text: list[int] = []
-    index = int(rng.integers(len(documents)))
-    while len(text) < num_tokens:
-        text += documents[index % len(documents)].tolist()
-        index += 1
-    return text[:num_tokens]

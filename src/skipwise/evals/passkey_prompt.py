@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from skipwise.errors import ConfigError
+from skipwise.evals.prompts import opening_ids, split_answer
 
 INSTRUCTION = "A pass key is hidden in the long text below. Find it and remember it; it is asked for at the end.\n"
 FILLER = "The river is wide. The hills are low. The road is long. On we go. Over there and home again.\n"
@@ -57,11 +58,9 @@ class PasskeyBuilder:
     """
 
     def __init__(self, tokenizer: Tokenizer, filler_ids: Sequence[int] | None = None) -> None:
+        self._tokenizer = tokenizer
         self._encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False))
-        self._instruction = list(tokenizer.encode(INSTRUCTION, add_special_tokens=True))
-        # A few tokenizers close a text with an end token; inside a prompt it would end the document.
-        while len(self._instruction) > 1 and self._instruction[-1:] != self._encode(INSTRUCTION)[-1:]:
-            self._instruction.pop()
+        self._instruction = opening_ids(tokenizer, INSTRUCTION)
         self._filler = list(filler_ids) if filler_ids is not None else self._encode(FILLER)
 
     def build(self, length_tokens: int, depth: float, rng: np.random.Generator) -> PasskeyPrompt:
@@ -77,13 +76,7 @@ class PasskeyBuilder:
         """
         key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
         needle = self._encode(NEEDLE.format(key=key))
-        question = self._encode(QUESTION)
-        # The answer is what the tokenizer makes of question and key together: a leading space stays where it belongs.
-        together = self._encode(f"{QUESTION} {key}")
-        shared = len(question)
-        while shared and together[:shared] != question[:shared]:
-            shared -= 1
-        question, answer = together[:shared], together[shared:]
+        question, answer = split_answer(self._tokenizer, QUESTION, f" {key}")
         room = length_tokens - len(self._instruction) - len(needle) - len(question) - len(answer)
         if room < 0:
             raise ConfigError(

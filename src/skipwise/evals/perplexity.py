@@ -1,15 +1,15 @@
 """Perplexity of the same last tokens of each document, scored with ever longer left context."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
+from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
 from skipwise.evals.forward import token_nlls
-from skipwise.evals.nll import document_samples, nll_sample, perplexity_result
+from skipwise.evals.nll import document_samples, long_documents, nll_sample, perplexity_result
 from skipwise.evals.records import Measurement, Sample
 
 
@@ -33,24 +33,31 @@ class LastTokensPerplexity(ReadsDocuments):
 
     name: ClassVar[str] = "perplexity"
     scored_tokens: int = 128
-    num_documents: int = 50
+    num_documents: int = field(default=50, metadata=NO_KEY)
     cut_tokens: int | None = None
     bos: BosPolicy = "tokenizer"
 
     def __post_init__(self) -> None:
         check_at_least(self, scored_tokens=1, num_documents=1)
+        if self.cut_tokens is not None:
+            check_at_least(self, cut_tokens=1)
         check_bos(self)
 
-    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length on the same documents."""
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses lengths that leave scored tokens no context or are beyond the cut, and documents below the cut."""
         cut = self.cut_tokens or max(lengths)
         if min(lengths) <= self.scored_tokens or cut < max(lengths):
             raise ConfigError(
                 f"perplexity lengths are {', '.join(map(str, lengths))} with {self.scored_tokens} scored tokens and "
                 f"documents cut at {cut}; each length must be above the first and at most the second"
             )
+        long_documents(context, self, cut)
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length on the same documents."""
+        cut = self.cut_tokens or max(lengths)
         bos = context.bos(self.bos)
-        chosen = context.choose_documents(cut - len(bos), self.num_documents)
+        chosen = long_documents(context, self, cut)
         for length in lengths:
 
             def measure(index: int, body: np.ndarray, length: int = length) -> Sample:
@@ -60,4 +67,5 @@ class LastTokensPerplexity(ReadsDocuments):
                 return nll_sample(self, length, index, ids, nlls)
 
             samples = document_samples(context, self, length, chosen, measure, cut_tokens=cut)
-            yield Measurement([perplexity_result(self, context, length, samples, chosen.num_skipped)], samples)
+            result = perplexity_result(self, context, length, samples, chosen.num_skipped, cut_tokens=cut)
+            yield Measurement([result], samples)

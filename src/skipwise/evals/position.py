@@ -1,15 +1,15 @@
 """Mean NLL by position: where in a long input the model loses its footing."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 
-from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
+from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
 from skipwise.evals.forward import token_nlls
-from skipwise.evals.nll import INTERVAL, document_samples, mean_nll, nll_sample
+from skipwise.evals.nll import INTERVAL, document_samples, long_documents, mean_nll, nll_sample
 from skipwise.evals.records import Measurement, Sample
 
 
@@ -33,17 +33,21 @@ class NLLByPosition(ReadsDocuments):
 
     name: ClassVar[str] = "nll_by_position"
     num_buckets: int = 8
-    num_documents: int = 20
+    num_documents: int = field(default=20, metadata=NO_KEY)
     bos: BosPolicy = "tokenizer"
 
     def __post_init__(self) -> None:
         check_at_least(self, num_buckets=1, num_documents=1)
         check_bos(self)
 
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses documents that are all shorter than the largest length."""
+        long_documents(context, self, max(lengths))
+
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length on the same documents: one result a bucket, in order of position."""
         bos = context.bos(self.bos)
-        chosen = context.choose_documents(max(lengths) - len(bos), self.num_documents)
+        chosen = long_documents(context, self, max(lengths))
         for length in lengths:
             edges = bucket_edges(length, self.num_buckets)
 
@@ -65,6 +69,7 @@ class NLLByPosition(ReadsDocuments):
                     num_samples=len(sums),
                     num_skipped=chosen.num_skipped,
                     interval=INTERVAL,
+                    longest_tokens=max(lengths),
                     position_from=begin,
                     position_to=end,
                 )

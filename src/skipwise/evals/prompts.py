@@ -1,16 +1,21 @@
 """Prompts with known answers: what builds, answers and scores them, for every task that asks the model something."""
 
-from collections.abc import Callable, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.context import EvalContext
+from skipwise.evals.context import EvalContext, process_state
 from skipwise.evals.generate import BATCH_TOKENS, end_token_ids, greedy_outputs
 from skipwise.evals.records import EvalResult, Sample, hash_tokens
-from skipwise.evals.stats import bootstrap_ratio, wilson
+from skipwise.evals.stats import wilson
+
+logger = logging.getLogger("skipwise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,7 @@ def answer_prompts(
 
     Raises:
         ConfigError: when a prompt does not fit the length.
-        CheckpointError: when a logit is NaN.
+        CheckpointError: when a logit is NaN or infinite.
     """
     tokenizer = context.tokenizer
     eos_ids = end_token_ids(context.model, tokenizer)
@@ -120,7 +125,7 @@ def answer_prompts(
             prompts,
             eos_ids=eos_ids,
             enough=has_full_score if score in _NEVER_FALLING else None,
-            where=f"{task.name}, length {length_tokens}, items from {indices[0]}",
+            where=lambda place: _where(task, length_tokens, indices[place], prompts[place]),
         )
         return [
             _sample(task, length_tokens, prompt, output_ids, tokenizer.decode(output_ids), score)
@@ -129,6 +134,12 @@ def answer_prompts(
 
     batch_items = max(1, BATCH_TOKENS // length_tokens)
     return context.samples(task, length_tokens, num_items, answer, batch_items=batch_items, **scope)
+
+
+def _where(task: Any, length_tokens: int, index: int, prompt: Prompt) -> str:
+    # Tasks of several kinds count the items of each from 0.
+    kind = f", kind {prompt.details['kind']}" if "kind" in prompt.details else ""
+    return f"{task.name}, length {length_tokens}{kind}, item {index}"
 
 
 def _check_fits(task: Any, length_tokens: int, index: int, prompt: Prompt) -> None:
@@ -164,42 +175,55 @@ def score_results(
     metric: str = "score",
     **details: Any,
 ) -> list[EvalResult]:
-    """Mean score with its interval: Wilson's where every score is 0 or 1, else a bootstrap over samples.
+    """Mean score with Wilson's interval, as `wilson` has it for right and wrong and for graded scores.
 
     Args:
         context: what the samples were measured with.
         task: whose samples they are.
         length_tokens: prompt and answer tokens.
-        samples: each with a `score`, None where it cannot be judged: those are counted, as skipped, and not averaged.
+        samples: each with a `score`, 0 to 1, or None where it cannot be judged: those are counted, as skipped, and not
+            averaged.
         metric: what the result is called.
         **details: what tells this result from its neighbours.
 
-    Raises:
-        DataError: when no sample at all can be judged.
+    Returns:
+        One result; none, and a warning that says so, when no sample at all can be judged.
     """
     scores = [sample["score"] for sample in samples if sample["score"] is not None]
     if not scores:
-        raise DataError(
-            f"{task.name} at {length_tokens}: none of {len(samples)} samples can be scored, for none has a reference; "
-            "give questions with answers"
-        )
-    if set(scores) <= {0, 1}:
-        estimate, interval = wilson(int(sum(scores)), len(scores)), "Wilson"
-    else:
-        estimate = bootstrap_ratio(scores, np.ones(len(scores)), context.rng("bootstrap"))
-        interval = "bootstrap over samples"
+        if process_state().is_main_process:
+            kind = f", kind {details['kind']}" if "kind" in details else ""
+            logger.warning(
+                f"{task.name}{kind} at {length_tokens}: none of {len(samples)} "
+                f"samples can be scored; they are skipped, and there is no {metric}"
+            )
+        return []
     return [
         context.result(
             task,
             length_tokens,
             metric,
-            estimate,
+            wilson(math.fsum(scores), len(scores)),
             num_samples=len(scores),
             num_skipped=len(samples) - len(scores),
-            interval=interval,
+            interval="Wilson",
             **details,
         )
     ]
+
+
+@contextmanager
+def texts_of_any_length(tokenizer: Any) -> Iterator[None]:
+    """Within, the tokenizer does not warn of texts longer than its model's window.
+
+    Whoever looks for the size of a prompt tokenizes what is too long, too; what the model is shown is checked apart.
+    """
+    limit = getattr(tokenizer, "model_max_length", None)
+    tokenizer.model_max_length = 2**62
+    try:
+        yield
+    finally:
+        tokenizer.model_max_length = limit
 
 
 def opening_ids(tokenizer: Any, text: str) -> list[int]:
@@ -230,14 +254,16 @@ def running_text(context: EvalContext, num_tokens: int, rng: np.random.Generator
     """Token ids of documents one after the other, from a random one on, cut at `num_tokens`.
 
     Raises:
-        DataError: when there are no documents.
+        DataError: when there are no documents, or none with a token.
     """
     if not len(context.documents):
         raise DataError("a haystack of documents was asked for and there are none: give documents, or take the filler")
     bos = context.tokenizer.bos_token_id
     text: list[int] = []
-    index = int(rng.integers(len(context.documents)))
+    start = index = int(rng.integers(len(context.documents)))
     while len(text) < num_tokens:
+        if index - start == len(context.documents) and not text:
+            raise DataError(f"none of the {len(context.documents)} documents has a token, which a haystack needs")
         document = context.documents[index % len(context.documents)]
         begins = int(bos is not None and len(document) > 0 and document[0] == bos)
         text += document[begins : begins + num_tokens - len(text)].tolist()

@@ -1,7 +1,7 @@
 """Perplexity of whole documents by a window that slides over them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
+from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
 from skipwise.evals.forward import token_nlls
-from skipwise.evals.nll import document_samples, nll_sample, perplexity_result
+from skipwise.evals.nll import document_samples, long_documents, nll_sample, perplexity_result
 from skipwise.evals.records import Measurement, Sample
 
 # Windows run together while their tokens stay below this.
@@ -71,8 +71,8 @@ def windowed_nlls(
         for start in range(0, len(waiting), at_once):
             windows = waiting[start : start + at_once]
             ids = torch.cat([as_input(bos, body[span.begin : span.end]) for span in windows])
-            place = f"{where}, window at {windows[0].begin}" + f" and {len(windows) - 1} more" * (len(windows) > 1)
-            nlls.append(token_nlls(model, ids, max(1, len(bos) + first), where=place).flatten())
+            places = [f"{where}, window at {span.begin}" for span in windows]
+            nlls.append(token_nlls(model, ids, max(1, len(bos) + first), where=places).flatten())
     return torch.cat(nlls)
 
 
@@ -98,7 +98,7 @@ class SlidingWindowPerplexity(ReadsDocuments):
 
     name: ClassVar[str] = "sliding"
     stride_tokens: int | None = None
-    num_documents: int = 20
+    num_documents: int = field(default=20, metadata=NO_KEY)
     cut_tokens: int | None = None
     bos: BosPolicy = "tokenizer"
 
@@ -109,15 +109,19 @@ class SlidingWindowPerplexity(ReadsDocuments):
                 check_at_least(self, **{name: 1})
         check_bos(self)
 
-    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length on the same tokens."""
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses a stride that is no shorter than a length, and documents that are all shorter than the largest."""
         if self.stride_tokens is not None and self.stride_tokens >= min(lengths):
             raise ConfigError(
                 f"sliding.stride_tokens is {self.stride_tokens} and the shortest length is {min(lengths)}; give a "
                 "stride below every length"
             )
+        long_documents(context, self, max(lengths))
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length on the same tokens."""
         bos = context.bos(self.bos)
-        chosen = context.choose_documents(max(lengths) - len(bos), self.num_documents)
+        chosen = long_documents(context, self, max(lengths))
         cut = self.cut_tokens or 2 * max(lengths)
         for length in lengths:
 
@@ -130,4 +134,5 @@ class SlidingWindowPerplexity(ReadsDocuments):
 
             scope = {"longest_tokens": max(lengths), "cut_tokens": cut}
             samples = document_samples(context, self, length, chosen, measure, **scope)
-            yield Measurement([perplexity_result(self, context, length, samples, chosen.num_skipped)], samples)
+            result = perplexity_result(self, context, length, samples, chosen.num_skipped, **scope)
+            yield Measurement([result], samples)

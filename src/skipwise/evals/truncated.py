@@ -1,14 +1,15 @@
 """Perplexity of documents cut at each length: every length from one pass over the longest."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.forward import rope_follows_length, token_nlls
-from skipwise.evals.nll import document_samples, nll_sample, perplexity_result
+from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
+from skipwise.evals.forward import token_nlls
+from skipwise.evals.length_rope import rope_follows_length
+from skipwise.evals.nll import document_samples, long_documents, nll_sample, perplexity_result
 from skipwise.evals.records import Measurement, Sample
 
 
@@ -30,17 +31,21 @@ class TruncatedPerplexity(ReadsDocuments):
     """
 
     name: ClassVar[str] = "truncated"
-    num_documents: int = 20
+    num_documents: int = field(default=20, metadata=NO_KEY)
     bos: BosPolicy = "tokenizer"
 
     def __post_init__(self) -> None:
         check_at_least(self, num_documents=1)
         check_bos(self)
 
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses documents that are all shorter than the largest length."""
+        long_documents(context, self, max(lengths))
+
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures all lengths on the same documents."""
         bos = context.bos(self.bos)
-        chosen = context.choose_documents(max(lengths) - len(bos), self.num_documents)
+        chosen = long_documents(context, self, max(lengths))
         passes = [[length] for length in lengths] if rope_follows_length(context.model) else [list(lengths)]
         for cuts in passes:
 
@@ -49,8 +54,9 @@ class TruncatedPerplexity(ReadsDocuments):
                 (nlls,) = token_nlls(context.model, ids, where=f"truncated, length {max(cuts)}, document {index}")
                 return {"cuts": [nll_sample(self, cut, index, ids[:, :cut], nlls[: cut - 1]) for cut in cuts]}
 
-            scope = {"longest_tokens": max(lengths), "cuts": cuts}
-            documents = document_samples(context, self, max(cuts), chosen, measure, **scope)
+            longest = {"longest_tokens": max(lengths)}
+            documents = document_samples(context, self, max(cuts), chosen, measure, cuts=cuts, **longest)
             for place, cut in enumerate(cuts):
                 samples = [document["cuts"][place] for document in documents]
-                yield Measurement([perplexity_result(self, context, cut, samples, chosen.num_skipped)], samples)
+                result = perplexity_result(self, context, cut, samples, chosen.num_skipped, **longest)
+                yield Measurement([result], samples)
