@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from skipwise.evals.nll import INTERVAL
 from skipwise.evals.paired import paired_scores
 from skipwise.evals.position import bucket_edges
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
-from skipwise.evals.stats import CONFIDENCE, Estimate, bootstrap_ratio
+from skipwise.evals.stats import CONFIDENCE, Estimate, bootstrap_ratio, student_t, widened
 from skipwise.model import LoadedModel, load_model, read_config, rope_state
 from skipwise.model.extend import built_around
 
@@ -163,16 +162,17 @@ class ShortWindowRegression(ReadsDocuments):
             begin, end = edges[buckets.start], edges[buckets.stop]
             tokens = np.full(len(samples), end - begin)
             log_ratio, error = paired_mean(excess[:, buckets].sum(axis=1) / tokens)
-            shares = {"kl_mean": kl, "same_top": same_top}
+            # Each with the most that it can be.
+            shares = {"kl_mean": (kl, math.inf), "same_top": (same_top, 1.0)}
             return [
                 *(
                     result(
                         name + ending,
-                        bootstrap_ratio(sums[:, buckets].sum(axis=1), tokens, context.rng("bootstrap")),
+                        bootstrap_ratio(sums[:, buckets].sum(axis=1), tokens, context.rng("bootstrap"), most=most),
                         INTERVAL,
                         **details,
                     )
-                    for name, sums in shares.items()
+                    for name, (sums, most) in shares.items()
                 ),
                 result(
                     "log_perplexity_ratio" + ending,
@@ -207,32 +207,28 @@ def under_config_of(model: Any, base: Any) -> Any:
 def paired_mean(differences: ArrayLike, confidence: float = CONFIDENCE) -> tuple[Estimate, float | None]:
     """Mean of differences with Student's interval, and its standard error.
 
-        mean -+ t * s / sqrt(n),    t = z + (z^3 + z) / 4v + (5z^5 + 16z^3 + 3z) / 96v^2 + (3z^7 + ... - 15z) / 384v^3
-
-    with `v = n - 1` degrees of freedom; the expansion is off by 0.3% at v = 4 and by less above.
+        mean -+ t_(n-1) s / sqrt(n)
 
     Args:
         differences: 1-D, one entry per document.
         confidence: coverage of the interval.
 
-    Source: Abramowitz and Stegun, "Handbook of mathematical functions" (1964), 26.7.5.
+    Source: Student, "The probable error of a mean" (1908).
     """
     values = np.asarray(differences, np.float64)
     mean, degrees = float(values.mean()), len(values) - 1
     if not degrees:
         return Estimate(mean, None, None), None
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
+    t = student_t(degrees, confidence)
     return Estimate(mean, mean - t * error, mean + t * error), error
 
 
 def bootstrap_quantiles(values: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> list[Estimate]:
-    """Quantiles over all tokens, with percentile intervals of resampling whole documents.
+    """Quantiles over all tokens, with the widened intervals of resampling whole documents.
 
     Args:
-        values: (documents, tokens).
+        values: (documents, tokens), none negative.
         shares: which quantiles, each 0 to 1.
         rng: source of the resamples.
     """
@@ -241,9 +237,7 @@ def bootstrap_quantiles(values: np.ndarray, shares: Sequence[float], rng: np.ran
         return [Estimate(float(value), None, None) for value in found]
     drawn = rng.integers(0, len(values), size=(_QUANTILE_RESAMPLES, len(values)))
     resampled = np.array([np.quantile(values[rows], shares) for rows in drawn])
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
-    return [Estimate(*map(float, ends)) for ends in zip(found, low, high, strict=True)]
+    return [widened(float(value), column, len(values)) for value, column in zip(found, resampled.T, strict=True)]
 
 
 def _rotates_otherwise(model: Any, base: Any) -> bool:
