@@ -1,14 +1,16 @@
 """Prompts are answered as wholes, scored as RULER scores, and counted honestly."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
-from skipwise.errors import ConfigError, DataError
+from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import EvalContext, prompts
 from skipwise.evals.prompts import (
     Prompt,
@@ -19,6 +21,7 @@ from skipwise.evals.prompts import (
     split_answer,
     string_match_all,
     string_match_any,
+    texts_of_any_length,
 )
 from skipwise.evals.records import hash_tokens
 
@@ -212,6 +215,24 @@ def test_a_worse_answer_never_raises_the_lower_bound() -> None:
     assert equal.ci_low < 0.6, "twenty equal answers are not certain"
 
 
+@pytest.mark.parametrize(("details", "kind"), [({}, ""), ({"kind": "single"}, ", kind single")])
+def test_nan_logits_stop_with_the_item(details: dict, kind: str, monkeypatch) -> None:
+    # Two at a time: it is the second of its batch.
+    monkeypatch.setattr(prompts, "BATCH_TOKENS", 48)
+    build = [replace(ask(f"{index}:", ["x"]), details=details) for index in range(5)]
+    context = context_of(lambda text: "x")
+    read = context.model.forward
+
+    def poisoned(**given: Any) -> Any:
+        output = read(**given)
+        output.logits[(given["input_ids"] == ord("3")).any(-1)] = float("nan")
+        return output
+
+    context.model.forward = poisoned
+    with pytest.raises(CheckpointError, match=rf"quiz, length 24{kind}, item 3: logits are NaN after 2 tokens"):
+        answer_prompts(context, Quiz(), 24, 5, build.__getitem__, string_match_all)
+
+
 def test_what_cannot_be_scored_is_counted_and_not_averaged(caplog: pytest.LogCaptureFixture) -> None:
     (result,) = score_results(context_of(), Quiz(), 64, scored(1.0, None, 1.0, None, None))
     assert (result.value, result.num_samples, result.num_skipped) == (1.0, 2, 3)
@@ -251,3 +272,18 @@ def test_running_text_joins_documents_without_their_first_token() -> None:
     assert texts == {(1, 2, 3, 4, 5, 6, 1, 2), (3, 4, 5, 6, 1, 2, 3, 4), (4, 5, 6, 1, 2, 3, 4, 5)}
     with pytest.raises(DataError, match="a haystack of documents was asked for and there are none"):
         running_text(context_of(), 8, np.random.default_rng(0))
+    with pytest.raises(DataError, match="none of the 2 documents has a token"):
+        running_text(context_of(documents=[np.array([BOS]), np.array([], int)]), 8, np.random.default_rng(0))
+
+
+def test_texts_of_any_length_are_tokenized_without_a_warning(tiny_checkpoint, caplog, monkeypatch) -> None:
+    # The library's own logger keeps its records to itself.
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="transformers")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint, model_max_length=64)
+    with texts_of_any_length(tokenizer):
+        tokenizer.encode("x" * 100)
+    assert not caplog.records
+    assert tokenizer.model_max_length == 64
+    tokenizer.encode("x" * 100)
+    assert "longer than the specified maximum" in caplog.text

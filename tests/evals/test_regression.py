@@ -1,7 +1,10 @@
 """The short-window regression against a loop over all logits, against planted differences, and its arms."""
 
+import copy
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from skipwise.errors import CheckpointError, ConfigError
+from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import EvalContext, SampleCache, evaluate, forward, paired, regression
 from skipwise.evals.paired import paired_scores
 from skipwise.evals.position import bucket_edges
@@ -20,7 +23,7 @@ from skipwise.model import load_model, rotary_tables, save_model, with_rope
 from skipwise.rope import INTERPOLATIONS, YaRN
 from skipwise.window import Window
 
-from .conftest import make_llama
+from .conftest import make_llama, with_adapters
 
 WINDOW = 128
 LENGTHS = [40, 100]
@@ -115,6 +118,18 @@ def test_a_model_does_not_differ_from_itself(context, base_folder) -> None:
     for result in measured.results:
         expected = 1.0 if result.metric.startswith("same_top") else 0.0
         assert (result.value, result.details["arm"]) == (expected, "model")
+
+
+def test_a_model_with_adapters_is_held_to_its_base(context, base_folder, texts) -> None:
+    wrapped = with_adapters(context.model)
+    merged = copy.deepcopy(wrapped).merge_and_unload()
+    found = []
+    for model in (wrapped, merged):
+        (measured,) = ShortWindowRegression(base=str(base_folder)).run(replace(context, model=model), [100])
+        found.append([result.value for result in measured.results])
+        assert {result.details["longest_tokens"] for result in measured.results} == {100}
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert found[0][0] > 1e-3, "adapters that do nothing"
 
 
 def test_a_model_that_knows_nothing_is_as_far_away_as_the_base_is_from_uniform(context, base_folder, texts) -> None:
@@ -221,6 +236,11 @@ def test_results_and_samples_are_lines_of_json_and_a_rerun_computes_nothing(
     context.model.register_forward_pre_hook(lambda *_: forwards.append(1))
     assert run() == results
     assert not forwards
+    # So it is by another path to the same base.
+    shutil.copytree(base_folder, tmp_path / "moved")
+    moved = ShortWindowRegression(base=str(tmp_path / "moved"))
+    evaluate(context.model, context.tokenizer, [moved], [100], texts, cache=cache, progress=False)
+    assert not forwards
     # Another base behind the same name is measured anew.
     other = load_model(base_folder)
     disturb(other.model)
@@ -232,7 +252,9 @@ def test_results_and_samples_are_lines_of_json_and_a_rerun_computes_nothing(
 def test_infinite_logits_stop_with_where(context, base_folder) -> None:
     with torch.no_grad():
         context.model.lm_head.weight[5] = 1e38
-    with pytest.raises(CheckpointError, match=r"regression, length 40, document [0-9]+, model: the logits at position"):
+    with pytest.raises(
+        CheckpointError, match=r"regression, length 40, document [0-9]+, model: .* infinite at position"
+    ):
         list(ShortWindowRegression(base=str(base_folder)).run(context, [40]))
 
 
@@ -244,7 +266,11 @@ def test_lengths_beyond_the_window_of_the_base_are_refused_before_its_weights_ar
     )
     monkeypatch.setattr(regression, "load_model", None)
     with pytest.raises(ConfigError, match=r"length is 129 tokens and the window of its base .* is 128"):
-        list(ShortWindowRegression(base=str(base_folder)).run(context, [64, 129]))
+        ShortWindowRegression(base=str(base_folder)).check_lengths(context, [64, 129])
+    ShortWindowRegression(base=str(base_folder)).check_lengths(context, [64, 128])
+    short = replace(context, documents=texts[1::3])
+    with pytest.raises(DataError, match="longest of the 2 given has 110"):
+        ShortWindowRegression(base=str(base_folder)).check_lengths(short, [64, 128])
 
 
 def test_what_is_no_base_of_this_model_is_refused(context, base_folder, tmp_path) -> None:
@@ -269,6 +295,9 @@ def test_what_is_no_base_of_this_model_is_refused(context, base_folder, tmp_path
     ("settings", "message"),
     [
         ({}, "regression.base is not set; give the model"),
+        ({"base": 5}, "regression.base is 5; give the model"),
+        ({"base": "x", "untrained": "maybe"}, "regression.untrained is 'maybe'; give true or false"),
+        ({"base": "x", "trust_remote_code": 1}, "regression.trust_remote_code is 1; give true or false"),
         ({"base": "x", "num_buckets": 0}, "regression.num_buckets is 0"),
         ({"base": "x", "bos": "sometimes"}, "'sometimes'; allowed are"),
     ],

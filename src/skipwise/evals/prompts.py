@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,7 +107,7 @@ def answer_prompts(
 
     Raises:
         ConfigError: when a prompt does not fit the length.
-        CheckpointError: when a logit is NaN.
+        CheckpointError: when a logit is NaN or infinite.
     """
     tokenizer = context.tokenizer
     eos_ids = end_token_ids(context.model, tokenizer)
@@ -124,7 +125,7 @@ def answer_prompts(
             prompts,
             eos_ids=eos_ids,
             enough=has_full_score if score in _NEVER_FALLING else None,
-            where=f"{task.name}, length {length_tokens}, items from {indices[0]}",
+            where=lambda place: _where(task, length_tokens, indices[place], prompts[place]),
         )
         return [
             _sample(task, length_tokens, prompt, output_ids, tokenizer.decode(output_ids), score)
@@ -133,6 +134,12 @@ def answer_prompts(
 
     batch_items = max(1, BATCH_TOKENS // length_tokens)
     return context.samples(task, length_tokens, num_items, answer, batch_items=batch_items, **scope)
+
+
+def _where(task: Any, length_tokens: int, index: int, prompt: Prompt) -> str:
+    # Tasks of several kinds count the items of each from 0.
+    kind = f", kind {prompt.details['kind']}" if "kind" in prompt.details else ""
+    return f"{task.name}, length {length_tokens}{kind}, item {index}"
 
 
 def _check_fits(task: Any, length_tokens: int, index: int, prompt: Prompt) -> None:
@@ -205,6 +212,20 @@ def score_results(
     ]
 
 
+@contextmanager
+def texts_of_any_length(tokenizer: Any) -> Iterator[None]:
+    """Within, the tokenizer does not warn of texts longer than its model's window.
+
+    Whoever looks for the size of a prompt tokenizes what is too long, too; what the model is shown is checked apart.
+    """
+    limit = getattr(tokenizer, "model_max_length", None)
+    tokenizer.model_max_length = 2**62
+    try:
+        yield
+    finally:
+        tokenizer.model_max_length = limit
+
+
 def opening_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of the text that begins a prompt, with the token that the tokenizer puts before a text, if it does."""
     bare = list(tokenizer.encode(text, add_special_tokens=False))
@@ -233,14 +254,16 @@ def running_text(context: EvalContext, num_tokens: int, rng: np.random.Generator
     """Token ids of documents one after the other, from a random one on, cut at `num_tokens`.
 
     Raises:
-        DataError: when there are no documents.
+        DataError: when there are no documents, or none with a token.
     """
     if not len(context.documents):
         raise DataError("a haystack of documents was asked for and there are none: give documents, or take the filler")
     bos = context.tokenizer.bos_token_id
     text: list[int] = []
-    index = int(rng.integers(len(context.documents)))
+    start = index = int(rng.integers(len(context.documents)))
     while len(text) < num_tokens:
+        if index - start == len(context.documents) and not text:
+            raise DataError(f"none of the {len(context.documents)} documents has a token, which a haystack needs")
         document = context.documents[index % len(context.documents)]
         begins = int(bos is not None and len(document) > 0 and document[0] == bos)
         text += document[begins : begins + num_tokens - len(text)].tolist()

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from skipwise.errors import ConfigError
 from skipwise.evals.cache import hash_model
-from skipwise.evals.context import BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.nll import INTERVAL
+from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
+from skipwise.evals.forward import plain_model
+from skipwise.evals.nll import INTERVAL, long_documents
 from skipwise.evals.paired import paired_scores
 from skipwise.evals.position import bucket_edges
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
+from skipwise.evals.settings import check_switches, check_text
 from skipwise.evals.stats import CONFIDENCE, Estimate, bootstrap_ratio, student_t, widened
 from skipwise.model import LoadedModel, load_model, read_config, rope_state
 from skipwise.model.extend import built_around
@@ -54,37 +56,38 @@ class ShortWindowRegression(ReadsDocuments):
     """
 
     name: ClassVar[str] = "regression"
-    base: str = ""
+    base: str = field(default="", metadata=NO_KEY)
     untrained: bool = True
-    num_documents: int = 20
+    num_documents: int = field(default=20, metadata=NO_KEY)
     num_buckets: int = 4
     bos: BosPolicy = "tokenizer"
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if not self.base:
-            raise ConfigError(
-                "regression.base is not set; give the model that this one was extended from: a folder, a hub name or a "
-                ".gguf file"
-            )
+        check_text(self, "base", "the model that this one was extended from: a folder, a hub name or a .gguf file")
         check_at_least(self, num_documents=1, num_buckets=1)
+        check_switches(self, "untrained", "trust_remote_code")
         check_bos(self)
 
-    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length on the same documents: all arms in one pass over each."""
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses lengths beyond the base's window, by its config, and documents that are all too short."""
         window = rope_state(read_config(self.base, trust_remote_code=self.trust_remote_code)).maximum
         if max(lengths) > window:
             raise ConfigError(
                 f"regression length is {max(lengths)} tokens and the window of its base {self.base!r} is {window}, "
                 "beyond which the base says nothing; ask for lengths up to that"
             )
+        long_documents(context, self, max(lengths))
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length on the same documents: all arms in one pass over each."""
         bos = context.bos(self.bos)
-        chosen = context.choose_documents(max(lengths) - len(bos), self.num_documents)
+        chosen = long_documents(context, self, max(lengths))
         base = self._load_base(context)
         arms = {MODEL_ARM: context.model}
         if self.untrained and _rotates_otherwise(context.model, base):
             arms[UNTRAINED_ARM] = under_config_of(context.model, base)
-        # Its path is among the settings already, but what lies there may change.
+        # Its path is no part of what samples depend on; what lies there is.
         scope: dict[str, Any] = {} if context.cache is None else {"base_sha256": hash_model(base)}
         for length in lengths:
 
@@ -93,7 +96,8 @@ class ShortWindowRegression(ReadsDocuments):
                 return [self._sample(base, arms, document, input_ids) for document, input_ids in inputs]
 
             samples = context.samples(self, length, len(chosen.bodies), compute, **scope)
-            results = [self._results(context, length, samples, chosen.num_skipped, arm) for arm in arms]
+            about = {"num_skipped": chosen.num_skipped, "longest_tokens": max(lengths)}
+            results = [self._results(context, length, samples, arm, about) for arm in arms]
             yield Measurement([result for of_arm in results for result in of_arm], samples)
 
     def _load_base(self, context: EvalContext) -> Any:
@@ -137,9 +141,9 @@ class ShortWindowRegression(ReadsDocuments):
         }
 
     def _results(
-        self, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int, arm: str
+        self, context: EvalContext, length: int, samples: Sequence[Sample], arm: str, about: Mapping[str, Any]
     ) -> list[EvalResult]:
-        """Results of one arm: all positions, then bucket by bucket."""
+        """Results of one arm: all positions, then bucket by bucket; each says `about` which documents it is."""
         edges = bucket_edges(length, self.num_buckets)
         arms = [sample["arms"][arm] for sample in samples]
         kl, same_top, nll = (np.array([of[f"{name}_sums"] for of in arms]) for name in ("kl", "same_top", "nll"))
@@ -152,9 +156,9 @@ class ShortWindowRegression(ReadsDocuments):
                 metric,
                 estimate,
                 num_samples=len(samples),
-                num_skipped=num_skipped,
                 arm=arm,
                 interval=interval,
+                **about,
                 **details,
             )
 
@@ -248,7 +252,7 @@ def _rotates_otherwise(model: Any, base: Any) -> bool:
 def _check_comparable(name: str, base: LoadedModel, context: EvalContext) -> None:
     """Raises ConfigError unless the base predicts the same tokens by the same kind of model."""
     model = context.model
-    if type(base.model) is not type(model):
+    if type(base.model) is not type(plain_model(model)):
         raise ConfigError(
             f"regression.base {name!r} is a {type(base.model).__name__} and the model a {type(model).__name__}; give "
             "the model that it was extended from"
