@@ -67,6 +67,8 @@ def test_a_task_of_ones_own_is_an_object(tiny_llama, tokenizer) -> None:
         name: ClassVar[str] = "weight"
         uses_documents: ClassVar[bool] = False
 
+        def check_lengths(self, context, lengths) -> None: ...
+
         def run(self, context, lengths):
             for length in lengths:
                 yield Measurement([context.result(self, length, "kg", Estimate(2.0, None, None), num_samples=1)], [])

@@ -238,7 +238,7 @@ def test_nan_logits_stop_with_the_place(tiny_llama) -> None:
 
 
 def test_lengths_beyond_the_window_are_refused_unless_meant(tiny_llama) -> None:
-    check_length(tiny_llama, 512, allow_beyond=False)
-    check_length(tiny_llama, 513, allow_beyond=True)
+    check_length(tiny_llama.config, 512, allow_beyond=False)
+    check_length(tiny_llama.config, 513, allow_beyond=True)
     with pytest.raises(ConfigError, match=r"513 tokens.*512"):
-        check_length(tiny_llama, 513, allow_beyond=False)
+        check_length(tiny_llama.config, 513, allow_beyond=False)

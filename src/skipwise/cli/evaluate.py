@@ -183,8 +183,9 @@ def evaluate(
     from skipwise.cli.evaluate_documents import choose_documents, held_out_of
     from skipwise.corpus import build_store
     from skipwise.evals.context import process_state
+    from skipwise.evals.forward import check_length
     from skipwise.evals.suite import SuiteFolder
-    from skipwise.model import load_model
+    from skipwise.model import load_model, read_config
 
     flags = {
         "num_documents": num_documents,
@@ -202,6 +203,9 @@ def evaluate(
     lengths = asked or SuiteFolder(suite or "").lengths
     how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
     stretched = _stretched(model, interpolation, target, trust_remote_code)
+    if not stretched and not all_checkpoints:
+        # Before any weight is read and any document tokenized: both may take minutes.
+        check_length(read_config(model, trust_remote_code=trust_remote_code), max(lengths), allow_beyond=allow_beyond)
     if all_checkpoints:
         subjects = _checkpoints(Path(model), how)
     else:

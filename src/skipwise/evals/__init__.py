@@ -105,7 +105,7 @@ def evaluate(
         raise ConfigError(f"got {len(made)} tasks and lengths {list(lengths)}; give a task and lengths of 2 or more")
     if documents is None and (needing := [task.name for task in made if task.uses_documents]):
         raise DataError(f"no documents were given, and {', '.join(needing)} measure text: give token ids of documents")
-    check_length(model, max(lengths), allow_beyond=allow_beyond)
+    check_length(model.config, max(lengths), allow_beyond=allow_beyond)
     context = EvalContext(
         model=model,
         tokenizer=tokenizer,
@@ -125,8 +125,7 @@ def evaluate(
         stack.enter_context(_evaluation_mode(model))
         for task in made:
             # What cannot be measured at some length is said before hours are spent on the others.
-            if check := getattr(task, "check_lengths", None):
-                check(context, lengths)
+            task.check_lengths(context, lengths)
         # All that is asked for, by tokens of a length: it knows the time left where a single length's bar does not.
         whole = stack.enter_context(
             tqdm(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals.length_rope import rope_of_length
@@ -50,18 +50,18 @@ class LogitPiece(NamedTuple):
     logits: Tensor
 
 
-def check_length(model: Any, num_tokens: int, *, allow_beyond: bool) -> None:
+def check_length(config: PreTrainedConfig, num_tokens: int, *, allow_beyond: bool) -> None:
     """Refuses inputs longer than the model's window.
 
     Args:
-        model: a causal language model of the transformers library.
+        config: of the model.
         num_tokens: length of the longest input.
         allow_beyond: measure beyond the window on purpose, as for the base model of a comparison.
 
     Raises:
         ConfigError: when the input is longer and that was not asked for.
     """
-    window = model.config.get_text_config().max_position_embeddings
+    window = config.get_text_config().max_position_embeddings
     if num_tokens > window and not allow_beyond:
         raise ConfigError(
             f"length is {num_tokens} tokens and the model's window (max_position_embeddings) is {window}; ask for at "

@@ -7,13 +7,13 @@ Source: RULER (arXiv 2404.06654), section 3 and appendix B, and its published se
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext
+from skipwise.evals.context import NO_KEY, EvalContext
 from skipwise.evals.prompts import string_match_any
 from skipwise.evals.ruler.draft import Draft, Drafter, filler_words
 from skipwise.evals.ruler.facts import FactWorld, Question
@@ -87,7 +87,7 @@ class QuestionTask(RulerTask):
     max_new_tokens: ClassVar[int] = 32
     score: ClassVar = staticmethod(string_match_any)
     num_hops: ClassVar[int]
-    file: str | None = None
+    file: str | None = field(default=None, metadata=NO_KEY)
 
     def scope(self) -> dict[str, Any]:
         """Where the questions come from."""

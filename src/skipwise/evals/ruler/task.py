@@ -1,11 +1,11 @@
 """What all RULER tasks share: trials, the length of their prompts, and how they run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext, check_at_least
+from skipwise.evals.context import NO_KEY, EvalContext, check_at_least
 from skipwise.evals.prompts import Prompt, Score, answer_prompts, score_results
 from skipwise.evals.records import Measurement
 from skipwise.evals.ruler.draft import Drafter, PromptEncoder
@@ -27,7 +27,7 @@ class RulerTask:
     name: ClassVar[str]
     max_new_tokens: ClassVar[int]
     score: ClassVar[Score]
-    trials: int = 50
+    trials: int = field(default=50, metadata=NO_KEY)
     chat: bool = False
 
     def __post_init__(self) -> None:

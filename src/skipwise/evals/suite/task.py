@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext
+from skipwise.evals.context import NO_KEY, EvalContext
 from skipwise.evals.prompts import Prompt, answer_prompts, score_results, string_match_all
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
 from skipwise.evals.suite.choice import choice_log_likelihoods
@@ -39,7 +39,7 @@ class Suite:
     """
 
     name: ClassVar[str] = "suite"
-    folder: str
+    folder: str = field(metadata=NO_KEY)
 
     def __post_init__(self) -> None:
         if not isinstance(self.folder, str) or not self.folder:
