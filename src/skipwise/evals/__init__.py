@@ -24,6 +24,7 @@ from skipwise.evals.needles import NeedleGrid
 from skipwise.evals.passkey import Passkey
 from skipwise.evals.perplexity import LastTokensPerplexity
 from skipwise.evals.position import NLLByPosition
+from skipwise.evals.prompts import texts_of_any_length
 from skipwise.evals.records import EvalResult, Measurement, Sample, sample_line
 from skipwise.evals.regression import ShortWindowRegression
 from skipwise.evals.ruler import RULER
@@ -123,6 +124,7 @@ def evaluate(
             stack.enter_context(Path(path).open("a", encoding="utf-8")) if path is not None else None for path in files
         )
         stack.enter_context(_evaluation_mode(model))
+        stack.enter_context(texts_of_any_length(tokenizer))
         for task in made:
             # What cannot be measured at some length is said before hours are spent on the others.
             task.check_lengths(context, lengths)
