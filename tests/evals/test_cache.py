@@ -153,9 +153,12 @@ def test_settings_that_no_sample_depends_on_are_no_part_of_the_key(tokenizer, tm
     @dataclass(frozen=True, kw_only=True)
     class Numbered:
         name: ClassVar[str] = "numbered"
-        uses_documents: ClassVar[bool] = False
         trials: int = field(default=2, metadata=NO_KEY)
         asked: list[int] = field(default_factory=list, metadata=NO_KEY)
+
+        @property
+        def uses_documents(self) -> bool:
+            return False
 
         def check_lengths(self, context, lengths) -> None: ...
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -46,6 +46,7 @@ class Benchmark:
         metric: the metric that is usually reported; None for the definition's first.
     """
 
+    uses_documents: ClassVar[bool] = False
     name: str
     definition: str
     shots: int | None = None

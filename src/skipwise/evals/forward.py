@@ -18,8 +18,9 @@ from transformers import DynamicCache, PreTrainedConfig
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals.length_rope import rope_of_length
 
-# Fewer rows at a time would make the head's product slower: it reads the whole vocabulary's weights for each piece.
-_LOGITS_BYTES = 64 * 2**20
+# Fewer rows at a time would make the head's product slower: it reads the whole vocabulary's weights for each piece. One
+# piece lives at a time: whoever makes or takes one lets go of it (`del`) before the next is made.
+_LOGITS_BYTES = 96 * 2**20
 # What a sum over exponentials is taken of at a time: it makes a copy, which then stays in a processor's cache.
 _SUMMED_BYTES = 4 * 2**20
 # On a CPU the attention masks of short chunks stay in its cache; a GPU wants larger products.
@@ -136,6 +137,7 @@ def logit_pieces(
                 check_logits(logits, _namer(where), lambda _, column, asked=asked: f"at position {asked + column}")
                 yield LogitPiece(asked, logits)
                 asked += logits.shape[1]
+                del logits
 
 
 def chunk_columns(model: Any, batch: int) -> int:
@@ -189,6 +191,7 @@ def _last_logits(model: Any, chunk: dict[str, Any], num_rows: int, piece_tokens:
         with _standing(decoder, type(outputs)(last_hidden_state=hidden)):
             logits = model(inputs_embeds=hidden, use_cache=False).logits
         yield logits
+        del logits
 
 
 @contextmanager
@@ -237,6 +240,7 @@ def token_nlls(
         scored = (totals - logits.gather(-1, expected)[..., 0]).double().cpu()
         _check_scored(scored, input_ids[:, first + 1 :], first + 1, where)
         nlls.append(scored)
+        del logits
     return torch.cat(nlls, dim=1)
 
 
