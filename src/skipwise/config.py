@@ -45,11 +45,13 @@ def _listed(value: Any) -> Any:
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class _Strict(BaseModel):
+class StrictModel(BaseModel):
+    """Settings of one kind: frozen, of exact types, and nothing unknown among them."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class DataConfig(_Strict):
+class DataConfig(StrictModel):
     """What to train on.
 
     Attributes:
@@ -71,13 +73,13 @@ class DataConfig(_Strict):
     retrieval: Share = 0.0
 
 
-class FullTuning(_Strict):
+class FullTuning(StrictModel):
     """Train every parameter."""
 
     kind: Literal["full"] = "full"
 
 
-class LoraTuning(_Strict):
+class LoraTuning(StrictModel):
     """Train low-rank additions to the linear layers; they are merged into the weights at the end.
 
     Attributes:
@@ -100,7 +102,7 @@ class LoraTuning(_Strict):
     train_embeddings: bool = False
 
 
-class GrowthConfig(_Strict):
+class GrowthConfig(StrictModel):
     """A larger training window, still with skips, for the last steps of the run.
 
     Skip-wise training never shows a query more keys than the window holds; some wider steps at the end teach attention
@@ -116,7 +118,7 @@ class GrowthConfig(_Strict):
     share: float = Field(default=0.1, gt=0.0, lt=1.0)
 
 
-class ValidationConfig(_Strict):
+class ValidationConfig(StrictModel):
     """Perplexity of the same last tokens with growing left context, on held-out documents, while training.
 
     Attributes:
@@ -130,7 +132,7 @@ class ValidationConfig(_Strict):
     every_steps: int = Field(default=0, ge=0)
 
 
-class RunConfig(_Strict):
+class RunConfig(StrictModel):
     """One run of `extend`.
 
     Attributes:
@@ -217,11 +219,11 @@ class RunConfig(_Strict):
         Raises:
             ConfigError: on the first setting that is unknown, missing or out of range, with the nearest name.
         """
-        settings = _with_kinds(settings)
+        settings = with_kinds(settings)
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            raise ConfigError(_explain(cls, error)) from None
+            raise ConfigError(explain(cls, error)) from None
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "RunConfig":
@@ -274,7 +276,7 @@ def parse_yaml(text: str) -> Any:
 
 def merge_settings(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lays one tree of a run's settings over another; a kind that changes takes its fields with it."""
-    merged = _with_kinds(below)
+    merged = with_kinds(below)
     for name, value in above.items():
         old = merged.get(name)
         if name in _DEFAULT_KINDS and isinstance(value, str):
@@ -289,7 +291,7 @@ def merge_settings(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[s
 _DEFAULT_KINDS = {"interpolation": "yarn", "sampler": "pose", "tuning": "full"}
 
 
-def _with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
+def with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with every variant spelled out, its kind and fields, where they give a name or fields alone."""
     spelled = dict(settings)
     for name, default in _DEFAULT_KINDS.items():
@@ -301,8 +303,8 @@ def _with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
     return spelled
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    """One line for the first thing that is wrong."""
+def explain(model: type[BaseModel], error: ValidationError) -> str:
+    """One line for the first setting that is wrong: what was given, and what is allowed or near it."""
     named = [(_setting_name(model, found["loc"]), found) for found in error.errors()]
     name = named[0][0]
     # A value that may be of several types has an error for each of them, the one that it is of further in.

@@ -18,7 +18,9 @@ def read_length(text: str | int) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub name or a .gguf file.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder, a hub name, a .gguf file, or 'embedded'.")
+]
 TargetOption = Annotated[
     int,
     typer.Option("--target", parser=read_length, metavar="TOKENS", help="Window the model is to handle, such as 32k."),

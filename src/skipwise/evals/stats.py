@@ -130,9 +130,15 @@ def bootstrap_ratio(
 
 
 def widened(
-    value: float, resampled: np.ndarray, num_samples: int, *, most: float = math.inf, confidence: float = CONFIDENCE
+    value: float,
+    resampled: np.ndarray,
+    num_samples: int,
+    *,
+    least: float = 0.0,
+    most: float = math.inf,
+    confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """A value that is never negative with its bootstrap interval, widened to cover as it says with few samples too.
+    """A value with its bootstrap interval, widened to cover as it says with few samples too.
 
         value - k (value - q_low), value + k (q_high - value),    k = sqrt(n / (n - 1)) t_(n-1) / z
 
@@ -145,6 +151,7 @@ def widened(
         value: of all samples.
         resampled: 1-D, of each resample.
         num_samples: n, at least 2.
+        least: the smallest value there can be.
         most: the largest value there can be.
         confidence: coverage of the interval.
 
@@ -157,4 +164,4 @@ def widened(
     factor = math.sqrt(num_samples / (num_samples - 1)) * student_t(num_samples - 1, confidence) / z
     # The quantiles of a few skewed samples may both be on one side of the value.
     low, high = min(value, value - factor * (value - float(low))), max(value, value + factor * (float(high) - value))
-    return Estimate(value, max(0.0, low), min(most, high))
+    return Estimate(value, max(least, low), min(most, high))

@@ -50,11 +50,17 @@ class ModelSource:
         return str(Path(self.name) / self.gguf_file) if self.gguf_file else self.name
 
 
+EMBEDDED = "embedded"
+"""Name of the small model that comes with the package."""
+
+_EMBEDDED_FOLDER = Path(__file__).parents[1] / "demo" / "base"
+
+
 def locate(source: str | Path, *, weights: bool) -> ModelSource:
     """Finds what `source` means, and refuses what cannot be loaded or should not be trusted.
 
     Args:
-        source: a checkpoint folder, a hub name (`org/name`), or the path of a `.gguf` file.
+        source: a checkpoint folder, a hub name (`org/name`), the path of a `.gguf` file, or `embedded`.
         weights: whether a folder must have them; its config is enough to plan with.
 
     Raises:
@@ -62,6 +68,8 @@ def locate(source: str | Path, *, weights: bool) -> ModelSource:
         ConfigError: it is a GGUF file and the `gguf` package is not installed.
     """
     path = Path(source).expanduser()
+    if str(source) == EMBEDDED and not path.exists():
+        path = _EMBEDDED_FOLDER
     if path.suffix == ".gguf":
         return _locate_gguf(path)
     if path.is_file():

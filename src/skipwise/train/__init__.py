@@ -166,6 +166,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
             # Seconds and peak memory are those of this process, from this step on.
             "resumed_at_step": None if checkpoint is None else step_of(checkpoint),
             "seconds": round(stopwatch.seconds, 1),
+            "training_seconds": round(sum(entry.get("step_seconds", 0.0) for entry in log), 1),
             "peak_bytes": stopwatch.peak_bytes,
             "log": log,
         }

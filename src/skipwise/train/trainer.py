@@ -1,6 +1,7 @@
 """The thin `transformers.Trainer` that runs a curriculum."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ class SkipwiseTrainer(transformers.Trainer):
         self.model_accepts_loss_kwargs = True
         for shown_elsewhere in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown_elsewhere)
+        self._clock = StepClock()
+        self.add_callback(self._clock)
         self.add_callback(ProgressLine(quiet=self.args.disable_tqdm))
         self.add_callback(ValidateAtTheEnd())
 
@@ -74,6 +77,12 @@ class SkipwiseTrainer(transformers.Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
+        """Adds the seconds of the steps that an entry is about; they stay in the log through a resume."""
+        if "loss" in logs:
+            logs["step_seconds"] = round(self._clock.take(), 4)
+        super().log(logs, *arguments, **keywords)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads low-rank additions and shards; a whole model was built from the checkpoint, which loads any class."""
         if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
@@ -92,6 +101,26 @@ class SkipwiseTrainer(transformers.Trainer):
             # Other processes put their random state beside it meanwhile, so the folder cannot appear all at once.
             Path(folder).mkdir(parents=True, exist_ok=True)
             save_model(self.model, self._tokenizer, folder)
+
+
+class StepClock(TrainerCallback):
+    """Seconds within steps: neither data, nor validation, nor saving."""
+
+    def __init__(self) -> None:
+        self._begun, self._seconds = 0.0, 0.0
+
+    def take(self) -> float:
+        """Seconds of all steps since this was asked last."""
+        taken, self._seconds = self._seconds, 0.0
+        return taken
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Starts the clock."""
+        self._begun = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stops it; an accelerator may still be at work, but no further behind at one step than at the next."""
+        self._seconds += time.monotonic() - self._begun
 
 
 class ValidateAtTheEnd(TrainerCallback):

@@ -1,0 +1,226 @@
+"""Matched arms over one base model: the same tokens, seeds, optimizer and evaluation; only what is compared differs.
+
+    comparison -> jobs -> one process each: train, evaluate -> pooled over seeds, paired with the reference -> folder
+
+    settings.py   a comparison as a strict value; what an arm's name stands for
+    jobs.py       one arm with one seed as a run of `skipwise.extend`, on equal tokens
+    worker.py     one job in a process of its own
+    pairing.py    several seeds together; two arms sample by sample
+    results.py    what the jobs left, as records
+
+A comparison that was interrupted goes on at the arm and step where it stopped; an arm that fails is recorded as failed,
+and the rest go on.
+"""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from skipwise.compare.jobs import Job, Planner
+from skipwise.compare.results import Results, collect
+from skipwise.compare.settings import ARM_KINDS, Arm, Comparison
+from skipwise.compare.worker import INTERRUPTED, OUTCOME_FILE, Outcome
+from skipwise.config import read_settings
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.evals import make_task
+from skipwise.model import original_window, read_config
+from skipwise.window import parse_length
+
+__all__ = ["ARM_KINDS", "Arm", "Comparison", "ComparisonStopped", "compare"]
+
+SETTINGS_FILE = "comparison.yaml"
+
+logger = logging.getLogger("skipwise")
+
+
+class ComparisonStopped(KeyboardInterrupt):
+    """Stopped on request; what is done is kept, and `resume` goes on from there."""
+
+
+def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool = False, command: str = "") -> Results:
+    """Runs every arm, each in a process of its own, and brings their results together.
+
+    Args:
+        comparison: what to compare.
+        resume: go on with a comparison that was interrupted, or was given more arms, seeds or costs since.
+        retry_failed: run once more what failed before.
+        command: what made it, for the record.
+
+    Returns:
+        What was measured; the folder holds the same as `records.jsonl` and `comparison.json`.
+
+    Raises:
+        ConfigError: settings that cannot be used, or a folder that is taken.
+        CheckpointError, UnsupportedModelError: a base model that cannot be read or extended.
+        ComparisonStopped: on Ctrl-C.
+    """
+    run = comparison.run
+    base = read_config(run["model"], trust_remote_code=run.get("trust_remote_code", False))
+    planner = Planner(comparison, original_window(base))
+    jobs = [*planner.arm_jobs(), *planner.cost_jobs()]
+    evaluation = _evaluation(comparison, planner)
+    folder = Path(comparison.output)
+    _claim(folder, comparison, resume)
+    begun = time.monotonic()
+    for place, job in enumerate(jobs, 1):
+        outcome = Outcome.read(folder / job.name)
+        if outcome is not None and not (retry_failed and outcome.status == "failed"):
+            continue
+        if job.arm.kind.as_long_as_reference and not job.measures_costs:
+            timed = _timed(job, comparison, planner, folder)
+            if timed is None:
+                failed = Outcome(
+                    status="failed", failure="error", error="no time to go by: see the arms it is timed by"
+                )
+                (folder / job.name).mkdir(parents=True, exist_ok=True)
+                failed.write(folder / job.name)
+                continue
+            job = timed
+        logger.info(f"[{place}/{len(jobs)}] {job.name}")
+        job_begun = time.monotonic()
+        outcome = _run(job, folder, planner, comparison, evaluation)
+        took = time.monotonic() - job_begun
+        if outcome.status == "failed":
+            logger.warning(f"    failed after {took:.0f} s: {outcome.failure}: {outcome.error}")
+        else:
+            logger.info(f"    {outcome.steps} steps in {outcome.training_seconds:.0f} s; {took:.0f} s in all")
+    return collect(comparison, planner, jobs, folder, seconds=time.monotonic() - begun, command=command)
+
+
+def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
+    """Takes the folder for this comparison, or checks that a resumed one changes nothing that was measured before."""
+    file = folder / SETTINGS_FILE
+    if resume:
+        if not file.is_file():
+            raise ConfigError(f"there is no comparison in {str(folder)!r} to go on with; start it without --resume")
+        begun = Comparison.from_mapping(read_settings(file))
+        changed = [name for name in ("run", "evaluation") if getattr(begun, name) != getattr(comparison, name)]
+        changed += [
+            arm.name
+            for arm in begun.arms
+            if arm.name in {a.name for a in comparison.arms} and arm not in comparison.arms
+        ]
+        if changed:
+            raise ConfigError(
+                f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; go on with "
+                "its own, or begin another with --output"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"folder {str(folder)!r} is not empty; go on with --resume, or give another with --output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(comparison.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"folder {str(folder)!r} cannot be written: {error.strerror}") from error
+
+
+def _evaluation(comparison: Comparison, planner: Planner) -> list[dict[str, Any]]:
+    """Tasks with the lengths that each is measured at, checked."""
+    asked, window = comparison.evaluation, planner.window
+    doublings = [window.original * 2**power for power in range((window.target // window.original).bit_length())]
+    lengths = sorted(asked.lengths or {*doublings, window.target})
+    tasks = [dict(task) if isinstance(task, dict) else {"kind": task} for task in asked.tasks]
+    tasks += [{"kind": "suite", "folder": suite} for suite in asked.suites]
+    if asked.regression:
+        short = [window.original]
+        tasks.append(
+            {
+                "kind": "regression",
+                "base": comparison.run["model"],
+                "untrained": False,
+                "num_documents": 16,
+                "lengths": short,
+            }
+        )
+    measured = []
+    for task in tasks:
+        given = task.pop("lengths", None)
+        made = make_task(task)
+        own = [parse_length(length) for length in given or getattr(made, "lengths", lengths)]
+        if not own or max(own) > window.target:
+            raise ConfigError(
+                f"task {task['kind']} of 'evaluation' has the lengths {own}; give some, up to the target "
+                f"{window.target}"
+            )
+        measured.append({"task": task, "lengths": own})
+    return measured
+
+
+def _timed(job: Job, comparison: Comparison, planner: Planner, folder: Path) -> Job | None:
+    """The job with as many steps as fit into the reference's time, by the time that the same steps took with equal
+    tokens; None where one of the two is not known.
+    """
+    like = next((arm for arm in comparison.arms if arm.kind.whole_target and not arm.kind.as_long_as_reference), None)
+    if like is None:
+        raise ConfigError(f"arm {job.arm.name!r} is timed by an arm like 'full', and there is none: add it")
+    seconds = []
+    for name in (comparison.reference, like.name):
+        outcome = Outcome.read(folder / "arms" / name / f"seed-{job.seed}")
+        if outcome is None or outcome.status == "failed" or not outcome.steps:
+            return None
+        seconds.append(outcome.training_seconds / outcome.steps)
+    return planner.with_steps(job, max(1, round(planner.steps * seconds[0] / seconds[1])))
+
+
+def _run(
+    job: Job, folder: Path, planner: Planner, comparison: Comparison, evaluation: Sequence[dict[str, Any]]
+) -> Outcome:
+    """Runs a job in a process of its own and waits for it."""
+    place = folder / job.name
+    place.mkdir(parents=True, exist_ok=True)
+    (place / OUTCOME_FILE).unlink(missing_ok=True)
+    of_arm = [
+        measured
+        for measured in evaluation
+        # A base held to itself tells nothing.
+        if measured["task"]["kind"] != "regression" or job.arm.kind.interpolated
+    ]
+    source = comparison.evaluation.documents or job.run.data.source
+    tokens_per_step = (
+        job.run.resolve_window(planner.window.original).train if job.measures_costs else planner.step_tokens
+    )
+    text = {
+        "name": job.name,
+        "arm": job.arm.name,
+        "seed": job.seed,
+        "trained": job.arm.kind.trained,
+        "interpolated": job.arm.kind.interpolated,
+        "measures_costs": job.measures_costs,
+        "tokens_per_step": tokens_per_step,
+        "run": job.run.model_dump(),
+        "evaluation": [] if job.measures_costs else of_arm,
+        "evaluation_seed": comparison.evaluation.seed,
+        "documents": source,
+    }
+    job_file = place / "job.json"
+    job_file.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "skipwise.compare.worker", str(job_file)]
+    with (place / "log.txt").open("a", encoding="utf-8") as log:
+        shown = None if sys.stderr.isatty() else log
+        process = subprocess.Popen(command, stdout=log, stderr=shown)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            # From a terminal the child has the same signal, and saves; from elsewhere it is passed on.
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise ComparisonStopped from None
+    if code == INTERRUPTED:
+        raise ComparisonStopped
+    outcome = Outcome.read(place)
+    if outcome is None:
+        killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        outcome = Outcome(
+            status="failed",
+            failure="out of memory" if killed else "error",
+            error=f"its process was killed{', as the system does when memory runs out' if killed else ''} ({code}); "
+            f"see {place / 'log.txt'}",
+        )
+        outcome.write(place)
+    return outcome

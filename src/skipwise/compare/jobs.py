@@ -1,0 +1,150 @@
+"""From a comparison to jobs: one arm with one seed, or one measurement of cost, each for a process of its own.
+
+Equal tokens: every arm takes as many tokens a step as the shared run, in as many steps, whatever its window.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipwise.compare.settings import Arm, Comparison
+from skipwise.config import RunConfig, merge_settings
+from skipwise.errors import ConfigError, SkipwiseError
+from skipwise.train.arguments import training_settings
+from skipwise.window import Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One process of a comparison.
+
+    Attributes:
+        name: folder of its results under the comparison's, and what its progress is called.
+        arm: whose it is.
+        seed: of training; None where nothing is trained.
+        run: settings of the run, with `output` within the job's folder.
+        target_tokens: the target that it is for; another than the comparison's where it measures costs.
+        measures_costs: times a few steps and evaluates nothing.
+    """
+
+    name: str
+    arm: Arm
+    seed: int | None
+    run: RunConfig
+    target_tokens: int
+    measures_costs: bool = False
+
+
+class Planner:
+    """Makes the jobs of a comparison and refuses what cannot be run before anything is.
+
+    Args:
+        comparison: the settings.
+        original_tokens: window of the base model.
+    """
+
+    def __init__(self, comparison: Comparison, original_tokens: int) -> None:
+        self._comparison = comparison
+        shared = RunConfig.from_mapping(comparison.run)
+        self.window: Window = shared.resolve_window(original_tokens)
+        training = training_settings(shared)
+        self.steps: int = training["max_steps"]
+        self._at_a_time: int = training["per_device_train_batch_size"]
+        self.step_tokens: int = self.window.train * self._at_a_time * training["gradient_accumulation_steps"]
+
+    def arm_jobs(self) -> list[Job]:
+        """Every arm with every seed; those that are timed by another come last."""
+        timed_last = sorted(self._comparison.arms, key=lambda arm: arm.kind.as_long_as_reference)
+        jobs = [
+            self._arm_job(arm, seed)
+            for arm in timed_last
+            for seed in (self._comparison.seeds if arm.kind.trained else [None])
+        ]
+        for job in jobs:
+            if job.arm.kind.trained:
+                self._check(job)
+        return jobs
+
+    def cost_jobs(self) -> list[Job]:
+        """A few steps of one window at each target, for the arms whose cost is asked for."""
+        costs = self._comparison.costs
+        if costs is None:
+            return []
+        full = [arm.name for arm in self._comparison.arms if arm.kind.whole_target][:1]
+        names = costs.arms or list(dict.fromkeys([self._comparison.reference, *full]))
+        jobs = []
+        for arm in map(self._comparison.arm, names):
+            for target in sorted(costs.targets):
+                measured = {
+                    "target": target,
+                    "data": {"join": True, "held_out": 0.0, "min_tokens": target},
+                    "training": {
+                        "max_steps": costs.steps + 1,
+                        "per_device_train_batch_size": 1,
+                        "gradient_accumulation_steps": 1,
+                        "save_strategy": "no",
+                    },
+                    "growth": [],
+                }
+                run = self._run(arm, self._comparison.seeds[0], f"costs/{arm.name}-{target}", target, measured)
+                jobs.append(
+                    Job(
+                        name=f"costs/{arm.name}-{target}",
+                        arm=arm,
+                        seed=self._comparison.seeds[0],
+                        run=run,
+                        target_tokens=target,
+                        measures_costs=True,
+                    )
+                )
+                self._check(jobs[-1])
+        return jobs
+
+    def with_steps(self, job: Job, steps: int) -> Job:
+        """The job with another number of steps, as time allows."""
+        return self._arm_job(job.arm, job.seed, {"training": {"max_steps": steps}})
+
+    def _arm_job(self, arm: Arm, seed: int | None, more: dict[str, Any] | None = None) -> Job:
+        name = f"arms/{arm.name}" + ("" if seed is None else f"/seed-{seed}")
+        train = self.window.target if arm.kind.whole_target else arm.settings.get("window", self.window.train)
+        at_a_time = max(1, self._at_a_time * self.window.train // train)
+        pieces, left = divmod(self.step_tokens, at_a_time * train)
+        if left or not pieces:
+            raise ConfigError(
+                f"arm {arm.name!r} trains on windows of {train} tokens and a step has {self.step_tokens} "
+                f"({self.step_tokens // self.window.train} windows of {self.window.train}); equal tokens need whole "
+                "windows: raise training.gradient_accumulation_steps or training.per_device_train_batch_size"
+            )
+        batch = {"per_device_train_batch_size": at_a_time, "gradient_accumulation_steps": pieces}
+        saves = {"save_steps": max(1, math.ceil(self.steps / 4)), "save_total_limit": 1}
+        training = {**saves, **self._comparison.run["training"], **batch}
+        run = self._run(arm, seed or 0, name, self.window.target, merge_settings({"training": training}, more or {}))
+        return Job(name=name, arm=arm, seed=seed, run=run, target_tokens=self.window.target)
+
+    def _run(self, arm: Arm, seed: int, folder: str, target: int, more: dict[str, Any]) -> RunConfig:
+        tree = merge_settings(self._comparison.run, arm.kind.settings)
+        tree = merge_settings(tree, arm.settings)
+        watched = {
+            "lengths": sorted({min(self.window.original, target), target}),
+            "every_steps": max(1, self.steps // 5),
+        }
+        tree["validation"] = {**watched, **tree.get("validation", {})}
+        tree = merge_settings(tree, more)
+        if more.get("target"):
+            tree["validation"] = {"lengths": [target]}
+        if arm.kind.whole_target:
+            tree |= {"window": target, "growth": [], "dilution": False}
+        output = Path(self._comparison.output) / folder / "model"
+        return RunConfig.from_mapping({**tree, "target": target, "seed": seed, "output": str(output)})
+
+    def _check(self, job: Job) -> None:
+        """What a run would refuse by its settings alone."""
+        training_settings(job.run)
+        window = job.run.resolve_window(self.window.original)
+        try:
+            job.run.build_sampler().sample(window.target, window, np.random.default_rng(0))
+        except SkipwiseError as error:
+            raise ConfigError(f"arm {job.arm.name!r}: {error}") from error

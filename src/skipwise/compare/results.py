@@ -1,0 +1,154 @@
+"""What the jobs of a comparison left, brought together: records pooled over seeds, differences, time and memory.
+
+records.jsonl     one `EvalResult` a line, `details.compared` names the arm
+comparison.json   arms and their runs, differences to the reference, costs, and how it was made
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipwise.compare.jobs import Job, Planner
+from skipwise.compare.pairing import Difference, differences, pooled_results, read_scores
+from skipwise.compare.settings import Arm, Comparison
+from skipwise.compare.worker import Outcome
+from skipwise.evals.records import EvalResult
+
+RECORDS_FILE = "records.jsonl"
+COMPARISON_FILE = "comparison.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What a comparison found.
+
+    Attributes:
+        folder: where it lies.
+        records: of every arm, pooled over its seeds.
+        differences: of every arm to the reference.
+        about: what stands in `comparison.json`.
+    """
+
+    folder: Path
+    records: list[EvalResult]
+    differences: list[Difference]
+    about: dict[str, Any]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of arms of which a run failed."""
+        return [name for name, arm in self.about["arms"].items() if any(r["status"] == "failed" for r in arm["runs"])]
+
+
+def collect(
+    comparison: Comparison, planner: Planner, jobs: Sequence[Job], folder: Path, *, seconds: float, command: str
+) -> Results:
+    """Reads what every job left and writes the two files."""
+    outcomes = {job.name: Outcome.read(folder / job.name) for job in jobs}
+    records: list[EvalResult] = []
+    scores, arms, versions = {}, {}, {}
+    for arm in comparison.arms:
+        of_arm = [job for job in jobs if job.arm.name == arm.name and not job.measures_costs]
+        done = [job for job in of_arm if (outcome := outcomes[job.name]) is not None and outcome.status == "done"]
+        if done:
+            scores[arm.name] = read_scores([folder / job.name / "samples.jsonl" for job in done])
+            results = [_results(folder / job.name / "results.jsonl") for job in done]
+            seeds = [job.seed for job in done if job.seed is not None]
+            records += pooled_results(arm.name, results, scores[arm.name], seeds)
+        runs = [{"seed": job.seed, **_told(outcomes[job.name])} for job in of_arm]
+        versions = next((o.versions for job in done if (o := outcomes[job.name]) and o.versions), versions)
+        arms[arm.name] = _described(arm, of_arm[0], runs)
+    apart = list(differences(scores, comparison.reference))
+    about = {
+        "kind": "comparison",
+        "model": comparison.run["model"],
+        "window": dataclasses.asdict(planner.window),
+        "reference": comparison.reference,
+        "seeds": comparison.seeds,
+        "steps": planner.steps,
+        "tokens_per_step": planner.step_tokens,
+        "arms": arms,
+        "differences": [dataclasses.asdict(one) for one in apart],
+        "reached": _reached(comparison, planner, jobs, outcomes),
+        "costs": [_cost(job, outcomes[job.name]) for job in jobs if job.measures_costs],
+        "made": {
+            "command": command,
+            "seconds": f"{seconds:.0f}",
+            "seeds": ", ".join(map(str, comparison.seeds)),
+            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        },
+        "settings": comparison.to_mapping(),
+    }
+    (folder / RECORDS_FILE).write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+    text = json.dumps(about, indent=2, allow_nan=False, default=str)
+    (folder / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
+    return Results(folder=folder, records=records, differences=apart, about=about)
+
+
+def _results(file: Path) -> list[EvalResult]:
+    return [EvalResult.from_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _told(outcome: Outcome | None) -> dict[str, Any]:
+    """A run in a few words."""
+    told = ("status", "failure", "error", "steps", "tokens", "training_seconds", "peak_bytes")
+    return {name: getattr(outcome, name) for name in told} if outcome else {**dict.fromkeys(told), "status": "not run"}
+
+
+def _described(arm: Arm, job: Job, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "like": arm.like,
+        "trained": arm.kind.trained,
+        "interpolation": job.run.interpolation if arm.kind.interpolated else None,
+        "sampler": job.run.sampler if arm.kind.trained else None,
+        "settings": arm.settings,
+        "runs": runs,
+    }
+
+
+def _cost(job: Job, outcome: Outcome | None) -> dict[str, Any]:
+    """A step of one window at one target: the median of all but the first, which warms up."""
+    later = sorted(outcome.step_seconds[1:]) if outcome else []
+    return {
+        "arm": job.arm.name,
+        "target_tokens": job.target_tokens,
+        "step_seconds": later[len(later) // 2] if later else None,
+        "peak_bytes": outcome.peak_bytes if outcome and outcome.status == "done" else None,
+        "status": outcome.status if outcome else "not run",
+        "error": outcome.error if outcome else None,
+    }
+
+
+def _reached(
+    comparison: Comparison, planner: Planner, jobs: Sequence[Job], outcomes: dict[str, Outcome | None]
+) -> list[dict[str, Any]]:
+    """Tokens after which validation at the target first was at or below a perplexity; None where it never was.
+
+    Unless one is asked for, the perplexity is what the reference ended with.
+    """
+    watched = [
+        (job, outcome.validation)
+        for job in jobs
+        if (outcome := outcomes[job.name]) is not None and outcome.validation and not job.measures_costs
+    ]
+    ends = [validation[-1][1] for job, validation in watched if job.arm.name == comparison.reference]
+    reach = comparison.reach or (statistics.geometric_mean(ends) if ends else None)
+    if reach is None:
+        return []
+    found = []
+    for job, validation in watched:
+        steps = [step for step, perplexity in validation if perplexity <= reach]
+        found.append(
+            {
+                "arm": job.arm.name,
+                "seed": job.seed,
+                "perplexity": reach,
+                "length_tokens": planner.window.target,
+                "tokens": steps[0] * planner.step_tokens if steps else None,
+            }
+        )
+    return found

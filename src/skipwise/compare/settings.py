@@ -1,0 +1,242 @@
+"""A comparison as a strict value: the settings that all arms share, and what each arm does otherwise.
+
+    model: ./my-model
+    target: 32k
+    data: {source: docs/}
+    training: {max_steps: 200}
+    arms: [base, interpolation-only, plain, randpos, pose, {name: flat, like: pose, sampler: {skips: flat}}, full]
+    reference: pose
+    seeds: [0, 1]
+
+Whatever is no setting of a comparison is one of `skipwise.config.RunConfig` and holds for every arm.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from skipwise.config import Length, RunConfig, StrictModel, explain, merge_settings, read_settings
+from skipwise.errors import ConfigError
+
+
+class ArmKind(StrictModel):
+    """What the name of an arm stands for.
+
+    Attributes:
+        trained: whether it is trained at all.
+        interpolated: whether its RoPE is stretched.
+        settings: of its run, over those that all arms share.
+        whole_target: trains on whole targets instead of short windows, in as many tokens a step.
+        as_long_as_reference: takes as many steps as fit into the training time of the reference, not its tokens.
+    """
+
+    trained: bool = True
+    interpolated: bool = True
+    settings: dict[str, Any] = Field(default={})
+    whole_target: bool = False
+    as_long_as_reference: bool = False
+
+
+ARM_KINDS: dict[str, ArmKind] = {
+    "base": ArmKind(trained=False, interpolated=False),
+    "interpolation-only": ArmKind(trained=False),
+    "plain": ArmKind(settings={"sampler": {"kind": "plain"}}),
+    "randpos": ArmKind(settings={"sampler": {"kind": "randpos"}}),
+    "cream": ArmKind(settings={"sampler": {"kind": "cream"}}),
+    "sentences": ArmKind(settings={"sampler": {"kind": "sentences"}}),
+    "pose": ArmKind(settings={"sampler": {"kind": "pose"}}),
+    "full": ArmKind(settings={"sampler": {"kind": "full"}}, whole_target=True),
+    "full-equal-time": ArmKind(settings={"sampler": {"kind": "full"}}, whole_target=True, as_long_as_reference=True),
+}
+"""Arms by name. Full length is there twice, as it is asked what it gives for the same tokens and for the same time."""
+
+_OF_ALL_ARMS = ("model", "target", "output", "seed", "dtype", "attention", "validation", "trust_remote_code")
+_OF_EQUAL_TOKENS = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+
+
+class Arm(StrictModel):
+    """One side of a comparison.
+
+    Attributes:
+        name: what reports call it.
+        like: the kind that it is, or is a variant of: a key of `ARM_KINDS`.
+        settings: what its run does otherwise than the kind's.
+    """
+
+    name: str = Field(min_length=1, max_length=60)
+    like: str
+    settings: dict[str, Any] = Field(default={})
+
+    @property
+    def kind(self) -> ArmKind:
+        """What `like` stands for."""
+        return ARM_KINDS[self.like]
+
+    @classmethod
+    def from_setting(cls, given: Any) -> "Arm":
+        """Reads an arm as YAML gives it: a name of `ARM_KINDS`, or a mapping with `name`, `like` and run settings.
+
+        Raises:
+            ConfigError: the kind is unknown, or a setting is one that all arms share.
+        """
+        tree = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else None
+        if not tree or not isinstance(tree.get("name"), str):
+            raise ConfigError(
+                f"setting 'arms' has {given!r}; give one of {', '.join(ARM_KINDS)}, or {{name:, like:, ...}}"
+            )
+        name = tree.pop("name")
+        like = tree.pop("like", name)
+        if like not in ARM_KINDS:
+            nearest = difflib.get_close_matches(str(like), ARM_KINDS, n=1)
+            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise ConfigError(f"arm {name!r} is like {like!r}; {hint}known: {', '.join(ARM_KINDS)}")
+        for shared in _OF_ALL_ARMS:
+            if shared in tree:
+                raise ConfigError(
+                    f"arm {name!r} sets {shared!r}, which all arms of a comparison share; set it above them"
+                )
+        for shared in _OF_EQUAL_TOKENS:
+            if shared in (tree.get("training") or {}):
+                raise ConfigError(
+                    f"arm {name!r} sets 'training.{shared}'; arms are compared on equal tokens: set it for all of them"
+                )
+        return cls(name=name, like=like, settings=tree)
+
+
+class EvaluationConfig(StrictModel):
+    """What every arm is measured by, on the same held-out documents and prompts.
+
+    Attributes:
+        tasks: names of tasks, or mappings with `kind`, the task's settings and, if not those below, `lengths`.
+        lengths: input lengths in tokens; by default the original window and its doublings up to the target.
+        suites: folders of suites made by `skipwise eval build-suite`, measured at their own lengths.
+        documents: where they come from; by default the run's own `data.source`, of which the held-out part is taken.
+        regression: whether what short text lost against the base is measured too.
+        seed: of prompts and of the choice of documents.
+    """
+
+    tasks: list[str | dict[str, Any]] = Field(
+        default=[{"kind": "perplexity", "num_documents": 16}, {"kind": "passkey", "trials": 20, "num_depths": 5}]
+    )
+    lengths: list[Length] | None = None
+    suites: list[str] = Field(default=[])
+    documents: str | list[str] | None = None
+    regression: bool = True
+    seed: int = Field(default=0, ge=0)
+
+
+class CostConfig(StrictModel):
+    """Time and memory of a training step by target length, each in a process of its own.
+
+    Attributes:
+        targets: context lengths, in tokens.
+        arms: which arms; by default the reference and `full`.
+        steps: steps that are timed, each of one window; one more goes before them.
+    """
+
+    targets: list[Length] = Field(min_length=1)
+    arms: list[str] | None = None
+    steps: int = Field(default=3, ge=1)
+
+
+class Comparison(StrictModel):
+    """Arms over one base model with the same tokens, seeds, optimizer and evaluation.
+
+    Attributes:
+        run: settings that all arms share, as `skipwise.config.RunConfig` has them.
+        arms: what is compared.
+        reference: the arm that the others are held to; by default the first one called `pose` or like it, else the
+            first that is trained.
+        seeds: of training; every trained arm runs once with each.
+        reach: perplexity at the target, in validation, to which the tokens needed are counted; by default what the
+            reference ends with.
+        evaluation: what is measured.
+        costs: time and memory by target length; None measures none.
+        output: folder of everything that comes of it.
+    """
+
+    run: dict[str, Any]
+    arms: list[Arm] = Field(min_length=1)
+    reference: str
+    seeds: list[int] = Field(default=[0], min_length=1)
+    reach: float | None = Field(default=None, gt=1.0)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    costs: CostConfig | None = None
+    output: str
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> "Comparison":
+        """Checks settings as YAML gives them.
+
+        Raises:
+            ConfigError: on the first that is unknown, missing, out of range or contradicts another.
+        """
+        tree = dict(settings)
+        if "seed" in tree:
+            raise ConfigError("setting 'seed' is of a single run; a comparison has 'seeds', such as [0, 1, 2]")
+        arms = [Arm.from_setting(given) for given in _as_list(tree.pop("arms", None), "arms")]
+        own = {name: tree.pop(name) for name in cls.model_fields if name in tree and name not in ("run", "arms")}
+        run = merge_settings({"data": {}, "training": {}, "validation": {}}, tree.pop("run", tree))
+        run["data"] = {"min_tokens": run.get("target"), **run["data"]}
+        # One run as all arms share it says whether these settings can be used at all.
+        shared = RunConfig.from_mapping(run)
+        trained = [arm.name for arm in arms if arm.kind.trained]
+        like_pose = [arm.name for arm in arms if arm.like == "pose"]
+        own.setdefault("reference", (like_pose or trained or [arm.name for arm in arms] or [""])[0])
+        own.setdefault("output", f"{shared.output_folder}-compared")
+        try:
+            comparison = cls.model_validate({"run": run, "arms": [arm.model_dump() for arm in arms], **own})
+        except ValidationError as error:
+            raise ConfigError(explain(cls, error)) from None
+        comparison._check_names()
+        return comparison
+
+    @classmethod
+    def from_yaml(cls, path: Any) -> "Comparison":
+        """Reads a comparison's YAML file; raises ConfigError as `from_mapping`."""
+        return cls.from_mapping(read_settings(path))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The comparison as YAML holds it, defaults spelled out."""
+        own = self.model_dump(exclude={"run", "arms"})
+        arms = [{"name": arm.name, "like": arm.like, **arm.settings} for arm in self.arms]
+        return {**self.run, "arms": arms, **own}
+
+    def to_yaml(self) -> str:
+        """The same as text."""
+        return yaml.safe_dump(self.to_mapping(), sort_keys=False)
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def _check_names(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"setting 'arms' has {repeated[0]!r} more than once; give each arm a name of its own")
+        if self.reference not in names:
+            raise ConfigError(
+                f"setting 'reference' is {self.reference!r}; it must be one of the arms {', '.join(names)}"
+            )
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ConfigError(f"setting 'seeds' is {self.seeds}; give different whole numbers of 0 or more")
+        for name in (self.costs and self.costs.arms) or ():
+            if name not in names or not self.arm(name).kind.trained:
+                raise ConfigError(f"setting 'costs.arms' has {name!r}; give arms that are compared and trained")
+        timed = [arm.name for arm in self.arms if arm.kind.as_long_as_reference]
+        if timed and not self.arm(self.reference).kind.trained:
+            raise ConfigError(
+                f"arm {timed[0]!r} trains as long as the reference {self.reference!r}, which is not trained; give a "
+                "reference that is"
+            )
+
+
+def _as_list(value: Any, name: str) -> Sequence[Any]:
+    if not isinstance(value, list) or not value:
+        raise ConfigError(
+            f"setting {name!r} is {value!r}; give a list such as [base, interpolation-only, plain, pose, full]"
+        )
+    return value
