@@ -200,17 +200,7 @@ def _run(
     }
     job_file = place / "job.json"
     job_file.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
-    command = [sys.executable, "-m", "skipwise.compare.worker", str(job_file)]
-    with (place / "log.txt").open("a", encoding="utf-8") as log:
-        shown = None if sys.stderr.isatty() else log
-        process = subprocess.Popen(command, stdout=log, stderr=shown)
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            # From a terminal the child has the same signal, and saves; from elsewhere it is passed on.
-            process.send_signal(signal.SIGINT)
-            process.wait()
-            raise ComparisonStopped from None
+    code = _run_process(job_file)
     if code == INTERRUPTED:
         raise ComparisonStopped
     outcome = Outcome.read(place)
@@ -224,3 +214,20 @@ def _run(
         )
         outcome.write(place)
     return outcome
+
+
+def _run_process(job_file: Path) -> int:
+    """Runs the worker on a job and gives back its exit code; what it prints goes into the job's log."""
+    command = [sys.executable, "-m", "skipwise.compare.worker", str(job_file)]
+    with (job_file.parent / "log.txt").open("a", encoding="utf-8") as log:
+        # Progress bars are for a terminal.
+        shown = None if sys.stderr.isatty() else log
+        process = subprocess.Popen(command, stdout=log, stderr=shown)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # From a terminal the child has the signal already, and saves; one more would end it at once.
+            if not sys.stdin.isatty():
+                process.send_signal(signal.SIGINT)
+            process.wait()
+            raise ComparisonStopped from None

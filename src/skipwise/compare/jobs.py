@@ -80,7 +80,7 @@ class Planner:
             for target in sorted(costs.targets):
                 measured = {
                     "target": target,
-                    "data": {"join": True, "held_out": 0.0, "min_tokens": target},
+                    "data": {"held_out": 0.0, "min_tokens": target},
                     "training": {
                         "max_steps": costs.steps + 1,
                         "per_device_train_batch_size": 1,

@@ -1,0 +1,69 @@
+"""A comparison of a few steps on the tiny checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import skipwise.compare
+import skipwise.train
+from skipwise.compare import worker
+from skipwise.doctor import Verdict
+
+
+@pytest.fixture(scope="module", autouse=True)
+def token_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A store for tokens of these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIPWISE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
+    words = ["the", "river", "is", "wide", "and", "low", "hills", "roll", "on", "there", "and", "home", "again"]
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, size=120)))
+    return folder
+
+
+@pytest.fixture
+def settings(tiny_checkpoint: Path, documents: Path, tmp_path: Path) -> dict[str, Any]:
+    """Four steps of 256 tokens, from a window of 64 to 256 tokens."""
+    return {
+        "model": str(tiny_checkpoint),
+        "target": 256,
+        "window": 32,
+        "output": str(tmp_path / "compared"),
+        "data": {"source": str(documents), "held_out": 0.3},
+        "validation": {"num_documents": 1},
+        "arms": ["base", "interpolation-only", "pose"],
+        "evaluation": {"tasks": [{"kind": "perplexity", "scored_tokens": 16, "num_documents": 4}]},
+        "training": {
+            "max_steps": 4,
+            "learning_rate": 1e-2,
+            "warmup_steps": 0,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 1,
+            "gradient_checkpointing": False,
+            "disable_tqdm": True,
+        },
+    }
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs jobs in this process, and takes the preflight for granted; the names of the jobs that ran, in order."""
+    passed = Verdict(name="reach", status="pass", detail="taken for granted")
+    monkeypatch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
+    ran: list[str] = []
+
+    def run(job_file: Path) -> int:
+        ran.append("/".join(job_file.parts[-3:-1]))
+        return worker.main(job_file)
+
+    monkeypatch.setattr(skipwise.compare, "_run_process", run)
+    return ran

@@ -1,0 +1,185 @@
+"""A whole comparison: what it leaves, what fails without stopping it, and how it goes on."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import skipwise.compare
+from skipwise.compare import Comparison, ComparisonStopped, compare
+from skipwise.compare.worker import INTERRUPTED, Outcome, failure_of
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.train.trainer import SkipwiseTrainer
+
+
+def about(folder: str) -> dict[str, Any]:
+    return json.loads((Path(folder) / "comparison.json").read_text())
+
+
+def values(results: Any, arm: str) -> dict[int, float]:
+    return {
+        record.length_tokens: record.value
+        for record in results.records
+        if record.details["compared"] == arm and record.metric == "perplexity"
+    }
+
+
+def test_arms_are_measured_on_the_same_and_differ_as_they_should(settings, in_process) -> None:
+    results = compare(Comparison.from_mapping(settings | {"seeds": [0, 1]}), command="skipwise compare x")
+    assert in_process == ["arms/base", "arms/interpolation-only", "pose/seed-0", "pose/seed-1"]
+    base, untrained, pose = (values(results, arm) for arm in ("base", "interpolation-only", "pose"))
+    assert set(base) == set(untrained) == set(pose) == {64, 128, 256}
+    assert base[256] != untrained[256]
+    assert pose[256] < untrained[256], "trained on text of thirteen words"
+    found = about(settings["output"])
+    assert found["arms"]["pose"]["runs"][1]["tokens"] == 4 * 8 * 32
+    assert found["arms"]["pose"]["runs"][0]["training_seconds"] > 0
+    apart = {(one["arm"], one["length_tokens"]): one for one in found["differences"] if one["task"] == "perplexity"}
+    assert apart["interpolation-only", 256]["value"] > 0
+    assert apart["interpolation-only", 256]["num_seeds"] == 2
+    reached = {(one["arm"], one["seed"]): one["tokens"] for one in found["reached"]}
+    assert set(reached) == {("pose", 0), ("pose", 1)}
+    assert any(tokens is not None for tokens in reached.values())
+    # The base is held to itself by nothing; what short text lost is told of the others.
+    assert {r.details["compared"] for r in results.records if r.task == "regression"} == {"interpolation-only", "pose"}
+    lines = (Path(settings["output"]) / "records.jsonl").read_text().splitlines()
+    assert len(lines) == len(results.records)
+
+
+def test_an_arm_that_fails_is_recorded_and_the_rest_go_on(settings, in_process, monkeypatch) -> None:
+    own = SkipwiseTrainer.training_step
+
+    def training_step(trainer: Any, *arguments: Any, **keywords: Any) -> Any:
+        if "bursting" in str(trainer.args.output_dir):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        loss = own(trainer, *arguments, **keywords)
+        if "exploding" in str(trainer.args.output_dir):
+            raise CheckpointError(f"the loss is nan at step {trainer.state.global_step + 1}: lower it")
+        return loss
+
+    monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
+    arms = [{"name": "exploding", "like": "pose"}, {"name": "bursting", "like": "pose"}, "pose"]
+    made = Comparison.from_mapping(settings | {"arms": arms, "reference": "pose"})
+    results = compare(made)
+    assert results.failed == ["exploding", "bursting"]
+    runs = {name: arm["runs"][0] for name, arm in about(settings["output"])["arms"].items()}
+    assert runs["exploding"]["failure"] == "not a number"
+    assert "step 1" in runs["exploding"]["error"]
+    assert runs["bursting"]["failure"] == "out of memory"
+    assert runs["pose"]["status"] == "done"
+    # What failed stays failed until it is asked for again.
+    in_process.clear()
+    compare(made, resume=True)
+    assert in_process == []
+    monkeypatch.undo()
+
+
+def test_failed_arms_are_run_again_when_asked(settings, in_process) -> None:
+    made = Comparison.from_mapping(settings)
+    place = Path(settings["output"]) / "arms/pose/seed-0"
+    compare(made)
+    Outcome(status="failed", failure="error", error="the disk was full").write(place)
+    in_process.clear()
+    assert compare(made, resume=True, retry_failed=True).failed == []
+    assert in_process == ["pose/seed-0"]
+
+
+def test_a_stopped_comparison_goes_on_at_the_step_where_it_stopped(settings, in_process, monkeypatch) -> None:
+    import os
+
+    whole = compare(Comparison.from_mapping(settings | {"output": settings["output"] + "-whole"}))
+    own, steps = SkipwiseTrainer.training_step, []
+
+    def training_step(trainer: Any, *arguments: Any, **keywords: Any) -> Any:
+        steps.append(trainer.state.global_step + 1)
+        if steps == [1, 2]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return own(trainer, *arguments, **keywords)
+
+    monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
+    made = Comparison.from_mapping(settings)
+    with pytest.raises(ComparisonStopped):
+        compare(made)
+    in_process.clear()
+    gone_on = compare(made, resume=True)
+    assert in_process == ["pose/seed-0"], "the arms before it are not run again"
+    assert steps == [1, 2, 3, 4]
+    assert values(gone_on, "pose") == values(whole, "pose")
+
+
+def test_arms_may_join_later_and_what_was_measured_may_not_change(settings, in_process) -> None:
+    compare(Comparison.from_mapping(settings))
+    in_process.clear()
+    more = Comparison.from_mapping(settings | {"arms": [*settings["arms"], "plain"]})
+    assert set(compare(more, resume=True).about["arms"]) == {"base", "interpolation-only", "pose", "plain"}
+    assert in_process == ["plain/seed-0"]
+    changed = settings | {"training": settings["training"] | {"max_steps": 5}}
+    with pytest.raises(ConfigError, match="begun with other settings of run"):
+        compare(Comparison.from_mapping(changed), resume=True)
+    with pytest.raises(ConfigError, match="is not empty; go on with --resume"):
+        compare(Comparison.from_mapping(settings))
+    with pytest.raises(ConfigError, match="there is no comparison in"):
+        compare(Comparison.from_mapping(settings | {"output": settings["output"] + "-other"}), resume=True)
+
+
+def test_full_length_for_the_same_time_takes_the_steps_that_fit(settings, in_process) -> None:
+    arms = ["pose", "full-equal-time", "full"]
+    folder = Path(settings["output"])
+    made = Comparison.from_mapping(settings | {"arms": arms})
+    compare(made)
+    # As if a step of full length took two and a half times as long.
+    for arm, seconds in (("pose", 4.0), ("full", 10.0)):
+        Outcome(status="done", steps=4, training_seconds=seconds).write(folder / f"arms/{arm}/seed-0")
+    (folder / "arms/full-equal-time/seed-0/outcome.json").unlink()
+    for file in (folder / "arms/full-equal-time/seed-0/model").rglob("*"):
+        file.unlink()
+    results = compare(made, resume=True)
+    assert results.about["arms"]["full-equal-time"]["runs"][0]["steps"] == 2
+
+
+def test_costs_are_measured_at_each_target(settings, in_process) -> None:
+    made = Comparison.from_mapping(settings | {"arms": ["pose", "full"], "costs": {"targets": [128, 512], "steps": 2}})
+    costs = {(one["arm"], one["target_tokens"]): one for one in compare(made).about["costs"]}
+    assert set(costs) == {(arm, target) for arm in ("pose", "full") for target in (128, 512)}
+    assert all(one["step_seconds"] > 0 and one["peak_bytes"] > 2**20 for one in costs.values())
+    assert not list((Path(settings["output"]) / "costs").rglob("*.safetensors"))
+
+
+def test_a_process_that_is_killed_ran_out_of_memory(settings, monkeypatch) -> None:
+    monkeypatch.setattr(skipwise.compare, "_run_process", lambda job_file: -signal.SIGKILL)
+    results = compare(Comparison.from_mapping(settings | {"arms": ["pose"]}))
+    run = results.about["arms"]["pose"]["runs"][0]
+    assert run["failure"] == "out of memory"
+    assert "log.txt" in run["error"]
+
+
+def test_an_interrupted_process_stops_the_comparison(settings, monkeypatch) -> None:
+    monkeypatch.setattr(skipwise.compare, "_run_process", lambda job_file: INTERRUPTED)
+    with pytest.raises(ComparisonStopped):
+        compare(Comparison.from_mapping(settings | {"arms": ["pose"]}))
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory"), "out of memory"),
+        (CheckpointError("the loss is nan at step 3"), "not a number"),
+        (CheckpointError("passkey, length 64: logits are NaN at position 3"), "not a number"),
+        (ValueError("something else"), "error"),
+    ],
+)
+def test_failures_by_kind(error: Exception, failure: str) -> None:
+    assert failure_of(error) == failure
+
+
+@pytest.mark.slow
+def test_each_arm_has_a_process_of_its_own(settings) -> None:
+    made = Comparison.from_mapping(settings | {"arms": ["base", "pose"]})
+    results = compare(made)
+    assert results.failed == []
+    assert results.about["arms"]["pose"]["runs"][0]["peak_bytes"] > 2**27
+    assert "training" in (Path(settings["output"]) / "arms/pose/seed-0/log.txt").read_text()

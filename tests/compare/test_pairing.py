@@ -1,0 +1,156 @@
+"""Several seeds together and two arms sample by sample, against brute force and by what pairing is for."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skipwise.compare.pairing import Cell, Scores, difference, differences, pooled, pooled_results, read_scores
+from skipwise.evals.records import EvalResult
+from skipwise.evals.stats import wilson
+
+
+def nlls(sums: np.ndarray, weights: np.ndarray | None = None) -> Scores:
+    sums = np.atleast_2d(np.asarray(sums, np.float64))
+    weights = np.full(sums.shape, 10.0) if weights is None else np.broadcast_to(weights, sums.shape).astype(float)
+    return Scores(names=tuple(map(str, range(sums.shape[1]))), sums=sums, weights=weights, is_nll=True)
+
+
+def shares(correct: np.ndarray) -> Scores:
+    correct = np.atleast_2d(np.asarray(correct, np.float64))
+    return Scores(
+        names=tuple(map(str, range(correct.shape[1]))), sums=correct, weights=np.ones(correct.shape), is_nll=False
+    )
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_what_is_hard_for_both_drops_out_of_their_difference() -> None:
+    hard = np.random.default_rng(1).normal(30, 12, size=24)
+    arm = nlls(hard - 1 + np.random.default_rng(2).normal(0, 0.2, 24))
+    paired = difference(arm, nlls(hard), rng())
+    assert paired is not None
+    assert paired.low is not None
+    assert paired.high is not None
+    assert paired.value == pytest.approx(-0.1, abs=0.02)
+    assert paired.low < -0.1 < paired.high < 0
+    # By itself each arm's interval is far wider than what lies between them.
+    alone, _ = pooled(arm, rng())
+    assert alone.high is not None
+    assert math.log(alone.high / alone.value) > 5 * (paired.high - paired.value)
+
+
+def test_the_interval_is_that_of_the_paired_t_where_samples_are_many_and_normal() -> None:
+    gaps = np.random.default_rng(3).normal(-0.5, 2.0, size=400)
+    reference = np.full(400, 50.0)
+    found = difference(nlls(reference + gaps), nlls(reference), rng())
+    error = gaps.std(ddof=1) / math.sqrt(400) / 10
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value == pytest.approx(gaps.mean() / 10)
+    assert found.value - found.low == pytest.approx(1.966 * error, rel=0.08)
+    assert found.high - found.value == pytest.approx(1.966 * error, rel=0.08)
+
+
+def test_documents_weigh_by_their_tokens() -> None:
+    weights = np.array([10.0, 90.0])
+    found = difference(nlls(np.array([20.0, 90.0]), weights), nlls(np.array([10.0, 90.0]), weights), rng())
+    assert found is not None
+    assert found.value == pytest.approx(10 / 100)
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    documents = np.random.default_rng(4).normal(30, 1, size=16)
+    alike = np.stack([documents, documents + 0.01, documents - 0.01])
+    apart = np.stack([documents, documents + 3, documents - 3])
+    spread = []
+    for seeds in (alike, apart):
+        found = difference(nlls(seeds), nlls(documents), rng())
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        assert found.value == pytest.approx(0, abs=1e-9)
+        spread.append(found.high - found.low)
+    assert spread[1] > 5 * spread[0] > 0
+
+
+def test_several_seeds_are_one_geometric_mean_perplexity() -> None:
+    scores = nlls(np.array([[10.0, 20.0], [30.0, 40.0]]))
+    estimate, interval = pooled(scores, rng())
+    assert estimate.value == pytest.approx(math.sqrt(math.exp(30 / 20) * math.exp(70 / 20)))
+    assert "seeds" in interval
+
+
+def test_one_prompt_asked_of_several_seeds_is_one_prompt() -> None:
+    estimate, _ = pooled(shares(np.array([[1, 1, 0, 0]] * 3)), rng())
+    assert estimate == wilson(2, 4)
+    assert estimate.low is not None
+    assert (estimate.low or 0) < (wilson(6, 12).low or 0)
+
+
+def test_arms_on_other_samples_are_not_compared() -> None:
+    arm = nlls(np.array([1.0, 2.0]))
+    other = Scores(names=("a", "b"), sums=arm.sums, weights=arm.weights, is_nll=True)
+    assert difference(arm, other, rng()) is None
+    heavier = Scores(names=arm.names, sums=arm.sums, weights=arm.weights * 2, is_nll=True)
+    assert difference(arm, heavier, rng()) is None
+
+
+def write_samples(file: Path, nll_sums: list[float], correct: list[bool]) -> Path:
+    lines = [
+        {
+            "task": "perplexity",
+            "length_tokens": 64,
+            "document": d,
+            "prompt_sha256": f"p{d}",
+            "nll_sum": s,
+            "scored_tokens": 8,
+        }
+        for d, s in enumerate(nll_sums)
+    ] + [
+        {"task": "passkey", "length_tokens": 64, "prompt_sha256": f"q{i}", "correct": c} for i, c in enumerate(correct)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def test_samples_of_files_pair_by_what_was_asked(tmp_path: Path) -> None:
+    ours = [write_samples(tmp_path / f"{seed}.jsonl", [8.0, 16.0 + seed], [True, False]) for seed in (0, 1)]
+    theirs = [write_samples(tmp_path / "theirs.jsonl", [16.0, 24.0], [False, False])]
+    scores = {"ours": read_scores(ours), "theirs": read_scores(theirs)}
+    assert scores["ours"][Cell("perplexity", 64)].sums.tolist() == [[8.0, 16.0], [8.0, 17.0]]
+    found = {(one.task, one.length_tokens): one for one in differences(scores, "theirs")}
+    assert found["perplexity", 64].value == pytest.approx((24.5 - 40) / 16)
+    assert found["passkey", 64].value == pytest.approx(0.5)
+    assert found["passkey", 64].metric == "accuracy"
+    assert found["perplexity", 64].num_seeds == 2
+
+
+def test_a_seed_that_lacks_samples_takes_the_cell_away(tmp_path: Path) -> None:
+    files = [write_samples(tmp_path / "0.jsonl", [8.0, 16.0], []), write_samples(tmp_path / "1.jsonl", [8.0], [])]
+    assert read_scores(files) == {}
+
+
+def test_pooled_results_say_each_number_once(tmp_path: Path) -> None:
+    files = [write_samples(tmp_path / f"{seed}.jsonl", [8.0, 16.0 + 8 * seed], []) for seed in (0, 1)]
+    scores = read_scores(files)
+
+    def result(metric: str, value: float, seed: int) -> EvalResult:
+        return EvalResult(
+            task="perplexity", length_tokens=64, metric=metric, value=value, ci_low=1.0, ci_high=2.0, num_samples=2,
+            num_skipped=0, seed=0, details={"compared": "arm", "train_seed": seed, "interval": "x"},
+        )  # fmt: skip
+
+    results = [[result("perplexity", 5.0 + s, s), result("nothing that is pooled", 1.0 + s, s)] for s in (0, 1)]
+    first, second = pooled_results("arm", results, scores, [0, 1])
+    assert first.value == pytest.approx(math.exp((24 + 32) / 2 / 16))
+    assert first.ci_low is not None
+    assert first.ci_low < first.value
+    assert first.details["train_seeds"] == [0, 1]
+    assert "train_seed" not in first.details
+    assert (second.value, second.ci_low) == (1.5, None)

@@ -1,0 +1,122 @@
+"""A comparison's settings: what arms stand for, and what is refused before anything runs."""
+
+from typing import Any
+
+import pytest
+
+from skipwise.compare import ARM_KINDS, Comparison
+from skipwise.compare.jobs import Planner
+from skipwise.errors import ConfigError
+
+RUN: dict[str, Any] = {
+    "model": "embedded",
+    "target": 4096,
+    "training": {"max_steps": 10, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1},
+}
+
+
+def comparison(**settings: Any) -> Comparison:
+    return Comparison.from_mapping({**RUN, "arms": ["base", "pose", "full"], **settings})
+
+
+def jobs_of(made: Comparison) -> dict[str, Any]:
+    return {job.name: job for job in Planner(made, 256).arm_jobs()}
+
+
+def test_every_kind_of_arm_makes_a_run() -> None:
+    jobs = jobs_of(comparison(arms=list(ARM_KINDS), seeds=[0, 3]))
+    trained = [name for name, kind in ARM_KINDS.items() if kind.trained]
+    assert {name for name in jobs if "seed" in name} == {f"arms/{name}/seed-{s}" for name in trained for s in (0, 3)}
+    assert {name for name in jobs if "seed" not in name} == {"arms/base", "arms/interpolation-only"}
+
+
+@pytest.mark.parametrize("arm", [name for name, kind in ARM_KINDS.items() if kind.trained])
+def test_every_arm_takes_the_same_tokens_a_step(arm: str) -> None:
+    made = comparison(arms=["pose", *({arm} - {"pose"})])
+    run = jobs_of(made)[f"arms/{arm}/seed-0"].run
+    windows = run.training["per_device_train_batch_size"] * run.training["gradient_accumulation_steps"]
+    train = run.resolve_window(256).train
+    assert train == (4096 if ARM_KINDS[arm].whole_target else 256)
+    assert windows * train == 16 * 256
+    assert run.training["max_steps"] == 10
+
+
+def test_an_arm_with_another_window_takes_the_same_tokens_too() -> None:
+    made = comparison(arms=["pose", {"name": "wide", "like": "pose", "window": 1024, "sampler": {"skips": "flat"}}])
+    run = jobs_of(made)["arms/wide/seed-0"].run
+    assert run.training["per_device_train_batch_size"] * run.training["gradient_accumulation_steps"] * 1024 == 4096
+    assert run.sampler == {"kind": "pose", "skips": "flat"}
+
+
+def test_all_arms_draw_from_documents_as_long_as_the_target() -> None:
+    assert all(job.run.data.min_tokens == 4096 for job in jobs_of(comparison()).values())
+
+
+def test_what_all_share_is_in_every_run() -> None:
+    jobs = jobs_of(
+        comparison(interpolation="ntk", arms=["pose", {"name": "linear", "like": "pose", "interpolation": "linear"}])
+    )
+    assert jobs["arms/pose/seed-0"].run.interpolation == {"kind": "ntk"}
+    assert jobs["arms/linear/seed-0"].run.interpolation == {"kind": "linear"}
+
+
+def test_costs_are_of_one_window_at_each_target() -> None:
+    made = comparison(costs={"targets": ["1k", "16k"], "steps": 3})
+    jobs = {job.name: job for job in Planner(made, 256).cost_jobs()}
+    assert set(jobs) == {f"costs/{arm}-{target}" for arm in ("pose", "full") for target in (1024, 16384)}
+    for job in jobs.values():
+        assert job.run.training["per_device_train_batch_size"] == job.run.training["gradient_accumulation_steps"] == 1
+        assert job.run.training["max_steps"] == 4
+    assert jobs["costs/full-16384"].run.resolve_window(256).train == 16384
+    assert jobs["costs/pose-16384"].run.resolve_window(256).train == 256
+
+
+def test_yaml_gives_back_the_same_comparison(tmp_path: Any) -> None:
+    made = comparison(
+        arms=["base", {"name": "flat", "like": "pose", "sampler": {"skips": "flat"}}, "full"], seeds=[1, 2]
+    )
+    file = tmp_path / "comparison.yaml"
+    file.write_text(made.to_yaml())
+    assert Comparison.from_yaml(file) == made
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"arms": ["poze"]}, "arm 'poze' is like 'poze'; did you mean 'pose'"),
+        ({"arms": []}, "setting 'arms' is"),
+        ({"arms": "pose"}, "give a list"),
+        ({"arms": ["pose", "pose"]}, "more than once"),
+        ({"arms": [{"like": "pose"}]}, "or {name:, like:, ...}"),
+        (
+            {"arms": ["pose", {"name": "x", "like": "pose", "target": 8192}]},
+            "sets 'target', which all arms of a comparison",
+        ),
+        ({"arms": ["pose", {"name": "x", "like": "pose", "training": {"max_steps": 3}}]}, "equal tokens"),
+        ({"reference": "plain"}, "setting 'reference' is 'plain'; it must be one of the arms base, pose, full"),
+        ({"seeds": [1, 1]}, "setting 'seeds'"),
+        ({"seeds": []}, "setting 'seeds'"),
+        ({"seed": 1}, "a comparison has 'seeds'"),
+        ({"costs": {"targets": ["1k"], "arms": ["base"]}}, "setting 'costs.arms' has 'base'"),
+        ({"evaluation": {"taks": []}}, "evaluation.taks"),
+        ({"windw": 3}, "setting 'windw' is unknown; did you mean 'window'"),
+        ({"reference": "base", "arms": ["base", "full", "full-equal-time"]}, "is not trained"),
+    ],
+)
+def test_what_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        comparison(**settings)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_windows_that_do_not_fit_into_a_step_are_refused() -> None:
+    made = comparison(training={**RUN["training"], "per_device_train_batch_size": 4})
+    with pytest.raises(ConfigError, match=r"arm 'full' trains on windows of 4096 tokens and a step has 1024"):
+        Planner(made, 256).arm_jobs()
+
+
+def test_an_arm_that_its_sampler_refuses_is_named() -> None:
+    made = comparison(arms=["pose", {"name": "too many", "like": "pose", "sampler": {"chunks": 300}}])
+    with pytest.raises(ConfigError, match=r"arm 'too many'.*300"):
+        Planner(made, 256).arm_jobs()
