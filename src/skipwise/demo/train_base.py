@@ -3,6 +3,11 @@
     python -m skipwise.demo.train_base --out base-1 --minutes 27
     python -m skipwise.demo.train_base --out src/skipwise/demo/base --minutes 16 --start base-1 --rate-scale 0.5
 
+A GPT-J or a Qwen of the same width, depth and vocabulary learns from the same batches, to measure the method on other
+families than the one that ships:
+
+    python -m skipwise.demo.train_base --family gptj --out base-gptj --minutes 12
+
 Three kinds of window share every batch, each with its own mean loss:
 
 - text: the standard library's sources (held-out files excepted), every next token;
@@ -16,12 +21,24 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from skipwise.documents import is_held_out, stdlib_documents
 from skipwise.evals.passkey_prompt import FILLER, INSTRUCTION, NEEDLE, QUESTION, PasskeyBuilder
@@ -29,6 +46,32 @@ from skipwise.evals.passkey_prompt import FILLER, INSTRUCTION, NEEDLE, QUESTION,
 WINDOW = 256
 VOCABULARY = 1024
 IGNORED = -100
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "max_position_embeddings": WINDOW,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+_GATED: dict[str, Any] = {
+    **_COMMON,
+    "head_dim": 32,
+    "intermediate_size": 576,
+    "num_key_value_heads": 6,
+    "tie_word_embeddings": True,
+}
+
+FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_GATED)),
+    # Half of a head's dimensions turn: a quarter, as in GPT-J-6B, would leave four frequencies of so small a head.
+    "gptj": lambda: GPTJForCausalLM(GPTJConfig(**_COMMON, rotary_dim=16)),
+    "qwen": lambda: Qwen3ForCausalLM(Qwen3Config(**_GATED)),
+}
+"""By family, what builds a model of 2.1 or 2.2 million parameters with random weights."""
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -51,25 +94,6 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
         model_max_length=WINDOW,
-    )
-
-
-def new_model() -> LlamaForCausalLM:
-    """A Llama of 2.1 million parameters with random weights."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=192,
-            intermediate_size=576,
-            num_hidden_layers=4,
-            num_attention_heads=6,
-            num_key_value_heads=6,
-            max_position_embeddings=WINDOW,
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
     )
 
 
@@ -153,10 +177,11 @@ def losses_by_kind(logits: torch.Tensor, labels: torch.Tensor, sizes: tuple[int,
     return parts
 
 
-def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for embeddings and norms."""
-    inner = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    outer = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, head, norms and biases."""
+    blocks = next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
+    inner = [p for p in blocks.parameters() if p.ndim == 2]
+    outer = [p for p in model.parameters() if not any(p is q for q in inner)]
     return [
         torch.optim.Muon(inner, lr=0.02, momentum=0.95, weight_decay=0.02, adjust_lr_fn="original"),
         torch.optim.AdamW(outer, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
@@ -170,7 +195,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=27.0, help="training time; the schedule follows the clock")
     parser.add_argument("--steps", type=int, help="a fixed number of steps instead of a time, for repeatable runs")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--start", type=Path, help="go on from this checkpoint instead of a new model")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--family", choices=FAMILIES, default="llama", help="what a new model is; llama unless told")
+    begin.add_argument("--start", type=Path, help="go on from this checkpoint instead of a new model")
     parser.add_argument("--rate-scale", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -192,7 +219,11 @@ def main() -> None:
     )
     print(f"text: {len(texts)} files, {len(tokens):,} tokens", flush=True)
 
-    model = LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32).train() if args.start else new_model()
+    model: Any = (
+        AutoModelForCausalLM.from_pretrained(args.start, dtype=torch.float32).train()
+        if args.start
+        else FAMILIES[args.family]()
+    )
     run = torch.compile(model) if args.compile else model
     print(f"model: {model.num_parameters():,} parameters", flush=True)
     optims = optimizers(model)
@@ -229,7 +260,8 @@ def main() -> None:
 
     model.half().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    names = {"out": args.out.name, "start": args.start and args.start.name}
+    start, family = (args.start.name, None) if args.start else (None, args.family)
+    names = {"out": args.out.name, "start": start, "family": family}
     record = {**vars(args), **names, "steps_done": step, "seconds": round(time.monotonic() - begun)}
     (args.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
