@@ -1,9 +1,11 @@
 import pytest
 
-from skipwise.config import RunConfig, merge_settings, read_settings
+from skipwise.config import RunConfig, merge_settings, parse_yaml, read_settings
 from skipwise.errors import ConfigError, PositionError
 from skipwise.positions import PoSE
+from skipwise.recipes import RECIPES
 from skipwise.rope import YaRN
+from skipwise.window import Window
 
 SMALL = {"model": "some/model", "target": "32k"}
 
@@ -106,3 +108,26 @@ def test_lengths_are_checked_against_the_model():
             run.resolve_window(original)
     with pytest.raises(PositionError):
         RunConfig.from_mapping({**SMALL, "window": "64k"}).resolve_window(4096)
+
+
+def test_a_recipe_lies_under_the_settings_of_the_run() -> None:
+    plain = RunConfig.from_mapping(SMALL)
+    assert RunConfig.from_mapping({**SMALL, "recipe": "paper"}) == plain
+    grown = RunConfig.from_mapping({**SMALL, "recipe": "growing", "sampler": {"skips": "sequential"}})
+    assert grown.dilution
+    assert grown.sampler == {"kind": "pose", "skips": "sequential", "text": "aligned", "start": "anywhere"}
+    assert RunConfig.from_mapping({**SMALL, "recipe": "growing", "sampler": "randpos"}).sampler == {"kind": "randpos"}
+    with pytest.raises(ConfigError, match=r"setting 'recipe' is 'growin'; did you mean 'growing'\?"):
+        RunConfig.from_mapping({**SMALL, "recipe": "growin"})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_makes_a_run_that_its_yaml_gives_back(name: str) -> None:
+    config = RunConfig.from_mapping({**SMALL, "recipe": name})
+    assert RunConfig.from_mapping(parse_yaml(config.to_yaml())) == config
+
+
+@pytest.mark.parametrize(("given", "tokens"), [("4x", 1024), ("1.5x", 384), ("100x", 4096), ("2k", 2048), (300, 300)])
+def test_a_grown_window_is_tokens_or_times_the_training_window(given: str | int, tokens: int) -> None:
+    config = RunConfig.from_mapping({**SMALL, "growth": {"window": given}})
+    assert config.growth[0].tokens(Window(train=256, original=256, target=4096)) == tokens

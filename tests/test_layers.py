@@ -20,6 +20,7 @@ ORDER = (
     "coverage",
     "rope",
     "memory",
+    "recipes",
     "loss",
     # what a run is
     "config",
@@ -45,7 +46,7 @@ ORDER = (
     "cli",
     "__main__",
 )
-PURE = ("errors", "window", "positions", "coverage", "rope", "memory")
+PURE = ("errors", "window", "positions", "coverage", "rope", "memory", "recipes")
 MODULES = sorted(
     path.name.removesuffix(".py")
     for path in ROOT.iterdir()

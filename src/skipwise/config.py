@@ -25,6 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from skipwise.errors import ConfigError
 from skipwise.positions import PositionSampler, sampler_from
+from skipwise.recipes import DEFAULT_RECIPE, RECIPES
 from skipwise.rope import Interpolation, interpolation_from
 from skipwise.window import Window, parse_length
 
@@ -36,6 +37,19 @@ def _length(value: Any) -> Any:
 
 Length = Annotated[int, BeforeValidator(_length)]
 """A number of tokens; `32k` and `"1M"` are read too."""
+
+
+_TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
+
+
+def _length_or_times(value: Any) -> Any:
+    if isinstance(value, str) and _TIMES.fullmatch(value.strip()):
+        return value.strip()
+    return _length(value)
+
+
+GrownWindow = Annotated[int | str, BeforeValidator(_length_or_times)]
+"""A number of tokens, or how many times the training window: `4x`."""
 
 
 def _listed(value: Any) -> Any:
@@ -110,12 +124,18 @@ class GrowthConfig(StrictModel):
     down to one at a time on each device.
 
     Attributes:
-        window: training window of those steps, in tokens.
+        window: training window of those steps: tokens, or `4x` for four times the run's own; never beyond the target.
         share: which last share of the steps it is used for, unless a later stage takes over.
     """
 
-    window: Length
+    window: GrownWindow
     share: float = Field(default=0.1, gt=0.0, lt=1.0)
+
+    def tokens(self, window: Window) -> int:
+        """The training window of these steps in tokens, in a run of these lengths."""
+        if isinstance(self.window, int):
+            return self.window
+        return min(window.target, round(float(self.window.removesuffix("x")) * window.train))
 
 
 class ValidationConfig(StrictModel):
@@ -136,7 +156,8 @@ class RunConfig(StrictModel):
     """One run of `extend`.
 
     Attributes:
-        model: a folder, a hub name or a `.gguf` file.
+        model: a folder, a hub name, a `.gguf` file, or `embedded` for the small model that comes with the package.
+        recipe: a name of `skipwise.recipes.RECIPES`; its settings lie under the run's own.
         target: context length to extend to, in tokens.
         window: training window in tokens; by default the smaller of the original window and 2k.
         output: folder of the extended model; by default `runs/<model>-<target>`.
@@ -158,6 +179,7 @@ class RunConfig(StrictModel):
     """
 
     model: str
+    recipe: str = DEFAULT_RECIPE
     target: Length
     window: Length | None = None
     output: str | None = None
@@ -219,7 +241,7 @@ class RunConfig(StrictModel):
         Raises:
             ConfigError: on the first setting that is unknown, missing or out of range, with the nearest name.
         """
-        settings = with_kinds(settings)
+        settings = _over_recipe(with_kinds(settings))
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
@@ -237,6 +259,16 @@ class RunConfig(StrictModel):
     def to_yaml(self) -> str:
         """The run as YAML, every default spelled out."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def _over_recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings over those of their recipe."""
+    name = settings.get("recipe", DEFAULT_RECIPE)
+    if name not in RECIPES:
+        nearest = difflib.get_close_matches(str(name), RECIPES, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ConfigError(f"setting 'recipe' is {name!r}; {hint}known: {', '.join(RECIPES)}")
+    return merge_settings(RECIPES[name], settings)
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 
 from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
 from skipwise.cli.settings import assigned
+from skipwise.recipes import DEFAULT_RECIPE, RECIPES
 
 INTERRUPTED = 130
 
@@ -31,6 +32,12 @@ def extend(
     config: Annotated[Path | None, typer.Option("--config", help="The run as YAML; flags lie over it.")] = None,
     target: Annotated[
         int | None, typer.Option(parser=read_length, metavar="TOKENS", help="Window to extend to, such as 32k.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"Settings that belong together: {', '.join(RECIPES)}.", show_default=DEFAULT_RECIPE
+        ),
     ] = None,
     window: Annotated[
         int | None,
@@ -86,6 +93,7 @@ def extend(
     flags: dict[str, Any] = {
         "model": model,
         "target": target,
+        "recipe": recipe,
         "window": window,
         "output": output,
         "interpolation": interpolation and {"kind": interpolation},

@@ -48,6 +48,7 @@ ARM_KINDS: dict[str, ArmKind] = {
     "cream": ArmKind(settings={"sampler": {"kind": "cream"}}),
     "sentences": ArmKind(settings={"sampler": {"kind": "sentences"}}),
     "pose": ArmKind(settings={"sampler": {"kind": "pose"}}),
+    "recipe": ArmKind(settings={"recipe": "growing"}),
     "full": ArmKind(settings={"sampler": {"kind": "full"}}, whole_target=True),
     "full-equal-time": ArmKind(settings={"sampler": {"kind": "full"}}, whole_target=True, as_long_as_reference=True),
 }
@@ -180,6 +181,8 @@ class Comparison(StrictModel):
         arms = [Arm.from_setting(given) for given in _as_list(tree.pop("arms", None), "arms")]
         own = {name: tree.pop(name) for name in cls.model_fields if name in tree and name not in ("run", "arms")}
         run = merge_settings({"data": {}, "training": {}, "validation": {}}, tree.pop("run", tree))
+        # Arms are what their names say; a recipe is an arm of its own.
+        run.setdefault("recipe", "paper")
         run["data"] = {"min_tokens": run.get("target"), **run["data"]}
         # One run as all arms share it says whether these settings can be used at all.
         shared = RunConfig.from_mapping(run)

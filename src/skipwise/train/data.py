@@ -31,7 +31,7 @@ def stage_windows(config: RunConfig, window: Window, num_steps: int) -> list[tup
     windows = [(0, window)]
     for growth in config.growth:
         grown_steps = max(1, round(num_steps * growth.share))
-        windows.append((num_steps - grown_steps, dataclasses.replace(window, train=growth.window)))
+        windows.append((num_steps - grown_steps, dataclasses.replace(window, train=growth.tokens(window))))
     return windows
 
 

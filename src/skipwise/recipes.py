@@ -1,0 +1,29 @@
+"""Recipes: settings of a run that belong together, under whatever the run itself says.
+
+A recipe says how positions, text and windows are chosen; steps, learning rate and batch remain the run's own. What each
+was measured to do stands in docs/results/recipes.md. A new recipe is one entry here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    # Positional skip-wise training as its paper has it (arXiv 2309.10400): nothing but the defaults.
+    "paper": {},
+    # Text as far apart as its positions, each key counted for those that the skip leaves out (diluted attention), and
+    # windows that grow to a few times the training window: a query learns to find its way among ever more keys.
+    "growing": {
+        "sampler": {"kind": "pose", "skips": "flat", "text": "aligned", "start": "anywhere"},
+        "dilution": True,
+        "growth": [{"window": "4x", "share": 0.7}, {"window": "8x", "share": 0.25}],
+        "data": {"retrieval": 0.12},
+    },
+    # The same without wider windows, so that a step's memory is that of the training window whatever the target.
+    "diluted": {
+        "sampler": {"kind": "pose", "skips": "flat", "text": "aligned", "start": "anywhere"},
+        "dilution": True,
+        "data": {"retrieval": 0.12},
+    },
+}
+
+DEFAULT_RECIPE = "paper"
