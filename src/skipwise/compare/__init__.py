@@ -18,7 +18,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def _run(
     job_file = place / "job.json"
     job_file.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
     code = _run_process(job_file)
-    if code == INTERRUPTED:
+    if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
         raise ComparisonStopped
     outcome = Outcome.read(place)
     if outcome is None:
@@ -222,12 +223,31 @@ def _run_process(job_file: Path) -> int:
     with (job_file.parent / "log.txt").open("a", encoding="utf-8") as log:
         # Progress bars are for a terminal.
         shown = None if sys.stderr.isatty() else log
-        process = subprocess.Popen(command, stdout=log, stderr=shown)
+        # In a session of its own, so that Ctrl-C reaches it once, through here: a second one would end it unsaved.
+        process = subprocess.Popen(command, stdout=log, stderr=shown, start_new_session=True)
         try:
-            return process.wait()
+            with _stopping_on_termination():
+                return process.wait()
         except KeyboardInterrupt:
-            # From a terminal the child has the signal already, and saves; one more would end it at once.
-            if not sys.stdin.isatty():
-                process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             process.wait()
             raise ComparisonStopped from None
+
+
+@contextmanager
+def _stopping_on_termination() -> Iterator[None]:
+    """Within, SIGTERM is what Ctrl-C is, also where the shell has that ignored; only the main thread can listen."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
