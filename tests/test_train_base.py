@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from skipwise import Window, load_model
 from skipwise.demo import BASE
+from skipwise.demo.muon import Muon
 from skipwise.demo.train_base import FAMILIES, VOCABULARY, WINDOW, main, optimizers
 from skipwise.loss import training_inputs
 from skipwise.model import original_window, read_config, rotary_tables
@@ -90,3 +91,20 @@ def test_a_start_has_its_family_already(monkeypatch: pytest.MonkeyPatch, capsys:
     with pytest.raises(SystemExit):
         main()
     assert "--family: not allowed with argument --start" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (32, 96), (96, 32)])
+def test_muon_goes_where_torchs_does(shape: tuple[int, int]) -> None:
+    settings: Any = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.5}
+    rng = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=rng)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    optims = Muon([ours], **settings), torch.optim.Muon([theirs], **settings, adjust_lr_fn="original")
+    for _ in range(3):
+        ours.grad = torch.randn(shape, generator=rng)
+        theirs.grad = ours.grad.clone()
+        for optim in optims:
+            optim.step()
+    # Torch's directions are rounded to bfloat16, which has three digits.
+    moved, expected = ours.detach() - start, theirs.detach() - start
+    assert (moved - expected).norm() < 0.01 * expected.norm()

@@ -40,6 +40,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from skipwise.demo.muon import Muon
 from skipwise.documents import is_held_out, stdlib_documents
 from skipwise.evals.passkey_prompt import FILLER, INSTRUCTION, NEEDLE, QUESTION, PasskeyBuilder
 
@@ -183,7 +184,7 @@ def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     inner = [p for p in blocks.parameters() if p.ndim == 2]
     outer = [p for p in model.parameters() if not any(p is q for q in inner)]
     return [
-        torch.optim.Muon(inner, lr=0.02, momentum=0.95, weight_decay=0.02, adjust_lr_fn="original"),
+        Muon(inner, lr=0.02, momentum=0.95, weight_decay=0.02),
         torch.optim.AdamW(outer, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
