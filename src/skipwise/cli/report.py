@@ -20,7 +20,7 @@ def report(
         list[str],
         typer.Argument(
             metavar="RECORDS...",
-            help="Results of skipwise eval (FILE.jsonl, NAME=FILE.jsonl), folders of comparisons and of extended models.",
+            help="Results of skipwise eval (FILE.jsonl, NAME=FILE.jsonl), folders of comparisons, extended models.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page; an older one is replaced.")] = Path(

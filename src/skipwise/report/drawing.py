@@ -58,10 +58,12 @@ class Figure:
     Attributes:
         caption: what is shown and how to read it.
         panels: SVG elements, each complete in itself and safe to put into HTML.
+        title: a heading of its own, where a section has several.
     """
 
     caption: str
     panels: tuple[str, ...]
+    title: str = ""
 
 
 def line_style(index: int) -> dict[str, Any]:

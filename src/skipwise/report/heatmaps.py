@@ -45,7 +45,7 @@ def depth_grid(
         f"lengths within the original window of {length_label(original_tokens)} from those beyond it. "
         "Dark is 0, bright is 100."
     )
-    return Figure(caption=caption, panels=panels)
+    return Figure(caption=caption, panels=panels, title=part.replace("_", " ").capitalize())
 
 
 def _share_panel(

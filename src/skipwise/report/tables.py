@@ -80,7 +80,8 @@ def table_of(arms: Sequence[Arm], measure: Measure, *, arms_down: bool = False) 
     def cell(found: Mapping[int, Record], length: int) -> str:
         return measure.text_with_interval(found[length]) if length in found else ABSENT
 
-    title = f"{measure.title}, with 95% intervals"
+    has_intervals = any(found[n].ci_low is not None for found in columns for n in found)
+    title = f"{measure.title}, with 95% intervals" if has_intervals else measure.title
     if arms_down:
         return Table(
             title=title,

@@ -40,7 +40,7 @@ def _best_perplexity(evidence: Evidence) -> Iterator[str]:
     here = {name: found[longest] for name, found in by_arm.items() if longest in found}
     ranked = sorted(here, key=lambda name: here[name].value)
     best = ranked[0]
-    said = f"Perplexity at {_at(longest, evidence)}: {_value(here[best])} for {best}"
+    said = f"Perplexity at {_at(longest, evidence)}: {_value(here[best])} for {_name(best)}"
     if len(here) == 1:
         yield f"{said}."
         return
@@ -49,19 +49,19 @@ def _best_perplexity(evidence: Evidence) -> Iterator[str]:
     differences = _differences(evidence, PERPLEXITY, longest)
     if best in differences:
         one = differences[best]
-        said += f"; {difference_text(one)} beside {one.reference}, paired by document"
+        said += f"; {difference_text(one)} beside {_name(one.reference)}, paired by document"
     elif differences:
         # The reference is the best: who comes nearest to it?
         near = next((name for name in ranked[1:] if name in differences), None)
         if near:
-            said += f"; the next, {near}, has {difference_text(differences[near])}, paired by document"
+            said += f"; the next, {_name(near)}, has {difference_text(differences[near])}, paired by document"
     if base and base.name in here and base.name != best:
-        said += f"; {_value(here[base.name])} for {base.name}"
+        said += f"; {_value(here[base.name])} for {_name(base.name)}"
     yield f"{said}."
     if not differences and (close := [name for name in ranked[1:] if _overlap(here[name], here[best])]):
-        yield f"By their own intervals {best} is not told apart from {_names(close)} there."
+        yield f"By their own intervals {_name(best)} is not told apart from {_names(close)} there."
     if differences and (same := _undecided(differences, best)):
-        yield f"The difference to {_reference(differences)} may be nil at that length for {_names(same)}."
+        yield f"The difference to {_name(_reference(differences))} may be nil at that length for {_names(same)}."
 
 
 def _effective(evidence: Evidence) -> Iterator[str]:
@@ -114,7 +114,7 @@ def _short_text(evidence: Evidence) -> Iterator[str]:
     }
     if lost:
         told = "; ".join(
-            f"{name} {measure.text_with_interval(record)} at {length_label(length)}"
+            f"{_name(name)} {measure.text_with_interval(record)} at {length_label(length)}"
             for name, (length, record) in list(lost.items())[:_MOST_NAMES]
         )
         more = f"; and {len(lost) - _MOST_NAMES} more below" if len(lost) > _MOST_NAMES else ""
@@ -130,7 +130,7 @@ def _short_text(evidence: Evidence) -> Iterator[str]:
     best = _best_at_the_end(others)
     after = best.by_length(PERPLEXITY)[within]
     yield (
-        f"Within the original window, at {length_label(within)}: perplexity {_value(after)} for {best.name}, "
+        f"Within the original window, at {length_label(within)}: perplexity {_value(after)} for {_name(best.name)}, "
         f"{_value(before[within])} for {base.name}."
     )
 
@@ -145,7 +145,7 @@ def _training_cost(evidence: Evidence) -> Iterator[str]:
         low, high = (pick(seconds, key=lambda name: seconds[name]) for pick in (min, max))
         said = f"A training run took {seconds_text(seconds[low])}"
         if low != high:
-            said += f" ({low}) to {seconds_text(seconds[high])} ({high})"
+            said += f" ({_name(low)}) to {seconds_text(seconds[high])} ({_name(high)})"
         yield said + (f" and {bytes_text(max(peaks))} at most." if peaks else ".")
     for run in evidence.runs:
         if run.seconds is not None:
@@ -169,12 +169,12 @@ def _step_costs(evidence: Evidence) -> Iterator[str]:
     growth = {arm: last[1] / first[1] for arm, (first, last) in spans.items()}
     chosen = dict.fromkeys((min(growth, key=lambda a: growth[a]), max(growth, key=lambda a: growth[a])))
     told = "; ".join(
-        f"{arm} {seconds_text(spans[arm][0][1])} for a target of {length_label(spans[arm][0][0])}, "
+        f"{_name(arm)} {seconds_text(spans[arm][0][1])} for a target of {length_label(spans[arm][0][0])}, "
         f"{seconds_text(spans[arm][1][1])} for {length_label(spans[arm][1][0])}"
         for arm in chosen
     )
     failed = sorted({(cost.target_tokens, cost.arm) for cost in costs if cost.status == "failed"})
-    also = f"; {failed[0][1]} failed at {length_label(failed[0][0])}" if failed else ""
+    also = f"; {_name(failed[0][1])} failed at {length_label(failed[0][0])}" if failed else ""
     yield f"A training step takes: {told}{also}."
 
 
@@ -183,7 +183,7 @@ def _failures(evidence: Evidence) -> Iterator[str]:
     failed = {name: arm for name, arm in compared.items() if arm.failed}
     if failed:
         told = "; ".join(
-            f"{name} ({' '.join(arm.failed[0].why.split())[:80]}"
+            f"{_name(name)} ({' '.join(arm.failed[0].why.split())[:80]}"
             + (f", {len(arm.failed)} of {len(arm.runs)} seeds)" if arm.done else ")")
             for name, arm in list(failed.items())[:_MOST_NAMES]
         )
@@ -240,8 +240,13 @@ def _at(length: int, evidence: Evidence) -> str:
     return f"{length_label(length)} tokens{beyond}"
 
 
+def _name(name: str) -> str:
+    """A name as it stands in a sentence: in quotation marks where a comma in it would be taken for the sentence's."""
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}" if set(name) & set(",;:.()") else name
+
+
 def _names(names: Sequence[str]) -> str:
-    shown = list(names[:_MOST_NAMES])
+    shown = [_name(name) for name in names[:_MOST_NAMES]]
     if len(names) > _MOST_NAMES:
         return f"{', '.join(shown)} and {len(names) - _MOST_NAMES} more"
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from skipwise.report.comparison import ArmRun
 from skipwise.report.drawing import Figure
@@ -59,7 +60,13 @@ def serving_section(evidence: Evidence) -> Sequence[Section]:
         figures=[Figure(caption="Serving by length; all axes are logarithmic; lower is better.", panels=tuple(panels))]
         if panels
         else (),
-        tables=[table_of(evidence.arms, measure, arms_down=evidence.many) for measure in found],
+        tables=[
+            replace(
+                table_of(evidence.arms, measure, arms_down=evidence.many),
+                title=_SERVING_TITLES.get(measure.metric, measure.title),
+            )
+            for measure in found
+        ],
     )
     return (section,)
 

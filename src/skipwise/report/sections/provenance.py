@@ -51,7 +51,7 @@ def coverage_section(evidence: Evidence) -> Sequence[Section]:
                     name,
                     sampler_label(sampler),
                     f"{100 * one.share[lowest]:.3g}%",
-                    length_label(lowest) if lowest else "0",
+                    length_label(lowest) if lowest else ABSENT,
                     "never" if starved is None else length_label(starved),
                 )
             )

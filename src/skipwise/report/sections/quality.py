@@ -197,7 +197,10 @@ def _differences_figure(evidence: Evidence, group: Sequence[Difference]) -> Figu
             )
         )
     better = "Left of zero is better" if is_log_ratio else "Right of zero is better"
-    caption = f"{named}: each arm less {group[0].reference}, with 95% intervals. {better}."
+    caption = (
+        f"{named}: each arm beside {group[0].reference}, with 95% intervals. {better}. "
+        "An arrowhead and its number stand for an arm beyond the edge."
+    )
     return Figure(caption=caption, panels=tuple(panels))
 
 
