@@ -21,7 +21,7 @@ class Dot(NamedTuple):
     """One row: an arm, its number among all arms, and its value with an interval where it has one."""
 
     name: str
-    index: int
+    number: int
     value: float
     low: float | None = None
     high: float | None = None
@@ -40,9 +40,9 @@ def dot_panel(dots: Sequence[Dot], *, title: str, x_title: str, from_zero: bool 
         canvas = Canvas(figsize=(4.6, 0.9 + 0.26 * len(dots)), layout="constrained")
         axes = canvas.add_subplot()
         axes.set_title(title, fontsize=10.5, fontweight="bold", loc="left")
-        edges = _edges(dots)
+        edges = axis_edges(dots)
         for row, dot in enumerate(dots):
-            style = line_style(dot.index)
+            style = line_style(dot.number)
             if edges and not edges[0] <= dot.value <= edges[1]:
                 _draw_beyond(axes, row, dot, edges)
                 continue
@@ -69,7 +69,7 @@ def dot_panel(dots: Sequence[Dot], *, title: str, x_title: str, from_zero: bool 
         return svg_of(canvas, f"{title}, {x_title}: {said}.")
 
 
-def _edges(dots: Sequence[Dot]) -> tuple[float, float] | None:
+def axis_edges(dots: Sequence[Dot]) -> tuple[float, float] | None:
     """Ends of the axis that leave out the few arms so far off that the others would lie on one another; or None."""
     reach = {dot.name: max(abs(end) for end in (dot.value, dot.low, dot.high) if end is not None) for dot in dots}
     within = [dot for dot in dots if reach[dot.name] <= _FAR * median(reach.values())]
@@ -84,7 +84,7 @@ def _draw_beyond(axes: Axes, row: int, dot: Dot, edges: tuple[float, float]) -> 
     """An arrowhead at the edge beyond which the value lies, and the value."""
     to_the_right = dot.value > edges[1]
     edge = edges[1] if to_the_right else edges[0]
-    style = line_style(dot.index)
+    style = line_style(dot.number)
     axes.plot([edge], [row], color=style["color"], marker=">" if to_the_right else "<", markersize=8, clip_on=False)
     axes.annotate(
         f"{dot.value:,.0f}".replace("-", MINUS),

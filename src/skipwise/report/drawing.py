@@ -106,6 +106,7 @@ def svg_of(canvas: Canvas, label: str) -> str:
     body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
     for stand_in, variable in _CSS.items():
         body = body.replace(stand_in, variable)
+    label = "".join(letter if letter.isprintable() else " " for letter in label)
     width, height = float(view[3]), float(view[4])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '

@@ -91,8 +91,11 @@ def _draw_cell(axes: Axes, x: int, y: int, record: Record | None) -> None:
     if record is None:
         axes.text(x, y, ABSENT, ha="center", va="center")
         return
-    fill = SHARE_COLOURS(record.value)
+    fill = SHARE_COLOURS(min(1.0, max(0.0, record.value)))
     # Whichever of black and white stands out more; the worse of the two cases still has a contrast of 4.5 to 1.
     ink = "#000000" if relative_luminance(fill) > 0.179 else "#ffffff"
-    axes.add_patch(Rectangle((x - 0.48, y - 0.47), 0.96, 0.94, facecolor=fill, linewidth=0))
-    axes.text(x, y, f"{100 * record.value:.0f}", ha="center", va="center_baseline", color=ink, fontsize=9.5)
+    cell = axes.add_patch(Rectangle((x - 0.48, y - 0.47), 0.96, 0.94, facecolor=fill, linewidth=0))
+    number = axes.text(x, y, f"{100 * record.value:.0f}", ha="center", va="center_baseline", color=ink, fontsize=9.5)
+    # They lie within the axes; measuring each of them would take as long as drawing it.
+    cell.set_in_layout(False)
+    number.set_in_layout(False)

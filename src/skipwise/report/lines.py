@@ -203,7 +203,7 @@ def _set_value_ticks(axes: Axes) -> None:
     """Round numbers on a logarithmic axis: as many as fit, whether it spans a few per cent or many powers of ten."""
     low, high = axes.get_ylim()
     ratio = high / low
-    if ratio < 3:
+    if ratio < 6:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     else:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 1000 else (1,), numticks=12))

@@ -10,7 +10,7 @@ A record with `compared` in its details belongs to the arm of that name, whateve
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,7 @@ def read_evidence(
         given, path = _name_and_path(source)
         if path.is_dir() and (path / COMPARISON_FILE).is_file():
             comparisons.append(comparison := read_comparison(path))
-            for name in comparison.arms:
-                by_arm.setdefault(_one_line(name), [])
+            by_arm |= {name: by_arm.get(name, []) for name in comparison.arms}
             for record in _records_beside(path):
                 by_arm.setdefault(_arm_of(record, path.name), []).append(record)
             continue
@@ -131,7 +130,7 @@ def read_comparison(folder: Path) -> Comparison:
     value = _without_nulls(_json(path, DataError))
     if not isinstance(value, dict) or value.get("kind") != "comparison":
         raise DataError(f"{str(path)!r} is no comparison: its kind must be 'comparison'; `skipwise compare` writes it")
-    return _valid(_COMPARISON, value, repr(str(path)))
+    return _with_plain_names(_valid(_COMPARISON, value, repr(str(path))))
 
 
 def read_run(folder: Path) -> ExtendedRun:
@@ -189,6 +188,20 @@ def _arm_of(record: StoredRecord, otherwise: str) -> str:
 def _one_line(name: str) -> str:
     """A name without line breaks, or letters that no drawing can hold."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in name).split()) or "unnamed"
+
+
+def _with_plain_names(comparison: Comparison) -> Comparison:
+    """The comparison with its arms named as the arms of records are."""
+    return replace(
+        comparison,
+        reference=None if comparison.reference is None else _one_line(comparison.reference),
+        arms={_one_line(name): arm for name, arm in comparison.arms.items()},
+        differences=[
+            replace(one, arm=_one_line(one.arm), reference=_one_line(one.reference)) for one in comparison.differences
+        ],
+        reached=[replace(one, arm=_one_line(one.arm)) for one in comparison.reached],
+        costs=[replace(one, arm=_one_line(one.arm)) for one in comparison.costs],
+    )
 
 
 def _records_beside(folder: Path) -> list[StoredRecord]:

@@ -92,6 +92,8 @@ class Measure(NamedTuple):
             return f"{100 * value:.0f}%"
         if self.metric == LOG_RATIO:
             return f"{signed_text(per_cent_of_log(value))}%"
+        if self.metric.startswith("kl_"):
+            return digits_text(value, 2)
         if self.metric.endswith("_bytes"):
             return bytes_text(value)
         return seconds_text(value) if self.metric.endswith("_seconds") else digits_text(value)

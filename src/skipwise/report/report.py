@@ -75,9 +75,11 @@ class Report:
         render_page(self.title, self.sections, path, verdict=self.verdict, made=self.made)
 
     def markdown(self) -> str:
-        """Verdict, words and tables in the Markdown of GitHub and the hub; figures are left to the page."""
+        """Verdict, words and tables in the Markdown of GitHub and the hub; what has figures alone is left out."""
         blocks = [f"# {markdown_text(self.title)}", "\n".join(f"- {markdown_text(word)}" for word in self.verdict)]
         for section in self.sections:
+            if not section.tables:
+                continue
             blocks.append(f"## {markdown_text(section.title)}")
             blocks += map(markdown_text, section.words)
             for table in section.tables:

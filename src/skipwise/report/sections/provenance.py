@@ -130,7 +130,8 @@ def made_of(evidence: Evidence) -> dict[str, str]:
         made |= {str(name): _one_line(value) for name, value in comparison.made.items() if value is not None}
     for run in evidence.runs:
         made[f"run {run.name}"] = _run_text(run.config, run.window, run.sampler, run.interpolation)
-        made[f"corpus of {run.name}"] = settings_text(run.corpus)
+        known = {name: run.corpus[name] for name in ("fingerprint", "documents") if name in run.corpus}
+        made[f"corpus of {run.name}"] = settings_text(known)
         made[f"seed of {run.name}"] = str(run.seed)
         made.setdefault("versions", settings_text(run.versions))
     if not evidence.comparison and (models := _distinct(evidence, "model")):
@@ -138,8 +139,9 @@ def made_of(evidence: Evidence) -> dict[str, str]:
     for name, title in _TOLD.items():
         if known := _distinct(evidence, name):
             made[title] = "\n".join(known)
-    if seeds := sorted({str(record.seed) for record in _records(evidence) if hasattr(record, "seed")}):
-        made["seeds of evaluation"] = ", ".join(seeds)
+    seeds = {getattr(record, "seed", None) for record in _records(evidence)} - {None}
+    if seeds:
+        made["seeds of evaluation"] = ", ".join(map(str, sorted(seeds)))
     if known := [r.details["versions"] for r in _records(evidence) if isinstance(r.details.get("versions"), Mapping)]:
         made.setdefault("versions", settings_text(known[0]))
     return {name: value for name, value in made.items() if value}

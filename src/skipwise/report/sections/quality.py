@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from skipwise.report.charts import Dot, dot_panel
+from skipwise.report.charts import Dot, axis_edges, dot_panel
 from skipwise.report.comparison import Difference
 from skipwise.report.drawing import Figure
 from skipwise.report.effective import is_score
@@ -16,11 +16,11 @@ from skipwise.report.tables import ABSENT, Table, table_of
 REGRESSION, SERVING = "regression", "serving"
 _PERPLEXITIES = ("perplexity", "longppl")
 _REGRESSION_COLUMNS = {
-    LOG_RATIO: "Perplexity beside the base",
+    LOG_RATIO: "Perplexity",
     "kl_mean": "KL, mean",
-    "kl_p99": "KL, 99th percentile",
+    "kl_p99": "KL, 99%",
     "kl_max": "KL, largest",
-    "same_top": "Same likeliest token",
+    "same_top": "Same token",
 }
 
 
@@ -70,13 +70,10 @@ def differences_section(evidence: Evidence) -> Sequence[Section]:
 
 def difference_text(difference: Difference) -> str:
     """`−12.1% (−15.0 to −8.9%)`, or `+4.0 (−2.0 to +9.9) points`."""
-    scaled = _scaled(difference)
-    unit = "%" if difference.is_log_ratio else " points"
-    value = signed_text(scaled[0])
-    if scaled[1] is None or scaled[2] is None:
-        return f"{value}{unit}"
-    interval = f"{signed_text(scaled[1])} to {signed_text(scaled[2])}"
-    return f"{value}% ({interval}%)" if difference.is_log_ratio else f"{value} ({interval}) points"
+    value, interval = _texts(difference)
+    if difference.is_log_ratio:
+        return f"{value}% ({interval}%)" if interval else f"{value}%"
+    return f"{value} ({interval}) points" if interval else f"{value} points"
 
 
 def regression_section(evidence: Evidence) -> Sequence[Section]:
@@ -109,9 +106,9 @@ def regression_section(evidence: Evidence) -> Sequence[Section]:
         title="What short text lost",
         words=[
             "Each model beside the base it was made from, token by token on the same documents, inside the base's own "
-            "window: how much its perplexity rose, how far its predictions moved (KL divergence, in nats), and how "
-            "often both hold the same token for the likeliest. Rows named 'interpolation only' are the base's own "
-            "weights under the new scaling: what that costs before any training."
+            "window: how much its perplexity rose, how far its predictions moved (KL divergence in nats: mean, 99th "
+            "percentile, largest), and how often both hold the same token for the likeliest. Rows named 'interpolation "
+            "only' are the base's own weights under the new scaling: what that costs before any training."
         ],
         tables=tables,
     )
@@ -176,19 +173,28 @@ def _scaled(difference: Difference) -> tuple[float, float | None, float | None]:
     return scale(difference.value), None if low is None else scale(low), None if high is None else scale(high)
 
 
+def _texts(difference: Difference) -> tuple[str, str]:
+    """Value and interval, empty where there is none; tenths only where they matter."""
+    value, low, high = _scaled(difference)
+    places = 1 if abs(value) < 100 else 0
+    known = () if low is None or high is None else (low, high)
+    return signed_text(value, places), " to ".join(signed_text(end, places) for end in known)
+
+
 def _differences_figure(evidence: Evidence, group: Sequence[Difference]) -> Figure:
     """One panel at the longest length, one at the longest within the original window."""
     at = sorted({one.length_tokens for one in group})
     within = [length for length in at if length <= evidence.original_tokens][-1:]
     is_log_ratio = group[0].is_log_ratio
     named = _title(group[0])
-    panels = []
+    panels, beyond = [], False
     for length in dict.fromkeys((at[-1], *within)):
         dots = [
             Dot(one.arm, evidence.names.index(one.arm) if one.arm in evidence.names else 0, *_scaled(one))
             for one in group
             if one.length_tokens == length
         ]
+        beyond |= axis_edges(dots) is not None
         panels.append(
             dot_panel(
                 dots,
@@ -197,23 +203,25 @@ def _differences_figure(evidence: Evidence, group: Sequence[Difference]) -> Figu
             )
         )
     better = "Left of zero is better" if is_log_ratio else "Right of zero is better"
-    caption = (
-        f"{named}: each arm beside {group[0].reference}, with 95% intervals. {better}. "
-        "An arrowhead and its number stand for an arm beyond the edge."
-    )
+    caption = f"{named}: each arm beside {group[0].reference}, with 95% intervals. {better}."
+    if beyond:
+        caption += " An arrowhead with its number stands for an arm beyond the edge."
     return Figure(caption=caption, panels=tuple(panels))
 
 
 def _differences_table(group: Sequence[Difference]) -> Table:
     at = sorted({one.length_tokens for one in group})
-    found = {(one.arm, one.length_tokens): one for one in group}
+    found = {(one.arm, one.length_tokens): _texts(one) for one in group}
+
+    def cell(arm: str, length: int) -> str:
+        value, interval = found.get((arm, length), (ABSENT, ""))
+        return f"{value} ({interval})" if interval else value
+
+    unit = "per cent" if group[0].is_log_ratio else "points"
     return Table(
-        title=f"{_title(group[0])} beside {group[0].reference}, with 95% intervals",
+        title=f"{_title(group[0])}: {unit} more than {group[0].reference}, with 95% intervals",
         header=("Arm", *map(length_label, at)),
-        rows=tuple(
-            (arm, *(difference_text(found[arm, n]) if (arm, n) in found else ABSENT for n in at))
-            for arm in {one.arm: 0 for one in group}
-        ),
+        rows=tuple((arm, *(cell(arm, length) for length in at)) for arm in {one.arm: 0 for one in group}),
     )
 
 
