@@ -318,6 +318,7 @@ def test_hostile_names_stay_names(tmp_path: Path) -> None:
     for entry in (*changed["differences"], *changed["costs"], *changed["reached"]):
         entry |= {"arm": HOSTILE} if entry["arm"] == "pose" else {}
     changed["made"] = {HOSTILE: HOSTILE}
+    changed["arms"]["full"]["runs"][0]["error"] = HOSTILE
     changed["reference"] = HOSTILE
     folder = write_comparison(tmp_path / "c", changed, kinds=())
     write_lines(folder / "records.jsonl", list(records_of("pose", kinds=())), compared=HOSTILE)

@@ -139,9 +139,9 @@ def made_of(evidence: Evidence) -> dict[str, str]:
     for name, title in _TOLD.items():
         if known := _distinct(evidence, name):
             made[title] = "\n".join(known)
-    seeds = {getattr(record, "seed", None) for record in _records(evidence)} - {None}
-    if seeds:
-        made["seeds of evaluation"] = ", ".join(map(str, sorted(seeds)))
+    made["seeds of evaluation"] = ", ".join(
+        sorted({str(seed) for record in _records(evidence) if (seed := getattr(record, "seed", None)) is not None})
+    )
     if known := [r.details["versions"] for r in _records(evidence) if isinstance(r.details.get("versions"), Mapping)]:
         made.setdefault("versions", settings_text(known[0]))
     return {name: value for name, value in made.items() if value}
