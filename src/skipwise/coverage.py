@@ -31,6 +31,17 @@ class Coverage:
     standard_error: np.ndarray
     num_samples: int
 
+    @property
+    def lowest_distance(self) -> int:
+        """The first distance, in tokens, that has the smallest share."""
+        # The first of those that rounding alone sets apart.
+        return int((self.share <= self.share.min() + 1e-12).argmax())
+
+    def first_below(self, share: float) -> int | None:
+        """The first distance, in tokens, with a smaller share than this; None where there is none."""
+        first = int((self.share < share).argmax())
+        return first if self.share[first] < share else None
+
 
 def coverage(sampler: PositionSampler, window: Window, *, num_samples: int = 1000, seed: int = 0) -> np.ndarray:
     """Probability that one example trains each relative distance; `coverage_with_error` without the error.

@@ -373,6 +373,20 @@ def sampler_from(settings: str | Mapping[str, Any]) -> PositionSampler:
     return sampler(**given)
 
 
+def sampler_kind(sampler: PositionSampler) -> str:
+    """The name of a sampler in `SAMPLERS`; that of its class where it is from outside."""
+    return next(
+        (kind for kind, variant in SAMPLERS.items() if isinstance(sampler, variant)), type(sampler).__qualname__
+    )
+
+
+def sampler_label(sampler: PositionSampler) -> str:
+    """A sampler as tables and plots name it: `pose, 2 chunks, flat`."""
+    if not isinstance(sampler, PoSE):
+        return sampler_kind(sampler)
+    return f"pose, {sampler.chunks} chunk{'s' * (sampler.chunks > 1)}, {sampler.skips}"
+
+
 def _known(name: str, allowed: Collection[str]) -> str:
     """What may be given instead of an unknown name, the nearest first."""
     nearest = difflib.get_close_matches(name, allowed, n=1)

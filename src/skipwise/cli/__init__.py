@@ -16,11 +16,22 @@ import typer.core
 import typer.main
 
 from skipwise import __version__
-from skipwise.cli import benchmarks, build_suite, compare, coverage, demo, doctor, evaluate, extend, generate
+from skipwise.cli import (
+    benchmarks,
+    build_suite,
+    compare,
+    coverage,
+    demo,
+    doctor,
+    evaluate,
+    extend,
+    generate,
+    report,
+)
 from skipwise.errors import SkipwiseError
 
 # In the order of the help.
-VERBS = (doctor, coverage, extend, evaluate, build_suite, benchmarks, compare, generate, demo)
+VERBS = (doctor, coverage, extend, evaluate, build_suite, benchmarks, compare, report, generate, demo)
 
 DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 

@@ -24,7 +24,6 @@ _DEFAULT_SAMPLERS: tuple[dict[str, Any], ...] = (
     {"kind": "cream"},
 )
 _STARVED = 0.01  # a share below which a distance is reported as hardly trained
-_PLOT_FLOOR = 1e-4
 
 
 def register(app: typer.Typer) -> None:
@@ -143,20 +142,6 @@ def _chosen_samplers(kinds: list[str], chunks: list[str], skips: list[str]) -> l
     return chosen
 
 
-def _kind(sampler: "PositionSampler") -> str:
-    from skipwise.positions import SAMPLERS
-
-    return next(kind for kind, variant in SAMPLERS.items() if isinstance(sampler, variant))
-
-
-def _label(sampler: "PositionSampler") -> str:
-    from skipwise.positions import PoSE
-
-    if not isinstance(sampler, PoSE):
-        return _kind(sampler)
-    return f"pose, {sampler.chunks} chunk{'s' * (sampler.chunks > 1)}, {sampler.skips}"
-
-
 def _length(tokens: int) -> str:
     return f"{tokens // 1024}k" if tokens and tokens % 1024 == 0 else str(tokens)
 
@@ -168,35 +153,31 @@ def _distances(window: Window) -> list[int]:
     return sorted(distance for distance in eighths | ends if 1 <= distance < window.target)
 
 
-def _summary(result: "Coverage") -> tuple[float, int, int | None]:
-    """Smallest share, the first distance that has it, and the first distance with a share below 1%."""
-    # The first of those that rounding alone sets apart.
-    lowest = int((result.share <= result.share.min() + 1e-12).argmax())
-    starved = int((result.share < _STARVED).argmax())
-    return float(result.share[lowest]), lowest, starved if result.share[starved] < _STARVED else None
-
-
 def _record(window: Window, sampler: "PositionSampler", result: "Coverage") -> dict[str, Any]:
     from dataclasses import asdict
 
+    from skipwise.positions import sampler_kind
+
     distances = _distances(window)
-    lowest_share, lowest_distance, starved_from = _summary(result)
+    lowest = result.lowest_distance
     return {
-        "sampler": {"kind": _kind(sampler), **asdict(sampler)},  # type: ignore[call-overload]
+        "sampler": {"kind": sampler_kind(sampler), **asdict(sampler)},  # type: ignore[call-overload]
         "window": asdict(window),
         "distance_tokens": distances,
         "share": [float(result.share[distance]) for distance in distances],
         "standard_error": [float(result.standard_error[distance]) for distance in distances],
         "num_samples": result.num_samples,
-        "lowest_share": lowest_share,
-        "lowest_share_distance_tokens": lowest_distance,
-        "first_below_1_percent_tokens": starved_from,
+        "lowest_share": float(result.share[lowest]),
+        "lowest_share_distance_tokens": lowest,
+        "first_below_1_percent_tokens": result.first_below(_STARVED),
     }
 
 
 def _print_table(window: Window, rows: list[tuple["PositionSampler", "Coverage"]]) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from skipwise.positions import sampler_label
 
     distances = _distances(window)
     table = Table(
@@ -210,12 +191,12 @@ def _print_table(window: Window, rows: list[tuple["PositionSampler", "Coverage"]
     for heading in [*map(_length, distances), "lowest", "at", "< 1% from", "error"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for sampler, result in rows:
-        lowest_share, lowest_distance, starved_from = _summary(result)
+        lowest, starved_from = result.lowest_distance, result.first_below(_STARVED)
         table.add_row(
-            _label(sampler),
+            sampler_label(sampler),
             *(_percent(result.share[distance]) for distance in distances),
-            _percent(lowest_share),
-            _length(lowest_distance),
+            _percent(result.share[lowest]),
+            _length(lowest),
             "never" if starved_from is None else _length(starved_from),
             f"± {_percent(result.standard_error.max())}" if result.num_samples else "exact",
         )
@@ -233,34 +214,21 @@ def _percent(share: float) -> str:
 def _write_plot(path: Path, panels: list[tuple[Window, list[tuple["PositionSampler", "Coverage"]]]]) -> None:
     """The paper's figure 5, one panel for each target, with a logarithmic share so that starved distances show."""
     import matplotlib
-    import numpy as np
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    from skipwise.positions import sampler_label
+    from skipwise.report import Curve, draw_coverage
 
     # Text stays text and no dates go in: the file is small, and the same call writes the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "skipwise", "font.size": 9}):
         figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
         for axes, (window, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            distances = np.unique(np.linspace(1, window.target - 1, 300).astype(int))
-            for number, (sampler, result) in enumerate(rows):
-                share, error = result.share[distances], result.standard_error[distances]
-                style = "-" if not result.num_samples else "--"
-                axes.plot(distances, share.clip(_PLOT_FLOOR), style, color=f"C{number}", lw=1.3, label=_label(sampler))
-                if result.num_samples:
-                    low, high = (share - 2 * error).clip(_PLOT_FLOOR), (share + 2 * error).clip(_PLOT_FLOOR, 1)
-                    axes.fill_between(distances, low, high, color=f"C{number}", alpha=0.2, lw=0)
-            axes.axvline(window.train, color="0.6", lw=0.8, ls=":")
-            axes.set(
-                title=f"{_length(window.train)} to {_length(window.target)}",
-                xlabel="relative distance in tokens",
-                xlim=(0, window.target),
-                yscale="log",
-                ylim=(_PLOT_FLOOR, 1.15),
-            )
-            axes.xaxis.set_major_locator(MultipleLocator(window.target / 4))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: _length(round(tokens))))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{_percent(share)}%"))
-            axes.grid(alpha=0.25)
+            curves = [
+                Curve(name=sampler_label(sampler), coverage=result, colour=f"C{number}")
+                for number, (sampler, result) in enumerate(rows)
+            ]
+            draw_coverage(axes, window, curves)
+            axes.set_title(f"{_length(window.train)} to {_length(window.target)}")
         figure.axes[0].set_ylabel("share of examples that train it")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, 1 + len(panels)), frameon=False)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from skipwise.errors import DataError
-from skipwise.report.records import TO, Record, is_whole, length_label
+from skipwise.report.quantities import TO
+from skipwise.report.records import Record, is_whole, length_label
 
 Rule = Literal["ruler", "relative"]
 
@@ -184,13 +185,18 @@ def mean_scores(results: Iterable[Record]) -> list[MeanScore]:
     """
     by_length: dict[int, dict[tuple, Record]] = defaultdict(dict)
     for result in results:
-        is_control = str(result.details.get("kind", "")).endswith("_control")
-        if result.metric in _METRICS and is_whole(result) and not is_control:
+        if is_score(result):
             by_length[result.length_tokens][result.task, result.details.get("kind")] = result
     if not by_length:
         raise DataError("no record has a retrieval score; measure passkey, needles or RULER tasks first")
     _require_same_tasks(by_length)
     return [_mean_score(length, list(records.values())) for length, records in sorted(by_length.items())]
+
+
+def is_score(record: Record) -> bool:
+    """Whether a record is a retrieval score over a whole input; what a control scores without the context is none."""
+    is_control = str(record.details.get("kind", "")).endswith("_control")
+    return record.metric in _METRICS and is_whole(record) and not is_control
 
 
 def effective_length(

@@ -14,7 +14,7 @@ import yaml
 from skipwise.errors import CheckpointError
 from skipwise.report.effective import EffectiveLength, basis
 from skipwise.report.records import Arm, length_label, measures
-from skipwise.report.tables import markdown_cell, table_of
+from skipwise.report.tables import markdown_cell, settings_text, table_of
 from skipwise.window import Window
 
 _TEMPLATES = jinja2.Environment(
@@ -24,6 +24,7 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+_MEASURED = "## What was measured"
 _EFFECTIVE = "Effective context length:"
 _UNMEASURED = f"{_EFFECTIVE} not measured; `skipwise eval <this folder> --task ruler --verdict` measures it"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -135,8 +136,30 @@ def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> Pa
     return path
 
 
-def settings_text(settings: Mapping[str, object]) -> str:
-    """Settings in a line, the kind first and bare: `pose (chunks 2, skips flat)`."""
-    rest = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "kind" and value is not None)
-    kind = settings.get("kind")
-    return rest if kind is None else f"{kind} ({rest})" if rest else str(kind)
+def state_results(folder: Path, arms: Sequence[Arm]) -> Path:
+    """Writes what was measured into the card of an extended model, in place of what its section held before.
+
+    Args:
+        folder: the checkpoint, with a card that `write_model_card` wrote.
+        arms: models under comparison, each a column or, where they are many, a row.
+
+    Returns:
+        The card.
+
+    Raises:
+        CheckpointError: when there is no card, or it has no section for it.
+    """
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    blocks = [
+        f"{markdown_cell(table.title)}:\n\n{table.markdown()}"
+        for measure in measures(arms)
+        for table in [table_of(arms, measure, arms_down=len(arms) > 4)]
+    ]
+    blocks.append("These numbers hold for the lengths, tasks and documents that were measured.")
+    section = _MEASURED + "\n\n" + "\n\n".join(blocks) + "\n\n"
+    text, count = re.subn(rf"(?ms)^{_MEASURED}$.*?(?=^## |\Z)", lambda _: section, text)
+    if count != 1:
+        raise CheckpointError(f"{str(path)!r} has no section {_MEASURED!r} to put results in; add one to it")
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from skipwise.report.figures import Figure
+from skipwise.report.drawing import Figure
 from skipwise.report.tables import Table
 
 _TEMPLATES = jinja2.Environment(

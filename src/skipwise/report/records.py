@@ -3,12 +3,14 @@
 The records are those of `skipwise.evals`, known here by shape alone, so that a report needs no model library.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-TO = "\N{EN DASH}"
+from skipwise.report.quantities import TO, bytes_text, digits_text, per_cent_of_log, seconds_text, signed_text
+
+LOG_RATIO = "log_perplexity_ratio"
+_SHARES = ("accuracy", "score", "same_top", "key_share")
 
 
 class Record(Protocol):
@@ -56,35 +58,54 @@ class Record(Protocol):
 
 
 class Measure(NamedTuple):
-    """What was measured: a task and the metric it is scored by."""
+    """What was measured: a task, the metric it is scored by, and which part of the task where it has several.
+
+    Parts are the kinds of `needles` and `suite`, and the untrained arm that `regression` measures beside the model.
+    """
 
     task: str
     metric: str
+    part: str = ""
+
+    @classmethod
+    def of(cls, record: Record) -> "Measure":
+        """The measure of a record; the model's own arm of `regression` is the task's whole, not a part of it."""
+        arm = record.details.get("arm")
+        part = record.details.get("kind") or (arm if arm != "model" else None)
+        return cls(record.task, record.metric, str(part or ""))
 
     @property
     def is_share(self) -> bool:
         """Whether values run from 0 to 1 and are written in per cent."""
-        return self.metric.startswith("accuracy")
+        return self.metric.startswith(_SHARES)
 
     @property
     def title(self) -> str:
         """The measure as a heading, without saying a word twice: `Perplexity`, `Passkey accuracy`."""
         words = self.metric if self.task in self.metric else f"{self.task} {self.metric}"
-        return words.replace("_", " ").capitalize()
+        text = ", ".join(filter(None, (words, self.part))).replace("_", " ")
+        return text[:1].upper() + text[1:]
 
     def text(self, value: float) -> str:
-        """One value as people read it: `85%`, `9.19`, `2,100`."""
+        """One value as people read it: `85%`, `9.19`, `2,100`, `+4.2%`, `1.5 GiB`."""
         if self.is_share:
             return f"{100 * value:.0f}%"
-        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-        return f"{value:,.{digits}f}"
+        if self.metric == LOG_RATIO:
+            return f"{signed_text(per_cent_of_log(value))}%"
+        if self.metric.startswith("kl_"):
+            return digits_text(value, 2)
+        if self.metric.endswith("_bytes"):
+            return bytes_text(value)
+        return seconds_text(value) if self.metric.endswith("_seconds") else digits_text(value)
 
     def text_with_interval(self, record: Record) -> str:
         """A value and its interval: `9.19 (8.90–9.48)`; the value alone when the record has no interval."""
         if record.ci_low is None or record.ci_high is None:
             return self.text(record.value)
         low, high = self.text(record.ci_low), self.text(record.ci_high)
-        return f"{self.text(record.value)} ({low.removesuffix('%')}{TO}{high})"
+        # Signs make a dash between two numbers hard to read.
+        between = " to " if self.metric == LOG_RATIO else TO
+        return f"{self.text(record.value)} ({low.removesuffix('%')}{between}{high})"
 
 
 PERPLEXITY = Measure("perplexity", "perplexity")
@@ -112,15 +133,15 @@ class Arm:
 
     def by_length(self, measure: Measure) -> dict[int, Record]:
         """Its records of one measure over the whole input, by length in tokens, shortest first."""
-        found = {r.length_tokens: r for r in self.results if Measure(r.task, r.metric) == measure and is_whole(r)}
+        found = {r.length_tokens: r for r in self.results if is_whole(r) and Measure.of(r) == measure}
         return dict(sorted(found.items()))
 
-    def by_length_and_depth(self) -> dict[tuple[int, DepthBand], Record]:
-        """Its passkey records of single depths, by length in tokens and depth."""
+    def by_length_and_depth(self, task: str = PASSKEY.task, part: str = "") -> dict[tuple[int, DepthBand], Record]:
+        """Its records of single depths of a retrieval task, by length in tokens and depth."""
         return {
             (r.length_tokens, DepthBand(r.details["depth_from"], r.details["depth_to"])): r
             for r in self.results
-            if r.task == PASSKEY.task and "depth_from" in r.details
+            if r.task == task and "depth_from" in r.details and Measure.of(r).part == part
         }
 
 
@@ -131,7 +152,7 @@ def is_whole(record: Record) -> bool:
 
 def measures(arms: Iterable[Arm]) -> list[Measure]:
     """All that was measured over whole inputs on any arm, in the order of first appearance."""
-    return list(dict.fromkeys(Measure(r.task, r.metric) for arm in arms for r in arm.results if is_whole(r)))
+    return list(dict.fromkeys(Measure.of(r) for arm in arms for r in arm.results if is_whole(r)))
 
 
 def lengths(arms: Iterable[Arm], measure: Measure) -> list[int]:

@@ -1,13 +1,14 @@
 """Tables of results: one value that the page, the model card and the terminal each draw their own way."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import rich.box
 import rich.table
 from rich.text import Text
 
-from skipwise.report.records import Arm, Measure, length_label, lengths, measures
+from skipwise.report.records import Arm, Measure, Record, length_label, lengths, measures
 
 ABSENT = "\N{EN DASH}"
 
@@ -20,16 +21,27 @@ class Table:
         title: what the numbers are, with their unit.
         header: one text per column.
         rows: as many cells each as the header has.
+        underlined: cells that stand out, by row (-1 is the header) and column.
+        wraps: whether cells hold sentences, which may break into lines.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    underlined: frozenset[tuple[int, int]] = frozenset()
+    wraps: bool = False
 
     def markdown(self) -> str:
         """The table in the pipe syntax of GitHub and the hub; the title is left to the text around it."""
-        lines = [self.header, ("---", *("---:" for _ in self.header[1:])), *self.rows]
-        return "\n".join("| " + " | ".join(markdown_cell(cell) for cell in line) + " |" for line in lines)
+        header, *rows = (
+            "| " + " | ".join(self._markdown_cell(row, column, text) for column, text in enumerate(line)) + " |"
+            for row, line in enumerate((self.header, *self.rows), start=-1)
+        )
+        return "\n".join((header, "| " + " | ".join(("---", *("---:" for _ in self.header[1:]))) + " |", *rows))
+
+    def _markdown_cell(self, row: int, column: int, text: str) -> str:
+        cell = markdown_cell(text)
+        return f"<ins>{cell}</ins>" if (row, column) in self.underlined else cell
 
 
 def markdown_cell(text: str) -> str:
@@ -37,19 +49,53 @@ def markdown_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def table_of(arms: Sequence[Arm], measure: Measure) -> Table:
-    """One measure by length (rows) and arm (columns), with intervals."""
+def markdown_text(text: str) -> str:
+    """Text on one line that Markdown shows as it is: no HTML, no markup of its own."""
+    return re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    """Settings in a line, the kind first and bare: `pose (chunks 2, skips flat)`."""
+    rest = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "kind" and value is not None)
+    kind = settings.get("kind")
+    return rest if kind is None else f"{kind} ({rest})" if rest else str(kind)
+
+
+def shortened(name: str, most: int = 36) -> str:
+    """A name that leaves room beside it."""
+    return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def table_of(arms: Sequence[Arm], measure: Measure, *, arms_down: bool = False) -> Table:
+    """One measure by length and arm, with intervals.
+
+    Args:
+        arms: models under comparison.
+        measure: of what.
+        arms_down: a row for each arm that was measured so, where there are too many for a column each.
+    """
     columns = [arm.by_length(measure) for arm in arms]
+    at = lengths(arms, measure)
+
+    def cell(found: Mapping[int, Record], length: int) -> str:
+        return measure.text_with_interval(found[length]) if length in found else ABSENT
+
+    has_intervals = any(found[n].ci_low is not None for found in columns for n in found)
+    title = f"{measure.title}, with 95% intervals" if has_intervals else measure.title
+    if arms_down:
+        return Table(
+            title=title,
+            header=("Arm", *map(length_label, at)),
+            rows=tuple(
+                (arm.name, *(cell(found, length) for length in at))
+                for arm, found in zip(arms, columns, strict=True)
+                if found
+            ),
+        )
     return Table(
-        title=f"{measure.title}, with 95% intervals",
+        title=title,
         header=("Tokens", *(arm.name for arm in arms)),
-        rows=tuple(
-            (
-                length_label(length),
-                *(measure.text_with_interval(found[length]) if length in found else ABSENT for found in columns),
-            )
-            for length in lengths(arms, measure)
-        ),
+        rows=tuple((length_label(length), *(cell(found, length) for found in columns)) for length in at),
     )
 
 

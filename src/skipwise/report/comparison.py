@@ -1,0 +1,188 @@
+"""What a report knows of a comparison besides its records: arms, paired differences, costs and failures.
+
+`skipwise compare` leaves it as `comparison.json`; known here by shape alone, so that a report needs no model library.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import FiniteFloat
+
+from skipwise.window import Window
+
+Status = Literal["done", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmRun:
+    """One training run of an arm.
+
+    Attributes:
+        seed: of training.
+        status: `done` or `failed`.
+        failure: what kind of failure, such as `out of memory`.
+        error: its message.
+        steps: optimizer steps.
+        tokens: tokens trained on.
+        training_seconds: of those steps.
+        peak_bytes: most memory held.
+    """
+
+    seed: int
+    status: Status
+    failure: str | None = None
+    error: str | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    training_seconds: FiniteFloat | None = None
+    peak_bytes: int | None = None
+
+    @property
+    def why(self) -> str:
+        """Why it failed, in a few words."""
+        return self.failure or self.error or "no reason given"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedArm:
+    """One way to extend the model.
+
+    Attributes:
+        trained: False for an arm that is measured as it is.
+        interpolation: kind and settings; None where there is none.
+        sampler: of positions: kind and settings; None where nothing is trained, or it does not tell its settings.
+        settings: whatever else sets it apart.
+        runs: one for each seed.
+    """
+
+    trained: bool = True
+    interpolation: Mapping[str, Any] | None = None
+    sampler: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    runs: Sequence[ArmRun] = ()
+
+    @property
+    def done(self) -> list[ArmRun]:
+        """The runs that came to their end."""
+        return [run for run in self.runs if run.status == "done"]
+
+    @property
+    def failed(self) -> list[ArmRun]:
+        """The runs that did not."""
+        return [run for run in self.runs if run.status == "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """An arm beside the reference, paired by document or prompt.
+
+    Attributes:
+        arm: its name.
+        reference: the other's.
+        task: what was measured.
+        metric: `perplexity`, whose value is ln(arm / reference), or a share, whose value is arm - reference.
+        length_tokens: at which length.
+        value: the estimate.
+        ci_low: lower end of its 95% interval.
+        ci_high: upper end.
+        num_pairs: documents or prompts.
+        num_seeds: of training, pooled.
+    """
+
+    arm: str
+    reference: str
+    task: str
+    metric: str
+    length_tokens: int
+    value: FiniteFloat
+    ci_low: FiniteFloat | None = None
+    ci_high: FiniteFloat | None = None
+    num_pairs: int | None = None
+    num_seeds: int | None = None
+
+    @property
+    def is_log_ratio(self) -> bool:
+        """Whether it is a logarithm of a ratio, to be told in per cent."""
+        return self.metric == "perplexity"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """How many training tokens an arm needed to reach a perplexity; None: it never did."""
+
+    arm: str
+    seed: int
+    perplexity: FiniteFloat
+    length_tokens: int
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one training step of an arm takes for a target window, in seconds and bytes; None where it failed."""
+
+    arm: str
+    target_tokens: int
+    step_seconds: FiniteFloat | None = None
+    peak_bytes: int | None = None
+    status: Status = "done"
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Arms trained on equal tokens and measured alike.
+
+    Attributes:
+        model: what all arms start from.
+        window: lengths, in tokens.
+        reference: the arm that the others are held against.
+        seeds: of training.
+        arms: by name, in the order of the report.
+        differences: to the reference.
+        reached: tokens to a perplexity.
+        costs: of a step by target.
+        made: how it came about, by name.
+    """
+
+    model: str
+    window: Window
+    reference: str | None = None
+    seeds: Sequence[int] = ()
+    arms: Mapping[str, ComparedArm] = field(default_factory=dict)
+    differences: Sequence[Difference] = ()
+    reached: Sequence[Reached] = ()
+    costs: Sequence[Cost] = ()
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendedRun:
+    """One run of `skipwise extend`, from the `skipwise.json` in its folder.
+
+    Attributes:
+        name: of the folder.
+        window: lengths, in tokens.
+        config: the run's settings, every default spelled out.
+        sampler: of positions, as the record tells it.
+        interpolation: likewise.
+        corpus: fingerprint and counts of the text.
+        seed: of the run.
+        versions: of what it ran on.
+        steps: optimizer steps.
+        seconds: of training, this process alone.
+        peak_bytes: most memory this process held.
+    """
+
+    name: str
+    window: Window
+    config: Mapping[str, Any]
+    sampler: str
+    interpolation: str
+    corpus: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    steps: int | None = None
+    seconds: FiniteFloat | None = None
+    peak_bytes: int | None = None

@@ -1,0 +1,42 @@
+"""How numbers with a unit are written for people: bytes, seconds, tokens, signed shares."""
+
+import math
+
+TO = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def digits_text(value: float, digits: int = 3) -> str:
+    """A number with about `digits` significant digits and no fewer than it has before the point: `9.19`, `2,084`."""
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{places}f}"
+
+
+def bytes_text(value: float) -> str:
+    """Bytes in the largest binary unit that leaves 1 or more: `512 MiB`, `1.46 GiB`."""
+    power = min(len(_BINARY) - 1, int(math.log2(value) // 10)) if value >= 1 else 0
+    return f"{digits_text(value / 1024**power)} {_BINARY[power]}"
+
+
+def seconds_text(value: float) -> str:
+    """A duration in the unit that suits it: `12.0 ms`, `0.90 s`, `14 min`, `3.2 h`."""
+    if 0 < value < 0.1:
+        return f"{digits_text(1000 * value)} ms"
+    if value < 180:
+        return f"{digits_text(value, 2 if value < 10 else 3)} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{digits_text(value / 3600, 2)} h"
+
+
+def signed_text(value: float, places: int = 1) -> str:
+    """A number with its sign, `+4.2` or `−0.3`; what rounds to zero has none."""
+    text = f"{abs(value):.{places}f}"
+    if not float(text):
+        return text
+    return f"{'+' if value > 0 else MINUS}{text}"
+
+
+def per_cent_of_log(log_ratio: float) -> float:
+    """A logarithm of a ratio as per cent more, or less where negative: ln(1.05) is 5."""
+    return 100 * math.expm1(log_ratio)

@@ -1,0 +1,152 @@
+"""One report: title, verdict, sections, how it was made; and the forms in which it leaves: a page, Markdown, CSV, JSON.
+
+report = Report.of(read_evidence(["base.jsonl", "extended.jsonl"]), title="32k")
+report.write_page(Path("report.html"))
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipwise.report.evidence import Evidence
+from skipwise.report.page import Section, render_page
+from skipwise.report.records import Arm, Measure, length_label
+from skipwise.report.sections import sections_of
+from skipwise.report.sections.provenance import made_of
+from skipwise.report.sections.retrieval import effective_lengths
+from skipwise.report.tables import markdown_text
+from skipwise.report.verdict import verdict_words
+
+CSV_COLUMNS = (
+    *("arm", "task", "part", "metric", "length_tokens", "value", "ci_low", "ci_high", "num_samples", "num_skipped"),
+    *("seed", "step", "depth_from", "depth_to", "position_from", "position_to", "train_seeds", "model"),
+    *("documents_sha256", "tokenizer_sha256"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What people are to read.
+
+    Attributes:
+        title: of the page.
+        evidence: what it is made from.
+        verdict: what was found, a sentence an entry.
+        sections: in reading order.
+        made: how the numbers came about, by name.
+    """
+
+    title: str
+    evidence: Evidence
+    verdict: Sequence[str]
+    sections: Sequence[Section]
+    made: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        evidence: Evidence,
+        *,
+        title: str | None = None,
+        made: Mapping[str, str] | None = None,
+        verdict: Sequence[str] | None = None,
+    ) -> "Report":
+        """The report on some evidence.
+
+        Args:
+            evidence: what was measured.
+            title: of the page; None: from window to window.
+            made: what else is known of how it was made; comes after what the evidence tells.
+            verdict: sentences; None: what the numbers say.
+        """
+        lengths = (evidence.original_tokens, evidence.advertised_tokens)
+        return cls(
+            title=title or f"From {length_label(lengths[0])} to {length_label(lengths[1])} tokens",
+            evidence=evidence,
+            verdict=verdict_words(evidence) if verdict is None else verdict,
+            sections=sections_of(evidence),
+            made={**made_of(evidence), **(made or {})},
+        )
+
+    def write_page(self, path: Path) -> None:
+        """Writes it as one HTML file; an older one is replaced."""
+        render_page(self.title, self.sections, path, verdict=self.verdict, made=self.made)
+
+    def markdown(self) -> str:
+        """Verdict, words and tables in the Markdown of GitHub and the hub; what has figures alone is left out."""
+        blocks = [f"# {markdown_text(self.title)}", "\n".join(f"- {markdown_text(word)}" for word in self.verdict)]
+        for section in self.sections:
+            if not section.tables:
+                continue
+            blocks.append(f"## {markdown_text(section.title)}")
+            blocks += map(markdown_text, section.words)
+            for table in section.tables:
+                blocks += [f"{markdown_text(table.title)}:", table.markdown()]
+        blocks.append("## How this was made")
+        blocks.append(
+            "\n".join(f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in self.made.items())
+        )
+        return "\n\n".join(block for block in blocks if block) + "\n"
+
+    def write_csv(self, path: Path) -> None:
+        """Writes every record as a row of a tidy table, with what tells it from its neighbours."""
+        with path.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.DictWriter(file, CSV_COLUMNS)
+            rows.writeheader()
+            rows.writerows(_rows(self.evidence))
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict and the effective lengths behind it, as JSON values."""
+        return {
+            "title": self.title,
+            "verdict": list(self.verdict),
+            "arms": [arm.name for arm in self.evidence.arms],
+            "original_tokens": self.evidence.original_tokens,
+            "target_tokens": self.evidence.target_tokens,
+            "sections": [section.title for section in self.sections],
+            "effective": {
+                name: {one.rule: {"effective_tokens": one.effective_tokens, "decided": one.decided} for one in found}
+                for name, found in effective_lengths(self.evidence).items()
+            },
+            "made": dict(self.made),
+        }
+
+
+def write_report(
+    path: Path,
+    arms: Sequence[Arm],
+    *,
+    title: str,
+    original_tokens: int,
+    made: Mapping[str, str],
+    target_tokens: int | None = None,
+    verdict: Sequence[str] | None = None,
+) -> None:
+    """Writes the page on what an extension bought; what no arm was measured on is left out.
+
+    Args:
+        path: the HTML file to write.
+        arms: models under comparison, the base first, the extended one last.
+        title: of the page.
+        original_tokens: window of the base model, in tokens.
+        made: how the numbers came about, by name: the command, versions, seeds, time.
+        target_tokens: window of the extended one; None: as far as was measured.
+        verdict: sentences; by default what the numbers say.
+    """
+    evidence = Evidence(arms=arms, original_tokens=original_tokens, target_tokens=target_tokens)
+    Report.of(evidence, title=title, made=made, verdict=verdict).write_page(path)
+
+
+def _rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
+    for arm in evidence.arms:
+        for record in arm.results:
+            known = {name: getattr(record, name, None) for name in CSV_COLUMNS}
+            known |= {name: record.details[name] for name in CSV_COLUMNS if name in record.details}
+            seeds = record.details.get("train_seeds")
+            yield known | {
+                "arm": arm.name,
+                "part": Measure.of(record).part,
+                "train_seeds": " ".join(map(str, seeds)) if isinstance(seeds, list) else seeds,
+            }

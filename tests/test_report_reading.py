@@ -1,0 +1,234 @@
+"""What a report reads: results files, comparisons, extended models; and what it says of those it cannot read."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_results import (
+    comparison,
+    record,
+    records_of,
+    regression,
+    write_comparison,
+    write_extended,
+    write_lines,
+)
+
+from skipwise import cli
+from skipwise.errors import CheckpointError, ConfigError, DataError
+from skipwise.report import Measure, read_evidence
+from skipwise.report.records import PERPLEXITY
+
+
+def test_a_file_is_one_arm_named_after_it_or_as_told(tmp_path: Path) -> None:
+    first = write_lines(tmp_path / "one.jsonl", list(records_of("pose")))
+    second = write_lines(tmp_path / "two.jsonl", list(records_of("base")))
+    evidence = read_evidence([str(first), f"the base={second}"], original_tokens=256)
+    assert [arm.name for arm in evidence.arms] == ["one", "the base"]
+    assert [r.value for r in evidence.arms[1].by_length(PERPLEXITY).values()] == [8.4, 19.5, 70.4, 170.0, 172.0]
+
+
+def test_results_of_one_file_go_to_the_arm_they_name(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "r.jsonl", list(records_of("pose")), compared="a")
+    write_lines(path, list(records_of("base")), compared="b")
+    write_lines(path, [record("perplexity", "perplexity", 256, 9.0, None, None)])
+    arms = read_evidence([str(path)], original_tokens=256).arms
+    assert [arm.name for arm in arms] == ["a", "b", "r"]
+    assert len(arms[2].results) == 1
+
+
+def test_the_untrained_arm_of_regression_is_a_part_and_no_arm(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "r.jsonl", [*regression(256, 0.1, "model"), *regression(256, 0.4, "interpolation only")]
+    )
+    (arm,) = read_evidence([str(path)], original_tokens=256).arms
+    metric = "log_perplexity_ratio"
+    assert arm.by_length(Measure("regression", metric))[256].value == 0.1
+    assert arm.by_length(Measure("regression", metric, "interpolation only"))[256].value == 0.4
+
+
+def test_checkpoints_of_one_file_are_arms_of_their_own(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "run.jsonl", [record("perplexity", "perplexity", 256, 9.0, None, None)], step=50)
+    write_lines(path, [record("perplexity", "perplexity", 256, 8.0, None, None)], step=100)
+    assert [arm.name for arm in read_evidence([str(path)], original_tokens=256).arms] == [
+        "run, step 50",
+        "run, step 100",
+    ]
+
+
+def test_a_comparison_tells_windows_arms_and_costs(tmp_path: Path) -> None:
+    evidence = read_evidence([str(write_comparison(tmp_path / "c"))])
+    assert (evidence.original_tokens, evidence.target_tokens) == (256, 4096)
+    assert evidence.comparison is not None
+    assert [arm.name for arm in evidence.arms] == list(evidence.comparison.arms)[:-1]
+    assert evidence.names[-1] == "full"
+    assert evidence.base is evidence.arms[0]
+    assert evidence.comparison.arms["full"].failed[0].why == "out of memory"
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_empty_parts_of_a_comparison_are_no_parts(tmp_path: Path, nothing: Any) -> None:
+    parts = ("differences", "reached", "costs", "seeds")
+    folder = write_comparison(tmp_path / "c", dict.fromkeys(parts, nothing))
+    found = read_evidence([str(folder)]).comparison
+    assert found is not None
+    assert [len(getattr(found, part)) for part in parts] == [0, 0, 0, 0]
+
+
+def test_a_comparison_whose_arms_all_failed_needs_no_results(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "c", {"arms": {"full": comparison()["arms"]["full"]}})
+    (folder / "records.jsonl").unlink()
+    evidence = read_evidence([str(folder)])
+    assert not evidence.arms
+    assert cli.main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 0
+    assert "out of memory" in (tmp_path / "r.html").read_text()
+
+
+def test_windows_are_read_from_the_models_that_results_name(tmp_path: Path) -> None:
+    folder = write_extended(tmp_path / "model")
+    path = write_lines(
+        tmp_path / "r.jsonl", [record("perplexity", "perplexity", 256, 9.0, None, None)], model=str(folder)
+    )
+    evidence = read_evidence([str(path)])
+    assert (evidence.original_tokens, evidence.target_tokens) == (256, 4096)
+    (folder / "skipwise.json").unlink()
+    config = {"max_position_embeddings": 2048, "rope_parameters": {"original_max_position_embeddings": 512}}
+    (folder / "config.json").write_text(json.dumps(config))
+    evidence = read_evidence([str(path)])
+    assert (evidence.original_tokens, evidence.target_tokens) == (512, 2048)
+
+
+def broken(folder: Path) -> dict[str, Callable[[], list[str]]]:
+    """Every kind of bad input: its name, and how to make it."""
+
+    def file(name: str, text: str) -> list[str]:
+        (folder / name).write_text(text)
+        return [str(folder / name)]
+
+    def compared(changes: dict[str, Any]) -> list[str]:
+        return [str(write_comparison(folder / "c", changes))]
+
+    good = json.dumps(record("perplexity", "perplexity", 256, 9.0, None, None))
+
+    def twice() -> list[str]:
+        for name in "ab":
+            (folder / name).mkdir()
+            (folder / name / "r.jsonl").write_text(good)
+        return [str(folder / name / "r.jsonl") for name in "ab"]
+
+    def extended() -> list[str]:
+        (write_extended(folder / "m") / "skipwise.json").write_text("{}")
+        return [str(folder / "m")]
+
+    return {
+        "no such file": lambda: [str(folder / "none.jsonl")],
+        "no results file": lambda: file("x.txt", good),
+        "no known folder": lambda: [str(folder)],
+        "no JSON": lambda: file("x.jsonl", good + "\n\n{broken\n"),
+        "no record": lambda: file("x.jsonl", good + "\n" + json.dumps({"task": "a"})),
+        "no number": lambda: file("x.jsonl", good.replace("9.0", "NaN")),
+        "a list": lambda: file("x.jsonl", "[1]"),
+        "nothing in it": lambda: file("x.jsonl", "\n"),
+        "no window": lambda: file("x.jsonl", good),
+        "one name twice": twice,
+        "another kind": lambda: compared({"kind": "contrast"}),
+        "a bad window": lambda: compared({"window": {"train": 256, "original": 256, "target": 2}}),
+        "a bad arm": lambda: compared({"arms": {"pose": {"runs": [{"seed": 0, "status": "lost"}]}}}),
+        "a bad run": extended,
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "words"),
+    [
+        ("no such file", ConfigError, ["none.jsonl", "NAME=FILE"]),
+        ("no results file", ConfigError, ["x.txt", ".jsonl"]),
+        ("no known folder", ConfigError, ["comparison.json", "skipwise.json"]),
+        ("no JSON", DataError, ["x.jsonl' line 3", "no JSON"]),
+        ("no record", DataError, ["x.jsonl' line 2", "length_tokens"]),
+        ("no number", DataError, ["x.jsonl' line 1", "value", "finite"]),
+        ("a list", DataError, ["x.jsonl' line 1"]),
+        ("nothing in it", DataError, ["x.jsonl", "has no results", "skipwise eval --out"]),
+        ("no window", ConfigError, ["--original TOKENS"]),
+        ("one name twice", ConfigError, ["both make an arm 'r'", "NAME="]),
+        ("another kind", DataError, ["comparison.json", "kind must be 'comparison'"]),
+        ("a bad window", DataError, ["comparison.json", "target=2"]),
+        ("a bad arm", DataError, ["comparison.json", "arms.pose.runs.0.status"]),
+        ("a bad run", CheckpointError, ["skipwise.json", "window"]),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, kind: type[Exception], words: list[str]
+) -> None:
+    sources = broken(tmp_path)[what]()
+    with pytest.raises(kind) as caught:
+        read_evidence(sources)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert cli.main(["report", *sources, "--out", str(tmp_path / "r.html")]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert not (tmp_path / "r.html").exists()
+
+
+# The verb
+
+
+def test_the_verb_writes_page_markdown_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = [str(write_comparison(tmp_path / "c", kinds=["single"])), str(write_extended(tmp_path / "small-4k"))]
+    files = {name: tmp_path / f"r.{name}" for name in ("html", "md", "csv")}
+    options = ["--out", str(files["html"]), "--markdown", str(files["md"]), "--csv", str(files["csv"])]
+    assert cli.main(["report", *sources, *options, "--title", "Made up", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["title"] == "Made up"
+    assert said["effective"]["pose"]["ruler"] == {"effective_tokens": 4096, "decided": True}
+    assert said["effective"]["base"]["ruler"]["effective_tokens"] == 256
+    assert "7.37" in said["verdict"][0]
+    markdown = files["md"].read_text()
+    assert "| pose | 8.75 (8.14–9.45) |" in markdown  # noqa: RUF001
+    assert all(f"- {word}" in markdown.replace("\\", "") for word in said["verdict"])
+
+    with files["csv"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = (tmp_path / "c" / "records.jsonl").read_text().splitlines()
+    assert len(rows) == len(lines)
+    row, line = rows[-1], json.loads(lines[-1])
+    assert (row["arm"], row["metric"], float(row["value"])) == ("randpos", line["metric"], line["value"])
+    assert row["train_seeds"] == "0 1"
+    assert rows[2]["depth_to"] == "0.2"
+    assert {row["part"] for row in rows if row["task"] == "needles"} == {"single"}
+
+
+def test_results_go_into_a_card_and_replace_those_before(tmp_path: Path) -> None:
+    folder = write_extended(tmp_path / "model")
+    card = folder / "README.md"
+    card.write_text("# x\n\n## What was measured\n\nNothing was measured.\n\n## Limits\n\n- one\n")
+    lines = [one for one in records_of("pose", kinds=()) if one["task"] == "perplexity"]
+    source = str(write_lines(tmp_path / "small.jsonl", lines))
+    for _ in range(2):
+        assert cli.main(["report", source, str(folder), "--card", str(folder), "--out", str(tmp_path / "r.html")]) == 0
+    text = card.read_text()
+    assert "Nothing was measured" not in text
+    assert text.count("| 4k | 7.37 (6.85–7.96) |") == 1  # noqa: RUF001
+    assert text.endswith("## Limits\n\n- one\n")
+
+
+def test_a_card_without_its_section_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(write_lines(tmp_path / "small.jsonl", list(records_of("pose"))))
+    options = ["--original", "256", "--card", str(tmp_path), "--out", str(tmp_path / "r.html")]
+    assert cli.main(["report", source, *options]) == 2
+    assert "## What was measured" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--markdown", "--csv"])
+def test_a_place_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    for path in ("/no/such/file", str(tmp_path)):
+        assert cli.main(["report", "no.jsonl", option, path]) == 2
+        assert f"{option} is {path!r}" in capsys.readouterr().err
