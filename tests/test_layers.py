@@ -34,6 +34,7 @@ ORDER = (
     "doctor",
     # what is done with them
     "evals",
+    "calibrate",
     # reads records; `train` writes its model card with it
     "report",
     "train",

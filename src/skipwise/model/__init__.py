@@ -8,7 +8,7 @@ whatever its config says, and attention that reads its scale from the rope's con
 keep that too. So `with_rope` builds anew, around the same parameters.
 """
 
-from skipwise.model.extend import original_window, rope_state, with_rope
+from skipwise.model.extend import original_window, rope_state, with_rope, with_scaled_attention
 from skipwise.model.gptj import portability_note
 from skipwise.model.load import LoadedModel, load_model, read_config, without_weights
 from skipwise.model.rotary import rotary_tables
@@ -24,5 +24,6 @@ __all__ = [
     "rotary_tables",
     "save_model",
     "with_rope",
+    "with_scaled_attention",
     "without_weights",
 ]
