@@ -8,7 +8,6 @@ already, sharpens the logits by its square and brings much of the retrieval back
     model = with_scaled_attention(model, calibration.scale)
 
     choice.py   the rule: which of the factors measured
-    folder.py   what a checkpoint folder is told of it
 
 **Which documents.** Not those that an evaluation reads. One number is chosen here, out of ten or so, so little can be
 learnt by heart; but a score on the documents that it was chosen on would still be the best of ten. `skipwise` takes
@@ -19,7 +18,6 @@ change. Passkeys are made from a seed that no evaluation has. The hashes of the 
 
 import dataclasses
 import itertools
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,9 +39,7 @@ from skipwise.evals.records import hash_tokens
 from skipwise.model import rope_state, with_scaled_attention
 from skipwise.rope import check_carries_factor
 
-__all__ = ["Calibration", "FactorScores", "Search", "calibrate"]
-
-logger = logging.getLogger("skipwise")
+__all__ = ["Calibration", "FactorScores", "Search", "calibrate", "require_calibratable"]
 
 # No passkey here is one that an evaluation of the same seed asks for.
 _SEEDS_OF_EVALUATIONS = 2**32
@@ -185,11 +181,6 @@ def calibrate(
         CheckpointError: the unchanged model's logits are NaN.
     """
     search = search or Search()
-    state = rope_state(model.config)
-    check_carries_factor(state.kind)
-    between = round(math.sqrt(state.original * state.maximum))
-    chosen_lengths = tuple(sorted({*(lengths or (state.original, between, state.maximum))}))
-    check_length(model.config, chosen_lengths[-1], allow_beyond=False)
     context = EvalContext(
         model=model,
         tokenizer=tokenizer,
@@ -198,24 +189,39 @@ def calibrate(
         cache=cache,
         progress=progress,
     )
-    trial = _Trial(context, chosen_lengths, search)
+    trial = _checked(context, lengths, search)
     with texts_of_any_length(tokenizer):
-        trial.check()
         trial.measure(search.scales)
         chosen = trial.rule.choose(trial.measured)
         if search.refine and chosen.scale != UNCHANGED:
             trial.measure(_between_neighbours(chosen.scale, [one.scale for one in trial.measured]))
             chosen = trial.rule.choose(trial.measured)
     return Calibration(
-        kind=state.kind,
+        kind=rope_state(model.config).kind,
         trained_factor=trial.trained_factor,
         scale=chosen.scale,
-        lengths=chosen_lengths,
+        lengths=trial.lengths,
         measured=tuple(sorted(trial.measured, key=lambda one: one.scale)),
         documents=trial.document_hashes(),
         search=search,
         seed=seed,
     )
+
+
+def require_calibratable(model: Any, tokenizer: Any, documents: Sequence[np.ndarray]) -> None:
+    """Raises what `calibrate` would raise of this model and these documents before its first pass."""
+    _checked(EvalContext(model=model, tokenizer=tokenizer, documents=documents), None, Search())
+
+
+def _checked(context: EvalContext, lengths: Sequence[int] | None, search: Search) -> "_Trial":
+    """A trial of lengths and documents that can be measured."""
+    state = rope_state(context.model.config)
+    check_carries_factor(state.kind)
+    between = round(math.sqrt(state.original * state.maximum))
+    trial = _Trial(context, tuple(sorted({*(lengths or (state.original, between, state.maximum))})), search)
+    with texts_of_any_length(context.tokenizer):
+        trial.check()
+    return trial
 
 
 def _between_neighbours(scale: float, tried: Iterable[float]) -> list[float]:
@@ -235,7 +241,7 @@ class _Trial:
 
     def __init__(self, context: EvalContext, lengths: tuple[int, ...], search: Search) -> None:
         *self._shorter, self._target = lengths
-        self._context, self._search, self._lengths = context, search, lengths
+        self._context, self.lengths = context, lengths
         self._passkey = Passkey(trials=search.trials, num_depths=search.trials)
         self._perplexity = LastTokensPerplexity(
             scored_tokens=max(1, min(search.scored_tokens, lengths[0] // 2)),
@@ -249,7 +255,8 @@ class _Trial:
 
     def check(self) -> None:
         """Refuses lengths and documents that cannot be measured, before anything is."""
-        self._perplexity.check_lengths(self._context, self._lengths)
+        check_length(self._context.model.config, self._target, allow_beyond=False)
+        self._perplexity.check_lengths(self._context, self.lengths)
         self._passkey.check_lengths(self._context, [self._target])
 
     def document_hashes(self) -> tuple[str, ...]:
@@ -275,7 +282,7 @@ class _Trial:
         context = self._under(scale)
         scores = FactorScores(scale=scale, attention_factor=self.trained_factor * scale)
         try:
-            for length in self._lengths:
+            for length in self.lengths:
                 if length == self._target and self.measured and not self.rule.keeps_short(scores, self.measured[0]):
                     break
                 (measurement,) = self._perplexity.run(context, [length])

@@ -94,14 +94,14 @@ class Rule:
         if scores.broken is not None:
             return scores.broken
         if not self.keeps_short(scores, unchanged):
-            return f"loses more than {self.tolerance:.1%} at a shorter length"
+            return f"over {self.tolerance:.0%} lost below the target"
         if scores not in self.kept(measured):
-            return f"perplexity at {self.target} is more than {self.tolerance:.1%} above the best"
+            return f"over {self.tolerance:.0%} off the best at the target"
         if scores is unchanged:
             return "as trained"
         if scores.num_found < unchanged.num_found:
-            return "finds fewer passkeys than no change"
-        return "measurably better" if self._earned(scores, unchanged) else "not measurably better than no change"
+            return "fewer passkeys"
+        return "measurable gain" if self._earned(scores, unchanged) else "no measurable gain"
 
     def _within(self, log_perplexity: float, reference: float) -> bool:
         return log_perplexity <= reference + math.log1p(self.tolerance) + _ROUNDING

@@ -16,11 +16,11 @@ import typer.core
 import typer.main
 
 from skipwise import __version__
-from skipwise.cli import benchmarks, build_suite, coverage, demo, doctor, evaluate, extend, generate
+from skipwise.cli import benchmarks, build_suite, calibrate, coverage, demo, doctor, evaluate, extend, generate
 from skipwise.errors import SkipwiseError
 
 # In the order of the help.
-VERBS = (doctor, coverage, extend, evaluate, build_suite, benchmarks, generate, demo)
+VERBS = (doctor, coverage, extend, calibrate, evaluate, build_suite, benchmarks, generate, demo)
 
 DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 

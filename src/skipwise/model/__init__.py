@@ -12,7 +12,7 @@ from skipwise.model.extend import original_window, rope_state, with_rope, with_s
 from skipwise.model.gptj import portability_note
 from skipwise.model.load import LoadedModel, load_model, read_config, without_weights
 from skipwise.model.rotary import rotary_tables
-from skipwise.model.save import save_model
+from skipwise.model.save import replace_file, save_attention_scale, save_model
 
 __all__ = [
     "LoadedModel",
@@ -20,8 +20,10 @@ __all__ = [
     "original_window",
     "portability_note",
     "read_config",
+    "replace_file",
     "rope_state",
     "rotary_tables",
+    "save_attention_scale",
     "save_model",
     "with_rope",
     "with_scaled_attention",

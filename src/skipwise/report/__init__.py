@@ -2,7 +2,7 @@
 
 from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, mean_scores, short_limit
 from skipwise.report.figures import Figure, passkey_grid, perplexity_by_length
-from skipwise.report.model_card import state_effective_length, write_model_card
+from skipwise.report.model_card import state_attention_factor, state_effective_length, write_model_card
 from skipwise.report.page import Section, render_page
 from skipwise.report.records import Arm, Measure, length_label
 from skipwise.report.sections import passkey_section, perplexity_section, verdict_words, write_report
@@ -27,6 +27,7 @@ __all__ = [
     "render_page",
     "results_table",
     "short_limit",
+    "state_attention_factor",
     "state_effective_length",
     "table_of",
     "verdict_words",
