@@ -140,7 +140,7 @@ class Calibration:
             "lengths": list(self.lengths),
             "factors": [scores_json(one, self.measured, self.rule, self.seed) for one in self.measured],
             "rule": " ".join((Rule.__doc__ or "").split("Attributes:")[0].split()),
-            "settings": dataclasses.asdict(self.search),
+            "settings": {**dataclasses.asdict(self.search), "scales": list(self.search.scales)},
             "documents_sha256": list(self.documents),
             "seed": self.seed,
             "versions": library_versions(),

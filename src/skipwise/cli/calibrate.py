@@ -100,6 +100,7 @@ def calibrate(
     from skipwise.calibrate import calibrate as choose
     from skipwise.evals import SampleCache
     from skipwise.evals.context import process_state
+    from skipwise.evals.forward import check_length
     from skipwise.model import load_model, read_config, rope_state
     from skipwise.rope import check_carries_factor
     from skipwise.train.calibration import calibration_documents, write_calibration
@@ -113,10 +114,11 @@ def calibrate(
             f"model {model!r} is calibrated already: its attention factor is {rope.attention_factor:.4g}, "
             f"{rope.attention_scale:.4g} times the trained one; choose anew with --again, or look with --dry-run"
         )
+    target = max(lengths or [rope.maximum])
+    check_length(config, target, allow_beyond=False)
     state = process_state()
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     network: Any = loaded.model
-    target = max(lengths or [rope.maximum])
     texts = calibration_documents(
         _data(model, documents, field), loaded.tokenizer, target, progress=not as_json and state.is_main_process
     )

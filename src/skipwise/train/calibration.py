@@ -57,10 +57,13 @@ def calibration_documents(data: DataConfig, tokenizer: Any, target: int, *, prog
     }
     try:
         store = build_store(data.source, tokenizer, join=data.join, **arguments)
-    except DataError:
+    except DataError as too_short:
         if data.join:
             raise
-        store = build_store(data.source, tokenizer, join=True, **arguments)
+        try:
+            store = build_store(data.source, tokenizer, join=True, **arguments)
+        except DataError:
+            raise too_short from None
         logger.warning(f"calibration joins documents: none has {target} tokens by itself")
     # From all over the store: neighbours are alike.
     places = np.linspace(0, store.num_documents - 1, min(store.num_documents, _OFFERED)).astype(int)
