@@ -58,7 +58,7 @@ def held_out_of(model: str) -> HeldOut | None:
     for folder in (Path(model), Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)):
         if (record := folder / RECORD_FILE).is_file():
             data = json.loads(record.read_text(encoding="utf-8"))["config"]["data"]
-            return HeldOut(data["held_out"], data["source"], data["field"])
+            return HeldOut(data["held_out"], data["source"], data.get("field", "text"))
         if (settings := folder / SETTINGS_FILE).is_file():
             data = RunConfig.from_yaml(settings).data
             return HeldOut(data.held_out, data.source, data.field)
