@@ -35,6 +35,7 @@ ORDER = (
     "doctor",
     # what is done with them
     "evals",
+    "calibrate",
     # reads records; `train` writes its model card with it
     "report",
     "train",

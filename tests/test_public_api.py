@@ -16,6 +16,7 @@ PUBLIC = [
     "RunConfig",
     "Window",
     "__version__",
+    "calibrate",
     "coverage",
     "doctor",
     "errors",

@@ -15,6 +15,7 @@ from skipwise import errors
 from skipwise.window import Window
 
 if TYPE_CHECKING:
+    from skipwise.calibrate import calibrate
     from skipwise.config import RunConfig
     from skipwise.coverage import coverage
     from skipwise.doctor import doctor
@@ -36,6 +37,7 @@ __all__ = [
     "RunConfig",
     "Window",
     "__version__",
+    "calibrate",
     "coverage",
     "doctor",
     "errors",
@@ -54,6 +56,7 @@ _HOMES = {
     "RopeTable": "rope",
     "RunConfig": "config",
     "SAMPLERS": "positions",
+    "calibrate": "calibrate",
     "coverage": "coverage",
     "doctor": "doctor",
     "evaluate": "evals",

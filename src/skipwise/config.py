@@ -26,7 +26,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from skipwise.errors import ConfigError
 from skipwise.positions import PositionSampler, sampler_from
 from skipwise.recipes import DEFAULT_RECIPE, RECIPES
-from skipwise.rope import Interpolation, interpolation_from
+from skipwise.rope import Interpolation, check_carries_factor, interpolation_from
 from skipwise.window import Window, parse_length
 
 
@@ -170,6 +170,7 @@ class RunConfig(StrictModel):
             find its way among as many keys as the target has (see `skipwise.loss.diluted_mask`). Best with text that is
             as far apart as its positions: `sampler: {kind: pose, text: aligned, start: anywhere}`.
         validation: what is measured while training.
+        calibrate: chooses an attention factor for the target after training (see `skipwise.calibrate`).
         training: any of `transformers.TrainingArguments`. Left out, the paper's recipe: AdamW, learning rate 2e-5, 10
             warm-up steps, 1000 steps, 64 windows a step, gradient checkpointing.
         dtype: of the parameters while they are trained: `float32`, `bfloat16`, or `auto` for the checkpoint's own.
@@ -190,6 +191,7 @@ class RunConfig(StrictModel):
     growth: Annotated[list[GrowthConfig], BeforeValidator(_listed)] = []
     dilution: bool = False
     validation: ValidationConfig = ValidationConfig()
+    calibrate: bool = False
     training: dict[str, Any] = {}
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     attention: str | None = None
@@ -198,7 +200,9 @@ class RunConfig(StrictModel):
 
     def model_post_init(self, context: Any, /) -> None:
         """Builds what the settings describe once, so that a wrong one is found before any work."""
-        self.build_interpolation()
+        interpolation = self.build_interpolation()
+        if self.calibrate:
+            check_carries_factor(interpolation.kind)
         self.build_sampler()
         shares = [stage.share for stage in self.growth]
         if any(later >= earlier for earlier, later in itertools.pairwise(shares)):

@@ -21,8 +21,9 @@ SMALL = {
     # Of a model that has learnt nothing, every token is key.
     "longppl": {"short_tokens": 64, "stride_tokens": 32, "min_gain": -100.0, "max_nll": 100.0},
 }
-# These need a second model, a folder of their own, or prompts of thousands of bytes, and have tests of their own.
-NEEDING_MORE = {"regression", "suite", *TASK_GROUPS["ruler"]}
+# These need a second model, a folder of their own, or prompts of thousands of bytes, or give times that no second run
+# repeats; they have tests of their own.
+NEEDING_MORE = {"regression", "suite", "serving", *TASK_GROUPS["ruler"]}
 KINDS = [kind for kind in TASKS if kind not in NEEDING_MORE]
 LENGTHS = [250, 280]
 

@@ -168,7 +168,7 @@ def test_one_pass_where_the_device_has_room_for_it_and_attends_without_a_square(
     monkeypatch.setattr(forward, "_free_bytes", lambda device: free)
     config = make_llama(intermediate_size=inside).config
     model = SimpleNamespace(config=config, dtype=torch.float32, device=torch.device(device))
-    assert forward._pass_columns(model, 1, 1000) == columns
+    assert forward.pass_columns(model, 1, 1000) == columns
 
 
 def test_a_cpu_says_what_is_free() -> None:

@@ -19,6 +19,7 @@ from skipwise import __version__
 from skipwise.cli import (
     benchmarks,
     build_suite,
+    calibrate,
     compare,
     coverage,
     demo,
@@ -31,7 +32,7 @@ from skipwise.cli import (
 from skipwise.errors import SkipwiseError
 
 # In the order of the help.
-VERBS = (doctor, coverage, extend, evaluate, build_suite, benchmarks, compare, report, generate, demo)
+VERBS = (doctor, coverage, extend, calibrate, evaluate, build_suite, benchmarks, compare, report, generate, demo)
 
 DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 

@@ -68,7 +68,8 @@ def evaluate(
             "--task",
             metavar="NAME,...",
             help="Any of perplexity (last tokens), sliding, truncated, nll_by_position, longppl, passkey, needles, "
-            "ruler (all its 13 tasks; or single ones, such as ruler_vt), regression (against --base), suite.",
+            "ruler (all its 13 tasks; or single ones, such as ruler_vt), regression (against --base), suite, "
+            "serving (time and memory).",
             show_default="perplexity,passkey",
         ),
     ] = None,

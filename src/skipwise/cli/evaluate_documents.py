@@ -20,10 +20,12 @@ class HeldOut(NamedTuple):
     Attributes:
         share: of its documents, 0 to 1.
         source: where its documents came from.
+        field: entry with their text.
     """
 
     share: float
     source: str | list[str]
+    field: str = "text"
 
 
 class Choice(NamedTuple):
@@ -56,10 +58,10 @@ def held_out_of(model: str) -> HeldOut | None:
     for folder in (Path(model), Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)):
         if (record := folder / RECORD_FILE).is_file():
             data = json.loads(record.read_text(encoding="utf-8"))["config"]["data"]
-            return HeldOut(data["held_out"], data["source"])
+            return HeldOut(data["held_out"], data["source"], data.get("field", "text"))
         if (settings := folder / SETTINGS_FILE).is_file():
             data = RunConfig.from_yaml(settings).data
-            return HeldOut(data.held_out, data.source)
+            return HeldOut(data.held_out, data.source, data.field)
     return None
 
 

@@ -79,6 +79,9 @@ def extend(
     ] = None,
     attention: AttentionOption = None,
     seed: Annotated[int | None, typer.Option(help="Source of every draw.", show_default="0")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="After training, choose an attention factor for the target.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any setting of the YAML file, such as data.join=true."),
@@ -103,6 +106,7 @@ def extend(
         "training": _given({"max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": batch}),
         "attention": attention,
         "seed": seed,
+        "calibrate": calibrate or None,
         "trust_remote_code": trust_remote_code or None,
     }
     tree = merge_settings(read_settings(config) if config else {}, _given(flags))

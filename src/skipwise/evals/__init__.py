@@ -28,6 +28,7 @@ from skipwise.evals.prompts import texts_of_any_length
 from skipwise.evals.records import EvalResult, Measurement, Sample, sample_line
 from skipwise.evals.regression import ShortWindowRegression
 from skipwise.evals.ruler import RULER
+from skipwise.evals.serving import Serving
 from skipwise.evals.sliding import SlidingWindowPerplexity
 from skipwise.evals.suite import Suite
 from skipwise.evals.truncated import TruncatedPerplexity
@@ -43,6 +44,7 @@ TASKS: dict[str, type] = {
     **RULER,
     "regression": ShortWindowRegression,
     "suite": Suite,
+    "serving": Serving,
 }
 
 TASK_GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(name for name in TASKS if name.startswith("ruler_"))}

@@ -116,7 +116,7 @@ def logit_pieces(
     """
     model = plain_model(model)
     batch, num_tokens = input_ids.shape
-    chunk_tokens = chunk_tokens or _pass_columns(model, batch, num_tokens)
+    chunk_tokens = chunk_tokens or pass_columns(model, batch, num_tokens)
     piece_tokens = logit_columns(model, batch, logits_bytes)
     input_ids = input_ids.to(model.device)
     positions = torch.arange(num_tokens, device=model.device).expand(batch, -1)
@@ -150,8 +150,8 @@ def logit_columns(model: Any, batch: int, logits_bytes: int = _LOGITS_BYTES) -> 
     return max(1, logits_bytes // (4 * batch * model.config.get_text_config().vocab_size))
 
 
-def _pass_columns(model: Any, batch: int, num_tokens: int) -> int:
-    """Positions of one pass through the decoder.
+def pass_columns(model: Any, batch: int, num_tokens: int) -> int:
+    """Positions of one pass through the decoder, of each of `batch` rows of `num_tokens`.
 
     One pass for all is fastest: it needs no mask but `is_causal`, which halves attention, and no cache. Eager attention
     and layers of a limited reach would make a mask of `n x n`.

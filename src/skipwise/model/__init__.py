@@ -8,11 +8,11 @@ whatever its config says, and attention that reads its scale from the rope's con
 keep that too. So `with_rope` builds anew, around the same parameters.
 """
 
-from skipwise.model.extend import original_window, rope_state, with_rope
+from skipwise.model.extend import original_window, rope_state, with_rope, with_scaled_attention
 from skipwise.model.gptj import portability_note
 from skipwise.model.load import LoadedModel, load_model, read_config, without_weights
 from skipwise.model.rotary import rotary_tables
-from skipwise.model.save import save_model
+from skipwise.model.save import replace_file, save_attention_scale, save_model
 
 __all__ = [
     "LoadedModel",
@@ -20,9 +20,12 @@ __all__ = [
     "original_window",
     "portability_note",
     "read_config",
+    "replace_file",
     "rope_state",
     "rotary_tables",
+    "save_attention_scale",
     "save_model",
     "with_rope",
+    "with_scaled_attention",
     "without_weights",
 ]

@@ -1,6 +1,6 @@
 """A model under another interpolation: a new config, and a new model around the parameters of the old one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 from skipwise.errors import ConfigError
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
-from skipwise.rope import Interpolation, RopeState, read_rope, write_rope
+from skipwise.rope import Interpolation, RopeState, read_rope, with_attention_scale, write_rope
 from skipwise.window import Window
 
 
@@ -33,7 +33,7 @@ def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Wind
     Args:
         model: a plain model, neither quantised nor wrapped by an adapter library.
         interpolation: how its rotary table is stretched. On a model that is extended already it must be of the same
-            kind, and is worked out from the base model again (as when an attention factor is calibrated).
+            kind, and is worked out from the base model again.
         window: the lengths that the interpolation is for.
 
     Returns:
@@ -43,19 +43,49 @@ def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Wind
     Raises:
         ConfigError: the model is wrapped or quantised, or its config cannot take this interpolation.
     """
+    return _under(model, lambda config: extended_config(config, interpolation, window))
+
+
+def with_scaled_attention(model: PreTrainedModel, scale: float) -> PreTrainedModel:
+    """The same model with `scale` times the attention factor that it was trained with, around the same parameters.
+
+    Args:
+        model: as for `with_rope`.
+        scale: of the factor on cos and sin; attention logits grow by its square. However often a model is scaled,
+            it counts from what the model was trained with.
+
+    Raises:
+        ConfigError: as for `with_rope`; and the model's interpolation cannot carry an attention factor in a config.
+    """
+    return _under(model, lambda config: scaled_config(config, scale))
+
+
+def _under(model: PreTrainedModel, change: Callable[[PreTrainedConfig], PreTrainedConfig]) -> PreTrainedModel:
+    """The same model built under a changed config, around the same parameters."""
     if hasattr(model, "peft_config") or getattr(model, "is_quantized", False):
         raise ConfigError(
-            "with_rope was given a model with an adapter or with quantised weights; merge or dequantise it first"
+            "the model has an adapter or quantised weights, so it cannot be built under another config; merge or "
+            "dequantise it first"
         )
     parameters = dict(model.named_parameters(remove_duplicate=False))
     with quiet_transformers():
-        return built_around(type(model), extended_config(model.config, interpolation, window), parameters, model)
+        return built_around(type(model), change(model.config), parameters, model)
 
 
 def extended_config(config: PreTrainedConfig, interpolation: Interpolation, window: Window) -> PreTrainedConfig:
     """A new config of the same class with the interpolation written in; the given one stays as it is."""
+    return _rewritten(config, lambda decoder: write_rope(decoder, interpolation, window))
+
+
+def scaled_config(config: PreTrainedConfig, scale: float) -> PreTrainedConfig:
+    """A new config of the same class with `scale` times the attention factor that the model was trained with."""
+    return _rewritten(config, lambda decoder: with_attention_scale(decoder, scale))
+
+
+def _rewritten(config: PreTrainedConfig, write: Callable[[Mapping[str, Any]], dict[str, Any]]) -> PreTrainedConfig:
+    """A new config of the same class, whose decoder's part is what `write` makes of it as a mapping."""
     decoder, key = text_config(config), decoder_key(config)
-    written = write_rope(_common_names(decoder), interpolation, window)
+    written = write(_common_names(decoder))
     if written.get("head_dim", ...) is None:
         # Mixtral's config says None and means this, but transformers' own yarn multiplies it.
         written["head_dim"] = written["hidden_size"] // written["num_attention_heads"]

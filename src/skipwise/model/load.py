@@ -1,6 +1,7 @@
 """From a folder, a hub name or a GGUF file to a model with the interpolation built in."""
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from skipwise.model.rotary import refusal_reason
 from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers
 from skipwise.rope import Interpolation
 from skipwise.window import Window
+
+logger = logging.getLogger("skipwise")
 
 
 class LoadedModel(NamedTuple):
@@ -72,7 +75,8 @@ def load_model(
         tokenizer = _load_tokenizer(place, trust_remote_code)
         target = phi_config(config) if is_gptj(config) else config
         if interpolation is not None and window is not None:
-            target = extended_config(target, interpolation, window)
+            before, target = target, extended_config(target, interpolation, window)
+            _warn_of_reset(before, target)
         if is_gptj(config):
             gptj: Any = _load_weights(place, config, dtype, None, trust_remote_code)
             target._attn_implementation = attention
@@ -122,6 +126,17 @@ def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig
     except UnsupportedModelError as error:
         raise _refusal(place, config, str(error)) from error
     return config
+
+
+def _warn_of_reset(before: PreTrainedConfig, after: PreTrainedConfig) -> None:
+    """Says it where a calibrated attention factor, which was for the old window, gives way to the interpolation's."""
+    old, new = rope_state(before), rope_state(after)
+    if old.trained_factor is not None:
+        logger.warning(
+            f"the model's attention factor was calibrated to {old.attention_factor:.4g} for {old.maximum} tokens; "
+            f"extended anew to {new.maximum} it begins from its interpolation's own, {new.attention_factor:.4g}: "
+            "calibrate again afterwards"
+        )
 
 
 def _refusal(place: ModelSource, config: PreTrainedConfig, reason: str) -> UnsupportedModelError:

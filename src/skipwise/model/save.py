@@ -1,15 +1,27 @@
 """Checkpoint folders that readers of both transformers eras understand."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.errors import CheckpointError
-from skipwise.model.extend import decoder_key
+from skipwise.model.extend import decoder_key, scaled_config
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import with_legacy_keys
+
+CONFIG_FILE = "config.json"
+KEPT_CONFIG_FILE = "config.before-calibration.json"
+# What another attention factor changes of a config, beside the keys of the 4 era.
+_CHANGED = (
+    "rope_parameters",
+    "original_attention_factor",
+    "original_max_position_embeddings",
+    "original_rope_theta",
+)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
@@ -45,8 +57,51 @@ def _write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     written = json.loads(path.read_text(encoding="utf-8"))
-    key = decoder_key(model.config)
+    path.write_text(_readable(written, decoder_key(model.config)), encoding="utf-8")
+
+
+def save_attention_scale(folder: str | Path, config: PreTrainedConfig, scale: float, *, keep: bool = False) -> None:
+    """Writes another attention factor into the config of a checkpoint folder, and touches nothing else in it.
+
+    The file is replaced at once: whoever reads it finds the old config or the new one.
+
+    Args:
+        folder: the checkpoint.
+        config: of its model, as `read_config` gives it.
+        scale: of the attention factor that the model was trained with.
+        keep: leaves the config of before the first calibration beside it, as `config.before-calibration.json`.
+
+    Raises:
+        CheckpointError: the config cannot be read or written.
+        ConfigError: the model's interpolation cannot carry an attention factor in a config.
+    """
+    path, key = Path(folder) / CONFIG_FILE, decoder_key(config)
+    new = scaled_config(config, scale).to_dict()
+    changed = {name: value for name, value in (new[key] if key else new).items() if name in _CHANGED}
+    try:
+        before = path.read_text(encoding="utf-8")
+        written = json.loads(before)
+        written = {**written, key: {**written[key], **changed}} if key else {**written, **changed}
+        if keep and "original_attention_factor" not in (json.loads(before)[key] if key else json.loads(before)):
+            replace_file(path.with_name(KEPT_CONFIG_FILE), before)
+        replace_file(path, _readable(written, key))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read or written ({error}); give a whole checkpoint") from error
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a text file so that it is never half there: beside it first, then in its place."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _readable(written: dict[str, Any], key: str | None) -> str:
+    """The text of a `config.json` for readers of both eras; `key` is where its decoder's part is, if not at the top."""
     readable = {**written, key: with_legacy_keys(written[key])} if key else with_legacy_keys(written)
-    path.write_text(json.dumps(readable, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return json.dumps(readable, indent=2, sort_keys=True) + "\n"

@@ -14,7 +14,12 @@ from skipwise.report.effective import EffectiveLength, MeanScore, basis, effecti
 from skipwise.report.evidence import Evidence, Output
 from skipwise.report.heatmaps import depth_grid, passkey_grid
 from skipwise.report.lines import perplexity_by_length
-from skipwise.report.model_card import state_effective_length, state_results, write_model_card
+from skipwise.report.model_card import (
+    state_attention_factor,
+    state_effective_length,
+    state_results,
+    write_model_card,
+)
 from skipwise.report.page import Section, render_page
 from skipwise.report.reading import read_evidence
 from skipwise.report.records import Arm, Measure, length_label
@@ -53,6 +58,7 @@ __all__ = [
     "render_page",
     "results_table",
     "short_limit",
+    "state_attention_factor",
     "state_effective_length",
     "state_results",
     "table_of",

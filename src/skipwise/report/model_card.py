@@ -26,6 +26,7 @@ _TEMPLATES = jinja2.Environment(
 )
 _MEASURED = "## What was measured"
 _EFFECTIVE = "Effective context length:"
+_FACTOR = "Attention factor:"
 _UNMEASURED = f"{_EFFECTIVE} not measured; `skipwise eval <this folder> --task ruler --verdict` measures it"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -58,6 +59,7 @@ def write_model_card(
     sampler: Mapping[str, object],
     tuning: Mapping[str, object],
     data: Mapping[str, object],
+    attention_factor: str | None = None,
     results: Sequence[Arm] = (),
     verdicts: Sequence[Verdict] = (),
     notes: Sequence[str] = (),
@@ -72,6 +74,7 @@ def write_model_card(
         sampler: of positions: its kind and settings.
         tuning: what was trained: its kind and settings.
         data: where the text came from: source and settings.
+        attention_factor: what a calibration chose after training, and from what; None where there was none.
         results: what was measured, one arm per model.
         verdicts: of the preflight.
         notes: limits and anything else a user should know, a sentence or more each.
@@ -88,6 +91,7 @@ def write_model_card(
         "Target window": f"{window.target} tokens ({window.factor:g} times)",
         "Training window": f"{window.train} tokens",
         "Interpolation": settings_text(interpolation),
+        **({} if attention_factor is None else {_FACTOR.removesuffix(":"): attention_factor}),
         "Positions": settings_text(sampler),
         "Tuning": settings_text(tuning),
         "Data": settings_text(data),
@@ -161,5 +165,31 @@ def state_results(folder: Path, arms: Sequence[Arm]) -> Path:
     text, count = re.subn(rf"(?ms)^{_MEASURED}$.*?(?=^## |\Z)", lambda _: section, text)
     if count != 1:
         raise CheckpointError(f"{str(path)!r} has no section {_MEASURED!r} to put results in; add one to it")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def state_attention_factor(folder: Path, chosen: str) -> Path:
+    """Writes what a calibration chose into the card of an extended model, below its interpolation.
+
+    Args:
+        folder: the checkpoint, with a card that `write_model_card` wrote.
+        chosen: the attention factor and what it was chosen by, in a line.
+
+    Returns:
+        The card.
+
+    Raises:
+        CheckpointError: when the card has no line to put it below.
+    """
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = re.sub(rf"(?m)^- {_FACTOR}.*\n", "", text)
+    line = f"- {_FACTOR} {markdown_cell(chosen)}\n"
+    text, count = re.subn(r"(?m)^- Interpolation:.*\n", lambda found: found[0] + line, text)
+    if count != 1:
+        raise CheckpointError(
+            f"{str(path)!r} has no line '- Interpolation: ...' to put the factor below; add one to it"
+        )
     path.write_text(text, encoding="utf-8")
     return path

@@ -1,6 +1,14 @@
 """Rotary position embeddings: the interpolations, and how a model's config says which one it uses."""
 
-from skipwise.rope.config import RopeState, read_rope, target_window, write_rope
+from skipwise.rope.config import (
+    ATTENTION_FACTOR_KINDS,
+    RopeState,
+    check_carries_factor,
+    read_rope,
+    target_window,
+    with_attention_scale,
+    write_rope,
+)
 from skipwise.rope.eras import with_legacy_keys
 from skipwise.rope.interpolations import (
     INTERPOLATIONS,
@@ -17,6 +25,7 @@ from skipwise.rope.settings import interpolation_from
 from skipwise.rope.tables import RopeSpec, RopeTable, float32_angle_error
 
 __all__ = [
+    "ATTENTION_FACTOR_KINDS",
     "INTERPOLATIONS",
     "NTK",
     "DynamicNTK",
@@ -29,10 +38,12 @@ __all__ = [
     "RopeTable",
     "Unscaled",
     "YaRN",
+    "check_carries_factor",
     "float32_angle_error",
     "interpolation_from",
     "read_rope",
     "target_window",
+    "with_attention_scale",
     "with_legacy_keys",
     "write_rope",
 ]

@@ -1,9 +1,10 @@
 """What a model's config says about its rotary embedding, and how an extension is written into it.
 
 Configs are plain dicts: `config.to_dict()`, or the content of a `config.json` of either era (see `eras`). What is
-written says the same in both ways. Two entries of ours stand at the top level, where readers keep what they do not
+written says the same in both ways. Three entries of ours stand at the top level, where readers keep what they do not
 know: `original_max_position_embeddings` (several kinds have no place for it among their parameters) and
-`original_rope_theta`. With them an extended model is recognised as such, whatever its kind.
+`original_rope_theta`, with which an extended model is recognised as such, whatever its kind; and, where an attention
+factor was calibrated, `original_attention_factor`, the one that the model was trained with.
 """
 
 import dataclasses
@@ -37,6 +38,15 @@ _OWNED_ENTRIES = {"rope_type", "rope_theta", "original_max_position_embeddings"}
 _OWNED_ENTRIES |= {"attn_factor", "short_mscale", "long_mscale"}
 _OWNED_ENTRIES |= {field.name for kind in INTERPOLATIONS.values() for field in dataclasses.fields(cast(Any, kind))}
 
+ATTENTION_FACTOR_KINDS = tuple(
+    name
+    for name, kind in INTERPOLATIONS.items()
+    if "attention_factor" in {field.name for field in dataclasses.fields(cast(Any, kind))}
+)
+"""Keys of `INTERPOLATIONS` whose entry in a config has a place for an attention factor."""
+
+_TRAINED_FACTOR = "original_attention_factor"
+
 # Models whose code in transformers knows some kinds only; Phi-MoE's takes LongRoPE's short list at every length.
 _KINDS_OF_MODEL = {
     "gptj": ("none",),
@@ -60,6 +70,8 @@ class RopeState:
         factor: how many times the model is stretched already; 1.0 where it is not.
         parameters: the parameters in today's form, with `rope_type` and `rope_theta`.
         ambiguity: why the config does not tell enough to be extended, with the cure; None where it does.
+        trained_factor: the attention factor that the model was trained with, where another one was chosen for it
+            afterwards (`with_attention_scale`); None where the one in force is it.
     """
 
     kind: str
@@ -70,6 +82,7 @@ class RopeState:
     factor: float
     parameters: dict[str, Any]
     ambiguity: str | None
+    trained_factor: float | None = None
 
     @property
     def scaled(self) -> bool:
@@ -100,6 +113,16 @@ class RopeState:
         return interpolation_class(
             **{name: self.parameters[name] for name in names if self.parameters.get(name) is not None}
         )
+
+    @property
+    def attention_factor(self) -> float:
+        """What cos and sin are multiplied with, at the longest input."""
+        return self.interpolation.table(self.spec, self.window).attention_factor
+
+    @property
+    def attention_scale(self) -> float:
+        """The attention factor in force over the one that the model was trained with; 1.0 where it was not changed."""
+        return 1.0 if self.trained_factor is None else self.attention_factor / self.trained_factor
 
 
 def read_rope(config: Mapping[str, Any]) -> RopeState:
@@ -161,6 +184,7 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
         factor=factor,
         parameters=parameters,
         ambiguity=ambiguity,
+        trained_factor=text.get(_TRAINED_FACTOR),
     )
 
 
@@ -183,6 +207,8 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
     - A factor on record that is not maximum / original (Llama 3.1: 8 for 16 times the window) does not tell how to go
       on: the interpolation must then give its own factor, and the message says which keeps the proportion.
     - A window whose original length is not the one on record, a smaller maximum and a smaller factor are refused.
+    - A calibrated attention factor (`with_attention_scale`) belongs to the window it was chosen for: what is written
+      has the interpolation's own again.
 
     Args:
         config: the model's config as a dict, of either era.
@@ -212,7 +238,50 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
         "original_max_position_embeddings": window.original,
         "original_rope_theta": state.theta,
     }
+    written.pop(_TRAINED_FACTOR, None)
     return eras.with_text_part(config, eras.with_legacy_keys(written))
+
+
+def with_attention_scale(config: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """Writes another attention factor into the config of a model that is trained already, for readers of both eras.
+
+        attention_factor = scale * the one that the model was trained with
+
+    However often it is written, `scale` counts from there: the trained factor stays on record beside the new one, and a
+    scale of 1 brings it back. Attention logits grow by `scale` squared. Nothing else changes.
+
+    Args:
+        config: the model's config as a dict, of either era.
+        scale: above 0.
+
+    Returns:
+        A new config dict; the given one is left alone.
+
+    Raises:
+        ConfigError: when the model's interpolation has no place for the factor in a config, and as `write_rope`.
+        UnsupportedModelError: as `read_rope`.
+    """
+    state = read_rope(config)
+    check_carries_factor(state.kind)
+    if not 0 < scale < math.inf:
+        raise ConfigError(f"attention scale is {scale}; give a number above 0, such as 1.1")
+    trained = state.attention_factor if state.trained_factor is None else state.trained_factor
+    # Both kinds that carry a factor have it as a field; where their own formula gives this one, none is written.
+    formula: Any = dataclasses.replace(cast(Any, state.interpolation), attention_factor=None)
+    wanted = scale * trained
+    if not math.isclose(formula.table(state.spec, state.window).attention_factor, wanted, rel_tol=1e-12):
+        formula = dataclasses.replace(formula, attention_factor=wanted)
+    written = write_rope(config, formula, state.window)
+    return eras.with_text_part(written, {**eras.text_part(written), _TRAINED_FACTOR: trained})
+
+
+def check_carries_factor(kind: str) -> None:
+    """Raises ConfigError unless configs of this interpolation have a place for an attention factor."""
+    if kind not in ATTENTION_FACTOR_KINDS:
+        raise ConfigError(
+            f"interpolation is {kind!r}, whose entry in a config has no place for an attention factor, so none can be "
+            f"calibrated; these carry it: {', '.join(ATTENTION_FACTOR_KINDS)}"
+        )
 
 
 def _check_model_takes(text: Mapping[str, Any], interpolation: Interpolation, *, by_layer: bool) -> None:

@@ -1,6 +1,7 @@
 """Extend a model: from a run's settings to a checkpoint folder that any reader loads.
 
     config -> model with the interpolation built in -> preflight -> token store -> curriculum -> Trainer -> folder
+                                                                            -> with `calibrate`, an attention factor
 
 The folder holds safetensors, `config.json` for readers of both eras, the tokenizer, a model card, and `skipwise.json`
 with everything that was done. What stands beside them while training is told in `folder.py`.
@@ -10,6 +11,7 @@ with everything that was done. What stands beside them while training is told in
     data.py        documents -> curriculum and validation
     curriculum.py  what is trained step by step
     tuning.py      which parameters are trained
+    calibration.py the attention factor, chosen when training is done
     trainer.py     the thin `transformers.Trainer`
     record.py      what was done, for people and machines
     process.py     seconds, peak memory, one heap
@@ -25,12 +27,14 @@ import transformers
 from accelerate import PartialState
 from peft import PeftModel
 
+from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, LoraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor, require_healthy
 from skipwise.loss import use_chunked_loss
 from skipwise.model import load_model, original_window, portability_note, read_config, save_model, without_weights
 from skipwise.positions import PositionSampler
 from skipwise.train.arguments import CHECKPOINTING, training_arguments, training_settings
+from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
 from skipwise.train.folder import RunFolder, step_of
@@ -100,6 +104,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
     checkpoint = folder.checkpoint() if resume else folder.require_free()
     arguments = training_arguments(config, resumed=checkpoint is not None)
 
+    show_bars = not config.training.get("disable_tqdm", False)
     use_one_malloc_arena(gradient_checkpointing=training[CHECKPOINTING])
     stopwatch = Stopwatch()
     transformers.set_seed(config.seed)
@@ -140,6 +145,11 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         items_at_a_time=arguments.train_batch_size,
     )
     validate = build_validation(config, loaded, lengths)
+    to_calibrate_on = None
+    if config.calibrate:
+        # What cannot be calibrated is said before hours of training.
+        to_calibrate_on = calibration_documents(config.data, loaded.tokenizer, window.target, progress=show_bars)
+        require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
     folder.begin(sampler=sampler_text(sampler), corpus=store.fingerprint)
     record = run_record(config, training, window, sampler, store, verdicts)
 
@@ -170,14 +180,25 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
             "peak_bytes": stopwatch.peak_bytes,
             "log": log,
         }
-        if trainer.is_world_process_zero():
-            if isinstance(model, PeftModel):
-                model.save_pretrained(str(folder.path / "adapter"), save_embedding_layers=False)
-            plain = merged(model)
-            del plain.forward
+        writes = trainer.is_world_process_zero()
+        if writes and isinstance(model, PeftModel):
+            model.save_pretrained(str(folder.path / "adapter"), save_embedding_layers=False)
+        plain = merged(model)
+        del plain.forward
+        if writes:
             save_model(plain, loaded.tokenizer, folder.path)
+        factor = None
+        if to_calibrate_on is not None:
+            # At the target a pass may need the memory that gradients and the optimizer hold.
+            plain.zero_grad(set_to_none=True)
+            trainer.optimizer = trainer.lr_scheduler = None
+            trainer.accelerator.free_memory()
+            record["calibration"], factor = calibrate_run(
+                plain, loaded.tokenizer, to_calibrate_on, folder.path, seed=config.seed, progress=show_bars
+            )
+        if writes:
             note = portability_note(plain.config)
-            write_record(folder.path, record, window, verdicts, notes=[note] if note else [])
+            write_record(folder.path, record, window, verdicts, notes=[note] if note else [], factor=factor)
     return ExtendResult(
         folder=folder.path,
         finished=finished,

@@ -52,9 +52,23 @@ def run_record(
 
 
 def write_record(
-    folder: Path, record: dict[str, Any], window: Window, verdicts: Sequence[Verdict], notes: Sequence[str]
+    folder: Path,
+    record: dict[str, Any],
+    window: Window,
+    verdicts: Sequence[Verdict],
+    notes: Sequence[str],
+    factor: str | None = None,
 ) -> None:
-    """Writes the model card and then `skipwise.json`, whose presence says that the run is finished."""
+    """Writes the model card and then `skipwise.json`, whose presence says that the run is finished.
+
+    Args:
+        folder: of the extended model.
+        record: what was done.
+        window: its lengths, in tokens.
+        verdicts: of the preflight.
+        notes: for the card.
+        factor: what a calibration chose, in a line for the card; None where there was none.
+    """
     settings = record["config"]
     made_by_settings = record["sampler"] == sampler_text(RunConfig.from_mapping(settings).build_sampler())
     write_model_card(
@@ -65,6 +79,7 @@ def write_record(
         sampler=settings["sampler"] if made_by_settings else {"kind": record["sampler"]},
         tuning=settings["tuning"],
         data=settings["data"],
+        attention_factor=factor,
         verdicts=verdicts,
         notes=notes,
     )

@@ -1,0 +1,310 @@
+"""Calibration: an attention factor for the target, chosen after training on a few long documents.
+
+Skip-wise training never shows a query more keys than the training window holds. At the target there are more, and
+attention spreads over all of them. A larger factor on cos and sin, a number that the configs of YaRN and LongRoPE carry
+already, sharpens the logits by its square and brings much of the retrieval back, for the price of a few forward passes.
+
+    calibration = calibrate(model, tokenizer, documents)
+    model = with_scaled_attention(model, calibration.scale)
+
+    choice.py   the rule: which of the factors measured
+
+**Which documents.** Not those that an evaluation reads. One number is chosen here, out of ten or so, so little can be
+learnt by heart; but a score on the documents that it was chosen on would still be the best of ten. `skipwise` takes
+documents of the *training* part: that leaves all held-out ones to evaluations, which need not know of this step, and
+where the model knows these texts it knows them under the factor it was trained with, which errs on the side of no
+change. Passkeys are made from a seed that no evaluation has. The hashes of the documents are in the record.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from skipwise.calibrate.choice import UNCHANGED, FactorScores, Rule, scores_json
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.evals.cache import SampleCache, library_versions
+from skipwise.evals.context import EvalContext, process_state
+from skipwise.evals.forward import check_length
+from skipwise.evals.nll import long_documents
+from skipwise.evals.passkey import Passkey
+from skipwise.evals.perplexity import LastTokensPerplexity
+from skipwise.evals.prompts import texts_of_any_length
+from skipwise.evals.records import hash_tokens
+from skipwise.model import rope_state, with_scaled_attention
+from skipwise.rope import check_carries_factor
+
+__all__ = ["Calibration", "FactorScores", "Search", "calibrate", "require_calibratable"]
+
+# No passkey here is one that an evaluation of the same seed asks for.
+_SEEDS_OF_EVALUATIONS = 2**32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is tried, and on how much.
+
+    Attributes:
+        scales: factors over the one that the model was trained with; 1, no change, is always tried.
+        refine: tries, between the choice and each of its neighbours, one more.
+        tolerance: how much perplexity may be given for passkeys, 0.03 for 3%; see `choice.Rule`.
+        num_documents: documents at most, each of at least the target.
+        scored_tokens: last tokens of each that perplexity is of; at most half of the shortest length.
+        trials: passkeys at the target, spread evenly over its depths.
+    """
+
+    scales: tuple[float, ...] = (0.9, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3)
+    refine: bool = True
+    tolerance: float = 0.03
+    num_documents: int = 8
+    scored_tokens: int = 128
+    trials: int = 20
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(sorted({UNCHANGED, *map(float, self.scales)})))
+        if not all(0 < scale < math.inf for scale in self.scales):
+            raise ConfigError(
+                f"calibration scales are {list(self.scales)}; give numbers above 0, such as 0.9, 1.1, 1.2"
+            )
+        if not 0 <= self.tolerance < 1:
+            raise ConfigError(f"calibration tolerance is {self.tolerance}; give a share of 0 to 1, such as 0.03")
+        for name in ("num_documents", "scored_tokens", "trials"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"calibration {name} is {getattr(self, name)}; give 1 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was tried and what was chosen.
+
+    Attributes:
+        kind: of the interpolation.
+        trained_factor: the attention factor that the model was trained with.
+        scale: the choice, over that factor; 1.0 for no change.
+        lengths: where perplexity was measured, in tokens; the last one is the target, where passkeys were asked.
+        measured: every factor tried, from the smallest up.
+        documents: SHA-256 of the token ids of each document read.
+        search: what was asked for.
+        seed: of every draw.
+    """
+
+    kind: str
+    trained_factor: float
+    scale: float
+    lengths: tuple[int, ...]
+    measured: tuple[FactorScores, ...]
+    documents: tuple[str, ...]
+    search: Search
+    seed: int
+
+    @property
+    def attention_factor(self) -> float:
+        """The attention factor chosen."""
+        return self.trained_factor * self.scale
+
+    @property
+    def rule(self) -> Rule:
+        """What chose."""
+        return Rule(target=self.lengths[-1], tolerance=self.search.tolerance)
+
+    @property
+    def line(self) -> str:
+        """The choice in one line, for people."""
+        by_scale = {one.scale: one for one in self.measured}
+        before, after = by_scale[UNCHANGED], by_scale[self.scale]
+        if after is before:
+            others = len(self.measured) - 1
+            return f"{self.trained_factor:.4g}, as trained: none of {others} others is measurably better"
+        perplexities = ", ".join(
+            " to ".join(f"{math.exp(one.log_perplexity(length)):.4g}" for one in (before, after)) + f" at {length}"
+            for length in self.lengths
+        )
+        return (
+            f"{self.attention_factor:.4g}, {self.scale:.4g} times the trained {self.trained_factor:.4g}: of "
+            f"{len(after.found or ())} passkeys at {self.lengths[-1]}, {before.num_found} to {after.num_found} found; "
+            f"perplexity {perplexities}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values, every score with its 95% interval."""
+        return {
+            "interpolation": self.kind,
+            "trained_factor": self.trained_factor,
+            "scale": self.scale,
+            "attention_factor": self.attention_factor,
+            "lengths": list(self.lengths),
+            "factors": [scores_json(one, self.measured, self.rule, self.seed) for one in self.measured],
+            "rule": " ".join((Rule.__doc__ or "").split("Attributes:")[0].split()),
+            "settings": {**dataclasses.asdict(self.search), "scales": list(self.search.scales)},
+            "documents_sha256": list(self.documents),
+            "seed": self.seed,
+            "versions": library_versions(),
+        }
+
+
+def calibrate(
+    model: Any,
+    tokenizer: Any,
+    documents: Sequence[np.ndarray],
+    lengths: Sequence[int] | None = None,
+    *,
+    search: Search | None = None,
+    seed: int = 0,
+    cache: SampleCache | None = None,
+    progress: bool = True,
+) -> Calibration:
+    """Chooses an attention factor for a model; the model itself stays as it is.
+
+    Each factor is tried on a model built around the same parameters. Measured is from cheap to dear, and what the rule
+    has ruled out is not measured further: perplexity at the shorter lengths, at the target, passkeys at the target.
+
+    Args:
+        model: a plain model under an interpolation that carries an attention factor. Where it was calibrated before,
+            scales count from the factor it was trained with all the same.
+        tokenizer: its tokenizer.
+        documents: token ids of each document, 1-D integers, some of at least the target.
+        lengths: where perplexity is measured, in tokens; the longest is the target. By default the original window, the
+            model's whole window, and one between.
+        search: what is tried.
+        seed: what every draw is derived from.
+        cache: where samples of an interrupted run are found again.
+        progress: show bars.
+
+    Raises:
+        ConfigError: the interpolation cannot carry a factor, the model is wrapped, or a length cannot be used.
+        DataError: no document is as long as the target.
+        CheckpointError: the unchanged model's logits are NaN.
+    """
+    search = search or Search()
+    context = EvalContext(
+        model=model,
+        tokenizer=tokenizer,
+        documents=documents,
+        seed=_SEEDS_OF_EVALUATIONS + seed,
+        cache=cache,
+        progress=progress,
+    )
+    trial = _checked(context, lengths, search)
+    with texts_of_any_length(tokenizer):
+        trial.measure(search.scales)
+        chosen = trial.rule.choose(trial.measured)
+        if search.refine and chosen.scale != UNCHANGED:
+            trial.measure(_between_neighbours(chosen.scale, [one.scale for one in trial.measured]))
+            chosen = trial.rule.choose(trial.measured)
+    return Calibration(
+        kind=rope_state(model.config).kind,
+        trained_factor=trial.trained_factor,
+        scale=chosen.scale,
+        lengths=trial.lengths,
+        measured=tuple(sorted(trial.measured, key=lambda one: one.scale)),
+        documents=trial.document_hashes(),
+        search=search,
+        seed=seed,
+    )
+
+
+def require_calibratable(model: Any, tokenizer: Any, documents: Sequence[np.ndarray]) -> None:
+    """Raises what `calibrate` would raise of this model and these documents before its first pass."""
+    _checked(EvalContext(model=model, tokenizer=tokenizer, documents=documents), None, Search())
+
+
+def _checked(context: EvalContext, lengths: Sequence[int] | None, search: Search) -> "_Trial":
+    """A trial of lengths and documents that can be measured."""
+    state = rope_state(context.model.config)
+    check_carries_factor(state.kind)
+    between = round(math.sqrt(state.original * state.maximum))
+    trial = _Trial(context, tuple(sorted({*(lengths or (state.original, between, state.maximum))})), search)
+    with texts_of_any_length(context.tokenizer):
+        trial.check()
+    return trial
+
+
+def _between_neighbours(scale: float, tried: Iterable[float]) -> list[float]:
+    """The geometric means of a scale and its neighbours among those tried."""
+    pairs = itertools.pairwise(sorted(tried))
+    return [round(math.sqrt(low * high), 4) for low, high in pairs if scale in (low, high)]
+
+
+class _Trial:
+    """Measures factors of one model.
+
+    Args:
+        context: with the model that is calibrated.
+        lengths: rising; the last is the target.
+        search: what is tried.
+    """
+
+    def __init__(self, context: EvalContext, lengths: tuple[int, ...], search: Search) -> None:
+        *self._shorter, self._target = lengths
+        self._context, self.lengths = context, lengths
+        self._passkey = Passkey(trials=search.trials, num_depths=search.trials)
+        self._perplexity = LastTokensPerplexity(
+            scored_tokens=max(1, min(search.scored_tokens, lengths[0] // 2)),
+            num_documents=search.num_documents,
+            cut_tokens=self._target,
+        )
+        state = rope_state(context.model.config)
+        self.trained_factor = state.attention_factor if state.trained_factor is None else state.trained_factor
+        self.rule = Rule(target=self._target, tolerance=search.tolerance)
+        self.measured: list[FactorScores] = []
+
+    def check(self) -> None:
+        """Refuses lengths and documents that cannot be measured, before anything is."""
+        check_length(self._context.model.config, self._target, allow_beyond=False)
+        self._perplexity.check_lengths(self._context, self.lengths)
+        self._passkey.check_lengths(self._context, [self._target])
+
+    def document_hashes(self) -> tuple[str, ...]:
+        """SHA-256 of each document that perplexity is measured on."""
+        chosen = long_documents(self._context, self._perplexity, self._target)
+        return tuple(hash_tokens(self._context.documents[index]) for index in chosen.indices)
+
+    def measure(self, scales: Sequence[float]) -> None:
+        """Adds what the rule needs to know of these scales to what is measured; no change goes first."""
+        scales = sorted(set(scales) - {one.scale for one in self.measured}, key=lambda scale: scale != UNCHANGED)
+        shown = self._context.progress and process_state().is_main_process
+        with tqdm(desc="calibration", total=2 * len(scales), disable=not shown, leave=False) as bar:
+            for scale in scales:
+                self.measured.append(self._with_perplexities(scale))
+                bar.update()
+            kept = self.rule.kept(self.measured)
+            for index, scores in enumerate(self.measured):
+                if scores.found is None and (scores in kept or scores.scale == UNCHANGED):
+                    self.measured[index] = self._with_passkeys(scores)
+                    bar.update()
+
+    def _with_perplexities(self, scale: float) -> FactorScores:
+        context = self._under(scale)
+        scores = FactorScores(scale=scale, attention_factor=self.trained_factor * scale)
+        try:
+            for length in self.lengths:
+                if length == self._target and self.measured and not self.rule.keeps_short(scores, self.measured[0]):
+                    break
+                (measurement,) = self._perplexity.run(context, [length])
+                nlls = [sample["nll_sum"] / sample["scored_tokens"] for sample in measurement.samples]
+                scores = dataclasses.replace(scores, nlls={**scores.nlls, length: nlls})
+        except CheckpointError as error:
+            return self._broken(scores, error)
+        return scores
+
+    def _with_passkeys(self, scores: FactorScores) -> FactorScores:
+        try:
+            (measurement,) = self._passkey.run(self._under(scores.scale), [self._target])
+        except CheckpointError as error:
+            return self._broken(scores, error)
+        return dataclasses.replace(scores, found=[sample["correct"] for sample in measurement.samples])
+
+    def _broken(self, scores: FactorScores, error: CheckpointError) -> FactorScores:
+        """Logits that are no numbers rule a factor out; those of the model as it is are an error."""
+        if scores.scale == UNCHANGED:
+            raise error
+        return dataclasses.replace(scores, broken=f"its logits cannot be used: {error}")
+
+    def _under(self, scale: float) -> EvalContext:
+        """The context with the model under another factor: another model, around the same parameters."""
+        return dataclasses.replace(self._context, model=with_scaled_attention(self._context.model, scale).eval())

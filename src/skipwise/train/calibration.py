@@ -1,0 +1,154 @@
+"""Calibration of an extended model in its folder: which documents, and what the folder is told of the choice."""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from skipwise.calibrate import Calibration, calibrate
+from skipwise.config import DataConfig
+from skipwise.corpus import build_store
+from skipwise.errors import CheckpointError, DataError, SkipwiseError
+from skipwise.evals import SampleCache
+from skipwise.model import replace_file, rope_state, save_attention_scale
+from skipwise.report import state_attention_factor
+from skipwise.train.folder import RECORD_FILE
+
+CALIBRATION_FILE = "calibration.json"
+"""The record of a calibration in a folder that no run of skipwise left; a run's own record has it as an entry."""
+
+# So many documents are offered to the choice of a few.
+_OFFERED = 64
+
+logger = logging.getLogger("skipwise")
+
+
+def calibration_documents(data: DataConfig, tokenizer: Any, target: int, *, progress: bool = True) -> list[np.ndarray]:
+    """Documents to calibrate on: of the training part, so that none that an evaluation reads is among them.
+
+    Where a run holds nothing out, those of the default share are left to evaluations all the same.
+
+    Args:
+        data: where documents come from and which share of them is held out.
+        tokenizer: the model's own.
+        target: how long each must be, in tokens; where none is, short ones are joined.
+        progress: show a bar while tokenizing.
+
+    Returns:
+        Token ids of each, 1-D.
+
+    Raises:
+        DataError: there are none, also when joined.
+    """
+    arguments: dict[str, Any] = {
+        "field": data.field,
+        "min_tokens": target,
+        "part": "train",
+        "held_out_share": data.held_out or DataConfig().held_out,
+        "progress": progress,
+    }
+    try:
+        store = build_store(data.source, tokenizer, join=data.join, **arguments)
+    except DataError as too_short:
+        if data.join:
+            raise
+        try:
+            store = build_store(data.source, tokenizer, join=True, **arguments)
+        except DataError:
+            raise too_short from None
+        logger.warning(f"calibration joins documents: none has {target} tokens by itself")
+    # From all over the store: neighbours are alike.
+    places = np.linspace(0, store.num_documents - 1, min(store.num_documents, _OFFERED)).astype(int)
+    return [store.document(int(place)) for place in places]
+
+
+def calibrate_run(
+    model: Any, tokenizer: Any, documents: Sequence[np.ndarray], folder: Path, *, seed: int, progress: bool
+) -> tuple[dict[str, Any], str]:
+    """The calibration of a run whose model is saved already: writes the factor chosen into the config of its folder.
+
+    Every process of a parallel run calls this. Where the calibration fails, and be it for want of memory at the target,
+    the model stays as it was trained and saved.
+
+    Returns:
+        The entry for the run's record, and a line for the model card.
+    """
+    began = time.monotonic()
+    try:
+        found = calibrate(model, tokenizer, documents, seed=seed, cache=SampleCache(), progress=progress)
+    except (SkipwiseError, torch.OutOfMemoryError) as error:
+        reason = " ".join(str(error).split())
+        logger.warning(f"calibration was left out, and the model is as it was trained: {reason}")
+        return {"left_out": reason}, "as trained; its calibration failed, see skipwise.json"
+    logger.info(f"attention factor {found.line}")
+    if PartialState().is_main_process:
+        save_attention_scale(folder, model.config, found.scale)
+    return {**found.to_json(), "seconds": round(time.monotonic() - began, 1)}, found.line
+
+
+def write_calibration(folder: Path, config: Any, found: Calibration, *, output: Path | None = None) -> Path:
+    """Writes a calibration's choice into a checkpoint folder: its config, its record and its model card.
+
+    The config is replaced at once, and first: it alone decides what readers compute. The one from before stays beside
+    it. A copy is complete when it appears.
+
+    Args:
+        folder: the checkpoint.
+        config: of its model, as `read_config` gives it.
+        found: what was chosen.
+        output: a new folder for a copy with the choice; None changes the checkpoint itself.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    if output is None:
+        save_attention_scale(folder, config, found.scale, keep=True)
+        _record(folder, found)
+        return folder
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as unfinished:
+            copy = Path(unfinished) / output.name
+            copy.mkdir()
+            # The checkpoint's own files; what else a run left in folders beside them stays there.
+            for file in sorted(path for path in folder.iterdir() if path.is_file()):
+                shutil.copy2(file, copy)
+            save_attention_scale(copy, config, found.scale)
+            _record(copy, found)
+            copy.rename(output)
+    except OSError as error:
+        raise CheckpointError(f"{str(output)!r} cannot be written ({error}); choose another folder") from error
+    return output
+
+
+def _record(folder: Path, found: Calibration) -> None:
+    record_file = folder / RECORD_FILE
+    try:
+        if not record_file.is_file():
+            replace_file(folder / CALIBRATION_FILE, json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
+            return
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+        record["calibration"] = found.to_json()
+        replace_file(record_file, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"the attention factor is in the config, but its record in {str(folder)!r} cannot be written ({error}); "
+            "mend that and calibrate with --again"
+        ) from error
+    state_attention_factor(folder, found.line)
+
+
+def is_calibrated(config: Any) -> bool:
+    """Whether an attention factor was chosen for this model after it was trained."""
+    return rope_state(config).trained_factor is not None

@@ -1,0 +1,181 @@
+"""Serving: the cache's bytes by the formula, times that are the machine's own, and never from a cache of samples."""
+
+import gc
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM
+
+import skipwise.evals.serving as module
+from skipwise.errors import ConfigError
+from skipwise.evals import EvalResult, SampleCache, evaluate
+from skipwise.evals.serving import cache_bytes, serve
+
+from .conftest import make_llama, with_adapters
+
+QUICK: dict[str, Any] = {"kind": "serving", "new_tokens": 4, "repeats": 2, "warm_ups": 0}
+METRICS = ["prefill_seconds", "token_seconds", "cache_bytes", "peak_bytes"]
+
+
+def by_metric(results: list[EvalResult]) -> dict[str, EvalResult]:
+    return {result.metric: result for result in results}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [None, 37])
+def test_the_cache_of_a_llama_is_the_formula(
+    dtype: torch.dtype, chunk: int | None, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if chunk is not None:
+        monkeypatch.setattr(module, "pass_columns", lambda *_: chunk)
+    model = make_llama(num_hidden_layers=3, head_dim=16).to(dtype)  # pyright: ignore[reportArgumentType]
+    results = evaluate(model, tokenizer, [QUICK], [100, 300], progress=False)
+    assert [(result.length_tokens, result.metric) for result in results] == [
+        (length, metric) for length in (100, 300) for metric in METRICS
+    ]
+    for result in results:
+        if result.metric == "cache_bytes":
+            layers, kv_heads, head_dim, bytes_each = 3, 2, 16, dtype.itemsize
+            assert result.value == 2 * layers * kv_heads * head_dim * bytes_each * result.length_tokens
+
+
+def test_layers_of_a_limited_reach_keep_less(tokenizer) -> None:
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=32,
+        layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=512,
+    )
+    model = Gemma2ForCausalLM(config).eval()
+    results = by_metric(evaluate(model, tokenizer, [QUICK], [200], progress=False))
+    # A sliding layer needs no key that the next token cannot see.
+    assert results["cache_bytes"].value == 2 * 2 * 8 * 4 * (200 + 31)
+
+
+def test_only_what_the_cache_holds_is_counted_and_once() -> None:
+    cache = DynamicCache()
+    keys = torch.zeros(1, 2, 10, 8)
+    cache.update(keys, keys.clone(), 0)
+    assert cache_bytes(cache) == 2 * 160 * 4
+    cache.layers[0].more_states = [keys, (keys,)]  # pyright: ignore[reportAttributeAccessIssue]
+    assert cache_bytes(cache) == 3 * 160 * 4
+
+
+def test_tokens_are_written_as_the_model_writes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps timed are those of greedy decoding: each token is what generate() would write."""
+    model: Any = make_llama()
+    prompt = torch.randint(0, 257, (1, 50), generator=torch.Generator().manual_seed(0))
+    expected = model.generate(prompt, do_sample=False, max_new_tokens=6, min_new_tokens=6)[0, 50:]
+    read: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"][0]), with_kwargs=True)
+    serve(model, prompt, 6)
+    assert torch.equal(torch.cat(read), torch.cat([prompt[0], expected]))
+
+
+def test_seconds_are_of_the_prefill_and_of_each_step(tokenizer) -> None:
+    model: Any = make_llama()
+
+    def slow(_: Any, __: Any, given: dict[str, Any]) -> None:
+        time.sleep(0.3 if given["input_ids"].shape[1] > 1 else 0.05)
+
+    model.register_forward_pre_hook(slow, with_kwargs=True)
+    results = by_metric(evaluate(model, tokenizer, [QUICK], [64], progress=False))
+    assert 0.05 <= results["token_seconds"].value < 0.3 <= results["prefill_seconds"].value
+
+
+def test_memory_is_the_peak_not_what_is_left(tokenizer) -> None:
+    model: Any = make_llama()
+    quiet = by_metric(evaluate(model, tokenizer, [QUICK], [64], progress=False))["peak_bytes"]
+
+    def hungry(_: Any, __: Any, given: dict[str, Any]) -> None:
+        if given["input_ids"].shape[1] > 1:
+            torch.ones(50 * 2**20)  # 200 MiB, touched and freed
+
+    handle = model.register_forward_pre_hook(hungry, with_kwargs=True)
+    peak = by_metric(evaluate(model, tokenizer, [QUICK], [64], progress=False))["peak_bytes"]
+    handle.remove()
+    gc.collect()
+    after = by_metric(evaluate(model, tokenizer, [QUICK], [64], progress=False))["peak_bytes"]
+    if peak.details["peak_of"] == "high-water mark of process":
+        assert peak.value > quiet.value + 150 * 2**20
+        assert after.value < peak.value - 100 * 2**20, "each repeat counts from its own start"
+
+
+def test_where_no_peak_is_kept_it_is_looked_up(tokenizer, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CLEAR_REFS", tmp_path / "no" / "file")
+    peak = by_metric(evaluate(make_llama(), tokenizer, [QUICK], [64], progress=False))["peak_bytes"]
+    assert peak.details["peak_of"] == "process, looked up"
+    assert peak.value > 2**20
+
+
+def test_nothing_comes_from_a_cache_of_samples(tokenizer, tmp_path) -> None:
+    model: Any = make_llama()
+    calls: list[int] = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    for _ in range(2):
+        calls.clear()
+        evaluate(model, tokenizer, [QUICK], [64], cache=SampleCache(tmp_path), progress=False)
+        assert len(calls) == 2 * (1 + 4)
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_warm_ups_are_run_once_a_length_and_not_counted(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds: Iterator[float] = iter([9.0, 1.0, 2.0, 9.0, 3.0, 5.0])
+
+    def timed(*_: Any) -> module.Request:
+        return module.Request(next(seconds), 1.0, 10, 20, "nothing")
+
+    monkeypatch.setattr(module, "serve", timed)
+    results = evaluate(make_llama(), tokenizer, [QUICK | {"warm_ups": 1}], [64, 128], progress=False)
+    assert [result.value for result in results if result.metric == "prefill_seconds"] == [1.5, 4.0]
+
+
+def test_repeats_give_an_interval_and_one_gives_none(tokenizer, tmp_path) -> None:
+    samples = tmp_path / "samples.jsonl"
+    results = by_metric(evaluate(make_llama(), tokenizer, [QUICK], [64], samples_out=samples, progress=False))
+    for metric in ("prefill_seconds", "token_seconds"):
+        result = results[metric]
+        assert result.ci_low is not None
+        assert result.ci_high is not None
+        assert 0 <= result.ci_low <= result.value <= result.ci_high
+        assert result.num_samples == 2
+    assert results["cache_bytes"].ci_low is None
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert len(lines) == 2
+    assert len({line["prompt_sha256"] for line in lines}) == 1
+    once = by_metric(evaluate(make_llama(), tokenizer, [QUICK | {"repeats": 1}], [64], progress=False))
+    assert once["prefill_seconds"].ci_low is None
+
+
+def test_progress_is_shown(tokenizer, capsys) -> None:
+    evaluate(make_llama(), tokenizer, [QUICK], [64], progress=True)
+    assert "serving at 64" in capsys.readouterr().err
+
+
+def test_adapters_are_part_of_what_is_served(tokenizer) -> None:
+    results = by_metric(evaluate(with_adapters(make_llama()), tokenizer, [QUICK], [64], progress=False))
+    assert results["cache_bytes"].value == 2 * 2 * 2 * 8 * 4 * 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"new_tokens": 64}, "serving length is 64 tokens, of which 64 are written"),
+        ({"repeats": 0}, "serving.repeats is 0"),
+        ({"warm_ups": -1}, "serving.warm_ups is -1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(settings: dict[str, Any], message: str, tokenizer) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate(make_llama(), tokenizer, [QUICK | settings], [64], progress=False)
