@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-import skipwise.calibrate as package
 from skipwise.calibrate import Search, calibrate, require_calibratable
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import SampleCache, evaluate
 from skipwise.model import LoadedModel, load_model, rope_state, rotary_tables, with_scaled_attention
 from skipwise.rope import INTERPOLATIONS, Interpolation, LongRoPE, YaRN
 from skipwise.window import Window
+
+# Not by `import ... as`: `skipwise.calibrate` is the public function.
+package = sys.modules["skipwise.calibrate"]
 
 TARGET = 320
 WINDOW = Window(train=64, original=64, target=TARGET)

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,7 @@ def choice(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def choose(scale: float) -> None:
         monkeypatch.setattr(module, "calibrate", lambda *_, **__: chosen(scale))
-        monkeypatch.setattr("skipwise.calibrate.calibrate", lambda *_, **__: chosen(scale))
+        monkeypatch.setattr(sys.modules["skipwise.calibrate"], "calibrate", lambda *_, **__: chosen(scale))
 
     return choose
 
