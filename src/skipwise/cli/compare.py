@@ -122,15 +122,27 @@ def compare(
         again = shlex.join(["skipwise", "compare", f"{comparison.output}/comparison.yaml", "--resume"])
         print(f"stopped, what is done is kept; go on with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    verdict = _write_report(results.folder)
     if as_json:
-        print_json({"folder": str(results.folder), **results.about})
+        print_json({"folder": str(results.folder), "verdict": verdict, **results.about})
     else:
-        _show(results)
+        _show(results, verdict)
     if len(results.failed) == len(comparison.arms):
         raise typer.Exit(NEGATIVE)
 
 
-def _show(results: Any) -> None:
+def _write_report(folder: Path) -> list[str]:
+    """Writes the page, the tables as Markdown and the records as CSV beside them; what it says in short."""
+    from skipwise.report import Report, read_evidence
+
+    report = Report.of(read_evidence([str(folder)]))
+    report.write_page(folder / "report.html")
+    (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
+    report.write_csv(folder / "records.csv")
+    return list(report.verdict)
+
+
+def _show(results: Any, verdict: list[str]) -> None:
     from rich.console import Console
 
     from skipwise.report import Arm, results_table
@@ -144,7 +156,9 @@ def _show(results: Any) -> None:
     for name in results.failed:
         run = next(run for run in results.about["arms"][name]["runs"] if run["status"] == "failed")
         print(f"{name} failed: {run['failure']}: {run['error']}")
-    print(f"records and settings: {results.folder}")
+    for sentence in verdict:
+        print(sentence)
+    print(f"page: {results.folder / 'report.html'}   all that was measured: {results.folder}")
 
 
 def _number(text: str) -> int:

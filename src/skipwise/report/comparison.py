@@ -19,7 +19,7 @@ class ArmRun:
     """One training run of an arm.
 
     Attributes:
-        seed: of training.
+        seed: of training; None where nothing is trained.
         status: `done` or `failed`.
         failure: what kind of failure, such as `out of memory`.
         error: its message.
@@ -29,8 +29,8 @@ class ArmRun:
         peak_bytes: most memory held.
     """
 
-    seed: int
     status: Status
+    seed: int | None = None
     failure: str | None = None
     error: str | None = None
     steps: int | None = None

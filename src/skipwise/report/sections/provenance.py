@@ -74,7 +74,12 @@ def coverage_section(evidence: Evidence) -> Sequence[Section]:
 def failures_section(evidence: Evidence) -> Sequence[Section]:
     """Runs that failed, and why."""
     rows = tuple(
-        (name, str(run.seed), run.failure or ABSENT, shortened(" ".join((run.error or ABSENT).split()), _MOST_LETTERS))
+        (
+            name,
+            ABSENT if run.seed is None else str(run.seed),
+            run.failure or ABSENT,
+            shortened(" ".join((run.error or ABSENT).split()), _MOST_LETTERS),
+        )
         for name, arm in (evidence.comparison.arms if evidence.comparison else {}).items()
         for run in arm.failed
     )
