@@ -416,6 +416,25 @@ def test_a_checkpoint_that_loses_its_base_is_red(
     assert "rope_theta" in verdicts["reload"].cure
 
 
+@pytest.mark.parametrize("limit_bytes", [10**9, 1000])
+def test_legacy_keys_that_say_otherwise_are_red(
+    limit_bytes: int, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(tiny_checkpoint, interpolation=YaRN(), window=WINDOW)
+    saving = importlib.import_module("skipwise.model.save")
+    own = saving.with_legacy_keys
+
+    def with_another_factor(config: dict[str, Any]) -> dict[str, Any]:
+        written = own(config)
+        return {**written, "rope_scaling": {**written["rope_scaling"], "factor": 2.0}}
+
+    monkeypatch.setattr(saving, "with_legacy_keys", with_another_factor)
+    monkeypatch.setattr(checkpoint_probes, "_RELOAD_LIMIT_BYTES", limit_bytes)
+    verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
+    assert failures(verdicts) == {"reload"}, lines(verdicts)
+    assert ("config alone" in verdicts["reload"].detail) == (limit_bytes == 1000)
+
+
 @pytest.mark.parametrize(("original", "worrying"), [(64, False), (2**21, True)])
 def test_the_float32_angle_error_is_stated(original: int, worrying: bool) -> None:
     # A factor of 1.5, so that the fastest pair does not turn by one radian exactly.

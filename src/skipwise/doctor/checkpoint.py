@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 from skipwise.doctor.bench import LOCAL_LAYERS, Bench, angle_error, largest, local_span
 from skipwise.doctor.verdict import Verdict, judge
 from skipwise.loss import IGNORED, NextTokenLoss
-from skipwise.model import load_model, rotary_tables, save_model
+from skipwise.model import load_model, rotary_tables, save_config, save_model
 from skipwise.model.extend import built_around
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import RopeSpec, RopeTable, read_rope
@@ -147,7 +147,7 @@ def _reloaded(bench: Bench, folder: str) -> PreTrainedModel:
 def _config_reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """A model built from the saved config around the weights in memory: costs nothing at any size."""
     with quiet_transformers():
-        model.config.save_pretrained(folder)
+        save_config(model.config, folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=_brings_own_code(model))
         config._attn_implementation = model.config._attn_implementation
         return built_around(type(model), config, dict(model.named_parameters(remove_duplicate=False)), model)

@@ -12,7 +12,7 @@ from skipwise.model.extend import original_window, rope_state, with_rope
 from skipwise.model.gptj import portability_note
 from skipwise.model.load import LoadedModel, load_model, read_config, without_weights
 from skipwise.model.rotary import rotary_tables
-from skipwise.model.save import save_model
+from skipwise.model.save import save_config, save_model
 
 __all__ = [
     "LoadedModel",
@@ -22,6 +22,7 @@ __all__ = [
     "read_config",
     "rope_state",
     "rotary_tables",
+    "save_config",
     "save_model",
     "with_rope",
     "without_weights",

@@ -4,7 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.errors import CheckpointError
 from skipwise.model.extend import decoder_key
@@ -41,12 +41,27 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         ) from error
 
 
+def save_config(config: PreTrainedConfig, folder: str | Path) -> None:
+    """Writes `config.json` as `save_model` does, without any weights.
+
+    Args:
+        config: of a whole model.
+        folder: where to; it is made where it is missing.
+    """
+    config.save_pretrained(folder)
+    _add_legacy_keys(config, Path(folder))
+
+
 def _write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    _add_legacy_keys(model.config, folder)
+
+
+def _add_legacy_keys(config: PreTrainedConfig, folder: Path) -> None:
     path = folder / "config.json"
     written = json.loads(path.read_text(encoding="utf-8"))
-    key = decoder_key(model.config)
+    key = decoder_key(config)
     readable = {**written, key: with_legacy_keys(written[key])} if key else with_legacy_keys(written)
     path.write_text(json.dumps(readable, indent=2, sort_keys=True) + "\n", encoding="utf-8")
