@@ -92,9 +92,9 @@ def loss(bench: Bench) -> Verdict:
     wanted = nn.functional.cross_entropy(logits, labels[0, 1:], ignore_index=IGNORED).item()
     few_rows = 16 * bench.config.vocab_size  # So that the head runs over many slices.
     bench.seed()
-    with torch.no_grad():
+    with torch.no_grad(), bench.autocast():
         found = NextTokenLoss(bench.model, chunk_bytes=few_rows)(bench.ids, positions, labels).item()
-    allowed = max(1e-5, torch.finfo(bench.model.dtype).eps) * abs(wanted)
+    allowed = max(1e-5, torch.finfo(bench.dtype).eps) * abs(wanted)
     detail = f"in slices {found:.6f}, from the model's own logits {wanted:.6f} (rounding allows {allowed:.1g})"
     cure = (
         "this class computes its logits in a way that slices do not repeat: report the class, and train another model"
