@@ -5,13 +5,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
 
 import skipwise
 from skipwise import cli
+from skipwise.doctor.verdict import Verdict
 from skipwise.errors import ConfigError, DataError
+from skipwise.rope import YaRN
 
 VERBS = [command.name or getattr(command.callback, "__name__", "") for command in cli.build_app().registered_commands]
 
@@ -74,8 +78,10 @@ def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest
     [
         (["doctro"], ["'doctro'", "'doctor'", "see 'skipwise --help'"]),
         (["doctor", "m", "--taget", "1k"], ["--taget", "--target", "see 'skipwise doctor --help'"]),
-        (["doctor", "m"], ["--target"]),
-        (["doctor"], ["MODEL"]),
+        (["doctor", "m"], ["'target' is missing"]),
+        (["doctor"], ["'model' is missing"]),
+        (["doctor", "--config", "/no/such.yaml"], ["/no/such.yaml", "cannot be read"]),
+        (["doctor", "m", "--target", "1k", "--dtype", "int8"], ["'dtype'", "'int8'", "'bfloat16'"]),
         (["doctor", "m", "--target", "32kb"], ["'--target'", "'32kb'", "32k"]),
         (["--no-such"], ["--no-such"]),
         (["generate", "m"], ["--prompt TEXT or --file FILE", "neither"]),
@@ -204,10 +210,89 @@ def test_doctor_exits_1_when_a_probe_fails(
     assert capsys.readouterr().out == failure.line + "\n"
 
 
+@pytest.fixture
+def probed(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
+    """What `doctor` and `extend` have probed when they are given the same run: as a file, as flags, or both."""
+    calls: list[dict[str, Any]] = []
+
+    def probe(model: Any, window: Any, interpolation: Any, **how: Any) -> list[Verdict]:
+        how["tokenizer"] = type(how["tokenizer"])
+        settings = {"dtype": model.dtype, "attention": model.config._attn_implementation, "config": model.config}
+        calls.append({**how, **settings, "window": window, "interpolation": interpolation})
+        return [Verdict(name="mask", status="fail", detail="enough seen", cure="none")]
+
+    monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", probe)
+    monkeypatch.setattr(importlib.import_module("skipwise.train"), "doctor", probe)
+
+    def run(text: str, *flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        file = tmp_path / "run.yaml"
+        file.write_text(f"model: {tiny_checkpoint}\noutput: {tmp_path / 'run'}\n{text}")
+        assert cli.main(["doctor", "--config", str(file), *flags]) == 1
+        assert cli.main(["extend", "--config", str(file), *flags]) == 2  # An UnsupportedModelError.
+        assert "enough seen" in capsys.readouterr().err
+        by_doctor, by_extend = calls
+        calls.clear()
+        for call in (by_doctor, by_extend):
+            call["config"] = call["config"].to_dict()
+        return by_doctor, by_extend
+
+    return run
+
+
+RUN = """
+target: 512
+window: 32
+interpolation: {kind: yarn, beta_fast: 16}
+dilution: true
+dtype: bfloat16
+attention: eager
+training: {gradient_checkpointing: false, bf16: true, use_cpu: true}
+seed: 7
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("target: 256", []),
+        (RUN, []),
+        (RUN, ["--target", "1k", "--interpolation", "ntk", "--attention", "sdpa", "--seed", "8", "--window", "16"]),
+    ],
+)
+def test_doctor_probes_what_extend_trains(text: str, flags: list[str], probed: Callable[..., Any]) -> None:
+    by_doctor, by_extend = probed(text, *flags)
+    assert by_doctor == by_extend
+
+
+def test_doctor_takes_settings_of_the_run_and_flags_over_them(probed: Callable[..., Any]) -> None:
+    probe, _ = probed("target: 256")
+    assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.float32, True, False)
+    probe, _ = probed(RUN)
+    assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.bfloat16, False, True)
+    assert probe["interpolation"] == YaRN(beta_fast=16)
+    assert probe["window"] == skipwise.Window(train=32, original=64, target=512)
+    assert (probe["attention"], probe["seed"], probe["mixed_precision"]) == ("eager", 7, torch.bfloat16)
+
+
+def test_flags_of_doctor_alone(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", lambda *_, **how: calls.append(how) or [])
+    (tmp_path / "run.yaml").write_text(f"model: {tiny_checkpoint}\n{RUN}")
+    for arguments in (
+        ["--config", str(tmp_path / "run.yaml"), "--checkpointing", "--no-dilution"],
+        [str(tiny_checkpoint), "--target", "256", "--no-checkpointing", "--dilution"],
+    ):
+        assert cli.main(["doctor", *arguments]) == 0
+    assert [call["gradient_checkpointing"] for call in calls] == [True, False]
+    assert [call["check_dilution"] for call in calls] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--target", "32"], ["target=32", "original=64"]),
+        (["--target", "32"], ["32 tokens", "already handles 64"]),
         (["--target", "256", "--interpolation", "yran"], ["'yran'", "'yarn'"]),
         (["--target", "256", "--train", "1k"], ["train=1024", "target=256"]),
     ],

@@ -119,6 +119,40 @@ def test_sound_models_pass_in_bfloat16(family: str) -> None:
     assert not failures(verdicts), lines(verdicts)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sound_models_pass_in_mixed_precision(family: str, precision: torch.dtype) -> None:
+    model = extended(family, attention="eager" if family == "gemma2" else "sdpa")
+    verdicts = examine(model, mixed_precision=precision, gradient_checkpointing=True)
+    assert not failures(verdicts), lines(verdicts)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_pass_computes_in_mixed_precision(checkpointing: bool) -> None:
+    model, seen = extended(), set[tuple[torch.dtype, torch.dtype]]()
+    for layer in range(2):
+        model.get_submodule(f"model.layers.{layer}.mlp.down_proj").register_forward_hook(
+            lambda module, _, output: seen.add((module.weight.dtype, output.dtype))
+        )
+    how: dict[str, Any] = {"gradient_checkpointing": checkpointing, "check_dilution": True}
+    examine(model, **how)
+    assert seen == {(torch.float32, torch.float32)}
+    seen.clear()
+    examine(model, mixed_precision=torch.bfloat16, **how)
+    assert seen == {(torch.float32, torch.bfloat16)}
+
+
+def test_a_fault_that_only_mixed_precision_has_is_red() -> None:
+    def isolating_in_16_bits(_: dict[str, Any]) -> dict[str, Any]:
+        return {"attention_mask": None} if torch.is_autocast_enabled("cpu") else {}
+
+    model = change_decoder_inputs(extended(), isolating_in_16_bits)
+    assert not failures(examine(model, check_reload=False))
+    verdicts = examine(model, mixed_precision=torch.bfloat16, check_reload=False)
+    assert failures(verdicts) >= {"reach", "layers"}, lines(verdicts)
+
+
 @pytest.mark.parametrize("interpolation", [NTK(), DynamicNTK(), Linear(), LongRoPE(), YaRN(attention_factor_scale=1.1)])
 def test_sound_models_pass_under_every_interpolation(interpolation: Interpolation) -> None:
     verdicts = examine(extended(interpolation=interpolation), interpolation)
@@ -414,6 +448,25 @@ def test_a_checkpoint_that_loses_its_base_is_red(
     verdicts = examine(model, tokenizer=AutoTokenizer.from_pretrained(tiny_checkpoint))
     assert failures(verdicts) == {"reload"}, lines(verdicts)
     assert "rope_theta" in verdicts["reload"].cure
+
+
+@pytest.mark.parametrize("limit_bytes", [10**9, 1000])
+def test_legacy_keys_that_say_otherwise_are_red(
+    limit_bytes: int, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(tiny_checkpoint, interpolation=YaRN(), window=WINDOW)
+    saving = importlib.import_module("skipwise.model.save")
+    own = saving.with_legacy_keys
+
+    def with_another_factor(config: dict[str, Any]) -> dict[str, Any]:
+        written = own(config)
+        return {**written, "rope_scaling": {**written["rope_scaling"], "factor": 2.0}}
+
+    monkeypatch.setattr(saving, "with_legacy_keys", with_another_factor)
+    monkeypatch.setattr(checkpoint_probes, "_RELOAD_LIMIT_BYTES", limit_bytes)
+    verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
+    assert failures(verdicts) == {"reload"}, lines(verdicts)
+    assert ("config alone" in verdicts["reload"].detail) == (limit_bytes == 1000)
 
 
 @pytest.mark.parametrize(("original", "worrying"), [(64, False), (2**21, True)])

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,30 @@ def test_pickled_weights_are_refused_unopened(name: str, checkpoint: Any, tmp_pa
         assert "\n" not in str(refused.value)
     assert not mark.exists()
     assert read_config(folder).model_type == "llama"
+
+
+def test_pickled_weights_of_the_hub_are_refused_and_nobody_is_told(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = checkpoint("llama")
+
+    def read_locally(own: Any) -> Any:
+        return staticmethod(lambda _name, **how: own(local, **how))
+
+    def tell(*_: Any, **__: Any) -> None:
+        pytest.fail("the model's name was sent to the conversion service")
+
+    for auto in (transformers.AutoConfig, transformers.AutoTokenizer):
+        monkeypatch.setattr(auto, "from_pretrained", read_locally(auto.from_pretrained))
+    # A hub that answers, with a repository that has none of the files that are looked for.
+    monkeypatch.setattr(transformers.modeling_utils, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(transformers.modeling_utils, "cached_file", lambda *_, **__: None)
+    monkeypatch.setattr(transformers.modeling_utils, "auto_conversion", tell)
+    monkeypatch.delenv("DISABLE_SAFETENSORS_CONVERSION", raising=False)
+    with pytest.raises(CheckpointError, match=r"'org/pickled' has no safetensors.*save_pretrained\('NEW'\)") as refused:
+        load_model("org/pickled")
+    assert "\n" not in str(refused.value)
+    assert "DISABLE_SAFETENSORS_CONVERSION" not in os.environ
 
 
 def test_remote_code_is_not_run_unless_asked(checkpoint: Any, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """The paper's recipe under a run's own settings."""
 
 import pytest
+import torch
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
-from skipwise.train.arguments import CHECKPOINTING, GLOBAL_BATCH, training_arguments, training_settings
+from skipwise.train.arguments import CHECKPOINTING, GLOBAL_BATCH, mixed_precision, training_arguments, training_settings
 
 SMALL = {"model": "some/model", "target": "32k"}
 
@@ -33,6 +34,27 @@ def test_64_windows_a_step_whatever_the_batch_and_the_processes(monkeypatch: pyt
 def test_the_older_name_of_gradient_checkpointing_is_understood() -> None:
     config = RunConfig.from_mapping({**SMALL, "training": {"gradient_checkpointing": False}})
     assert training_settings(config)[CHECKPOINTING] is False
+
+
+@pytest.mark.parametrize(
+    ("training", "launched", "dtype"),
+    [
+        ({}, "no", None),
+        ({"bf16": True}, "no", torch.bfloat16),
+        ({"fp16": True}, "no", torch.float16),
+        ({}, "bf16", torch.bfloat16),
+        ({}, "fp16", torch.float16),
+        ({"bf16": True}, "fp16", torch.bfloat16),
+    ],
+)
+def test_mixed_precision_is_the_trainers(
+    training: dict[str, bool], launched: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    config = RunConfig.from_mapping({**SMALL, "training": {**training, "use_cpu": True}})
+    arguments = training_arguments(config)
+    assert mixed_precision(arguments) == dtype
+    assert arguments.mixed_precision == {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "max_grad_norm"])

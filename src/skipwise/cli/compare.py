@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from skipwise.cli.options import JsonOption, print_json, read_length
-from skipwise.cli.settings import assigned
+from skipwise.cli.settings import assigned, given
 from skipwise.window import parse_length
 
 INTERRUPTED = 130
@@ -94,12 +94,12 @@ def compare(
         "reference": reference,
         "seeds": seeds and [_number(seed) for seed in seeds.split(",")],
         "data": data and {"source": data if len(data) > 1 else data[0]},
-        "training": _given({"max_steps": steps, "learning_rate": learning_rate}),
+        "training": given({"max_steps": steps, "learning_rate": learning_rate}),
         "evaluation": length and {"lengths": [parse_length(part) for part in length.split(",")]},
         "costs": costs and {"targets": [parse_length(part) for part in costs.split(",")]},
         "output": output,
     }
-    tree = merge_settings(tree, _given(flags))
+    tree = merge_settings(tree, given(flags))
     for assignment in settings or []:
         tree = merge_settings(tree, assigned(assignment))
     tree.setdefault("arms", ["base", "interpolation-only", "plain", "randpos", "pose"])
@@ -165,8 +165,3 @@ def _number(text: str) -> int:
     if not text.strip().isdecimal():
         raise typer.BadParameter(f"{text!r} is no seed; give whole numbers separated by commas, such as 0,1,2")
     return int(text)
-
-
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    """Only the flags that were given."""
-    return {name: value for name, value in flags.items() if value is not None and value != {}}

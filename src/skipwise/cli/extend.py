@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
-from skipwise.cli.settings import assigned
+from skipwise.cli.settings import assigned, given
 from skipwise.recipes import DEFAULT_RECIPE, RECIPES
 
 INTERRUPTED = 130
@@ -100,16 +100,16 @@ def extend(
         "window": window,
         "output": output,
         "interpolation": interpolation and {"kind": interpolation},
-        "sampler": _given({"kind": sampler, "skips": skips, "chunks": chunks}),
-        "data": _given({"source": data if data is None or len(data) > 1 else data[0]}),
+        "sampler": given({"kind": sampler, "skips": skips, "chunks": chunks}),
+        "data": given({"source": data if data is None or len(data) > 1 else data[0]}),
         "tuning": tuning and {"kind": tuning},
-        "training": _given({"max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": batch}),
+        "training": given({"max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": batch}),
         "attention": attention,
         "seed": seed,
         "calibrate": calibrate or None,
         "trust_remote_code": trust_remote_code or None,
     }
-    tree = merge_settings(read_settings(config) if config else {}, _given(flags))
+    tree = merge_settings(read_settings(config) if config else {}, given(flags))
     for assignment in settings or []:
         tree = merge_settings(tree, assigned(assignment))
     run = RunConfig.from_mapping(tree)
@@ -133,8 +133,3 @@ def extend(
         again = shlex.join(["skipwise", "extend", "--config", str(result.folder / "run.yaml"), "--resume"])
         print(f"stopped after step {result.steps}, saved; go on with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-
-
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    """Only the flags that were given."""
-    return {name: value for name, value in flags.items() if value is not None and value != {}}

@@ -21,28 +21,6 @@ def read_length(text: str | int) -> int:
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub name, a .gguf file, or 'embedded'.")
 ]
-TargetOption = Annotated[
-    int,
-    typer.Option("--target", parser=read_length, metavar="TOKENS", help="Window the model is to handle, such as 32k."),
-]
-TrainOption = Annotated[
-    int | None,
-    typer.Option(
-        "--train",
-        parser=read_length,
-        metavar="TOKENS",
-        help="Length of a training example.",
-        show_default="the model's own window, at most 2k",
-    ),
-]
-InterpolationOption = Annotated[
-    str,
-    typer.Option(
-        "--interpolation",
-        metavar="KIND",
-        help="How RoPE is stretched: none, linear, ntk, dynamic, yarn, llama3, longrope.",
-    ),
-]
 DtypeOption = Annotated[
     str | None,
     typer.Option(

@@ -1,8 +1,13 @@
-"""Settings on the command line: `--set NAME=VALUE`."""
+"""Settings on the command line: flags that were given, and `--set NAME=VALUE`."""
 
 from typing import Any
 
 from skipwise.errors import ConfigError
+
+
+def given(flags: dict[str, Any]) -> dict[str, Any]:
+    """Only the flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None and value != {}}
 
 
 def assigned(assignment: str) -> dict[str, Any]:

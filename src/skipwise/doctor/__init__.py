@@ -13,6 +13,7 @@ class, the attention backend and the installed versions, so it is measured on th
 
 from collections.abc import Callable
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.doctor.bench import Bench, undisturbed
@@ -35,6 +36,7 @@ def doctor(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     gradient_checkpointing: bool = False,
+    mixed_precision: torch.dtype | None = None,
     check_dilution: bool = False,
     check_reload: bool = True,
     seed: int = 0,
@@ -49,6 +51,7 @@ def doctor(
         interpolation: what the model was extended by.
         tokenizer: names the special tokens to avoid, and is saved and loaded again with the model.
         gradient_checkpointing: probe with it, as training will run.
+        mixed_precision: 16-bit type that training computes in by autocast; None where it has none.
         check_dilution: also probe the mask of diluted attention, as `RunConfig.dilution` has it used.
         check_reload: also save to a temporary folder and load again.
         seed: of the random tokens.
@@ -58,7 +61,7 @@ def doctor(
     """
     probes = (*_PROBES, *([dilution] if check_dilution else []), *([reload] if check_reload else []))
     with undisturbed(model, gradient_checkpointing=gradient_checkpointing):
-        bench = Bench(model, window, interpolation, tokenizer, seed)
+        bench = Bench(model, window, interpolation, tokenizer, seed, mixed_precision)
         return [verdict for probe in probes if (verdict := _run(probe, bench)) is not None]
 
 

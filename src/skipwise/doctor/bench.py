@@ -1,8 +1,8 @@
 """The model under test, and the passes that probes are made of.
 
 A probe is a short window of random tokens in two chunks with a skip between them, run exactly as training runs it: the
-arguments of `skipwise.loss.training_inputs`, training mode, gradient checkpointing when asked. Every pass starts from
-the same random numbers, so that dropout drops the same units in passes that are compared.
+arguments of `skipwise.loss.training_inputs`, training mode, mixed precision and gradient checkpointing when asked.
+Every pass starts from the same random numbers, so that dropout drops the same units in passes that are compared.
 """
 
 import warnings
@@ -39,6 +39,7 @@ class Bench:
         longest_skip: in tokens; puts the last token at the last position of the target.
         middle_skip: in tokens; leaves room below the target for `shift`.
         shift: constant to add to positions, in tokens.
+        dtype: what passes compute in: that of mixed precision, else the model's own.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Bench:
         interpolation: Interpolation,
         tokenizer: PreTrainedTokenizerBase | None,
         seed: int,
+        mixed_precision: torch.dtype | None = None,
     ) -> None:
         self.model, self.window, self.interpolation, self.tokenizer = model, window, interpolation, tokenizer
         self.config: Any = text_config(model.config)
@@ -56,7 +58,8 @@ class Bench:
         self.longest_skip = window.target - self.n
         self.middle_skip = self.longest_skip // 2
         self.shift = max(1, min(_SHIFT_TOKENS, self.longest_skip - self.middle_skip))
-        self._seed = seed
+        self._seed, self._mixed_precision = seed, mixed_precision
+        self.dtype = mixed_precision or model.dtype
         rng = np.random.default_rng(seed)
         allowed = rng.permutation(np.setdiff1d(np.arange(self.config.vocab_size), self._special_ids()))
         self._spare, *ids = np.resize(allowed, self.n + 1).tolist()
@@ -107,8 +110,13 @@ class Bench:
         if not mask:
             del inputs["attention_mask"]
         self.seed()
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast():
             return (model or self.model)(**inputs).logits.float()
+
+    def autocast(self) -> torch.autocast:
+        """Training's mixed precision, which every forward pass runs in; where there is none, it changes nothing."""
+        on = self._mixed_precision is not None
+        return torch.autocast(self.model.device.type, self._mixed_precision, enabled=on)
 
     def seed(self) -> None:
         """Starts the random numbers anew, as every pass does."""
@@ -126,23 +134,30 @@ class Bench:
 
         The gradient is made by the backward pass that training makes, so checkpointing is tried as well.
         """
+        self.seed()
+        with self.embeddings_as_leaves() as leaves, torch.enable_grad():
+            with self.autocast():
+                outputs = self.model(**training_inputs(self.ids, self.positions(skip)))
+            logits = outputs.logits[0, index].float()
+            if not logits.requires_grad:
+                return torch.zeros(self.n)
+            (gradient,) = torch.autograd.grad(logits @ self._direction, leaves[:1], allow_unused=True)
+        return torch.zeros(self.n) if gradient is None else gradient[0].float().norm(dim=-1).cpu()
+
+    @contextmanager
+    def embeddings_as_leaves(self) -> Iterator[list[Tensor]]:
+        """Within, every pass adds its embeddings to the list, cut off as leaves that gradients can be asked for."""
         leaves: list[Tensor] = []
 
         def take_leaf(_module: nn.Module, _inputs: Any, embeddings: Tensor) -> Tensor:
             leaves.append(embeddings.detach().requires_grad_())
             return leaves[-1]
 
-        self.seed()
         hook = self.model.get_input_embeddings().register_forward_hook(take_leaf)
         try:
-            with torch.enable_grad():
-                logits = self.model(**training_inputs(self.ids, self.positions(skip))).logits[0, index].float()
-                if not logits.requires_grad:
-                    return torch.zeros(self.n)
-                (gradient,) = torch.autograd.grad(logits @ self._direction, leaves[:1], allow_unused=True)
+            yield leaves
         finally:
             hook.remove()
-        return torch.zeros(self.n) if gradient is None else gradient[0].float().norm(dim=-1).cpu()
 
     @cached_property
     def noise(self) -> float:
@@ -151,8 +166,8 @@ class Bench:
         return 2 * largest(self.logits(positions) - self.logits(positions))
 
     def rounding(self, logits: Tensor, dtype: torch.dtype | None = None) -> float:
-        """How far the arithmetic of a dtype, the model's own unless said, may move such logits."""
-        return 8 * torch.finfo(dtype or self.model.dtype).eps * max(1.0, largest(logits)) + self.noise
+        """How far the arithmetic of a dtype, the one of passes unless said, may move such logits."""
+        return 8 * torch.finfo(dtype or self.dtype).eps * max(1.0, largest(logits)) + self.noise
 
 
 def local_span(config: Any) -> int | None:

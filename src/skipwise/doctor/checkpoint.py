@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 from skipwise.doctor.bench import LOCAL_LAYERS, Bench, angle_error, largest, local_span
 from skipwise.doctor.verdict import Verdict, judge
 from skipwise.loss import IGNORED, NextTokenLoss
-from skipwise.model import load_model, rotary_tables, save_model
+from skipwise.model import load_model, rotary_tables, save_config, save_model
 from skipwise.model.extend import built_around
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import RopeSpec, RopeTable, read_rope
@@ -92,9 +92,9 @@ def loss(bench: Bench) -> Verdict:
     wanted = nn.functional.cross_entropy(logits, labels[0, 1:], ignore_index=IGNORED).item()
     few_rows = 16 * bench.config.vocab_size  # So that the head runs over many slices.
     bench.seed()
-    with torch.no_grad():
+    with torch.no_grad(), bench.autocast():
         found = NextTokenLoss(bench.model, chunk_bytes=few_rows)(bench.ids, positions, labels).item()
-    allowed = max(1e-5, torch.finfo(bench.model.dtype).eps) * abs(wanted)
+    allowed = max(1e-5, torch.finfo(bench.dtype).eps) * abs(wanted)
     detail = f"in slices {found:.6f}, from the model's own logits {wanted:.6f} (rounding allows {allowed:.1g})"
     cure = (
         "this class computes its logits in a way that slices do not repeat: report the class, and train another model"
@@ -147,7 +147,7 @@ def _reloaded(bench: Bench, folder: str) -> PreTrainedModel:
 def _config_reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """A model built from the saved config around the weights in memory: costs nothing at any size."""
     with quiet_transformers():
-        model.config.save_pretrained(folder)
+        save_config(model.config, folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=_brings_own_code(model))
         config._attn_implementation = model.config._attn_implementation
         return built_around(type(model), config, dict(model.named_parameters(remove_duplicate=False)), model)

@@ -73,8 +73,8 @@ def shift(bench: Bench) -> Verdict:
     stretched = rms(bench.logits(bench.positions(bench.middle_skip + bench.shift)) - base)
     last = bench.n - 1 + bench.middle_skip + bench.shift
     radians = 2 * (
-        angle_error(before.values(), last) + torch.finfo(bench.model.dtype).eps
-    )  # cos and sin are rounded to the model's dtype
+        angle_error(before.values(), last) + torch.finfo(bench.dtype).eps
+    )  # cos and sin, or what they turn, are rounded to the dtype of the pass
     allowed = min(16 * radians, 0.25) * stretched + bench.rounding(base)
     detail += (
         f"; {radians:.1g} rad of rounding allow {allowed:.2g}, chunk two alone + {bench.shift} moves them by "

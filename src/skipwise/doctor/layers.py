@@ -108,7 +108,8 @@ def shares(bench: Bench, modules: dict[str, nn.Module], skip: int) -> dict[str, 
             hooks.callback(module.register_forward_pre_hook(cut_inputs, with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(keep_output).remove)
         bench.seed()
-        bench.model(**training_inputs(bench.ids, bench.positions(skip)))
+        with bench.autocast():
+            bench.model(**training_inputs(bench.ids, bench.positions(skip)))
         recording = False
         return {path: _share(outputs[module], leaves, bench.half) for path, module in modules.items()}
 

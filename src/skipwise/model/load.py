@@ -22,7 +22,7 @@ from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.model.extend import built_around, extended_config, rope_state
 from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
 from skipwise.model.rotary import refusal_reason
-from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers
+from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers, without_conversion
 from skipwise.rope import Interpolation
 from skipwise.window import Window
 
@@ -173,7 +173,7 @@ def _load_weights(
     elif hasattr(transformers, "GgufConfig"):
         # Blocks left packed can be neither trained nor saved; before this setting existed, they never were.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with one_line_errors(place, "the model"):
+    with one_line_errors(place, "the model"), without_conversion():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place.name, **arguments, output_loading_info=True, trust_remote_code=trust_remote_code
         )

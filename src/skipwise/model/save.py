@@ -53,13 +53,28 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         ) from error
 
 
+def save_config(config: PreTrainedConfig, folder: str | Path) -> None:
+    """Writes `config.json` as `save_model` does, without any weights.
+
+    Args:
+        config: of a whole model.
+        folder: where to; it is made where it is missing.
+    """
+    config.save_pretrained(folder)
+    _add_legacy_keys(config, Path(folder))
+
+
 def _write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    _add_legacy_keys(model.config, folder)
+
+
+def _add_legacy_keys(config: PreTrainedConfig, folder: Path) -> None:
     path = folder / CONFIG_FILE
     written = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(_readable(written, decoder_key(model.config)), encoding="utf-8")
+    path.write_text(_readable(written, decoder_key(config)), encoding="utf-8")
 
 
 def save_attention_scale(folder: str | Path, config: PreTrainedConfig, scale: float, *, keep: bool = False) -> None:

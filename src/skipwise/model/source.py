@@ -1,6 +1,7 @@
 """Where a model comes from: a folder, a hub name or a GGUF file; and what is wrong with it, in one line."""
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _NO_SUCH_ATTENTION = re.compile(
     r"\w+ does not support (Flash Attention \d|an attention implementation through torch[\w.']*( flex_attention)?)"
 )
+_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 _TO_SAFETENSORS = (
     'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as '
     "M; M.from_pretrained('OLD', use_safetensors=False).save_pretrained('NEW')\", copy the tokenizer files, load NEW"
@@ -129,6 +131,20 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
+def without_conversion() -> Iterator[None]:
+    """Keeps the library from sending the name of a model without safetensors to a service that converts it."""
+    before = os.environ.get(_NO_CONVERSION)
+    os.environ[_NO_CONVERSION] = "1"  # Read whenever weights are looked for.
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_NO_CONVERSION]
+        else:
+            os.environ[_NO_CONVERSION] = before
+
+
+@contextmanager
 def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
     """Turns what the library raises while it reads `part` of a checkpoint into one of skipwise's one-line errors."""
     try:
@@ -147,6 +163,11 @@ def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
             raise ConfigError(
                 f"model {str(source)!r} brings its own code, which is not run unless asked; "
                 "read that code, then set trust_remote_code"
+            ) from error
+        if "cannot be loaded with `safetensors`" in str(error):
+            raise CheckpointError(
+                f"model {str(source)!r} has no safetensors weights on the hub, and pickled ones can run any code; "
+                f"{_TO_SAFETENSORS}"
             ) from error
         if refused := _NO_SUCH_ATTENTION.match(message):
             raise ConfigError(f"model {str(source)!r}: {refused[0]}; give another attention, such as eager") from error

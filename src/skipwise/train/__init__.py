@@ -33,7 +33,7 @@ from skipwise.doctor import Verdict, doctor, require_healthy
 from skipwise.loss import use_chunked_loss
 from skipwise.model import load_model, original_window, portability_note, read_config, save_model, without_weights
 from skipwise.positions import PositionSampler
-from skipwise.train.arguments import CHECKPOINTING, training_arguments, training_settings
+from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
@@ -125,6 +125,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         config.build_interpolation(),
         tokenizer=loaded.tokenizer,
         gradient_checkpointing=training[CHECKPOINTING],
+        mixed_precision=mixed_precision(arguments),
         check_dilution=config.dilution,
         # In the other processes of a parallel run the transformers library writes no files.
         check_reload=PartialState().is_main_process,

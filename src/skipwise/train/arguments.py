@@ -119,6 +119,14 @@ def training_arguments(config: RunConfig, *, resumed: bool = False) -> transform
     return arguments
 
 
+def mixed_precision(arguments: transformers.TrainingArguments) -> torch.dtype | None:
+    """The 16-bit type that the Trainer computes in by autocast, or None; `accelerate launch` may say it as well."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    name = "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else launched
+    # What is not done in 8 bits is done in bfloat16.
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}.get(name)
+
+
 def _check_names(settings: dict[str, Any]) -> None:
     for name in settings:
         if name in _SAID_ELSEWHERE:
