@@ -41,6 +41,14 @@ LATENT = {
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "tie_word_embeddings": True},
     "mistral": {"sliding_window": None},
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "original_max_position_embeddings": WINDOW.original,
+            "llama_4_scaling_beta": 0.1,
+        }
+    },
     "qwen2": {},
     "qwen3": {"head_dim": 32},
     "gemma2": {"head_dim": 16, "sliding_window": 32},

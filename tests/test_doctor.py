@@ -514,9 +514,12 @@ def test_require_healthy_lists_what_failed_in_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
-def diluted(family: str, attention: str = "sdpa") -> Verdict:
+def diluted(family: str, attention: str = "sdpa", change: Callable[[PreTrainedModel], Any] = id, **how: Any) -> Verdict:
     model = extended(family, attention=attention)
-    verdicts = doctor(model, WINDOW, YaRN(), check_dilution=True, check_reload=False)
+    change(model)
+    verdicts = doctor(model, WINDOW, YaRN(), check_dilution=True, check_reload=False, **how)
+    assert [verdict.name for verdict in verdicts if verdict.status == "fail"] in ([], ["dilution"])
+    assert all(parameter.grad is None for parameter in model.parameters())
     return next(verdict for verdict in verdicts if verdict.name == "dilution")
 
 
@@ -524,6 +527,31 @@ def diluted(family: str, attention: str = "sdpa") -> Verdict:
 @pytest.mark.parametrize("family", ["llama", "neox", "mixtral"])
 def test_a_diluted_mask_is_green_where_attention_takes_it(family: str, attention: str) -> None:
     assert diluted(family, attention).status == "pass"
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
+def test_a_diluted_mask_is_green_with_checkpointing_and_mixed_precision(precision: torch.dtype | None) -> None:
+    assert diluted("llama", gradient_checkpointing=True, mixed_precision=precision).status == "pass"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("factor", [0.0, float("nan"), float("inf")])
+def test_a_backward_pass_that_a_diluted_mask_breaks_is_red(factor: float, checkpointing: bool) -> None:
+    def break_backwards(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        mask = kwargs["attention_mask"]
+        # A mask of ones is none or boolean by now; that of diluted attention has weights.
+        if mask is not None and mask.is_floating_point() and (mask > 0).any() and output[0].requires_grad:
+            output[0].register_hook(lambda gradient: gradient * factor)
+
+    def change(model: PreTrainedModel) -> None:
+        for layer in range(2):
+            attention = model.get_submodule(f"model.layers.{layer}.self_attn")
+            attention.register_forward_hook(break_backwards, with_kwargs=True)
+
+    assert diluted("llama", gradient_checkpointing=checkpointing).status == "pass"
+    verdict = diluted("llama", change=change, gradient_checkpointing=checkpointing)
+    assert verdict.status == "fail", verdict.line
+    assert "at chunk one" in verdict.detail
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3"])

@@ -5,12 +5,15 @@ from torch import Tensor
 
 from skipwise.doctor.bench import Bench, angle_error, largest, local_span, rms
 from skipwise.doctor.verdict import Verdict, judge
+from skipwise.loss import IGNORED, NextTokenLoss
 from skipwise.model import rotary_tables
 
 # Attention that is masked out gives a gradient of exactly zero; what is far away, and seen, gives far more than this.
 _SMALLEST_SHARE = 1e-7
 # Of what a token does without a skip; less is rounding.
 _ROUNDING_SHARE = 1e-4
+# Training scales its loss in float16, lest small gradients vanish.
+_FLOAT16_SCALE = 2.0**10
 
 
 def reach(bench: Bench) -> Verdict:
@@ -131,7 +134,7 @@ def _unseen(bench: Bench, logits: Tensor) -> float:
 
 
 def dilution(bench: Bench) -> Verdict:
-    """The mask of diluted attention counts keys, and is no more than a causal mask where nothing is left out."""
+    """The mask of diluted attention counts keys, is a causal mask where nothing is left out, and lets gradients by."""
     positions = bench.positions(bench.middle_skip)
     plain = bench.logits(positions)
     allowed = bench.rounding(plain)
@@ -143,12 +146,32 @@ def dilution(bench: Bench) -> Verdict:
         f"its mask without weights moves the logits by {off:.2g} (rounding allows {allowed:.2g}); with them chunk two "
         f"moves by {late:.2g} and chunk one by {early:.2g}"
     )
+    gradient = _gradient_of_training(bench, positions)[:, : bench.half]
+    learns = bool(gradient.isfinite().all()) and bool(gradient.any())
+    detail += f", and the loss of chunk two has a gradient of {largest(gradient):.2g} at chunk one"
     if span is not None:
         # Its one mask goes to every layer, and would show the local ones what they never look at.
         detail += f"; layers that attend to the last {span} tokens only would attend to all"
-    passed = off <= allowed and early <= allowed < late and span is None
+    passed = off <= allowed and early <= allowed < late and learns and span is None
     cure = "attention does not take such a mask as it should: train with --attention sdpa or eager, or without dilution"
     return judge("dilution", passed, detail, cure)
+
+
+def _gradient_of_training(bench: Bench, positions: Tensor) -> Tensor:
+    """Gradient (1, n, width) of training's own loss of chunk two, under the diluted mask, at the embeddings."""
+    labels = bench.ids.clone()
+    labels[:, : bench.half + 1] = IGNORED  # The first token of chunk two is told by the last of chunk one.
+    diluted = torch.ones(1, dtype=torch.bool, device=labels.device)
+    bench.seed()
+    with bench.embeddings_as_leaves() as leaves, torch.enable_grad():
+        with bench.autocast():
+            loss = NextTokenLoss(bench.model)(bench.ids, positions, labels, diluted=diluted)
+        if bench.dtype == torch.float16:
+            loss = loss * _FLOAT16_SCALE
+        if not loss.requires_grad:
+            return torch.zeros_like(leaves[0])
+        (gradient,) = torch.autograd.grad(loss, leaves[:1], allow_unused=True)
+    return torch.zeros_like(leaves[0]) if gradient is None else gradient.float()
 
 
 def _share(sensitivity: Tensor, *, of: slice) -> float:

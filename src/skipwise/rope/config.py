@@ -231,6 +231,9 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
     if state.scaled:
         _check_continues(state, interpolation, window, parameters)
     parameters |= {name: value for name, value in state.parameters.items() if name not in _OWNED_ENTRIES}
+    if "original_max_position_embeddings" in state.parameters:
+        # Where it stands there already, the model may compute with it whatever the kind (Ministral 3's attention).
+        parameters.setdefault("original_max_position_embeddings", window.original)
 
     written = dict(text) | {
         "rope_parameters": parameters if by_layer is None else by_layer | {eras.GLOBAL_LAYERS: parameters},
