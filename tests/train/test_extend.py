@@ -17,6 +17,7 @@ from tiny_runs import STEPS, TARGET, run
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from skipwise.config import RunConfig
+from skipwise.documents import is_held_out
 from skipwise.errors import (
     ConfigError,
 )
@@ -296,3 +297,19 @@ def test_no_validation_where_nothing_is_held_out(settings: dict[str, Any], caplo
     done = run(settings, data={"held_out": 0.0})
     assert not any("eval" in name for entry in done.log for name in entry)
     assert "data.held_out is 0" in caplog.text
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_lengths_that_no_held_out_document_has_are_left_out_and_told(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for i in range(8):
+        (folder / f"{i}.txt").write_text(f"text {i:02d} " * 20)  # 160 tokens each.
+    assert [path.name for path in folder.iterdir() if is_held_out(path.read_text().strip(), 0.2)] == ["1.txt"]
+    done = run(settings, data={"source": str(folder)})
+    measured = [names for entry in done.log if (names := {name for name in entry if "perplexity" in name})]
+    assert measured == [{"eval_perplexity_64", "eval_perplexity_128"}] * 2
+    (line,) = [message for message in caplog.messages if message.startswith("no validation")]
+    assert line.startswith("no validation at 256 tokens, only up to 128: no held-out document has that many")

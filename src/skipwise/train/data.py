@@ -105,33 +105,59 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
 def build_validation(config: RunConfig, loaded: LoadedModel, lengths: list[int]) -> Validate | None:
     """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
 
+    Args:
+        config: the run.
+        loaded: the model that is trained, and its tokenizer.
+        lengths: as `validation_lengths` gives them; those that no held-out document has are left out, with a warning.
+
     Returns:
         What measures it; None, with a warning, where nothing is held out or nothing is long enough.
     """
     if config.data.held_out == 0:
         logger.warning("no validation while training: data.held_out is 0, so every document is trained on")
         return None
-    try:
-        store = _store(config, loaded.tokenizer, "held_out", lengths[-1])
-    except DataError:
+    unmet: DataError | None = None
+    store: TokenStore | None = None
+    measured = list(lengths)
+    while measured and store is None:
         try:
-            store = _store(config, loaded.tokenizer, "held_out", lengths[-1], join=True)
-            logger.warning(f"validation joins held-out documents: none has {lengths[-1]} tokens by itself")
+            store = _held_out(config, loaded.tokenizer, measured[-1])
         except DataError as error:
-            logger.warning(f"no validation while training: {error}")
-            return None
+            unmet = unmet or error
+            measured.pop()
+    if store is None:
+        logger.warning(f"no validation while training: {unmet}")
+        return None
+    if unmet:
+        left_out = ", ".join(map(str, lengths[len(measured) :]))
+        logger.warning(
+            f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, nor "
+            "have several joined; hold out more of them (data.held_out) or give longer ones"
+        )
     documents = [store.document(i) for i in range(min(store.num_documents, config.validation.num_documents))]
     task = {
         "kind": "perplexity",
         "num_documents": len(documents),
-        "scored_tokens": min(_SCORED_TOKENS, lengths[0] // 2),
+        "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2),
     }
 
     def validate() -> dict[str, float]:
-        results = evaluate(loaded.model, loaded.tokenizer, [task], lengths, documents, seed=config.seed, progress=False)
+        results = evaluate(
+            loaded.model, loaded.tokenizer, [task], measured, documents, seed=config.seed, progress=False
+        )
         return {f"perplexity_{result.length_tokens}": result.value for result in results}
 
     return validate
+
+
+def _held_out(config: RunConfig, tokenizer: Any, at_least: int) -> TokenStore:
+    """Held-out documents of that many tokens, joined where none has them by itself."""
+    try:
+        return _store(config, tokenizer, "held_out", at_least)
+    except DataError:
+        store = _store(config, tokenizer, "held_out", at_least, join=True)
+        logger.warning(f"validation joins held-out documents: none has {at_least} tokens by itself")
+        return store
 
 
 def _store(config: RunConfig, tokenizer: Any, part: Part, at_least: int, join: bool | None = None) -> TokenStore:
