@@ -7,7 +7,7 @@ from typing import Any
 
 from skipwise.config import RunConfig
 from skipwise.corpus import Part, TokenStore, build_store
-from skipwise.documents import HubDataset, find_sources
+from skipwise.documents import HubDataset, LocalFiles, find_sources
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.items import TrainingItems
@@ -20,6 +20,7 @@ from skipwise.window import Window
 logger = logging.getLogger("skipwise")
 
 _SCORED_TOKENS = 128
+_NAMED_AT_MOST = 3
 
 
 def stage_windows(config: RunConfig, window: Window, num_steps: int) -> list[tuple[int, Window]]:
@@ -38,12 +39,19 @@ def stage_windows(config: RunConfig, window: Window, num_steps: int) -> list[tup
 def check_sources(config: RunConfig) -> None:
     """Finds the run's documents without reading any; what is no path on this machine is asked for on the hub.
 
+    Warns of files that are empty, as copying or fetching may have failed.
+
     Raises:
         DataError: there are none.
     """
-    for source in find_sources(config.data.source):
+    sources = find_sources(config.data.source)
+    for source in sources:
         if isinstance(source, HubDataset):
             source.identity()
+    if empty := [name for source in sources if isinstance(source, LocalFiles) for name in source.empty_files()]:
+        more = len(empty) - _NAMED_AT_MOST
+        named = ", ".join(empty[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+        logger.warning(f"empty files give nothing to train on: {named}")
 
 
 def build_curriculum(
@@ -79,10 +87,7 @@ def build_curriculum(
         # A step keeps its tokens as far as whole windows allow.
         fitting = max(1, items_at_a_time * windows[0][1].train // window.train)
         stages.append((begin, fitting, Stage(items, exercises, retrieval, config.seed)))
-    counts = stores[0].counts
-    logger.info(
-        f"training on {counts.documents:,} documents of {counts.tokens:,} tokens ({counts.seen:,} documents seen)"
-    )
+    logger.info(_told(stores[0]))
     return Curriculum(stages, num_steps, items_per_step, items_at_a_time), stores[0]
 
 
@@ -148,6 +153,24 @@ def build_validation(config: RunConfig, loaded: LoadedModel, lengths: list[int])
         return {f"perplexity_{result.length_tokens}": result.value for result in results}
 
     return validate
+
+
+def _told(store: TokenStore) -> str:
+    """What is trained on, what is not and why, in one line."""
+    counts, view = store.counts, store.view
+    dropped = {
+        "held out": counts.other_part,
+        "left over from joining" if view.join else f"shorter than {view.min_tokens} tokens": counts.dropped_short,
+        "empty": counts.dropped_empty,
+    }
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items() if number)
+    line = f"training on {counts.documents:,} documents of {counts.tokens:,} tokens; of {counts.seen:,} seen "
+    line += f"{reasons} are left out" if reasons else "none is left out"
+    if counts.files_passed_over:
+        line += f"; files of kinds that are not read: {counts.files_passed_over:,}"
+    if counts.dropped_short > counts.kept and not view.join:
+        line += "; most are too short, --set data.join=true joins them"
+    return line
 
 
 def _held_out(config: RunConfig, tokenizer: Any, at_least: int) -> TokenStore:
