@@ -1,12 +1,15 @@
 """The demo in a shorter version: fewer steps, a nearer target, fewer passkeys; the claims are the same."""
 
+import importlib
 import json
 
 import pytest
 from safetensors import safe_open
 
+from skipwise import cli
 from skipwise.demo import BASE, Claims, DemoSettings, run_demo
 from skipwise.evals import EvalResult
+from skipwise.report import Arm
 
 
 def result(metric: str, length: int, value: float) -> EvalResult:
@@ -24,6 +27,19 @@ def test_claims_are_read_off_the_records():
     rising = [*falling[:2], result("perplexity", 1024, 8.5)]
     assert not Claims.of(rising + found).perplexity_falls
     assert not Claims.of([*falling, result("accuracy", 256, 1.0), result("accuracy", 512, 0.85)]).retrieves
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "accuracy", "code"), [(8.0, 0.9, 0), (8.0, 0.85, 1), (9.5, 1.0, 1), (9.0, 1.0, 1), (9.5, 0.85, 1)]
+)
+def test_a_claim_that_fails_is_a_negative_verdict(perplexity, accuracy, code, monkeypatch, tmp_path, capsys):
+    results = [result("perplexity", 256, 9.0), result("perplexity", 512, perplexity)]
+    results += [result("accuracy", 256, 1.0), result("accuracy", 512, accuracy)]
+    arms = [Arm(name=name, results=results) for name in ("base", "interpolation only", "extended")]
+    monkeypatch.setattr(importlib.import_module("skipwise.demo"), "run_demo", lambda *_, **__: arms)
+    assert cli.main(["demo", "--output", str(tmp_path), "--json"]) == code
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["perplexity_falls"], printed["passkeys"]) == (perplexity < 9.0, accuracy)
 
 
 def test_the_embedded_model_is_as_described():
@@ -48,7 +64,11 @@ def test_the_short_demo_extends_and_retrieves(tmp_path):
     assert accuracy_at(base.results, 1024) < 0.2
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") >= 2
-    assert "interpolation only" in page
+    assert all(f">{arm.name}<" in page for arm in (base, interpolated, extended))
+    record = json.loads((tmp_path / "model" / "skipwise.json").read_text())
+    verdicts = {verdict["name"]: verdict["status"] for verdict in record["preflight"]}
+    assert verdicts.keys() >= {"reach", "layers", "causal", "shift", "positions", "rows", "tables", "loss", "dilution"}
+    assert "fail" not in verdicts.values()
 
 
 def perplexity_at(results, length):

@@ -130,12 +130,13 @@ def test_sound_models_pass_in_mixed_precision(family: str, precision: torch.dtyp
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_pass_computes_in_mixed_precision(checkpointing: bool) -> None:
-    model: Any = extended()
-    seen: set[Any] = set()
+    model, seen = extended(), set[tuple[torch.dtype, torch.dtype]]()
+
+    def note(module: Any, _: Any, output: torch.Tensor) -> None:
+        seen.add((module.weight.dtype, output.dtype))
+
     for layer in range(2):
-        model.get_submodule(f"model.layers.{layer}.mlp.down_proj").register_forward_hook(
-            lambda module, _, output: seen.add((module.weight.dtype, output.dtype))
-        )
+        model.get_submodule(f"model.layers.{layer}.mlp.down_proj").register_forward_hook(note)
     how: dict[str, Any] = {"gradient_checkpointing": checkpointing, "check_dilution": True}
     examine(model, **how)
     assert seen == {(torch.float32, torch.float32)}

@@ -1,5 +1,7 @@
 """The script that trains base models: every family has the stated size; skipwise loads and extends what is saved."""
 
+import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from skipwise import Window, load_model
-from skipwise.demo import BASE
+from skipwise.demo import BASE, train_base
 from skipwise.demo.muon import Muon
 from skipwise.demo.train_base import FAMILIES, VOCABULARY, WINDOW, main, optimizers
 from skipwise.loss import training_inputs
@@ -108,3 +110,17 @@ def test_muon_goes_where_torchs_does(shape: tuple[int, int]) -> None:
     # Torch's directions are rounded to bfloat16, which has three digits.
     moved, expected = ours.detach() - start, theirs.detach() - start
     assert (moved - expected).norm() < 0.01 * expected.norm()
+
+
+def test_the_commands_told_are_those_that_made_the_embedded_model() -> None:
+    record = json.loads((BASE / "training.json").read_text())
+    told = [line.strip() for line in str(train_base.__doc__).splitlines() if "--compile" in line]
+    in_record = (Path(__file__).parents[1] / "docs" / "results" / "demo.md").read_text()
+    assert len(told) == 2
+    assert all(command in in_record for command in told)
+    words = shlex.split(told[-1])
+    for name in ("out", "minutes", "start", "rate_scale", "seed"):
+        value = words[words.index("--" + name.replace("_", "-")) + 1]
+        assert type(record[name])(value) == record[name], name
+    assert all((f"--{switch}" in words) == record[switch] for switch in ("compile", "bf16"))
+    assert f"--out {record['start']} " in told[0]

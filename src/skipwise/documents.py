@@ -146,6 +146,10 @@ class LocalFiles:
     _finished_bytes: int = 0
     _open: BinaryIO | None = None
 
+    def empty_files(self) -> list[str]:
+        """Names of the files without a byte, which are no news where the files are the same on every machine."""
+        return [] if self.is_canonical else [file.name for file in self.files if not file.path.stat().st_size]
+
     def size_bytes(self) -> int:
         """Bytes of all files on disk."""
         return sum(file.path.stat().st_size for file in self.files)

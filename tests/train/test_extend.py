@@ -17,6 +17,7 @@ from tiny_runs import STEPS, TARGET, run
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from skipwise.config import RunConfig
+from skipwise.documents import is_held_out
 from skipwise.errors import (
     ConfigError,
 )
@@ -296,3 +297,67 @@ def test_no_validation_where_nothing_is_held_out(settings: dict[str, Any], caplo
     done = run(settings, data={"held_out": 0.0})
     assert not any("eval" in name for entry in done.log for name in entry)
     assert "data.held_out is 0" in caplog.text
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_lengths_that_no_held_out_document_has_are_left_out_and_told(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for i in range(8):
+        (folder / f"{i}.txt").write_text(f"text {i:02d} " * 20)  # 160 tokens each.
+    assert [path.name for path in folder.iterdir() if is_held_out(path.read_text().strip(), 0.2)] == ["1.txt"]
+    done = run(settings, data={"source": str(folder)})
+    measured = [names for entry in done.log if (names := {name for name in entry if "perplexity" in name})]
+    assert measured == [{"eval_perplexity_64", "eval_perplexity_128"}] * 2
+    (line,) = [message for message in caplog.messages if message.startswith("no validation")]
+    assert line.startswith("no validation at 256 tokens, only up to 128: no held-out document has that many")
+
+
+@pytest.fixture
+def told(settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., list[str]]:
+    """What a run on some texts says of its documents; texts are told apart by their number."""
+
+    def run_on(texts: list[str], **data: Any) -> list[str]:
+        folder = tmp_path / "texts"
+        folder.mkdir()
+        for i, text in enumerate(texts):
+            (folder / f"{i}.txt").write_text(text)
+        (folder / "picture.png").write_bytes(b"no text")
+        with caplog.at_level("INFO", logger="skipwise"):
+            run(settings, data={"source": str(folder), "held_out": 0.0, **data}, training={"max_steps": 1})
+        return caplog.messages
+
+    return run_on
+
+
+LONG, SHORT = ["a long text " * 10, "another one " * 10], "short"
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_what_is_not_trained_on_is_told_with_the_reason(told: Callable[..., list[str]]) -> None:
+    messages = told([*LONG, SHORT, "", "  ", ""])
+    (line,) = [message for message in messages if message.startswith("training on")]
+    assert line == (
+        "training on 2 documents of 240 tokens; of 6 seen 1 shorter than 32 tokens, 3 empty are left out; files of "
+        "kinds that are not read: 1"
+    )
+    assert messages.count("empty files give nothing to train on: 3.txt, 5.txt") == 1
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_the_way_to_join_is_named_where_most_are_short(told: Callable[..., list[str]]) -> None:
+    messages = told([*LONG, *([SHORT] * 3), *[""] * 5])
+    (line,) = [message for message in messages if message.startswith("training on")]
+    assert "3 shorter than 32 tokens, 5 empty are left out" in line
+    assert line.endswith("; most are too short, --set data.join=true joins them")
+    assert "empty files give nothing to train on: 5.txt, 6.txt, 7.txt and 2 more" in messages
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_nothing_is_said_of_reasons_that_there_are_not(told: Callable[..., list[str]]) -> None:
+    messages = told(LONG, min_tokens=60)
+    (line,) = [message for message in messages if message.startswith("training on")]
+    assert line.startswith("training on 2 documents of 240 tokens; of 2 seen none is left out; files")
+    assert not any("empty" in message or "join" in message for message in messages)

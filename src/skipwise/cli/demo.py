@@ -21,7 +21,11 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of training and evaluation.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Extend the embedded model from 256 to 4096 tokens, measured before and after; exit 1 if it cannot retrieve."""
+    """Extend the embedded model from 256 to 4096 tokens, measured before and after.
+
+    Exit 1 if perplexity does not fall with every doubling of the context, or more than a tenth of the passkeys is lost
+    at any length.
+    """
     from skipwise.demo import Claims, run_demo
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -32,5 +36,5 @@ def demo(
         print_json(
             {"folder": str(output), "perplexity_falls": claims.perplexity_falls, "passkeys": claims.worst_passkeys}
         )
-    if not claims.retrieves:
+    if not claims.hold:
         raise typer.Exit(1)

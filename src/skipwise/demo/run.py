@@ -118,6 +118,11 @@ class Claims:
         """Whether at least 90% of passkeys are found at every length."""
         return self.worst_passkeys >= 0.9
 
+    @property
+    def hold(self) -> bool:
+        """Whether all that the demo says is true of this run."""
+        return self.perplexity_falls and self.retrieves
+
 
 def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 0) -> list[Arm]:
     """Runs the demo and writes `model/`, `records.jsonl` and `report.html` into a folder.

@@ -1,7 +1,7 @@
 """Trains the small base model that ships with skipwise: a Llama of 2.1 million parameters with a window of 256 tokens.
 
-    python -m skipwise.demo.train_base --out base-1 --minutes 27
-    python -m skipwise.demo.train_base --out src/skipwise/demo/base --minutes 16 --start base-1 --rate-scale 0.5
+    python -m skipwise.demo.train_base --out base1 --minutes 27 --compile --bf16
+    python -m skipwise.demo.train_base --out base2 --minutes 17 --start base1 --rate-scale 0.5 --seed 1 --compile --bf16
 
 A GPT-J or a Qwen of the same width, depth and vocabulary learns from the same batches, to measure the method on other
 families than the one that ships:

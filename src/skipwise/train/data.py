@@ -7,7 +7,7 @@ from typing import Any
 
 from skipwise.config import RunConfig
 from skipwise.corpus import Part, TokenStore, build_store
-from skipwise.documents import HubDataset, find_sources
+from skipwise.documents import HubDataset, LocalFiles, find_sources
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.items import TrainingItems
@@ -20,6 +20,7 @@ from skipwise.window import Window
 logger = logging.getLogger("skipwise")
 
 _SCORED_TOKENS = 128
+_NAMED_AT_MOST = 3
 
 
 def stage_windows(config: RunConfig, window: Window, num_steps: int) -> list[tuple[int, Window]]:
@@ -38,12 +39,19 @@ def stage_windows(config: RunConfig, window: Window, num_steps: int) -> list[tup
 def check_sources(config: RunConfig) -> None:
     """Finds the run's documents without reading any; what is no path on this machine is asked for on the hub.
 
+    Warns of files that are empty, as copying or fetching may have failed.
+
     Raises:
         DataError: there are none.
     """
-    for source in find_sources(config.data.source):
+    sources = find_sources(config.data.source)
+    for source in sources:
         if isinstance(source, HubDataset):
             source.identity()
+    if empty := [name for source in sources if isinstance(source, LocalFiles) for name in source.empty_files()]:
+        more = len(empty) - _NAMED_AT_MOST
+        named = ", ".join(empty[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+        logger.warning(f"empty files give nothing to train on: {named}")
 
 
 def build_curriculum(
@@ -79,10 +87,7 @@ def build_curriculum(
         # A step keeps its tokens as far as whole windows allow.
         fitting = max(1, items_at_a_time * windows[0][1].train // window.train)
         stages.append((begin, fitting, Stage(items, exercises, retrieval, config.seed)))
-    counts = stores[0].counts
-    logger.info(
-        f"training on {counts.documents:,} documents of {counts.tokens:,} tokens ({counts.seen:,} documents seen)"
-    )
+    logger.info(_told(stores[0]))
     return Curriculum(stages, num_steps, items_per_step, items_at_a_time), stores[0]
 
 
@@ -105,33 +110,77 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
 def build_validation(config: RunConfig, loaded: LoadedModel, lengths: list[int]) -> Validate | None:
     """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
 
+    Args:
+        config: the run.
+        loaded: the model that is trained, and its tokenizer.
+        lengths: as `validation_lengths` gives them; those that no held-out document has are left out, with a warning.
+
     Returns:
         What measures it; None, with a warning, where nothing is held out or nothing is long enough.
     """
     if config.data.held_out == 0:
         logger.warning("no validation while training: data.held_out is 0, so every document is trained on")
         return None
-    try:
-        store = _store(config, loaded.tokenizer, "held_out", lengths[-1])
-    except DataError:
+    unmet: DataError | None = None
+    store: TokenStore | None = None
+    measured = list(lengths)
+    while measured and store is None:
         try:
-            store = _store(config, loaded.tokenizer, "held_out", lengths[-1], join=True)
-            logger.warning(f"validation joins held-out documents: none has {lengths[-1]} tokens by itself")
+            store = _held_out(config, loaded.tokenizer, measured[-1])
         except DataError as error:
-            logger.warning(f"no validation while training: {error}")
-            return None
+            unmet = unmet or error
+            measured.pop()
+    if store is None:
+        logger.warning(f"no validation while training: {unmet}")
+        return None
+    if unmet:
+        left_out = ", ".join(map(str, lengths[len(measured) :]))
+        logger.warning(
+            f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, nor "
+            "have several joined; hold out more of them (data.held_out) or give longer ones"
+        )
     documents = [store.document(i) for i in range(min(store.num_documents, config.validation.num_documents))]
     task = {
         "kind": "perplexity",
         "num_documents": len(documents),
-        "scored_tokens": min(_SCORED_TOKENS, lengths[0] // 2),
+        "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2),
     }
 
     def validate() -> dict[str, float]:
-        results = evaluate(loaded.model, loaded.tokenizer, [task], lengths, documents, seed=config.seed, progress=False)
+        results = evaluate(
+            loaded.model, loaded.tokenizer, [task], measured, documents, seed=config.seed, progress=False
+        )
         return {f"perplexity_{result.length_tokens}": result.value for result in results}
 
     return validate
+
+
+def _told(store: TokenStore) -> str:
+    """What is trained on, what is not and why, in one line."""
+    counts, view = store.counts, store.view
+    dropped = {
+        "held out": counts.other_part,
+        "left over from joining" if view.join else f"shorter than {view.min_tokens} tokens": counts.dropped_short,
+        "empty": counts.dropped_empty,
+    }
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items() if number)
+    line = f"training on {counts.documents:,} documents of {counts.tokens:,} tokens; of {counts.seen:,} seen "
+    line += f"{reasons} are left out" if reasons else "none is left out"
+    if counts.files_passed_over:
+        line += f"; files of kinds that are not read: {counts.files_passed_over:,}"
+    if counts.dropped_short > counts.kept and not view.join:
+        line += "; most are too short, --set data.join=true joins them"
+    return line
+
+
+def _held_out(config: RunConfig, tokenizer: Any, at_least: int) -> TokenStore:
+    """Held-out documents of that many tokens, joined where none has them by itself."""
+    try:
+        return _store(config, tokenizer, "held_out", at_least)
+    except DataError:
+        store = _store(config, tokenizer, "held_out", at_least, join=True)
+        logger.warning(f"validation joins held-out documents: none has {at_least} tokens by itself")
+        return store
 
 
 def _store(config: RunConfig, tokenizer: Any, part: Part, at_least: int, join: bool | None = None) -> TokenStore:
