@@ -1,7 +1,8 @@
 """Recipes: settings of a run that belong together, under whatever the run itself says.
 
-A recipe says how positions, text and windows are chosen; steps, learning rate and batch remain the run's own. What each
-was measured to do stands in docs/results/recipes.md. A new recipe is one entry here.
+A recipe says how positions, text and windows are chosen; steps, learning rate and batch remain the run's own. Which is
+best is for benchmarks/comparisons/recipes-x16.yaml to measure; until one has won there, the paper's is the default. A
+new recipe is one entry here.
 """
 
 from collections.abc import Mapping

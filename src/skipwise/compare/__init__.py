@@ -18,8 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from skipwise.config import read_settings
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
 from skipwise.model import original_window, read_config
+from skipwise.train.process import on_stop_signals
 from skipwise.window import parse_length
 
 __all__ = ["ARM_KINDS", "Arm", "Comparison", "ComparisonStopped", "compare"]
@@ -143,6 +143,7 @@ def _evaluation(comparison: Comparison, planner: Planner) -> list[dict[str, Any]
     for task in tasks:
         given = task.pop("lengths", None)
         made = make_task(task)
+        given = [given] if isinstance(given, str | int) else given
         own = [parse_length(length) for length in given or getattr(made, "lengths", lengths)]
         if not own or max(own) > window.target:
             raise ConfigError(
@@ -226,7 +227,8 @@ def _run_process(job_file: Path) -> int:
         # In a session of its own, so that Ctrl-C reaches it once, through here: a second one would end it unsaved.
         process = subprocess.Popen(command, stdout=log, stderr=shown, start_new_session=True)
         try:
-            with _stopping_on_termination():
+            # Also where the shell has Ctrl-C ignored, as it has for what runs in the background.
+            with on_stop_signals(_interrupt):
                 return process.wait()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGTERM)
@@ -234,20 +236,5 @@ def _run_process(job_file: Path) -> int:
             raise ComparisonStopped from None
 
 
-@contextmanager
-def _stopping_on_termination() -> Iterator[None]:
-    """Within, SIGTERM is what Ctrl-C is, also where the shell has that ignored; only the main thread can listen."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

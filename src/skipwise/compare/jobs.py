@@ -109,7 +109,8 @@ class Planner:
 
     def _arm_job(self, arm: Arm, seed: int | None, more: dict[str, Any] | None = None) -> Job:
         name = f"arms/{arm.name}" + ("" if seed is None else f"/seed-{seed}")
-        train = self.window.target if arm.kind.whole_target else arm.settings.get("window", self.window.train)
+        own_window = arm.run_config(self._comparison.run).window
+        train = self.window.target if arm.kind.whole_target else own_window or self.window.train
         at_a_time = max(1, self._at_a_time * self.window.train // train)
         pieces, left = divmod(self.step_tokens, at_a_time * train)
         if left or not pieces:
@@ -119,14 +120,14 @@ class Planner:
                 "windows: raise training.gradient_accumulation_steps or training.per_device_train_batch_size"
             )
         batch = {"per_device_train_batch_size": at_a_time, "gradient_accumulation_steps": pieces}
-        saves = {"save_steps": max(1, math.ceil(self.steps / 4)), "save_total_limit": 1}
-        training = {**saves, **self._comparison.run["training"], **batch}
-        run = self._run(arm, seed or 0, name, self.window.target, merge_settings({"training": training}, more or {}))
+        more = merge_settings({"training": batch}, more or {})
+        run = self._run(arm, seed or 0, name, self.window.target, more)
         return Job(name=name, arm=arm, seed=seed, run=run, target_tokens=self.window.target)
 
     def _run(self, arm: Arm, seed: int, folder: str, target: int, more: dict[str, Any]) -> RunConfig:
-        tree = merge_settings(self._comparison.run, arm.kind.settings)
-        tree = merge_settings(tree, arm.settings)
+        tree = arm.run_settings(self._comparison.run)
+        saves = {"save_steps": max(1, math.ceil(self.steps / 4)), "save_total_limit": 1}
+        tree["training"] = {**saves, **tree["training"]}
         watched = {
             "lengths": sorted({min(self.window.original, target), target}),
             "every_steps": max(1, self.steps // 5),
@@ -142,9 +143,9 @@ class Planner:
 
     def _check(self, job: Job) -> None:
         """What a run would refuse by its settings alone."""
-        training_settings(job.run)
-        window = job.run.resolve_window(self.window.original)
         try:
+            training_settings(job.run)
+            window = job.run.resolve_window(self.window.original)
             job.run.build_sampler().sample(window.target, window, np.random.default_rng(0))
         except SkipwiseError as error:
             raise ConfigError(f"arm {job.arm.name!r}: {error}") from error

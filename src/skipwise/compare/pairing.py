@@ -121,9 +121,11 @@ def pooled(scores: Scores, rng: np.random.Generator) -> tuple[Estimate, str]:
 
 
 def difference(arm: Scores, reference: Scores, rng: np.random.Generator) -> Estimate | None:
-    """Mean of arm minus reference on the samples, with the interval of resampling samples and seeds.
+    """Mean of arm minus reference on the samples, with an interval over samples and seeds.
 
-    Seeds pair in order; an arm that is not trained has one, which stands against each of the other's.
+    Seeds pair in order; an arm that is not trained has one, which stands against each of the other's. NLLs are
+    resampled; of scores, which are often all alike, resampling would find no spread where there are few, so that their
+    interval is put together from Wilson's of both.
 
     Returns:
         A difference of NLLs, which is that of the logarithms of the perplexities, or of scores; None where the two were
@@ -132,10 +134,41 @@ def difference(arm: Scores, reference: Scores, rng: np.random.Generator) -> Esti
     if arm.names != reference.names or not (arm.weights[0] == reference.weights[0]).all():
         return None
     value = _mean(arm) - _mean(reference)
+    if not arm.is_nll:
+        return _difference_of_shares(arm, reference)
     if len(arm.names) < 2:
         return Estimate(value, None, None)
     resampled = _resampled(arm, reference, rng)
     return widened(value, resampled, len(arm.names), least=-math.inf)
+
+
+def _difference_of_shares(arm: Scores, reference: Scores) -> Estimate:
+    """Difference of two mean scores on the same prompts.
+
+        d - sqrt((p - l)^2 - 2 r (p - l) (v - q) + (v - q)^2),  d + sqrt((u - p)^2 - 2 r (u - p) (q - m) + (q - m)^2)
+
+    for means p and q with Wilson's intervals (l, u) and (m, v), and r the correlation of their scores; 0 where one of
+    them is always the same. Several seeds on one prompt count once.
+
+    Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired
+        data" (1998), method 8; there r has a continuity correction in method 10, which this leaves out.
+    """
+    per_prompt = [(scores.sums / scores.weights).mean(axis=0) for scores in (arm, reference)]
+    (p, below_p, above_p), (q, below_q, above_q) = (_wilson_reach(of) for of in per_prompt)
+    varies = all(of.std() > 0 for of in per_prompt)
+    r = float(np.corrcoef(*per_prompt)[0, 1]) if varies else 0.0
+
+    def reach(of_arm: float, of_reference: float) -> float:
+        return math.sqrt(max(0.0, of_arm**2 - 2 * r * of_arm * of_reference + of_reference**2))
+
+    low, high = p - q - reach(below_p, above_q), p - q + reach(above_p, below_q)
+    return Estimate(p - q, max(-1.0, low), min(1.0, high))
+
+
+def _wilson_reach(scores: np.ndarray) -> tuple[float, float, float]:
+    """Mean of scores (prompts,), and how far Wilson's interval reaches below and above it."""
+    value, low, high = wilson(float(scores.sum()), len(scores))
+    return value, value - (low or 0.0), (high or 0.0) - value
 
 
 def pooled_results(

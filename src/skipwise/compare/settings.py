@@ -12,6 +12,7 @@ Whatever is no setting of a comparison is one of `skipwise.config.RunConfig` and
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from skipwise.config import Length, RunConfig, StrictModel, explain, merge_settings, read_settings
-from skipwise.errors import ConfigError
+from skipwise.errors import ConfigError, SkipwiseError
 
 
 class ArmKind(StrictModel):
@@ -54,6 +55,7 @@ ARM_KINDS: dict[str, ArmKind] = {
 }
 """Arms by name. Full length is there twice, as it is asked what it gives for the same tokens and for the same time."""
 
+_NAME = re.compile(r"[^\W_][\w .,+=-]{0,59}")
 _OF_ALL_ARMS = ("model", "target", "output", "seed", "dtype", "attention", "validation", "trust_remote_code")
 _OF_EQUAL_TOKENS = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
 
@@ -62,12 +64,12 @@ class Arm(StrictModel):
     """One side of a comparison.
 
     Attributes:
-        name: what reports call it.
+        name: what reports call it, and its folder.
         like: the kind that it is, or is a variant of: a key of `ARM_KINDS`.
         settings: what its run does otherwise than the kind's.
     """
 
-    name: str = Field(min_length=1, max_length=60)
+    name: str
     like: str
     settings: dict[str, Any] = Field(default={})
 
@@ -75,6 +77,17 @@ class Arm(StrictModel):
     def kind(self) -> ArmKind:
         """What `like` stands for."""
         return ARM_KINDS[self.like]
+
+    def run_settings(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of its run: its own over its kind's over those that all arms share."""
+        return merge_settings(merge_settings(shared, self.kind.settings), self.settings)
+
+    def run_config(self, shared: Mapping[str, Any]) -> RunConfig:
+        """The same, checked; raises ConfigError that names the arm."""
+        try:
+            return RunConfig.from_mapping(self.run_settings(shared))
+        except SkipwiseError as error:
+            raise ConfigError(f"arm {self.name!r}: {error}") from error
 
     @classmethod
     def from_setting(cls, given: Any) -> "Arm":
@@ -89,8 +102,13 @@ class Arm(StrictModel):
                 f"setting 'arms' has {given!r}; give one of {', '.join(ARM_KINDS)}, or {{name:, like:, ...}}"
             )
         name = tree.pop("name")
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"arm {name!r} cannot be called that, as its folder is; give up to 60 letters, digits, spaces and "
+                ". , _ + = - of which the first is a letter or digit"
+            )
         like = tree.pop("like", name)
-        if like not in ARM_KINDS:
+        if not isinstance(like, str) or like not in ARM_KINDS:
             nearest = difflib.get_close_matches(str(like), ARM_KINDS, n=1)
             hint = f"did you mean {nearest[0]!r}? " if nearest else ""
             raise ConfigError(f"arm {name!r} is like {like!r}; {hint}known: {', '.join(ARM_KINDS)}")
@@ -100,7 +118,7 @@ class Arm(StrictModel):
                     f"arm {name!r} sets {shared!r}, which all arms of a comparison share; set it above them"
                 )
         for shared in _OF_EQUAL_TOKENS:
-            if shared in (tree.get("training") or {}):
+            if isinstance(training := tree.get("training"), Mapping) and shared in training:
                 raise ConfigError(
                     f"arm {name!r} sets 'training.{shared}'; arms are compared on equal tokens: set it for all of them"
                 )
@@ -180,12 +198,14 @@ class Comparison(StrictModel):
             raise ConfigError("setting 'seed' is of a single run; a comparison has 'seeds', such as [0, 1, 2]")
         arms = [Arm.from_setting(given) for given in _as_list(tree.pop("arms", None), "arms")]
         own = {name: tree.pop(name) for name in cls.model_fields if name in tree and name not in ("run", "arms")}
-        run = merge_settings({"data": {}, "training": {}, "validation": {}}, tree.pop("run", tree))
+        run = merge_settings({"data": {}, "training": {}, "validation": {}}, tree)
         # Arms are what their names say; a recipe is an arm of its own.
         run.setdefault("recipe", "paper")
-        run["data"] = {"min_tokens": run.get("target"), **run["data"]}
-        # One run as all arms share it says whether these settings can be used at all.
+        # One run as all arms share it says whether these settings can be used at all, and so does each arm's.
         shared = RunConfig.from_mapping(run)
+        run["data"] = {"min_tokens": shared.target, **run["data"]}
+        for arm in arms:
+            arm.run_config(run)
         trained = [arm.name for arm in arms if arm.kind.trained]
         like_pose = [arm.name for arm in arms if arm.like == "pose"]
         own.setdefault("reference", (like_pose or trained or [arm.name for arm in arms] or [""])[0])

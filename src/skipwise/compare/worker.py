@@ -157,6 +157,11 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     from skipwise.evals.context import process_state
     from skipwise.model import load_model, original_window, read_config
 
+    results, samples = folder / "results.jsonl", folder / "samples.jsonl"
+    for file in (results, samples):
+        file.write_text("", encoding="utf-8")
+    if not job["evaluation"]:
+        return
     how = {"dtype": config.dtype, "attention": config.attention, "trust_remote_code": config.trust_remote_code}
     if job["trained"]:
         source = config.output_folder
@@ -178,9 +183,6 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
         held_out_share=config.data.held_out,
     )
     documents = [store.document(index) for index in range(store.num_documents)]
-    results, samples = folder / "results.jsonl", folder / "samples.jsonl"
-    for file in (results, samples):
-        file.unlink(missing_ok=True)
     for measured in job["evaluation"]:
         evaluate(
             model,

@@ -77,6 +77,8 @@ def axis_edges(dots: Sequence[Dot]) -> tuple[float, float] | None:
         return None
     low = min(0.0, *(dot.value if dot.low is None else dot.low for dot in within))
     high = max(0.0, *(dot.value if dot.high is None else dot.high for dot in within))
+    if low == high:
+        return None
     return low - 0.08 * (high - low), high + 0.08 * (high - low)
 
 

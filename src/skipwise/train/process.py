@@ -1,7 +1,10 @@
-"""What a run takes of the machine: seconds, peak memory, and one heap for all threads."""
+"""What a run takes of the machine: seconds, peak memory, one heap for all threads, and how it is told to stop."""
 
 import contextlib
+import signal
 import time
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import torch
 
@@ -29,6 +32,21 @@ class Stopwatch:
 
         # Kibibytes on Linux, bytes on macOS.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextlib.contextmanager
+def on_stop_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM call the handler; only the main thread can listen, elsewhere nothing changes."""
+    try:
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, replaced in before.items():
+            signal.signal(number, replaced)
 
 
 def use_one_malloc_arena(*, gradient_checkpointing: bool) -> None:

@@ -2,8 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from skipwise.errors import CheckpointError
 from skipwise.model import save_model
+from skipwise.train.process import on_stop_signals
 
 Validate = Callable[[], dict[str, float]]
 """Measures the model as it is, and returns metrics by name."""
@@ -175,19 +176,9 @@ class StopOnRequest(TrainerCallback):
         self._say = say
         self.requested = False
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Within, SIGINT and SIGTERM are requests; only the main thread can listen, elsewhere nothing changes."""
-        try:
-            before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def listening(self) -> AbstractContextManager[None]:
+        """Within, SIGINT and SIGTERM are requests."""
+        return on_stop_signals(self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
