@@ -9,25 +9,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from doctor_models import (
+    FAMILIES,
+    SHAPE,
+    WINDOW,
+    build,
+    examine,
+    extended,
+    failures,
+    lines,
+)
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     DeepseekV3Config,
     FalconH1Config,
-    Gemma2Config,
     Gemma3nTextConfig,
-    Gemma3TextConfig,
     GPTJConfig,
-    GPTNeoXConfig,
     Lfm2Config,
     LlamaConfig,
     MistralConfig,
-    MixtralConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-from skipwise.doctor import Verdict, doctor, require_healthy
+from skipwise.doctor import Verdict, require_healthy
 from skipwise.doctor.bench import Bench, undisturbed
 from skipwise.errors import UnsupportedModelError
 from skipwise.model import load_model, rotary_tables, save_model, with_rope
@@ -38,61 +43,6 @@ from skipwise.window import Window
 # By its path, as `skipwise.doctor` may be the function of that name.
 checkpoint_probes = importlib.import_module("skipwise.doctor.checkpoint")
 layer_probe = importlib.import_module("skipwise.doctor.layers")
-
-WINDOW = Window(train=64, original=64, target=512)
-SHAPE: dict[str, Any] = {
-    "vocab_size": 256,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    # Large enough that attention is far from uniform, as it is in a trained model.
-    "initializer_range": 0.3,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-LOCAL_AND_GLOBAL: dict[str, Any] = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
-HALF_ROTATED: dict[str, Any] = {"rotary_pct": 0.5}
-FAMILIES: dict[str, PreTrainedConfig] = {
-    "llama": LlamaConfig(**SHAPE, attention_dropout=0.1),
-    "neox": GPTNeoXConfig(**SHAPE, **HALF_ROTATED, attention_dropout=0.1, hidden_dropout=0.1),
-    "gemma2": Gemma2Config(**SHAPE, **LOCAL_AND_GLOBAL),
-    "gemma3": Gemma3TextConfig(**SHAPE, **LOCAL_AND_GLOBAL),
-    "mixtral": MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2, router_jitter_noise=0.1),
-}
-
-
-def build(config: PreTrainedConfig, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
-
-
-def extended(
-    family: str = "llama", interpolation: Interpolation | None = None, window: Window = WINDOW, **how: Any
-) -> PreTrainedModel:
-    return with_rope(build(FAMILIES[family], **how), interpolation or YaRN(), window)
-
-
-def examine(
-    model: PreTrainedModel, interpolation: Interpolation | None = None, window: Window = WINDOW, **options: Any
-) -> dict[str, Verdict]:
-    return {verdict.name: verdict for verdict in doctor(model, window, interpolation or YaRN(), **options)}
-
-
-def failures(verdicts: dict[str, Verdict]) -> set[str]:
-    for verdict in verdicts.values():
-        assert "\n" not in verdict.line
-        assert (verdict.status == "fail") <= bool(verdict.cure), "a failed verdict says what to do"
-    return {name for name, verdict in verdicts.items() if verdict.status == "fail"}
-
-
-def lines(verdicts: dict[str, Verdict]) -> str:
-    return "\n".join(verdict.line for verdict in verdicts.values())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -514,57 +464,3 @@ def test_require_healthy_lists_what_failed_in_one_line() -> None:
     ) as error:
         require_healthy([good, note, *bad])
     assert "\n" not in str(error.value)
-
-
-def diluted(family: str, attention: str = "sdpa", change: Callable[[PreTrainedModel], Any] = id, **how: Any) -> Verdict:
-    model = extended(family, attention=attention)
-    change(model)
-    verdicts = doctor(model, WINDOW, YaRN(), check_dilution=True, check_reload=False, **how)
-    assert [verdict.name for verdict in verdicts if verdict.status == "fail"] in ([], ["dilution"])
-    assert all(parameter.grad is None for parameter in model.parameters())
-    return next(verdict for verdict in verdicts if verdict.name == "dilution")
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["llama", "neox", "mixtral"])
-def test_a_diluted_mask_is_green_where_attention_takes_it(family: str, attention: str) -> None:
-    assert diluted(family, attention).status == "pass"
-
-
-@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
-def test_a_diluted_mask_is_green_with_checkpointing_and_mixed_precision(precision: torch.dtype | None) -> None:
-    assert diluted("llama", gradient_checkpointing=True, mixed_precision=precision).status == "pass"
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("factor", [0.0, float("nan"), float("inf")])
-def test_a_backward_pass_that_a_diluted_mask_breaks_is_red(factor: float, checkpointing: bool) -> None:
-    def break_backwards(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        mask = kwargs["attention_mask"]
-        # A mask of ones is none or boolean by now; that of diluted attention has weights.
-        if mask is not None and mask.is_floating_point() and (mask > 0).any() and output[0].requires_grad:
-            output[0].register_hook(lambda gradient: gradient * factor)
-
-    def change(model: PreTrainedModel) -> None:
-        for layer in range(2):
-            attention = model.get_submodule(f"model.layers.{layer}.self_attn")
-            attention.register_forward_hook(break_backwards, with_kwargs=True)
-
-    assert diluted("llama", gradient_checkpointing=checkpointing).status == "pass"
-    verdict = diluted("llama", change=change, gradient_checkpointing=checkpointing)
-    assert verdict.status == "fail", verdict.line
-    assert "at chunk one" in verdict.detail
-
-
-@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
-def test_a_diluted_mask_is_red_where_layers_are_local(family: str) -> None:
-    verdict = diluted(family, attention="eager")
-    assert verdict.status == "fail"
-    assert "last 16 tokens" in verdict.detail
-
-
-def test_a_mask_whose_weights_are_ignored_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = importlib.import_module("skipwise.doctor.bench")
-    inputs = bench.training_inputs
-    monkeypatch.setattr(bench, "training_inputs", lambda ids, positions, *_: inputs(ids, positions))
-    assert diluted("llama").status == "fail"

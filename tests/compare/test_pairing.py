@@ -93,6 +93,31 @@ def test_one_prompt_asked_of_several_seeds_is_one_prompt() -> None:
     assert (estimate.low or 0) < (wilson(6, 12).low or 0)
 
 
+def test_scores_that_are_all_alike_leave_room_for_others() -> None:
+    # Resampling five ones finds nothing but ones, and would be certain of what five prompts cannot tell.
+    found = difference(shares(np.ones(5)), shares(np.ones(5)), rng())
+    assert found is not None
+    assert found.value == 0
+    lowest = wilson(5, 5).low or 0.0
+    assert (found.low, found.high) == (pytest.approx(lowest - 1), pytest.approx(1 - lowest))
+    apart = difference(shares(np.zeros(5)), shares(np.ones(5)), rng())
+    assert apart is not None
+    assert apart.value == apart.low == -1
+    assert -1 < (apart.high or 0) < 0
+
+
+@pytest.mark.parametrize(("both", "one_only", "other_only"), [(0.5, 0.2, 0.1), (0.85, 0.1, 0.0), (0.1, 0.4, 0.1)])
+def test_intervals_of_paired_scores_cover_as_they_say(both: float, one_only: float, other_only: float) -> None:
+    draws, num_prompts, covered = np.random.default_rng(7), 20, 0
+    chances = [both, one_only, other_only, 1 - both - one_only - other_only]
+    for _ in range(600):
+        kind = draws.choice(4, size=num_prompts, p=chances)
+        found = difference(shares(kind < 2), shares((kind == 0) | (kind == 2)), rng())
+        assert found is not None
+        covered += (found.low or 0) <= one_only - other_only <= (found.high or 0)
+    assert covered / 600 >= 0.93
+
+
 def test_arms_on_other_samples_are_not_compared() -> None:
     arm = nlls(np.array([1.0, 2.0]))
     other = Scores(names=("a", "b"), sums=arm.sums, weights=arm.weights, is_nll=True)

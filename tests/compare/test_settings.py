@@ -48,6 +48,16 @@ def test_an_arm_with_another_window_takes_the_same_tokens_too() -> None:
     assert run.sampler == {"kind": "pose", "skips": "flat"}
 
 
+def test_an_arm_may_train_otherwise_and_write_its_window_as_people_do() -> None:
+    shared = {**RUN["training"], "learning_rate": 1e-3, "weight_decay": 0.1}
+    wide = {"name": "wide", "like": "pose", "window": "1k", "training": {"learning_rate": 5e-4}}
+    jobs = jobs_of(comparison(training=shared, arms=["pose", wide]))
+    training = jobs["arms/wide/seed-0"].run.training
+    assert (training["learning_rate"], training["weight_decay"]) == (5e-4, 0.1)
+    assert training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * 1024 == 4096
+    assert jobs["arms/pose/seed-0"].run.training["learning_rate"] == 1e-3
+
+
 def test_all_arms_draw_from_documents_as_long_as_the_target() -> None:
     assert all(job.run.data.min_tokens == 4096 for job in jobs_of(comparison()).values())
 
@@ -100,6 +110,16 @@ def test_yaml_gives_back_the_same_comparison(tmp_path: Any) -> None:
         ({"costs": {"targets": ["1k"], "arms": ["base"]}}, "setting 'costs.arms' has 'base'"),
         ({"evaluation": {"taks": []}}, "evaluation.taks"),
         ({"windw": 3}, "setting 'windw' is unknown; did you mean 'window'"),
+        ({"arms": ["pose", {"name": "../../x", "like": "pose"}]}, "arm '../../x' cannot be called that"),
+        ({"arms": ["pose", {"name": "a/b", "like": "pose"}]}, "arm 'a/b' cannot be called that"),
+        ({"arms": ["pose", {"name": "x", "like": ["pose"]}]}, "arm 'x' is like ['pose']"),
+        (
+            {"arms": ["pose", {"name": "x", "like": "pose", "training": "fast"}]},
+            "arm 'x': setting 'training' is 'fast'",
+        ),
+        ({"arms": ["pose", {"name": "x", "like": "pose", "sampler": "poze"}]}, "arm 'x': sampler.kind is 'poze'"),
+        ({"data": "stdlib"}, "setting 'data' is 'stdlib'"),
+        ({"run": {"model": "x"}}, "setting 'run' is unknown"),
         ({"reference": "base", "arms": ["base", "full", "full-equal-time"]}, "is not trained"),
     ],
 )

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tiny_runs import STEPS, TARGET
+from tiny_runs import STEPS, TARGET, write_documents
 
 import skipwise.train
 from skipwise.doctor import Verdict
@@ -26,12 +25,7 @@ def run_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("documents")
-    words = ["the", "river", "is", "wide", "and", "low", "hills", "roll", "on", "there", "and", "home", "again"]
-    rng = np.random.default_rng(0)
-    for i in range(24):
-        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, size=120)))
-    return folder
+    return write_documents(tmp_path_factory.mktemp("documents"))
 
 
 @pytest.fixture
