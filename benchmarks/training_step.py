@@ -103,15 +103,17 @@ def skipwise(model: Any, windows: Any, steps: int, checkpointing: bool) -> list[
 
 def measure(args: argparse.Namespace) -> None:
     """One side in this process; prints one line of JSON."""
+    from skipwise.allocator import use_huge_pages, use_one_malloc_arena
+
+    if args.side == "skipwise":  # as the command does it
+        use_huge_pages()
+        use_one_malloc_arena()
     import torch
 
     from skipwise.model import load_model
-    from skipwise.train import use_one_malloc_arena
 
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    if args.side == "skipwise":
-        use_one_malloc_arena(gradient_checkpointing=args.checkpointing == "on")
     model, _ = load_model(args.model, dtype="float32")
     model.train()
     windows = torch.randint(100, model.config.vocab_size - 100, (args.steps, args.window))

@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MixtralConfig,
@@ -17,7 +18,7 @@ from transformers import (
 
 from skipwise.doctor import Verdict, doctor
 from skipwise.model import with_rope
-from skipwise.rope import Interpolation, YaRN
+from skipwise.rope import Interpolation, Linear, YaRN
 from skipwise.window import Window
 
 # By its path, as `skipwise.doctor` may be the function of that name.
@@ -41,12 +42,21 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": None,
 }
 LOCAL_AND_GLOBAL: dict[str, Any] = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+WIDE_HEADS: dict[str, Any] = {"global_head_dim": 32}
 HALF_ROTATED: dict[str, Any] = {"rotary_pct": 0.5}
 FAMILIES: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SHAPE, attention_dropout=0.1),
     "neox": GPTNeoXConfig(**SHAPE, **HALF_ROTATED, attention_dropout=0.1, hidden_dropout=0.1),
     "gemma2": Gemma2Config(**SHAPE, **LOCAL_AND_GLOBAL),
     "gemma3": Gemma3TextConfig(**SHAPE, **LOCAL_AND_GLOBAL),
+    # Heads of the global layers are wider, and only a quarter of each turns.
+    "gemma4": Gemma4TextConfig(
+        **SHAPE,
+        **LOCAL_AND_GLOBAL,
+        **WIDE_HEADS,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=256,
+    ),
     "mixtral": MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2, router_jitter_noise=0.1),
 }
 
@@ -60,13 +70,18 @@ def build(config: PreTrainedConfig, attention: str = "sdpa", dtype: torch.dtype 
 def extended(
     family: str = "llama", interpolation: Interpolation | None = None, window: Window = WINDOW, **how: Any
 ) -> PreTrainedModel:
-    return with_rope(build(FAMILIES[family], **how), interpolation or YaRN(), window)
+    return with_rope(build(FAMILIES[family], **how), interpolation or usual(FAMILIES[family]), window)
+
+
+def usual(config: PreTrainedConfig) -> Interpolation:
+    """YaRN, and what transformers has instead where it has no YaRN."""
+    return Linear() if config.model_type == "gemma4_text" else YaRN()
 
 
 def examine(
     model: PreTrainedModel, interpolation: Interpolation | None = None, window: Window = WINDOW, **options: Any
 ) -> dict[str, Verdict]:
-    return {verdict.name: verdict for verdict in doctor(model, window, interpolation or YaRN(), **options)}
+    return {verdict.name: verdict for verdict in doctor(model, window, interpolation or usual(model.config), **options)}
 
 
 def failures(verdicts: dict[str, Verdict]) -> set[str]:

@@ -69,6 +69,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "image_size": 28,
         },
     },
+    # A quarter of the global layers' wider heads turns; the sliding layers have heads and a base of their own.
+    "gemma4_text": {
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "sliding_window": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 96,
+    },
     "phi3": {},
     "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}},
     "stablelm": {},
@@ -81,3 +90,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek_v3": LATENT,
     "gptj": {"n_inner": 48, "rotary_dim": 8},
 }
+# What transformers' own code of a family can be scaled by, where it is not everything.
+KINDS_OF_FAMILY = {"phi3": ("longrope",), "gemma4_text": ("linear", "ntk")}
+
+
+def kinds_of(family: str) -> tuple[str, ...]:
+    """Interpolations to try on a family, its most usual one first."""
+    return KINDS_OF_FAMILY.get(family, ("yarn", "linear"))

@@ -45,14 +45,14 @@ checkpoint_probes = importlib.import_module("skipwise.doctor.checkpoint")
 layer_probe = importlib.import_module("skipwise.doctor.layers")
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
-    ("family", "attention"),
+    ("family", "attention", "checkpointing"),
     # Gemma 2 caps its attention scores, which sdpa cannot.
     [
-        (family, attention)
+        (family, attention, checkpointing)
         for family in FAMILIES
-        for attention in ("sdpa", "eager")
+        for attention, checkpointing in (("sdpa", True), ("eager", False), ("eager", True))
+        if attention == "sdpa" or checkpointing == (family == "gemma2")
         if (family, attention) != ("gemma2", "sdpa")
     ],
 )
@@ -337,6 +337,20 @@ def test_local_layers_that_were_scaled_are_red() -> None:
     verdicts = examine(model)
     assert failures(verdicts) == {"tables", "reload"}
     assert "sliding_attention" in verdicts["tables"].detail
+
+
+def test_a_pair_that_should_stand_still_is_red_where_it_turns() -> None:
+    model = extended("gemma4")
+    table = model.get_buffer("model.rotary_emb.full_attention_inv_freq")
+    assert table[-1] == 0
+    table[-1] = 0.1
+    assert failures(examine(model)) == {"tables", "reload"}
+
+
+def test_a_table_that_is_not_a_number_is_red() -> None:
+    model = extended()
+    model.get_buffer("model.rotary_emb.inv_freq")[-1] = float("nan")
+    assert {"tables", "reload"} <= failures(examine(model))
 
 
 def test_a_dropped_attention_factor_is_red() -> None:

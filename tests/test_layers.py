@@ -1,6 +1,8 @@
 """Imports go one way, and light things stay light."""
 
 import ast
+import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ ROOT = Path(skipwise.__file__).parent
 ORDER = (
     "errors",
     "window",
+    "allocator",
     # pure: numpy and the standard library only
     "positions",
     "coverage",
@@ -79,6 +82,15 @@ def test_a_module_imports_only_from_layers_below_it(module: str) -> None:
             head, _, rest = name.partition(".")
             if head == "skipwise":
                 assert rest.split(".")[0] in allowed, f"{path.relative_to(ROOT)} imports {name} from above"
+
+
+def test_the_picture_has_every_module_in_this_order() -> None:
+    picture = (ROOT.parent.parent / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    words = re.findall(r"[a-z_]+", " ".join(re.findall(r">([^<]+)</text>", picture)))
+    assert {module for module in MODULES if module != "__main__"} <= set(words)
+    layers = [re.findall("[a-z_]+", layer) for layer in re.findall(r'font-weight="bold"[^>]*>([^<]+)<', picture)]
+    for above, below in itertools.pairwise(layers):
+        assert min(map(ORDER.index, above)) > max(map(ORDER.index, below)), (above, below)
 
 
 @pytest.mark.parametrize("module", [module for module in PURE if module in MODULES])

@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+import skipwise.loss
 from skipwise.config import LoraTuning
 from skipwise.loss import IGNORED, NextTokenLoss, diluted_mask, training_inputs, training_logits, use_chunked_loss
 from skipwise.positions import PoSE
@@ -284,12 +285,42 @@ def test_no_tensor_of_tokens_by_vocabulary_is_ever_made(tied: bool) -> None:
     assert largest.numel >= vocabulary * (tokens - 1)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_product_is_told_from_all_other_heads(
+    family: str, batch: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    for kind in (skipwise.loss._LinearCrossEntropy, skipwise.loss._ChunkedCrossEntropy):
+        monkeypatch.setattr(
+            kind, "apply", lambda *given, kind=kind, apply=kind.apply: taken.append(kind) or apply(*given)
+        )
+    model = build(FAMILIES[family])
+    for _ in range(2):
+        NextTokenLoss(model, SLICED)(**batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        NextTokenLoss(model, SLICED)(**batch)
+    one_product = not any(word in family for word in ("soft cap", "scaled", "bias"))
+    kind = skipwise.loss._LinearCrossEntropy if one_product else skipwise.loss._ChunkedCrossEntropy
+    assert taken == [kind, kind, skipwise.loss._ChunkedCrossEntropy]
+
+
 def test_the_default_slice_is_bounded_for_any_vocabulary() -> None:
     for vocabulary in (97, 32_000, 262_144):
         config = LlamaConfig(**{**SHAPE, "vocab_size": vocabulary, "hidden_size": 2, "head_dim": 2})
         with torch.device("meta"):
             model: Any = LlamaForCausalLM(config)
-        assert NextTokenLoss(model)._chunk_bytes // (4 * vocabulary) >= 64
+        loss = NextTokenLoss(model)
+        assert loss._slice_bytes(loss._head_parameters()) // (4 * vocabulary) >= 64
+
+
+def test_the_default_slice_grows_with_a_head_that_is_trained() -> None:
+    config = LlamaConfig(**{**SHAPE, "vocab_size": 262_144, "hidden_size": 2304})
+    with torch.device("meta"):
+        model: Any = LlamaForCausalLM(config)
+    loss = NextTokenLoss(model)
+    assert loss._slice_bytes(loss._head_parameters()) == 262_144 * 2304  # bytes of a quarter of it
+    model.lm_head.requires_grad_(False)
+    assert loss._slice_bytes(loss._head_parameters()) == 64 * 2**20
 
 
 def test_forward_gives_the_loss_only_where_labels_are_given(llama: Any, batch: dict[str, Tensor]) -> None:

@@ -42,10 +42,18 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         skipwise.no_such  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("name", [name for name, home in skipwise._HOMES.items() if name == home])
-def test_a_function_is_not_hidden_by_the_module_of_its_own_name(fresh_python: Callable[[str], None], name: str) -> None:
+def test_a_function_is_not_hidden_by_the_module_of_its_own_name(fresh_python: Callable[[str], None]) -> None:
     # The order of the first imports is what matters: the module first, then the public name.
-    fresh_python(f"from skipwise.{name} import {name} as inner\nfrom skipwise import {name}\nassert {name} is inner")
+    names = [name for name, home in skipwise._HOMES.items() if name == home]
+    assert {"coverage", "doctor"} <= set(names)
+    fresh_python(
+        "import importlib, sys\n"
+        f"for name in {names}:\n"
+        "    for module in [module for module in sys.modules if module.split('.')[0] == 'skipwise']:\n"
+        "        del sys.modules[module]\n"
+        "    inner = getattr(importlib.import_module(f'skipwise.{name}'), name)\n"
+        "    assert getattr(importlib.import_module('skipwise'), name) is inner, name\n"
+    )
 
 
 def test_type_checkers_are_told_the_same_homes_as_the_interpreter() -> None:

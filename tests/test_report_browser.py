@@ -18,7 +18,10 @@ def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium here to lay the page out")
+pytestmark = [
+    pytest.mark.skipif(chromium() is None, reason="no chromium here to lay the page out"),
+    pytest.mark.slow,
+]
 
 WIDTHS = (1280, 390)
 # What the copy of the page without its policy tells of itself; a script is what the page itself forbids.

@@ -312,6 +312,7 @@ def test_no_text_of_documents_or_outputs_enters_unless_asked_for(tmp_path: Path)
 HOSTILE = "<script>alert(1)</script>\"'&$\\frac{|\x07\n--><img src=x onerror=1>"
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_names(tmp_path: Path) -> None:
     changed = comparison()
     changed["arms"][HOSTILE] = changed["arms"].pop("pose")

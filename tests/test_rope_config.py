@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GPTNeoXConfig,
     LlamaConfig,
     Phi3Config,
@@ -19,6 +20,7 @@ from transformers import (
     Qwen3Config,
     StableLmConfig,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from skipwise.errors import ConfigError
 from skipwise.rope import (
@@ -303,3 +305,47 @@ def test_a_base_is_not_lowered():
     with pytest.raises(ConfigError, match="would lower the base"):
         write_rope(raised, NTK(), further)
     assert write_rope(raised, NTK(theta=2e8), further)["rope_theta"] == 2e8
+
+
+# Proportional RoPE: the fast pairs of a head turn, the others stand still
+
+
+def gemma4_config() -> Gemma4TextConfig:
+    layers = ["sliding_attention", "full_attention"]
+    heads: dict[str, Any] = {"head_dim": 16, "global_head_dim": 32}
+    return Gemma4TextConfig(**TINY, **heads, layer_types=layers)
+
+
+@pytest.mark.parametrize("kind", ["none", "linear", "ntk"])
+def test_proportional_tables_are_the_librarys(kind: str) -> None:
+    config = gemma4_config()
+    state = read_rope(config.to_dict())
+    assert (state.kind, state.rotary_dim, state.span_dim, state.theta) == ("none", 8, 32, 1e6)
+    interpolation = INTERPOLATIONS[kind]()
+    written = Gemma4TextConfig.from_dict(write_rope(config.to_dict(), interpolation, WINDOW))
+    assert written.rope_parameters is not None
+    assert written.rope_parameters["full_attention"]["rope_type"] == "proportional"
+    assert written.rope_parameters["sliding_attention"] == {"rope_type": "default", "rope_theta": 10_000.0}
+
+    theirs, factor = ROPE_INIT_FUNCTIONS["proportional"](written, layer_type="full_attention")
+    table = interpolation.table(state.spec, WINDOW)
+    np.testing.assert_allclose(theirs.numpy(), table.inv_freq, rtol=1e-6, atol=0)
+    assert (table.attention_factor, factor) == (1.0, 1.0)
+    assert table.inv_freq.shape == (16,)
+    assert np.count_nonzero(table.inv_freq) == 4
+    again = read_rope(written.to_dict())
+    assert (again.kind, again.theta, again.original, again.maximum) == (kind, 1e6, ORIGINAL, TARGET)
+    assert_same(again.interpolation.table(again.spec, again.window), table)
+
+
+def test_a_base_change_slows_the_slowest_pair_that_turns() -> None:
+    spec = read_rope(gemma4_config().to_dict()).spec
+    before, after = (INTERPOLATIONS[kind]().table(spec, WINDOW).inv_freq for kind in ("none", "ntk"))
+    assert after[0] == before[0] == 1.0
+    assert before[3] / after[3] == pytest.approx(WINDOW.factor)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "yarn", "llama3", "longrope"])
+def test_proportional_rope_is_refused_what_the_library_has_not(kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{kind}', but rope type proportional .* takes only none, linear, ntk"):
+        write_rope(gemma4_config().to_dict(), INTERPOLATIONS[kind](), WINDOW)

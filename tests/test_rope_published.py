@@ -205,10 +205,10 @@ def test_models_that_cannot_take_a_kind_are_refused():
 
 
 def test_rotary_embeddings_of_unknown_form_are_refused():
-    proportional = family_config("llama")
-    proportional["rope_parameters"]["rope_type"] = "proportional"
-    with pytest.raises(UnsupportedModelError, match="proportional"):
-        read_rope(proportional)
+    axial = family_config("llama")
+    axial["rope_parameters"]["rope_type"] = "axial"
+    with pytest.raises(UnsupportedModelError, match="axial"):
+        read_rope(axial)
     unknown_layers = family_config("llama") | {"rope_parameters": {"main": dict(PLAIN), "compress": dict(PLAIN)}}
     with pytest.raises(UnsupportedModelError, match="main, compress"):
         read_rope(unknown_layers)

@@ -144,12 +144,13 @@ class ValidationConfig(StrictModel):
     Attributes:
         lengths: context lengths; by default the original window and doublings of it up to the target.
         num_documents: how many held-out documents are read at each length.
-        every_steps: how often; 0 for only before and after training.
+        every_steps: how often between the first step and the last, before and after which it always is; 0 for never,
+            by default after each quarter of the run.
     """
 
     lengths: list[Length] | None = None
     num_documents: int = Field(default=4, ge=1)
-    every_steps: int = Field(default=0, ge=0)
+    every_steps: int | None = Field(default=None, ge=0)
 
 
 class RunConfig(StrictModel):

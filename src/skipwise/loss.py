@@ -2,7 +2,8 @@
 
 A window of `n` tokens over a vocabulary of `V` makes `n x V` logits; with their float32 copy and gradients they
 outweigh everything else of a small model with a large vocabulary. Here the head runs over a few hundred tokens at a
-time, and the gradients of hidden states and head are made in the same pass, so that nothing is computed twice.
+time, and the gradients of hidden states and head are made in the same pass, so that nothing is computed twice. Where
+the head is one matrix in float32, as most are on a CPU, slices also share their memory (`_LinearCrossEntropy`).
 
 torch has a `linear_cross_entropy` of its own since 2.13, which works alike where it is given chunking options. It takes
 hidden states and one matrix, so it cannot cap the logits (Gemma), scale them (Cohere, Granite) or train an adapter on
@@ -12,7 +13,7 @@ the head, and older versions lack it. Here the model's own head runs, whatever i
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,10 +99,11 @@ class NextTokenLoss:
 
     Args:
         model: a causal language model of the transformers library, not wrapped.
-        chunk_bytes: how large one slice of float32 logits may be.
+        chunk_bytes: about how large one slice of float32 logits may be; by default 64 MiB, and a quarter of the head
+            where that is trained and larger, as each slice reads and writes its whole gradient.
     """
 
-    def __init__(self, model: Any, chunk_bytes: int = _CHUNK_BYTES) -> None:
+    def __init__(self, model: Any, chunk_bytes: int | None = None) -> None:
         self._model = model
         self._decoder: nn.Module = model.base_model
         self._vocabulary = model.config.get_text_config().vocab_size
@@ -137,10 +139,38 @@ class NextTokenLoss:
 
         if not bool(scored.all()):
             hidden, targets = hidden[scored], targets[scored]
-        rows = max(1, self._chunk_bytes // (4 * self._vocabulary))
+        # Slices of one size: a rest of a few rows would cost the head's whole gradient again.
+        beside = self._head_parameters()
+        size = 4 * self._vocabulary * len(hidden)
+        num_slices = min(max(1, round(size / max(1, self._slice_bytes(beside)))), max(1, len(hidden)))
+        rows = max(1, -(-len(hidden) // num_slices))
         with self._standing_decoder(type(outputs)) as head:
-            total = _ChunkedCrossEntropy.apply(head, rows, hidden, targets, *self._head_parameters())
+            if (weight := self._plain_weight(head, hidden, beside)) is not None:
+                total = _LinearCrossEntropy.apply(rows, hidden, targets, weight)
+            else:
+                total = _ChunkedCrossEntropy.apply(head, rows, hidden, targets, *beside)
         return total / count.clamp(min=1)
+
+    def _slice_bytes(self, beside: list[nn.Parameter]) -> int:
+        if self._chunk_bytes is not None:
+            return self._chunk_bytes
+        return max(_CHUNK_BYTES, sum(parameter.nbytes for parameter in beside) // 4)
+
+    @torch.no_grad()
+    def _plain_weight(
+        self, head: Callable[[Tensor], Tensor], hidden: Tensor, beside: list[nn.Parameter]
+    ) -> nn.Parameter | None:
+        """The head's weight (vocabulary, width) where logits are this one product in float32; else None."""
+        layer = self._model.get_output_embeddings()
+        if type(layer) is not nn.Linear or layer.bias is not None or any(p is not layer.weight for p in beside):
+            return None
+        full = {hidden.dtype, layer.weight.dtype} == {torch.float32}
+        if not full or torch.is_autocast_enabled(hidden.device.type) or not len(hidden):
+            return None
+        # Not what the class is called but what it computes: no scale and no soft cap leaves two rows as they are.
+        few = hidden[:2].detach()
+        same = torch.equal(head(few), nn.functional.linear(few, layer.weight))
+        return cast(nn.Parameter, layer.weight) if same else None
 
     def _head_parameters(self) -> list[nn.Parameter]:
         """What is trained beside the decoder; asked for anew each time, as an adapter may have been put around it."""
@@ -190,6 +220,42 @@ def use_chunked_loss(model: Any) -> None:
 def _widened(grad: Tensor) -> Tensor:
     """In float32 what is 16-bit, as each sum in 16 bits rounds anew, and the error grows with the slices."""
     return grad.to(torch.promote_types(grad.dtype, torch.float32))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Sum of cross entropies of `hidden @ weight.T`, as `_ChunkedCrossEntropy` has it, without its copies.
+
+    One slice of logits is made in place of the last one and becomes its own gradient, and the weight's gradient is
+    summed by the product itself: on a CPU, new memory costs more than what is computed in it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: int, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        hidden_grad = torch.empty_like(hidden) if any(ctx.needs_input_grad) else None
+        weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[3] else None
+        logits = hidden.new_empty(min(rows, len(hidden)), len(weight))
+        for start in range(0, len(hidden), rows):
+            piece, target = hidden[start : start + rows], targets[start : start + rows, None]
+            scores = torch.mm(piece, weight.T, out=logits[: len(piece)])
+            largest = scores.amax(1, keepdim=True)
+            chosen = scores.gather(1, target)
+            sums = scores.sub_(largest).exp_().sum(1, keepdim=True)
+            total += (sums.log() + largest - chosen).sum()
+            if hidden_grad is not None:
+                # d loss / d logits = softmax(logits) - one_hot(target)
+                scores.div_(sums).scatter_add_(1, target, scores.new_full(target.shape, -1.0))
+                torch.mm(scores, weight, out=hidden_grad[start : start + rows])
+                if weight_grad is not None:
+                    weight_grad.addmm_(scores.T, piece)
+        ctx.save_for_backward(hidden_grad, weight_grad)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        hidden_grad, weight_grad = (None if g is None else g.mul_(grad_output) for g in ctx.saved_tensors)
+        return None, hidden_grad, None, weight_grad
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -192,6 +192,8 @@ class PoSE:
         num_pairs, num_values = self.chunks * num_skips // 2, window.target + window.train - 1
         largest = int(num_values * rng.random() ** (1.0 / num_pairs)) - (window.train - 1)
         last = min(max(largest, 0), budget)
+        if num_skips == 1:
+            return np.array([last])
         return np.append(np.sort(rng.integers(0, last + 1, size=num_skips - 1)), last)
 
 

@@ -125,6 +125,7 @@ def test_arms_may_join_later_and_what_was_measured_may_not_change(settings, in_p
         compare(Comparison.from_mapping(settings | {"output": settings["output"] + "-other"}), resume=True)
 
 
+@pytest.mark.slow
 def test_full_length_for_the_same_time_takes_the_steps_that_fit(settings, in_process) -> None:
     arms = ["pose", "full-equal-time", "full"]
     folder = Path(settings["output"])
@@ -140,6 +141,7 @@ def test_full_length_for_the_same_time_takes_the_steps_that_fit(settings, in_pro
     assert results.about["arms"]["full-equal-time"]["runs"][0]["steps"] == 2
 
 
+@pytest.mark.slow
 def test_costs_are_measured_at_each_target(settings, in_process) -> None:
     made = Comparison.from_mapping(settings | {"arms": ["pose", "full"], "costs": {"targets": [128, 512], "steps": 2}})
     costs = {(one["arm"], one["target_tokens"]): one for one in compare(made).about["costs"]}

@@ -37,7 +37,7 @@ def settings(tiny_checkpoint: Path, documents: Path, tmp_path: Path) -> dict[str
         "window": 32,
         "output": str(tmp_path / "run"),
         "data": {"source": str(documents), "held_out": 0.2},
-        "validation": {"num_documents": 1},
+        "validation": {"num_documents": 1, "every_steps": 0},
         "training": {
             "max_steps": STEPS,
             "learning_rate": 1e-2,

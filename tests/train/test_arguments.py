@@ -31,6 +31,14 @@ def test_64_windows_a_step_whatever_the_batch_and_the_processes(monkeypatch: pyt
     assert training_settings(config)["gradient_accumulation_steps"] == 2
 
 
+@pytest.mark.parametrize(("every", "strategy", "steps"), [(None, "steps", 250), (0, "no", None), (7, "steps", 7)])
+def test_validation_is_after_each_quarter_unless_a_run_says_otherwise(
+    every: int | None, strategy: str, steps: int | None
+) -> None:
+    arguments = training_arguments(RunConfig.from_mapping({**SMALL, "validation": {"every_steps": every}}))
+    assert (arguments.eval_strategy, arguments.eval_steps) == (strategy, steps)
+
+
 def test_the_older_name_of_gradient_checkpointing_is_understood() -> None:
     config = RunConfig.from_mapping({**SMALL, "training": {"gradient_checkpointing": False}})
     assert training_settings(config)[CHECKPOINTING] is False

@@ -104,6 +104,7 @@ def test_the_factor_chosen_is_in_what_transformers_loads_and_weights_are_as_trai
     assert "Attention factor" not in (plain.folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sound_model", "quick_search")
 def test_a_resumed_run_calibrates_alike(
     settings: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path

@@ -55,10 +55,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "diluted, with exercises": {"window": 240, "dilution": True, "data": {"retrieval": 0.5}},
     "mixed precision, checkpointed": {"training": {"bf16": True, "use_cpu": True, "gradient_checkpointing": True}},
 }
+_SLOW_RUNS = ("growing, with exercises", "diluted, with exercises")
 
 
 @pytest.mark.usefixtures("sound_model")
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in _SLOW_RUNS)) for kind in RUNS])
 def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
     kind: str, settings: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ import typer.core
 import typer.main
 
 from skipwise import __version__
+from skipwise.allocator import use_huge_pages
 from skipwise.cli import (
     benchmarks,
     build_suite,
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Nothing but an exit of the interpreter escapes from here.
     """
+    use_huge_pages()
     command = typer.main.get_command(build_app())
     debug = False
     try:

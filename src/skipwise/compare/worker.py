@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from skipwise.allocator import use_huge_pages
+
 Failure = Literal["out of memory", "not a number", "error"]
 
 OUTCOME_FILE = "outcome.json"
@@ -73,6 +75,7 @@ def main(job_file: Path) -> int:
     """Runs the job of this file; returns the exit code: 0 also for a failure that was written down."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("skipwise").setLevel(logging.INFO)
+    use_huge_pages()
     job = json.loads(job_file.read_text(encoding="utf-8"))
     folder = job_file.parent
     try:

@@ -76,7 +76,7 @@ class DemoSettings:
                     {"window": self.target // 4, "share": 0.7},
                     {"window": self.target // 2, "share": 0.25},
                 ],
-                "validation": {"num_documents": 4},
+                "validation": {"num_documents": 4, "every_steps": 0},
                 "training": {
                     "max_steps": self.steps,
                     "per_device_train_batch_size": 16,

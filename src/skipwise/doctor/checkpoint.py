@@ -180,5 +180,7 @@ def _deviation(found: RopeTable | None, expected: RopeTable) -> float:
     """Largest relative difference of frequencies and attention factor; infinite where the shapes differ."""
     if found is None or found.inv_freq.shape != expected.inv_freq.shape:
         return float("inf")
-    frequencies = float(np.max(np.abs(found.inv_freq / expected.inv_freq - 1)))
-    return max(frequencies, abs(found.attention_factor / expected.attention_factor - 1))
+    scale = np.where(expected.inv_freq == 0, 1.0, expected.inv_freq)
+    frequencies = float(np.max(np.abs(found.inv_freq - expected.inv_freq) / scale))
+    off = max(frequencies, abs(found.attention_factor / expected.attention_factor - 1))
+    return off if np.isfinite([frequencies, off]).all() else float("inf")

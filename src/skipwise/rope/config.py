@@ -33,6 +33,11 @@ _KIND_OF_TYPE = {"default": "none", "su": "longrope"} | {
     kind: kind for kind in ("linear", "dynamic", "yarn", "llama3", "longrope")
 }
 
+# The fast pairs of a head turn and the others stand still (Gemma 4). With a factor it is scaled linearly; transformers
+# has no other scaling of it, but the base is free.
+_PROPORTIONAL = "proportional"
+_PROPORTIONAL_KINDS = ("none", "linear", "ntk")
+
 # Entries of `rope_parameters` that belong to an interpolation; all others are the model's own and stay.
 _OWNED_ENTRIES = {"rope_type", "rope_theta", "original_max_position_embeddings"}
 _OWNED_ENTRIES |= {"attn_factor", "short_mscale", "long_mscale"}
@@ -64,6 +69,7 @@ class RopeState:
     Attributes:
         kind: key of `INTERPOLATIONS`; "none" where nothing is scaled.
         rotary_dim: dimensions of a head that are rotated.
+        span_dim: dimensions that the frequencies are spread over, where these are more (`RopeSpec.span_dim`).
         theta: base of the model before any interpolation.
         original: window that the base model was pre-trained for, in tokens.
         maximum: `max_position_embeddings`, in tokens.
@@ -83,6 +89,7 @@ class RopeState:
     parameters: dict[str, Any]
     ambiguity: str | None
     trained_factor: float | None = None
+    span_dim: int | None = None
 
     @property
     def scaled(self) -> bool:
@@ -92,7 +99,7 @@ class RopeState:
     @property
     def spec(self) -> RopeSpec:
         """The rotary embedding of the base model."""
-        return RopeSpec(rotary_dim=self.rotary_dim, theta=self.theta)
+        return RopeSpec(rotary_dim=self.rotary_dim, theta=self.theta, span_dim=self.span_dim)
 
     @property
     def window(self) -> Window:
@@ -141,10 +148,15 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
     """
     text = eras.text_part(config)
     parameters = eras.global_parameters(text)
-    kind = _KIND_OF_TYPE.get(parameters["rope_type"])
+    proportional = parameters["rope_type"] == _PROPORTIONAL
+    if proportional:
+        kind = "linear" if parameters.get("factor", 1.0) != 1.0 else "none"
+    else:
+        kind = _KIND_OF_TYPE.get(parameters["rope_type"])
     if kind is None:
         raise UnsupportedModelError(
-            f"rope type is {parameters['rope_type']!r}, which cannot be extended; known are {', '.join(_KIND_OF_TYPE)}"
+            f"rope type is {parameters['rope_type']!r}, which cannot be extended; known are "
+            f"{', '.join((*_KIND_OF_TYPE, _PROPORTIONAL))}"
         )
     maximum = _whole_tokens(text, eras.maximum_name(text))
     base_theta = text.get("original_rope_theta")
@@ -185,6 +197,7 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
         parameters=parameters,
         ambiguity=ambiguity,
         trained_factor=text.get(_TRAINED_FACTOR),
+        span_dim=eras.head_dim(text) if proportional else None,
     )
 
 
@@ -224,12 +237,14 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
     """
     text = eras.text_part(config)
     state = read_rope(config)
-    parameters = interpolation.parameters(state.spec, window)
     by_layer = eras.parameters_by_layer(text)
-    _check_model_takes(text, interpolation, by_layer=by_layer is not None)
+    _check_model_takes(text, interpolation, state, by_layer=by_layer is not None)
+    parameters = interpolation.parameters(state.spec, window)
     _check_lengths(state, interpolation, window)
     if state.scaled:
         _check_continues(state, interpolation, window, parameters)
+    if state.span_dim is not None:
+        parameters["rope_type"] = _PROPORTIONAL
     parameters |= {name: value for name, value in state.parameters.items() if name not in _OWNED_ENTRIES}
     if "original_max_position_embeddings" in state.parameters:
         # Where it stands there already, the model may compute with it whatever the kind (Ministral 3's attention).
@@ -287,12 +302,16 @@ def check_carries_factor(kind: str) -> None:
         )
 
 
-def _check_model_takes(text: Mapping[str, Any], interpolation: Interpolation, *, by_layer: bool) -> None:
+def _check_model_takes(
+    text: Mapping[str, Any], interpolation: Interpolation, state: RopeState, *, by_layer: bool
+) -> None:
     model_type = text.get("model_type", "")
-    allowed = _KINDS_OF_MODEL.get(model_type, tuple(INTERPOLATIONS))
+    allowed, what = _KINDS_OF_MODEL.get(model_type, tuple(INTERPOLATIONS)), model_type
+    if state.span_dim is not None:
+        allowed, what = _PROPORTIONAL_KINDS, "rope type proportional"
     if interpolation.kind in INTERPOLATIONS and interpolation.kind not in allowed:
         raise ConfigError(
-            f"interpolation is {interpolation.kind!r}, but {model_type} in transformers takes only "
+            f"interpolation is {interpolation.kind!r}, but {what} in transformers takes only "
             f"{', '.join(allowed)}; choose one of these"
         )
     if by_layer and isinstance(interpolation, YaRN) and not interpolation.truncate:

@@ -107,7 +107,8 @@ def with_legacy_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     written["rope_theta"] = parameters["rope_theta"]
     if model_type in _THETA_NAME:
         written[_THETA_NAME[model_type]] = parameters["rope_theta"]
-    if "partial_rotary_factor" in parameters:
+    shared = by_layer is None or model_type in _LOCAL_THETA_NAME
+    if "partial_rotary_factor" in parameters and shared:
         written[_PARTIAL_NAME.get(model_type, "partial_rotary_factor")] = parameters["partial_rotary_factor"]
     if by_layer is not None and model_type in _LOCAL_THETA_NAME:
         written[_LOCAL_THETA_NAME[model_type]] = by_layer["sliding_attention"]["rope_theta"]
@@ -118,7 +119,7 @@ def with_legacy_keys(config: Mapping[str, Any]) -> dict[str, Any]:
         # With an attention factor of its own the short form would be another model; 4-era code refuses the long one.
         if model_type in _LEGACY_ENTRIES and "attention_factor" not in parameters:
             scaling = {name: scaling[name] for name in _LEGACY_ENTRIES[model_type]}
-    if by_layer is None or model_type in _LOCAL_THETA_NAME:
+    if shared:
         # Of other models with parameters by layer there is no 4-era code, and transformers 5 would scale every layer.
         written["rope_scaling"] = scaling
     return with_text_part(config, written)
@@ -133,10 +134,25 @@ def rotary_dim(text: Mapping[str, Any], parameters: Mapping[str, Any]) -> int:
     for name in ("qk_rope_head_dim", "rotary_dim"):
         if text.get(name):
             return int(text[name])
+    return int(head_dim(text) * parameters.get("partial_rotary_factor", 1.0))
+
+
+def head_dim(text: Mapping[str, Any]) -> int:
+    """Dimensions of a head in the layers that see the whole context, which may have wider ones than the others.
+
+    Raises:
+        ConfigError: when the config has no dimensions.
+    """
+    # As Gemma 4 is published; transformers makes an entry for each layer of it.
+    if wider := text.get("global_head_dim"):
+        return int(wider)
+    layers = text.get("layer_types") or ()
+    for index, layer in (text.get("per_layer_config") or {}).items():
+        if "head_dim" in layer and int(index) < len(layers) and layers[int(index)] == GLOBAL_LAYERS:
+            return int(layer["head_dim"])
     if not text.get("head_dim") and not (text.get("hidden_size") and text.get("num_attention_heads")):
         raise ConfigError("config has no head_dim, nor hidden_size with num_attention_heads; give the whole config")
-    head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    return int(head_dim * parameters.get("partial_rotary_factor", 1.0))
+    return int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
 
 
 def maximum_name(text: Mapping[str, Any]) -> str:

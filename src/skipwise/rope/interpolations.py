@@ -5,7 +5,7 @@ transformers and serving engines compute the same. `alpha = target / original` t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -30,13 +30,13 @@ class Interpolation(Protocol):
 
 
 def _ntk_theta(spec: RopeSpec, stretch: float) -> float:
-    """The base whose slowest pair turns `stretch` times slower while the fastest pair keeps its speed."""
+    """The base whose slowest turning pair turns `stretch` times slower while the fastest pair keeps its speed."""
     if spec.rotary_dim == 2:
         raise ConfigError(
             "rotary_dim is 2, whose only pair turns by 1 radian a position whatever the base, so a base change does "
             "nothing; choose kind: linear or yarn"
         )
-    return spec.theta * stretch ** (spec.rotary_dim / (spec.rotary_dim - 2))
+    return spec.theta * stretch ** (spec.span / (spec.rotary_dim - 2))
 
 
 def _check_factor(kind: str, factor: float | None) -> None:
@@ -104,7 +104,7 @@ class NTK:
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
         """See `Interpolation.table`."""
-        changed = RopeSpec(rotary_dim=spec.rotary_dim, theta=self._changed_theta(spec, window))
+        changed = replace(spec, theta=self._changed_theta(spec, window))
         return RopeTable(inv_freq=unscaled_frequencies(changed), attention_factor=1.0)
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class DynamicNTK:
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
         """See `Interpolation.table`."""
-        changed = RopeSpec(rotary_dim=spec.rotary_dim, theta=_ntk_theta(spec, self._stretch(window)))
+        changed = replace(spec, theta=_ntk_theta(spec, self._stretch(window)))
         return RopeTable(inv_freq=unscaled_frequencies(changed), attention_factor=1.0)
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:

@@ -16,21 +16,32 @@ class RopeSpec:
     """The rotary embedding of the base model.
 
     Attributes:
-        rotary_dim: dimensions of a head that are rotated, `d`; even.
+        rotary_dim: dimensions of a head that are rotated; even.
         theta: the base, `theta`.
+        span_dim: dimensions that the frequencies are spread over, `d`; None where it is those that are rotated. In
+            proportional RoPE (Gemma 4) it is the whole head, of which only the fast pairs turn; YaRN, Llama 3 and
+            LongRoPE have no formula for that.
 
     Raises:
-        ConfigError: unless `rotary_dim` is even and at least 2, and `theta` is above 1.
+        ConfigError: unless `rotary_dim` is even and at least 2, `span_dim` even and no less, and `theta` above 1.
     """
 
     rotary_dim: int
     theta: float
+    span_dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ConfigError(f"rotary_dim is {self.rotary_dim}; it must be an even number of dimensions, 2 or more")
+        if self.span < self.rotary_dim or self.span % 2:
+            raise ConfigError(f"span_dim is {self.span}; it must be even, and rotary_dim={self.rotary_dim} or more")
         if not self.theta > 1:
             raise ConfigError(f"rope theta is {self.theta}; it must be above 1, usually 1e4 to 1e7")
+
+    @property
+    def span(self) -> int:
+        """Dimensions that the frequencies are spread over; the table has half as many entries."""
+        return self.rotary_dim if self.span_dim is None else self.span_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +49,7 @@ class RopeTable:
     """What a rotary embedding computes with.
 
     Attributes:
-        inv_freq: float64 (rotary_dim / 2,), radians a position for each pair of dimensions.
+        inv_freq: float64 (span / 2,), radians a position for each pair of dimensions; 0 for a pair that stands still.
         attention_factor: what cos and sin are multiplied with; it enters the attention logits squared.
     """
 
@@ -47,8 +58,12 @@ class RopeTable:
 
 
 def unscaled_frequencies(spec: RopeSpec) -> np.ndarray:
-    """`theta ** (-2j / d)`, float64 (rotary_dim / 2,). Source: RoFormer (arXiv 2104.09864), section 3.2.2."""
-    return spec.theta ** (-np.arange(0, spec.rotary_dim, 2, dtype=np.float64) / spec.rotary_dim)
+    """`theta ** (-2j / d)` for the pairs that turn and 0 for the others, float64 (span / 2,).
+
+    Source: RoFormer (arXiv 2104.09864), section 3.2.2; the zeros are proportional RoPE's, as transformers has it.
+    """
+    turning = spec.theta ** (-np.arange(0, spec.rotary_dim, 2, dtype=np.float64) / spec.span)
+    return np.pad(turning, (0, (spec.span - spec.rotary_dim) // 2))
 
 
 def float32_angle_error(table: RopeTable, position: int) -> float:

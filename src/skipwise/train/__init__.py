@@ -14,7 +14,7 @@ with everything that was done. What stands beside them while training is told in
     calibration.py the attention factor, chosen when training is done
     trainer.py     the thin `transformers.Trainer`
     record.py      what was done, for people and machines
-    process.py     seconds, peak memory, one heap
+    process.py     seconds, peak memory, and how a run is told to stop
 """
 
 import logging
@@ -27,6 +27,7 @@ import transformers
 from accelerate import PartialState
 from peft import PeftModel
 
+from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, LoraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor, require_healthy
@@ -38,12 +39,12 @@ from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
 from skipwise.train.folder import RunFolder, step_of
-from skipwise.train.process import Stopwatch, use_one_malloc_arena
+from skipwise.train.process import Stopwatch
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
 from skipwise.train.tuning import apply_tuning, check_tuning, merged
 
-__all__ = ["ExtendResult", "extend", "training_arguments", "use_one_malloc_arena"]
+__all__ = ["ExtendResult", "extend", "training_arguments"]
 
 logger = logging.getLogger("skipwise")
 
@@ -105,7 +106,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
     arguments = training_arguments(config, resumed=checkpoint is not None)
 
     show_bars = not config.training.get("disable_tqdm", False)
-    use_one_malloc_arena(gradient_checkpointing=training[CHECKPOINTING])
+    use_one_malloc_arena()
     stopwatch = Stopwatch()
     transformers.set_seed(config.seed)
     # A checkpoint on the way is a whole extended model; of low-rank additions it holds no more than these.

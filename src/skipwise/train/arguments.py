@@ -92,10 +92,12 @@ def training_arguments(config: RunConfig, *, resumed: bool = False) -> transform
     Raises:
         ConfigError: for settings that cannot be used together, on this machine, or without a package that is missing.
     """
-    every = config.validation.every_steps
+    settings, every = training_settings(config), config.validation.every_steps
+    if every is None:
+        every = max(1, round(settings["max_steps"] / 4))
     try:
         arguments = transformers.TrainingArguments(
-            **training_settings(config),
+            **settings,
             output_dir=str(config.output_folder),
             seed=config.seed,
             data_seed=config.seed,

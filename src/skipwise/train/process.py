@@ -1,4 +1,4 @@
-"""What a run takes of the machine: seconds, peak memory, one heap for all threads, and how it is told to stop."""
+"""What a run takes of the machine: seconds, peak memory, and how it is told to stop."""
 
 import contextlib
 import signal
@@ -47,24 +47,3 @@ def on_stop_signals(handler: Callable[[int, FrameType | None], None]) -> Iterato
     finally:
         for number, replaced in before.items():
             signal.signal(number, replaced)
-
-
-def use_one_malloc_arena(*, gradient_checkpointing: bool) -> None:
-    """Lets all threads allocate from one heap, where the C library is glibc; elsewhere does nothing.
-
-    Autograd runs the backward pass in a thread of its own, and glibc gives each thread its own heap: what the forward
-    pass frees would then never serve the backward pass. On a CPU that is several hundred megabytes of a training step.
-
-    Args:
-        gradient_checkpointing: also keeps activations out of the heap, each in a mapping of its own. Recomputing mixes
-            short-lived blocks with those that stay, and the heap fills with holes; without it there are few, and the
-            time that mapping costs buys nothing.
-    """
-    import ctypes
-
-    arena_max, mmap_threshold, trim_threshold = -8, -3, -1
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(arena_max, 1)
-        mallopt(mmap_threshold, (2 if gradient_checkpointing else 8) * 2**20)
-        mallopt(trim_threshold, 16 * 2**20)
