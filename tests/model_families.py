@@ -78,6 +78,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 8,
         "vocab_size_per_layer_input": 96,
     },
+    # The whole model, without a tower for sound or sight.
+    "gemma4": {
+        "text_config": {
+            **SMALL,
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "sliding_window": 32,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 96,
+        },
+        "vision_config": None,
+        "audio_config": None,
+    },
+    "lfm3": {"head_dim": 16, "layer_types": ["conv", "full_attention"]},
     "phi3": {},
     "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}},
     "stablelm": {},
@@ -91,7 +106,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gptj": {"n_inner": 48, "rotary_dim": 8},
 }
 # What transformers' own code of a family can be scaled by, where it is not everything.
-KINDS_OF_FAMILY = {"phi3": ("longrope",), "gemma4_text": ("linear", "ntk")}
+PROPORTIONAL = ("gemma4_text", "gemma4", "lfm3")
+KINDS_OF_FAMILY: dict[str, tuple[str, ...]] = {"phi3": ("longrope",), **dict.fromkeys(PROPORTIONAL, ("linear", "ntk"))}
 
 
 def kinds_of(family: str) -> tuple[str, ...]:

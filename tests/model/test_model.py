@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from model_families import FAMILIES, WINDOW, kinds_of
+from model_families import FAMILIES, PROPORTIONAL, WINDOW, kinds_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from skipwise.errors import CheckpointError, ConfigError
@@ -82,12 +82,15 @@ def test_saved_config_is_readable_in_both_eras(family: str, checkpoint: Any, tmp
     theta = read_rope(read_config(source).to_dict()).theta
     assert (written["max_position_embeddings"], type(written["max_position_embeddings"])) == (WINDOW.target, int)
     assert written["original_max_position_embeddings"] == WINDOW.original
-    if family != "gemma4_text":  # of which there is no 4-era code, and whose layers do not share one entry
+    if family not in PROPORTIONAL:  # of which there is no 4-era code, and whose layers do not share one entry
         assert written["rope_scaling"]["type"] == kind
     assert written["rope_theta"] == theta
     parameters = written["rope_parameters"].get("full_attention", written["rope_parameters"])
-    assert parameters["rope_type"] == ("proportional" if family == "gemma4_text" else kind)
+    assert parameters["rope_type"] == ("proportional" if family in PROPORTIONAL else kind)
     assert parameters["rope_theta"] == theta
+    if "sliding_attention" in written["rope_parameters"]:
+        own = read_config(source).get_text_config().rope_parameters["sliding_attention"]
+        assert written["rope_parameters"]["sliding_attention"] == own
     # What transformers 5 makes of it says the same again, and the original window is still known.
     again = AutoConfig.from_pretrained(tmp_path / "saved").get_text_config()
     assert again.max_position_embeddings == WINDOW.target

@@ -74,9 +74,9 @@ class DemoSettings:
                 "data": {"source": "stdlib", "retrieval": 0.12},
                 "growth": [
                     {"window": self.target // 4, "share": 0.7},
-                    {"window": self.target // 2, "share": 0.25},
+                    {"window": self.target // 2, "share": 0.15},
                 ],
-                "validation": {"num_documents": 4, "every_steps": 0},
+                "validation": {"lengths": [self.target], "num_documents": 2, "every_steps": 0},
                 "training": {
                     "max_steps": self.steps,
                     "per_device_train_batch_size": 16,

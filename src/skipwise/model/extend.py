@@ -92,6 +92,8 @@ def _rewritten(config: PreTrainedConfig, write: Callable[[Mapping[str, Any]], di
     written = {decoder.attribute_map.get(name, name): value for name, value in written.items()}
     new = type(config).from_dict({**config.to_dict(), key: written} if key else written)
     for old, copied in ((config, new), *((getattr(config, part), getattr(new, part)) for part in config.sub_configs)):
+        if old is None:  # Gemma 4 without its tower for sound
+            continue
         # Chosen kernels are no part of a config's dict.
         copied._attn_implementation_internal = old._attn_implementation
         copied._experts_implementation_internal = old._experts_implementation

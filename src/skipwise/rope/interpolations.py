@@ -39,6 +39,14 @@ def _ntk_theta(spec: RopeSpec, stretch: float) -> float:
     return spec.theta * stretch ** (spec.span / (spec.rotary_dim - 2))
 
 
+def _check_all_pairs_turn(kind: str, spec: RopeSpec) -> None:
+    if spec.span != spec.rotary_dim:
+        raise ConfigError(
+            f"interpolation is {kind!r}, but rope type proportional in transformers takes only none, linear, ntk; "
+            "choose one of these"
+        )
+
+
 def _check_factor(kind: str, factor: float | None) -> None:
     if factor is not None and not factor >= 1:
         raise ConfigError(f"{kind} factor is {factor}; give 1 or more, or leave it out for target / original")
@@ -230,6 +238,7 @@ class YaRN:
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
         """See `Interpolation.table`."""
+        _check_all_pairs_turn(self.kind, spec)
         low = _pair_that_turns(self.beta_fast, spec, window.original)
         high = _pair_that_turns(self.beta_slow, spec, window.original)
         if self.truncate:
@@ -301,6 +310,7 @@ class Llama3:
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
         """See `Interpolation.table`."""
+        _check_all_pairs_turn(self.kind, spec)
         base = unscaled_frequencies(spec)
         turns = window.original * base / (2 * math.pi)
         smooth = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0.0, 1.0)
@@ -361,6 +371,7 @@ class LongRoPE:
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
         """See `Interpolation.table`; the long list where the target is beyond the original window."""
+        _check_all_pairs_turn(self.kind, spec)
         short, long = self._factors(spec, window)
         divisors = long if window.target > window.original else short
         return RopeTable(

@@ -20,7 +20,7 @@ class RopeSpec:
         theta: the base, `theta`.
         span_dim: dimensions that the frequencies are spread over, `d`; None where it is those that are rotated. In
             proportional RoPE (Gemma 4) it is the whole head, of which only the fast pairs turn; YaRN, Llama 3 and
-            LongRoPE have no formula for that.
+            LongRoPE refuse that.
 
     Raises:
         ConfigError: unless `rotary_dim` is even and at least 2, `span_dim` even and no less, and `theta` above 1.
