@@ -38,7 +38,7 @@ class DemoSettings:
         target: longest context that is measured, in tokens.
         headroom: how far beyond `target` positions are trained, as a factor: of all distances the longest are met least
             often, so the model is extended to more than it must do.
-        steps: optimizer steps of 4096 tokens: 30% in windows of 256, 45% in windows of a quarter of the target,
+        steps: optimizer steps of 4096 tokens: 30% in windows of 256, 55% in windows of a quarter of the target,
             the last in windows of half of it.
         trials: passkeys of each length.
         num_depths: parts of the text that they are spread over.
