@@ -38,6 +38,14 @@ LATENT = {
     "n_shared_experts": 1,
     "first_k_dense_replace": 1,
 }
+GEMMA4 = {
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 32,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 96,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "tie_word_embeddings": True},
     "mistral": {"sliding_window": None},
@@ -70,24 +78,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         },
     },
     # A quarter of the global layers' wider heads turns; the sliding layers have heads and a base of their own.
-    "gemma4_text": {
-        "head_dim": 16,
-        "global_head_dim": 32,
-        "sliding_window": 32,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "hidden_size_per_layer_input": 8,
-        "vocab_size_per_layer_input": 96,
-    },
+    "gemma4_text": GEMMA4,
     # The whole model, without a tower for sound or sight.
     "gemma4": {
         "text_config": {
             **SMALL,
-            "head_dim": 16,
-            "global_head_dim": 32,
-            "sliding_window": 32,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "hidden_size_per_layer_input": 8,
-            "vocab_size_per_layer_input": 96,
+            **GEMMA4,
         },
         "vision_config": None,
         "audio_config": None,

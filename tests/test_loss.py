@@ -304,6 +304,15 @@ def test_one_product_is_told_from_all_other_heads(
     assert taken == [kind, kind, skipwise.loss._ChunkedCrossEntropy]
 
 
+@pytest.mark.parametrize("watch", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_head_with_hooks_is_called(llama: Any, batch: dict[str, Tensor], watch: str) -> None:
+    """As sharding and offloading put them there: outside of its own forward the weight may not be there at all."""
+    plain, calls = NextTokenLoss(llama, SLICED)(**batch), []
+    getattr(llama.lm_head, watch)(lambda *_: calls.append(1))
+    assert NextTokenLoss(llama, SLICED)(**batch).item() == pytest.approx(plain.item(), rel=1e-6)
+    assert len(calls) > 1
+
+
 def test_the_default_slice_is_bounded_for_any_vocabulary() -> None:
     for vocabulary in (97, 32_000, 262_144):
         config = LlamaConfig(**{**SHAPE, "vocab_size": vocabulary, "hidden_size": 2, "head_dim": 2})

@@ -338,6 +338,19 @@ def test_proportional_tables_are_the_librarys(kind: str) -> None:
     assert_same(again.interpolation.table(again.spec, again.window), table)
 
 
+@pytest.mark.parametrize("heads", [{"global_head_dim": 32}, {"per_layer_config": {"full_attention": {"head_dim": 32}}}])
+def test_wider_heads_are_found_however_they_are_written(heads: dict[str, Any]) -> None:
+    config = {name: value for name, value in gemma4_config().to_dict().items() if name != "per_layer_config"}
+    assert read_rope(config | heads).span_dim == 32
+    assert read_rope(config | {"per_layer_config": {"9": {"head_dim": 64}, "other": {}}}).span_dim == 16
+
+
+@pytest.mark.parametrize("given", [[{"head_dim": 32}], {"1": 32}])
+def test_settings_by_layer_of_another_form_are_named(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"per_layer_config is .*32.* give a dict of settings by layer"):
+        read_rope(gemma4_config().to_dict() | {"per_layer_config": given})
+
+
 def test_a_base_change_slows_the_slowest_pair_that_turns() -> None:
     spec = read_rope(gemma4_config().to_dict()).spec
     before, after = (INTERPOLATIONS[kind]().table(spec, WINDOW).inv_freq for kind in ("none", "ntk"))

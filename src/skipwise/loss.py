@@ -13,7 +13,7 @@ the head, and older versions lack it. Here the model's own head runs, whatever i
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -164,13 +164,18 @@ class NextTokenLoss:
         layer = self._model.get_output_embeddings()
         if type(layer) is not nn.Linear or layer.bias is not None or any(p is not layer.weight for p in beside):
             return None
-        full = {hidden.dtype, layer.weight.dtype} == {torch.float32}
-        if not full or torch.is_autocast_enabled(hidden.device.type) or not len(hidden):
+        # Hooks gather what is sharded or elsewhere, or watch; then the layer itself must be called.
+        weight, watched = layer.weight, layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+        if watched or type(weight) is not nn.Parameter or weight.shape[-1:] != hidden.shape[-1:]:
+            return None
+        if {hidden.dtype, weight.dtype} != {torch.float32} or torch.is_autocast_enabled(hidden.device.type):
+            return None
+        if weight.device != hidden.device or not len(hidden):
             return None
         # Not what the class is called but what it computes: no scale and no soft cap leaves two rows as they are.
         few = hidden[:2].detach()
-        same = torch.equal(head(few), nn.functional.linear(few, layer.weight))
-        return cast(nn.Parameter, layer.weight) if same else None
+        same = torch.equal(head(few), nn.functional.linear(few, weight))
+        return weight if same else None
 
     def _head_parameters(self) -> list[nn.Parameter]:
         """What is trained beside the decoder; asked for anew each time, as an adapter may have been put around it."""

@@ -216,3 +216,10 @@ def test_wrapped_models_are_refused(checkpoint: Any) -> None:
 def test_a_wrong_original_window_is_refused(checkpoint: Any) -> None:
     with pytest.raises(ConfigError, match="original"):
         load_model(checkpoint("llama"), interpolation=YaRN(), window=dataclasses.replace(WINDOW, original=128))
+
+
+def test_a_config_that_the_library_stumbles_over_is_one_line(tmp_path: Path) -> None:
+    settings = {"model_type": "gemma4_text", "max_position_embeddings": 256, "per_layer_config": [{"head_dim": 32}]}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"config.*list"):
+        read_config(tmp_path)

@@ -157,7 +157,7 @@ def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise ConfigError(f"{part} of {str(source)!r} needs a package that is missing: {_first_line(error)}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, HFValidationError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, HFValidationError) as error:
         message = _first_line(error)
         if "trust_remote_code" in str(error):
             raise ConfigError(

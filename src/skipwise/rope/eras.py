@@ -146,9 +146,12 @@ def head_dim(text: Mapping[str, Any]) -> int:
     # As Gemma 4 is published; transformers makes an entry for each layer of it.
     if wider := text.get("global_head_dim"):
         return int(wider)
-    layers = text.get("layer_types") or ()
-    for index, layer in (text.get("per_layer_config") or {}).items():
-        if "head_dim" in layer and int(index) < len(layers) and layers[int(index)] == GLOBAL_LAYERS:
+    layers, by_index = text.get("layer_types") or (), text.get("per_layer_config") or {}
+    if not isinstance(by_index, Mapping) or not all(isinstance(layer, Mapping) for layer in by_index.values()):
+        raise ConfigError(f"config's per_layer_config is {by_index!r}; give a dict of settings by layer: correct it")
+    for index, layer in by_index.items():
+        name = layers[int(index)] if str(index).isdecimal() and int(index) < len(layers) else index
+        if name == GLOBAL_LAYERS and layer.get("head_dim"):
             return int(layer["head_dim"])
     if not text.get("head_dim") and not (text.get("hidden_size") and text.get("num_attention_heads")):
         raise ConfigError("config has no head_dim, nor hidden_size with num_attention_heads; give the whole config")
