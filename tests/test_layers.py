@@ -24,6 +24,7 @@ ORDER = (
     "rope",
     "memory",
     "recipes",
+    "attention",
     "loss",
     # what a run is
     "config",

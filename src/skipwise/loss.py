@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from skipwise.attention import mark_causal
+
 IGNORED = -100
 """Label of a token that is not scored, as everywhere in the transformers library."""
 
@@ -82,7 +84,7 @@ def diluted_mask(position_ids: Tensor, diluted: Tensor, dtype: torch.dtype = tor
     weight = (span.clamp(min=1) / (following - first)).log() * diluted[:, None]
     later = chunk[:, :, None] > chunk[:, None, :]
     mask = torch.where(later, weight[:, None, :], torch.zeros((), device=weight.device)).to(dtype)
-    return mask.masked_fill(place[:, None] < place, torch.finfo(dtype).min)[:, None]
+    return mark_causal(mask.masked_fill(place[:, None] < place, torch.finfo(dtype).min)[:, None])
 
 
 class NextTokenLoss:
