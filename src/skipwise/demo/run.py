@@ -38,8 +38,8 @@ class DemoSettings:
         target: longest context that is measured, in tokens.
         headroom: how far beyond `target` positions are trained, as a factor: of all distances the longest are met least
             often, so the model is extended to more than it must do.
-        steps: optimizer steps of 4096 tokens: 30% in windows of 256, 55% in windows of a quarter of the target,
-            the last in windows of half of it.
+        steps: optimizer steps of 4096 tokens: 30% in windows of 256, 40% in windows of a quarter of the target,
+            the last 30% in windows of half of it.
         trials: passkeys of each length.
         num_depths: parts of the text that they are spread over.
         num_documents: held-out documents for perplexity.
@@ -48,7 +48,7 @@ class DemoSettings:
 
     target: int = 4096
     headroom: float = 1.25
-    steps: int = 150
+    steps: int = 120
     trials: int = 20
     num_depths: int = 5
     num_documents: int = 16
@@ -74,17 +74,17 @@ class DemoSettings:
                 "data": {"source": "stdlib", "retrieval": 0.12},
                 "growth": [
                     {"window": self.target // 4, "share": 0.7},
-                    {"window": self.target // 2, "share": 0.15},
+                    {"window": self.target // 2, "share": 0.3},
                 ],
                 "validation": {"lengths": [self.target], "num_documents": 2, "every_steps": 0},
                 "training": {
                     "max_steps": self.steps,
                     "per_device_train_batch_size": 16,
                     "gradient_accumulation_steps": 1,
-                    "learning_rate": 1e-3,
+                    "learning_rate": 2e-3,
                     "adam_beta2": 0.95,
                     "lr_scheduler_type": "warmup_stable_decay",
-                    "lr_scheduler_kwargs": {"num_decay_steps": round(0.57 * self.steps), "decay_type": "linear"},
+                    "lr_scheduler_kwargs": {"num_decay_steps": round(0.83 * self.steps), "decay_type": "linear"},
                     "gradient_checkpointing": False,
                     "save_strategy": "no",
                 },
