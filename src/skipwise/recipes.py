@@ -16,7 +16,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "growing": {
         "sampler": {"kind": "pose", "skips": "flat", "text": "aligned", "start": "anywhere"},
         "dilution": True,
-        "growth": [{"window": "4x", "share": 0.7}, {"window": "8x", "share": 0.25}],
+        "growth": [{"window": "4x", "share": 0.7}, {"window": "8x", "share": 0.3}],
         "data": {"retrieval": 0.12},
     },
     # The same without wider windows, so that a step's memory is that of the training window whatever the target.

@@ -67,11 +67,8 @@ class DemoSettings:
                 "target": self.extended_target,
                 "output": str(model_folder),
                 "interpolation": {"kind": "yarn"},
-                # Text as far apart as its positions, each key counted for those that the skip leaves out: so attention
-                # learns what it will find at the target, and how little of it matters.
-                "sampler": {"kind": "pose", "skips": "flat", "text": "aligned", "start": "anywhere"},
-                "dilution": True,
-                "data": {"source": "stdlib", "retrieval": 0.12},
+                "recipe": "growing",
+                "data": {"source": "stdlib"},
                 "growth": [
                     {"window": self.target // 4, "share": 0.7},
                     {"window": self.target // 2, "share": 0.3},
