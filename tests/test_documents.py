@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow
@@ -228,6 +229,20 @@ def test_an_unreachable_hub_says_so() -> None:
     with pytest.raises(DataError, match=r"no documents at 'owner/name:train': no such file") as caught:
         _read("owner/name")
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_breaks_off_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def rows() -> Iterator[dict[str, str]]:
+        yield from ({"text": "one"}, {"text": "two"})
+        raise ConnectionError("connection\nreset")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
+    documents = read_documents("owner/name")
+    assert [next(documents).text for _ in range(2)] == ["one", "two"]
+    with pytest.raises(DataError, match=r"'owner/name:train \(after 2 rows\)': .* \(connection reset\)"):
+        next(documents)
 
 
 def test_a_document_is_the_same_one_however_its_source_is_written(tmp_path: Path) -> None:

@@ -231,12 +231,16 @@ class HubDataset:
         import datasets
 
         label = ":".join(part for part in (self.name, self.config, self.split) if part)
+        number = 0
         try:
             rows = iter(datasets.load_dataset(self.name, self.config, split=self.split, streaming=True))
+            for number, row in enumerate(rows, start=1):
+                yield Document(name=f"{label}:{number}", text=text_of(row, field, f"{label}:{number}"))
+        except DataError:
+            raise
         except Exception as error:
-            raise DataError(_unreachable(label, error)) from None
-        for number, row in enumerate(rows, start=1):
-            yield Document(name=f"{label}:{number}", text=text_of(row, field, f"{label}:{number}"))
+            # The network may break at any row.
+            raise DataError(_unreachable(f"{label} (after {number} rows)" if number else label, error)) from None
 
 
 def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
