@@ -77,6 +77,8 @@ def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest
     ("arguments", "words"),
     [
         (["doctro"], ["'doctro'", "'doctor'", "see 'skipwise --help'"]),
+        (["doctor", "m", "--target"], ["--target", "see 'skipwise doctor --help'"]),
+        (["eval", "benchmarks", "m", "--out"], ["--out", "see 'skipwise eval benchmarks --help'"]),
         (["doctor", "m", "--taget", "1k"], ["--taget", "--target", "see 'skipwise doctor --help'"]),
         (["doctor", "m"], ["'target' is missing"]),
         (["doctor"], ["'model' is missing"]),

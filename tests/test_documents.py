@@ -122,6 +122,8 @@ def test_reading_is_lazy(tmp_path: Path) -> None:
 
 BAD_FILES = {
     "broken.jsonl": (_lines(TEXTS) + b'{"text": "a\n', r"broken\.jsonl:4 is not JSON"),
+    "deep.jsonl": (b"[" * 100_000 + b"]" * 100_000 + b"\n", r"deep\.jsonl:1 is not JSON.*nested too deep"),
+    "digits.jsonl": (_lines(TEXTS[:1]) + b'{"id": ' + b"9" * 5000 + b"}\n", r"digits\.jsonl:2 is not JSON.*too long"),
     "scalar.jsonl": (_lines(TEXTS[:1]) + b'"text"\n', r"scalar\.jsonl:2 holds a str"),
     "missing.jsonl": (
         _lines(TEXTS[:2]) + b'{"body": "a", "id": 1}\n',
@@ -241,8 +243,17 @@ def test_a_hub_that_breaks_off_says_where(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
     documents = read_documents("owner/name")
     assert [next(documents).text for _ in range(2)] == ["one", "two"]
-    with pytest.raises(DataError, match=r"'owner/name:train \(after 2 rows\)': .* \(connection reset\)"):
+    with pytest.raises(DataError, match=r"'owner/name:train' breaks off after row 2 \(connection reset\)"):
         next(documents)
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one text\n")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
+    (source,) = find_sources(tmp_path)
+    for ask in (source.size_bytes, lambda: list(source.documents("text"))):
+        with pytest.raises(DataError, match=r"b\.txt cannot be .*leave it out"):
+            ask()
 
 
 def test_a_document_is_the_same_one_however_its_source_is_written(tmp_path: Path) -> None:

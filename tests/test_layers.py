@@ -24,9 +24,9 @@ ORDER = (
     "rope",
     "memory",
     "recipes",
+    # what training computes, and what a run is
     "attention",
     "loss",
-    # what a run is
     "config",
     # texts and models
     "readers",

@@ -5,46 +5,44 @@ mask then forbids. Here the queries go in a few blocks, each with the keys up to
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _BLOCKS = 4
 """Leaves out 3/8 of the pairs; eight blocks would leave out 7/16, but small blocks cost more than they spare."""
 
-_MARK = "_forbids_all_later_keys"
+_MARK = "_skipwise_causal"
+
+Attend = Callable[..., tuple[Tensor, None]]
+"""An attention function of the transformers library."""
 
 
 def mark_causal(mask: Tensor) -> Tensor:
-    """Marks a mask (batch, 1, n, n) that forbids each query all later keys, whatever else it says; returns it.
+    """Has the library's `sdpa` attention leave out what this mask forbids; the result is the same up to rounding.
 
-    A mark on the object, as looking at the numbers would have an accelerator wait at every layer. A copy does not carry
-    it, and is then used as any mask is.
+    The mark is on the object, as looking at the numbers would have an accelerator wait at every layer. A copy does not
+    carry it. Whatever attends under another mask, or by another implementation, goes its own way.
+
+    Args:
+        mask: numbers (batch, 1, n, n) that forbid each query all later keys, whatever else they say.
+
+    Returns:
+        The mask itself.
     """
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    if not hasattr(attend, _MARK):
+        AttentionInterface.register("sdpa", _in_blocks(attend))
     setattr(mask, _MARK, True)
     return mask
 
 
-@contextmanager
-def sdpa_in_causal_blocks() -> Iterator[None]:
-    """Within, the library's `sdpa` attention leaves out what a mask marked by `mark_causal` forbids.
-
-    Whatever attends without such a mask, as in evaluation, or by another implementation, goes its own way. The result
-    is the same up to rounding.
-    """
-    whole = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    ALL_ATTENTION_FUNCTIONS["sdpa"] = _in_blocks(whole)
-    try:
-        yield
-    finally:
-        ALL_ATTENTION_FUNCTIONS["sdpa"] = whole
-
-
-def _in_blocks(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tuple[Tensor, None]]:
+def _in_blocks(attend: Attend) -> Attend:
     def attend_in_blocks(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *rest: Any, **how: Any
     ) -> tuple[Tensor, None]:
@@ -52,13 +50,17 @@ def _in_blocks(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tupl
         n = query.shape[2]
         # A cache has other keys, a bias a size of its own, and dropout would draw other numbers for blocks.
         as_one = key.shape[2] != n or how.get("position_bias") is not None or how.get("dropout", 0.0) > 0
-        ours = hasattr(attention_mask, _MARK) and n >= _BLOCKS and not as_one
-        if attention_mask is None or not ours:
+        if attention_mask is None or not hasattr(attention_mask, _MARK) or n < _BLOCKS or as_one:
             return attend(module, query, key, value, attention_mask, *rest, **how)
+        # Heads that share keys get their copies once; each block making its own would keep them all for backward.
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        ungrouped = SimpleNamespace(is_causal=True)
         ends = [n * block // _BLOCKS for block in range(_BLOCKS + 1)]
         pieces = [
             attend(
-                module,
+                ungrouped,
                 query[:, :, start:end],
                 key[:, :, :end],
                 value[:, :, :end],
@@ -70,4 +72,5 @@ def _in_blocks(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tupl
         ]
         return torch.cat(pieces, dim=1), None
 
+    setattr(attend_in_blocks, _MARK, True)
     return attend_in_blocks

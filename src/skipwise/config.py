@@ -174,7 +174,8 @@ class RunConfig(StrictModel):
         calibrate: chooses an attention factor for the target after training (see `skipwise.calibrate`).
         training: any of `transformers.TrainingArguments`. Left out, the paper's recipe: AdamW, learning rate 2e-5, 10
             warm-up steps, 1000 steps, 64 windows a step, gradient checkpointing.
-        dtype: of the parameters while they are trained: `float32`, `bfloat16`, or `auto` for the checkpoint's own.
+        dtype: of the parameters while they are trained: `float32`, `bfloat16`, `float16`, or `auto` for the
+            checkpoint's own.
         attention: attention implementation of the transformers library; by default the model's own choice.
         seed: source of every draw.
         trust_remote_code: runs code that a hub repository brings along.
@@ -290,10 +291,10 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise ConfigError(
-            f"config {str(path)!r} is not YAML{line}; see the example in `skipwise extend --help`"
+            f"config {str(path)!r} is not YAML{line}; mend it: one setting a line, such as `target: 32k`"
         ) from error
     if not isinstance(settings, dict):
-        raise ConfigError(f"config {str(path)!r} holds no settings; see the example in `skipwise extend --help`")
+        raise ConfigError(f"config {str(path)!r} holds no settings; write at least `model: ...` and `target: 32k`")
     return settings
 
 

@@ -148,11 +148,11 @@ class LocalFiles:
 
     def empty_files(self) -> list[str]:
         """Names of the files without a byte, which are no news where the files are the same on every machine."""
-        return [] if self.is_canonical else [file.name for file in self.files if not file.path.stat().st_size]
+        return [] if self.is_canonical else [file.name for file in self.files if not _size(file.path)]
 
     def size_bytes(self) -> int:
         """Bytes of all files on disk."""
-        return sum(file.path.stat().st_size for file in self.files)
+        return sum(_size(file.path) for file in self.files)
 
     def read_bytes(self) -> int:
         """Bytes read by now, compressed ones as they are on disk."""
@@ -187,7 +187,7 @@ class LocalFiles:
                     name = f"{file.name}:{line}" if line else file.name
                     yield Document(name=name, text=text, is_canonical=self.is_canonical)
             self._open = None
-            self._finished_bytes += file.path.stat().st_size
+            self._finished_bytes += _size(file.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +240,12 @@ class HubDataset:
             raise
         except Exception as error:
             # The network may break at any row.
-            raise DataError(_unreachable(f"{label} (after {number} rows)" if number else label, error)) from None
+            if not number:
+                raise DataError(_unreachable(label, error)) from None
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"hub data set {label!r} breaks off after row {number} ({reason}); start again, or fetch it to a file"
+            ) from None
 
 
 def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
@@ -316,6 +321,14 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}); mend its permissions or leave it out") from None
+
+
+def _size(path: Path) -> int:
+    """Bytes on disk."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); mend what it links to, or leave it out") from None
 
 
 def _hash_ends(file: BinaryIO, size_bytes: int, at_most_bytes: int) -> str:

@@ -187,14 +187,12 @@ class PoSE:
         if self.skips == "sequential":
             return _stick_breaking(num_skips, budget, rng).cumsum()
         if self.skips == "simplex":
-            return np.sort(rng.integers(0, budget + 1, size=num_skips))
+            return _sorted_draws(num_skips, budget, rng)
         # The largest of n uniform draws by inversion: P(largest <= k-th value) = (k / values)^n.
         num_pairs, num_values = self.chunks * num_skips // 2, window.target + window.train - 1
         largest = int(num_values * rng.random() ** (1.0 / num_pairs)) - (window.train - 1)
         last = min(max(largest, 0), budget)
-        if num_skips == 1:
-            return np.array([last])
-        return np.append(np.sort(rng.integers(0, last + 1, size=num_skips - 1)), last)
+        return np.append(_sorted_draws(num_skips - 1, last, rng), last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -431,6 +429,14 @@ def _stick_breaking(num_pieces: int, total: int, rng: np.random.Generator) -> np
         pieces[i] = piece = int(rng.random() * (total + 1))
         total -= piece
     return pieces
+
+
+def _sorted_draws(num_draws: int, largest: int, rng: np.random.Generator) -> np.ndarray:
+    """Independent draws from `U{0..largest}`, sorted; int64 (num_draws,)."""
+    if num_draws > 8:
+        return np.sort(rng.integers(0, largest + 1, size=num_draws))
+    # Few are drawn and sorted four times as fast without numpy.
+    return np.array(sorted(int(rng.random() * (largest + 1)) for _ in range(num_draws)), dtype=np.int64)
 
 
 def _sorted_subset(size: int, population: int, rng: np.random.Generator) -> np.ndarray:

@@ -58,10 +58,11 @@ def _read_lines(file: BinaryIO, path: Path, field: str) -> Iterator[tuple[int, s
         where = f"{path}:{number}"
         try:
             record = json.loads(_decoded(line, where))
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where} is not JSON ({error.msg}, column {error.colno}); mend or remove the line"
-            ) from None
+        except (ValueError, RecursionError) as error:
+            # Lists in lists in lists, and whole numbers of thousands of digits, have no message of JSON's own.
+            known = isinstance(error, json.JSONDecodeError)
+            reason = f"{error.msg}, column {error.colno}" if known else "nested too deep, or a number too long"
+            raise DataError(f"{where} is not JSON that can be read ({reason}); mend or remove the line") from None
         if not isinstance(record, dict):
             raise DataError(
                 f"{where} holds a {type(record).__name__}; each line must be one JSON object with the text in it"

@@ -89,10 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     use_huge_pages()
     command = typer.main.get_command(build_app())
+    given = list(sys.argv[1:] if arguments is None else arguments)
     debug = False
     try:
         # Not `app()`: it prints errors its own way, in boxes, and ends a broken pipe with 1, our negative verdict.
-        with command.make_context("skipwise", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        with command.make_context("skipwise", list(given)) as context:
             debug = context.params["debug"]
             try:
                 command.invoke(context)
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return BROKEN_PIPE
     except typer.TyperException as error:
-        _complain(_usage_message(error))
+        _complain(_usage_message(error, command, given))
         return BAD_INPUT
     except (SkipwiseError, OSError) as error:
         if debug:
@@ -128,8 +129,10 @@ def _complain(message: str) -> None:
     print("skipwise: " + " ".join(message.split()), file=sys.stderr)
 
 
-def _usage_message(error: typer.TyperException) -> str:
+def _usage_message(error: typer.TyperException, command: Any, arguments: Sequence[str]) -> str:
     """typer's sentence about a mistake in the command line, and where the right way is written."""
     context: typer.Context | None = getattr(error, "ctx", None)
-    path = context.command_path if context else "skipwise"
+    # An option without its value is found before there is a context of the verb.
+    verbs = [" ".join(arguments[:words]) for words in (2, 1) if " ".join(arguments[:words]) in command.commands]
+    path = context.command_path if context else " ".join(["skipwise", *verbs[:1]])
     return f"{error.format_message().rstrip('.')}; see '{path} --help'"

@@ -16,7 +16,6 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skipwise.attention import sdpa_in_causal_blocks
 from skipwise.doctor.bench import Bench, undisturbed
 from skipwise.doctor.checkpoint import local, loss, precision, reload, tables
 from skipwise.doctor.chunks import causal, dilution, mask, positions, reach, rows, shift
@@ -61,7 +60,7 @@ def doctor(
         The verdicts, one a probe; the probe of local attention has none for a model without it.
     """
     probes = (*_PROBES, *([dilution] if check_dilution else []), *([reload] if check_reload else []))
-    with undisturbed(model, gradient_checkpointing=gradient_checkpointing), sdpa_in_causal_blocks():
+    with undisturbed(model, gradient_checkpointing=gradient_checkpointing):
         bench = Bench(model, window, interpolation, tokenizer, seed, mixed_precision)
         return [verdict for probe in probes if (verdict := _run(probe, bench)) is not None]
 

@@ -156,6 +156,8 @@ def dilution(bench: Bench) -> Verdict:
         detail += f"; layers that attend to the last {span} tokens only would attend to all"
     passed = off <= reordered and early <= allowed < late and learns and span is None
     cure = "attention does not take such a mask as it should: train with --attention sdpa or eager, or without dilution"
+    if span is not None:
+        cure = "train this model without dilution"
     return judge("dilution", passed, detail, cure)
 
 

@@ -28,7 +28,6 @@ from accelerate import PartialState
 from peft import PeftModel
 
 from skipwise.allocator import use_one_malloc_arena
-from skipwise.attention import sdpa_in_causal_blocks
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, LoraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor, require_healthy
@@ -168,7 +167,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         validate=validate,
         callbacks=[stop],
     )
-    with stop.listening(), sdpa_in_causal_blocks():
+    with stop.listening():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     steps, log = trainer.state.global_step, finite_log(trainer.state.log_history)
     finished = not stop.requested or steps == trainer.state.max_steps
