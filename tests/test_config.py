@@ -43,6 +43,7 @@ def test_yaml_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"model": "m", "taget": "32k"}, ["'taget' is unknown", "'target'"]),
         ({**SMALL, "windwo": 5}, ["'windwo' is unknown", "'window'"]),
         ({**SMALL, "data": {"min_token": 5}}, ["'data.min_token' is unknown", "'min_tokens'"]),
         ({**SMALL, "tuning": {"kind": "lora", "rnk": 5}}, ["'tuning.rnk' is unknown", "'rank'"]),

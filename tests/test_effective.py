@@ -96,6 +96,17 @@ def test_a_window_is_not_believed_further_than_it_was_measured() -> None:
     assert "measured to 2k only" in found.line
 
 
+def test_so_few_samples_that_all_of_them_right_tell_nothing_are_told() -> None:
+    def found(right: int, of: int) -> list[Score]:
+        low, high = wilson(right, of).low, wilson(right, of).high
+        return [Score(task="passkey", length_tokens=512, value=right / of, ci_low=low, ci_high=high, num_samples=of)]
+
+    assert effective(found(20, 20), 512).line.endswith("512 100.0% (at least 83.9%): measure more samples")
+    assert effective(found(23, 23), 512).holds, "0.856 * 1.96^2 / 0.144 = 22.8 samples, all right, are enough"
+    for results in (found(23, 23), found(19, 20), found(0, 20)):
+        assert "more samples" not in effective(results, 512).line
+
+
 def test_a_model_that_never_scores_has_no_effective_length() -> None:
     nothing = [Score(task="vt", length_tokens=length, value=0.0, ci_low=0.0, ci_high=0.0) for length in (1024, 2048)]
     assert effective(nothing, 2048, "relative").effective_tokens == 0

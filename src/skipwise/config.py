@@ -344,6 +344,8 @@ def with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
 def explain(model: type[BaseModel], error: ValidationError) -> str:
     """One line for the first setting that is wrong: what was given, and what is allowed or near it."""
     named = [(_setting_name(model, found["loc"]), found) for found in error.errors()]
+    # A setting that is missing may be one that is there, misspelt.
+    named.sort(key=lambda one: one[1]["type"] == "missing")
     name = named[0][0]
     # A value that may be of several types has an error for each of them, the one that it is of further in.
     inside = [(longer, found) for longer, found in named if longer.startswith(f"{name}.")]

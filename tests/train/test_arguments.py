@@ -24,6 +24,21 @@ def test_the_recipe_is_the_papers() -> None:
     assert arguments.report_to == []
 
 
+@pytest.mark.parametrize(("max_steps", "warmup"), [(1000, 10), (100, 10), (24, 2), (3, 0)])
+def test_few_steps_are_not_all_spent_on_warming_up(max_steps: int, warmup: int) -> None:
+    settings = {"max_steps": max_steps}
+    assert training_settings(RunConfig.from_mapping({**SMALL, "training": settings}))["warmup_steps"] == warmup
+    said = RunConfig.from_mapping({**SMALL, "training": {**settings, "warmup_steps": 7}})
+    assert training_settings(said)["warmup_steps"] == 7
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="16 bits are there for the asking")
+def test_bfloat16_without_an_accelerator_is_refused_by_name() -> None:
+    config = RunConfig.from_mapping({**SMALL, "training": {"bf16": True}})
+    with pytest.raises(ConfigError, match=r"'training\.bf16' is true, and there is no accelerator .* leave it out"):
+        training_arguments(config)
+
+
 def test_64_windows_a_step_whatever_the_batch_and_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig.from_mapping({**SMALL, "training": {"per_device_train_batch_size": 4}})
     assert training_settings(config)["gradient_accumulation_steps"] == 16

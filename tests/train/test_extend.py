@@ -158,6 +158,9 @@ def test_the_folder_holds_a_checkpoint_that_both_eras_read(finished: ExtendResul
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10000.0
     assert config["max_position_embeddings"] == TARGET
     assert AutoTokenizer.from_pretrained(finished.folder).encode("ab") == [64, 65]
+    assert json.loads((finished.folder / "config.json").read_text())["use_cache"] is True
+    modes = {path.stat().st_mode & 0o777 for path in finished.folder.iterdir() if path.is_file()}
+    assert len(modes) == 1, "weights are for whom the config is for"
     card = (finished.folder / "README.md").read_text()
     assert "256 tokens (4 times)" in card
     assert "causal" in card
@@ -169,7 +172,7 @@ def test_the_record_tells_all_that_was_done(finished: ExtendResult) -> None:
     assert record["window"] == {"train": 32, "original": 64, "target": TARGET}
     assert record["seed"] == record["config"]["seed"] == 5
     # Every default is spelled out, the recipe's too.
-    assert record["config"]["training"]["warmup_steps"] == 10
+    assert record["config"]["training"]["warmup_steps"] == 0
     assert record["config"]["training"]["learning_rate"] == 1e-3
     assert record["config"]["data"]["mask_joints"] is True
     assert RunConfig.from_mapping(record["config"]).target == TARGET

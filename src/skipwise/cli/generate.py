@@ -74,7 +74,8 @@ def _continue_prompt(loaded: "LoadedModel", text: str, max_new_tokens: int, temp
     from transformers import TextStreamer
 
     model, tokenizer = loaded
-    inputs = tokenizer(text, return_tensors="pt").to(model.device)
+    # Too long a prompt is refused below, in our own words.
+    inputs = tokenizer(text, return_tensors="pt", verbose=False).to(model.device)
     prompt_tokens = inputs["input_ids"].shape[1]
     window_tokens = model.config.get_text_config().max_position_embeddings
     if prompt_tokens == 0:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,9 @@ def _write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    # Weights are for whom the config is for; safetensors keeps them to their owner.
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(stat.S_IMODE((folder / CONFIG_FILE).stat().st_mode))
     _add_legacy_keys(model.config, folder)
 
 

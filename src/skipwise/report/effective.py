@@ -99,6 +99,12 @@ class EffectiveLength:
         return self.effective_tokens >= self.advertised_tokens
 
     @property
+    def too_few(self) -> MeanScore | None:
+        """The score at which the rule stops though every answer is right, as so few tell too little; else None."""
+        beyond = next((score for score in self.scores if score.length_tokens > self.effective_tokens), None)
+        return beyond if self.decided and beyond and beyond.value == 1.0 and beyond.ci_low is not None else None
+
+    @property
     def line(self) -> str:
         """The verdict in one line."""
         advertised = length_label(self.advertised_tokens)
@@ -118,7 +124,8 @@ class EffectiveLength:
                 f"the relative rule: mean score at least {RELATIVE_SHARE:.0%} of its own {short.value:.1%} at "
                 f"{length_label(short.length_tokens)}, by the lower 95% bound of their difference"
             )
-        return f"effective context length {found} under {rule}; advertised {advertised}{extent}"
+        few = f"; all is right at {self.too_few.text}: measure more samples" if self.too_few else ""
+        return f"effective context length {found} under {rule}; advertised {advertised}{extent}{few}"
 
     def to_json(self) -> dict[str, Any]:
         """The verdict and what it rests on, as JSON values."""

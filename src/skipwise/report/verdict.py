@@ -86,6 +86,9 @@ def _effective(evidence: Evidence) -> Iterator[str]:
     over = tasks[0] if len(tasks) == 1 else f"the mean of {len(tasks)} tasks"
     rule = f"by the lower 95% bound of {over} reaching {some.threshold:.1%}"
     yield f"Effective context length, {rule}: {told}; {advertised}."
+    if few := {name: ruler.too_few for name, (ruler, _) in found.items() if ruler.too_few}:
+        said = ", ".join(f"{_name(name)} at {score.text}" for name, score in few.items())
+        yield f"More samples are needed to tell: all answers are right for {said}."
 
 
 def _passkeys(evidence: Evidence) -> Iterator[str]:

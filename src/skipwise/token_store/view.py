@@ -169,16 +169,16 @@ class TokenStore:
         if counts.seen == counts.other_part:
             return (
                 f"none of {counts.seen} documents is in the {view.part} part (held_out_share={view.held_out_share}); "
-                "give more documents or another share"
+                "give more documents or another share (in an evaluation --held-out-share, or --all-documents)"
             )
         if not counts.dropped_short:
             last = self._files.name(counts.seen - 1)
             return f"all {counts.dropped_empty} documents up to {last} are empty; give documents with text"
-        cure = "lower min_tokens or " + ("give more documents" if view.join else "join short documents (join=True)")
+        cure = "give more documents" if view.join else "join short documents (data.join: true)"
         longest = int(lengths.argmax())
         return (
             f"no document has {view.min_tokens} tokens{', nor do all joined' if view.join else ''}; the longest of "
-            f"{counts.dropped_short}, {self._files.name(longest)}, has {lengths[longest]}: {cure}"
+            f"{counts.dropped_short}, {self._files.name(longest)}, has {lengths[longest]}: lower min_tokens or {cure}"
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -27,7 +27,6 @@ CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNO
 _RECIPE: dict[str, Any] = {
     "max_steps": 1000,
     "learning_rate": 2e-5,
-    "warmup_steps": 10,
     "lr_scheduler_type": "linear",
     "weight_decay": 0.0,
     "per_device_train_batch_size": 1,
@@ -78,6 +77,8 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ConfigError(f"setting 'training.{name}' is {value!r}; give a number of 0 or more, such as 2e-5")
     at_a_time = settings["per_device_train_batch_size"] * int(os.environ.get("WORLD_SIZE", "1"))
+    # The paper's ten of a thousand steps; of few steps a tenth, as all of them would be spent on warming up.
+    settings.setdefault("warmup_steps", min(10, settings["max_steps"] // 10))
     settings.setdefault("gradient_accumulation_steps", max(1, GLOBAL_BATCH // at_a_time))
     return settings
 
@@ -110,6 +111,11 @@ def training_arguments(config: RunConfig, *, resumed: bool = False) -> transform
         for tracker in get_reporting_integration_callbacks(arguments.report_to):
             tracker()
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
+        if settings.get("bf16") and not torch.accelerator.is_available():
+            raise ConfigError(
+                "setting 'training.bf16' is true, and there is no accelerator here to compute in it: leave it out, "
+                "or add training.use_cpu: true to do so on the CPU"
+            ) from error
         raise ConfigError(f"settings under 'training' cannot be used: {' '.join(str(error).split())}") from error
     if arguments.n_gpu > 1:
         # One process for several accelerators would copy the model at every step; torchrun gives each its own.

@@ -36,7 +36,11 @@ class SkipwiseTrainer(transformers.Trainer):
 
     def __init__(self, *, tokenizer: Any = None, validate: Validate | None = None, **arguments: Any) -> None:
         # Only the presence of `eval_dataset` matters: `validate` brings its own documents.
+        config = arguments["model"].config
+        use_cache = getattr(config, "use_cache", None)
         super().__init__(eval_dataset=arguments["train_dataset"], **arguments)
+        # The Trainer turns it off for good; training says so at each pass, and readers of the checkpoint want it.
+        config.use_cache = use_cache
         self._tokenizer, self._validate = tokenizer, validate
         # The loss divides by the number of labels over all accumulated batches and processes by itself.
         self.model_accepts_loss_kwargs = True
