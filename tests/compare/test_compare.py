@@ -3,13 +3,14 @@
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import skipwise.compare
-from skipwise.compare import Comparison, ComparisonStopped, compare
+from skipwise.compare import Arm, Comparison, ComparisonStopped, compare
 from skipwise.compare.worker import INTERRUPTED, Outcome, failure_of
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.train.trainer import SkipwiseTrainer
@@ -185,3 +186,10 @@ def test_each_arm_has_a_process_of_its_own(settings) -> None:
     assert results.failed == []
     assert results.about["arms"]["pose"]["runs"][0]["peak_bytes"] > 2**27
     assert "training" in (Path(settings["output"]) / "arms/pose/seed-0/log.txt").read_text()
+
+
+def test_an_arm_tells_what_its_kind_brings() -> None:
+    arm = Arm.from_setting({"name": "undiluted", "like": "recipe", "dilution": False})
+    run = SimpleNamespace(interpolation={"kind": "yarn"}, sampler={"kind": "pose"})
+    described = skipwise.compare.results._described(arm, SimpleNamespace(run=run), [])  # pyright: ignore
+    assert described["settings"] == {"recipe": "growing", "dilution": False}

@@ -16,6 +16,7 @@ from skipwise.compare.jobs import Job, Planner
 from skipwise.compare.pairing import Difference, differences, pooled_results, read_scores
 from skipwise.compare.settings import Arm, Comparison
 from skipwise.compare.worker import Outcome
+from skipwise.config import merge_settings
 from skipwise.evals.records import EvalResult
 
 RECORDS_FILE = "records.jsonl"
@@ -105,7 +106,8 @@ def _described(arm: Arm, job: Job, runs: list[dict[str, Any]]) -> dict[str, Any]
         "trained": arm.kind.trained,
         "interpolation": job.run.interpolation if arm.kind.interpolated else None,
         "sampler": job.run.sampler if arm.kind.trained else None,
-        "settings": arm.settings,
+        # The kind's own as well, such as its recipe; what interpolates and samples stands above.
+        "settings": merge_settings({k: v for k, v in arm.kind.settings.items() if k != "sampler"}, arm.settings),
         "runs": runs,
     }
 
