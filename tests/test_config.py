@@ -43,6 +43,9 @@ def test_yaml_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({**SMALL, "recipe": ["growing"]}, ["'recipe' is ['growing']", "paper"]),
+        ({**SMALL, "sampler": {"kind": ["pose"]}}, ["sampler.kind is ['pose']", "randpos"]),
+        ({**SMALL, "interpolation": {"kind": {"yarn": 1}}}, ["interpolation kind is {'yarn': 1}", "linear"]),
         ({"model": "m", "taget": "32k"}, ["'taget' is unknown", "'target'"]),
         ({**SMALL, "windwo": 5}, ["'windwo' is unknown", "'window'"]),
         ({**SMALL, "data": {"min_token": 5}}, ["'data.min_token' is unknown", "'min_tokens'"]),

@@ -173,7 +173,7 @@ class RunConfig(StrictModel):
         validation: what is measured while training.
         calibrate: chooses an attention factor for the target after training (see `skipwise.calibrate`).
         training: any of `transformers.TrainingArguments`. Left out, the paper's recipe: AdamW, learning rate 2e-5, 10
-            warm-up steps, 1000 steps, 64 windows a step, gradient checkpointing.
+            warm-up steps (of few steps a tenth), 1000 steps, 64 windows a step, gradient checkpointing.
         dtype: of the parameters while they are trained: `float32`, `bfloat16`, `float16`, or `auto` for the
             checkpoint's own.
         attention: attention implementation of the transformers library; by default the model's own choice.
@@ -270,7 +270,7 @@ class RunConfig(StrictModel):
 def _over_recipe(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings over those of their recipe."""
     name = settings.get("recipe", DEFAULT_RECIPE)
-    if name not in RECIPES:
+    if name not in list(RECIPES):  # A dict cannot be asked for what has no hash, such as a list.
         nearest = difflib.get_close_matches(str(name), RECIPES, n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ConfigError(f"setting 'recipe' is {name!r}; {hint}known: {', '.join(RECIPES)}")

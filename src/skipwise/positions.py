@@ -363,7 +363,7 @@ def sampler_from(settings: str | Mapping[str, Any]) -> PositionSampler:
     """
     given = {"kind": settings} if isinstance(settings, str) else dict(settings)
     kind = given.pop("kind", None)
-    if kind not in SAMPLERS:
+    if kind not in list(SAMPLERS):
         raise ConfigError(f"sampler.kind is {kind!r}; {_known(str(kind), SAMPLERS)}")
     sampler = SAMPLERS[kind]
     allowed = [field.name for field in fields(sampler)]  # type: ignore[arg-type]

@@ -37,6 +37,11 @@ def test_bfloat16_without_an_accelerator_is_refused_by_name() -> None:
     config = RunConfig.from_mapping({**SMALL, "training": {"bf16": True}})
     with pytest.raises(ConfigError, match=r"'training\.bf16' is true, and there is no accelerator .* leave it out"):
         training_arguments(config)
+    on_cpu = {"bf16": True, "use_cpu": True}
+    assert training_arguments(RunConfig.from_mapping({**SMALL, "training": on_cpu})).bf16
+    other = RunConfig.from_mapping({**SMALL, "training": {**on_cpu, "report_to": "nosuch"}})
+    with pytest.raises(ConfigError, match="cannot be used: nosuch is not supported"):
+        training_arguments(other)
 
 
 def test_64_windows_a_step_whatever_the_batch_and_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:

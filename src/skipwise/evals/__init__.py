@@ -178,7 +178,7 @@ def make_task(spec: str | Mapping[str, Any] | Task) -> Task:
 
 
 def _check_known(what: str, name: Any, known: Any) -> None:
-    if name not in known:
+    if name not in list(known):
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "use one of them"
         raise ConfigError(f"{what} is {name!r}; known are {', '.join(known)}: {hint}")

@@ -12,7 +12,7 @@ from skipwise.model.extend import original_window, rope_state, with_rope, with_s
 from skipwise.model.gptj import portability_note
 from skipwise.model.load import LoadedModel, load_model, read_config, without_weights
 from skipwise.model.rotary import rotary_tables
-from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model
+from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
 
 __all__ = [
     "LoadedModel",
@@ -26,6 +26,7 @@ __all__ = [
     "save_attention_scale",
     "save_config",
     "save_model",
+    "share_weights",
     "with_rope",
     "with_scaled_attention",
     "without_weights",

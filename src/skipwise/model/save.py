@@ -69,10 +69,15 @@ def _write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    # Weights are for whom the config is for; safetensors keeps them to their owner.
-    for weights in folder.glob("*.safetensors"):
-        weights.chmod(stat.S_IMODE((folder / CONFIG_FILE).stat().st_mode))
+    share_weights(folder)
     _add_legacy_keys(model.config, folder)
+
+
+def share_weights(folder: str | Path) -> None:
+    """Lets whoever may read a folder's config read its weights, too: safetensors keeps them to their owner."""
+    config = next(Path(folder).glob("*config.json"))
+    for weights in Path(folder).glob("*.safetensors"):
+        weights.chmod(stat.S_IMODE(config.stat().st_mode))
 
 
 def _add_legacy_keys(config: PreTrainedConfig, folder: Path) -> None:

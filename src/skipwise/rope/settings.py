@@ -27,7 +27,7 @@ def interpolation_from(settings: str | Mapping[str, Any]) -> Interpolation:
     """
     fields = {"kind": settings} if isinstance(settings, str) else dict(settings)
     kind = fields.pop("kind", None)
-    if kind not in INTERPOLATIONS:
+    if kind not in list(INTERPOLATIONS):
         raise ConfigError(f"interpolation kind is {kind!r}; {_allowed(str(kind), INTERPOLATIONS)}")
     interpolation_class: Any = INTERPOLATIONS[kind]
     known = {field.name: field.type for field in dataclasses.fields(interpolation_class)}

@@ -32,7 +32,15 @@ from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, LoraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor, require_healthy
 from skipwise.loss import use_chunked_loss
-from skipwise.model import load_model, original_window, portability_note, read_config, save_model, without_weights
+from skipwise.model import (
+    load_model,
+    original_window,
+    portability_note,
+    read_config,
+    save_model,
+    share_weights,
+    without_weights,
+)
 from skipwise.positions import PositionSampler
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.calibration import calibrate_run, calibration_documents
@@ -185,6 +193,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         writes = trainer.is_world_process_zero()
         if writes and isinstance(model, PeftModel):
             model.save_pretrained(str(folder.path / "adapter"), save_embedding_layers=False)
+            share_weights(folder.path / "adapter")
         plain = merged(model)
         del plain.forward
         if writes:

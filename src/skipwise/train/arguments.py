@@ -111,7 +111,7 @@ def training_arguments(config: RunConfig, *, resumed: bool = False) -> transform
         for tracker in get_reporting_integration_callbacks(arguments.report_to):
             tracker()
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
-        if settings.get("bf16") and not torch.accelerator.is_available():
+        if settings.get("bf16") and not settings.get("use_cpu") and not torch.accelerator.is_available():
             raise ConfigError(
                 "setting 'training.bf16' is true, and there is no accelerator here to compute in it: leave it out, "
                 "or add training.use_cpu: true to do so on the CPU"

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from skipwise.errors import CheckpointError
-from skipwise.model import save_model
+from skipwise.model import save_model, share_weights
 from skipwise.train.process import on_stop_signals
 
 Validate = Callable[[], dict[str, float]]
@@ -37,10 +37,10 @@ class SkipwiseTrainer(transformers.Trainer):
     def __init__(self, *, tokenizer: Any = None, validate: Validate | None = None, **arguments: Any) -> None:
         # Only the presence of `eval_dataset` matters: `validate` brings its own documents.
         config = arguments["model"].config
-        use_cache = getattr(config, "use_cache", None)
+        kept = {"use_cache": config.use_cache} if hasattr(config, "use_cache") else {}
         super().__init__(eval_dataset=arguments["train_dataset"], **arguments)
         # The Trainer turns it off for good; training says so at each pass, and readers of the checkpoint want it.
-        config.use_cache = use_cache
+        config.update(kept)
         self._tokenizer, self._validate = tokenizer, validate
         # The loss divides by the number of labels over all accumulated batches and processes by itself.
         self.model_accepts_loss_kwargs = True
@@ -102,6 +102,7 @@ class SkipwiseTrainer(transformers.Trainer):
             return
         elif isinstance(self.model, PeftModel):
             self.model.save_pretrained(folder, save_embedding_layers=False)
+            share_weights(folder)
         else:
             # Other processes put their random state beside it meanwhile, so the folder cannot appear all at once.
             Path(folder).mkdir(parents=True, exist_ok=True)
