@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skipwise import positions
 from skipwise.errors import ConfigError, PositionError
 from skipwise.positions import (
     CREAM,
@@ -224,8 +225,12 @@ def test_pose_has_as_many_chunks_as_asked_and_no_more_than_tokens() -> None:
 # Other samplers
 
 
+@pytest.mark.parametrize("few_draws", [256, 0])
 @pytest.mark.parametrize(("size", "target"), [(2, 7), (3, 6), (4, 6), (5, 6)])
-def test_randpos_draws_every_subset_alike(size: int, target: int) -> None:
+def test_randpos_draws_every_subset_alike(
+    size: int, target: int, few_draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(positions, "FEW_DRAWS", few_draws)  # at 0 by the way of many draws, up to half the target
     subsets = list(itertools.combinations(range(target), size))
     rng = np.random.default_rng(0)
     counts = Counter(tuple(RandPos().sample(10, window(size, target), rng).position_ids) for _ in range(5000))

@@ -30,6 +30,7 @@ from skipwise.window import Window
 TEXTS = ("uniform", "contiguous", "aligned")
 SKIPS = ("sequential", "simplex", "flat")
 STARTS = ("document", "anywhere")
+FEW_DRAWS = 256  # of a subset, up to which the plain call to numpy is the faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -306,7 +307,8 @@ class SentenceGaps:
         steps = np.ones(window.train, dtype=np.int64)
         steps[0] = 0
         # Slots are distinct places in the row of sentences and unused positions; their steps beyond 1 are the gaps.
-        steps[starts] += np.diff(slots, prepend=-1) - 1
+        slots[1:] -= slots[:-1] + 1
+        steps[starts] += slots
         return PositionSample.checked(token_index, steps.cumsum(), num_tokens=num_tokens, target=window.target)
 
 
@@ -440,28 +442,21 @@ def _sorted_draws(num_draws: int, largest: int, rng: np.random.Generator) -> np.
 
 
 def _sorted_subset(size: int, population: int, rng: np.random.Generator) -> np.ndarray:
-    """A uniformly drawn subset of `{0..population-1}`, sorted; int64 (size,).
-
-    The first `size` distinct values of independent uniform draws are a uniform subset. Each round takes as many draws
-    as are still missing, so it never goes past that point; the rarer half is drawn, which keeps the draws few.
-    """
-    wanted = min(size, population - size)
-    if not wanted:
-        return np.arange(size)
-    drawn = np.zeros(population, dtype=np.bool_)
-    # What it takes on average and a little more, drawn at once: one large call is much faster than several small ones.
-    expected = population * math.log(population / (population - wanted))
-    draws = rng.integers(0, population, size=int(expected) + 64)
-    used = 0
-    while missing := wanted - int(np.count_nonzero(drawn)):
-        if used + missing > len(draws):
-            draws = np.concatenate([draws, rng.integers(0, population, size=missing)])
-        drawn[draws[used : used + missing]] = True
-        used += missing
-    if wanted < size:
-        return np.flatnonzero(~drawn)
-    # Sorting few values beats searching the whole mask for them; of 16 bits numpy sorts by radix.
-    values = np.sort(draws[:used].astype(np.uint16 if population <= 2**16 else np.int32), kind="stable").astype(
-        np.int64
-    )
-    return values[np.append(values[1:] != values[:-1], True)]
+    """A uniformly drawn subset of `{0..population-1}`, sorted; int64 (size,)."""
+    if not FEW_DRAWS < size <= population // 2:
+        return np.sort(rng.choice(population, size, replace=False, shuffle=False))
+    # For many draws it is faster to take a few too many, drop what came twice, and of the rest as many as are over.
+    # By symmetry every subset of the asked size is as likely as any other.
+    num_draws = int(population * math.log(population / (population - size))) + 24
+    while True:
+        values = np.sort((rng.random(num_draws) * population).astype(np.int32))
+        kept = np.append(values[1:] != values[:-1], True)
+        excess = np.count_nonzero(kept) - size
+        if excess >= 0:
+            break
+    while excess:
+        place = int(rng.random() * num_draws)
+        if kept[place]:
+            kept[place] = False
+            excess -= 1
+    return values[kept].astype(np.int64)
