@@ -1,6 +1,7 @@
 """The verb `eval` on whole runs: every checkpoint, low-rank ones too, and the verdict with its exit code."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from transformers import LlamaConfig
 
 from skipwise import cli, evals
-from skipwise.cli.evaluate_tables import print_checkpoints
+from skipwise.cli.evaluate_tables import print_checkpoints, print_results
 from skipwise.cli.verdict import Rule, require_retrieval, state_verdict
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
@@ -167,6 +168,25 @@ def test_a_rule_that_is_not_decided_leaves_the_other_to_decide(value: float, hol
     results = [score("passkey", "accuracy", value)]
     assert state_verdict(results, config, Rule.BOTH, card_folder=None, as_json=False) is holds
     assert "not decided: " in capsys.readouterr().out
+
+
+def test_numbers_of_parts_of_the_input_are_a_grid_and_units_are_for_people(capsys) -> None:
+    def at(first: int, value: float, arm: str) -> EvalResult:
+        place = {"position_from": first, "position_to": first + 32}
+        return replace(score("regression", "kl_mean_at_position", value), details={"arm": arm, **place})
+
+    results = [score("serving", "peak_bytes", 3 * 2**20), score("serving", "prefill_seconds", 0.012)]
+    results += [at(0, 0.1, "model"), at(32, 0.2, "model"), at(0, 0.3, "untrained"), at(32, 0.4, "untrained")]
+    print_results([*results, replace(score("passkey", "accuracy", 1.0), num_skipped=2)])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert "3.00 MiB" in lines[1]
+    assert "12.0 ms" in lines[2]
+    assert [line.split() for line in lines[-3:]] == [
+        ["regression", "64,", "position", "0", "to", "31", "32", "to", "63"],
+        ["kl_mean_at_position", "model", "0.1", "0.2"],
+        ["kl_mean_at_position", "untrained", "0.3", "0.4"],
+    ]
+    assert sum("skipped: what could not be measured" in line for line in lines) == 1
 
 
 def test_only_what_is_a_merit_has_a_best_checkpoint(capsys) -> None:

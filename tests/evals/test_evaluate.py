@@ -98,6 +98,11 @@ def test_what_cannot_be_measured_is_refused(tiny_llama, tokenizer, tasks, length
         evaluate(tiny_llama, tokenizer, tasks, lengths, progress=False)
 
 
+def test_all_that_cannot_be_measured_is_said_at_once(tiny_llama, tokenizer) -> None:
+    with pytest.raises(ConfigError, match=r"^passkey .* ask for at least that; ruler_vt .* ask for at least \d+"):
+        evaluate(tiny_llama, tokenizer, ["passkey", "ruler_vt"], [16], progress=False)
+
+
 def test_beyond_the_window_on_purpose(tiny_llama, tokenizer) -> None:
     task = make_task({"kind": "passkey", "trials": 2, "num_depths": 1})
     (result, _) = evaluate(tiny_llama, tokenizer, [task], [600], allow_beyond=True, progress=False)

@@ -1,4 +1,4 @@
-"""What `skipwise eval` prints for people: numbers in a row each, depths in a grid, every checkpoint in a line."""
+"""What `skipwise eval` prints for people: a row a number, a grid for parts of the input, a line a checkpoint."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -17,28 +17,40 @@ _LESS_IS_BETTER = ("perplexity", "longppl", "nll", "kl_", "log_perplexity_ratio"
 
 
 def print_results(results: Sequence["EvalResult"]) -> None:
-    """One row a number; what was found at each depth goes into a grid of its own for each task."""
+    """One row a number; what was found at each depth or position goes into a grid of its own for each task."""
     console = Console()
     table = _table("task", "tokens", "measure", "value", "95% interval", "n", "skipped")
-    for result in results:
-        if "depth_from" not in result.details:
-            table.add_row(
-                result.task,
-                str(result.length_tokens),
-                _measure(result),
-                f"{result.value:.4g}",
-                "-" if result.ci_low is None else f"{result.ci_low:.4g} to {result.ci_high:.4g}",
-                str(result.num_samples),
-                str(result.num_skipped),
-            )
-    console.print(table)
-    by_task: dict[str, list[EvalResult]] = {}
-    for result in results:
-        if "depth_from" in result.details:
-            by_task.setdefault(_named(result), []).append(result)
-    for name, cells in by_task.items():
-        console.print()
-        console.print(_depth_grid(name, cells))
+    whole = [result for result in results if _is_whole(result)]
+    for result in whole:
+        low, high = result.ci_low, result.ci_high
+        table.add_row(
+            result.task,
+            str(result.length_tokens),
+            _named(result.metric, result),
+            _value(result.metric, result.value),
+            "-" if low is None or high is None else _interval(result.metric, low, high),
+            str(result.num_samples),
+            str(result.num_skipped),
+        )
+    if whole:
+        console.print(table)
+    if any(result.num_skipped for result in results):
+        console.print(
+            "skipped: what could not be measured, such as documents shorter than the longest length; it counts nowhere",
+            style="dim",
+            soft_wrap=True,
+        )
+    for place, grid in (("depth_from", _depth_grid), ("position_from", _position_grid)):
+        by_table: dict[tuple[str, int | None], list[EvalResult]] = {}
+        for result in results:
+            if place in result.details:
+                # Depths are shares of any length; positions are each length's own.
+                length = None if place == "depth_from" else result.length_tokens
+                name = _named(result.task, result) if place == "depth_from" else result.task
+                by_table.setdefault((name, length), []).append(result)
+        for (name, _), cells in by_table.items():
+            console.print()
+            console.print(grid(name, cells))
 
 
 def print_mean_scores(scores: Sequence["MeanScore"]) -> None:
@@ -58,7 +70,11 @@ def print_mean_scores(scores: Sequence["MeanScore"]) -> None:
 def print_checkpoints(by_step: Mapping[int, Sequence["EvalResult"]]) -> None:
     """A row for each checkpoint, a column for each number over whole inputs; the best of each merit stands out."""
     whole = {
-        step: {(_named(r), r.length_tokens, r.metric): r.value for r in results if not set(_PLACES) & set(r.details)}
+        step: {
+            (_named(r.task, r), r.length_tokens, r.metric): r.value
+            for r in results
+            if not set(_PLACES) & set(r.details)
+        }
         for step, results in by_step.items()
     }
     columns = list(dict.fromkeys(column for values in whole.values() for column in values))
@@ -107,13 +123,35 @@ def _depth_grid(name: str, cells: Sequence["EvalResult"]) -> Table:
     return grid
 
 
-def _named(result: "EvalResult") -> str:
-    """The task, with its kind and arm where it has several."""
-    return " ".join([result.task, *(str(result.details[name]) for name in ("kind", "arm") if name in result.details)])
+def _position_grid(name: str, cells: Sequence["EvalResult"]) -> Table:
+    """A row for each number of one length, a column for each stretch of positions."""
+    stretches = sorted({(cell.details["position_from"], cell.details["position_to"] - 1) for cell in cells})
+    grid = _table(f"{name} {cells[0].length_tokens}, position", *(f"{first} to {last}" for first, last in stretches))
+    rows: dict[str, dict[int, EvalResult]] = {}
+    for cell in cells:
+        rows.setdefault(_named(cell.metric, cell), {})[cell.details["position_from"]] = cell
+    for measure, row in rows.items():
+        grid.add_row(measure, *(f"{row[first].value:.4g}" if first in row else "-" for first, _ in stretches))
+    return grid
 
 
-def _measure(result: "EvalResult") -> str:
-    what = " ".join([result.metric, *(str(result.details[name]) for name in ("kind", "arm") if name in result.details)])
-    if "position_from" not in result.details:
-        return what
-    return f"{what} {result.details['position_from']}-{result.details['position_to'] - 1}"
+def _is_whole(result: "EvalResult") -> bool:
+    """Whether a number speaks of the whole input, not of a depth or a stretch of positions."""
+    return not set(_PLACES) & set(result.details)
+
+
+def _named(what: str, result: "EvalResult") -> str:
+    """A task or metric, with the result's kind and arm where it has several."""
+    return " ".join([what, *(str(result.details[name]) for name in ("kind", "arm") if name in result.details)])
+
+
+def _value(metric: str, value: float) -> str:
+    from skipwise.report.quantities import bytes_text, seconds_text
+
+    if metric.endswith("_bytes"):
+        return bytes_text(value)
+    return seconds_text(value) if metric.endswith("_seconds") else f"{value:.4g}"
+
+
+def _interval(metric: str, low: float, high: float) -> str:
+    return f"{_value(metric, low)} to {_value(metric, high)}"

@@ -127,9 +127,15 @@ def evaluate(
         )
         stack.enter_context(_evaluation_mode(model))
         stack.enter_context(texts_of_any_length(tokenizer))
+        # What cannot be measured at some length is said before hours are spent on the others, and all of it at once.
+        problems: dict[str, ConfigError] = {}
         for task in made:
-            # What cannot be measured at some length is said before hours are spent on the others.
-            task.check_lengths(context, lengths)
+            try:
+                task.check_lengths(context, lengths)
+            except ConfigError as error:
+                problems[str(error)] = error
+        if problems:
+            raise ConfigError("; ".join(problems)) from next(iter(problems.values()))
         # All that is asked for, by tokens of a length: it knows the time left where a single length's bar does not.
         whole = stack.enter_context(
             tqdm(

@@ -150,7 +150,7 @@ class _ItemMaker:
             if not drafts:
                 reason = (
                     "no text drawn has what could be quoted (whole sentences of 12 to 40 plain words, or headings, that"
-                    " stand there once); give documents with more running text, or leave this kind out"
+                    " stand there once); give documents with more running text, or leave this kind out (--kinds)"
                 )
         raise DataError(f"no question of kind {kind.name} at length {length} can be made: {reason}")
 
