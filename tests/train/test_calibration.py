@@ -234,6 +234,18 @@ def test_the_verb_writes_the_choice_and_keeps_the_old_config(
     assert contents(checkpoint)["config.before-calibration.json"] == before["config.json"]
 
 
+def test_where_no_factor_is_better_the_config_stays(
+    checkpoint: Path, documents: Path, choice: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(checkpoint)
+    choice(1.0)
+    assert cli.main(["calibrate", str(checkpoint), "--documents", str(documents)]) == 0
+    assert f"the config stays as it was; recorded in {checkpoint}" in capsys.readouterr().out
+    after = contents(checkpoint)
+    assert json.loads(after.pop("calibration.json"))["scale"] == 1.0
+    assert after == before
+
+
 def test_a_copy_leaves_the_checkpoint_alone(
     checkpoint: Path, documents: Path, choice: Callable[[float], None], tmp_path: Path
 ) -> None:

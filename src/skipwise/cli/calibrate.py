@@ -1,6 +1,7 @@
 """`skipwise calibrate`: chooses an attention factor for a model that is trained, and writes it into its checkpoint."""
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,7 +141,12 @@ def calibrate(
         return
     _print(found)
     print(f"attention factor {found.line}")
-    print("nothing was written (--dry-run)" if written is None else f"written: {written / 'config.json'}")
+    if written is None:
+        print("nothing was written (--dry-run)")
+    elif math.isclose(found.scale, rope.attention_scale):
+        print(f"the config stays as it was; recorded in {written}")
+    else:
+        print(f"written: {written / 'config.json'}")
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -89,7 +90,7 @@ def calibrate_run(
         logger.warning(f"calibration was left out, and the model is as it was trained: {reason}")
         return {"left_out": reason}, "as trained; its calibration failed, see skipwise.json"
     logger.info(f"attention factor {found.line}")
-    if PartialState().is_main_process:
+    if PartialState().is_main_process and _changes(found, model.config):
         save_attention_scale(folder, model.config, found.scale)
     return {**found.to_json(), "seconds": round(time.monotonic() - began, 1)}, found.line
 
@@ -98,7 +99,7 @@ def write_calibration(folder: Path, config: Any, found: Calibration, *, output: 
     """Writes a calibration's choice into a checkpoint folder: its config, its record and its model card.
 
     The config is replaced at once, and first: it alone decides what readers compute. The one from before stays beside
-    it. A copy is complete when it appears.
+    it. Where the choice is the factor that the config has, it stays as it is. A copy is complete when it appears.
 
     Args:
         folder: the checkpoint.
@@ -112,8 +113,10 @@ def write_calibration(folder: Path, config: Any, found: Calibration, *, output: 
     Raises:
         CheckpointError: it cannot be written.
     """
+    changes = _changes(found, config)
     if output is None:
-        save_attention_scale(folder, config, found.scale, keep=True)
+        if changes:
+            save_attention_scale(folder, config, found.scale, keep=True)
         _record(folder, found)
         return folder
     try:
@@ -124,12 +127,18 @@ def write_calibration(folder: Path, config: Any, found: Calibration, *, output: 
             # The checkpoint's own files; what else a run left in folders beside them stays there.
             for file in sorted(path for path in folder.iterdir() if path.is_file()):
                 shutil.copy2(file, copy)
-            save_attention_scale(copy, config, found.scale)
+            if changes:
+                save_attention_scale(copy, config, found.scale)
             _record(copy, found)
             copy.rename(output)
     except OSError as error:
         raise CheckpointError(f"{str(output)!r} cannot be written ({error}); choose another folder") from error
     return output
+
+
+def _changes(found: Calibration, config: Any) -> bool:
+    """Whether what was chosen is another factor than the config's."""
+    return not math.isclose(found.scale, rope_state(config).attention_scale)
 
 
 def _record(folder: Path, found: Calibration) -> None:
