@@ -19,7 +19,7 @@ def test_defaults_are_the_papers():
     window = run.resolve_window(4096)
     assert (window.train, window.original, window.target) == (2048, 4096, 32768)
     assert run.resolve_window(256).train == 256
-    assert run.output_folder.as_posix() == "runs/model-32768"
+    assert run.output_folder.as_posix() == "runs/model-32k"
 
 
 def test_yaml_round_trip(tmp_path):

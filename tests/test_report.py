@@ -29,7 +29,6 @@ from skipwise.report import (
     Measure,
     Table,
     drawing,
-    length_label,
     passkey_grid,
     perplexity_by_length,
     results_table,
@@ -40,7 +39,7 @@ from skipwise.report import (
 from skipwise.report.drawing import COLOURS, relative_luminance
 from skipwise.report.heatmaps import SHARE_COLOURS
 from skipwise.report.records import PASSKEY, PERPLEXITY
-from skipwise.window import Window, parse_length
+from skipwise.window import Window, length_label, parse_length
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 SVG = "{http://www.w3.org/2000/svg}"

@@ -31,6 +31,14 @@ def test_a_file_is_one_arm_named_after_it_or_as_told(tmp_path: Path) -> None:
     assert [r.value for r in evidence.arms[1].by_length(PERPLEXITY).values()] == [8.4, 19.5, 70.4, 170.0, 172.0]
 
 
+def test_further_results_of_an_arm_are_given_its_name(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "c")
+    more = write_lines(tmp_path / "more.jsonl", [record("perplexity", "perplexity", 8192, 5.5, None, None)])
+    arms = {arm.name: arm.by_length(PERPLEXITY) for arm in read_evidence([str(folder), f"pose={more}"]).arms}
+    assert arms["pose"][8192].value == 5.5
+    assert len(arms["pose"]) > 1
+
+
 def test_results_of_one_file_go_to_the_arm_they_name(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "r.jsonl", list(records_of("pose")), compared="a")
     write_lines(path, list(records_of("base")), compared="b")
@@ -119,6 +127,10 @@ def broken(folder: Path) -> dict[str, Callable[[], list[str]]]:
             (folder / name / "r.jsonl").write_text(good)
         return [str(folder / name / "r.jsonl") for name in "ab"]
 
+    def other_source() -> list[str]:
+        source = write_lines(folder / "other.jsonl", list(records_of("pose")), compared="pose")
+        return [str(write_comparison(folder / "c")), str(source)]
+
     def extended() -> list[str]:
         (write_extended(folder / "m") / "skipwise.json").write_text("{}")
         return [str(folder / "m")]
@@ -134,6 +146,7 @@ def broken(folder: Path) -> dict[str, Callable[[], list[str]]]:
         "nothing in it": lambda: file("x.jsonl", "\n"),
         "no window": lambda: file("x.jsonl", good),
         "one name twice": twice,
+        "one arm from two places": other_source,
         "another kind": lambda: compared({"kind": "contrast"}),
         "a bad window": lambda: compared({"window": {"train": 256, "original": 256, "target": 2}}),
         "a bad arm": lambda: compared({"arms": {"pose": {"runs": [{"seed": 0, "status": "lost"}]}}}),
@@ -153,7 +166,8 @@ def broken(folder: Path) -> dict[str, Callable[[], list[str]]]:
         ("a list", DataError, ["x.jsonl' line 1"]),
         ("nothing in it", DataError, ["x.jsonl", "has no results", "skipwise eval --out"]),
         ("no window", ConfigError, ["--original TOKENS"]),
-        ("one name twice", ConfigError, ["both make an arm 'r'", "NAME="]),
+        ("one name twice", ConfigError, ["both have an arm 'r'", "NAME="]),
+        ("one arm from two places", ConfigError, ["other.jsonl' both have an arm 'pose'"]),
         ("another kind", DataError, ["comparison.json", "kind must be 'comparison'"]),
         ("a bad window", DataError, ["comparison.json", "target=2"]),
         ("a bad arm", DataError, ["comparison.json", "arms.pose.runs.0.status"]),

@@ -277,6 +277,15 @@ def test_without_pairs_overlapping_intervals_are_not_told_apart() -> None:
     assert words[1] == "By their own intervals a is not told apart from b there."
 
 
+def test_arms_with_the_same_number_are_the_lowest_together() -> None:
+    arms = [
+        arm_of(name, [record("perplexity", "perplexity", 4096, value, 6.0, 9.0)])
+        for name, value in (("a", 7.001), ("b", 7.004), ("c", 8.0))
+    ]
+    words = Report.of(Evidence(arms=arms, original_tokens=256)).verdict
+    assert words[0] == "Perplexity at 4k tokens, 16 times the original window: 7.00 for a and b, the lowest."
+
+
 def test_different_documents_are_cautioned_against() -> None:
     arms = [
         arm_of(name, [record("perplexity", "perplexity", 256, 9.0, None, None, documents_sha256=name * 8)])

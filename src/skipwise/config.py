@@ -27,7 +27,7 @@ from skipwise.errors import ConfigError
 from skipwise.positions import PositionSampler, sampler_from
 from skipwise.recipes import DEFAULT_RECIPE, RECIPES
 from skipwise.rope import Interpolation, check_carries_factor, interpolation_from
-from skipwise.window import Window, parse_length
+from skipwise.window import Window, length_label, parse_length
 
 
 def _length(value: Any) -> Any:
@@ -225,7 +225,7 @@ class RunConfig(StrictModel):
     def output_folder(self) -> Path:
         """Where the extended model goes."""
         name = Path(self.model.rstrip("/")).name.removesuffix(".gguf")
-        return Path(self.output or f"runs/{name}-{self.target}")
+        return Path(self.output or f"runs/{name}-{length_label(self.target)}")
 
     def resolve_window(self, original: int) -> Window:
         """The three lengths of the run, given the original window of the model in tokens.

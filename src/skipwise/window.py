@@ -62,3 +62,11 @@ def parse_length(text: str | int) -> int:
     if value < 1 or value != int(value):
         raise ConfigError(f"length is {text!r}; give a whole number of tokens such as 131072, 32k or 1M")
     return int(value)
+
+
+def length_label(length_tokens: int) -> str:
+    """A length as people write it; `parse_length` reads it back: `256`, `4k`, `1.5k`, `1M`."""
+    for unit, letter in ((1024 * 1024, "M"), (1024, "k")):
+        if length_tokens >= unit and length_tokens % (unit // 4) == 0:
+            return f"{length_tokens / unit:g}{letter}"
+    return str(length_tokens)

@@ -8,7 +8,7 @@ import typer
 
 from skipwise.cli.options import JsonOption, print_json, read_length
 from skipwise.errors import ConfigError
-from skipwise.window import Window, parse_length
+from skipwise.window import Window, length_label, parse_length
 
 if TYPE_CHECKING:
     from skipwise.coverage import Coverage
@@ -142,10 +142,6 @@ def _chosen_samplers(kinds: list[str], chunks: list[str], skips: list[str]) -> l
     return chosen
 
 
-def _length(tokens: int) -> str:
-    return f"{tokens // 1024}k" if tokens and tokens % 1024 == 0 else str(tokens)
-
-
 def _distances(window: Window) -> list[int]:
     """About a dozen distances worth a look: inside the training window, every eighth of the target, and its end."""
     eighths = {window.target * eighth // 8 for eighth in range(1, 8)}
@@ -181,14 +177,14 @@ def _print_table(window: Window, rows: list[tuple["PositionSampler", "Coverage"]
 
     distances = _distances(window)
     table = Table(
-        title=f"Examples of {_length(window.train)} tokens that train a relative distance, in percent; "
-        f"target {_length(window.target)}",
+        title=f"Examples of {length_label(window.train)} tokens that train a relative distance, in percent; "
+        f"target {length_label(window.target)}",
         title_justify="left",
         box=None,
         padding=(0, 1),
     )
     table.add_column("sampler", no_wrap=True)
-    for heading in [*map(_length, distances), "lowest", "at", "< 1% from", "error"]:
+    for heading in [*map(length_label, distances), "lowest", "at", "< 1% from", "error"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for sampler, result in rows:
         lowest, starved_from = result.lowest_distance, result.first_below(_STARVED)
@@ -196,8 +192,8 @@ def _print_table(window: Window, rows: list[tuple["PositionSampler", "Coverage"]
             sampler_label(sampler),
             *(_percent(result.share[distance]) for distance in distances),
             _percent(result.share[lowest]),
-            _length(lowest),
-            "never" if starved_from is None else _length(starved_from),
+            length_label(lowest),
+            "never" if starved_from is None else length_label(starved_from),
             f"± {_percent(result.standard_error.max())}" if result.num_samples else "exact",
         )
     # A table of numbers is worth nothing when a narrow terminal cuts them: long lines wrap instead.
@@ -228,7 +224,7 @@ def _write_plot(path: Path, panels: list[tuple[Window, list[tuple["PositionSampl
                 for number, (sampler, result) in enumerate(rows)
             ]
             draw_coverage(axes, window, curves)
-            axes.set_title(f"{_length(window.train)} to {_length(window.target)}")
+            axes.set_title(f"{length_label(window.train)} to {length_label(window.target)}")
         figure.axes[0].set_ylabel("share of examples that train it")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, 1 + len(panels)), frameon=False)

@@ -22,7 +22,7 @@ from skipwise.report.model_card import (
 )
 from skipwise.report.page import Section, render_page
 from skipwise.report.reading import read_evidence
-from skipwise.report.records import Arm, Measure, length_label
+from skipwise.report.records import Arm, Measure
 from skipwise.report.report import Report, write_report
 from skipwise.report.tables import Table, results_table, table_of
 from skipwise.report.verdict import verdict_words
@@ -50,7 +50,6 @@ __all__ = [
     "depth_grid",
     "draw_coverage",
     "effective_length",
-    "length_label",
     "mean_scores",
     "passkey_grid",
     "perplexity_by_length",

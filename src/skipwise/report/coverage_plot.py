@@ -12,9 +12,8 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from skipwise.coverage import Coverage
 from skipwise.report.drawing import COLOURS, STYLE, legend_columns, svg_of
-from skipwise.report.records import length_label
 from skipwise.report.tables import shortened
-from skipwise.window import Window
+from skipwise.window import Window, length_label
 
 _FLOOR = 1e-4
 

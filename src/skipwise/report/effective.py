@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from skipwise.errors import DataError
 from skipwise.report.quantities import TO
-from skipwise.report.records import Record, is_whole, length_label
+from skipwise.report.records import Record, is_whole
+from skipwise.window import length_label
 
 Rule = Literal["ruler", "relative"]
 

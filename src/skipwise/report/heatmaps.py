@@ -10,8 +10,9 @@ from matplotlib.patches import Rectangle
 
 from skipwise.report.drawing import INK, STYLE, Figure, relative_luminance, svg_of
 from skipwise.report.quantities import TO
-from skipwise.report.records import PASSKEY, Arm, DepthBand, Record, length_label
+from skipwise.report.records import PASSKEY, Arm, DepthBand, Record
 from skipwise.report.tables import ABSENT
+from skipwise.window import length_label
 
 SHARE_COLOURS = colormaps["cividis"]
 

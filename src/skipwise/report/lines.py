@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from skipwise.report.drawing import INK, STYLE, Figure, legend_columns, line_style, svg_of
-from skipwise.report.records import PERPLEXITY, Arm, Measure, length_label
+from skipwise.report.records import PERPLEXITY, Arm, Measure
 from skipwise.report.tables import shortened
+from skipwise.window import length_label
 
 # Beyond these many bands on top of one another nobody tells whose is whose.
 _MOST_BANDS = 6

@@ -13,9 +13,9 @@ import yaml
 
 from skipwise.errors import CheckpointError
 from skipwise.report.effective import EffectiveLength, basis
-from skipwise.report.records import Arm, length_label, measures
+from skipwise.report.records import Arm, measures
 from skipwise.report.tables import markdown_cell, settings_text, table_of
-from skipwise.window import Window
+from skipwise.window import Window, length_label
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),

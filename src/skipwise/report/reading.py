@@ -5,7 +5,8 @@
     folder/comparison.json   a comparison, with its records in `records.jsonl` beside it
     folder/skipwise.json     a model that `skipwise extend` left: what was run and what it cost
 
-A record with `compared` in its details belongs to the arm of that name, whatever the file is called.
+A record with `compared` in its details belongs to the arm of that name, whatever the file is called. An arm's results
+come from one place, unless further ones are given its name: NAME=FILE.
 """
 
 import json
@@ -65,16 +66,19 @@ def read_evidence(
         CheckpointError: for an extended model whose record cannot be read.
     """
     by_arm: dict[str, list[Record]] = {}
-    named_after: dict[str, Path] = {}
+    found_in: dict[str, Path] = {}
     comparisons: list[Comparison] = []
     runs: list[ExtendedRun] = []
     for source in sources:
         given, path = _name_and_path(source)
         if path.is_dir() and (path / COMPARISON_FILE).is_file():
             comparisons.append(comparison := read_comparison(path))
-            by_arm |= {name: by_arm.get(name, []) for name in comparison.arms}
-            for record in _records_beside(path):
-                by_arm.setdefault(_arm_of(record, path.name), []).append(record)
+            records = [(_arm_of(record, path.name), record) for record in _records_beside(path)]
+            for name in dict.fromkeys((*comparison.arms, *(name for name, _ in records))):
+                _one_place(found_in, name, path)
+                by_arm.setdefault(name, [])
+            for name, record in records:
+                by_arm[name].append(record)
             continue
         if path.is_dir() and (path / RUN_FILE).is_file():
             runs.append(read_run(path))
@@ -83,10 +87,8 @@ def read_evidence(
             raise ConfigError(f"{source!r} is no results; {_FORMS}")
         for record in read_records(path):
             name = _arm_of(record, given or path.stem)
-            if "compared" not in record.details and not given and named_after.setdefault(name, path) != path:
-                raise ConfigError(
-                    f"{str(named_after[name])!r} and {str(path)!r} both make an arm {name!r}; name one: NAME={path}"
-                )
+            if not given or name != given:
+                _one_place(found_in, name, path)
             by_arm.setdefault(name, []).append(record)
     if len(comparisons) > 1:
         raise ConfigError(f"{len(comparisons)} comparisons were given; a report is of one, so write one for each")
@@ -178,6 +180,15 @@ def _name_and_path(source: str) -> tuple[str, Path]:
         return "", Path(source)
     name, equals, path = source.partition("=")
     return (_one_line(name), Path(path)) if equals and name else ("", Path(source))
+
+
+def _one_place(found_in: dict[str, Path], name: str, path: Path) -> None:
+    """Refuses a second source of an arm's results: they may be of another model that is called the same."""
+    if (first := found_in.setdefault(name, path)) != path:
+        raise ConfigError(
+            f"{str(first)!r} and {str(path)!r} both have an arm {name!r}; leave one out, write a report for each, or "
+            f"name a file of results: NAME={path}"
+        )
 
 
 def _arm_of(record: StoredRecord, otherwise: str) -> str:

@@ -158,11 +158,3 @@ def measures(arms: Iterable[Arm]) -> list[Measure]:
 def lengths(arms: Iterable[Arm], measure: Measure) -> list[int]:
     """Every length in tokens at which some arm was measured, shortest first."""
     return sorted({length for arm in arms for length in arm.by_length(measure)})
-
-
-def length_label(length_tokens: int) -> str:
-    """A length as people write it; `skipwise.window.parse_length` reads it back: `256`, `4k`, `1.5k`, `1M`."""
-    for unit, letter in ((1024 * 1024, "M"), (1024, "k")):
-        if length_tokens >= unit and length_tokens % (unit // 4) == 0:
-            return f"{length_tokens / unit:g}{letter}"
-    return str(length_tokens)

@@ -12,12 +12,13 @@ from typing import Any
 
 from skipwise.report.evidence import Evidence
 from skipwise.report.page import Section, render_page
-from skipwise.report.records import Arm, Measure, length_label
+from skipwise.report.records import Arm, Measure
 from skipwise.report.sections import sections_of
 from skipwise.report.sections.provenance import made_of
 from skipwise.report.sections.retrieval import effective_lengths
 from skipwise.report.tables import markdown_text
 from skipwise.report.verdict import verdict_words
+from skipwise.window import length_label
 
 CSV_COLUMNS = (
     *("arm", "task", "part", "metric", "length_tokens", "value", "ci_low", "ci_high", "num_samples", "num_skipped"),

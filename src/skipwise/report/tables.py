@@ -8,7 +8,8 @@ import rich.box
 import rich.table
 from rich.text import Text
 
-from skipwise.report.records import Arm, Measure, Record, length_label, lengths, measures
+from skipwise.report.records import Arm, Measure, Record, lengths, measures
+from skipwise.window import length_label
 
 ABSENT = "\N{EN DASH}"
 

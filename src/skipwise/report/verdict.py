@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from skipwise.report.comparison import Difference
 from skipwise.report.evidence import Evidence
 from skipwise.report.quantities import bytes_text, seconds_text
-from skipwise.report.records import LOG_RATIO, PASSKEY, PERPLEXITY, Arm, Measure, Record, length_label
+from skipwise.report.records import LOG_RATIO, PASSKEY, PERPLEXITY, Arm, Measure, Record
 from skipwise.report.sections.costs import mean_seconds
 from skipwise.report.sections.provenance import cautions
 from skipwise.report.sections.quality import REGRESSION, difference_text
 from skipwise.report.sections.retrieval import effective_lengths
+from skipwise.window import length_label
 
 _MOST_NAMES = 6
 
@@ -40,7 +41,10 @@ def _best_perplexity(evidence: Evidence) -> Iterator[str]:
     here = {name: found[longest] for name, found in by_arm.items() if longest in found}
     ranked = sorted(here, key=lambda name: here[name].value)
     best = ranked[0]
-    said = f"Perplexity at {_at(longest, evidence)}: {_value(here[best])} for {_name(best)}"
+    written = {name: PERPLEXITY.text(record.value) for name, record in here.items()}
+    level = [name for name in ranked if written[name] == written[best]]
+    value = _value(here[best]) if len(level) == 1 else written[best]
+    said = f"Perplexity at {_at(longest, evidence)}: {value} for {_names(level)}"
     if len(here) == 1:
         yield f"{said}."
         return
@@ -54,8 +58,9 @@ def _best_perplexity(evidence: Evidence) -> Iterator[str]:
         # The reference is the best: who comes nearest to it?
         near = next((name for name in ranked[1:] if name in differences), None)
         if near:
-            said += f"; the next, {_name(near)}, has {difference_text(differences[near])}, paired by document"
-    if base and base.name in here and base.name != best:
+            nearest = _name(near) if near in level else f"the next, {_name(near)},"
+            said += f"; {nearest} has {difference_text(differences[near])}, paired by document"
+    if base and base.name in here and base.name not in level:
         said += f"; {_value(here[base.name])} for {_name(base.name)}"
     yield f"{said}."
     if not differences and (close := [name for name in ranked[1:] if _overlap(here[name], here[best])]):

@@ -10,9 +10,10 @@ from skipwise.report.evidence import Evidence
 from skipwise.report.lines import Line, Point, Unit, line_panel, lines_of
 from skipwise.report.page import Section
 from skipwise.report.quantities import bytes_text, seconds_text
-from skipwise.report.records import length_label, measures
+from skipwise.report.records import measures
 from skipwise.report.sections.quality import SERVING
 from skipwise.report.tables import ABSENT, Table, table_of
+from skipwise.window import length_label
 
 _SERVING_TITLES = {
     "prefill_seconds": "Time to read the prompt",

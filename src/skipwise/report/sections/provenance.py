@@ -12,9 +12,9 @@ from skipwise.report.coverage_plot import coverage_panel
 from skipwise.report.drawing import Figure
 from skipwise.report.evidence import Evidence
 from skipwise.report.page import Section
-from skipwise.report.records import Record, length_label
+from skipwise.report.records import Record
 from skipwise.report.tables import ABSENT, Table, settings_text, shortened
-from skipwise.window import Window
+from skipwise.window import Window, length_label
 
 _DRAWN_EXAMPLES = 300
 _STARVED = 0.01
@@ -208,7 +208,7 @@ def _arms_table(evidence: Evidence) -> Table | None:
 
 def _tasks_table(evidence: Evidence) -> Table | None:
     """Settings and numbers of samples of each task, once for each way it was measured."""
-    ways: dict[tuple[str, str], dict[str, set[int]]] = {}
+    ways: dict[tuple[str, str], dict[int, int]] = {}
     for record in _records(evidence):
         settings = record.details.get("settings")
         simple = {
@@ -216,17 +216,17 @@ def _tasks_table(evidence: Evidence) -> Table | None:
             for name, value in (settings.items() if isinstance(settings, Mapping) else ())
             if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 60)
         }
-        way = ways.setdefault((record.task, settings_text(simple) or ABSENT), {"lengths": set(), "samples": set()})
-        way["lengths"].add(record.length_tokens)
-        way["samples"].add(record.num_samples)
+        by_length = ways.setdefault((record.task, settings_text(simple) or ABSENT), {})
+        # A single depth has a part of the length's samples.
+        by_length[record.length_tokens] = max(by_length.get(record.length_tokens, 0), record.num_samples)
     rows = tuple(
         (
             task,
-            ", ".join(length_label(length) for length in sorted(way["lengths"])),
-            " to ".join(str(n) for n in dict.fromkeys((min(way["samples"]), max(way["samples"])))),
+            ", ".join(length_label(length) for length in sorted(by_length)),
+            " to ".join(str(n) for n in sorted({min(by_length.values()), max(by_length.values())})),
             settings,
         )
-        for (task, settings), way in ways.items()
+        for (task, settings), by_length in ways.items()
     )
     header = ("Task", "Tokens", "Samples", "Settings")
     return Table(title="What was measured", header=header, rows=rows, wraps=True) if rows else None

@@ -10,8 +10,9 @@ from skipwise.report.evidence import Evidence
 from skipwise.report.lines import perplexity_by_length
 from skipwise.report.page import Section
 from skipwise.report.quantities import per_cent_of_log, signed_text
-from skipwise.report.records import LOG_RATIO, Arm, Measure, Record, length_label, measures
+from skipwise.report.records import LOG_RATIO, Arm, Measure, Record, measures
 from skipwise.report.tables import ABSENT, Table, table_of
+from skipwise.window import length_label
 
 REGRESSION, SERVING = "regression", "serving"
 _PERPLEXITIES = ("perplexity", "longppl")

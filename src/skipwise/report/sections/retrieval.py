@@ -15,8 +15,9 @@ from skipwise.report.evidence import Evidence
 from skipwise.report.heatmaps import depth_grid
 from skipwise.report.page import Section
 from skipwise.report.quantities import TO
-from skipwise.report.records import PASSKEY, Arm, Measure, length_label
+from skipwise.report.records import PASSKEY, Arm, Measure
 from skipwise.report.tables import ABSENT, Table
+from skipwise.window import length_label
 
 _WORDS = {
     PASSKEY.task: "Five digits are hidden in a long text and asked for at its end. Low perplexity alone does not show "
