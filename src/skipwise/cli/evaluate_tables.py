@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from skipwise.evals import EvalResult
     from skipwise.report import MeanScore
 
-_PLACES = ("depth_from", "position_from")
 # What other metrics say, such as the share of key tokens, is neither good nor bad.
 _MORE_IS_BETTER = ("score", "accuracy", "same_top")
 _LESS_IS_BETTER = ("perplexity", "longppl", "nll", "kl_", "log_perplexity_ratio")
@@ -18,17 +17,18 @@ _LESS_IS_BETTER = ("perplexity", "longppl", "nll", "kl_", "log_perplexity_ratio"
 
 def print_results(results: Sequence["EvalResult"]) -> None:
     """One row a number; what was found at each depth or position goes into a grid of its own for each task."""
+    from skipwise.report.records import is_whole
+
     console = Console()
     table = _table("task", "tokens", "measure", "value", "95% interval", "n", "skipped")
-    whole = [result for result in results if _is_whole(result)]
+    whole = [result for result in results if is_whole(result)]
     for result in whole:
-        low, high = result.ci_low, result.ci_high
         table.add_row(
             result.task,
             str(result.length_tokens),
             _named(result.metric, result),
             _value(result.metric, result.value),
-            "-" if low is None or high is None else _interval(result.metric, low, high),
+            _interval(result),
             str(result.num_samples),
             str(result.num_skipped),
         )
@@ -40,17 +40,19 @@ def print_results(results: Sequence["EvalResult"]) -> None:
             style="dim",
             soft_wrap=True,
         )
-    for place, grid in (("depth_from", _depth_grid), ("position_from", _position_grid)):
-        by_table: dict[tuple[str, int | None], list[EvalResult]] = {}
-        for result in results:
-            if place in result.details:
-                # Depths are shares of any length; positions are each length's own.
-                length = None if place == "depth_from" else result.length_tokens
-                name = _named(result.task, result) if place == "depth_from" else result.task
-                by_table.setdefault((name, length), []).append(result)
-        for (name, _), cells in by_table.items():
-            console.print()
-            console.print(grid(name, cells))
+    # Depths are shares of any length and share a grid; positions are each length's own.
+    by_depth: dict[str, list[EvalResult]] = {}
+    by_position: dict[tuple[str, int], list[EvalResult]] = {}
+    for result in results:
+        if "depth_from" in result.details:
+            by_depth.setdefault(_named(result.task, result), []).append(result)
+        if "position_from" in result.details:
+            by_position.setdefault((result.task, result.length_tokens), []).append(result)
+    grids = [_depth_grid(name, cells) for name, cells in by_depth.items()]
+    grids += [_position_grid(name, cells) for (name, _), cells in by_position.items()]
+    for grid in grids:
+        console.print()
+        console.print(grid)
 
 
 def print_mean_scores(scores: Sequence["MeanScore"]) -> None:
@@ -69,12 +71,10 @@ def print_mean_scores(scores: Sequence["MeanScore"]) -> None:
 
 def print_checkpoints(by_step: Mapping[int, Sequence["EvalResult"]]) -> None:
     """A row for each checkpoint, a column for each number over whole inputs; the best of each merit stands out."""
+    from skipwise.report.records import is_whole
+
     whole = {
-        step: {
-            (_named(r.task, r), r.length_tokens, r.metric): r.value
-            for r in results
-            if not set(_PLACES) & set(r.details)
-        }
+        step: {(_named(r.task, r), r.length_tokens, r.metric): r.value for r in results if is_whole(r)}
         for step, results in by_step.items()
     }
     columns = list(dict.fromkeys(column for values in whole.values() for column in values))
@@ -135,11 +135,6 @@ def _position_grid(name: str, cells: Sequence["EvalResult"]) -> Table:
     return grid
 
 
-def _is_whole(result: "EvalResult") -> bool:
-    """Whether a number speaks of the whole input, not of a depth or a stretch of positions."""
-    return not set(_PLACES) & set(result.details)
-
-
 def _named(what: str, result: "EvalResult") -> str:
     """A task or metric, with the result's kind and arm where it has several."""
     return " ".join([what, *(str(result.details[name]) for name in ("kind", "arm") if name in result.details)])
@@ -153,5 +148,7 @@ def _value(metric: str, value: float) -> str:
     return seconds_text(value) if metric.endswith("_seconds") else f"{value:.4g}"
 
 
-def _interval(metric: str, low: float, high: float) -> str:
-    return f"{_value(metric, low)} to {_value(metric, high)}"
+def _interval(result: "EvalResult") -> str:
+    if result.ci_low is None or result.ci_high is None:
+        return "-"
+    return f"{_value(result.metric, result.ci_low)} to {_value(result.metric, result.ci_high)}"

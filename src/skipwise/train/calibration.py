@@ -152,7 +152,7 @@ def _record(folder: Path, found: Calibration) -> None:
         replace_file(record_file, json.dumps(record, indent=2, allow_nan=False) + "\n")
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"the attention factor is in the config, but its record in {str(folder)!r} cannot be written ({error}); "
+            f"the config has the factor, but the record of the choice in {str(folder)!r} cannot be written ({error}); "
             "mend that and calibrate with --again"
         ) from error
     state_attention_factor(folder, found.line)
