@@ -150,7 +150,7 @@ def serve(model: Any, prompt: Tensor, new_tokens: int) -> Request:
         ).logits
         return logits.argmax(-1) if wants_token else ids
 
-    peak = _Peak(model.device)
+    peak = Peak(model.device)
     with rope_of_length(model, total):
         began = _now(model.device)
         *earlier, last = prompt.split(pass_columns(model, 1, prompt.shape[1]), dim=1)
@@ -176,25 +176,24 @@ def cache_bytes(cache: Any) -> int:
 
     What a sliding layer keeps of a larger tensor counts, not that tensor, which is gone at the next token but one.
     """
-    tensors: dict[int, Tensor] = {}  # by identity
-
-    def collect(value: Any) -> None:
-        if isinstance(value, Tensor):
-            # Scalars are a layer's settings, as the size of its window.
-            if value.ndim > 1:
-                tensors[id(value)] = value
-        elif isinstance(value, dict):
-            collect(list(value.values()))
-        elif isinstance(value, list | tuple):
-            for part in value:
-                collect(part)
-
-    for layer in cache.layers:
-        collect(vars(layer))
+    tensors = {id(tensor): tensor for layer in cache.layers for tensor in _tensors_in(vars(layer))}
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-class _Peak:
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    # No function inside another that calls itself: such a cycle would keep the cache until Python looks for garbage.
+    if isinstance(value, Tensor):
+        # Scalars are a layer's settings, as the size of its window.
+        if value.ndim > 1:
+            yield value
+    elif isinstance(value, dict):
+        yield from _tensors_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors_in(part)
+
+
+class Peak:
     """The most memory in use since it was made.
 
     Attributes:
