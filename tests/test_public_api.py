@@ -23,6 +23,7 @@ PUBLIC = [
     "evaluate",
     "extend",
     "load_model",
+    "plan",
     "save_model",
 ]
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skipwise.doctor import doctor
     from skipwise.evals import evaluate
     from skipwise.model import load_model, save_model
+    from skipwise.plan import plan
     from skipwise.positions import SAMPLERS, PoSE, PositionSample
     from skipwise.rope import INTERPOLATIONS, RopeSpec, RopeTable
     from skipwise.train import extend
@@ -44,6 +45,7 @@ __all__ = [
     "evaluate",
     "extend",
     "load_model",
+    "plan",
     "save_model",
 ]
 
@@ -62,6 +64,7 @@ _HOMES = {
     "evaluate": "evals",
     "extend": "train",
     "load_model": "model",
+    "plan": "plan",
     "save_model": "model",
 }
 

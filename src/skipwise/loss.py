@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from skipwise.attention import mark_causal
@@ -161,14 +162,15 @@ class NextTokenLoss:
     @torch.no_grad()
     def _plain_weight(
         self, head: Callable[[Tensor], Tensor], hidden: Tensor, beside: list[nn.Parameter]
-    ) -> nn.Parameter | None:
+    ) -> Tensor | None:
         """The head's weight (vocabulary, width) where logits are this one product in float32; else None."""
         layer = self._model.get_output_embeddings()
         if type(layer) is not nn.Linear or layer.bias is not None or any(p is not layer.weight for p in beside):
             return None
         # Hooks gather what is sharded or elsewhere, or watch; then the layer itself must be called.
         weight, watched = layer.weight, layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-        if watched or type(weight) is not nn.Parameter or weight.shape[-1:] != hidden.shape[-1:]:
+        # A class of its own may be sharded or packed; a tensor without numbers, for planning, stands for a plain one.
+        if watched or type(weight) not in (nn.Parameter, FakeTensor) or weight.shape[-1:] != hidden.shape[-1:]:
             return None
         if {hidden.dtype, weight.dtype} != {torch.float32} or torch.is_autocast_enabled(hidden.device.type):
             return None

@@ -28,12 +28,13 @@ from skipwise.cli import (
     evaluate,
     extend,
     generate,
+    plan,
     report,
 )
 from skipwise.errors import SkipwiseError
 
 # In the order of the help.
-VERBS = (doctor, coverage, extend, calibrate, evaluate, build_suite, benchmarks, compare, report, generate, demo)
+VERBS = (plan, doctor, coverage, extend, calibrate, evaluate, build_suite, benchmarks, compare, report, generate, demo)
 
 DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 

@@ -1,0 +1,331 @@
+"""Bytes and floating-point operations, from shapes alone.
+
+What a model holds and computes, as plain arithmetic over three values that `skipwise.plan` reads off a model:
+
+    ParameterCounts   how many numbers, by kind
+    LayerShape        what attention of one layer reads, and what its cache keeps of a token
+    StepProfile       what one training step holds beside parameters and the optimizer's state
+
+and, with `Sharding`, over how many processes which of them is split. Nothing here is rounded or assumed: speeds and
+the share of them that is reached belong to `skipwise.plan`.
+
+Symbols: T = tokens read, W = a sliding window, n_q and n_kv = heads of queries and of keys, d_k and d_v = numbers of a
+key and of a value in one head, s = the training window, b = windows at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from skipwise.errors import ConfigError
+
+FLOAT32_BYTES = 4
+ADAM_STATES = 2  # mean and mean square of the gradient, each in float32 or the parameter's own type
+
+SHARDINGS = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}
+"""Ways to train on several processes, and from which stage of ZeRO on each splits."""
+
+# DeepSpeed's defaults (reduce_bucket_size, allgather_bucket_size, stage3_max_live_parameters), in numbers of 16 bits.
+_BUCKET, _LIVE_PARAMETERS = 5 * 10**8, 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCounts:
+    """Numbers of a model's parameters by kind; what is tied counts once.
+
+    Attributes:
+        embedding: of tokens, 0-d positions none; a tied head is this one.
+        head: from hidden states to logits; 0 where it is tied.
+        attention: projections of queries, keys, values and outputs.
+        mlp: dense feed-forward layers, and experts that see every token.
+        experts: of which each token sees some.
+        active_experts: what one token sees of them.
+        norms: scales of norms, biases of them.
+        other: routers, and what fits nowhere else.
+    """
+
+    embedding: int = 0
+    head: int = 0
+    attention: int = 0
+    mlp: int = 0
+    experts: int = 0
+    active_experts: int = 0
+    norms: int = 0
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        """All that is stored."""
+        return sum(getattr(self, field.name) for field in fields(self)) - self.active_experts
+
+    @property
+    def active_in_layers(self) -> int:
+        """What one token is multiplied with between the embedding and the head."""
+        return self.total - self.embedding - self.head - self.experts + self.active_experts
+
+    @property
+    def head_multiplied(self) -> int:
+        """What one hidden state is multiplied with to become logits."""
+        return self.head or self.embedding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """One decoder layer as its attention and its cache see it.
+
+    Attributes:
+        query_heads: n_q.
+        kv_heads: n_kv, heads that keys and values are kept for.
+        key_dim: d_k, the rotary part included.
+        value_dim: d_v.
+        window_tokens: W, how many tokens a query sees, itself included; None for all before it.
+        latent_dim: numbers kept of a token by an engine that caches the compressed state of latent attention, rotary
+            part included; None where attention has no such state.
+        owns_cache: False for a layer that reads the cache of an earlier one.
+    """
+
+    query_heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    window_tokens: int | None = None
+    latent_dim: int | None = None
+    owns_cache: bool = True
+
+    def cached_tokens(self, length_tokens: int) -> int:
+        """Tokens whose keys and values are kept after `length_tokens`: a query of a window W sees W - 1 before it."""
+        if self.window_tokens is None:
+            return length_tokens
+        return min(self.window_tokens - 1, length_tokens)
+
+    def cached_values(self, *, latent: bool) -> int:
+        """Numbers kept of one token: `n_kv (d_k + d_v)`, or the compressed state where there is one and it is asked."""
+        if not self.owns_cache:
+            return 0
+        if latent and self.latent_dim is not None:
+            return self.latent_dim
+        return self.kv_heads * (self.key_dim + self.value_dim)
+
+    def attended_pairs(self, length_tokens: int) -> int:
+        """Pairs of a query and a key that it sees, over `length_tokens` queries: `T (T + 1) / 2` without a window."""
+        full = min(length_tokens, self.window_tokens or length_tokens)
+        return full * (full + 1) // 2 + (length_tokens - full) * full
+
+
+def kv_cache_bytes(layers: Sequence[LayerShape], length_tokens: int, *, bits: float = 16, latent: bool = True) -> int:
+    """Bytes of the cache after `length_tokens`.
+
+        sum over layers of  min(W - 1, T) * n_kv * (d_k + d_v) * bits / 8
+
+    Args:
+        layers: of the model.
+        length_tokens: T.
+        bits: of one number; 4.5 for 4 bits with a 16-bit scale for every 32 numbers.
+        latent: whether the engine keeps the compressed state of latent attention, where there is one; vLLM does, and
+            transformers since it no longer expands it.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434, section 2.1, table 1) compares the plain and the latent case.
+    """
+    values = sum(layer.cached_tokens(length_tokens) * layer.cached_values(latent=latent) for layer in layers)
+    return round(values * bits / 8)
+
+
+def prefill_flops(counts: ParameterCounts, layers: Sequence[LayerShape], length_tokens: int) -> int:
+    """Operations to read `length_tokens` and to make the logits of the last one.
+
+        2 P T + sum over layers of  2 pairs n_q (d_k + d_v)
+
+    with P parameters that a token meets inside the layers. Without windows the sum is `2 T^2 n_q d L` for heads of
+    `d_k = d_v = d`: the causal half of what full attention would be.
+    """
+    return (
+        2 * counts.active_in_layers * length_tokens
+        + 2 * counts.head_multiplied
+        + sum(2 * layer.attended_pairs(length_tokens) * _per_pair(layer) for layer in layers)
+    )
+
+
+def training_flops(
+    counts: ParameterCounts,
+    layers: Sequence[LayerShape],
+    window_tokens: int,
+    *,
+    checkpointing: bool,
+    frozen: bool = False,
+) -> int:
+    """Operations of one window, forward and backward: three forward passes, four where layers are computed again.
+
+    Every position makes logits here. The head is never computed again; skipwise makes its gradient in the forward pass.
+
+    Args:
+        counts: parameters of the model.
+        layers: of the model.
+        window_tokens: length of a training example.
+        checkpointing: layers are computed again in the backward pass.
+        frozen: the weights are not trained, so that no pass makes their gradients; attention has none to spare. What
+            low-rank additions compute is not counted.
+    """
+    weights = 2 * counts.active_in_layers * window_tokens
+    attention = sum(2 * layer.attended_pairs(window_tokens) * _per_pair(layer) for layer in layers)
+    head = 2 * counts.head_multiplied * window_tokens
+    passes, again = (2 if frozen else 3), (1 if checkpointing else 0)
+    return (passes + again) * weights + (3 + again) * attention + passes * head
+
+
+def decode_bytes(
+    counts: ParameterCounts,
+    layers: Sequence[LayerShape],
+    length_tokens: int,
+    *,
+    requests: int = 1,
+    weight_bits: float = 16,
+    kv_bits: float = 16,
+    latent: bool = True,
+) -> int:
+    """Bytes that are read to make one more token for each of `requests`: all weights that are met once, every cache.
+
+    Of experts, different requests meet different ones: as many as that, up to all of them, are read.
+    """
+    experts = min(counts.experts, counts.active_experts * requests)
+    products = counts.attention + counts.mlp + experts
+    # Head, norms and routers stay in 16 bits, as in `skipwise.plan.serving.weight_bytes`.
+    others = counts.head_multiplied + counts.norms + counts.other
+    cache = kv_cache_bytes(layers, length_tokens, bits=kv_bits, latent=latent)
+    return round(products * weight_bits / 8) + 2 * others + requests * cache
+
+
+class Moment(NamedTuple):
+    """What is held at one moment of a step, in bytes, which grows evenly with the number of layers.
+
+    Attributes:
+        per_layer: of each layer.
+        outside: of embeddings, final norm and loss, and of the layer at work.
+    """
+
+    per_layer: int
+    outside: int
+
+    def held(self, num_layers: int) -> int:
+        """Of a model of `num_layers`."""
+        return self.outside + num_layers * self.per_layer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepProfile:
+    """What one micro-batch holds, as a step of the model itself shows it.
+
+    The peak is at one of few moments, each of which grows evenly with the number of layers: the end of the forward
+    pass, the backward pass of the last layer, and, given last, that of the first layer with the embedding.
+
+    Attributes:
+        moments: each beside parameters and the optimizer's state, and beside gradients where those are held.
+        gradients_held: all gradients were there before, from another micro-batch of the step; else they come to be in
+            this one, and count in its moments.
+    """
+
+    moments: tuple[Moment, ...]
+    gradients_held: bool
+
+    def with_more(self, num_bytes: int) -> "StepProfile":
+        """With so much more while activations are kept: from the end of the forward pass until the last layer is done.
+
+        Args:
+            num_bytes: of logits made at once, say, or of holes that an allocator leaves.
+        """
+        *until, after = self.moments
+        heavier = (moment._replace(outside=moment.outside + num_bytes) for moment in until)
+        return StepProfile(moments=(*heavier, after), gradients_held=self.gradients_held)
+
+    def peak(self, num_layers: int, gradients: int) -> int:
+        """The most that is held at once of gradients, activations and all else that a step makes, in bytes.
+
+        Args:
+            num_layers: of the model.
+            gradients: bytes of all gradients.
+        """
+        most = max(moment.held(num_layers) for moment in self.moments)
+        return gradients + most if self.gradients_held else max(gradients, most)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """Over how many processes the state of training is split, and how.
+
+    Attributes:
+        processes: that train together, each on windows of its own.
+        kind: what is split: `ddp` nothing, `zero1` the optimizer's state, `zero2` gradients too, `zero3` (DeepSpeed)
+            and `fsdp` (full shard) parameters too.
+
+    Source: ZeRO, arXiv 1910.02054, section 5.
+    """
+
+    processes: int = 1
+    kind: str = "ddp"
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ConfigError(f"processes are {self.processes}; give 1 or more")
+        if self.kind not in SHARDINGS:
+            raise ConfigError(f"the sharding is {self.kind!r}; give one of {', '.join(SHARDINGS)}")
+        if self.processes == 1 and self.kind != "ddp":
+            raise ConfigError(f"{self.kind} splits over several accelerators and there is 1; give a larger --count")
+
+    def share(self, stage: int) -> int:
+        """By how much something is divided that is split from `stage` on."""
+        return self.processes if SHARDINGS[self.kind] >= stage else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingState:
+    """Bytes of the state of training in one process, whole models where nothing is split.
+
+    Attributes:
+        parameters: of the model.
+        gradients: of what is trained.
+        optimizer: the optimizer's state, with a float32 copy of what is trained where parameters are 16-bit.
+        in_transit: what is between processes: the largest part of split parameters that is whole at once, or the
+            buckets in which data parallel training sums gradients.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    in_transit: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.parameters + self.gradients + self.optimizer + self.in_transit
+
+    def sharded(self, sharding: Sharding, *, two_layers: int) -> "TrainingState":
+        """What one process of several holds of it.
+
+        Args:
+            sharding: over how many, and how.
+            two_layers: bytes of the parameters that FSDP has whole at once: two of the largest layers, as the next one
+                is fetched while one computes, or the embedding, if that is more.
+
+        Source: of buckets, torch's DistributedDataParallel, which keeps a copy of all gradients unless
+            `gradient_as_bucket_view` is set, which the Trainer does not; and DeepSpeed's defaults.
+        """
+        in_transit = 0
+        if sharding.processes > 1:
+            reduced, whole = (2 * min(_BUCKET, self.gradients // 4), 2 * min(_LIVE_PARAMETERS, self.parameters // 4))
+            in_transit = {
+                "ddp": self.gradients,
+                "zero1": 2 * reduced,
+                "zero2": 2 * reduced,
+                "zero3": reduced + whole,
+                "fsdp": two_layers,
+            }[sharding.kind]
+        return TrainingState(
+            parameters=-(-self.parameters // sharding.share(3)),
+            gradients=-(-self.gradients // sharding.share(2)),
+            optimizer=-(-self.optimizer // sharding.share(1)),
+            in_transit=in_transit,
+        )
+
+
+def _per_pair(layer: LayerShape) -> int:
+    """Multiplications of one query with one key, and with its value."""
+    return layer.query_heads * (layer.key_dim + layer.value_dim)

@@ -1,0 +1,104 @@
+"""Ready settings of inference engines.
+
+An extended checkpoint carries its rope settings in its config, and a GGUF file made of it in its metadata, so both
+engines read them by themselves. The flags that lay a scaling over the base model are for trying what interpolation
+alone does, and for engines that are given the base's weights.
+"""
+
+import json
+import shlex
+from typing import Any
+
+from skipwise.model import rope_state
+from skipwise.plan.serving import Deployment
+
+_LLAMA_CPP_CACHE = {16: "f16", 8: "q8_0", 4: "q4_0"}
+
+
+def engine_commands(
+    base: str, target_tokens: int, deployment: Deployment, extended: Any, *, requests: int = 1
+) -> dict[str, str]:
+    """Commands to serve the extended checkpoint, and the base model stretched without training, by engine.
+
+    Args:
+        base: the base model's folder or name.
+        target_tokens: longest request.
+        deployment: how they are served.
+        extended: config of the extended model.
+        requests: at once.
+    """
+    # vLLM's cache has 8 bits or 16.
+    note = "" if deployment.kv_bits >= 8 else " (its cache has 8 bits at the least)"
+    commands = {
+        f"vLLM, the extended checkpoint{note}": vllm_command("CHECKPOINT", target_tokens, deployment),
+        f"vLLM, the base model stretched{note}": vllm_command(base, target_tokens, deployment, extended),
+        "llama.cpp, the extended checkpoint's file": llama_cpp_command(
+            "CHECKPOINT.gguf", target_tokens, deployment, requests=requests
+        ),
+    }
+    if _rope_flags(extended):
+        commands["llama.cpp, the base model's file stretched"] = llama_cpp_command(
+            "BASE.gguf", target_tokens, deployment, extended, requests=requests
+        )
+    return commands
+
+
+def vllm_command(model: str, target_tokens: int, deployment: Deployment, extended: Any = None) -> str:
+    """A `vllm serve` command.
+
+    Args:
+        model: folder or name.
+        target_tokens: longest request.
+        deployment: how it is served; vLLM's cache has 8 bits or 16.
+        extended: config with the scaling to be laid over a base model; None for a checkpoint that has it.
+    """
+    command = ["vllm", "serve", model, "--max-model-len", str(target_tokens)]
+    if deployment.count > 1:
+        command += ["--tensor-parallel-size", str(deployment.count)]
+    if deployment.machine.half == "float16":
+        command += ["--dtype", "half"]
+    if deployment.kv_bits < 16:
+        command += ["--kv-cache-dtype", "fp8"]
+    if deployment.weight_bits < 16:
+        command += ["--quantization", "fp8" if deployment.weight_bits == 8 else "bitsandbytes"]
+    if extended is not None:
+        text = extended.get_text_config(decoder=True).to_dict()
+        names = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
+        command += ["--hf-overrides", json.dumps({name: text[name] for name in names if name in text})]
+    return shlex.join(command)
+
+
+def llama_cpp_command(
+    model: str, target_tokens: int, deployment: Deployment, extended: Any = None, *, requests: int = 1
+) -> str:
+    """A `llama-server` command.
+
+    Args:
+        model: a GGUF file.
+        target_tokens: longest request.
+        deployment: how it is served.
+        extended: config with the scaling to be laid over a base model's file; None for a file whose metadata has it.
+        requests: at once, each with a share of the context.
+    """
+    command = ["llama-server", "-m", model, "-c", str(requests * target_tokens)]
+    if requests > 1:
+        command += ["-np", str(requests)]
+    if deployment.kv_bits < 16:
+        kept = _LLAMA_CPP_CACHE[deployment.kv_bits]
+        command += ["--flash-attn", "on", "--cache-type-k", kept, "--cache-type-v", kept]
+    if extended is not None:
+        command += _rope_flags(extended)
+    return shlex.join(command)
+
+
+def _rope_flags(extended: Any) -> list[str]:
+    """llama.cpp's flags for what it can compute; for other scalings none, and its file must carry them."""
+    state = rope_state(extended)
+    factor = f"{state.maximum / state.original:g}"
+    if state.kind == "yarn":
+        return ["--rope-scaling", "yarn", "--rope-scale", factor, "--yarn-orig-ctx", str(state.original)]
+    if state.kind == "linear":
+        return ["--rope-scaling", "linear", "--rope-scale", factor]
+    if state.kind in ("ntk", "none"):
+        return ["--rope-freq-base", f"{state.parameters['rope_theta']:.8g}"]
+    return []

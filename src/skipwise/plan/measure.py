@@ -1,0 +1,329 @@
+"""A few real steps and prefills on this machine, held against what was predicted for them.
+
+Each measurement is a process of its own: its peak is the operating system's figure for it, or the accelerator's.
+
+    python -m skipwise.plan.measure '{"model": ..., "what": "step", "window": 1024, ...}'
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from skipwise.allocator import give_back_free_memory, use_huge_pages, use_one_malloc_arena
+from skipwise.config import FullTuning, LoraTuning
+from skipwise.errors import ConfigError
+from skipwise.memory import Sharding, prefill_flops
+from skipwise.plan.machines import TERA, Machine, Utilisation
+from skipwise.plan.profiles import Profiles
+from skipwise.plan.shape import model_shape
+from skipwise.plan.trace import trace_prefill
+from skipwise.plan.training import Approach, Job, TrainingPlanner
+
+STEPS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One thing that was predicted and measured.
+
+    Attributes:
+        name: what it was.
+        predicted_bytes: peak of memory.
+        measured_bytes: likewise.
+        predicted_seconds: of a step or a prefill, before the utilisation is corrected.
+        measured_seconds: likewise.
+    """
+
+    name: str
+    predicted_bytes: int
+    measured_bytes: int
+    predicted_seconds: float
+    measured_seconds: float
+
+    @property
+    def memory_error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.predicted_bytes / self.measured_bytes - 1
+
+    @property
+    def time_error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.predicted_seconds / self.measured_seconds - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibratedPlanning:
+    """What measuring taught.
+
+    Attributes:
+        measured: everything that was held against a prediction.
+        utilisation: with the shares of speed that were reached here.
+    """
+
+    measured: Sequence[Measured]
+    utilisation: Utilisation
+
+
+def calibrate_plan(
+    model: str,
+    machine: Machine,
+    utilisation: Utilisation,
+    *,
+    window_tokens: int,
+    lengths: Sequence[int] = (1024, 2048),
+    checkpointing: bool = True,
+    trust_remote_code: bool = False,
+) -> CalibratedPlanning:
+    """Runs three short steps and two short prefills of the real model here, and corrects the utilisation by them.
+
+    Args:
+        model: a folder, a hub name, or a GGUF file, with weights.
+        machine: what planning takes this machine to be.
+        utilisation: what was assumed.
+        window_tokens: length of a training example.
+        lengths: of the two prompts.
+        checkpointing: as the run will have it.
+        trust_remote_code: run Python code that comes with the model.
+
+    Raises:
+        ConfigError: a measurement failed, with its last line.
+    """
+    measurer = Measurer(model, machine, utilisation, trust_remote_code=trust_remote_code)
+    step = measurer.step(FullTuning(), window_tokens, checkpointing=checkpointing)
+    prefills = [measurer.prefill(length) for length in lengths]
+    # Seconds are as operations over speed, so the share that was reached is off as they are; but for the optimizer.
+    beside = measurer.optimizer_seconds(FullTuning())
+    training = utilisation.training * (step.predicted_seconds - beside) / max(1e-9, step.measured_seconds - beside)
+    prefill = utilisation.prefill * median(one.predicted_seconds / one.measured_seconds for one in prefills)
+    corrected = replace(utilisation, training=min(1.0, training), prefill=min(1.0, prefill))
+    return CalibratedPlanning(measured=[step, *prefills], utilisation=corrected)
+
+
+class Measurer:
+    """Holds real steps and prefills of one model on this machine against what is predicted for them.
+
+    Args:
+        model: a folder, a hub name, or a GGUF file, with weights.
+        machine: what planning takes this machine to be.
+        utilisation: what is assumed of it.
+        trust_remote_code: run Python code that comes with the model.
+    """
+
+    def __init__(
+        self, model: str, machine: Machine, utilisation: Utilisation, *, trust_remote_code: bool = False
+    ) -> None:
+        self._shape = model_shape(model, trust_remote_code=trust_remote_code)
+        self._profiles = Profiles(self._shape)
+        self._machine, self._utilisation = machine, utilisation
+        self._question = {"model": model, "trust_remote_code": trust_remote_code}
+
+    def step(
+        self, tuning: FullTuning | LoraTuning, window_tokens: int, *, checkpointing: bool, accumulation: int = 1
+    ) -> Measured:
+        """Three training steps by the Trainer that `extend` uses; time is the median of those after the first.
+
+        Raises:
+            ConfigError: the measurement failed, with its last line.
+        """
+        found = run_apart(
+            {
+                **self._question,
+                "what": "step",
+                "window": window_tokens,
+                "tuning": tuning.model_dump(mode="json", exclude_none=True),
+                "checkpointing": checkpointing,
+                "accumulation": accumulation,
+                "bf16": self._machine.bits == 16,
+            }
+        )
+        planner = TrainingPlanner(self._profiles, self._machine, self._utilisation, other_bytes=found["baseline_bytes"])
+        approach = Approach(name="step", window_tokens=window_tokens, tuning=tuning, checkpointing=checkpointing)
+        predicted = planner.estimate(approach, Job(steps=STEPS, global_batch=accumulation), Sharding())
+        again = "checkpointing" if checkpointing else "no checkpointing"
+        return Measured(
+            name=f"step, {tuning.kind}, {again}, {window_tokens} tokens",
+            predicted_bytes=predicted.total_bytes,
+            measured_bytes=found["peak_bytes"],
+            predicted_seconds=predicted.step_seconds,
+            measured_seconds=found["seconds"],
+        )
+
+    def optimizer_seconds(self, tuning: FullTuning | LoraTuning) -> float:
+        """What is predicted of a step for the optimizer."""
+        planner = TrainingPlanner(self._profiles, self._machine, self._utilisation)
+        return planner.optimizer_seconds(Approach(name="step", window_tokens=1, tuning=tuning), Sharding())
+
+    def prefill(self, length_tokens: int) -> Measured:
+        """A prompt of `length_tokens`, read twice; time is of the second.
+
+        Raises:
+            ConfigError: the measurement failed, with its last line.
+        """
+        found = run_apart({**self._question, "what": "prefill", "length": length_tokens})
+        shape, machine = self._shape, self._machine
+        dtype = torch.float32 if machine.bits == 32 else torch.bfloat16
+        profile = trace_prefill(
+            shape.config, length_tokens=length_tokens, chunk_tokens=found["chunk_tokens"], dtype=dtype
+        )
+        operations = prefill_flops(shape.counts, shape.layers, length_tokens)
+        weights = dtype.itemsize * shape.counts.total
+        return Measured(
+            name=f"prefill, {length_tokens} tokens",
+            predicted_bytes=found["baseline_bytes"] + weights + profile.peak(len(shape.layers)),
+            measured_bytes=found["peak_bytes"],
+            predicted_seconds=operations / (machine.tflops * TERA * self._utilisation.prefill),
+            measured_seconds=found["seconds"],
+        )
+
+
+def run_apart(question: dict[str, Any]) -> dict[str, Any]:
+    """One measurement in a process of its own.
+
+    Args:
+        question: `model`, `what` (step or prefill), and what `main` asks of it.
+
+    Returns:
+        `seconds` of a step or a prefill, `peak_bytes` of the process or the accelerator, and `baseline_bytes`, what it
+        held before there was a model.
+
+    Raises:
+        ConfigError: it failed.
+    """
+    environment = dict(os.environ)
+    use_huge_pages(environment)
+    command = [sys.executable, "-m", "skipwise.plan.measure", json.dumps(question)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ConfigError(f"measuring a {question['what']} of {question['model']!r} failed: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """One measurement in this process; prints one line of JSON."""
+    question = json.loads(sys.argv[1])
+    if question["what"] == "step":
+        use_one_malloc_arena()
+    import psutil
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    # All that a run imports is there before what it holds is counted.
+    import skipwise.train.trainer  # noqa: F401
+    from skipwise.evals.forward import pass_columns
+    from skipwise.evals.serving import Peak
+    from skipwise.model import load_model
+
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    step = question["what"] == "step"
+    run = _steps if step else _prefill
+    # What the first run of all loads and keeps, whatever the model, is no part of the model's.
+    tiny = LlamaConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1, vocab_size=64)
+    first: Any = LlamaForCausalLM(tiny)
+    run(first.to(device), {**question, "window": 16, "length": 16})
+    baseline = psutil.Process().memory_info().rss if device.type == "cpu" else 0
+    loaded: Any = load_model(
+        question["model"],
+        trust_remote_code=question["trust_remote_code"],
+        dtype="float32" if step and not (question["bf16"] and question["tuning"]["kind"] != "full") else None,
+    )
+    model = loaded.model.to(device)
+    # From here on: what reading the file took is gone.
+    give_back_free_memory()
+    peak = Peak(device)
+    said = {} if step else {"chunk_tokens": pass_columns(model, 1, question["length"])}
+    seconds = run(model, question)
+    said |= {"seconds": seconds, "peak_bytes": peak.look(), "baseline_bytes": baseline}
+    print(json.dumps(said), flush=True)
+
+
+def _steps(model: Any, question: dict[str, Any]) -> float:
+    """Median seconds of the steps after the first, by the Trainer that `extend` uses."""
+    import numpy as np
+    from transformers import TrainerCallback
+
+    from skipwise.config import RunConfig
+    from skipwise.items import TrainingItem
+    from skipwise.loss import use_chunked_loss
+    from skipwise.positions import PoSE
+    from skipwise.train import training_arguments
+    from skipwise.train.curriculum import collate
+    from skipwise.train.trainer import SkipwiseTrainer
+    from skipwise.train.tuning import apply_tuning
+    from skipwise.window import Window
+
+    length, accumulation = question["window"], question["accumulation"]
+    vocabulary = model.config.get_text_config().vocab_size
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+            self.begun = 0.0
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.begun = time.monotonic()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds.append(time.monotonic() - self.begun)
+
+    class Items:
+        def __len__(self) -> int:
+            return STEPS * accumulation
+
+        def __getitem__(self, place: int) -> TrainingItem:
+            rng = np.random.default_rng(place)
+            ids = rng.integers(0, vocabulary, length)
+            window = Window(train=length, original=max(2, length), target=4 * length)
+            return TrainingItem(ids, PoSE().sample(length, window, rng).position_ids, ids)
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = RunConfig.from_mapping(
+            {
+                "model": "-",
+                "target": 4 * length,
+                "output": folder,
+                "tuning": question["tuning"],
+                "training": {
+                    "max_steps": STEPS,
+                    "gradient_accumulation_steps": accumulation,
+                    "gradient_checkpointing": question["checkpointing"],
+                    **({"bf16": True} if question["bf16"] else {}),
+                    "save_strategy": "no",
+                    "disable_tqdm": True,
+                },
+            }
+        )
+        model.train()
+        tuned: Any = apply_tuning(model, config.tuning)
+        use_chunked_loss(model)
+        clock = Clock()
+        SkipwiseTrainer(
+            model=tuned,
+            args=training_arguments(config),
+            train_dataset=Items(),  # type: ignore[arg-type]
+            data_collator=collate,
+            callbacks=[clock],
+        ).train()
+    return median(clock.seconds[1:])
+
+
+def _prefill(model: Any, question: dict[str, Any]) -> float:
+    """Seconds to read a prompt, the second time."""
+    from skipwise.evals.serving import serve
+
+    model.eval()
+    prompt = torch.randint(0, model.config.get_text_config().vocab_size, (1, question["length"]))
+    serve(model, prompt, 1)
+    return serve(model, prompt, 1).prefill_seconds
+
+
+if __name__ == "__main__":
+    main()

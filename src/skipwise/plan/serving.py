@@ -1,0 +1,211 @@
+"""What serving takes: memory by length and requests, time to the first token and from token to token, and money."""
+
+import math
+from dataclasses import dataclass, replace
+
+from skipwise.memory import decode_bytes, kv_cache_bytes, prefill_flops
+from skipwise.plan.machines import TERA, Machine, Utilisation
+from skipwise.plan.shape import ModelShape
+from skipwise.plan.training import CONTEXT_BYTES
+
+# Bits a number: 8 and 4 with a 16-bit scale for every 32 numbers, as llama.cpp's Q8_0 and Q4_0 store them.
+BITS = {16: 16.0, 8: 8.5, 4: 4.5}
+SERVED_BITS = tuple(BITS)
+_CHUNK_TOKENS = 2048
+ANSWER_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """How a model is served.
+
+    Attributes:
+        machine: one accelerator.
+        count: of them that share the model (tensor parallel).
+        weight_bits: 16, 8 or 4.
+        kv_bits: 16, 8 or 4, of the cache.
+        latent: the engine keeps the compressed state of latent attention.
+    """
+
+    machine: Machine
+    count: int = 1
+    weight_bits: int = 16
+    kv_bits: int = 16
+    latent: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingEstimate:
+    """What requests of one length take.
+
+    Attributes:
+        length_tokens: prompt and answer.
+        requests: at once.
+        weight_bytes: of all accelerators that share the model together, as everything here.
+        kv_bytes: of all requests.
+        work_bytes: of one chunk of a prompt while it is read, and of drivers and libraries.
+        limit_bytes: what may be filled.
+        first_token_seconds: from a prompt's arrival at an idle machine.
+        token_seconds: from one token to the next, of each request.
+        most_requests: that fit at once.
+        cost_per_million: tokens read and made, at `most_requests` at once; None without a price, or where none fits.
+    """
+
+    length_tokens: int
+    requests: int
+    weight_bytes: int
+    kv_bytes: int
+    work_bytes: int
+    limit_bytes: int
+    first_token_seconds: float
+    token_seconds: float
+    most_requests: int
+    cost_per_million: float | None
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weight_bytes + self.kv_bytes + self.work_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits."""
+        return self.total_bytes <= self.limit_bytes
+
+
+def serving_estimate(
+    shape: ModelShape,
+    deployment: Deployment,
+    utilisation: Utilisation,
+    length_tokens: int,
+    *,
+    requests: int = 1,
+    answer_tokens: int = ANSWER_TOKENS,
+    price: float | None = None,
+) -> ServingEstimate:
+    """What `requests` of `length_tokens`, answers counted in, take at once.
+
+    Args:
+        shape: of the model.
+        deployment: how it is served.
+        utilisation: shares of speed, bandwidth and memory that are reached.
+        length_tokens: of prompt and answer.
+        requests: at once.
+        answer_tokens: of them, that are made.
+        price: of an hour of one accelerator.
+    """
+    machine, kv_bits = deployment.machine, BITS[deployment.kv_bits]
+    weights = weight_bytes(shape, deployment.weight_bits)
+    one_cache = kv_cache_bytes(shape.layers, length_tokens, bits=kv_bits, latent=deployment.latent)
+    one_cache = round(one_cache * cache_copies(shape, deployment))
+    work = work_bytes(shape, length_tokens) + deployment.count * CONTEXT_BYTES
+    limit = round(deployment.count * machine.memory_bytes * utilisation.memory)
+    most = max(0, int((limit - weights - work) // one_cache)) if one_cache else 0
+    speed = deployment.count * machine.tflops * TERA * utilisation.prefill
+    bandwidth = deployment.count * machine.bandwidth_gb * 1e9 * utilisation.decode
+    answer_tokens = min(answer_tokens, length_tokens - 1)
+    prompt = length_tokens - answer_tokens
+    first = prefill_flops(shape.counts, shape.layers, prompt) / speed
+
+    def token_seconds(at_once: int) -> float:
+        read = decode_bytes(
+            shape.counts,
+            shape.layers,
+            length_tokens,
+            requests=at_once,
+            weight_bits=BITS[deployment.weight_bits],
+            kv_bits=kv_bits,
+            latent=deployment.latent,
+        )
+        computed = at_once * 2 * (shape.counts.active_in_layers + shape.counts.head_multiplied)
+        return max(read / bandwidth, computed / speed)
+
+    cost = None
+    if price is not None and most:
+        # A batch of the most that fit: every prompt is read one after the other, then all answers are made together.
+        seconds = most * first + answer_tokens * token_seconds(most)
+        cost = price * deployment.count * seconds / 3600 / (most * length_tokens) * 1e6
+    return ServingEstimate(
+        length_tokens=length_tokens,
+        requests=requests,
+        weight_bytes=weights,
+        kv_bytes=requests * one_cache,
+        work_bytes=work,
+        limit_bytes=limit,
+        first_token_seconds=first,
+        token_seconds=token_seconds(requests),
+        most_requests=most,
+        cost_per_million=cost,
+    )
+
+
+def cache_copies(shape: ModelShape, deployment: Deployment) -> float:
+    """How often all accelerators together hold a cache: heads are shared out, and no head is split.
+
+    A compressed state belongs to all heads, so each accelerator has it whole.
+    """
+    if deployment.latent and any(layer.latent_dim is not None for layer in shape.layers):
+        return deployment.count
+    return max(1.0, deployment.count / max(layer.kv_heads for layer in shape.layers))
+
+
+def weight_bytes(shape: ModelShape, bits: int) -> int:
+    """Bytes of the weights; below 16 bits embeddings, head and norms stay in 16."""
+    counts = shape.counts
+    in_layers = counts.attention + counts.mlp + counts.experts
+    return round(in_layers * BITS[bits] / 8) + 2 * (counts.total - in_layers)
+
+
+def work_bytes(shape: ModelShape, length_tokens: int) -> int:
+    """What one chunk of a prompt holds in 16 bits while it passes a layer, and the logits of a token in 32."""
+    text = shape.text
+    inside = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    chunk = min(_CHUNK_TOKENS, length_tokens)
+    return 2 * chunk * (4 * text.hidden_size + 3 * inside) + 4 * text.vocab_size
+
+
+def longest_context(shape: ModelShape, deployment: Deployment, utilisation: Utilisation) -> int:
+    """Tokens of the longest text of one request that fits, whatever the model's window; 0 where not even weights do."""
+
+    def fits(length: int) -> bool:
+        return serving_estimate(shape, deployment, utilisation, length).fits
+
+    if not fits(2):
+        return 0
+    high = 2
+    while fits(high):
+        high *= 2
+        if high > 2**40:
+            return high
+    low = high // 2
+    while high - low > max(1, low // 1024):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def fewest_accelerators(
+    shape: ModelShape, utilisation: Utilisation, length_tokens: int, deployment: Deployment
+) -> int | None:
+    """How many accelerators must share the model for one request of this length, a power of two up to 64."""
+    for count in (2**power for power in range(7)):
+        if serving_estimate(shape, replace(deployment, count=count), utilisation, length_tokens).fits:
+            return count
+    return None
+
+
+def routing_length(
+    shape: ModelShape, deployment: Deployment, utilisation: Utilisation, original_tokens: int, target_tokens: int
+) -> tuple[int, float]:
+    """From which length on a request belongs to the long mode, and what it costs a short one to share its server.
+
+    Up to the original window the short mode answers as the base model does, so the long one is never better there. A
+    server that holds room for the target has room for fewer requests at once.
+
+    Returns:
+        The length in tokens, and how many times as many short requests fit at once where room is held for the original
+        window rather than for the target.
+    """
+    at_short = serving_estimate(shape, deployment, utilisation, original_tokens).most_requests
+    at_long = serving_estimate(shape, deployment, utilisation, target_tokens).most_requests
+    return original_tokens + 1, at_short / at_long if at_long else math.inf

@@ -1,0 +1,226 @@
+"""The shapes of a model, read off its config and off its modules on the meta device: no weights, no download."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, DynamicCache, PreTrainedConfig
+
+from skipwise.errors import ConfigError, UnsupportedModelError
+from skipwise.memory import LayerShape, ParameterCounts
+from skipwise.model import original_window, read_config, rope_state, without_weights
+from skipwise.model.gptj import is_gptj, phi_config
+from skipwise.plan.cards import MODEL_CARDS
+
+_EXPERT_COUNTS = ("num_local_experts", "n_routed_experts", "num_experts")
+_EXPERTS_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What planning knows of a model.
+
+    Attributes:
+        name: as it was asked for.
+        config: of the transformers library.
+        counts: parameters by kind.
+        layers: one entry a decoder layer.
+        original_tokens: window that it was pre-trained for.
+        largest_layer: parameters of the largest decoder layer.
+    """
+
+    name: str
+    config: PreTrainedConfig
+    counts: ParameterCounts
+    layers: Sequence[LayerShape]
+    original_tokens: int
+    largest_layer: int
+
+    @property
+    def text(self) -> Any:
+        """The part of the config that is about text."""
+        return self.config.get_text_config(decoder=True)
+
+    @property
+    def kv_bytes_a_token(self) -> dict[str, int]:
+        """Bytes of a 16-bit cache for one more token, by kind of layer: whole layers, sliding ones until full."""
+        found: dict[str, int] = {}
+        for layer in self.layers:
+            kind = "whole" if layer.window_tokens is None else f"sliding, {layer.window_tokens} tokens"
+            found[kind] = found.get(kind, 0) + 2 * layer.cached_values(latent=True)
+        return found
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether each token meets some of the parameters only."""
+        return self.counts.experts > 0
+
+
+def model_shape(source: str, *, trust_remote_code: bool = False) -> ModelShape:
+    """Reads the shapes of a model.
+
+    Args:
+        source: a name of `MODEL_CARDS`, a folder, a hub name, or a GGUF file.
+        trust_remote_code: run Python code that comes with the checkpoint.
+
+    Raises:
+        CheckpointError, UnsupportedModelError, ConfigError: as `load_model`.
+    """
+    if source in MODEL_CARDS and not Path(source).exists():
+        config = card_config(source)
+    else:
+        config = read_config(source, trust_remote_code=trust_remote_code)
+    return shape_of(config, name=source, trust_remote_code=trust_remote_code)
+
+
+def card_config(name: str) -> PreTrainedConfig:
+    """The config of a built-in card, as the model that would be extended has it."""
+    settings = dict(MODEL_CARDS[name])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return phi_config(config) if is_gptj(config) else config
+
+
+def shape_of(config: PreTrainedConfig, *, name: str = "model", trust_remote_code: bool = False) -> ModelShape:
+    """The shapes of the model that a config describes."""
+    skeleton = without_weights(config, trust_remote_code=trust_remote_code)
+    blocks = decoder_blocks(skeleton)
+    return ModelShape(
+        name=name,
+        config=config,
+        counts=count_parameters(skeleton),
+        layers=layer_shapes(config),
+        original_tokens=original_window(config),
+        largest_layer=max(sum(p.numel() for p in block.parameters()) for block in blocks),
+    )
+
+
+def count_parameters(model: Any) -> ParameterCounts:
+    """Counts a model's parameters by kind; its modules say which is which, tied ones count once.
+
+    Args:
+        model: of the transformers library, on any device.
+    """
+    counts: dict[str, int] = dict.fromkeys(("embedding", "head", "attention", "mlp", "experts", "norms", "other"), 0)
+    inputs = {id(p) for p in model.get_input_embeddings().parameters()}
+    head_module = model.get_output_embeddings()
+    head = set() if head_module is None else {id(p) for p in head_module.parameters()} - inputs
+    blocks = {id(p) for block in decoder_blocks(model) for p in block.parameters()}
+    num_experts, per_token = experts_of(model.config)
+    for name, parameter in model.named_parameters():
+        counts[_kind(name, parameter, inputs, head, blocks, num_experts)] += parameter.numel()
+    active = counts["experts"] * per_token // num_experts if num_experts else 0
+    return ParameterCounts(**counts, active_experts=active)
+
+
+def experts_of(config: PreTrainedConfig) -> tuple[int, int]:
+    """How many experts a layer has and how many a token meets; zeros for a model without."""
+    text = config.get_text_config(decoder=True)
+    num_experts = next((n for key in _EXPERT_COUNTS if isinstance(n := getattr(text, key, None), int) and n > 1), 0)
+    per_token = next((n for key in _EXPERTS_A_TOKEN if isinstance(n := getattr(text, key, None), int)), 0)
+    return (num_experts, per_token) if num_experts and per_token else (0, 0)
+
+
+def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
+    """What attention of each layer reads and keeps.
+
+    The library's own cache, made from the config, says which layers slide, and which keep nothing.
+
+    Raises:
+        UnsupportedModelError: a layer keeps something else than keys and values.
+    """
+    text: Any = config.get_text_config(decoder=True)
+    cache = DynamicCache(config=config)
+    last_owner = text.num_hidden_layers - (getattr(text, "num_kv_shared_layers", 0) or 0)
+    shapes = []
+    for index in range(text.num_hidden_layers):
+        layer = cache.layers[index] if index < len(cache.layers) else None
+        kind = type(layer).__name__
+        if not any(word in kind for word in ("DynamicLayer", "SlidingWindowLayer", "Dummy")) and layer is not None:
+            raise UnsupportedModelError(
+                f"layer {index} keeps a {kind}, no keys and values that grow with the text; planning knows attention's "
+                "cache alone"
+            )
+        window = getattr(layer, "sliding_window", None)
+        shapes.append(_layer(_own(config, index), window, index < last_owner and "Dummy" not in kind))
+    return shapes
+
+
+def _own(config: PreTrainedConfig, index: int) -> Any:
+    """The config of one layer, where layers differ."""
+    text: Any = config.get_text_config(decoder=True)
+    each = getattr(text, "per_layer_config", None)
+    return each[index] if each is not None and len(each) > index else text
+
+
+def _layer(config: Any, window: int | None, owns_cache: bool) -> LayerShape:
+    heads = config.num_attention_heads
+    if getattr(config, "kv_lora_rank", None) and getattr(config, "qk_nope_head_dim", None):
+        return LayerShape(
+            query_heads=heads,
+            kv_heads=heads,
+            key_dim=config.qk_nope_head_dim + config.qk_rope_head_dim,
+            value_dim=config.v_head_dim,
+            latent_dim=config.kv_lora_rank + config.qk_rope_head_dim,
+            window_tokens=window,
+            owns_cache=owns_cache,
+        )
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return LayerShape(
+        query_heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        key_dim=head_dim,
+        value_dim=head_dim,
+        window_tokens=window,
+        owns_cache=owns_cache,
+    )
+
+
+def decoder_blocks(model: Any) -> Sequence[nn.Module]:
+    """The decoder's layers: the longest list of modules in it."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    wanted = model.config.get_text_config(decoder=True).num_hidden_layers
+    found = [each for each in lists if len(each) == wanted]
+    if not found:
+        raise UnsupportedModelError(f"{type(model).__name__} has no list of {wanted} layers, which planning looks for")
+    return list(max(found, key=lambda each: sum(math.prod(p.shape) for p in each.parameters())))
+
+
+def _kind(name: str, parameter: Any, inputs: set[int], head: set[int], blocks: set[int], num_experts: int) -> str:
+    if id(parameter) in inputs:
+        return "embedding"
+    if id(parameter) in head:
+        return "head"
+    parts = name.lower().split(".")
+    if any("norm" in part or part.startswith("ln") for part in parts):
+        return "norms"
+    if id(parameter) not in blocks:
+        return "other"
+    if any("attn" in part or "attention" in part for part in parts):
+        return "attention"
+    if num_experts and "experts" in parts and "shared" not in name:
+        return "experts"
+    if any("router" in part or (part == "gate" and num_experts) for part in parts):
+        return "other"
+    return "mlp"
+
+
+def require_longer(shape: ModelShape, target_tokens: int) -> None:
+    """Refuses a target that is no extension.
+
+    Raises:
+        ConfigError: with what the model has already.
+    """
+    if target_tokens <= shape.original_tokens:
+        raise ConfigError(
+            f"the target is {target_tokens} tokens and the original window of {shape.name} is "
+            f"{shape.original_tokens}: nothing is to be extended; give a larger --target"
+        )
+    state = rope_state(shape.config)
+    if target_tokens < state.maximum:
+        raise ConfigError(
+            f"the target is {target_tokens} tokens and {shape.name} has been extended to {state.maximum} already; give "
+            "a larger --target"
+        )

@@ -1,0 +1,281 @@
+"""What training takes: memory of one process, time and money, skip-wise at a short window against full length."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from skipwise.config import FullTuning, LoraTuning
+from skipwise.memory import FLOAT32_BYTES, Sharding, TrainingState, training_flops
+from skipwise.plan.machines import MACHINES, TERA, Machine, Utilisation
+from skipwise.plan.profiles import Profiles
+
+ADAM_BYTES = 2 * FLOAT32_BYTES
+# NF4 with blocks of 64 whose scales are 8-bit in blocks of 256 (QLoRA, arXiv 2305.14314, section 3): 4.127 bits.
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+# What the driver, CUDA's libraries and the communication take of an accelerator beside tensors.
+CONTEXT_BYTES = 600 * 2**20
+# What glibc's heap cannot use again while activations come and go: on SmolLM2-135M 150 to 500 MiB, whatever the
+# window (docs/results/planning.md). An accelerator's allocator has the share of memory that is left free for it.
+HEAP_HOLES_BYTES = 320 * 2**20
+# Of one logit: in 16 bits, in float32, its softmax or gradient in float32, and the gradient in 16 bits.
+WHOLE_LOGITS_BYTES = 12
+PROCESS_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """How much is trained.
+
+    Attributes:
+        steps: optimizer steps.
+        global_batch: windows of a step, over all processes.
+    """
+
+    steps: int = 1000
+    global_batch: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approach:
+    """One way to train.
+
+    Attributes:
+        name: for people.
+        window_tokens: length of a training example: the short window, or the target.
+        tuning: full or lora.
+        quantized: the frozen weights are in 4 bits (QLoRA).
+        checkpointing: layers are computed again in the backward pass.
+        whole_logits: the loss makes all logits at once, as a library's own does; skipwise never does.
+    """
+
+    name: str
+    window_tokens: int
+    tuning: FullTuning | LoraTuning
+    quantized: bool = False
+    checkpointing: bool = True
+    whole_logits: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingEstimate:
+    """What one approach takes on one machine.
+
+    Attributes:
+        approach: how it trains.
+        sharding: over how many processes, and what is split.
+        micro_batch: windows at a time in each process.
+        accumulation: micro-batches of a step.
+        state: of training in one process, in bytes.
+        activation_bytes: beside the state, at the peak.
+        other_bytes: of the driver and its libraries, or of the program itself on a CPU.
+        limit_bytes: what a plan may fill of one accelerator.
+        step_seconds: of one step of all processes together.
+        hours: of the whole job.
+        cost: of it, in the currency that the price was given in; None without a price.
+        formula: activations are by formula, as the model could not be run without numbers.
+    """
+
+    approach: Approach
+    sharding: Sharding
+    micro_batch: int
+    accumulation: int
+    state: TrainingState
+    activation_bytes: int
+    other_bytes: int
+    limit_bytes: int
+    step_seconds: float
+    hours: float
+    cost: float | None
+    formula: bool = False
+
+    @property
+    def total_bytes(self) -> int:
+        """Peak of one process."""
+        return self.state.total + self.activation_bytes + self.other_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits."""
+        return self.total_bytes <= self.limit_bytes
+
+    @property
+    def processor_hours(self) -> float:
+        """Hours of all accelerators together."""
+        return self.hours * self.sharding.processes
+
+
+class TrainingPlanner:
+    """Estimates approaches for one model on one kind of machine.
+
+    Args:
+        profiles: of the model.
+        machine: what it is trained on.
+        utilisation: shares of speed and memory that are reached.
+        price: of an hour of one accelerator; None where money is not asked about.
+        other_bytes: what a process takes beside tensors; by default what CUDA does.
+    """
+
+    def __init__(
+        self,
+        profiles: Profiles,
+        machine: Machine,
+        utilisation: Utilisation,
+        *,
+        price: float | None = None,
+        other_bytes: int = CONTEXT_BYTES,
+    ) -> None:
+        self._profiles, self._shape = profiles, profiles.shape
+        self._machine = machine
+        self._utilisation = utilisation
+        self._price = price
+        self._other_bytes = other_bytes
+
+    def estimate(self, approach: Approach, job: Job, sharding: Sharding, micro_batch: int = 1) -> TrainingEstimate:
+        """What one approach takes."""
+        accumulation = max(1, -(-job.global_batch // (micro_batch * sharding.processes)))
+        profile = self._profiles.step(
+            approach.window_tokens,
+            micro_batch,
+            approach.tuning,
+            checkpointing=approach.checkpointing,
+            # What is split comes and goes in parts: it is counted throughout.
+            gradients_held=accumulation > 1 or sharding.processes > 1,
+            bits=self._machine.bits,
+            split=sharding.share(3) > 1,
+        )
+        if approach.whole_logits:
+            profile = profile.with_more(
+                WHOLE_LOGITS_BYTES * micro_batch * approach.window_tokens * self._shape.text.vocab_size
+            )
+        state = self.state(approach).sharded(sharding, two_layers=self._two_layers())
+        if self._machine.bits == 32:
+            # A tiny model's tensors come from the C library's small bins.
+            profile = profile.with_more(min(HEAP_HOLES_BYTES, FLOAT32_BYTES * self._shape.counts.total))
+        activations = profile.peak(len(self._shape.layers), state.gradients) - state.gradients
+        seconds = self._step_seconds(approach, job, sharding)
+        hours = seconds * job.steps / 3600
+        return TrainingEstimate(
+            approach=approach,
+            sharding=sharding,
+            micro_batch=micro_batch,
+            accumulation=accumulation,
+            state=state,
+            activation_bytes=activations,
+            other_bytes=self._other_bytes,
+            limit_bytes=round(self._machine.memory_bytes * self._utilisation.memory),
+            step_seconds=seconds,
+            hours=hours,
+            cost=None if self._price is None else self._price * hours * sharding.processes,
+            formula=self._profiles.by_formula,
+        )
+
+    def largest_batch(self, approach: Approach, job: Job, sharding: Sharding) -> TrainingEstimate:
+        """The same with the largest micro-batch that fits, a power of two; with 1 where none does."""
+        best = self.estimate(approach, job, sharding)
+        batch = 2
+        while best.fits and batch * sharding.processes <= job.global_batch:
+            larger = self.estimate(approach, job, sharding, batch)
+            if not larger.fits:
+                break
+            best, batch = larger, batch * 2
+        return best
+
+    def nearest(self, approach: Approach, job: Job) -> tuple[Machine, TrainingEstimate] | None:
+        """The fewest of this very machine that it fits on; None where none do, and for a CPU."""
+        found = self.fewest(approach, job) if self._machine.bits == 16 else None
+        return None if found is None else (self._machine, found)
+
+    def fewest(self, approach: Approach, job: Job) -> TrainingEstimate | None:
+        """The fewest processes it fits on, split as little as will do; None where one a window is too few."""
+        for processes in PROCESS_COUNTS:
+            if processes > job.global_batch:
+                break
+            for kind in ("ddp",) if processes == 1 else ("ddp", "zero1", "zero2", "fsdp"):
+                found = self.estimate(approach, job, Sharding(processes=processes, kind=kind))
+                if found.fits:
+                    return found
+        return None
+
+    def state(self, approach: Approach) -> TrainingState:
+        """The state of training, whole.
+
+        Trained numbers are held in float32, with a gradient and two states of Adam: 16 bytes each, as `extend` trains
+        under autocast. What low-rank additions leave frozen is in 16 bits on an accelerator, in 4 where quantized.
+        """
+        trained, total = self._profiles.trained(approach.tuning)
+        frozen = total - trained
+        if approach.tuning.kind == "full" or self._machine.bits == 32:
+            frozen_bytes = frozen * FLOAT32_BYTES
+        elif approach.quantized:
+            counts = self._shape.counts
+            in_layers = counts.attention + counts.mlp + counts.experts
+            frozen_bytes = round(in_layers * NF4_BITS / 8) + 2 * (frozen - in_layers)
+        else:
+            frozen_bytes = 2 * frozen
+        return TrainingState(
+            parameters=frozen_bytes + trained * FLOAT32_BYTES,
+            gradients=trained * FLOAT32_BYTES,
+            optimizer=trained * ADAM_BYTES,
+        )
+
+    def mask_bytes(self, window_tokens: int) -> int:
+        """The mask of all pairs that diluted attention adds for one window."""
+        return window_tokens**2 * self._machine.bits // 8
+
+    def _two_layers(self) -> int:
+        """Bytes of two layers, or of the embedding, in what they compute in."""
+        size = 2 if self._machine.bits == 16 else FLOAT32_BYTES
+        return size * max(2 * self._shape.largest_layer, self._shape.counts.embedding)
+
+    def _step_seconds(self, approach: Approach, job: Job, sharding: Sharding) -> float:
+        """Operations over speed, and the optimizer's pass over its state; other traffic is in the utilisation."""
+        shape = self._shape
+        flops = training_flops(
+            shape.counts,
+            shape.layers,
+            approach.window_tokens,
+            checkpointing=approach.checkpointing,
+            frozen=approach.tuning.kind != "full",
+        )
+        per_process = -(-job.global_batch // sharding.processes)
+        computing = per_process * flops / (self._machine.tflops * TERA * self._utilisation.training)
+        return computing + self.optimizer_seconds(approach, sharding)
+
+    def optimizer_seconds(self, approach: Approach, sharding: Sharding) -> float:
+        """The optimizer's pass over its state."""
+        trained, _ = self._profiles.trained(approach.tuning)
+        moved = trained * (2 * ADAM_BYTES + 3 * FLOAT32_BYTES) / sharding.share(1)
+        return moved / (self._machine.bandwidth_gb * 1e9 * self._utilisation.decode)
+
+
+def approaches(
+    window_tokens: int, target_tokens: int, lora: LoraTuning, *, checkpointing: bool = True
+) -> Iterator[Approach]:
+    """Skip-wise at the short window and full length at the target, each in full, low-rank, and low-rank in 4 bits."""
+    for name, length in (("skip-wise", window_tokens), ("full length", target_tokens)):
+        for ending, tuning, quantized in (("", FullTuning(), False), (", LoRA", lora, False), (", QLoRA", lora, True)):
+            yield Approach(
+                name=name + ending,
+                window_tokens=length,
+                tuning=tuning,
+                quantized=quantized,
+                checkpointing=checkpointing,
+            )
+
+
+def smallest_machine(
+    profiles: Profiles,
+    approach: Approach,
+    job: Job,
+    utilisation: Utilisation,
+    machines: Sequence[str] = tuple(MACHINES),
+) -> tuple[Machine, TrainingEstimate] | None:
+    """The machine and number of processes with the least memory in all that this fits on; None where none does."""
+    fitting = []
+    for name in machines:
+        machine = MACHINES[name]
+        if (found := TrainingPlanner(profiles, machine, utilisation).fewest(approach, job)) is not None:
+            fitting.append((found.sharding.processes * machine.memory_bytes, found.sharding.processes, machine, found))
+    if not fitting:
+        return None
+    _, _, machine, found = min(fitting, key=lambda entry: entry[:2])
+    return machine, found

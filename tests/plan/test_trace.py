@@ -1,0 +1,135 @@
+"""What a step holds without numbers, against the same count over real tensors of a deeper model."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+from skipwise.config import FullTuning, LoraTuning
+from skipwise.loss import use_chunked_loss
+from skipwise.plan.trace import Ledger, trace_prefill, trace_step
+from skipwise.train.tuning import apply_tuning
+
+LAYERS, WINDOW = 4, 256
+SETTINGS = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 500,
+    "max_position_embeddings": 512,
+}
+
+
+def config_of(kind: str, layers: int = LAYERS) -> Any:
+    return AutoConfig.for_model(kind, **SETTINGS, num_hidden_layers=layers)
+
+
+def really_held(config: Any, tuning: Any, *, checkpointing: bool, autocast: torch.dtype | None) -> list[int]:
+    """Peaks of the first and the second micro-batch of a real model beside parameters: nothing here is fake."""
+    model: Any = AutoModelForCausalLM.from_config(config)
+    tuned: Any = apply_tuning(model, tuning)
+    tuned.train()
+    if checkpointing:
+        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        tuned.enable_input_require_grads()
+    use_chunked_loss(model)
+    ledger = Ledger()
+    for parameter in tuned.parameters():
+        ledger.add(parameter)
+    with ledger:
+        ids = torch.randint(3, 500, (1, WINDOW))
+        positions = torch.arange(WINDOW)[None]
+        before, held = ledger.mark(), []
+        for _ in range(2):
+            ledger.mark()
+            with torch.autocast("cpu", autocast) if autocast else nullcontext():
+                loss = tuned(input_ids=ids, position_ids=positions, labels=ids)["loss"]
+            loss.backward()
+            held.append(ledger.peak - before)
+            del loss
+    return held
+
+
+FULL, LORA, BFLOAT16 = FullTuning(), LoraTuning(rank=4), torch.bfloat16
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tuning", "autocast", "checkpointing"),
+    [
+        ("llama", FULL, None, False),
+        ("llama", LORA, BFLOAT16, True),
+        # A mask of all pairs of its own, and layers of two kinds.
+        ("gemma2", FULL, None, True),
+        *(
+            slow(kind, tuning, autocast, checkpointing)
+            for kind in ("llama", "gemma2")
+            for tuning, autocast in ((FULL, None), (FULL, BFLOAT16), (LORA, BFLOAT16))
+            for checkpointing in (False, True)
+        ),
+    ],
+)
+def test_a_step_holds_what_a_real_one_holds(kind: str, tuning: Any, autocast: Any, checkpointing: bool) -> None:
+    config = config_of(kind)
+    trained = apply_tuning(AutoModelForCausalLM.from_config(config), tuning)
+    gradients = sum(p.nbytes for p in trained.parameters() if p.requires_grad)
+    predicted = [
+        trace_step(
+            config,
+            window_tokens=WINDOW,
+            checkpointing=checkpointing,
+            tuning=tuning,
+            autocast=autocast,
+            gradients_held=held,
+        ).peak(LAYERS, gradients)
+        for held in (False, True)
+    ]
+    measured = really_held(config, tuning, checkpointing=checkpointing, autocast=autocast)
+    assert predicted == pytest.approx(measured, rel=0.01)
+
+
+def test_a_longer_window_and_a_deeper_model_hold_more() -> None:
+    short, long = (trace_step(config_of("llama"), window_tokens=n, checkpointing=False) for n in (128, 256))
+    forward = [profile.moments[0].per_layer for profile in (short, long)]
+    assert forward[1] == pytest.approx(2 * forward[0], rel=0.05)
+    assert short.peak(8, 0) > short.peak(4, 0)
+
+
+@pytest.mark.parametrize("chunk", [None, 64])
+def test_a_prefill_holds_what_a_real_one_holds(chunk: int | None) -> None:
+    config = config_of("llama")
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    cache, ledger = DynamicCache(config=config), Ledger()
+    for parameter in model.parameters():
+        ledger.add(parameter)
+    with torch.no_grad(), ledger:
+        before = ledger.mark()
+        for piece in torch.randint(3, 500, (1, WINDOW)).split(chunk or WINDOW, dim=1):
+            at = cache.get_seq_length()
+            positions = torch.arange(at, at + piece.shape[1])[None]
+            model(input_ids=piece, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    measured = ledger.peak - before
+    predicted = trace_prefill(config, length_tokens=WINDOW, chunk_tokens=chunk).peak(LAYERS)
+    assert predicted == pytest.approx(measured, rel=0.03)
+
+
+def test_the_ledger_counts_a_tensor_while_it_lives() -> None:
+    ledger = Ledger()
+    with ledger:
+        a = torch.zeros(1024)
+        view = a[10:]
+        assert ledger.live == 4096
+        del a
+        assert ledger.live == 4096, "the view keeps it"
+        del view
+        assert (ledger.live, ledger.peak) == (0, 4096)
+    parameter = nn.Parameter(torch.zeros(16))
+    ledger.add(parameter)
+    assert ledger.live == 64
