@@ -13,15 +13,18 @@ from skipwise.config import FullTuning, LoraTuning, RunConfig
 from skipwise.errors import ConfigError
 from skipwise.memory import Sharding
 from skipwise.model import without_weights
+from skipwise.model.extend import extended_config
 from skipwise.plan import Deployment, Job, Plan, plan
 from skipwise.plan.cards import HUB_NAMES, MODEL_CARDS
-from skipwise.plan.engines import llama_cpp_command, vllm_command
+from skipwise.plan.engines import engine_commands, llama_cpp_command, vllm_command
 from skipwise.plan.machines import MACHINES, Utilisation, machine_of
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.serving import cache_copies, fewest_accelerators, longest_context, serving_estimate
 from skipwise.plan.shape import model_shape
 from skipwise.plan.training import Approach, TrainingPlanner
+from skipwise.rope import interpolation_from
 from skipwise.train.tuning import apply_tuning
+from skipwise.window import Window
 
 CONFIG = {
     "model_type": "llama",
@@ -135,8 +138,9 @@ def test_what_is_too_small_says_by_how_much_and_what_would_do() -> None:
 
 
 def test_engines_get_what_their_files_do_not_carry(model: str) -> None:
-    found = plan(model, target=1024, machine="h100", count=2, job=Job(global_batch=2))
-    engines = found.advice.engines
+    window = Window(train=256, original=256, target=1024)
+    extended = extended_config(model_shape(model).config, interpolation_from("yarn"), window)
+    engines = engine_commands("m", 1024, Deployment(machine=MACHINES["h100"], count=2), extended)
     stretched = engines["vLLM, the base model stretched"]
     assert "--tensor-parallel-size 2" in stretched
     assert '"rope_type": "yarn"' in stretched
