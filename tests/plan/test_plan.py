@@ -21,7 +21,7 @@ from skipwise.plan.machines import MACHINES, Utilisation, machine_of
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.serving import cache_copies, fewest_accelerators, longest_context, serving_estimate
 from skipwise.plan.shape import model_shape
-from skipwise.plan.training import Approach, TrainingPlanner
+from skipwise.plan.training import Approach, TrainingPlanner, approaches
 from skipwise.rope import interpolation_from
 from skipwise.train.tuning import apply_tuning
 from skipwise.window import Window
@@ -47,19 +47,18 @@ def model(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_the_papers_machine_holds_skip_wise_training_and_no_full_length_of_16k() -> None:
+@pytest.mark.parametrize(("target", "fits"), [(8192, True), (16384, False), (32768, False)])
+def test_the_papers_machine_holds_skip_wise_training_and_no_full_length_of_16k(target: int, fits: bool) -> None:
     """LLaMA-7B on 8 V100 of 32 GB by ZeRO-3 with checkpointing, global batch 16 (arXiv 2309.10400, figure 3)."""
     planner = TrainingPlanner(Profiles(model_shape("llama-7b")), MACHINES["v100-32"], Utilisation())
     job, sharding = Job(steps=1000, global_batch=16), Sharding(processes=8, kind="zero3")
-
-    def fits(window: int) -> bool:
-        # As its authors trained: the library's own loss, with all logits at once.
-        way = Approach(name="paper", window_tokens=window, tuning=FullTuning(), whole_logits=True)
-        return planner.estimate(way, job, sharding).fits
-
-    assert fits(2048), "the window of PoSE at every target"
-    assert fits(4096)
-    assert not fits(16384)
+    # As its authors trained: the library's own loss, with all logits at once.
+    ways = {way.name: way for way in approaches(2048, target, LoraTuning(), whole_logits=True)}
+    assert planner.estimate(ways["skip-wise"], job, sharding).fits, "as at every target"
+    assert planner.estimate(ways["full length"], job, sharding).fits == fits
+    spared = replace(ways["full length"], whole_logits=False)
+    held = [planner.estimate(way, job, sharding).total_bytes for way in (ways["full length"], spared)]
+    assert 0 < held[0] - held[1] <= 12 * target * 32000
 
 
 def test_serving_holds_weights_and_the_cache_of_every_request() -> None:

@@ -83,6 +83,10 @@ def plan(
             "--length", metavar="TOKENS,...", help="Lengths to serve.", show_default="from the original to the target"
         ),
     ] = None,
+    library_loss: Annotated[
+        bool,
+        typer.Option("--library-loss", help="A loss that makes all logits at once, as a library's own does."),
+    ] = False,
     requests: Annotated[int, typer.Option("--requests", min=1, help="Requests at once.")] = 1,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="Of weights in serving: 16, 8 or 4.")] = 16,
     kv_bits: Annotated[int, typer.Option("--kv-bits", help="Of the cache in serving: 16, 8 or 4.")] = 16,
@@ -138,6 +142,7 @@ def plan(
         lora=LoraTuning(rank=rank),
         utilisation=utilisation,
         checkpointing=checkpointing,
+        library_loss=library_loss,
         requests=requests,
         weight_bits=weight_bits,
         kv_bits=kv_bits,

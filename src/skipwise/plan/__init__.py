@@ -15,7 +15,7 @@ All arithmetic is in `skipwise.memory`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -35,7 +35,6 @@ from skipwise.plan.serving import (
 )
 from skipwise.plan.shape import ModelShape, model_shape, require_longer
 from skipwise.plan.training import (
-    CONTEXT_BYTES,
     Approach,
     Job,
     TrainingEstimate,
@@ -58,7 +57,6 @@ __all__ = [
     "TrainingEstimate",
     "Utilisation",
     "plan",
-    "resident_bytes",
     "this_cpu",
 ]
 
@@ -116,6 +114,13 @@ class Plan:
             ],
             "serving": [_serving_json(one) for one in self.serving],
             "longest_context_tokens": {f"weights {w}, cache {kv}": n for (w, kv), n in self.longest.items()},
+            "by_target": [
+                {"target_tokens": n, "skip_wise": _training_json(one, None), "full_length": _training_json(other, None)}
+                for n, one, other in self.by_target
+            ],
+            "price": self.price,
+            "steps": self.job.steps,
+            "global_batch": self.job.global_batch,
             "advice": list(self.advice.words),
             "config": self.advice.config,
             "engines": dict(self.advice.engines),
@@ -135,6 +140,7 @@ def plan(
     lora: LoraTuning | None = None,
     utilisation: Utilisation | None = None,
     checkpointing: bool = True,
+    library_loss: bool = False,
     requests: int = 1,
     lengths: Sequence[int] | None = None,
     weight_bits: int = 16,
@@ -156,11 +162,12 @@ def plan(
         lora: low-rank additions to plan for.
         utilisation: shares of speed, bandwidth and memory; assumptions unless measured.
         checkpointing: layers are computed again in the backward pass.
+        library_loss: the loss makes all logits at once, as a library's own does; skipwise's never does.
         requests: at once, in serving.
         lengths: of requests, in tokens; by default from the original window to the target.
         weight_bits: of weights in serving: 16, 8 or 4.
         kv_bits: of the cache in serving: 16, 8 or 4.
-        other_bytes: what a process takes beside tensors; by default what CUDA does.
+        other_bytes: what a process takes beside tensors; by default what CUDA does, or Python itself on a CPU.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
@@ -189,16 +196,12 @@ def plan(
     over = Sharding(processes=count, kind=sharding or ("fsdp" if count > 1 else "ddp"))
     shares, asked = utilisation or Utilisation(), job or Job()
     profiles = Profiles(shape)
-    if place.bits == 32 and other_bytes is None:
-        # Once a step has been run without numbers, all is loaded that a real one loads.
-        profiles.step(train, 1, FullTuning(), checkpointing=checkpointing, gradients_held=True, bits=place.bits)
-        other_bytes = resident_bytes()
-    planner = TrainingPlanner(
-        profiles, place, shares, price=price, other_bytes=CONTEXT_BYTES if other_bytes is None else other_bytes
-    )
+    planner = TrainingPlanner(profiles, place, shares, price=price, other_bytes=other_bytes)
     ways = [
         way
-        for way in approaches(train, target, lora or LoraTuning(), checkpointing=checkpointing)
+        for way in approaches(
+            train, target, lora or LoraTuning(), checkpointing=checkpointing, whole_logits=library_loss
+        )
         if place.bits == 16 or not way.quantized
     ]
     training = [planner.largest_batch(way, asked, over) for way in ways]
@@ -208,6 +211,7 @@ def plan(
 
     def full_tuning(name: str, length: int) -> TrainingEstimate:
         way = Approach(name=name, window_tokens=length, tuning=FullTuning(), checkpointing=checkpointing)
+        way = replace(way, whole_logits=library_loss)
         return planner.estimate(way, asked, over)
 
     window_of_run = Window(train=train, original=shape.original_tokens, target=target)
@@ -246,13 +250,6 @@ def plan(
         ),
         price=price,
     )
-
-
-def resident_bytes() -> int:
-    """What this process holds now: Python, torch and transformers, as any run's process will."""
-    import psutil
-
-    return psutil.Process().memory_info().rss
 
 
 def _lengths(original: int, target: int) -> list[int]:

@@ -26,7 +26,7 @@ from skipwise.plan.machines import TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
 from skipwise.plan.trace import trace_prefill
-from skipwise.plan.training import Approach, Job, TrainingPlanner
+from skipwise.plan.training import CONTEXT_BYTES, PROCESS_BYTES, Approach, Job, TrainingPlanner
 
 STEPS = 3
 
@@ -145,7 +145,7 @@ class Measurer:
                 "bf16": self._machine.bits == 16,
             }
         )
-        planner = TrainingPlanner(self._profiles, self._machine, self._utilisation, other_bytes=found["baseline_bytes"])
+        planner = TrainingPlanner(self._profiles, self._machine, self._utilisation)
         approach = Approach(name="step", window_tokens=window_tokens, tuning=tuning, checkpointing=checkpointing)
         predicted = planner.estimate(approach, Job(steps=STEPS, global_batch=accumulation), Sharding())
         again = "checkpointing" if checkpointing else "no checkpointing"
@@ -174,11 +174,12 @@ class Measurer:
         profile = trace_prefill(
             shape.config, length_tokens=length_tokens, chunk_tokens=found["chunk_tokens"], dtype=dtype
         )
+        beside = PROCESS_BYTES if machine.bits == 32 else CONTEXT_BYTES
         operations = prefill_flops(shape.counts, shape.layers, length_tokens)
         weights = dtype.itemsize * shape.counts.total
         return Measured(
             name=f"prefill, {length_tokens} tokens",
-            predicted_bytes=found["baseline_bytes"] + weights + profile.peak(len(shape.layers)),
+            predicted_bytes=beside + weights + profile.peak(len(shape.layers)),
             measured_bytes=found["peak_bytes"],
             predicted_seconds=operations / (machine.tflops * TERA * self._utilisation.prefill),
             measured_seconds=found["seconds"],
@@ -192,8 +193,7 @@ def run_apart(question: dict[str, Any]) -> dict[str, Any]:
         question: `model`, `what` (step or prefill), and what `main` asks of it.
 
     Returns:
-        `seconds` of a step or a prefill, `peak_bytes` of the process or the accelerator, and `baseline_bytes`, what it
-        held before there was a model.
+        `seconds` of a step or a prefill, and `peak_bytes` of the process or the accelerator.
 
     Raises:
         ConfigError: it failed.
@@ -203,7 +203,8 @@ def run_apart(question: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "skipwise.plan.measure", json.dumps(question)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        killed = f"it was stopped by signal {-done.returncode}, as for want of memory" if done.returncode < 0 else ""
+        last = killed or (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ConfigError(f"measuring a {question['what']} of {question['model']!r} failed: {last}")
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -213,11 +214,6 @@ def main() -> None:
     question = json.loads(sys.argv[1])
     if question["what"] == "step":
         use_one_malloc_arena()
-    import psutil
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    # All that a run imports is there before what it holds is counted.
-    import skipwise.train.trainer  # noqa: F401
     from skipwise.evals.forward import pass_columns
     from skipwise.evals.serving import Peak
     from skipwise.model import load_model
@@ -225,11 +221,6 @@ def main() -> None:
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     step = question["what"] == "step"
     run = _steps if step else _prefill
-    # What the first run of all loads and keeps, whatever the model, is no part of the model's.
-    tiny = LlamaConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1, vocab_size=64)
-    first: Any = LlamaForCausalLM(tiny)
-    run(first.to(device), {**question, "window": 16, "length": 16})
-    baseline = psutil.Process().memory_info().rss if device.type == "cpu" else 0
     loaded: Any = load_model(
         question["model"],
         trust_remote_code=question["trust_remote_code"],
@@ -241,7 +232,7 @@ def main() -> None:
     peak = Peak(device)
     said = {} if step else {"chunk_tokens": pass_columns(model, 1, question["length"])}
     seconds = run(model, question)
-    said |= {"seconds": seconds, "peak_bytes": peak.look(), "baseline_bytes": baseline}
+    said |= {"seconds": seconds, "peak_bytes": peak.look()}
     print(json.dumps(said), flush=True)
 
 

@@ -13,6 +13,8 @@ ADAM_BYTES = 2 * FLOAT32_BYTES
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 # What the driver, CUDA's libraries and the communication take of an accelerator beside tensors.
 CONTEXT_BYTES = 600 * 2**20
+# What Python, torch and the transformers library take of a process without an accelerator.
+PROCESS_BYTES = 530 * 2**20
 # What glibc's heap cannot use again while activations come and go: on SmolLM2-135M 150 to 500 MiB, whatever the
 # window (docs/results/planning.md). An accelerator's allocator has the share of memory that is left free for it.
 HEAP_HOLES_BYTES = 320 * 2**20
@@ -111,7 +113,7 @@ class TrainingPlanner:
         machine: what it is trained on.
         utilisation: shares of speed and memory that are reached.
         price: of an hour of one accelerator; None where money is not asked about.
-        other_bytes: what a process takes beside tensors; by default what CUDA does.
+        other_bytes: what a process takes beside tensors; by default what CUDA does, or Python itself on a CPU.
     """
 
     def __init__(
@@ -121,13 +123,14 @@ class TrainingPlanner:
         utilisation: Utilisation,
         *,
         price: float | None = None,
-        other_bytes: int = CONTEXT_BYTES,
+        other_bytes: int | None = None,
     ) -> None:
         self._profiles, self._shape = profiles, profiles.shape
         self._machine = machine
         self._utilisation = utilisation
         self._price = price
-        self._other_bytes = other_bytes
+        own = PROCESS_BYTES if machine.bits == 32 else CONTEXT_BYTES
+        self._other_bytes = own if other_bytes is None else other_bytes
 
     def estimate(self, approach: Approach, job: Job, sharding: Sharding, micro_batch: int = 1) -> TrainingEstimate:
         """What one approach takes."""
@@ -248,7 +251,12 @@ class TrainingPlanner:
 
 
 def approaches(
-    window_tokens: int, target_tokens: int, lora: LoraTuning, *, checkpointing: bool = True
+    window_tokens: int,
+    target_tokens: int,
+    lora: LoraTuning,
+    *,
+    checkpointing: bool = True,
+    whole_logits: bool = False,
 ) -> Iterator[Approach]:
     """Skip-wise at the short window and full length at the target, each in full, low-rank, and low-rank in 4 bits."""
     for name, length in (("skip-wise", window_tokens), ("full length", target_tokens)):
@@ -259,6 +267,7 @@ def approaches(
                 tuning=tuning,
                 quantized=quantized,
                 checkpointing=checkpointing,
+                whole_logits=whole_logits,
             )
 
 
