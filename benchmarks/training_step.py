@@ -42,63 +42,10 @@ def bare(model: Any, windows: Any, steps: int, checkpointing: bool) -> list[floa
 
 def skipwise(model: Any, windows: Any, steps: int, checkpointing: bool) -> list[float]:
     """Seconds of each step of skipwise's own Trainer, positions with skips drawn and collated on the way."""
-    import numpy as np
-    from transformers import TrainerCallback
+    from skipwise.train.timing import step_seconds
 
-    from skipwise.config import RunConfig
-    from skipwise.items import TrainingItem
-    from skipwise.loss import use_chunked_loss
-    from skipwise.positions import PoSE
-    from skipwise.train import training_arguments
-    from skipwise.train.curriculum import collate
-    from skipwise.train.trainer import SkipwiseTrainer
-    from skipwise.window import Window
-
-    class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begun = time.monotonic()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds.append(time.monotonic() - self.begun)
-
-    class Items:
-        def __len__(self) -> int:
-            return steps
-
-        def __getitem__(self, place: int) -> TrainingItem:
-            ids = windows[place].numpy()
-            window = Window(train=len(ids), original=8192, target=32768)
-            sample = PoSE().sample(len(ids), window, np.random.default_rng(place))
-            return TrainingItem(ids, sample.position_ids, ids)
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig.from_mapping(
-            {
-                "model": "-",
-                "target": 32768,
-                "output": folder,
-                "training": {
-                    "max_steps": steps,
-                    "gradient_accumulation_steps": 1,
-                    "gradient_checkpointing": checkpointing,
-                    "save_strategy": "no",
-                    "disable_tqdm": True,
-                },
-            }
-        )
-        use_chunked_loss(model)
-        clock = Clock()
-        SkipwiseTrainer(
-            model=model,
-            args=training_arguments(config),
-            train_dataset=Items(),  # type: ignore[arg-type]
-            data_collator=collate,
-            callbacks=[clock],
-        ).train()
-    return clock.seconds
+    ids = [windows[step].numpy() for step in range(steps)]
+    return step_seconds(model, ids, gradient_checkpointing=checkpointing)
 
 
 def measure(args: argparse.Namespace) -> None:

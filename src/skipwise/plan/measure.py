@@ -9,8 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -239,71 +237,21 @@ def main() -> None:
 def _steps(model: Any, question: dict[str, Any]) -> float:
     """Median seconds of the steps after the first, by the Trainer that `extend` uses."""
     import numpy as np
-    from transformers import TrainerCallback
 
-    from skipwise.config import RunConfig
-    from skipwise.items import TrainingItem
-    from skipwise.loss import use_chunked_loss
-    from skipwise.positions import PoSE
-    from skipwise.train import training_arguments
-    from skipwise.train.curriculum import collate
-    from skipwise.train.trainer import SkipwiseTrainer
-    from skipwise.train.tuning import apply_tuning
-    from skipwise.window import Window
+    from skipwise.train.timing import step_seconds
 
-    length, accumulation = question["window"], question["accumulation"]
-    vocabulary = model.config.get_text_config().vocab_size
-
-    class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-            self.begun = 0.0
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begun = time.monotonic()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds.append(time.monotonic() - self.begun)
-
-    class Items:
-        def __len__(self) -> int:
-            return STEPS * accumulation
-
-        def __getitem__(self, place: int) -> TrainingItem:
-            rng = np.random.default_rng(place)
-            ids = rng.integers(0, vocabulary, length)
-            window = Window(train=length, original=max(2, length), target=4 * length)
-            return TrainingItem(ids, PoSE().sample(length, window, rng).position_ids, ids)
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig.from_mapping(
-            {
-                "model": "-",
-                "target": 4 * length,
-                "output": folder,
-                "tuning": question["tuning"],
-                "training": {
-                    "max_steps": STEPS,
-                    "gradient_accumulation_steps": accumulation,
-                    "gradient_checkpointing": question["checkpointing"],
-                    **({"bf16": True} if question["bf16"] else {}),
-                    "save_strategy": "no",
-                    "disable_tqdm": True,
-                },
-            }
-        )
-        model.train()
-        tuned: Any = apply_tuning(model, config.tuning)
-        use_chunked_loss(model)
-        clock = Clock()
-        SkipwiseTrainer(
-            model=tuned,
-            args=training_arguments(config),
-            train_dataset=Items(),  # type: ignore[arg-type]
-            data_collator=collate,
-            callbacks=[clock],
-        ).train()
-    return median(clock.seconds[1:])
+    vocabulary, rng = model.config.get_text_config().vocab_size, np.random.default_rng(0)
+    accumulation = question["accumulation"]
+    kinds = {"full": FullTuning, "lora": LoraTuning}
+    seconds = step_seconds(
+        model,
+        [rng.integers(0, vocabulary, question["window"]) for _ in range(STEPS * accumulation)],
+        tuning=kinds[question["tuning"]["kind"]].model_validate(question["tuning"]),
+        accumulation=accumulation,
+        gradient_checkpointing=question["checkpointing"],
+        **({"bf16": True} if question["bf16"] else {}),
+    )
+    return median(seconds[1:])
 
 
 def _prefill(model: Any, question: dict[str, Any]) -> float:

@@ -1,0 +1,95 @@
+"""How long the steps of the Trainer take, without a run's documents, preflight, validation and files."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from skipwise.config import FullTuning, LoraTuning, RunConfig
+from skipwise.items import TrainingItem
+from skipwise.loss import use_chunked_loss
+from skipwise.positions import PoSE
+from skipwise.train.arguments import training_arguments
+from skipwise.train.curriculum import collate
+from skipwise.train.trainer import SkipwiseTrainer
+from skipwise.train.tuning import apply_tuning
+from skipwise.window import Window
+
+
+def step_seconds(
+    model: Any,
+    windows: Sequence[np.ndarray],
+    *,
+    tuning: FullTuning | LoraTuning = FullTuning(),  # noqa: B008 - frozen
+    accumulation: int = 1,
+    **training: Any,
+) -> list[float]:
+    """Seconds of each step of the Trainer that `extend` uses, positions with skips drawn and collated on the way.
+
+    Args:
+        model: a causal language model of the transformers library; it is trained.
+        windows: token ids of each, all of one length, in an order that the Trainer shuffles; `accumulation` a step.
+        tuning: what is trained.
+        accumulation: windows of a step, one at a time.
+        training: settings of a run's `training`, such as `gradient_checkpointing`.
+    """
+    length = len(windows[0])
+    window = Window(train=length, original=length, target=4 * length)
+    with tempfile.TemporaryDirectory() as folder:
+        config = RunConfig.from_mapping(
+            {
+                "model": "-",
+                "target": window.target,
+                "output": folder,
+                "training": {
+                    "max_steps": len(windows) // accumulation,
+                    "gradient_accumulation_steps": accumulation,
+                    "save_strategy": "no",
+                    "disable_tqdm": True,
+                    **training,
+                },
+            }
+        )
+        tuned: Any = apply_tuning(model.train(), tuning)
+        use_chunked_loss(model)
+        clock = _Clock()
+        SkipwiseTrainer(
+            model=tuned,
+            args=training_arguments(config),
+            train_dataset=_Windows(windows, window),  # type: ignore[arg-type]
+            data_collator=collate,
+            callbacks=[clock],
+        ).train()
+    return clock.seconds
+
+
+class _Clock(TrainerCallback):
+    """Seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._begun = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._begun = time.monotonic()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(time.monotonic() - self._begun)
+
+
+class _Windows:
+    """Items of given token ids, each with positions of its own."""
+
+    def __init__(self, windows: Sequence[np.ndarray], window: Window) -> None:
+        self._windows, self._window = windows, window
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, place: int) -> TrainingItem:
+        ids = self._windows[place]
+        sample = PoSE().sample(len(ids), self._window, np.random.default_rng(place))
+        return TrainingItem(ids, sample.position_ids, ids)
