@@ -3,6 +3,7 @@
 import gc
 import json
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,19 @@ def test_only_what_the_cache_holds_is_counted_and_once() -> None:
     assert cache_bytes(cache) == 2 * 160 * 4
     cache.layers[0].more_states = [keys, (keys,)]  # pyright: ignore[reportAttributeAccessIssue]
     assert cache_bytes(cache) == 3 * 160 * 4
+
+
+def test_counting_lets_go_of_the_cache_at_once() -> None:
+    cache: Any = DynamicCache()
+    cache.update(torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8), 0)
+    keys = weakref.ref(cache.layers[0].keys)
+    gc.disable()
+    try:
+        cache_bytes(cache)
+        del cache
+        assert keys() is None, "the next request's peak would have this one's cache in it"
+    finally:
+        gc.enable()
 
 
 def test_tokens_are_written_as_the_model_writes_them(monkeypatch: pytest.MonkeyPatch) -> None:
