@@ -28,9 +28,11 @@ def config_of(kind: str, layers: int = LAYERS) -> Any:
     return AutoConfig.for_model(kind, **SETTINGS, num_hidden_layers=layers)
 
 
-def really_held(config: Any, tuning: Any, *, checkpointing: bool, autocast: torch.dtype | None) -> list[int]:
+def really_held(
+    config: Any, tuning: Any, *, checkpointing: bool, autocast: torch.dtype | None, dtype: torch.dtype
+) -> list[int]:
     """Peaks of the first and the second micro-batch of a real model beside parameters: nothing here is fake."""
-    model: Any = AutoModelForCausalLM.from_config(config)
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
     tuned: Any = apply_tuning(model, tuning)
     tuned.train()
     if checkpointing:
@@ -54,7 +56,7 @@ def really_held(config: Any, tuning: Any, *, checkpointing: bool, autocast: torc
     return held
 
 
-FULL, LORA, BFLOAT16 = FullTuning(), LoraTuning(rank=4), torch.bfloat16
+FULL, LORA, FLOAT32, BFLOAT16 = FullTuning(), LoraTuning(rank=4), torch.float32, torch.bfloat16
 
 
 def slow(*values: Any) -> Any:
@@ -62,23 +64,32 @@ def slow(*values: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tuning", "autocast", "checkpointing"),
+    ("kind", "tuning", "dtype", "autocast", "checkpointing"),
     [
-        ("llama", FULL, None, False),
-        ("llama", LORA, BFLOAT16, True),
+        ("llama", FULL, FLOAT32, None, False),
+        ("llama", LORA, BFLOAT16, BFLOAT16, True),
         # A mask of all pairs of its own, and layers of two kinds.
-        ("gemma2", FULL, None, True),
+        ("gemma2", FULL, FLOAT32, None, True),
         *(
-            slow(kind, tuning, autocast, checkpointing)
+            slow(kind, tuning, dtype, autocast, checkpointing)
             for kind in ("llama", "gemma2")
-            for tuning, autocast in ((FULL, None), (FULL, BFLOAT16), (LORA, BFLOAT16))
+            for tuning, dtype, autocast in (
+                (FULL, FLOAT32, None),
+                (FULL, FLOAT32, BFLOAT16),
+                # What is split over processes comes together in 16 bits.
+                (FULL, BFLOAT16, BFLOAT16),
+                (LORA, FLOAT32, None),
+                (LORA, BFLOAT16, BFLOAT16),
+            )
             for checkpointing in (False, True)
         ),
     ],
 )
-def test_a_step_holds_what_a_real_one_holds(kind: str, tuning: Any, autocast: Any, checkpointing: bool) -> None:
+def test_a_step_holds_what_a_real_one_holds(
+    kind: str, tuning: Any, dtype: torch.dtype, autocast: Any, checkpointing: bool
+) -> None:
     config = config_of(kind)
-    trained = apply_tuning(AutoModelForCausalLM.from_config(config), tuning)
+    trained = apply_tuning(AutoModelForCausalLM.from_config(config, dtype=dtype), tuning)
     gradients = sum(p.nbytes for p in trained.parameters() if p.requires_grad)
     predicted = [
         trace_step(
@@ -86,12 +97,13 @@ def test_a_step_holds_what_a_real_one_holds(kind: str, tuning: Any, autocast: An
             window_tokens=WINDOW,
             checkpointing=checkpointing,
             tuning=tuning,
+            dtype=dtype,
             autocast=autocast,
             gradients_held=held,
         ).peak(LAYERS, gradients)
         for held in (False, True)
     ]
-    measured = really_held(config, tuning, checkpointing=checkpointing, autocast=autocast)
+    measured = really_held(config, tuning, checkpointing=checkpointing, autocast=autocast, dtype=dtype)
     assert predicted == pytest.approx(measured, rel=0.01)
 
 
