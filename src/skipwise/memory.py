@@ -20,7 +20,6 @@ from typing import NamedTuple
 from skipwise.errors import ConfigError
 
 FLOAT32_BYTES = 4
-ADAM_STATES = 2  # mean and mean square of the gradient, each in float32 or the parameter's own type
 
 SHARDINGS = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}
 """Ways to train on several processes, and from which stage of ZeRO on each splits."""

@@ -222,6 +222,7 @@ def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
         (["--target", "4k", "--count", "65"], "there are 65 accelerators for 64 windows of a step"),
         (["--target", "4k", "--machine", "cpu", "--count", "2"], "the machine is the CPU here, and the count 2"),
         (["--target", "4k", "--kv-bits", "5"], "kv_bits is 5; give one of 16, 8, 4"),
+        (["--target", "4k", "--write-config", "."], "'.' cannot be written: it is a folder; give the name of a file"),
         (["--target", "4k", "--out", "no/such/plan.html"], "there is no folder 'no/such'"),
     ],
 )
@@ -230,6 +231,13 @@ def test_bad_input_gets_one_line(model: str, options: list[str], words: str, cap
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert words in err
+
+
+def test_a_name_that_is_no_card_is_told_the_cards(capsys) -> None:
+    assert cli.main(["plan", "llama-3-9b", "--target", "32k"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "or a built-in card: llama-7b, llama-2-7b, llama-3-8b" in err
 
 
 def test_a_card_has_no_weights_to_calibrate_by(capsys) -> None:

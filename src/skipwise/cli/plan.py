@@ -125,6 +125,8 @@ def plan(
             raise ConfigError(
                 f"{str(path)!r} cannot be written: there is no folder {str(path.parent)!r}; make it first"
             )
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; give the name of a file")
     utilisation = _utilisation(shares or [])
     measured = None
     if calibrate:

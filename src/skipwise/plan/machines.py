@@ -23,7 +23,6 @@ class Machine:
         tflops: dense 16-bit operations in a second, in 10^12; of a CPU, float32 ones.
         bits: of the numbers that training computes in.
         half: the 16-bit type that it is fast in.
-        per_node: how many usually share one node with fast links.
         source: where the figures are from.
     """
 
@@ -33,7 +32,6 @@ class Machine:
     tflops: float
     bits: int = 16
     half: str = "bfloat16"
-    per_node: int = 8
     source: str = ""
 
     @property
@@ -114,7 +112,6 @@ def this_cpu() -> Machine:
         bandwidth_gb=20.0 + 2.0 * cores,
         tflops=0.08 * cores,  # 2.5 GHz and 32 float32 operations a cycle
         bits=32,
-        per_node=1,
         source="this machine; speed by its cores",
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig, DynamicCache, PreTrainedConfig
 
-from skipwise.errors import ConfigError, UnsupportedModelError
+from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.memory import LayerShape, ParameterCounts
 from skipwise.model import original_window, read_config, rope_state, without_weights
 from skipwise.model.gptj import is_gptj, phi_config
@@ -72,7 +72,13 @@ def model_shape(source: str, *, trust_remote_code: bool = False) -> ModelShape:
     if source in MODEL_CARDS and not Path(source).exists():
         config = card_config(source)
     else:
-        config = read_config(source, trust_remote_code=trust_remote_code)
+        try:
+            config = read_config(source, trust_remote_code=trust_remote_code)
+        except CheckpointError as error:
+            # A bare name may have been meant for a card.
+            if "/" in source or source.endswith(".gguf"):
+                raise
+            raise CheckpointError(f"{error}, or a built-in card: {', '.join(MODEL_CARDS)}") from error
     return shape_of(config, name=source, trust_remote_code=trust_remote_code)
 
 
