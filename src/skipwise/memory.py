@@ -220,20 +220,27 @@ class StepProfile:
         moments: each beside parameters and the optimizer's state, and beside gradients where those are held.
         gradients_held: all gradients were there before, from another micro-batch of the step; else they come to be in
             this one, and count in its moments.
+        loss_bytes: of the first moment, what the loss takes: its logits, and the gradient of a head that is trained.
     """
 
     moments: tuple[Moment, ...]
     gradients_held: bool
+    loss_bytes: int = 0
 
-    def with_more(self, num_bytes: int) -> "StepProfile":
+    def with_more(self, num_bytes: int, *, of_loss: bool = False) -> "StepProfile":
         """With so much more while activations are kept: from the end of the forward pass until the last layer is done.
 
         Args:
             num_bytes: of logits made at once, say, or of holes that an allocator leaves.
+            of_loss: the loss takes them.
         """
         *until, after = self.moments
         heavier = (moment._replace(outside=moment.outside + num_bytes) for moment in until)
-        return StepProfile(moments=(*heavier, after), gradients_held=self.gradients_held)
+        return StepProfile(
+            moments=(*heavier, after),
+            gradients_held=self.gradients_held,
+            loss_bytes=self.loss_bytes + (num_bytes if of_loss else 0),
+        )
 
     def peak(self, num_layers: int, gradients: int) -> int:
         """The most that is held at once of gradients, activations and all else that a step makes, in bytes.
@@ -273,6 +280,35 @@ class Sharding:
         """By how much something is divided that is split from `stage` on."""
         return self.processes if SHARDINGS[self.kind] >= stage else 1
 
+    @property
+    def is_deepspeed(self) -> bool:
+        """Whether DeepSpeed's engine trains: it has 16-bit weights and gradients, and float32 ones in its optimizer."""
+        return self.kind.startswith("zero")
+
+    def moved_bytes(self, *, numbers: int, trained: int, micro_batches: int) -> int:
+        """Bytes that each process sends in a step, and as many that it receives.
+
+            ddp         gradients are summed once a step, in float32: each sent twice
+            zero1       likewise in 16 bits: summed, then the new parameters are handed out
+            zero2       summed after every micro-batch, as each keeps its part alone
+            zero3, fsdp every micro-batch gathers the parameters forward and again backward, and sums gradients
+
+        Args:
+            numbers: parameters of the model.
+            trained: how many of them are.
+            micro_batches: of a step, in each process.
+
+        Source: ZeRO, arXiv 1910.02054, section 7.
+        """
+        each = {
+            "ddp": 2 * FLOAT32_BYTES * trained,
+            "zero1": 4 * trained,
+            "zero2": 2 * trained * (micro_batches + 1),
+            "zero3": micro_batches * (4 * numbers + 2 * trained),
+            "fsdp": micro_batches * (4 * numbers + 2 * trained),
+        }[self.kind]
+        return each * (self.processes - 1) // self.processes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingState:
@@ -296,11 +332,13 @@ class TrainingState:
         """All of it."""
         return self.parameters + self.gradients + self.optimizer + self.in_transit
 
-    def sharded(self, sharding: Sharding, *, two_layers: int) -> "TrainingState":
+    def sharded(self, sharding: Sharding, *, numbers: int, trained: int, two_layers: int) -> "TrainingState":
         """What one process of several holds of it.
 
         Args:
             sharding: over how many, and how.
+            numbers: parameters of the model.
+            trained: how many of them are.
             two_layers: bytes of the parameters that FSDP has whole at once: two of the largest layers, as the next one
                 is fetched while one computes, or the embedding, if that is more.
 
@@ -309,7 +347,7 @@ class TrainingState:
         """
         in_transit = 0
         if sharding.processes > 1:
-            reduced, whole = (2 * min(_BUCKET, self.gradients // 4), 2 * min(_LIVE_PARAMETERS, self.parameters // 4))
+            reduced, whole = 2 * min(_BUCKET, trained), 2 * min(_LIVE_PARAMETERS, numbers)
             in_transit = {
                 "ddp": self.gradients,
                 "zero1": 2 * reduced,

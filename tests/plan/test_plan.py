@@ -62,28 +62,28 @@ def test_the_papers_machine_holds_skip_wise_training_and_no_full_length_of_16k(t
 
 
 def test_serving_holds_weights_and_the_cache_of_every_request() -> None:
-    shape, h100 = model_shape("llama-3-8b"), Deployment(machine=MACHINES["h100"])
-    one, four = (serving_estimate(shape, h100, Utilisation(), 32768, requests=n) for n in (1, 4))
-    assert one.weight_bytes == 2 * shape.counts.total
+    profiles, h100 = Profiles(model_shape("llama-3-8b")), Deployment(machine=MACHINES["h100"])
+    one, four = (serving_estimate(profiles, h100, Utilisation(), 32768, requests=n) for n in (1, 4))
+    assert one.weight_bytes == 2 * profiles.shape.counts.total
     assert one.kv_bytes == 4 * 2**30
     assert four.kv_bytes == 4 * one.kv_bytes
     assert four.token_seconds > one.token_seconds
     assert one.most_requests == (one.limit_bytes - one.weight_bytes - one.work_bytes) // one.kv_bytes
-    longest = longest_context(shape, h100, Utilisation())
-    assert serving_estimate(shape, h100, Utilisation(), longest).fits
-    assert not serving_estimate(shape, h100, Utilisation(), round(1.01 * longest)).fits
-    eighth = longest_context(shape, Deployment(machine=MACHINES["h100"], kv_bits=8), Utilisation())
+    longest = longest_context(profiles, h100, Utilisation())
+    assert serving_estimate(profiles, h100, Utilisation(), longest).fits
+    assert not serving_estimate(profiles, h100, Utilisation(), round(1.01 * longest)).fits
+    eighth = longest_context(profiles, Deployment(machine=MACHINES["h100"], kv_bits=8), Utilisation())
     assert eighth == pytest.approx(longest * 16 / 8.5, rel=0.01)
 
 
 def test_a_model_of_70b_takes_several_accelerators() -> None:
-    shape, one = model_shape("llama-3-70b"), Deployment(machine=MACHINES["h100"])
-    assert fewest_accelerators(shape, Utilisation(), 131072, one) == 4
+    profiles, one = Profiles(model_shape("llama-3-70b")), Deployment(machine=MACHINES["h100"])
+    assert fewest_accelerators(profiles, Utilisation(), 131072, one) == 4
 
 
 def test_money_grows_with_the_length_that_is_served() -> None:
-    shape, machine = model_shape("llama-3-8b"), Deployment(machine=MACHINES["h100"])
-    costs = [serving_estimate(shape, machine, Utilisation(), n, price=2.0).cost_per_million for n in (8192, 131072)]
+    profiles, machine = Profiles(model_shape("llama-3-8b")), Deployment(machine=MACHINES["h100"])
+    costs = [serving_estimate(profiles, machine, Utilisation(), n, price=2.0).cost_per_million for n in (8192, 131072)]
     assert costs[0] is not None
     assert costs[1] is not None
     assert costs[1] > costs[0] > 0
@@ -196,7 +196,7 @@ def test_heads_are_shared_out_and_a_compressed_state_is_not() -> None:
 def test_masks_of_sliding_layers_grow_with_the_square_of_the_window() -> None:
     profiles = Profiles(model_shape("gemma-3-27b"))
     held = [
-        profiles.step(n, 1, FullTuning(), checkpointing=True, gradients_held=True, bits=16, split=True).peak(62, 0)
+        profiles.step(n, 1, FullTuning(), checkpointing=True, gradients_held=True, bits=16, in_half=True).peak(62, 0)
         for n in (4096, 8192, 16384)
     ]
     # Of c + a n + b n^2 at n, 2n and 4n this leaves 6 b n^2.

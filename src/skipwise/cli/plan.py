@@ -1,5 +1,6 @@
 """`skipwise plan`: what an extension takes to train and to serve, before anything is spent."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,8 @@ from skipwise.errors import ConfigError
 from skipwise.window import parse_length
 
 if TYPE_CHECKING:
-    from skipwise.plan import Plan, Utilisation
+    from skipwise.config import LoraTuning
+    from skipwise.plan import Machine, Plan, Utilisation
     from skipwise.plan.measure import CalibratedPlanning
     from skipwise.report import Table
 
@@ -95,9 +97,9 @@ def plan(
         typer.Option(
             "--share",
             metavar="NAME=SHARE",
-            help="What is reached of the machine: training, prefill (speed), decode (bandwidth), memory; may be "
-            "repeated.",
-            show_default="0.4, 0.5, 0.6, 0.92",
+            help="What is reached of the machine: training, prefill (speed), decode (bandwidth), network, "
+            "memory; may be repeated.",
+            show_default="0.4, 0.5, 0.6, 0.7, 0.92",
         ),
     ] = None,
     calibrate: Annotated[
@@ -127,21 +129,21 @@ def plan(
             )
         if path is not None and path.is_dir():
             raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; give the name of a file")
-    utilisation = _utilisation(shares or [])
+    utilisation, place, lora = _utilisation(shares or []), machine_of(machine), LoraTuning(rank=rank)
     measured = None
     if calibrate:
-        measured = _calibrated(model, machine_of(machine), utilisation, window, checkpointing, trust_remote_code)
-        utilisation = measured.utilisation
+        measured = _calibrated(model, place, utilisation, window, lora, checkpointing, trust_remote_code)
+        utilisation, place = measured.utilisation, measured.machine
     found = make_plan(
         model,
         target=target,
         window=window,
-        machine=machine,
+        machine=place,
         count=count,
         sharding=sharding,
         price=price,
         job=Job(steps=steps, global_batch=global_batch),
-        lora=LoraTuning(rank=rank),
+        lora=lora,
         utilisation=utilisation,
         checkpointing=checkpointing,
         library_loss=library_loss,
@@ -181,14 +183,13 @@ def _utilisation(shares: list[str]) -> "Utilisation":
 
 def _calibrated(
     model: str,
-    machine: Any,
+    machine: "Machine",
     utilisation: "Utilisation",
     window: int | None,
+    lora: "LoraTuning",
     checkpointing: bool,
     trust_remote_code: bool,
 ) -> "CalibratedPlanning":
-    import torch
-
     from skipwise.plan.cards import MODEL_CARDS
     from skipwise.plan.measure import calibrate_plan
     from skipwise.plan.shape import model_shape
@@ -197,21 +198,18 @@ def _calibrated(
         raise ConfigError(
             f"--calibrate runs the real model, and {model!r} is a card without weights; give its folder or .gguf file"
         )
-    if (machine.bits == 16) != torch.accelerator.is_available():
-        here = "an accelerator" if torch.accelerator.is_available() else "no accelerator"
-        raise ConfigError(
-            f"--calibrate measures this machine, which has {here}, and --machine is {machine.name}; "
-            "plan for the machine that is here, or run this there"
-        )
     original = model_shape(model, trust_remote_code=trust_remote_code).original_tokens
+    longest = min(original, 2048)
     return calibrate_plan(
         model,
         machine,
         utilisation,
-        window_tokens=window or min(original, 2048),
-        lengths=(min(original, 2048) // 2, min(original, 2048)),
+        window_tokens=window or longest,
+        lengths=(longest // 2, longest),
         checkpointing=checkpointing,
+        lora=lora,
         trust_remote_code=trust_remote_code,
+        tell=lambda what: print(f"measuring here: {what}", file=sys.stderr, flush=True),
     )
 
 

@@ -3,7 +3,8 @@
 shape.py       config -> shapes and counts, exact, from modules on the meta device; cards.py, well-known models
 machines.py    accelerators and the shares of their speed that are assumed
 trace.py       what a step or a prefill holds, by running the model's own class on tensors without numbers; profiles.py
-training.py    approaches side by side; serving.py, requests by length; engines.py, settings for vLLM and llama.cpp
+training.py    approaches side by side; recipe.py, what a recipe adds to one
+serving.py     requests by length; engines.py, settings for vLLM and llama.cpp
 advice.py      what is recommended and why, in words, and as a config for `skipwise extend`
 measure.py     a few real steps on this machine, held against what was predicted
 pages.py       the plan as a page
@@ -25,6 +26,7 @@ from skipwise.memory import Sharding
 from skipwise.plan.advice import Advice, advise
 from skipwise.plan.machines import MACHINES, Machine, Utilisation, machine_of, this_cpu
 from skipwise.plan.profiles import Profiles
+from skipwise.plan.recipe import RecipeEstimate
 from skipwise.plan.serving import (
     SERVED_BITS,
     Deployment,
@@ -32,6 +34,7 @@ from skipwise.plan.serving import (
     fewest_accelerators,
     longest_context,
     serving_estimate,
+    sharing_count,
 )
 from skipwise.plan.shape import ModelShape, model_shape, require_longer
 from skipwise.plan.training import (
@@ -122,6 +125,7 @@ class Plan:
             "steps": self.job.steps,
             "global_batch": self.job.global_batch,
             "advice": list(self.advice.words),
+            "recipe": None if self.advice.recipe is None else _recipe_json(self.advice.recipe),
             "config": self.advice.config,
             "engines": dict(self.advice.engines),
         }
@@ -188,11 +192,11 @@ def plan(
         raise ConfigError(
             f"there are {count} accelerators for {windows} windows of a step; give a --global-batch of as many"
         )
-    if machine == "cpu" and count > 1:
+    place = machine if isinstance(machine, Machine) else machine_of(machine)
+    if place.bits == 32 and count > 1:
         raise ConfigError(f"the machine is the CPU here, and the count {count}; give --count 1, or an accelerator")
     if price is not None and price < 0:
         raise ConfigError(f"the price is {price}; give 0 or more for an hour of one accelerator")
-    place = machine if isinstance(machine, Machine) else machine_of(machine)
     over = Sharding(processes=count, kind=sharding or ("fsdp" if count > 1 else "ddp"))
     shares, asked = utilisation or Utilisation(), job or Job()
     profiles = Profiles(shape)
@@ -205,7 +209,9 @@ def plan(
         if place.bits == 16 or not way.quantized
     ]
     training = [planner.largest_batch(way, asked, over) for way in ways]
-    deployment = Deployment(machine=place, count=count, weight_bits=weight_bits, kv_bits=kv_bits)
+    # Training may split over any number of accelerators, serving over those that get as many heads each.
+    served_by = sharing_count(shape, count)
+    deployment = Deployment(machine=place, count=served_by, weight_bits=weight_bits, kv_bits=kv_bits)
     at = sorted(set(lengths or _lengths(shape.original_tokens, target)))
     smallest = [smallest_machine(profiles, way, asked, shares) for way in ways]
 
@@ -215,7 +221,7 @@ def plan(
         return planner.estimate(way, asked, over)
 
     window_of_run = Window(train=train, original=shape.original_tokens, target=target)
-    serving = [serving_estimate(shape, deployment, shares, n, requests=requests, price=price) for n in at]
+    serving = [serving_estimate(profiles, deployment, shares, n, requests=requests, price=price) for n in at]
     return Plan(
         shape=shape,
         window=window_of_run,
@@ -228,7 +234,7 @@ def plan(
         deployment=deployment,
         serving=serving,
         longest={
-            (w, kv): longest_context(shape, Deployment(machine=place, count=count, weight_bits=w, kv_bits=kv), shares)
+            (w, kv): longest_context(profiles, replace(deployment, weight_bits=w, kv_bits=kv), shares)
             for w, kv in product(SERVED_BITS, repeat=2)
         },
         by_target=[
@@ -236,7 +242,7 @@ def plan(
             for n in _lengths(shape.original_tokens, target)
         ],
         advice=advise(
-            shape,
+            profiles,
             window_of_run,
             place,
             planner,
@@ -246,7 +252,7 @@ def plan(
             shares,
             nearest=[planner.nearest(way, asked) or other for way, other in zip(ways, smallest, strict=True)],
             requests=requests,
-            fewest_to_serve=fewest_accelerators(shape, shares, target, deployment),
+            fewest_to_serve=fewest_accelerators(profiles, shares, target, deployment),
         ),
         price=price,
     )
@@ -270,6 +276,7 @@ def _training_json(one: TrainingEstimate, fitting: tuple[Machine, TrainingEstima
         "gradient_bytes": one.state.gradients,
         "optimizer_bytes": one.state.optimizer,
         "activation_bytes": one.activation_bytes,
+        "loss_bytes": one.loss_bytes,
         "other_bytes": one.other_bytes,
         "total_bytes": one.total_bytes,
         "limit_bytes": one.limit_bytes,
@@ -286,6 +293,16 @@ def _training_json(one: TrainingEstimate, fitting: tuple[Machine, TrainingEstima
             "count": fitting[1].sharding.processes,
             "sharding": fitting[1].sharding.kind,
         },
+    }
+
+
+def _recipe_json(one: RecipeEstimate) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "widest_tokens": one.widest_tokens,
+        "total_bytes": one.total_bytes,
+        "processor_hours": one.processor_hours,
+        "cost": one.cost,
     }
 
 

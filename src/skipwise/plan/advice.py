@@ -9,15 +9,16 @@ from skipwise.model.extend import extended_config
 from skipwise.plan.cards import HUB_NAMES
 from skipwise.plan.engines import engine_commands
 from skipwise.plan.machines import Machine, Utilisation
+from skipwise.plan.profiles import Profiles
+from skipwise.plan.recipe import RecipeEstimate, recipe_estimate
 from skipwise.plan.serving import Deployment, routing_length
 from skipwise.plan.shape import ModelShape
-from skipwise.plan.training import Approach, Job, TrainingEstimate, TrainingPlanner
+from skipwise.plan.training import Job, TrainingEstimate, TrainingPlanner
 from skipwise.report.quantities import bytes_text, digits_text, seconds_text
 from skipwise.rope import interpolation_from
 from skipwise.window import Window, length_label
 
-# The widest window of the recipe whose windows grow, in training windows.
-_GROWN = 8
+_GROWING, _DILUTED = "growing", "diluted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +29,17 @@ class Advice:
         words: a sentence or two an entry, the most important first.
         config: a run for `skipwise extend`.
         engines: commands to serve it, by engine.
+        recipe: what the run takes by the recipe that is recommended; None where nothing fits.
     """
 
     words: Sequence[str]
     config: Mapping[str, Any]
     engines: Mapping[str, str]
+    recipe: RecipeEstimate | None
 
 
 def advise(
-    shape: ModelShape,
+    profiles: Profiles,
     window: Window,
     machine: Machine,
     planner: TrainingPlanner,
@@ -52,7 +55,7 @@ def advise(
     """Recommends an approach, a recipe, a batch and a way to serve.
 
     Args:
-        shape: of the model.
+        profiles: of the model.
         window: lengths.
         machine: one accelerator.
         planner: of training on it.
@@ -64,6 +67,7 @@ def advise(
         fewest_to_serve: accelerators for one request of the target length; None where 64 are too few.
         requests: at once, in serving.
     """
+    shape = profiles.shape
     kind = _interpolation_kind(shape)
     short = [one for one in training if one.approach.window_tokens == window.train]
     # `skipwise extend` trains in full and by low-rank additions; 4-bit weights are said, not chosen.
@@ -71,12 +75,22 @@ def advise(
     words = [_approach_words(short, chosen, machine, job, nearest), *_full_length_words(training, window)]
     words.append(_interpolation_words(kind, window))
     words.append(_window_words(shape, window))
-    recipe = "diluted"
+    recipe = None
     if chosen is not None:
-        recipe, said = _recipe(planner, chosen, window, job)
-        words.append(said)
+        grown, recipe = (recipe_estimate(planner, chosen, window, job, name) for name in (_GROWING, _DILUTED))
+        words.append(_recipe_words(grown, recipe))
+        recipe = grown if grown.fits else recipe
         words.append(_batch_words(chosen, machine))
-    words += _serving_words(shape, window, deployment, utilisation, fewest_to_serve)
+        if (moving := planner.moving_seconds(chosen.approach, chosen.sharding, chosen.accumulation)) > (
+            chosen.step_seconds / 2
+        ):
+            words.append(_moving_words(moving, chosen, machine))
+    if deployment.count < (given := training[0].sharding.processes):
+        words.append(
+            f"Serving is planned on {deployment.count} of the {given} x {machine.name}: engines give each "
+            "as many heads."
+        )
+    words += _serving_words(profiles, window, deployment, utilisation, fewest_to_serve)
     words.append(
         "What gets worse: short text by some per cent of perplexity, which more steps and a smaller target lower, and "
         "facts are found less surely the longer the text. Neither shows in the training loss: measure both."
@@ -91,9 +105,19 @@ def advise(
     return Advice(
         words=words,
         config=_config(
-            shape, window, kind, recipe, chosen, machine, job, checkpointing=short[0].approach.checkpointing
+            shape,
+            window,
+            kind,
+            _DILUTED if recipe is None else recipe.name,
+            chosen,
+            machine,
+            job,
+            checkpointing=short[0].approach.checkpointing,
         ),
-        engines=engine_commands(base, window.target, deployment, extended, requests=requests),
+        engines=engine_commands(
+            base, window.target, deployment, extended, requests=requests, memory_share=utilisation.memory
+        ),
+        recipe=recipe,
     )
 
 
@@ -185,30 +209,31 @@ def _slides(shape: ModelShape) -> bool:
     return any(layer.window_tokens is not None for layer in shape.layers)
 
 
-def _recipe(planner: TrainingPlanner, chosen: TrainingEstimate, window: Window, job: Job) -> tuple[str, str]:
+def _recipe_words(grown: RecipeEstimate, diluted: RecipeEstimate) -> str:
     """The recipe whose windows grow, where its widest fits; else the one whose memory never grows."""
-    widest = min(_GROWN * window.train, window.target)
-    grown = planner.estimate(_at(chosen.approach, widest), job, chosen.sharding)
-    # Diluted attention has a mask of all pairs.
-    taken = grown.total_bytes + planner.mask_bytes(widest)
-    if taken <= grown.limit_bytes:
-        return "growing", (
-            f"Recipe: growing. Its widest windows of {length_label(widest)} take {bytes_text(taken)} and "
-            "fit; a query that learns among more keys finds its way better at the target."
+    widest, takes = length_label(grown.widest_tokens), bytes_text(grown.total_bytes)
+    if grown.fits:
+        return (
+            f"Recipe: growing. Its windows grow to {widest}, of as many tokens at a time as can be, and take {takes}, "
+            f"which fits, and {_whole_job(grown)} in all; a query that learns among more keys finds its way better at "
+            "the target."
         )
-    return "diluted", (
-        f"Recipe: diluted. Windows that grow to {length_label(widest)} would take {bytes_text(taken)}; "
-        "diluted attention teaches the same with the memory of the short window."
+    return (
+        f"Recipe: diluted, {_whole_job(diluted)} in all. Windows that grow to {widest} would take {takes}; diluted "
+        "attention teaches the same with the memory of the short window."
     )
 
 
-def _at(approach: Approach, window_tokens: int) -> Approach:
-    return Approach(
-        name=approach.name,
-        window_tokens=window_tokens,
-        tuning=approach.tuning,
-        quantized=approach.quantized,
-        checkpointing=approach.checkpointing,
+def _whole_job(recipe: RecipeEstimate) -> str:
+    cost = "" if recipe.cost is None else f", {digits_text(recipe.cost)} at the given price"
+    return f"{digits_text(recipe.processor_hours)} hours of accelerators{cost}"
+
+
+def _moving_words(moving: float, chosen: TrainingEstimate, machine: Machine) -> str:
+    return (
+        f"Links: what moves between the {chosen.sharding.processes} x {machine.name} takes {seconds_text(moving)} of a "
+        f"step of {seconds_text(chosen.step_seconds)}, more than computing does; more windows at a time, or fewer "
+        "accelerators that hold more each, would be faster."
     )
 
 
@@ -236,7 +261,7 @@ def _batch_words(chosen: TrainingEstimate, machine: Machine) -> str:
 
 
 def _serving_words(
-    shape: ModelShape, window: Window, deployment: Deployment, utilisation: Utilisation, fewest: int | None
+    profiles: Profiles, window: Window, deployment: Deployment, utilisation: Utilisation, fewest: int | None
 ) -> list[str]:
     name = deployment.machine.name
     if fewest is None:
@@ -245,7 +270,7 @@ def _serving_words(
             "and cache, or a shorter target."
         ]
     words = [f"Serving {length_label(window.target)} takes {_machines(fewest, deployment.machine)} for one request."]
-    beginning, times = routing_length(shape, deployment, utilisation, window.original, window.target)
+    beginning, times = routing_length(profiles, deployment, utilisation, window.original, window.target)
     if 1 < times < float("inf"):
         words.append(
             f"Send requests of {beginning} tokens and more, answer counted in, to the long mode, and all others to the "

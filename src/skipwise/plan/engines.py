@@ -16,7 +16,13 @@ _LLAMA_CPP_CACHE = {16: "f16", 8: "q8_0", 4: "q4_0"}
 
 
 def engine_commands(
-    base: str, target_tokens: int, deployment: Deployment, extended: Any, *, requests: int = 1
+    base: str,
+    target_tokens: int,
+    deployment: Deployment,
+    extended: Any,
+    *,
+    requests: int = 1,
+    memory_share: float = 0.92,
 ) -> dict[str, str]:
     """Commands to serve the extended checkpoint, and the base model stretched without training, by engine.
 
@@ -26,12 +32,14 @@ def engine_commands(
         deployment: how they are served.
         extended: config of the extended model.
         requests: at once.
+        memory_share: of each accelerator's memory that may be filled.
     """
     # vLLM's cache has 8 bits or 16.
     note = "" if deployment.kv_bits >= 8 else " (its cache has 8 bits at the least)"
+    limits: dict[str, Any] = {"requests": requests, "memory_share": memory_share}
     commands = {
-        f"vLLM, the extended checkpoint{note}": vllm_command("CHECKPOINT", target_tokens, deployment),
-        f"vLLM, the base model stretched{note}": vllm_command(base, target_tokens, deployment, extended),
+        f"vLLM, the extended checkpoint{note}": vllm_command("CHECKPOINT", target_tokens, deployment, **limits),
+        f"vLLM, the base model stretched{note}": vllm_command(base, target_tokens, deployment, extended, **limits),
         "llama.cpp, the extended checkpoint's file": llama_cpp_command(
             "CHECKPOINT.gguf", target_tokens, deployment, requests=requests
         ),
@@ -43,7 +51,15 @@ def engine_commands(
     return commands
 
 
-def vllm_command(model: str, target_tokens: int, deployment: Deployment, extended: Any = None) -> str:
+def vllm_command(
+    model: str,
+    target_tokens: int,
+    deployment: Deployment,
+    extended: Any = None,
+    *,
+    requests: int = 1,
+    memory_share: float = 0.92,
+) -> str:
     """A `vllm serve` command.
 
     Args:
@@ -51,8 +67,13 @@ def vllm_command(model: str, target_tokens: int, deployment: Deployment, extende
         target_tokens: longest request.
         deployment: how it is served; vLLM's cache has 8 bits or 16.
         extended: config with the scaling to be laid over a base model; None for a checkpoint that has it.
+        requests: at once; of one, vLLM's own number stands, as shorter ones share the room.
+        memory_share: of each accelerator's memory that may be filled.
     """
     command = ["vllm", "serve", model, "--max-model-len", str(target_tokens)]
+    command += ["--gpu-memory-utilization", f"{memory_share:g}"]
+    if requests > 1:
+        command += ["--max-num-seqs", str(requests)]
     if deployment.count > 1:
         command += ["--tensor-parallel-size", str(deployment.count)]
     if deployment.machine.half == "float16":
@@ -62,10 +83,20 @@ def vllm_command(model: str, target_tokens: int, deployment: Deployment, extende
     if deployment.weight_bits < 16:
         command += ["--quantization", "fp8" if deployment.weight_bits == 8 else "bitsandbytes"]
     if extended is not None:
-        text = extended.get_text_config(decoder=True).to_dict()
-        names = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
-        command += ["--hf-overrides", json.dumps({name: text[name] for name in names if name in text})]
+        command += ["--hf-overrides", json.dumps(_overrides(extended))]
     return shlex.join(command)
+
+
+def _overrides(extended: Any) -> dict[str, Any]:
+    """What of an extended config its base does not say, at the place where it stands: a text model may be a part."""
+    text = extended.get_text_config(decoder=True)
+    said = text.to_dict()
+    names = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
+    overrides: dict[str, Any] = {name: said[name] for name in names if name in said}
+    for part in extended.sub_configs:
+        if getattr(extended, part, None) is text:
+            return {part: overrides}
+    return overrides
 
 
 def llama_cpp_command(

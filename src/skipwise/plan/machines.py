@@ -5,7 +5,11 @@ What share of speed and bandwidth is reached is no property of the accelerator: 
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
 
 from skipwise.errors import ConfigError
 
@@ -23,6 +27,9 @@ class Machine:
         tflops: dense 16-bit operations in a second, in 10^12; of a CPU, float32 ones.
         bits: of the numbers that training computes in.
         half: the 16-bit type that it is fast in.
+        link_gb: sent in a second to others of the same node, in 10^9 bytes, one way.
+        network_gb: likewise to other nodes, each accelerator's share of what such nodes usually have.
+        node: accelerators of one node.
         source: where the figures are from.
     """
 
@@ -32,12 +39,19 @@ class Machine:
     tflops: float
     bits: int = 16
     half: str = "bfloat16"
+    link_gb: float = 32
+    network_gb: float = 12.5
+    node: int = 8
     source: str = ""
 
     @property
     def memory_bytes(self) -> int:
         """All of its memory."""
         return round(self.memory_gib * GIB)
+
+    def link_between(self, count: int) -> float:
+        """10^9 bytes that each of so many sends to others in a second: the slowest way counts."""
+        return self.link_gb if count <= self.node else min(self.link_gb, self.network_gb)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +62,18 @@ class Utilisation:
         training: of the speed, over a training step. Well-tuned runs of 7B models reach 0.4 to 0.55.
         prefill: of the speed, while a prompt is read.
         decode: of the bandwidth, while tokens are made.
+        network: of the links between accelerators, while they train.
         memory: of the memory, that a plan may fill; the rest is for the driver, the library and fragments.
     """
 
     training: float = 0.4
     prefill: float = 0.5
     decode: float = 0.6
+    network: float = 0.7
     memory: float = 0.92
 
     def __post_init__(self) -> None:
-        for name in ("training", "prefill", "decode", "memory"):
+        for name in ("training", "prefill", "decode", "network", "memory"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
                 raise ConfigError(f"utilisation.{name} is {value!r}; give a share above 0, at most 1")
@@ -70,13 +86,27 @@ MACHINES: dict[str, Machine] = {
         bandwidth_gb=900,
         tflops=125,
         half="float16",
+        link_gb=150,
+        network_gb=12.5,
         source="NVIDIA V100 data sheet (SXM2)",
     ),
     "a100-40": Machine(
-        name="A100 40 GB", memory_gib=39.4, bandwidth_gb=1555, tflops=312, source="NVIDIA A100 data sheet (SXM4)"
+        name="A100 40 GB",
+        memory_gib=39.4,
+        bandwidth_gb=1555,
+        tflops=312,
+        link_gb=300,
+        network_gb=25,
+        source="NVIDIA A100 data sheet (SXM4)",
     ),
     "a100-80": Machine(
-        name="A100 80 GB", memory_gib=79.2, bandwidth_gb=2039, tflops=312, source="NVIDIA A100 data sheet (SXM4)"
+        name="A100 80 GB",
+        memory_gib=79.2,
+        bandwidth_gb=2039,
+        tflops=312,
+        link_gb=300,
+        network_gb=25,
+        source="NVIDIA A100 data sheet (SXM4)",
     ),
     "l4": Machine(name="L4 24 GB", memory_gib=22.2, bandwidth_gb=300, tflops=121, source="NVIDIA L4 data sheet"),
     "l40s": Machine(name="L40S 48 GB", memory_gib=44.4, bandwidth_gb=864, tflops=362, source="NVIDIA L40S data sheet"),
@@ -88,16 +118,40 @@ MACHINES: dict[str, Machine] = {
         source="NVIDIA Ada GPU architecture white paper",
     ),
     "h100": Machine(
-        name="H100 80 GB", memory_gib=79.1, bandwidth_gb=3350, tflops=989, source="NVIDIA H100 data sheet (SXM5)"
+        name="H100 80 GB",
+        memory_gib=79.1,
+        bandwidth_gb=3350,
+        tflops=989,
+        link_gb=450,
+        network_gb=50,
+        source="NVIDIA H100 data sheet (SXM5)",
     ),
     "h200": Machine(
-        name="H200 141 GB", memory_gib=139.8, bandwidth_gb=4800, tflops=989, source="NVIDIA H200 data sheet (SXM5)"
+        name="H200 141 GB",
+        memory_gib=139.8,
+        bandwidth_gb=4800,
+        tflops=989,
+        link_gb=450,
+        network_gb=50,
+        source="NVIDIA H200 data sheet (SXM5)",
     ),
     "b200": Machine(
-        name="B200 180 GB", memory_gib=178.0, bandwidth_gb=8000, tflops=2250, source="NVIDIA DGX B200 data sheet"
+        name="B200 180 GB",
+        memory_gib=178.0,
+        bandwidth_gb=8000,
+        tflops=2250,
+        link_gb=900,
+        network_gb=50,
+        source="NVIDIA DGX B200 data sheet",
     ),
     "mi300x": Machine(
-        name="MI300X 192 GB", memory_gib=191.7, bandwidth_gb=5300, tflops=1307, source="AMD MI300X data sheet"
+        name="MI300X 192 GB",
+        memory_gib=191.7,
+        bandwidth_gb=5300,
+        tflops=1307,
+        link_gb=448,
+        network_gb=50,
+        source="AMD MI300X data sheet",
     ),
 }
 
@@ -105,15 +159,22 @@ MACHINES: dict[str, Machine] = {
 def this_cpu() -> Machine:
     """The CPU here; speed and bandwidth are guesses by its cores, which `--calibrate` replaces."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 16 * GIB
     return Machine(
         name=f"CPU, {cores} cores",
-        memory_gib=memory / GIB,
+        memory_gib=_own_memory() / GIB,
         bandwidth_gb=20.0 + 2.0 * cores,
         tflops=0.08 * cores,  # 2.5 GHz and 32 float32 operations a cycle
         bits=32,
         source="this machine; speed by its cores",
     )
+
+
+def _own_memory() -> int:
+    """Bytes that a process here may fill: of the machine, or of the container that it runs in."""
+    memory = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory
 
 
 def machine_of(name: str) -> Machine:

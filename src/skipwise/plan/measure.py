@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -20,13 +20,15 @@ from skipwise.allocator import give_back_free_memory, use_huge_pages, use_one_ma
 from skipwise.config import FullTuning, LoraTuning
 from skipwise.errors import ConfigError
 from skipwise.memory import Sharding, prefill_flops
-from skipwise.plan.machines import TERA, Machine, Utilisation
+from skipwise.plan.machines import GIB, TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
 from skipwise.plan.trace import trace_prefill
-from skipwise.plan.training import CONTEXT_BYTES, PROCESS_BYTES, Approach, Job, TrainingPlanner
+from skipwise.plan.training import CONTEXT_BYTES, PROCESS_BYTES, Approach, Job, TrainingEstimate, TrainingPlanner
 
 STEPS = 3
+# How far an accelerator's memory may be off that of its card, as drivers keep a little.
+_SAME_MEMORY = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +67,12 @@ class CalibratedPlanning:
     Attributes:
         measured: everything that was held against a prediction.
         utilisation: with the shares of speed that were reached here.
+        machine: what was measured; where it is faster than it was taken to be, with the speed that it has.
     """
 
     measured: Sequence[Measured]
     utilisation: Utilisation
+    machine: Machine
 
 
 def calibrate_plan(
@@ -79,7 +83,9 @@ def calibrate_plan(
     window_tokens: int,
     lengths: Sequence[int] = (1024, 2048),
     checkpointing: bool = True,
+    lora: LoraTuning | None = None,
     trust_remote_code: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> CalibratedPlanning:
     """Runs three short steps and two short prefills of the real model here, and corrects the utilisation by them.
 
@@ -90,20 +96,54 @@ def calibrate_plan(
         window_tokens: length of a training example.
         lengths: of the two prompts.
         checkpointing: as the run will have it.
+        lora: low-rank additions, which are trained where full fine-tuning is predicted not to fit.
         trust_remote_code: run Python code that comes with the model.
+        tell: is called with what is measured next.
 
     Raises:
-        ConfigError: a measurement failed, with its last line.
+        ConfigError: this is another machine, the model does not fit on it, or a measurement failed, with its last line.
     """
+    check_machine(machine)
     measurer = Measurer(model, machine, utilisation, trust_remote_code=trust_remote_code)
-    step = measurer.step(FullTuning(), window_tokens, checkpointing=checkpointing)
-    prefills = [measurer.prefill(length) for length in lengths]
+    tuning = measurer.fitting(window_tokens, (FullTuning(), lora or LoraTuning()), checkpointing=checkpointing)
+    tell(f"three steps of {tuning.kind} tuning, a window of {window_tokens} tokens each")
+    step = measurer.step(tuning, window_tokens, checkpointing=checkpointing)
+    prefills = []
+    for length in lengths:
+        tell(f"a prompt of {length} tokens")
+        prefills.append(measurer.prefill(length))
     # Seconds are as operations over speed, so the share that was reached is off as they are; but for the optimizer.
-    beside = measurer.optimizer_seconds(FullTuning())
+    beside = measurer.optimizer_seconds(tuning)
     training = utilisation.training * (step.predicted_seconds - beside) / max(1e-9, step.measured_seconds - beside)
     prefill = utilisation.prefill * median(one.predicted_seconds / one.measured_seconds for one in prefills)
-    corrected = replace(utilisation, training=min(1.0, training), prefill=min(1.0, prefill))
-    return CalibratedPlanning(measured=[step, *prefills], utilisation=corrected)
+    # A machine cannot reach more than its speed: then it is faster than it was taken to be, as a CPU by its cores is.
+    faster = max(1.0, training, prefill)
+    return CalibratedPlanning(
+        measured=[step, *prefills],
+        utilisation=replace(utilisation, training=training / faster, prefill=prefill / faster),
+        machine=replace(machine, tflops=machine.tflops * faster),
+    )
+
+
+def check_machine(machine: Machine) -> None:
+    """Refuses to measure one machine and call it another.
+
+    Raises:
+        ConfigError: with what is here.
+    """
+    here = torch.accelerator.is_available()
+    if (machine.bits == 16) != here:
+        raise ConfigError(
+            f"--calibrate measures this machine, which has {'an accelerator' if here else 'no accelerator'}, and "
+            f"--machine is {machine.name}; plan for the machine that is here, or run this there"
+        )
+    if here:
+        found = torch.accelerator.get_memory_info()[1]
+        if abs(found - machine.memory_bytes) > _SAME_MEMORY * machine.memory_bytes:
+            raise ConfigError(
+                f"--calibrate measures this machine, whose accelerator has {found / GIB:.1f} GiB, and --machine is "
+                f"{machine.name} with {machine.memory_gib:g}; give the name of the one that is here"
+            )
 
 
 class Measurer:
@@ -124,6 +164,33 @@ class Measurer:
         self._machine, self._utilisation = machine, utilisation
         self._question = {"model": model, "trust_remote_code": trust_remote_code}
 
+    def fitting(
+        self, window_tokens: int, tunings: Sequence[FullTuning | LoraTuning], *, checkpointing: bool
+    ) -> FullTuning | LoraTuning:
+        """The first of these tunings whose step is predicted to fit on this machine.
+
+        Raises:
+            ConfigError: none is, with what the last would take.
+        """
+        takes = []
+        for tuning in tunings:
+            predicted = self._predicted(tuning, window_tokens, checkpointing=checkpointing)
+            if predicted.fits:
+                return tuning
+            takes.append(f"{predicted.total_bytes / GIB:.1f} GiB ({tuning.kind})")
+        raise ConfigError(
+            f"a step of one window of {window_tokens} tokens takes {' or '.join(takes)}, and of this "
+            f"{self._machine.name} {self._utilisation.memory * self._machine.memory_gib:.1f} GiB may be filled; measure "
+            "with a shorter --window"
+        )
+
+    def _predicted(
+        self, tuning: FullTuning | LoraTuning, window_tokens: int, *, checkpointing: bool, accumulation: int = 1
+    ) -> TrainingEstimate:
+        planner = TrainingPlanner(self._profiles, self._machine, self._utilisation)
+        approach = Approach(name="step", window_tokens=window_tokens, tuning=tuning, checkpointing=checkpointing)
+        return planner.estimate(approach, Job(steps=STEPS, global_batch=accumulation), Sharding())
+
     def step(
         self, tuning: FullTuning | LoraTuning, window_tokens: int, *, checkpointing: bool, accumulation: int = 1
     ) -> Measured:
@@ -143,9 +210,7 @@ class Measurer:
                 "bf16": self._machine.bits == 16,
             }
         )
-        planner = TrainingPlanner(self._profiles, self._machine, self._utilisation)
-        approach = Approach(name="step", window_tokens=window_tokens, tuning=tuning, checkpointing=checkpointing)
-        predicted = planner.estimate(approach, Job(steps=STEPS, global_batch=accumulation), Sharding())
+        predicted = self._predicted(tuning, window_tokens, checkpointing=checkpointing, accumulation=accumulation)
         again = "checkpointing" if checkpointing else "no checkpointing"
         return Measured(
             name=f"step, {tuning.kind}, {again}, {window_tokens} tokens",

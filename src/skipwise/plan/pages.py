@@ -17,9 +17,11 @@ def memory_table(plan: Plan, *, detailed: bool = True) -> Table:
 
     Args:
         plan: what was planned.
-        detailed: weights, gradients and the optimizer's state apart.
+        detailed: weights, gradients and the optimizer's state apart; and what the loss takes, logits and the gradient
+            of a head that is trained, which may be before or at the peak.
     """
     parts = ("Weights", "Gradients", "Optimizer") if detailed else ("State",)
+    last = ("Loss, at its peak",) if detailed else ()
     rows = []
     for one in plan.training:
         state = one.state
@@ -32,6 +34,7 @@ def memory_table(plan: Plan, *, detailed: bool = True) -> Table:
                 bytes_text(one.activation_bytes) + (" *" if one.formula else ""),
                 bytes_text(one.total_bytes),
                 "yes" if one.fits else f"{bytes_text(one.total_bytes - one.limit_bytes)} over",
+                *((bytes_text(one.loss_bytes),) if detailed else ()),
             )
         )
     return Table(
@@ -40,7 +43,7 @@ def memory_table(plan: Plan, *, detailed: bool = True) -> Table:
             f"{bytes_text(plan.training[0].limit_bytes)} may be filled: windows of {length_label(plan.window.train)} "
             f"(skip-wise) and {length_label(plan.window.target)} (full length)"
         ),
-        header=("Approach", "Batch", *parts, "Activations", "In all", "Fits"),
+        header=("Approach", "Batch", *parts, "Activations", "In all", "Fits", *last),
         rows=tuple(rows),
     )
 
@@ -120,6 +123,8 @@ def assumptions(plan: Plan) -> dict[str, str]:
         "share of speed, training": f"{shares.training:.3g} of {machine.tflops:g} TFLOPS",
         "share of speed, prefill": f"{shares.prefill:.3g}",
         "share of bandwidth, decoding": f"{shares.decode:.3g} of {machine.bandwidth_gb:g} GB/s",
+        "share of links while training": f"{shares.network:.3g} of {machine.link_gb:g} GB/s each way among "
+        f"{machine.node}, {machine.network_gb:g} GB/s beyond",
         "share of memory that may be filled": f"{shares.memory:.3g} of {machine.memory_gib:g} GiB",
         "machine": f"{machine.name}, {machine.source}",
         "training numbers": "trained ones 16 bytes each (float32, its gradient, two states of Adam)",

@@ -7,7 +7,7 @@ from skipwise.errors import UnsupportedModelError
 from skipwise.memory import FLOAT32_BYTES, Moment, StepProfile
 from skipwise.model import without_weights
 from skipwise.plan.shape import ModelShape
-from skipwise.plan.trace import trace_step
+from skipwise.plan.trace import trace_prefill, trace_step
 from skipwise.train.tuning import apply_tuning
 
 # Beside a window itself, these numbers of tokens are run, and what lies between or beyond is on lines through them:
@@ -34,6 +34,7 @@ class Profiles:
         self._masked = any(layer.window_tokens is not None for layer in shape.layers)
         self._profiles: dict[tuple[object, ...], StepProfile] = {}
         self._trained: dict[str, tuple[int, int]] = {}
+        self._prefill_work: dict[int, int] = {}
 
     def step(
         self,
@@ -44,7 +45,7 @@ class Profiles:
         checkpointing: bool,
         gradients_held: bool,
         bits: int,
-        split: bool = False,
+        in_half: bool = False,
     ) -> StepProfile:
         """What a micro-batch holds.
 
@@ -55,10 +56,10 @@ class Profiles:
             checkpointing: layers are computed again in the backward pass.
             gradients_held: an earlier micro-batch of the step has left all gradients.
             bits: that training computes in, 16 by autocast, or 32.
-            split: parameters are split over processes, and come together in the type that is computed in: autocast
-                makes no copies of them.
+            in_half: parameters are in 16 bits where they are computed with, as an engine that splits them has them:
+                autocast makes no copies of them.
         """
-        dtype = torch.float32 if bits == 32 or (tuning.kind == "full" and not split) else torch.bfloat16
+        dtype = torch.float32 if bits == 32 or (tuning.kind == "full" and not in_half) else torch.bfloat16
 
         def run(window_tokens: int, batch: int = 1) -> StepProfile:
             key = (window_tokens, batch, tuning.model_dump_json(), checkpointing, gradients_held, bits, dtype)
@@ -82,7 +83,17 @@ class Profiles:
             Moment(*(round(few + share * (many - few)) for few, many in zip(at_low, at_high, strict=True)))
             for at_low, at_high in zip(low.moments, high.moments, strict=True)
         )
-        return StepProfile(moments=moments, gradients_held=gradients_held)
+        loss = round(low.loss_bytes + share * (high.loss_bytes - low.loss_bytes))
+        return StepProfile(moments=moments, gradients_held=gradients_held, loss_bytes=loss)
+
+    def prefill_work(self, chunk_tokens: int) -> int:
+        """Bytes that one chunk of a prompt holds beside weights and cache while it is read, in 16 bits.
+
+        Its last token's logits are among them.
+        """
+        if chunk_tokens not in self._prefill_work:
+            self._prefill_work[chunk_tokens] = self._run_prefill(chunk_tokens)
+        return self._prefill_work[chunk_tokens]
 
     def trained(self, tuning: FullTuning | LoraTuning) -> tuple[int, int]:
         """Numbers that are trained, and all numbers, as the real tuning makes them on a model without weights."""
@@ -119,14 +130,24 @@ class Profiles:
                 )
             except UnsupportedModelError:
                 self.by_formula = True
-        moments = formula_moments(self.shape, batch * window_tokens, checkpointing=checkpointing, bits=bits)
-        return StepProfile(moments=moments, gradients_held=gradients_held)
+        return formula_profile(self.shape, batch * window_tokens, checkpointing=checkpointing, bits=bits)
+
+    def _run_prefill(self, chunk_tokens: int) -> int:
+        if not self.by_formula:
+            try:
+                profile = trace_prefill(self.shape.config, length_tokens=chunk_tokens, dtype=torch.bfloat16)
+                return profile.outside_layers
+            except UnsupportedModelError:
+                pass
+        return formula_prefill_work(self.shape, chunk_tokens)
 
 
-def formula_moments(shape: ModelShape, num_tokens: int, *, checkpointing: bool, bits: int) -> tuple[Moment, Moment]:
+def formula_profile(shape: ModelShape, num_tokens: int, *, checkpointing: bool, bits: int) -> StepProfile:
     """Activations by the formula for flash attention, for models that cannot be run without numbers.
 
         34 s h bytes a layer in 16 bits, 2 s h where layers are computed again, and one layer's peak
+
+    Gradients are taken to be there throughout.
 
     Source: Korthikanti et al., arXiv 2205.05198, equation 2 without the attention matrix.
     """
@@ -135,4 +156,12 @@ def formula_moments(shape: ModelShape, num_tokens: int, *, checkpointing: bool, 
     kept = 2 * hidden if checkpointing else layer
     logits = 2 * FLOAT32_BYTES * min(num_tokens * shape.text.vocab_size, _LOGITS)
     work = layer if checkpointing else layer // 2
-    return Moment(kept, 4 * hidden + logits), Moment(kept, 4 * hidden + work)
+    moments = (Moment(kept, 4 * hidden + logits), Moment(kept, 4 * hidden + work))
+    return StepProfile(moments=moments, gradients_held=True, loss_bytes=logits)
+
+
+def formula_prefill_work(shape: ModelShape, chunk_tokens: int) -> int:
+    """What a chunk of a prompt holds in 16 bits while it passes a layer, and the logits of a token in 32."""
+    text = shape.text
+    inside = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    return 2 * chunk_tokens * (4 * text.hidden_size + 3 * inside) + FLOAT32_BYTES * text.vocab_size

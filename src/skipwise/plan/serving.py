@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from skipwise.memory import decode_bytes, kv_cache_bytes, prefill_flops
 from skipwise.plan.machines import TERA, Machine, Utilisation
+from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import ModelShape
 from skipwise.plan.training import CONTEXT_BYTES
 
@@ -74,7 +75,7 @@ class ServingEstimate:
 
 
 def serving_estimate(
-    shape: ModelShape,
+    profiles: Profiles,
     deployment: Deployment,
     utilisation: Utilisation,
     length_tokens: int,
@@ -86,7 +87,7 @@ def serving_estimate(
     """What `requests` of `length_tokens`, answers counted in, take at once.
 
     Args:
-        shape: of the model.
+        profiles: of the model.
         deployment: how it is served.
         utilisation: shares of speed, bandwidth and memory that are reached.
         length_tokens: of prompt and answer.
@@ -94,11 +95,11 @@ def serving_estimate(
         answer_tokens: of them, that are made.
         price: of an hour of one accelerator.
     """
-    machine, kv_bits = deployment.machine, BITS[deployment.kv_bits]
+    shape, machine, kv_bits = profiles.shape, deployment.machine, BITS[deployment.kv_bits]
     weights = weight_bytes(shape, deployment.weight_bits)
     one_cache = kv_cache_bytes(shape.layers, length_tokens, bits=kv_bits, latent=deployment.latent)
     one_cache = round(one_cache * cache_copies(shape, deployment))
-    work = work_bytes(shape, length_tokens) + deployment.count * CONTEXT_BYTES
+    work = profiles.prefill_work(_chunk(length_tokens)) + deployment.count * CONTEXT_BYTES
     limit = round(deployment.count * machine.memory_bytes * utilisation.memory)
     most = max(0, int((limit - weights - work) // one_cache)) if one_cache else 0
     speed = deployment.count * machine.tflops * TERA * utilisation.prefill
@@ -156,28 +157,30 @@ def weight_bytes(shape: ModelShape, bits: int) -> int:
     return round(in_layers * BITS[bits] / 8) + 2 * (counts.total - in_layers)
 
 
-def work_bytes(shape: ModelShape, length_tokens: int) -> int:
-    """What one chunk of a prompt holds in 16 bits while it passes a layer, and the logits of a token in 32."""
-    text = shape.text
-    inside = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    chunk = min(_CHUNK_TOKENS, length_tokens)
-    return 2 * chunk * (4 * text.hidden_size + 3 * inside) + 4 * text.vocab_size
+def _chunk(length_tokens: int) -> int:
+    """Tokens of a prompt that are read at a time; of short prompts the next power of two, so that few are traced."""
+    return min(_CHUNK_TOKENS, 1 << (length_tokens - 1).bit_length())
 
 
-def longest_context(shape: ModelShape, deployment: Deployment, utilisation: Utilisation) -> int:
+def sharing_count(shape: ModelShape, count: int) -> int:
+    """The most of so many accelerators that can share the model: engines give each of them as many heads."""
+    heads = [layer.query_heads for layer in shape.layers]
+    return next(n for n in range(count, 0, -1) if all(number % n == 0 for number in heads))
+
+
+def longest_context(profiles: Profiles, deployment: Deployment, utilisation: Utilisation) -> int:
     """Tokens of the longest text of one request that fits, whatever the model's window; 0 where not even weights do."""
 
     def fits(length: int) -> bool:
-        return serving_estimate(shape, deployment, utilisation, length).fits
+        return serving_estimate(profiles, deployment, utilisation, length).fits
 
-    if not fits(2):
+    low, high = (0, _CHUNK_TOKENS) if not fits(_CHUNK_TOKENS) else (_CHUNK_TOKENS, 2 * _CHUNK_TOKENS)
+    if not low and not fits(2):
         return 0
-    high = 2
-    while fits(high):
-        high *= 2
+    while low and fits(high):
+        low, high = high, 2 * high
         if high > 2**40:
             return high
-    low = high // 2
     while high - low > max(1, low // 1024):
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -185,17 +188,19 @@ def longest_context(shape: ModelShape, deployment: Deployment, utilisation: Util
 
 
 def fewest_accelerators(
-    shape: ModelShape, utilisation: Utilisation, length_tokens: int, deployment: Deployment
+    profiles: Profiles, utilisation: Utilisation, length_tokens: int, deployment: Deployment
 ) -> int | None:
-    """How many accelerators must share the model for one request of this length, a power of two up to 64."""
-    for count in (2**power for power in range(7)):
-        if serving_estimate(shape, replace(deployment, count=count), utilisation, length_tokens).fits:
+    """How many accelerators must share the model for one request of this length: 64 at most, and heads for each."""
+    for count in range(1, 65):
+        if sharing_count(profiles.shape, count) < count:
+            continue
+        if serving_estimate(profiles, replace(deployment, count=count), utilisation, length_tokens).fits:
             return count
     return None
 
 
 def routing_length(
-    shape: ModelShape, deployment: Deployment, utilisation: Utilisation, original_tokens: int, target_tokens: int
+    profiles: Profiles, deployment: Deployment, utilisation: Utilisation, original_tokens: int, target_tokens: int
 ) -> tuple[int, float]:
     """From which length on a request belongs to the long mode, and what it costs a short one to share its server.
 
@@ -206,6 +211,6 @@ def routing_length(
         The length in tokens, and how many times as many short requests fit at once where room is held for the original
         window rather than for the target.
     """
-    at_short = serving_estimate(shape, deployment, utilisation, original_tokens).most_requests
-    at_long = serving_estimate(shape, deployment, utilisation, target_tokens).most_requests
+    at_short = serving_estimate(profiles, deployment, utilisation, original_tokens).most_requests
+    at_long = serving_estimate(profiles, deployment, utilisation, target_tokens).most_requests
     return original_tokens + 1, at_short / at_long if at_long else math.inf

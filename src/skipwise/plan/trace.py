@@ -160,6 +160,7 @@ def trace_step(
     return StepProfile(
         moments=tuple(Moment(per_layer, peak - num_layers * per_layer) for per_layer, peak in moments),
         gradients_held=gradients_held,
+        loss_bytes=before + forward - at_last.live_after_forward,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from skipwise.config import FullTuning, LoraTuning
 from skipwise.memory import FLOAT32_BYTES, Sharding, TrainingState, training_flops
-from skipwise.plan.machines import MACHINES, TERA, Machine, Utilisation
+from skipwise.plan.machines import GIGA, MACHINES, TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles
 
 ADAM_BYTES = 2 * FLOAT32_BYTES
@@ -68,6 +68,7 @@ class TrainingEstimate:
         accumulation: micro-batches of a step.
         state: of training in one process, in bytes.
         activation_bytes: beside the state, at the peak.
+        loss_bytes: what the loss takes at its own peak: logits, and the gradient of a head that is trained.
         other_bytes: of the driver and its libraries, or of the program itself on a CPU.
         limit_bytes: what a plan may fill of one accelerator.
         step_seconds: of one step of all processes together.
@@ -82,6 +83,7 @@ class TrainingEstimate:
     accumulation: int
     state: TrainingState
     activation_bytes: int
+    loss_bytes: int
     other_bytes: int
     limit_bytes: int
     step_seconds: float
@@ -114,6 +116,9 @@ class TrainingPlanner:
         utilisation: shares of speed and memory that are reached.
         price: of an hour of one accelerator; None where money is not asked about.
         other_bytes: what a process takes beside tensors; by default what CUDA does, or Python itself on a CPU.
+
+    Attributes:
+        price: as given.
     """
 
     def __init__(
@@ -128,13 +133,14 @@ class TrainingPlanner:
         self._profiles, self._shape = profiles, profiles.shape
         self._machine = machine
         self._utilisation = utilisation
-        self._price = price
+        self.price = price
         own = PROCESS_BYTES if machine.bits == 32 else CONTEXT_BYTES
         self._other_bytes = own if other_bytes is None else other_bytes
 
     def estimate(self, approach: Approach, job: Job, sharding: Sharding, micro_batch: int = 1) -> TrainingEstimate:
         """What one approach takes."""
         accumulation = max(1, -(-job.global_batch // (micro_batch * sharding.processes)))
+        in_half = sharding.share(3) > 1 or self._in_half(sharding)
         profile = self._profiles.step(
             approach.window_tokens,
             micro_batch,
@@ -143,18 +149,20 @@ class TrainingPlanner:
             # What is split comes and goes in parts: it is counted throughout.
             gradients_held=accumulation > 1 or sharding.processes > 1,
             bits=self._machine.bits,
-            split=sharding.share(3) > 1,
+            in_half=in_half,
         )
         if approach.whole_logits:
             profile = profile.with_more(
-                WHOLE_LOGITS_BYTES * micro_batch * approach.window_tokens * self._shape.text.vocab_size
+                WHOLE_LOGITS_BYTES * micro_batch * approach.window_tokens * self._shape.text.vocab_size, of_loss=True
             )
-        state = self.state(approach).sharded(sharding, two_layers=self._two_layers())
+        trained, numbers = self._profiles.trained(approach.tuning)
+        whole = self.state(approach, in_half=self._in_half(sharding))
+        state = whole.sharded(sharding, numbers=numbers, trained=trained, two_layers=self._two_layers())
         if self._machine.bits == 32:
             # A tiny model's tensors come from the C library's small bins.
             profile = profile.with_more(min(HEAP_HOLES_BYTES, FLOAT32_BYTES * self._shape.counts.total))
         activations = profile.peak(len(self._shape.layers), state.gradients) - state.gradients
-        seconds = self._step_seconds(approach, job, sharding)
+        seconds = self._step_seconds(approach, job, sharding, accumulation)
         hours = seconds * job.steps / 3600
         return TrainingEstimate(
             approach=approach,
@@ -163,11 +171,12 @@ class TrainingPlanner:
             accumulation=accumulation,
             state=state,
             activation_bytes=activations,
+            loss_bytes=profile.loss_bytes,
             other_bytes=self._other_bytes,
             limit_bytes=round(self._machine.memory_bytes * self._utilisation.memory),
             step_seconds=seconds,
             hours=hours,
-            cost=None if self._price is None else self._price * hours * sharding.processes,
+            cost=None if self.price is None else self.price * hours * sharding.processes,
             formula=self._profiles.by_formula,
         )
 
@@ -198,11 +207,15 @@ class TrainingPlanner:
                     return found
         return None
 
-    def state(self, approach: Approach) -> TrainingState:
+    def state(self, approach: Approach, *, in_half: bool = False) -> TrainingState:
         """The state of training, whole.
 
         Trained numbers are held in float32, with a gradient and two states of Adam: 16 bytes each, as `extend` trains
         under autocast. What low-rank additions leave frozen is in 16 bits on an accelerator, in 4 where quantized.
+
+        Args:
+            approach: how it trains.
+            in_half: trained numbers and gradients are in 16 bits, and the optimizer has a float32 copy: 16 bytes, too.
         """
         trained, total = self._profiles.trained(approach.tuning)
         frozen = total - trained
@@ -214,11 +227,16 @@ class TrainingPlanner:
             frozen_bytes = round(in_layers * NF4_BITS / 8) + 2 * (frozen - in_layers)
         else:
             frozen_bytes = 2 * frozen
+        size = 2 if in_half else FLOAT32_BYTES
         return TrainingState(
-            parameters=frozen_bytes + trained * FLOAT32_BYTES,
-            gradients=trained * FLOAT32_BYTES,
-            optimizer=trained * ADAM_BYTES,
+            parameters=frozen_bytes + trained * size,
+            gradients=trained * size,
+            optimizer=trained * (ADAM_BYTES + (FLOAT32_BYTES if in_half else 0)),
         )
+
+    def _in_half(self, sharding: Sharding) -> bool:
+        """Whether the engine holds trained numbers in 16 bits."""
+        return sharding.is_deepspeed and self._machine.bits == 16
 
     def mask_bytes(self, window_tokens: int) -> int:
         """The mask of all pairs that diluted attention adds for one window."""
@@ -229,8 +247,8 @@ class TrainingPlanner:
         size = 2 if self._machine.bits == 16 else FLOAT32_BYTES
         return size * max(2 * self._shape.largest_layer, self._shape.counts.embedding)
 
-    def _step_seconds(self, approach: Approach, job: Job, sharding: Sharding) -> float:
-        """Operations over speed, and the optimizer's pass over its state; other traffic is in the utilisation."""
+    def _step_seconds(self, approach: Approach, job: Job, sharding: Sharding, accumulation: int) -> float:
+        """Operations over speed, or what moves between processes if that takes longer, and the optimizer's pass."""
         shape = self._shape
         flops = training_flops(
             shape.counts,
@@ -241,13 +259,21 @@ class TrainingPlanner:
         )
         per_process = -(-job.global_batch // sharding.processes)
         computing = per_process * flops / (self._machine.tflops * TERA * self._utilisation.training)
-        return computing + self.optimizer_seconds(approach, sharding)
+        return max(computing, self.moving_seconds(approach, sharding, accumulation)) + self.optimizer_seconds(
+            approach, sharding
+        )
+
+    def moving_seconds(self, approach: Approach, sharding: Sharding, accumulation: int) -> float:
+        """What moves between processes in a step, over their links; engines move it while they compute."""
+        trained, numbers = self._profiles.trained(approach.tuning)
+        moved = sharding.moved_bytes(numbers=numbers, trained=trained, micro_batches=accumulation)
+        return moved / (self._machine.link_between(sharding.processes) * GIGA * self._utilisation.network)
 
     def optimizer_seconds(self, approach: Approach, sharding: Sharding) -> float:
-        """The optimizer's pass over its state."""
+        """The optimizer's pass over its state, numbers and gradients, read and written."""
         trained, _ = self._profiles.trained(approach.tuning)
         moved = trained * (2 * ADAM_BYTES + 3 * FLOAT32_BYTES) / sharding.share(1)
-        return moved / (self._machine.bandwidth_gb * 1e9 * self._utilisation.decode)
+        return moved / (self._machine.bandwidth_gb * GIGA * self._utilisation.decode)
 
 
 def approaches(
