@@ -146,8 +146,20 @@ def test_slow_links_make_a_split_model_slow(small: Profiles) -> None:
     numbers = small.shape.counts.total
     # Forward and backward gather 2 bytes of each, gradients are summed in 2: 7 of 8 parts of it come from elsewhere.
     assert slow.moving_seconds(SHORT, over, 1) == pytest.approx(6 * numbers * 7 / 8 / (1e6 * 0.7), rel=1e-3)
-    beyond = machine(80, link_gb=450, network_gb=50)
-    assert [beyond.link_between(n) for n in (8, 9)] == [450, 50]
+    beyond = machine(80, link_gb=450, network_gb=400)
+    assert [beyond.link_between(n) for n in (8, 9)] == [450, 400]
+
+
+def test_a_model_is_split_where_it_must_be(small: Profiles) -> None:
+    job = Job(global_batch=8)
+    # So slow that computing is all that counts.
+    wide, narrow = (
+        TrainingPlanner(small, replace(machine(gib, link_gb=1e6), tflops=0.01), Utilisation()) for gib in (80, 0.643)
+    )
+    assert wide.fastest_split(SHORT, job, 8).sharding.kind == "ddp"
+    assert not narrow.estimate(SHORT, job, Sharding(processes=8)).fits
+    assert narrow.fastest_split(SHORT, job, 8).sharding.kind == "fsdp"
+    assert wide.fastest_split(SHORT, job, 1).sharding == Sharding()
 
 
 def test_deepspeed_splits_a_float32_copy_and_keeps_halves(small: Profiles) -> None:

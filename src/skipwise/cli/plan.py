@@ -66,7 +66,7 @@ def plan(
             "--sharding",
             metavar="NAME",
             help="How they train together: ddp, zero1, zero2, zero3 or fsdp.",
-            show_default="fsdp over several",
+            show_default="ddp where it fits, else fsdp",
         ),
     ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 1000,

@@ -72,7 +72,7 @@ class Plan:
         shape: of the model.
         window: lengths, in tokens.
         machine: one accelerator.
-        sharding: over how many of them training is spread, and how.
+        sharding: over how many of them training is spread, and how where that was asked for; else each approach says.
         utilisation: the shares of speed and memory behind every figure.
         job: how much is trained.
         training: every approach, with the largest micro-batch that fits.
@@ -160,7 +160,8 @@ def plan(
         window: training window; by default the original one, at most 2k.
         machine: name of an accelerator, `cpu` for the one here, or one of your own.
         count: accelerators, for training and for serving.
-        sharding: ddp, zero1, zero2, zero3 or fsdp; by default fsdp over several accelerators.
+        sharding: ddp, zero1, zero2, zero3 or fsdp; by default of each approach ddp where the whole model fits and
+            is no slower, else fsdp.
         price: of an hour of one accelerator, in any currency.
         job: how much is trained; by default the paper's 1000 steps of 64 windows.
         lora: low-rank additions to plan for.
@@ -208,7 +209,10 @@ def plan(
         )
         if place.bits == 16 or not way.quantized
     ]
-    training = [planner.largest_batch(way, asked, over) for way in ways]
+    training = [
+        planner.largest_batch(way, asked, over) if sharding else planner.fastest_split(way, asked, count)
+        for way in ways
+    ]
     # Training may split over any number of accelerators, serving over those that get as many heads each.
     served_by = sharing_count(shape, count)
     deployment = Deployment(machine=place, count=served_by, weight_bits=weight_bits, kv_bits=kv_bits)
@@ -270,6 +274,7 @@ def _training_json(one: TrainingEstimate, fitting: tuple[Machine, TrainingEstima
     return {
         "approach": one.approach.name,
         "window_tokens": one.approach.window_tokens,
+        "sharding": one.sharding.kind,
         "fits": one.fits,
         "parameter_bytes": one.state.parameters,
         "in_transit_bytes": one.state.in_transit,

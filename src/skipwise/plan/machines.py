@@ -28,7 +28,7 @@ class Machine:
         bits: of the numbers that training computes in.
         half: the 16-bit type that it is fast in.
         link_gb: sent in a second to others of the same node, in 10^9 bytes, one way.
-        network_gb: likewise to other nodes, each accelerator's share of what such nodes usually have.
+        network_gb: sent in a second by a whole node to others, as nodes of this kind are usually built.
         node: accelerators of one node.
         source: where the figures are from.
     """
@@ -40,7 +40,7 @@ class Machine:
     bits: int = 16
     half: str = "bfloat16"
     link_gb: float = 32
-    network_gb: float = 12.5
+    network_gb: float = 25
     node: int = 8
     source: str = ""
 
@@ -50,7 +50,11 @@ class Machine:
         return round(self.memory_gib * GIB)
 
     def link_between(self, count: int) -> float:
-        """10^9 bytes that each of so many sends to others in a second: the slowest way counts."""
+        """10^9 bytes that each of so many sends to others in a second.
+
+        Over several nodes, all of a node pass on a part each of what crosses between them: what one sends to its
+        neighbour crosses once for the node.
+        """
         return self.link_gb if count <= self.node else min(self.link_gb, self.network_gb)
 
 
@@ -87,7 +91,7 @@ MACHINES: dict[str, Machine] = {
         tflops=125,
         half="float16",
         link_gb=150,
-        network_gb=12.5,
+        network_gb=50,
         source="NVIDIA V100 data sheet (SXM2)",
     ),
     "a100-40": Machine(
@@ -96,7 +100,7 @@ MACHINES: dict[str, Machine] = {
         bandwidth_gb=1555,
         tflops=312,
         link_gb=300,
-        network_gb=25,
+        network_gb=200,
         source="NVIDIA A100 data sheet (SXM4)",
     ),
     "a100-80": Machine(
@@ -105,7 +109,7 @@ MACHINES: dict[str, Machine] = {
         bandwidth_gb=2039,
         tflops=312,
         link_gb=300,
-        network_gb=25,
+        network_gb=200,
         source="NVIDIA A100 data sheet (SXM4)",
     ),
     "l4": Machine(name="L4 24 GB", memory_gib=22.2, bandwidth_gb=300, tflops=121, source="NVIDIA L4 data sheet"),
@@ -123,7 +127,7 @@ MACHINES: dict[str, Machine] = {
         bandwidth_gb=3350,
         tflops=989,
         link_gb=450,
-        network_gb=50,
+        network_gb=400,
         source="NVIDIA H100 data sheet (SXM5)",
     ),
     "h200": Machine(
@@ -132,7 +136,7 @@ MACHINES: dict[str, Machine] = {
         bandwidth_gb=4800,
         tflops=989,
         link_gb=450,
-        network_gb=50,
+        network_gb=400,
         source="NVIDIA H200 data sheet (SXM5)",
     ),
     "b200": Machine(
@@ -141,7 +145,7 @@ MACHINES: dict[str, Machine] = {
         bandwidth_gb=8000,
         tflops=2250,
         link_gb=900,
-        network_gb=50,
+        network_gb=400,
         source="NVIDIA DGX B200 data sheet",
     ),
     "mi300x": Machine(
@@ -150,7 +154,7 @@ MACHINES: dict[str, Machine] = {
         bandwidth_gb=5300,
         tflops=1307,
         link_gb=448,
-        network_gb=50,
+        network_gb=400,
         source="AMD MI300X data sheet",
     ),
 }

@@ -180,8 +180,8 @@ class Measurer:
             takes.append(f"{predicted.total_bytes / GIB:.1f} GiB ({tuning.kind})")
         raise ConfigError(
             f"a step of one window of {window_tokens} tokens takes {' or '.join(takes)}, and of this "
-            f"{self._machine.name} {self._utilisation.memory * self._machine.memory_gib:.1f} GiB may be filled; measure "
-            "with a shorter --window"
+            f"{self._machine.name} {self._utilisation.memory * self._machine.memory_gib:.1f} GiB may be filled; "
+            "measure with a shorter --window"
         )
 
     def _predicted(

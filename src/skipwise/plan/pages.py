@@ -50,15 +50,24 @@ def memory_table(plan: Plan, *, detailed: bool = True) -> Table:
 
 def time_table(plan: Plan) -> Table:
     """A row for each approach: how long it takes, what it costs, and the smallest machine that it fits on."""
-    priced = plan.price is not None
+    priced, several = plan.price is not None, plan.sharding.processes > 1
     rows = []
     for one, smallest in zip(plan.training, plan.smallest, strict=True):
         fit = ABSENT if smallest is None else f"{smallest[1].sharding.processes} x {smallest[0].name}"
         cost = (digits_text(one.cost),) if one.cost is not None else ()
-        rows.append((one.approach.name, seconds_text(one.step_seconds), digits_text(one.processor_hours), *cost, fit))
+        split = (one.sharding.kind,) if several else ()
+        hours = digits_text(one.processor_hours)
+        rows.append((one.approach.name, *split, seconds_text(one.step_seconds), hours, *cost, fit))
     return Table(
         title=f"{plan.job.steps} steps of {plan.job.global_batch} windows each, and the smallest machine that would do",
-        header=("Approach", "Step", "Machine hours", *(("Cost",) if priced else ()), "Smallest"),
+        header=(
+            "Approach",
+            *(("Split",) if several else ()),
+            "Step",
+            "Machine hours",
+            *(("Cost",) if priced else ()),
+            "Smallest",
+        ),
         rows=tuple(rows),
     )
 
@@ -124,7 +133,7 @@ def assumptions(plan: Plan) -> dict[str, str]:
         "share of speed, prefill": f"{shares.prefill:.3g}",
         "share of bandwidth, decoding": f"{shares.decode:.3g} of {machine.bandwidth_gb:g} GB/s",
         "share of links while training": f"{shares.network:.3g} of {machine.link_gb:g} GB/s each way among "
-        f"{machine.node}, {machine.network_gb:g} GB/s beyond",
+        f"{machine.node}, {machine.network_gb:g} GB/s from these to others",
         "share of memory that may be filled": f"{shares.memory:.3g} of {machine.memory_gib:g} GiB",
         "machine": f"{machine.name}, {machine.source}",
         "training numbers": "trained ones 16 bytes each (float32, its gradient, two states of Adam)",

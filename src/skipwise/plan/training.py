@@ -20,6 +20,7 @@ PROCESS_BYTES = 530 * 2**20
 HEAP_HOLES_BYTES = 320 * 2**20
 # Of one logit: in 16 bits, in float32, its softmax or gradient in float32, and the gradient in 16 bits.
 WHOLE_LOGITS_BYTES = 12
+_AS_FAST = 1.01
 PROCESS_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -190,6 +191,15 @@ class TrainingPlanner:
                 break
             best, batch = larger, batch * 2
         return best
+
+    def fastest_split(self, approach: Approach, job: Job, processes: int) -> TrainingEstimate:
+        """The whole model on each of several processes where that fits and is no slower; else everything split."""
+        if processes == 1:
+            return self.largest_batch(approach, job, Sharding())
+        whole, split = (
+            self.largest_batch(approach, job, Sharding(processes=processes, kind=kind)) for kind in ("ddp", "fsdp")
+        )
+        return whole if whole.fits and whole.step_seconds <= _AS_FAST * split.step_seconds else split
 
     def nearest(self, approach: Approach, job: Job) -> tuple[Machine, TrainingEstimate] | None:
         """The fewest of this very machine that it fits on; None where none do, and for a CPU."""

@@ -60,6 +60,8 @@ def apply_tuning(model: PreTrainedModel, tuning: FullTuning | LoraTuning) -> Pre
     with warnings.catch_warnings():
         # peft reads a property that later releases of transformers 5 renamed.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        # Of ranks that peft itself has set aside for experts joined into one tensor, whether or not they are asked for.
+        warnings.filterwarnings("ignore", message=r".*(rank|alpha)_pattern keys did not match", category=RuntimeWarning)
         try:
             tuned: Any = get_peft_model(model, lora)
         except ValueError as error:
