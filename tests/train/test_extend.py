@@ -94,7 +94,7 @@ def test_stopped_before_the_first_checkpoint_begins_again(settings: dict[str, An
     folder.mkdir()
     shutil.copy(whole.folder / "begun.json", folder)
     (folder / "run.yaml").write_text(RunConfig.from_mapping(settings).to_yaml())
-    (folder / "checkpoint-3").mkdir()  # Killed while it was written: without trainer_state.json it is no checkpoint.
+    (folder / "checkpoint-3").mkdir()  # Killed while it was written: without a seal it is no checkpoint.
     assert_equal_weights(whole.folder, run(settings, resume=True).folder)
 
 

@@ -46,7 +46,8 @@ from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_ar
 from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
-from skipwise.train.folder import RunFolder, step_of
+from skipwise.train.durable import step_of
+from skipwise.train.folder import RunFolder
 from skipwise.train.process import Stopwatch
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
@@ -84,7 +85,8 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
     Args:
         config: the run.
         sampler: used in place of the one that `config.sampler` describes, for samplers of your own.
-        resume: go on from the run's last checkpoint; the result is that of an uninterrupted run.
+        resume: go on from the run's last checkpoint; the result is that of an uninterrupted run. A process that an
+            elastic launcher has started anew does so unasked.
 
     Returns:
         What the run left behind: the folder with the extended model, or with the checkpoint to resume from where it was
@@ -97,6 +99,14 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         CheckpointError: a model or checkpoint that cannot be read or written, or a loss that is no number.
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
+    folder = RunFolder(config)
+    try:
+        return _extend(config, folder, sampler=sampler, resume=resume or folder.is_to_be_resumed)
+    finally:
+        folder.release()
+
+
+def _extend(config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | None, resume: bool) -> ExtendResult:
     # All that can be wrong without reading weights or documents.
     base = read_config(config.model, trust_remote_code=config.trust_remote_code)
     window, training = config.resolve_window(original_window(base)), training_settings(config)
@@ -109,7 +119,6 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
     check_sources(config)
     if isinstance(config.tuning, LoraTuning):
         check_tuning(without_weights(base, trust_remote_code=config.trust_remote_code), config.tuning)
-    folder = RunFolder(config)
     checkpoint = folder.checkpoint() if resume else folder.require_free()
     arguments = training_arguments(config, resumed=checkpoint is not None)
 

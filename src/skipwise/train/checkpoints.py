@@ -9,7 +9,8 @@ from peft import PeftModel
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import LoadedModel, load_model, original_window, read_config
-from skipwise.train.folder import RECORD_FILE, complete_checkpoints
+from skipwise.train.durable import damage, sealed_checkpoints
+from skipwise.train.folder import RECORD_FILE
 from skipwise.train.tuning import merged
 
 _ADAPTER_FILE = "adapter_config.json"
@@ -36,7 +37,7 @@ def run_checkpoints(folder: Path) -> list[RunCheckpoint]:
     Raises:
         ConfigError: it holds no run, or no checkpoint yet.
     """
-    found = {step: RunCheckpoint(step, path) for step, path in complete_checkpoints(folder).items()}
+    found = {step: RunCheckpoint(step, path) for step, path in sealed_checkpoints(folder).items()}
     if (record := folder / RECORD_FILE).exists():
         # The last checkpoint holds the finished model once more.
         steps = json.loads(record.read_text(encoding="utf-8"))["steps"]
@@ -58,8 +59,11 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
         **how: `dtype`, `attention` and `trust_remote_code` as for `load_model`.
 
     Raises:
+        CheckpointError: it is not as it was written.
         CheckpointError, UnsupportedModelError, ConfigError: as for `load_model`.
     """
+    if checkpoint.folder != run_folder and (reason := damage(checkpoint.folder)) is not None:
+        raise CheckpointError(f"{checkpoint.folder.name} is damaged: {reason}; delete it, or evaluate another")
     if not (checkpoint.folder / _ADAPTER_FILE).exists():
         return load_model(checkpoint.folder, **how)
     config = RunConfig.from_yaml(run_folder / "run.yaml")

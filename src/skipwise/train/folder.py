@@ -2,35 +2,31 @@
 
 run.yaml             the run's settings, as it was begun
 begun.json           what the settings do not say: the sampler itself and the corpus it was begun with
-checkpoint-<step>/   model, optimizer and random state, a few of the newest
+checkpoint-<step>/   model, optimizer and random state, a few of the newest, each whole and sealed (see durable.py)
 skipwise.json        what was done; its presence says that the run is finished
+.lock                held by the run that writes here, gone with its last process; .saving/, a checkpoint being written
 """
 
 import json
+import logging
 import os
 from pathlib import Path
 
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.train.durable import STAGING, newest_sound, write_whole
+
+logger = logging.getLogger("skipwise")
 
 RECORD_FILE = "skipwise.json"
 SETTINGS_FILE = "run.yaml"
 _BEGUN_FILE = "begun.json"
-# The Trainer writes this file of a checkpoint last, so a checkpoint that has it is complete.
-_LAST_WRITTEN = "trainer_state.json"
-
-
-def complete_checkpoints(folder: Path) -> dict[int, Path]:
-    """The checkpoint folders of a run by their step; one that is half written is none."""
-    files = folder.glob(f"checkpoint-*/{_LAST_WRITTEN}")
-    return {step_of(file.parent): file.parent for file in files}
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint folder is named after."""
-    return int(checkpoint.name.rpartition("-")[2])
+_LOCK_FILE = ".lock"
+# What a run that was stopped before it had begun may leave.
+_TRACES = {_LOCK_FILE, _BEGUN_FILE, STAGING, f".{SETTINGS_FILE}.new", f".{_BEGUN_FILE}.new"}
 
 
 class RunFolder:
@@ -43,6 +39,12 @@ class RunFolder:
     def __init__(self, config: RunConfig) -> None:
         self.path = config.output_folder
         self._config = config
+        self._lock = FileLock(self.path / _LOCK_FILE)
+
+    @property
+    def is_to_be_resumed(self) -> bool:
+        """Whether an elastic launcher has started this process anew, after a failure of a run that had begun."""
+        return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and (self.path / SETTINGS_FILE).exists()
 
     def require_free(self) -> None:
         """Refuses a folder that holds anything; makes none, as the run may yet be refused.
@@ -54,7 +56,7 @@ class RunFolder:
         try:
             nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
             writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
-            taken = writable and nearest == self.path and any(self.path.iterdir())
+            taken = writable and nearest == self.path and any(each.name not in _TRACES for each in self.path.iterdir())
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
         if not writable:
@@ -65,10 +67,11 @@ class RunFolder:
             )
 
     def checkpoint(self) -> Path | None:
-        """The checkpoint to resume from; None where the run was stopped before its first.
+        """The newest checkpoint that is as it was written, to resume from; None where there is none.
 
         Raises:
-            ConfigError: there is no run, it was begun with other settings, or it is finished.
+            ConfigError: there is no run, it was begun with other settings, is finished, or still goes on.
+            CheckpointError: the folder cannot be written.
         """
         settings_file = self.path / SETTINGS_FILE
         if not settings_file.exists():
@@ -82,8 +85,8 @@ class RunFolder:
             )
         if (self.path / RECORD_FILE).exists():
             raise ConfigError(f"the run in {str(self.path)!r} is finished; begin another with --output")
-        complete = complete_checkpoints(self.path)
-        return complete[max(complete)] if complete else None
+        self._claim()
+        return newest_sound(self.path, logger.warning)
 
     def begin(self, *, sampler: str, corpus: str) -> None:
         """Claims the folder for this run, or checks that a resumed run is the one that was begun.
@@ -93,11 +96,13 @@ class RunFolder:
             corpus: fingerprint of the training tokens.
 
         Raises:
-            ConfigError: the run was begun with another sampler or on other documents.
+            ConfigError: the run was begun with another sampler or on other documents, or another run has the folder.
             CheckpointError: the folder cannot be written.
         """
         state, now = PartialState(), {"sampler": sampler, "corpus": corpus}
         # Every process has looked whether the folder is free before the first of them writes into it.
+        state.wait_for_everyone()
+        self._claim()
         state.wait_for_everyone()
         begun_file = self.path / _BEGUN_FILE
         if begun_file.exists():
@@ -109,12 +114,33 @@ class RunFolder:
                 )
         elif state.is_main_process:
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                begun_file.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-                (self.path / SETTINGS_FILE).write_text(self._config.to_yaml(), encoding="utf-8")
+                write_whole(self.path / SETTINGS_FILE, self._config.to_yaml())
+                write_whole(begun_file, json.dumps(now, indent=2) + "\n")
             except OSError as error:
                 raise self._cannot_write(error.strerror) from error
         state.wait_for_everyone()
+
+    def release(self) -> None:
+        """Lets go of the folder."""
+        if self._lock.is_locked:
+            # Before it is let go: whoever waits for it opens another.
+            (self.path / _LOCK_FILE).unlink(missing_ok=True)
+            self._lock.release()
+
+    def _claim(self) -> None:
+        """Takes the folder for this run, as long as its first process lives."""
+        if not PartialState().is_main_process or self._lock.is_locked:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(
+                f"another run is writing into {str(self.path)!r}: wait until it has ended, or give another folder with "
+                "--output"
+            ) from error
+        except OSError as error:
+            raise self._cannot_write(error.strerror) from error
 
     def _cannot_write(self, reason: str | None) -> CheckpointError:
         return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}")

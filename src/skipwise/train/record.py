@@ -13,6 +13,7 @@ from skipwise.corpus import TokenStore
 from skipwise.doctor import Verdict
 from skipwise.positions import PositionSampler
 from skipwise.report import write_model_card
+from skipwise.train.durable import write_whole
 from skipwise.train.folder import RECORD_FILE
 from skipwise.window import Window
 
@@ -84,7 +85,7 @@ def write_record(
         notes=notes,
     )
     text = json.dumps(record, indent=2, allow_nan=False, default=str)
-    (folder / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / RECORD_FILE, text + "\n")
 
 
 def sampler_text(sampler: PositionSampler) -> str:

@@ -14,10 +14,12 @@ from peft import PeftModel
 from torch.utils.data import Sampler, SequentialSampler
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from skipwise.errors import CheckpointError
 from skipwise.model import save_model, share_weights
+from skipwise.train.durable import forget_older, whole_or_not_at_all
 from skipwise.train.process import on_stop_signals
 
 Validate = Callable[[], dict[str, float]]
@@ -42,6 +44,7 @@ class SkipwiseTrainer(transformers.Trainer):
         # The Trainer turns it off for good; training says so at each pass, and readers of the checkpoint want it.
         config.update(kept)
         self._tokenizer, self._validate = tokenizer, validate
+        self._staging: Path | None = None
         # The loss divides by the number of labels over all accumulated batches and processes by itself.
         self.model_accepts_loss_kwargs = True
         for shown_elsewhere in (PrinterCallback, ProgressCallback):
@@ -87,6 +90,28 @@ class SkipwiseTrainer(transformers.Trainer):
         if "loss" in logs:
             logs["step_seconds"] = round(self._clock.take(), 4)
         super().log(logs, *arguments, **keywords)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint to the side, and gives it its name when all of it is on the disk."""
+        run_folder, step = Path(str(self.args.output_dir)), self.state.global_step
+        best = self.state.best_global_step
+        with whole_or_not_at_all(run_folder, step) as staged:
+            self._staging = staged.parent
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            if best and self.args.should_save:
+                # The Trainer has looked for it beside the one that is being written.
+                self.state.best_model_checkpoint = str(run_folder / f"checkpoint-{best}")
+                self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+        if self.args.should_save:
+            kept = self.state.best_model_checkpoint
+            forget_older(run_folder, self.args.save_total_limit, None if kept is None else Path(kept))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where a checkpoint is written: to the side."""
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads low-rank additions and shards; a whole model was built from the checkpoint, which loads any class."""

@@ -1,0 +1,167 @@
+"""Checkpoints that no crash can spoil: written to the side, sealed with sizes and hashes, renamed, verified on load.
+
+A folder `checkpoint-<step>` of a run is there whole or not at all: until its last byte is on the disk it is called
+`.saving/checkpoint-<step>`. What a disk did to it afterwards shows by its seal.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+
+from skipwise.errors import CheckpointError
+
+SEAL_FILE = "seal.json"
+STAGING = ".saving"
+
+# What libraries raise where a file cannot be written: the last two wrap the system's own error.
+_WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint folder is named after."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def sealed_checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoint folders of a run by their step, in order; what is half written is none."""
+    found = {step_of(file.parent): file.parent for file in folder.glob(f"checkpoint-*/{SEAL_FILE}")}
+    return dict(sorted(found.items()))
+
+
+def newest_sound(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint of a run that is as it was written; None where there is none.
+
+    The first process reads, and all get its answer.
+
+    Args:
+        folder: the run's output folder.
+        warn: is told of each that is damaged and passed over.
+    """
+    state, found = PartialState(), [None]
+    if state.is_main_process:
+        for checkpoint in reversed(sealed_checkpoints(folder).values()):
+            if (reason := damage(checkpoint)) is None:
+                found = [checkpoint]
+                break
+            warn(f"{checkpoint.name} is damaged ({reason}) and passed over; the one before it is used")
+    if state.num_processes > 1:
+        torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a sealed checkpoint, by the sizes and then the hashes of its files; None where nothing is."""
+    try:
+        seal: dict[str, dict[str, object]] = json.loads((checkpoint / SEAL_FILE).read_text(encoding="utf-8"))
+        sizes = {name: (checkpoint / name).stat().st_size for name in seal if (checkpoint / name).exists()}
+        for name, kept in seal.items():
+            if sizes.get(name) != kept["bytes"]:
+                return f"{name} has {sizes[name]} bytes of {kept['bytes']}" if name in sizes else f"{name} is missing"
+        for name, kept in seal.items():
+            if _sha256(checkpoint / name) != kept["sha256"]:
+                return f"the bytes of {name} have changed"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{SEAL_FILE} cannot be read: {error}"
+    return None
+
+
+@contextmanager
+def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
+    """Within, all processes write a checkpoint into the folder given; afterwards it stands in the run, sealed.
+
+    Args:
+        run_folder: of the run.
+        step: that the checkpoint is of.
+
+    Raises:
+        CheckpointError: it cannot be written, as on a full disk. Older checkpoints are as they were.
+    """
+    state, name = PartialState(), f"checkpoint-{step}"
+    staged, final = run_folder / STAGING / name, run_folder / name
+    try:
+        if state.is_main_process:
+            shutil.rmtree(staged.parent, ignore_errors=True)
+            staged.mkdir(parents=True)
+        state.wait_for_everyone()
+        yield staged
+        state.wait_for_everyone()
+        _seal(staged, state)
+        if state.is_main_process:
+            # A damaged one of the same step was passed over.
+            shutil.rmtree(final, ignore_errors=True)
+            staged.rename(final)
+            staged.parent.rmdir()
+            _to_disk(run_folder)
+        state.wait_for_everyone()
+    except _WRITE_ERRORS as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        if state.is_main_process:
+            shutil.rmtree(staged.parent, ignore_errors=True)
+        older = sealed_checkpoints(run_folder)
+        kept = f"{older[max(older)].name} is whole; go on from it with --resume" if older else "there is none before it"
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"the checkpoint of step {step} cannot be written to {str(run_folder)!r}: {reason}. Make room or mend the "
+            f"disk; {kept}"
+        ) from error
+
+
+def forget_older(run_folder: Path, limit: int | None, keep: Path | None = None) -> None:
+    """Deletes all checkpoints but the newest; the newest has just been written and is always kept.
+
+    Args:
+        run_folder: of the run.
+        limit: how many stay; None or 0 for all.
+        keep: one that stays whatever its age.
+    """
+    checkpoints = list(sealed_checkpoints(run_folder).values())
+    for checkpoint in checkpoints[: -limit if limit else 0]:
+        if checkpoint != keep:
+            # Without its seal first, so that one half deleted is none.
+            (checkpoint / SEAL_FILE).unlink(missing_ok=True)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a small file so that its old text or its new one is there, never a part of either."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    _to_disk(beside)
+    beside.rename(path)
+    _to_disk(path.parent)
+
+
+def _seal(folder: Path, state: PartialState) -> None:
+    """Writes sizes and hashes of all files, which processes share out; all are on the disk afterwards."""
+    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    own = []
+    for name in files[state.process_index :: state.num_processes]:
+        _to_disk(folder / name)
+        own.append((name, {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}))
+    entries = gather_object(own) if state.num_processes > 1 else own
+    if state.is_main_process:
+        write_whole(folder / SEAL_FILE, json.dumps(dict(sorted(entries)), indent=2) + "\n")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file or folder is on the disk and not only on its way there."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
