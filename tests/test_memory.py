@@ -80,15 +80,15 @@ def test_checkpointing_computes_layers_four_times_and_the_head_three() -> None:
 )
 def test_each_sharding_splits_one_thing_more(kind: str, expected: tuple[int, ...]) -> None:
     state = TrainingState(parameters=800, gradients=800, optimizer=1600)
-    shard = state.sharded(Sharding(processes=8, kind=kind), numbers=200, trained=200, two_layers=50)
+    shard = state.sharded(Sharding(processes=8, kind=kind), numbers=200, trained=200, whole_bytes=50)
     assert (shard.parameters, shard.gradients, shard.optimizer, shard.in_transit) == expected
     assert shard.total == sum(expected)
-    assert state.sharded(Sharding(), numbers=200, trained=200, two_layers=50) == state
+    assert state.sharded(Sharding(), numbers=200, trained=200, whole_bytes=50) == state
 
 
 def test_deepspeed_keeps_a_thousand_million_parameters_whole() -> None:
     state = TrainingState(parameters=14 * 10**9, gradients=14 * 10**9, optimizer=84 * 10**9)
-    shard = state.sharded(Sharding(processes=8, kind="zero3"), numbers=7 * 10**9, trained=7 * 10**9, two_layers=1)
+    shard = state.sharded(Sharding(processes=8, kind="zero3"), numbers=7 * 10**9, trained=7 * 10**9, whole_bytes=1)
     assert shard.in_transit == 3 * 10**9
 
 
@@ -105,10 +105,10 @@ def test_deepspeed_keeps_a_thousand_million_parameters_whole() -> None:
 )
 def test_what_moves_in_a_step_of_one_micro_batch_is_what_the_paper_counts(kind: str, each: int) -> None:
     over = Sharding(processes=8, kind=kind)
-    assert over.moved_bytes(numbers=8000, trained=8000, micro_batches=1) == each * 7000
-    more = over.moved_bytes(numbers=8000, trained=8000, micro_batches=4)
+    assert over.moved_bytes(gathered_bytes=16000, trained=8000, micro_batches=1) == each * 7000
+    more = over.moved_bytes(gathered_bytes=16000, trained=8000, micro_batches=4)
     assert more == {"ddp": 8, "zero1": 4, "zero2": 2 * 5}.get(kind, 4 * 6) * 7000, "what is split comes anew each time"
-    assert Sharding().moved_bytes(numbers=8000, trained=8000, micro_batches=4) == 0
+    assert Sharding().moved_bytes(gathered_bytes=16000, trained=8000, micro_batches=4) == 0
 
 
 def test_the_peak_of_a_step_is_its_highest_moment() -> None:

@@ -14,7 +14,7 @@ key and of a value in one head, s = the training window, b = windows at a time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 from skipwise.errors import ConfigError
@@ -180,17 +180,44 @@ def decode_bytes(
     weight_bits: float = 16,
     kv_bits: float = 16,
     latent: bool = True,
+    cache_copies: float = 1.0,
 ) -> int:
     """Bytes that are read to make one more token for each of `requests`: all weights that are met once, every cache.
 
-    Of experts, different requests meet different ones: as many as that, up to all of them, are read.
+    Of experts, different requests meet different ones: as many as that, up to all of them, are read. A layer that
+    shares an earlier one's cache reads it once more.
+
+    Args:
+        counts: parameters of the model.
+        layers: of the model.
+        length_tokens: of each request so far.
+        requests: at once.
+        weight_bits: of a number in the layers.
+        kv_bits: of a number in the cache.
+        latent: as for `kv_cache_bytes`.
+        cache_copies: how often accelerators that share the model hold a cache; each reads its own.
     """
     experts = min(counts.experts, counts.active_experts * requests)
     products = counts.attention + counts.mlp + experts
     # Head, norms and routers stay in 16 bits, as in `skipwise.plan.serving.weight_bytes`.
     others = counts.head_multiplied + counts.norms + counts.other
-    cache = kv_cache_bytes(layers, length_tokens, bits=kv_bits, latent=latent)
-    return round(products * weight_bits / 8) + 2 * others + requests * cache
+    read = [replace(layer, owns_cache=True) for layer in layers]
+    cache = cache_copies * kv_cache_bytes(read, length_tokens, bits=kv_bits, latent=latent)
+    return round(products * weight_bits / 8 + 2 * others + requests * cache)
+
+
+def decode_flops(
+    counts: ParameterCounts, layers: Sequence[LayerShape], length_tokens: int, *, latent: bool = True
+) -> int:
+    """Operations to make one more token after `length_tokens`: products with weights, and with all keys and values.
+
+    An engine that keeps the compressed state of latent attention computes with it, for every head.
+    """
+    attention = 0
+    for layer in layers:
+        each = layer.query_heads * 2 * layer.latent_dim if latent and layer.latent_dim else _per_pair(layer)
+        attention += 2 * layer.cached_tokens(length_tokens) * each
+    return 2 * (counts.active_in_layers + counts.head_multiplied) + attention
 
 
 class Moment(NamedTuple):
@@ -227,20 +254,15 @@ class StepProfile:
     gradients_held: bool
     loss_bytes: int = 0
 
-    def with_more(self, num_bytes: int, *, of_loss: bool = False) -> "StepProfile":
+    def with_more(self, num_bytes: int) -> "StepProfile":
         """With so much more while activations are kept: from the end of the forward pass until the last layer is done.
 
         Args:
-            num_bytes: of logits made at once, say, or of holes that an allocator leaves.
-            of_loss: the loss takes them.
+            num_bytes: of holes that an allocator leaves, say.
         """
         *until, after = self.moments
         heavier = (moment._replace(outside=moment.outside + num_bytes) for moment in until)
-        return StepProfile(
-            moments=(*heavier, after),
-            gradients_held=self.gradients_held,
-            loss_bytes=self.loss_bytes + (num_bytes if of_loss else 0),
-        )
+        return replace(self, moments=(*heavier, after))
 
     def peak(self, num_layers: int, gradients: int) -> int:
         """The most that is held at once of gradients, activations and all else that a step makes, in bytes.
@@ -281,11 +303,16 @@ class Sharding:
         return self.processes if SHARDINGS[self.kind] >= stage else 1
 
     @property
+    def splits_parameters(self) -> bool:
+        """Whether each process holds a part of the parameters only."""
+        return self.share(3) > 1
+
+    @property
     def is_deepspeed(self) -> bool:
         """Whether DeepSpeed's engine trains: it has 16-bit weights and gradients, and float32 ones in its optimizer."""
         return self.kind.startswith("zero")
 
-    def moved_bytes(self, *, numbers: int, trained: int, micro_batches: int) -> int:
+    def moved_bytes(self, *, gathered_bytes: int, trained: int, micro_batches: int) -> int:
         """Bytes that each process sends in a step, and as many that it receives.
 
             ddp         gradients are summed once a step, in float32: each sent twice
@@ -294,8 +321,8 @@ class Sharding:
             zero3, fsdp every micro-batch gathers the parameters forward and again backward, and sums gradients
 
         Args:
-            numbers: parameters of the model.
-            trained: how many of them are.
+            gathered_bytes: of all parameters, as they are gathered: 2 each, or fewer where they are quantized.
+            trained: how many of them are trained; gradients are summed in 16 bits where parameters are split.
             micro_batches: of a step, in each process.
 
         Source: ZeRO, arXiv 1910.02054, section 7.
@@ -304,8 +331,8 @@ class Sharding:
             "ddp": 2 * FLOAT32_BYTES * trained,
             "zero1": 4 * trained,
             "zero2": 2 * trained * (micro_batches + 1),
-            "zero3": micro_batches * (4 * numbers + 2 * trained),
-            "fsdp": micro_batches * (4 * numbers + 2 * trained),
+            "zero3": micro_batches * (2 * gathered_bytes + 2 * trained),
+            "fsdp": micro_batches * (2 * gathered_bytes + 2 * trained),
         }[self.kind]
         return each * (self.processes - 1) // self.processes
 
@@ -332,15 +359,14 @@ class TrainingState:
         """All of it."""
         return self.parameters + self.gradients + self.optimizer + self.in_transit
 
-    def sharded(self, sharding: Sharding, *, numbers: int, trained: int, two_layers: int) -> "TrainingState":
+    def sharded(self, sharding: Sharding, *, numbers: int, trained: int, whole_bytes: int) -> "TrainingState":
         """What one process of several holds of it.
 
         Args:
             sharding: over how many, and how.
             numbers: parameters of the model.
             trained: how many of them are.
-            two_layers: bytes of the parameters that FSDP has whole at once: two of the largest layers, as the next one
-                is fetched while one computes, or the embedding, if that is more.
+            whole_bytes: what FSDP has whole at once.
 
         Source: of buckets, torch's DistributedDataParallel, which keeps a copy of all gradients unless
             `gradient_as_bucket_view` is set, which the Trainer does not; and DeepSpeed's defaults.
@@ -353,7 +379,7 @@ class TrainingState:
                 "zero1": 2 * reduced,
                 "zero2": 2 * reduced,
                 "zero3": reduced + whole,
-                "fsdp": two_layers,
+                "fsdp": whole_bytes,
             }[sharding.kind]
         return TrainingState(
             parameters=-(-self.parameters // sharding.share(3)),

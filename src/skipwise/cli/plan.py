@@ -1,6 +1,7 @@
 """`skipwise plan`: what an extension takes to train and to serve, before anything is spent."""
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,10 +118,12 @@ def plan(
 ) -> None:
     """What an extension takes in memory, time and money, to train and to serve; no weights are read."""
     from skipwise.config import LoraTuning
-    from skipwise.plan import Job
+    from skipwise.plan import Job, check_plan
     from skipwise.plan import plan as make_plan
+    from skipwise.plan.as_json import plan_json
     from skipwise.plan.machines import machine_of
     from skipwise.plan.pages import write_plan_page
+    from skipwise.plan.shape import model_shape
 
     for path in (out, write_config):
         if path is not None and not path.parent.is_dir():
@@ -132,6 +135,20 @@ def plan(
     utilisation, place, lora = _utilisation(shares or []), machine_of(machine), LoraTuning(rank=rank)
     measured = None
     if calibrate:
+        # Before minutes of measuring.
+        check_plan(
+            model_shape(model, trust_remote_code=trust_remote_code),
+            place,
+            target=target,
+            window=window,
+            count=count,
+            sharding=sharding,
+            price=price,
+            global_batch=global_batch,
+            requests=requests,
+            weight_bits=weight_bits,
+            kv_bits=kv_bits,
+        )
         measured = _calibrated(model, place, utilisation, window, lora, checkpointing, trust_remote_code)
         utilisation, place = measured.utilisation, measured.machine
     found = make_plan(
@@ -158,7 +175,7 @@ def plan(
     if out is not None:
         write_plan_page(found, out)
     if as_json:
-        print_json({**found.to_json(), "calibration": None if measured is None else _measured_json(measured)})
+        print_json({**plan_json(found), "calibration": None if measured is None else _measured_json(measured)})
         return
     _print(found, measured)
     for path in (write_config, out):
@@ -242,7 +259,7 @@ def _print(found: "Plan", measured: "CalibratedPlanning | None") -> None:
 
     console = Console()
     for words in found.advice.words:
-        console.print(f"- {words}", soft_wrap=True, highlight=False)
+        print("\n".join(textwrap.wrap(f"- {words}", console.width, subsequent_indent="  ", break_on_hyphens=False)))
     for table in (memory_table(found, detailed=False), time_table(found), serving_table(found), longest_table(found)):
         console.print()
         console.print(_drawn(table))

@@ -7,7 +7,7 @@ training.py    approaches side by side; recipe.py, what a recipe adds to one
 serving.py     requests by length; engines.py, settings for vLLM and llama.cpp
 advice.py      what is recommended and why, in words, and as a config for `skipwise extend`
 measure.py     a few real steps on this machine, held against what was predicted
-pages.py       the plan as a page
+pages.py       the plan as tables and as a page; as_json.py, as JSON
 
     found = plan("llama-3-8b", target=131072, machine="h100", count=8, price=2.5)
     for estimate in found.training: print(estimate.approach.name, estimate.total_bytes, estimate.hours)
@@ -18,15 +18,15 @@ All arithmetic is in `skipwise.memory`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import NamedTuple
 
-from skipwise.config import FullTuning, LoraTuning
+from skipwise.config import LoraTuning
 from skipwise.errors import ConfigError
 from skipwise.memory import Sharding
-from skipwise.plan.advice import Advice, advise
+from skipwise.model.extend import extended_config
+from skipwise.plan.advice import Advice, advise, interpolation_settings
 from skipwise.plan.machines import MACHINES, Machine, Utilisation, machine_of, this_cpu
 from skipwise.plan.profiles import Profiles
-from skipwise.plan.recipe import RecipeEstimate
 from skipwise.plan.serving import (
     SERVED_BITS,
     Deployment,
@@ -45,12 +45,14 @@ from skipwise.plan.training import (
     approaches,
     smallest_machine,
 )
+from skipwise.rope import interpolation_from
 from skipwise.window import Window
 
 __all__ = [
     "MACHINES",
     "Advice",
     "Approach",
+    "ByTarget",
     "Deployment",
     "Job",
     "Machine",
@@ -59,9 +61,26 @@ __all__ = [
     "ServingEstimate",
     "TrainingEstimate",
     "Utilisation",
+    "check_plan",
     "plan",
     "this_cpu",
 ]
+
+
+class ByTarget(NamedTuple):
+    """Full fine-tuning for one target, skip-wise and at full length.
+
+    Attributes:
+        target_tokens: of the target.
+        skip_wise: with the largest micro-batch that fits.
+        full_length: likewise.
+        one_window: memory of each, in this order, with one window at a time.
+    """
+
+    target_tokens: int
+    skip_wise: TrainingEstimate
+    full_length: TrainingEstimate
+    one_window: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +99,7 @@ class Plan:
         deployment: how it is served.
         serving: one request, by length.
         longest: tokens of the longest text of one request that fits, by bits of weights and of the cache.
-        by_target: targets up to this one, each with what full fine-tuning takes skip-wise and at full length, one
-            window at a time.
+        by_target: full fine-tuning for each target up to this one.
         advice: what is recommended.
         price: of an hour of one accelerator; None where money was not asked about.
     """
@@ -97,38 +115,9 @@ class Plan:
     deployment: Deployment
     serving: Sequence[ServingEstimate]
     longest: Mapping[tuple[int, int], int]
-    by_target: Sequence[tuple[int, TrainingEstimate, TrainingEstimate]]
+    by_target: Sequence[ByTarget]
     advice: Advice
     price: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values; bytes, seconds and tokens are whole or plain numbers."""
-        counts = self.shape.counts
-        return {
-            "model": self.shape.name,
-            "window": {"train": self.window.train, "original": self.window.original, "target": self.window.target},
-            "parameters": {name: getattr(counts, name) for name in counts.__slots__} | {"total": counts.total},
-            "kv_bytes_a_token": self.shape.kv_bytes_a_token,
-            "machine": {"name": self.machine.name, "count": self.sharding.processes, "source": self.machine.source},
-            "sharding": self.sharding.kind,
-            "utilisation": {name: getattr(self.utilisation, name) for name in self.utilisation.__slots__},
-            "training": [
-                _training_json(one, fitting) for one, fitting in zip(self.training, self.smallest, strict=True)
-            ],
-            "serving": [_serving_json(one) for one in self.serving],
-            "longest_context_tokens": {f"weights {w}, cache {kv}": n for (w, kv), n in self.longest.items()},
-            "by_target": [
-                {"target_tokens": n, "skip_wise": _training_json(one, None), "full_length": _training_json(other, None)}
-                for n, one, other in self.by_target
-            ],
-            "price": self.price,
-            "steps": self.job.steps,
-            "global_batch": self.job.global_batch,
-            "advice": list(self.advice.words),
-            "recipe": None if self.advice.recipe is None else _recipe_json(self.advice.recipe),
-            "config": self.advice.config,
-            "engines": dict(self.advice.engines),
-        }
 
 
 def plan(
@@ -180,26 +169,24 @@ def plan(
         CheckpointError, UnsupportedModelError: the model cannot be read or extended.
     """
     shape = model_shape(model, trust_remote_code=trust_remote_code)
-    require_longer(shape, target)
-    train = window or min(shape.original_tokens, 2048)
-    if train > target:
-        raise ConfigError(f"the training window is {train} tokens and the target {target}; give a shorter window")
-    for name, bits in (("weight_bits", weight_bits), ("kv_bits", kv_bits)):
-        if bits not in SERVED_BITS:
-            raise ConfigError(f"{name} is {bits}; give one of {', '.join(map(str, SERVED_BITS))}")
-    if requests < 1:
-        raise ConfigError(f"requests are {requests}; give 1 or more")
-    if count > (windows := (job or Job()).global_batch):
-        raise ConfigError(
-            f"there are {count} accelerators for {windows} windows of a step; give a --global-batch of as many"
-        )
     place = machine if isinstance(machine, Machine) else machine_of(machine)
-    if place.bits == 32 and count > 1:
-        raise ConfigError(f"the machine is the CPU here, and the count {count}; give --count 1, or an accelerator")
-    if price is not None and price < 0:
-        raise ConfigError(f"the price is {price}; give 0 or more for an hour of one accelerator")
+    asked = job or Job()
+    window_of_run = check_plan(
+        shape,
+        place,
+        target=target,
+        window=window,
+        count=count,
+        sharding=sharding,
+        price=price,
+        global_batch=asked.global_batch,
+        requests=requests,
+        weight_bits=weight_bits,
+        kv_bits=kv_bits,
+    )
+    train = window_of_run.train
     over = Sharding(processes=count, kind=sharding or ("fsdp" if count > 1 else "ddp"))
-    shares, asked = utilisation or Utilisation(), job or Job()
+    shares = utilisation or Utilisation()
     profiles = Profiles(shape)
     planner = TrainingPlanner(profiles, place, shares, price=price, other_bytes=other_bytes)
     ways = [
@@ -209,22 +196,30 @@ def plan(
         )
         if place.bits == 16 or not way.quantized
     ]
-    training = [
-        planner.largest_batch(way, asked, over) if sharding else planner.fastest_split(way, asked, count)
-        for way in ways
-    ]
+
+    def best(way: Approach) -> TrainingEstimate:
+        return planner.largest_batch(way, asked, over) if sharding else planner.fastest_split(way, asked, count)
+
+    training = [best(way) for way in ways]
     # Training may split over any number of accelerators, serving over those that get as many heads each.
-    served_by = sharing_count(shape, count)
+    served_by = sharing_count(shape, min(count, place.node))
     deployment = Deployment(machine=place, count=served_by, weight_bits=weight_bits, kv_bits=kv_bits)
+    fewest = fewest_accelerators(profiles, shares, target, deployment)
+    if longest_context(profiles, deployment, shares) < target:
+        deployment = replace(deployment, count=fewest if fewest and fewest <= count else sharing_count(shape, count))
     at = sorted(set(lengths or _lengths(shape.original_tokens, target)))
     smallest = [smallest_machine(profiles, way, asked, shares) for way in ways]
 
-    def full_tuning(name: str, length: int) -> TrainingEstimate:
-        way = Approach(name=name, window_tokens=length, tuning=FullTuning(), checkpointing=checkpointing)
-        way = replace(way, whole_logits=library_loss)
-        return planner.estimate(way, asked, over)
+    def for_target(tokens: int) -> ByTarget:
+        each = approaches(train, tokens, lora or LoraTuning(), checkpointing=checkpointing, whole_logits=library_loss)
+        found = [best(way) for way in each if way.tuning.kind == "full"]
+        alone = [planner.estimate(one.approach, asked, one.sharding).total_bytes for one in found]
+        return ByTarget(tokens, found[0], found[1], (alone[0], alone[1]))
 
-    window_of_run = Window(train=train, original=shape.original_tokens, target=target)
+    longest = {
+        (w, kv): longest_context(profiles, replace(deployment, weight_bits=w, kv_bits=kv), shares)
+        for w, kv in product(SERVED_BITS, repeat=2)
+    }
     serving = [serving_estimate(profiles, deployment, shares, n, requests=requests, price=price) for n in at]
     return Plan(
         shape=shape,
@@ -237,14 +232,8 @@ def plan(
         smallest=smallest,
         deployment=deployment,
         serving=serving,
-        longest={
-            (w, kv): longest_context(profiles, replace(deployment, weight_bits=w, kv_bits=kv), shares)
-            for w, kv in product(SERVED_BITS, repeat=2)
-        },
-        by_target=[
-            (n, full_tuning("skip-wise", train), full_tuning("full length", n))
-            for n in _lengths(shape.original_tokens, target)
-        ],
+        longest=longest,
+        by_target=[for_target(n) for n in _lengths(shape.original_tokens, target)],
         advice=advise(
             profiles,
             window_of_run,
@@ -256,7 +245,8 @@ def plan(
             shares,
             nearest=[planner.nearest(way, asked) or other for way, other in zip(ways, smallest, strict=True)],
             requests=requests,
-            fewest_to_serve=fewest_accelerators(profiles, shares, target, deployment),
+            longest=longest,
+            fewest_to_serve=fewest,
         ),
         price=price,
     )
@@ -270,58 +260,47 @@ def _lengths(original: int, target: int) -> list[int]:
     return [*lengths, target]
 
 
-def _training_json(one: TrainingEstimate, fitting: tuple[Machine, TrainingEstimate] | None) -> dict[str, Any]:
-    return {
-        "approach": one.approach.name,
-        "window_tokens": one.approach.window_tokens,
-        "sharding": one.sharding.kind,
-        "fits": one.fits,
-        "parameter_bytes": one.state.parameters,
-        "in_transit_bytes": one.state.in_transit,
-        "gradient_bytes": one.state.gradients,
-        "optimizer_bytes": one.state.optimizer,
-        "activation_bytes": one.activation_bytes,
-        "loss_bytes": one.loss_bytes,
-        "other_bytes": one.other_bytes,
-        "total_bytes": one.total_bytes,
-        "limit_bytes": one.limit_bytes,
-        "micro_batch": one.micro_batch,
-        "accumulation": one.accumulation,
-        "step_seconds": one.step_seconds,
-        "processor_hours": one.processor_hours,
-        "cost": one.cost,
-        "by_formula": one.formula,
-        "smallest": None
-        if fitting is None
-        else {
-            "machine": fitting[0].name,
-            "count": fitting[1].sharding.processes,
-            "sharding": fitting[1].sharding.kind,
-        },
-    }
+def check_plan(
+    shape: ModelShape,
+    machine: Machine,
+    *,
+    target: int,
+    window: int | None = None,
+    count: int = 1,
+    sharding: str | None = None,
+    price: float | None = None,
+    global_batch: int = Job().global_batch,
+    requests: int = 1,
+    weight_bits: int = 16,
+    kv_bits: int = 16,
+) -> Window:
+    """Refuses what cannot be planned for, before anything is estimated or measured; arguments are those of `plan`.
 
+    Returns:
+        The three lengths.
 
-def _recipe_json(one: RecipeEstimate) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        "widest_tokens": one.widest_tokens,
-        "total_bytes": one.total_bytes,
-        "processor_hours": one.processor_hours,
-        "cost": one.cost,
-    }
-
-
-def _serving_json(one: ServingEstimate) -> dict[str, Any]:
-    return {
-        "length_tokens": one.length_tokens,
-        "requests": one.requests,
-        "fits": one.fits,
-        "weight_bytes": one.weight_bytes,
-        "kv_bytes": one.kv_bytes,
-        "work_bytes": one.work_bytes,
-        "limit_bytes": one.limit_bytes,
-        "first_token_seconds": one.first_token_seconds,
-        "token_seconds": one.token_seconds,
-        "most_requests": one.most_requests,
-        "cost_per_million": one.cost_per_million,
-    }
+    Raises:
+        ConfigError, PositionError: for a target that is no extension, or settings that contradict one another.
+    """
+    require_longer(shape, target)
+    train = window or min(shape.original_tokens, 2048)
+    if train > target:
+        raise ConfigError(f"the training window is {train} tokens and the target {target}; give a shorter window")
+    for name, bits in (("weight_bits", weight_bits), ("kv_bits", kv_bits)):
+        if bits not in SERVED_BITS:
+            raise ConfigError(f"{name} is {bits}; give one of {', '.join(map(str, SERVED_BITS))}")
+    if requests < 1:
+        raise ConfigError(f"requests are {requests}; give 1 or more")
+    if count > global_batch:
+        raise ConfigError(
+            f"there are {count} accelerators for {global_batch} windows of a step; give a --global-batch of as many"
+        )
+    if machine.bits == 32 and count > 1:
+        raise ConfigError(f"the machine is the CPU here, and the count {count}; give --count 1, or an accelerator")
+    if price is not None and price < 0:
+        raise ConfigError(f"the price is {price}; give 0 or more for an hour of one accelerator")
+    if sharding is not None:
+        Sharding(processes=count, kind=sharding)
+    lengths = Window(train=train, original=shape.original_tokens, target=target)
+    extended_config(shape.config, interpolation_from(interpolation_settings(shape, target)), lengths)
+    return lengths

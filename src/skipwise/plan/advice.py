@@ -1,12 +1,13 @@
 """What a plan recommends and why, in words, as a config for `skipwise extend`, and as settings for engines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from skipwise.memory import Sharding
+from skipwise.memory import SHARDINGS, Sharding
+from skipwise.model import rope_state
 from skipwise.model.extend import extended_config
-from skipwise.plan.cards import HUB_NAMES
+from skipwise.plan.cards import HUB_NAMES, TEXT_PARTS
 from skipwise.plan.engines import engine_commands
 from skipwise.plan.machines import Machine, Utilisation
 from skipwise.plan.profiles import Profiles
@@ -19,6 +20,15 @@ from skipwise.rope import interpolation_from
 from skipwise.window import Window, length_label
 
 _GROWING, _DILUTED = "growing", "diluted"
+_BEFORE = (
+    "Before the large run: `skipwise doctor` on this model and machine; then 100 steps of this config, and `skipwise "
+    "eval` for perplexity and passkeys at the target and --task regression against the base. Go on when perplexity "
+    "falls with length up to the target and short text is no worse than you can bear."
+)
+# Beyond two weeks a plan is hardly one.
+_LONG_HOURS = 24 * 14
+# What a scaled model was trained with, and must be scaled with again.
+_KEPT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +60,7 @@ def advise(
     *,
     nearest: Sequence[tuple[Machine, TrainingEstimate] | None],
     fewest_to_serve: int | None,
+    longest: Mapping[tuple[int, int], int],
     requests: int,
 ) -> Advice:
     """Recommends an approach, a recipe, a batch and a way to serve.
@@ -65,49 +76,56 @@ def advise(
         utilisation: shares of speed and memory.
         nearest: of each approach in `training`, the nearest setting that fits.
         fewest_to_serve: accelerators for one request of the target length; None where 64 are too few.
+        longest: tokens of the longest text of one request that fits, by bits of weights and of the cache.
         requests: at once, in serving.
     """
     shape = profiles.shape
-    kind = _interpolation_kind(shape)
+    interpolation = interpolation_settings(shape, window.target)
+    kind = interpolation["kind"]
     short = [one for one in training if one.approach.window_tokens == window.train]
     # `skipwise extend` trains in full and by low-rank additions; 4-bit weights are said, not chosen.
     chosen = next((one for one in short if one.fits and not one.approach.quantized), None)
-    words = [_approach_words(short, chosen, machine, job, nearest), *_full_length_words(training, window)]
-    words.append(_interpolation_words(kind, window))
-    words.append(_window_words(shape, window))
-    recipe = None
+    recipe = grown = None
     if chosen is not None:
-        grown, recipe = (recipe_estimate(planner, chosen, window, job, name) for name in (_GROWING, _DILUTED))
-        words.append(_recipe_words(grown, recipe))
-        recipe = grown if grown.fits else recipe
-        words.append(_batch_words(chosen, machine))
+        grown, diluted = (recipe_estimate(planner, chosen, window, job, name) for name in (_GROWING, _DILUTED))
+        recipe = grown if grown.fits else diluted
+    words = [
+        _nothing_fits_words(short, machine, nearest)
+        if chosen is None or recipe is None
+        else _approach_words(chosen, recipe, machine, job),
+        *_full_length_words(training, window),
+        _interpolation_words(kind, window),
+        _window_words(shape, window),
+    ]
+    if chosen is not None and grown is not None:
+        words.append(_recipe_words(grown))
+        words.append(_batch_words(chosen, machine, job))
         if (moving := planner.moving_seconds(chosen.approach, chosen.sharding, chosen.accumulation)) > (
             chosen.step_seconds / 2
         ):
             words.append(_moving_words(moving, chosen, machine))
     if deployment.count < (given := training[0].sharding.processes):
         words.append(
-            f"Serving is planned on {deployment.count} of the {given} x {machine.name}: engines give each "
-            "as many heads."
+            f"Serving is planned on {deployment.count} of the {given} x {machine.name}: engines give each as many "
+            f"heads, and a model is shared within a node of {machine.node} where it fits."
         )
-    words += _serving_words(profiles, window, deployment, utilisation, fewest_to_serve)
+    words += _serving_words(profiles, window, deployment, utilisation, fewest_to_serve, longest)
     words.append(
         "What gets worse: short text by some per cent of perplexity, which more steps and a smaller target lower, and "
         "facts are found less surely the longer the text. Neither shows in the training loss: measure both."
     )
-    words.append(
-        "Before the large run: `skipwise doctor` on this model and machine; then 100 steps of this config, and "
-        "`skipwise eval` for perplexity and passkeys at the target and --task regression against the base. Go on when "
-        "perplexity falls with length up to the target and short text is no worse than you can bear."
-    )
-    extended = extended_config(shape.config, interpolation_from(kind), window)
+    if chosen is None:
+        words.append("Nothing is to be run yet: choose one of the settings that fit, and plan again.")
+    else:
+        words.append(_BEFORE)
+    extended = extended_config(shape.config, interpolation_from(interpolation), window)
     base = HUB_NAMES.get(shape.name, shape.name)
     return Advice(
         words=words,
         config=_config(
             shape,
             window,
-            kind,
+            interpolation,
             _DILUTED if recipe is None else recipe.name,
             chosen,
             machine,
@@ -115,50 +133,75 @@ def advise(
             checkpointing=short[0].approach.checkpointing,
         ),
         engines=engine_commands(
-            base, window.target, deployment, extended, requests=requests, memory_share=utilisation.memory
+            base,
+            window.target,
+            deployment
+            if longest[deployment.weight_bits, deployment.kv_bits] >= window.target or fewest_to_serve is None
+            else replace(deployment, count=fewest_to_serve),
+            extended,
+            requests=requests,
+            memory_share=utilisation.memory,
+            part=TEXT_PARTS.get(shape.name),
         ),
         recipe=recipe,
     )
 
 
-def _interpolation_kind(shape: ModelShape) -> str:
-    """YaRN, or whatever the model is scaled by already: extending it again must be of the same kind."""
-    from skipwise.model import rope_state
+def interpolation_settings(shape: ModelShape, target_tokens: int) -> dict[str, Any]:
+    """YaRN, or whatever the model is scaled by already: extending it again must be of the same kind.
 
+    Where its factor is not the ratio of its windows, it grows with the target, as `write_rope` asks for.
+    """
     state = rope_state(shape.config)
-    return state.kind if state.scaled else "yarn"
+    if not state.scaled:
+        return {"kind": "yarn"}
+    settings = {"kind": state.kind, **{name: state.parameters[name] for name in _KEPT if name in state.parameters}}
+    nominal = state.maximum / state.original
+    if state.kind in ("linear", "llama3", "yarn") and nominal > 1 and abs(state.factor / nominal - 1) > 1e-6:
+        settings["factor"] = state.factor * target_tokens / state.maximum
+    return settings
 
 
-def _approach_words(
+def _nothing_fits_words(
     short: Sequence[TrainingEstimate],
-    chosen: TrainingEstimate | None,
     machine: Machine,
-    job: Job,
     nearest: Sequence[tuple[Machine, TrainingEstimate] | None],
 ) -> str:
-    if chosen is None:
-        able = [one for one in short if not one.approach.quantized]
-        least = min(able, key=lambda one: one.total_bytes)
-        over = least.total_bytes - least.limit_bytes
-        would_do = [
-            f"{one.approach.name} on {_machines(one.sharding.processes, place)}"
-            for place, one in filter(None, nearest)
-            if one.approach in [each.approach for each in able]
-        ]
-        in_four = next((one for one in short if one.fits), None)
-        return (
-            f"Nothing that `skipwise extend` trains fits on {_machines(least.sharding.processes, machine)}: the least, "
-            f"{least.approach.name}, takes {bytes_text(least.total_bytes)} of each and "
-            f"{bytes_text(least.limit_bytes)} may be filled, {bytes_text(over)} too much. The nearest that fits: "
-            + ("; ".join(would_do) or "none of the built-in machines, up to a thousand of them")
-            + (". 4-bit weights would fit here." if in_four is not None else ".")
-        )
-    cost = "" if chosen.cost is None else f", {digits_text(chosen.cost)} at the given price"
+    able = [one for one in short if not one.approach.quantized]
+    least = min(able, key=lambda one: one.total_bytes)
+    over = least.total_bytes - least.limit_bytes
+    would_do = [
+        f"{one.approach.name} on {_machines(one.sharding.processes, place)}"
+        + (f" by {one.sharding.kind}" if one.sharding.processes > 1 else "")
+        for place, one in filter(None, nearest)
+        if one.approach in [each.approach for each in able]
+    ]
+    in_four = next((one for one in short if one.fits), None)
     return (
-        f"Train by {chosen.approach.name}: {bytes_text(chosen.total_bytes)} of the {bytes_text(chosen.limit_bytes)} "
-        f"that may be filled of each {machine.name}, {job.steps} steps in {seconds_text(3600 * chosen.hours)} "
-        f"({digits_text(chosen.processor_hours)} hours of accelerators{cost})."
+        f"Nothing that `skipwise extend` trains fits on {_machines(least.sharding.processes, machine)}"
+        f"{f' by {least.sharding.kind}' if least.sharding.processes > 1 else ''}: the least, {least.approach.name}, "
+        f"takes {bytes_text(least.total_bytes)} of each and {bytes_text(least.limit_bytes)} may be filled, "
+        f"{bytes_text(over)} too much. The nearest that fits: "
+        + ("; ".join(would_do) or "none of the built-in machines, up to a thousand of them")
+        + (". 4-bit weights (QLoRA) would fit here; `skipwise extend` does not train them." if in_four else ".")
+    )
+
+
+def _approach_words(chosen: TrainingEstimate, recipe: RecipeEstimate, machine: Machine, job: Job) -> str:
+    cost = "" if recipe.cost is None else f", {digits_text(recipe.cost)} at the given price"
+    over_all = (
+        "" if recipe.processes == 1 else f", {digits_text(recipe.processor_hours)} hours of all {recipe.processes}"
+    )
+    return (
+        f"Train by {chosen.approach.name} and the recipe {recipe.name}: {bytes_text(recipe.total_bytes)} of the "
+        f"{bytes_text(recipe.limit_bytes)} that may be filled of {'each' if recipe.processes > 1 else 'one'} "
+        f"{machine.name}, {job.steps} steps in {seconds_text(3600 * recipe.hours)}{over_all}{cost}."
         + (" Activations are by formula here: this model cannot be run without numbers." if chosen.formula else "")
+        + (
+            " That is long: fewer steps, a smaller global batch, low-rank additions or a faster machine would help."
+            if recipe.hours > _LONG_HOURS
+            else ""
+        )
     )
 
 
@@ -184,9 +227,9 @@ def _interpolation_words(kind: str, window: Window) -> str:
     if kind != "yarn":
         return f"Interpolation: {kind}, as the model has it already; it is worked out anew from the original window."
     return (
-        f"Interpolation: YaRN at factor {factor}. At 64 times, the PoSE paper (table 2) has linear lose far more on "
-        "short text, and NTK turn up before the target; YaRN's attention factor can be calibrated afterwards, and "
-        "vLLM and llama.cpp load it."
+        f"Interpolation: YaRN, here by {factor}. In the PoSE paper's comparison at 64 times (table 2) linear lost far "
+        "more on short text, and NTK turned up before the target; YaRN's attention factor can be calibrated "
+        "afterwards, and vLLM and llama.cpp load it."
     )
 
 
@@ -209,24 +252,21 @@ def _slides(shape: ModelShape) -> bool:
     return any(layer.window_tokens is not None for layer in shape.layers)
 
 
-def _recipe_words(grown: RecipeEstimate, diluted: RecipeEstimate) -> str:
+def _recipe_words(grown: RecipeEstimate) -> str:
     """The recipe whose windows grow, where its widest fits; else the one whose memory never grows."""
     widest, takes = length_label(grown.widest_tokens), bytes_text(grown.total_bytes)
     if grown.fits:
         return (
-            f"Recipe: growing. Its windows grow to {widest}, of as many tokens at a time as can be, and take {takes}, "
-            f"which fits, and {_whole_job(grown)} in all; a query that learns among more keys finds its way better at "
-            "the target."
+            f"Recipe: growing. For the last steps windows grow to {widest}, with as many tokens at a time as before "
+            f"where that can be, and take {takes}, which fits. A query that learns among more keys finds its way "
+            "better at the target, at some cost on short text (docs/results/five-arms-x16.md); --recipe paper keeps "
+            "short text best."
         )
     return (
-        f"Recipe: diluted, {_whole_job(diluted)} in all. Windows that grow to {widest} would take {takes}; diluted "
-        "attention teaches the same with the memory of the short window."
+        f"Recipe: diluted. Windows that grow to {widest} would take {takes}, which does not fit. Diluted attention "
+        "counts each key for all that a skip leaves out, with the memory of the short window; --recipe paper does "
+        "without."
     )
-
-
-def _whole_job(recipe: RecipeEstimate) -> str:
-    cost = "" if recipe.cost is None else f", {digits_text(recipe.cost)} at the given price"
-    return f"{digits_text(recipe.processor_hours)} hours of accelerators{cost}"
 
 
 def _moving_words(moving: float, chosen: TrainingEstimate, machine: Machine) -> str:
@@ -237,7 +277,7 @@ def _moving_words(moving: float, chosen: TrainingEstimate, machine: Machine) -> 
     )
 
 
-def _batch_words(chosen: TrainingEstimate, machine: Machine) -> str:
+def _batch_words(chosen: TrainingEstimate, machine: Machine, job: Job) -> str:
     split = {
         "ddp": "the whole model on each",
         "zero1": "the optimizer's state split (ZeRO-1)",
@@ -250,10 +290,10 @@ def _batch_words(chosen: TrainingEstimate, machine: Machine) -> str:
     return (
         f"Batch: {where}{chosen.micro_batch} {'window' if chosen.micro_batch == 1 else 'windows'} at a time on "
         f"{'' if chosen.sharding.processes == 1 else 'each of '}{_machines(chosen.sharding.processes, machine)}, "
-        f"{times} before a step."
+        f"{times} before a step{f': {chosen.windows} windows' if chosen.windows != job.global_batch else ''}."
         + (
-            " Start `skipwise extend` under torchrun or accelerate launch, with the sharding in training.fsdp or "
-            "training.deepspeed, which go to the Trainer as they are."
+            " Start it by torchrun -m skipwise extend --config, or accelerate launch; --write-config writes how it is "
+            "split under training." + (" DeepSpeed is a package of its own." if chosen.sharding.is_deepspeed else "")
             if chosen.sharding.processes > 1
             else ""
         )
@@ -261,21 +301,39 @@ def _batch_words(chosen: TrainingEstimate, machine: Machine) -> str:
 
 
 def _serving_words(
-    profiles: Profiles, window: Window, deployment: Deployment, utilisation: Utilisation, fewest: int | None
+    profiles: Profiles,
+    window: Window,
+    deployment: Deployment,
+    utilisation: Utilisation,
+    fewest: int | None,
+    longest: Mapping[tuple[int, int], int],
 ) -> list[str]:
-    name = deployment.machine.name
-    if fewest is None:
-        return [
-            f"Serving {length_label(window.target)}: not even 64 x {name} hold one request; take fewer bits of weights "
-            "and cache, or a shorter target."
-        ]
-    words = [f"Serving {length_label(window.target)} takes {_machines(fewest, deployment.machine)} for one request."]
-    beginning, times = routing_length(profiles, deployment, utilisation, window.original, window.target)
+    name, target = deployment.machine.name, length_label(window.target)
+    bits = (deployment.weight_bits, deployment.kv_bits)
+    words = []
+    if longest[bits] < window.target:
+        fewer = [f"{w}-bit weights with a {kv}-bit cache" for (w, kv), n in longest.items() if n >= window.target]
+        words.append(
+            f"Serving one request of {target} does not fit on {_machines(deployment.count, deployment.machine)}"
+            + (
+                f"; {fewer[0]} would"
+                if fewer
+                else f"; {_machines(fewest, deployment.machine)} would do, and the settings below are for those"
+                if fewest
+                else f", and not on 64 x {name}: take a shorter target"
+            )
+            + "."
+        )
+    else:
+        words.append(f"Serving: one request of {target} fits on {_machines(deployment.count, deployment.machine)}.")
+    # A model that has been extended before is read that far as it is.
+    reach = rope_state(profiles.shape.config).maximum
+    beginning, times = routing_length(profiles, deployment, utilisation, reach, window.target)
     if 1 < times < float("inf"):
         words.append(
-            f"Send requests of {beginning} tokens and more, answer counted in, to the long mode, and all others to the "
-            f"short one, which answers as the base model does; a server that holds room for "
-            f"{length_label(window.original)} alone takes {digits_text(times)} times as many of those at once."
+            "Serve in two modes: the base model as it was for what fits its window, since it is never better "
+            f"stretched, and the extended one from {beginning} tokens on, answer counted in. A server that holds room "
+            f"for {length_label(reach)} alone takes {digits_text(times)} times as many requests at once."
         )
     return words
 
@@ -283,7 +341,7 @@ def _serving_words(
 def _config(
     shape: ModelShape,
     window: Window,
-    kind: str,
+    interpolation: Mapping[str, Any],
     recipe: str,
     chosen: TrainingEstimate | None,
     machine: Machine,
@@ -296,19 +354,31 @@ def _config(
     training: dict[str, Any] = {
         "max_steps": job.steps,
         "per_device_train_batch_size": batch,
-        "gradient_accumulation_steps": max(1, -(-job.global_batch // (batch * sharding.processes))),
+        "gradient_accumulation_steps": max(1, -(-job.global_batch // (batch * sharding.processes)))
+        if chosen is None
+        else chosen.accumulation,
     }
     if machine.bits == 16:
         training["bf16" if machine.half == "bfloat16" else "fp16"] = True
     if not checkpointing:
         training["gradient_checkpointing"] = False
+    if sharding.kind == "fsdp":
+        training["fsdp"] = True
+    elif sharding.is_deepspeed:
+        training["deepspeed"] = {
+            "zero_optimization": {"stage": SHARDINGS[sharding.kind]},
+            "bf16" if machine.half == "bfloat16" else "fp16": {"enabled": True},
+            **dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto"),
+            **dict.fromkeys(("train_batch_size", "gradient_clipping"), "auto"),
+        }
     config: dict[str, Any] = {
         "model": HUB_NAMES.get(shape.name, shape.name),
         "target": length_label(window.target),
         "window": length_label(window.train),
         "recipe": recipe,
-        "interpolation": {"kind": kind},
-        "data": {"source": "stdlib"},
+        "interpolation": dict(interpolation),
+        # Not there yet: a run on anything but the user's own text would be a waste.
+        "data": {"source": "documents"},
         "training": training,
     }
     if chosen is not None and chosen.approach.tuning.kind == "lora":

@@ -88,6 +88,12 @@ MODEL_CARDS: dict[str, dict[str, Any]] = {
         "sliding_window": 1024,
         "vocab_size": 262208,
         "max_position_embeddings": 131072,
+        # Its own config does not say it: the window that its factor makes this one of.
+        "original_max_position_embeddings": 16384,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
     },
     # Without the module that predicts a second token, which plain decoding leaves out.
     "deepseek-v3": {
@@ -108,9 +114,17 @@ MODEL_CARDS: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 8,
         "first_k_dense_replace": 3,
         "vocab_size": 129280,
-        # What it was pre-trained for; its own 128k came by YaRN afterwards.
-        "max_position_embeddings": 4096,
-        "rope_theta": 1e4,
+        "max_position_embeddings": 163840,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 40.0,
+            "original_max_position_embeddings": 4096,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
     },
     "gpt-j-6b": {
         "model_type": "gptj",
@@ -149,3 +163,6 @@ HUB_NAMES = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M",
 }
 """Where each card's weights are, as a hub name."""
+
+TEXT_PARTS = {"gemma-3-27b": "text_config"}
+"""Of cards whose weights see, too: where their config has the text model."""

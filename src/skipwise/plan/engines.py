@@ -12,6 +12,12 @@ from typing import Any
 from skipwise.model import rope_state
 from skipwise.plan.serving import Deployment
 
+LLAMA_CPP_MODELS = (
+    *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3"),
+    *("gemma3_text", "phi3", "deepseek_v2", "deepseek_v3", "olmo2", "granite", "cohere2", "glm4", "smollm3"),
+)
+"""Kinds of model that llama.cpp can run, of those that skipwise extends."""
+
 _LLAMA_CPP_CACHE = {16: "f16", 8: "q8_0", 4: "q4_0"}
 
 
@@ -23,6 +29,7 @@ def engine_commands(
     *,
     requests: int = 1,
     memory_share: float = 0.92,
+    part: str | None = None,
 ) -> dict[str, str]:
     """Commands to serve the extended checkpoint, and the base model stretched without training, by engine.
 
@@ -33,22 +40,39 @@ def engine_commands(
         extended: config of the extended model.
         requests: at once.
         memory_share: of each accelerator's memory that may be filled.
+        part: of the base's config that the text model is, where `extended` is that part alone.
     """
-    # vLLM's cache has 8 bits or 16.
-    note = "" if deployment.kv_bits >= 8 else " (its cache has 8 bits at the least)"
-    limits: dict[str, Any] = {"requests": requests, "memory_share": memory_share}
+    note = _vllm_note(deployment)
+    limits: dict[str, Any] = {"requests": requests, "memory_share": memory_share, "part": part}
+    # llama.cpp's weights have the bits of their file.
+    kind = {16: "", 8: "-Q8_0", 4: "-Q4_0"}[deployment.weight_bits]
     commands = {
         f"vLLM, the extended checkpoint{note}": vllm_command("CHECKPOINT", target_tokens, deployment, **limits),
         f"vLLM, the base model stretched{note}": vllm_command(base, target_tokens, deployment, extended, **limits),
+    }
+    if extended.model_type not in LLAMA_CPP_MODELS:
+        return commands
+    commands |= {
         "llama.cpp, the extended checkpoint's file": llama_cpp_command(
-            "CHECKPOINT.gguf", target_tokens, deployment, requests=requests
+            f"CHECKPOINT{kind}.gguf", target_tokens, deployment, requests=requests
         ),
     }
     if _rope_flags(extended):
-        commands["llama.cpp, the base model's file stretched"] = llama_cpp_command(
-            "BASE.gguf", target_tokens, deployment, extended, requests=requests
+        commands["llama.cpp of September 2026 and later, the base model's file stretched"] = llama_cpp_command(
+            f"BASE{kind}.gguf", target_tokens, deployment, extended, requests=requests
         )
     return commands
+
+
+def _vllm_note(deployment: Deployment) -> str:
+    """What of the bits asked for vLLM cannot do here."""
+    if deployment.machine.bits == 32:
+        return " (built for CPUs, which serves 16 bits)"
+    if deployment.kv_bits < 8:
+        return " (its cache has 8 bits at the least)"
+    if not deployment.machine.fp8 and 8 in (deployment.kv_bits, deployment.weight_bits):
+        return f" (no 8-bit floating point on {deployment.machine.name}: what would be in it is in 16 bits)"
+    return ""
 
 
 def vllm_command(
@@ -59,6 +83,7 @@ def vllm_command(
     *,
     requests: int = 1,
     memory_share: float = 0.92,
+    part: str | None = None,
 ) -> str:
     """A `vllm serve` command.
 
@@ -69,34 +94,37 @@ def vllm_command(
         extended: config with the scaling to be laid over a base model; None for a checkpoint that has it.
         requests: at once; of one, vLLM's own number stands, as shorter ones share the room.
         memory_share: of each accelerator's memory that may be filled.
+        part: of the base's config that the text model is, where `extended` is that part alone.
     """
     command = ["vllm", "serve", model, "--max-model-len", str(target_tokens)]
-    command += ["--gpu-memory-utilization", f"{memory_share:g}"]
+    on_cpu, fp8 = deployment.machine.bits == 32, deployment.machine.fp8
+    if not on_cpu:
+        command += ["--gpu-memory-utilization", f"{memory_share:g}"]
     if requests > 1:
         command += ["--max-num-seqs", str(requests)]
     if deployment.count > 1:
         command += ["--tensor-parallel-size", str(deployment.count)]
     if deployment.machine.half == "float16":
         command += ["--dtype", "half"]
-    if deployment.kv_bits < 16:
+    if deployment.kv_bits < 16 and fp8:
         command += ["--kv-cache-dtype", "fp8"]
-    if deployment.weight_bits < 16:
-        command += ["--quantization", "fp8" if deployment.weight_bits == 8 else "bitsandbytes"]
+    if deployment.weight_bits == 8 and fp8:
+        command += ["--quantization", "fp8"]
+    if deployment.weight_bits == 4 and not on_cpu:
+        command += ["--quantization", "bitsandbytes"]
     if extended is not None:
-        command += ["--hf-overrides", json.dumps(_overrides(extended))]
+        command += ["--hf-overrides", json.dumps(_overrides(extended, part))]
     return shlex.join(command)
 
 
-def _overrides(extended: Any) -> dict[str, Any]:
+def _overrides(extended: Any, part: str | None) -> dict[str, Any]:
     """What of an extended config its base does not say, at the place where it stands: a text model may be a part."""
     text = extended.get_text_config(decoder=True)
     said = text.to_dict()
     names = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
     overrides: dict[str, Any] = {name: said[name] for name in names if name in said}
-    for part in extended.sub_configs:
-        if getattr(extended, part, None) is text:
-            return {part: overrides}
-    return overrides
+    inside = next((name for name in extended.sub_configs if getattr(extended, name, None) is text), part)
+    return {inside: overrides} if inside else overrides
 
 
 def llama_cpp_command(

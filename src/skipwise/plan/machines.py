@@ -27,6 +27,7 @@ class Machine:
         tflops: dense 16-bit operations in a second, in 10^12; of a CPU, float32 ones.
         bits: of the numbers that training computes in.
         half: the 16-bit type that it is fast in.
+        fp8: it computes in 8-bit floating point.
         link_gb: sent in a second to others of the same node, in 10^9 bytes, one way.
         network_gb: sent in a second by a whole node to others, as nodes of this kind are usually built.
         node: accelerators of one node.
@@ -39,6 +40,7 @@ class Machine:
     tflops: float
     bits: int = 16
     half: str = "bfloat16"
+    fp8: bool = True
     link_gb: float = 32
     network_gb: float = 25
     node: int = 8
@@ -90,6 +92,7 @@ MACHINES: dict[str, Machine] = {
         bandwidth_gb=900,
         tflops=125,
         half="float16",
+        fp8=False,
         link_gb=150,
         network_gb=50,
         source="NVIDIA V100 data sheet (SXM2)",
@@ -99,6 +102,7 @@ MACHINES: dict[str, Machine] = {
         memory_gib=39.4,
         bandwidth_gb=1555,
         tflops=312,
+        fp8=False,
         link_gb=300,
         network_gb=200,
         source="NVIDIA A100 data sheet (SXM4)",
@@ -108,6 +112,7 @@ MACHINES: dict[str, Machine] = {
         memory_gib=79.2,
         bandwidth_gb=2039,
         tflops=312,
+        fp8=False,
         link_gb=300,
         network_gb=200,
         source="NVIDIA A100 data sheet (SXM4)",
@@ -169,6 +174,8 @@ def this_cpu() -> Machine:
         bandwidth_gb=20.0 + 2.0 * cores,
         tflops=0.08 * cores,  # 2.5 GHz and 32 float32 operations a cycle
         bits=32,
+        half="float32",
+        fp8=False,
         source="this machine; speed by its cores",
     )
 

@@ -208,6 +208,7 @@ class Measurer:
                 "checkpointing": checkpointing,
                 "accumulation": accumulation,
                 "bf16": self._machine.bits == 16,
+                "dtype": "bfloat16" if self._machine.bits == 16 and tuning.kind != "full" else "float32",
             }
         )
         predicted = self._predicted(tuning, window_tokens, checkpointing=checkpointing, accumulation=accumulation)
@@ -231,8 +232,9 @@ class Measurer:
         Raises:
             ConfigError: the measurement failed, with its last line.
         """
-        found = run_apart({**self._question, "what": "prefill", "length": length_tokens})
         shape, machine = self._shape, self._machine
+        half = "float32" if machine.bits == 32 else "bfloat16"
+        found = run_apart({**self._question, "what": "prefill", "length": length_tokens, "dtype": half})
         dtype = torch.float32 if machine.bits == 32 else torch.bfloat16
         profile = trace_prefill(
             shape.config, length_tokens=length_tokens, chunk_tokens=found["chunk_tokens"], dtype=dtype
@@ -287,7 +289,7 @@ def main() -> None:
     loaded: Any = load_model(
         question["model"],
         trust_remote_code=question["trust_remote_code"],
-        dtype="float32" if step and not (question["bf16"] and question["tuning"]["kind"] != "full") else None,
+        dtype=question["dtype"],
     )
     model = loaded.model.to(device)
     # From here on: what reading the file took is gone.

@@ -1,8 +1,11 @@
 """A plan as tables and as one page: what to do first, then memory, time and money of training and of serving."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from skipwise.plan import Plan
+from skipwise.plan import ByTarget, Plan
+from skipwise.plan.serving import ANSWER_TOKENS, REDUCE_SECONDS
+from skipwise.plan.training import TrainingEstimate
 from skipwise.report import Figure, Section, Table, render_page
 from skipwise.report.lines import Line, Point, Unit, line_panel
 from skipwise.report.quantities import bytes_text, digits_text, seconds_text
@@ -10,6 +13,7 @@ from skipwise.report.tables import ABSENT
 from skipwise.window import length_label
 
 _GIB = float(2**30)
+_Values = Callable[[ByTarget], tuple[float, float]]
 
 
 def memory_table(plan: Plan, *, detailed: bool = True) -> Table:
@@ -59,7 +63,10 @@ def time_table(plan: Plan) -> Table:
         hours = digits_text(one.processor_hours)
         rows.append((one.approach.name, *split, seconds_text(one.step_seconds), hours, *cost, fit))
     return Table(
-        title=f"{plan.job.steps} steps of {plan.job.global_batch} windows each, and the smallest machine that would do",
+        title=(
+            f"{plan.job.steps} steps of {plan.training[0].windows} windows each, all of them as short as they begin, "
+            "and the smallest machine that would do"
+        ),
         header=(
             "Approach",
             *(("Split",) if several else ()),
@@ -83,7 +90,7 @@ def serving_table(plan: Plan) -> Table:
                 length_label(one.length_tokens),
                 bytes_text(one.kv_bytes),
                 bytes_text(one.total_bytes),
-                "yes" if one.fits else f"{bytes_text(one.total_bytes - one.limit_bytes)} over",
+                "yes" if one.fits else "no",
                 seconds_text(one.first_token_seconds),
                 seconds_text(one.token_seconds),
                 f"{one.most_requests:,}",
@@ -97,6 +104,7 @@ def serving_table(plan: Plan) -> Table:
         title=(
             f"Serving {at_once} on {served.count} x {plan.machine.name}: {served.weight_bits}-bit weights of "
             f"{bytes_text(first.weight_bytes)}, {served.kv_bits}-bit cache"
+            + ("; 1M tokens are read and made" if priced else "")
         ),
         header=(*header, "1M tokens") if priced else header,
         rows=tuple(rows),
@@ -107,7 +115,7 @@ def longest_table(plan: Plan) -> Table:
     """The longest text of one request by bits of weights and of the cache."""
     bits = (16, 8, 4)
     return Table(
-        title="Longest text of one request that fits, in tokens",
+        title="Longest text of one request whose memory fits, in tokens, whether or not the model can read it",
         header=("Weights", *(f"{kv}-bit cache" for kv in bits)),
         rows=tuple((f"{w}-bit", *(_long(plan.longest[w, kv]) for kv in bits)) for w in bits),
     )
@@ -136,6 +144,10 @@ def assumptions(plan: Plan) -> dict[str, str]:
         f"{machine.node}, {machine.network_gb:g} GB/s from these to others",
         "share of memory that may be filled": f"{shares.memory:.3g} of {machine.memory_gib:g} GiB",
         "machine": f"{machine.name}, {machine.source}",
+        "serving": f"{ANSWER_TOKENS} tokens of each request are its answer; for the price, as many as fit are read one by "
+        "one and answered together; a short sum between accelerators, twice a layer, "
+        f"{REDUCE_SECONDS * 1e6:g} microseconds",
+        "QLoRA": "for comparison; skipwise extend trains in full and by LoRA",
         "training numbers": "trained ones 16 bytes each (float32, its gradient, two states of Adam)",
     }
 
@@ -175,26 +187,33 @@ def write_plan_page(plan: Plan, path: Path) -> None:
 def _by_target_figure(plan: Plan) -> Figure:
     """Memory and hours by target length, skip-wise against full length."""
     panels = []
-    values = {
-        "Memory of each accelerator": (lambda one: float(one.total_bytes), bytes_text, Unit(_GIB, "GiB")),
-        "Machine hours": (lambda one: one.processor_hours, digits_text, None),
+    gib = Unit(_GIB, "GiB")
+    values: dict[str, tuple[_Values, Callable[..., str], Unit | None]] = {
+        "Memory of each": (lambda one: one.one_window, bytes_text, gib),
+        "Machine hours": (lambda one: _both(one, lambda each: each.processor_hours), digits_text, None),
     }
+    if plan.price is not None:
+        values["Cost"] = (lambda one: _both(one, lambda each: each.cost or 0.0), digits_text, None)
     for title, (value, text, unit) in values.items():
         lines = [
             Line(
                 name=name,
                 index=index,
-                points=[Point(target, value(found[place])) for target, *found in plan.by_target],
+                points=[Point(one.target_tokens, float(value(one)[place])) for one in plan.by_target],
             )
             for place, (name, index) in enumerate((("skip-wise", 2), ("full length", 1)))
         ]
         panels.append(line_panel(lines, title=title, text=text, unit=unit, x_title="Target length in tokens"))
     limit = bytes_text(plan.training[0].limit_bytes)
     caption = (
-        f"Full fine-tuning in micro-batches of one window, by target length. {limit} of each may be filled. "
-        "All axes are logarithmic."
+        f"Full fine-tuning by target length. {limit} of each may be filled. Memory is with one window at a time, hours "
+        "with as many as fit. All axes are logarithmic."
     )
     return Figure(caption=caption, panels=tuple(panels))
+
+
+def _both(one: ByTarget, value: Callable[[TrainingEstimate], float]) -> tuple[float, float]:
+    return value(one.skip_wise), value(one.full_length)
 
 
 def _serving_figure(plan: Plan) -> Figure:

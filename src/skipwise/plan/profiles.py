@@ -1,5 +1,9 @@
 """What is found out about one model by running it without numbers, each thing once."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 import torch
 
 from skipwise.config import FullTuning, LoraTuning
@@ -10,10 +14,46 @@ from skipwise.plan.shape import ModelShape
 from skipwise.plan.trace import trace_prefill, trace_step
 from skipwise.train.tuning import apply_tuning
 
-# Beside a window itself, these numbers of tokens are run, and what lies between or beyond is on lines through them:
-# layers hold as much of every token, and the loss goes in slices of one size from some thousand tokens on.
+# Beside short windows themselves, so many tokens are run. What more of them hold is on the line through the last two,
+# or on the parabola where a mask of all pairs is held: the loss goes in slices of one size from here on.
 _RUN_TOKENS = (1024, 2048, 4096)
 _LOGITS = 2**24
+# Of one logit: in 16 bits, in float32, its softmax or gradient in float32, and the gradient in 16 bits.
+_WHOLE_LOGITS_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One micro-batch, as far as its memory goes.
+
+    Attributes:
+        window_tokens: of a training example.
+        batch: examples at a time.
+        tuning: what is trained.
+        checkpointing: layers are computed again in the backward pass.
+        gradients_held: an earlier micro-batch of the step has left all gradients.
+        bits: that training computes in, 16 by autocast, or 32.
+        in_half: parameters are in 16 bits where they are computed with, as an engine that splits them has them:
+            autocast makes no copies of them.
+        diluted: attention is diluted.
+        library_loss: the loss makes all logits at once, as the model class's own does; skipwise's never does.
+    """
+
+    window_tokens: int
+    batch: int
+    tuning: FullTuning | LoraTuning
+    checkpointing: bool = True
+    gradients_held: bool = True
+    bits: int = 16
+    in_half: bool = False
+    diluted: bool = False
+    library_loss: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        in_float32 = self.bits == 32 or (self.tuning.kind == "full" and not self.in_half)
+        return torch.float32 if in_float32 else torch.bfloat16
 
 
 class Profiles:
@@ -31,60 +71,25 @@ class Profiles:
         # The router of a mixture of experts looks at numbers, and its first layers may have none.
         self.by_formula = shape.has_experts
         # Layers of a limited reach have a mask of all pairs, which grows with the square of the window.
-        self._masked = any(layer.window_tokens is not None for layer in shape.layers)
-        self._profiles: dict[tuple[object, ...], StepProfile] = {}
+        self._slides = any(layer.window_tokens is not None for layer in shape.layers)
+        self._profiles: dict[object, StepProfile] = {}
         self._trained: dict[str, tuple[int, int]] = {}
         self._prefill_work: dict[int, int] = {}
 
-    def step(
-        self,
-        window_tokens: int,
-        batch: int,
-        tuning: FullTuning | LoraTuning,
-        *,
-        checkpointing: bool,
-        gradients_held: bool,
-        bits: int,
-        in_half: bool = False,
-    ) -> StepProfile:
-        """What a micro-batch holds.
-
-        Args:
-            window_tokens: of a training example.
-            batch: examples at a time; without a mask of all pairs, memory cares for tokens in all alone.
-            tuning: what is trained.
-            checkpointing: layers are computed again in the backward pass.
-            gradients_held: an earlier micro-batch of the step has left all gradients.
-            bits: that training computes in, 16 by autocast, or 32.
-            in_half: parameters are in 16 bits where they are computed with, as an engine that splits them has them:
-                autocast makes no copies of them.
-        """
-        dtype = torch.float32 if bits == 32 or (tuning.kind == "full" and not in_half) else torch.bfloat16
-
-        def run(window_tokens: int, batch: int = 1) -> StepProfile:
-            key = (window_tokens, batch, tuning.model_dump_json(), checkpointing, gradients_held, bits, dtype)
-            if key not in self._profiles:
-                self._profiles[key] = self._run(
-                    window_tokens, batch, tuning, checkpointing, gradients_held, bits, dtype
-                )
-            return self._profiles[key]
-
-        num_tokens = window_tokens * batch
-        if self._masked:
-            return run(window_tokens, batch)
-        if num_tokens in _RUN_TOKENS or (batch == 1 and num_tokens <= _RUN_TOKENS[-1]):
-            return run(num_tokens)
-        above = next((i for i, n in enumerate(_RUN_TOKENS) if n >= num_tokens), len(_RUN_TOKENS) - 1)
-        # Below the least of them the window itself is the other end.
-        ends = (_RUN_TOKENS[above - 1] if above else window_tokens, _RUN_TOKENS[above])
-        low, high = map(run, ends)
-        share = (num_tokens - ends[0]) / (ends[1] - ends[0])
-        moments = tuple(
-            Moment(*(round(few + share * (many - few)) for few, many in zip(at_low, at_high, strict=True)))
-            for at_low, at_high in zip(low.moments, high.moments, strict=True)
-        )
-        loss = round(low.loss_bytes + share * (high.loss_bytes - low.loss_bytes))
-        return StepProfile(moments=moments, gradients_held=gradients_held, loss_bytes=loss)
+    def step(self, step: Step) -> StepProfile:
+        """What a micro-batch holds."""
+        if step.batch == 1 and step.window_tokens <= _RUN_TOKENS[-1]:
+            return self._run(step)
+        # Of several windows some tensors are copied that of one are looked at as they are.
+        batch = min(2, step.batch)
+        windows = [tokens // batch for tokens in _RUN_TOKENS]
+        terms = [1, step.batch * step.window_tokens, step.batch * step.window_tokens**2]
+        if not (self._slides or step.diluted):
+            # Without a mask of all pairs, memory cares for tokens in all alone.
+            windows, terms = windows[1:], terms[:2]
+        runs = [self._run(replace(step, window_tokens=window, batch=batch)) for window in windows]
+        rows = [[1, batch * window, batch * window**2][: len(terms)] for window in windows]
+        return _between(runs, np.array(rows, dtype=np.float64), terms)
 
     def prefill_work(self, chunk_tokens: int) -> int:
         """Bytes that one chunk of a prompt holds beside weights and cache while it is read, in 16 bits.
@@ -106,31 +111,31 @@ class Profiles:
             self._trained[key] = sum(n for n, asked in sizes if asked), sum(n for n, _ in sizes)
         return self._trained[key]
 
-    def _run(
-        self,
-        window_tokens: int,
-        batch: int,
-        tuning: FullTuning | LoraTuning,
-        checkpointing: bool,
-        gradients_held: bool,
-        bits: int,
-        dtype: torch.dtype,
-    ) -> StepProfile:
+    def _run(self, step: Step) -> StepProfile:
+        # In equal terms: settings that come to the same are run once.
+        key = (replace(step, tuning=FullTuning(), in_half=False), step.tuning.model_dump_json(), step.dtype)
+        if key not in self._profiles:
+            self._profiles[key] = self._run_anew(step)
+        return self._profiles[key]
+
+    def _run_anew(self, step: Step) -> StepProfile:
         if not self.by_formula:
             try:
                 return trace_step(
                     self.shape.config,
-                    window_tokens=window_tokens,
-                    batch=batch,
-                    tuning=tuning,
-                    checkpointing=checkpointing,
-                    gradients_held=gradients_held,
-                    dtype=dtype,
-                    autocast=torch.bfloat16 if bits == 16 else None,
+                    window_tokens=step.window_tokens,
+                    batch=step.batch,
+                    tuning=step.tuning,
+                    checkpointing=step.checkpointing,
+                    gradients_held=step.gradients_held,
+                    dtype=step.dtype,
+                    autocast=torch.bfloat16 if step.bits == 16 else None,
+                    diluted=step.diluted,
+                    library_loss=step.library_loss,
                 )
             except UnsupportedModelError:
                 self.by_formula = True
-        return formula_profile(self.shape, batch * window_tokens, checkpointing=checkpointing, bits=bits)
+        return formula_profile(self.shape, step)
 
     def _run_prefill(self, chunk_tokens: int) -> int:
         if not self.by_formula:
@@ -142,7 +147,24 @@ class Profiles:
         return formula_prefill_work(self.shape, chunk_tokens)
 
 
-def formula_profile(shape: ModelShape, num_tokens: int, *, checkpointing: bool, bits: int) -> StepProfile:
+def _between(runs: Sequence[StepProfile], rows: np.ndarray, asked: Sequence[int]) -> StepProfile:
+    """The profile at the terms `asked` of the curve through `runs`, whose terms are the rows."""
+    shares = np.linalg.solve(rows.T, np.array(asked, dtype=np.float64))
+
+    def at(values: Sequence[int]) -> int:
+        return round(float(shares @ np.array(values, dtype=np.float64)))
+
+    moments = tuple(
+        Moment(*map(at, zip(*same, strict=True))) for same in zip(*(run.moments for run in runs), strict=True)
+    )
+    return StepProfile(
+        moments=moments,
+        gradients_held=runs[0].gradients_held,
+        loss_bytes=at([run.loss_bytes for run in runs]),
+    )
+
+
+def formula_profile(shape: ModelShape, step: Step) -> StepProfile:
     """Activations by the formula for flash attention, for models that cannot be run without numbers.
 
         34 s h bytes a layer in 16 bits, 2 s h where layers are computed again, and one layer's peak
@@ -151,12 +173,16 @@ def formula_profile(shape: ModelShape, num_tokens: int, *, checkpointing: bool, 
 
     Source: Korthikanti et al., arXiv 2205.05198, equation 2 without the attention matrix.
     """
-    hidden = shape.text.hidden_size * num_tokens * (bits // 8) // 2
+    num_tokens = step.batch * step.window_tokens
+    hidden = shape.text.hidden_size * num_tokens * (step.bits // 8) // 2
     layer = 34 * hidden
-    kept = 2 * hidden if checkpointing else layer
-    logits = 2 * FLOAT32_BYTES * min(num_tokens * shape.text.vocab_size, _LOGITS)
-    work = layer if checkpointing else layer // 2
-    moments = (Moment(kept, 4 * hidden + logits), Moment(kept, 4 * hidden + work))
+    kept = 2 * hidden if step.checkpointing else layer
+    each, most = (_WHOLE_LOGITS_BYTES, None) if step.library_loss else (2 * FLOAT32_BYTES, _LOGITS)
+    logits = num_tokens * shape.text.vocab_size
+    logits = each * (logits if most is None else min(logits, most))
+    mask = step.batch * step.window_tokens**2 * step.bits // 8 if step.diluted else 0
+    work = layer if step.checkpointing else layer // 2
+    moments = (Moment(kept, 4 * hidden + logits + mask), Moment(kept, 4 * hidden + work + mask))
     return StepProfile(moments=moments, gradients_held=True, loss_bytes=logits)
 
 

@@ -64,13 +64,12 @@ def recipe_estimate(
         at_a_time = max(1, chosen.micro_batch * window.train // tokens)
         windows = at_a_time * chosen.accumulation * chosen.sharding.processes
         stage = planner.estimate(
-            replace(chosen.approach, window_tokens=tokens),
+            replace(chosen.approach, window_tokens=tokens, diluted=run.dilution),
             Job(steps=end - begin, global_batch=windows),
             chosen.sharding,
             at_a_time,
         )
-        mask = at_a_time * planner.mask_bytes(tokens) if run.dilution else 0
-        total = max(total, stage.total_bytes + mask)
+        total = max(total, stage.total_bytes)
         hours += stage.hours
         widest = max(widest, tokens)
     processes = chosen.sharding.processes

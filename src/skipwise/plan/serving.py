@@ -1,19 +1,22 @@
 """What serving takes: memory by length and requests, time to the first token and from token to token, and money."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from skipwise.memory import decode_bytes, kv_cache_bytes, prefill_flops
-from skipwise.plan.machines import TERA, Machine, Utilisation
+from skipwise.memory import decode_bytes, decode_flops, kv_cache_bytes, prefill_flops
+from skipwise.plan.machines import GIGA, TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import ModelShape
-from skipwise.plan.training import CONTEXT_BYTES
+from skipwise.plan.training import CONTEXT_BYTES, PROCESS_BYTES
 
 # Bits a number: 8 and 4 with a 16-bit scale for every 32 numbers, as llama.cpp's Q8_0 and Q4_0 store them.
 BITS = {16: 16.0, 8: 8.5, 4: 4.5}
 SERVED_BITS = tuple(BITS)
 _CHUNK_TOKENS = 2048
 ANSWER_TOKENS = 256
+# Until a short sum over several accelerators has gone round; with direct links.
+REDUCE_SECONDS = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,19 @@ class Deployment:
     weight_bits: int = 16
     kv_bits: int = 16
     latent: bool = True
+
+    def passing_seconds(self, shape: ModelShape, utilisation: Utilisation) -> Callable[[int], float]:
+        """Seconds, by tokens in one pass, in which the accelerators add up what each has computed: twice a layer.
+
+            2 L (latency + 2 (N - 1) / N * tokens * hidden * 2 bytes / link)
+
+        Source: Megatron-LM, arXiv 1909.08053, section 3, of all-reduces in a ring.
+        """
+        if self.count == 1:
+            return lambda _: 0.0
+        link = self.machine.link_between(self.count) * GIGA * utilisation.network
+        each = 2 * (self.count - 1) / self.count * shape.text.hidden_size * 2 / link
+        return lambda tokens: 2 * len(shape.layers) * (REDUCE_SECONDS + tokens * each)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +115,8 @@ def serving_estimate(
     weights = weight_bytes(shape, deployment.weight_bits)
     one_cache = kv_cache_bytes(shape.layers, length_tokens, bits=kv_bits, latent=deployment.latent)
     one_cache = round(one_cache * cache_copies(shape, deployment))
-    work = profiles.prefill_work(_chunk(length_tokens)) + deployment.count * CONTEXT_BYTES
+    own = PROCESS_BYTES if machine.bits == 32 else CONTEXT_BYTES
+    work = profiles.prefill_work(_chunk(length_tokens)) + deployment.count * own
     limit = round(deployment.count * machine.memory_bytes * utilisation.memory)
     most = max(0, int((limit - weights - work) // one_cache)) if one_cache else 0
     speed = deployment.count * machine.tflops * TERA * utilisation.prefill
@@ -107,6 +124,9 @@ def serving_estimate(
     answer_tokens = min(answer_tokens, length_tokens - 1)
     prompt = length_tokens - answer_tokens
     first = prefill_flops(shape.counts, shape.layers, prompt) / speed
+
+    passing = deployment.passing_seconds(shape, utilisation)
+    first += passing(prompt)
 
     def token_seconds(at_once: int) -> float:
         read = decode_bytes(
@@ -117,9 +137,10 @@ def serving_estimate(
             weight_bits=BITS[deployment.weight_bits],
             kv_bits=kv_bits,
             latent=deployment.latent,
+            cache_copies=cache_copies(shape, deployment),
         )
-        computed = at_once * 2 * (shape.counts.active_in_layers + shape.counts.head_multiplied)
-        return max(read / bandwidth, computed / speed)
+        computed = at_once * decode_flops(shape.counts, shape.layers, length_tokens, latent=deployment.latent)
+        return max(read / bandwidth, computed / speed) + passing(at_once)
 
     cost = None
     if price is not None and most:
@@ -163,9 +184,18 @@ def _chunk(length_tokens: int) -> int:
 
 
 def sharing_count(shape: ModelShape, count: int) -> int:
-    """The most of so many accelerators that can share the model: engines give each of them as many heads."""
-    heads = [layer.query_heads for layer in shape.layers]
-    return next(n for n in range(count, 0, -1) if all(number % n == 0 for number in heads))
+    """The most of so many accelerators that can share the model.
+
+    Engines give each of them as many heads of queries and as many rows of the feed-forward, and split or copy heads of
+    keys evenly.
+    """
+    inside = getattr(shape.text, "intermediate_size", None) or 4 * shape.text.hidden_size
+
+    def shares(n: int) -> bool:
+        heads = ((layer.query_heads, layer.kv_heads) for layer in shape.layers)
+        return inside % n == 0 and all(q % n == 0 and (kv % n == 0 or n % kv == 0) for q, kv in heads)
+
+    return next(n for n in range(count, 0, -1) if shares(n))
 
 
 def longest_context(profiles: Profiles, deployment: Deployment, utilisation: Utilisation) -> int:
@@ -200,17 +230,17 @@ def fewest_accelerators(
 
 
 def routing_length(
-    profiles: Profiles, deployment: Deployment, utilisation: Utilisation, original_tokens: int, target_tokens: int
+    profiles: Profiles, deployment: Deployment, utilisation: Utilisation, own_tokens: int, target_tokens: int
 ) -> tuple[int, float]:
     """From which length on a request belongs to the long mode, and what it costs a short one to share its server.
 
-    Up to the original window the short mode answers as the base model does, so the long one is never better there. A
-    server that holds room for the target has room for fewer requests at once.
+    Up to the base model's own window the short mode answers as that does, so the long one is never better there: what
+    a request costs has no say in it. A server that holds room for the target has room for fewer requests at once.
 
     Returns:
-        The length in tokens, and how many times as many short requests fit at once where room is held for the original
+        The length in tokens, and how many times as many short requests fit at once where room is held for the base's
         window rather than for the target.
     """
-    at_short = serving_estimate(profiles, deployment, utilisation, original_tokens).most_requests
+    at_short = serving_estimate(profiles, deployment, utilisation, own_tokens).most_requests
     at_long = serving_estimate(profiles, deployment, utilisation, target_tokens).most_requests
-    return original_tokens + 1, at_short / at_long if at_long else math.inf
+    return own_tokens + 1, at_short / at_long if at_long else math.inf

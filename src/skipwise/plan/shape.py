@@ -30,6 +30,7 @@ class ModelShape:
         layers: one entry a decoder layer.
         original_tokens: window that it was pre-trained for.
         largest_layer: parameters of the largest decoder layer.
+        outside_layers: parameters that are in none: embedding, head, last norm.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelShape:
     layers: Sequence[LayerShape]
     original_tokens: int
     largest_layer: int
+    outside_layers: int
 
     @property
     def text(self) -> Any:
@@ -92,14 +94,16 @@ def card_config(name: str) -> PreTrainedConfig:
 def shape_of(config: PreTrainedConfig, *, name: str = "model", trust_remote_code: bool = False) -> ModelShape:
     """The shapes of the model that a config describes."""
     skeleton = without_weights(config, trust_remote_code=trust_remote_code)
-    blocks = decoder_blocks(skeleton)
+    counts = count_parameters(skeleton)
+    sizes = [sum(p.numel() for p in block.parameters()) for block in decoder_blocks(skeleton)]
     return ModelShape(
         name=name,
         config=config,
-        counts=count_parameters(skeleton),
+        counts=counts,
         layers=layer_shapes(config),
         original_tokens=original_window(config),
-        largest_layer=max(sum(p.numel() for p in block.parameters()) for block in blocks),
+        largest_layer=max(sizes),
+        outside_layers=counts.total - sum(sizes),
     )
 
 

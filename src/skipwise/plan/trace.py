@@ -109,6 +109,8 @@ def trace_step(
     gradients_held: bool = True,
     dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
+    diluted: bool = False,
+    library_loss: bool = False,
 ) -> StepProfile:
     """What a training step of `extend` holds beside parameters and the optimizer's state.
 
@@ -121,6 +123,8 @@ def trace_step(
         gradients_held: an earlier micro-batch of the step has left all gradients; else this one is the first.
         dtype: of the parameters.
         autocast: 16-bit type that the Trainer computes in, or None.
+        diluted: attention is diluted, by a mask of all pairs (see `skipwise.loss.diluted_mask`).
+        library_loss: the loss is the model class's own, of all logits at once.
 
     Raises:
         UnsupportedModelError: the model's code asks for numbers, as routers of experts do.
@@ -131,7 +135,8 @@ def trace_step(
             tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             tuned.enable_input_require_grads()
         plain = tuned.get_base_model() if isinstance(tuned, PeftModel) else tuned
-        use_chunked_loss(plain)
+        if not library_loss:
+            use_chunked_loss(plain)
         first, below, last = (decoder_blocks(plain)[place] for place in (0, -2, -1))
         gradients = 0 if gradients_held else sum(p.nbytes for p in last.parameters() if p.requires_grad)
         with ledger:
@@ -147,7 +152,8 @@ def trace_step(
                 _watched(first, ledger),
             ):
                 with torch.autocast("cpu", autocast) if autocast else nullcontext():
-                    loss = tuned(input_ids=ids, position_ids=positions, labels=ids)["loss"]
+                    rows = {"diluted": torch.ones(batch, dtype=torch.bool)} if diluted else {}
+                    loss = tuned(input_ids=ids, position_ids=positions, labels=ids, **rows)["loss"]
                 forward = ledger.peak - before
                 ledger.mark()
                 loss.backward()

@@ -1,12 +1,12 @@
 """What training takes: memory of one process, time and money, skip-wise at a short window against full length."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skipwise.config import FullTuning, LoraTuning
 from skipwise.memory import FLOAT32_BYTES, Sharding, TrainingState, training_flops
 from skipwise.plan.machines import GIGA, MACHINES, TERA, Machine, Utilisation
-from skipwise.plan.profiles import Profiles
+from skipwise.plan.profiles import Profiles, Step
 
 ADAM_BYTES = 2 * FLOAT32_BYTES
 # NF4 with blocks of 64 whose scales are 8-bit in blocks of 256 (QLoRA, arXiv 2305.14314, section 3): 4.127 bits.
@@ -18,8 +18,6 @@ PROCESS_BYTES = 530 * 2**20
 # What glibc's heap cannot use again while activations come and go: on SmolLM2-135M 150 to 500 MiB, whatever the
 # window (docs/results/planning.md). An accelerator's allocator has the share of memory that is left free for it.
 HEAP_HOLES_BYTES = 320 * 2**20
-# Of one logit: in 16 bits, in float32, its softmax or gradient in float32, and the gradient in 16 bits.
-WHOLE_LOGITS_BYTES = 12
 _AS_FAST = 1.01
 PROCESS_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -48,6 +46,7 @@ class Approach:
         quantized: the frozen weights are in 4 bits (QLoRA).
         checkpointing: layers are computed again in the backward pass.
         whole_logits: the loss makes all logits at once, as a library's own does; skipwise never does.
+        diluted: attention is diluted, by a mask of all pairs.
     """
 
     name: str
@@ -56,6 +55,7 @@ class Approach:
     quantized: bool = False
     checkpointing: bool = True
     whole_logits: bool = False
+    diluted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +103,11 @@ class TrainingEstimate:
         return self.total_bytes <= self.limit_bytes
 
     @property
+    def windows(self) -> int:
+        """Windows of a step, over all processes: the job's, or the next number that they can share evenly."""
+        return self.micro_batch * self.accumulation * self.sharding.processes
+
+    @property
     def processor_hours(self) -> float:
         """Hours of all accelerators together."""
         return self.hours * self.sharding.processes
@@ -141,29 +146,30 @@ class TrainingPlanner:
     def estimate(self, approach: Approach, job: Job, sharding: Sharding, micro_batch: int = 1) -> TrainingEstimate:
         """What one approach takes."""
         accumulation = max(1, -(-job.global_batch // (micro_batch * sharding.processes)))
-        in_half = sharding.share(3) > 1 or self._in_half(sharding)
+        in_half = self._in_half(sharding)
         profile = self._profiles.step(
-            approach.window_tokens,
-            micro_batch,
-            approach.tuning,
-            checkpointing=approach.checkpointing,
-            # What is split comes and goes in parts: it is counted throughout.
-            gradients_held=accumulation > 1 or sharding.processes > 1,
-            bits=self._machine.bits,
-            in_half=in_half,
-        )
-        if approach.whole_logits:
-            profile = profile.with_more(
-                WHOLE_LOGITS_BYTES * micro_batch * approach.window_tokens * self._shape.text.vocab_size, of_loss=True
+            Step(
+                window_tokens=approach.window_tokens,
+                batch=micro_batch,
+                tuning=approach.tuning,
+                checkpointing=approach.checkpointing,
+                # What is split comes and goes in parts: it is counted throughout.
+                gradients_held=accumulation > 1 or sharding.processes > 1,
+                bits=self._machine.bits,
+                in_half=in_half or sharding.splits_parameters,
+                diluted=approach.diluted,
+                library_loss=approach.whole_logits,
             )
+        )
         trained, numbers = self._profiles.trained(approach.tuning)
-        whole = self.state(approach, in_half=self._in_half(sharding))
-        state = whole.sharded(sharding, numbers=numbers, trained=trained, two_layers=self._two_layers())
+        state = self.state(approach, in_half=in_half).sharded(
+            sharding, numbers=numbers, trained=trained, whole_bytes=self._whole_bytes(approach)
+        )
         if self._machine.bits == 32:
             # A tiny model's tensors come from the C library's small bins.
             profile = profile.with_more(min(HEAP_HOLES_BYTES, FLOAT32_BYTES * self._shape.counts.total))
         activations = profile.peak(len(self._shape.layers), state.gradients) - state.gradients
-        seconds = self._step_seconds(approach, job, sharding, accumulation)
+        seconds = self._step_seconds(approach, sharding, micro_batch, accumulation)
         hours = seconds * job.steps / 3600
         return TrainingEstimate(
             approach=approach,
@@ -182,14 +188,18 @@ class TrainingPlanner:
         )
 
     def largest_batch(self, approach: Approach, job: Job, sharding: Sharding) -> TrainingEstimate:
-        """The same with the largest micro-batch that fits, a power of two; with 1 where none does."""
+        """The same with the largest micro-batch that fits; with 1 where none does.
+
+        It divides the windows that a process has of a step, so that a step has as many as with one at a time.
+        """
         best = self.estimate(approach, job, sharding)
-        batch = 2
-        while best.fits and batch * sharding.processes <= job.global_batch:
-            larger = self.estimate(approach, job, sharding, batch)
+        for batch in range(2, best.accumulation + 1):
+            if best.windows % (batch * sharding.processes) or not best.fits:
+                continue
+            larger = self.estimate(approach, replace(job, global_batch=best.windows), sharding, batch)
             if not larger.fits:
                 break
-            best, batch = larger, batch * 2
+            best = larger
         return best
 
     def fastest_split(self, approach: Approach, job: Job, processes: int) -> TrainingEstimate:
@@ -229,14 +239,7 @@ class TrainingPlanner:
         """
         trained, total = self._profiles.trained(approach.tuning)
         frozen = total - trained
-        if approach.tuning.kind == "full" or self._machine.bits == 32:
-            frozen_bytes = frozen * FLOAT32_BYTES
-        elif approach.quantized:
-            counts = self._shape.counts
-            in_layers = counts.attention + counts.mlp + counts.experts
-            frozen_bytes = round(in_layers * NF4_BITS / 8) + 2 * (frozen - in_layers)
-        else:
-            frozen_bytes = 2 * frozen
+        frozen_bytes = self._frozen_bytes(approach, frozen)
         size = 2 if in_half else FLOAT32_BYTES
         return TrainingState(
             parameters=frozen_bytes + trained * size,
@@ -244,20 +247,31 @@ class TrainingPlanner:
             optimizer=trained * (ADAM_BYTES + (FLOAT32_BYTES if in_half else 0)),
         )
 
+    def _frozen_bytes(self, approach: Approach, frozen: int) -> int:
+        if approach.tuning.kind == "full" or self._machine.bits == 32:
+            return frozen * FLOAT32_BYTES
+        if not approach.quantized:
+            return 2 * frozen
+        counts = self._shape.counts
+        in_layers = counts.attention + counts.mlp + counts.experts
+        return round(in_layers * NF4_BITS / 8) + 2 * (frozen - in_layers)
+
     def _in_half(self, sharding: Sharding) -> bool:
         """Whether the engine holds trained numbers in 16 bits."""
         return sharding.is_deepspeed and self._machine.bits == 16
 
-    def mask_bytes(self, window_tokens: int) -> int:
-        """The mask of all pairs that diluted attention adds for one window."""
-        return window_tokens**2 * self._machine.bits // 8
+    def _whole_bytes(self, approach: Approach) -> int:
+        """Bytes that FSDP has whole at once, in what is computed in.
 
-    def _two_layers(self) -> int:
-        """Bytes of two layers, or of the embedding, in what they compute in."""
+        What is in no layer belongs to the root, which torch's FSDP keeps whole from its forward pass to the end of the
+        backward one; beside it two layers, as the next is fetched while one computes; and of what is trained, the
+        gradients of the root and of one layer, until they are summed.
+        """
+        root, layer = self._shape.outside_layers, self._shape.largest_layer
         size = 2 if self._machine.bits == 16 else FLOAT32_BYTES
-        return size * max(2 * self._shape.largest_layer, self._shape.counts.embedding)
+        return size * (root + 2 * layer + (root + layer if approach.tuning.kind == "full" else 0))
 
-    def _step_seconds(self, approach: Approach, job: Job, sharding: Sharding, accumulation: int) -> float:
+    def _step_seconds(self, approach: Approach, sharding: Sharding, micro_batch: int, accumulation: int) -> float:
         """Operations over speed, or what moves between processes if that takes longer, and the optimizer's pass."""
         shape = self._shape
         flops = training_flops(
@@ -267,8 +281,8 @@ class TrainingPlanner:
             checkpointing=approach.checkpointing,
             frozen=approach.tuning.kind != "full",
         )
-        per_process = -(-job.global_batch // sharding.processes)
-        computing = per_process * flops / (self._machine.tflops * TERA * self._utilisation.training)
+        speed = self._machine.tflops * TERA * self._utilisation.training
+        computing = micro_batch * accumulation * flops / speed
         return max(computing, self.moving_seconds(approach, sharding, accumulation)) + self.optimizer_seconds(
             approach, sharding
         )
@@ -276,7 +290,8 @@ class TrainingPlanner:
     def moving_seconds(self, approach: Approach, sharding: Sharding, accumulation: int) -> float:
         """What moves between processes in a step, over their links; engines move it while they compute."""
         trained, numbers = self._profiles.trained(approach.tuning)
-        moved = sharding.moved_bytes(numbers=numbers, trained=trained, micro_batches=accumulation)
+        gathered = self._frozen_bytes(approach, numbers - trained) + 2 * trained if approach.quantized else 2 * numbers
+        moved = sharding.moved_bytes(gathered_bytes=gathered, trained=trained, micro_batches=accumulation)
         return moved / (self._machine.link_between(sharding.processes) * GIGA * self._utilisation.network)
 
     def optimizer_seconds(self, approach: Approach, sharding: Sharding) -> float:
