@@ -160,6 +160,12 @@ def test_heads_are_shared_out_evenly(tmp_path: Path) -> None:
     found = plan(str(tmp_path), target=512, machine="h100", count=2, job=Job(global_batch=2))
     assert found.deployment.count == 1, "9 heads"
     assert any("Serving is planned on 1 of the 2 x H100" in words for words in found.advice.words)
+    llama = plan("llama-3-8b", target=16384, machine="h100", count=16, sharding="fsdp", job=Job(global_batch=16))
+    assert llama.deployment.count == 8, "within a node, as it fits"
+    llama = plan("llama-3-8b", target=16384, machine="h100", count=16, sharding="fsdp", job=Job(global_batch=16))
+    assert llama.deployment.count == 8, "within a node, as it fits"
+    llama = plan("llama-3-8b", target=16384, machine="h100", count=16, sharding="fsdp", job=Job(global_batch=16))
+    assert llama.deployment.count == 8, "within a node, as it fits"
     assert "--tensor-parallel-size" not in "".join(found.advice.engines.values())
     even = {**SMALL, "num_attention_heads": 16, "num_key_value_heads": 16}
     AutoConfig.for_model("llama", **even).save_pretrained(tmp_path)
@@ -394,6 +400,48 @@ def test_llama_cpp_is_named_for_what_it_runs() -> None:
     assert not any(
         "llama.cpp" in name for name in engine_commands("m", 8192, Deployment(machine=MACHINES["l4"]), extended)
     )
+
+
+def test_what_is_printed_starts_on_what_holds_it(tmp_path: Path) -> None:
+    """Where the machine that was asked about is too small, the sentence says so and the settings are for enough."""
+    found = plan("mistral-7b", target=131072, machine="rtx-4090", job=Job(global_batch=1), lora=LoraTuning(rank=1))
+    assert any("Serving one request of 128k does not fit on one RTX 4090" in words for words in found.advice.words)
+    assert any("-bit weights with a" in words for words in found.advice.words)
+    assert "--tensor-parallel-size 2" in found.advice.engines["vLLM, the extended checkpoint"]
+
+
+def test_llama_cpp_is_named_for_what_it_runs() -> None:
+    gptj = model_shape("gpt-j-6b")
+    extended = extended_config(gptj.config, interpolation_from("yarn"), Window(train=512, original=2048, target=8192))
+    assert not any("llama.cpp" in name for name in engine_commands("m", 8192, Deployment(machine=MACHINES["l4"]), extended))
+
+
+def test_what_is_printed_starts_on_what_holds_it(tmp_path: Path) -> None:
+    """Where the machine that was asked about is too small, the sentence says so and the settings are for enough."""
+    found = plan("mistral-7b", target=131072, machine="rtx-4090", job=Job(global_batch=1), lora=LoraTuning(rank=1))
+    assert any("Serving one request of 128k does not fit on one RTX 4090" in words for words in found.advice.words)
+    assert any("-bit weights with a" in words for words in found.advice.words)
+    assert "--tensor-parallel-size 2" in found.advice.engines["vLLM, the extended checkpoint"]
+
+
+def test_llama_cpp_is_named_for_what_it_runs() -> None:
+    gptj = model_shape("gpt-j-6b")
+    extended = extended_config(gptj.config, interpolation_from("yarn"), Window(train=512, original=2048, target=8192))
+    assert not any("llama.cpp" in name for name in engine_commands("m", 8192, Deployment(machine=MACHINES["l4"]), extended))
+
+
+def test_what_is_printed_starts_on_what_holds_it(tmp_path: Path) -> None:
+    """Where the machine that was asked about is too small, the sentence says so and the settings are for enough."""
+    found = plan("mistral-7b", target=131072, machine="rtx-4090", job=Job(global_batch=1), lora=LoraTuning(rank=1))
+    assert any("Serving one request of 128k does not fit on one RTX 4090" in words for words in found.advice.words)
+    assert any("-bit weights with a" in words for words in found.advice.words)
+    assert "--tensor-parallel-size 2" in found.advice.engines["vLLM, the extended checkpoint"]
+
+
+def test_llama_cpp_is_named_for_what_it_runs() -> None:
+    gptj = model_shape("gpt-j-6b")
+    extended = extended_config(gptj.config, interpolation_from("yarn"), Window(train=512, original=2048, target=8192))
+    assert not any("llama.cpp" in name for name in engine_commands("m", 8192, Deployment(machine=MACHINES["l4"]), extended))
 
 
 def test_engines_are_not_asked_for_what_a_machine_has_not() -> None:

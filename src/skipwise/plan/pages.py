@@ -144,8 +144,8 @@ def assumptions(plan: Plan) -> dict[str, str]:
         f"{machine.node}, {machine.network_gb:g} GB/s from these to others",
         "share of memory that may be filled": f"{shares.memory:.3g} of {machine.memory_gib:g} GiB",
         "machine": f"{machine.name}, {machine.source}",
-        "serving": f"{ANSWER_TOKENS} tokens of each request are its answer; for the price, as many as fit are read one by "
-        "one and answered together; a short sum between accelerators, twice a layer, "
+        "serving": f"{ANSWER_TOKENS} tokens of each request are its answer; for the price, those that fit are read one "
+        "by one and answered together; a short sum between accelerators, twice a layer, takes "
         f"{REDUCE_SECONDS * 1e6:g} microseconds",
         "QLoRA": "for comparison; skipwise extend trains in full and by LoRA",
         "training numbers": "trained ones 16 bytes each (float32, its gradient, two states of Adam)",
