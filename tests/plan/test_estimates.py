@@ -402,48 +402,6 @@ def test_llama_cpp_is_named_for_what_it_runs() -> None:
     )
 
 
-def test_what_is_printed_starts_on_what_holds_it(tmp_path: Path) -> None:
-    """Where the machine that was asked about is too small, the sentence says so and the settings are for enough."""
-    found = plan("mistral-7b", target=131072, machine="rtx-4090", job=Job(global_batch=1), lora=LoraTuning(rank=1))
-    assert any("Serving one request of 128k does not fit on one RTX 4090" in words for words in found.advice.words)
-    assert any("-bit weights with a" in words for words in found.advice.words)
-    assert "--tensor-parallel-size 2" in found.advice.engines["vLLM, the extended checkpoint"]
-
-
-def test_llama_cpp_is_named_for_what_it_runs() -> None:
-    gptj = model_shape("gpt-j-6b")
-    extended = extended_config(gptj.config, interpolation_from("yarn"), Window(train=512, original=2048, target=8192))
-    assert not any("llama.cpp" in name for name in engine_commands("m", 8192, Deployment(machine=MACHINES["l4"]), extended))
-
-
-def test_what_is_printed_starts_on_what_holds_it(tmp_path: Path) -> None:
-    """Where the machine that was asked about is too small, the sentence says so and the settings are for enough."""
-    found = plan("mistral-7b", target=131072, machine="rtx-4090", job=Job(global_batch=1), lora=LoraTuning(rank=1))
-    assert any("Serving one request of 128k does not fit on one RTX 4090" in words for words in found.advice.words)
-    assert any("-bit weights with a" in words for words in found.advice.words)
-    assert "--tensor-parallel-size 2" in found.advice.engines["vLLM, the extended checkpoint"]
-
-
-def test_llama_cpp_is_named_for_what_it_runs() -> None:
-    gptj = model_shape("gpt-j-6b")
-    extended = extended_config(gptj.config, interpolation_from("yarn"), Window(train=512, original=2048, target=8192))
-    assert not any("llama.cpp" in name for name in engine_commands("m", 8192, Deployment(machine=MACHINES["l4"]), extended))
-
-
-def test_what_is_printed_starts_on_what_holds_it(tmp_path: Path) -> None:
-    """Where the machine that was asked about is too small, the sentence says so and the settings are for enough."""
-    found = plan("mistral-7b", target=131072, machine="rtx-4090", job=Job(global_batch=1), lora=LoraTuning(rank=1))
-    assert any("Serving one request of 128k does not fit on one RTX 4090" in words for words in found.advice.words)
-    assert any("-bit weights with a" in words for words in found.advice.words)
-    assert "--tensor-parallel-size 2" in found.advice.engines["vLLM, the extended checkpoint"]
-
-
-def test_llama_cpp_is_named_for_what_it_runs() -> None:
-    gptj = model_shape("gpt-j-6b")
-    extended = extended_config(gptj.config, interpolation_from("yarn"), Window(train=512, original=2048, target=8192))
-    assert not any("llama.cpp" in name for name in engine_commands("m", 8192, Deployment(machine=MACHINES["l4"]), extended))
-
-
 def test_engines_are_not_asked_for_what_a_machine_has_not() -> None:
     for name, flag in (("h100", True), ("v100-32", False), ("cpu", False)):
         place = machine_of(name)

@@ -199,90 +199,6 @@ def test_a_model_that_is_scaled_is_planned_with_more_of_the_same(
     assert written.max_position_embeddings == 8192
 
 
-@pytest.mark.parametrize(
-    ("kind", "rope", "expected"),
-    [
-        # Llama 3.1: 8 for 16 times the window; twice as far, twice as much.
-        (
-            "llama",
-            {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-            {"kind": "llama3", "factor": 16.0},
-        ),
-        ("llama", {"rope_type": "yarn", "factor": 16.0}, {"kind": "yarn"}),
-        ("llama", {"rope_type": "yarn", "factor": 16.0, "mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale": 1.0}),
-        ("llama", {"rope_type": "linear", "factor": 16.0}, {"kind": "linear"}),
-    ],
-)
-def test_a_model_that_is_scaled_is_planned_with_more_of_the_same(
-    kind: str, rope: dict[str, Any], expected: dict[str, Any]
-) -> None:
-    settings = {**CONFIG, "max_position_embeddings": 4096, "original_max_position_embeddings": 256}
-    rope = {"rope_theta": 1e4, "original_max_position_embeddings": 256, **rope}
-    settings.pop("model_type")
-    shape = shape_of(AutoConfig.for_model(kind, **settings, rope_parameters=rope))
-    asked = interpolation_settings(shape, 8192)
-    assert asked.items() >= expected.items()
-    window = check_plan(shape, MACHINES["l4"], target=8192)
-    written = extended_config(shape.config, interpolation_from(asked), window)
-    assert written.max_position_embeddings == 8192
-
-
-@pytest.mark.parametrize(
-    ("kind", "rope", "expected"),
-    [
-        # Llama 3.1: 8 for 16 times the window; twice as far, twice as much.
-        (
-            "llama",
-            {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-            {"kind": "llama3", "factor": 16.0},
-        ),
-        ("llama", {"rope_type": "yarn", "factor": 16.0}, {"kind": "yarn"}),
-        ("llama", {"rope_type": "yarn", "factor": 16.0, "mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale": 1.0}),
-        ("llama", {"rope_type": "linear", "factor": 16.0}, {"kind": "linear"}),
-    ],
-)
-def test_a_model_that_is_scaled_is_planned_with_more_of_the_same(
-    kind: str, rope: dict[str, Any], expected: dict[str, Any]
-) -> None:
-    settings = {**CONFIG, "max_position_embeddings": 4096, "original_max_position_embeddings": 256}
-    rope = {"rope_theta": 1e4, "original_max_position_embeddings": 256, **rope}
-    settings.pop("model_type")
-    shape = shape_of(AutoConfig.for_model(kind, **settings, rope_parameters=rope))
-    asked = interpolation_settings(shape, 8192)
-    assert asked.items() >= expected.items()
-    window = check_plan(shape, MACHINES["l4"], target=8192)
-    written = extended_config(shape.config, interpolation_from(asked), window)
-    assert written.max_position_embeddings == 8192
-
-
-@pytest.mark.parametrize(
-    ("kind", "rope", "expected"),
-    [
-        # Llama 3.1: 8 for 16 times the window; twice as far, twice as much.
-        (
-            "llama",
-            {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-            {"kind": "llama3", "factor": 16.0},
-        ),
-        ("llama", {"rope_type": "yarn", "factor": 16.0}, {"kind": "yarn"}),
-        ("llama", {"rope_type": "yarn", "factor": 16.0, "mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale": 1.0}),
-        ("llama", {"rope_type": "linear", "factor": 16.0}, {"kind": "linear"}),
-    ],
-)
-def test_a_model_that_is_scaled_is_planned_with_more_of_the_same(
-    kind: str, rope: dict[str, Any], expected: dict[str, Any]
-) -> None:
-    settings = {**CONFIG, "max_position_embeddings": 4096, "original_max_position_embeddings": 256}
-    rope = {"rope_theta": 1e4, "original_max_position_embeddings": 256, **rope}
-    settings.pop("model_type")
-    shape = shape_of(AutoConfig.for_model(kind, **settings, rope_parameters=rope))
-    asked = interpolation_settings(shape, 8192)
-    assert asked.items() >= expected.items()
-    window = check_plan(shape, MACHINES["l4"], target=8192)
-    written = extended_config(shape.config, interpolation_from(asked), window)
-    assert written.max_position_embeddings == 8192
-
-
 @pytest.mark.parametrize("card", MODEL_CARDS)
 def test_states_of_training_are_those_of_the_real_modules(card: str) -> None:
     shape = model_shape(card)
@@ -345,12 +261,6 @@ def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
         (["--target", "4k", "--machine", "cpu", "--count", "2"], "the machine is the CPU here, and the count 2"),
         (["--target", "4k", "--window", "1"], "window has train=1, original=256, target=4096"),
         (["--target", "128", "--machine", "cpu", "--calibrate"], "the target is 128 tokens and the original window"),
-        (["--target", "4k", "--window", "1"], "a training window"),
-        (["--target", "128", "--machine", "cpu", "--calibrate"], "the target is 128 tokens and the original window"),
-        (["--target", "4k", "--window", "1"], "a training window"),
-        (["--target", "128", "--machine", "cpu", "--calibrate"], "the target is 128 tokens and the original window"),
-        (["--target", "4k", "--window", "1"], "a training window"),
-        (["--target", "128", "--machine", "cpu", "--calibrate"], "the target is 128 tokens and the original window"),
         (["--target", "4k", "--kv-bits", "5"], "kv_bits is 5; give one of 16, 8, 4"),
         (["--target", "4k", "--write-config", "."], "'.' cannot be written: it is a folder; give the name of a file"),
         (["--target", "4k", "--out", "no/such/plan.html"], "there is no folder 'no/such'"),
@@ -361,27 +271,6 @@ def test_bad_input_gets_one_line(model: str, options: list[str], words: str, cap
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert words in err
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "mamba", "bert"])
-def test_kinds_of_model_without_rotary_positions_are_refused(kind: str, tmp_path: Path, capsys) -> None:
-    AutoConfig.for_model(kind).save_pretrained(tmp_path)
-    assert cli.main(["plan", str(tmp_path), "--target", "32k"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "mamba", "bert"])
-def test_kinds_of_model_without_rotary_positions_are_refused(kind: str, tmp_path: Path, capsys) -> None:
-    AutoConfig.for_model(kind).save_pretrained(tmp_path)
-    assert cli.main(["plan", str(tmp_path), "--target", "32k"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "mamba", "bert"])
-def test_kinds_of_model_without_rotary_positions_are_refused(kind: str, tmp_path: Path, capsys) -> None:
-    AutoConfig.for_model(kind).save_pretrained(tmp_path)
-    assert cli.main(["plan", str(tmp_path), "--target", "32k"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mamba", "bert"])

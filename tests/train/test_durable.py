@@ -202,3 +202,23 @@ def test_a_process_started_anew_goes_on_unasked(settings: dict[str, Any], monkey
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     assert run(settings).finished
     assert json.loads((folder / "skipwise.json").read_text())["steps"] == STEPS
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_a_run_goes_on_with_its_windows_spread_otherwise(
+    settings: dict[str, Any], tmp_path: Path, stop_after: Callable[[int], None]
+) -> None:
+    """One at a time, four times a step, and then two at a time, twice: the same windows in the same steps."""
+    four = {"gradient_accumulation_steps": 4}
+    whole = run(settings, output=str(tmp_path / "whole"), training=four)
+    stop_after(2)
+    assert not run(settings, training=four).finished
+    with pytest.raises(ConfigError, match=r"begun with 4 windows a step and would go on with 8: choose training\.grad"):
+        run(settings, training={**four, "per_device_train_batch_size": 2}, resume=True)
+    spread = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    resumed = run(settings, training=spread, resume=True)
+    expected = [entry["loss"] for entry in whole.log if "loss" in entry]
+    assert [entry["loss"] for entry in resumed.log if "loss" in entry] == pytest.approx(expected, rel=1e-4)
+    (resumed.folder / "skipwise.json").unlink()
+    with pytest.raises(ConfigError, match="other settings of training"):
+        run(settings, training={**spread, "learning_rate": 2e-2}, resume=True)

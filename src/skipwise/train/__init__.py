@@ -169,7 +169,7 @@ def _extend(config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | 
         # What cannot be calibrated is said before hours of training.
         to_calibrate_on = calibration_documents(config.data, loaded.tokenizer, window.target, progress=show_bars)
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
-    folder.begin(sampler=sampler_text(sampler), corpus=store.fingerprint)
+    folder.begin(sampler=sampler_text(sampler), corpus=store.fingerprint, windows=per_step)
     record = run_record(config, training, window, sampler, store, verdicts)
 
     use_chunked_loss(loaded.model)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from filelock import FileLock, Timeout
@@ -27,6 +28,10 @@ _BEGUN_FILE = "begun.json"
 _LOCK_FILE = ".lock"
 # What a run that was stopped before it had begun may leave.
 _TRACES = {_LOCK_FILE, _BEGUN_FILE, STAGING, f".{SETTINGS_FILE}.new", f".{_BEGUN_FILE}.new"}
+
+
+# A run may go on with its windows spread over more processes or fewer; how many make a step is held to in `begin`.
+_SPREAD = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 
 
 class RunFolder:
@@ -77,7 +82,7 @@ class RunFolder:
         if not settings_file.exists():
             raise ConfigError(f"there is no run in {str(self.path)!r} to resume; start it without --resume")
         begun = RunConfig.from_yaml(settings_file)
-        changed = [name for name in RunConfig.model_fields if getattr(begun, name) != getattr(self._config, name)]
+        changed = [name for name in RunConfig.model_fields if _of_run(begun, name) != _of_run(self._config, name)]
         if changed:
             raise ConfigError(
                 f"the run in {str(self.path)!r} was begun with other settings of {', '.join(changed)}; "
@@ -88,15 +93,17 @@ class RunFolder:
         self._claim()
         return newest_sound(self.path, logger.warning)
 
-    def begin(self, *, sampler: str, corpus: str) -> None:
+    def begin(self, *, sampler: str, corpus: str, windows: int) -> None:
         """Claims the folder for this run, or checks that a resumed run is the one that was begun.
 
         Args:
             sampler: the position sampler as text.
             corpus: fingerprint of the training tokens.
+            windows: of an optimizer step, over all processes.
 
         Raises:
-            ConfigError: the run was begun with another sampler or on other documents, or another run has the folder.
+            ConfigError: the run was begun with another sampler, on other documents or with more or fewer windows a
+                step, or another run has the folder.
             CheckpointError: the folder cannot be written.
         """
         state, now = PartialState(), {"sampler": sampler, "corpus": corpus}
@@ -112,10 +119,16 @@ class RunFolder:
                     f"the run in {str(self.path)!r} was begun with another {' and '.join(changed)}; "
                     "bring that back, or begin another with --output"
                 )
+            if (before := begun["windows"]) != windows:
+                raise ConfigError(
+                    f"the run in {str(self.path)!r} was begun with {before} windows a step and would go on with "
+                    f"{windows}: choose training.gradient_accumulation_steps, or per_device_train_batch_size, so that "
+                    f"over {state.num_processes} processes they are {before} again"
+                )
         elif state.is_main_process:
             try:
                 write_whole(self.path / SETTINGS_FILE, self._config.to_yaml())
-                write_whole(begun_file, json.dumps(now, indent=2) + "\n")
+                write_whole(begun_file, json.dumps({**now, "windows": windows}, indent=2) + "\n")
             except OSError as error:
                 raise self._cannot_write(error.strerror) from error
         state.wait_for_everyone()
@@ -144,3 +157,9 @@ class RunFolder:
 
     def _cannot_write(self, reason: str | None) -> CheckpointError:
         return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}")
+
+
+def _of_run(config: RunConfig, name: str) -> Any:
+    """A setting, as far as it says what is trained and not on how many machines."""
+    value = getattr(config, name)
+    return {key: each for key, each in value.items() if key not in _SPREAD} if name == "training" else value
