@@ -1,6 +1,7 @@
 """Two processes on one machine: one run, one folder, stopped together and resumed to the same bits."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,35 @@ def test_processes_stop_together_and_resume_to_the_same_bits(tiny_checkpoint: Pa
     assert (stopped / "checkpoint-2" / "trainer_state.json").exists()
     resumed = run("stopped", "resume")
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_one_process_speaks_and_the_others_write_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    for i in range(12):
+        (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "skipwise", "extend", str(tiny_checkpoint), "--target", "256", "--window", "32"]
+    command += [
+        "--data",
+        str(documents),
+        "--steps",
+        "3",
+        "--output",
+        str(tmp_path / "run"),
+        "--set",
+        "data.held_out=0.0",
+    ]
+    command += ["--set", "training.use_cpu=true", "--set", "training.gradient_accumulation_steps=2"]
+    done = subprocess.run(
+        command, env={**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache")}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("extended to 256 tokens") == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+    assert len(lines) == 3
+    told = r"step 2 of 3: loss \d+\.\d{4}, [\d,]+ tokens a second, [\d.]+ [MG]iB, [\d.]+ m?s left"
+    assert re.fullmatch(told, lines[1]), lines[1]
+    assert done.stderr.count("  reach  ") == 1, "the preflight is told once"
+    assert "pass  reach" in (tmp_path / "run" / "logs" / "rank-1.txt").read_text()

@@ -4,13 +4,17 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
 from skipwise.cli.settings import assigned, given
+from skipwise.errors import CheckpointError
 from skipwise.recipes import DEFAULT_RECIPE, RECIPES
+
+if TYPE_CHECKING:
+    from skipwise.train import ExtendResult
 
 INTERRUPTED = 130
 
@@ -114,22 +118,42 @@ def extend(
         tree = merge_settings(tree, assigned(assignment))
     run = RunConfig.from_mapping(tree)
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("skipwise").setLevel(logging.WARNING if as_json else logging.INFO)
     from skipwise.train import extend as train
+    from skipwise.train.folder import log_file
 
+    own_file = log_file(run.output_folder)
+    if own_file is None:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    else:
+        _log_to(own_file)
+    logging.getLogger("skipwise").setLevel(logging.WARNING if as_json and own_file is None else logging.INFO)
     result = train(run, resume=resume)
+    if own_file is None:
+        _show(result, run.target, as_json)
+    if not result.finished:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(result.folder), "finished": result.finished, "steps": result.steps, **result.record})
     elif result.finished:
         resumed = result.record["resumed_at_step"]
         since = "" if resumed is None else f" since step {resumed}"
         print(
-            f"extended to {run.target} tokens in {result.record['seconds']:.0f} s{since}, "
+            f"extended to {target} tokens in {result.record['seconds']:.0f} s{since}, "
             f"{result.record['peak_bytes'] / 2**30:.1f} GiB: {result.folder}\n"
             f"try it: {shlex.join(['skipwise', 'generate', str(result.folder), '--prompt', 'Once'])}"
         )
     if not result.finished:
         again = shlex.join(["skipwise", "extend", "--config", str(result.folder / "run.yaml"), "--resume"])
         print(f"stopped after step {result.steps}, saved; go on with: {again}", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED)
+
+
+def _log_to(file: Path) -> None:
+    """Of several processes all but the first write into files of their own."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        logging.basicConfig(filename=file, level=logging.WARNING, format="%(asctime)s %(message)s")
+    except OSError as error:
+        raise CheckpointError(f"{str(file)!r} cannot be written: {error.strerror}") from error

@@ -119,8 +119,11 @@ def _extend(config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | 
     check_sources(config)
     if isinstance(config.tuning, LoraTuning):
         check_tuning(without_weights(base, trust_remote_code=config.trust_remote_code), config.tuning)
+    # First, as it tells the processes of a parallel run of one another.
+    arguments = training_arguments(config)
     checkpoint = folder.checkpoint() if resume else folder.require_free()
-    arguments = training_arguments(config, resumed=checkpoint is not None)
+    # Validation before training has been, where a run goes on.
+    arguments.eval_on_start = checkpoint is None
 
     show_bars = not config.training.get("disable_tqdm", False)
     use_one_malloc_arena()

@@ -83,12 +83,8 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
     return settings
 
 
-def training_arguments(config: RunConfig, *, resumed: bool = False) -> transformers.TrainingArguments:
-    """`training_settings` as the Trainer takes them.
-
-    Args:
-        config: the run.
-        resumed: goes on from a checkpoint, so that validation before training has been.
+def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
+    """`training_settings` as the Trainer takes them, with validation before training.
 
     Raises:
         ConfigError: for settings that cannot be used together, on this machine, or without a package that is missing.
@@ -104,7 +100,7 @@ def training_arguments(config: RunConfig, *, resumed: bool = False) -> transform
             data_seed=config.seed,
             eval_strategy="steps" if every else "no",
             eval_steps=every or None,
-            eval_on_start=not resumed,
+            eval_on_start=True,
             remove_unused_columns=False,
         )
         # The Trainer asks for trackers last of all; made here once, a missing package is found before any work.

@@ -4,6 +4,7 @@ run.yaml             the run's settings, as it was begun
 begun.json           what the settings do not say: the sampler itself and the corpus it was begun with
 checkpoint-<step>/   model, optimizer and random state, a few of the newest, each whole and sealed (see durable.py)
 skipwise.json        what was done; its presence says that the run is finished
+logs/rank-<n>.txt    of several processes, what all but the first have to say
 .lock                held by the run that writes here, gone with its last process; .saving/, a checkpoint being written
 """
 
@@ -26,8 +27,9 @@ RECORD_FILE = "skipwise.json"
 SETTINGS_FILE = "run.yaml"
 _BEGUN_FILE = "begun.json"
 _LOCK_FILE = ".lock"
+_LOGS = "logs"
 # What a run that was stopped before it had begun may leave.
-_TRACES = {_LOCK_FILE, _BEGUN_FILE, STAGING, f".{SETTINGS_FILE}.new", f".{_BEGUN_FILE}.new"}
+_TRACES = {_LOCK_FILE, _LOGS, _BEGUN_FILE, STAGING, f".{SETTINGS_FILE}.new", f".{_BEGUN_FILE}.new"}
 
 
 # A run may go on with its windows spread over more processes or fewer; how many make a step is held to in `begin`.
@@ -157,6 +159,12 @@ class RunFolder:
 
     def _cannot_write(self, reason: str | None) -> CheckpointError:
         return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}")
+
+
+def log_file(folder: Path) -> Path | None:
+    """Where this process logs; None for the first one, or the only one, which people read."""
+    rank = int(os.environ.get("RANK", "0"))
+    return folder / _LOGS / f"rank-{rank}.txt" if rank else None
 
 
 def _of_run(config: RunConfig, name: str) -> Any:

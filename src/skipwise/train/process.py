@@ -24,14 +24,19 @@ class Stopwatch:
 
     @property
     def peak_bytes(self) -> int:
-        """Peak of the accelerator's memory, or of the whole process where there is none."""
-        if torch.cuda.is_available():
-            return torch.cuda.max_memory_allocated()
-        import resource
-        import sys
+        """As `peak_bytes`."""
+        return peak_bytes()
 
-        # Kibibytes on Linux, bytes on macOS.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+def peak_bytes() -> int:
+    """Peak of the accelerator's memory, or of the whole process where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+    import sys
+
+    # Kibibytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextlib.contextmanager

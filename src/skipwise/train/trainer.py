@@ -1,5 +1,6 @@
 """The thin `transformers.Trainer` that runs a curriculum."""
 
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -19,8 +20,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from skipwise.errors import CheckpointError
 from skipwise.model import save_model, share_weights
+from skipwise.report.quantities import bytes_text, seconds_text
 from skipwise.train.durable import forget_older, whole_or_not_at_all
-from skipwise.train.process import on_stop_signals
+from skipwise.train.process import on_stop_signals, peak_bytes
+
+logger = logging.getLogger("skipwise")
 
 Validate = Callable[[], dict[str, float]]
 """Measures the model as it is, and returns metrics by name."""
@@ -51,7 +55,8 @@ class SkipwiseTrainer(transformers.Trainer):
             self.remove_callback(shown_elsewhere)
         self._clock = StepClock()
         self.add_callback(self._clock)
-        self.add_callback(ProgressLine(quiet=self.args.disable_tqdm))
+        shown = StepLines() if self.args.world_size > 1 else ProgressLine(quiet=self.args.disable_tqdm)
+        self.add_callback(shown)
         self.add_callback(ValidateAtTheEnd())
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler:
@@ -68,6 +73,7 @@ class SkipwiseTrainer(transformers.Trainer):
 
     def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """A forward and a backward pass; stops the run where the loss is no number, as no later step could mend it."""
+        self._clock.count(arguments[1]["input_ids"].numel() * self.args.world_size)
         loss = super().training_step(*arguments, **keywords)
         if not torch.isfinite(loss):
             raise CheckpointError(
@@ -86,9 +92,11 @@ class SkipwiseTrainer(transformers.Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
-        """Adds the seconds of the steps that an entry is about; they stay in the log through a resume."""
+        """Adds seconds and speed of the steps that an entry is about; they stay in the log through a resume."""
         if "loss" in logs:
-            logs["step_seconds"] = round(self._clock.take(), 4)
+            seconds, tokens = self._clock.take()
+            logs["step_seconds"] = round(seconds, 4)
+            logs["tokens_per_second"] = round(tokens / seconds) if seconds else 0
         super().log(logs, *arguments, **keywords)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -135,14 +143,19 @@ class SkipwiseTrainer(transformers.Trainer):
 
 
 class StepClock(TrainerCallback):
-    """Seconds within steps: neither data, nor validation, nor saving."""
+    """Seconds within steps, neither data, nor validation, nor saving, and the tokens that were trained in them."""
 
     def __init__(self) -> None:
-        self._begun, self._seconds = 0.0, 0.0
+        self._begun, self._seconds, self._tokens = 0.0, 0.0, 0
 
-    def take(self) -> float:
-        """Seconds of all steps since this was asked last."""
-        taken, self._seconds = self._seconds, 0.0
+    def count(self, tokens: int) -> None:
+        """Adds tokens of all processes."""
+        self._tokens += tokens
+
+    def take(self) -> tuple[float, int]:
+        """Seconds and tokens of all steps since this was asked last."""
+        taken = self._seconds, self._tokens
+        self._seconds, self._tokens = 0.0, 0
         return taken
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -197,6 +210,31 @@ class ProgressLine(TrainerCallback):
         """Closes the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+class StepLines(TrainerCallback):
+    """Of several processes the first one's line a step: loss, tokens a second of all, peak memory, time left."""
+
+    def __init__(self) -> None:
+        self._begun, self._first = 0.0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Notes the step that the run begins or goes on from."""
+        self._begun, self._first = time.monotonic(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Writes a line."""
+        if not state.is_world_process_zero or not logs:
+            return
+        place = f"step {state.global_step} of {state.max_steps}"
+        if "loss" in logs:
+            each = (time.monotonic() - self._begun) / max(1, state.global_step - self._first)
+            logger.info(
+                f"{place}: loss {float(logs['loss']):.4f}, {logs.get('tokens_per_second', 0):,} tokens a second, "
+                f"{bytes_text(peak_bytes())}, {seconds_text(each * (state.max_steps - state.global_step))} left"
+            )
+        if shown := [f"{name.removeprefix('eval_')} {value:.2f}" for name, value in logs.items() if "perplex" in name]:
+            logger.info(f"{place}: " + ", ".join(shown))
 
 
 class StopOnRequest(TrainerCallback):
