@@ -1,7 +1,9 @@
-"""Two processes on one machine: one run, one folder, stopped together and resumed to the same bits."""
+"""Several processes on one machine: one run, one folder, the same items whatever their number, stopped and resumed."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +92,70 @@ def test_one_process_speaks_and_the_others_write_files(tiny_checkpoint: Path, tm
     assert re.fullmatch(told, lines[1]), lines[1]
     assert done.stderr.count("  reach  ") == 1, "the preflight is told once"
     assert "pass  reach" in (tmp_path / "run" / "logs" / "rank-1.txt").read_text()
+
+
+WORLD = """
+import json, os, sys
+from skipwise.config import RunConfig
+from skipwise.train import extend
+from skipwise.train.curriculum import Curriculum
+
+model, documents, output, accumulation, last, seen = sys.argv[1:]
+own = Curriculum.__getitem__
+
+def getitem(curriculum, place):
+    with open(f"{seen}-{os.environ['RANK']}", "a") as file:
+        file.write(f"{place}\\n")
+    return own(curriculum, place)
+
+Curriculum.__getitem__ = getitem
+training = {"max_steps": 4, "gradient_accumulation_steps": int(accumulation), "learning_rate": 1e-3, "warmup_steps": 0,
+            "save_steps": 2, "use_cpu": True, "disable_tqdm": True}
+config = RunConfig.from_mapping({"model": model, "target": 256, "window": 32, "output": output,
+                                 "data": {"source": documents, "held_out": 0.0}, "training": training,
+                                 "validation": {"every_steps": 0}})
+result = extend(config, resume=last == "resume")
+if os.environ["RANK"] == "0":
+    print(json.dumps([entry["loss"] for entry in result.log if "loss" in entry]))
+"""
+
+
+@pytest.mark.slow
+def test_the_same_is_trained_whatever_the_number_of_processes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Eight windows a step by 1, 2 and 4 processes, and a run begun by 2 that 4 go on with."""
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    for i in range(12):
+        (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
+    script = tmp_path / "script.py"
+    script.write_text(WORLD)
+
+    def run(output: str, processes: int, last: str = "no") -> tuple[list[float], list[int]]:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        seen = tmp_path / f"seen-{output}-{processes}"
+        arguments = [tiny_checkpoint, documents, tmp_path / output, 8 // processes, last, seen]
+        done = subprocess.run(
+            [*torchrun, str(script), *map(str, arguments)],
+            env={**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        places = [line for rank in range(processes) for line in Path(f"{seen}-{rank}").read_text().split()]
+        return json.loads(done.stdout.splitlines()[-1]), sorted(map(int, places))
+
+    alone, items = run("one", 1)
+    assert items == list(range(32))
+    for processes in (2, 4):
+        losses, places = run(f"whole-{processes}", processes)
+        assert losses == pytest.approx(alone, rel=1e-4)
+        assert places == items, "each once, by one of them"
+    # As if it had been killed after the second step.
+    run("moved", 2)
+    moved = tmp_path / "moved"
+    for left in ("skipwise.json", "model.safetensors"):
+        (moved / left).unlink()
+    shutil.rmtree(moved / "checkpoint-4")
+    losses, places = run("moved", 4, "resume")
+    assert losses == pytest.approx(alone, rel=1e-4)
+    assert places == items[16:], "none again, and none left out"
