@@ -99,3 +99,12 @@ def test_a_switch_is_on_or_off(name: str, value: object) -> None:
     config = RunConfig.from_mapping({**SMALL, "training": {name: value}})
     with pytest.raises(ConfigError, match=f"'training.{name}' is {value!r}; give true or false"):
         training_settings(config)
+
+
+def test_sharding_that_would_not_happen_is_refused() -> None:
+    """Accelerate shards over accelerators alone, and says nothing where there are none."""
+    config = RunConfig.from_mapping({"model": "m", "target": 64, "training": {"fsdp": True, "use_cpu": True}})
+    with pytest.raises(
+        ConfigError, match=r"'training\.fsdp' splits the model over accelerators, and this run computes"
+    ):
+        training_arguments(config)

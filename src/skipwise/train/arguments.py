@@ -113,6 +113,11 @@ def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
                 "or add training.use_cpu: true to do so on the CPU"
             ) from error
         raise ConfigError(f"settings under 'training' cannot be used: {' '.join(str(error).split())}") from error
+    if arguments.fsdp and arguments.device.type == "cpu":
+        raise ConfigError(
+            "setting 'training.fsdp' splits the model over accelerators, and this run computes on the CPU, where it "
+            "would stay whole in each process: leave it out"
+        )
     if arguments.n_gpu > 1:
         # One process for several accelerators would copy the model at every step; torchrun gives each its own.
         logger.warning(
