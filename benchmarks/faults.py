@@ -62,6 +62,8 @@ class Run:
         (folder / "run.yaml").write_text(yaml.safe_dump(settings(self.output, documents)))
         self._launch = launch
         self._environment = {**os.environ, "SKIPWISE_CACHE": str(folder.parent / "cache"), "HF_HUB_OFFLINE": "1"}
+        # Else processes that are started anew may read the addresses of those before them, and wait for ever.
+        self._environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
 
     def start(self) -> subprocess.Popen[bytes]:
         """Begins the run, or goes on with it where it was begun."""

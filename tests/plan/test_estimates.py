@@ -150,6 +150,7 @@ def test_a_short_request_belongs_to_the_short_mode_up_to_its_window(small: Profi
     assert routing_length(small, Deployment(machine=machine(0.6)), shares, 256, 2**30)[1] == float("inf")
 
 
+@pytest.mark.slow
 def test_heads_are_shared_out_evenly(tmp_path: Path) -> None:
     shape = model_shape("llama-3-8b")
     assert [sharing_count(shape, n) for n in (1, 2, 3, 8, 12, 33)] == [1, 2, 2, 8, 8, 32]
@@ -243,6 +244,7 @@ def test_a_text_model_inside_another_is_overridden_where_it_stands() -> None:
     assert "--gpu-memory-utilization 0.8 --max-num-seqs 4" in command
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_in_full_is_measured_with_low_rank_additions(monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["skipwise.plan.measure"]
     monkeypatch.setattr(module, "model_shape", lambda *_, **__: small_shape())
@@ -363,6 +365,7 @@ def test_what_is_in_no_layer_is_whole_throughout(small: Profiles) -> None:
     assert lora.state.in_transit == 2 * (root + 2 * layer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sharding", "key"), [("fsdp", "fsdp"), ("zero3", "deepspeed"), ("ddp", None)])
 def test_a_written_run_is_split_as_it_was_planned(sharding: str, key: str | None, tmp_path: Path) -> None:
     AutoConfig.for_model("llama", **SMALL).save_pretrained(tmp_path)
