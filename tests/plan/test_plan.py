@@ -59,8 +59,10 @@ def test_the_papers_machine_holds_skip_wise_training_and_no_full_length_of_16k(t
     planner = TrainingPlanner(Profiles(model_shape("llama-7b")), MACHINES["v100-32"], Utilisation())
     job, sharding = Job(steps=1000, global_batch=16), Sharding(processes=8, kind="zero3")
     ways = {way.name: way for way in approaches(2048, target, LoraTuning(), whole_logits=True)}
-    assert planner.estimate(ways["skip-wise"], job, sharding, 2).fits, "as at every target"
-    full = planner.estimate(ways["full length"], job, sharding, 2)
+    job = replace(job, micro_batch=2)
+    assert planner.largest_batch(ways["skip-wise"], job, sharding).fits, "as at every target"
+    full = planner.largest_batch(ways["full length"], job, sharding)
+    assert (full.micro_batch, full.accumulation) == (2, 1)
     assert full.fits == fits
     assert abs(full.total_bytes - full.limit_bytes) > 2**30, "by more than is assumed here and there"
     spared = planner.estimate(replace(ways["full length"], whole_logits=False), job, sharding, 2)
@@ -261,6 +263,7 @@ def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
         (["--target", "4k", "--machine", "cpu", "--count", "2"], "the machine is the CPU here, and the count 2"),
         (["--target", "4k", "--window", "1"], "window has train=1, original=256, target=4096"),
         (["--target", "128", "--machine", "cpu", "--calibrate"], "the target is 128 tokens and the original window"),
+        (["--target", "4k", "--micro-batch", "65"], "there is 1 accelerator with 65 windows at a time for 64"),
         (["--target", "4k", "--kv-bits", "5"], "kv_bits is 5; give one of 16, 8, 4"),
         (["--target", "4k", "--write-config", "."], "'.' cannot be written: it is a folder; give the name of a file"),
         (["--target", "4k", "--out", "no/such/plan.html"], "there is no folder 'no/such'"),

@@ -72,6 +72,10 @@ def plan(
     ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 1000,
     global_batch: Annotated[int, typer.Option("--global-batch", min=1, help="Windows of a step.")] = 64,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", min=1, help="Windows at a time on each.", show_default="as many as fit"),
+    ] = None,
     rank: Annotated[int, typer.Option("--rank", min=1, help="Of low-rank additions.")] = 64,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing/--no-checkpointing", help="Compute layers again in the backward pass.")
@@ -133,7 +137,7 @@ def plan(
         if path is not None and path.is_dir():
             raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; give the name of a file")
     utilisation, place, lora = _utilisation(shares or []), machine_of(machine), LoraTuning(rank=rank)
-    measured = None
+    job, measured = Job(steps=steps, global_batch=global_batch, micro_batch=micro_batch), None
     if calibrate:
         # Before minutes of measuring.
         check_plan(
@@ -144,7 +148,7 @@ def plan(
             count=count,
             sharding=sharding,
             price=price,
-            global_batch=global_batch,
+            job=job,
             requests=requests,
             weight_bits=weight_bits,
             kv_bits=kv_bits,
@@ -159,7 +163,7 @@ def plan(
         count=count,
         sharding=sharding,
         price=price,
-        job=Job(steps=steps, global_batch=global_batch),
+        job=job,
         lora=lora,
         utilisation=utilisation,
         checkpointing=checkpointing,

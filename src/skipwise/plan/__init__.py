@@ -179,7 +179,7 @@ def plan(
         count=count,
         sharding=sharding,
         price=price,
-        global_batch=asked.global_batch,
+        job=asked,
         requests=requests,
         weight_bits=weight_bits,
         kv_bits=kv_bits,
@@ -269,7 +269,7 @@ def check_plan(
     count: int = 1,
     sharding: str | None = None,
     price: float | None = None,
-    global_batch: int = Job().global_batch,
+    job: Job = Job(),  # noqa: B008 - frozen
     requests: int = 1,
     weight_bits: int = 16,
     kv_bits: int = 16,
@@ -291,9 +291,12 @@ def check_plan(
             raise ConfigError(f"{name} is {bits}; give one of {', '.join(map(str, SERVED_BITS))}")
     if requests < 1:
         raise ConfigError(f"requests are {requests}; give 1 or more")
-    if count > global_batch:
+    at_a_time = job.micro_batch or 1
+    if at_a_time < 1 or count * at_a_time > job.global_batch:
+        some = "is 1 accelerator" if count == 1 else f"are {count} accelerators"
+        each = "" if job.micro_batch is None else f" with {at_a_time} windows at a time"
         raise ConfigError(
-            f"there are {count} accelerators for {global_batch} windows of a step; give a --global-batch of as many"
+            f"there {some}{each} for {job.global_batch} windows of a step; give a --global-batch of as many"
         )
     if machine.bits == 32 and count > 1:
         raise ConfigError(f"the machine is the CPU here, and the count {count}; give --count 1, or an accelerator")

@@ -29,10 +29,12 @@ class Job:
     Attributes:
         steps: optimizer steps.
         global_batch: windows of a step, over all processes.
+        micro_batch: windows at a time in each process; None for as many as fit.
     """
 
     steps: int = 1000
     global_batch: int = 64
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +192,11 @@ class TrainingPlanner:
     def largest_batch(self, approach: Approach, job: Job, sharding: Sharding) -> TrainingEstimate:
         """The same with the largest micro-batch that fits; with 1 where none does.
 
-        It divides the windows that a process has of a step, so that a step has as many as with one at a time.
+        It divides the windows that a process has of a step, so that a step has as many as with one at a time. Where
+        the job says how many, it is those.
         """
+        if job.micro_batch is not None:
+            return self.estimate(approach, job, sharding, job.micro_batch)
         best = self.estimate(approach, job, sharding)
         for batch in range(2, best.accumulation + 1):
             if best.windows % (batch * sharding.processes) or not best.fits:
@@ -219,10 +224,10 @@ class TrainingPlanner:
     def fewest(self, approach: Approach, job: Job) -> TrainingEstimate | None:
         """The fewest processes it fits on, split as little as will do; None where one a window is too few."""
         for processes in PROCESS_COUNTS:
-            if processes > job.global_batch:
+            if processes * (job.micro_batch or 1) > job.global_batch:
                 break
             for kind in ("ddp",) if processes == 1 else ("ddp", "zero1", "zero2", "fsdp"):
-                found = self.estimate(approach, job, Sharding(processes=processes, kind=kind))
+                found = self.estimate(approach, job, Sharding(processes=processes, kind=kind), job.micro_batch or 1)
                 if found.fits:
                     return found
         return None
