@@ -114,13 +114,11 @@ def test_the_formula_for_reading_a_prompt_is_near_what_the_model_does() -> None:
 def test_what_is_not_run_is_on_the_curve_through_what_is(kind: str, diluted: bool, library_loss: bool) -> None:
     shape = shape_of(AutoConfig.for_model(kind, **{**SMALL, "head_dim": 16}))
     profiles = Profiles(shape)
-    for window, batch in ((12288, 1), (3000, 3)):
+    for window, batch in ((12288, 1), (20480, 1), (3000, 3), (3000, 5)):
         step = Step(window_tokens=window, batch=batch, tuning=FullTuning(), diluted=diluted, library_loss=library_loss)
         found, run = profiles.step(step), profiles._run(step)
-        # Diluted attention goes in blocks, which for few of them is not quite a parabola: it is off by up to 6%.
-        assert found.peak(4, 0) == pytest.approx(run.peak(4, 0), rel=0.08 if diluted else 0.02)
-        if not diluted:  # There the peak of the forward pass is in the attention, not in the loss.
-            assert found.loss_bytes == pytest.approx(run.loss_bytes, rel=0.02)
+        assert found.peak(4, 0) == pytest.approx(run.peak(4, 0), rel=0.02)
+        assert found.loss_bytes == pytest.approx(run.loss_bytes, rel=0.02)
 
 
 def test_what_the_loss_takes_is_told_apart(small: Profiles) -> None:

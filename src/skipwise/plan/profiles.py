@@ -14,9 +14,11 @@ from skipwise.plan.shape import ModelShape
 from skipwise.plan.trace import trace_prefill, trace_step
 from skipwise.train.tuning import apply_tuning
 
-# Beside short windows themselves, so many tokens are run. What more of them hold is on the line through the last two,
-# or on the parabola where a mask of all pairs is held: the loss goes in slices of one size from here on.
-_RUN_TOKENS = (1024, 2048, 4096)
+# Beside short windows themselves, so many tokens are run, and what more hold is on the line through these: the loss
+# goes in slices of one size from here on. With a mask of all pairs windows are run as they are, and those beyond the
+# last of these are on the parabola through them.
+_RUN_TOKENS = (2048, 4096)
+_MASKED_TOKENS = (4096, 8192, 16384)
 _LOGITS = 2**24
 # Of one logit: in 16 bits, in float32, its softmax or gradient in float32, and the gradient in 16 bits.
 _WHOLE_LOGITS_BYTES = 12
@@ -78,18 +80,27 @@ class Profiles:
 
     def step(self, step: Step) -> StepProfile:
         """What a micro-batch holds."""
+        if self._slides or step.diluted:
+            return self._masked_step(step)
         if step.batch == 1 and step.window_tokens <= _RUN_TOKENS[-1]:
             return self._run(step)
-        # Of several windows some tensors are copied that of one are looked at as they are.
+        # Memory cares for tokens in all alone, but of several windows some are copied that of one are looked at as they
+        # are.
         batch = min(2, step.batch)
-        windows = [tokens // batch for tokens in _RUN_TOKENS]
-        terms = [1, step.batch * step.window_tokens, step.batch * step.window_tokens**2]
-        if not (self._slides or step.diluted):
-            # Without a mask of all pairs, memory cares for tokens in all alone.
-            windows, terms = windows[1:], terms[:2]
-        runs = [self._run(replace(step, window_tokens=window, batch=batch)) for window in windows]
-        rows = [[1, batch * window, batch * window**2][: len(terms)] for window in windows]
-        return _between(runs, np.array(rows, dtype=np.float64), terms)
+        runs = [self._run(replace(step, window_tokens=tokens // batch, batch=batch)) for tokens in _RUN_TOKENS]
+        return _between(runs, [[1, tokens] for tokens in _RUN_TOKENS], [1, step.batch * step.window_tokens])
+
+    def _masked_step(self, step: Step) -> StepProfile:
+        """With a mask of all pairs, which grows with the square of the window."""
+        n = step.window_tokens
+        if n > _MASKED_TOKENS[-1]:
+            runs = [self.step(replace(step, window_tokens=tokens)) for tokens in _MASKED_TOKENS]
+            return _between(runs, [[1, tokens, tokens**2] for tokens in _MASKED_TOKENS], [1, n, n**2])
+        if step.batch <= 2:
+            return self._run(step)
+        # Of several windows each further one adds what the third does.
+        runs = [self._run(replace(step, batch=batch)) for batch in (2, 3)]
+        return _between(runs, [[1, 2], [1, 3]], [1, step.batch])
 
     def prefill_work(self, chunk_tokens: int) -> int:
         """Bytes that one chunk of a prompt holds beside weights and cache while it is read, in 16 bits.
@@ -147,9 +158,9 @@ class Profiles:
         return formula_prefill_work(self.shape, chunk_tokens)
 
 
-def _between(runs: Sequence[StepProfile], rows: np.ndarray, asked: Sequence[int]) -> StepProfile:
+def _between(runs: Sequence[StepProfile], rows: Sequence[Sequence[int]], asked: Sequence[int]) -> StepProfile:
     """The profile at the terms `asked` of the curve through `runs`, whose terms are the rows."""
-    shares = np.linalg.solve(rows.T, np.array(asked, dtype=np.float64))
+    shares = np.linalg.solve(np.array(rows, dtype=np.float64).T, np.array(asked, dtype=np.float64))
 
     def at(values: Sequence[int]) -> int:
         return round(float(shares @ np.array(values, dtype=np.float64)))

@@ -57,6 +57,11 @@ class Ledger(TorchDispatchMode):
         self.peak = self.live
         return self.live
 
+    def mark_anew(self) -> int:
+        """Begins a new peak; returns the one before."""
+        before, self.peak = self.peak, self.live
+        return before
+
     def add(self, tensor: Tensor) -> None:
         """Counts a tensor until it is gone."""
         storage = tensor.untyped_storage()
@@ -149,14 +154,14 @@ def trace_step(
             with (
                 _watched(last, ledger) as at_last,
                 _watched(below, ledger) as at_below,
-                _watched(first, ledger),
+                _watched(first, ledger) as at_first,
             ):
                 with torch.autocast("cpu", autocast) if autocast else nullcontext():
                     rows = {"diluted": torch.ones(batch, dtype=torch.bool)} if diluted else {}
                     loss = tuned(input_ids=ids, position_ids=positions, labels=ids, **rows)["loss"]
-                forward = ledger.peak - before
-                ledger.mark()
+                after_layers = ledger.mark_anew()
                 loss.backward()
+    forward = max(after_layers, *(at.peak_at_output for at in (at_first, at_below, at_last))) - before
     # Each layer adds what the last one has added, and takes away in the backward pass what it made gradients of.
     added = at_last.live_after_forward - at_below.live_after_forward
     held = at_last.live_at_gradient - at_below.live_at_gradient + gradients
@@ -166,7 +171,7 @@ def trace_step(
     return StepProfile(
         moments=tuple(Moment(per_layer, peak - num_layers * per_layer) for per_layer, peak in moments),
         gradients_held=gradients_held,
-        loss_bytes=before + forward - at_last.live_after_forward,
+        loss_bytes=after_layers - at_last.live_after_forward,
     )
 
 
@@ -175,24 +180,24 @@ class _Watched:
     """What the ledger says when a layer has put out its hidden states, and when their gradient comes back to them."""
 
     live_after_forward: int = 0
+    peak_at_output: int = 0
     live_at_gradient: int = 0
     peak_at_gradient: int = 0
 
 
 @contextmanager
 def _watched(layer: nn.Module, ledger: Ledger) -> Iterator[_Watched]:
-    """Looks at the ledger on a layer's ways; a new peak begins where the backward pass comes to the layer."""
+    """Looks at the ledger on a layer's ways: a new peak begins where it puts out, and where the backward pass comes."""
     found = _Watched()
 
     def comes_back(_: Tensor) -> None:
-        found.live_at_gradient, found.peak_at_gradient = ledger.live, ledger.peak
-        ledger.mark()
+        found.live_at_gradient, found.peak_at_gradient = ledger.live, ledger.mark_anew()
 
     def puts_out(_: nn.Module, __: Any, output: Any) -> None:
         hidden = output if isinstance(output, Tensor) else output[0]
         # Checkpointing comes by once more, in the backward pass.
         if not found.live_after_forward:
-            found.live_after_forward = ledger.live
+            found.live_after_forward, found.peak_at_output = ledger.live, ledger.mark_anew()
             hidden.register_hook(comes_back)
 
     handle = layer.register_forward_hook(puts_out)
