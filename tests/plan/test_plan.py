@@ -263,6 +263,8 @@ def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
         (["--target", "4k", "--machine", "cpu", "--count", "2"], "the machine is the CPU here, and the count 2"),
         (["--target", "4k", "--window", "1"], "window has train=1, original=256, target=4096"),
         (["--target", "128", "--machine", "cpu", "--calibrate"], "the target is 128 tokens and the original window"),
+        (["--target", "4k", "--price", "nan"], "greater than or equal to 0"),
+        (["--target", "4k", "--length", "1k,"], "length is ''; give a whole number of tokens"),
         (["--target", "4k", "--micro-batch", "65"], "there is 1 accelerator with 65 windows at a time for 64"),
         (["--target", "4k", "--kv-bits", "5"], "kv_bits is 5; give one of 16, 8, 4"),
         (["--target", "4k", "--write-config", "."], "'.' cannot be written: it is a folder; give the name of a file"),
@@ -281,6 +283,13 @@ def test_kinds_of_model_without_rotary_positions_are_refused(kind: str, tmp_path
     AutoConfig.for_model(kind).save_pretrained(tmp_path)
     assert cli.main(["plan", str(tmp_path), "--target", "32k"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_gets_one_line(model: str, capsys) -> None:
+    assert cli.main(["plan", model, "--target", "512", "--write-config", name := "x" * 300]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"'{name}' cannot be written: File name too long; give another name" in err
 
 
 def test_a_name_that_is_no_card_is_told_the_cards(capsys) -> None:

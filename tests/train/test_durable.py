@@ -222,3 +222,20 @@ def test_a_run_goes_on_with_its_windows_spread_otherwise(
     (resumed.folder / "skipwise.json").unlink()
     with pytest.raises(ConfigError, match="other settings of training"):
         run(settings, training={**spread, "learning_rate": 2e-2}, resume=True)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_what_a_run_was_begun_with_is_read_with_care(
+    settings: dict[str, Any], stop_after: Callable[[int], None]
+) -> None:
+    begun_file = Path(settings["output"]) / "begun.json"
+    stop_after(2)
+    run(settings)
+    begun = json.loads(begun_file.read_text())
+    for spoilt in ("{", "[1]"):
+        begun_file.write_text(spoilt)
+        with pytest.raises(CheckpointError, match="begun.json' cannot be read, and says what"):
+            run(settings, resume=True)
+    # As earlier versions left it.
+    begun_file.write_text(json.dumps({name: value for name, value in begun.items() if name != "windows"}))
+    assert run(settings, resume=True).finished

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
 SCRIPT = """
 import os, signal, sys
 from skipwise.config import RunConfig
@@ -36,19 +38,25 @@ assert (result.finished, result.steps) == ((False, 2) if sys.argv[4] == "stop" e
 """
 
 
-@pytest.mark.slow
-def test_processes_stop_together_and_resume_to_the_same_bits(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    documents = tmp_path / "documents"
-    documents.mkdir()
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    folder = tmp_path / "documents"
+    folder.mkdir()
     for i in range(12):
-        (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
+        (folder / f"{i}.txt").write_text(f"text number {i} " * 30)
+    return folder
+
+
+@pytest.mark.slow
+def test_processes_stop_together_and_resume_to_the_same_bits(
+    tiny_checkpoint: Path, documents: Path, tmp_path: Path
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
 
     def run(output: str, stop: str) -> Path:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         subprocess.run(
-            [*torchrun, str(script), str(tiny_checkpoint), str(documents), str(tmp_path / output), stop],
+            [*TORCHRUN, "2", str(script), str(tiny_checkpoint), str(documents), str(tmp_path / output), stop],
             env={**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache")},
             check=True,
         )
@@ -63,13 +71,8 @@ def test_processes_stop_together_and_resume_to_the_same_bits(tiny_checkpoint: Pa
 
 
 @pytest.mark.slow
-def test_one_process_speaks_and_the_others_write_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    documents = tmp_path / "documents"
-    documents.mkdir()
-    for i in range(12):
-        (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "skipwise", "extend", str(tiny_checkpoint), "--target", "256", "--window", "32"]
+def test_one_process_speaks_and_the_others_write_files(tiny_checkpoint: Path, documents: Path, tmp_path: Path) -> None:
+    command = [*TORCHRUN, "2", "-m", "skipwise", "extend", str(tiny_checkpoint), "--target", "256", "--window", "32"]
     command += [
         "--data",
         str(documents),
@@ -121,21 +124,18 @@ if os.environ["RANK"] == "0":
 
 
 @pytest.mark.slow
-def test_the_same_is_trained_whatever_the_number_of_processes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_same_is_trained_whatever_the_number_of_processes(
+    tiny_checkpoint: Path, documents: Path, tmp_path: Path
+) -> None:
     """Eight windows a step by 1, 2 and 4 processes, and a run begun by 2 that 4 go on with."""
-    documents = tmp_path / "documents"
-    documents.mkdir()
-    for i in range(12):
-        (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
     script = tmp_path / "script.py"
     script.write_text(WORLD)
 
     def run(output: str, processes: int, last: str = "no") -> tuple[list[float], list[int]]:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         seen = tmp_path / f"seen-{output}-{processes}"
         arguments = [tiny_checkpoint, documents, tmp_path / output, 8 // processes, last, seen]
         done = subprocess.run(
-            [*torchrun, str(script), *map(str, arguments)],
+            [*TORCHRUN, str(processes), str(script), *map(str, arguments)],
             env={**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
             check=True,
             capture_output=True,

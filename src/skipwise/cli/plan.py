@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from skipwise.plan import Machine, Plan, Utilisation
     from skipwise.plan.measure import CalibratedPlanning
     from skipwise.report import Table
+    from skipwise.window import Window
 
 EPILOG = """Example: skipwise plan llama-3-8b --target 128k --machine h100 --count 8 --price 2.5
 
@@ -137,47 +138,42 @@ def plan(
         if path is not None and path.is_dir():
             raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; give the name of a file")
     utilisation, place, lora = _utilisation(shares or []), machine_of(machine), LoraTuning(rank=rank)
-    job, measured = Job(steps=steps, global_batch=global_batch, micro_batch=micro_batch), None
+    asked: dict[str, Any] = {
+        "target": target,
+        "window": window,
+        "count": count,
+        "sharding": sharding,
+        "price": price,
+        "job": Job(steps=steps, global_batch=global_batch, micro_batch=micro_batch),
+        "requests": requests,
+        "weight_bits": weight_bits,
+        "kv_bits": kv_bits,
+    }
+    at = None if lengths is None else [parse_length(part) for part in lengths.split(",")]
+    measured = None
     if calibrate:
         # Before minutes of measuring.
-        check_plan(
-            model_shape(model, trust_remote_code=trust_remote_code),
-            place,
-            target=target,
-            window=window,
-            count=count,
-            sharding=sharding,
-            price=price,
-            job=job,
-            requests=requests,
-            weight_bits=weight_bits,
-            kv_bits=kv_bits,
-        )
-        measured = _calibrated(model, place, utilisation, window, lora, checkpointing, trust_remote_code)
+        window_of_run = check_plan(model_shape(model, trust_remote_code=trust_remote_code), place, **asked)
+        measured = _calibrated(model, place, utilisation, window_of_run, lora, checkpointing, trust_remote_code)
         utilisation, place = measured.utilisation, measured.machine
     found = make_plan(
         model,
-        target=target,
-        window=window,
+        **asked,
         machine=place,
-        count=count,
-        sharding=sharding,
-        price=price,
-        job=job,
         lora=lora,
         utilisation=utilisation,
         checkpointing=checkpointing,
         library_loss=library_loss,
-        requests=requests,
-        weight_bits=weight_bits,
-        kv_bits=kv_bits,
-        lengths=None if lengths is None else [parse_length(part) for part in lengths.split(",")],
+        lengths=at,
         trust_remote_code=trust_remote_code,
     )
-    if write_config is not None:
-        _write_config(write_config, found.advice.config)
-    if out is not None:
-        write_plan_page(found, out)
+    try:
+        if write_config is not None:
+            _write_config(write_config, found.advice.config)
+        if out is not None:
+            write_plan_page(found, out)
+    except OSError as error:
+        raise ConfigError(f"{error.filename!r} cannot be written: {error.strerror}; give another name") from error
     if as_json:
         print_json({**plan_json(found), "calibration": None if measured is None else _measured_json(measured)})
         return
@@ -206,26 +202,24 @@ def _calibrated(
     model: str,
     machine: "Machine",
     utilisation: "Utilisation",
-    window: int | None,
+    window: "Window",
     lora: "LoraTuning",
     checkpointing: bool,
     trust_remote_code: bool,
 ) -> "CalibratedPlanning":
     from skipwise.plan.cards import MODEL_CARDS
     from skipwise.plan.measure import calibrate_plan
-    from skipwise.plan.shape import model_shape
 
     if model in MODEL_CARDS and not Path(model).exists():
         raise ConfigError(
             f"--calibrate runs the real model, and {model!r} is a card without weights; give its folder or .gguf file"
         )
-    original = model_shape(model, trust_remote_code=trust_remote_code).original_tokens
-    longest = min(original, 2048)
+    longest = min(window.original, 2048)
     return calibrate_plan(
         model,
         machine,
         utilisation,
-        window_tokens=window or longest,
+        window_tokens=window.train,
         lengths=(longest // 2, longest),
         checkpointing=checkpointing,
         lora=lora,

@@ -14,11 +14,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     counts = plan.shape.counts
     return {
         "model": plan.shape.name,
-        "window": {"train": plan.window.train, "original": plan.window.original, "target": plan.window.target},
-        "parameters": {name: getattr(counts, name) for name in counts.__slots__} | {"total": counts.total},
+        "window": _named(plan.window, "train", "original", "target"),
+        "parameters": _named(counts, *counts.__slots__, "total"),
         "kv_bytes_a_token": plan.shape.kv_bytes_a_token,
         "machine": {"name": plan.machine.name, "count": plan.sharding.processes, "source": plan.machine.source},
-        "utilisation": {name: getattr(plan.utilisation, name) for name in plan.utilisation.__slots__},
+        "utilisation": _named(plan.utilisation, *plan.utilisation.__slots__),
         "training": [_training_json(one, fitting) for one, fitting in zip(plan.training, plan.smallest, strict=True)],
         "serving": [_serving_json(one) for one in plan.serving],
         "longest_context_tokens": {f"weights {w}, cache {kv}": n for (w, kv), n in plan.longest.items()},
@@ -73,26 +73,12 @@ def _training_json(one: TrainingEstimate, fitting: tuple[Machine, TrainingEstima
 
 
 def _recipe_json(one: RecipeEstimate) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        "widest_tokens": one.widest_tokens,
-        "total_bytes": one.total_bytes,
-        "processor_hours": one.processor_hours,
-        "cost": one.cost,
-    }
+    return _named(one, "name", "widest_tokens", "total_bytes", "processor_hours", "cost")
 
 
 def _serving_json(one: ServingEstimate) -> dict[str, Any]:
-    return {
-        "length_tokens": one.length_tokens,
-        "requests": one.requests,
-        "fits": one.fits,
-        "weight_bytes": one.weight_bytes,
-        "kv_bytes": one.kv_bytes,
-        "work_bytes": one.work_bytes,
-        "limit_bytes": one.limit_bytes,
-        "first_token_seconds": one.first_token_seconds,
-        "token_seconds": one.token_seconds,
-        "most_requests": one.most_requests,
-        "cost_per_million": one.cost_per_million,
-    }
+    return _named(one, *one.__slots__, "fits")
+
+
+def _named(one: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in names}

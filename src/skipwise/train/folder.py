@@ -115,13 +115,14 @@ class RunFolder:
         state.wait_for_everyone()
         begun_file = self.path / _BEGUN_FILE
         if begun_file.exists():
-            begun = json.loads(begun_file.read_text(encoding="utf-8"))
-            if changed := [name for name, value in now.items() if begun[name] != value]:
+            begun = self._begun(begun_file)
+            if changed := [name for name, value in now.items() if begun.get(name) != value]:
                 raise ConfigError(
                     f"the run in {str(self.path)!r} was begun with another {' and '.join(changed)}; "
                     "bring that back, or begin another with --output"
                 )
-            if (before := begun["windows"]) != windows:
+            # Runs of earlier versions do not say.
+            if (before := begun.get("windows", windows)) != windows:
                 raise ConfigError(
                     f"the run in {str(self.path)!r} was begun with {before} windows a step and would go on with "
                     f"{windows}: choose training.gradient_accumulation_steps, or per_device_train_batch_size, so that "
@@ -134,6 +135,15 @@ class RunFolder:
             except OSError as error:
                 raise self._cannot_write(error.strerror) from error
         state.wait_for_everyone()
+
+    def _begun(self, file: Path) -> dict[str, Any]:
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{str(file)!r} cannot be read, and says what the run was begun with ({str(error).splitlines()[0]}); "
+                "begin another with --output"
+            ) from error
 
     def release(self) -> None:
         """Lets go of the folder."""
