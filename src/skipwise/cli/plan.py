@@ -131,12 +131,8 @@ def plan(
     from skipwise.plan.shape import model_shape
 
     for path in (out, write_config):
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(
-                f"{str(path)!r} cannot be written: there is no folder {str(path.parent)!r}; make it first"
-            )
-        if path is not None and path.is_dir():
-            raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; give the name of a file")
+        if path is not None:
+            _check_writable(path)
     utilisation, place, lora = _utilisation(shares or []), machine_of(machine), LoraTuning(rank=rank)
     asked: dict[str, Any] = {
         "target": target,
@@ -181,6 +177,18 @@ def plan(
     for path in (write_config, out):
         if path is not None:
             print(f"written: {path}")
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        if not path.parent.is_dir():
+            raise ConfigError(
+                f"{str(path)!r} cannot be written: there is no folder {str(path.parent)!r}; make it first"
+            )
+        if path.is_dir():
+            raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; give the name of a file")
+    except OSError as error:  # as for a name that is too long
+        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}; give another name") from error
 
 
 def _utilisation(shares: list[str]) -> "Utilisation":
