@@ -11,12 +11,20 @@ from skipwise.train import ExtendResult, extend
 TARGET, STEPS = 256, 4
 
 
-def run(settings: dict[str, Any], *, resume: bool = False, own_sampler: Any = None, **changes: Any) -> ExtendResult:
+def run(
+    settings: dict[str, Any],
+    *,
+    resume: bool = False,
+    skip_bad_items: bool = False,
+    own_sampler: Any = None,
+    **changes: Any,
+) -> ExtendResult:
     """Extends with some settings changed; `training`, `data` and `validation` are changed entry by entry."""
     merged = dict(settings)
     for name, value in changes.items():
         merged[name] = {**settings[name], **value} if name in ("training", "data", "validation") else value
-    return extend(RunConfig.from_mapping(merged), resume=resume, sampler=own_sampler)
+    run_config = RunConfig.from_mapping(merged)
+    return extend(run_config, resume=resume, skip_bad_items=skip_bad_items, sampler=own_sampler)
 
 
 def write_documents(folder: Path) -> Path:

@@ -153,6 +153,18 @@ class ValidationConfig(StrictModel):
     every_steps: int | None = Field(default=None, ge=0)
 
 
+class GuardConfig(StrictModel):
+    """What a run does about steps that go wrong: nothing is learnt from them, and too many end it.
+
+    Attributes:
+        bad_steps: so many end the run, with their items saved.
+        rise: a loss is bad that is no number, or by so much, in nats a token, above the median of the last ones logged.
+    """
+
+    bad_steps: int = Field(default=3, ge=1)
+    rise: float = Field(default=4.0, gt=0.0)
+
+
 class RunConfig(StrictModel):
     """One run of `extend`.
 
@@ -172,6 +184,7 @@ class RunConfig(StrictModel):
             as far apart as its positions: `sampler: {kind: pose, text: aligned, start: anywhere}`.
         validation: what is measured while training.
         calibrate: chooses an attention factor for the target after training (see `skipwise.calibrate`).
+        guard: what is done about steps whose loss is no number, or explodes.
         training: any of `transformers.TrainingArguments`. Left out, the paper's recipe: AdamW, learning rate 2e-5, 10
             warm-up steps (of few steps a tenth), 1000 steps, 64 windows a step, gradient checkpointing.
         dtype: of the parameters while they are trained: `float32`, `bfloat16`, `float16`, or `auto` for the
@@ -194,6 +207,7 @@ class RunConfig(StrictModel):
     dilution: bool = False
     validation: ValidationConfig = ValidationConfig()
     calibrate: bool = False
+    guard: GuardConfig = GuardConfig()
     training: dict[str, Any] = {}
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     attention: str | None = None

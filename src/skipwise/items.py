@@ -29,12 +29,14 @@ class TrainingItem(NamedTuple):
         labels: the token ids again, not shifted, -100 where a token is not to be predicted.
         is_sample: whether the text shown is a sample of all that could stand there, so that its attention may be
             diluted; the key of an exercise is all there is.
+        place: where it stands in a run; -1 outside of one.
     """
 
     input_ids: np.ndarray
     position_ids: np.ndarray
     labels: np.ndarray
     is_sample: bool = True
+    place: int = -1
 
 
 class TrainingItems:
@@ -67,6 +69,12 @@ class TrainingItems:
         """Items of one epoch: one for each document."""
         return self._store.num_documents
 
+    def document(self, epoch: int, index: int) -> int:
+        """Which document of the store stands at a place of an epoch."""
+        if self._order.epoch != epoch:
+            self._order = EpochOrder(len(self), self._seed, epoch)
+        return self._order[index]
+
     def item(self, epoch: int, index: int) -> TrainingItem:
         """Computes one item from nothing but the seed and these two numbers.
 
@@ -74,9 +82,7 @@ class TrainingItems:
             epoch: 0 or above.
             index: place in the epoch, 0 to `len - 1`.
         """
-        if self._order.epoch != epoch:
-            self._order = EpochOrder(len(self), self._seed, epoch)
-        document = self._store.document(self._order[index])
+        document = self._store.document(self.document(epoch, index))
         rng = np.random.default_rng((self._seed, epoch, index))
         if self._sampler.uses_sentence_ends:
             ends = self._store.sentence_ends[document]

@@ -159,7 +159,7 @@ def test_an_exercise_asks_for_the_key_it_hides_and_for_nothing_else(tokenizer: A
     window = Window(train=600, original=256, target=2048)  # So long that the filler shows, whatever it is.
     exercises, in_filler = exercises_of(tokenizer, store, window=window), 0
     for place in range(40):
-        ids, positions, labels, is_sample = exercises.item(place)
+        ids, positions, labels, is_sample, _ = exercises.item(place)
         assert not is_sample, "the key is all there is"
         text = tokenizer.decode(ids)
         key, again = re.findall(r"pass key is (\d{5})\. Remember it\. (\d{5}) is the pass key", text)[0]
@@ -199,6 +199,7 @@ def items_of(lengths: Sequence[int]) -> list[TrainingItem]:
 def test_shorter_items_are_filled_up_after_their_end(lengths: list[int]) -> None:
     items = items_of(lengths)
     batch = collate(items)
+    assert batch.pop("places").tolist() == [-1] * len(items)
     assert batch.keys() == set(FIELDS)
     for name in FIELDS:
         assert batch[name].shape == (len(lengths), max(lengths))
@@ -217,6 +218,8 @@ def test_filling_up_leaves_loss_and_gradients_alone(tiny_checkpoint: Path) -> No
 
     model = load_model(tiny_checkpoint, dtype="float32").model
     alone, together = collate(items_of([20])), collate(items_of([20, 50]))
+    for batch in (alone, together):
+        del batch["places"]
     loss = NextTokenLoss(model)
     loss(**alone).backward()
     wanted = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]

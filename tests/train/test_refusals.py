@@ -145,5 +145,5 @@ def test_what_cannot_be_resumed(
 
 @pytest.mark.usefixtures("sound_model")
 def test_a_loss_that_is_no_number_stops_the_run(settings: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"the loss is nan at step 2: lower training.learning_rate"):
+    with pytest.raises(CheckpointError, match=r"the loss is nan at step 4, as 3 steps have gone wrong \(2, 3, 4\)"):
         run(settings, training={"learning_rate": 1e30, "max_grad_norm": 0.0})

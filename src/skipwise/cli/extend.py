@@ -92,6 +92,9 @@ def extend(
     ] = None,
     trust_remote_code: TrustOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    skip_bad_items: Annotated[
+        bool, typer.Option("--skip-bad-items", help="With --resume: without the items of steps that went wrong.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Extend a model's context window by training on short windows with positions that skip ahead."""
@@ -127,7 +130,7 @@ def extend(
     else:
         _log_to(own_file)
     logging.getLogger("skipwise").setLevel(logging.WARNING if as_json and own_file is None else logging.INFO)
-    result = train(run, resume=resume)
+    result = train(run, resume=resume, skip_bad_items=skip_bad_items)
     if own_file is None:
         _show(result, run.target, as_json)
     if not result.finished:

@@ -12,6 +12,7 @@ with everything that was done. What stands beside them while training is told in
     curriculum.py  what is trained step by step
     tuning.py      which parameters are trained
     calibration.py the attention factor, chosen when training is done
+    guard.py       steps whose loss is no number, or explodes
     trainer.py     the thin `transformers.Trainer`
     record.py      what was done, for people and machines
     process.py     seconds, peak memory, and how a run is told to stop
@@ -31,6 +32,7 @@ from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, LoraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor, require_healthy
+from skipwise.errors import ConfigError
 from skipwise.loss import use_chunked_loss
 from skipwise.model import (
     load_model,
@@ -48,6 +50,7 @@ from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
 from skipwise.train.durable import step_of
 from skipwise.train.folder import RunFolder
+from skipwise.train.guard import BadItems, StepGuard
 from skipwise.train.process import Stopwatch
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
@@ -79,7 +82,9 @@ class ExtendResult:
     record: dict[str, Any]
 
 
-def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume: bool = False) -> ExtendResult:
+def extend(
+    config: RunConfig, *, sampler: PositionSampler | None = None, resume: bool = False, skip_bad_items: bool = False
+) -> ExtendResult:
     """Extends a model's context window by skip-wise training.
 
     Args:
@@ -87,6 +92,7 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
         sampler: used in place of the one that `config.sampler` describes, for samplers of your own.
         resume: go on from the run's last checkpoint; the result is that of an uninterrupted run. A process that an
             elastic launcher has started anew does so unasked.
+        skip_bad_items: of a run that is resumed, do without the items of steps that went wrong; others stand in.
 
     Returns:
         What the run left behind: the folder with the extended model, or with the checkpoint to resume from where it was
@@ -101,13 +107,18 @@ def extend(config: RunConfig, *, sampler: PositionSampler | None = None, resume:
     """
     folder = RunFolder(config)
     try:
-        return _extend(config, folder, sampler=sampler, resume=resume or folder.is_to_be_resumed)
+        resume = resume or folder.is_to_be_resumed
+        return _extend(config, folder, sampler=sampler, resume=resume, skip_bad_items=skip_bad_items)
     finally:
         folder.release()
 
 
-def _extend(config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | None, resume: bool) -> ExtendResult:
+def _extend(
+    config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | None, resume: bool, skip_bad_items: bool
+) -> ExtendResult:
     # All that can be wrong without reading weights or documents.
+    if skip_bad_items and not resume:
+        raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
     base = read_config(config.model, trust_remote_code=config.trust_remote_code)
     window, training = config.resolve_window(original_window(base)), training_settings(config)
     windows = stage_windows(config, window, training["max_steps"])
@@ -122,6 +133,9 @@ def _extend(config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | 
     # First, as it tells the processes of a parallel run of one another.
     arguments = training_arguments(config)
     checkpoint = folder.checkpoint() if resume else folder.require_free()
+    bad_items = BadItems(folder.path)
+    if resume and skip_bad_items:
+        logger.info(f"going on without {len(bad_items.skip()):,} items of steps that went wrong")
     # Validation before training has been, where a run goes on.
     arguments.eval_on_start = checkpoint is None
 
@@ -165,6 +179,7 @@ def _extend(config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | 
         training["max_steps"],
         items_per_step=per_step,
         items_at_a_time=arguments.train_batch_size,
+        skipped=bad_items.skipped,
     )
     validate = build_validation(config, loaded, lengths)
     to_calibrate_on = None
@@ -179,6 +194,7 @@ def _extend(config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | 
     model = apply_tuning(loaded.model, config.tuning)
     stop = StopOnRequest(logger.warning)
     trainer = SkipwiseTrainer(
+        guard=StepGuard(config.guard, bad_items, curriculum.describe, logger.warning),
         model=model,
         args=arguments,
         train_dataset=curriculum,
@@ -200,6 +216,8 @@ def _extend(config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | 
             "seconds": round(stopwatch.seconds, 1),
             "training_seconds": round(sum(entry.get("step_seconds", 0.0) for entry in log), 1),
             "peak_bytes": stopwatch.peak_bytes,
+            "bad_steps": bad_items.bad_steps,
+            "skipped_items": bad_items.skipped,
             "log": log,
         }
         writes = trainer.is_world_process_zero()

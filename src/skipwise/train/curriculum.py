@@ -82,11 +82,21 @@ class Stage:
 
     def item(self, place: int) -> TrainingItem:
         """The item at a place in the run, whatever came before it."""
-        if self._exercises is not None:
-            chance = np.random.default_rng((self._seed, _EXERCISES + 1, place)).random()
-            if chance < self._retrieval:
-                return self._exercises.item(place)
+        if self._exercises is not None and self._is_exercise(place):
+            return self._exercises.item(place)
         return self._items.item(*divmod(place, len(self._items)))
+
+    def describe(self, place: int) -> dict[str, int]:
+        """Of a document's item its epoch and its document's number in the token store; of an exercise nothing."""
+        if self._is_exercise(place):
+            return {}
+        epoch, index = divmod(place, len(self._items))
+        return {"epoch": epoch, "document": self._items.document(epoch, index)}
+
+    def _is_exercise(self, place: int) -> bool:
+        if self._exercises is None:
+            return False
+        return np.random.default_rng((self._seed, _EXERCISES + 1, place)).random() < self._retrieval
 
 
 class Curriculum(torch.utils.data.Dataset):
@@ -97,21 +107,39 @@ class Curriculum(torch.utils.data.Dataset):
         num_steps: optimizer steps of the run.
         items_per_step: places of one optimizer step, over all processes.
         items_at_a_time: places of one batch on one device. A stage of wider windows leaves the last of them empty.
+        skipped: places to do without: each has the item that would come as far behind the end of the run.
     """
 
     def __init__(
-        self, stages: Sequence[tuple[int, int, Stage]], num_steps: int, items_per_step: int, items_at_a_time: int
+        self,
+        stages: Sequence[tuple[int, int, Stage]],
+        num_steps: int,
+        items_per_step: int,
+        items_at_a_time: int,
+        skipped: Sequence[int] = (),
     ) -> None:
         self._stages, self._num_steps = list(stages), num_steps
         self._items_per_step, self._items_at_a_time = items_per_step, items_at_a_time
+        self._skipped = frozenset(skipped)
 
     def __len__(self) -> int:
         return self._num_steps * self._items_per_step
 
     def __getitem__(self, place: int) -> TrainingItem | None:
+        fitting, stage = self._stage(place)
+        if place % self._items_at_a_time >= fitting:
+            return None
+        while place in self._skipped:
+            place += len(self)
+        return stage.item(place)._replace(place=place)
+
+    def describe(self, place: int) -> dict[str, int]:
+        """What stands at a place, as its stage tells it; of one that stands in for another, too."""
+        return self._stage(place % len(self))[1].describe(place)
+
+    def _stage(self, place: int) -> tuple[int, Stage]:
         step = place // self._items_per_step
-        fitting, stage = [(fitting, stage) for begin, fitting, stage in self._stages if begin <= step][-1]
-        return stage.item(place) if place % self._items_at_a_time < fitting else None
+        return [(fitting, stage) for begin, fitting, stage in self._stages if begin <= step][-1]
 
 
 def collate_diluted(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
@@ -121,6 +149,8 @@ def collate_diluted(places: Sequence[TrainingItem | None]) -> dict[str, torch.Te
 
 def collate(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
     """Stacks items into tensors (batch, n); shorter ones, which only `full` makes, are filled up after their end.
+
+    Beside them go the items' `places` (batch,) in the run.
 
     Places that are empty in a stage of wider windows are passed over.
 
@@ -135,4 +165,5 @@ def collate(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
         columns["input_ids"].append(np.pad(item.input_ids, (0, missing)))
         columns["position_ids"].append(np.pad(item.position_ids, (0, missing), mode="edge"))
         columns["labels"].append(np.pad(item.labels, (0, missing), constant_values=IGNORED_LABEL))
-    return {name: torch.from_numpy(np.stack(rows)) for name, rows in columns.items()}
+    batch = {name: torch.from_numpy(np.stack(rows)) for name, rows in columns.items()}
+    return batch | {"places": torch.tensor([item.place for item in items])}

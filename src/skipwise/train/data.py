@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from skipwise.config import RunConfig
@@ -62,6 +63,7 @@ def build_curriculum(
     num_steps: int,
     items_per_step: int,
     items_at_a_time: int,
+    skipped: Sequence[int] = (),
 ) -> tuple[Curriculum, TokenStore]:
     """All items of a run in order, and the tokens of its first stage.
 
@@ -73,6 +75,7 @@ def build_curriculum(
         num_steps: optimizer steps of the run.
         items_per_step: windows of one optimizer step, over all processes, as long as the window has not grown.
         items_at_a_time: windows of one batch on one device.
+        skipped: places in the run whose items it does without.
 
     Raises:
         DataError: documents that cannot be read, or too short.
@@ -88,7 +91,7 @@ def build_curriculum(
         fitting = max(1, items_at_a_time * windows[0][1].train // window.train)
         stages.append((begin, fitting, Stage(items, exercises, retrieval, config.seed)))
     logger.info(_told(stores[0]))
-    return Curriculum(stages, num_steps, items_per_step, items_at_a_time), stores[0]
+    return Curriculum(stages, num_steps, items_per_step, items_at_a_time, skipped), stores[0]
 
 
 def validation_lengths(config: RunConfig, window: Window) -> list[int]:

@@ -4,6 +4,7 @@ run.yaml             the run's settings, as it was begun
 begun.json           what the settings do not say: the sampler itself and the corpus it was begun with
 checkpoint-<step>/   model, optimizer and random state, a few of the newest, each whole and sealed (see durable.py)
 skipwise.json        what was done; its presence says that the run is finished
+bad-items.json       steps that went wrong, their items, and those that the run does without (see guard.py)
 logs/rank-<n>.txt    of several processes, what all but the first have to say
 .lock                held by the run that writes here, gone with its last process; .saving/, a checkpoint being written
 """
@@ -84,7 +85,8 @@ class RunFolder:
         if not settings_file.exists():
             raise ConfigError(f"there is no run in {str(self.path)!r} to resume; start it without --resume")
         begun = RunConfig.from_yaml(settings_file)
-        changed = [name for name in RunConfig.model_fields if _of_run(begun, name) != _of_run(self._config, name)]
+        said = [name for name in RunConfig.model_fields if name != "guard"]
+        changed = [name for name in said if _of_run(begun, name) != _of_run(self._config, name)]
         if changed:
             raise ConfigError(
                 f"the run in {str(self.path)!r} was begun with other settings of {', '.join(changed)}; "

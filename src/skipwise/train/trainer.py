@@ -18,10 +18,11 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from skipwise.errors import CheckpointError
+from skipwise.items import IGNORED_LABEL
 from skipwise.model import save_model, share_weights
 from skipwise.report.quantities import bytes_text, seconds_text
 from skipwise.train.durable import forget_older, whole_or_not_at_all
+from skipwise.train.guard import StepGuard
 from skipwise.train.process import on_stop_signals, peak_bytes
 
 logger = logging.getLogger("skipwise")
@@ -34,20 +35,23 @@ class SkipwiseTrainer(transformers.Trainer):
     """A Trainer whose items come in the curriculum's order, whose loss is chunked, and whose evaluation is ours.
 
     Args:
+        guard: judges each step before the optimizer takes it.
         tokenizer: saved with every checkpoint. The Trainer itself is not given it, as it would write the tokenizer's
             special tokens into the model's config.
         validate: called where the Trainer would evaluate, and after the last step; None for never.
         arguments: passed on to `transformers.Trainer`.
     """
 
-    def __init__(self, *, tokenizer: Any = None, validate: Validate | None = None, **arguments: Any) -> None:
+    def __init__(
+        self, *, guard: StepGuard, tokenizer: Any = None, validate: Validate | None = None, **arguments: Any
+    ) -> None:
         # Only the presence of `eval_dataset` matters: `validate` brings its own documents.
         config = arguments["model"].config
         kept = {"use_cache": config.use_cache} if hasattr(config, "use_cache") else {}
         super().__init__(eval_dataset=arguments["train_dataset"], **arguments)
         # The Trainer turns it off for good; training says so at each pass, and readers of the checkpoint want it.
         config.update(kept)
-        self._tokenizer, self._validate = tokenizer, validate
+        self._tokenizer, self._validate, self._guard = tokenizer, validate, guard
         self._staging: Path | None = None
         # The loss divides by the number of labels over all accumulated batches and processes by itself.
         self.model_accepts_loss_kwargs = True
@@ -55,6 +59,7 @@ class SkipwiseTrainer(transformers.Trainer):
             self.remove_callback(shown_elsewhere)
         self._clock = StepClock()
         self.add_callback(self._clock)
+        self.add_callback(guard)
         shown = StepLines() if self.args.world_size > 1 else ProgressLine(quiet=self.args.disable_tqdm)
         self.add_callback(shown)
         self.add_callback(ValidateAtTheEnd())
@@ -72,15 +77,22 @@ class SkipwiseTrainer(transformers.Trainer):
         return loss
 
     def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
-        """A forward and a backward pass; stops the run where the loss is no number, as no later step could mend it."""
-        self._clock.count(arguments[1]["input_ids"].numel() * self.args.world_size)
+        """A forward and a backward pass, of which the guard is told."""
+        inputs, num_labels = arguments[1], arguments[2]
+        places = inputs.pop("places").tolist()
+        self._clock.count(inputs["input_ids"].numel() * self.args.world_size)
+        own_labels = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
         loss = super().training_step(*arguments, **keywords)
-        if not torch.isfinite(loss):
-            raise CheckpointError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower training.learning_rate, or "
-                "train in float32 or bfloat16, and begin again with another --output"
-            )
+        everywhere = self.args.world_size if self.args.average_tokens_across_devices else 1
+        mean = loss * num_labels / (own_labels * everywhere) if num_labels is not None else loss
+        self._guard.count(loss, mean, places)
         return loss
+
+    def _get_grad_norm(self, *arguments: Any, **keywords: Any) -> Any:
+        """The norm, of which the guard is told; in float16 one that is no number is the scaler's affair."""
+        norm = super()._get_grad_norm(*arguments, **keywords)
+        self._guard.count_gradient_norm(None if norm is None or self.args.fp16 else float(norm))
+        return norm
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation perplexities, logged like any metric, so that trackers and the best checkpoint see them."""
@@ -95,6 +107,9 @@ class SkipwiseTrainer(transformers.Trainer):
         """Adds seconds and speed of the steps that an entry is about; they stay in the log through a resume."""
         if "loss" in logs:
             seconds, tokens = self._clock.take()
+            if self._guard.bad_loss is not None:
+                # The Trainer shows the average of the steps before in its place.
+                logs |= {"loss": self._guard.bad_loss, "bad": 1}
             logs["step_seconds"] = round(seconds, 4)
             logs["tokens_per_second"] = round(tokens / seconds) if seconds else 0
         super().log(logs, *arguments, **keywords)

@@ -1,0 +1,175 @@
+"""Steps that go wrong: found, not learnt from, kept with the items that made them, and too many of them end the run."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+from skipwise.config import GuardConfig
+from skipwise.errors import CheckpointError
+from skipwise.train.durable import write_whole
+
+BAD_ITEMS_FILE = "bad-items.json"
+
+# Logged losses of which the median is what a loss is held against.
+_REMEMBERED = 20
+
+Describe = Callable[[int], dict[str, Any]]
+"""What is known of the item at a place in the run, ready for JSON."""
+
+
+class BadItems:
+    """The file of a run's bad steps, with their items, and of the items that it does without.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        CheckpointError: the file is there and cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / BAD_ITEMS_FILE
+        self.bad_steps: dict[str, dict[str, Any]] = {}
+        self.skipped: list[int] = []
+        if self.path.exists():
+            try:
+                known = json.loads(self.path.read_text(encoding="utf-8"))
+                self.bad_steps, self.skipped = dict(known["bad_steps"]), list(map(int, known["skipped"]))
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise CheckpointError(
+                    f"{str(self.path)!r} cannot be read ({str(error).splitlines()[0]}); it names the items of bad "
+                    "steps, and without it the run goes on with all of them: bring it back, or delete it"
+                ) from error
+
+    def skip(self) -> list[int]:
+        """Does without the items of all bad steps so far, whose count begins anew; returns their places."""
+        places = {item["place"] for step in self.bad_steps.values() for item in step["items"]}
+        self.skipped, self.bad_steps = sorted(places.union(self.skipped)), {}
+        self.write()
+        return sorted(places)
+
+    def add(self, step: int, loss: float, items: Sequence[dict[str, Any]]) -> None:
+        """Adds a bad step; one that is come to again after a resume counts once."""
+        self.bad_steps[str(step)] = {"loss": loss if math.isfinite(loss) else str(loss), "items": list(items)}
+        self.write()
+
+    def write(self) -> None:
+        """Writes the file, by the first of several processes.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        if not PartialState().is_main_process:
+            return
+        text = json.dumps({"bad_steps": self.bad_steps, "skipped": self.skipped}, indent=2)
+        try:
+            write_whole(self.path, text + "\n")
+        except OSError as error:
+            raise CheckpointError(f"{str(self.path)!r} cannot be written: {error.strerror}") from error
+
+
+class StepGuard(TrainerCallback):
+    """Leaves out what a step would have learnt from a loss that is no number or has exploded; ends a run of such.
+
+    Of several processes all decide alike, as what they decide on is summed over them.
+
+    Args:
+        config: how many bad steps end the run, and how far a loss may rise.
+        bad_items: where their items are kept.
+        describe: says what an item is.
+        say: tells people, a line each.
+    """
+
+    def __init__(
+        self, config: GuardConfig, bad_items: BadItems, describe: Describe, say: Callable[[str], None]
+    ) -> None:
+        self._config, self._bad_items, self._describe, self._say = config, bad_items, describe, say
+        self._losses: list[torch.Tensor] = []
+        self._each: list[tuple[torch.Tensor, list[int]]] = []
+        self._gradient_norm: float | None = None
+        self.bad_loss: float | None = None
+
+    def count(self, loss: torch.Tensor, mean: torch.Tensor, places: list[int]) -> None:
+        """Takes note of a batch of the step; nothing is waited for.
+
+        Args:
+            loss: its share of the step's loss, a scalar.
+            mean: its own loss a token, a scalar.
+            places: of its items in the run.
+        """
+        self._losses.append(loss)
+        self._each.append((mean, places))
+
+    def count_gradient_norm(self, norm: float | None) -> None:
+        """Takes note of the norm of the step's gradient, where it is meant to be a number."""
+        self._gradient_norm = norm
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Forgets the step before."""
+        self._losses, self._each, self._gradient_norm, self.bad_loss = [], [], None, None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Judges the step; of a bad one the gradient is dropped, so that the optimizer changes nothing.
+
+        Raises:
+            CheckpointError: it is one bad step too many.
+        """
+        loss = self._step_loss(args)
+        usual = [entry["loss"] for entry in state.log_history if "loss" in entry and "bad" not in entry]
+        highest = math.inf
+        if finite := [each for each in usual[-_REMEMBERED:] if math.isfinite(each)]:
+            highest = statistics.median(finite) + self._config.rise
+        wrong_gradient = self._gradient_norm is not None and not math.isfinite(self._gradient_norm)
+        # What is no number compares as False.
+        if loss <= highest and math.isfinite(loss) and not wrong_gradient:
+            return
+        given["model"].zero_grad(set_to_none=True)
+        self.bad_loss = loss
+        step, what = state.global_step + 1, f"the loss is {loss:.4g}"
+        if math.isfinite(loss):
+            usually = f", where {highest - self._config.rise:.4g} was usual"
+            what += usually if loss > highest else ", and its gradient is no number"
+        items = self._items_to_blame(highest, args)
+        self._bad_items.add(step, loss, items)
+        bad = sorted(map(int, self._bad_items.bad_steps))
+        told = f"{what} at step {step}"
+        if len(bad) < self._config.bad_steps:
+            self._say(
+                f"{told}: nothing is learnt from it; its items are in {str(self._bad_items.path)!r} "
+                f"({len(bad)} of {self._config.bad_steps} such steps that end the run)"
+            )
+            return
+        others = "" if len(bad) == 1 else f", as {len(bad)} steps have gone wrong ({', '.join(map(str, bad))})"
+        raise CheckpointError(
+            f"{told}{others}, and nothing was learnt from it: their items are in {str(self._bad_items.path)!r}; go on "
+            "from the last checkpoint without them by --resume --skip-bad-items, or begin again with another --output "
+            "and a lower training.learning_rate, in float32 or bfloat16"
+        )
+
+    def _items_to_blame(self, highest: float, args: Any) -> list[dict[str, Any]]:
+        """Of all processes: the items of batches whose loss is bad by itself; all of the step where none is."""
+        found: list[tuple[bool, dict[str, Any]]] = []
+        for tensor, places in self._each:
+            mean = tensor.item()
+            told = {"loss": mean if math.isfinite(mean) else str(mean)}
+            blamed = not math.isfinite(mean) or mean > highest
+            found += [(blamed, {"place": place, **self._describe(place), **told}) for place in places]
+        if args.world_size > 1:
+            found = gather_object(found)
+        return [item for blamed, item in found if blamed] or [item for _, item in found]
+
+    def _step_loss(self, args: Any) -> float:
+        """The step's mean loss, over all processes."""
+        total = torch.stack([loss.detach().float() for loss in self._losses]).sum()
+        if args.world_size > 1:
+            torch.distributed.all_reduce(total)
+            total = total / args.world_size
+        return total.item()

@@ -1,0 +1,124 @@
+"""Steps that go wrong: nothing is learnt from them, their items are kept, and a run goes on without them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import STEPS, run
+
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.train.trainer import SkipwiseTrainer
+
+pytestmark = pytest.mark.usefixtures("sound_model")
+
+# A checkpoint each step, all of them kept.
+KEPT = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": STEPS}
+SPOILT = 2  # the place of an item of the second step, of two items a step
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Multiplies the loss of the items at some places; returns the list of all places that are trained."""
+
+    def spoil(places: set[int], factor: float) -> list[int]:
+        trained: list[int] = []
+        step, loss = SkipwiseTrainer.training_step, SkipwiseTrainer.compute_loss
+
+        def training_step(trainer: SkipwiseTrainer, model: Any, inputs: Any, *more: Any) -> torch.Tensor:
+            trained.extend(inputs["places"].tolist())
+            return step(trainer, model, inputs, *more)
+
+        def compute_loss(*arguments: Any, **keywords: Any) -> torch.Tensor:
+            return loss(*arguments, **keywords) * (factor if trained[-1] in places else 1.0)
+
+        monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
+        monkeypatch.setattr(SkipwiseTrainer, "compute_loss", compute_loss)
+        return trained
+
+    return spoil
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 100.0])
+def test_nothing_is_learnt_from_a_bad_step(
+    factor: float, settings: dict[str, Any], spoil: Callable[..., list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil({SPOILT}, factor)
+    result = run(settings, training=KEPT)
+    first, second, third = (weights(result.folder / f"checkpoint-{step}") for step in (1, 2, 3))
+    assert first == second != third
+    bad = json.loads((result.folder / "bad-items.json").read_text())
+    assert bad == {"bad_steps": result.record["bad_steps"], "skipped": []}
+    # The other item of the step is not to blame.
+    (item,) = bad["bad_steps"]["2"]["items"]
+    assert (item["place"], item["epoch"]) == (SPOILT, 0)
+    assert 0 <= item["document"] < result.record["corpus"]["documents"]
+    if factor == 100.0:
+        assert item["loss"] > 100
+    assert "at step 2: nothing is learnt from it" in caplog.text
+    losses = [entry for entry in result.log if "loss" in entry]
+    assert ["bad" in entry for entry in losses] == [False, True, False, False]
+    # What the Trainer would log of such a step is the average of others.
+    assert losses[1]["loss"] is None or losses[1]["loss"] > 50
+
+
+def test_a_gradient_that_is_no_number_is_not_learnt_from(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = SkipwiseTrainer.training_step
+
+    def training_step(trainer: SkipwiseTrainer, model: Any, *more: Any) -> torch.Tensor:
+        loss = own(trainer, model, *more)
+        if trainer.state.global_step == 1:
+            next(each for each in model.parameters() if each.grad is not None).grad.view(-1)[0] = float("nan")
+        return loss
+
+    monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
+    result = run(settings, training=KEPT)
+    assert weights(result.folder / "checkpoint-1") == weights(result.folder / "checkpoint-2")
+    assert [item["place"] for item in result.record["bad_steps"]["2"]["items"]] == [2, 3]
+
+
+def test_a_stated_number_ends_the_run_and_it_goes_on_without_the_items(
+    settings: dict[str, Any], spoil: Callable[..., list[int]]
+) -> None:
+    trained = spoil({SPOILT, 5}, float("nan"))
+    settings["guard"] = {"bad_steps": 2}
+    with pytest.raises(CheckpointError, match=r"nan at step 3, as 2 steps have gone wrong \(2, 3\).*--skip-bad-items"):
+        run(settings, training={**KEPT, "save_total_limit": 1})
+    assert trained == [0, 1, 2, 3, 4, 5]
+    # With all items it comes to the same end, and the step that it comes to again is not counted twice.
+    with pytest.raises(CheckpointError, match=r"as 2 steps have gone wrong \(2, 3\)"):
+        run(settings, training={**KEPT, "save_total_limit": 1}, resume=True)
+    trained.clear()
+    result = run(settings, training={**KEPT, "save_total_limit": 1}, resume=True, skip_bad_items=True)
+    # The items that stand in are those that come as far behind the end of the run.
+    assert trained == [4, 5 + 2 * STEPS, 6, 7]
+    assert result.finished
+    assert (result.record["skipped_items"], result.record["bad_steps"]) == ([2, 5], {})
+
+
+def test_a_loss_that_rises_less_is_a_loss(settings: dict[str, Any], spoil: Callable[..., list[int]]) -> None:
+    spoil({SPOILT}, 100.0)
+    settings["guard"] = {"rise": 1e6}
+    assert run(settings).record["bad_steps"] == {}
+
+
+def test_skipping_is_for_runs_that_had_bad_steps(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="give --resume with it"):
+        run(settings, skip_bad_items=True)
+
+
+def test_a_file_of_bad_items_that_cannot_be_read(settings: dict[str, Any], stop_after: Callable[[int], None]) -> None:
+    stop_after(1)
+    run(settings)
+    for spoilt in ("{", "[]", '{"bad_steps": {}}'):
+        (Path(settings["output"]) / "bad-items.json").write_text(spoilt)
+        with pytest.raises(CheckpointError, match=r"bad-items\.json' cannot be read"):
+            run(settings, resume=True)
