@@ -23,7 +23,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ru
     """The run that a command line asks for, without running it."""
     runs: list[tuple[RunConfig, bool]] = []
 
-    def extend(config: RunConfig, *, resume: bool = False) -> ExtendResult:
+    def extend(config: RunConfig, *, resume: bool = False, skip_bad_items: bool = False) -> ExtendResult:
         runs.append((config, resume))
         record = {"seconds": 1.0, "peak_bytes": 2**30, "resumed_at_step": None}
         return ExtendResult(folder=tmp_path, finished=True, steps=1, verdicts=[], log=[], record=record)

@@ -24,6 +24,7 @@ ORDER = (
     "rope",
     "memory",
     "recipes",
+    "launch",
     # what training computes, and what a run is
     "attention",
     "loss",
@@ -51,7 +52,7 @@ ORDER = (
     "cli",
     "__main__",
 )
-PURE = ("errors", "window", "positions", "coverage", "rope", "memory", "recipes")
+PURE = ("errors", "window", "positions", "coverage", "rope", "memory", "recipes", "launch")
 MODULES = sorted(
     path.name.removesuffix(".py")
     for path in ROOT.iterdir()

@@ -168,3 +168,71 @@ def test_the_same_is_trained_whatever_the_number_of_processes(
     losses, places = run("moved", 4, "resume")
     assert losses == pytest.approx(alone, rel=1e-4)
     assert places == items[16:], "none again, and none left out"
+
+
+ENGINES = """
+import json, sys
+from skipwise.config import RunConfig
+from skipwise.launch import Launch
+from skipwise.train import extend
+
+model, documents, output, engine, processes, kind, last = sys.argv[1:]
+training = {"max_steps": 4, "gradient_accumulation_steps": 4 // int(processes), "learning_rate": 1e-3,
+            "warmup_steps": 0, "save_steps": 2, "use_cpu": True, "disable_tqdm": True}
+launch = Launch(engine=engine, processes=int(processes))
+config = RunConfig.from_mapping({"model": model, "target": 256, "window": 32, "output": output,
+                                 "data": {"source": documents, "held_out": 0.3}, "tuning": kind,
+                                 "validation": {"every_steps": 0, "num_documents": 3, "lengths": [32, 64]},
+                                 "training": launch.write(training, __import__("pathlib").Path(output, "launch"))})
+result = extend(config, resume=last == "resume")
+assert result.finished
+"""
+
+
+def logged(folder: Path) -> list[list[float]]:
+    """Losses, gradient norms and validation perplexities of a run."""
+    log = json.loads((folder / "skipwise.json").read_text())["log"]
+    names = ("loss", "grad_norm", "eval_perplexity_32", "eval_perplexity_64")
+    return [[entry[name] for entry in log if name in entry] for name in names]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_deepspeed_trains_what_one_process_trains(
+    kind: str, tiny_checkpoint: Path, documents: Path, tmp_path: Path
+) -> None:
+    """ZeRO by two processes on CPUs; FSDP has no such mode in accelerate (see test_sharding)."""
+    pytest.importorskip("deepspeed")
+    from safetensors.torch import load_file
+
+    script = tmp_path / "script.py"
+    script.write_text(ENGINES)
+
+    def run(output: str, engine: str, processes: int, last: str = "no") -> Path:
+        arguments = [tiny_checkpoint, documents, tmp_path / output, engine, processes, kind, last]
+        subprocess.run(
+            [*TORCHRUN, str(processes), str(script), *map(str, arguments)],
+            env={**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+            check=True,
+        )
+        return tmp_path / output
+
+    alone = run("alone", "ddp", 1)
+    weights = load_file(alone / "model.safetensors")
+    split = tmp_path / "zero3"
+    for engine in ("zero2", "zero3") if kind == "full" else ("zero3",):
+        split = run(engine, engine, 2)
+        for expected, found in zip(logged(alone), logged(split), strict=True):
+            assert found == pytest.approx(expected, rel=1e-4)
+        gathered = load_file(split / "model.safetensors")
+        assert gathered.keys() == weights.keys()
+        for name, weight in weights.items():
+            assert (gathered[name] - weight).abs().max() < 1e-5 * (1 + weight.abs().max()), name
+    if kind == "lora":
+        return
+    # As if it had been killed after the second step.
+    whole = (split / "model.safetensors").read_bytes()
+    for left in ("skipwise.json", "model.safetensors"):
+        (split / left).unlink()
+    shutil.rmtree(split / "checkpoint-4")
+    assert (run("zero3", "zero3", 2, "resume") / "model.safetensors").read_bytes() == whole

@@ -1,19 +1,23 @@
 """`skipwise extend`: trains a model to its longer window, from a YAML file, flags, or both."""
 
 import logging
+import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
 from skipwise.cli.settings import assigned, given
-from skipwise.errors import CheckpointError
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.launch import LAUNCHED
 from skipwise.recipes import DEFAULT_RECIPE, RECIPES
 
 if TYPE_CHECKING:
+    from skipwise.config import RunConfig
     from skipwise.train import ExtendResult
 
 INTERRUPTED = 130
@@ -95,6 +99,24 @@ def extend(
     skip_bad_items: Annotated[
         bool, typer.Option("--skip-bad-items", help="With --resume: without the items of steps that went wrong.")
     ] = False,
+    launch: Annotated[
+        str | None,
+        typer.Option("--launch", metavar="ENGINE", help="Train in several processes: ddp, fsdp2, zero2 or zero3."),
+    ] = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option("--nproc", metavar="N", help="Processes on this machine.", show_default="its accelerators"),
+    ] = None,
+    nnodes: Annotated[
+        int | None, typer.Option("--nnodes", metavar="N", help="Machines; give the command on each.", show_default="1")
+    ] = None,
+    rdzv: Annotated[
+        str | None, typer.Option("--rdzv", metavar="HOST[:PORT]", help="One of several machines, where all meet.")
+    ] = None,
+    max_restarts: Annotated[
+        int | None,
+        typer.Option("--max-restarts", metavar="N", help="After a failure, go on so often.", show_default="0"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Extend a model's context window by training on short windows with positions that skip ahead."""
@@ -121,6 +143,14 @@ def extend(
         tree = merge_settings(tree, assigned(assignment))
     run = RunConfig.from_mapping(tree)
 
+    if launch is not None:
+        several = given({"machines": nnodes, "rendezvous": rdzv, "max_restarts": max_restarts})
+        passed_on = {"--resume": resume, "--skip-bad-items": skip_bad_items, "--json": as_json}
+        _launch(run, launch, nproc, several, [flag for flag, on in passed_on.items() if on])
+    for flag, value in (("--nproc", nproc), ("--nnodes", nnodes), ("--rdzv", rdzv), ("--max-restarts", max_restarts)):
+        if value is not None:
+            raise ConfigError(f"{flag} is for several processes; say by --launch which engine trains in them")
+
     from skipwise.train import extend as train
     from skipwise.train.folder import log_file
 
@@ -137,6 +167,48 @@ def extend(
         raise typer.Exit(INTERRUPTED)
 
 
+def _launch(
+    run: "RunConfig", engine: str, processes: int | None, how: dict[str, Any], flags: Sequence[str]
+) -> NoReturn:
+    """Turns this process into the agent that starts the processes of the run.
+
+    Raises:
+        ConfigError: there are fewer accelerators, or a package is missing.
+        CheckpointError: the output folder cannot be written.
+    """
+    import importlib.util
+
+    import torch
+
+    from skipwise.launch import ENGINES, Launch
+    from skipwise.train.folder import LAUNCH, SETTINGS_FILE
+
+    on_cpu = bool(run.training.get("use_cpu")) or not torch.accelerator.is_available()
+    here = 0 if on_cpu else torch.accelerator.device_count()
+    made = Launch(engine=engine, processes=processes if processes is not None else max(1, here), **how)
+    if not on_cpu and made.processes > here:
+        raise ConfigError(
+            f"--nproc is {made.processes}, and this machine has {here} accelerators; give at most so many"
+        )
+    if on_cpu and engine == "fsdp2":
+        raise ConfigError(
+            "--launch fsdp2 splits the model over accelerators, and there is none to use here: "
+            "give --launch ddp, which trains in several processes on CPUs"
+        )
+    if "deepspeed" in ENGINES[engine] and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(f"--launch {engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2")
+    folder = run.output_folder / LAUNCH
+    try:
+        training = made.write(run.training, folder)
+        settings = folder / SETTINGS_FILE
+        settings.write_text(run.model_copy(update={"training": training}).to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{str(folder)!r} cannot be written: {error.strerror}") from error
+    command = made.command(["extend", "--config", str(settings), *flags])
+    print(f"starting: {shlex.join(command)}", file=sys.stderr, flush=True)
+    os.execve(command[0], command, made.environment())
+
+
 def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(result.folder), "finished": result.finished, "steps": result.steps, **result.record})
@@ -150,6 +222,8 @@ def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
         )
     if not result.finished:
         again = shlex.join(["skipwise", "extend", "--config", str(result.folder / "run.yaml"), "--resume"])
+        if LAUNCHED in os.environ:
+            again += f" {os.environ[LAUNCHED]}"
         print(f"stopped after step {result.steps}, saved; go on with: {again}", file=sys.stderr)
 
 

@@ -78,6 +78,7 @@ def evaluate(
     details: Mapping[str, Any] | None = None,
     allow_beyond: bool = False,
     progress: bool = True,
+    share_out: bool = True,
 ) -> list[EvalResult]:
     """Measures a model with every task at every length.
 
@@ -94,6 +95,8 @@ def evaluate(
         details: JSON values that join the details of every result, such as the step of a checkpoint.
         allow_beyond: measure beyond the model's window on purpose.
         progress: show bars.
+        share_out: each rank of a distributed run measures its share of the samples; of a model that is split over ranks
+            all of them take part in each, and must measure all.
 
     Returns:
         All results, in the order measured.
@@ -117,6 +120,7 @@ def evaluate(
         cache=cache,
         details=details or {},
         progress=progress,
+        share_out=share_out,
     )
     # Every rank of a distributed run has all results; the first writes them down.
     files = (out, samples_out) if process_state().is_main_process else (None, None)

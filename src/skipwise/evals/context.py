@@ -94,6 +94,7 @@ class EvalContext:
         cache: where samples are kept and found again; None keeps none.
         details: what joins the details of every result.
         progress: show a bar for each length.
+        share_out: each rank of a distributed run measures its share of the samples; otherwise all of them.
     """
 
     model: Any
@@ -103,6 +104,7 @@ class EvalContext:
     cache: SampleCache | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
+    share_out: bool = True
 
     def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator that depends on the seed and these arguments alone, not on what was drawn before."""
@@ -224,7 +226,7 @@ class EvalContext:
             # What is missing is shared out by one view of the cache: others may already be writing to it.
             known = broadcast_object_list([known])[0]
         missing = [index for index in range(num_items) if index not in known]
-        mine = missing[state.process_index :: state.num_processes]
+        mine = missing[state.process_index :: state.num_processes] if self.share_out else missing
         measured: list[tuple[int, Sample]] = []
         writer = self.cache.writer(key) if self.cache is not None and mine else nullcontext()
         shown = self.progress and state.is_main_process and bool(mine)
@@ -243,7 +245,7 @@ class EvalContext:
                     if file is not None:
                         write_sample(file, index, sample)
                 bar.update(len(indices))
-        if state.num_processes > 1:
+        if state.num_processes > 1 and self.share_out:
             measured = gather_object(measured)
             if self.cache is not None and state.is_main_process:
                 self._keep_those_of_others(key, measured)

@@ -25,7 +25,13 @@ _CHANGED = (
 )
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    state_dict: dict[str, Any] | None = None,
+) -> None:
     """Writes a checkpoint folder that transformers 5 and readers of the 4 era both understand.
 
     A new folder appears only when it is complete; files of an existing one are replaced in place.
@@ -34,6 +40,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         model: as `load_model` gives it, trained or not.
         tokenizer: that goes with it.
         folder: where to; its parents are made.
+        state_dict: whole weights by name, of a model that is split over processes.
 
     Raises:
         CheckpointError: it cannot be written there.
@@ -41,12 +48,12 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     folder = Path(folder)
     try:
         if folder.exists():
-            _write_checkpoint(model, tokenizer, folder)
+            _write_checkpoint(model, tokenizer, folder, state_dict)
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
             complete = Path(unfinished) / folder.name
-            _write_checkpoint(model, tokenizer, complete)
+            _write_checkpoint(model, tokenizer, complete, state_dict)
             complete.rename(folder)
     except OSError as error:
         raise CheckpointError(
@@ -65,9 +72,11 @@ def save_config(config: PreTrainedConfig, folder: str | Path) -> None:
     _add_legacy_keys(config, Path(folder))
 
 
-def _write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _write_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, state_dict: dict[str, Any] | None
+) -> None:
     with quiet_transformers():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state_dict)
         tokenizer.save_pretrained(folder)
     share_weights(folder)
     _add_legacy_keys(model.config, folder)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from skipwise.launch import deepspeed_settings, fsdp_settings
 from skipwise.memory import SHARDINGS, Sharding
 from skipwise.model import rope_state
 from skipwise.model.extend import extended_config
@@ -292,7 +293,7 @@ def _batch_words(chosen: TrainingEstimate, machine: Machine, job: Job) -> str:
         f"{'' if chosen.sharding.processes == 1 else 'each of '}{_machines(chosen.sharding.processes, machine)}, "
         f"{times} before a step{f': {chosen.windows} windows' if chosen.windows != job.global_batch else ''}."
         + (
-            " Start it by torchrun -m skipwise extend --config, or accelerate launch; --write-config writes how it is "
+            " Start it by torchrun -m skipwise extend --config, or by --launch; --write-config writes how it is "
             "split under training." + (" DeepSpeed is a package of its own." if chosen.sharding.is_deepspeed else "")
             if chosen.sharding.processes > 1
             else ""
@@ -363,14 +364,9 @@ def _config(
     if not checkpointing:
         training["gradient_checkpointing"] = False
     if sharding.kind == "fsdp":
-        training["fsdp"] = True
+        training |= {"fsdp": True, "fsdp_config": fsdp_settings()}
     elif sharding.is_deepspeed:
-        training["deepspeed"] = {
-            "zero_optimization": {"stage": SHARDINGS[sharding.kind]},
-            "bf16" if machine.half == "bfloat16" else "fp16": {"enabled": True},
-            **dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto"),
-            **dict.fromkeys(("train_batch_size", "gradient_clipping"), "auto"),
-        }
+        training["deepspeed"] = deepspeed_settings(SHARDINGS[sharding.kind])
     config: dict[str, Any] = {
         "model": HUB_NAMES.get(shape.name, shape.name),
         "target": length_label(window.target),

@@ -13,6 +13,7 @@ with everything that was done. What stands beside them while training is told in
     tuning.py      which parameters are trained
     calibration.py the attention factor, chosen when training is done
     guard.py       steps whose loss is no number, or explodes
+    sharding.py    models that are split over processes
     trainer.py     the thin `transformers.Trainer`
     record.py      what was done, for people and machines
     process.py     seconds, peak memory, and how a run is told to stop
@@ -35,6 +36,7 @@ from skipwise.doctor import Verdict, doctor, require_healthy
 from skipwise.errors import ConfigError
 from skipwise.loss import use_chunked_loss
 from skipwise.model import (
+    LoadedModel,
     load_model,
     original_window,
     portability_note,
@@ -53,6 +55,7 @@ from skipwise.train.folder import RunFolder
 from skipwise.train.guard import BadItems, StepGuard
 from skipwise.train.process import Stopwatch
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
+from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
 from skipwise.train.tuning import apply_tuning, check_tuning, merged
 
@@ -143,29 +146,36 @@ def _extend(
     use_one_malloc_arena()
     stopwatch = Stopwatch()
     transformers.set_seed(config.seed)
-    # A checkpoint on the way is a whole extended model; of low-rank additions it holds no more than these.
-    whole = checkpoint if isinstance(config.tuning, FullTuning) else None
-    loaded = load_model(
-        whole or config.model,
-        interpolation=None if whole else config.build_interpolation(),
-        window=None if whole else window,
-        dtype=config.dtype,
-        attention=config.attention,
-        trust_remote_code=config.trust_remote_code,
-    )
+    split = is_sharded(arguments)
+    # A checkpoint on the way is a whole extended model; of low-rank additions, or shards, it holds no more than these.
+    whole = checkpoint if isinstance(config.tuning, FullTuning) and not split else None
+
+    def load() -> LoadedModel:
+        with loaded_whole(arguments):
+            return load_model(
+                whole or config.model,
+                interpolation=None if whole else config.build_interpolation(),
+                window=None if whole else window,
+                dtype=config.dtype,
+                attention=config.attention,
+                trust_remote_code=config.trust_remote_code,
+            )
+
+    loaded = load()
     loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
-    verdicts = doctor(
-        loaded.model,
-        window,
-        config.build_interpolation(),
-        tokenizer=loaded.tokenizer,
-        gradient_checkpointing=training[CHECKPOINTING],
-        mixed_precision=mixed_precision(arguments),
-        check_dilution=config.dilution,
-        # In the other processes of a parallel run the transformers library writes no files.
-        check_reload=PartialState().is_main_process,
-        seed=config.seed,
-    )
+    with loaded_whole(arguments):
+        verdicts = doctor(
+            loaded.model,
+            window,
+            config.build_interpolation(),
+            tokenizer=loaded.tokenizer,
+            gradient_checkpointing=training[CHECKPOINTING],
+            mixed_precision=mixed_precision(arguments),
+            check_dilution=config.dilution,
+            # In the other processes of a parallel run the transformers library writes no files.
+            check_reload=PartialState().is_main_process,
+            seed=config.seed,
+        )
     for verdict in verdicts:
         logger.info(verdict.line)
     require_healthy(verdicts)
@@ -181,7 +191,7 @@ def _extend(
         items_at_a_time=arguments.train_batch_size,
         skipped=bad_items.skipped,
     )
-    validate = build_validation(config, loaded, lengths)
+    validate = build_validation(config, loaded, lengths, share_out=not split)
     to_calibrate_on = None
     if config.calibrate:
         # What cannot be calibrated is said before hours of training.
@@ -192,6 +202,7 @@ def _extend(
 
     use_chunked_loss(loaded.model)
     model = apply_tuning(loaded.model, config.tuning)
+    keep_for_the_loss(model, arguments)
     stop = StopOnRequest(logger.warning)
     trainer = SkipwiseTrainer(
         guard=StepGuard(config.guard, bad_items, curriculum.describe, logger.warning),
@@ -221,11 +232,14 @@ def _extend(
             "log": log,
         }
         writes = trainer.is_world_process_zero()
+        if split:
+            model = gathered(trainer, lambda: apply_tuning(load().model, config.tuning))
         if writes and isinstance(model, PeftModel):
             model.save_pretrained(str(folder.path / "adapter"), save_embedding_layers=False)
             share_weights(folder.path / "adapter")
-        plain = merged(model)
-        del plain.forward
+        plain: Any = merged(model) if writes or not split else model
+        # The chunked loss, which stood in for the model's own forward pass.
+        vars(plain).pop("forward", None)
         if writes:
             save_model(plain, loaded.tokenizer, folder.path)
         factor = None

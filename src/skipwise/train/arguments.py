@@ -12,6 +12,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
+from skipwise.train.sharding import check_sharding
 
 logger = logging.getLogger("skipwise")
 
@@ -90,6 +91,9 @@ def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
         ConfigError: for settings that cannot be used together, on this machine, or without a package that is missing.
     """
     settings, every = training_settings(config), config.validation.every_steps
+    if settings.get("deepspeed") and not torch.accelerator.is_available():
+        # Unasked, accelerate would take each process for the only one.
+        settings.setdefault("use_cpu", True)
     if every is None:
         every = max(1, round(settings["max_steps"] / 4))
     try:
@@ -113,11 +117,7 @@ def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
                 "or add training.use_cpu: true to do so on the CPU"
             ) from error
         raise ConfigError(f"settings under 'training' cannot be used: {' '.join(str(error).split())}") from error
-    if arguments.fsdp and arguments.device.type == "cpu":
-        raise ConfigError(
-            "setting 'training.fsdp' splits the model over accelerators, and this run computes on the CPU, where it "
-            "would stay whole in each process: leave it out"
-        )
+    check_sharding(config, arguments)
     if arguments.n_gpu > 1:
         # One process for several accelerators would copy the model at every step; torchrun gives each its own.
         logger.warning(

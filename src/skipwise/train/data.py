@@ -110,12 +110,15 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
     return lengths
 
 
-def build_validation(config: RunConfig, loaded: LoadedModel, lengths: list[int]) -> Validate | None:
+def build_validation(
+    config: RunConfig, loaded: LoadedModel, lengths: list[int], share_out: bool = True
+) -> Validate | None:
     """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
 
     Args:
         config: the run.
         loaded: the model that is trained, and its tokenizer.
+        share_out: each of several processes measures its share of the documents.
         lengths: as `validation_lengths` gives them; those that no held-out document has are left out, with a warning.
 
     Returns:
@@ -151,7 +154,14 @@ def build_validation(config: RunConfig, loaded: LoadedModel, lengths: list[int])
 
     def validate() -> dict[str, float]:
         results = evaluate(
-            loaded.model, loaded.tokenizer, [task], measured, documents, seed=config.seed, progress=False
+            loaded.model,
+            loaded.tokenizer,
+            [task],
+            measured,
+            documents,
+            seed=config.seed,
+            progress=False,
+            share_out=share_out,
         )
         return {f"perplexity_{result.length_tokens}": result.value for result in results}
 

@@ -5,6 +5,7 @@ begun.json           what the settings do not say: the sampler itself and the co
 checkpoint-<step>/   model, optimizer and random state, a few of the newest, each whole and sealed (see durable.py)
 skipwise.json        what was done; its presence says that the run is finished
 bad-items.json       steps that went wrong, their items, and those that the run does without (see guard.py)
+launch/              of a run started by --launch: its settings, and the config of its engine
 logs/rank-<n>.txt    of several processes, what all but the first have to say
 .lock                held by the run that writes here, gone with its last process; .saving/, a checkpoint being written
 """
@@ -29,8 +30,9 @@ SETTINGS_FILE = "run.yaml"
 _BEGUN_FILE = "begun.json"
 _LOCK_FILE = ".lock"
 _LOGS = "logs"
+LAUNCH = "launch"
 # What a run that was stopped before it had begun may leave.
-_TRACES = {_LOCK_FILE, _LOGS, _BEGUN_FILE, STAGING, f".{SETTINGS_FILE}.new", f".{_BEGUN_FILE}.new"}
+_TRACES = {_LOCK_FILE, _LOGS, LAUNCH, _BEGUN_FILE, STAGING, f".{SETTINGS_FILE}.new", f".{_BEGUN_FILE}.new"}
 
 
 # A run may go on with its windows spread over more processes or fewer; how many make a step is held to in `begin`.

@@ -14,7 +14,7 @@ import transformers
 from peft import PeftModel
 from torch.utils.data import Sampler, SequentialSampler
 from tqdm import tqdm
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -144,17 +144,17 @@ class SkipwiseTrainer(transformers.Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Writes a checkpoint on the way; of a whole model one that is as readable as the last."""
         folder = output_dir or str(self.args.output_dir)
-        if state_dict is not None or not isinstance(self.model, PreTrainedModel | PeftModel):
-            super()._save(output_dir, state_dict)  # Gathered from the shards of several processes.
-        elif not self.args.should_save:
+        if not self.args.should_save:
             return
-        elif isinstance(self.model, PeftModel):
-            self.model.save_pretrained(folder, save_embedding_layers=False)
+        if isinstance(self.model, PeftModel):
+            # Of a model in shards `state_dict` is gathered from them.
+            self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
             share_weights(folder)
         else:
             # Other processes put their random state beside it meanwhile, so the folder cannot appear all at once.
             Path(folder).mkdir(parents=True, exist_ok=True)
-            save_model(self.model, self._tokenizer, folder)
+            whole: Any = self.model
+            save_model(whole, self._tokenizer, folder, state_dict=state_dict)
 
 
 class StepClock(TrainerCallback):

@@ -1,0 +1,169 @@
+"""Runs in several processes started by one command: each engine reads its own settings, torchrun its command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from torch.distributed.run import config_from_args, get_args_parser
+
+from skipwise import cli
+from skipwise.config import RunConfig
+from skipwise.errors import ConfigError
+from skipwise.launch import ENGINES, Launch
+
+
+def test_fsdp_reads_its_settings(tmp_path: Path) -> None:
+    settings = Launch(engine="fsdp2", processes=2).write({"bf16": True}, tmp_path)
+    del settings["bf16"]  # which needs an accelerator
+    read = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+    assert read.fsdp
+    assert read.fsdp_plugin_args is not None
+    plugin = read.fsdp_plugin_args
+    assert (plugin["fsdp_version"], plugin["reshard_after_forward"]) == (2, True)
+    assert plugin["auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
+    assert plugin["state_dict_type"] == "FULL_STATE_DICT"
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_reads_its_settings(stage: int, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    settings = Launch(engine=f"zero{stage}", processes=2).write({"learning_rate": 1e-3}, tmp_path)
+    assert settings["learning_rate"] == 1e-3
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=2, gradient_accumulation_steps=3, **settings
+    )
+    filled = arguments.hf_deepspeed_config
+    filled.trainer_config_finalize(arguments, None, 10)
+    read: Any = DeepSpeedConfig(filled.config)
+    assert read.zero_optimization_stage == stage
+    assert (read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps) == (2, 3)
+    assert read.zero_config.gather_16bit_weights_on_model_save == (stage == 3)
+
+
+def test_one_engine_takes_the_place_of_another(tmp_path: Path) -> None:
+    before = {"fsdp": True, "fsdp_config": {"version": 2}, "max_steps": 3}
+    assert Launch(engine="ddp", processes=2).write(before, tmp_path) == {"max_steps": 3}
+
+
+def test_torchrun_reads_the_command() -> None:
+    command = Launch(engine="ddp", processes=8, machines=4, rendezvous="node0", max_restarts=2).command(["extend"])
+    assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    config, run, arguments = config_from_args(get_args_parser().parse_args(command[3:]))
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node, config.max_restarts) == (4, 4, 8, 2)
+    assert (config.rdzv_backend, config.rdzv_endpoint) == ("c10d", "node0:29400")
+    assert run == sys.executable
+    assert arguments[-3:] == ["-m", "skipwise", "extend"]
+    alone = Launch(engine="ddp", processes=2)
+    config, _, _ = config_from_args(get_args_parser().parse_args(alone.command([])[3:]))
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (1, 1, 2)
+    assert alone.environment()["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"engine": "fsdp"}, "--launch is 'fsdp'; known: ddp, fsdp2, zero2, zero3"),
+        ({"processes": 0}, "--nproc is 0; give 1 or more"),
+        ({"machines": 0}, "--nnodes is 0; give 1 or more"),
+        ({"max_restarts": -1}, "--max-restarts is -1; give 0 or more"),
+        ({"machines": 2}, "a place to meet: give --rdzv HOST"),
+        ({"machines": 2, "rendezvous": "node0:"}, "--rdzv is 'node0:'; give HOST or HOST:PORT"),
+    ],
+)
+def test_what_cannot_be_launched(how: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Launch(**{"engine": "ddp", "processes": 2, **how})
+    assert message in str(refused.value)
+
+
+def test_the_verb_becomes_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+    # Where `execve` takes its place, this process ends.
+    monkeypatch.setattr(os, "execve", lambda *given: started.append(given[1:]) or sys.exit())
+    monkeypatch.setattr("skipwise.train.extend", lambda *_, **__: pytest.fail("it was trained in this process"))
+    output = tmp_path / "out"
+    flags = ["embedded", "--target", "4k", "--set", "training.use_cpu=true", "--output", str(output)]
+    with pytest.raises(SystemExit):
+        cli.main(["extend", *flags, "--launch", "ddp", "--nproc", "2", "--resume"])
+    ((command, environment),) = started
+    assert command[-4:] == ["extend", "--config", str(output / "launch" / "run.yaml"), "--resume"]
+    assert environment["SKIPWISE_LAUNCHED"] == "--launch ddp --nproc 2"
+    assert RunConfig.from_yaml(command[-2]).training == {"use_cpu": True}
+    assert "starting: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--launch", "fsdp2"], "--launch fsdp2 splits the model over accelerators, and there is none to use here"),
+        (["--nproc", "2"], "--nproc is for several processes; say by --launch"),
+        (["--nnodes", "2"], "--nnodes is for several processes"),
+        (["--launch", "zero4"], "--launch is 'zero4'; known:"),
+    ],
+)
+def test_mistakes_get_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["extend", "embedded", "--target", "4k", "--set", "training.use_cpu=true", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+
+
+def test_a_missing_package_gets_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["extend", "embedded", "--target", "4k", "--launch", "zero3"]) == 2
+    assert "needs DeepSpeed: pip install 'skipwise[deepspeed]'" in capsys.readouterr().err
+
+
+def test_engines_are_those_of_the_help() -> None:
+    from skipwise.cli.extend import extend
+
+    told = extend.__annotations__["launch"].__metadata__[0].help
+    assert all(name in told for name in ENGINES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the process to kill by Linux's /proc")
+def test_a_killed_process_is_started_anew_and_the_run_goes_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    for i in range(12):
+        (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
+
+    def command(output: str, *more: str) -> list[str]:
+        settings = {"data.held_out": 0.0, "training.use_cpu": "true", "training.gradient_accumulation_steps": 2}
+        settings |= {"training.save_steps": 2, "validation.every_steps": 0, "training.learning_rate": 1e-3}
+        flags = ["--target", "256", "--window", "32", "--data", str(documents), "--steps", "40", *more]
+        for name, value in settings.items():
+            flags += ["--set", f"{name}={value}"]
+        launch = ["--launch", "ddp", "--nproc", "2", "--output", str(tmp_path / output)]
+        return [sys.executable, "-m", "skipwise", "extend", str(tiny_checkpoint), *flags, *launch]
+
+    environment = {**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command("whole"), env=environment, check=True, capture_output=True)
+    run = subprocess.Popen(
+        command("killed", "--max-restarts", "1"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    while run.poll() is None and not (tmp_path / "killed" / "checkpoint-4").exists():
+        time.sleep(0.02)
+    (second,) = [pid for pid in children(run.pid) if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+    os.kill(second, signal.SIGKILL)
+    told = run.communicate()[0].decode()
+    assert run.returncode == 0, told
+    records = [json.loads((tmp_path / name / "skipwise.json").read_text()) for name in ("whole", "killed")]
+    assert records[0]["resumed_at_step"] is None
+    assert 4 <= records[1]["resumed_at_step"] < 40
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,0 +1,81 @@
+"""Split models: FSDP of version 2 trains with the chunked loss what one process trains.
+
+accelerate turns FSDP off on CPUs, so what it calls is called here: PyTorch's own `fully_shard`, over the gloo back end.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPT = """
+import json, sys
+import numpy as np, torch, torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
+from skipwise.config import LoraTuning
+from skipwise.loss import use_chunked_loss
+from skipwise.model import load_model
+from skipwise.train.tuning import apply_tuning
+
+checkpoint, kind, out = sys.argv[1:]
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+torch.manual_seed(0)
+plain = load_model(checkpoint, dtype="float32").model
+use_chunked_loss(plain)
+tuning = LoraTuning(rank=4, train_embeddings=True)
+model = apply_tuning(plain, tuning) if kind == "lora" else plain
+if kind == "checkpointing":
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+model.train()
+if world > 1:
+    for layer in plain.base_model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+rng, losses = np.random.default_rng(0), []
+for _ in range(3):
+    ids = torch.from_numpy(rng.integers(0, 90, (4, 32)))
+    skips = torch.from_numpy(np.sort(rng.integers(0, 200, (4, 1)))) * (torch.arange(32) >= 16)
+    mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    labels = ids.clone()
+    labels[:, 16] = -100
+    loss = model(input_ids=ids[mine], position_ids=(torch.arange(32) + skips)[mine], labels=labels[mine],
+                 num_items_in_batch=4 * 30)["loss"]
+    (loss * world).backward()  # FSDP takes the mean over processes
+    optimizer.step()
+    optimizer.zero_grad()
+    total = loss.detach().clone()
+    dist.all_reduce(total)
+    losses.append(total.item())
+state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+if rank == 0:
+    torch.save({"losses": losses, "state": state}, out)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "checkpointing", "lora"])
+def test_fully_sharded_trains_what_one_process_trains(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+
+    def run(processes: int) -> dict[str, Any]:
+        out = tmp_path / f"{processes}.pt"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command += [str(tmp_path / "script.py"), str(tiny_checkpoint), kind, str(out)]
+        subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+        return torch.load(out)
+
+    alone, split = run(1), run(2)
+    assert split["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    assert alone["losses"][2] < alone["losses"][0], json.dumps(alone["losses"])
+    assert split["state"].keys() == alone["state"].keys()
+    for name, weight in alone["state"].items():
+        assert torch.allclose(split["state"][name], weight, rtol=1e-3, atol=1e-4), name
