@@ -93,11 +93,10 @@ def main(job_file: Path) -> int:
 
 def failure_of(error: BaseException) -> Failure:
     """What kind of failure an exception is, by its type and its words."""
-    import torch
+    from skipwise.train.process import ran_out_of_memory
 
     words = str(error).lower()
-    no_memory = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(phrase in words for phrase in no_memory):
+    if ran_out_of_memory(error):
         return "out of memory"
     if any(phrase in words for phrase in ("loss is nan", "loss is inf", "logits are nan", "logits are infinite")):
         return "not a number"

@@ -12,6 +12,7 @@ with everything that was done. What stands beside them while training is told in
     curriculum.py  what is trained step by step
     tuning.py      which parameters are trained
     calibration.py the attention factor, chosen when training is done
+    fitting.py     fewer windows at a time where memory runs out
     guard.py       steps whose loss is no number, or explodes
     sharding.py    models that are split over processes
     trainer.py     the thin `transformers.Trainer`
@@ -19,12 +20,14 @@ with everything that was done. What stands beside them while training is told in
     process.py     seconds, peak memory, and how a run is told to stop
 """
 
+import gc
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 from accelerate import PartialState
 from peft import PeftModel
@@ -51,6 +54,7 @@ from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
 from skipwise.train.durable import step_of
+from skipwise.train.fitting import TooManyAtATimeError, fewer_at_a_time, smaller_batches
 from skipwise.train.folder import RunFolder
 from skipwise.train.guard import BadItems, StepGuard
 from skipwise.train.process import Stopwatch
@@ -105,13 +109,28 @@ def extend(
         ConfigError: settings that cannot be used, or an output folder that is taken.
         DataError: documents that cannot be read, or too short.
         PositionError: lengths that contradict each other.
-        CheckpointError: a model or checkpoint that cannot be read or written, or a loss that is no number.
+        CheckpointError: a model or checkpoint that cannot be read or written, losses that are no numbers, or no memory
+            for a single window.
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
     folder = RunFolder(config)
+    resume = resume or folder.is_to_be_resumed
     try:
-        resume = resume or folder.is_to_be_resumed
-        return _extend(config, folder, sampler=sampler, resume=resume, skip_bad_items=skip_bad_items)
+        while True:
+            fitting = smaller_batches(config, folder.most_at_a_time()) if resume else config
+            try:
+                return _extend(fitting, folder, sampler=sampler, resume=resume, skip_bad_items=skip_bad_items)
+            except TooManyAtATimeError as error:
+                folder.remember_most_at_a_time(error.most)
+                logger.warning(str(error))
+                if PartialState().num_processes > 1:
+                    # The others wait for this one, and only whoever started them can start them anew.
+                    raise
+            # What was begun goes on, by now without what the error held of the last try.
+            resume, skip_bad_items = True, False
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
     finally:
         folder.release()
 
@@ -180,6 +199,7 @@ def _extend(
         logger.info(verdict.line)
     require_healthy(verdicts)
 
+    begun_with = folder.at_a_time(arguments.train_batch_size)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     curriculum, store = build_curriculum(
         config,
@@ -188,8 +208,9 @@ def _extend(
         windows,
         training["max_steps"],
         items_per_step=per_step,
-        items_at_a_time=arguments.train_batch_size,
+        items_at_a_time=begun_with,
         skipped=bad_items.skipped,
+        evenly=begun_with != arguments.train_batch_size,
     )
     validate = build_validation(config, loaded, lengths, share_out=not split)
     to_calibrate_on = None
@@ -197,7 +218,12 @@ def _extend(
         # What cannot be calibrated is said before hours of training.
         to_calibrate_on = calibration_documents(config.data, loaded.tokenizer, window.target, progress=show_bars)
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
-    folder.begin(sampler=sampler_text(sampler), corpus=store.fingerprint, windows=per_step)
+    folder.begin(
+        sampler=sampler_text(sampler),
+        corpus=store.fingerprint,
+        windows=per_step,
+        at_a_time=arguments.train_batch_size,
+    )
     record = run_record(config, training, window, sampler, store, verdicts)
 
     use_chunked_loss(loaded.model)
@@ -214,7 +240,7 @@ def _extend(
         validate=validate,
         callbacks=[stop],
     )
-    with stop.listening():
+    with stop.listening(), fewer_at_a_time(trainer, 0 if checkpoint is None else step_of(checkpoint)):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     steps, log = trainer.state.global_step, finite_log(trainer.state.log_history)
     finished = not stop.requested or steps == trainer.state.max_steps

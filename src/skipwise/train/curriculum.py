@@ -106,7 +106,10 @@ class Curriculum(torch.utils.data.Dataset):
         stages: of each the step at which it begins, the first at 0; how many windows of a batch it uses; and itself.
         num_steps: optimizer steps of the run.
         items_per_step: places of one optimizer step, over all processes.
-        items_at_a_time: places of one batch on one device. A stage of wider windows leaves the last of them empty.
+        items_at_a_time: places of one batch on one device, as the run was begun. A stage of wider windows leaves the
+            last of them empty.
+        evenly: spreads what is empty evenly among them, for a run that goes on with batches of another size: a step
+            trains the same, and none of its batches is fuller than it must be.
         skipped: places to do without: each has the item that would come as far behind the end of the run.
     """
 
@@ -117,17 +120,22 @@ class Curriculum(torch.utils.data.Dataset):
         items_per_step: int,
         items_at_a_time: int,
         skipped: Sequence[int] = (),
+        evenly: bool = False,
     ) -> None:
         self._stages, self._num_steps = list(stages), num_steps
         self._items_per_step, self._items_at_a_time = items_per_step, items_at_a_time
-        self._skipped = frozenset(skipped)
+        self._skipped, self._evenly = frozenset(skipped), evenly
 
     def __len__(self) -> int:
         return self._num_steps * self._items_per_step
 
     def __getitem__(self, place: int) -> TrainingItem | None:
         fitting, stage = self._stage(place)
-        if place % self._items_at_a_time >= fitting:
+        within = place % self._items_at_a_time
+        if self._evenly:
+            nth, empty = divmod(within * fitting, self._items_at_a_time)
+            within, place = (nth if empty < fitting else fitting), place - within + nth
+        if within >= fitting:
             return None
         while place in self._skipped:
             place += len(self)
@@ -144,7 +152,7 @@ class Curriculum(torch.utils.data.Dataset):
 
 def collate_diluted(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
     """`collate`, and which of the items (batch,) have their attention diluted (see `skipwise.loss.diluted_mask`)."""
-    return collate(places) | {"diluted": torch.tensor([item.is_sample for item in places if item is not None])}
+    return collate(places) | {"diluted": torch.tensor([item.is_sample for item in _present(places)])}
 
 
 def collate(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
@@ -152,12 +160,13 @@ def collate(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
 
     Beside them go the items' `places` (batch,) in the run.
 
-    Places that are empty in a stage of wider windows are passed over.
+    Places that are empty in a stage of wider windows are passed over; where all are, two tokens without a label stand
+    in.
 
     What is filled up carries no label and comes last, so that nothing before it can see it. It stands at the item's
     last position, so that rotary tables which follow the largest position stay as they are.
     """
-    items = [item for item in places if item is not None]
+    items = _present(places)
     longest = max(len(item.input_ids) for item in items)
     columns: dict[str, list[np.ndarray]] = {"input_ids": [], "position_ids": [], "labels": []}
     for item in items:
@@ -166,4 +175,11 @@ def collate(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
         columns["position_ids"].append(np.pad(item.position_ids, (0, missing), mode="edge"))
         columns["labels"].append(np.pad(item.labels, (0, missing), constant_values=IGNORED_LABEL))
     batch = {name: torch.from_numpy(np.stack(rows)) for name, rows in columns.items()}
-    return batch | {"places": torch.tensor([item.place for item in items])}
+    return batch | {"places": torch.tensor([item.place for item in items if item is not _NOTHING], dtype=torch.int64)}
+
+
+_NOTHING = TrainingItem(np.zeros(2, np.int64), np.arange(2), np.full(2, IGNORED_LABEL))
+
+
+def _present(places: Sequence[TrainingItem | None]) -> list[TrainingItem]:
+    return [item for item in places if item is not None] or [_NOTHING]

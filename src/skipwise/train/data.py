@@ -64,6 +64,7 @@ def build_curriculum(
     items_per_step: int,
     items_at_a_time: int,
     skipped: Sequence[int] = (),
+    evenly: bool = False,
 ) -> tuple[Curriculum, TokenStore]:
     """All items of a run in order, and the tokens of its first stage.
 
@@ -74,8 +75,9 @@ def build_curriculum(
         windows: as `stage_windows` gives them.
         num_steps: optimizer steps of the run.
         items_per_step: windows of one optimizer step, over all processes, as long as the window has not grown.
-        items_at_a_time: windows of one batch on one device.
+        items_at_a_time: windows of one batch on one device, as the run was begun.
         skipped: places in the run whose items it does without.
+        evenly: the run goes on with batches of another size.
 
     Raises:
         DataError: documents that cannot be read, or too short.
@@ -91,7 +93,7 @@ def build_curriculum(
         fitting = max(1, items_at_a_time * windows[0][1].train // window.train)
         stages.append((begin, fitting, Stage(items, exercises, retrieval, config.seed)))
     logger.info(_told(stores[0]))
-    return Curriculum(stages, num_steps, items_per_step, items_at_a_time, skipped), stores[0]
+    return Curriculum(stages, num_steps, items_per_step, items_at_a_time, skipped, evenly), stores[0]
 
 
 def validation_lengths(config: RunConfig, window: Window) -> list[int]:

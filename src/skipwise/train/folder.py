@@ -99,13 +99,43 @@ class RunFolder:
         self._claim()
         return newest_sound(self.path, logger.warning)
 
-    def begin(self, *, sampler: str, corpus: str, windows: int) -> None:
+    def at_a_time(self, now: int) -> int:
+        """Windows at a time on each device when the run was begun; of a new run, those of now.
+
+        Raises:
+            CheckpointError: what it was begun with cannot be read.
+        """
+        # Runs of earlier versions do not say.
+        return int(self._begun().get("at_a_time", now))
+
+    def most_at_a_time(self) -> int | None:
+        """How many windows at a time have been found to fit; None where none was found not to.
+
+        Raises:
+            CheckpointError: what the run was begun with cannot be read.
+        """
+        return self._begun().get("most_at_a_time")
+
+    def remember_most_at_a_time(self, windows: int) -> None:
+        """Keeps that no more windows at a time fit; whichever process finds it.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        try:
+            text = json.dumps({**self._begun(), "most_at_a_time": windows}, indent=2)
+            write_whole(self.path / _BEGUN_FILE, text + "\n")
+        except OSError as error:
+            raise self._cannot_write(error.strerror) from error
+
+    def begin(self, *, sampler: str, corpus: str, windows: int, at_a_time: int) -> None:
         """Claims the folder for this run, or checks that a resumed run is the one that was begun.
 
         Args:
             sampler: the position sampler as text.
             corpus: fingerprint of the training tokens.
             windows: of an optimizer step, over all processes.
+            at_a_time: of them, on each device.
 
         Raises:
             ConfigError: the run was begun with another sampler, on other documents or with more or fewer windows a
@@ -117,9 +147,7 @@ class RunFolder:
         state.wait_for_everyone()
         self._claim()
         state.wait_for_everyone()
-        begun_file = self.path / _BEGUN_FILE
-        if begun_file.exists():
-            begun = self._begun(begun_file)
+        if begun := self._begun():
             if changed := [name for name, value in now.items() if begun.get(name) != value]:
                 raise ConfigError(
                     f"the run in {str(self.path)!r} was begun with another {' and '.join(changed)}; "
@@ -135,14 +163,19 @@ class RunFolder:
         elif state.is_main_process:
             try:
                 write_whole(self.path / SETTINGS_FILE, self._config.to_yaml())
-                write_whole(begun_file, json.dumps({**now, "windows": windows}, indent=2) + "\n")
+                text = json.dumps({**now, "windows": windows, "at_a_time": at_a_time}, indent=2)
+                write_whole(self.path / _BEGUN_FILE, text + "\n")
             except OSError as error:
                 raise self._cannot_write(error.strerror) from error
         state.wait_for_everyone()
 
-    def _begun(self, file: Path) -> dict[str, Any]:
+    def _begun(self) -> dict[str, Any]:
+        """What a run was begun with; nothing where none was."""
+        file = self.path / _BEGUN_FILE
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{str(file)!r} cannot be read, and says what the run was begun with ({str(error).splitlines()[0]}); "

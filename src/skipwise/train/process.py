@@ -8,6 +8,8 @@ from types import FrameType
 
 import torch
 
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "no memory for")
+
 
 class Stopwatch:
     """Seconds since it was made, and the peak of memory."""
@@ -37,6 +39,13 @@ def peak_bytes() -> int:
 
     # Kibibytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory left, of an accelerator or of the machine; on a CPU torch says so in words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        phrase in str(error).lower() for phrase in _NO_MEMORY
+    )
 
 
 @contextlib.contextmanager

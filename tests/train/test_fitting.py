@@ -1,0 +1,112 @@
+"""Memory that runs out on the first steps: fewer windows at a time, more often, and the same is trained."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import STEPS, run
+
+from skipwise.config import RunConfig
+from skipwise.errors import CheckpointError
+from skipwise.train.fitting import smaller_batches
+from skipwise.train.process import ran_out_of_memory
+from skipwise.train.trainer import SkipwiseTrainer
+
+pytestmark = pytest.mark.usefixtures("sound_model")
+
+EIGHT = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+GROWN = {"window": 64, "share": 0.5}
+
+
+@pytest.fixture
+def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[int]]]:
+    """Makes a step that takes more tokens at a time run out of memory; returns the shapes that were tried."""
+
+    def room_for(tokens: int, from_step: int = 0) -> list[list[int]]:
+        tried: list[list[int]] = []
+        own = SkipwiseTrainer.training_step
+
+        def training_step(trainer: SkipwiseTrainer, model: Any, inputs: Any, *more: Any) -> torch.Tensor:
+            tried.append(list(inputs["input_ids"].shape))
+            if trainer.state.global_step >= from_step and inputs["input_ids"].numel() > tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return own(trainer, model, inputs, *more)
+
+        monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
+        return tried
+
+    return room_for
+
+
+def losses(log: list[dict[str, Any]]) -> list[float]:
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+@pytest.mark.parametrize("changes", [{}, {"growth": GROWN}, {"growth": GROWN, "dilution": True}])
+def test_fewer_at_a_time_train_the_same(
+    changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path, room_for: Callable[..., list[list[int]]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    whole = run(settings, training=EIGHT, output=str(tmp_path / "whole"), **changes)
+    tried = room_for(2 * 32)
+    fitted = run(settings, training=EIGHT, **changes)
+    assert tried[:3] == [[8, 32], [4, 32], [2, 32]]
+    assert losses(fitted.log) == pytest.approx(losses(whole.log), rel=1e-4)
+    assert len(losses(fitted.log)) == STEPS
+    for name, weight in load_file(whole.folder / "model.safetensors").items():
+        found = load_file(fitted.folder / "model.safetensors")[name]
+        # An entry of tiny gradient, which Adam scales up, may go either way by rounding.
+        assert torch.isclose(found, weight, rtol=1e-3, atol=1e-4).float().mean() > 0.99, name
+    assert fitted.record["config"]["training"]["per_device_train_batch_size"] == 2
+    assert fitted.record["config"]["training"]["gradient_accumulation_steps"] == 4
+    assert "no memory for 8 windows at a time: going on with 4, 2 times before" in caplog.text
+    assert "no memory for 4 windows at a time: going on with 2, 4 times before" in caplog.text
+    begun = json.loads((fitted.folder / "begun.json").read_text())
+    assert (begun["windows"], begun["at_a_time"], begun["most_at_a_time"]) == (8, 8, 2)
+
+
+def test_what_fits_is_remembered(
+    settings: dict[str, Any], room_for: Callable[..., list[list[int]]], stop_after: Callable[[int], None]
+) -> None:
+    tried = room_for(4 * 32)
+    stop_after(2)
+    assert not run(settings, training=EIGHT).finished
+    tried.clear()
+    assert run(settings, training=EIGHT, resume=True).finished
+    assert set(map(tuple, tried)) == {(4, 32)}
+
+
+def test_not_even_one_window_fits(settings: dict[str, Any], room_for: Callable[..., list[list[int]]]) -> None:
+    tried = room_for(31)
+    with pytest.raises(CheckpointError, match=r"no memory for a single window \(CUDA out of memory.*`skipwise plan`"):
+        run(settings, training={"per_device_train_batch_size": 2})
+    assert tried == [[2, 32], [1, 32]]
+
+
+def test_memory_that_runs_out_later_is_another_matter(
+    settings: dict[str, Any], room_for: Callable[..., list[list[int]]]
+) -> None:
+    room_for(31, from_step=3)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(settings, training=EIGHT)
+
+
+@pytest.mark.parametrize(
+    ("at_a_time", "often", "most", "expected"), [(6, 1, 4, (3, 2)), (4, 3, 2, (2, 6)), (3, 5, 3, (3, 5))]
+)
+def test_windows_of_a_step_stay(at_a_time: int, often: int, most: int, expected: tuple[int, int]) -> None:
+    training = {"per_device_train_batch_size": at_a_time, "gradient_accumulation_steps": often}
+    config = RunConfig.from_mapping({"model": "m", "target": 4096, "training": training})
+    fitted = smaller_batches(config, most).training
+    assert (fitted["per_device_train_batch_size"], fitted["gradient_accumulation_steps"]) == expected
+
+
+def test_torch_says_it_in_words_on_a_cpu() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(1 << 50)
+    assert ran_out_of_memory(refused.value)
+    assert not ran_out_of_memory(RuntimeError("shapes cannot be multiplied"))
