@@ -167,14 +167,18 @@ def collate(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
     last position, so that rotary tables which follow the largest position stay as they are.
     """
     items = _present(places)
-    longest = max(len(item.input_ids) for item in items)
-    columns: dict[str, list[np.ndarray]] = {"input_ids": [], "position_ids": [], "labels": []}
-    for item in items:
-        missing = longest - len(item.input_ids)
-        columns["input_ids"].append(np.pad(item.input_ids, (0, missing)))
-        columns["position_ids"].append(np.pad(item.position_ids, (0, missing), mode="edge"))
-        columns["labels"].append(np.pad(item.labels, (0, missing), constant_values=IGNORED_LABEL))
-    batch = {name: torch.from_numpy(np.stack(rows)) for name, rows in columns.items()}
+    shape = (len(items), max(len(item.input_ids) for item in items))
+    ids, positions, labels = (
+        np.zeros(shape, np.int64),
+        np.empty(shape, np.int64),
+        np.full(shape, IGNORED_LABEL, np.int64),
+    )
+    for row, item in enumerate(items):
+        n = len(item.input_ids)
+        ids[row, :n], positions[row, :n], labels[row, :n] = item.input_ids, item.position_ids, item.labels
+        positions[row, n:] = item.position_ids[-1]
+    batch = {"input_ids": ids, "position_ids": positions, "labels": labels}
+    batch = {name: torch.from_numpy(column) for name, column in batch.items()}
     return batch | {"places": torch.tensor([item.place for item in items if item is not _NOTHING], dtype=torch.int64)}
 
 
