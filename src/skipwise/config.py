@@ -157,7 +157,7 @@ class GuardConfig(StrictModel):
     """What a run does about steps that go wrong: nothing is learnt from them, and too many end it.
 
     Attributes:
-        bad_steps: so many end the run, with their items saved.
+        bad_steps: so many end the run, with their items saved; under DeepSpeed, which learns from it, the first does.
         rise: a loss is bad that is no number, or by so much, in nats a token, above the median of the last ones logged.
     """
 

@@ -189,6 +189,14 @@ def test_numbers_of_parts_of_the_input_are_a_grid_and_units_are_for_people(capsy
     assert sum("skipped: what could not be measured" in line for line in lines) == 1
 
 
+def test_names_stay_whole_where_the_screen_is_narrow(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    names = [f"ruler_niah_multikey_{number}" for number in (1, 2, 3)]
+    print_results([replace(score(name, "score", 0.25), ci_low=0.1119, ci_high=0.4687) for name in names])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
+
+
 def test_only_what_is_a_merit_has_a_best_checkpoint(capsys) -> None:
     columns = [("passkey", "accuracy", {}), ("perplexity", "perplexity", {}), ("longppl", "key_share", {})]
     columns.append(("suite", "score", {"kind": "continue_control"}))

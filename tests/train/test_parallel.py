@@ -223,6 +223,7 @@ def test_deepspeed_trains_what_one_process_trains(
     for engine in ("zero2", "zero3") if kind == "full" else ("zero3",):
         split = run(engine, engine, 2)
         for expected, found in zip(logged(alone), logged(split), strict=True):
+            assert expected
             assert found == pytest.approx(expected, rel=1e-4)
         gathered = load_file(split / "model.safetensors")
         assert gathered.keys() == weights.keys()

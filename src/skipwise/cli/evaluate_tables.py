@@ -104,7 +104,10 @@ def _better(column: tuple[str, int, str]) -> Callable[[Iterable[float]], float] 
 
 
 def _table(*headings: str) -> Table:
-    return Table(*headings, box=None, padding=(0, 2, 0, 0))
+    table = Table(*headings, box=None, padding=(0, 2, 0, 0))
+    # Names that differ in their ends stay whole; where the screen is too narrow, the other columns go over two lines.
+    table.columns[0].no_wrap = True
+    return table
 
 
 def _marked(value: float, is_best: bool) -> str:

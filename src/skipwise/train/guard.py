@@ -120,7 +120,7 @@ class StepGuard(TrainerCallback):
         """Judges the step; of a bad one the gradient is dropped, so that the optimizer changes nothing.
 
         Raises:
-            CheckpointError: it is one bad step too many.
+            CheckpointError: it is one bad step too many; under DeepSpeed the first one is.
         """
         loss = self._step_loss(args)
         usual = [entry["loss"] for entry in state.log_history if "loss" in entry and "bad" not in entry]
@@ -140,18 +140,21 @@ class StepGuard(TrainerCallback):
         items = self._items_to_blame(highest, args)
         self._bad_items.add(step, loss, items)
         bad = sorted(map(int, self._bad_items.bad_steps))
-        told = f"{what} at step {step}"
-        if len(bad) < self._config.bad_steps:
+        told, where = f"{what} at step {step}", repr(str(self._bad_items.path))
+        # DeepSpeed takes the step within the backward pass, before anyone could judge it.
+        taken = bool(args.deepspeed)
+        if len(bad) < self._config.bad_steps and not taken:
             self._say(
-                f"{told}: nothing is learnt from it; its items are in {str(self._bad_items.path)!r} "
+                f"{told}: nothing is learnt from it; its items are in {where} "
                 f"({len(bad)} of {self._config.bad_steps} such steps that end the run)"
             )
             return
         others = "" if len(bad) == 1 else f", as {len(bad)} steps have gone wrong ({', '.join(map(str, bad))})"
+        learnt = "and DeepSpeed has taken the step" if taken else "and nothing was learnt from it"
         raise CheckpointError(
-            f"{told}{others}, and nothing was learnt from it: their items are in {str(self._bad_items.path)!r}; go on "
-            "from the last checkpoint without them by --resume --skip-bad-items, or begin again with another --output "
-            "and a lower training.learning_rate, in float32 or bfloat16"
+            f"{told}{others}, {learnt}: their items are in {where}; go on from the last checkpoint without them by "
+            "--resume --skip-bad-items, or begin again with another --output and a lower training.learning_rate, in "
+            "float32 or bfloat16"
         )
 
     def _items_to_blame(self, highest: float, args: Any) -> list[dict[str, Any]]:
