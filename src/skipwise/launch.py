@@ -18,6 +18,7 @@ from typing import Any
 from skipwise.errors import ConfigError
 
 DEFAULT_PORT = 29400
+SECONDS_TO_STOP = 600
 LAUNCHED = "SKIPWISE_LAUNCHED"
 """Tells the processes by which flags they were started."""
 
@@ -129,6 +130,8 @@ class Launch:
             place = host if ":" in host else f"{host}:{DEFAULT_PORT}"
             here += ["--nnodes", str(self.machines), "--rdzv-backend", "c10d", "--rdzv-endpoint", place]
             here += ["--rdzv-id", "skipwise"]
+        # A step, and a checkpoint of all of a large model, take longer than the half minute that torchrun would wait.
+        here += ["--shutdown-timeout", str(SECONDS_TO_STOP)]
         return [*here, "--max-restarts", str(self.max_restarts), "-m", "skipwise", *arguments]
 
     def flags(self) -> list[str]:

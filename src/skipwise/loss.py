@@ -11,6 +11,7 @@ the head, and older versions lack it. Here the model's own head runs, whatever i
 """
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
+from torch.distributed.fsdp import FSDPModule
 
 from skipwise.attention import mark_causal
 
@@ -190,6 +192,12 @@ class NextTokenLoss:
     def _standing_decoder(self, output_class: type) -> Iterator[Callable[[Tensor], Tensor]]:
         """Within, a function from hidden states (n, width) to logits (n, vocabulary) by the model's own forward."""
         decoder, replaced = self._decoder, self._decoder.__dict__.get("forward")
+        layer: Any = self._model.get_output_embeddings()
+        # FSDP splits the head together with the last norm, which has gathered both by now; its hooks around the head
+        # would take the gradient made in here for that of the whole step, and split them again before it.
+        hooks = (layer._forward_pre_hooks, layer._forward_hooks) if _is_split(layer) else None
+        if hooks:
+            layer._forward_pre_hooks, layer._forward_hooks = OrderedDict(), OrderedDict()
 
         def logits(hidden: Tensor) -> Tensor:
             decoder.forward = lambda *_, **__: output_class(last_hidden_state=hidden[None])
@@ -198,6 +206,8 @@ class NextTokenLoss:
         try:
             yield logits
         finally:
+            if hooks:
+                layer._forward_pre_hooks, layer._forward_hooks = hooks
             decoder.__dict__.pop("forward", None)
             if replaced is not None:
                 decoder.forward = replaced
@@ -224,6 +234,11 @@ def use_chunked_loss(model: Any) -> None:
         return {"loss": loss(kwargs["input_ids"], kwargs["position_ids"], labels, num_items_in_batch, diluted)}
 
     model.forward = forward_or_loss
+
+
+def _is_split(layer: nn.Module) -> bool:
+    """Whether FSDP (of version 2) has split this layer, by itself or with others."""
+    return isinstance(layer, FSDPModule)
 
 
 def _widened(grad: Tensor) -> Tensor:

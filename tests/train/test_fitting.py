@@ -63,8 +63,8 @@ def test_fewer_at_a_time_train_the_same(
         assert torch.isclose(found, weight, rtol=1e-3, atol=1e-4).float().mean() > 0.99, name
     assert fitted.record["config"]["training"]["per_device_train_batch_size"] == 2
     assert fitted.record["config"]["training"]["gradient_accumulation_steps"] == 4
-    assert "no memory for 8 windows at a time: going on with 4, 2 times before" in caplog.text
-    assert "no memory for 4 windows at a time: going on with 2, 4 times before" in caplog.text
+    assert "no memory for 8 windows at a time: going on with 4, 2 times a step" in caplog.text
+    assert "no memory for 4 windows at a time: going on with 2, 4 times a step" in caplog.text
     begun = json.loads((fitted.folder / "begun.json").read_text())
     assert (begun["windows"], begun["at_a_time"], begun["most_at_a_time"]) == (8, 8, 2)
 
@@ -91,8 +91,18 @@ def test_memory_that_runs_out_later_is_another_matter(
     settings: dict[str, Any], room_for: Callable[..., list[list[int]]]
 ) -> None:
     room_for(31, from_step=3)
+    with pytest.raises(CheckpointError, match=r"no memory for step 4 .*where `growth` makes windows wider"):
+        run(settings, training=EIGHT)
+
+
+def test_memory_of_validation_is_another_matter(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(SkipwiseTrainer, "evaluate", evaluate)
     with pytest.raises(torch.OutOfMemoryError):
         run(settings, training=EIGHT)
+    assert "most_at_a_time" not in json.loads((Path(settings["output"]) / "begun.json").read_text())
 
 
 @pytest.mark.parametrize(

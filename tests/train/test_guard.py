@@ -104,6 +104,29 @@ def test_a_stated_number_ends_the_run_and_it_goes_on_without_the_items(
     assert (result.record["skipped_items"], result.record["bad_steps"]) == ([2, 5], {})
 
 
+def test_an_agent_that_starts_anew_does_not_undo_the_stop(
+    settings: dict[str, Any], spoil: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = spoil({SPOILT}, float("nan"))
+    settings["guard"] = {"bad_steps": 1}
+    with pytest.raises(CheckpointError, match="nothing was learnt from it"):
+        run(settings)
+    trained.clear()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(CheckpointError, match="starting anew does not mend them"):
+        run(settings, resume=True, skip_bad_items=True)
+    assert not trained
+
+
+def test_a_log_of_several_steps_says_how_many_were_bad(
+    settings: dict[str, Any], spoil: Callable[..., list[int]]
+) -> None:
+    spoil({SPOILT}, 100.0)
+    log = run(settings, training={"logging_steps": 2}).log
+    losses = [entry for entry in log if "loss" in entry]
+    assert [entry.get("bad", 0) for entry in losses] == [0, 0]
+
+
 def test_a_loss_that_rises_less_is_a_loss(settings: dict[str, Any], spoil: Callable[..., list[int]]) -> None:
     spoil({SPOILT}, 100.0)
     settings["guard"] = {"rise": 1e6}

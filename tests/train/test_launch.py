@@ -34,7 +34,7 @@ def test_fsdp_reads_its_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_reads_its_settings(stage: int, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
-    from deepspeed.runtime.config import DeepSpeedConfig
+    from deepspeed.runtime.config import DeepSpeedConfig  # pyright: ignore[reportMissingImports]
 
     settings = Launch(engine=f"zero{stage}", processes=2).write({"learning_rate": 1e-3}, tmp_path)
     assert settings["learning_rate"] == 1e-3

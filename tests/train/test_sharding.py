@@ -28,6 +28,8 @@ dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
 plain = load_model(checkpoint, dtype="float32").model
+if kind == "tied":
+    plain.lm_head.weight = plain.base_model.embed_tokens.weight
 use_chunked_loss(plain)
 tuning = LoraTuning(rank=4, train_embeddings=True)
 model = apply_tuning(plain, tuning) if kind == "lora" else plain
@@ -35,10 +37,23 @@ if kind == "checkpointing":
     model.gradient_checkpointing_enable({"use_reentrant": False})
 model.train()
 if world > 1:
+    # As accelerate does: the embedding by itself, the last norm with the head, or with both where they are one.
     for layer in plain.base_model.layers:
         fully_shard(layer)
+    ends = [plain.base_model.norm, plain.lm_head]
+    if kind == "tied":
+        ends.insert(1, plain.base_model.embed_tokens)
+    elif kind != "lora":
+        fully_shard(plain.base_model.embed_tokens)
+    if kind != "lora":
+        fully_shard(ends, reshard_after_forward=False)
     fully_shard(model)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+if world > 1:
+    with torch.no_grad():  # As SkipwiseTrainer does before it validates, which enters by a part of the model.
+        two = torch.zeros(1, 2, dtype=torch.int64)
+        model(input_ids=two, position_ids=torch.arange(2)[None], labels=two)
+        plain.base_model(input_ids=torch.arange(8)[None], use_cache=False)
 rng, losses = np.random.default_rng(0), []
 for _ in range(3):
     ids = torch.from_numpy(rng.integers(0, 90, (4, 32)))
@@ -62,7 +77,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", "checkpointing", "lora"])
+@pytest.mark.parametrize("kind", ["full", "tied", "checkpointing", "lora"])
 def test_fully_sharded_trains_what_one_process_trains(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
 

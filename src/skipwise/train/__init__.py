@@ -36,7 +36,7 @@ from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, LoraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor, require_healthy
-from skipwise.errors import ConfigError
+from skipwise.errors import CheckpointError, ConfigError
 from skipwise.loss import use_chunked_loss
 from skipwise.model import (
     LoadedModel,
@@ -114,7 +114,9 @@ def extend(
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
     folder = RunFolder(config)
-    resume = resume or folder.is_to_be_resumed
+    if folder.is_to_be_resumed:
+        # What was skipped is on record; what has gone wrong since is not to be skipped unasked.
+        resume, skip_bad_items = True, False
     try:
         while True:
             fitting = smaller_batches(config, folder.most_at_a_time()) if resume else config
@@ -158,6 +160,11 @@ def _extend(
     bad_items = BadItems(folder.path)
     if resume and skip_bad_items:
         logger.info(f"going on without {len(bad_items.skip()):,} items of steps that went wrong")
+    elif folder.is_to_be_resumed and len(bad_items.bad_steps) >= config.guard.bad_steps:
+        raise CheckpointError(
+            f"{len(bad_items.bad_steps)} steps have gone wrong, and starting anew does not mend them: their items are "
+            f"in {str(bad_items.path)!r}; go on without them by --resume --skip-bad-items"
+        )
     # Validation before training has been, where a run goes on.
     arguments.eval_on_start = checkpoint is None
 

@@ -134,7 +134,8 @@ def forget_older(run_folder: Path, limit: int | None, keep: Path | None = None) 
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a small file so that its old text or its new one is there, never a part of either."""
-    beside = path.with_name(f".{path.name}.new")
+    # Of its own, as several processes may have something to say at once.
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     beside.write_text(text, encoding="utf-8")
     _to_disk(beside)
     beside.rename(path)

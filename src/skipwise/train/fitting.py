@@ -3,14 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 
-import transformers
-
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError
 from skipwise.train.arguments import training_settings
 from skipwise.train.process import ran_out_of_memory
+from skipwise.train.trainer import SkipwiseTrainer
 
-# A step that needs more than those before it is another matter: of memory that others take, or of wider windows.
+# A later step that needs more than those before it has wider windows, or others have taken memory meanwhile.
 _FIRST_STEPS = 3
 
 
@@ -23,16 +22,16 @@ class TooManyAtATimeError(CheckpointError):
 
     def __init__(self, tried: int, most: int, windows: int, processes: int) -> None:
         self.most = most
-        anew = "" if processes == 1 else "; start the run anew with --resume, as --max-restarts does by itself"
+        goes_on = "going on" if processes == 1 else "start it anew by --resume, as --max-restarts does, and it goes on"
         super().__init__(
-            f"there is no memory for {tried} windows at a time: going on with {most}, {windows // most} times before "
-            f"each process's part of a step, whose {windows * processes} windows stay the same{anew}"
+            f"there is no memory for {tried} windows at a time: {goes_on} with {most}, {windows // most} times a step "
+            f"in each process, and the {windows * processes} windows of a step stay the same"
         )
 
 
 @contextlib.contextmanager
-def fewer_at_a_time(trainer: transformers.Trainer, first_step: int) -> Iterator[None]:
-    """Within, memory that runs out on the first steps is told with what would fit.
+def fewer_at_a_time(trainer: SkipwiseTrainer, first_step: int) -> Iterator[None]:
+    """Within, memory that runs out within a step is told, on the first steps with what would fit.
 
     Args:
         trainer: that trains within.
@@ -40,18 +39,24 @@ def fewer_at_a_time(trainer: transformers.Trainer, first_step: int) -> Iterator[
 
     Raises:
         TooManyAtATimeError: fewer windows at a time may fit.
-        CheckpointError: not even one does.
+        CheckpointError: not even one does, or a later step has none.
     """
     arguments = trainer.args
     try:
         yield
     except Exception as error:
-        if not ran_out_of_memory(error) or trainer.state.global_step - first_step >= _FIRST_STEPS:
+        if not trainer.is_in_step or not ran_out_of_memory(error):
             raise
         tried, words = arguments.train_batch_size, " ".join(str(error).split())[:200]
+        step = trainer.state.global_step + 1
     else:
         return
     # Outside of the handler, so that what the error's frames hold is not kept by the one that follows.
+    if step - first_step > _FIRST_STEPS:
+        raise CheckpointError(
+            f"there is no memory for step {step} ({words}), and for those before there was: where `growth` makes "
+            "windows wider, give it less, or split the model by --launch fsdp2; where others took it, go on by --resume"
+        )
     if tried == 1:
         raise CheckpointError(
             f"there is no memory for a single window ({words}); train on a shorter --window, with --tuning lora, in "

@@ -93,17 +93,17 @@ class StepGuard(TrainerCallback):
     ) -> None:
         self._config, self._bad_items, self._describe, self._say = config, bad_items, describe, say
         self._losses: list[torch.Tensor] = []
-        self._each: list[tuple[torch.Tensor, list[int]]] = []
+        self._each: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._gradient_norm: float | None = None
-        self.bad_loss: float | None = None
+        self._bad_losses: list[float] = []
 
-    def count(self, loss: torch.Tensor, mean: torch.Tensor, places: list[int]) -> None:
+    def count(self, loss: torch.Tensor, mean: torch.Tensor, places: torch.Tensor) -> None:
         """Takes note of a batch of the step; nothing is waited for.
 
         Args:
             loss: its share of the step's loss, a scalar.
             mean: its own loss a token, a scalar.
-            places: of its items in the run.
+            places: of its items in the run, int64 (n,).
         """
         self._losses.append(loss)
         self._each.append((mean, places))
@@ -114,7 +114,12 @@ class StepGuard(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Forgets the step before."""
-        self._losses, self._each, self._gradient_norm, self.bad_loss = [], [], None, None
+        self._losses, self._each, self._gradient_norm = [], [], None
+
+    def take_bad_losses(self) -> list[float]:
+        """The losses of bad steps since this was asked last."""
+        taken, self._bad_losses = self._bad_losses, []
+        return taken
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Judges the step; of a bad one the gradient is dropped, so that the optimizer changes nothing.
@@ -132,7 +137,7 @@ class StepGuard(TrainerCallback):
         if loss <= highest and math.isfinite(loss) and not wrong_gradient:
             return
         given["model"].zero_grad(set_to_none=True)
-        self.bad_loss = loss
+        self._bad_losses.append(loss)
         step, what = state.global_step + 1, f"the loss is {loss:.4g}"
         if math.isfinite(loss):
             usually = f", where {highest - self._config.rise:.4g} was usual"
@@ -164,7 +169,7 @@ class StepGuard(TrainerCallback):
             mean = tensor.item()
             told = {"loss": mean if math.isfinite(mean) else str(mean)}
             blamed = not math.isfinite(mean) or mean > highest
-            found += [(blamed, {"place": place, **self._describe(place), **told}) for place in places]
+            found += [(blamed, {"place": place, **self._describe(place), **told}) for place in places.tolist()]
         if args.world_size > 1:
             found = gather_object(found)
         return [item for blamed, item in found if blamed] or [item for _, item in found]

@@ -61,7 +61,7 @@ def keep_for_the_loss(model: Any, arguments: transformers.TrainingArguments) -> 
     """
     if arguments.deepspeed is None or not arguments.hf_deepspeed_config.is_zero3():
         return
-    import deepspeed as engine
+    import deepspeed as engine  # pyright: ignore[reportMissingImports]
 
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     for child in plain.children():

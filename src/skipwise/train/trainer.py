@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from skipwise.items import IGNORED_LABEL
 from skipwise.model import save_model, share_weights
 from skipwise.report.quantities import bytes_text, seconds_text
+from skipwise.train.arguments import mixed_precision
 from skipwise.train.durable import forget_older, whole_or_not_at_all
 from skipwise.train.guard import StepGuard
 from skipwise.train.process import on_stop_signals, peak_bytes
@@ -53,6 +54,7 @@ class SkipwiseTrainer(transformers.Trainer):
         config.update(kept)
         self._tokenizer, self._validate, self._guard = tokenizer, validate, guard
         self._staging: Path | None = None
+        self._has_evaluated = False
         # The loss divides by the number of labels over all accumulated batches and processes by itself.
         self.model_accepts_loss_kwargs = True
         for shown_elsewhere in (PrinterCallback, ProgressCallback):
@@ -79,7 +81,7 @@ class SkipwiseTrainer(transformers.Trainer):
     def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """A forward and a backward pass, of which the guard is told."""
         inputs, num_labels = arguments[1], arguments[2]
-        places = inputs.pop("places").tolist()
+        places = inputs.pop("places")
         self._clock.count(inputs["input_ids"].numel() * self.args.world_size)
         own_labels = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
         loss = super().training_step(*arguments, **keywords)
@@ -88,16 +90,29 @@ class SkipwiseTrainer(transformers.Trainer):
         self._guard.count(loss, mean, places)
         return loss
 
+    @property
+    def is_in_step(self) -> bool:
+        """Whether a step has begun and not ended: neither validation, nor loading, nor saving."""
+        return self._clock.is_running
+
     def _get_grad_norm(self, *arguments: Any, **keywords: Any) -> Any:
         """The norm, of which the guard is told; in float16 one that is no number is the scaler's affair."""
         norm = super()._get_grad_norm(*arguments, **keywords)
-        self._guard.count_gradient_norm(None if norm is None or self.args.fp16 else float(norm))
+        scaled = mixed_precision(self.args) is torch.float16
+        self._guard.count_gradient_norm(None if norm is None or scaled else float(norm))
         return norm
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation perplexities, logged like any metric, so that trackers and the best checkpoint see them."""
         if self._validate is None:
             return {}
+        if self.is_fsdp_enabled and not self._has_evaluated:
+            # Validation enters by parts of the model, and whatever is entered first FSDP takes for the whole.
+            whole: Any = self.model
+            two = torch.zeros(1, 2, dtype=torch.int64, device=self.args.device)
+            with torch.no_grad():
+                whole(input_ids=two, position_ids=torch.arange(2, device=two.device)[None], labels=two)
+        self._has_evaluated = True
         metrics = {f"eval_{name}": value for name, value in self._validate().items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -107,9 +122,9 @@ class SkipwiseTrainer(transformers.Trainer):
         """Adds seconds and speed of the steps that an entry is about; they stay in the log through a resume."""
         if "loss" in logs:
             seconds, tokens = self._clock.take()
-            if self._guard.bad_loss is not None:
-                # The Trainer shows the average of the steps before in its place.
-                logs |= {"loss": self._guard.bad_loss, "bad": 1}
+            if bad := self._guard.take_bad_losses():
+                # The Trainer shows the average of the steps before in their place.
+                logs |= {"bad": len(bad)} | ({"loss": bad[0]} if self.args.logging_steps == 1 else {})
             logs["step_seconds"] = round(seconds, 4)
             logs["tokens_per_second"] = round(tokens / seconds) if seconds else 0
         super().log(logs, *arguments, **keywords)
@@ -162,6 +177,7 @@ class StepClock(TrainerCallback):
 
     def __init__(self) -> None:
         self._begun, self._seconds, self._tokens = 0.0, 0.0, 0
+        self.is_running = False
 
     def count(self, tokens: int) -> None:
         """Adds tokens of all processes."""
@@ -175,11 +191,12 @@ class StepClock(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Starts the clock."""
-        self._begun = time.monotonic()
+        self._begun, self.is_running = time.monotonic(), True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stops it; an accelerator may still be at work, but no further behind at one step than at the next."""
         self._seconds += time.monotonic() - self._begun
+        self.is_running = False
 
 
 class ValidateAtTheEnd(TrainerCallback):
