@@ -36,7 +36,7 @@ class SkipwiseTrainer(transformers.Trainer):
     """A Trainer whose items come in the curriculum's order, whose loss is chunked, and whose evaluation is ours.
 
     Args:
-        guard: judges each step before the optimizer takes it.
+        guard: judges each step before the optimizer takes it; None where steps are only timed.
         tokenizer: saved with every checkpoint. The Trainer itself is not given it, as it would write the tokenizer's
             special tokens into the model's config.
         validate: called where the Trainer would evaluate, and after the last step; None for never.
@@ -44,7 +44,12 @@ class SkipwiseTrainer(transformers.Trainer):
     """
 
     def __init__(
-        self, *, guard: StepGuard, tokenizer: Any = None, validate: Validate | None = None, **arguments: Any
+        self,
+        *,
+        guard: StepGuard | None = None,
+        tokenizer: Any = None,
+        validate: Validate | None = None,
+        **arguments: Any,
     ) -> None:
         # Only the presence of `eval_dataset` matters: `validate` brings its own documents.
         config = arguments["model"].config
@@ -61,7 +66,8 @@ class SkipwiseTrainer(transformers.Trainer):
             self.remove_callback(shown_elsewhere)
         self._clock = StepClock()
         self.add_callback(self._clock)
-        self.add_callback(guard)
+        if guard is not None:
+            self.add_callback(guard)
         shown = StepLines() if self.args.world_size > 1 else ProgressLine(quiet=self.args.disable_tqdm)
         self.add_callback(shown)
         self.add_callback(ValidateAtTheEnd())
@@ -87,7 +93,8 @@ class SkipwiseTrainer(transformers.Trainer):
         loss = super().training_step(*arguments, **keywords)
         everywhere = self.args.world_size if self.args.average_tokens_across_devices else 1
         mean = loss * num_labels / (own_labels * everywhere) if num_labels is not None else loss
-        self._guard.count(loss, mean, places)
+        if self._guard is not None:
+            self._guard.count(loss, mean, places)
         return loss
 
     @property
@@ -99,7 +106,8 @@ class SkipwiseTrainer(transformers.Trainer):
         """The norm, of which the guard is told; in float16 one that is no number is the scaler's affair."""
         norm = super()._get_grad_norm(*arguments, **keywords)
         scaled = mixed_precision(self.args) is torch.float16
-        self._guard.count_gradient_norm(None if norm is None or scaled else float(norm))
+        if self._guard is not None:
+            self._guard.count_gradient_norm(None if norm is None or scaled else float(norm))
         return norm
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -122,7 +130,7 @@ class SkipwiseTrainer(transformers.Trainer):
         """Adds seconds and speed of the steps that an entry is about; they stay in the log through a resume."""
         if "loss" in logs:
             seconds, tokens = self._clock.take()
-            if bad := self._guard.take_bad_losses():
+            if self._guard is not None and (bad := self._guard.take_bad_losses()):
                 # The Trainer shows the average of the steps before in their place.
                 logs |= {"bad": len(bad)} | ({"loss": bad[0]} if self.args.logging_steps == 1 else {})
             logs["step_seconds"] = round(seconds, 4)
