@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from skipwise import cli
 from skipwise.config import FullTuning, LoraTuning, RunConfig
 from skipwise.errors import ConfigError
+from skipwise.launch import deepspeed_settings
 from skipwise.memory import Sharding
 from skipwise.model import rope_state, without_weights
 from skipwise.model.extend import extended_config
@@ -374,7 +375,7 @@ def test_a_written_run_is_split_as_it_was_planned(sharding: str, key: str | None
     config = RunConfig.from_mapping({**found.advice.config, "output": "nowhere"})
     assert training_settings(config)["per_device_train_batch_size"] == found.training[0].micro_batch
     if key == "deepspeed":
-        assert training["deepspeed"]["zero_optimization"] == {"stage": 3}
+        assert training["deepspeed"]["zero_optimization"] == deepspeed_settings(3)["zero_optimization"]
 
 
 def test_gemma_is_extended_as_its_weights_are_scaled() -> None:
