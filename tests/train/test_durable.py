@@ -232,7 +232,7 @@ def test_what_a_run_was_begun_with_is_read_with_care(
     stop_after(2)
     run(settings)
     begun = json.loads(begun_file.read_text())
-    for spoilt in ("{", "[1]"):
+    for spoilt in ("{", "[1]", '{"at_a_time": "2"}'):
         begun_file.write_text(spoilt)
         with pytest.raises(CheckpointError, match=r"begun\.json' cannot be read, and says what"):
             run(settings, resume=True)

@@ -85,15 +85,13 @@ def test_what_cannot_be_launched(how: dict[str, Any], message: str) -> None:
     assert message in str(refused.value)
 
 
-def test_the_verb_becomes_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_verb_has_the_agent_start_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
-    # Where `execve` takes its place, this process ends.
-    monkeypatch.setattr(os, "execve", lambda *given: started.append(given[1:]) or sys.exit())
+    monkeypatch.setattr("skipwise.cli.extend._agent", lambda *given: started.append(given) or 3)
     monkeypatch.setattr("skipwise.train.extend", lambda *_, **__: pytest.fail("it was trained in this process"))
     output = tmp_path / "out"
     flags = ["embedded", "--target", "4k", "--set", "training.use_cpu=true", "--output", str(output)]
-    with pytest.raises(SystemExit):
-        cli.main(["extend", *flags, "--launch", "ddp", "--nproc", "2", "--resume"])
+    assert cli.main(["extend", *flags, "--launch", "ddp", "--nproc", "2", "--resume"]) == 3
     ((command, environment),) = started
     assert command[-4:] == ["extend", "--config", str(output / "launch" / "run.yaml"), "--resume"]
     assert environment["SKIPWISE_LAUNCHED"] == "--launch ddp --nproc 2"
@@ -108,6 +106,9 @@ def test_the_verb_becomes_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--nproc", "2"], "--nproc is for several processes; say by --launch"),
         (["--nnodes", "2"], "--nnodes is for several processes"),
         (["--launch", "zero4"], "--launch is 'zero4'; known:"),
+        (["--launch", "ddp", "--data", "/no/such"], "/no/such"),
+        (["--launch", "ddp", "--window", "8k"], "train=8192"),
+        (["--launch", "ddp", "--output", "."], "output folder '.' is not empty"),
     ],
 )
 def test_mistakes_get_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +129,18 @@ def test_engines_are_those_of_the_help() -> None:
 
     told = extend.__annotations__["launch"].__metadata__[0].help
     assert all(name in told for name in ENGINES)
+
+
+@pytest.mark.slow
+def test_what_only_the_processes_find_has_no_traceback(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("short")
+    command = [sys.executable, "-m", "skipwise", "extend", str(tiny_checkpoint), "--target", "256"]
+    command += ["--data", str(tmp_path / "short.txt"), "--set", "data.held_out=0.0", "--set", "training.use_cpu=true"]
+    command += ["--output", str(tmp_path / "run"), "--launch", "ddp", "--nproc", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 2, done.stderr
+    assert "skipwise: no document has" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -170,18 +170,18 @@ def extend(
 def _launch(
     run: "RunConfig", engine: str, processes: int | None, how: dict[str, Any], flags: Sequence[str]
 ) -> NoReturn:
-    """Turns this process into the agent that starts the processes of the run.
+    """Has torchrun's agent start the processes of the run, and ends with their exit code.
 
     Raises:
-        ConfigError: there are fewer accelerators, or a package is missing.
-        CheckpointError: the output folder cannot be written.
+        SkipwiseError: what is wrong is known before there are processes, each of which would say it.
     """
     import importlib.util
 
     import torch
 
     from skipwise.launch import ENGINES, Launch
-    from skipwise.train.folder import LAUNCH, SETTINGS_FILE
+    from skipwise.train import check_run
+    from skipwise.train.folder import LAUNCH, SETTINGS_FILE, RunFolder
 
     on_cpu = bool(run.training.get("use_cpu")) or not torch.accelerator.is_available()
     here = 0 if on_cpu else torch.accelerator.device_count()
@@ -197,6 +197,10 @@ def _launch(
         )
     if "deepspeed" in ENGINES[engine] and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"--launch {engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2")
+    check_run(run)
+    if made.machines == 1 and "--resume" not in flags:
+        # Of several machines another may have begun.
+        RunFolder(run).require_free()
     folder = run.output_folder / LAUNCH
     try:
         training = made.write(run.training, folder)
@@ -206,7 +210,25 @@ def _launch(
         raise CheckpointError(f"{str(folder)!r} cannot be written: {error.strerror}") from error
     command = made.command(["extend", "--config", str(settings), *flags])
     print(f"starting: {shlex.join(command)}", file=sys.stderr, flush=True)
-    os.execve(command[0], command, made.environment())
+    raise typer.Exit(_agent(command, made.environment()))
+
+
+def _agent(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Runs torchrun in this process; the exit code of the first process that failed, whose own words are enough."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    os.environ.update(environment)
+    try:
+        main(list(command[3:]))
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        # As a shell has it for one that a signal has ended.
+        return code if code > 0 else 128 - code
+    except SignalException:
+        return INTERRUPTED
+    return 0
 
 
 def _show(result: "ExtendResult", target: int, as_json: bool) -> None:

@@ -62,6 +62,7 @@ from skipwise.train.record import finite_log, run_record, sampler_text, write_re
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
 from skipwise.train.tuning import apply_tuning, check_tuning, merged
+from skipwise.window import Window
 
 __all__ = ["ExtendResult", "extend", "training_arguments"]
 
@@ -137,23 +138,51 @@ def extend(
         folder.release()
 
 
-def _extend(
-    config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | None, resume: bool, skip_bad_items: bool
-) -> ExtendResult:
-    # All that can be wrong without reading weights or documents.
-    if skip_bad_items and not resume:
-        raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedRun:
+    """What a run's settings come to for its model.
+
+    Attributes:
+        sampler: of positions.
+        window: its lengths, in tokens.
+        stages: as `stage_windows` gives them.
+        validation_lengths: in tokens.
+    """
+
+    sampler: PositionSampler
+    window: Window
+    stages: list[tuple[int, Window]]
+    validation_lengths: list[int]
+
+
+def check_run(config: RunConfig, sampler: PositionSampler | None = None) -> CheckedRun:
+    """Finds all that can be wrong with a run without reading weights or documents.
+
+    Raises:
+        SkipwiseError: as `extend`.
+    """
     base = read_config(config.model, trust_remote_code=config.trust_remote_code)
-    window, training = config.resolve_window(original_window(base)), training_settings(config)
-    windows = stage_windows(config, window, training["max_steps"])
+    window = config.resolve_window(original_window(base))
+    stages = stage_windows(config, window, training_settings(config)["max_steps"])
     lengths = validation_lengths(config, window)
     sampler = sampler or config.build_sampler()
-    for _, stage_window in windows:
+    for _, stage_window in stages:
         # A sampler is made without knowing its window, and may refuse it.
         sampler.sample(window.target, stage_window, np.random.default_rng(0))
     check_sources(config)
     if isinstance(config.tuning, LoraTuning):
         check_tuning(without_weights(base, trust_remote_code=config.trust_remote_code), config.tuning)
+    return CheckedRun(sampler=sampler, window=window, stages=stages, validation_lengths=lengths)
+
+
+def _extend(
+    config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | None, resume: bool, skip_bad_items: bool
+) -> ExtendResult:
+    if skip_bad_items and not resume:
+        raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
+    checked = check_run(config, sampler)
+    sampler, window, windows, lengths = checked.sampler, checked.window, checked.stages, checked.validation_lengths
+    training = training_settings(config)
     # First, as it tells the processes of a parallel run of one another.
     arguments = training_arguments(config)
     checkpoint = folder.checkpoint() if resume else folder.require_free()

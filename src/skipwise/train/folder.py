@@ -28,6 +28,7 @@ logger = logging.getLogger("skipwise")
 RECORD_FILE = "skipwise.json"
 SETTINGS_FILE = "run.yaml"
 _BEGUN_FILE = "begun.json"
+_COUNTS = ("windows", "at_a_time", "most_at_a_time")
 _LOCK_FILE = ".lock"
 _LOGS = "logs"
 LAUNCH = "launch"
@@ -173,7 +174,10 @@ class RunFolder:
         """What a run was begun with; nothing where none was."""
         file = self.path / _BEGUN_FILE
         try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
+            begun = dict(json.loads(file.read_text(encoding="utf-8")))
+            if wrong := [name for name in _COUNTS if not isinstance(begun.get(name, 1), int)]:
+                raise ValueError(f"{wrong[0]} is {begun[wrong[0]]!r}")
+            return begun
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError) as error:
