@@ -60,13 +60,15 @@ def test_nothing_is_learnt_from_a_bad_step(
     assert (item["place"], item["epoch"]) == (SPOILT, 0)
     assert 0 <= item["document"] < result.record["corpus"]["documents"]
     assert "at step 2: nothing is learnt from it" in caplog.text
-    losses = [entry for entry in result.log if "loss" in entry]
+    losses: list[dict[str, Any]] = [entry for entry in result.log if "loss" in entry]
     assert ["bad" in entry for entry in losses] == [False, True, False, False]
     # What the Trainer would log of such a step is the average of others.
-    assert losses[1]["loss"] is None or losses[1]["loss"] > 50
+    shown: Any = losses[1]["loss"]
+    assert shown is None or shown > 50
     if factor == 100.0:
         # Of its own tokens, about half of those that the step's loss is the mean of.
-        assert item["loss"] > 1.5 * losses[1]["loss"]
+        assert shown is not None
+        assert item["loss"] > 1.5 * shown
 
 
 def test_a_gradient_that_is_no_number_is_not_learnt_from(
