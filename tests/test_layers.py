@@ -36,6 +36,7 @@ ORDER = (
     "token_store",
     "corpus",
     "items",
+    "streaming",
     "model",
     "doctor",
     # what is done with them

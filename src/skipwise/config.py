@@ -76,6 +76,9 @@ class DataConfig(StrictModel):
         mask_joints: leaves out the label where a chunk begins with text that does not follow what stands before it.
         held_out: share of documents, told apart by their text, that is kept out of training for validation.
         retrieval: share of windows that are generated retrieval exercises instead of the documents' text.
+        streaming: reads Parquet files or hub data sets as they are trained on, instead of tokenizing them all first;
+            for corpora larger than the disk.
+        buffer: with `streaming`, documents that each window of a step has in memory and takes in random order.
     """
 
     source: str | list[str] = "stdlib"
@@ -85,6 +88,8 @@ class DataConfig(StrictModel):
     mask_joints: bool = True
     held_out: Share = 0.1
     retrieval: Share = 0.0
+    streaming: bool = False
+    buffer: int = Field(default=100, ge=1)
 
 
 class FullTuning(StrictModel):

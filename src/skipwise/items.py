@@ -5,7 +5,7 @@
 Every epoch visits every document once, in an order of its own, with chunks and skips drawn anew.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -69,6 +69,19 @@ class TrainingItems:
         """Items of one epoch: one for each document."""
         return self._store.num_documents
 
+    def at(self, place: int) -> TrainingItem:
+        """The item at a place in a run that goes through epoch after epoch."""
+        return self.item(*divmod(place, len(self)))
+
+    def describe(self, place: int) -> dict[str, int]:
+        """Epoch of a place in a run, and its document's number in the store."""
+        epoch, index = divmod(place, len(self))
+        return {"epoch": epoch, "document": self.document(epoch, index)}
+
+    def document_for(self, place: int, rng: np.random.Generator) -> np.ndarray:
+        """Any document of the store, to hide something in."""
+        return self._store.document(int(rng.integers(self._store.num_documents)))
+
     def document(self, epoch: int, index: int) -> int:
         """Which document of the store stands at a place of an epoch."""
         if self._order.epoch != epoch:
@@ -84,20 +97,56 @@ class TrainingItems:
         """
         document = self._store.document(self.document(epoch, index))
         rng = np.random.default_rng((self._seed, epoch, index))
-        if self._sampler.uses_sentence_ends:
-            ends = self._store.sentence_ends[document]
-            sample = self._sampler.sample(len(document), self._window, rng, sentence_ends=ends)  # type: ignore[call-arg]
-        else:
-            sample = self._sampler.sample(len(document), self._window, rng)
-        tokens = sample.token_index
-        input_ids = document.take(tokens).astype(np.int64)
-        labels = input_ids.copy()
-        if self._mask_joints:
-            labels[1:][tokens[1:] - tokens[:-1] != 1] = IGNORED_LABEL
-            if self._store.separator_id is not None:
-                # In a joined document the separator is the last token of its text; what follows is another's beginning.
-                labels[1:][input_ids[:-1] == self._store.separator_id] = IGNORED_LABEL
-        return TrainingItem(input_ids, sample.position_ids, labels)
+        return item_of(document, self._store, self._sampler, self._window, rng, mask_joints=self._mask_joints)
+
+
+class Tokens(Protocol):
+    """What is known of tokens beside the documents that they make."""
+
+    @property
+    def separator_id(self) -> int | None:
+        """Token between joined documents, None where none are joined."""
+        ...
+
+    @property
+    def sentence_ends(self) -> np.ndarray:
+        """1-D bool, one entry per token id: whether its text ends a sentence."""
+        ...
+
+
+def item_of(
+    document: np.ndarray,
+    tokens: Tokens,
+    sampler: PositionSampler,
+    window: Window,
+    rng: np.random.Generator,
+    *,
+    mask_joints: bool,
+) -> TrainingItem:
+    """Makes an item of a document.
+
+    Args:
+        document: 1-D, its token ids, at least `window.train`.
+        tokens: the store or stream that it is from.
+        sampler: chooses its tokens and their positions.
+        window: the three lengths, in tokens.
+        rng: source of every draw.
+        mask_joints: masks the label of every token whose predecessor in the item is not its predecessor in the text.
+    """
+    if sampler.uses_sentence_ends:
+        ends = tokens.sentence_ends[document]
+        sample = sampler.sample(len(document), window, rng, sentence_ends=ends)  # type: ignore[call-arg]
+    else:
+        sample = sampler.sample(len(document), window, rng)
+    chosen = sample.token_index
+    input_ids = document.take(chosen).astype(np.int64)
+    labels = input_ids.copy()
+    if mask_joints:
+        labels[1:][chosen[1:] - chosen[:-1] != 1] = IGNORED_LABEL
+        if tokens.separator_id is not None:
+            # In a joined document the separator is the last token of its text; what follows is another's beginning.
+            labels[1:][input_ids[:-1] == tokens.separator_id] = IGNORED_LABEL
+    return TrainingItem(input_ids, sample.position_ids, labels)
 
 
 class EpochOrder:

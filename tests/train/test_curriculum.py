@@ -44,7 +44,7 @@ def store(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> TokenStor
 
 
 def exercises_of(tokenizer: Any, store: TokenStore, seed: int = 0, window: Window = WINDOW) -> RetrievalExercises:
-    return RetrievalExercises(tokenizer, store, PoSE(), window, seed)
+    return RetrievalExercises(tokenizer, TrainingItems(store, PoSE(), window, seed), PoSE(), window, seed)
 
 
 def stage_of(tokenizer: Any, store: TokenStore, retrieval: float, seed: int = 0, window: Window = WINDOW) -> Stage:
@@ -178,7 +178,8 @@ def test_an_exercise_asks_for_the_key_it_hides_and_for_nothing_else(tokenizer: A
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_leaves_an_exercise_whole(name: str, tokenizer: Any, store: TokenStore) -> None:
-    exercises = RetrievalExercises(tokenizer, store, sampler_from({"kind": name}), WINDOW, seed=0)
+    sampler = sampler_from({"kind": name})
+    exercises = RetrievalExercises(tokenizer, TrainingItems(store, PoSE(), WINDOW, seed=0), sampler, WINDOW, seed=0)
     for place in range(5):
         item = exercises.item(place)
         assert "What is the pass key? The pass key is" in tokenizer.decode(item.input_ids)

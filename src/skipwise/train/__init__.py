@@ -10,6 +10,7 @@ with everything that was done. What stands beside them while training is told in
     folder.py      the output folder: free, or a run to resume
     data.py        documents -> curriculum and validation
     curriculum.py  what is trained step by step
+    streamed.py    its items, where documents are streamed
     tuning.py      which parameters are trained
     calibration.py the attention factor, chosen when training is done
     fitting.py     fewer windows at a time where memory runs out
@@ -49,6 +50,7 @@ from skipwise.model import (
     without_weights,
 )
 from skipwise.positions import PositionSampler
+from skipwise.streaming import DocumentStream
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.curriculum import collate, collate_diluted
@@ -60,7 +62,7 @@ from skipwise.train.guard import BadItems, StepGuard
 from skipwise.train.process import Stopwatch
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
-from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
+from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
 from skipwise.train.tuning import apply_tuning, check_tuning, merged
 from skipwise.window import Window
 
@@ -237,7 +239,7 @@ def _extend(
 
     begun_with = folder.at_a_time(arguments.train_batch_size)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    curriculum, store = build_curriculum(
+    curriculum, documents = build_curriculum(
         config,
         loaded.tokenizer,
         sampler,
@@ -248,6 +250,9 @@ def _extend(
         skipped=bad_items.skipped,
         evenly=begun_with != arguments.train_batch_size,
     )
+    stream = documents if isinstance(documents, DocumentStream) else None
+    if stream is not None and checkpoint is not None:
+        stream.restore(stream_places(checkpoint))
     validate = build_validation(config, loaded, lengths, share_out=not split)
     to_calibrate_on = None
     if config.calibrate:
@@ -256,11 +261,11 @@ def _extend(
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
     folder.begin(
         sampler=sampler_text(sampler),
-        corpus=store.fingerprint,
+        corpus=documents.fingerprint,
         windows=per_step,
         at_a_time=arguments.train_batch_size,
     )
-    record = run_record(config, training, window, sampler, store, verdicts)
+    record = run_record(config, training, window, sampler, documents, verdicts)
 
     use_chunked_loss(loaded.model)
     model = apply_tuning(loaded.model, config.tuning)
@@ -274,6 +279,7 @@ def _extend(
         data_collator=collate_diluted if config.dilution else collate,
         tokenizer=loaded.tokenizer,
         validate=validate,
+        stream=stream,
         callbacks=[stop],
     )
     with stop.listening(), fewer_at_a_time(trainer, 0 if checkpoint is None else step_of(checkpoint)):

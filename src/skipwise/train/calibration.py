@@ -21,6 +21,7 @@ from skipwise.errors import CheckpointError, DataError, SkipwiseError
 from skipwise.evals import SampleCache
 from skipwise.model import replace_file, rope_state, save_attention_scale
 from skipwise.report import state_attention_factor
+from skipwise.streaming import first_documents
 from skipwise.train.folder import RECORD_FILE
 
 CALIBRATION_FILE = "calibration.json"
@@ -49,6 +50,9 @@ def calibration_documents(data: DataConfig, tokenizer: Any, target: int, *, prog
     Raises:
         DataError: there are none, also when joined.
     """
+    if data.streaming:
+        held_out = data.model_copy(update={"held_out": data.held_out or DataConfig().held_out})
+        return first_documents(held_out, tokenizer, _OFFERED, target, held_out=False)
     arguments: dict[str, Any] = {
         "field": data.field,
         "min_tokens": target,

@@ -5,20 +5,35 @@ run, and a resumed one goes on as if nothing had happened.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from skipwise.corpus import TokenStore
 from skipwise.errors import ConfigError
 from skipwise.evals.passkey_prompt import PasskeyBuilder
-from skipwise.items import IGNORED_LABEL, TrainingItem, TrainingItems
+from skipwise.items import IGNORED_LABEL, TrainingItem
 from skipwise.positions import PositionSampler
 from skipwise.window import Window
 
 # Keeps the draws of exercises apart from those of items, which are seeded by (seed, epoch, index).
 _EXERCISES = 0x5EED
+
+
+class Items(Protocol):
+    """Items of documents by their places in a run."""
+
+    def at(self, place: int) -> TrainingItem:
+        """The item at a place."""
+        ...
+
+    def describe(self, place: int) -> dict[str, int]:
+        """Which document an item was made of."""
+        ...
+
+    def document_for(self, place: int, rng: np.random.Generator) -> np.ndarray:
+        """A document to hide something in, 1-D."""
+        ...
 
 
 class RetrievalExercises:
@@ -28,7 +43,7 @@ class RetrievalExercises:
 
     Args:
         tokenizer: the model's own.
-        store: documents whose text hides half of the keys.
+        items: of the documents whose text hides half of the keys.
         sampler: chooses the positions.
         window: the three lengths, in tokens.
         seed: source of every draw.
@@ -37,11 +52,12 @@ class RetrievalExercises:
         ConfigError: when the training window is too short for an exercise.
     """
 
-    def __init__(self, tokenizer: Any, store: TokenStore, sampler: PositionSampler, window: Window, seed: int) -> None:
-        self._tokenizer, self._store = tokenizer, store
+    def __init__(self, tokenizer: Any, items: Items, sampler: PositionSampler, window: Window, seed: int) -> None:
+        self._tokenizer, self._items = tokenizer, items
         self._sampler, self._window, self._seed = sampler, window, seed
         try:
-            self.item(0)
+            # In filler, as a streamed document that was asked for would be passed over by the run.
+            self._hidden_in(None, np.random.default_rng(seed))
         except ConfigError as error:
             raise ConfigError(
                 f"setting 'data.retrieval' asks for exercises, and a training window of {window.train} tokens is too "
@@ -53,9 +69,12 @@ class RetrievalExercises:
         rng = np.random.default_rng((self._seed, _EXERCISES, place))
         text = None
         if rng.random() < 0.5:
-            document = self._store.document(int(rng.integers(self._store.num_documents)))
+            document = self._items.document_for(place, rng)
             start = int(rng.integers(len(document)))
             text = np.roll(document, -start)[: self._window.train].tolist()
+        return self._hidden_in(text, rng)
+
+    def _hidden_in(self, text: list[int] | None, rng: np.random.Generator) -> TrainingItem:
         # Made anew each time, as workers of a DataLoader may have to pickle this object, and a builder cannot be.
         builder = PasskeyBuilder(self._tokenizer, text)
         prompt = builder.build(self._window.train, float(rng.random()), rng)
@@ -77,21 +96,18 @@ class Stage:
         seed: source of the choice between the two.
     """
 
-    def __init__(self, items: TrainingItems, exercises: RetrievalExercises | None, retrieval: float, seed: int) -> None:
+    def __init__(self, items: Items, exercises: RetrievalExercises | None, retrieval: float, seed: int) -> None:
         self._items, self._exercises, self._retrieval, self._seed = items, exercises, retrieval, seed
 
     def item(self, place: int) -> TrainingItem:
         """The item at a place in the run, whatever came before it."""
         if self._exercises is not None and self._is_exercise(place):
             return self._exercises.item(place)
-        return self._items.item(*divmod(place, len(self._items)))
+        return self._items.at(place)
 
     def describe(self, place: int) -> dict[str, int]:
-        """Of a document's item its epoch and its document's number in the token store; of an exercise nothing."""
-        if self._is_exercise(place):
-            return {}
-        epoch, index = divmod(place, len(self._items))
-        return {"epoch": epoch, "document": self._items.document(epoch, index)}
+        """Of a document's item its epoch and its document; of an exercise nothing."""
+        return {} if self._is_exercise(place) else self._items.describe(place)
 
     def _is_exercise(self, place: int) -> bool:
         if self._exercises is None:

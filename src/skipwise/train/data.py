@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from skipwise.config import RunConfig
 from skipwise.corpus import Part, TokenStore, build_store
 from skipwise.documents import HubDataset, LocalFiles, find_sources
@@ -14,7 +16,9 @@ from skipwise.evals import evaluate
 from skipwise.items import TrainingItems
 from skipwise.model import LoadedModel
 from skipwise.positions import PositionSampler
-from skipwise.train.curriculum import Curriculum, RetrievalExercises, Stage
+from skipwise.streaming import DocumentStream, check_streaming, first_documents, open_stream
+from skipwise.train.curriculum import Curriculum, Items, RetrievalExercises, Stage
+from skipwise.train.streamed import StreamedItems
 from skipwise.train.trainer import Validate
 from skipwise.window import Window
 
@@ -49,6 +53,8 @@ def check_sources(config: RunConfig) -> None:
     for source in sources:
         if isinstance(source, HubDataset):
             source.identity()
+    if config.data.streaming:
+        check_streaming(config.data, config.training.get("dataloader_num_workers", 0))
     if empty := [name for source in sources if isinstance(source, LocalFiles) for name in source.empty_files()]:
         more = len(empty) - _NAMED_AT_MOST
         named = ", ".join(empty[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
@@ -65,8 +71,8 @@ def build_curriculum(
     items_at_a_time: int,
     skipped: Sequence[int] = (),
     evenly: bool = False,
-) -> tuple[Curriculum, TokenStore]:
-    """All items of a run in order, and the tokens of its first stage.
+) -> tuple[Curriculum, TokenStore | DocumentStream]:
+    """All items of a run in order, and the documents of its first stage.
 
     Args:
         config: the run.
@@ -83,17 +89,35 @@ def build_curriculum(
         DataError: documents that cannot be read, or too short.
         ConfigError: a window too short for a retrieval exercise.
     """
-    retrieval = config.data.retrieval
-    stores = [_store(config, tokenizer, "train", window.train) for _, window in windows]
+    data, seed = config.data, config.seed
+    documents: list[TokenStore | DocumentStream] = []
     stages = []
-    for (begin, window), store in zip(windows, stores, strict=True):
-        items = TrainingItems(store, sampler, window, config.seed, config.data.mask_joints)
-        exercises = RetrievalExercises(tokenizer, store, sampler, window, config.seed) if retrieval > 0 else None
+    for begin, window in windows:
+        items: Items
+        if data.streaming:
+            # One for all stages: each goes on where the one before has come to.
+            stream = documents[0] if documents else open_stream(data, tokenizer, lanes=items_per_step, seed=seed)
+            assert isinstance(stream, DocumentStream)
+            documents.append(stream)
+            items = StreamedItems(
+                stream,
+                sampler,
+                window,
+                seed,
+                min_tokens=max(window.train, data.min_tokens or 0),
+                mask_joints=data.mask_joints,
+                lanes=items_per_step,
+                num_places=num_steps * items_per_step,
+            )
+        else:
+            documents.append(store := _store(config, tokenizer, "train", window.train))
+            items = TrainingItems(store, sampler, window, seed, data.mask_joints)
+        exercises = RetrievalExercises(tokenizer, items, sampler, window, seed) if data.retrieval > 0 else None
         # A step keeps its tokens as far as whole windows allow.
         fitting = max(1, items_at_a_time * windows[0][1].train // window.train)
-        stages.append((begin, fitting, Stage(items, exercises, retrieval, config.seed)))
-    logger.info(_told(stores[0]))
-    return Curriculum(stages, num_steps, items_per_step, items_at_a_time, skipped, evenly), stores[0]
+        stages.append((begin, fitting, Stage(items, exercises, data.retrieval, seed)))
+    logger.info(_told(documents[0]))
+    return Curriculum(stages, num_steps, items_per_step, items_at_a_time, skipped, evenly), documents[0]
 
 
 def validation_lengths(config: RunConfig, window: Window) -> list[int]:
@@ -130,15 +154,15 @@ def build_validation(
         logger.warning("no validation while training: data.held_out is 0, so every document is trained on")
         return None
     unmet: DataError | None = None
-    store: TokenStore | None = None
+    documents: list[np.ndarray] = []
     measured = list(lengths)
-    while measured and store is None:
+    while measured and not documents:
         try:
-            store = _held_out(config, loaded.tokenizer, measured[-1])
+            documents = _held_out(config, loaded.tokenizer, measured[-1])
         except DataError as error:
             unmet = unmet or error
             measured.pop()
-    if store is None:
+    if not documents:
         logger.warning(f"no validation while training: {unmet}")
         return None
     if unmet:
@@ -147,7 +171,6 @@ def build_validation(
             f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, nor "
             "have several joined; hold out more of them (data.held_out) or give longer ones"
         )
-    documents = [store.document(i) for i in range(min(store.num_documents, config.validation.num_documents))]
     task = {
         "kind": "perplexity",
         "num_documents": len(documents),
@@ -170,8 +193,10 @@ def build_validation(
     return validate
 
 
-def _told(store: TokenStore) -> str:
+def _told(store: TokenStore | DocumentStream) -> str:
     """What is trained on, what is not and why, in one line."""
+    if isinstance(store, DocumentStream):
+        return f"training on documents as they are read from {store.num_shards:,} shards"
     counts, view = store.counts, store.view
     dropped = {
         "held out": counts.other_part,
@@ -188,14 +213,17 @@ def _told(store: TokenStore) -> str:
     return line
 
 
-def _held_out(config: RunConfig, tokenizer: Any, at_least: int) -> TokenStore:
-    """Held-out documents of that many tokens, joined where none has them by itself."""
+def _held_out(config: RunConfig, tokenizer: Any, at_least: int) -> list[np.ndarray]:
+    """Some held-out documents of that many tokens, joined where none has them by itself."""
+    number = config.validation.num_documents
+    if config.data.streaming:
+        return first_documents(config.data, tokenizer, number, at_least, held_out=True)
     try:
-        return _store(config, tokenizer, "held_out", at_least)
+        store = _store(config, tokenizer, "held_out", at_least)
     except DataError:
         store = _store(config, tokenizer, "held_out", at_least, join=True)
         logger.warning(f"validation joins held-out documents: none has {at_least} tokens by itself")
-        return store
+    return [store.document(i) for i in range(min(store.num_documents, number))]
 
 
 def _store(config: RunConfig, tokenizer: Any, part: Part, at_least: int, join: bool | None = None) -> TokenStore:

@@ -13,6 +13,7 @@ from skipwise.corpus import TokenStore
 from skipwise.doctor import Verdict
 from skipwise.positions import PositionSampler
 from skipwise.report import write_model_card
+from skipwise.streaming import DocumentStream
 from skipwise.train.durable import write_whole
 from skipwise.train.folder import RECORD_FILE
 from skipwise.window import Window
@@ -23,7 +24,7 @@ def run_record(
     training: dict[str, Any],
     window: Window,
     sampler: PositionSampler,
-    store: TokenStore,
+    documents: TokenStore | DocumentStream,
     verdicts: Sequence[Verdict],
 ) -> dict[str, Any]:
     """What is known of a run before its first step, ready for JSON.
@@ -33,7 +34,7 @@ def run_record(
         training: its `training` settings with every default spelled out.
         window: its lengths, in tokens.
         sampler: the one in use, which may be the caller's own.
-        store: what is trained on.
+        documents: what is trained on.
         verdicts: of the preflight.
     """
     return {
@@ -41,15 +42,18 @@ def run_record(
         "window": dataclasses.asdict(window),
         "sampler": sampler_text(sampler),
         "interpolation": repr(config.build_interpolation()),
-        "corpus": {
-            "fingerprint": store.fingerprint,
-            "documents": store.num_documents,
-            "counts": dataclasses.asdict(store.counts),
-        },
+        "corpus": _corpus(documents),
         "preflight": [dataclasses.asdict(verdict) for verdict in verdicts],
         "seed": config.seed,
         "versions": versions(),
     }
+
+
+def _corpus(documents: TokenStore | DocumentStream) -> dict[str, Any]:
+    if isinstance(documents, DocumentStream):
+        return {"fingerprint": documents.fingerprint, "shards": documents.num_shards}
+    counts = dataclasses.asdict(documents.counts)
+    return {"fingerprint": documents.fingerprint, "documents": documents.num_documents, "counts": counts}
 
 
 def write_record(

@@ -1,5 +1,6 @@
 """The thin `transformers.Trainer` that runs a curriculum."""
 
+import json
 import logging
 import signal
 import time
@@ -21,12 +22,15 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from skipwise.items import IGNORED_LABEL
 from skipwise.model import save_model, share_weights
 from skipwise.report.quantities import bytes_text, seconds_text
+from skipwise.streaming import DocumentStream
 from skipwise.train.arguments import mixed_precision
 from skipwise.train.durable import forget_older, whole_or_not_at_all
 from skipwise.train.guard import StepGuard
 from skipwise.train.process import on_stop_signals, peak_bytes
 
 logger = logging.getLogger("skipwise")
+
+_STREAM = "stream"
 
 Validate = Callable[[], dict[str, float]]
 """Measures the model as it is, and returns metrics by name."""
@@ -40,6 +44,7 @@ class SkipwiseTrainer(transformers.Trainer):
         tokenizer: saved with every checkpoint. The Trainer itself is not given it, as it would write the tokenizer's
             special tokens into the model's config.
         validate: called where the Trainer would evaluate, and after the last step; None for never.
+        stream: of documents, whose places belong to a checkpoint; None where a place in the run says it all.
         arguments: passed on to `transformers.Trainer`.
     """
 
@@ -49,6 +54,7 @@ class SkipwiseTrainer(transformers.Trainer):
         guard: StepGuard | None = None,
         tokenizer: Any = None,
         validate: Validate | None = None,
+        stream: DocumentStream | None = None,
         **arguments: Any,
     ) -> None:
         # Only the presence of `eval_dataset` matters: `validate` brings its own documents.
@@ -57,7 +63,7 @@ class SkipwiseTrainer(transformers.Trainer):
         super().__init__(eval_dataset=arguments["train_dataset"], **arguments)
         # The Trainer turns it off for good; training says so at each pass, and readers of the checkpoint want it.
         config.update(kept)
-        self._tokenizer, self._validate, self._guard = tokenizer, validate, guard
+        self._tokenizer, self._validate, self._guard, self._stream = tokenizer, validate, guard, stream
         self._staging: Path | None = None
         self._has_evaluated = False
         # The loss divides by the number of labels over all accumulated batches and processes by itself.
@@ -147,6 +153,9 @@ class SkipwiseTrainer(transformers.Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self._staging = None
+            if self._stream is not None:
+                places = json.dumps(self._stream.state(step))
+                (staged / f"{_STREAM}-{self.args.process_index}.json").write_text(places, encoding="utf-8")
             if best and self.args.should_save:
                 # The Trainer has looked for it beside the one that is being written.
                 self.state.best_model_checkpoint = str(run_folder / f"checkpoint-{best}")
@@ -178,6 +187,11 @@ class SkipwiseTrainer(transformers.Trainer):
             Path(folder).mkdir(parents=True, exist_ok=True)
             whole: Any = self.model
             save_model(whole, self._tokenizer, folder, state_dict=state_dict)
+
+
+def stream_places(checkpoint: Path) -> list[dict[str, list[int]]]:
+    """Where the lanes of a stream stood at a checkpoint, as each process knew them."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(checkpoint.glob(f"{_STREAM}-*.json"))]
 
 
 class StepClock(TrainerCallback):

@@ -1,0 +1,50 @@
+"""Streaming: documents read from their shards as they are trained on, for corpora larger than memory and than disk.
+
+    shards in the epoch's order -> lanes -> blocks, shuffled -> documents of the part, long enough or joined -> tokens
+
+A run has as many lanes as windows in a step, and each step takes one document of each. Every shard of an epoch belongs
+to one lane, so a process reads the shards of its own lanes alone; where shards are fewer than lanes, some share one and
+each takes its share of the documents. Where a lane stands is three numbers (`Place`), and what comes next is a function
+of these: a run that goes on from a checkpoint, on as many processes or others, repeats no document and leaves none out.
+
+shards.py   Parquet files and hub data sets, read by the `datasets` library
+lanes.py    shuffled by shard and block, tokenized ahead, and where each lane stood before a step
+parts.py    some documents that are held out, or trained on
+"""
+
+from typing import TYPE_CHECKING
+
+from skipwise.config import DataConfig
+from skipwise.streaming.lanes import DocumentStream, Place, Streamed
+from skipwise.streaming.parts import first_documents
+from skipwise.streaming.shards import Shards, check_streaming
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "DocumentStream",
+    "Place",
+    "Shards",
+    "Streamed",
+    "check_streaming",
+    "first_documents",
+    "open_stream",
+]
+
+
+def open_stream(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, lanes: int, seed: int) -> DocumentStream:
+    """The stream of a run's documents.
+
+    Raises:
+        DataError: they are of a kind that cannot be streamed, or cannot be read.
+    """
+    return DocumentStream(
+        Shards(data.source, data.field, at_least=lanes),
+        tokenizer,
+        lanes=lanes,
+        seed=seed,
+        buffer=data.buffer,
+        join=data.join,
+        held_out_share=data.held_out,
+    )

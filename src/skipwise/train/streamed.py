@@ -1,0 +1,76 @@
+"""Training items of documents that are streamed: of each lane one a step."""
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from skipwise.items import TrainingItem, item_of
+from skipwise.positions import PositionSampler
+from skipwise.streaming import DocumentStream, Streamed
+from skipwise.window import Window
+
+# Keeps the draws of streamed items apart from those of blocks and exercises.
+_ITEMS = 0x17E5
+# Steps whose documents can still be told apart, should one of them go wrong.
+_TOLD_STEPS = 3
+
+
+class StreamedItems:
+    """The training examples of a stream, of windows of one length, in the order that they are asked for.
+
+    Place `p` of a run has the next document of lane `p % lanes`; tokens and positions are drawn from (seed, place).
+
+    Args:
+        stream: of documents.
+        sampler: chooses the tokens of a document and their positions.
+        window: the three lengths, in tokens.
+        seed: source of every draw.
+        min_tokens: how long a document must be.
+        mask_joints: as of `TrainingItems`.
+        lanes: windows of a step, over all processes.
+        num_places: of the run. A place beyond stands in for one as far before the end, whose document is passed over.
+    """
+
+    def __init__(
+        self,
+        stream: DocumentStream,
+        sampler: PositionSampler,
+        window: Window,
+        seed: int,
+        *,
+        min_tokens: int,
+        mask_joints: bool,
+        lanes: int,
+        num_places: int,
+    ) -> None:
+        self._stream, self._sampler, self._window, self._seed = stream, sampler, window, seed
+        self._min_tokens, self._mask_joints = min_tokens, mask_joints
+        self._lanes, self._num_places = lanes, num_places
+        self._told: OrderedDict[int, dict[str, int]] = OrderedDict()
+
+    def at(self, place: int) -> TrainingItem:
+        """The item at a place in the run; places of a lane are asked for in their order."""
+        document = self._take(place).tokens
+        rng = np.random.default_rng((self._seed, _ITEMS, place))
+        return item_of(document, self._stream, self._sampler, self._window, rng, mask_joints=self._mask_joints)
+
+    def document_for(self, place: int, rng: np.random.Generator) -> np.ndarray:
+        """A document to hide the key of an exercise in."""
+        return self._take(place).tokens
+
+    def describe(self, place: int) -> dict[str, int]:
+        """Epoch, shard and row of the document that one of the last items was made of."""
+        return self._told.get(place, {})
+
+    def _take(self, place: int) -> Streamed:
+        times, within = divmod(place, self._num_places)
+        step, lane = divmod(within, self._lanes)
+        found = self._stream.take(lane, step, min_tokens=self._min_tokens, passed_over=times)
+        self._told[place] = {"epoch": found.begins.epoch, "shard": found.shard, "row": found.row}
+        while len(self._told) > _TOLD_STEPS * self._lanes:
+            self._told.popitem(last=False)
+        return found
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream belongs to its process; load its items without workers")
