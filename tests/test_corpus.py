@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from skipwise import corpus, documents, tokenizing
+from skipwise import documents, tokenizing
 from skipwise.corpus import Counts, TokenStore, build_store
 from skipwise.documents import is_held_out
 from skipwise.errors import DataError
-from skipwise.token_store import StoreWriter, TokenFiles, View, files
+from skipwise.token_store import StoreWriter, TokenFiles, View, files, writer
 
 BEGIN, END = 256, 257
 
@@ -298,7 +298,8 @@ def test_a_damaged_store_is_built_again(build, source: Path, name: str, damage: 
 
 
 def test_of_a_large_store_samples_are_verified(build, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_BLOCK_BYTES", 8)
+    for module in (files, writer):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 8)
     folder = build(source).folder
     sampled = []
     monkeypatch.setattr(files.random, "sample", lambda blocks, number: sampled.append(number) or blocks[:number])
@@ -323,7 +324,7 @@ def _build_and_die(source: Path, cache: Path) -> None:
     def die(*_: object, **__: object) -> None:
         os._exit(9)
 
-    corpus.StoreWriter.finish = die  # type: ignore[method-assign]
+    StoreWriter.finish = die  # type: ignore[method-assign]
     build_store(source, byte_tokenizer(), min_tokens=4, cache_dir=cache, progress=False)
 
 
