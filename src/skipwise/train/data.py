@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate import PartialState
+
 from skipwise.config import RunConfig
 from skipwise.corpus import Part, TokenStore, build_store
 from skipwise.documents import HubDataset, LocalFiles, find_sources
@@ -208,5 +210,5 @@ def _store(config: RunConfig, tokenizer: Any, part: Part, at_least: int, join: b
         join=data.join if join is None else join,
         part=part,
         held_out_share=data.held_out,
-        progress=not config.training.get("disable_tqdm", False),
+        progress=PartialState().is_main_process and not config.training.get("disable_tqdm", False),
     )
