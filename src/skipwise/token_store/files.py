@@ -18,7 +18,7 @@ All integers are little-endian, as on every machine that trains.
 import json
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,19 @@ class TokenFiles:
         name = self.file_names[self.file_offsets[file] : self.file_offsets[file + 1]].tobytes().decode()
         return f"{name}:{line}" if line else name
 
+    def read(self, name: str, begin: int, end: int) -> np.ndarray:
+        """A copy of some entries of an array; unlike a look at the array itself it leaves none of them in memory.
+
+        Args:
+            name: attribute that the array is.
+            begin: the first entry.
+            end: one more than the last.
+        """
+        array: np.ndarray = getattr(self, name)
+        entry = int(np.prod(array.shape[1:]))
+        path, offset = self.folder / f"{name}.bin", begin * entry * array.itemsize
+        return np.fromfile(path, array.dtype, (end - begin) * entry, offset=offset).reshape(-1, *array.shape[1:])
+
     def verify(self, *, whole: bool = False) -> None:
         """Compares what lies on disk with its checksums: all of it up to 256 MiB, else 16 random blocks of 16 MiB.
 
@@ -130,16 +143,18 @@ class Names(Sequence[str]):
 
     Args:
         files: where the documents are.
-        numbers: 1-D, which of them.
+        size: how many.
+        number: tells which document the i-th is.
     """
 
-    def __init__(self, files: TokenFiles, numbers: np.ndarray) -> None:
-        self._files, self._numbers = files, numbers
+    def __init__(self, files: TokenFiles, size: int, number: Callable[[int], int]) -> None:
+        self._files, self._range, self._number = files, range(size), number
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._range)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self._files.name(number) for number in self._numbers[index].tolist()]
-        return self._files.name(int(self._numbers[index]))
+        found = self._range[index]
+        if isinstance(found, range):
+            return [self._files.name(self._number(one)) for one in found]
+        return self._files.name(self._number(found))
