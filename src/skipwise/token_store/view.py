@@ -187,7 +187,9 @@ class TokenStore:
             is_long = np.repeat(~is_joined, sizes)
             numbers = np.empty(len(is_long), np.int64)
             numbers[is_long] = shown[~is_joined]
-            numbers[~is_long] = short.members(used, used := int(up_to[-1]) if len(up_to) else used)
+            if len(up_to):
+                numbers[~is_long] = short.members(used, int(up_to[-1]))
+                used = int(up_to[-1])
             yield end, numbers, sizes
 
     def _none_kept(self, longest: tuple[int, int]) -> str:
