@@ -257,7 +257,7 @@ def main() -> None:
     verb.add_argument("--documents", type=int, default=100_000_000)
     verb.add_argument("--tokens", type=int, nargs=2, default=[2048, 4096])
     verb.add_argument("--join", action="store_true", help="joins short documents, as many as are below 2,048 tokens")
-    verb.add_argument("--items", type=int, default=20_000)
+    verb.add_argument("--items", type=int, default=2_000)
     verb.add_argument("--temporary", type=Path, help="a folder on a disk with room")
     verb.set_defaults(run=index)
     verb = verbs.add_parser("index-here")

@@ -142,7 +142,7 @@ def test_the_bytes_are_the_same_however_it_is_cut(
 def test_names_that_meet_at_a_cut_are_written_once(source: Path, tmp_path: Path, small_parts, monkeypatch) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "same.txt").write_text(f"text of {name}")
+        (tmp_path / name / "same.txt").write_text(f"text of {name} " * 9)
     sources = [tmp_path / "a" / "same.txt", tmp_path / "b" / "same.txt", source, tmp_path / "c" / "same.txt"]
     cut = build(sources, tmp_path / "cut")
     monkeypatch.setattr(building, "_PART_BYTES", 1 << 30)
@@ -330,6 +330,7 @@ def test_a_damaged_part_is_made_again(
     part = room(tmp_path / "cache") / tokenized[5]
     tokens = (part / "tokens.bin").read_bytes()
     if damage == "flipped":
+        monkeypatch.setattr(files, "_VERIFIED_BLOCKS", 0)  # a look at samples does not find it
         (part / "tokens.bin").write_bytes(tokens[:-1] + bytes([tokens[-1] ^ 1]))
     elif damage == "gone":
         (part / "tokens.bin").unlink()
@@ -422,34 +423,42 @@ def test_documents_that_change_meanwhile_are_refused(source: Path, tmp_path: Pat
     assert build(source, tmp_path / "cache").counts.seen == sum(1 if i % 4 == 0 else 30 for i in range(NUM_FILES)) + 1
 
 
+@pytest.mark.parametrize("error", [None, errno.ENOENT, errno.ESTALE])
 def test_a_store_that_is_finished_while_another_reaches_for_a_part(
-    source: Path, tmp_path: Path, expected: dict[str, bytes], tokenized: list[str], monkeypatch
+    source: Path, tmp_path: Path, expected: dict[str, bytes], tokenized: list[str], monkeypatch, error: int | None
 ) -> None:
-    class Late(FileLock):  # type: ignore[misc]
-        def acquire(self, *arguments: Any, **keywords: Any) -> Any:
-            if Path(self.lock_file).parent.suffix == ".parts":
-                monkeypatch.setattr(building, "FileLock", FileLock)
-                other = Builder(source, tmp_path / "cache")
-                assert len(other.answer()[0]) == NUM_FILES
-                assert not Path(self.lock_file).parent.exists()
-            return super().acquire(*arguments, **keywords)
-
-    monkeypatch.setattr(building, "FileLock", Late)
-    assert content(build(source, tmp_path / "cache")) == expected
-    assert tokenized == []
-
-
-def test_a_lock_that_outlives_the_parts_is_no_reason_to_tokenize(
-    source: Path, tmp_path: Path, expected: dict[str, bytes], tokenized: list[str], monkeypatch
-) -> None:
-    """As older versions of filelock make the folder of a lock again."""
-
     class Late(FileLock):  # type: ignore[misc]
         def acquire(self, *arguments: Any, **keywords: Any) -> Any:
             if (folder := Path(self.lock_file).parent).suffix == ".parts":
                 monkeypatch.setattr(building, "FileLock", FileLock)
-                Builder(source, tmp_path / "cache").answer()
-                folder.mkdir()
+                assert len(Builder(source, tmp_path / "cache").answer()[0]) == NUM_FILES
+                assert not folder.exists()
+                if error:
+                    raise OSError(error, os.strerror(error))
+            return super().acquire(*arguments, **keywords)
+
+    monkeypatch.setattr(building, "FileLock", Late)
+    store = build(source, tmp_path / "cache")
+    assert content(store) == expected
+    assert tokenized == []
+    assert {file.suffix for file in store.folder.parent.iterdir()} == {"", ".lock"}
+
+
+def test_a_part_that_is_finished_while_another_reaches_for_it(
+    source: Path, tmp_path: Path, expected: dict[str, bytes], tokenized: list[str], monkeypatch
+) -> None:
+    def refuse_to_join() -> None:
+        def refused(build: Any) -> bool:
+            raise DataError("refused")
+
+        building._SharedBuild._join = refused  # type: ignore[method-assign]
+
+    class Late(FileLock):  # type: ignore[misc]
+        def acquire(self, *arguments: Any, **keywords: Any) -> Any:
+            if Path(self.lock_file).parent.suffix == ".parts":
+                monkeypatch.setattr(building, "FileLock", FileLock)
+                assert Builder(source, tmp_path / "cache", refuse_to_join).answer()[1] == "refused"
+                assert len(_finished_parts(tmp_path / "cache")) == NUM_FILES
             return super().acquire(*arguments, **keywords)
 
     monkeypatch.setattr(building, "FileLock", Late)

@@ -271,6 +271,8 @@ class _SharedBuild:
         """Whether the store is there, by now at least: who finds all its parts puts them together."""
         with self._held():
             if is_sound(self._folder):
+                # What is left of the parts: a lock's folder is made again by who reaches for it too late.
+                shutil.rmtree(self._room, ignore_errors=True)
                 return True
             shutil.rmtree(self._folder, ignore_errors=True)
             self._room.mkdir(exist_ok=True)
