@@ -10,34 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from byte_tokenizer import BEGIN, END, byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from skipwise import corpus, documents, tokenizing
+from skipwise import documents, tokenizing
 from skipwise.corpus import Counts, TokenStore, build_store
 from skipwise.documents import is_held_out
 from skipwise.errors import DataError
-from skipwise.token_store import StoreWriter, TokenFiles, View, files
-
-BEGIN, END = 256, 257
-
-
-def byte_tokenizer(*, begin: bool = False, end: bool = False, named: bool = True) -> PreTrainedTokenizerFast:
-    """One token per byte, token id 0 to 255 in the order of the alphabet, with a begin and an end token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    engine = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    engine.decoder = decoders.ByteLevel()
-    engine.add_special_tokens(["<begin>", "<end>"])
-    template = ["<begin>"] * begin + ["$A"] + ["<end>"] * end
-    engine.post_processor = processors.TemplateProcessing(
-        single=" ".join(template), special_tokens=[("<begin>", BEGIN), ("<end>", END)]
-    )
-    names = {"bos_token": "<begin>", "eos_token": "<end>"} if named else {}
-    return PreTrainedTokenizerFast(tokenizer_object=engine, **names)
-
+from skipwise.token_store import StoreWriter, TokenFiles, View, files, writer
 
 TOKENIZER = byte_tokenizer()
 
@@ -298,7 +281,8 @@ def test_a_damaged_store_is_built_again(build, source: Path, name: str, damage: 
 
 
 def test_of_a_large_store_samples_are_verified(build, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_BLOCK_BYTES", 8)
+    for module in (files, writer):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 8)
     folder = build(source).folder
     sampled = []
     monkeypatch.setattr(files.random, "sample", lambda blocks, number: sampled.append(number) or blocks[:number])
@@ -323,7 +307,7 @@ def _build_and_die(source: Path, cache: Path) -> None:
     def die(*_: object, **__: object) -> None:
         os._exit(9)
 
-    corpus.StoreWriter.finish = die  # type: ignore[method-assign]
+    StoreWriter.finish = die  # type: ignore[method-assign]
     build_store(source, byte_tokenizer(), min_tokens=4, cache_dir=cache, progress=False)
 
 

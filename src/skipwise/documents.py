@@ -145,6 +145,8 @@ class LocalFiles:
     is_canonical: bool = False
     _finished_bytes: int = 0
     _open: BinaryIO | None = None
+    _is_small: bool | None = None
+    _sampled_bytes: int = 0
 
     def empty_files(self) -> list[str]:
         """Names of the files without a byte, which are no news where the files are the same on every machine."""
@@ -164,16 +166,36 @@ class LocalFiles:
         Of sources above 256 MiB a file's beginning and end stand for the rest, 64 KiB each (less where files are very
         many), together with its path and time of change: what is written into its middle is noticed by the time alone.
         """
-        is_small = self.size_bytes() <= _HASHED_BYTES
-        sampled_bytes = _HASHED_BYTES if is_small else min(_SAMPLED_BYTES, _HASHED_BYTES // (2 * len(self.files)))
+        self._choose_samples()
         identity: list[Any] = [self.is_canonical]
         for file in self.files:
             with _opened(file.path) as handle:
                 status = os.fstat(handle.fileno())
-                digest = _hash_ends(handle, status.st_size, sampled_bytes)
-            place = [] if is_small else [str(file.path.resolve()), status.st_mtime_ns]
+                digest = _hash_ends(handle, status.st_size, self._sampled_bytes)
+            place = [] if self._is_small else [str(file.path.resolve()), status.st_mtime_ns]
             identity.append([file.name, status.st_size, digest, *place])
         return identity
+
+    @staticmethod
+    def sizes_of(identity: list[Any]) -> list[int]:
+        """Bytes that each file had when `identity` looked at it."""
+        return [size for _, size, *_ in identity[1:]]
+
+    def part(self, begin: int, end: int) -> "LocalFiles":
+        """Those from one file up to another; its `identity` says of each of them what that of all files says."""
+        self._choose_samples()
+        return LocalFiles(
+            files=self.files[begin:end],
+            is_canonical=self.is_canonical,
+            _is_small=self._is_small,
+            _sampled_bytes=self._sampled_bytes,
+        )
+
+    def _choose_samples(self) -> None:
+        if self._is_small is None:
+            self._is_small = self.size_bytes() <= _HASHED_BYTES
+            at_most = _HASHED_BYTES // (2 * len(self.files))
+            self._sampled_bytes = _HASHED_BYTES if self._is_small else min(_SAMPLED_BYTES, at_most)
 
     def documents(self, field: str) -> Iterator[Document]:
         """Yields the documents file by file."""

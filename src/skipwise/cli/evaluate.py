@@ -236,7 +236,7 @@ def evaluate(
                 min_tokens=2,
                 part=choice.part,
                 held_out_share=choice.share,
-                progress=not as_json,
+                progress=not as_json and state.is_main_process,
             )
             texts = [store.document(index) for index in range(store.num_documents)]
         results = by_step[subject.step] = evals.evaluate(

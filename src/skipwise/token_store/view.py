@@ -2,18 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from skipwise.errors import DataError
 from skipwise.token_store.files import FORMAT, Names, TokenFiles
+from skipwise.token_store.numbers import NumberSet
 
 Part = Literal["all", "train", "held_out"]
+
+_BLOCK_DOCUMENTS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +65,9 @@ class Counts:
 class TokenStore:
     """Tokenized documents on disk, those of one view.
 
-    Opening maps the files and computes the view from the documents' lengths: for ten million of them a fraction of a
-    second, a few seconds where short ones are joined, and 8 bytes of memory for each that is shown. A store sent to
-    another process is opened there again rather than copied.
+    Opening maps the files and computes the view from the documents' lengths: for a hundred million of them it takes
+    seconds, and memory of a bit for each, three where short ones are joined. A store sent to another process is opened
+    there again rather than copied.
 
     Args:
         folder: folder of complete token files.
@@ -90,34 +94,22 @@ class TokenStore:
         self.min_tokens, self.sentence_ends = self.view.min_tokens, files.sentence_ends
         self.separator_id = files.separator_id if self.view.join else None
 
-        lengths = np.diff(files.offsets)
-        wanted = np.ones(files.num_documents, bool)
-        if self.view.part != "all":
-            wanted = (files.splits / 2.0**64 < self.view.held_out_share) == (self.view.part == "held_out")
-        has_text = wanted & (lengths > 0)
-        is_long = has_text & (lengths >= self.min_tokens)
-        # Document i is members[bounds[i] : bounds[i + 1]], or members[i] alone where none are joined.
-        self._members, self._bounds = np.flatnonzero(is_long), None
-        sizes = lengths[self._members]
-        if self.view.join:
-            short = np.flatnonzero(has_text & ~is_long)
-            self._members, self._bounds = _joined(self._members, short, lengths, self.min_tokens)
-            if len(self._members):
-                num_separators = np.diff(self._bounds) - 1
-                sizes = np.add.reduceat(lengths[self._members], self._bounds[:-1]) + num_separators
+        # Document i is the i-th of `shown`: a document of the files, or the last of those that are joined.
+        found = _surveyed(files, self.view)
+        self._shown, self._joined = found.shown, found.joined
         self.counts = Counts(
             seen=files.num_documents,
-            kept=len(self._members),
-            documents=len(sizes),
-            dropped_short=int(has_text.sum()) - len(self._members),
-            dropped_empty=int(wanted.sum() - has_text.sum()),
-            other_part=files.num_documents - int(wanted.sum()),
-            tokens=int(sizes.sum()),
+            kept=found.kept,
+            documents=len(found.shown),
+            dropped_short=found.with_text - found.kept,
+            dropped_empty=found.wanted - found.with_text,
+            other_part=files.num_documents - found.wanted,
+            tokens=found.tokens,
             files_passed_over=files_passed_over,
         )
-        if not len(sizes):
-            raise DataError(self._none_kept(np.where(wanted, lengths, 0)))
-        self.shortest_tokens, self.longest_tokens = int(sizes.min()), int(sizes.max())
+        if not len(found.shown):
+            raise DataError(self._none_kept(found.longest))
+        self.shortest_tokens, self.longest_tokens = found.fewest_tokens, found.most_tokens
 
     @property
     def num_documents(self) -> int:
@@ -127,17 +119,25 @@ class TokenStore:
     @property
     def names(self) -> Sequence[str]:
         """The documents' names, read from disk one by one as they are asked for; of joined ones the first's."""
-        firsts = self._members if self._bounds is None else self._members[self._bounds[:-1]]
-        return Names(self._files, firsts)
+        return Names(self._files, self.counts.documents, lambda index: self._numbers(index)[0])
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the tokenizer and of every token and document boundary; the same wherever it was built."""
         content = [FORMAT, self._files.tokenizer_fingerprint, str(self._files.dtype), self.separator_id]
         digest = hashlib.sha256(json.dumps(content).encode())
-        digest.update(self._files.digests[self._members].data)
-        if self._bounds is not None:
-            digest.update(self._bounds.data)
+        for end, numbers, _ in self._members():
+            if len(numbers):
+                first = int(numbers.min())
+                digest.update(self._files.read("digests", first, end)[numbers - first].data)
+        if self._joined:
+            # Where each document begins among all that are shown, by themselves or in a joined one.
+            begin = 0
+            for _, numbers, sizes in self._members():
+                if len(sizes):
+                    digest.update((begin + np.cumsum(sizes) - sizes).data)
+                begin += len(numbers)
+            digest.update(np.array([begin]).data)
         return digest.hexdigest()
 
     def document(self, index: int) -> np.ndarray:
@@ -151,20 +151,53 @@ class TokenStore:
         """
         if not 0 <= index < self.counts.documents:
             raise IndexError(f"document {index} of a store with {self.counts.documents}")
-        if self._bounds is None:
-            return self._files.document(self._members[index])
-        members = self._members[self._bounds[index] : self._bounds[index + 1]]
-        stretches = [self._files.document(members[0])]
-        for member in members[1:]:
-            stretches += [np.array([self.separator_id], self._files.dtype), self._files.document(member)]
-        if len(stretches) == 1:
-            return stretches[0]
+        first, *others = self._numbers(index)
+        if not others:
+            return self._files.document(first)
+        stretches = [self._files.document(first)]
+        for number in others:
+            stretches += [np.array([self.separator_id], self._files.dtype), self._files.document(number)]
         joined = np.concatenate(stretches)
         joined.flags.writeable = False
         return joined
 
-    def _none_kept(self, lengths: np.ndarray) -> str:
-        """Says why there is no document, and what to do; `lengths` are 0 where a document is of the other part."""
+    def _numbers(self, index: int) -> list[int]:
+        """Numbers in the files of what a document is made of."""
+        number = self._shown[index]
+        if self._joined is None or number not in self._joined.last:
+            return [number]
+        short, last = self._joined
+        before = last.below(number)
+        begin = short.below(last[before - 1] + 1) if before else 0
+        return short.members(begin, short.below(number + 1)).tolist()
+
+    def _members(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """For each block of documents in the files: its end, numbers of what it shows, how many make up each."""
+        used = 0
+        for begin, end in _blocks(self._files):
+            shown = begin + np.flatnonzero(self._shown.mask(begin, end))
+            if self._joined is None:
+                yield end, shown, np.ones(len(shown), np.int64)
+                continue
+            short, last = self._joined
+            is_joined = last.mask(begin, end)[shown - begin]
+            up_to = short.below(begin) + np.cumsum(short.mask(begin, end))[shown[is_joined] - begin]
+            sizes = np.ones(len(shown), np.int64)
+            sizes[is_joined] = np.diff(up_to, prepend=used)
+            is_long = np.repeat(~is_joined, sizes)
+            numbers = np.empty(len(is_long), np.int64)
+            numbers[is_long] = shown[~is_joined]
+            if len(up_to):
+                numbers[~is_long] = short.members(used, int(up_to[-1]))
+                used = int(up_to[-1])
+            yield end, numbers, sizes
+
+    def _none_kept(self, longest: tuple[int, int]) -> str:
+        """Says why there is no document, and what to do.
+
+        Args:
+            longest: number of the longest document that is not of the other part, and its tokens.
+        """
         counts, view = self.counts, self.view
         if counts.seen == counts.other_part:
             return (
@@ -175,10 +208,10 @@ class TokenStore:
             last = self._files.name(counts.seen - 1)
             return f"all {counts.dropped_empty} documents up to {last} are empty; give documents with text"
         cure = "give more documents" if view.join else "join short documents (data.join: true)"
-        longest = int(lengths.argmax())
+        number, tokens = longest
         return (
             f"no document has {view.min_tokens} tokens{', nor do all joined' if view.join else ''}; the longest of "
-            f"{counts.dropped_short}, {self._files.name(longest)}, has {lengths[longest]}: lower min_tokens or {cure}"
+            f"{counts.dropped_short}, {self._files.name(number)}, has {tokens}: lower min_tokens or {cure}"
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -189,29 +222,121 @@ def _opened(folder: Path, view: View, files_passed_over: int) -> TokenStore:
     return TokenStore(folder, view, files_passed_over=files_passed_over)
 
 
-def _joined(long: np.ndarray, short: np.ndarray, lengths: np.ndarray, min_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+class _Joined(NamedTuple):
+    """Which documents are joined.
+
+    Attributes:
+        short: all that are too short to stand by themselves, in reading order; those at the end may be left over.
+        last: of each joined document the last one.
+    """
+
+    short: NumberSet
+    last: NumberSet
+
+
+class _Survey(NamedTuple):
+    """What a view is made of.
+
+    Attributes:
+        shown: documents that stand by themselves, and the last one of each that is joined of several.
+        joined: None where none are.
+        wanted: documents of the part.
+        with_text: those of them that have a token.
+        kept: those of them that are shown.
+        tokens: of all that is shown, separators counted.
+        fewest_tokens: of one that is shown.
+        most_tokens: of one that is shown.
+        longest: number of the longest of the part, and its tokens.
+    """
+
+    shown: NumberSet
+    joined: _Joined | None
+    wanted: int
+    with_text: int
+    kept: int
+    tokens: int
+    fewest_tokens: int
+    most_tokens: int
+    longest: tuple[int, int]
+
+
+def _blocks(files: TokenFiles) -> Iterator[tuple[int, int]]:
+    for begin in range(0, files.num_documents, _BLOCK_DOCUMENTS):
+        yield begin, min(begin + _BLOCK_DOCUMENTS, files.num_documents)
+
+
+def _surveyed(files: TokenFiles, view: View) -> _Survey:
+    """Looks at the length and the part of every document, a block at a time."""
+    shown, short, last = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    joining = _Joining(view.min_tokens)
+    wanted = with_text = kept = tokens = most = 0
+    fewest, longest = sys.maxsize, (0, 0)
+    for begin, end in _blocks(files):
+        lengths = np.diff(files.read("offsets", begin, end + 1))
+        if view.part != "all":
+            is_held_out = files.read("splits", begin, end) / 2.0**64 < view.held_out_share
+            is_other = is_held_out != (view.part == "held_out")
+            lengths[is_other] = 0
+            wanted -= int(is_other.sum())
+        wanted += end - begin
+        has_text = lengths > 0
+        with_text += int(has_text.sum())
+        is_shown = has_text & (lengths >= view.min_tokens)
+        kept += int(is_shown.sum())
+        sizes = lengths[is_shown]
+        if view.join:
+            is_short = has_text & ~is_shown
+            numbers = np.flatnonzero(is_short)
+            ends, joined_sizes = joining.ends(lengths[numbers])
+            is_last = np.zeros(end - begin, bool)
+            is_last[numbers[ends]] = True
+            is_shown |= is_last
+            sizes = np.concatenate([sizes, joined_sizes])
+            short.append(NumberSet.bits(is_short))
+            last.append(NumberSet.bits(is_last))
+        shown.append(NumberSet.bits(is_shown))
+        if len(sizes):
+            tokens += int(sizes.sum())
+            fewest, most = min(fewest, int(sizes.min())), max(most, int(sizes.max()))
+        if (top := int(lengths.max())) > longest[1]:
+            longest = (begin + int(lengths.argmax()), top)
+    joined = _Joined(NumberSet(short), NumberSet(last)) if view.join else None
+    if joined and len(joined.last):
+        kept += joined.short.below(joined.last[len(joined.last) - 1] + 1)
+    return _Survey(NumberSet(shown), joined, wanted, with_text, kept, tokens, fewest, most, longest)
+
+
+class _Joining:
     """Joins short documents in reading order, each with as few as make it long enough; what is left over is in none.
 
     Args:
-        long: 1-D, numbers of the documents that stand by themselves.
-        short: 1-D, numbers of those to be joined.
-        lengths: 1-D, tokens of every document.
         min_tokens: tokens of a joined document, separators counted.
-
-    Returns:
-        The members of all documents, and (documents + 1,) where each begins among them; a joined document stands where
-        its last member stood.
     """
-    # reach[i]: tokens of the first i short documents, each with a separator.
-    reach = np.concatenate([[0], np.cumsum(lengths[short] + 1)])
-    # One that begins with the i-th is complete before the first e with reach[e] - reach[i] - 1 >= min_tokens.
-    complete = np.searchsorted(reach, reach[:-1] + min_tokens + 1)
-    ends = [0]
-    while ends[-1] < len(short) and complete[ends[-1]] <= len(short):
-        ends.append(int(complete[ends[-1]]))
-    last_members = np.repeat(short[np.array(ends[1:], dtype=np.int64) - 1], np.diff(ends))
-    places = np.concatenate([long, last_members])
-    order = np.argsort(places, kind="stable")
-    members = np.concatenate([long, short[: ends[-1]]])[order]
-    begins = np.flatnonzero(np.diff(places[order], prepend=-1))
-    return members, np.append(begins, len(members))
+
+    def __init__(self, min_tokens: int) -> None:
+        self._min_tokens = min_tokens
+        # Tokens of those that wait for more, with a separator after each.
+        self._waiting = 0
+
+    def ends(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Goes on with the next short documents.
+
+        Args:
+            lengths: 1-D int64, tokens of each.
+
+        Returns:
+            Which of them are the last of a joined document, 1-D int64, and the tokens of each of these.
+        """
+        # reach[i]: tokens of the first i, each with a separator.
+        reach = np.concatenate([[0], np.cumsum(lengths + 1)])
+        # One that begins with the i-th is complete before the first e with reach[e] - reach[i] - 1 >= min_tokens.
+        complete = np.searchsorted(reach, reach + self._min_tokens + 1).tolist()
+        end = int(np.searchsorted(reach, self._min_tokens + 1 - self._waiting))
+        ends = list[int]()
+        while end <= len(lengths):
+            ends.append(end)
+            end = complete[end]
+        behind = np.array(ends, np.int64)
+        reached = np.concatenate([[-self._waiting], reach[behind]])
+        self._waiting = int(reach[-1] - reached[-1])
+        return behind - 1, np.diff(reached) - 1

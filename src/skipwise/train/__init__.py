@@ -199,7 +199,7 @@ def _extend(
     # Validation before training has been, where a run goes on.
     arguments.eval_on_start = checkpoint is None
 
-    show_bars = not config.training.get("disable_tqdm", False)
+    show_bars = PartialState().is_main_process and not config.training.get("disable_tqdm", False)
     use_one_malloc_arena()
     stopwatch = Stopwatch()
     transformers.set_seed(config.seed)

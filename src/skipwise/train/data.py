@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from skipwise.config import RunConfig
 from skipwise.corpus import Part, TokenStore, build_store
@@ -236,5 +237,5 @@ def _store(config: RunConfig, tokenizer: Any, part: Part, at_least: int, join: b
         join=data.join if join is None else join,
         part=part,
         held_out_share=data.held_out,
-        progress=not config.training.get("disable_tqdm", False),
+        progress=PartialState().is_main_process and not config.training.get("disable_tqdm", False),
     )
