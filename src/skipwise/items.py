@@ -83,21 +83,34 @@ class TrainingItems:
             index: place in the epoch, 0 to `len - 1`.
         """
         document = self._store.document(self.document(epoch, index))
-        rng = np.random.default_rng((self._seed, epoch, index))
+        rng = generator_of(self._seed, epoch, index)
         if self._sampler.uses_sentence_ends:
             ends = self._store.sentence_ends[document]
             sample = self._sampler.sample(len(document), self._window, rng, sentence_ends=ends)  # type: ignore[call-arg]
         else:
             sample = self._sampler.sample(len(document), self._window, rng)
+        # A sampler from outside need not have looked at the document's end, beyond which a slice would be cut off.
+        sample.check_ends(num_tokens=len(document), target=self._window.target)
         tokens = sample.token_index
-        input_ids = document.take(tokens).astype(np.int64)
+        first, last = int(tokens[0]), int(tokens[-1])
+        in_one_piece = last - first == len(tokens) - 1
+        text = document[first : last + 1] if in_one_piece else document.take(tokens)
+        input_ids = text.astype(np.int64)
         labels = input_ids.copy()
         if self._mask_joints:
-            labels[1:][tokens[1:] - tokens[:-1] != 1] = IGNORED_LABEL
+            if not in_one_piece:
+                labels[(tokens[1:] - tokens[:-1] != 1).nonzero()[0] + 1] = IGNORED_LABEL
             if self._store.separator_id is not None:
                 # In a joined document the separator is the last token of its text; what follows is another's beginning.
                 labels[1:][input_ids[:-1] == self._store.separator_id] = IGNORED_LABEL
         return TrainingItem(input_ids, sample.position_ids, labels)
+
+
+def generator_of(*key: int) -> np.random.Generator:
+    """`np.random.default_rng(key)`, sooner where each number is one word of 32 bits, as numpy need not cut it."""
+    if max(key) >> 32:
+        return np.random.default_rng(key)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(np.array(key, np.uint32))))  # type: ignore[arg-type]
 
 
 class EpochOrder:
