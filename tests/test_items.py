@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipwise.corpus import TokenStore
-from skipwise.errors import DataError
-from skipwise.items import EpochOrder, TrainingItem, TrainingItems
+from skipwise.errors import DataError, PositionError
+from skipwise.items import EpochOrder, TrainingItem, TrainingItems, generator_of
 from skipwise.positions import SAMPLERS, PoSE, PositionSample, SentenceGaps
 from skipwise.token_store import StoreWriter, View
 from skipwise.window import Window
@@ -159,6 +159,30 @@ def test_samplers_that_ask_get_the_sentence_ends(store: TokenStore) -> None:
 
     items = TrainingItems(store, Spy(), WINDOW, seed=0)
     assert all(len(items.item(0, index).input_ids) == WINDOW.train for index in range(len(items)))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "positions"), [([14, 15, 16, 17], [0, 1, 2, 3]), ([0, 1, 5, 90], [0, 1, 2, 3]), ([0, 1], [0, 64])]
+)
+def test_what_a_sampler_from_outside_draws_beyond_document_or_target_is_refused(
+    tmp_path: Path, tokens: list[int], positions: list[int]
+) -> None:
+    class Careless:
+        uses_sentence_ends: ClassVar[bool] = False
+
+        def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+            return PositionSample(token_index=np.array(tokens), position_ids=np.array(positions))
+
+    store = make_store(tmp_path / "store", [np.arange(17)])
+    with pytest.raises(PositionError, match="the document has 17 tokens and the target 64 positions"):
+        TrainingItems(store, Careless(), WINDOW, seed=0).item(0, 0)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**31, 2**32 - 1, 2**32, 2**64 + 1])
+def test_generators_are_numpys_own(number: int) -> None:
+    for key in ((number, 0, 3), (5, number, 3), (5, 2, number)):
+        wanted, found = np.random.default_rng(key), generator_of(*key)
+        assert found.bit_generator.state == wanted.bit_generator.state
 
 
 def test_a_store_of_too_short_documents_is_refused(store: TokenStore) -> None:

@@ -96,7 +96,7 @@ class TrainingItems:
             index: place in the epoch, 0 to `len - 1`.
         """
         document = self._store.document(self.document(epoch, index))
-        rng = np.random.default_rng((self._seed, epoch, index))
+        rng = generator_of(self._seed, epoch, index)
         return item_of(document, self._store, self._sampler, self._window, rng, mask_joints=self._mask_joints)
 
 
@@ -138,15 +138,28 @@ def item_of(
         sample = sampler.sample(len(document), window, rng, sentence_ends=ends)  # type: ignore[call-arg]
     else:
         sample = sampler.sample(len(document), window, rng)
+    # A sampler from outside need not have looked at the document's end, beyond which a slice would be cut off.
+    sample.check_ends(num_tokens=len(document), target=window.target)
     chosen = sample.token_index
-    input_ids = document.take(chosen).astype(np.int64)
+    first, last = int(chosen[0]), int(chosen[-1])
+    in_one_piece = last - first == len(chosen) - 1
+    text = document[first : last + 1] if in_one_piece else document.take(chosen)
+    input_ids = text.astype(np.int64)
     labels = input_ids.copy()
     if mask_joints:
-        labels[1:][chosen[1:] - chosen[:-1] != 1] = IGNORED_LABEL
+        if not in_one_piece:
+            labels[(chosen[1:] - chosen[:-1] != 1).nonzero()[0] + 1] = IGNORED_LABEL
         if tokens.separator_id is not None:
             # In a joined document the separator is the last token of its text; what follows is another's beginning.
             labels[1:][input_ids[:-1] == tokens.separator_id] = IGNORED_LABEL
     return TrainingItem(input_ids, sample.position_ids, labels)
+
+
+def generator_of(*key: int) -> np.random.Generator:
+    """`np.random.default_rng(key)`, sooner where each number is one word of 32 bits, as numpy need not cut it."""
+    if max(key) >> 32:
+        return np.random.default_rng(key)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(np.array(key, np.uint32))))  # type: ignore[arg-type]
 
 
 class EpochOrder:

@@ -16,6 +16,7 @@ frozen dataclass whose fields are its hyperparameters, and one line in `SAMPLERS
 """
 
 import difflib
+import itertools
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
@@ -31,6 +32,7 @@ TEXTS = ("uniform", "contiguous", "aligned")
 SKIPS = ("sequential", "simplex", "flat")
 STARTS = ("document", "anywhere")
 FEW_DRAWS = 256  # of a subset, up to which the plain call to numpy is the faster
+FEW_CHUNKS = 6  # up to which it is faster to shift them one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,12 +74,29 @@ class PositionSample:
             PositionError: when a token lies past the document's end, or a position at or past the target.
         """
         sample = cls(token_index=token_index, position_ids=position_ids)
-        if token_index[-1] >= num_tokens or position_ids[-1] >= target:
+        sample.check_ends(num_tokens=num_tokens, target=target)
+        return sample
+
+    @classmethod
+    def _as_made(cls, token_index: np.ndarray, position_ids: np.ndarray) -> "PositionSample":
+        """Makes a sample without checks, for the samplers of this file: what they draw keeps the rules by the way it
+        is drawn, and their tests hold it to them; checks would take as long as the draws."""
+        sample = object.__new__(cls)
+        object.__setattr__(sample, "token_index", token_index)
+        object.__setattr__(sample, "position_ids", position_ids)
+        return sample
+
+    def check_ends(self, *, num_tokens: int, target: int) -> None:
+        """Holds a sample, whose arrays rise, against its document and window.
+
+        Raises:
+            PositionError: when a token lies past the document's end, or a position at or past the target.
+        """
+        if self.token_index[-1] >= num_tokens or self.position_ids[-1] >= target:
             raise PositionError(
-                f"a sample ends at token {token_index[-1]} and position {position_ids[-1]}; the document has "
+                f"a sample ends at token {self.token_index[-1]} and position {self.position_ids[-1]}; the document has "
                 f"{num_tokens} tokens and the target {target} positions, counted from 0"
             )
-        return sample
 
 
 class PositionSampler(Protocol):
@@ -157,43 +176,35 @@ class PoSE:
                 f"sampler.chunks is {self.chunks} and window.train {window.train} tokens; every chunk needs a token: "
                 f"use at most {window.train} chunks"
             )
-        lengths = np.ones(self.chunks, dtype=np.int64)
-        lengths[:-1] += _stick_breaking(self.chunks - 1, window.train - self.chunks, rng)
-        lengths[-1] = window.train - lengths[:-1].sum()
-        skips = np.zeros(self.chunks, dtype=np.int64)
-        skips[1:] = self._draw_skips(window, rng)
+        lengths = [1 + piece for piece in _stick_breaking(self.chunks - 1, window.train - self.chunks, rng)]
+        lengths.append(window.train - sum(lengths))
+        skips = [0, *self._draw_skips(window, rng)]
         room = num_tokens - window.train
         if self.text == "uniform":
-            offsets = np.zeros(self.chunks, dtype=np.int64)
-            offsets[1:] = _stick_breaking(self.chunks - 1, room, rng).cumsum()
+            offsets = [0, *itertools.accumulate(_stick_breaking(self.chunks - 1, room, rng))]
         elif self.text == "aligned":
-            offsets = np.minimum(skips, room)
+            offsets = [min(skip, room) for skip in skips]
         else:
-            offsets = np.zeros(self.chunks, dtype=np.int64)
+            offsets = [0] * self.chunks
         if self.start == "anywhere":
-            offsets += int(rng.random() * (room - offsets[-1] + 1))
-        index = np.arange(window.train)
-        return PositionSample.checked(
-            np.repeat(offsets, lengths) + index,
-            np.repeat(skips, lengths) + index,
-            num_tokens=num_tokens,
-            target=window.target,
-        )
+            start = int(rng.random() * (room - offsets[-1] + 1))
+            offsets = [start + offset for offset in offsets]
+        return PositionSample._as_made(_in_chunks(lengths, offsets), _in_chunks(lengths, skips))
 
-    def _draw_skips(self, window: Window, rng: np.random.Generator) -> np.ndarray:
-        """`u_1 .. u_{N-1}`, int64 (chunks - 1,), not falling, in `0..Lt-Lc`."""
+    def _draw_skips(self, window: Window, rng: np.random.Generator) -> list[int]:
+        """`u_1 .. u_{N-1}`, not falling, in `0..Lt-Lc`."""
         num_skips, budget = self.chunks - 1, window.target - window.train
         if num_skips == 0:
-            return np.zeros(0, dtype=np.int64)
+            return []
         if self.skips == "sequential":
-            return _stick_breaking(num_skips, budget, rng).cumsum()
+            return list(itertools.accumulate(_stick_breaking(num_skips, budget, rng)))
         if self.skips == "simplex":
             return _sorted_draws(num_skips, budget, rng)
         # The largest of n uniform draws by inversion: P(largest <= k-th value) = (k / values)^n.
         num_pairs, num_values = self.chunks * num_skips // 2, window.target + window.train - 1
         largest = int(num_values * rng.random() ** (1.0 / num_pairs)) - (window.train - 1)
         last = min(max(largest, 0), budget)
-        return np.append(_sorted_draws(num_skips - 1, last, rng), last)
+        return [*_sorted_draws(num_skips - 1, last, rng), last]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,12 +218,8 @@ class RandPos:
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
         """Draws a sample; `PositionSampler.sample` says what from what."""
-        return PositionSample.checked(
-            _contiguous_text(num_tokens, window, rng),
-            _sorted_subset(window.train, window.target, rng),
-            num_tokens=num_tokens,
-            target=window.target,
-        )
+        token_index = _contiguous_text(num_tokens, window, rng)
+        return PositionSample._as_made(token_index, _sorted_subset(window.train, window.target, rng))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +265,7 @@ class CREAM:
         position_ids = np.arange(window.train)
         position_ids[end_tokens:] += middle_end - first
         position_ids[window.train - end_tokens :] = np.arange(window.target - end_tokens, window.target)
-        return PositionSample.checked(token_index, position_ids, num_tokens=num_tokens, target=window.target)
+        return PositionSample._as_made(token_index, position_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,7 +316,7 @@ class SentenceGaps:
         # Slots are distinct places in the row of sentences and unused positions; their steps beyond 1 are the gaps.
         slots[1:] -= slots[:-1] + 1
         steps[starts] += slots
-        return PositionSample.checked(token_index, steps.cumsum(), num_tokens=num_tokens, target=window.target)
+        return PositionSample._as_made(token_index, steps.cumsum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,12 +327,7 @@ class Plain:
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
         """Draws a sample; `PositionSampler.sample` says what from what."""
-        return PositionSample.checked(
-            _contiguous_text(num_tokens, window, rng),
-            np.arange(window.train),
-            num_tokens=num_tokens,
-            target=window.target,
-        )
+        return PositionSample._as_made(_contiguous_text(num_tokens, window, rng), np.arange(window.train))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,9 +341,7 @@ class FullLength:
         _check_document(num_tokens, window)
         length = min(window.target, num_tokens)
         start = rng.integers(0, num_tokens - length + 1)
-        return PositionSample.checked(
-            np.arange(start, start + length), np.arange(length), num_tokens=num_tokens, target=window.target
-        )
+        return PositionSample._as_made(np.arange(start, start + length), np.arange(length))
 
 
 SAMPLERS: dict[str, type[PositionSampler]] = {
@@ -421,24 +421,37 @@ def _contiguous_text(num_tokens: int, window: Window, rng: np.random.Generator) 
     return np.arange(start, start + window.train)
 
 
-def _stick_breaking(num_pieces: int, total: int, rng: np.random.Generator) -> np.ndarray:
-    """Pieces in turn, each uniform over `0..` what the earlier ones left of `total`; int64 (num_pieces,)."""
-    pieces = np.zeros(num_pieces, dtype=np.int64)
+def _stick_breaking(num_pieces: int, total: int, rng: np.random.Generator) -> list[int]:
+    """Pieces in turn, each uniform over `0..` what the earlier ones left of `total`."""
+    pieces = [0] * num_pieces
     for i in range(num_pieces):
         if total == 0:  # about log2(total) draws use it up, however many pieces are asked
             break
         # Four times as fast as rng.integers, and as even as 53 random bits are.
-        pieces[i] = piece = int(rng.random() * (total + 1))
-        total -= piece
+        pieces[i] = int(rng.random() * (total + 1))
+        total -= pieces[i]
     return pieces
 
 
-def _sorted_draws(num_draws: int, largest: int, rng: np.random.Generator) -> np.ndarray:
-    """Independent draws from `U{0..largest}`, sorted; int64 (num_draws,)."""
+def _sorted_draws(num_draws: int, largest: int, rng: np.random.Generator) -> list[int]:
+    """Independent draws from `U{0..largest}`, sorted."""
     if num_draws > 8:
-        return np.sort(rng.integers(0, largest + 1, size=num_draws))
+        return np.sort(rng.integers(0, largest + 1, size=num_draws)).tolist()
     # Few are drawn and sorted four times as fast without numpy.
-    return np.array(sorted(int(rng.random() * (largest + 1)) for _ in range(num_draws)), dtype=np.int64)
+    return sorted(int(rng.random() * (largest + 1)) for _ in range(num_draws))
+
+
+def _in_chunks(lengths: list[int], shifts: list[int]) -> np.ndarray:
+    """0, 1, 2, ... in chunks of these lengths, each chunk shifted; int64 (sum of lengths,)."""
+    values = np.arange(sum(lengths))
+    if len(lengths) > FEW_CHUNKS:
+        return values + np.repeat(shifts, lengths)
+    start = 0
+    for length, shift in zip(lengths, shifts, strict=True):
+        chunk = values[start : start + length]
+        chunk += shift
+        start += length
+    return values
 
 
 def _sorted_subset(size: int, population: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 
 from skipwise.errors import ConfigError
 from skipwise.evals.passkey_prompt import PasskeyBuilder
-from skipwise.items import IGNORED_LABEL, TrainingItem
+from skipwise.items import IGNORED_LABEL, TrainingItem, generator_of
 from skipwise.positions import PositionSampler
 from skipwise.window import Window
 
@@ -66,7 +66,7 @@ class RetrievalExercises:
 
     def item(self, place: int) -> TrainingItem:
         """The exercise at a place in the run."""
-        rng = np.random.default_rng((self._seed, _EXERCISES, place))
+        rng = generator_of(self._seed, _EXERCISES, place)
         text = None
         if rng.random() < 0.5:
             document = self._items.document_for(place, rng)
@@ -112,7 +112,7 @@ class Stage:
     def _is_exercise(self, place: int) -> bool:
         if self._exercises is None:
             return False
-        return np.random.default_rng((self._seed, _EXERCISES + 1, place)).random() < self._retrieval
+        return generator_of(self._seed, _EXERCISES + 1, place).random() < self._retrieval
 
 
 class Curriculum(torch.utils.data.Dataset):
@@ -183,23 +183,25 @@ def collate(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
     last position, so that rotary tables which follow the largest position stay as they are.
     """
     items = _present(places)
-    shape = (len(items), max(len(item.input_ids) for item in items))
-    ids, positions, labels = (
-        np.zeros(shape, np.int64),
-        np.empty(shape, np.int64),
-        np.full(shape, IGNORED_LABEL, np.int64),
-    )
-    for row, item in enumerate(items):
-        n = len(item.input_ids)
-        ids[row, :n], positions[row, :n], labels[row, :n] = item.input_ids, item.position_ids, item.labels
-        positions[row, n:] = item.position_ids[-1]
-    batch = {"input_ids": ids, "position_ids": positions, "labels": labels}
-    batch = {name: torch.from_numpy(column) for name, column in batch.items()}
+    length = max(len(item.input_ids) for item in items)
+    filled = [_filled_up(item, length) for item in items]
+    batch = {name: torch.from_numpy(np.array([getattr(item, name) for item in filled])) for name in _COLUMNS}
     return batch | {"places": torch.tensor([item.place for item in items if item is not _NOTHING], dtype=torch.int64)}
 
 
+_COLUMNS = ("input_ids", "position_ids", "labels")
 _NOTHING = TrainingItem(np.zeros(2, np.int64), np.arange(2), np.full(2, IGNORED_LABEL))
 
 
 def _present(places: Sequence[TrainingItem | None]) -> list[TrainingItem]:
     return [item for item in places if item is not None] or [_NOTHING]
+
+
+def _filled_up(item: TrainingItem, length: int) -> TrainingItem:
+    """The item with as many tokens as this, which is no fewer than it has."""
+    if not (missing := length - len(item.input_ids)):
+        return item
+    fillers = zip(_COLUMNS, (0, item.position_ids[-1], IGNORED_LABEL), strict=True)
+    return item._replace(
+        **{name: np.pad(getattr(item, name), (0, missing), constant_values=filler) for name, filler in fillers}
+    )

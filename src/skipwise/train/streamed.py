@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from skipwise.items import TrainingItem, item_of
+from skipwise.items import TrainingItem, generator_of, item_of
 from skipwise.positions import PositionSampler
 from skipwise.streaming import DocumentStream, Streamed
 from skipwise.window import Window
@@ -52,7 +52,7 @@ class StreamedItems:
     def at(self, place: int) -> TrainingItem:
         """The item at a place in the run; places of a lane are asked for in their order."""
         document = self._take(place).tokens
-        rng = np.random.default_rng((self._seed, _ITEMS, place))
+        rng = generator_of(self._seed, _ITEMS, place)
         return item_of(document, self._stream, self._sampler, self._window, rng, mask_joints=self._mask_joints)
 
     def document_for(self, place: int, rng: np.random.Generator) -> np.ndarray:
