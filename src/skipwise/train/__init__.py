@@ -13,6 +13,7 @@ with everything that was done. What stands beside them while training is told in
     tuning.py      which parameters are trained
     calibration.py the attention factor, chosen when training is done
     fitting.py     fewer windows at a time where memory runs out
+    context.py     windows whose tokens are split over processes; ring.py, on CPUs
     guard.py       steps whose loss is no number, or explodes
     sharding.py    models that are split over processes
     trainer.py     the thin `transformers.Trainer`
@@ -51,6 +52,7 @@ from skipwise.model import (
 from skipwise.positions import PositionSampler
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.calibration import calibrate_run, calibration_documents
+from skipwise.train.context import check_context, context_group, num_groups, probe_context
 from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
 from skipwise.train.durable import step_of
@@ -155,8 +157,15 @@ class CheckedRun:
     validation_lengths: list[int]
 
 
-def check_run(config: RunConfig, sampler: PositionSampler | None = None) -> CheckedRun:
+def check_run(
+    config: RunConfig, sampler: PositionSampler | None = None, *, processes: int | None = None
+) -> CheckedRun:
     """Finds all that can be wrong with a run without reading weights or documents.
+
+    Args:
+        config: the run.
+        sampler: in place of its own.
+        processes: of the run; by default as many as this process is one of.
 
     Raises:
         SkipwiseError: as `extend`.
@@ -164,6 +173,7 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None) -> Chec
     base = read_config(config.model, trust_remote_code=config.trust_remote_code)
     window = config.resolve_window(original_window(base))
     stages = stage_windows(config, window, training_settings(config)["max_steps"])
+    check_context(config, base, [each for _, each in stages], processes)
     lengths = validation_lengths(config, window)
     sampler = sampler or config.build_sampler()
     for _, stage_window in stages:
@@ -231,12 +241,15 @@ def _extend(
             check_reload=PartialState().is_main_process,
             seed=config.seed,
         )
+    context = context_group(config, PartialState().device)
+    if context is not None:
+        verdicts.append(probe_context(loaded.model, window, context, mixed_precision(arguments), config.seed))
     for verdict in verdicts:
         logger.info(verdict.line)
     require_healthy(verdicts)
 
     begun_with = folder.at_a_time(arguments.train_batch_size)
-    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)
     curriculum, store = build_curriculum(
         config,
         loaded.tokenizer,
@@ -274,6 +287,7 @@ def _extend(
         data_collator=collate_diluted if config.dilution else collate,
         tokenizer=loaded.tokenizer,
         validate=validate,
+        context=context,
         callbacks=[stop],
     )
     with stop.listening(), fewer_at_a_time(trainer, 0 if checkpoint is None else step_of(checkpoint)):
