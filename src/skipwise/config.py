@@ -235,8 +235,8 @@ class RunConfig(StrictModel):
         self.build_sampler()
         if self.dilution and self.parallel.context > 1:
             raise ConfigError(
-                f"setting 'dilution' is true and 'parallel.context' is {self.parallel.context}; diluted attention needs a "
-                "mask, which attention over parts of a window cannot have: leave one of them out"
+                f"setting 'dilution' is true and 'parallel.context' is {self.parallel.context}; diluted attention has "
+                "a mask, which parts of a window cannot be given: leave one of them out"
             )
         shares = [stage.share for stage in self.growth]
         if any(later >= earlier for earlier, later in itertools.pairwise(shares)):

@@ -157,9 +157,7 @@ class CheckedRun:
     validation_lengths: list[int]
 
 
-def check_run(
-    config: RunConfig, sampler: PositionSampler | None = None, *, processes: int | None = None
-) -> CheckedRun:
+def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, processes: int | None = None) -> CheckedRun:
     """Finds all that can be wrong with a run without reading weights or documents.
 
     Args:
@@ -241,7 +239,7 @@ def _extend(
             check_reload=PartialState().is_main_process,
             seed=config.seed,
         )
-    context = context_group(config, PartialState().device)
+    context = context_group(config, arguments.device)
     if context is not None:
         verdicts.append(probe_context(loaded.model, window, context, mixed_precision(arguments), config.seed))
     for verdict in verdicts:

@@ -65,8 +65,8 @@ def check_context(
     for tokens in (window.train for window in windows):
         if tokens % (2 * size):
             raise ConfigError(
-                f"{given}, and a window of {tokens} tokens does not divide into two pieces for each of {size} processes: "
-                f"give one of {tokens - tokens % (2 * size) or 2 * size}, or another multiple of {2 * size}"
+                f"{given}, and a window of {tokens} tokens does not divide into two pieces for each of {size} "
+                f"processes: give one of {tokens - tokens % (2 * size) or 2 * size}, or another multiple of {2 * size}"
             )
     if config.attention not in (None, ATTENTION):
         raise ConfigError(

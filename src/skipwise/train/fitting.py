@@ -55,8 +55,8 @@ def fewer_at_a_time(trainer: SkipwiseTrainer, first_step: int) -> Iterator[None]
     if step - first_step > _FIRST_STEPS:
         raise CheckpointError(
             f"there is no memory for step {step} ({words}), and for those before there was: where `growth` makes "
-            "windows wider, give it less, split windows by parallel.context, or the model by --launch fsdp2; where others "
-            "took it, go on by --resume"
+            "windows wider, give it less, split windows by parallel.context, or the model by --launch fsdp2; where "
+            "others took it, go on by --resume"
         )
     if tried == 1:
         raise CheckpointError(
