@@ -170,6 +170,17 @@ class GuardConfig(StrictModel):
     rise: float = Field(default=4.0, gt=0.0)
 
 
+class ParallelConfig(StrictModel):
+    """How several processes share what a run trains.
+
+    Attributes:
+        context: so many processes hold each window together, a part of its tokens each, so that a window of the whole
+            target fits where one device has no memory for it; by default each process has windows of its own.
+    """
+
+    context: int = Field(default=1, ge=1)
+
+
 class RunConfig(StrictModel):
     """One run of `extend`.
 
@@ -190,6 +201,7 @@ class RunConfig(StrictModel):
         validation: what is measured while training.
         calibrate: chooses an attention factor for the target after training (see `skipwise.calibrate`).
         guard: what is done about steps whose loss is no number, or explodes.
+        parallel: how processes share windows; what is trained does not depend on it.
         training: any of `transformers.TrainingArguments`. Left out, the paper's recipe: AdamW, learning rate 2e-5, 10
             warm-up steps (of few steps a tenth), 1000 steps, 64 windows a step, gradient checkpointing.
         dtype: of the parameters while they are trained: `float32`, `bfloat16`, `float16`, or `auto` for the
@@ -213,6 +225,7 @@ class RunConfig(StrictModel):
     validation: ValidationConfig = ValidationConfig()
     calibrate: bool = False
     guard: GuardConfig = GuardConfig()
+    parallel: ParallelConfig = ParallelConfig()
     training: dict[str, Any] = {}
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     attention: str | None = None
@@ -225,6 +238,11 @@ class RunConfig(StrictModel):
         if self.calibrate:
             check_carries_factor(interpolation.kind)
         self.build_sampler()
+        if self.dilution and self.parallel.context > 1:
+            raise ConfigError(
+                f"setting 'dilution' is true and 'parallel.context' is {self.parallel.context}; diluted attention has "
+                "a mask, which parts of a window cannot be given: leave one of them out"
+            )
         shares = [stage.share for stage in self.growth]
         if any(later >= earlier for earlier, later in itertools.pairwise(shares)):
             raise ConfigError(

@@ -123,22 +123,26 @@ class NextTokenLoss:
         labels: Tensor,
         num_items: Tensor | int | None = None,
         diluted: Tensor | None = None,
+        shifted: bool = False,
     ) -> Tensor:
         """Computes the loss, ready for `backward`.
 
         Args:
             input_ids: token ids (batch, n).
             position_ids: positions (batch, n).
-            labels: token ids (batch, n), not shifted; -100 where a token is not scored.
+            labels: token ids (batch, n), not shifted unless said; -100 where a token is not scored.
             num_items: what to divide the sum by; by default the number of scored tokens.
             diluted: bool (batch,), rows whose attention is diluted; None where that is not in use.
+            shifted: each label stands at the token before it already, as it must where tokens are parts of a window.
 
         Returns:
             0-d float32 loss; 0 where nothing is scored. `backward` can go through it once.
         """
         outputs = self._decoder(**training_inputs(input_ids, position_ids, diluted, self._model.dtype))
-        hidden = outputs.last_hidden_state[:, :-1].flatten(0, 1)
-        targets = labels[:, 1:].flatten()
+        hidden, targets = outputs.last_hidden_state, labels
+        if not shifted:
+            hidden, targets = hidden[:, :-1], targets[:, 1:]
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
         scored = targets != IGNORED
         count = scored.sum() if num_items is None else torch.as_tensor(num_items, device=hidden.device)
 
@@ -216,6 +220,8 @@ class NextTokenLoss:
 def use_chunked_loss(model: Any) -> None:
     """Makes `model(..., labels=...)` return `{"loss": ...}` by `NextTokenLoss`, until `del model.forward`.
 
+    As in the transformers library, `shift_labels` in place of `labels` are those that are shifted already.
+
     The loss is taken inside the forward pass, where whatever wraps the model (an adapter, data parallelism, sharding)
     expects it.
     """
@@ -225,13 +231,16 @@ def use_chunked_loss(model: Any) -> None:
     def forward_or_loss(
         *args: Any,
         labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
         num_items_in_batch: Any = None,
         diluted: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        if labels is None:
+        targets = labels if shift_labels is None else shift_labels
+        if targets is None:
             return forward(*args, **kwargs)
-        return {"loss": loss(kwargs["input_ids"], kwargs["position_ids"], labels, num_items_in_batch, diluted)}
+        inputs = kwargs["input_ids"], kwargs["position_ids"]
+        return {"loss": loss(*inputs, targets, num_items_in_batch, diluted, shifted=shift_labels is not None)}
 
     model.forward = forward_or_loss
 

@@ -197,7 +197,7 @@ def _launch(
         )
     if "deepspeed" in ENGINES[engine] and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"--launch {engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2")
-    check_run(run)
+    check_run(run, processes=made.processes * made.machines)
     if made.machines == 1 and "--resume" not in flags:
         # Of several machines another may have begun.
         RunFolder(run).require_free()

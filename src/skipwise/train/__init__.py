@@ -14,6 +14,7 @@ with everything that was done. What stands beside them while training is told in
     tuning.py      which parameters are trained
     calibration.py the attention factor, chosen when training is done
     fitting.py     fewer windows at a time where memory runs out
+    context.py     windows whose tokens are split over processes; ring.py, on CPUs
     guard.py       steps whose loss is no number, or explodes
     sharding.py    models that are split over processes
     trainer.py     the thin `transformers.Trainer`
@@ -53,6 +54,7 @@ from skipwise.positions import PositionSampler
 from skipwise.streaming import DocumentStream
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.calibration import calibrate_run, calibration_documents
+from skipwise.train.context import check_context, context_group, num_groups, probe_context
 from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
 from skipwise.train.durable import step_of
@@ -157,8 +159,13 @@ class CheckedRun:
     validation_lengths: list[int]
 
 
-def check_run(config: RunConfig, sampler: PositionSampler | None = None) -> CheckedRun:
+def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, processes: int | None = None) -> CheckedRun:
     """Finds all that can be wrong with a run without reading weights or documents.
+
+    Args:
+        config: the run.
+        sampler: in place of its own.
+        processes: of the run; by default as many as this process is one of.
 
     Raises:
         SkipwiseError: as `extend`.
@@ -166,6 +173,7 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None) -> Chec
     base = read_config(config.model, trust_remote_code=config.trust_remote_code)
     window = config.resolve_window(original_window(base))
     stages = stage_windows(config, window, training_settings(config)["max_steps"])
+    check_context(config, base, [each for _, each in stages], processes)
     lengths = validation_lengths(config, window)
     sampler = sampler or config.build_sampler()
     for _, stage_window in stages:
@@ -233,12 +241,15 @@ def _extend(
             check_reload=PartialState().is_main_process,
             seed=config.seed,
         )
+    context = context_group(config, arguments.device)
+    if context is not None:
+        verdicts.append(probe_context(loaded.model, window, context, mixed_precision(arguments), config.seed))
     for verdict in verdicts:
         logger.info(verdict.line)
     require_healthy(verdicts)
 
     begun_with = folder.at_a_time(arguments.train_batch_size)
-    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)
     curriculum, documents = build_curriculum(
         config,
         loaded.tokenizer,
@@ -280,6 +291,7 @@ def _extend(
         tokenizer=loaded.tokenizer,
         validate=validate,
         stream=stream,
+        context=context,
         callbacks=[stop],
     )
     with stop.listening(), fewer_at_a_time(trainer, 0 if checkpoint is None else step_of(checkpoint)):

@@ -12,6 +12,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
+from skipwise.train.context import num_groups
 from skipwise.train.sharding import check_sharding
 
 logger = logging.getLogger("skipwise")
@@ -49,6 +50,7 @@ _SAID_ELSEWHERE = {
     "eval_steps": "validation.every_steps",
     "eval_on_start": "validation, which always measures before training",
     "resume_from_checkpoint": "the flag --resume",
+    "parallelism_config": "parallel.context",
     "remove_unused_columns": "nothing; items have no unused columns",
 }
 
@@ -77,7 +79,7 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         # Not a number compares as False, so it is refused too.
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ConfigError(f"setting 'training.{name}' is {value!r}; give a number of 0 or more, such as 2e-5")
-    at_a_time = settings["per_device_train_batch_size"] * int(os.environ.get("WORLD_SIZE", "1"))
+    at_a_time = settings["per_device_train_batch_size"] * num_groups(config)
     # The paper's ten of a thousand steps; of few steps a tenth, as all of them would be spent on warming up.
     settings.setdefault("warmup_steps", min(10, settings["max_steps"] // 10))
     settings.setdefault("gradient_accumulation_steps", max(1, GLOBAL_BATCH // at_a_time))

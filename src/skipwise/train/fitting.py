@@ -20,12 +20,12 @@ class TooManyAtATimeError(CheckpointError):
         most: how many to go on with.
     """
 
-    def __init__(self, tried: int, most: int, windows: int, processes: int) -> None:
+    def __init__(self, tried: int, most: int, windows: int, processes: int, groups: int) -> None:
         self.most = most
         goes_on = "going on" if processes == 1 else "start it anew by --resume, as --max-restarts does, and it goes on"
         super().__init__(
             f"there is no memory for {tried} windows at a time: {goes_on} with {most}, {windows // most} times a step "
-            f"in each process, and the {windows * processes} windows of a step stay the same"
+            f"in each process, and the {windows * groups} windows of a step stay the same"
         )
 
 
@@ -55,16 +55,17 @@ def fewer_at_a_time(trainer: SkipwiseTrainer, first_step: int) -> Iterator[None]
     if step - first_step > _FIRST_STEPS:
         raise CheckpointError(
             f"there is no memory for step {step} ({words}), and for those before there was: where `growth` makes "
-            "windows wider, give it less, or split the model by --launch fsdp2; where others took it, go on by --resume"
+            "windows wider, give it less, split windows by parallel.context, or the model by --launch fsdp2; where "
+            "others took it, go on by --resume"
         )
     if tried == 1:
         raise CheckpointError(
             f"there is no memory for a single window ({words}); train on a shorter --window, with --tuning lora, in "
-            "bfloat16, or split the model by --launch fsdp2; `skipwise plan` tells what fits"
+            "bfloat16, split it by parallel.context, or the model by --launch fsdp2; `skipwise plan` tells what fits"
         )
     windows = tried * arguments.gradient_accumulation_steps
     most = max(fewer for fewer in range(1, tried // 2 + 1) if windows % fewer == 0)
-    raise TooManyAtATimeError(tried, most, windows, arguments.world_size)
+    raise TooManyAtATimeError(tried, most, windows, arguments.world_size, trainer.num_groups)
 
 
 def smaller_batches(config: RunConfig, most: int | None) -> RunConfig:

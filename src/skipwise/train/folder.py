@@ -88,7 +88,7 @@ class RunFolder:
         if not settings_file.exists():
             raise ConfigError(f"there is no run in {str(self.path)!r} to resume; start it without --resume")
         begun = RunConfig.from_yaml(settings_file)
-        said = [name for name in RunConfig.model_fields if name != "guard"]
+        said = [name for name in RunConfig.model_fields if name not in ("guard", "parallel")]
         changed = [name for name in said if _of_run(begun, name) != _of_run(self._config, name)]
         if changed:
             raise ConfigError(

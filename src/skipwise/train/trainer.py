@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ from skipwise.model import save_model, share_weights
 from skipwise.report.quantities import bytes_text, seconds_text
 from skipwise.streaming import DocumentStream
 from skipwise.train.arguments import mixed_precision
+from skipwise.train.context import ContextGroup, GroupSampler
 from skipwise.train.durable import forget_older, whole_or_not_at_all
 from skipwise.train.guard import StepGuard
 from skipwise.train.process import on_stop_signals, peak_bytes
@@ -45,6 +46,7 @@ class SkipwiseTrainer(transformers.Trainer):
             special tokens into the model's config.
         validate: called where the Trainer would evaluate, and after the last step; None for never.
         stream: of documents, whose places belong to a checkpoint; None where a place in the run says it all.
+        context: the processes that hold each window together; None where each has windows of its own.
         arguments: passed on to `transformers.Trainer`.
     """
 
@@ -55,11 +57,14 @@ class SkipwiseTrainer(transformers.Trainer):
         tokenizer: Any = None,
         validate: Validate | None = None,
         stream: DocumentStream | None = None,
+        context: ContextGroup | None = None,
         **arguments: Any,
     ) -> None:
         # Only the presence of `eval_dataset` matters: `validate` brings its own documents.
         config = arguments["model"].config
         kept = {"use_cache": config.use_cache} if hasattr(config, "use_cache") else {}
+        # Asked for while the Trainer is made.
+        self._context = context
         super().__init__(eval_dataset=arguments["train_dataset"], **arguments)
         # The Trainer turns it off for good; training says so at each pass, and readers of the checkpoint want it.
         config.update(kept)
@@ -79,7 +84,19 @@ class SkipwiseTrainer(transformers.Trainer):
         self.add_callback(ValidateAtTheEnd())
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler:
-        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+        items: Any = self.train_dataset
+        if self._context is not None:
+            return GroupSampler(len(items), self.args.train_batch_size, self._context.size)
+        return SequentialSampler(items)
+
+    def get_cp_size(self) -> int:
+        """How many processes hold each window together: the Trainer counts each label so often."""
+        return 1 if self._context is None else self._context.size
+
+    @property
+    def num_groups(self) -> int:
+        """How many batches are trained at a time."""
+        return self.args.world_size // self.get_cp_size()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -92,15 +109,20 @@ class SkipwiseTrainer(transformers.Trainer):
 
     def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """A forward and a backward pass, of which the guard is told."""
-        inputs, num_labels = arguments[1], arguments[2]
+        model, inputs, num_labels = arguments
         places = inputs.pop("places")
-        self._clock.count(inputs["input_ids"].numel() * self.args.world_size)
-        own_labels = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
-        loss = super().training_step(*arguments, **keywords)
-        everywhere = self.args.world_size if self.args.average_tokens_across_devices else 1
-        mean = loss * num_labels / (own_labels * everywhere) if num_labels is not None else loss
+        self._clock.count(inputs["input_ids"].numel() * self.num_groups)
+        labels = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
+        part_of = nullcontext if self._context is None else self._context.training_part_of
+        with part_of(inputs) as part:
+            loss = super().training_step(model, part, num_labels, **keywords)
         if self._guard is not None:
-            self._guard.count(loss, mean, places)
+            everywhere = self.args.world_size if self.args.average_tokens_across_devices else 1
+            whole = loss if self._context is None else self._context.summed(loss)
+            mean = whole * num_labels / (labels * everywhere) if num_labels is not None else whole
+            # Of a group that shares them its first process answers for items.
+            answers = self._context is None or self._context.is_first
+            self._guard.count(loss, mean, places if answers else places[:0])
         return loss
 
     @property

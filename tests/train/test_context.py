@@ -1,0 +1,339 @@
+"""Windows split over processes train what one process trains, by PyTorch's own ring; the rest is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from tiny_runs import run
+from torch.utils.data import BatchSampler
+from transformers import MistralConfig
+
+from skipwise.config import RunConfig
+from skipwise.errors import ConfigError, SkipwiseError
+from skipwise.train import check_run
+from skipwise.train.arguments import training_settings
+from skipwise.train.context import GroupSampler
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def launched(script: str, folder: Path, processes: int, *arguments: Any) -> str:
+    """What the first of so many processes, each with this script, has to say."""
+    file = folder / "script.py"
+    file.write_text(script)
+    done = subprocess.run(
+        [*TORCHRUN, str(processes), str(file), *map(str, arguments)],
+        env={**os.environ, "SKIPWISE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+RUN = """
+import json, os, sys
+import torch
+from skipwise.config import RunConfig
+from skipwise.train import extend
+from skipwise.train.curriculum import Curriculum
+from skipwise.train.trainer import SkipwiseTrainer
+
+settings, last, seen = json.loads(sys.argv[1]), *sys.argv[2:]
+own_item, own_loss, rank = Curriculum.__getitem__, SkipwiseTrainer.compute_loss, int(os.environ["RANK"])
+
+def getitem(curriculum, place):
+    with open(f"{seen}-{rank}", "a") as file:
+        file.write(f"{place}\\n")
+    return own_item(curriculum, place)
+
+def compute_loss(trainer, model, inputs, *arguments, **keywords):
+    # Nobody has a whole window.
+    if trainer.get_cp_size() > 1:
+        assert inputs["input_ids"].shape[1] in (32 // trainer.get_cp_size(), 256 // trainer.get_cp_size())
+    spoilt = last == "spoil" and rank == 1 and trainer.state.global_step == 2
+    return own_loss(trainer, model, inputs, *arguments, **keywords) * (float("nan") if spoilt else 1)
+
+Curriculum.__getitem__, SkipwiseTrainer.compute_loss = getitem, compute_loss
+result = extend(RunConfig.from_mapping(settings), resume=last == "resume")
+if rank == 0:
+    context = [verdict.status for verdict in result.verdicts if verdict.name == "context"]
+    assert context == ["pass"] * (settings["parallel"]["context"] > 1), result.verdicts
+"""
+
+
+@pytest.fixture
+def trained(settings: dict[str, Any], tmp_path: Path) -> Any:
+    """Trains by so many processes in groups of so many: two steps at a window of 32, and two at the target."""
+
+    def train(
+        name: str, processes: int, context: int, last: str = "no", **changes: Any
+    ) -> tuple[Path, dict[str, Any], list[list[int]]]:
+        settings["training"] |= {
+            "max_steps": 4,
+            "learning_rate": 1e-3,
+            "gradient_accumulation_steps": 4 * context // processes,
+            "gradient_checkpointing": True,
+            "save_strategy": "steps",
+            "save_steps": 2,
+            "use_cpu": True,
+        }
+        settings["growth"] = {"window": 256, "share": 0.5}
+        changed = {"output": str(tmp_path / name), "parallel": {"context": context}, **changes}
+        seen = tmp_path / f"seen-{name}-{last}"
+        launched(RUN, tmp_path, processes, json.dumps(settings | changed), last, seen)
+        places = [list(map(int, Path(f"{seen}-{rank}").read_text().split())) for rank in range(processes)]
+        return tmp_path / name, json.loads((tmp_path / name / "skipwise.json").read_text()), places
+
+    return train
+
+
+def logged(record: dict[str, Any]) -> list[list[float]]:
+    """Losses, gradient norms and validation perplexities of a run."""
+    names = ("loss", "grad_norm", "eval_perplexity_64", "eval_perplexity_256")
+    return [[entry[name] for entry in record["log"] if name in entry] for name in names]
+
+
+def equal(left: Path, right: Path) -> None:
+    from safetensors.torch import load_file
+
+    weights, others = load_file(left / "model.safetensors"), load_file(right / "model.safetensors")
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert (others[name] - weight).abs().max() < 1e-5, name
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_a_window_each_train_what_one_trains(trained: Any) -> None:
+    alone, record, items = trained("alone", 1, 1)
+    halves, half_record, places = trained("halves", 2, 2)
+    assert places == [items[0]] * 2, "both have all items"
+    for expected, found in zip(logged(record), logged(half_record), strict=True):
+        assert len(expected) >= 2
+        assert found == pytest.approx(expected, rel=1e-4)
+    equal(alone, halves)
+    # As if it had been killed after the second step: to the same bits.
+    whole = (halves / "model.safetensors").read_bytes()
+    for folder in (halves, alone):
+        for left in ("skipwise.json", "model.safetensors"):
+            (folder / left).unlink()
+        shutil.rmtree(folder / "checkpoint-4")
+    resumed, _, places = trained("halves", 2, 2, "resume")
+    assert (resumed / "model.safetensors").read_bytes() == whole
+    assert places == [items[0][8:]] * 2
+    # What one process began two go on with.
+    moved, _, _ = trained("alone", 2, 2, "resume")
+    equal(moved, halves)
+
+
+@pytest.mark.slow
+def test_two_groups_of_two_train_what_one_process_trains(trained: Any) -> None:
+    alone, record, items = trained("alone", 1, 1)
+    groups, group_record, places = trained("groups", 4, 2)
+    assert places[0] == places[1] == items[0][::2], "a group has the same items, every other one"
+    assert places[2] == places[3] == items[0][1::2]
+    for expected, found in zip(logged(record), logged(group_record), strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+    equal(alone, groups)
+
+
+@pytest.mark.slow
+def test_low_rank_additions_exercises_and_bad_steps(trained: Any, settings: dict[str, Any]) -> None:
+    """Labels stand in one process's part alone; of a bad step each item is told once, with its own loss."""
+    changes = {
+        "tuning": {"kind": "lora", "rank": 4},
+        "window": 256,
+        "data": {**settings["data"], "retrieval": 0.5},
+    }
+    alone, record, _ = trained("alone", 1, 1, **changes)
+    halves, half_record, _ = trained("halves", 2, 2, **changes)
+    assert logged(half_record)[0] == pytest.approx(logged(record)[0], rel=1e-4)
+    equal(alone, halves)
+    spoilt, record, _ = trained("spoilt", 2, 2, "spoil", **changes)
+    told = json.loads((spoilt / "bad-items.json").read_text())["bad_steps"]
+    assert [item["place"] for item in told["3"]["items"]] == [8, 9, 10, 11]
+    assert {item["loss"] for item in told["3"]["items"]} == {"nan"}
+    assert record["bad_steps"] == told
+
+
+PARTS = """
+import sys
+import torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from skipwise.loss import use_chunked_loss
+from skipwise.train.context import ContextGroup, probe_context
+from skipwise.window import Window
+
+dist.init_process_group("gloo")
+checkpoint, window = sys.argv[1], Window(train=32, original=64, target=256)
+group = ContextGroup(2, torch.device("cpu"))
+
+def load(attention):
+    return AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation=attention, dtype=torch.float32)
+
+# The probe sees parts that do not see one another, and masks.
+for attention, dtype, status in (("sdpa", None, "pass"), ("sdpa", torch.bfloat16, "pass"), ("eager", None, "fail")):
+    verdict = probe_context(load(attention), window, group, dtype, 0)
+    assert verdict.status == status, verdict
+assert "miss what the whole makes by 1.0e+00" in verdict.line, verdict
+small = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+narrow = MistralForCausalLM(MistralConfig(**small, num_key_value_heads=2, sliding_window=8, attn_implementation="sdpa"))
+assert "attends under a mask of its own" in probe_context(narrow, window, group, None, 0).line
+
+# Loss and gradients, of a length that does not divide, whole and in parts; the model whole in each, or split by FSDP.
+torch.manual_seed(1)
+ids = torch.randint(0, 256, (2, 75))
+positions = torch.arange(75) + 100 * (torch.arange(75) >= 30)
+batch = {"input_ids": ids, "position_ids": positions.expand(2, -1), "labels": ids.masked_fill(ids < 40, -100)}
+count = (batch["labels"][:, 1:] != -100).sum()
+whole = load("sdpa")
+use_chunked_loss(whole)
+loss = whole(**batch)["loss"]
+loss.backward()
+expected = {name: parameter.grad for name, parameter in whole.named_parameters()}
+for split in (False, True):
+    model = load("sdpa")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    use_chunked_loss(model)
+    if split:
+        for layer in model.model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+    with group.training_part_of(batch) as part:
+        assert part["input_ids"].shape == (2, 38), "76 tokens, half of them"
+        own = model(**part, num_items_in_batch=count)["loss"]
+        own.backward()
+    torch.testing.assert_close(group.summed(own), loss.detach(), rtol=1e-5, atol=0)
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        if split:
+            # FSDP has averaged over both processes.
+            gradient = gradient.full_tensor() * 2
+        else:
+            dist.all_reduce(gradient)
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+"""
+
+
+@pytest.mark.slow
+def test_parts_make_the_loss_and_gradients_of_the_whole(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    launched(PARTS, tmp_path, 2, tiny_checkpoint)
+
+
+ZERO = """
+import json, sys
+from pathlib import Path
+from skipwise.config import RunConfig
+from skipwise.launch import Launch
+from skipwise.train import extend
+
+settings = json.loads(sys.argv[1])
+launch = Launch(engine="zero3", processes=2)
+settings["training"] = launch.write(settings["training"], Path(settings["output"], "launch"))
+extend(RunConfig.from_mapping(settings))
+"""
+
+
+@pytest.mark.slow
+def test_deepspeed_splits_the_model_and_groups_the_windows(
+    trained: Any, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("deepspeed")
+    alone, record, _ = trained("alone", 1, 1)
+    split = tmp_path / "split"
+    changed = {"output": str(split), "parallel": {"context": 2}}
+    launched(ZERO, tmp_path, 2, json.dumps(settings | changed))
+    found = json.loads((split / "skipwise.json").read_text())
+    assert logged(found)[0] == pytest.approx(logged(record)[0], rel=1e-4)
+    equal(alone, split)
+
+
+def test_a_group_gets_the_same_batches_and_every_batch_goes_to_one_group() -> None:
+    batches = BatchSampler(GroupSampler(24, 3, 2), 3, drop_last=False)
+    dealt = [list(BatchSamplerShard(batches, num_processes=4, process_index=i)) for i in range(4)]
+    assert dealt[0] == dealt[1] == [[0, 1, 2], [6, 7, 8], [12, 13, 14], [18, 19, 20]]
+    assert dealt[2] == dealt[3] == [[3, 4, 5], [9, 10, 11], [15, 16, 17], [21, 22, 23]]
+    assert len(GroupSampler(24, 3, 2)) == 48
+
+
+def test_groups_not_processes_make_the_windows_of_a_step(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del settings["training"]["gradient_accumulation_steps"]
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    for context, accumulation in ((1, 8), (2, 16), (8, 64)):
+        config = RunConfig.from_mapping({**settings, "parallel": {"context": context}})
+        assert training_settings(config)["gradient_accumulation_steps"] == accumulation
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "words"),
+    [
+        ({}, 1, "'parallel.context' is 2, and 1 process makes no whole groups.*--launch ddp --nproc 2"),
+        ({}, 3, "3 processes make no whole groups"),
+        ({"window": 30}, 2, "a window of 30 tokens .* give one of 28, or another multiple of 4"),
+        ({"growth": {"window": 250}}, 2, "a window of 250 tokens .* give one of 248"),
+        ({"attention": "eager"}, 2, "'attention' is 'eager'.*--attention sdpa"),
+        ({"dilution": True}, 2, "'dilution' is true and 'parallel.context' is 2.*leave one of them out"),
+        ({"parallel": {"context": 0}}, 2, "'parallel.context' is 0"),
+        ({"parallel": {"contxt": 2}}, 2, "'parallel.contxt' is unknown; did you mean 'context'"),
+        ({"training": {"parallelism_config": {}}}, 2, "a run says it by parallel.context"),
+    ],
+)
+def test_what_cannot_be_split_gets_one_line_before_any_work(
+    settings: dict[str, Any], changes: dict[str, Any], processes: int, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as refused:
+        check_run(RunConfig.from_mapping({**settings, "parallel": {"context": 2}, **changes}), processes=processes)
+    assert "\n" not in str(refused.value)
+
+
+def test_layers_that_look_no_further_than_a_part_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    for span, refused in ((16, True), (256, False)):
+        MistralConfig(vocab_size=256, max_position_embeddings=64, sliding_window=span).save_pretrained(tmp_path)
+        config = RunConfig.from_mapping({**settings, "model": str(tmp_path), "parallel": {"context": 2}})
+        if refused:
+            with pytest.raises(ConfigError, match="attend to 16 tokens alone, where windows have 32"):
+                check_run(config, processes=2)
+        else:
+            check_run(config, processes=2)
+
+
+def test_a_run_by_one_process_says_so_before_it_loads_anything(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skipwise.train.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(SkipwiseError, match="no whole groups"):
+        run(settings, parallel={"context": 2})
+
+
+def test_launch_counts_its_processes_before_there_are_any(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from skipwise.cli import main
+
+    command = ["extend", settings["model"], "--target", "256", "--window", "32", "--output", settings["output"]]
+    command += ["--set", "parallel.context=2", "--set", "training.use_cpu=true", "--launch", "ddp", "--nproc", "3"]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "3 processes make no whole groups" in line
+    assert not Path(settings["output"]).exists()
+
+
+def test_torch_of_another_ring_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed.tensor.experimental._context_parallel import _attention as ring
+
+    from skipwise.train.ring import use_ring_on_cpu
+
+    monkeypatch.delattr(ring, "_templated_ring_attention")
+    with pytest.raises(ConfigError, match=f"needs torch 2.13's ring.*this is {torch.__version__}".replace("+", r"\+")):
+        use_ring_on_cpu()
