@@ -218,7 +218,8 @@ def test_filling_up_leaves_loss_and_gradients_alone(tiny_checkpoint: Path) -> No
     from skipwise.model import load_model
 
     model = load_model(tiny_checkpoint, dtype="float32").model
-    alone, together = collate(items_of([20])), collate(items_of([20, 50]))
+    batches: list[Any] = [collate(items_of([20])), collate(items_of([20, 50]))]
+    alone, together = batches
     for batch in (alone, together):
         del batch["places"]
     loss = NextTokenLoss(model)
