@@ -418,3 +418,44 @@ def test_engines_are_not_asked_for_what_a_machine_has_not() -> None:
     found = engine_commands("m", 16384, old, extended)
     assert any("no 8-bit floating point on V100 32 GB" in name for name in found)
     assert "-m CHECKPOINT-Q8_0.gguf" in found["llama.cpp, the extended checkpoint's file"]
+
+
+def test_a_window_over_several_holds_a_part_of_its_activations(small: Profiles) -> None:
+    """And the keys and values of one layer, 2 heads of 16 + 16 numbers in 16 bits, which go round."""
+    planner = TrainingPlanner(small, replace(machine(80), tflops=0.001), Utilisation())
+    long, job = replace(SHORT, window_tokens=4096), Job(global_batch=8)
+    over = Sharding(processes=8, kind="fsdp")
+    whole, parts = (planner.estimate(replace(long, context=n), job, over) for n in (1, 4))
+    quarter = planner.estimate(replace(long, window_tokens=1024), Job(global_batch=32), over)
+    assert parts.activation_bytes == quarter.activation_bytes + 4096 * 2 * (16 + 16) * 2
+    assert parts.state == whole.state == quarter.state
+    assert (whole.accumulation, parts.accumulation) == (1, 4), "two groups for eight windows"
+    assert whole.windows == parts.windows == 8
+    assert parts.step_seconds == pytest.approx(whole.step_seconds, rel=1e-6), "the same operations, shared"
+    # Links so slow that all waits for them: what goes round comes on top, forward twice, backward, and its gradients.
+    idle = replace(machine(80), tflops=1e6, link_gb=1e-3, network_gb=1e-3)
+    moving = TrainingPlanner(small, idle, Utilisation())
+    ring = 4 * 3 / 4 * (2 + 1 + 2) * 4 * 4096 * 2 * (16 + 16) * 2
+    alone = over.moved_bytes(
+        gathered_bytes=2 * small.shape.counts.total, trained=small.shape.counts.total, micro_batches=4
+    )
+    seconds = moving.moving_seconds(replace(long, context=4), over, 4)
+    assert seconds == pytest.approx((ring + alone) / (1e-3 * 1e9 * Utilisation().network))
+
+
+def test_a_plan_over_several_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan("llama-3-8b", target=131072, machine="h100", count=8, context=4)
+    names = [one.approach.name for one in found.training]
+    assert names[0] == "skip-wise"
+    assert names[3] == "full length over 4"
+    alone = plan("llama-3-8b", target=131072, machine="h100", count=8)
+    assert found.training[0] == alone.training[0]
+    assert found.training[3].activation_bytes < 0.4 * alone.training[3].activation_bytes
+    for flags, words in (
+        (["--count", "8", "--context", "3"], "the context is 3, with 8 accelerators"),
+        (["--count", "1", "--context", "2"], "the context is 2, with 1 accelerators"),
+    ):
+        assert cli.main(["plan", "llama-3-8b", "--target", "128k", *flags]) == 2
+        assert words in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="see a part of the window alone"):
+        plan("gemma-3-27b", target=262144, machine="h100", count=8, context=2)

@@ -71,6 +71,9 @@ def plan(
             show_default="ddp where it fits, else fsdp",
         ),
     ] = None,
+    context: Annotated[
+        int, typer.Option("--context", metavar="N", min=1, help="So many hold each window of full length together.")
+    ] = 1,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 1000,
     global_batch: Annotated[int, typer.Option("--global-batch", min=1, help="Windows of a step.")] = 64,
     micro_batch: Annotated[
@@ -144,6 +147,7 @@ def plan(
         "requests": requests,
         "weight_bits": weight_bits,
         "kv_bits": kv_bits,
+        "context": context,
     }
     at = None if lengths is None else [parse_length(part) for part in lengths.split(",")]
     measured = None

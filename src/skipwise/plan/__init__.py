@@ -134,6 +134,7 @@ def plan(
     utilisation: Utilisation | None = None,
     checkpointing: bool = True,
     library_loss: bool = False,
+    context: int = 1,
     requests: int = 1,
     lengths: Sequence[int] | None = None,
     weight_bits: int = 16,
@@ -157,6 +158,7 @@ def plan(
         utilisation: shares of speed, bandwidth and memory; assumptions unless measured.
         checkpointing: layers are computed again in the backward pass.
         library_loss: the loss makes all logits at once, as a library's own does; skipwise's never does.
+        context: accelerators that hold each window of full length together.
         requests: at once, in serving.
         lengths: of requests, in tokens; by default from the original window to the target.
         weight_bits: of weights in serving: 16, 8 or 4.
@@ -183,6 +185,7 @@ def plan(
         requests=requests,
         weight_bits=weight_bits,
         kv_bits=kv_bits,
+        context=context,
     )
     train = window_of_run.train
     over = Sharding(processes=count, kind=sharding or ("fsdp" if count > 1 else "ddp"))
@@ -192,7 +195,12 @@ def plan(
     ways = [
         way
         for way in approaches(
-            train, target, lora or LoraTuning(), checkpointing=checkpointing, whole_logits=library_loss
+            train,
+            target,
+            lora or LoraTuning(),
+            checkpointing=checkpointing,
+            whole_logits=library_loss,
+            context=context,
         )
         if place.bits == 16 or not way.quantized
     ]
@@ -211,7 +219,14 @@ def plan(
     smallest = [smallest_machine(profiles, way, asked, shares) for way in ways]
 
     def for_target(tokens: int) -> ByTarget:
-        each = approaches(train, tokens, lora or LoraTuning(), checkpointing=checkpointing, whole_logits=library_loss)
+        each = approaches(
+            train,
+            tokens,
+            lora or LoraTuning(),
+            checkpointing=checkpointing,
+            whole_logits=library_loss,
+            context=context,
+        )
         found = [best(way) for way in each if way.tuning.kind == "full"]
         alone = [planner.estimate(one.approach, asked, one.sharding).total_bytes for one in found]
         return ByTarget(tokens, found[0], found[1], (alone[0], alone[1]))
@@ -273,6 +288,7 @@ def check_plan(
     requests: int = 1,
     weight_bits: int = 16,
     kv_bits: int = 16,
+    context: int = 1,
 ) -> Window:
     """Refuses what cannot be planned for, before anything is estimated or measured; arguments are those of `plan`.
 
@@ -300,6 +316,16 @@ def check_plan(
         )
     if machine.bits == 32 and count > 1:
         raise ConfigError(f"the machine is the CPU here, and the count {count}; give --count 1, or an accelerator")
+    if context < 1 or count % context or target % (2 * context):
+        raise ConfigError(
+            f"the context is {context}, with {count} accelerators and a target of {target} tokens; give a --context "
+            "that divides their number, and the target into two pieces for each"
+        )
+    if context > 1 and any((layer.window_tokens or target) < target for layer in shape.layers):
+        raise ConfigError(
+            f"the context is {context}, and layers of this model see a part of the window alone, which PyTorch's "
+            "context parallelism does not know: leave --context out"
+        )
     if price is not None and price < 0:
         raise ConfigError(f"the price is {price}; give 0 or more for an hour of one accelerator")
     if sharding is not None:

@@ -49,6 +49,7 @@ class Approach:
         checkpointing: layers are computed again in the backward pass.
         whole_logits: the loss makes all logits at once, as a library's own does; skipwise never does.
         diluted: attention is diluted, by a mask of all pairs.
+        context: processes that hold each window together, a part of its tokens each.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Approach:
     checkpointing: bool = True
     whole_logits: bool = False
     diluted: bool = False
+    context: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ class TrainingEstimate:
     @property
     def windows(self) -> int:
         """Windows of a step, over all processes: the job's, or the next number that they can share evenly."""
-        return self.micro_batch * self.accumulation * self.sharding.processes
+        return self.micro_batch * self.accumulation * self.sharding.processes // self.approach.context
 
     @property
     def processor_hours(self) -> float:
@@ -147,11 +149,12 @@ class TrainingPlanner:
 
     def estimate(self, approach: Approach, job: Job, sharding: Sharding, micro_batch: int = 1) -> TrainingEstimate:
         """What one approach takes."""
-        accumulation = max(1, -(-job.global_batch // (micro_batch * sharding.processes)))
+        groups = sharding.processes // approach.context
+        accumulation = max(1, -(-job.global_batch // (micro_batch * groups)))
         in_half = self._in_half(sharding)
         profile = self._profiles.step(
             Step(
-                window_tokens=approach.window_tokens,
+                window_tokens=approach.window_tokens // approach.context,
                 batch=micro_batch,
                 tuning=approach.tuning,
                 checkpointing=approach.checkpointing,
@@ -171,6 +174,8 @@ class TrainingPlanner:
             # A tiny model's tensors come from the C library's small bins.
             profile = profile.with_more(min(HEAP_HOLES_BYTES, FLOAT32_BYTES * self._shape.counts.total))
         activations = profile.peak(len(self._shape.layers), state.gradients) - state.gradients
+        # PyTorch's ring gathers the keys and values of one layer at a time.
+        activations += max(self._ring_bytes(approach, micro_batch), default=0)
         seconds = self._step_seconds(approach, sharding, micro_batch, accumulation)
         hours = seconds * job.steps / 3600
         return TrainingEstimate(
@@ -199,7 +204,7 @@ class TrainingPlanner:
             return self.estimate(approach, job, sharding, job.micro_batch)
         best = self.estimate(approach, job, sharding)
         for batch in range(2, best.accumulation + 1):
-            if best.windows % (batch * sharding.processes) or not best.fits:
+            if best.windows % (batch * (sharding.processes // approach.context)) or not best.fits:
                 continue
             larger = self.estimate(approach, replace(job, global_batch=best.windows), sharding, batch)
             if not larger.fits:
@@ -223,8 +228,8 @@ class TrainingPlanner:
 
     def fewest(self, approach: Approach, job: Job) -> TrainingEstimate | None:
         """The fewest processes it fits on, split as little as will do; None where one a window is too few."""
-        for processes in PROCESS_COUNTS:
-            if processes * (job.micro_batch or 1) > job.global_batch:
+        for processes in (count for count in PROCESS_COUNTS if count % approach.context == 0):
+            if processes // approach.context * (job.micro_batch or 1) > job.global_batch:
                 break
             for kind in ("ddp",) if processes == 1 else ("ddp", "zero1", "zero2", "fsdp"):
                 found = self.estimate(approach, job, Sharding(processes=processes, kind=kind), job.micro_batch or 1)
@@ -287,16 +292,29 @@ class TrainingPlanner:
             frozen=approach.tuning.kind != "full",
         )
         speed = self._machine.tflops * TERA * self._utilisation.training
-        computing = micro_batch * accumulation * flops / speed
-        return max(computing, self.moving_seconds(approach, sharding, accumulation)) + self.optimizer_seconds(
-            approach, sharding
-        )
+        computing = micro_batch * accumulation * flops / (speed * approach.context)
+        moving = self.moving_seconds(approach, sharding, accumulation, micro_batch)
+        return max(computing, moving) + self.optimizer_seconds(approach, sharding)
 
-    def moving_seconds(self, approach: Approach, sharding: Sharding, accumulation: int) -> float:
-        """What moves between processes in a step, over their links; engines move it while they compute."""
+    def _ring_bytes(self, approach: Approach, micro_batch: int) -> list[int]:
+        """Of each layer, bytes of all keys and values that go round; none where windows are not split."""
+        if approach.context == 1:
+            return []
+        size = micro_batch * approach.window_tokens * self._machine.bits // 8
+        return [size * layer.cached_values(latent=False) for layer in self._shape.layers]
+
+    def moving_seconds(self, approach: Approach, sharding: Sharding, accumulation: int, micro_batch: int = 1) -> float:
+        """What moves between processes in a step, over their links; engines move it while they compute.
+
+        Keys and values of a window that is split go round forward, forward again where layers are computed again, and
+        backward, where their gradients do, too, in float32.
+        """
         trained, numbers = self._profiles.trained(approach.tuning)
         gathered = self._frozen_bytes(approach, numbers - trained) + 2 * trained if approach.quantized else 2 * numbers
         moved = sharding.moved_bytes(gathered_bytes=gathered, trained=trained, micro_batches=accumulation)
+        rounds = 2 + approach.checkpointing + 8 * FLOAT32_BYTES / self._machine.bits
+        others = (approach.context - 1) / approach.context
+        moved += accumulation * others * rounds * sum(self._ring_bytes(approach, micro_batch))
         return moved / (self._machine.link_between(sharding.processes) * GIGA * self._utilisation.network)
 
     def optimizer_seconds(self, approach: Approach, sharding: Sharding) -> float:
@@ -313,9 +331,14 @@ def approaches(
     *,
     checkpointing: bool = True,
     whole_logits: bool = False,
+    context: int = 1,
 ) -> Iterator[Approach]:
-    """Skip-wise at the short window and full length at the target, each in full, low-rank, and low-rank in 4 bits."""
-    for name, length in (("skip-wise", window_tokens), ("full length", target_tokens)):
+    """Skip-wise at the short window and full length at the target, each in full, low-rank, and low-rank in 4 bits.
+
+    Windows of full length may be split over as many processes as `context` says.
+    """
+    over = f" over {context}" if context > 1 else ""
+    for name, length, parts in (("skip-wise", window_tokens, 1), ("full length" + over, target_tokens, context)):
         for ending, tuning, quantized in (("", FullTuning(), False), (", LoRA", lora, False), (", QLoRA", lora, True)):
             yield Approach(
                 name=name + ending,
@@ -324,6 +347,7 @@ def approaches(
                 quantized=quantized,
                 checkpointing=checkpointing,
                 whole_logits=whole_logits,
+                context=parts,
             )
 
 
