@@ -448,8 +448,9 @@ def _in_chunks(lengths: list[int], shifts: list[int]) -> np.ndarray:
         return values + np.repeat(shifts, lengths)
     start = 0
     for length, shift in zip(lengths, shifts, strict=True):
-        chunk = values[start : start + length]
-        chunk += shift
+        if shift:
+            chunk = values[start : start + length]
+            chunk += shift
         start += length
     return values
 

@@ -1,15 +1,18 @@
 """Steps that go wrong: nothing is learnt from them, their items are kept, and a run goes on without them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tiny_runs import STEPS, run
 
+from skipwise.config import GuardConfig
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.train.guard import BadItems, StepGuard
 from skipwise.train.trainer import SkipwiseTrainer
 
 pytestmark = pytest.mark.usefixtures("sound_model")
@@ -119,6 +122,32 @@ def test_an_agent_that_starts_anew_does_not_undo_the_stop(
     with pytest.raises(CheckpointError, match="starting anew does not mend them"):
         run(settings, resume=True, skip_bad_items=True)
     assert not trained
+
+
+def test_a_step_of_a_long_run_is_judged_by_the_newest_entries_of_its_log_alone(tmp_path: Path) -> None:
+    """A run of ten trillion tokens has millions of them, and the guard looks at every step."""
+
+    class Log(list[dict[str, Any]]):
+        read = 0
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            raise AssertionError("the whole log was read")
+
+        def __reversed__(self) -> Iterator[dict[str, Any]]:
+            for place in range(len(self) - 1, -1, -1):
+                self.read += 1
+                yield self[place]
+
+    log = Log([{"loss": 9.0}] * 1000 + [{"loss": 2.0}, {"eval_perplexity_64": 8.0}, {"loss": 50.0, "bad": 1}] * 20)
+    guard = StepGuard(GuardConfig(rise=4.0), BadItems(tmp_path), lambda _: {}, lambda _: None)
+    arguments = SimpleNamespace(world_size=1, deepspeed=None)
+    for loss in (5.9, 6.1):
+        guard.on_step_begin(None, None, None)
+        guard.count(torch.tensor(loss), torch.tensor(loss), torch.tensor([7]))
+        state, log.read = SimpleNamespace(log_history=log, global_step=1060), 0
+        guard.on_pre_optimizer_step(arguments, state, None, model=torch.nn.Linear(1, 1))
+        assert 20 < log.read <= 60
+    assert guard.take_bad_losses() == [pytest.approx(6.1)]
 
 
 def test_a_log_of_several_steps_says_how_many_were_bad(

@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,10 @@ class StepGuard(TrainerCallback):
             CheckpointError: it is one bad step too many; under DeepSpeed the first one is.
         """
         loss = self._step_loss(args)
-        usual = [entry["loss"] for entry in state.log_history if "loss" in entry and "bad" not in entry]
+        # From the newest back, as the log of a long run has millions of entries.
+        good = (entry["loss"] for entry in reversed(state.log_history) if "loss" in entry and "bad" not in entry)
         highest = math.inf
-        if finite := [each for each in usual[-_REMEMBERED:] if math.isfinite(each)]:
+        if finite := [each for each in islice(good, _REMEMBERED) if math.isfinite(each)]:
             highest = statistics.median(finite) + self._config.rise
         wrong_gradient = self._gradient_norm is not None and not math.isfinite(self._gradient_norm)
         # What is no number compares as False.

@@ -1,0 +1,320 @@
+"""What the code around the model costs: windows a second, two processes against one, the share of a step, plain rates.
+
+    python benchmarks/scaling.py windows               # sampling plus collation, by sampler
+    python benchmarks/scaling.py processes             # tokens a second of `extend` by one and two processes
+    python benchmarks/scaling.py step MODEL            # share of a training step that is this project's code
+    python benchmarks/scaling.py rates                 # tokenizing, hashing, opening: what estimates stand on
+
+Everything is timed in one process on one thread, but for `processes`, where each has one. `windows` and `processes`
+go by the clock; `step` and `rates` by seconds of the processor, as they are long and others may work on the machine.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import numpy as np
+import yaml
+
+from skipwise.corpus import TokenStore, build_store
+from skipwise.items import TrainingItems
+from skipwise.positions import CREAM, FullLength, Plain, PoSE, PositionSampler, RandPos, SentenceGaps
+from skipwise.window import Window
+
+WINDOW = Window(train=2048, original=2048, target=32768)
+SAMPLERS: tuple[PositionSampler, ...] = (
+    PoSE(),
+    PoSE(skips="flat", text="aligned", start="anywhere"),
+    PoSE(chunks=3, skips="simplex"),
+    PoSE(chunks=64),
+    RandPos(),
+    CREAM(),
+    SentenceGaps(),
+    Plain(),
+    FullLength(),
+)
+# Of the parts below, those that this project adds to what any loop over a Trainer does.
+PARTS = ("item", "collate", "around the step", "guard and other callbacks", "logging")
+
+
+def stdlib_store(tokenizer: Any) -> TokenStore:
+    """The training part of the standard library's sources, all of it in the page cache."""
+    store = build_store("stdlib", tokenizer, min_tokens=WINDOW.train, part="train", progress=False)
+    for index in range(store.num_documents):
+        store.document(index).max()
+    return store
+
+
+def windows(args: argparse.Namespace) -> None:
+    """Prints windows a second of items plus collation."""
+    import torch
+
+    from skipwise.model import load_model
+    from skipwise.train.curriculum import collate
+
+    torch.set_num_threads(1)
+    store = stdlib_store(load_model("embedded").tokenizer)
+    print(f"{WINDOW.train} of {WINDOW.target} positions, {args.batch} windows a batch, {store.num_documents} documents")
+    print(f"{'fastest':>8} {'median':>8}  windows a second;  {'fastest':>8}  microseconds a window")
+    for sampler in SAMPLERS:
+        items = TrainingItems(store, sampler, WINDOW, seed=0)
+        places = itertools.cycle(range(len(items)))
+        seconds = []
+        begun = time.perf_counter()
+        while len(seconds) < args.repeats and (len(seconds) < 50 or time.perf_counter() - begun < args.seconds):
+            now = time.perf_counter()
+            collate([items.item(0, next(places)) for _ in range(args.batch)])
+            seconds.append((time.perf_counter() - now) / args.batch)
+        fastest, median = min(seconds), statistics.median(seconds)
+        print(f"{1 / fastest:8,.0f} {1 / median:8,.0f}{'':20}{1e6 * fastest:8.1f}  {sampler}", flush=True)
+
+
+def processes(args: argparse.Namespace) -> None:
+    """Prints tokens a second of one and two processes, by the log that each run leaves, taking turns."""
+    speeds: dict[int, list[float]] = defaultdict(list)
+    losses: dict[int, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for turn, count in itertools.product(range(args.rounds), (1, 2)):
+            output = Path(name) / f"{turn}-{count}"
+            settings = {
+                "model": "embedded",
+                "target": "1k",
+                "output": str(output),
+                "data": {"source": "stdlib"},
+                "validation": {"every_steps": 0},
+                "training": {
+                    "max_steps": args.steps,
+                    "per_device_train_batch_size": 4,
+                    "gradient_accumulation_steps": 4 // count,
+                    "save_strategy": "no",
+                    "disable_tqdm": True,
+                    "use_cpu": True,
+                },
+            }
+            file = Path(name) / "run.yaml"
+            file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+            command = [sys.executable, "-m", "skipwise", "extend", "--config", str(file)]
+            command += ["--launch", "ddp", "--nproc", str(count)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr[-3000:])
+            log = [entry for entry in json.loads((output / "skipwise.json").read_text())["log"] if "loss" in entry]
+            # The first step warms up.
+            speeds[count] += [entry["tokens_per_second"] for entry in log[1:]]
+            losses[count] = [entry["loss"] for entry in log]
+    for count, found in speeds.items():
+        print(
+            f"{count} process{'es' * (count > 1)}: {statistics.median(found):,.0f} tokens a second "
+            f"({min(found):,.0f} to {max(found):,.0f}, {len(found)} steps)"
+        )
+    print(f"two against one, medians: {statistics.median(speeds[2]) / statistics.median(speeds[1]):.2f}")
+    apart = max(abs(one - two) for one, two in zip(losses[1], losses[2], strict=True))
+    print(f"losses of the two differ by {apart:.1e} at most")
+
+
+def cpu_seconds() -> float:
+    """Of this process and those it has waited for: what others do on the machine counts less than on the clock."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+class Parts:
+    """Seconds of the processor spent in functions, by the name of the part that they belong to."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its seconds counted."""
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            begun = time.process_time()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                self.seconds[part] += time.process_time() - begun
+
+        return call
+
+
+def step(args: argparse.Namespace) -> None:
+    """Prints which share of the steps of a real model each part of this project's code takes."""
+    import torch
+    import transformers
+    from transformers import TrainerCallback
+
+    from skipwise.config import GuardConfig, RunConfig
+    from skipwise.loss import use_chunked_loss
+    from skipwise.model import load_model
+    from skipwise.train.arguments import training_arguments
+    from skipwise.train.curriculum import Curriculum, Stage, collate
+    from skipwise.train.guard import BadItems, StepGuard
+    from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
+
+    torch.set_num_threads(1)
+    model, tokenizer = load_model(args.model, dtype="float32")
+    parts, seed = Parts(), 0
+
+    class Timed(Curriculum):
+        """A curriculum whose items are timed."""
+
+        def __getitem__(self, place: int) -> Any:
+            return parts.timed("item", super().__getitem__)(place)
+
+    class TimedTrainer(SkipwiseTrainer):
+        """The Trainer of `extend`, of which what it adds to the base class is timed."""
+
+        def training_step(self, *arguments: Any, **keywords: Any) -> Any:
+            before = parts.seconds["the Trainer's step"]
+            begun = time.process_time()
+            loss = super().training_step(*arguments, **keywords)
+            inner = parts.seconds["the Trainer's step"] - before
+            parts.seconds["around the step"] += time.process_time() - begun - inner
+            return loss
+
+        def log(self, *arguments: Any, **keywords: Any) -> None:
+            parts.timed("logging", super().log)(*arguments, **keywords)
+
+    class WholeSteps(TrainerCallback):
+        """Seconds from each step's end to the next one's, and of the parts within them."""
+
+        def __init__(self) -> None:
+            self.ends: list[tuple[float, Counter[str]]] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.ends.append((time.process_time(), Counter(parts.seconds)))
+
+    store = stdlib_store(tokenizer)
+    items = TrainingItems(store, PoSE(), WINDOW, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        training = {
+            "max_steps": args.steps + 1,
+            "gradient_accumulation_steps": 1,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "use_cpu": True,
+        }
+        config = RunConfig.from_mapping({"model": "-", "target": WINDOW.target, "output": folder, "training": training})
+        curriculum = Timed([(0, 1, Stage(items, None, 0.0, seed))], args.steps + 1, 1, 1)
+        use_chunked_loss(model)
+        inner = transformers.Trainer.training_step
+        transformers.Trainer.training_step = parts.timed("the Trainer's step", inner)
+        clock = WholeSteps()
+        trainer = TimedTrainer(
+            guard=StepGuard(GuardConfig(), BadItems(Path(folder)), curriculum.describe, print),
+            model=model.train(),
+            args=training_arguments(config),
+            train_dataset=curriculum,
+            data_collator=parts.timed("collate", collate),
+            tokenizer=tokenizer,
+            callbacks=[StopOnRequest(print), clock],
+        )
+        for callback in trainer.callback_handler.callbacks:
+            # Those of logging count with it.
+            for name in ("on_step_begin", "on_pre_optimizer_step", "on_optimizer_step", "on_step_end"):
+                if type(callback).__module__.startswith("skipwise"):
+                    part = "guard and other callbacks"
+                    setattr(callback, name, parts.timed(part, getattr(callback, name)))
+        trainer.train()
+    # The first step warms up.
+    (begun, before), (ended, after) = clock.ends[0], clock.ends[-1]
+    whole = (ended - begun) / args.steps
+    print(f"{args.model}: {args.steps} steps of one window of {WINDOW.train}, {whole:.2f} s of the processor each")
+    total = 0.0
+    for part in PARTS:
+        each = (after[part] - before[part]) / args.steps
+        total += each
+        print(f"{1e6 * each:10,.0f} microseconds  {100 * each / whole:.4f}%  {part}")
+    print(f"{1e6 * total:10,.0f} microseconds  {100 * total / whole:.4f}%  together")
+
+
+def rates(args: argparse.Namespace) -> None:
+    """Prints the rates that the estimate for large runs stands on; one thread each."""
+    from skipwise.documents import read_documents, split_point
+    from skipwise.model import load_model
+    from skipwise.token_store import StoreWriter, View
+    from skipwise.tokenizing import Encoder, tokenized
+
+    encoder = Encoder(load_model(args.model).tokenizer)
+    documents = list(itertools.islice(read_documents("stdlib"), 400))
+    text_bytes = sum(len(document.text.encode()) for document in documents)
+    pieces: list[Any] = []
+
+    def rate(what: str, amount: float, unit: str, function: Callable[[], Any], times: int = 3) -> None:
+        seconds = []
+        for _ in range(times):
+            begun = cpu_seconds()
+            function()
+            seconds.append(cpu_seconds() - begun)
+        print(f"{amount / min(seconds):14,.1f} {unit:20} {what}", flush=True)
+
+    def tokenize() -> None:
+        pieces[:] = tokenized(iter(documents), encoder, 1)
+
+    rate("tokenizing", text_bytes / 1e6, "MB a second", tokenize, times=2)
+    tokens = sum(len(piece.ids) for piece in pieces)
+    print(f"{text_bytes / tokens:14.2f} {'bytes':20} of text a token")
+
+    def written() -> None:
+        with tempfile.TemporaryDirectory() as folder, StoreWriter(Path(folder), encoder.dtype) as writer:
+            for piece in pieces:
+                writer.add(*piece)
+            writer._flush()
+
+    rate("writing tokens into a store", tokens / 1e6, "million tokens a s", written)
+    block = np.random.default_rng(0).bytes(1 << 26)
+    rate("CRC-32, as a store is verified", len(block) / 1e9, "GB a second", lambda: zlib.crc32(block))
+    rate("SHA-256, as a checkpoint is sealed", len(block) / 1e9, "GB a second", lambda: hashlib.sha256(block))
+    count = args.documents
+    with tempfile.TemporaryDirectory() as folder:
+        with StoreWriter(Path(folder), np.dtype(np.uint16)) as writer:
+            one = np.zeros(1, np.uint16)
+            for number in range(count):
+                writer.add(f"a:{number + 1}", one, split_point(str(number)))
+            writer.finish(separator_id=None, sentence_ends=np.zeros(1, bool), tokenizer_fingerprint="")
+        rate("opening a store", count / 1e6, "million documents a s", lambda: TokenStore(folder, View(part="train")))
+    begin = [sys.executable, "-c", "import skipwise.train"]
+    rate("starts of a process that imports training", 1, "a second", lambda: subprocess.run(begin, check=True))
+
+
+def main() -> None:
+    """Runs one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(required=True)
+    one = parts.add_parser("windows")
+    one.add_argument("--batch", type=int, default=8)
+    one.add_argument("--repeats", type=int, default=4000)
+    one.add_argument("--seconds", type=float, default=8.0, help="at most so long for each sampler")
+    one.set_defaults(run=windows)
+    one = parts.add_parser("processes")
+    one.add_argument("--steps", type=int, default=8)
+    one.add_argument("--rounds", type=int, default=2)
+    one.set_defaults(run=processes)
+    one = parts.add_parser("step")
+    one.add_argument("model")
+    one.add_argument("--steps", type=int, default=3)
+    one.set_defaults(run=step)
+    one = parts.add_parser("rates")
+    one.add_argument("--model", default="embedded", help="whose tokenizer is timed")
+    one.add_argument("--documents", type=int, default=1_000_000)
+    one.set_defaults(run=rates)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
