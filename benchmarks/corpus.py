@@ -75,7 +75,9 @@ def tokenize_here(args: argparse.Namespace) -> None:
 
     building._SharedBuild._join, building._tokenize = timed, counted  # type: ignore[method-assign]
     tokenizer = AutoTokenizer.from_pretrained(BASE)
+    print("ready", flush=True)
     sys.stdin.readline()  # all are let go at the same moment, when they have imported what they need
+    begun = time.process_time()
     store = build_store(
         args.folder / "texts",
         tokenizer,
@@ -84,7 +86,8 @@ def tokenize_here(args: argparse.Namespace) -> None:
         num_workers=args.threads,
         progress=False,
     )
-    print(json.dumps({"join_seconds": seconds[0], "parts": parts[0], "fingerprint": store.fingerprint}), flush=True)
+    told = {"seconds": time.process_time() - begun, "join_seconds": seconds[0], "parts": parts[0]}
+    print(json.dumps(told | {"fingerprint": store.fingerprint}), flush=True)
 
 
 def tokenize(args: argparse.Namespace) -> None:
@@ -104,7 +107,9 @@ def tokenize(args: argparse.Namespace) -> None:
                 command += ["--part-mib", str(args.part_mib)]
                 pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
                 running = [subprocess.Popen(command, **pipes) for _ in range(processes)]
-                time.sleep(15)
+                for process in running:
+                    assert process.stdout
+                    assert process.stdout.readline() == "ready\n"
                 begun = time.monotonic()
                 for process in running:
                     assert process.stdin
@@ -118,8 +123,8 @@ def tokenize(args: argparse.Namespace) -> None:
                 print(
                     f"{processes} processes of {threads} threads: {seconds:6.1f} s, "
                     f"{documents / seconds:6.0f} documents/s, {size / 1e6 / seconds:5.2f} MB/s, "
-                    f"parts {[one['parts'] for one in told]}, "
-                    f"putting together {join:.2f} s ({join / seconds:.1%})",
+                    f"processor time {sum(one['seconds'] for one in told):.1f} s, "
+                    f"parts {[one['parts'] for one in told]}, putting together {join:.2f} s ({join / seconds:.1%})",
                     flush=True,
                 )
         assert len(fingerprints) == 1
@@ -165,6 +170,20 @@ def write_token_files(folder: Path, documents: int, at_least: int, at_most: int)
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
+class Clock:
+    """Seconds that passed within, and those of them that the processor worked for this process."""
+
+    def __enter__(self) -> "Clock":
+        self._begun = time.monotonic(), time.process_time()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._seconds, self._of_processor = time.monotonic() - self._begun[0], time.process_time() - self._begun[1]
+
+    def __str__(self) -> str:
+        return f"{self._seconds:.3g} s ({self._of_processor:.3g} s of processor time)"
+
+
 def own_bytes() -> int:
     """Memory of this process that no file backs."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -182,20 +201,22 @@ def index_here(args: argparse.Namespace) -> None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     window = Window(train=2048, original=2048, target=32768)
-    before, peak_before, begun = own_bytes(), peak_gib(), time.monotonic()
-    store = TokenStore(args.folder, View(min_tokens=2048, part="train", join=args.join))
-    items = TrainingItems(store, PoSE(), window, seed=0)
-    opened = time.monotonic() - begun
+    before, peak_before = own_bytes(), peak_gib()
+    with Clock() as opening:
+        store = TokenStore(args.folder, View(min_tokens=2048, part="train", join=args.join))
+        items = TrainingItems(store, PoSE(), window, seed=0)
     kept, peak = own_bytes() - before, peak_gib()
     print(f"{store.counts}", flush=True)
     print(
-        f"opened in {opened:.2f} s; peak {peak:.2f} GiB, of which imports {peak_before:.2f}; kept "
+        f"opened in {opening}; peak {peak:.2f} GiB, of which imports {peak_before:.2f}; kept "
         f"{kept / 2**20:.1f} MiB, {kept / store.counts.seen:.3f} bytes a document",
         flush=True,
     )
-    begun = time.monotonic()
-    items.item(0, 0)
-    first = time.monotonic() - begun
+    with Clock() as hashing:
+        fingerprint = store.fingerprint
+    print(f"fingerprint {fingerprint[:16]} in {hashing}; peak {peak_gib():.2f} GiB", flush=True)
+    with Clock() as first:
+        items.item(0, 0)
     places = np.random.default_rng(1).integers(0, len(items), args.items).tolist()
     times = []
     for place in places:
@@ -203,24 +224,22 @@ def index_here(args: argparse.Namespace) -> None:
         document = items.document(1, place)
         moments.append(time.perf_counter())
         tokens = store.document(document)
-        moments.append(time.perf_counter())
         assert len(tokens) >= window.train
         assert not tokens.any()  # as nothing was written; this fetches them
+        moments.append(time.perf_counter())
+        store.document(document)
         moments.append(time.perf_counter())
         item = items.item(1, place)
         moments.append(time.perf_counter())
         assert item.position_ids[-1] < window.target
         times.append(np.diff(moments))
-    order, lookup, fetch, whole = 1e6 * np.median(times, axis=0)
+    order, fetch, lookup, whole = 1e6 * np.median(times, axis=0)
     print(
-        f"first item {1e3 * first:.2f} ms; medians of {args.items:,} random places: {whole:.0f} us an item whose "
-        f"tokens are in memory, in it {order:.1f} us for the epoch's order and {lookup:.1f} us to find the document; "
-        f"fetching its tokens before took {fetch:.0f} us",
+        f"first item after {first}; medians of {args.items:,} random places: {whole:.0f} us an item whose tokens are "
+        f"in memory, in it {order:.1f} us for the epoch's order and {lookup:.1f} us for the document; to fetch its "
+        f"tokens from the file before took {fetch:.0f} us",
         flush=True,
     )
-    begun = time.monotonic()
-    fingerprint = store.fingerprint
-    print(f"fingerprint {fingerprint[:16]} in {time.monotonic() - begun:.2f} s; peak {peak_gib():.2f} GiB", flush=True)
 
 
 def index(args: argparse.Namespace) -> None:
