@@ -1,5 +1,6 @@
 """Corpus: what is kept and why, stores that are built once, and stores that are never half-used."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from skipwise import corpus, documents, tokenizing
 from skipwise.corpus import Counts, TokenStore, build_store
 from skipwise.documents import is_held_out
 from skipwise.errors import DataError
-from skipwise.token_store import StoreWriter, TokenFiles, View, files
+from skipwise.token_store import StoreWriter, TokenFiles, View, files, view
 
 BEGIN, END = 256, 257
 
@@ -221,6 +222,19 @@ def test_the_second_start_does_not_tokenize(build, source: Path, monkeypatch: py
         assert build(source, **options).folder == first.folder
     with pytest.raises(AssertionError, match="tokenized again"):
         build(source, byte_tokenizer(begin=True))
+
+
+def test_the_fingerprint_takes_little_memory_and_is_the_same(
+    build, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hashes of some documents at a time are in memory; a run begun by an earlier version has all in one piece."""
+    store = build(source)
+    content = [files.FORMAT, store._files.tokenizer_fingerprint, str(store._files.dtype), store.separator_id]
+    wanted = hashlib.sha256(json.dumps(content).encode())
+    wanted.update(store._files.digests[store._members].tobytes())
+    monkeypatch.setattr(view, "_AT_A_TIME", 2)
+    assert store.num_documents > 2
+    assert store.fingerprint == wanted.hexdigest()
 
 
 def test_the_fingerprint_changes_with_what_is_shown(build, source: Path) -> None:

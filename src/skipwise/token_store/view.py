@@ -15,6 +15,9 @@ from skipwise.token_store.files import FORMAT, Names, TokenFiles
 
 Part = Literal["all", "train", "held_out"]
 
+# Documents whose hashes are in memory at once.
+_AT_A_TIME = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
@@ -135,7 +138,8 @@ class TokenStore:
         """Hash of the tokenizer and of every token and document boundary; the same wherever it was built."""
         content = [FORMAT, self._files.tokenizer_fingerprint, str(self._files.dtype), self.separator_id]
         digest = hashlib.sha256(json.dumps(content).encode())
-        digest.update(self._files.digests[self._members].data)
+        for begin in range(0, len(self._members), _AT_A_TIME):
+            digest.update(self._files.digests[self._members[begin : begin + _AT_A_TIME]].data)
         if self._bounds is not None:
             digest.update(self._bounds.data)
         return digest.hexdigest()
