@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -128,8 +129,8 @@ def processes(args: argparse.Namespace) -> None:
 
 def cpu_seconds() -> float:
     """Of this process and those it has waited for: what others do on the machine counts less than on the clock."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 class Parts:

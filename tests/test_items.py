@@ -214,6 +214,17 @@ def test_an_order_of_a_hundred_million_costs_nothing_and_looks_random() -> None:
     assert abs(np.corrcoef(first, np.arange(len(first)))[0, 1]) < 0.03
 
 
+@pytest.mark.parametrize("n", [2**32 + 1, 10**12, 2**53 + 1, 2**63 - 1, 10**21])
+def test_an_order_is_a_permutation_whatever_its_length(n: int) -> None:
+    """Beyond 32 bits, beyond what a float tells apart, beyond 64 bits: no two entries are the same, and all below n."""
+    order, places = EpochOrder(n, 7, 0), np.random.default_rng(0).random(5000)
+    asked = {0, 1, n - 2, n - 1, *(int(place * n) for place in places)}
+    found = {order[index] for index in asked}
+    assert len(found) == len(asked)
+    assert min(found) >= 0
+    assert n * 0.999 < max(found) < n
+
+
 def test_small_orders_are_spread_evenly_over_all_permutations() -> None:
     # 24 permutations of four entries over 4800 epochs: 200 expected each (standard deviation 14).
     seen = [tuple(EpochOrder(4, 0, epoch)[i] for i in range(4)) for epoch in range(4800)]
