@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class Parts:
     """Seconds of the processor spent in functions, by the name of the part that they belong to."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, with its seconds counted."""
@@ -194,10 +194,10 @@ def step(args: argparse.Namespace) -> None:
         """Seconds from each step's end to the next one's, and of the parts within them."""
 
         def __init__(self) -> None:
-            self.ends: list[tuple[float, Counter[str]]] = []
+            self.ends: list[tuple[float, dict[str, float]]] = []
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.ends.append((time.process_time(), Counter(parts.seconds)))
+            self.ends.append((time.process_time(), dict(parts.seconds)))
 
     store = stdlib_store(tokenizer)
     items = TrainingItems(store, PoSE(), WINDOW, seed)
@@ -237,7 +237,7 @@ def step(args: argparse.Namespace) -> None:
     print(f"{args.model}: {args.steps} steps of one window of {WINDOW.train}, {whole:.2f} s of the processor each")
     total = 0.0
     for part in PARTS:
-        each = (after[part] - before[part]) / args.steps
+        each = (after.get(part, 0.0) - before.get(part, 0.0)) / args.steps
         total += each
         print(f"{1e6 * each:10,.0f} microseconds  {100 * each / whole:.4f}%  {part}")
     print(f"{1e6 * total:10,.0f} microseconds  {100 * total / whole:.4f}%  together")
