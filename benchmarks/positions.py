@@ -2,7 +2,7 @@
 
     python benchmarks/positions.py [--train 2k] [--target 32k 128k] [--repeats 5000]
 
-Prints, for each target and sampler, the median and the fastest time of one `sample` call, its own checks included.
+Prints, for each target and sampler, the median and the fastest time of one `sample` call.
 """
 
 import argparse
