@@ -343,6 +343,11 @@ def test_forward_gives_the_loss_only_where_labels_are_given(llama: Any, batch: d
     assert out["loss"].item() == pytest.approx(naive.loss.item(), rel=1e-6)
     halved = llama(**batch, num_items_in_batch=2 * (batch["labels"][:, 1:] != IGNORED).sum())["loss"]
     assert halved.item() == pytest.approx(out["loss"].item() / 2)
+    # Labels that are shifted already, as parts of a window have them.
+    labels = batch.pop("labels")
+    shifted = torch.cat([labels[:, 1:], torch.full((2, 1), IGNORED)], dim=1)
+    assert llama(**batch, shift_labels=shifted)["loss"].item() == pytest.approx(out["loss"].item(), rel=1e-6)
+    batch["labels"] = labels
     del llama.forward
     again = llama(**inputs, labels=batch["labels"])
     assert torch.equal(again.logits, logits)

@@ -444,11 +444,12 @@ def test_a_window_over_several_holds_a_part_of_its_activations(small: Profiles) 
 
 
 def test_a_plan_over_several_names_them(capsys: pytest.CaptureFixture[str]) -> None:
-    found = plan("llama-3-8b", target=131072, machine="h100", count=8, context=4)
+    asked = {"target": 131072, "machine": "h100", "count": 8, "job": Job(micro_batch=1)}
+    found = plan("llama-3-8b", **asked, context=4)
     names = [one.approach.name for one in found.training]
     assert names[0] == "skip-wise"
     assert names[3] == "full length over 4"
-    alone = plan("llama-3-8b", target=131072, machine="h100", count=8)
+    alone = plan("llama-3-8b", **asked)
     assert found.training[0] == alone.training[0]
     assert found.training[3].activation_bytes < 0.4 * alone.training[3].activation_bytes
     for flags, words in (
