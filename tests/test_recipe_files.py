@@ -43,7 +43,7 @@ def started(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 8)
     # The model is on a hub, and the documents are the user's.
-    monkeypatch.setattr("skipwise.train.check_run", lambda run: None)
+    monkeypatch.setattr("skipwise.train.check_run", lambda run, **_: None)
     monkeypatch.setattr("skipwise.cli.extend._agent", lambda command, _: calls.append(command) or 0)
     assert cli.main(command) == 0
     return calls[0]
