@@ -121,12 +121,12 @@ def engines() -> None:
     n = 512
     ids, positions = torch.randint(0, 64, (2, n)), torch.arange(n) + 100 * (torch.arange(n) >= n // 3)
     labels = torch.cat([ids[:, 1:], torch.full((2, 1), -100)], dim=1)
-    whole = {"input_ids": ids, "position_ids": positions.expand(2, -1).contiguous(), "labels": labels}
+    whole = {"input_ids": ids, "position_ids": positions.expand(2, -1).contiguous(), "shift_labels": labels}
     loss = NextTokenLoss(model)
 
     def made(columns: Columns) -> tuple[Tensor, Tensor]:
         model.zero_grad()
-        total = loss(**columns, num_items=2 * (n - 1), shifted=True)
+        total = loss(**columns, num_items=2 * (n - 1))
         total.backward()
         return total.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
