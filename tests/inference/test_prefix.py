@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from skipwise.inference.engine import GenerationRequest
 from skipwise.inference.generate import LocalEngine
 from skipwise.inference.modes import TwoModes
