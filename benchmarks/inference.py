@@ -131,14 +131,14 @@ def caches(run: str) -> None:
 def lengths(run: str) -> None:
     """What `skipwise generate --stats` says of prompts of several lengths."""
     modes = TwoModes.load(run)
-    text = "\n".join(modes.tokenizer.decode(document.tolist()) for document in held_out(modes)[:2])
+    text = "\n".join(str(modes.tokenizer.decode(document.tolist())) for document in held_out(modes)[:2])
     ids = modes.tokenizer(text, verbose=False)["input_ids"]
     print("| cache | mode | tokens read | of them a second | a second written | MiB of cache | MiB of process |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         for tokens in (200, 1024, 4096):
             file = Path(scratch) / f"{tokens}.txt"
-            file.write_text(modes.tokenizer.decode(ids[:tokens]), encoding="utf-8")
+            file.write_text(str(modes.tokenizer.decode(ids[:tokens])), encoding="utf-8")
             for kind in ("dynamic", "quantized-8", "quantized-4"):
                 command = [
                     sys.executable,

@@ -81,6 +81,20 @@ def test_what_is_rounded_does_not_depend_on_how_it_came(bits: int, width: int) -
     assert torch.equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_types_of_half_the_size_round_as_well(bits: int, dtype: torch.dtype) -> None:
+    keys, values = (states(64 * 40, seed).to(dtype) for seed in (0, 1))
+    layer = GroupQuantizedLayer(bits)
+    layer.update(keys, values)
+    rounded, _ = layer.update(keys[:, :, :0], values[:, :, :0])
+    blocks, found = (tensor.float().unflatten(2, (-1, BLOCK_TOKENS)) for tensor in (keys, rounded))
+    reach = blocks.amax(3, keepdim=True) - blocks.amin(3, keepdim=True)
+    allowed = reach / (2**bits - 1) / 2 + 2 * torch.finfo(dtype).eps * blocks.abs().amax(3, keepdim=True)
+    assert rounded.dtype == dtype
+    assert ((found - blocks).abs() <= allowed).all()
+
+
 def test_numbers_that_are_all_alike_stay_what_they_are() -> None:
     layer, same = GroupQuantizedLayer(4), torch.full((1, 2, 64, 16), -3.0)
     layer.update(same, same)

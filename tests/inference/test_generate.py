@@ -82,7 +82,7 @@ def test_an_end_token_and_a_stop_text_end_the_output(modes: TwoModes) -> None:
     ended = answer(engine, PROMPTS["short"], 16)
     assert ended == tokens[: tokens.index(end) + 1]
     engine.end_ids = frozenset()
-    text = modes.tokenizer.decode(tokens)
+    text = str(modes.tokenizer.decode(tokens))
     stop = text[3:5]
     request = GenerationRequest(prompt_ids=PROMPTS["short"], max_new_tokens=16, stop=(stop,))
     with engine.start(request) as generation:

@@ -60,8 +60,8 @@ def test_short_mode_is_the_base_model_on_1000_prompts(tuning: str, runs: dict[st
 
 @torch.no_grad()
 def test_each_mode_has_its_own_rotary_tables(modes: TwoModes, runs: dict[str, Run]) -> None:
-    for mode, folder in (("short", runs["lora"].base), ("long", runs["lora"].folder)):
-        (ours,), (theirs,) = rotary_tables(modes.model(mode)).values(), rotary_tables(plain(folder)).values()
+    for model, folder in ((modes.model("short"), runs["lora"].base), (modes.model("long"), runs["lora"].folder)):
+        (ours,), (theirs,) = rotary_tables(model).values(), rotary_tables(plain(folder)).values()
         assert ours.attention_factor == theirs.attention_factor
         assert (ours.inv_freq == theirs.inv_freq).all()
     short, long = (next(iter(rotary_tables(modes.model(mode)).values())) for mode in ("short", "long"))

@@ -84,7 +84,9 @@ class _Packed(NamedTuple):
         """Rounds `numbers`, whose groups lie along `dim`; the last dimension is even."""
         smallest, largest = numbers.aminmax(dim=dim, keepdim=True)
         step = (largest - smallest) / (2**bits - 1)
-        codes = ((numbers - smallest) / step.clamp(min=torch.finfo(step.dtype).tiny)).round().to(torch.uint8)
+        # In float32, as the difference itself would be rounded to few bits in a type of half the size.
+        steps = (numbers.float() - smallest.float()) / step.float().clamp(min=torch.finfo(step.dtype).tiny)
+        codes = steps.round().to(torch.uint8)
         if bits == 4:
             codes = codes[..., 0::2] | codes[..., 1::2] << 4
         return cls(codes, smallest, step, bits)
@@ -98,13 +100,13 @@ class _Packed(NamedTuple):
 
     def followed_by(self, other: "_Packed") -> "_Packed":
         """These blocks and then those."""
-        parts = ((self.codes, other.codes), (self.smallest, other.smallest), (self.step, other.step))
-        return _Packed(*(torch.cat(pair, dim=2) for pair in parts), self.bits)
+        codes, smallest, step = (torch.cat(pair, dim=2) for pair in zip(self[:3], other[:3], strict=True))
+        return _Packed(codes, smallest, step, self.bits)
 
     def first(self, blocks: int) -> "_Packed":
         """The first blocks, without keeping the others in memory."""
-        parts = (self.codes, self.smallest, self.step)
-        return _Packed(*(part[:, :, :blocks].clone() for part in parts), self.bits)
+        codes, smallest, step = (part[:, :, :blocks].clone() for part in self[:3])
+        return _Packed(codes, smallest, step, self.bits)
 
 
 class GroupQuantizedLayer(BaseQuantizedLayer):
@@ -176,13 +178,13 @@ class GroupQuantizedLayer(BaseQuantizedLayer):
         # Copies: slices would hold all that they are cut from.
         self.keys, self.values = keys[:, :, full:].clone(), values[:, :, full:].clone()
 
-    def _quantize(self, tensor: Tensor, dim: int = 3) -> "_Packed":
+    def _quantize(self, tensor: Tensor, dim: int = 3) -> Any:
         """Rounds whole blocks of (batch, heads, tokens, width), seen as (batch, heads, blocks, 64, parts, channels)."""
         width = tensor.shape[-1]
         blocks = tensor.unflatten(2, (-1, BLOCK_TOKENS))
         return _Packed.of(blocks.unflatten(-1, (-1, 64 if width % 64 == 0 else width)), dim, self.bits)
 
-    def _dequantize(self, q_tensor: "_Packed") -> Tensor:
+    def _dequantize(self, q_tensor: _Packed) -> Any:
         return q_tensor.unpacked().flatten(-2).flatten(2, 3)
 
 

@@ -40,7 +40,9 @@ def low_rank_difference(base: str | Path, tuned: str | Path, rank: int, folder: 
     after, _ = load_model(tuned, **how)
     wrapped = _adapted(before, after, rank)
     lost = total = 0.0
-    weights = dict(after.named_parameters(remove_duplicate=False))
+    weights: dict[str, Any] = dict(after.named_parameters(remove_duplicate=False))
+    name: str
+    module: Any
     with torch.no_grad():
         for name, module in wrapped.get_base_model().named_modules():
             if isinstance(module, LoraLayer):
@@ -63,12 +65,13 @@ def _adapted(before: PreTrainedModel, after: PreTrainedModel, rank: int) -> Any:
     return apply_tuning(extended, tuning)
 
 
-def _cut(layer: LoraLayer, difference: torch.Tensor, rank: int) -> torch.Tensor:
+def _cut(layer: Any, difference: torch.Tensor, rank: int) -> torch.Tensor:
     """Sets a layer's addition to the nearest matrix of this rank; the norm of what is lost."""
     left, sizes, right = torch.linalg.svd(difference, full_matrices=False)
     kept = min(rank, len(sizes))
     narrow, wide = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    narrow.zero_(), wide.zero_()
+    narrow.zero_()
+    wide.zero_()
     root = sizes[:kept].sqrt()
     narrow[:kept] = root[:, None] * right[:kept]
     wide[:, :kept] = left[:, :kept] * root

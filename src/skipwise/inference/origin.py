@@ -5,11 +5,12 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from skipwise.errors import CheckpointError
@@ -85,11 +86,12 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
         CheckpointError: it is another model, or another version of it.
     """
     before, after = original_window(short.config), original_window(long.config)
-    sizes = [model.get_input_embeddings().weight.shape for model in (short, long)]
+    ends: list[Any] = [model.get_input_embeddings() for model in (short, long)]
+    sizes = [tuple(end.weight.shape) for end in ends]
     if before != after or sizes[0] != sizes[1]:
         raise CheckpointError(
-            f"{origin.base!r} has a window of {before} tokens and embeddings of {tuple(sizes[0])}, and "  # pyright: ignore[reportArgumentType]
-            f"{str(origin.folder)!r} was made of {after} and {tuple(sizes[1])}; give its own base model"  # pyright: ignore[reportArgumentType]
+            f"{origin.base!r} has a window of {before} tokens and embeddings of {sizes[0]}, and "
+            f"{str(origin.folder)!r} was made of {after} and {sizes[1]}; give its own base model"
         )
     if not origin.is_own:
         return
@@ -116,11 +118,9 @@ def _stored(folder: Path, names: set[str]) -> Iterator[tuple[str, Tensor]]:
             raise CheckpointError(f"weights {str(file)!r} are damaged ({error}); copy the run again") from error
 
 
-def _is_merged(layer: LoraLayer, merged: Tensor) -> bool:
+def _is_merged(layer: Any, merged: Tensor) -> bool:
     """Whether a layer's base weights and addition make these weights, up to rounding in the coarser of their types."""
-    base: nn.Module = layer.get_base_layer()
-    weight: Tensor = base.weight.detach()  # pyright: ignore[reportAssignmentType,reportCallIssue]
-    addition: Tensor = layer.get_delta_weight("default")  # pyright: ignore[reportCallIssue]
-    expected = (weight.float() + addition.detach().float()).cpu()
+    weight: Tensor = layer.get_base_layer().weight.detach()
+    expected = (weight.float() + layer.get_delta_weight("default").detach().float()).cpu()
     allowed = 4 * max(torch.finfo(weight.dtype).eps, torch.finfo(merged.dtype).eps) * expected.abs().max()
     return merged.shape == expected.shape and bool((merged.float() - expected).abs().max() <= allowed)
