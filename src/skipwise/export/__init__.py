@@ -83,16 +83,17 @@ def export(
 
     Args:
         source: the output folder of a finished run, or any checkpoint folder.
-        to: `hf`, a whole checkpoint; `gguf`, a file for llama.cpp; `adapter`, a run's low-rank additions alone, with the
-            config of the extended model.
+        to: `hf`, a whole checkpoint; `gguf`, a file for llama.cpp; `adapter`, a run's low-rank additions alone, with
+            the config of the extended model.
         output: folder to make; None for one beside the source, named after it and the format.
         dtype: of the weights: `float32`, `bfloat16` or `float16` for hf (None: as the source has them); `f32`, `f16`,
             `bf16` or `q8_0` for gguf (None: f16). An adapter keeps its own.
         base: where the base model of a run with low-rank additions is now.
-        engine: that a GGUF file is compared by: `llama.cpp` or `transformers`; None for llama.cpp where it is installed.
+        engine: that a GGUF file is compared by: `llama.cpp` or `transformers`; None for llama.cpp where it is
+            installed.
         shard_bytes: largest file of weights of an hf export.
-        long_tokens: of the long prompt that models are compared on; None for the whole window up to 8192 tokens, else 256
-            beyond the original window.
+        long_tokens: of the long prompt that models are compared on; None for the whole window up to 8192 tokens, else
+            256 beyond the original window.
         trust_remote_code: run Python code that comes with the model.
 
     Returns:
@@ -101,8 +102,8 @@ def export(
     Raises:
         ConfigError: a setting is unknown, or the format cannot carry the model's rotary embedding.
         UnsupportedModelError: the format has no place for this kind of model.
-        CheckpointError: the export differs from the model by more than its number format, or cannot be written; nothing is
-            left then.
+        CheckpointError: the export differs from the model by more than its number format, or cannot be written;
+            nothing is left then.
     """
     if to not in FORMATS:
         raise ConfigError(f"--to is {to!r}; give one of {', '.join(FORMATS)}")
@@ -140,8 +141,8 @@ def _dtype(to: str, dtype: str | None) -> str | None:
 class _Job:
     """One export, from the trained model in memory to a folder that is compared.
 
-    The trained model is measured first, and then its weights are rounded in place, so that no more than two models are in
-    memory at once.
+    The trained model is measured first, and then its weights are rounded in place, so that no more than two models are
+    in memory at once.
     """
 
     def __init__(
@@ -207,7 +208,8 @@ class _Job:
         notes = [] if plan.rope.note is None else [plan.rope.note]
         if not by_llama_cpp:
             notes.append(
-                "llama.cpp itself was not run; with llama-cpp-python installed (pip install 'skipwise[llama-cpp]') it is"
+                "llama.cpp itself was not run; with llama-cpp-python installed (pip install 'skipwise[llama-cpp]') it "
+                "is"
             )
         return self._finish(
             folder,
@@ -223,7 +225,8 @@ class _Job:
     def adapter(self, folder: Path) -> Exported:
         """Low-rank additions, with the config that their base model must be given."""
         adapter, base = self.trained.adapter, self.trained.base
-        assert adapter is not None and base is not None
+        assert adapter is not None
+        assert base is not None
         for file in adapter.iterdir():
             if file.is_file() and file.name != "README.md":
                 shutil.copy(file, folder / file.name)
@@ -239,7 +242,9 @@ class _Job:
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         verdicts = [
             comparison.compare_config(folder, self.state),
-            *self._compare(TransformersRunner(with_additions, self.trained.tokenizer), before, rounds_activations=False),
+            *self._compare(
+                TransformersRunner(with_additions, self.trained.tokenizer), before, rounds_activations=False
+            ),
         ]
         return self._finish(
             folder,

@@ -1,8 +1,9 @@
 """An export held against the model it was made of: rotary tables, whole numbers, token ids, logits, and greedy text.
 
-What may differ is the number format. So the trained model is measured twice: as it is, and with its weights rounded to the
-format, which says what the format costs. An engine that computes in float32 must then give the rounded model's logits up
-to float32's own error; one that rounds its activations too (llama.cpp) may add as much again as the weights' rounding did.
+What may differ is the number format. So the trained model is measured twice: as it is, and with its weights rounded to
+the format, which says what the format costs. An engine that computes in float32 must then give the rounded model's
+logits up to float32's own error; one that rounds its activations too (llama.cpp) may add as much again as the weights'
+rounding did.
 """
 
 import inspect
@@ -25,8 +26,8 @@ from skipwise.rope import RopeState, RopeTable, float32_angle_error, read_rope
 # Frequencies are powers taken in float32, and pass through several formats of it.
 _TABLE_TOLERANCE = 1e-5
 _FACTOR_TOLERANCE = 1e-6
-# Root mean square of float32's own error in logits, over that of the logits: without long angles, and for each radian that
-# float32 is off in the angles of the last position.
+# Root mean square of float32's own error in logits, over that of the logits: without long angles, and for each radian
+# that float32 is off in the angles of the last position.
 _FLOAT32_ERROR, _ERROR_PER_RADIAN = 2e-4, 0.5
 _LAST, _GREEDY = 32, 24
 _SHORT_TOKENS = 64
@@ -67,7 +68,8 @@ def prompts(runner: Runner, state: RopeState, long_tokens: int | None = None) ->
     Args:
         runner: whose tokenizer reads it.
         state: of the model's rotary embedding.
-        long_tokens: of the long prompt; None for the whole window up to 8192 tokens, else 256 beyond the original window.
+        long_tokens: of the long prompt; None for the whole window up to 8192 tokens, else 256 beyond the original
+            window.
     """
     window = state.maximum
     if long_tokens is None:
@@ -144,7 +146,8 @@ def compare_tables(found: Mapping[str, RopeTable], wanted: Mapping[str, RopeTabl
         judge(
             "factor",
             all(math.isclose(own, other, rel_tol=_FACTOR_TOLERANCE) for own, other in factors.values()),
-            "attention factor " + ", ".join(f"{other:.7g} for {own:.7g} ({kind})" for kind, (own, other) in factors.items()),
+            "attention factor "
+            + ", ".join(f"{other:.7g} for {own:.7g} ({kind})" for kind, (own, other) in factors.items()),
             _CURE,
         ),
     ]
@@ -164,7 +167,7 @@ def compare_config(folder: Path, state: RopeState) -> Verdict:
                 faults.append(f"{name} is {getattr(read, name)} for {era}, should be {getattr(state, name)}")
     lengths = {name: text.get(name) for name in ("max_position_embeddings", "original_max_position_embeddings")}
     faults += [f"{name} is {value!r}" for name, value in lengths.items() if not isinstance(value, int | None)]
-    fine = f"{state.kind}, theta {state.theta:g}, {state.original} to {state.maximum} tokens, as whole numbers, in both eras"
+    fine = f"{state.kind}, theta {state.theta:g}, {state.original} to {state.maximum} tokens, whole, in both eras"
     return judge("integers", not faults, "; ".join(faults) or fine, _CURE)
 
 
@@ -175,10 +178,14 @@ def compare_entries(entries: Mapping[str, Any], state: RopeState) -> Verdict:
         "rope.scaling.original_context_length": state.original,
         "rope.freq_base": float(np.float32(state.parameters["rope_theta"])),
     }
-    faults = [f"{key} is {entries.get(key)!r}, should be {value!r}" for key, value in wanted.items() if entries.get(key) != value]
+    faults = [
+        f"{key} is {entries.get(key)!r}, should be {value!r}"
+        for key, value in wanted.items()
+        if entries.get(key) != value
+    ]
     kind, factor = entries.get("rope.scaling.type"), entries.get("rope.scaling.factor")
     scaled = kind if factor is None else f"{kind} by {factor:g}"
-    fine = f"context_length {state.maximum}, original {state.original}, base {wanted['rope.freq_base']:g}, scaling {scaled}"
+    fine = f"context_length {state.maximum}, original {state.original}, base {entries.get('rope.freq_base')}, {scaled}"
     return judge("integers", not faults, "; ".join(faults) or fine, _CURE)
 
 
@@ -190,7 +197,9 @@ def require_equal(verdicts: Sequence[Verdict], what: str) -> None:
     """
     failed = [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.status == "fail"]
     if failed:
-        raise CheckpointError(f"{what} differs from the trained model by more than its number format: {'; '.join(failed)}; {_CURE}")
+        raise CheckpointError(
+            f"{what} differs from the trained model by more than its number format: {'; '.join(failed)}; {_CURE}"
+        )
 
 
 def _logits(
@@ -200,7 +209,8 @@ def _logits(
     same = float(np.mean(found.argmax(-1) == trained.argmax(-1)))
     good = bool(np.isfinite(found).all()) and off <= allowed
     detail = (
-        f"logits of tokens {length - len(found)} to {length - 1} differ by {off:.2g} of their size (allowed {allowed:.2g}); the "
+        f"logits of tokens {length - len(found)} to {length - 1} differ by {off:.2g} of their size (allowed "
+        f"{allowed:.2g}); the "
         f"format itself costs {cost:.2g}; top tokens as trained: {same:.0%}"
     )
     return judge(name, good, detail, _CURE)
@@ -216,7 +226,8 @@ def _greedy(exported: Runner, reference: Runner, prompt: list[int], allowed: flo
             behind = float(wanted.max() - wanted[token])
             # Two logits, each off by a few times the root mean square.
             if behind > 8 * allowed * _rms(wanted[None]):
-                detail = f"token {step + 1} is {token}, {behind:.3g} less likely to the trained model than {int(wanted.argmax())}"
+                best = int(wanted.argmax())
+                detail = f"token {step + 1} is {token}, by {behind:.3g} below the trained model's own, {best}"
                 return judge("greedy", False, detail, _CURE)
             ties += 1
         ids.append(token)
@@ -246,11 +257,13 @@ def _allowed(trained: np.ndarray, rounded: np.ndarray, radians: float, rounds_ac
 
 
 def _angle_error(tables: Mapping[str, RopeTable], length: int) -> float:
-    return max(float32_angle_error(table, length - 1 - i) for table in tables.values() for i in range(min(_LAST, length)))
+    return max(
+        float32_angle_error(table, length - 1 - i) for table in tables.values() for i in range(min(_LAST, length))
+    )
 
 
 def _rms(logits: np.ndarray) -> float:
-    """Root mean square over tokens and vocabulary, a token's own mean taken out: only differences between logits count."""
+    """Root mean square over tokens and vocabulary; of each token's logits only their differences count."""
     centred = logits.astype(np.float64)
     return float(np.sqrt(np.mean((centred - centred.mean(-1, keepdims=True)) ** 2)))
 
@@ -258,7 +271,9 @@ def _rms(logits: np.ndarray) -> float:
 def _deviation(found: RopeTable | None, wanted: RopeTable) -> float:
     if found is None or found.inv_freq.shape != wanted.inv_freq.shape:
         return math.inf
-    return float(np.max(np.abs(found.inv_freq - wanted.inv_freq) / np.where(wanted.inv_freq == 0, 1.0, wanted.inv_freq)))
+    return float(
+        np.max(np.abs(found.inv_freq - wanted.inv_freq) / np.where(wanted.inv_freq == 0, 1.0, wanted.inv_freq))
+    )
 
 
 def _factor(table: RopeTable | None) -> float:

@@ -1,8 +1,8 @@
 """GGUF files of the Llama, Mistral, Qwen2, Qwen3 and Gemma families, with their rotary embedding and tokenizer.
 
 Two things in the weights are GGUF's own. Llama's and Mistral's queries and keys are stored with the two dimensions of a
-rotated pair as neighbours, where transformers has them half a head apart. Gemma's norms are stored with the 1 added that its
-class adds. Everything else is renamed only.
+rotated pair as neighbours, where transformers has them half a head apart. Gemma's norms are stored with the 1 added
+that its class adds. Everything else is renamed only.
 """
 
 from collections.abc import Iterator, Mapping
@@ -236,14 +236,15 @@ def _check_computable(config: Any, family: _Family, rotary_dim: int, maximum: in
         )
     if rotary_dim != head_dim(config.to_dict()):
         raise UnsupportedModelError(
-            f"{rotary_dim} of {head_dim(config.to_dict())} dimensions of a head are rotated, and llama.cpp rotates all of "
-            "them in this family; export --to hf and serve it with vLLM"
+            f"{rotary_dim} of {head_dim(config.to_dict())} dimensions of a head are rotated, and llama.cpp rotates all "
+            "of them in this family; export --to hf and serve it with vLLM"
         )
     span = local_span(config)
     if span is not None and not family.is_gemma and span < maximum:
         raise ConfigError(
             f"layers of the model look back {span} tokens only, and llama.cpp lets them see all {maximum}; set "
-            "sliding_window to null in a copy of the checkpoint if it was trained to see them all, or serve --to hf with vLLM"
+            "sliding_window to null in a copy of the checkpoint if it was trained to see them all, or serve --to hf "
+            "with vLLM"
         )
     if not family.is_gemma or not hasattr(config, "query_pre_attn_scalar"):
         return
@@ -252,8 +253,8 @@ def _check_computable(config: Any, family: _Family, rotary_dim: int, maximum: in
     scalar = config.hidden_size // config.num_attention_heads if of_hidden else head_dim(config.to_dict())
     if config.query_pre_attn_scalar != scalar:
         raise UnsupportedModelError(
-            f"config's query_pre_attn_scalar is {config.query_pre_attn_scalar}, and llama.cpp scales the attention of such "
-            f"a model by {scalar}; export --to hf and serve it with vLLM"
+            f"config's query_pre_attn_scalar is {config.query_pre_attn_scalar}, and llama.cpp scales the attention of "
+            f"such a model by {scalar}; export --to hf and serve it with vLLM"
         )
 
 
@@ -269,7 +270,9 @@ def _tensors(model: PreTrainedModel, plan: GgufPlan) -> Iterator[tuple[str, torc
             continue
         stored_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if stored_name is None:
-            raise UnsupportedModelError(f"the model has a weight {name!r} that llama.cpp's {plan.family.architecture} lacks")
+            raise UnsupportedModelError(
+                f"the model has a weight {name!r} that llama.cpp's {plan.family.architecture} lacks"
+            )
         yield stored_name, weight
 
 

@@ -7,12 +7,13 @@ llama.cpp rotates pair `j` at a position by `position * inv_freq_j`, and multipl
                 = base_j * (m_j + (1 - m_j) / scale)             `yarn`; m_j falls over the pairs between beta 32 and 1
     factor      = attn_factor * (0.1 ln(scale) + 1 if yarn else 1)
 
-`attn_factor` is the entry `<family>.rope.scaling.attn_factor`. (`yarn_attn_factor`, which converters write, is not read for
-these families, and the flag `--yarn-attn-factor` is overwritten under yarn: a calibrated factor comes through in the file
-or not at all.) The betas are fixed. The tensors of divisors are read for Llama's kind only, so that there anything fits.
+`attn_factor` is the entry `<family>.rope.scaling.attn_factor`. (`yarn_attn_factor`, which converters write, is not
+read for these families, and the flag `--yarn-attn-factor` is overwritten under yarn: a calibrated factor comes through
+in the file or not at all.) The betas are fixed. The tensors of divisors are read for Llama's kind only, so that there
+anything fits.
 
-Source: llama.cpp as in llama-cpp-python 0.3.36: src/llama-context.cpp and src/llama-model.cpp (how the factor is composed:
-what the context multiplies in for yarn cancels against what the kernel does, and `attn_factor` is left),
+Source: llama.cpp as in llama-cpp-python 0.3.36: src/llama-context.cpp and src/llama-model.cpp (how the factor is
+composed: what the context multiplies in for yarn cancels against what the kernel does, and `attn_factor` is left),
 ggml/src/ggml-cpu/ops.cpp (`rope_yarn`), ggml/src/ggml.c (`ggml_rope_yarn_corr_dims`).
 """
 
@@ -63,9 +64,10 @@ def to_gguf(state: RopeState, *, has_divisors: bool, local_layers: bool) -> Gguf
     base = {"rope.freq_base": float(parameters["rope_theta"]), "rope.scaling.original_context_length": state.original}
     if state.kind == "dynamic":
         raise ConfigError(
-            f"rope type is 'dynamic', and llama.cpp has no base that follows the length; up to {state.maximum} tokens the "
-            "model's table is that of a plain change of the base: in a copy of the checkpoint, write rope_type 'default' "
-            f"with rope_theta {parameters['rope_theta']:.10g} into rope_parameters and rope_scaling null, and export that"
+            f"rope type is 'dynamic', and llama.cpp has no base that follows the length; up to {state.maximum} tokens "
+            "the model's table is that of a plain change of the base: in a copy of the checkpoint, write rope_type "
+            f"'default' with rope_theta {parameters['rope_theta']:.10g} into rope_parameters and rope_scaling null, "
+            "and export that"
         )
     if state.kind in ("none", "ntk"):
         return GgufRope(entries={**base, "rope.scaling.type": "none"})
@@ -129,9 +131,7 @@ def llama_cpp_table(
     low = max(0, math.floor(_pair(_BETA_FAST, original, theta, rotary_dim)))
     high = min(rotary_dim - 1, math.ceil(_pair(_BETA_SLOW, original, theta, rotary_dim)))
     kept = 1 - np.clip((np.arange(rotary_dim // 2) - low) / max(0.001, high - low), 0.0, 1.0)
-    return RopeTable(
-        inv_freq=base * (kept + (1 - kept) / scale), attention_factor=factor * (1 + 0.1 * math.log(scale))
-    )
+    return RopeTable(inv_freq=base * (kept + (1 - kept) / scale), attention_factor=factor * (1 + 0.1 * math.log(scale)))
 
 
 def _pair(turns: float, original: int, theta: float, rotary_dim: int) -> float:
@@ -154,18 +154,18 @@ def _no_place(state: RopeState, local_layers: bool) -> str:
     if state.kind == "yarn" and local_layers and state.parameters.get("attention_factor") is not None:
         formula = 0.1 * math.log(state.factor) + 1
         return (
-            f"yarn's attention factor is {state.attention_factor:.6g}, and llama.cpp would scale this model's local layers "
-            f"by it too; nearest is the formula's {formula:.6g}, with attention_factor and attn_factor left out of "
-            "rope_parameters in a copy of the checkpoint"
+            f"yarn's attention factor is {state.attention_factor:.6g}, and llama.cpp would scale this model's local "
+            f"layers by it too; nearest is the formula's {formula:.6g}, with attention_factor and attn_factor left out "
+            "of rope_parameters in a copy of the checkpoint"
         )
     if state.kind == "yarn":
         return (
-            "llama.cpp has yarn with beta_fast 32, beta_slow 1 and bounds rounded to whole pairs only, for this kind of "
-            f"model, and the config has beta_fast {state.parameters.get('beta_fast')}, beta_slow "
-            f"{state.parameters.get('beta_slow')}, truncate {state.parameters.get('truncate', True)}; nearest is yarn as "
-            "it comes: extend with that"
+            "llama.cpp has yarn with beta_fast 32, beta_slow 1 and bounds rounded to whole pairs only, for this kind "
+            f"of model, and the config has beta_fast {state.parameters.get('beta_fast')}, beta_slow "
+            f"{state.parameters.get('beta_slow')}, truncate {state.parameters.get('truncate', True)}; nearest is yarn "
+            "as it comes: extend with that"
         )
     return (
-        f"rope type is {state.kind!r}, whose divisors llama.cpp reads for Llama and Mistral models only; nearest is yarn: "
-        "extend with --interpolation yarn, or serve the safetensors of --to hf with vLLM"
+        f"rope type is {state.kind!r}, whose divisors llama.cpp reads for Llama and Mistral models only; nearest is "
+        "yarn: extend with --interpolation yarn, or serve the safetensors of --to hf with vLLM"
     )

@@ -1,8 +1,8 @@
 """A tokenizer as a GGUF file has it: tokens, kinds of tokens, merges or scores, and the name of how text is split.
 
 Two kinds are written: byte-level BPE (`gpt2` in GGUF's terms) and SentencePiece's BPE (`llama`). GGUF does not hold the
-expressions that byte-level BPE splits text by but a name for them, known to llama.cpp. The name is found by trying: of the
-known ones, the first whose splits of a text with all that tells them apart are the tokenizer's own.
+expressions that byte-level BPE splits text by but a name for them, known to llama.cpp. The name is found by trying: of
+the known ones, the first whose splits of a text with all that tells them apart are the tokenizer's own.
 """
 
 import json
@@ -30,8 +30,8 @@ class _Splits(NamedTuple):
     ignores_merges: bool = False
 
 
-# Names that llama.cpp knows, in the order they are tried. Whole words of the vocabulary are taken as they are where merges
-# are ignored, so that is tried as well.
+# Names that llama.cpp knows, in the order they are tried. Whole words of the vocabulary are taken as they are where
+# merges are ignored, so that is tried as well.
 SPLITS = {
     "gpt-2": _Splits((_GPT2,)),
     "smollm": _Splits((_DIGIT, _GPT2)),
@@ -59,7 +59,8 @@ TEXTS = (
     "数字１２３と漢字、日本語。 नमस्ते दुनिया 🚀🙂 «quotes» --- ... !!! ?? 1000000 99 7/8\n/path//x ",
     "I'VE I've it'S  \t \n x\u00a0y ''quoted'' 'd 'D a1b22c333d4444",
 )
-"""What tokenizers are told apart and compared by; they have contractions, digits, cases, marks, spaces and line ends."""
+"""What tokenizers are told apart and compared by; they have contractions, digits, cases, marks, spaces and line
+ends."""
 
 
 class GgufTokenizer(NamedTuple):
@@ -103,7 +104,8 @@ def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
     model = described["model"]
     if model["type"] != "BPE":
         raise UnsupportedModelError(
-            f"tokenizer is of kind {model['type']}; a GGUF file of these models takes byte-level BPE or SentencePiece's BPE"
+            f"tokenizer is of kind {model['type']}; a GGUF file of these models takes byte-level BPE or "
+            f"SentencePiece's BPE"
         )
     sentence_piece = bool(model.get("byte_fallback"))
     added = {entry["id"]: entry for entry in described["added_tokens"]}
@@ -179,11 +181,13 @@ def _adds_space(backend: Any) -> bool:
 def _scores(tokens: list[str], merges: list[str], types: list[int]) -> list[float]:
     """Of SentencePiece's tokens, so that joining the best pair first is joining in the order of the merges.
 
-    A token's score is minus the place of the first merge that makes it; one that no merge makes is never the result of a
-    joined pair, or is given whole, and its score decides nothing.
+    A token's score is minus the place of the first merge that makes it; one that no merge makes is never the result of
+    a joined pair, or is given whole, and its score decides nothing.
     """
     first: dict[str, int] = {}
     for place, merge in enumerate(merges):
         first.setdefault(merge.replace(" ", ""), place)
     worst = len(merges) + 1
-    return [-1000.0 if kind == 4 else float(-first.get(token, worst)) for token, kind in zip(tokens, types, strict=True)]
+    return [
+        -1000.0 if kind == 4 else float(-first.get(token, worst)) for token, kind in zip(tokens, types, strict=True)
+    ]

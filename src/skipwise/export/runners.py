@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
 from skipwise.doctor.bench import LOCAL_LAYERS
@@ -184,8 +185,12 @@ def gguf_runner(path: Path, like: PreTrainedModel, engine: str | None = None) ->
         ConfigError: llama.cpp is asked for and not installed, or neither can run the file.
     """
     installed = importlib.util.find_spec("llama_cpp") is not None
+    if engine not in (None, "llama.cpp", "transformers"):
+        raise ConfigError(f"--engine is {engine!r}; give llama.cpp or transformers")
     if engine == "llama.cpp" and not installed:
-        raise ConfigError("llama-cpp-python is not installed; run: pip install 'skipwise[llama-cpp]' (minutes of compiling)")
+        raise ConfigError(
+            "llama-cpp-python is not installed; run: pip install 'skipwise[llama-cpp]' (minutes of compiling)"
+        )
     if installed and engine != "transformers":
         return LlamaCppRunner(path)
     return _by_transformers(path, like)
@@ -194,7 +199,8 @@ def gguf_runner(path: Path, like: PreTrainedModel, engine: str | None = None) ->
 class _GgufByTransformers(TransformersRunner):
     """A GGUF file through transformers' own reader of weights and tokenizer.
 
-    The reader passes over every rope scaling, so the rotary tables are those that llama.cpp's law makes of the metadata.
+    The reader passes over every rope scaling, so the rotary tables are those that llama.cpp's law makes of the
+    metadata.
     """
 
     def __init__(self, model: Any, tokenizer: Any, content: GgufContent) -> None:
@@ -227,9 +233,8 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
         kept = {**like.config.to_dict(), **{name: read[name] for name in _READ if name in read}}
         config = own.from_dict(kept)
         arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **place}
-        settings = getattr(__import__("transformers"), "GgufConfig", None)
-        if settings is not None:
-            arguments["quantization_config"] = settings(dequantize=True)
+        if hasattr(transformers, "GgufConfig"):  # As in skipwise.model.load.
+            arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
         model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), **arguments)
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **place)
     _mend_splits(tokenizer, path)

@@ -1,4 +1,5 @@
-"""The trained model that an export is made of, in float32: a finished run's, low-rank additions merged, or a checkpoint's."""
+"""The trained model that an export is made of, in float32: a finished run's, low-rank additions merged, or a
+checkpoint's."""
 
 import json
 from pathlib import Path
@@ -53,7 +54,9 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
     folder = Path(source)
     is_run = (folder / SETTINGS_FILE).is_file()
     if is_run and not (folder / RECORD_FILE).is_file():
-        raise ConfigError(f"the run in {str(folder)!r} is not finished; go on with skipwise extend --resume, export afterwards")
+        raise ConfigError(
+            f"the run in {str(folder)!r} is not finished; go on with skipwise extend --resume, export afterwards"
+        )
     config = RunConfig.from_yaml(folder / SETTINGS_FILE) if is_run else None
     trusted = {"trust_remote_code": trust_remote_code}
     if config is None or not (folder / ADAPTER / _ADAPTER_FILE).is_file():
@@ -63,19 +66,18 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
     base = base or config.model
     try:
         window = config.resolve_window(original_window(read_config(base, **trusted)))
-        loaded = load_model(
-            base, interpolation=config.build_interpolation(), window=window, dtype="float32", **trusted
-        )
+        loaded = load_model(base, interpolation=config.build_interpolation(), window=window, dtype="float32", **trusted)
     except CheckpointError as error:
         raise CheckpointError(
-            f"additions are merged in float32 into the base model that they were trained on, and that cannot be loaded: "
-            f"{error}; say where it is now with --base"
+            "additions are merged in float32 into the base model that they were trained on, and that cannot be "
+            f"loaded: {error}; say where it is now with --base"
         ) from error
     try:
         model = merged(PeftModel.from_pretrained(loaded.model, str(folder / ADAPTER)))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"adapter {str(folder / ADAPTER)!r} does not fit {base!r}: {str(error).splitlines()[0]}; give its base with --base"
+            f"adapter {str(folder / ADAPTER)!r} does not fit {base!r}: {str(error).splitlines()[0]}; give its base "
+            "with --base"
         ) from error
     # Calibrated, or given another factor by hand: the run's config is what is in force.
     state = rope_state(read_config(folder, **trusted))
@@ -83,8 +85,8 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
         model = with_scaled_attention(model, state.attention_scale)
     if [getattr(rope_state(model.config), name) for name in _SAME] != [getattr(state, name) for name in _SAME]:
         raise CheckpointError(
-            f"config.json of {str(folder)!r} does not say what its run.yaml makes of {base!r}; look with: skipwise doctor "
-            f"{folder}, or give the run's own base with --base"
+            f"config.json of {str(folder)!r} does not say what its run.yaml makes of {base!r}; look with: skipwise "
+            f"doctor {folder}, or give the run's own base with --base"
         )
     return Trained(model.eval(), loaded.tokenizer, folder, base, folder / ADAPTER, _stored(folder))
 
