@@ -107,6 +107,8 @@ def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
             f"tokenizer is of kind {model['type']}; a GGUF file of these models takes byte-level BPE or "
             f"SentencePiece's BPE"
         )
+    if not model["merges"]:
+        raise UnsupportedModelError("tokenizer has no merges, and llama.cpp loads no file without them; export --to hf")
     sentence_piece = bool(model.get("byte_fallback"))
     added = {entry["id"]: entry for entry in described["added_tokens"]}
     by_id = {index: token for token, index in tokenizer.get_vocab().items()}

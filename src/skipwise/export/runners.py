@@ -18,6 +18,7 @@ from skipwise.export.gguf import GgufContent, read_gguf
 from skipwise.export.gguf_rope import llama_cpp_table
 from skipwise.export.gguf_tokenizer import splitter
 from skipwise.model import rotary_tables
+from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import RopeTable
 
@@ -229,9 +230,9 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
                 "installed: pip install 'skipwise[llama-cpp]'"
             ) from error
         read = config.to_dict()
-        own: Any = type(like.config)
-        kept = {**like.config.to_dict(), **{name: read[name] for name in _READ if name in read}}
-        config = own.from_dict(kept)
+        # Of the reader's own class: it knows Mistral's files as Llama's, which compute the same.
+        like_it = {name: value for name, value in text_config(like.config).to_dict().items() if name not in _NAMES}
+        config = type(config).from_dict({**like_it, **{name: read[name] for name in _READ if name in read}})
         arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **place}
         if hasattr(transformers, "GgufConfig"):  # As in skipwise.model.load.
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -241,6 +242,7 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
     return _GgufByTransformers(model.eval(), tokenizer, content)
 
 
+_NAMES = ("model_type", "architectures", "transformers_version")
 # What transformers' reader takes from the file.
 _READ = (
     *("max_position_embeddings", "num_hidden_layers", "intermediate_size", "hidden_size", "num_attention_heads"),
