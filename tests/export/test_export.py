@@ -19,7 +19,7 @@ from skipwise.export import export, gguf, gguf_rope
 from skipwise.model import load_model, read_config, rope_state
 from skipwise.rope import read_rope
 
-KINDS = ("yarn", "linear", "ntk", "llama3")
+KINDS = ("yarn", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("linear", "ntk", "llama3")))
 FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
 # Of a prompt beyond the original window, short enough for a test.
 LONG = 320
@@ -68,6 +68,13 @@ def test_the_embedded_model_comes_back_from_a_gguf_file(
 def test_families_come_back_from_gguf_files(name: str, family: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="files are written by the gguf package")
     made = export(family(name), to="gguf", dtype="f16", output=tmp_path / "out", engine="transformers")
+    assert {verdict.status for verdict in made.verdicts} == {"pass"}, [verdict.line for verdict in made.verdicts]
+
+
+@pytest.mark.parametrize("kind", ["linear", "ntk", "llama3"])
+def test_interpolations_come_back_from_gguf_files(kind: str, family: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="files are written by the gguf package")
+    made = export(family("llama", kind), to="gguf", dtype="bf16", output=tmp_path / "out", engine="transformers")
     assert {verdict.status for verdict in made.verdicts} == {"pass"}, [verdict.line for verdict in made.verdicts]
 
 
@@ -197,10 +204,10 @@ def test_planted_faults_in_a_config_are_refused(
 
 
 def test_weights_are_split_into_files_of_the_size_asked_for(family: Callable[..., Path], tmp_path: Path) -> None:
-    export(family("llama"), to="hf", output=tmp_path / "out", shard_bytes=100_000)
+    export(family("llama"), to="hf", output=tmp_path / "out", shard_bytes=300_000)
     files = sorted((tmp_path / "out").glob("model-*.safetensors"))
     assert len(files) > 1
-    assert all(file.stat().st_size < 110_000 for file in files)
+    assert all(file.stat().st_size < 310_000 for file in files)
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +281,7 @@ def test_an_adapter_without_its_extension_is_refused(
 ) -> None:
     short = AutoConfig.from_pretrained(tiny_checkpoint)
     monkeypatch.setattr(exports, "save_config", lambda _config, folder: short.save_pretrained(folder))
-    with pytest.raises(CheckpointError, match="integers: .*tables: "):
+    with pytest.raises(CheckpointError, match=r"integers: .*tables: "):
         export(lora_run, to="adapter", output=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -4,7 +4,6 @@ Only `config.json` and `tokenizer_config.json` are looked at, and nothing is loa
 checkpoint, its base model, or its family says what is right; else the verdict says what is missing to know it.
 """
 
-import copy
 import json
 import math
 import os
@@ -144,10 +143,10 @@ def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Check
         )
     verdicts = []
     for name, check in _CHECKS.items():
-        before = copy.deepcopy((patient.config, patient.tokenizer))
+        before = json.dumps([patient.config, patient.tokenizer])  # In which 512.0 is not 512.
         verdict = check(name, patient)
         verdicts.append(verdict)
-        if verdict.status == "fail" and (patient.config, patient.tokenizer) == before:
+        if verdict.status == "fail" and json.dumps([patient.config, patient.tokenizer]) == before:
             patient.unmended.append(name)
     if not patient.unmended and any(verdict.status == "fail" for verdict in verdicts):
         patient.config = with_legacy_keys(patient.config)
@@ -244,12 +243,15 @@ def _base(name: str, patient: _Patient) -> Verdict:
         )
     if not found and text.get("model_type") not in ("llama", "mistral", "gpt_neox", "gptj", "codegen"):
         detail = "no rope_theta is written, and readers fall back to a base of their own"
-        return _mend_base(name, patient, detail, known)
+        return _mend_base(name, patient, detail, known if known is not None else grown)
     if len({*found}) > 1:
         detail = f"rope_theta is {' and '.join(f'{value:g}' for value in sorted({*found}))} in different places"
         sure = known if known in found else next(iter({*found} - {_FALLBACK}), None) if len({*found}) == 2 else None
         return _mend_base(name, patient, detail, sure)
     theta = found[0] if found else _FALLBACK
+    if theta == _FALLBACK and known is None and grown not in (None, theta):
+        detail = f"rope_theta is {theta:g}, what readers fall back to, and original_rope_theta {grown:g}"
+        return _mend_base(name, patient, detail, grown)
     if patient.base is not None and known is not None and theta != known and patient.kind != "default":
         return _mend_base(name, patient, f"rope_theta is {theta:g}, and {known:g} in {who}", known)
     if theta == _FALLBACK and known is not None and known != _FALLBACK:
@@ -265,6 +267,8 @@ def _mend_base(name: str, patient: _Patient, detail: str, theta: float | None) -
             patient.text["rope_parameters"] = {"rope_type": "default"}
         patient.text["rope_theta"] = theta
         patient.set("rope_theta", theta)
+        if "original_rope_theta" in patient.text and patient.kind != "default":
+            patient.text["original_rope_theta"] = theta
     return Verdict(name=name, status="fail", detail=detail, cure=cure)
 
 

@@ -27,7 +27,7 @@ from skipwise.export import comparison, engines
 from skipwise.export.card import write_card
 from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
 from skipwise.export.gguf_tokenizer import TEXTS
-from skipwise.export.runners import Runner, TransformersRunner, closing, gguf_runner
+from skipwise.export.runners import ENGINES, Runner, TransformersRunner, closing, gguf_runner
 from skipwise.export.source import Trained, load_trained
 from skipwise.model import load_model, rope_state, save_config, save_model
 from skipwise.model.extend import built_around
@@ -108,6 +108,8 @@ def export(
     if to not in FORMATS:
         raise ConfigError(f"--to is {to!r}; give one of {', '.join(FORMATS)}")
     dtype = _dtype(to, dtype)
+    if engine not in (None, *ENGINES):
+        raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
     folder = Path(output) if output is not None else Path(source).with_name(f"{Path(source).name}-{to}")
     if folder.exists():
         raise ConfigError(f"output folder {str(folder)!r} exists already; give another with --out")

@@ -22,6 +22,9 @@ from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import RopeTable
 
+ENGINES = ("llama.cpp", "transformers")
+"""What can run a GGUF file."""
+
 _BATCH = 512
 
 
@@ -186,8 +189,6 @@ def gguf_runner(path: Path, like: PreTrainedModel, engine: str | None = None) ->
         ConfigError: llama.cpp is asked for and not installed, or neither can run the file.
     """
     installed = importlib.util.find_spec("llama_cpp") is not None
-    if engine not in (None, "llama.cpp", "transformers"):
-        raise ConfigError(f"--engine is {engine!r}; give llama.cpp or transformers")
     if engine == "llama.cpp" and not installed:
         raise ConfigError(
             "llama-cpp-python is not installed; run: pip install 'skipwise[llama-cpp]' (minutes of compiling)"
