@@ -105,6 +105,7 @@ def test_longrope_has_both_lists_in_a_file_and_a_note(family: Callable[..., Path
         ("llama", "dynamic", {}, ["dynamic", "rope_theta"]),
         ("qwen2", "llama3", {}, ["llama3", "yarn"]),
         ("qwen2", "longrope", {}, ["longrope", "--to hf"]),
+        ("gemma3_text", "yarn", {"scale": 1.2}, ["attention factor", "local layers", "1.13863"]),
         ("mistral", "yarn", {"sliding_window": 32}, ["32 tokens", "sliding_window"]),
         ("llama", "yarn", {"hidden_act": "relu"}, ["relu", "silu"]),
         ("gemma2", "yarn", {"query_pre_attn_scalar": 64}, ["query_pre_attn_scalar", "32"]),

@@ -39,19 +39,28 @@ def test_the_embedded_model_is_the_same_in_llama_cpp(
     assert [verdict.status for verdict in made.verdicts] == ["pass"] * 7, [verdict.line for verdict in made.verdicts]
 
 
-@pytest.mark.parametrize("kind", ["yarn", "linear", "ntk"])
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"])
-def test_families_are_the_same_in_llama_cpp(name: str, kind: str, family: Callable[..., Path], tmp_path: Path) -> None:
-    made = export(family(name, kind), to="gguf", dtype="f32", output=tmp_path / "out")
+@pytest.mark.parametrize(
+    ("name", "kind", "scale"),
+    [
+        (name, kind, scale)
+        for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+        for kind, scale in (("yarn", 1.0), ("yarn", 1.2), ("linear", 1.0), ("ntk", 1.0))
+        # llama.cpp would scale its local layers too.
+        if (name, scale) != ("gemma3_text", 1.2)
+    ],
+)
+def test_families_are_the_same_in_llama_cpp(
+    name: str, kind: str, scale: float, family: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = export(family(name, kind, scale), to="gguf", dtype="f32", output=tmp_path / "out")
     assert made.engine.startswith("llama.cpp")
     assert {verdict.status for verdict in made.verdicts} == {"pass"}, [verdict.line for verdict in made.verdicts]
 
 
-@pytest.mark.parametrize(("kind", "scale"), [("longrope", 1.0), ("longrope", 1.1), ("yarn", 1.2)])
-def test_lists_and_chosen_factors_are_the_same_in_llama_cpp(
-    kind: str, scale: float, family: Callable[..., Path], tmp_path: Path
-) -> None:
-    made = export(family("llama", kind, scale), to="gguf", dtype="f32", output=tmp_path / "out")
+@pytest.mark.parametrize("scale", [1.0, 1.1])
+def test_longrope_is_the_same_in_llama_cpp(scale: float, embedded: Callable[..., Path], tmp_path: Path) -> None:
+    # A context of llama.cpp has 256 tokens at the least: the short list needs a window of as many.
+    made = export(embedded("longrope", scale), to="gguf", dtype="f32", output=tmp_path / "out", long_tokens=LONG)
     assert {verdict.status for verdict in made.verdicts} == {"pass"}, [verdict.line for verdict in made.verdicts]
 
 

@@ -27,7 +27,7 @@ from skipwise.export import comparison, engines
 from skipwise.export.card import write_card
 from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
 from skipwise.export.gguf_tokenizer import TEXTS
-from skipwise.export.runners import ENGINES, Runner, TransformersRunner, closing, gguf_runner
+from skipwise.export.runners import ENGINES, ImitatedRunner, Runner, TransformersRunner, closing, gguf_runner
 from skipwise.export.source import Trained, load_trained
 from skipwise.model import load_model, rope_state, save_config, save_model
 from skipwise.model.extend import built_around
@@ -178,7 +178,7 @@ class _Job:
         again = load_model(folder, dtype="float32", trust_remote_code=self.trust_remote_code)
         verdicts = [
             comparison.compare_config(folder, self.state),
-            *self._compare(TransformersRunner(again.model, again.tokenizer), before, rounds_activations=False),
+            *self._compare(TransformersRunner(again.model, again.tokenizer), before),
         ]
         return self._finish(
             folder,
@@ -204,7 +204,7 @@ class _Job:
             by_llama_cpp = runner.name.startswith("llama.cpp")
             verdicts = [
                 comparison.compare_entries(read_gguf(path).entries, self.state),
-                *self._compare(runner, before, rounds_activations=by_llama_cpp),
+                *self._compare(runner, before, dtype if by_llama_cpp else None),
             ]
             engine = runner.name
         notes = [] if plan.rope.note is None else [plan.rope.note]
@@ -244,9 +244,7 @@ class _Job:
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         verdicts = [
             comparison.compare_config(folder, self.state),
-            *self._compare(
-                TransformersRunner(with_additions, self.trained.tokenizer), before, rounds_activations=False
-            ),
+            *self._compare(TransformersRunner(with_additions, self.trained.tokenizer), before),
         ]
         return self._finish(
             folder,
@@ -263,18 +261,24 @@ class _Job:
             ],
         )
 
-    def _compare(self, exported: Runner, before: comparison.Measured, *, rounds_activations: bool) -> list[Verdict]:
+    def _compare(self, exported: Runner, before: comparison.Measured, imitated: str | None = None) -> list[Verdict]:
+        """Compares with the model, whose weights are rounded by now; `imitated` is what llama.cpp computes in."""
         after = comparison.measure(self.reference, self.prompts)
+        tables = self.reference.tables(len(self.prompts.long))
+        by_engine = after
+        if imitated is not None:
+            imitation = ImitatedRunner(self.model, self.trained.tokenizer, imitated)
+            by_engine = comparison.measure(imitation, self.prompts)
         return comparison.compare(
             exported,
             self.prompts,
             self.state,
-            self.reference.tables(len(self.prompts.long)),
+            tables,
             self.ids,
             before,
             after,
-            rounds_activations=rounds_activations,
-            reference=self.reference,
+            by_engine,
+            self.reference,
         )
 
     def _finish(

@@ -1,7 +1,7 @@
 """Models that are run to be compared: by transformers, by llama.cpp, and a GGUF file by transformers' reader."""
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import transformers
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
 from skipwise.doctor.bench import LOCAL_LAYERS
@@ -90,6 +91,55 @@ class TransformersRunner:
     def token_ids(self, text: str) -> list[int]:
         """See `Runner`."""
         return self.tokenizer(text, verbose=False)["input_ids"]
+
+
+class ImitatedRunner(TransformersRunner):
+    """A model with what llama.cpp rounds rounded: what weights are multiplied with, and GELU, which it looks up.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: that goes with it.
+        dtype: key of `gguf.DTYPES`, of the matrices.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, dtype: str) -> None:
+        super().__init__(model, tokenizer, f"transformers, rounding as llama.cpp in {dtype}")
+        self._round = _ROUNDINGS.get(dtype)
+
+    def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
+        """See `Runner`."""
+        hooks = []
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear) and self._round is not None:
+                hooks.append(module.register_forward_pre_hook(lambda _, given: (self._round(given[0]), *given[1:])))
+            if "GELU" in type(module).__name__:
+                hooks.append(module.register_forward_pre_hook(lambda _, given: (_half(given[0]), *given[1:])))
+                hooks.append(module.register_forward_hook(lambda *made: _half(made[-1])))
+        try:
+            return super().logits(ids, last)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _half(numbers: Tensor) -> Tensor:
+    return numbers.half().float()
+
+
+def _in_blocks(numbers: Tensor) -> Tensor:
+    """In blocks of 32 with 8 bits each and a scale of 16, as Q8_0; as F16 where rows do not divide into blocks."""
+    if numbers.shape[-1] % 32:
+        return _half(numbers)
+    blocks = numbers.unflatten(-1, (-1, 32))
+    scale = _half(blocks.abs().amax(-1, keepdim=True) / 127)
+    return (torch.round(blocks / scale.clamp(min=1e-30)) * scale).flatten(-2)
+
+
+_ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "f16": _half,
+    "bf16": lambda numbers: numbers.bfloat16().float(),
+    "q8_0": _in_blocks,
+}
 
 
 class LlamaCppRunner:
