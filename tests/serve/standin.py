@@ -1,4 +1,4 @@
-"""An engine of no model: it says a prompt again from its end, byte by byte, in steps that take as long as they are told.
+"""An engine of no model: it says a prompt again from its end, byte by byte, in steps that take as long as told.
 
 So every answer tells whose it is, and all of it is known beforehand.
 """
@@ -54,7 +54,9 @@ class StandIn:
             raise ConfigError(f"the request comes to {request.total_tokens} tokens; the window is {self.target}")
         if request.mode == "short" and request.total_tokens > self.original_window:
             raise ConfigError(f"the request comes to {request.total_tokens} tokens; short is {self.original_window}")
-        return request.mode or ("short" if request.total_tokens <= self.original_window else "long")
+        if request.mode is not None:
+            return request.mode
+        return "short" if request.total_tokens <= self.original_window else "long"
 
     def start(self, request: GenerationRequest) -> "StandInGeneration":
         generation = StandInGeneration(self, request)
@@ -65,7 +67,7 @@ class StandIn:
 class StandInGeneration:
     def __init__(self, engine: StandIn, request: GenerationRequest) -> None:
         self._engine, self._request = engine, request
-        self._mode = engine.mode_of(request)
+        self._mode: Mode = engine.mode_of(request)
         self._read = 0
         self._written: list[int] = []
         self._taken = 0

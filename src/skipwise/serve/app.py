@@ -385,6 +385,8 @@ async def _unreadable(_: Request, error: Exception) -> Response:
     message = f"{field or 'the body'}: {first['msg']}"
     if first["type"] == "extra_forbidden":
         message = f"{field[:80]!r} is no field that is known here; leave it out"
+    elif first["type"] == "json_invalid":
+        message, field = f"the body is no JSON from character {field} on", ""
     refusal = Refusal(400, message, code="invalid_request", param=field[:80] or None)
     return JSONResponse(refusal.body, 400)
 

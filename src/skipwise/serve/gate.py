@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from skipwise.errors import ConfigError
@@ -64,7 +64,7 @@ class Caller:
 
     id: str = "-"
     name: str = "-"
-    role: Role = Role()
+    role: Role = field(default_factory=Role)
 
 
 class Gate:
@@ -128,16 +128,15 @@ class Gate:
         elif scope["path"] not in PUBLIC:
             caller = await self._caller(headers, self._keyring)
         record.key, record.name = caller.id, caller.name
-        body = await self._body(headers, receive, record)
-        if body is None:
-            return
-        held = len(body)
-        self._buffered += held
+        held = _Held()
         try:
+            body = await self._body(headers, receive, record, held)
+            if body is None:
+                return
             scope.setdefault("state", {}).update(caller=caller, record=record)
             await self._app(scope, _Replay(body, receive), out)
         finally:
-            self._buffered -= held
+            self._buffered -= held.size
 
     async def _caller(self, headers: dict[bytes, bytes], keyring: Keyring) -> Caller:
         kind, _, presented = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
@@ -163,24 +162,28 @@ class Gate:
         key, role = found
         return Caller(id=key.id, name=key.name, role=role)
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Any, record: AuditRecord) -> bytes | None:
+    async def _body(
+        self, headers: dict[bytes, bytes], receive: Any, record: AuditRecord, held: "_Held"
+    ) -> bytes | None:
         """The whole body; None where the client has gone away."""
         allowed = self._bounds.body_bytes if record.endpoint in ANSWERED else 0
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > allowed:
             raise _too_large(f"{int(length)}", allowed)
-        parts, size = [], 0
+        parts = []
         try:
             async with asyncio.timeout(self._bounds.body_seconds):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
-                    size += len(message.get("body", b""))
-                    if size > allowed:
+                    part = message.get("body", b"")
+                    held.size += len(part)
+                    self._buffered += len(part)
+                    parts.append(part)
+                    if held.size > allowed:
                         raise _too_large(f"more than {allowed}", allowed)
-                    parts.append(message.get("body", b""))
-                    if self._buffered + size > self._bounds.buffered_bytes:
+                    if self._buffered > self._bounds.buffered_bytes:
                         raise Refusal(503, "too much is being sent at once", code="overloaded", retry_after=2)
                     if not message.get("more_body"):
                         return b"".join(parts)
@@ -189,6 +192,13 @@ class Gate:
             raise Refusal(
                 408, f"the body took more than {seconds:g} seconds; send it faster", code="timeout"
             ) from error
+
+
+@dataclass(slots=True)
+class _Held:
+    """Bytes of a body that are in memory."""
+
+    size: int = 0
 
 
 class _Sender:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from skipwise.errors import SkipwiseError
-from skipwise.inference.engine import Engine, FinishReason, Generation, GenerationRequest, GenerationStats, Mode
+from skipwise.inference.engine import MODES, Engine, FinishReason, Generation, GenerationRequest, GenerationStats, Mode
 from skipwise.serve.refusals import Refusal
 
 
@@ -293,7 +293,7 @@ class Scheduler:
         return min(owner.running, key=lambda job: (job.bill, job.number)) if owner else None
 
     def _admit(self) -> None:
-        for mode in ("short", "long"):
+        for mode in MODES:
             slots = self._turns.slots(mode)
             each = slots - 1 if self._turns.several_owners and slots > 1 else slots
             free = slots - sum(owner.num_running(mode) for owner in self._owners.values())
