@@ -76,6 +76,7 @@ class GenerationStats:
     Attributes:
         mode: that it is served in.
         prompt_tokens: of the request.
+        read_tokens: that the model has read so far, prompt and new ones; of the prompt, its progress.
         reused_tokens: of these, how many an earlier request's cache already had.
         new_tokens: generated, an end token included.
         prefill_seconds: of steps that read the prompt, without what passed between steps.
@@ -85,6 +86,7 @@ class GenerationStats:
 
     mode: Mode
     prompt_tokens: int
+    read_tokens: int
     reused_tokens: int
     new_tokens: int
     prefill_seconds: float
