@@ -1,6 +1,6 @@
 """Inputs that nobody well-meaning sends, as raw bytes, and the status that each gets.
 
-    python tests/serve/hostile.py      # from the repository's root: prints them as a table
+python tests/serve/hostile.py      # from the repository's root: prints them as a table
 """
 
 import json
@@ -52,10 +52,20 @@ def chat(**fields: object) -> bytes:
 CASES = [
     Case("the ordinary request beside them", of(), 200),
     # bodies
-    Case("a body longer than allowed, said beforehand", http(b"", headers="Content-Length: 99999999999\r\n"), 413, "are allowed"),
+    Case(
+        "a body longer than allowed, said beforehand",
+        http(b"", headers="Content-Length: 99999999999\r\n"),
+        413,
+        "are allowed",
+    ),
     Case(
         "a body longer than allowed, in chunks",
-        http(b"", headers="Transfer-Encoding: chunked\r\n") + b"ffff\r\n" + b"x" * 65535 + b"\r\n" + b"fffff\r\n" + b"x" * 1048575,
+        http(b"", headers="Transfer-Encoding: chunked\r\n")
+        + b"ffff\r\n"
+        + b"x" * 65535
+        + b"\r\n"
+        + b"fffff\r\n"
+        + b"x" * 1048575,
         413,
         "are allowed",
     ),
@@ -67,8 +77,16 @@ CASES = [
     Case("half a surrogate pair", raw('"seed": 1', prompt='"\\udfff"'), 400, "prompt"),
     Case("a NUL byte in a text", raw('"max_tokens": 2', prompt='"a\\u0000b"'), 200),
     Case("100,000 brackets, one in another", http(b"[" * 100_000), 400),
-    Case("another type of content", http(b'{"model": "stand-in", "prompt": "a"}', headers="Content-Type: text/plain\r\n"), 400),
-    Case("a form, as a page of the web could send it", http(b"a=b", headers="Content-Type: application/x-www-form-urlencoded\r\n"), 400),
+    Case(
+        "another type of content",
+        http(b'{"model": "stand-in", "prompt": "a"}', headers="Content-Type: text/plain\r\n"),
+        400,
+    ),
+    Case(
+        "a form, as a page of the web could send it",
+        http(b"a=b", headers="Content-Type: application/x-www-form-urlencoded\r\n"),
+        400,
+    ),
     # values
     Case("a prompt that is a number", of(prompt=7), 400, "prompt"),
     Case("a prompt that is empty", of(prompt=""), 400, "prompt"),
@@ -109,9 +127,18 @@ CASES = [
     Case("a key of 20,000 letters", http(b"{}", key="k" * 20_000), 401),
     Case("a key in the query", http(b"{}", path=COMPLETIONS + f"?api_key={GOOD}", key=None), 401),
     Case("another kind of authorization", http(b"{}", key=None, headers="Authorization: Basic YTpi\r\n"), 401),
-    Case("a wrong key with a huge body: it is not read", http(b"", key=WRONG, headers="Content-Length: 99999999999\r\n"), 401),
+    Case(
+        "a wrong key with a huge body: it is not read",
+        http(b"", key=WRONG, headers="Content-Length: 99999999999\r\n"),
+        401,
+    ),
     Case("metrics without a key", http(method="GET", path="/metrics", key=None), 401),
-    Case("more context than the role allows", of(max_tokens=100).replace(GOOD.encode(), SHORT.encode()), 403, "may ask for 32"),
+    Case(
+        "more context than the role allows",
+        of(max_tokens=100).replace(GOOD.encode(), SHORT.encode()),
+        403,
+        "may ask for 32",
+    ),
     Case("a model that the role does not allow", of(model="stand-in:long").replace(GOOD.encode(), SHORT.encode()), 404),
     # HTTP
     Case("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
@@ -125,7 +152,11 @@ CASES = [
     Case("HTTP 9.9", b"GET /v1/models HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n", 401),
     Case("a method that is none", http(method="BREW", path="/v1/models"), 405),
     Case("DELETE", http(method="DELETE", path="/v1/models"), 405),
-    Case("an upgrade to WebSocket", http(method="GET", path="/v1/models", headers="Connection: Upgrade\r\nUpgrade: websocket\r\n"), 200),
+    Case(
+        "an upgrade to WebSocket",
+        http(method="GET", path="/v1/models", headers="Connection: Upgrade\r\nUpgrade: websocket\r\n"),
+        200,
+    ),
     # paths
     Case("a way up", http(method="GET", path="/../../etc/passwd"), 404),
     Case("a way up, encoded", http(method="GET", path="/%2e%2e/%2e%2e/etc/passwd"), 404),

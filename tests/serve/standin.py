@@ -90,6 +90,7 @@ class StandInGeneration:
         return GenerationStats(
             mode=self._mode,
             prompt_tokens=len(self._request.prompt_ids),
+            read_tokens=self._read,
             reused_tokens=0,
             new_tokens=len(self._written),
             prefill_seconds=0.0,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serve.hostile import CASES, EXPIRED, GOOD, REVOKED, SHORT, WRONG, Case, exchange, filled, of, status_of
 
+from serve.hostile import CASES, EXPIRED, GOOD, REVOKED, SHORT, WRONG, Case, exchange, filled, of, status_of
 from skipwise.serve import Bounds, Keyring, Role
 from skipwise.serve.keys import create_key, revoke_key, set_role
 
@@ -19,7 +19,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, dict[s
     """Port, keys and server."""
     from serve.conftest import Running
     from serve.standin import ByteTokenizer, StandIn
-
     from skipwise.serve import Address, AuditLog, Embedded, Server, Turns, create_app
 
     folder = tmp_path_factory.mktemp("hostile")
@@ -119,9 +118,10 @@ def test_bodies_that_are_held_back_are_bounded_together(serve: Any) -> None:
     running = serve(bounds=bounds)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += b"Content-Length: 100000\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", running.port)) as one, socket.create_connection(
-        ("127.0.0.1", running.port)
-    ) as two:
+    with (
+        socket.create_connection(("127.0.0.1", running.port)) as one,
+        socket.create_connection(("127.0.0.1", running.port)) as two,
+    ):
         one.sendall(head + b" " * 90_000)
         time.sleep(0.2)
         two.sendall(head + b" " * 90_000)
@@ -161,5 +161,9 @@ def test_nothing_of_it_is_kept(made: tuple[int, dict[str, str], Any], tmp_path: 
     exchange(port, filled(of(model="zebracrossing"), keys))
     exchange(port, filled(b"GET /zebracrossing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", keys))
     assert b"zebracrossing" not in exchange(
-        port, filled(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer GOOD-KEY\r\n\r\n", keys)
+        port,
+        filled(
+            b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer GOOD-KEY\r\n\r\n",
+            keys,
+        ),
     )

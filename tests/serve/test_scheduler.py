@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import Any
 
 import pytest
-from serve.standin import StandIn, answer_to
 
+from serve.standin import StandIn, answer_to
 from skipwise.inference.engine import GenerationRequest
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Job, Progress, Scheduler, Turns

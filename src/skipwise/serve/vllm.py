@@ -10,6 +10,7 @@ import hmac
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -337,11 +338,17 @@ class Vllm:
                 await process.wait()
 
 
-def is_installed(program: str = "vllm") -> bool:
-    """Whether there is such a command."""
-    import shutil
+def find_program() -> str:
+    """The path of vLLM's command: on the path, or beside this interpreter.
 
-    return shutil.which(program) is not None or Path(sys.executable).with_name(program).exists()
+    Raises:
+        ConfigError: there is none.
+    """
+    beside = Path(sys.executable).with_name("vllm")
+    found = shutil.which("vllm") or (str(beside) if beside.exists() else None)
+    if found is None:
+        raise ConfigError("there is no command 'vllm' here; install vLLM, or serve with --engine embedded")
+    return found
 
 
 def _failed(reason: str) -> Refusal:
