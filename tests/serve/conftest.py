@@ -13,7 +13,13 @@ for name in ("fastapi", "uvicorn", "prometheus_client", "aiohttp"):
     pytest.importorskip(name, reason="the server needs the extra: serve")
 
 from serve.standin import ByteTokenizer, StandIn
-from skipwise.serve import Address, AuditLog, Bounds, Embedded, Keyring, Server, Turns, create_app
+from skipwise.serve.app import create_app
+from skipwise.serve.audit import AuditLog
+from skipwise.serve.backends import Embedded
+from skipwise.serve.gate import Bounds
+from skipwise.serve.keys import Keyring
+from skipwise.serve.listen import Address, Server
+from skipwise.serve.scheduler import Turns
 
 
 class Running:

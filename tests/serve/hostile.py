@@ -3,6 +3,7 @@
 python tests/serve/hostile.py      # from the repository's root: prints them as a table
 """
 
+import contextlib
 import json
 import socket
 from collections.abc import Callable
@@ -173,15 +174,12 @@ def exchange(port: int, request: bytes, seconds: float = 20) -> bytes:
     """What comes back until the server closes."""
     answer = b""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as one:
-        try:
+        # Some are refused before all of it was sent.
+        with contextlib.suppress(OSError):
             one.sendall(request)
-        except OSError:
-            pass  # refused before all of it was sent
-        try:
+        with contextlib.suppress(ConnectionResetError):
             while part := one.recv(65536):
                 answer += part
-        except ConnectionResetError:
-            pass
     return answer
 
 

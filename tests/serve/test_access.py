@@ -6,6 +6,7 @@ import shutil
 import ssl
 import stat
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_a_role_bounds_context_models_and_the_rate(serve: Callable[..., Any], tm
     assert client.completions.create(model="stand-in", prompt="x" * 30, max_tokens=10).usage.total_tokens == 40
     with pytest.raises(openai.PermissionDeniedError, match="which makes 41; this key may ask for 40"):
         client.completions.create(model="stand-in", prompt="x" * 31, max_tokens=10)
-    with pytest.raises(openai.NotFoundError, match="this key may use: stand-in$|this key may use: stand-in'"):
+    with pytest.raises(openai.NotFoundError, match=r"this key may use: stand-in'"):
         client.completions.create(model="stand-in:long", prompt="x")
     # 40 of 100 tokens are used; 40 more fit, and then none.
     client.completions.create(model="stand-in", prompt="x" * 30, max_tokens=10)
@@ -88,7 +89,7 @@ def test_elsewhere_than_on_this_machine_nobody_listens_without_keys(tmp_path: Pa
 
 def test_a_taken_port_is_said_in_one_line(serve: Callable[..., Any]) -> None:
     running = serve()
-    with pytest.raises(ConfigError, match="cannot listen on 127.0.0.1 port"):
+    with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1 port"):
         Address(port=running.port).bind().listen()
 
 
@@ -184,13 +185,17 @@ def test_metrics_count_and_name_no_key(serve: Callable[..., Any], tmp_path: Path
     assert key.split("-")[1] not in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root")
 def test_it_works_with_the_network_cut() -> None:
     code = (
         "import sys, json, threading, urllib.request, tempfile, pathlib\n"
         "sys.path.insert(0, 'tests')\n"
         "from serve.standin import StandIn, ByteTokenizer\n"
-        "from skipwise.serve import *\n"
+        "from skipwise.serve.app import create_app\n"
+        "from skipwise.serve.backends import Embedded\n"
+        "from skipwise.serve.listen import Address, Server\n"
+        "from skipwise.serve.scheduler import Turns\n"
         "backend = Embedded(StandIn(), ByteTokenizer(), Turns())\n"
         "app, drain = create_app(backend)\n"
         "address = Address(port=0); bound = address.bind()\n"
@@ -202,15 +207,8 @@ def test_it_works_with_the_network_cut() -> None:
         "print(json.load(urllib.request.urlopen(request))['choices'][0]['text'])\n"
         "server.handle_exit(15, None); thread.join()\n"
     )
-    inner = f"ip link set lo up && exec python3 -c {json.dumps('pass')}"
-    if subprocess.run(["unshare", "-n", "sh", "-c", inner], capture_output=True).returncode:
+    cut = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$0" -c "$1"', sys.executable]
+    if subprocess.run([*cut, "pass"], capture_output=True).returncode:
         pytest.skip("no network namespaces here")
-    import sys
-
-    done = subprocess.run(
-        ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$0" -c "$1"', sys.executable, code],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = subprocess.run([*cut, code], capture_output=True, text=True, timeout=200)
     assert done.stdout.strip() == "cba", done.stderr

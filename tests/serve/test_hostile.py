@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from serve.hostile import CASES, EXPIRED, GOOD, REVOKED, SHORT, WRONG, Case, exchange, filled, of, status_of
-from skipwise.serve import Bounds, Keyring, Role
-from skipwise.serve.keys import create_key, revoke_key, set_role
+from serve.hostile import CASES, EXPIRED, GOOD, REVOKED, SHORT, WRONG, Case, exchange, filled, http, of, status_of
+from skipwise.serve.gate import Bounds
+from skipwise.serve.keys import Keyring, Role, create_key, revoke_key, set_role
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, dict[s
     """Port, keys and server."""
     from serve.conftest import Running
     from serve.standin import ByteTokenizer, StandIn
-    from skipwise.serve import Address, AuditLog, Embedded, Server, Turns, create_app
+    from skipwise.serve.app import create_app
+    from skipwise.serve.audit import AuditLog
+    from skipwise.serve.backends import Embedded
+    from skipwise.serve.listen import Address, Server
+    from skipwise.serve.scheduler import Turns
 
     folder = tmp_path_factory.mktemp("hostile")
     path = folder / "keys.json"
@@ -162,8 +166,5 @@ def test_nothing_of_it_is_kept(made: tuple[int, dict[str, str], Any], tmp_path: 
     exchange(port, filled(b"GET /zebracrossing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", keys))
     assert b"zebracrossing" not in exchange(
         port,
-        filled(
-            b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer GOOD-KEY\r\n\r\n",
-            keys,
-        ),
+        filled(http(method="GET", path="/metrics"), keys),
     )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from serve.standin import StandIn, answer_to
-from skipwise.serve import Turns
+from skipwise.serve.scheduler import Turns
 
 openai = pytest.importorskip("openai", reason="OpenAI's client is not installed")
 

@@ -32,6 +32,7 @@ def default_key_file() -> Path:
 def register(app: typer.Typer) -> None:
     """Adds the verbs."""
     app.command("keys create", epilog="Example: skipwise keys create ada --role reader --expires 90d")(create)
+    app.command("keys", epilog="Also: skipwise keys create, skipwise keys revoke, skipwise keys role")(list_keys)
     app.command("keys list", epilog="Example: skipwise keys list")(list_keys)
     app.command("keys revoke", epilog="Example: skipwise keys revoke 1f0c93ab52de")(revoke)
     app.command("keys role", epilog="Example: skipwise keys role reader --max-context 8k --requests-per-minute 30")(
@@ -41,9 +42,7 @@ def register(app: typer.Typer) -> None:
 
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of whoever will hold it, for the audit log.")],
-    role: Annotated[
-        str, typer.Option("--role", metavar="ROLE", help="One that 'skipwise keys role' made.")
-    ] = "default",
+    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Made by 'skipwise keys role'.")] = "default",
     expires: Annotated[
         str | None,
         typer.Option("--expires", metavar="TIME", help="From now: 12h, 30d, 8w.", show_default="never"),

@@ -13,7 +13,8 @@ from skipwise.cli.options import AttentionOption, DtypeOption, ModelArgument, Tr
 from skipwise.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skipwise.serve import Backend, Turns
+    from skipwise.serve.backends import Backend
+    from skipwise.serve.scheduler import Turns
 
 ENGINES = ("embedded", "vllm")
 TURNS = ("fair", "arrival")
@@ -35,9 +36,7 @@ def serve(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="That clients ask for.", show_default="the model's")
     ] = None,
-    host: Annotated[
-        str, typer.Option("--host", metavar="HOST", help="Others than this machine need keys.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", metavar="HOST", help="Beyond this machine, needs keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8000,
     keys: KeysOption = None,
     audit: Annotated[
@@ -58,7 +57,7 @@ def serve(
     ] = 16,
     long_slots: Annotated[
         int,
-        typer.Option("--long-slots", metavar="N", min=1, help="Of long mode: their caches are the memory it takes."),
+        typer.Option("--long-slots", metavar="N", min=1, help="Of long mode; they take most of the memory."),
     ] = 2,
     waiting: Annotated[int, typer.Option("--waiting", metavar="N", min=1, help="Requests that may wait.")] = 128,
     max_new_tokens: Annotated[
@@ -86,13 +85,16 @@ def serve(
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"serving needs the package {package}; install it with: pip install 'skipwise[serve]'")
 
-    from skipwise.serve import Address, AuditLog, Bounds, Keyring, Server, Turns, create_app
+    from skipwise.serve.app import create_app
+    from skipwise.serve.audit import AuditLog
+    from skipwise.serve.gate import Bounds
+    from skipwise.serve.keys import Keyring
+    from skipwise.serve.listen import Address, Server
+    from skipwise.serve.scheduler import Turns
 
     key_file = keys or default_key_file()
     if keys is not None and not keys.exists():
-        raise ConfigError(
-            f"--keys is {str(keys)!r}, and there is no such file; make it with 'skipwise keys create NAME'"
-        )
+        raise ConfigError(f"--keys is {str(keys)!r}, and there is no such file; 'skipwise keys create NAME' makes it")
     keyring = Keyring(key_file) if key_file.exists() else None
     address = Address(host=host, port=port, certificate=tls_cert, private_key=tls_key, grace_seconds=grace)
     address.check(keyring)
@@ -143,7 +145,7 @@ def _embedded(
     from accelerate import PartialState
 
     from skipwise.inference import LocalEngine, TwoModes
-    from skipwise.serve import Embedded, Prompts
+    from skipwise.serve.backends import Embedded, Prompts
 
     modes = TwoModes.load(model, base=base, device=PartialState().device, **how)
     # No prefix is kept: what one key sent never serves another, and memory is free when a request is done.
@@ -167,17 +169,14 @@ def _vllm(
     """vLLM's servers, and their window."""
     from skipwise.inference.origin import read_origin
     from skipwise.model import read_config, rope_state
-    from skipwise.serve import Vllm, VllmSettings
-    from skipwise.serve.vllm import find_program
+    from skipwise.serve.vllm import Vllm, VllmSettings, find_program
 
     try:
         short, long = map(float, memory.split(","))
         if not (0 < short < 1 and 0 < long < 1 and short + long <= 1):
             raise ValueError
     except ValueError:
-        raise ConfigError(
-            f"--vllm-memory is {memory!r}; give two shares that make at most 1, such as 0.3,0.6"
-        ) from None
+        raise ConfigError(f"--vllm-memory is {memory!r}; give two shares of 1 in all, such as 0.3,0.6") from None
     origin = read_origin(model, base=base)
     state = rope_state(read_config(model, trust_remote_code=how["trust_remote_code"]))
     if state.maximum > state.original and origin is None:

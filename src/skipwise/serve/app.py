@@ -226,8 +226,8 @@ def _checked(
     if total > limit:
         raise Refusal(
             403,
-            f"the prompt has {len(ids)} tokens and up to {max_new} are to follow, which makes {total}; this key may ask "
-            f"for {limit}: shorten the prompt or max_tokens, or ask for another role",
+            f"the prompt has {len(ids)} tokens and up to {max_new} are to follow, which makes {total}; this key may "
+            f"ask for {limit}: shorten the prompt or max_tokens, or ask for another role",
             code="context_length_not_allowed",
         )
     return body.to_request(ids, max_new, model.mode)

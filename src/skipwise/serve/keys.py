@@ -1,7 +1,7 @@
 """API keys and their roles: a private file that holds no key, and the keyring of a server that knows it.
 
-A key reads `skipwise-<id>-<secret>`. The id finds its record at once; the record holds scrypt's digest of the secret, so
-that whoever reads the file cannot use a key. A secret that was right once is remembered by a keyed hash in memory, so
+A key reads `skipwise-<id>-<secret>`. The id finds its record at once; the record holds scrypt's digest of the secret,
+so that whoever reads the file cannot use a key. A secret that was right once is remembered by a keyed hash in memory, so
 that scrypt, slow on purpose, runs once a key and not once a request.
 """
 
@@ -107,8 +107,8 @@ def read_keys(path: Path) -> KeyFile:
         raise ConfigError(f"the key file {str(path)!r} cannot be read ({error.strerror}); give another") from error
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
-            f"the key file {str(path)!r} has mode {mode:03o}, so others could add keys to it; chmod 600 it, and look at "
-            "what it holds with 'skipwise keys list'"
+            f"the key file {str(path)!r} has mode {mode:03o}, so others could add keys to it; chmod 600 it, and see "
+            "what it holds by 'skipwise keys list'"
         )
     try:
         found = KeyFile.model_validate_json(text)

@@ -57,8 +57,8 @@ class Address:
         """
         if not self.is_loopback and not keyring:
             raise ConfigError(
-                f"--host is {self.host!r}, which other machines can reach, and there is no API key that holds; make one "
-                "with 'skipwise keys create NAME' and give --keys FILE, or listen on 127.0.0.1"
+                f"--host is {self.host!r}, which other machines can reach, and there is no API key that holds; make "
+                "one with 'skipwise keys create NAME' and give --keys FILE, or listen on 127.0.0.1"
             )
         if (self.certificate is None) != (self.private_key is None):
             raise ConfigError("TLS takes both --tls-cert FILE and --tls-key FILE; one was given: give both or neither")
@@ -67,8 +67,8 @@ class Address:
                 ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.certificate, self.private_key)
             except (OSError, ssl.SSLError) as error:
                 raise ConfigError(
-                    f"TLS with {str(self.certificate)!r} and {str(self.private_key)!r} cannot be used ({error}); give a "
-                    "certificate and its own key in PEM form"
+                    f"TLS with {str(self.certificate)!r} and {str(self.private_key)!r} cannot be used ({error}); give "
+                    "a certificate and its own key in PEM form"
                 ) from error
 
     def bind(self) -> socket.socket:
@@ -174,11 +174,13 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Makes the backend ready, and listens."""
         await self._backend.start()
         await super().startup(sockets=sockets)
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends in good order."""
         self._drain()
         cutting = asyncio.ensure_future(self._cut_off())
         try:

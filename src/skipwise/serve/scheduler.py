@@ -199,7 +199,8 @@ class Scheduler:
         """
         with self._lock:
             dropped = self._drop_cancelled()
-            self._admit()
+            for mode in MODES:
+                self._admit(mode)
             job = self._next_job()
         for one in dropped:
             self._end(one, Progress(finish_reason="closed"))
@@ -292,25 +293,31 @@ class Scheduler:
         owner = min(owners, key=lambda one: (one.bill, min(job.number for job in one.running)), default=None)
         return min(owner.running, key=lambda job: (job.bill, job.number)) if owner else None
 
-    def _admit(self) -> None:
-        for mode in MODES:
-            slots = self._turns.slots(mode)
-            each = slots - 1 if self._turns.several_owners and slots > 1 else slots
-            free = slots - sum(owner.num_running(mode) for owner in self._owners.values())
-            for _ in range(free):
-                able = [one for one in self._owners.values() if one.waiting[mode] and one.num_running(mode) < each]
-                if not able:
-                    break
-                fewest = min(able, key=lambda one: (one.num_running(mode), one.bill, one.waiting[mode][0].number))
-                if not self._turns.fair:
-                    fewest = min(able, key=lambda one: one.waiting[mode][0].number)
-                job = fewest.waiting[mode].popleft()
-                job.bill = min((one.bill for one in fewest.running), default=0.0)
-                if not fewest.running:
-                    # No credit for the time without a request that ran.
-                    active = (one.bill for one in self._owners.values() if one.running)
-                    fewest.bill = max(fewest.bill, min(active, default=fewest.bill))
-                fewest.running.append(job)
+    def _admit(self, mode: Mode) -> None:
+        """Lets in waiting requests of a mode while there are slots: of who has the fewest running, then who paid least."""
+        slots = self._turns.slots(mode)
+        each = slots - 1 if self._turns.several_owners and slots > 1 else slots
+        free = slots - sum(owner.num_running(mode) for owner in self._owners.values())
+        for _ in range(free):
+            able = [one for one in self._owners.values() if one.waiting[mode] and one.num_running(mode) < each]
+            if not able:
+                return
+            ranks = [
+                (one.num_running(mode), one.bill, one.waiting[mode][0].number)
+                if self._turns.fair
+                else (one.waiting[mode][0].number,)
+                for one in able
+            ]
+            self._let_in(able[ranks.index(min(ranks))], mode)
+
+    def _let_in(self, owner: _Owner, mode: Mode) -> None:
+        job = owner.waiting[mode].popleft()
+        job.bill = min((one.bill for one in owner.running), default=0.0)
+        if not owner.running:
+            # No credit for the time without a request that ran.
+            active = (one.bill for one in self._owners.values() if one.running)
+            owner.bill = max(owner.bill, min(active, default=owner.bill))
+        owner.running.append(job)
 
     def _drop_cancelled(self) -> list[Job]:
         dropped = [job for owner in self._owners.values() for job in self._jobs_of(owner) if job.cancelled]

@@ -215,8 +215,8 @@ class Vllm:
         while time.monotonic() < end:
             if process.returncode is not None:
                 raise ConfigError(
-                    f"vLLM's server of the {mode} mode ended with code {process.returncode} before it answered; what it "
-                    "printed above says why"
+                    f"vLLM's server of the {mode} mode ended with code {process.returncode} before it answered; what "
+                    "it printed above says why"
                 )
             if await self._answers(mode):
                 return
