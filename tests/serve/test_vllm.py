@@ -112,7 +112,7 @@ def test_who_leaves_stops_vllm(started: Any) -> None:
 def test_a_server_of_vllm_that_dies_is_said_and_seen(started: Any) -> None:
     running, client, _ = started
     assert asyncio.run(_status(running.url + "/health")) == 200
-    with pytest.raises(openai.InternalServerError, match="the engine broke off|does not answer") as error:
+    with pytest.raises(openai.InternalServerError, match=r"the engine broke off|does not answer") as error:
         client.completions.create(model="m", prompt="die", max_tokens=5)
     assert error.value.response.status_code == 503
     assert "retry-after" in error.value.response.headers

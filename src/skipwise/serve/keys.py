@@ -1,8 +1,8 @@
 """API keys and their roles: a private file that holds no key, and the keyring of a server that knows it.
 
 A key reads `skipwise-<id>-<secret>`. The id finds its record at once; the record holds scrypt's digest of the secret,
-so that whoever reads the file cannot use a key. A secret that was right once is remembered by a keyed hash in memory, so
-that scrypt, slow on purpose, runs once a key and not once a request.
+so that whoever reads the file cannot use a key. A secret that was right once is remembered by a keyed hash in memory,
+so that scrypt, slow on purpose, runs once a key and not once a request.
 """
 
 import hashlib

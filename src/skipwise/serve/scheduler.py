@@ -294,7 +294,7 @@ class Scheduler:
         return min(owner.running, key=lambda job: (job.bill, job.number)) if owner else None
 
     def _admit(self, mode: Mode) -> None:
-        """Lets in waiting requests of a mode while there are slots: of who has the fewest running, then who paid least."""
+        """Fills the slots of a mode: first of who has the fewest running, then of who has the smallest bill."""
         slots = self._turns.slots(mode)
         each = slots - 1 if self._turns.several_owners and slots > 1 else slots
         free = slots - sum(owner.num_running(mode) for owner in self._owners.values())
