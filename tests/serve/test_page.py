@@ -26,7 +26,8 @@ in_browser = [
 DROP = """(async () => {
   const data = new DataTransfer();
   data.items.add(new File([%s], "report.txt", { type: "text/plain" }));
-  document.getElementById("document").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+  const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+  document.getElementById("document").dispatchEvent(drop);
 })()"""
 
 
@@ -182,7 +183,8 @@ class TestInBrowser:
             async with opened(running.url, tmp_path / "profile", width=width, dark=dark) as browser:
                 await browser.until("!document.getElementById('key-row').hidden")
                 await browser.run(
-                    f"const key = document.getElementById('key'); key.value = '{key}'; key.dispatchEvent(new Event('change'))"
+                    f"const key = document.getElementById('key'); key.value = '{key}';"
+                    "key.dispatchEvent(new Event('change'))"
                 )
                 await browser.until("document.getElementById('model').options.length === 3")
                 await browser.run("document.getElementById('question').value = 'abc'")
