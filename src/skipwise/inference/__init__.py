@@ -8,23 +8,10 @@
     prefix.py    caches of earlier requests on the same document
     text.py      text of tokens as they come
     generate.py  the engine of this process
+
+This file imports nothing heavy: a server in front of another engine needs no torch.
 """
 
-from skipwise.inference.caches import CACHES
 from skipwise.inference.engine import MODES, Engine, Generation, GenerationRequest, GenerationStats, Mode
-from skipwise.inference.generate import LocalEngine
-from skipwise.inference.low_rank import low_rank_difference
-from skipwise.inference.modes import TwoModes
 
-__all__ = [
-    "CACHES",
-    "MODES",
-    "Engine",
-    "Generation",
-    "GenerationRequest",
-    "GenerationStats",
-    "LocalEngine",
-    "Mode",
-    "TwoModes",
-    "low_rank_difference",
-]
+__all__ = ["MODES", "Engine", "Generation", "GenerationRequest", "GenerationStats", "Mode"]

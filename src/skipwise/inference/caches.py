@@ -45,8 +45,8 @@ def _static(model: Any, total_tokens: int) -> Cache:
 def _offloaded(model: Any, total_tokens: int) -> Cache:
     if model.device.type == "cpu":
         raise ConfigError(
-            "cache is 'offloaded', which keeps it in the host's memory beside an accelerator, and this model computes on "
-            "the CPU, where it is there already; give dynamic, or quantized-8"
+            "cache is 'offloaded', which keeps it in the host's memory beside an accelerator, and this model "
+            "computes on the CPU, where it is there already; give dynamic, or quantized-8"
         )
     return DynamicCache(config=model.config, offloading=True)
 

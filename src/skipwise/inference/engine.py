@@ -76,26 +76,26 @@ class GenerationStats:
     Attributes:
         mode: that it is served in.
         prompt_tokens: of the request.
-        read_tokens: that the model has read so far, prompt and new ones; of the prompt, its progress.
         reused_tokens: of these, how many an earlier request's cache already had.
         new_tokens: generated, an end token included.
         prefill_seconds: of steps that read the prompt, without what passed between steps.
         decode_seconds: of steps that generated a further token.
         cache_bytes: that keys and values take.
+        read_tokens: that the cache holds so far, reused ones too: how far the prompt is.
     """
 
     mode: Mode
     prompt_tokens: int
-    read_tokens: int
     reused_tokens: int
     new_tokens: int
     prefill_seconds: float
     decode_seconds: float
     cache_bytes: int
+    read_tokens: int = 0
 
 
 class Generation(Protocol):
-    """A request on its way. Only one thread at a time may call it; `close` and leaving a `with` may come at any time."""
+    """A request on its way. One thread at a time may call it; `close`, or leaving a `with`, may come at any time."""
 
     @property
     def mode(self) -> Mode:

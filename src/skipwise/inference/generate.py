@@ -94,7 +94,9 @@ class LocalEngine:
         mode = self.mode_of(request)
         vocabulary = self.modes.model(mode).config.get_text_config().vocab_size
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
-            raise ConfigError(f"the prompt has token ids out of 0 to {vocabulary - 1}; it needs the model's own tokenizer")
+            raise ConfigError(
+                f"the prompt has token ids out of 0 to {vocabulary - 1}; it needs the model's own tokenizer"
+            )
         return LocalGeneration(self, request, mode)
 
 
@@ -220,7 +222,7 @@ class LocalGeneration:
 
     @property
     def _prefix_kind(self) -> Hashable:
-        """What must be the same for keys and values to be: RoPE that follows the length rotates each length by itself."""
+        """What keys and values depend on beside the tokens: some RoPE rotates by the length of the whole request."""
         length = self._request.total_tokens if rope_follows_length(self._model) else None
         return self.mode, self._engine.cache_kind, length
 

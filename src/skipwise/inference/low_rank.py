@@ -16,8 +16,8 @@ from skipwise.train.tuning import apply_tuning
 def low_rank_difference(base: str | Path, tuned: str | Path, rank: int, folder: str | Path, **how: Any) -> float:
     """Writes the difference between a base model and what full tuning made of it as an adapter of low rank.
 
-    Of each linear layer the difference of weights is cut to its largest singular values, the nearest matrix of that rank
-    (Eckart and Young); norms and embeddings, whose difference is no matter of rank or small, are kept in full.
+    Of each linear layer the difference of weights is cut to its largest singular values, the nearest matrix of that
+    rank (Eckart and Young); norms and embeddings are kept in full.
     `TwoModes.load(tuned, adapter=folder)` serves both modes with it.
 
     Args:

@@ -231,4 +231,3 @@ def tensor_bytes(modes: TwoModes) -> int:
         for tensor in (*model.parameters(), *model.buffers()):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
-

@@ -36,7 +36,7 @@ class PrefixStore:
         self._kept: list[Prefix] = []
 
     def take(self, kind: Hashable, ids: Sequence[int]) -> tuple[Cache, int] | None:
-        """A cache that holds the beginning of a prompt, cut to that, and how many tokens it holds; None where none does.
+        """A cache that holds the beginning of a prompt, cut to that, and its number of tokens; None where none does.
 
         Args:
             kind: as of `Prefix`.
