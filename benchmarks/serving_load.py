@@ -48,13 +48,14 @@ def server(folder: Path, turns: str) -> Iterator[tuple[str, psutil.Process]]:
         while not (found := re.search(r"m at (http://\S+) ", told)):
             line = process.stderr.readline()
             if not line:
-                sys.exit(f"the server did not start: {told}")
+                print(told, file=sys.stderr)
+                sys.exit("the server did not start; it said why above")
             told += line
         yield found[1], psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         if process.wait(120) != 0:
-            sys.exit(f"the server ended with {process.returncode}")
+            print(f"the server ended with {process.returncode}", file=sys.stderr)
 
 
 def prompts_of(client: int, *, is_long: bool) -> list[str]:
@@ -134,9 +135,7 @@ def percentile(values: list[float], share: float) -> float:
 
 async def compare(folder: Path, seconds: float) -> None:
     """Times of short and long requests by turns and clients, as a table."""
-    print(
-        "| clients (long among them) | turns | short: answered, median, 95% | long: answered, median, 95% | wrong | lost |"
-    )
+    print("| clients (long) | turns | short: answered, median, 95% | long: answered, median, 95% | wrong | lost |")
     print("|---|---|---|---|---|---|")
     for clients in (1, 8, 32):
         for turns in ("fair", "arrival"):
@@ -147,11 +146,8 @@ async def compare(folder: Path, seconds: float) -> None:
             cells = []
             for kind in ("short", "long"):
                 taken = load.seconds[kind]
-                cells.append(
-                    f"{len(taken)}, {percentile(taken, 0.5):.2f} s, {percentile(taken, 0.95):.2f} s"
-                    if taken
-                    else "none"
-                )
+                times = (f"{percentile(taken, share):.2f} s" for share in (0.5, 0.95)) if taken else ()
+                cells.append(", ".join([str(len(taken)), *times]))
             longs = max(1, clients // 4) if clients > 1 else 0
             print(f"| {clients} ({longs}) | {turns} | {' | '.join(cells)} | {load.wrong} | {load.lost} |", flush=True)
 

@@ -75,7 +75,7 @@ CASES = [
     Case("no JSON", http(b"{{{"), 400),
     Case("JSON that is no object", http(b"[1, 2]"), 400),
     Case("bytes that are no UTF-8", http(b'{"model": "stand-in", "prompt": "\xff\xfe\x80"}'), 400),
-    Case("half a surrogate pair", raw('"seed": 1', prompt='"\\udfff"'), 400, "prompt"),
+    Case("half a surrogate pair", raw('"seed": 1', prompt='"\\udfff"'), 400, "give one text"),
     Case("a NUL byte in a text", raw('"max_tokens": 2', prompt='"a\\u0000b"'), 200),
     Case("100,000 brackets, one in another", http(b"[" * 100_000), 400),
     Case(
@@ -143,13 +143,19 @@ CASES = [
     Case("a model that the role does not allow", of(model="stand-in:long").replace(GOOD.encode(), SHORT.encode()), 404),
     # HTTP
     Case("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
-    Case("a header line of 100,000 bytes", http(b"{}", headers="X-Long: " + "a" * 100_000 + "\r\n"), 400),
-    Case("a line break in a header", http(b"{}", headers="X-A: b\nSet-Cookie: c\r\n"), 400),
+    Case("a header line of 60,000 bytes", http(b"{}", headers="X-Long: " + "a" * 60_000 + "\r\n"), 431),
+    Case("two keys", http(b"{}", headers="Authorization: Bearer other\r\n"), 400, "send each once"),
+    Case("a line break in a header: it ends there", http(b"{}", headers="X-A: b\nSet-Cookie: c\r\n"), 400),
     Case("a NUL byte in a header", http(b"{}", headers="X-A: b\0c\r\n"), 400),
     Case("a line break in the path, encoded", http(method="GET", path="/v1/%0d%0aSet-Cookie:%20a=b"), 404),
     Case("two lengths that differ", http(b"{}", headers="Content-Length: 2\r\nContent-Length: 3\r\n"), 400),
     Case("a length below zero", http(b"{}", headers="Content-Length: -2\r\n"), 400),
-    Case("a length and chunks", http(b"0\r\n\r\n", headers="Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"), 400),
+    Case(
+        "a length and chunks",
+        http(b"0\r\n\r\n", headers="Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"),
+        400,
+        "send one",
+    ),
     Case("HTTP 9.9", b"GET /v1/models HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n", 401),
     Case("a method that is none", http(method="BREW", path="/v1/models"), 405),
     Case("DELETE", http(method="DELETE", path="/v1/models"), 405),
@@ -166,7 +172,7 @@ CASES = [
     Case("a way around the key, with dots", http(b"{}", path="/health/../v1/completions", key=None), 401),
     Case("a way around the key, by a slash at the end", http(b"{}", path="/v1/completions/", key=None), 401),
     Case("a whole address as the path", http(b"{}", path="http://other.example/v1/completions", key=None), 401),
-    Case("a path of 20,000 letters", http(method="GET", path="/" + "a" * 20_000), 404),
+    Case("a path of 40,000 letters", http(method="GET", path="/" + "a" * 40_000), 414),
 ]
 
 

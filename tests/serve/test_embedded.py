@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from skipwise.inference import LocalEngine, TwoModes
+from skipwise.inference.generate import LocalEngine
+from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model, save_model
 from skipwise.rope import INTERPOLATIONS
 from skipwise.serve.backends import Embedded, Prompts

@@ -9,23 +9,20 @@ from typing import Any
 
 import pytest
 
+from serve.conftest import Running
 from serve.hostile import CASES, EXPIRED, GOOD, REVOKED, SHORT, WRONG, Case, exchange, filled, http, of, status_of
+from serve.standin import ByteTokenizer, StandIn
+from skipwise.serve.app import create_app
+from skipwise.serve.audit import AuditLog
+from skipwise.serve.backends import Embedded
 from skipwise.serve.gate import Bounds
 from skipwise.serve.keys import Keyring, Role, create_key, revoke_key, set_role
+from skipwise.serve.listen import Address, Server
+from skipwise.serve.scheduler import Turns
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, dict[str, str], Any]]:
-    """Port, keys and server."""
-    from serve.conftest import Running
-    from serve.standin import ByteTokenizer, StandIn
-    from skipwise.serve.app import create_app
-    from skipwise.serve.audit import AuditLog
-    from skipwise.serve.backends import Embedded
-    from skipwise.serve.listen import Address, Server
-    from skipwise.serve.scheduler import Turns
-
-    folder = tmp_path_factory.mktemp("hostile")
+def start(folder: Path) -> tuple[int, dict[str, str], Running]:
+    """A server with keys of all kinds: its port, the keys, and itself."""
     path = folder / "keys.json"
     set_role(path, "short", Role(max_context=32, models=["stand-in"]))
     good = create_key(path, "good")
@@ -44,8 +41,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, dict[s
     bound = address.bind()
     running = Running(Server(app, address, backend, drain), bound, address.url(bound), engine, backend)
     running.begin()
-    yield running.port, keys, running
-    running.end()
+    return running.port, keys, running
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, dict[str, str], Any]]:
+    """Port, keys and server."""
+    started = start(tmp_path_factory.mktemp("hostile"))
+    yield started
+    started[2].end()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -32,7 +32,7 @@ def default_key_file() -> Path:
 def register(app: typer.Typer) -> None:
     """Adds the verbs."""
     app.command("keys create", epilog="Example: skipwise keys create ada --role reader --expires 90d")(create)
-    app.command("keys", epilog="Also: skipwise keys create, skipwise keys revoke, skipwise keys role")(list_keys)
+    app.command("keys", epilog="Example: skipwise keys. Also: keys create, keys revoke, keys role")(list_keys)
     app.command("keys list", epilog="Example: skipwise keys list")(list_keys)
     app.command("keys revoke", epilog="Example: skipwise keys revoke 1f0c93ab52de")(revoke)
     app.command("keys role", epilog="Example: skipwise keys role reader --max-context 8k --requests-per-minute 30")(
@@ -84,12 +84,16 @@ def list_keys(keys: KeysOption = None, as_json: JsonOption = False) -> None:
 def revoke(
     key: Annotated[str, typer.Argument(metavar="ID", help="As 'skipwise keys list' shows it.")],
     keys: KeysOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """End a key for good. A running server refuses it from the next request on."""
     from skipwise.serve.keys import revoke_key
 
     ended = revoke_key(keys or default_key_file(), key)
-    print(f"{ended.id} ({ended.name}) is revoked")
+    if as_json:
+        print_json({"id": ended.id, "name": ended.name, "revoked": ended.revoked})
+    else:
+        print(f"{ended.id} ({ended.name}) is revoked")
 
 
 def role(
@@ -110,6 +114,7 @@ def role(
         str | None, typer.Option("--models", metavar="NAME[,NAME]", help="That may be asked for.", show_default="all")
     ] = None,
     keys: KeysOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a role, or change one for all its keys at once. What is left out has no limit."""
     from skipwise.serve.keys import Role, set_role
@@ -121,7 +126,10 @@ def role(
         models=[one.strip() for one in models.split(",") if one.strip()] if models else None,
     )
     set_role(keys or default_key_file(), name, made)
-    print(f"role {name}: {_words(made)}")
+    if as_json:
+        print_json({"role": name, "limits": made.model_dump()})
+    else:
+        print(f"role {name}: {_words(made)}")
 
 
 def _words(role: Any) -> str:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipwise.cli.keys import KeysOption, default_key_file
-from skipwise.cli.options import AttentionOption, DtypeOption, ModelArgument, TrustOption, read_length
+from skipwise.cli.options import (
+    AttentionOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    TrustOption,
+    print_json,
+    read_length,
+)
 from skipwise.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +84,7 @@ def serve(
     dtype: DtypeOption = None,
     attention: AttentionOption = None,
     trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Serve a model to many: short requests by the base model, long ones by the extended one, in fair turns."""
     for option, value, known in (("--engine", engine, ENGINES), ("--turns", turns, TURNS)):
@@ -122,6 +131,10 @@ def serve(
     )
 
     def ready() -> None:
+        if as_json:
+            print_json({"url": address.url(bound), "models": list(backend.models), "keys": len(keyring or ())})
+            sys.stdout.flush()
+            return
         guarded = f"{len(keyring)} API keys" if keyring is not None else "no keys: this machine alone"
         print(f"skipwise: {name} at {address.url(bound)} ({guarded}); Ctrl-C ends it", file=sys.stderr, flush=True)
         if keyring is not None and address.certificate is None and not address.is_loopback:
@@ -144,7 +157,8 @@ def _embedded(
 
     from accelerate import PartialState
 
-    from skipwise.inference import LocalEngine, TwoModes
+    from skipwise.inference.generate import LocalEngine
+    from skipwise.inference.modes import TwoModes
     from skipwise.serve.backends import Embedded, Prompts
 
     modes = TwoModes.load(model, base=base, device=PartialState().device, **how)

@@ -16,7 +16,18 @@ from starlette.exceptions import HTTPException
 from skipwise import __version__
 from skipwise.errors import ConfigError
 from skipwise.inference.engine import GenerationRequest
-from skipwise.serve.api import Answer, ChatBody, CompletionBody, Taken, Usage, models_body
+from skipwise.serve.api import (
+    Answer,
+    ChatBody,
+    ChatMessage,
+    CompletionBody,
+    StreamOptions,
+    Taken,
+    TextFormat,
+    TextPart,
+    Usage,
+    models_body,
+)
 from skipwise.serve.audit import AuditLog, AuditRecord
 from skipwise.serve.backends import Backend, Message, ServedModel
 from skipwise.serve.gate import CLIENT_GONE, Bounds, Caller, Gate
@@ -36,6 +47,17 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"description": "The body is too large"},
     429: {"description": "Too many requests or tokens; Retry-After says when to try again"},
     503: {"description": "Overloaded or shutting down; Retry-After says when to try again"},
+}
+
+_FIELDS = {
+    name
+    for model in (CompletionBody, ChatBody, ChatMessage, TextPart, StreamOptions, TextFormat)
+    for name in (*model.model_fields, "max_completion_tokens")
+}
+# Where several forms are allowed, pydantic would tell of each why it is not that one.
+_HINTS = {
+    "prompt": "give one text that is not empty, or the token ids of one",
+    "stop": "give up to 4 texts of 1 to 256 characters",
 }
 
 
@@ -381,10 +403,14 @@ async def _refused(_: Request, error: Exception) -> Response:
 async def _unreadable(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"][1:])
-    message = f"{field or 'the body'}: {first['msg']}"
+    # Among the names of fields stand those of pydantic's own types.
+    field = ".".join(str(part) for part in first["loc"][1:] if part in _FIELDS or isinstance(part, int))
+    message = f"{field or 'the body'}: {_HINTS.get(field) or first['msg']}"
     if first["type"] == "extra_forbidden":
-        message = f"{field[:80]!r} is no field that is known here; leave it out"
+        field = str(first["loc"][-1])[:80]
+        message = f"{field!r} is no field that is known here; leave it out"
+    elif first["type"] == "model_attributes_type":
+        message = "the body must be a JSON object, sent with the header 'Content-Type: application/json'"
     elif first["type"] == "json_invalid":
         message, field = f"the body is no JSON from character {field} on", ""
     refusal = Refusal(400, message, code="invalid_request", param=field[:80] or None)
@@ -393,6 +419,10 @@ async def _unreadable(_: Request, error: Exception) -> Response:
 
 async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    told = {404: "there is nothing at this path; see /openapi.json", 405: "this path takes another method"}
+    told = {
+        400: "the body cannot be read as JSON in UTF-8",
+        404: "there is nothing at this path; see /openapi.json",
+        405: "this path takes another method",
+    }
     refusal = Refusal(error.status_code, told.get(error.status_code, str(error.detail)), code="invalid_request")
     return JSONResponse(refusal.body, refusal.status, headers=error.headers)

@@ -26,6 +26,7 @@ PUBLIC = ("/", "/health", "/openapi.json")
 CLIENT_GONE = 499
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_HEAD_BYTES = 32 << 10
 _CHECKS_AT_ONCE, _CHECKS_WAITING = 2, 32
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -121,6 +122,7 @@ class Gate:
                 code="overloaded",
                 retry_after=2,
             )
+        _check_head(scope)
         headers = dict(scope["headers"])
         caller = Caller()
         if self._keyring is None:
@@ -223,7 +225,7 @@ class _Sender:
             return
         content = json.dumps(refusal.body).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(content)), **refusal.headers}
-        if refusal.status in (408, 413, 503):
+        if refusal.status in (408, 413, 414, 431, 503):
             # What is left of the body is not waited for.
             headers["Connection"] = "close"
         encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
@@ -243,6 +245,21 @@ class _Replay:
             return await self._receive()
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
+
+
+def _check_head(scope: MutableMapping[str, Any]) -> None:
+    """Refuses what is too long, and what servers before this one may have read otherwise."""
+    path = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    if (size := path + sum(len(name) + len(value) for name, value in scope["headers"])) > _HEAD_BYTES:
+        status = 414 if path > _HEAD_BYTES // 2 else 431
+        raise Refusal(
+            status, f"path and headers have {size} bytes, and {_HEAD_BYTES} are allowed", code="head_too_large"
+        )
+    names = [name for name, _ in scope["headers"]]
+    if b"transfer-encoding" in names and b"content-length" in names:
+        raise Refusal(400, "the head has both Content-Length and Transfer-Encoding; send one", code="invalid_head")
+    if names.count(b"host") > 1 or names.count(b"authorization") > 1:
+        raise Refusal(400, "the head has Host or Authorization twice; send each once", code="invalid_head")
 
 
 def _check_host(headers: dict[bytes, bytes]) -> None:

@@ -19,7 +19,7 @@ from skipwise.errors import ConfigError
 from skipwise.serve.backends import Backend
 from skipwise.serve.keys import Keyring
 
-HEAD_BYTES = 32 << 10
+_HEAD_BYTES = 64 << 10  # that may wait for the rest of a head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 log_level="error",
                 server_header=False,
-                h11_max_incomplete_event_size=HEAD_BYTES,
+                h11_max_incomplete_event_size=_HEAD_BYTES,
                 timeout_keep_alive=15,
                 timeout_graceful_shutdown=int(address.grace_seconds) + 30,
                 ssl_certfile=address.certificate,
