@@ -45,7 +45,7 @@ def alone(modes: TwoModes, prompt: str | list[int], new_tokens: int) -> str:
     """What the transformers library writes, in the mode of that length."""
     ids = torch.tensor([prompt if isinstance(prompt, list) else modes.tokenizer(prompt)["input_ids"]])
     output = modes.generate(ids, max_new_tokens=new_tokens, do_sample=False)
-    return modes.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+    return str(modes.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 @pytest.mark.parametrize(("total", "mode"), [(256, "short"), (257, "long"), (700, "long")])
