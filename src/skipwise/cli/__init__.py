@@ -29,14 +29,29 @@ from skipwise.cli import (
     export,
     extend,
     generate,
+    keys,
     plan,
     report,
+    serve,
 )
 from skipwise.errors import SkipwiseError
 
 # In the order of the help.
 VERBS = (
-    *(plan, doctor, coverage, extend, calibrate, evaluate, build_suite, benchmarks, compare, report, export, generate),
+    plan,
+    doctor,
+    coverage,
+    extend,
+    calibrate,
+    evaluate,
+    build_suite,
+    benchmarks,
+    compare,
+    report,
+    export,
+    generate,
+    serve,
+    keys,
     demo,
 )
 
