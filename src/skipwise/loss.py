@@ -120,28 +120,30 @@ class NextTokenLoss:
         self,
         input_ids: Tensor,
         position_ids: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         num_items: Tensor | int | None = None,
         diluted: Tensor | None = None,
-        shifted: bool = False,
+        shift_labels: Tensor | None = None,
     ) -> Tensor:
         """Computes the loss, ready for `backward`.
 
         Args:
             input_ids: token ids (batch, n).
             position_ids: positions (batch, n).
-            labels: token ids (batch, n), not shifted unless said; -100 where a token is not scored.
+            labels: token ids (batch, n), not shifted; -100 where a token is not scored.
             num_items: what to divide the sum by; by default the number of scored tokens.
             diluted: bool (batch,), rows whose attention is diluted; None where that is not in use.
-            shifted: each label stands at the token before it already, as it must where tokens are parts of a window.
+            shift_labels: in place of `labels`, each at the token before it already, as the transformers library calls
+                them; they must be where tokens are parts of a window.
 
         Returns:
             0-d float32 loss; 0 where nothing is scored. `backward` can go through it once.
         """
         outputs = self._decoder(**training_inputs(input_ids, position_ids, diluted, self._model.dtype))
-        hidden, targets = outputs.last_hidden_state, labels
-        if not shifted:
-            hidden, targets = hidden[:, :-1], targets[:, 1:]
+        hidden, targets = outputs.last_hidden_state, shift_labels
+        if targets is None:
+            assert labels is not None, "a loss needs labels"
+            hidden, targets = hidden[:, :-1], labels[:, 1:]
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
         scored = targets != IGNORED
         count = scored.sum() if num_items is None else torch.as_tensor(num_items, device=hidden.device)
@@ -236,11 +238,10 @@ def use_chunked_loss(model: Any) -> None:
         diluted: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        targets = labels if shift_labels is None else shift_labels
-        if targets is None:
+        if labels is None and shift_labels is None:
             return forward(*args, **kwargs)
         inputs = kwargs["input_ids"], kwargs["position_ids"]
-        return {"loss": loss(*inputs, targets, num_items_in_batch, diluted, shifted=shift_labels is not None)}
+        return {"loss": loss(*inputs, labels, num_items_in_batch, diluted, shift_labels)}
 
     model.forward = forward_or_loss
 
