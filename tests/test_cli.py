@@ -86,13 +86,13 @@ def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest
         (["doctor", "m", "--target", "1k", "--dtype", "int8"], ["'dtype'", "'int8'", "'bfloat16'"]),
         (["doctor", "m", "--target", "32kb"], ["'--target'", "'32kb'", "32k"]),
         (["--no-such"], ["--no-such"]),
-        (["generate", "m"], ["--prompt TEXT or --file FILE", "neither"]),
+        (["generate", "m"], ["--prompt TEXT or --prompt-file FILE", "neither"]),
         (["generate", "m", "--prompt", "a", "--file", "b"], ["both"]),
         (
             ["generate", "m", "--file", "/no/such/file"],
-            ["--file is '/no/such/file'; it cannot be read", "--prompt TEXT"],
+            ["--prompt-file is '/no/such/file'; it cannot be read", "--prompt TEXT"],
         ),
-        (["generate", "m", "--file", "/"], ["--file is '/'; it cannot be read", "--prompt TEXT"]),
+        (["generate", "m", "--file", "/"], ["--prompt-file is '/'; it cannot be read", "--prompt TEXT"]),
         (["coverage", "--plot", "/no/such/x.svg"], ["--plot is '/no/such/x.svg'", "give a path in a folder"]),
     ],
 )

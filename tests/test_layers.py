@@ -45,6 +45,7 @@ ORDER = (
     # reads records; `train` writes its model card with it
     "report",
     "train",
+    "inference",
     "compare",
     "plan",
     "export",

@@ -14,6 +14,7 @@ PUBLIC = [
     "RopeSpec",
     "RopeTable",
     "RunConfig",
+    "TwoModes",
     "Window",
     "__version__",
     "calibrate",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skipwise.coverage import coverage
     from skipwise.doctor import doctor
     from skipwise.evals import evaluate
+    from skipwise.inference.modes import TwoModes
     from skipwise.model import load_model, save_model
     from skipwise.plan import plan
     from skipwise.positions import SAMPLERS, PoSE, PositionSample
@@ -36,6 +37,7 @@ __all__ = [
     "RopeSpec",
     "RopeTable",
     "RunConfig",
+    "TwoModes",
     "Window",
     "__version__",
     "calibrate",
@@ -58,6 +60,7 @@ _HOMES = {
     "RopeTable": "rope",
     "RunConfig": "config",
     "SAMPLERS": "positions",
+    "TwoModes": "inference.modes",
     "calibrate": "calibrate",
     "coverage": "coverage",
     "doctor": "doctor",

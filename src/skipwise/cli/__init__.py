@@ -26,15 +26,34 @@ from skipwise.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     extend,
     generate,
+    keys,
     plan,
     report,
+    serve,
 )
 from skipwise.errors import SkipwiseError
 
 # In the order of the help.
-VERBS = (plan, doctor, coverage, extend, calibrate, evaluate, build_suite, benchmarks, compare, report, generate, demo)
+VERBS = (
+    plan,
+    doctor,
+    coverage,
+    extend,
+    calibrate,
+    evaluate,
+    build_suite,
+    benchmarks,
+    compare,
+    report,
+    export,
+    generate,
+    serve,
+    keys,
+    demo,
+)
 
 DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 

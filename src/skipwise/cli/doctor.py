@@ -1,17 +1,27 @@
-"""`skipwise doctor`: proves, before any training, that skip-wise training works on this model and this machine."""
+"""`skipwise doctor`: proves, before any training, that skip-wise training works on this model and this machine.
 
+Without a target it looks at the files of a checkpoint instead, and mends them in a copy.
+"""
+
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
 from skipwise.cli.settings import given
+from skipwise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skipwise.doctor import Verdict
 
 EPILOG = """Example: skipwise doctor ./my-model --target 32k --interpolation yarn
 
 Example: skipwise doctor --config run.yaml
+
+Example: skipwise doctor ./someone-elses-128k --base ./its-base --fix --out mended
 """
 
 
@@ -79,10 +89,34 @@ def doctor(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the random tokens.", show_default="0")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", metavar="MODEL", help="What a checkpoint was made of: says its base and window. No --target then."
+        ),
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write a copy of the checkpoint with what is wrong in its files mended.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Of the mended copy.", show_default="MODEL-mended")
+    ] = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Probe what extend would train, with this model, attention and version; exit 1 if a probe fails."""
+    """Probe what extend would train, with this model, attention and version; exit 1 if a probe fails.
+
+    Given a checkpoint folder and no --target, look for faults in its files: a lost RoPE base, lengths that are no whole
+    numbers, a wrong original window, a scaling applied twice, an attention factor out of step, a tokenizer's other
+    limit.
+    """
+    if target is None and config is None and model is not None and (Path(model) / "config.json").is_file():
+        _check_up(model, base, fix, out, trust_remote_code, as_json)
+        return
+    if fix or out is not None or base is not None:
+        raise ConfigError(
+            "--base, --fix and --out are for the files of a checkpoint folder, looked at without --target"
+        )
     from skipwise.config import RunConfig, merge_settings, read_settings
 
     flags: dict[str, Any] = {
@@ -129,10 +163,39 @@ def doctor(
         check_reload=True,
         seed=run.seed,
     )
+    _print(verdicts, as_json)
+    if any(verdict.status == "fail" for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _check_up(
+    model: str, base: str | None, fix: bool, out: Path | None, trust_remote_code: bool, as_json: bool
+) -> None:
+    """Looks at a checkpoint's files; exit 1 if something is wrong that was not mended."""
+    from skipwise.doctor.checkup import check_up, write_mended
+    from skipwise.model import read_config
+
+    if out is not None and not fix:
+        raise ConfigError(f"--out is {str(out)!r}, and nothing is written without --fix; give both")
+    known = None if base is None else read_config(base, trust_remote_code=trust_remote_code).to_dict()
+    found = check_up(model, known)
+    _print(found.verdicts, as_json)
+    if found.healthy:
+        return
+    if not fix:
+        raise typer.Exit(1)
+    written = write_mended(model, found, out or Path(model).with_name(f"{Path(model).name}-mended"))
+    left = check_up(written, known)
+    if not as_json:
+        print(f"mended: {written}")
+    if not left.healthy:
+        _print(left.verdicts, as_json)
+        raise typer.Exit(1)
+
+
+def _print(verdicts: Sequence["Verdict"], as_json: bool) -> None:
     for verdict in verdicts:
         if as_json:
             print_json(asdict(verdict))
         else:
             print(verdict.line)
-    if any(verdict.status == "fail" for verdict in verdicts):
-        raise typer.Exit(1)

@@ -1,33 +1,99 @@
 """`skipwise generate`: text from a model after a prompt of any length that its window holds."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption, print_json
+from skipwise.cli.options import (
+    AttentionOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    TrustOption,
+    print_json,
+    read_length,
+)
 from skipwise.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from skipwise.model import LoadedModel
+    from skipwise.inference.engine import GenerationRequest
+    from skipwise.inference.generate import LocalEngine
+    from skipwise.inference.modes import TwoModes
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
-    app.command(epilog="Example: skipwise generate runs/long --file report.txt --max-new-tokens 200")(generate)
+    app.command(
+        epilog="Example: skipwise generate runs/long --prompt-file report.txt --ask 'What was decided?' --stats"
+    )(generate)
 
 
 def generate(
     model: ModelArgument,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="The prompt itself.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="A UTF-8 file with the prompt.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--prompt-file", "--file", metavar="FILE", help="A UTF-8 file with the prompt.")
+    ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ask",
+            metavar="TEXT",
+            help="A question after the prompt, by the model's chat template where it has one. Give it several times to "
+            "ask about one document, which is read once.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Stop after these.")
     ] = 128,
     temperature: Annotated[
         float, typer.Option("--temperature", metavar="T", min=0.0, help="0 takes the likeliest token each time.")
     ] = 0.0,
+    top_p: Annotated[
+        float,
+        typer.Option("--top-p", metavar="P", help="Draw among the likeliest tokens of this probability together."),
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be given repeatedly.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws above temperature 0.")] = 0,
+    mode: Annotated[
+        Literal["auto", "short", "long"],
+        typer.Option(
+            "--mode",
+            help="short: the base model, bit for bit; long: the extended one; auto: short for what fits the original "
+            "window, tokens to be generated included.",
+        ),
+    ] = "auto",
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="The base model, if it is no longer where the run's record says."),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option("--adapter", metavar="FOLDER", help="The difference to the base, in place of the run's own."),
+    ] = None,
+    cache: Annotated[
+        Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"],
+        typer.Option("--cache", help="How keys and values are kept."),
+    ] = "dynamic",
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            "--chunk",
+            metavar="N",
+            parser=read_length,
+            help="Tokens of the prompt read at a time, a multiple of 64.",
+            show_default="what suits the device",
+        ),
+    ] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Say on stderr what it took by length: seconds, tokens a second, memory.")
+    ] = False,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Print the text as it comes.")] = True,
     dtype: DtypeOption = None,
     attention: AttentionOption = None,
     trust_remote_code: TrustOption = False,
@@ -37,20 +103,42 @@ def generate(
     text = _prompt_text(prompt, file)
 
     from accelerate import PartialState
-    from transformers import set_seed
 
-    from skipwise.model import load_model
+    from skipwise.inference.generate import LocalEngine
+    from skipwise.inference.modes import TwoModes
 
-    loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
-    loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
-    set_seed(seed)
-    _continue_prompt(loaded, text, max_new_tokens, temperature, as_json)
+    how: dict[str, Any] = {
+        "dtype": dtype,
+        "attention": attention,
+        "trust_remote_code": trust_remote_code,
+        "device": PartialState().device,
+    }
+    if mode == "long" and base is None and adapter is None:
+        modes = TwoModes.long_alone(model, **how)
+    else:
+        modes = TwoModes.load(model, base=base, adapter=adapter, **how)
+    questions = ask or [None]
+    engine = LocalEngine(modes, cache=cache, chunk_tokens=chunk, prefixes=1 if len(questions) > 1 else 0)
+    for question in questions:
+        request = _request(
+            modes,
+            _prompt_ids(modes.tokenizer, text, question),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=tuple(stop or ()),
+            mode=None if mode == "auto" else mode,
+        )
+        _answer(engine, request, question, stream=stream and not as_json, stats=stats, as_json=as_json)
 
 
 def _prompt_text(prompt: str | None, file: Path | None) -> str:
     if (prompt is None) == (file is None):
         given = "neither" if prompt is None else "both"
-        raise ConfigError(f"the prompt comes from --prompt TEXT or --file FILE; {given} was given: give one of them")
+        raise ConfigError(
+            f"the prompt comes from --prompt TEXT or --prompt-file FILE; {given} was given: give one of them"
+        )
     if prompt is not None:
         return prompt
     assert file is not None
@@ -60,43 +148,75 @@ def _prompt_text(prompt: str | None, file: Path | None) -> str:
         raise DataError(f"{file} is not UTF-8 text (byte {error.start}); convert it first") from error
     except OSError as error:
         raise ConfigError(
-            f"--file is {str(file)!r}; it cannot be read ({error.strerror}); "
+            f"--prompt-file is {str(file)!r}; it cannot be read ({error.strerror}); "
             "give the path of a text file, or the prompt itself with --prompt TEXT"
         ) from error
 
 
-def _continue_prompt(loaded: "LoadedModel", text: str, max_new_tokens: int, temperature: float, as_json: bool) -> None:
-    """Generates after `text` and prints: as it comes, or as one JSON object at the end.
+def _prompt_ids(tokenizer: Any, text: str, question: str | None) -> list[int]:
+    """Token ids of the prompt, with the question after it: as a chat turn where the model knows such, else a line."""
+    if question is not None and getattr(tokenizer, "chat_template", None):
+        turn = [{"role": "user", "content": f"{text}\n\n{question}"}]
+        return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+    whole = text if question is None else f"{text}\n\n{question}\n"
+    # Too long a prompt is refused in our own words.
+    return list(tokenizer(whole, verbose=False)["input_ids"])
+
+
+def _request(modes: "TwoModes", ids: Sequence[int], *, max_new_tokens: int, **how: Any) -> "GenerationRequest":
+    """The request.
 
     Raises:
-        DataError: when the prompt is empty, or the prompt and the tokens to come do not fit the model's window.
+        DataError: the prompt is empty, or prompt and tokens to come do not fit the model's window.
     """
-    from transformers import TextStreamer
+    from skipwise.inference.engine import GenerationRequest
 
-    model, tokenizer = loaded
-    # Too long a prompt is refused below, in our own words.
-    inputs = tokenizer(text, return_tensors="pt", verbose=False).to(model.device)
-    prompt_tokens = inputs["input_ids"].shape[1]
-    window_tokens = model.config.get_text_config().max_position_embeddings
-    if prompt_tokens == 0:
+    if not ids:
         raise DataError("the prompt is empty; give at least one token of text")
-    if prompt_tokens + max_new_tokens > window_tokens:
+    if len(ids) + max_new_tokens > modes.target:
         raise DataError(
-            f"the prompt has {prompt_tokens} tokens and up to {max_new_tokens} are to follow, but the model's window is"
-            f" {window_tokens} tokens; shorten the prompt or --max-new-tokens, or extend the model"
+            f"the prompt has {len(ids)} tokens and up to {max_new_tokens} are to follow, but the model's window is"
+            f" {modes.target} tokens; shorten the prompt or --max-new-tokens, or extend the model"
         )
-    draws = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    streamer = None if as_json else TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    sequences = model.generate(  # pyright: ignore[reportCallIssue]
-        **inputs, **draws, max_new_tokens=max_new_tokens, streamer=streamer
-    )
-    new_ids = sequences[0, prompt_tokens:]
+    return GenerationRequest(prompt_ids=ids, max_new_tokens=max_new_tokens, **how)
+
+
+def _answer(
+    engine: "LocalEngine",
+    request: "GenerationRequest",
+    question: str | None,
+    *,
+    stream: bool,
+    stats: bool,
+    as_json: bool,
+) -> None:
+    """Generates, and prints: as it comes, at the end, or as one JSON object."""
+    from skipwise.cli.generate_stats import Progress
+
+    text = ""
+    with engine.start(request) as generation:
+        progress = Progress(engine, generation)
+        while not generation.is_done:
+            generation.step()
+            progress.look()
+            piece = generation.take_text()
+            text += piece
+            if stream:
+                print(piece, end="", flush=True)
     if as_json:
         print_json(
             {
-                "prompt_tokens": prompt_tokens,
-                "new_tokens": len(new_ids),
-                "window_tokens": window_tokens,
-                "text": tokenizer.decode(new_ids, skip_special_tokens=True),
+                **({} if question is None else {"ask": question}),
+                "prompt_tokens": len(request.prompt_ids),
+                "new_tokens": generation.stats.new_tokens,
+                "window_tokens": engine.target,
+                "mode": generation.mode,
+                "finish_reason": generation.finish_reason,
+                "text": text,
+                **({"stats": progress.record()} if stats else {}),
             }
         )
+        return
+    print("" if stream else text)
+    if stats:
+        print(progress.table(), file=sys.stderr)

@@ -8,6 +8,7 @@ class, the attention backend and the installed versions, so it is measured on th
     chunks.py      probes of what the chunks see of each other, and of what positions do
     layers.py      the probe of what the chunks see of each other in every layer
     checkpoint.py  probes of rotary tables, of the loss, and of saving and loading again
+    checkup.py     faults in the files of a checkpoint that others made, and a mended copy
     verdict.py     what a probe found, in one line
 """
 

@@ -8,7 +8,7 @@ whatever its config says, and attention that reads its scale from the rope's con
 keep that too. So `with_rope` builds anew, around the same parameters.
 """
 
-from skipwise.model.extend import original_window, rope_state, with_rope, with_scaled_attention
+from skipwise.model.extend import built_around, original_window, rope_state, with_rope, with_scaled_attention
 from skipwise.model.gptj import portability_note
 from skipwise.model.load import LoadedModel, load_model, read_config, without_weights
 from skipwise.model.rotary import rotary_tables
@@ -16,6 +16,7 @@ from skipwise.model.save import replace_file, save_attention_scale, save_config,
 
 __all__ = [
     "LoadedModel",
+    "built_around",
     "load_model",
     "original_window",
     "portability_note",

@@ -31,6 +31,7 @@ def save_model(
     folder: str | Path,
     *,
     state_dict: dict[str, Any] | None = None,
+    shard_bytes: int | None = None,
 ) -> None:
     """Writes a checkpoint folder that transformers 5 and readers of the 4 era both understand.
 
@@ -41,6 +42,7 @@ def save_model(
         tokenizer: that goes with it.
         folder: where to; its parents are made.
         state_dict: whole weights by name, of a model that is split over processes.
+        shard_bytes: largest file of weights; None for the transformers library's own limit.
 
     Raises:
         CheckpointError: it cannot be written there.
@@ -48,12 +50,12 @@ def save_model(
     folder = Path(folder)
     try:
         if folder.exists():
-            _write_checkpoint(model, tokenizer, folder, state_dict)
+            _write_checkpoint(model, tokenizer, folder, state_dict, shard_bytes)
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
             complete = Path(unfinished) / folder.name
-            _write_checkpoint(model, tokenizer, complete, state_dict)
+            _write_checkpoint(model, tokenizer, complete, state_dict, shard_bytes)
             complete.rename(folder)
     except OSError as error:
         raise CheckpointError(
@@ -73,10 +75,15 @@ def save_config(config: PreTrainedConfig, folder: str | Path) -> None:
 
 
 def _write_checkpoint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, state_dict: dict[str, Any] | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    state_dict: dict[str, Any] | None,
+    shard_bytes: int | None,
 ) -> None:
+    limit: dict[str, Any] = {} if shard_bytes is None else {"max_shard_size": shard_bytes}
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict=state_dict)
+        model.save_pretrained(folder, state_dict=state_dict, **limit)
         tokenizer.save_pretrained(folder)
     share_weights(folder)
     _add_legacy_keys(model.config, folder)

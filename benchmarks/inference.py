@@ -1,0 +1,173 @@
+"""Two modes and long inference, measured: the tables of docs/results/inference.md.
+
+python benchmarks/inference.py bits RUN            short mode against the base model, on 1,000 prompts
+python benchmarks/inference.py low-rank RUN        what low-rank differences of a run with full tuning lose, by rank
+python benchmarks/inference.py caches RUN          what kinds of cache lose and take; HQQ and quanto where installed
+python benchmarks/inference.py lengths RUN         speed and memory by length and kind, a process each
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from transformers import QuantizedCache
+
+from skipwise.corpus import build_store
+from skipwise.evals import evaluate, forward
+from skipwise.inference.caches import make_cache
+from skipwise.inference.low_rank import low_rank_difference
+from skipwise.inference.modes import TwoModes, tensor_bytes
+from skipwise.inference.origin import read_origin
+from skipwise.model import load_model
+
+CHUNK = 512
+# Of the transformers library, for comparison: kinds that this project does without.
+LIBRARY: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "fp8": (None, {"backend": "fp8"}),
+    "quanto 4 bit": ("optimum", {"backend": "quanto", "nbits": 4, "axis_key": -1, "axis_value": -1}),
+    "HQQ 8 bit": ("hqq", {"backend": "hqq", "nbits": 8, "axis_key": 1, "axis_value": 1}),
+    "HQQ 4 bit": ("hqq", {"backend": "hqq", "nbits": 4, "axis_key": 1, "axis_value": 1}),
+}
+
+
+def held_out(modes: TwoModes) -> list[np.ndarray]:
+    """Documents that training did not see, each as long as the window."""
+    store = build_store("stdlib", modes.tokenizer, min_tokens=modes.target, part="held_out")
+    return [store.document(index) for index in range(store.num_documents)]
+
+
+@torch.no_grad()
+def bits(run: str) -> None:
+    """Logits of short mode and of the base model on random prompts, with long ones in between."""
+    modes = TwoModes.load(run)
+    origin = read_origin(run)
+    assert origin is not None
+    base: Any = load_model(origin.base).model
+    generator = torch.Generator().manual_seed(0)
+    vocabulary, same, differ = base.config.vocab_size, 0, 0
+    for number in range(1000):
+        length = int(torch.randint(1, modes.original_window + 1, (1,), generator=generator))
+        ids = torch.randint(0, vocabulary, (1, length), generator=generator)
+        if number % 100 == 0:
+            modes(torch.randint(0, vocabulary, (1, 2 * modes.original_window), generator=generator))
+        expected = base(ids).logits
+        same += torch.equal(modes(ids).logits, expected)
+        differ += not torch.equal(modes.model("long")(ids).logits, expected)
+    print(f"1000 prompts of 1 to {modes.original_window} tokens: {same} bit-equal to the base model in short mode;")
+    print(f"in long mode {differ} of them differ from it")
+
+
+def perplexities(model: Any, modes: TwoModes, lengths: Sequence[int], documents: int) -> list[float]:
+    """Of the same last 192 tokens of each document, by length."""
+    task = {"kind": "perplexity", "scored_tokens": 192, "num_documents": documents}
+    results = evaluate(model, modes.tokenizer, [task], lengths, held_out(modes), allow_beyond=True, progress=False)
+    return [result.value for result in results]
+
+
+def low_rank(run: str) -> None:
+    """Error of the weights, bytes and perplexity by rank, between the base alone and both sets of weights."""
+    exact = TwoModes.load(run)
+    origin = read_origin(run)
+    assert origin is not None
+    lengths = [length for length in (256, 1024, 4096) if length <= exact.target]
+
+    def row(name: str, error: str, size: int, model: Any) -> None:
+        values = " | ".join(f"{value:.3f}" for value in perplexities(model, exact, lengths, 8))
+        print(f"| {name} | {error} | {size / 2**20:.2f} | {values} |", flush=True)
+
+    print(f"| difference | error of weights | MiB of both modes | {' | '.join(map(str, lengths))} |")
+    print("|---" * (3 + len(lengths)) + "|")
+    row("both sets of weights", "0", tensor_bytes(exact), exact.model("long"))
+    with tempfile.TemporaryDirectory() as scratch:
+        for rank in (8, 32, 128, 192):
+            folder = Path(scratch) / str(rank)
+            error = low_rank_difference(origin.base, run, rank, folder)
+            modes = TwoModes.load(run, adapter=folder)
+            row(f"rank {rank}", f"{error:.3f}", tensor_bytes(modes), modes.model("long"))
+
+
+def caches(run: str) -> None:
+    """Perplexity and passkeys at the longest length through each kind of cache, the prompt read in chunks."""
+    modes = TwoModes.load(run)
+    model: Any = modes.model("long")
+    length = 1 << (modes.target.bit_length() - 1)
+    makers: dict[str, Callable[[], Any]] = {
+        kind: lambda kind=kind: make_cache(kind, model, length) for kind in ("dynamic", "quantized-8", "quantized-4")
+    }
+    for name, (package, settings) in LIBRARY.items():
+        if package is None or importlib.util.find_spec(package):
+            makers[name] = lambda settings=settings: QuantizedCache(config=model.config, **settings)
+    perplexity = {"kind": "perplexity", "scored_tokens": 192, "num_documents": 4}
+    passkey = {"kind": "passkey", "trials": 10, "num_depths": 10}
+    print(f"| cache | perplexity at {length} | passkeys of 10 | seconds of a prompt |\n|---|---|---|---|")
+    for name, make in makers.items():
+        made: list[None] = []
+
+        def cache(make: Callable[[], Any] = make, made: list[None] = made, **_: Any) -> Any:
+            made.append(None)
+            return make()
+
+        begun = time.perf_counter()
+        with patch.object(forward, "DynamicCache", cache), patch.object(forward, "pass_columns", lambda *_: CHUNK):
+            # The library's integers take minutes a prompt; passkeys tell kinds apart less than perplexity does.
+            tasks = [perplexity] if name in LIBRARY else [perplexity, passkey]
+            results = evaluate(model, modes.tokenizer, tasks, [length], held_out(modes), progress=False)
+        seconds = (time.perf_counter() - begun) / len(made)
+        found = {result.metric: result.value for result in results if result.metric in ("perplexity", "accuracy")}
+        keys = f"{10 * found['accuracy']:.0f}" if "accuracy" in found else ""
+        print(f"| {name} | {found['perplexity']:.4f} | {keys} | {seconds:.1f} |", flush=True)
+
+
+def lengths(run: str) -> None:
+    """What `skipwise generate --stats` says of prompts of several lengths."""
+    modes = TwoModes.load(run)
+    text = "\n".join(str(modes.tokenizer.decode(document.tolist())) for document in held_out(modes)[:2])
+    ids = modes.tokenizer(text, verbose=False)["input_ids"]
+    print("| cache | mode | tokens read | of them a second | a second written | MiB of cache | MiB of process |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        for tokens in (200, 1024, 4096):
+            file = Path(scratch) / f"{tokens}.txt"
+            file.write_text(str(modes.tokenizer.decode(ids[:tokens])), encoding="utf-8")
+            for kind in ("dynamic", "quantized-8", "quantized-4"):
+                command = [
+                    sys.executable,
+                    "-m",
+                    "skipwise",
+                    "generate",
+                    run,
+                    "--prompt-file",
+                    str(file),
+                    "--cache",
+                    kind,
+                ]
+                settings = ["--cache", kind, "--max-new-tokens", "32", "--stats", "--json"]
+                done = subprocess.run([*command, *settings], capture_output=True, text=True, check=True)
+                stats = json.loads(done.stdout)["stats"]
+                print(
+                    f"| {kind} | {stats['mode']} | {stats['prompt_tokens']:,} "
+                    f"| {stats['prompt_tokens'] / stats['prefill_seconds']:,.0f} "
+                    f"| {(stats['new_tokens'] - 1) / stats['decode_seconds']:.1f} "
+                    f"| {stats['cache_bytes'] / 2**20:.2f} | {stats['by_length'][-1]['peak_bytes'] / 2**20:,.0f} |",
+                    flush=True,
+                )
+
+
+PARTS: dict[str, Callable[[str], None]] = {"bits": bits, "low-rank": low_rank, "caches": caches, "lengths": lengths}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("run", help="folder of an extended model")
+    given = parser.parse_args()
+    PARTS[given.part](given.run)

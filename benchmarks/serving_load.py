@@ -1,0 +1,197 @@
+"""Load on `skipwise serve`: short requests beside long ones, with fair turns and without; and a soak.
+
+    python benchmarks/serving_load.py [--seconds 30]
+    python benchmarks/serving_load.py --soak 30          # minutes, of 8 clients; prints memory over time
+
+The embedded model at sixteen times its window, by interpolation alone: what it says does not matter here, what it costs
+does. A server is started as people start it. Of the clients a quarter, one at least where there are several, sends
+prompts of some 3,900 tokens, the others such of some 60; each asks again as soon as it is answered, half of them by a
+stream. Every prompt was asked before by itself, and every answer must be the one that it got then.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+
+from skipwise.model import load_model, save_model
+from skipwise.rope import INTERPOLATIONS
+from skipwise.window import Window
+
+TARGET, LONG_TOKENS, NEW_TOKENS = 4096, 3900, 8
+SENTENCE = "def read(path):\n    return open(path).read()\n\n"
+
+
+@contextmanager
+def server(folder: Path, turns: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Its address and process."""
+    command = [sys.executable, "-m", "skipwise", "serve", str(folder), "--base", "embedded", "--port", "0"]
+    command += ["--turns", turns, "--waiting", "256", "--name", "m", "--audit", str(folder.parent / "audit.jsonl")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HOME": str(folder)})
+    assert process.stderr is not None
+    try:
+        told = ""
+        while not (found := re.search(r"m at (http://\S+) ", told)):
+            line = process.stderr.readline()
+            if not line:
+                print(told, file=sys.stderr)
+                sys.exit("the server did not start; it said why above")
+            told += line
+        yield found[1], psutil.Process(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        if process.wait(120) != 0:
+            print(f"the server ended with {process.returncode}", file=sys.stderr)
+
+
+def prompts_of(client: int, *, is_long: bool) -> list[str]:
+    """Three of its own, which no other client has."""
+    tokens_a_sentence = 17
+    times = LONG_TOKENS // tokens_a_sentence - 4 if is_long else 2
+    return [f"# client {client}, question {number}\n" + SENTENCE * times for number in range(3)]
+
+
+class Load:
+    """Clients that ask and check.
+
+    Args:
+        url: of the server.
+        clients: how many.
+    """
+
+    def __init__(self, url: str, clients: int) -> None:
+        self._client = openai.AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=0, timeout=600)
+        longs = max(1, clients // 4) if clients > 1 else 0
+        self._prompts = {number: prompts_of(number, is_long=number < longs) for number in range(clients)}
+        self._longs = longs
+        self._expected: dict[str, str] = {}
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.first_seconds: dict[str, list[float]] = defaultdict(list)
+        self.wrong = self.lost = 0
+
+    async def learn(self) -> None:
+        """Asks everything once, one after the other."""
+        for prompts in self._prompts.values():
+            for prompt in prompts:
+                self._expected[prompt], _, mode = await self._ask(prompt, stream=False)
+                if mode != ("long" if len(prompt) > 1000 else "short"):
+                    sys.exit(f"a prompt of {len(prompt)} characters was served in {mode} mode")
+
+    async def press(self, seconds: float) -> None:
+        """Asks for so long, all at once."""
+        end = time.monotonic() + seconds
+        await asyncio.gather(*(self._one(number, end) for number in self._prompts))
+
+    async def _one(self, number: int, end: float) -> None:
+        kind, turn = ("long" if number < self._longs else "short"), 0
+        while time.monotonic() < end:
+            prompt, began = self._prompts[number][turn % 3], time.perf_counter()
+            try:
+                text, first, _ = await self._ask(prompt, stream=turn % 2 == 0)
+            except openai.APIError as error:
+                print(f"lost: {error}", file=sys.stderr)
+                self.lost += 1
+                continue
+            self.seconds[kind].append(time.perf_counter() - began)
+            if first is not None:
+                self.first_seconds[kind].append(first - began)
+            self.wrong += text != self._expected[prompt]
+            turn += 1
+
+    async def _ask(self, prompt: str, *, stream: bool) -> tuple[str, float | None, str]:
+        """The text, when its first piece came, and the mode."""
+        arguments: dict[str, Any] = {"model": "m", "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0}
+        if not stream:
+            done: Any = await self._client.completions.create(**arguments)
+            return done.choices[0].text, None, done.skipwise["mode"]
+        text, first, mode = "", None, ""
+        async for chunk in await self._client.completions.create(**arguments, stream=True):
+            first = first or time.perf_counter()
+            text += chunk.choices[0].text
+            mode = (chunk.model_extra or {}).get("skipwise", {}).get("mode", mode)
+        return text, first, mode
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that this share lies at or below; by linear interpolation."""
+    if len(values) == 1:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
+
+
+async def compare(folder: Path, seconds: float) -> None:
+    """Times of short and long requests by turns and clients, as a table."""
+    print("| clients (long) | turns | short: answered, median, 95% | long: answered, median, 95% | wrong | lost |")
+    print("|---|---|---|---|---|---|")
+    for clients in (1, 8, 32):
+        for turns in ("fair", "arrival"):
+            with server(folder, turns) as (url, _):
+                load = Load(url, clients)
+                await load.learn()
+                await load.press(seconds)
+            cells = []
+            for kind in ("short", "long"):
+                taken = load.seconds[kind]
+                times = (f"{percentile(taken, share):.2f} s" for share in (0.5, 0.95)) if taken else ()
+                cells.append(", ".join([str(len(taken)), *times]))
+            longs = max(1, clients // 4) if clients > 1 else 0
+            print(f"| {clients} ({longs}) | {turns} | {' | '.join(cells)} | {load.wrong} | {load.lost} |", flush=True)
+
+
+async def soak(folder: Path, minutes: float) -> None:
+    """Memory of the server over time, under the load of 8 clients."""
+    with server(folder, "fair") as (url, process):
+        load = Load(url, 8)
+        await load.learn()
+        pressing = asyncio.ensure_future(load.press(60 * minutes))
+        print("| minute | requests | resident MiB | threads | open files |")
+        print("|---|---|---|---|---|")
+        began, samples = time.monotonic(), []
+        while not pressing.done():
+            minute = (time.monotonic() - began) / 60
+            samples.append((minute, process.memory_info().rss / 2**20))
+            answered = sum(map(len, load.seconds.values()))
+            print(
+                f"| {minute:.1f} | {answered} | {samples[-1][1]:.0f} | {process.num_threads()} | {process.num_fds()} |",
+                flush=True,
+            )
+            await asyncio.wait([pressing], timeout=max(5.0, 60 * minutes / 20))
+        await pressing
+        later = samples[len(samples) // 3 :]
+        slope = statistics.linear_regression(*zip(*later, strict=True)).slope if len(later) > 1 else float("nan")
+        print(f"\nafter the first third: {slope:+.2f} MiB a minute; wrong {load.wrong}, lost {load.lost}")
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30, help="of each row")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="a soak instead")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "long"
+        window = Window(train=256, original=256, target=TARGET)
+        model, tokenizer = load_model("embedded", interpolation=INTERPOLATIONS["yarn"](), window=window)
+        save_model(model, tokenizer, folder)
+        if arguments.soak:
+            asyncio.run(soak(folder, arguments.soak))
+        else:
+            asyncio.run(compare(folder, arguments.seconds))
+
+
+if __name__ == "__main__":
+    main()

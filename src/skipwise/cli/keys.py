@@ -1,0 +1,153 @@
+"""`skipwise keys create|list|revoke|role`: who may ask a server, and for how much."""
+
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skipwise.cli.options import JsonOption, print_json, read_length
+from skipwise.errors import ConfigError
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+KeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="FILE",
+        envvar="SKIPWISE_KEYS",
+        help="The key file; it holds no key, only what a key is checked by.",
+        show_default="~/.config/skipwise/keys.json",
+    ),
+]
+
+
+def default_key_file() -> Path:
+    """Where keys are kept unless something else is said."""
+    return Path.home() / ".config" / "skipwise" / "keys.json"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs."""
+    app.command("keys create", epilog="Example: skipwise keys create ada --role reader --expires 90d")(create)
+    app.command("keys", epilog="Example: skipwise keys. Also: keys create, keys revoke, keys role")(list_keys)
+    app.command("keys list", epilog="Example: skipwise keys list")(list_keys)
+    app.command("keys revoke", epilog="Example: skipwise keys revoke 1f0c93ab52de")(revoke)
+    app.command("keys role", epilog="Example: skipwise keys role reader --max-context 8k --requests-per-minute 30")(
+        role
+    )
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of whoever will hold it, for the audit log.")],
+    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Made by 'skipwise keys role'.")] = "default",
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", metavar="TIME", help="From now: 12h, 30d, 8w.", show_default="never"),
+    ] = None,
+    keys: KeysOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an API key. It is printed once and kept nowhere."""
+    from skipwise.serve.keys import create_key
+
+    path = keys or default_key_file()
+    key = create_key(path, name, role=role, seconds=None if expires is None else _seconds(expires))
+    if as_json:
+        print_json({"key": key, "id": key.split("-")[1], "name": name, "role": role, "file": str(path)})
+    else:
+        print(key)
+        typer.echo(f"Kept as {key.split('-')[1]} in {path}; the key itself is shown this once.", err=True)
+
+
+def list_keys(keys: KeysOption = None, as_json: JsonOption = False) -> None:
+    """List keys and roles."""
+    from skipwise.serve.keys import read_keys
+
+    content, now = read_keys(keys or default_key_file()), time.time()
+    for key in content.keys:
+        role = content.roles[key.role]
+        limits = {name: value for name, value in role.model_dump().items() if value is not None}
+        if as_json:
+            shown = key.model_dump(include={"id", "name", "role", "created", "expires", "revoked"})
+            print_json({**shown, "state": key.state(now), "limits": limits})
+        else:
+            until = "" if key.expires is None else f", until {_day(key.expires)}"
+            print(f"{key.id}  {key.state(now):<8} {key.name}, role {key.role}, since {_day(key.created)}{until}")
+    if not as_json:
+        for name, role in content.roles.items():
+            print(f"role {name}: {_words(role)}")
+
+
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="ID", help="As 'skipwise keys list' shows it.")],
+    keys: KeysOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a key for good. A running server refuses it from the next request on."""
+    from skipwise.serve.keys import revoke_key
+
+    ended = revoke_key(keys or default_key_file(), key)
+    if as_json:
+        print_json({"id": ended.id, "name": ended.name, "revoked": ended.revoked})
+    else:
+        print(f"{ended.id} ({ended.name}) is revoked")
+
+
+def role(
+    name: Annotated[str, typer.Argument(metavar="ROLE", help="Its name.")],
+    max_context: Annotated[
+        int | None,
+        typer.Option(
+            "--max-context", metavar="N", parser=read_length, help="Tokens of a request, new ones included: 4096, 32k."
+        ),
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option("--requests-per-minute", metavar="N", min=1, help="Of each key.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option("--tokens-per-minute", metavar="N", parser=read_length, help="Of each key: 100k.")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option("--models", metavar="NAME[,NAME]", help="That may be asked for.", show_default="all")
+    ] = None,
+    keys: KeysOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a role, or change one for all its keys at once. What is left out has no limit."""
+    from skipwise.serve.keys import Role, set_role
+
+    made = Role(
+        max_context=max_context,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        models=[one.strip() for one in models.split(",") if one.strip()] if models else None,
+    )
+    set_role(keys or default_key_file(), name, made)
+    if as_json:
+        print_json({"role": name, "limits": made.model_dump()})
+    else:
+        print(f"role {name}: {_words(made)}")
+
+
+def _words(role: Any) -> str:
+    parts = {
+        "context up to {} tokens": role.max_context,
+        "{} requests a minute": role.requests_per_minute,
+        "{} tokens a minute": role.tokens_per_minute,
+        "models {}": role.models and ", ".join(role.models),
+    }
+    return ", ".join(text.format(value) for text, value in parts.items() if value is not None) or "no limits"
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+)([smhdw])", text.strip())
+    if match is None:
+        raise ConfigError(f"--expires is {text!r}; give a number and s, m, h, d or w, such as 30d")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def _day(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))

@@ -1,0 +1,211 @@
+"""`skipwise serve`: one model with two modes behind OpenAI's API."""
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipwise.cli.keys import KeysOption, default_key_file
+from skipwise.cli.options import (
+    AttentionOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    TrustOption,
+    print_json,
+    read_length,
+)
+from skipwise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skipwise.serve.backends import Backend
+    from skipwise.serve.scheduler import Turns
+
+ENGINES = ("embedded", "vllm")
+TURNS = ("fair", "arrival")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command(epilog="Example: skipwise serve runs/long --keys keys.json --audit audit.jsonl")(serve)
+
+
+def serve(
+    model: ModelArgument,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", metavar="MODEL", help="The base model of short mode.", show_default="as the run's record says"
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="That clients ask for.", show_default="the model's")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", metavar="HOST", help="Beyond this machine, needs keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    keys: KeysOption = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option("--audit", metavar="FILE", help="Adds a line a request: who, when, tokens, status; no text."),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key, PEM.")] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="NAME", help="embedded: in this process; vllm: starts and fronts vLLM.")
+    ] = "embedded",
+    cache: Annotated[str, typer.Option("--cache", metavar="KIND", help="KV cache of the embedded engine.")] = "dynamic",
+    turns: Annotated[
+        str, typer.Option("--turns", metavar="ORDER", help="fair: short requests pass long ones; arrival: they do not.")
+    ] = "fair",
+    short_slots: Annotated[
+        int, typer.Option("--short-slots", metavar="N", min=1, help="Requests of short mode that may run at once.")
+    ] = 16,
+    long_slots: Annotated[
+        int,
+        typer.Option("--long-slots", metavar="N", min=1, help="Of long mode; they take most of the memory."),
+    ] = 2,
+    waiting: Annotated[int, typer.Option("--waiting", metavar="N", min=1, help="Requests that may wait.")] = 128,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", parser=read_length, help="Where a request does not say.")
+    ] = 256,
+    chat_template: Annotated[
+        Path | None, typer.Option("--chat-template", metavar="FILE", help="Jinja, in place of the tokenizer's.")
+    ] = None,
+    grace: Annotated[
+        float, typer.Option("--grace", metavar="SECONDS", min=0, help="To finish what runs when told to end.")
+    ] = 60.0,
+    vllm_args: Annotated[str, typer.Option("--vllm-args", metavar="TEXT", help="More arguments of vllm serve.")] = "",
+    vllm_memory: Annotated[
+        str, typer.Option("--vllm-memory", metavar="BASE,LONG", help="Shares of each accelerator's memory.")
+    ] = "0.3,0.6",
+    dtype: DtypeOption = None,
+    attention: AttentionOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a model to many: short requests by the base model, long ones by the extended one, in fair turns."""
+    for option, value, known in (("--engine", engine, ENGINES), ("--turns", turns, TURNS)):
+        if value not in known:
+            raise ConfigError(f"{option} is {value!r}; give {' or '.join(known)}")
+    for package in ("fastapi", "uvicorn", "prometheus_client", "aiohttp"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"serving needs the package {package}; install it with: pip install 'skipwise[serve]'")
+
+    from skipwise.serve.app import create_app
+    from skipwise.serve.audit import AuditLog
+    from skipwise.serve.gate import Bounds
+    from skipwise.serve.keys import Keyring
+    from skipwise.serve.listen import Address, Server
+    from skipwise.serve.scheduler import Turns
+
+    key_file = keys or default_key_file()
+    if keys is not None and not keys.exists():
+        raise ConfigError(f"--keys is {str(keys)!r}, and there is no such file; 'skipwise keys create NAME' makes it")
+    keyring = Keyring(key_file) if key_file.exists() else None
+    address = Address(host=host, port=port, certificate=tls_cert, private_key=tls_key, grace_seconds=grace)
+    address.check(keyring)
+    # The port first: a model takes long to load.
+    bound = address.bind()
+    order = Turns(
+        fair=turns == "fair",
+        short_slots=short_slots,
+        long_slots=long_slots,
+        waiting=waiting,
+        waiting_each=max(1, waiting // 2) if keyring else waiting,
+        several_owners=keyring is not None,
+    )
+    how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
+    name = name or Path(model).name
+    backend, target = (
+        _vllm(model, base, name, order, vllm_args, vllm_memory, how)
+        if engine == "vllm"
+        else _embedded(model, base, name, order, cache, chat_template, how)
+    )
+    # A token is seldom more than this many bytes of JSON.
+    bounds = Bounds(body_bytes=max(1 << 20, 32 * target))
+    app, drain = create_app(
+        backend, keyring=keyring, audit=AuditLog(audit), bounds=bounds, default_max_tokens=max_new_tokens
+    )
+
+    def ready() -> None:
+        if as_json:
+            print_json({"url": address.url(bound), "models": list(backend.models), "keys": len(keyring or ())})
+            sys.stdout.flush()
+            return
+        guarded = f"{len(keyring)} API keys" if keyring is not None else "no keys: this machine alone"
+        print(f"skipwise: {name} at {address.url(bound)} ({guarded}); Ctrl-C ends it", file=sys.stderr, flush=True)
+        if keyring is not None and address.certificate is None and not address.is_loopback:
+            print("skipwise: without TLS, keys and texts can be read on their way; see --tls-cert", file=sys.stderr)
+
+    Server(app, address, backend, drain, ready).run(sockets=[bound])
+
+
+def _embedded(
+    model: str,
+    base: str | None,
+    name: str,
+    turns: "Turns",
+    cache: str,
+    chat_template: Path | None,
+    how: dict[str, Any],
+) -> tuple["Backend", int]:
+    """The engine in this process, and its window."""
+    template = _template(chat_template)
+
+    from accelerate import PartialState
+
+    from skipwise.inference.generate import LocalEngine
+    from skipwise.inference.modes import TwoModes
+    from skipwise.serve.backends import Embedded, Prompts
+
+    modes = TwoModes.load(model, base=base, device=PartialState().device, **how)
+    # No prefix is kept: what one key sent never serves another, and memory is free when a request is done.
+    engine = LocalEngine(modes, name=name, cache=cache, prefixes=0)
+    prompts = Prompts(modes.tokenizer, template)
+    if not prompts.has_template:
+        print("skipwise: the tokenizer has no chat template; chats are written as plain lines", file=sys.stderr)
+    return Embedded(engine, prompts, turns), engine.target
+
+
+def _template(path: Path | None) -> str | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--chat-template {str(path)!r} cannot be read ({error}); give a text file") from error
+
+
+def _vllm(
+    model: str, base: str | None, name: str, turns: "Turns", arguments: str, memory: str, how: dict[str, Any]
+) -> tuple["Backend", int]:
+    """vLLM's servers, and their window."""
+    from skipwise.inference.origin import read_origin
+    from skipwise.model import read_config, rope_state
+    from skipwise.serve.vllm import Vllm, VllmSettings, find_program
+
+    try:
+        short, long = map(float, memory.split(","))
+        if not (0 < short < 1 and 0 < long < 1 and short + long <= 1):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"--vllm-memory is {memory!r}; give two shares of 1 in all, such as 0.3,0.6") from None
+    origin = read_origin(model, base=base)
+    state = rope_state(read_config(model, trust_remote_code=how["trust_remote_code"]))
+    if state.maximum > state.original and origin is None:
+        raise ConfigError(f"model {model!r} does not say what its base model is; give it by --base")
+    flags = shlex.split(arguments)
+    for option, value in (("--dtype", how["dtype"]), ("--attention-backend", how["attention"])):
+        flags += [option, value] if value else []
+    flags += ["--trust-remote-code"] if how["trust_remote_code"] else []
+    settings = VllmSettings(
+        base=origin.base if origin else model,
+        extended=model,
+        original_window=state.original,
+        target=state.maximum,
+        memory_shares=(short, long),
+        arguments=tuple(flags),
+        program=(find_program(),),
+    )
+    return Vllm(name, settings, turns), settings.target

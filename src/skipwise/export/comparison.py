@@ -1,0 +1,294 @@
+"""An export held against the model it was made of: rotary tables, whole numbers, token ids, logits, and greedy text.
+
+What may differ is the number format. So the trained model is measured again with its weights rounded to the format,
+which says what the format costs, and an engine that computes in float32 must give these logits up to float32's own
+error. One that rounds its activations as well (llama.cpp) is imitated, and may be as far from them as that, times
+three.
+"""
+
+import inspect
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from skipwise.doctor.verdict import Verdict, judge
+from skipwise.errors import CheckpointError
+from skipwise.export.gguf_tokenizer import TEXTS
+from skipwise.export.runners import Runner
+from skipwise.rope import RopeState, RopeTable, float32_angle_error, read_rope
+
+# Frequencies are powers taken in float32, and pass through several formats of it.
+_TABLE_TOLERANCE = 1e-5
+_FACTOR_TOLERANCE = 1e-6
+# Root mean square of float32's own error in logits, over that of the logits: without long angles, and for each radian
+# that float32 is off in the angles of the last position.
+_FLOAT32_ERROR, _ERROR_PER_RADIAN = 1e-4, 0.5
+# What an engine's own rounding may cost, over what the imitation of it costs.
+_ACTIVATIONS = 3
+_LAST, _GREEDY = 32, 24
+_SHORT_TOKENS = 64
+# What of a window a long prompt is made of: all where that is not long, else what is beyond the original window.
+_WHOLE_TOKENS, _BEYOND_TOKENS = 8192, 256
+_CURE = "the export is refused, and nothing of it is left"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What models are compared on.
+
+    Attributes:
+        short: token ids within the original window.
+        long: token ids beyond it; the same as `short` where the window was never extended.
+    """
+
+    short: list[int]
+    long: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a model computes on the prompts.
+
+    Attributes:
+        short: float32 (32, vocabulary), logits of the short prompt's last tokens.
+        long: of the long prompt's.
+    """
+
+    short: np.ndarray
+    long: np.ndarray
+
+
+def prompts(runner: Runner, state: RopeState, long_tokens: int | None = None) -> Prompts:
+    """Real text of the lengths that a comparison needs: sources of Python's standard library.
+
+    Args:
+        runner: whose tokenizer reads it.
+        state: of the model's rotary embedding.
+        long_tokens: of the long prompt; None for the whole window up to 8192 tokens, else 256 beyond the original
+            window.
+    """
+    window = state.maximum
+    if long_tokens is None:
+        long_tokens = window if window <= _WHOLE_TOKENS else min(window, state.original + _BEYOND_TOKENS)
+    ids: list[int] = []
+    for text in _library():
+        ids += runner.token_ids(text)
+        if len(ids) >= long_tokens:
+            break
+    return Prompts(short=ids[: min(_SHORT_TOKENS, state.original)], long=ids[: min(long_tokens, window)])
+
+
+def measure(runner: Runner, given: Prompts) -> Measured:
+    """Logits of the last tokens of both prompts."""
+    return Measured(
+        short=runner.logits(given.short, min(_LAST, len(given.short))),
+        long=runner.logits(given.long, min(_LAST, len(given.long))),
+    )
+
+
+def compare(
+    exported: Runner,
+    given: Prompts,
+    state: RopeState,
+    tables: Mapping[str, RopeTable],
+    ids: Sequence[list[int]],
+    trained: Measured,
+    rounded: Measured,
+    imitated: Measured,
+    reference: Runner,
+) -> list[Verdict]:
+    """Compares what was exported, loaded again, with the model it was made of.
+
+    Args:
+        exported: the export.
+        given: prompts.
+        state: of the trained model's rotary embedding.
+        tables: of the trained model, for an input of the long prompt's length.
+        ids: token ids of `TEXTS` by the trained model's tokenizer.
+        trained: logits of the trained model.
+        rounded: logits of the trained model with its weights in the numbers of the format.
+        imitated: logits of the rounded model with activations rounded as the engine rounds them; `rounded` itself for
+            one that computes in float32.
+        reference: the rounded model, which greedy text is held against.
+
+    Returns:
+        A verdict of each part.
+    """
+    found = measure(exported, given)
+    allowed = {
+        name: _allowed(getattr(rounded, name), getattr(imitated, name), _angle_error(tables, length))
+        for name, length in (("short", len(given.short)), ("long", len(given.long)))
+    }
+    return [
+        *compare_tables(exported.tables(len(given.long)), tables),
+        _token_ids(exported, ids),
+        _logits("short", found.short, trained.short, rounded.short, allowed["short"], len(given.short)),
+        _logits("long", found.long, trained.long, rounded.long, allowed["long"], len(given.long)),
+        _greedy(exported, reference, given.short, allowed["short"]),
+    ]
+
+
+def compare_tables(found: Mapping[str, RopeTable], wanted: Mapping[str, RopeTable]) -> list[Verdict]:
+    """Verdicts of the rotary frequencies and of the attention factor; tables by `global` and `local`."""
+    off = {kind: _deviation(found.get(kind), table) for kind, table in wanted.items()}
+    factors = {kind: (table.attention_factor, _factor(found.get(kind))) for kind, table in wanted.items()}
+    return [
+        judge(
+            "tables",
+            max(off.values()) <= _TABLE_TOLERANCE,
+            f"inv_freq differs by {max(off.values()):.2g} of itself (allowed {_TABLE_TOLERANCE:g})",
+            _CURE,
+        ),
+        judge(
+            "factor",
+            all(math.isclose(own, other, rel_tol=_FACTOR_TOLERANCE) for own, other in factors.values()),
+            "attention factor "
+            + ", ".join(f"{other:.7g} for {own:.7g} ({kind})" for kind, (own, other) in factors.items()),
+            _CURE,
+        ),
+    ]
+
+
+def compare_config(folder: Path, state: RopeState) -> Verdict:
+    """Whether a `config.json` says the model's rotary embedding to readers of both eras, lengths as whole numbers."""
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = written.get("text_config", written)
+    old = {name: value for name, value in text.items() if name != "rope_parameters"}
+    eras = {"transformers 5": written} | ({"transformers 4": old} if "rope_scaling" in text else {})
+    faults = []
+    for era, config in eras.items():
+        read = read_rope(config)
+        for name in ("kind", "theta", "original", "maximum", "factor", "attention_factor"):
+            if getattr(read, name) != getattr(state, name):
+                faults.append(f"{name} is {getattr(read, name)} for {era}, should be {getattr(state, name)}")
+    lengths = {name: text.get(name) for name in ("max_position_embeddings", "original_max_position_embeddings")}
+    faults += [f"{name} is {value!r}" for name, value in lengths.items() if not isinstance(value, int | None)]
+    fine = f"{state.kind}, theta {state.theta:g}, {state.original} to {state.maximum} tokens, whole, in both eras"
+    return judge("integers", not faults, "; ".join(faults) or fine, _CURE)
+
+
+def compare_entries(entries: Mapping[str, Any], state: RopeState) -> Verdict:
+    """Whether a GGUF file's metadata have the model's lengths and base."""
+    wanted = {
+        "context_length": state.maximum,
+        "rope.scaling.original_context_length": state.original,
+        "rope.freq_base": float(np.float32(state.parameters["rope_theta"])),
+    }
+    faults = [
+        f"{key} is {entries.get(key)!r}, should be {value!r}"
+        for key, value in wanted.items()
+        if entries.get(key) != value
+    ]
+    kind, factor = entries.get("rope.scaling.type"), entries.get("rope.scaling.factor")
+    scaled = kind if factor is None else f"{kind} by {factor:g}"
+    fine = f"context_length {state.maximum}, original {state.original}, base {entries.get('rope.freq_base')}, {scaled}"
+    return judge("integers", not faults, "; ".join(faults) or fine, _CURE)
+
+
+def require_equal(verdicts: Sequence[Verdict], what: str) -> None:
+    """Refuses an export that differs from the model.
+
+    Raises:
+        CheckpointError: a verdict failed; names all that did.
+    """
+    failed = [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.status == "fail"]
+    if failed:
+        raise CheckpointError(
+            f"{what} differs from the trained model by more than its number format: {'; '.join(failed)}; {_CURE}"
+        )
+
+
+def _logits(
+    name: str, found: np.ndarray, trained: np.ndarray, rounded: np.ndarray, allowed: float, length: int
+) -> Verdict:
+    off, cost = _rms(found - rounded) / _rms(rounded), _rms(rounded - trained) / _rms(trained)
+    same = float(np.mean(found.argmax(-1) == trained.argmax(-1)))
+    good = bool(np.isfinite(found).all()) and off <= allowed
+    detail = (
+        f"logits of tokens {length - len(found)} to {length - 1} differ by {off:.2g} of their size (allowed "
+        f"{allowed:.2g}); the "
+        f"format itself costs {cost:.2g}; top tokens as trained: {same:.0%}"
+    )
+    return judge(name, good, detail, _CURE)
+
+
+def _greedy(exported: Runner, reference: Runner, prompt: list[int], allowed: float) -> Verdict:
+    """Each token that the export writes is the reference's likeliest, or as near to it as the allowed error."""
+    ids, ties = list(prompt), 0
+    for step in range(_GREEDY):
+        own, wanted = exported.logits(ids, 1)[0], reference.logits(ids, 1)[0]
+        token = int(own.argmax())
+        if token != int(wanted.argmax()):
+            behind = float(wanted.max() - wanted[token])
+            # Two logits, each off by a few times the root mean square.
+            if behind > 8 * allowed * _rms(wanted[None]):
+                best = int(wanted.argmax())
+                detail = f"token {step + 1} is {token}, by {behind:.3g} below the trained model's own, {best}"
+                return judge("greedy", False, detail, _CURE)
+            ties += 1
+        ids.append(token)
+    detail = f"{_GREEDY - ties} of {_GREEDY} tokens of greedy text are the trained model's own" + (
+        f", {ties} within the allowed error of it" if ties else ""
+    )
+    return judge("greedy", True, detail, _CURE)
+
+
+def _token_ids(exported: Runner, wanted: Sequence[list[int]]) -> Verdict:
+    found = [exported.token_ids(text) for text in TEXTS]
+    wrong = [i for i, (own, other) in enumerate(zip(found, wanted, strict=True)) if own != other]
+    detail = f"token ids of {len(wanted)} texts are the same ({sum(map(len, wanted))} ids)"
+    if wrong:
+        own, other = found[wrong[0]], wanted[wrong[0]]
+        place = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
+        detail = (
+            f"token ids of {len(wrong)} of {len(wanted)} texts differ, first {own[place : place + 4]} for "
+            f"{other[place : place + 4]} in {TEXTS[wrong[0]]!r}"
+        )
+    return judge("tokens", not wrong, detail, _CURE)
+
+
+def _allowed(rounded: np.ndarray, imitated: np.ndarray, radians: float) -> float:
+    engine = _rms(imitated - rounded) / _rms(rounded)
+    return _FLOAT32_ERROR + _ERROR_PER_RADIAN * radians + _ACTIVATIONS * engine
+
+
+def _angle_error(tables: Mapping[str, RopeTable], length: int) -> float:
+    return max(
+        float32_angle_error(table, length - 1 - i) for table in tables.values() for i in range(min(_LAST, length))
+    )
+
+
+def _rms(logits: np.ndarray) -> float:
+    """Root mean square over tokens and vocabulary; of each token's logits only their differences count."""
+    centred = logits.astype(np.float64)
+    return float(np.sqrt(np.mean((centred - centred.mean(-1, keepdims=True)) ** 2)))
+
+
+def _deviation(found: RopeTable | None, wanted: RopeTable) -> float:
+    if found is None or found.inv_freq.shape != wanted.inv_freq.shape:
+        return math.inf
+    return float(
+        np.max(np.abs(found.inv_freq - wanted.inv_freq) / np.where(wanted.inv_freq == 0, 1.0, wanted.inv_freq))
+    )
+
+
+def _factor(table: RopeTable | None) -> float:
+    return math.nan if table is None else table.attention_factor
+
+
+def _library() -> Iterator[str]:
+    """Sources of modules of the standard library, over and over."""
+    import argparse
+    import ast
+    import inspect as inspection
+    import typing
+
+    modules: Sequence[ModuleType] = (argparse, ast, inspection, typing)
+    while True:
+        yield from (inspect.getsource(module) for module in modules)

@@ -1,0 +1,171 @@
+"""What of a rotary embedding a GGUF file can carry, and what llama.cpp computes from it.
+
+llama.cpp rotates pair `j` at a position by `position * inv_freq_j`, and multiplies cos and sin by a factor:
+
+    base_j      = freq_base ^ (-2j / d) / rope_freqs_j           the tensor where there is one, else 1
+    inv_freq_j  = base_j / scale                                 kinds `linear` and none (scale 1)
+                = base_j * (m_j + (1 - m_j) / scale)             `yarn`; m_j falls over the pairs between beta 32 and 1
+    factor      = attn_factor * (0.1 ln(scale) + 1 if yarn else 1)
+
+`attn_factor` is the entry `<family>.rope.scaling.attn_factor`. (`yarn_attn_factor`, which converters write, is not
+read for these families, and the flag `--yarn-attn-factor` is overwritten under yarn: a calibrated factor comes through
+in the file or not at all.) The betas are fixed. The tensors of divisors are read for Llama's kind only, so that there
+anything fits.
+
+Source: llama.cpp as in llama-cpp-python 0.3.36: src/llama-context.cpp and src/llama-model.cpp (how the factor is
+composed: what the context multiplies in for yarn cancels against what the kernel does, and `attn_factor` is left),
+ggml/src/ggml-cpu/ops.cpp (`rope_yarn`), ggml/src/ggml.c (`ggml_rope_yarn_corr_dims`).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from skipwise.errors import ConfigError, UnsupportedModelError
+from skipwise.rope import RopeSpec, RopeState, RopeTable
+from skipwise.rope.tables import unscaled_frequencies
+
+_BETA_FAST, _BETA_SLOW = 32.0, 1.0
+_CLOSE = 1e-6
+# Tensor names: divisors at every length, and LongRoPE's two lists.
+DIVISORS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufRope:
+    """A rotary embedding as a GGUF file has it.
+
+    Attributes:
+        entries: metadata by the end of its key, as in `rope.freq_base`.
+        tensors: divisors of the frequencies, float32 (rotary_dim / 2,), by the tensor's name.
+        note: how llama.cpp differs from transformers with it, in a sentence; None where it does not.
+    """
+
+    entries: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    note: str | None = None
+
+
+def to_gguf(state: RopeState, *, has_divisors: bool, local_layers: bool) -> GgufRope:
+    """How a model's rotary embedding is written so that llama.cpp computes the same.
+
+    Args:
+        state: of the model's config.
+        has_divisors: whether llama.cpp reads tensors of divisors for this kind of model (Llama's only).
+        local_layers: whether some layers have a rotary embedding of their own, which the attention factor would reach.
+
+    Raises:
+        ConfigError: llama.cpp cannot compute it; the message has the nearest that it can.
+    """
+    parameters, table = state.parameters, state.interpolation.table(state.spec, state.window)
+    base = {"rope.freq_base": float(parameters["rope_theta"]), "rope.scaling.original_context_length": state.original}
+    if state.kind == "dynamic":
+        raise ConfigError(
+            f"rope type is 'dynamic', and llama.cpp has no base that follows the length; up to {state.maximum} tokens "
+            "the model's table is that of a plain change of the base: in a copy of the checkpoint, write rope_type "
+            f"'default' with rope_theta {parameters['rope_theta']:.10g} into rope_parameters and rope_scaling null, "
+            "and export that"
+        )
+    if state.kind in ("none", "ntk"):
+        return GgufRope(entries={**base, "rope.scaling.type": "none"})
+    if state.kind == "linear":
+        return GgufRope(entries={**base, "rope.scaling.type": "linear", "rope.scaling.factor": float(state.factor)})
+    if state.kind == "yarn":
+        formula = 0.1 * math.log(state.factor) + 1 if state.factor > 1 else 1.0
+        over = table.attention_factor / formula
+        entries = {**base, "rope.scaling.type": "yarn", "rope.scaling.factor": float(state.factor)}
+        if not math.isclose(over, 1.0, rel_tol=_CLOSE):
+            entries["rope.scaling.attn_factor"] = over
+        fits = not (local_layers and "rope.scaling.attn_factor" in entries)
+        if fits and _close(llama_cpp_table(entries, {}, state.rotary_dim), table):
+            return GgufRope(entries=entries)
+    if not has_divisors:
+        raise ConfigError(_no_place(state, local_layers))
+    entries = base | {"rope.scaling.type": "none"}
+    if not math.isclose(table.attention_factor, 1.0, rel_tol=_CLOSE):
+        entries["rope.scaling.attn_factor"] = table.attention_factor
+    if state.kind != "longrope":
+        divisors = unscaled_frequencies(_spec(entries, state.rotary_dim)) / table.inv_freq
+        return GgufRope(entries=entries, tensors={DIVISORS: divisors.astype(np.float32)})
+    lists = {LONG: parameters["long_factor"], SHORT: parameters["short_factor"]}
+    return GgufRope(
+        entries=entries | {"rope.scaling.type": "longrope"},
+        tensors={name: np.array(values, dtype=np.float32) for name, values in lists.items()},
+        note=f"llama.cpp takes LongRoPE's long list for every text once its context is above {state.original} tokens, "
+        "transformers for texts above that: serve short texts with a context of their own",
+    )
+
+
+def llama_cpp_table(
+    entries: Mapping[str, Any], tensors: Mapping[str, np.ndarray], rotary_dim: int, context: int = 0
+) -> RopeTable:
+    """The table that llama.cpp computes from a file, by its own law (see the module).
+
+    Args:
+        entries: metadata by the end of its key.
+        tensors: of divisors, by name.
+        rotary_dim: dimensions of a head that are rotated.
+        context: that it serves, in tokens; LongRoPE's list depends on it.
+
+    Raises:
+        UnsupportedModelError: the scaling is of a kind that is not known here.
+    """
+    kind = entries.get("rope.scaling.type", "linear")
+    if kind not in ("none", "linear", "yarn", "longrope"):
+        raise UnsupportedModelError(f"the file's rope.scaling.type is {kind!r}; known are none, linear, yarn, longrope")
+    base = unscaled_frequencies(_spec(entries, rotary_dim))
+    original = entries.get("rope.scaling.original_context_length", entries.get("context_length", 0))
+    divisors = tensors.get(DIVISORS)
+    if kind == "longrope":
+        divisors = tensors[LONG if context > original else SHORT]
+    if divisors is not None:
+        base = base / divisors.astype(np.float64)
+    scale = 1.0 if kind == "none" else float(entries.get("rope.scaling.factor", 0.0)) or 1.0
+    factor = float(entries.get("rope.scaling.attn_factor", 1.0))
+    if kind != "yarn":
+        return RopeTable(inv_freq=base / scale, attention_factor=factor)
+    theta = float(entries["rope.freq_base"])
+    low = max(0, math.floor(_pair(_BETA_FAST, original, theta, rotary_dim)))
+    high = min(rotary_dim - 1, math.ceil(_pair(_BETA_SLOW, original, theta, rotary_dim)))
+    kept = 1 - np.clip((np.arange(rotary_dim // 2) - low) / max(0.001, high - low), 0.0, 1.0)
+    return RopeTable(inv_freq=base * (kept + (1 - kept) / scale), attention_factor=factor * (1 + 0.1 * math.log(scale)))
+
+
+def _pair(turns: float, original: int, theta: float, rotary_dim: int) -> float:
+    return rotary_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+
+def _spec(entries: Mapping[str, Any], rotary_dim: int) -> RopeSpec:
+    # As the file has it: llama.cpp reads 32 bits.
+    return RopeSpec(rotary_dim=rotary_dim, theta=float(np.float32(entries.get("rope.freq_base", 10_000.0))))
+
+
+def _close(found: RopeTable, wanted: RopeTable) -> bool:
+    return bool(
+        np.allclose(found.inv_freq, wanted.inv_freq, rtol=_CLOSE, atol=0)
+        and math.isclose(found.attention_factor, wanted.attention_factor, rel_tol=_CLOSE)
+    )
+
+
+def _no_place(state: RopeState, local_layers: bool) -> str:
+    if state.kind == "yarn" and local_layers and state.parameters.get("attention_factor") is not None:
+        formula = 0.1 * math.log(state.factor) + 1
+        return (
+            f"yarn's attention factor is {state.attention_factor:.6g}, and llama.cpp would scale this model's local "
+            f"layers by it too; nearest is the formula's {formula:.6g}, with attention_factor and attn_factor left out "
+            "of rope_parameters in a copy of the checkpoint"
+        )
+    if state.kind == "yarn":
+        return (
+            "llama.cpp has yarn with beta_fast 32, beta_slow 1 and bounds rounded to whole pairs only, for this kind "
+            f"of model, and the config has beta_fast {state.parameters.get('beta_fast')}, beta_slow "
+            f"{state.parameters.get('beta_slow')}, truncate {state.parameters.get('truncate', True)}; nearest is yarn "
+            "as it comes: extend with that"
+        )
+    return (
+        f"rope type is {state.kind!r}, whose divisors llama.cpp reads for Llama and Mistral models only; nearest is "
+        "yarn: extend with --interpolation yarn, or serve the safetensors of --to hf with vLLM"
+    )

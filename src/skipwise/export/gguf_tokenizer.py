@@ -1,0 +1,195 @@
+"""A tokenizer as a GGUF file has it: tokens, kinds of tokens, merges or scores, and the name of how text is split.
+
+Two kinds are written: byte-level BPE (`gpt2` in GGUF's terms) and SentencePiece's BPE (`llama`). GGUF does not hold the
+expressions that byte-level BPE splits text by but a name for them, known to llama.cpp. The name is found by trying: of
+the known ones, the first whose splits of a text with all that tells them apart are the tokenizer's own.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+
+from skipwise.errors import UnsupportedModelError
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_DIGIT = r"\p{N}"
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CAPITALS, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASES = (rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}*{_SMALL}+", rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}+{_SMALL}*")
+_REST_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"
+
+
+class _Splits(NamedTuple):
+    """How llama.cpp splits under a name, each expression within the pieces of the one before it."""
+
+    expressions: tuple[str, ...]
+    ignores_merges: bool = False
+
+
+# Names that llama.cpp knows, in the order they are tried. Whole words of the vocabulary are taken as they are where
+# merges are ignored, so that is tried as well.
+SPLITS = {
+    "gpt-2": _Splits((_GPT2,)),
+    "smollm": _Splits((_DIGIT, _GPT2)),
+    "llama-bpe": _Splits((_LLAMA3,), ignores_merges=True),
+    "smaug-bpe": _Splits((_LLAMA3,)),
+    "qwen2": _Splits((rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}",)),
+    "qwen35": _Splits(
+        (
+            rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+            r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )
+    ),
+    "tekken": _Splits((rf"{_CASES[0]}|{_CASES[1]}|\p{{N}}|{_REST_SLASH}",), ignores_merges=True),
+    "gpt-4o": _Splits(
+        (
+            rf"{_CASES[0]}{_CONTRACTIONS}?|{_CASES[1]}{_CONTRACTIONS}?"
+            rf"|\p{{N}}{{1,3}}|{_REST_SLASH}",
+        )
+    ),
+}
+
+TEXTS = (
+    "Hello, wörld! 12345 we're THEY'LL don't  two  spaces\n\n\tdef f(x):\n\t\treturn x  # 3.14/2 ",
+    " leading space, HTTPServer camelCase naïve Ångström\r\n  indented    four\n\n\n",
+    "数字１２３と漢字、日本語。 नमस्ते दुनिया 🚀🙂 «quotes» --- ... !!! ?? 1000000 99 7/8\n/path//x ",
+    "I'VE I've it'S  \t \n x\u00a0y ''quoted'' 'd 'D a1b22c333d4444",
+)
+"""What tokenizers are told apart and compared by; they have contractions, digits, cases, marks, spaces and line
+ends."""
+
+
+class GgufTokenizer(NamedTuple):
+    """A tokenizer in GGUF's terms.
+
+    Attributes:
+        model: `gpt2` or `llama`.
+        pre: name of the splits.
+        tokens: by id, as many as the model has embeddings.
+        types: of each token: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
+        merges: pairs with a space between, in order; None for SentencePiece.
+        scores: of each token, higher first; None for byte-level BPE.
+        entries: further metadata, without `tokenizer.ggml.`.
+    """
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str] | None
+    scores: list[float] | None
+    entries: dict[str, Any]
+
+
+def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
+    """Writes a tokenizer of the transformers library in GGUF's terms.
+
+    Args:
+        tokenizer: a fast one.
+        vocab_size: rows of the model's embeddings; ids without a token become unused ones.
+
+    Raises:
+        UnsupportedModelError: it is of a kind, or splits text in a way, that llama.cpp has no name for.
+    """
+    backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UnsupportedModelError(
+            f"tokenizer is a {type(tokenizer).__name__} without a tokenizer.json; save it as a fast tokenizer first"
+        )
+    described = json.loads(backend.to_str())
+    model = described["model"]
+    if model["type"] != "BPE":
+        raise UnsupportedModelError(
+            f"tokenizer is of kind {model['type']}; a GGUF file of these models takes byte-level BPE or "
+            f"SentencePiece's BPE"
+        )
+    if not model["merges"]:
+        raise UnsupportedModelError("tokenizer has no merges, and llama.cpp loads no file without them; export --to hf")
+    sentence_piece = bool(model.get("byte_fallback"))
+    added = {entry["id"]: entry for entry in described["added_tokens"]}
+    by_id = {index: token for token, index in tokenizer.get_vocab().items()}
+    if max(by_id) >= vocab_size:
+        raise UnsupportedModelError(
+            f"tokenizer has ids up to {max(by_id)}, and the model {vocab_size} embeddings; they do not belong together"
+        )
+    tokens, types = [], []
+    for index in range(vocab_size):
+        token, kind = by_id.get(index, f"[PAD{index}]"), 1 if index in by_id else 5
+        if index in added:
+            kind = 3 if added[index]["special"] else 4
+        elif sentence_piece and token == model.get("unk_token"):
+            kind = 2
+        elif sentence_piece and len(token) == 6 and token.startswith("<0x"):
+            kind = 6
+        tokens.append(token.replace("\u2581", " ") if kind == 4 else token)
+        types.append(kind)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    entries = _special_tokens(tokenizer, described)
+    if sentence_piece:
+        entries["add_space_prefix"] = _adds_space(backend)
+        return GgufTokenizer("llama", "default", tokens, types, None, _scores(tokens, merges, types), entries)
+    pre = split_name(backend, ignores_merges=bool(model.get("ignore_merges")))
+    return GgufTokenizer("gpt2", pre, tokens, types, merges, None, entries)
+
+
+def split_name(backend: Tokenizer, *, ignores_merges: bool) -> str:
+    """The name under which llama.cpp splits text as this tokenizer does.
+
+    Raises:
+        UnsupportedModelError: it splits text in none of the ways known here.
+    """
+    own: Any = backend.pre_tokenizer
+    if own is not None:
+        wanted = [[span for _, span in own.pre_tokenize_str(text)] for text in TEXTS]
+        for name, splits in SPLITS.items():
+            if splits.ignores_merges == ignores_merges:
+                tried = splitter(name)
+                if [[span for _, span in tried.pre_tokenize_str(text)] for text in TEXTS] == wanted:
+                    return name
+    raise UnsupportedModelError(
+        f"tokenizer splits text in none of the ways that are known here by llama.cpp's name ({', '.join(SPLITS)}); "
+        "convert --to hf with llama.cpp's convert_hf_to_gguf.py, which knows more of them"
+    )
+
+
+def splitter(name: str) -> Any:
+    """What splits text as llama.cpp does under a name, for the tokenizers library."""
+    steps = [pre_tokenizers.Split(Regex(expression), behavior="isolated") for expression in SPLITS[name].expressions]
+    return pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _special_tokens(tokenizer: Any, described: Mapping[str, Any]) -> dict[str, Any]:
+    entries = {}
+    for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        if (index := getattr(tokenizer, f"{name}_token_id", None)) is not None:
+            entries[f"{key}_token_id"] = int(index)
+    # What the tokenizer really does, not what its settings say.
+    plain, marked = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    entries["add_bos_token"] = marked[: len(marked) - len(plain)] == [tokenizer.bos_token_id]
+    entries["add_eos_token"] = len(marked) > len(plain) and marked[-1] == tokenizer.eos_token_id != plain[-1]
+    return entries
+
+
+def _adds_space(backend: Any) -> bool:
+    """Whether a space is put before a text."""
+    encoded = backend.encode("a", add_special_tokens=False).tokens
+    return bool(encoded) and encoded[0].startswith("\u2581")
+
+
+def _scores(tokens: list[str], merges: list[str], types: list[int]) -> list[float]:
+    """Of SentencePiece's tokens, so that joining the best pair first is joining in the order of the merges.
+
+    A token's score is minus the place of the first merge that makes it; one that no merge makes is never the result of
+    a joined pair, or is given whole, and its score decides nothing.
+    """
+    first: dict[str, int] = {}
+    for place, merge in enumerate(merges):
+        first.setdefault(merge.replace(" ", ""), place)
+    worst = len(merges) + 1
+    return [
+        -1000.0 if kind == 4 else float(-first.get(token, worst)) for token, kind in zip(tokens, types, strict=True)
+    ]

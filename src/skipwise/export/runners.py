@@ -1,0 +1,347 @@
+"""Models that are run to be compared: by transformers, by llama.cpp, and a GGUF file by transformers' reader."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+
+from skipwise.doctor.bench import LOCAL_LAYERS
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.evals.length_rope import rope_of_length
+from skipwise.export.gguf import GgufContent, read_gguf
+from skipwise.export.gguf_rope import llama_cpp_table
+from skipwise.export.gguf_tokenizer import splitter
+from skipwise.model import rotary_tables
+from skipwise.model.rotary import text_config
+from skipwise.model.source import quiet_transformers
+from skipwise.rope import RopeTable
+
+ENGINES = ("llama.cpp", "transformers")
+"""What can run a GGUF file."""
+
+_BATCH = 512
+
+
+class Runner(Protocol):
+    """Something that computes logits of a prompt, and the token ids of a text."""
+
+    name: str
+
+    def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
+        """Float32 (last, vocabulary): of the last tokens of a prompt that begins at position 0."""
+        ...
+
+    def tables(self, context: int) -> dict[str, RopeTable]:
+        """Rotary tables for an input of this length: `global`, and `local` of layers with a base of their own."""
+        ...
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of a text, with whatever the tokenizer puts around it."""
+        ...
+
+
+class TransformersRunner:
+    """A model of the transformers library, in float32.
+
+    Args:
+        model: in evaluation mode; it may have an adapter.
+        tokenizer: that goes with it.
+        name: what the output calls it.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str = "transformers") -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+
+    @torch.no_grad()
+    def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
+        """See `Runner`; keys and values of the tokens before are kept in a cache, a piece of the prompt at a time."""
+        given, kept = torch.tensor([list(ids)], device=self.model.device), []
+        cache = DynamicCache()
+        with rope_of_length(self.model, len(ids)):
+            for start in range(0, len(ids), _BATCH):
+                end = min(start + _BATCH, len(ids))
+                wanted = min(end - start, max(0, end - (len(ids) - last)))
+                done = self.model(
+                    input_ids=given[:, start:end],
+                    position_ids=torch.arange(start, end, device=given.device)[None],
+                    past_key_values=cache,
+                    use_cache=True,
+                    attention_mask=torch.ones_like(given[:, :end]),
+                    logits_to_keep=max(1, wanted),
+                )
+                if wanted:
+                    kept.append(done.logits[0, -wanted:].float().cpu())
+        return torch.cat(kept).numpy()
+
+    @torch.no_grad()
+    def tables(self, context: int) -> dict[str, RopeTable]:
+        """See `Runner`; a table that follows the length is made by running a token at the last position."""
+        last = torch.tensor([[context - 1]], device=self.model.device)
+        self.model(input_ids=torch.zeros_like(last), position_ids=last)
+        found = rotary_tables(self.model)
+        return {"local" if path.endswith(LOCAL_LAYERS) else "global": table for path, table in found.items()}
+
+    def token_ids(self, text: str) -> list[int]:
+        """See `Runner`."""
+        return self.tokenizer(text, verbose=False)["input_ids"]
+
+
+class ImitatedRunner(TransformersRunner):
+    """A model with what llama.cpp rounds rounded: what weights are multiplied with, and GELU, which it looks up.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: that goes with it.
+        dtype: key of `gguf.DTYPES`, of the matrices.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, dtype: str) -> None:
+        super().__init__(model, tokenizer, f"transformers, rounding as llama.cpp in {dtype}")
+        self._round = _ROUNDINGS.get(dtype)
+
+    def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
+        """See `Runner`."""
+        hooks = []
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear) and self._round is not None:
+                hooks.append(module.register_forward_pre_hook(lambda _, given: (self._round(given[0]), *given[1:])))
+            if "GELU" in type(module).__name__:
+                hooks.append(module.register_forward_pre_hook(lambda _, given: (_half(given[0]), *given[1:])))
+                hooks.append(module.register_forward_hook(lambda *made: _half(made[-1])))
+        try:
+            return super().logits(ids, last)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _half(numbers: Tensor) -> Tensor:
+    return numbers.half().float()
+
+
+def _in_blocks(numbers: Tensor) -> Tensor:
+    """In blocks of 32 with 8 bits each and a scale of 16, as Q8_0; as F16 where rows do not divide into blocks."""
+    if numbers.shape[-1] % 32:
+        return _half(numbers)
+    blocks = numbers.unflatten(-1, (-1, 32))
+    scale = _half(blocks.abs().amax(-1, keepdim=True) / 127)
+    return (torch.round(blocks / scale.clamp(min=1e-30)) * scale).flatten(-2)
+
+
+_ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "f16": _half,
+    "bf16": lambda numbers: numbers.bfloat16().float(),
+    "q8_0": _in_blocks,
+}
+
+
+class LlamaCppRunner:
+    """A GGUF file run by llama.cpp itself, with a cache of float32.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import llama_cpp
+
+        self._api: Any = llama_cpp
+        self.name = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
+        # Held on to, as llama.cpp calls it whenever it has something to say.
+        self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(self._quiet, None)
+        llama_cpp.llama_backend_init()
+        model_settings = llama_cpp.llama_model_default_params()
+        model_settings.n_gpu_layers = 0
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_settings)
+        if not self._model:
+            raise CheckpointError(f"llama.cpp does not load {path.name!r}; look why with: llama-cli -m {path.name}")
+        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self._content = read_gguf(path)
+
+    def _new_context(self, tokens: int) -> Any:
+        settings = self._api.llama_context_default_params()
+        settings.n_ctx = tokens
+        settings.n_batch = settings.n_ubatch = min(_BATCH, tokens)
+        settings.type_k = settings.type_v = self._api.GGML_TYPE_F32
+        settings.flash_attn_type = self._api.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        settings.swa_full = True
+        settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
+        made = self._api.llama_init_from_model(self._model, settings)
+        if not made:
+            raise CheckpointError(f"llama.cpp makes no context of {tokens} tokens; there may be too little memory")
+        return made
+
+    def close(self) -> None:
+        """Frees what llama.cpp holds."""
+        self._api.llama_model_free(self._model)
+
+    def tables(self, context: int) -> dict[str, RopeTable]:
+        """See `Runner`: llama.cpp shows no tables, so that its law is applied to what the file says."""
+        return tables_of(self._content, context)
+
+    def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
+        """See `Runner`."""
+        # A context of the prompt's length, as the length decides between LongRoPE's lists.
+        context = self._new_context(len(ids))
+        try:
+            return self._decode(context, ids, last)
+        finally:
+            self._api.llama_free(context)
+
+    def _decode(self, context: Any, ids: Sequence[int], last: int) -> np.ndarray:
+        api, size = self._api, self._api.llama_vocab_n_tokens(self._vocab)
+        found = []
+        for start in range(0, len(ids), _BATCH):
+            piece = ids[start : start + _BATCH]
+            batch = api.llama_batch_init(len(piece), 0, 1)
+            try:
+                batch.n_tokens = len(piece)
+                for i, token in enumerate(piece):
+                    batch.token[i], batch.pos[i] = int(token), start + i
+                    batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+                    batch.logits[i] = start + i >= len(ids) - last
+                if (status := api.llama_decode(context, batch)) != 0:
+                    raise CheckpointError(f"llama.cpp does not run a prompt of {len(ids)} tokens (status {status})")
+                for i in range(len(piece)):
+                    if batch.logits[i]:
+                        row = api.llama_get_logits_ith(context, i)
+                        found.append(np.ctypeslib.as_array(row, shape=(size,)).copy())
+            finally:
+                api.llama_batch_free(batch)
+        return np.stack(found)
+
+    def token_ids(self, text: str) -> list[int]:
+        """See `Runner`."""
+        given = text.encode()
+        room = len(given) + 8
+        out = (self._api.llama_token * room)()
+        count = self._api.llama_tokenize(self._vocab, given, len(given), out, room, True, True)
+        return list(out[:count])
+
+
+def gguf_runner(path: Path, like: PreTrainedModel, engine: str | None = None) -> Runner:
+    """Runs a GGUF file: by llama.cpp where it is installed, else by transformers' reader.
+
+    Args:
+        path: the file.
+        like: the model it was written from, for settings that transformers' reader has no entry for.
+        engine: `llama.cpp` or `transformers`; None for what there is.
+
+    Raises:
+        ConfigError: llama.cpp is asked for and not installed, or neither can run the file.
+    """
+    installed = importlib.util.find_spec("llama_cpp") is not None
+    if engine == "llama.cpp" and not installed:
+        raise ConfigError(
+            "llama-cpp-python is not installed; run: pip install 'skipwise[llama-cpp]' (minutes of compiling)"
+        )
+    if installed and engine != "transformers":
+        return LlamaCppRunner(path)
+    return _by_transformers(path, like)
+
+
+class _GgufByTransformers(TransformersRunner):
+    """A GGUF file through transformers' own reader of weights and tokenizer.
+
+    The reader passes over every rope scaling, so the rotary tables are those that llama.cpp's law makes of the
+    metadata.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, content: GgufContent) -> None:
+        super().__init__(model, tokenizer, "transformers' GGUF reader, with rotary tables by llama.cpp's law")
+        self._content = content
+
+    def tables(self, context: int) -> dict[str, RopeTable]:
+        """See `Runner`."""
+        return tables_of(self._content, context)
+
+    def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
+        """See `Runner`."""
+        install_tables(self.model, self.tables(len(ids)))
+        return super().logits(ids, last)
+
+
+def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
+    content = read_gguf(path)
+    place = {"gguf_file": path.name}
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(str(path.parent), **place)
+        except (ValueError, KeyError) as error:
+            raise ConfigError(
+                f"transformers' GGUF reader does not know {content.architecture!r}, and llama.cpp, which does, is not "
+                "installed: pip install 'skipwise[llama-cpp]'"
+            ) from error
+        read = config.to_dict()
+        # Of the reader's own class: it knows Mistral's files as Llama's, which compute the same.
+        like_it = {name: value for name, value in text_config(like.config).to_dict().items() if name not in _NAMES}
+        config = type(config).from_dict({**like_it, **{name: read[name] for name in _READ if name in read}})
+        arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **place}
+        if hasattr(transformers, "GgufConfig"):  # As in skipwise.model.load.
+            arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **place)
+    _mend_splits(tokenizer, path)
+    return _GgufByTransformers(model.eval(), tokenizer, content)
+
+
+_NAMES = ("model_type", "architectures", "transformers_version")
+# What transformers' reader takes from the file.
+_READ = (
+    *("max_position_embeddings", "num_hidden_layers", "intermediate_size", "hidden_size", "num_attention_heads"),
+    *("num_key_value_heads", "rms_norm_eps", "vocab_size", "tie_word_embeddings", "sliding_window"),
+)
+
+
+def install_tables(model: Any, tables: Mapping[str, RopeTable]) -> None:
+    """Puts tables, `global` and `local` ones, into a model of the transformers library."""
+    for path in rotary_tables(model):
+        module_path, _, kind = path.rpartition(".") if path.endswith("_attention") else (path, "", "")
+        module, prefix = model.get_submodule(module_path), f"{kind}_" if kind else ""
+        table = tables["local" if kind == LOCAL_LAYERS[0] else "global"]
+        for name in ("inv_freq", "original_inv_freq"):
+            if hasattr(module, prefix + name):
+                setattr(module, prefix + name, torch.from_numpy(table.inv_freq).float())
+        setattr(module, f"{prefix}attention_scaling", table.attention_factor)
+        # Tables that follow the length would be made anew from the config.
+        types = getattr(module, "rope_type", None)
+        module.rope_type = dict.fromkeys(types, "default") if isinstance(types, dict) else "default"
+
+
+def tables_of(content: GgufContent, context: int) -> dict[str, RopeTable]:
+    """Rotary tables of a file by llama.cpp's law: `global`, and `local` for layers with a base of their own."""
+    entries = content.entries
+    found = {"global": llama_cpp_table(entries, content.divisors, entries["rope.dimension_count"], context)}
+    if (base := entries.get("rope.freq_base_swa")) is not None:
+        factor = entries.get("rope.scaling.attn_factor")
+        own = {"rope.freq_base": base, "rope.scaling.type": "none"}
+        own |= {} if factor is None else {"rope.scaling.attn_factor": factor}
+        found["local"] = llama_cpp_table(own, {}, entries["rope.dimension_count"])
+    return found
+
+
+def _mend_splits(tokenizer: Any, path: Path) -> None:
+    """Splits text as the file's name for it says, where transformers' reader does not know that name."""
+    import gguf
+
+    field = gguf.GGUFReader(path).get_field("tokenizer.ggml.pre")
+    if field is not None and field.contents() != "default":
+        tokenizer.backend_tokenizer.pre_tokenizer = splitter(field.contents())
+
+
+@contextmanager
+def closing(runner: Runner) -> Iterator[Runner]:
+    """Frees a runner afterwards, where it holds something."""
+    try:
+        yield runner
+    finally:
+        if isinstance(runner, LlamaCppRunner):
+            runner.close()

@@ -1,0 +1,255 @@
+"""The engine of this process: one model in two modes, requests in turns of one chunk or one token."""
+
+import threading
+import time
+from collections.abc import Hashable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers.cache_utils import Cache
+
+from skipwise.errors import ConfigError
+from skipwise.evals.forward import check_logits, chunk_columns
+from skipwise.evals.generate import end_token_ids
+from skipwise.evals.length_rope import rope_follows_length, rope_of_length
+from skipwise.evals.serving import cache_bytes
+from skipwise.inference.caches import BLOCK_TOKENS, CACHES, make_cache
+from skipwise.inference.engine import FinishReason, GenerationRequest, GenerationStats, Mode
+from skipwise.inference.modes import TwoModes
+from skipwise.inference.prefix import PrefixStore
+from skipwise.inference.text import TextStream
+
+
+class LocalEngine:
+    """Generates with the transformers library in this process; see `skipwise.inference.engine.Engine`.
+
+    Requests are independent: each has its own cache, filled and read in its one mode. A lock is held for a step, so
+    that threads may each have a generation of their own.
+
+    Args:
+        modes: the model.
+        name: what clients call it.
+        cache: kind of KV cache, one of `CACHES`.
+        chunk_tokens: tokens of a prompt that are read in one step, a multiple of 64; by default what suits the device.
+        prefixes: caches kept of requests that are done, for later ones on the same document.
+
+    Raises:
+        ConfigError: no such kind of cache, or chunks of another size.
+    """
+
+    def __init__(
+        self,
+        modes: TwoModes,
+        *,
+        name: str = "skipwise",
+        cache: str = "dynamic",
+        chunk_tokens: int | None = None,
+        prefixes: int = 1,
+    ) -> None:
+        long = modes.model("long")
+        self.modes, self.cache_kind, self.lock = modes, cache, threading.RLock()
+        self.chunk_tokens = chunk_columns(long, 1) if chunk_tokens is None else chunk_tokens
+        if self.chunk_tokens < 1 or self.chunk_tokens % BLOCK_TOKENS:
+            raise ConfigError(f"chunk_tokens is {self.chunk_tokens}; give a multiple of {BLOCK_TOKENS}")
+        if cache not in CACHES:
+            raise ConfigError(f"cache is {cache!r}; give one of {', '.join(CACHES)}")
+        if prefixes < 0:
+            raise ConfigError(f"prefixes is {prefixes}; it must be 0 or more")
+        make_cache(cache, long, BLOCK_TOKENS)  # Whether it goes with this model and machine.
+        self.prefixes = PrefixStore(prefixes, self.chunk_tokens)
+        self.end_ids = end_token_ids(long, modes.tokenizer)
+        self._name = name
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names that a client may ask for."""
+        return (self._name,)
+
+    @property
+    def original_window(self) -> int:
+        """Tokens up to which a request is served by the base model, in short mode."""
+        return self.modes.original_window
+
+    @property
+    def target(self) -> int:
+        """Tokens that a request may come to at most."""
+        return self.modes.target
+
+    def mode_of(self, request: GenerationRequest) -> Mode:
+        """The mode that a request would be served in.
+
+        Raises:
+            ConfigError: as `TwoModes.choose`.
+        """
+        return self.modes.choose(request.total_tokens, request.mode)
+
+    def start(self, request: GenerationRequest) -> "LocalGeneration":
+        """Begins a request; no model runs before its first step.
+
+        Raises:
+            ConfigError: as `TwoModes.choose`; and a token that the vocabulary does not have.
+        """
+        mode = self.mode_of(request)
+        vocabulary = self.modes.model(mode).config.get_text_config().vocab_size
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
+            raise ConfigError(
+                f"the prompt has token ids out of 0 to {vocabulary - 1}; it needs the model's own tokenizer"
+            )
+        return LocalGeneration(self, request, mode)
+
+
+class LocalGeneration:
+    """A request on its way in a `LocalEngine`; see `skipwise.inference.engine.Generation`."""
+
+    def __init__(self, engine: LocalEngine, request: GenerationRequest, mode: Mode) -> None:
+        self.mode: Mode = mode
+        self.finish_reason: FinishReason | None = None
+        self._engine, self._request = engine, request
+        self._model: Any = engine.modes.model(mode)
+        self._cache: Cache | None = None
+        # Tokens that the cache holds are the first `_read` of these.
+        self._ids = list(request.prompt_ids)
+        self._read = self._reused = self._cache_bytes = 0
+        self._prefill_seconds = self._decode_seconds = 0.0
+        self._text, self._settled = TextStream(engine.modes.tokenizer, request.stop), ""
+        self._warpers = LogitsProcessorList()
+        if request.temperature > 0:
+            self._warpers.append(TemperatureLogitsWarper(float(request.temperature)))
+            self._warpers.append(TopPLogitsWarper(float(request.top_p)))
+        self._draws = torch.Generator(self._model.device)
+        if request.seed is None:
+            self._draws.seed()
+        else:
+            self._draws.manual_seed(request.seed)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.finish_reason is not None
+
+    @property
+    def stats(self) -> GenerationStats:
+        """What it took so far."""
+        prompt_tokens = len(self._request.prompt_ids)
+        return GenerationStats(
+            mode=self.mode,
+            prompt_tokens=prompt_tokens,
+            read_tokens=self._read,
+            reused_tokens=self._reused,
+            new_tokens=len(self._ids) - prompt_tokens,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=self._decode_seconds,
+            cache_bytes=self._cache_bytes if self._cache is None else cache_bytes(self._cache),
+        )
+
+    def step(self) -> list[int]:
+        """Reads one chunk of the prompt, or generates one token.
+
+        Returns:
+            The tokens that are new: none while the prompt is read and once it is done, else one.
+
+        Raises:
+            CheckpointError: a logit is NaN, or the largest infinite. The generation is closed then, as after any error.
+        """
+        with self._engine.lock:
+            if self.is_done:
+                return []
+            begun, reads_prompt = time.perf_counter(), self._read < len(self._request.prompt_ids)
+            try:
+                token = self._forward()
+            except BaseException:
+                self._finish("closed", keep=False)
+                raise
+            if reads_prompt:
+                self._prefill_seconds += time.perf_counter() - begun
+            else:
+                self._decode_seconds += time.perf_counter() - begun
+            if token is None:
+                return []
+            self._take(token)
+            return [token]
+
+    def take_text(self) -> str:
+        """The text that was settled since the last call."""
+        with self._engine.lock:
+            settled, self._settled = self._settled, ""
+            return settled
+
+    def close(self) -> None:
+        """Ends it and lets go of its memory; the second time does nothing."""
+        with self._engine.lock:
+            if not self.is_done:
+                self._finish("closed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @torch.no_grad()
+    def _forward(self) -> int | None:
+        """Reads the next chunk, or the last token; the token that follows, where all is read."""
+        if self._cache is None:
+            self._open_cache()
+        end = min(self._read + self._engine.chunk_tokens, len(self._ids))
+        wants_token, device = end == len(self._ids), self._model.device
+        with rope_of_length(self._model, self._request.total_tokens):
+            logits: Tensor = self._model(
+                input_ids=torch.tensor([self._ids[self._read : end]], device=device),
+                position_ids=torch.arange(self._read, end, device=device)[None],
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1 if wants_token else torch.empty(0, dtype=torch.long, device=device),
+            ).logits
+        self._read = end
+        if not wants_token:
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)  # Or this chunk's seconds would be the next one's.
+            return None
+        check_logits(logits, lambda _: "request", lambda *_: f"after {end} tokens")
+        return self._choose(logits[:, -1].float())
+
+    def _open_cache(self) -> None:
+        """A cache that holds the beginning of the prompt already, or an empty one."""
+        if found := self._engine.prefixes.take(self._prefix_kind, self._request.prompt_ids):
+            self._cache, self._read = found
+            self._reused = self._read
+        else:
+            self._cache = make_cache(self._engine.cache_kind, self._model, self._request.total_tokens)
+
+    @property
+    def _prefix_kind(self) -> Hashable:
+        """What keys and values depend on beside the tokens: some RoPE rotates by the length of the whole request."""
+        length = self._request.total_tokens if rope_follows_length(self._model) else None
+        return self.mode, self._engine.cache_kind, length
+
+    def _choose(self, logits: Tensor) -> int:
+        """The next token by its logits (1, vocabulary)."""
+        if self._request.temperature == 0:
+            return int(logits.argmax(-1))
+        warped: Any = self._warpers(torch.empty(1, 0, dtype=torch.long), logits)  # pyright: ignore[reportArgumentType]
+        return int(torch.multinomial(warped.softmax(-1), 1, generator=self._draws))
+
+    def _take(self, token: int) -> None:
+        self._ids.append(token)
+        if token in self._engine.end_ids:
+            self._finish("stop")
+            return
+        self._settled += self._text.add(token)
+        if self._text.stopped:
+            self._finish("stop")
+        elif len(self._ids) == self._request.total_tokens:
+            self._finish("length")
+
+    def _finish(self, reason: FinishReason, *, keep: bool = True) -> None:
+        """Ends it; its cache is kept for requests that begin alike, unless an error left it half written."""
+        self._settled += self._text.finish()
+        self.finish_reason = reason
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            self._cache_bytes = cache_bytes(cache)
+            if keep:
+                self._engine.prefixes.give(self._prefix_kind, self._ids[: self._read], cache)

@@ -1,0 +1,126 @@
+"""What an extended model came from: read off its run's record, and held against the weights."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from skipwise.errors import CheckpointError
+from skipwise.model import original_window
+
+logger = logging.getLogger("skipwise")
+
+_RECORD_FILE, _ADAPTER, _ADAPTER_CONFIG = "skipwise.json", "adapter", "adapter_config.json"
+# Layers whose merged weights are compared with base and adapter: the outermost would show another base at once.
+_CHECKED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where the two modes of a run come from.
+
+    Attributes:
+        folder: of the run, with the merged model and its config.
+        base: the base model, as `load_model` takes it.
+        adapter: folder of the difference; None where both sets of weights are needed.
+        is_own: whether the adapter is what the run trained, so that base and adapter make the merged weights.
+    """
+
+    folder: Path
+    base: str
+    adapter: Path | None
+    is_own: bool
+
+
+def read_origin(
+    source: str | Path, *, base: str | Path | None = None, adapter: str | Path | None = None
+) -> Origin | None:
+    """What a run's folder says of its base model and adapter.
+
+    Args:
+        source: a folder, or any model.
+        base: where the base model is now; by default where the record says.
+        adapter: a folder with the difference, in place of the run's own.
+
+    Returns:
+        None where the source is no run of `skipwise extend` and no base is given.
+
+    Raises:
+        CheckpointError: the record cannot be read, or the adapter is none.
+    """
+    folder = Path(source).expanduser()
+    record, own = folder / _RECORD_FILE, folder / _ADAPTER
+    if not record.is_file() and base is None:
+        if adapter is not None:
+            raise CheckpointError(f"{str(source)!r} is no run of skipwise extend; say what its base model is, by base")
+        return None
+    if base is None:
+        try:
+            base = json.loads(record.read_text(encoding="utf-8"))["config"]["model"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"record {str(record)!r} names no base model ({error!r}); say where it is by base (--base)"
+            ) from error
+    is_own = adapter is None and own.is_dir()
+    chosen = own if is_own else Path(adapter).expanduser() if adapter is not None else None
+    if chosen is not None and not (chosen / _ADAPTER_CONFIG).is_file():
+        raise CheckpointError(f"adapter is {str(chosen)!r}, which has no {_ADAPTER_CONFIG}; give an adapter's folder")
+    return Origin(folder=folder, base=str(base), adapter=chosen, is_own=is_own)
+
+
+def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) -> None:
+    """Refuses a base model that is not the one that the run extended.
+
+    Window and vocabulary must be the same; and where the run left an adapter, base and adapter must make the merged
+    weights that lie beside it.
+
+    Raises:
+        CheckpointError: it is another model, or another version of it.
+    """
+    before, after = original_window(short.config), original_window(long.config)
+    ends: list[Any] = [model.get_input_embeddings() for model in (short, long)]
+    sizes = [tuple(end.weight.shape) for end in ends]
+    if before != after or sizes[0] != sizes[1]:
+        raise CheckpointError(
+            f"{origin.base!r} has a window of {before} tokens and embeddings of {sizes[0]}, and "
+            f"{str(origin.folder)!r} was made of {after} and {sizes[1]}; give its own base model"
+        )
+    if not origin.is_own:
+        return
+    adapted = [(name, module) for name, module in long.named_modules() if isinstance(module, LoraLayer)]
+    chosen = dict([*adapted[: _CHECKED // 2], *adapted[-(_CHECKED - _CHECKED // 2) :]])
+    stored = dict(_stored(origin.folder, {f"{name}.weight" for name in chosen}))
+    if not stored:
+        logger.warning(f"the weights of {str(origin.folder)!r} have other names than its model's: base not checked")
+    for name, module in chosen.items():
+        if (merged := stored.get(f"{name}.weight")) is not None and not _is_merged(module, merged):
+            raise CheckpointError(
+                f"{origin.base!r} and the adapter do not make the weights of {str(origin.folder)!r} ({name} differs): "
+                "the base model has changed since; give the one that was trained"
+            )
+
+
+def _stored(folder: Path, names: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a checkpoint folder by name, as far as it has them."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                yield from ((name, tensors.get_tensor(name)) for name in names & set(tensors.keys()))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"weights {str(file)!r} are damaged ({error}); copy the run again") from error
+
+
+def _is_merged(layer: Any, merged: Tensor) -> bool:
+    """Whether a layer's base weights and addition make these weights, up to rounding in the coarser of their types."""
+    weight: Tensor = layer.get_base_layer().weight.detach()
+    expected = (weight.float() + layer.get_delta_weight("default").detach().float()).cpu()
+    allowed = 4 * max(torch.finfo(weight.dtype).eps, torch.finfo(merged.dtype).eps) * expected.abs().max()
+    return merged.shape == expected.shape and bool((merged.float() - expected).abs().max() <= allowed)

@@ -1,0 +1,215 @@
+"""Who answers: the engine in this process, or other servers behind this one; either way by exact counts of tokens."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from skipwise.inference.engine import Engine, GenerationRequest, Mode
+from skipwise.serve.refusals import Refusal
+from skipwise.serve.scheduler import Progress, Scheduler, Turns
+
+# Characters from which on a text is a long one.
+_LONG_TEXT = 1 << 16
+
+Message = dict[str, str]
+"""Of a chat: `role` and `content`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """What clients may ask for by a name.
+
+    Attributes:
+        name: that they ask for.
+        mode: that all its requests are served in; None for the exact count of tokens to decide.
+        window: most tokens of a request, those to be generated included.
+    """
+
+    name: str
+    mode: Mode | None
+    window: int
+
+
+class Backend(Protocol):
+    """Whoever answers."""
+
+    @property
+    def models(self) -> dict[str, ServedModel]:
+        """By name, the usual one first."""
+        ...
+
+    @property
+    def num_ids(self) -> int | None:
+        """One more than the largest token id; None where that is not known here."""
+        ...
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Requests that run, and that wait."""
+        ...
+
+    def mode_of(self, request: GenerationRequest) -> Mode:
+        """The mode that a request is served in. Raises ConfigError where it is too long."""
+        ...
+
+    async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids of a text, or of a chat by the model's template, special tokens included."""
+        ...
+
+    def run(self, owner: str, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Progress]]:
+        """Within, the answer as it comes; whoever leaves early stops what computes it."""
+        ...
+
+    async def is_healthy(self) -> bool:
+        """Whether an answer can be expected."""
+        ...
+
+    async def start(self) -> None:
+        """Makes it ready."""
+        ...
+
+    def drain(self) -> None:
+        """Refuses requests from now on."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends it; what still runs is cut off."""
+        ...
+
+
+def served_models(name: str, original_window: int, target: int) -> dict[str, ServedModel]:
+    """The names of a model with two modes: its own, by which length decides, and one for each mode."""
+    models = [ServedModel(name=name, mode=None, window=target)]
+    if target > original_window:
+        models.append(ServedModel(name=f"{name}:short", mode="short", window=original_window))
+        models.append(ServedModel(name=f"{name}:long", mode="long", window=target))
+    return {model.name: model for model in models}
+
+
+class Prompts:
+    """Text and chats to token ids, as a fast tokenizer of the transformers library makes them.
+
+    Args:
+        tokenizer: the model's own.
+        chat_template: a Jinja template; None for the tokenizer's own, and if it has none a plain one of lines.
+
+    Attributes:
+        has_template: whether there is one beside the plain one.
+        num_ids: one more than the largest token id.
+    """
+
+    PLAIN_TEMPLATE = (
+        "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
+        "{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+
+    def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = tokenizer
+        # A copy that nobody sets truncation or padding on, so that threads can share it.
+        self._engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._engine.no_truncation()
+        self._engine.no_padding()
+        own = chat_template or getattr(tokenizer, "chat_template", None)
+        self.has_template = bool(own)
+        self._template = own or self.PLAIN_TEMPLATE
+        self.num_ids = len(tokenizer)
+
+    def ids(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids, special tokens included. Any thread may call this.
+
+        Raises:
+            Refusal: 400, the template has no place for such a chat.
+        """
+        if isinstance(prompt, str):
+            return self._encode(prompt, special=True)
+        try:
+            text: Any = self._tokenizer.apply_chat_template(
+                list(prompt), chat_template=self._template, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:
+            # Templates raise on what they do not like, in words of their own that may hold the text.
+            reason = f"the model's chat template refuses these messages ({type(error).__name__})"
+            raise Refusal(400, f"{reason}; begin with a user's message and take turns", param="messages") from error
+        # A template of the model's own has written all special tokens.
+        return self._encode(text, special=not self.has_template)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        # A batch of one: that is what lets other threads go on meanwhile.
+        return self._engine.encode_batch_fast([text], add_special_tokens=special)[0].ids
+
+
+class Embedded:
+    """The engine in this process, with fair turns.
+
+    Args:
+        engine: whatever generates.
+        prompts: of its tokenizer.
+        turns: how requests share it.
+    """
+
+    def __init__(self, engine: Engine, prompts: Prompts, turns: Turns) -> None:
+        self._engine, self._prompts = engine, prompts
+        self._scheduler = Scheduler(engine, turns)
+        self.num_ids = prompts.num_ids
+        # One long text at a time, so that short ones always find a thread.
+        self._long_text = asyncio.Lock()
+        self.models = served_models(engine.model_names[0], engine.original_window, engine.target)
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Requests that run, and that wait."""
+        return self._scheduler.num_running, self._scheduler.num_waiting
+
+    def mode_of(self, request: GenerationRequest) -> Mode:
+        """The mode that a request is served in."""
+        return self._engine.mode_of(request)
+
+    async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids of a text or chat; others are answered meanwhile."""
+        size = len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
+        async with self._long_text if size > _LONG_TEXT else contextlib.nullcontext():
+            return await asyncio.to_thread(self._prompts.ids, prompt)
+
+    @asynccontextmanager
+    async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:
+        """Within, the answer as it comes."""
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[Progress]()
+
+        def deliver(progress: Progress) -> None:
+            # The loop may be gone when the server ends in haste.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(queue.put_nowait, progress)
+
+        async def answer() -> AsyncIterator[Progress]:
+            while True:
+                progress = await queue.get()
+                yield progress
+                if progress.is_last:
+                    return
+
+        job = self._scheduler.submit(owner, request, deliver)
+        try:
+            yield answer()
+        finally:
+            self._scheduler.cancel(job)
+
+    async def is_healthy(self) -> bool:
+        """Whether the computing thread is there."""
+        return self._scheduler.is_running
+
+    async def start(self) -> None:
+        """Begins to compute."""
+        self._scheduler.start()
+
+    def drain(self) -> None:
+        """Refuses requests from now on."""
+        self._scheduler.drain()
+
+    async def stop(self) -> None:
+        """Ends the computing thread after its step."""
+        await asyncio.to_thread(self._scheduler.stop)

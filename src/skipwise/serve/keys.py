@@ -1,0 +1,309 @@
+"""API keys and their roles: a private file that holds no key, and the keyring of a server that knows it.
+
+A key reads `skipwise-<id>-<secret>`. The id finds its record at once; the record holds scrypt's digest of the secret,
+so that whoever reads the file cannot use a key. A secret that was right once is remembered by a keyed hash in memory,
+so that scrypt, slow on purpose, runs once a key and not once a request.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from skipwise.errors import ConfigError
+
+KEY = re.compile(r"skipwise-([0-9a-f]{12})-([0-9a-f]{64})")
+DEFAULT_ROLE = "default"
+# n, r, p of scrypt: 16 MiB and some 50 ms for each try.
+_SCRYPT = (1 << 14, 8, 1)
+T = TypeVar("T")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+
+
+class Role(BaseModel):
+    """What holders of a key may do; None sets no limit beyond the server's own.
+
+    Attributes:
+        max_context: tokens of a request, those to be generated included.
+        requests_per_minute: of each key.
+        tokens_per_minute: of each key, those to be generated included.
+        models: names that may be asked for.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    max_context: int | None = Field(default=None, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    models: list[str] | None = Field(default=None, min_length=1)
+
+
+class Key(BaseModel):
+    """The record of a key, without the key.
+
+    Attributes:
+        id: the part of the key that is no secret.
+        name: of whoever holds it, for the audit log.
+        role: a name in the file's roles.
+        created, expires, revoked: seconds since 1970; None for never.
+        salt, digest: hexadecimal, of scrypt with the parameters `scrypt` (n, r, p).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    name: str
+    role: str
+    created: float
+    expires: float | None = None
+    revoked: float | None = None
+    salt: str = Field(pattern=r"^[0-9a-f]{32}$")
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    scrypt: list[int] = Field(min_length=3, max_length=3)
+
+    def state(self, now: float) -> str:
+        """`active`, `expired` or `revoked`."""
+        if self.revoked is not None:
+            return "revoked"
+        return "expired" if self.expires is not None and self.expires <= now else "active"
+
+    def fits(self, secret: str) -> bool:
+        """Whether the secret is this key's, by scrypt; takes its time."""
+        return hmac.compare_digest(_digest(secret, self.salt, self.scrypt), self.digest)
+
+
+class KeyFile(BaseModel):
+    """All that a key file holds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: int = Field(default=1, ge=1, le=1)
+    roles: dict[str, Role] = Field(default_factory=lambda: {DEFAULT_ROLE: Role()})
+    keys: list[Key] = Field(default_factory=list)
+
+
+def read_keys(path: Path) -> KeyFile:
+    """Reads a key file; an absent one has no keys.
+
+    Raises:
+        ConfigError: it is damaged, or others may write to it.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read()
+    except FileNotFoundError:
+        return KeyFile()
+    except OSError as error:
+        raise ConfigError(f"the key file {str(path)!r} cannot be read ({error.strerror}); give another") from error
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"the key file {str(path)!r} has mode {mode:03o}, so others could add keys to it; chmod 600 it, and see "
+            "what it holds by 'skipwise keys list'"
+        )
+    try:
+        found = KeyFile.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(f"the key file {str(path)!r} is damaged: {where}: {first['msg']}; restore it") from error
+    for key in found.keys:
+        if key.role not in found.roles:
+            raise ConfigError(
+                f"the key file {str(path)!r} is damaged: key {key.id} has the role {key.role!r}, of no name"
+            )
+    return found
+
+
+def create_key(path: Path, name: str, *, role: str = DEFAULT_ROLE, seconds: float | None = None) -> str:
+    """Makes a key and keeps its record.
+
+    Args:
+        path: of the key file, which is made if need be.
+        name: of whoever will hold it.
+        role: of those in the file.
+        seconds: until it expires; None for never.
+
+    Returns:
+        The key. It is kept nowhere: this is the only time it is seen.
+
+    Raises:
+        ConfigError: an unknown role or a name that is none.
+    """
+    _check_name("name", name)
+    secret, salt, now = secrets.token_hex(32), secrets.token_hex(16), time.time()
+
+    def add(content: KeyFile) -> str:
+        if role not in content.roles:
+            raise ConfigError(
+                f"role is {role!r}; known: {', '.join(sorted(content.roles))}; make it with 'skipwise keys role {role}'"
+            )
+        taken = {key.id for key in content.keys}
+        number = next(one for one in iter(lambda: secrets.token_hex(6), "") if one not in taken)
+        record = Key(
+            id=number,
+            name=name,
+            role=role,
+            created=now,
+            expires=None if seconds is None else now + seconds,
+            salt=salt,
+            digest=_digest(secret, salt, _SCRYPT),
+            scrypt=list(_SCRYPT),
+        )
+        content.keys.append(record)
+        return f"skipwise-{number}-{secret}"
+
+    return _change(path, add)
+
+
+def revoke_key(path: Path, number: str) -> Key:
+    """Ends a key for good; a running server refuses it from the next request on.
+
+    Args:
+        path: of the key file.
+        number: the key's id, or the key itself.
+
+    Raises:
+        ConfigError: there is no such key.
+    """
+    match = KEY.fullmatch(number)
+    number = match[1] if match else number
+
+    def end(content: KeyFile) -> Key:
+        for place, key in enumerate(content.keys):
+            if key.id == number:
+                content.keys[place] = key.model_copy(update={"revoked": key.revoked or time.time()})
+                return content.keys[place]
+        raise ConfigError(f"key is {number[:24]!r}, and the file has no such id; see 'skipwise keys list'")
+
+    return _change(path, end)
+
+
+def set_role(path: Path, name: str, role: Role) -> None:
+    """Makes a role or changes it, for all its keys at once."""
+    _check_name("role", name)
+
+    def put(content: KeyFile) -> None:
+        content.roles[name] = role
+
+    _change(path, put)
+
+
+class UnknownKeyError(Exception):
+    """The key is of no use; the message is for its holder and says no more than it may."""
+
+
+class Keyring:
+    """The keys of a running server; follows its file as that changes.
+
+    Args:
+        path: of the key file.
+        clock: seconds since 1970.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = path, clock
+        self._pepper = secrets.token_bytes(32)
+        # By id, the record that a secret was checked against and the keyed hash of the secret.
+        self._verified: dict[str, tuple[Key, bytes]] = {}
+        self._seen: tuple[int, ...] | None = None
+        self._keys: dict[str, Key] = {}
+        self._roles: dict[str, Role] = {}
+        self._follow()
+
+    def __len__(self) -> int:
+        self._follow()
+        return sum(key.state(self._clock()) == "active" for key in self._keys.values())
+
+    def recall(self, presented: str) -> tuple[Key, Role] | None:
+        """The key's record and role if its secret has been checked before; None where scrypt has to decide.
+
+        Raises:
+            UnknownKeyError: it is none, wrong, expired or revoked.
+            ConfigError: the file cannot be used any more.
+        """
+        self._follow()
+        key, secret = self._parse(presented)
+        remembered = self._verified.get(key.id)
+        if remembered is None or remembered[0].digest != key.digest:
+            return None
+        if not hmac.compare_digest(remembered[1], self._hash(secret)):
+            raise UnknownKeyError("the API key is not known here")
+        return self._usable(key)
+
+    def check(self, presented: str) -> tuple[Key, Role]:
+        """As `recall`, but runs scrypt, and remembers a secret that was right. May run in another thread."""
+        key, secret = self._parse(presented)
+        if not key.fits(secret):
+            raise UnknownKeyError("the API key is not known here")
+        self._verified[key.id] = (key, self._hash(secret))
+        return self._usable(key)
+
+    def _parse(self, presented: str) -> tuple[Key, str]:
+        match = KEY.fullmatch(presented)
+        key = self._keys.get(match[1]) if match else None
+        if match is None or key is None:
+            raise UnknownKeyError("the API key is not known here")
+        return key, match[2]
+
+    def _usable(self, key: Key) -> tuple[Key, Role]:
+        # Only who holds the secret is told why.
+        if (state := key.state(self._clock())) != "active":
+            raise UnknownKeyError(f"the API key is {state}")
+        return key, self._roles[key.role]
+
+    def _hash(self, secret: str) -> bytes:
+        return hmac.digest(self._pepper, secret.encode(), "sha256")
+
+    def _follow(self) -> None:
+        """Reads the file again if it has changed; one that is gone has no keys."""
+        try:
+            now = self._path.stat()
+            seen = (now.st_ino, now.st_mtime_ns, now.st_size, now.st_mode)
+        except OSError:
+            seen = ()
+        if seen != self._seen:
+            self._keys, self._roles, self._seen = {}, {}, None
+            content = read_keys(self._path)
+            self._keys, self._roles = {key.id: key for key in content.keys}, content.roles
+            self._seen = seen
+
+
+def _digest(secret: str, salt: str, parameters: list[int] | tuple[int, ...]) -> str:
+    n, r, p = parameters
+    made = hashlib.scrypt(secret.encode(), salt=bytes.fromhex(salt), n=n, r=r, p=p, maxmem=256 * n * r, dklen=32)
+    return made.hex()
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{what} is {name!r}; give up to 64 letters, digits and . _ @ -, the first a letter or digit")
+
+
+def _change(path: Path, change: Callable[[KeyFile], T]) -> T:
+    """Changes the file: it has its old content or its new one at any moment, and nobody else can read it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with FileLock(path.with_name(f".{path.name}.lock"), mode=0o600):
+        content = read_keys(path)
+        result = change(content)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+        beside.unlink(missing_ok=True)
+        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            file.write(content.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    return result

@@ -1,0 +1,89 @@
+"""Requests and tokens a minute of each key: buckets that fill steadily and hold a minute's worth."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from skipwise.serve.keys import Role
+from skipwise.serve.refusals import Refusal
+
+
+@dataclass(slots=True)
+class Bucket:
+    """What is left of an allowance.
+
+    Attributes:
+        per_minute: that flows in, and the most it holds.
+        level: what is there now; below zero where more was used than was taken beforehand.
+        updated: when that was so, in seconds.
+    """
+
+    per_minute: int
+    level: float
+    updated: float
+
+    def fill(self, per_minute: int, now: float) -> None:
+        """Brings it up to now, and to an allowance that may have changed."""
+        self.level = min(float(per_minute), self.level + (now - self.updated) * per_minute / 60)
+        self.per_minute, self.updated = per_minute, now
+
+    def seconds_until(self, amount: float) -> float:
+        """How long until so much is there; 0 where it is."""
+        return max(0.0, (amount - self.level) * 60 / self.per_minute)
+
+
+class Limiter:
+    """Counts what keys use.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: dict[tuple[str, str], Bucket] = {}
+
+    def take_request(self, owner: str, role: Role) -> None:
+        """Counts a request.
+
+        Raises:
+            Refusal: 429, there were too many within a minute.
+        """
+        self._take(owner, "requests", role.requests_per_minute, 1)
+
+    def take_tokens(self, owner: str, role: Role, tokens: int) -> None:
+        """Counts all tokens that a request may come to, before it runs.
+
+        Raises:
+            Refusal: 429, there were too many within a minute; 403, the request alone is more than a minute's worth.
+        """
+        limit = role.tokens_per_minute
+        if limit is not None and tokens > limit:
+            raise Refusal(
+                403,
+                f"the request comes to {tokens} tokens, those to be generated included, and this key may use {limit} "
+                "tokens a minute; send less, or ask for another role",
+                code="tokens_per_minute_exceeded",
+            )
+        self._take(owner, "tokens", limit, tokens)
+
+    def give_back(self, owner: str, tokens: int) -> None:
+        """Returns tokens that were taken and not used."""
+        if (bucket := self._buckets.get((owner, "tokens"))) is not None:
+            bucket.level = min(float(bucket.per_minute), bucket.level + tokens)
+
+    def _take(self, owner: str, what: str, limit: int | None, amount: int) -> None:
+        if limit is None:
+            return
+        now = self._clock()
+        bucket = self._buckets.setdefault((owner, what), Bucket(limit, float(limit), now))
+        bucket.fill(limit, now)
+        if wait := bucket.seconds_until(amount):
+            raise Refusal(
+                429,
+                f"this key may use {limit} {what} a minute and has {max(0, int(bucket.level))} left, of {amount} that "
+                f"are needed; try again in {wait:.1f} seconds",
+                code="rate_limit_exceeded",
+                retry_after=wait,
+            )
+        bucket.level -= amount

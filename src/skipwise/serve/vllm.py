@@ -1,0 +1,374 @@
+"""vLLM behind this server: two of its servers, one for each mode, and the same keys, limits and answers before them.
+
+A prompt is tokenized by vLLM itself and sent on as token ids, so what was counted is what runs. Each key's prompts have
+a salt of their own, without which vLLM would find one key's prompt in another's prefix cache.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipwise.errors import ConfigError
+from skipwise.inference.engine import FinishReason, GenerationRequest, Mode
+from skipwise.serve.backends import Message, served_models
+from skipwise.serve.refusals import Refusal
+from skipwise.serve.scheduler import Progress, Turns
+
+_SECONDS_TO_STOP = 20.0
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmSettings:
+    """How vLLM is started.
+
+    Attributes:
+        base: folder or name of the base model.
+        extended: folder of the extended checkpoint.
+        original_window, target: tokens of each.
+        memory_shares: of each accelerator's memory, for the base and for the extended model.
+        arguments: further ones of `vllm serve`, for both.
+        program: what is started; its first word may be a path.
+        ready_seconds: within which both have to answer.
+    """
+
+    base: str
+    extended: str
+    original_window: int
+    target: int
+    memory_shares: tuple[float, float] = (0.3, 0.6)
+    arguments: tuple[str, ...] = ()
+    program: tuple[str, ...] = ("vllm",)
+    ready_seconds: float = 1800.0
+
+    def command(self, mode: Mode, port: int) -> list[str]:
+        """The command of one mode's server, which this machine alone can reach."""
+        model, window = (self.base, self.original_window) if mode == "short" else (self.extended, self.target)
+        share = self.memory_shares[0 if mode == "short" else 1]
+        return [
+            *self.program,
+            *("serve", model, "--served-model-name", mode),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--max-model-len", str(window), "--gpu-memory-utilization", f"{share:g}"),
+            # Its own files of defaults (top_k, penalties) would change what was asked for.
+            *("--generation-config", "vllm"),
+            *("--no-enable-log-requests", "--disable-uvicorn-access-log"),
+            *self.arguments,
+        ]
+
+    def environment(self, token: str) -> dict[str, str]:
+        """This process's, without reports of usage to anybody, and with the token that its requests need."""
+        quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1"}
+        return {**os.environ, **quiet, "VLLM_API_KEY": token}
+
+
+class Places:
+    """Places of a mode at vLLM, given to owners in turn: to who has the fewest, and among those to who came first.
+
+    Args:
+        places: that there are.
+        turns: how many may wait.
+    """
+
+    def __init__(self, places: int, turns: Turns) -> None:
+        self._places, self._turns = places, turns
+        self._taken: Counter[str] = Counter()
+        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many are taken, and how many wait."""
+        return self._taken.total(), len(self._waiting)
+
+    async def take(self, owner: str) -> None:
+        """Waits for a place.
+
+        Raises:
+            Refusal: too many wait already.
+        """
+        own = sum(one == owner for one, _ in self._waiting)
+        for count, limit, status in (
+            (len(self._waiting), self._turns.waiting, 503),
+            (own, self._turns.waiting_each, 429),
+        ):
+            if count >= limit:
+                whose = "" if status == 503 else " of this key"
+                raise Refusal(
+                    status,
+                    f"{count} requests{whose} are waiting, and {limit} may; try again later",
+                    code="overloaded",
+                    retry_after=min(60, count),
+                )
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((owner, turn))
+        self._hand_out()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave(owner)
+            else:
+                self._waiting = [one for one in self._waiting if one[1] is not turn]
+            raise
+
+    def leave(self, owner: str) -> None:
+        """Gives a place back."""
+        self._taken[owner] -= 1
+        self._taken += Counter()  # forgets owners of none
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._waiting and self._taken.total() < self._places:
+            place = min(range(len(self._waiting)), key=lambda one: (self._taken[self._waiting[one][0]], one))
+            owner, turn = self._waiting.pop(place)
+            if not turn.cancelled():
+                self._taken[owner] += 1
+                turn.set_result(None)
+
+
+class Vllm:
+    """Answers by vLLM's servers, which it starts and ends.
+
+    Args:
+        name: that clients ask for.
+        settings: how they are started.
+        turns: places of each mode, and how many may wait.
+    """
+
+    num_ids = None
+
+    def __init__(self, name: str, settings: VllmSettings, turns: Turns) -> None:
+        self._settings, self._turns = settings, turns
+        self.models = served_models(name, settings.original_window, settings.target)
+        self._modes: tuple[Mode, ...] = ("short", "long") if len(self.models) > 1 else ("short",)
+        self._places = {mode: Places(turns.slots(mode), turns) for mode in self._modes}
+        self._addresses: dict[Mode, str] = {}
+        self._processes: list[asyncio.subprocess.Process] = []
+        self._token, self._pepper = secrets.token_hex(32), secrets.token_bytes(32)
+        self._session: Any = None
+        self._draining = False
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Requests that run, and that wait."""
+        loads = [places.load for places in self._places.values()]
+        return sum(running for running, _ in loads), sum(waiting for _, waiting in loads)
+
+    def mode_of(self, request: GenerationRequest) -> Mode:
+        """The mode that a request is served in."""
+        if request.total_tokens > self._settings.target:
+            raise ConfigError(f"the request comes to {request.total_tokens} tokens, of {self._settings.target} at most")
+        return request.mode or ("short" if request.total_tokens <= self._settings.original_window else "long")
+
+    async def start(self) -> None:
+        """Starts the servers and waits until they answer.
+
+        Raises:
+            ConfigError: there is no vLLM, one ends at once, or takes too long.
+        """
+        import aiohttp
+
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self._token}"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            connector=aiohttp.TCPConnector(limit=0),
+            # No proxy that the environment names comes between.
+            trust_env=False,
+        )
+        try:
+            for mode in self._modes:
+                port = _free_port()
+                command = self._settings.command(mode, port)
+                process = await asyncio.create_subprocess_exec(
+                    *command, env=self._settings.environment(self._token), start_new_session=True
+                )
+                self._processes.append(process)
+                self._addresses[mode] = f"http://127.0.0.1:{port}"
+            await asyncio.gather(*(self._wait_until_ready(place) for place in range(len(self._modes))))
+        except FileNotFoundError as error:
+            await self.stop()
+            program = self._settings.program[0]
+            raise ConfigError(
+                f"{program!r} is not installed here; install vLLM, or serve with --engine embedded"
+            ) from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _wait_until_ready(self, place: int) -> None:
+        mode, process = self._modes[place], self._processes[place]
+        end = time.monotonic() + self._settings.ready_seconds
+        while time.monotonic() < end:
+            if process.returncode is not None:
+                raise ConfigError(
+                    f"vLLM's server of the {mode} mode ended with code {process.returncode} before it answered; what "
+                    "it printed above says why"
+                )
+            if await self._answers(mode):
+                return
+            await asyncio.sleep(0.2)
+        raise ConfigError(
+            f"vLLM's server of the {mode} mode did not answer in {self._settings.ready_seconds:g} seconds"
+        )
+
+    async def _answers(self, mode: Mode) -> bool:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(5), self._session.get(f"{self._addresses[mode]}/health") as response:
+                return response.status == 200
+        return False
+
+    async def is_healthy(self) -> bool:
+        """Whether both servers answer."""
+        if any(process.returncode is not None for process in self._processes):
+            return False
+        return all(await asyncio.gather(*(self._answers(mode) for mode in self._modes)))
+
+    async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids, as vLLM makes them."""
+        if isinstance(prompt, str):
+            body: dict[str, Any] = {"prompt": prompt, "add_special_tokens": True}
+        else:
+            body = {"messages": list(prompt), "add_generation_prompt": True, "add_special_tokens": False}
+        # Both models have one tokenizer; the one with the larger window refuses no length.
+        mode = self._modes[-1]
+        async with self._post(mode, "/tokenize", {"model": mode, **body}) as response:
+            return (await response.json())["tokens"]
+
+    @asynccontextmanager
+    async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:
+        """Within, the answer as it comes; leaving closes the connection, at which vLLM stops."""
+        if self._draining:
+            raise Refusal(503, "the server is shutting down; ask again soon", code="shutting_down", retry_after=5)
+        mode = self.mode_of(request)
+        await self._places[mode].take(owner)
+        try:
+            async with self._post(mode, "/v1/completions", self._body(owner, mode, request)) as response:
+                yield self._progress(response)
+        finally:
+            self._places[mode].leave(owner)
+
+    def _body(self, owner: str, mode: Mode, request: GenerationRequest) -> dict[str, Any]:
+        seed = {} if request.seed is None else {"seed": request.seed}
+        return {
+            "model": mode,
+            "prompt": list(request.prompt_ids),
+            "max_tokens": request.max_new_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop": list(request.stop),
+            "stream": True,
+            # Counts in each chunk, so that an answer broken off is counted, too.
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "cache_salt": hmac.new(self._pepper, owner.encode(), "sha256").hexdigest(),
+            **seed,
+        }
+
+    async def _progress(self, response: Any) -> AsyncIterator[Progress]:
+        import aiohttp
+
+        counted, reason = 0, None
+        try:
+            async for line in response.content:
+                if not line.startswith(b"data:") or line.strip() == b"data: [DONE]":
+                    continue
+                chunk = json.loads(line[5:])
+                if "error" in chunk:
+                    yield Progress(error=_failed("the engine failed"))
+                    return
+                written = (chunk.get("usage") or {}).get("completion_tokens", counted)
+                new, counted = written - counted, written
+                choice = (chunk.get("choices") or [{}])[0]
+                reason = choice.get("finish_reason") or reason
+                if choice.get("text") or new:
+                    yield Progress(text=choice.get("text") or "", tokens=new)
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            reason = None
+        if reason is None:
+            yield Progress(error=_failed("the engine broke off"))
+        else:
+            yield Progress(finish_reason=_FINISH.get(reason, "stop"))
+
+    @asynccontextmanager
+    async def _post(self, mode: Mode, path: str, body: dict[str, Any]) -> AsyncIterator[Any]:
+        import aiohttp
+
+        try:
+            response = await self._session.post(f"{self._addresses[mode]}{path}", json=body)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _failed(f"the engine of the {mode} mode does not answer") from error
+        async with response:
+            if 400 <= response.status < 500:
+                # Its words may quote the prompt; they go to nobody but who sent it.
+                message = await _message(response)
+                raise Refusal(400, f"the engine refuses this request: {message}", code="invalid_request")
+            if response.status != 200:
+                raise _failed(f"the engine of the {mode} mode failed with status {response.status}")
+            yield response
+
+    def drain(self) -> None:
+        """Refuses requests from now on."""
+        self._draining = True
+
+    async def stop(self) -> None:
+        """Ends the servers."""
+        processes, self._processes = self._processes, []
+        if self._session is not None:
+            await self._session.close()
+        for process in processes:
+            _signal(process, signal.SIGTERM)
+        for process in processes:
+            try:
+                await asyncio.wait_for(process.wait(), _SECONDS_TO_STOP)
+            except TimeoutError:
+                _signal(process, signal.SIGKILL)
+                await process.wait()
+
+
+def find_program() -> str:
+    """The path of vLLM's command: on the path, or beside this interpreter.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    beside = Path(sys.executable).with_name("vllm")
+    found = shutil.which("vllm") or (str(beside) if beside.exists() else None)
+    if found is None:
+        raise ConfigError("there is no command 'vllm' here; install vLLM, or serve with --engine embedded")
+    return found
+
+
+def _failed(reason: str) -> Refusal:
+    return Refusal(503, f"{reason}; try again later", code="engine_error", retry_after=10)
+
+
+async def _message(response: Any) -> str:
+    with contextlib.suppress(Exception):
+        body = await response.json()
+        return str((body.get("error") or body).get("message"))[:500]
+    return f"status {response.status}"
+
+
+def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+    # A session of its own: its workers get the signal, too.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]

@@ -1,0 +1,89 @@
+"""Extended models to export: the embedded one, and random ones of the families that GGUF files are written of."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from skipwise.demo.run import BASE
+from skipwise.model import load_model, save_model, with_scaled_attention
+from skipwise.rope import INTERPOLATIONS
+from skipwise.window import Window
+
+WINDOW = Window(train=64, original=64, target=256)
+
+SMALL: dict[str, Any] = {
+    # 1024 of the embedded tokenizer, and rows without a token.
+    "vocab_size": 1056,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": WINDOW.original,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "attention_bias": True},
+    "mistral": {"sliding_window": None, "tie_word_embeddings": True},
+    "qwen2": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    "qwen3": {"head_dim": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    "gemma": {"head_dim": 32},
+    "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32},
+    "gemma3_text": {
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folder of a random model of a family, extended from 64 to 256 tokens; made anew for every interpolation."""
+    made: dict[str, Path] = {}
+
+    def make(name: str, kind: str = "yarn", scale: float = 1.0, **changes: Any) -> Path:
+        key = f"{name}-{kind}-{scale}-{'-'.join(map(str, changes.values()))}"
+        if key not in made:
+            base = tmp_path_factory.mktemp("base") / name
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                model: Any = AutoModelForCausalLM.from_config(
+                    AutoConfig.for_model(name, **{**SMALL, **FAMILIES[name], **changes})
+                )
+                for parameter in model.parameters():
+                    # Attention far from uniform, so that a wrong table or order of rows shows in the logits.
+                    parameter.data += 0.15 * torch.randn_like(parameter)
+            save_model(model, AutoTokenizer.from_pretrained(BASE), base)
+            made[key] = extended(base, kind, WINDOW, tmp_path_factory.mktemp("extended") / key, scale)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folder of the embedded model, extended from 256 to 1024 tokens by an interpolation and not trained."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str = "yarn", scale: float = 1.0) -> Path:
+        if (key := f"{kind}-{scale}") not in made:
+            window = Window(train=256, original=256, target=1024)
+            made[key] = extended("embedded", kind, window, tmp_path_factory.mktemp("embedded") / key, scale)
+        return made[key]
+
+    return make
+
+
+def extended(base: str | Path, kind: str, window: Window, folder: Path, scale: float) -> Path:
+    loaded = load_model(base, interpolation=INTERPOLATIONS[kind](), window=window)
+    model = loaded.model if scale == 1.0 else with_scaled_attention(loaded.model, scale)
+    save_model(model, loaded.tokenizer, folder)
+    return folder

@@ -1,0 +1,327 @@
+"""Every export is the model it was made of, and one that is not is refused with nothing left behind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import run, write_documents
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import skipwise.export as exports
+from skipwise import cli
+from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.export import export, gguf, gguf_rope
+from skipwise.model import load_model, read_config, rope_state
+from skipwise.rope import read_rope
+
+KINDS = ("yarn", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("linear", "ntk", "llama3")))
+FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
+# Of a prompt beyond the original window, short enough for a test.
+LONG = 320
+
+
+def named(made: Any) -> dict[str, Any]:
+    return {verdict.name: verdict for verdict in made.verdicts}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_embedded_model_comes_back_from_safetensors_in_bfloat16(
+    kind: str, embedded: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = embedded(kind)
+    made = export(source, to="hf", dtype="bfloat16", output=tmp_path / "out", long_tokens=LONG)
+    assert [verdict.status for verdict in made.verdicts] == ["pass"] * 7
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (written["dtype"], read_rope(written)) == ("bfloat16", rope_state(read_config(source)))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "vllm serve" in card
+    assert "--max-model-len 1024" in card
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["long_prompt_tokens"] == LONG
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_embedded_model_comes_back_from_a_gguf_file(
+    kind: str, embedded: Callable[..., Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf", reason="files are written by the gguf package")
+    out = tmp_path / "out"
+    made = export(embedded(kind), to="gguf", dtype="q8_0", output=out, engine="transformers", long_tokens=LONG)
+    assert [verdict.status for verdict in made.verdicts] == ["pass"] * 7
+    assert "transformers" in made.engine
+    (file,) = out.glob("*.gguf")
+    content = gguf.read_gguf(file)
+    assert content.entries["context_length"] == 1024
+    assert content.entries["rope.scaling.original_context_length"] == 256
+    assert content.entries["rope.scaling.type"] == {"ntk": "none", "llama3": "none"}.get(kind, kind)
+    assert content.entries.get("rope.scaling.factor") == (4.0 if kind in ("yarn", "linear") else None)
+    assert (gguf_rope.DIVISORS in content.divisors) == (kind == "llama3")
+    assert f"llama-server -m {file} -c 1024" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_families_come_back_from_gguf_files(name: str, family: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="files are written by the gguf package")
+    made = export(family(name), to="gguf", dtype="f16", output=tmp_path / "out", engine="transformers")
+    assert {verdict.status for verdict in made.verdicts} == {"pass"}, [verdict.line for verdict in made.verdicts]
+
+
+@pytest.mark.parametrize("kind", ["linear", "ntk", "llama3"])
+def test_interpolations_come_back_from_gguf_files(kind: str, family: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="files are written by the gguf package")
+    made = export(family("llama", kind), to="gguf", dtype="bf16", output=tmp_path / "out", engine="transformers")
+    assert {verdict.status for verdict in made.verdicts} == {"pass"}, [verdict.line for verdict in made.verdicts]
+
+
+def test_a_calibrated_factor_comes_through(family: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="files are written by the gguf package")
+    source = family("qwen2", scale=1.2)
+    state = rope_state(read_config(source))
+    assert state.attention_factor == pytest.approx(1.2 * (0.1 * np.log(4) + 1))
+    export(source, to="gguf", output=tmp_path / "gguf", engine="transformers")
+    content = gguf.read_gguf(next((tmp_path / "gguf").glob("*.gguf")))
+    assert content.entries["rope.scaling.attn_factor"] == pytest.approx(1.2)
+    export(source, to="hf", output=tmp_path / "hf")
+    assert rope_state(read_config(tmp_path / "hf")) == state
+
+
+def test_longrope_has_both_lists_in_a_file_and_a_note(family: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="files are written by the gguf package")
+    made = export(family("llama", "longrope"), to="gguf", output=tmp_path / "out", engine="transformers")
+    content = gguf.read_gguf(next((tmp_path / "out").glob("*.gguf")))
+    assert content.entries["rope.scaling.type"] == "longrope"
+    assert {*content.divisors} == {gguf_rope.LONG, gguf_rope.SHORT}
+    assert any("long list" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "changes", "words"),
+    [
+        ("llama", "dynamic", {}, ["dynamic", "rope_theta"]),
+        ("qwen2", "llama3", {}, ["llama3", "yarn"]),
+        ("qwen2", "longrope", {}, ["longrope", "--to hf"]),
+        ("gemma3_text", "yarn", {"scale": 1.2}, ["attention factor", "local layers", "1.13863"]),
+        ("mistral", "yarn", {"sliding_window": 32}, ["32 tokens", "sliding_window"]),
+        ("llama", "yarn", {"hidden_act": "relu"}, ["relu", "silu"]),
+        ("gemma2", "yarn", {"query_pre_attn_scalar": 64}, ["query_pre_attn_scalar", "32"]),
+    ],
+)
+def test_what_llama_cpp_cannot_compute_is_refused_with_the_nearest(
+    name: str, kind: str, changes: dict[str, Any], words: list[str], family: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises((ConfigError, UnsupportedModelError)) as refused:
+        export(family(name, kind, **changes), to="gguf", output=tmp_path / "out", engine="transformers")
+    assert all(word in str(refused.value) for word in words), refused.value
+    assert list(tmp_path.iterdir()) == []
+
+
+def _wrong_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = gguf.write_gguf
+
+    def write(path: Path, model: Any, plan: Any, dtype: str, name: str) -> None:
+        right(path, model, _with(plan, {"rope.scaling.factor": 2.0}), dtype, name)
+
+    monkeypatch.setattr(exports, "write_gguf", write)
+
+
+def _dropped_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = gguf.write_gguf
+
+    def write(path: Path, model: Any, plan: Any, dtype: str, name: str) -> None:
+        right(path, model, _with(plan, {"rope.scaling.attn_factor": 1.0}), dtype, name)
+
+    monkeypatch.setattr(exports, "write_gguf", write)
+
+
+def _not_permuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = gguf._in_gguf_order
+    monkeypatch.setattr(
+        gguf,
+        "_in_gguf_order",
+        lambda name, weight, model, kind: right(name, weight, model, kind._replace(permuted=False)),
+    )
+
+
+def _with(plan: Any, changes: dict[str, Any]) -> Any:
+    values = {name: getattr(plan, name) for name in ("family", "rope", "tokenizer")}
+    return gguf.GgufPlan(**values, metadata={**plan.metadata, **changes})
+
+
+@pytest.mark.parametrize(
+    ("fault", "scale", "names"),
+    [
+        (_wrong_factor, 1.0, ["tables", "factor", "long"]),
+        (_dropped_factor, 1.2, ["factor", "short", "long"]),
+        (_not_permuted, 1.0, ["short", "long"]),
+    ],
+)
+def test_planted_faults_in_a_file_are_refused_and_leave_nothing(
+    fault: Callable[..., None],
+    scale: float,
+    names: list[str],
+    family: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("gguf", reason="files are written by the gguf package")
+    fault(monkeypatch)
+    with pytest.raises(CheckpointError) as refused:
+        export(family("llama", scale=scale), to="gguf", output=tmp_path / "out", engine="transformers")
+    assert all(f"{name}: " in str(refused.value) for name in names), refused.value
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "names"),
+    [("factor", 2.0, ["integers", "tables", "factor"]), ("attention_factor", 1.0, ["integers", "factor", "short"])],
+)
+def test_planted_faults_in_a_config_are_refused(
+    entry: str,
+    value: float,
+    names: list[str],
+    family: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = exports.save_model
+
+    def save(model: Any, tokenizer: Any, folder: Path, **settings: Any) -> None:
+        right(model, tokenizer, folder, **settings)
+        written = json.loads((folder / "config.json").read_text())
+        for name in ("rope_parameters", "rope_scaling"):
+            written[name][entry] = value
+        (folder / "config.json").write_text(json.dumps(written))
+
+    monkeypatch.setattr(exports, "save_model", save)
+    with pytest.raises(CheckpointError) as refused:
+        export(family("llama"), to="hf", output=tmp_path / "out")
+    assert all(f"{name}: " in str(refused.value) for name in names), refused.value
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_split_into_files_of_the_size_asked_for(family: Callable[..., Path], tmp_path: Path) -> None:
+    export(family("llama"), to="hf", output=tmp_path / "out", shard_bytes=300_000)
+    files = sorted((tmp_path / "out").glob("model-*.safetensors"))
+    assert len(files) > 1
+    assert all(file.stat().st_size < 310_000 for file in files)
+
+
+@pytest.fixture(scope="module")
+def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a few steps with low-rank additions, norms trained as well, kept in bfloat16."""
+    folder = tmp_path_factory.mktemp("lora")
+    (folder / "docs").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIPWISE_CACHE", str(folder / "cache"))
+        settings = {
+            "model": str(tiny_checkpoint),
+            "target": 256,
+            "window": 32,
+            "output": str(folder / "run"),
+            "data": {"source": str(write_documents(folder / "docs")), "held_out": 0.2},
+            "validation": {"num_documents": 1, "every_steps": 0},
+            "dtype": "bfloat16",
+            "tuning": {"kind": "lora", "rank": 4, "train_norms": True},
+            "training": {
+                "max_steps": 3,
+                "learning_rate": 5e-2,
+                "warmup_steps": 0,
+                "gradient_checkpointing": False,
+                "save_strategy": "no",
+                "disable_tqdm": True,
+            },
+        }
+        return run(settings).folder
+
+
+def test_additions_are_merged_in_float32(lora_run: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    export(lora_run, to="hf", dtype="float32", output=tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    base, added = (
+        load_file(tiny_checkpoint / "model.safetensors"),
+        load_file(lora_run / "adapter/adapter_model.safetensors"),
+    )
+    settings = json.loads((lora_run / "adapter/adapter_config.json").read_text())
+    name = "model.layers.0.self_attn.q_proj"
+    down, up = (added[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB")
+    wanted = base[f"{name}.weight"].double() + settings["lora_alpha"] / settings["r"] * up @ down
+    assert not torch.allclose(wanted, base[f"{name}.weight"].double())
+    torch.testing.assert_close(merged[f"{name}.weight"].double(), wanted, rtol=1e-6, atol=1e-7)
+    # The run's own folder has the sum in bfloat16.
+    assert not torch.equal(
+        load_file(lora_run / "model.safetensors")[f"{name}.weight"].float(), merged[f"{name}.weight"]
+    )
+
+
+def test_an_adapter_has_the_window_with_it(lora_run: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    made = export(lora_run, to="adapter", output=tmp_path / "out")
+    assert {verdict.status for verdict in made.verdicts} == {"pass"}
+    assert not list((tmp_path / "out").glob("model*.safetensors"))
+    from peft import PeftModel
+
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.max_position_embeddings == 256
+    base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, config=config)
+    adapted = PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
+    export(lora_run, to="hf", dtype="float32", output=tmp_path / "hf")
+    ids = torch.arange(200)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            adapted(ids).logits, load_model(tmp_path / "hf", dtype="float32").model(ids).logits, rtol=1e-4, atol=1e-5
+        )
+    assert any("trained norms" in command for command in made.commands.values())
+
+
+def test_an_adapter_without_its_extension_is_refused(
+    lora_run: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = AutoConfig.from_pretrained(tiny_checkpoint)
+    monkeypatch.setattr(exports, "save_config", lambda _config, folder: short.save_pretrained(folder))
+    with pytest.raises(CheckpointError, match=r"integers: .*tables: "):
+        export(lora_run, to="adapter", output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--to", "onnx"], ["'onnx'", "hf, gguf, adapter"]),
+        (["--to", "hf", "--dtype", "q8_0"], ["'q8_0'", "bfloat16"]),
+        (["--to", "gguf", "--dtype", "int4"], ["'int4'", "q8_0"]),
+        (["--to", "adapter", "--dtype", "float32"], ["'float32'", "leave it out"]),
+        (["--to", "adapter"], ["low-rank", "--to hf"]),
+        (["--to", "hf", "--out", "."], ["'.'", "exists already"]),
+        (["--to", "gguf", "--engine", "onnx"], ["'onnx'", "llama.cpp or transformers"]),
+    ],
+)
+def test_mistakes_get_one_line(
+    arguments: list[str],
+    words: list[str],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = arguments if "--out" in arguments else [*arguments, "--out", "out"]
+    assert cli.main(["export", str(tiny_checkpoint), *given]) == cli.BAD_INPUT
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(word in message for word in words), message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_prints_what_was_compared(
+    family: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(family("llama"))
+    assert cli.main(["export", source, "--to", "hf", "--out", str(tmp_path / "out"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["format"], printed["folder"]) == ("hf", str(tmp_path / "out"))
+    assert {verdict["status"] for verdict in printed["verdicts"]} == {"pass"}
+    assert "vllm serve" in printed["commands"]["vLLM"]

@@ -1,0 +1,78 @@
+"""Runs of `extend` on the tiny checkpoint, with low-rank additions and in full, for the tests of inference."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import TARGET, run, write_documents
+
+import skipwise.train
+from skipwise.doctor import Verdict
+from skipwise.inference.engine import Generation, GenerationRequest
+from skipwise.inference.generate import LocalEngine
+from skipwise.inference.modes import TwoModes
+
+ORIGINAL = 64
+TUNINGS: dict[str, dict[str, Any]] = {
+    "lora": {"kind": "lora", "rank": 4},
+    "lora with norms and embeddings": {"kind": "lora", "rank": 4, "train_norms": True, "train_embeddings": True},
+    "full": {"kind": "full"},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    base: Path
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def runs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """A finished run for each tuning, to 256 tokens from 64."""
+    root = tmp_path_factory.mktemp("runs")
+    (root / "documents").mkdir()
+    documents = write_documents(root / "documents")
+    passed = Verdict(name="reach", status="pass", detail="taken for granted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIPWISE_CACHE", str(root / "cache"))
+        patch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
+        made = {}
+        for name, tuning in TUNINGS.items():
+            settings = {
+                "model": str(tiny_checkpoint),
+                "target": TARGET,
+                "window": 32,
+                "output": str(root / name.replace(" ", "-")),
+                "data": {"source": str(documents), "held_out": 0.2},
+                "validation": {"num_documents": 1, "every_steps": 0},
+                "tuning": tuning,
+                "training": {"max_steps": 4, "learning_rate": 1e-2, "warmup_steps": 0, "disable_tqdm": True},
+            }
+            made[name] = Run(base=tiny_checkpoint, folder=run(settings).folder)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def modes(runs: dict[str, Run]) -> TwoModes:
+    """Both modes of the run with low-rank additions, norms and embeddings."""
+    return TwoModes.load(runs["lora with norms and embeddings"].folder)
+
+
+def random_ids(length: int, seed: int = 0) -> list[int]:
+    return torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def finish(generation: Generation) -> list[int]:
+    """All tokens that are still to come."""
+    tokens = []
+    while not generation.is_done:
+        tokens += generation.step()
+    return tokens
+
+
+def answer(engine: LocalEngine, prompt: Sequence[int], new: int = 8, **how: Any) -> list[int]:
+    with engine.start(GenerationRequest(prompt_ids=prompt, max_new_tokens=new, **how)) as generation:
+        return finish(generation)

@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skipwise import cli
+
+from .conftest import Run, random_ids
+
+
+@pytest.fixture
+def run(runs: dict[str, Run]) -> str:
+    return str(runs["lora"].folder)
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> str:
+    file = tmp_path / "document.txt"
+    file.write_text("".join(chr(97 + token % 26) for token in random_ids(180)))
+    return str(file)
+
+
+def records(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    assert cli.main(["generate", *arguments, "--max-new-tokens", "4", "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_mode_goes_by_the_length_unless_it_is_said(
+    run: str, document: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mode(*arguments: str) -> str:
+        return records(capsys, run, *arguments)[0]["mode"]
+
+    assert mode("--prompt", "x" * 60) == "short"
+    assert mode("--prompt", "x" * 61) == "long"
+    assert mode("--prompt", "x", "--mode", "long") == "long"
+    assert cli.main(["generate", run, "--prompt-file", document, "--mode", "short", "--max-new-tokens", "4"]) == 2
+    line = capsys.readouterr().err
+    assert "short mode holds 64" in line
+    assert len(line.splitlines()) == 1
+
+
+def test_two_questions_read_the_document_once(run: str, document: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--prompt-file", document, "--chunk", "64", "--stats", "--cache", "quantized-8"]
+    both = records(capsys, run, *asked, "--ask", "who?", "--ask", "when?")
+    alone = records(capsys, run, *asked, "--ask", "when?")
+    assert [record["stats"]["reused_tokens"] for record in both] == [0, 128]
+    assert both[1]["text"] == alone[0]["text"]
+    assert [record["ask"] for record in both] == ["who?", "when?"]
+    lengths = [(row["what"], row["tokens"], row["new"]) for row in both[0]["stats"]["by_length"]]
+    assert lengths == [("read", 64, 64), ("read", 128, 64), ("read", 187, 59), ("written", 190, 3)]
+    assert both[0]["stats"]["cache"] == "quantized-8"
+
+
+def test_stats_are_a_table_on_stderr_and_the_text_is_alone_on_stdout(
+    run: str, document: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["generate", run, "--prompt-file", document, "--max-new-tokens", "4", "--chunk", "64"]
+    assert cli.main([*arguments, "--stats"]) == 0
+    streamed = capsys.readouterr()
+    assert cli.main([*arguments, "--no-stream"]) == 0
+    at_once = capsys.readouterr()
+    assert streamed.out == at_once.out
+    assert at_once.err == ""
+    first, names, *rows = streamed.err.splitlines()
+    assert "long mode, dynamic cache: 180 tokens read, 4 written" in first
+    assert names.split() == ["up", "to", "tokens", "time", "tokens/s", "cache", "peak"]
+    assert [row.split()[:3] for row in rows] == [
+        ["64", "read", "64"],
+        ["128", "read", "64"],
+        ["180", "read", "52"],
+        ["183", "written", "3"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--cache", "tiny"], "'tiny'"),
+        (["--chunk", "100"], "chunk_tokens is 100"),
+        (["--top-p", "0"], "top_p is 0"),
+        (["--base", "/no/such"], "--base"),
+    ],
+)
+def test_a_bad_option_gets_one_line(
+    option: list[str], words: str, run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["generate", run, "--prompt", "x", *option]) == 2
+    line = capsys.readouterr().err
+    assert words in line
+    assert len(line.splitlines()) == 1

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from skipwise.errors import ConfigError
+from skipwise.inference.low_rank import low_rank_difference
+from skipwise.inference.modes import TwoModes, tensor_bytes
+
+from .conftest import Run, random_ids
+
+
+@torch.no_grad()
+def test_the_error_falls_with_the_rank_and_is_none_at_full_rank(runs: dict[str, Run], tmp_path: Path) -> None:
+    run = runs["full"]
+    ids = torch.tensor([random_ids(200)])
+    exact = TwoModes.load(run.folder)
+    errors, off = [], []
+    for rank in (1, 8, 32):
+        folder = tmp_path / str(rank)
+        errors.append(low_rank_difference(run.base, run.folder, rank, folder))
+        modes = TwoModes.load(run.folder, adapter=folder)
+        off.append(float((modes(ids).logits - exact(ids).logits).abs().max()))
+        # Whatever is lost, short mode loses nothing.
+        assert torch.equal(modes(ids[:, :60]).logits, exact(ids[:, :60]).logits)
+    assert errors[0] > errors[1] > 0.01
+    assert off[0] > off[1] > 10 * off[2]
+    assert errors[2] < 1e-5
+    assert off[2] < 1e-4
+    assert tensor_bytes(TwoModes.load(run.folder, adapter=tmp_path / "1")) < tensor_bytes(exact)
+
+
+@torch.no_grad()
+def test_the_stated_error_is_that_of_the_weights(runs: dict[str, Run], tmp_path: Path) -> None:
+    run = runs["full"]
+    stated = low_rank_difference(run.base, run.folder, 4, tmp_path / "4")
+    before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (run.base, run.folder))
+    lost = total = 0.0
+    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+        if "proj" in name:
+            sizes = torch.linalg.svdvals(new - old)
+            lost, total = lost + float((sizes[4:] ** 2).sum()), total + float((sizes**2).sum())
+    assert stated == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+
+
+def test_what_cannot_be_compared_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="rank is 0"):
+        low_rank_difference(runs["full"].base, runs["full"].folder, 0, tmp_path)
+    with pytest.raises(ConfigError, match="other parameters"):
+        low_rank_difference("embedded", runs["full"].folder, 4, tmp_path)

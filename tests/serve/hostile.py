@@ -1,0 +1,213 @@
+"""Inputs that nobody well-meaning sends, as raw bytes, and the status that each gets.
+
+python tests/serve/hostile.py      # from the repository's root: prints them as a table
+"""
+
+import contextlib
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+GOOD, WRONG, REVOKED, EXPIRED, SHORT = "GOOD-KEY", "WRONG-KEY", "REVOKED-KEY", "EXPIRED-KEY", "SHORT-KEY"
+"""Stand for keys that are made when the table is run; the last one's role allows 32 tokens and the model `stand-in`."""
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+CLOSED = 0
+"""Status of a connection that is closed without an answer."""
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    request: bytes
+    status: int
+    hint: str = ""
+
+
+def http(
+    body: bytes = b"", *, method: str = "POST", path: str = COMPLETIONS, key: str | None = GOOD, headers: str = ""
+) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
+    lines += [f"Authorization: Bearer {key}"] if key is not None else []
+    lines += [] if "Content-Type" in headers or method == "GET" else ["Content-Type: application/json"]
+    lines += [] if "Content-Length" in headers or "Transfer-Encoding" in headers else [f"Content-Length: {len(body)}"]
+    return ("\r\n".join(lines) + "\r\n" + headers + "\r\n").encode("latin-1") + body
+
+
+def of(**fields: object) -> bytes:
+    """A request of completions, with these fields changed."""
+    return http(json.dumps({"model": "stand-in", "prompt": "abc", "max_tokens": 2, **fields}).encode())
+
+
+def raw(text: str, prompt: str = '"abc"') -> bytes:
+    """A request with fields as they stand here."""
+    return http(f'{{"model": "stand-in", "prompt": {prompt}, {text}}}'.encode())
+
+
+def chat(**fields: object) -> bytes:
+    message = [{"role": "user", "content": "abc"}]
+    return http(json.dumps({"model": "stand-in", "messages": message, "max_tokens": 2, **fields}).encode(), path=CHAT)
+
+
+CASES = [
+    Case("the ordinary request beside them", of(), 200),
+    # bodies
+    Case(
+        "a body longer than allowed, said beforehand",
+        http(b"", headers="Content-Length: 99999999999\r\n"),
+        413,
+        "are allowed",
+    ),
+    Case(
+        "a body longer than allowed, in chunks",
+        http(b"", headers="Transfer-Encoding: chunked\r\n")
+        + b"ffff\r\n"
+        + b"x" * 65535
+        + b"\r\n"
+        + b"fffff\r\n"
+        + b"x" * 1048575,
+        413,
+        "are allowed",
+    ),
+    Case("a body with GET", http(b"x" * 100, method="GET", path="/v1/models"), 413),
+    Case("no body", http(b""), 400),
+    Case("no JSON", http(b"{{{"), 400),
+    Case("JSON that is no object", http(b"[1, 2]"), 400),
+    Case("bytes that are no UTF-8", http(b'{"model": "stand-in", "prompt": "\xff\xfe\x80"}'), 400),
+    Case("half a surrogate pair", raw('"seed": 1', prompt='"\\udfff"'), 400, "give one text"),
+    Case("a NUL byte in a text", raw('"max_tokens": 2', prompt='"a\\u0000b"'), 200),
+    Case("100,000 brackets, one in another", http(b"[" * 100_000), 400),
+    Case(
+        "another type of content",
+        http(b'{"model": "stand-in", "prompt": "a"}', headers="Content-Type: text/plain\r\n"),
+        400,
+    ),
+    Case(
+        "a form, as a page of the web could send it",
+        http(b"a=b", headers="Content-Type: application/x-www-form-urlencoded\r\n"),
+        400,
+    ),
+    # values
+    Case("a prompt that is a number", of(prompt=7), 400, "prompt"),
+    Case("a prompt that is empty", of(prompt=""), 400, "prompt"),
+    Case("a prompt of several texts", of(prompt=["a", "b"]), 400, "prompt"),
+    Case("token ids below zero", of(prompt=[-1]), 400, "prompt"),
+    Case("token ids beyond the vocabulary", of(prompt=[256]), 400, "below 256"),
+    Case("token ids that are true and false", of(prompt=[True]), 400, "prompt"),
+    Case("max_tokens below zero", of(max_tokens=-5), 400, "max_tokens"),
+    Case("max_tokens of zero", of(max_tokens=0), 400, "max_tokens"),
+    Case("max_tokens of 10^30", of(max_tokens=10**30), 400, "max_tokens"),
+    Case("max_tokens of 2^31 - 1", of(max_tokens=2**31 - 1), 400, "holds 4096 tokens"),
+    Case("max_tokens with 5,000 digits", raw('"max_tokens": ' + "9" * 5000), 400),
+    Case("max_tokens as a text", of(max_tokens="5"), 400, "max_tokens"),
+    Case("max_tokens as a fraction", of(max_tokens=1.5), 400, "max_tokens"),
+    Case("a temperature of NaN", raw('"temperature": NaN'), 400, "temperature"),
+    Case("a temperature of Infinity", raw('"temperature": Infinity'), 400, "temperature"),
+    Case("a temperature of 1e400", raw('"temperature": 1e400'), 400, "temperature"),
+    Case("a temperature below zero", of(temperature=-0.1), 400, "temperature"),
+    Case("top_p of zero", of(top_p=0), 400, "top_p"),
+    Case("a seed of 2^64", of(seed=2**64), 400, "seed"),
+    Case("five stop texts", of(stop=list("abcde")), 400, "stop"),
+    Case("an empty stop text", of(stop=[""]), 400, "stop"),
+    Case("two answers at once", of(n=2), 400, "n:"),
+    Case("a field that is not known", of(cache_salt="mine"), 400, "cache_salt"),
+    Case("the same field twice", raw('"max_tokens": 1, "max_tokens": 2'), 200),
+    Case("more tokens than the window", of(prompt="x" * 5000), 400, "holds 4096 tokens"),
+    Case("messages that are empty", chat(messages=[]), 400, "messages"),
+    Case("a message of no role that is known", chat(messages=[{"role": "root", "content": "x"}]), 400, "role"),
+    Case("a message with a picture", chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), 400),
+    Case("5,000 messages", chat(messages=[{"role": "user", "content": "x"}] * 5000), 400, "messages"),
+    Case("tools", chat(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "tools"),
+    Case("a model by a path", of(model="../../etc/passwd"), 404, "this key may use"),
+    # keys
+    Case("no key", http(b"{}", key=None), 401, "no API key"),
+    Case("a wrong key", http(b"{}", key=WRONG), 401, "not known"),
+    Case("a revoked key", http(b"{}", key=REVOKED), 401, "revoked"),
+    Case("an expired key", http(b"{}", key=EXPIRED), 401, "expired"),
+    Case("a key of 20,000 letters", http(b"{}", key="k" * 20_000), 401),
+    Case("a key in the query", http(b"{}", path=COMPLETIONS + f"?api_key={GOOD}", key=None), 401),
+    Case("another kind of authorization", http(b"{}", key=None, headers="Authorization: Basic YTpi\r\n"), 401),
+    Case(
+        "a wrong key with a huge body: it is not read",
+        http(b"", key=WRONG, headers="Content-Length: 99999999999\r\n"),
+        401,
+    ),
+    Case("metrics without a key", http(method="GET", path="/metrics", key=None), 401),
+    Case(
+        "more context than the role allows",
+        of(max_tokens=100).replace(GOOD.encode(), SHORT.encode()),
+        403,
+        "may ask for 32",
+    ),
+    Case("a model that the role does not allow", of(model="stand-in:long").replace(GOOD.encode(), SHORT.encode()), 404),
+    # HTTP
+    Case("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    Case("a header line of 60,000 bytes", http(b"{}", headers="X-Long: " + "a" * 60_000 + "\r\n"), 431),
+    Case("two keys", http(b"{}", headers="Authorization: Bearer other\r\n"), 400, "send each once"),
+    Case("a line break in a header: it ends there", http(b"{}", headers="X-A: b\nSet-Cookie: c\r\n"), 400),
+    Case("a NUL byte in a header", http(b"{}", headers="X-A: b\0c\r\n"), 400),
+    Case("a line break in the path, encoded", http(method="GET", path="/v1/%0d%0aSet-Cookie:%20a=b"), 404),
+    Case("two lengths that differ", http(b"{}", headers="Content-Length: 2\r\nContent-Length: 3\r\n"), 400),
+    Case("a length below zero", http(b"{}", headers="Content-Length: -2\r\n"), 400),
+    Case(
+        "a length and chunks",
+        http(b"0\r\n\r\n", headers="Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"),
+        400,
+        "send one",
+    ),
+    Case("HTTP 9.9", b"GET /v1/models HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n", 401),
+    Case("a method that is none", http(method="BREW", path="/v1/models"), 405),
+    Case("DELETE", http(method="DELETE", path="/v1/models"), 405),
+    Case(
+        "an upgrade to WebSocket",
+        http(method="GET", path="/v1/models", headers="Connection: Upgrade\r\nUpgrade: websocket\r\n"),
+        200,
+    ),
+    # paths
+    Case("a way up", http(method="GET", path="/../../etc/passwd"), 404),
+    Case("a way up, encoded", http(method="GET", path="/%2e%2e/%2e%2e/etc/passwd"), 404),
+    Case("a way around the key", http(b"{}", path="//v1/completions", key=None), 401),
+    Case("a way around the key, encoded", http(b"{}", path="/%76%31/completions", key=None), 401),
+    Case("a way around the key, with dots", http(b"{}", path="/health/../v1/completions", key=None), 401),
+    Case("a way around the key, by a slash at the end", http(b"{}", path="/v1/completions/", key=None), 401),
+    Case("a whole address as the path", http(b"{}", path="http://other.example/v1/completions", key=None), 401),
+    Case("a path of 40,000 letters", http(method="GET", path="/" + "a" * 40_000), 414),
+]
+
+
+def exchange(port: int, request: bytes, seconds: float = 20) -> bytes:
+    """What comes back until the server closes."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as one:
+        # Some are refused before all of it was sent.
+        with contextlib.suppress(OSError):
+            one.sendall(request)
+        with contextlib.suppress(ConnectionResetError):
+            while part := one.recv(65536):
+                answer += part
+    return answer
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else CLOSED
+
+
+def filled(request: bytes, keys: dict[str, str]) -> bytes:
+    """The request with real keys in it."""
+    for name, key in keys.items():
+        request = request.replace(name.encode(), key.encode())
+    return request
+
+
+def table(send: Callable[[bytes], bytes]) -> str:
+    """All of it, as it went."""
+    lines = ["| sent | status | told |", "|---|---|---|"]
+    for case in CASES:
+        answer = send(case.request)
+        content = answer.partition(b"\r\n\r\n")[2].decode("utf-8", "replace")
+        told = json.loads(content)["error"]["message"] if content.startswith('{"error"') else ""
+        told = told or ("the answer" if status_of(answer) == 200 else content)
+        short = told if len(told) <= 120 else told[:117] + "..."
+        lines.append(f"| {case.name} | {status_of(answer)} | {short.replace('|', '/')} |")
+    return "\n".join(lines)

@@ -1,0 +1,187 @@
+"""The server over the real engine: the embedded model in two modes, and the command as people start it."""
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from skipwise.inference.generate import LocalEngine
+from skipwise.inference.modes import TwoModes
+from skipwise.model import load_model, save_model
+from skipwise.rope import INTERPOLATIONS
+from skipwise.serve.backends import Embedded, Prompts
+from skipwise.serve.keys import create_key
+from skipwise.serve.scheduler import Turns
+from skipwise.window import Window
+
+openai = pytest.importorskip("openai", reason="OpenAI's client is not installed")
+
+WINDOW = Window(train=256, original=256, target=1024)
+SENTENCE = "def read(path):\n    return open(path).read()\n\n"
+
+
+@pytest.fixture(scope="module")
+def modes() -> TwoModes:
+    base, tokenizer = load_model("embedded")
+    extended, _ = load_model("embedded", interpolation=INTERPOLATIONS["yarn"](), window=WINDOW)
+    return TwoModes(base, extended, tokenizer)
+
+
+@pytest.fixture
+def running(serve: Callable[..., Any], modes: TwoModes) -> Any:
+    engine = LocalEngine(modes, name="m", chunk_tokens=128, prefixes=0)
+    return serve(engine, backend=Embedded(engine, Prompts(modes.tokenizer), Turns()))
+
+
+def alone(modes: TwoModes, prompt: str | list[int], new_tokens: int) -> str:
+    """What the transformers library writes, in the mode of that length."""
+    ids = torch.tensor([prompt if isinstance(prompt, list) else modes.tokenizer(prompt)["input_ids"]])
+    output = modes.generate(ids, max_new_tokens=new_tokens, do_sample=False)
+    return str(modes.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+@pytest.mark.parametrize(("total", "mode"), [(256, "short"), (257, "long"), (700, "long")])
+def test_answers_are_those_of_the_library_in_the_mode_of_the_length(
+    running: Any, modes: TwoModes, total: int, mode: str
+) -> None:
+    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+    ids = modes.tokenizer(SENTENCE * 60)["input_ids"][: total - 12]
+    done = client.completions.create(model="m", prompt=ids, max_tokens=12, temperature=0)
+    assert done.skipwise["mode"] == mode
+    assert done.usage.prompt_tokens == total - 12
+    assert done.choices[0].text == alone(modes, ids, 12)
+
+
+def test_many_at_once_get_what_each_gets_alone(running: Any, modes: TwoModes) -> None:
+    client = openai.AsyncOpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+    prompts = [f"class Number{number}:\n" + SENTENCE * (number % 4 * 5) for number in range(8)]
+
+    async def everybody() -> list[str]:
+        asked = (client.completions.create(model="m", prompt=one, max_tokens=8, temperature=0) for one in prompts)
+        return [done.choices[0].text for done in await asyncio.gather(*asked)]
+
+    assert asyncio.run(everybody()) == [alone(modes, prompt, 8) for prompt in prompts]
+
+
+def test_a_chat_without_a_template_of_its_own_is_plain_lines(running: Any, modes: TwoModes) -> None:
+    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello"}]
+    done = client.chat.completions.create(model="m", messages=messages, max_tokens=8, temperature=0)
+    assert done.choices[0].message.content == alone(modes, "System: Be short.\n\nUser: Hello\n\nAssistant:", 8)
+
+
+def test_a_template_writes_its_own_special_tokens(modes: TwoModes) -> None:
+    template = "{% for message in messages %}<|endoftext|>{{ message.content }}{% endfor %}"
+    prompts = Prompts(modes.tokenizer, template)
+    assert prompts.ids([{"role": "user", "content": "Hello"}]) == [0, *modes.tokenizer("Hello")["input_ids"]]
+    from skipwise.serve.refusals import Refusal
+
+    with pytest.raises(Refusal, match="refuses these messages"):
+        Prompts(modes.tokenizer, "{{ raise_exception('no: ' + messages[0].content) }}").ids(
+            [{"role": "user", "content": "Hello"}]
+        )
+
+
+def test_a_seed_gives_the_same_draws_again(running: Any) -> None:
+    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+    drawn = [
+        client.completions.create(model="m", prompt=SENTENCE, max_tokens=16, temperature=1.0, seed=seed).choices[0].text
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path) -> None:
+    extended, tokenizer = load_model("embedded", interpolation=INTERPOLATIONS["yarn"](), window=WINDOW)
+    save_model(extended, tokenizer, tmp_path / "long")
+    keys, audit = tmp_path / "keys.json", tmp_path / "audit.jsonl"
+    key = create_key(keys, "ada")
+    command = [sys.executable, "-m", "skipwise", "serve", str(tmp_path / "long"), "--base", "embedded", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--keys", str(keys), "--audit", str(audit)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        told = ""
+        while not (found := re.search(r"long at (http://\S+) \(1 API keys\)", told)):
+            line = process.stderr.readline()
+            assert line, told
+            told += line
+        client = openai.OpenAI(base_url=found[1] + "/v1", api_key=key, max_retries=0)
+        assert [one.id for one in client.models.list()] == ["long", "long:short", "long:long"]
+        for prompt, mode in ((SENTENCE, "short"), (SENTENCE * 30, "long")):
+            done = client.completions.create(model="long", prompt=prompt, max_tokens=4)
+            assert done.skipwise["mode"] == mode
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert output == ""
+    modes = [json.loads(line)["mode"] for line in audit.read_text().splitlines()]
+    assert modes == [None, "short", "long"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--host", "0.0.0.0"], "which other machines can reach, and there is no API key"),
+        (["--keys", "nowhere.json"], "there is no such file"),
+        (["--engine", "tgi"], "--engine is 'tgi'; give embedded or vllm"),
+        (["--tls-cert", "cert.pem"], "give both or neither"),
+        (["--engine", "vllm", "--vllm-memory", "0.8,0.8"], "give two shares of 1 in all"),
+        (["--engine", "vllm"], "there is no command 'vllm' here"),
+        (["--chat-template", "nowhere"], "--chat-template 'nowhere' cannot be read"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], told: str, capfd: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from skipwise.cli import main
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["serve", "embedded", "--port", "0", *arguments]) == 2
+    printed = capfd.readouterr()
+    assert told in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_keys_by_the_command(capfd: Any, tmp_path: Path) -> None:
+    from skipwise.cli import main
+
+    file = ["--keys", str(tmp_path / "keys.json")]
+    assert main(["keys", "role", "reader", "--max-context", "8k", "--tokens-per-minute", "100k", *file]) == 0
+    assert capfd.readouterr().out == "role reader: context up to 8192 tokens, 102400 tokens a minute\n"
+    assert main(["keys", "create", "ada", "--role", "reader", "--expires", "30d", *file]) == 0
+    key = capfd.readouterr().out.strip()
+    assert main(["keys", "list", "--json", *file]) == 0
+    listed = json.loads(capfd.readouterr().out)
+    assert (listed["name"], listed["state"], listed["limits"]["max_context"]) == ("ada", "active", 8192)
+    assert listed["expires"] - listed["created"] == pytest.approx(30 * 86400)
+    assert main(["keys", "revoke", listed["id"], *file]) == 0
+    capfd.readouterr()
+    assert main(["keys", *file]) == 0
+    assert f"{listed['id']}  revoked  ada" in capfd.readouterr().out
+    assert main(["keys", "revoke", key[:20], *file]) == 2
+    assert main(["keys", "create", "bob", "--expires", "soon", *file]) == 2
+    assert "give a number and s, m, h, d or w" in capfd.readouterr().err
+
+
+def test_keys_load_nothing_heavy(fresh_python: Callable[[str], None], tmp_path: Path) -> None:
+    fresh_python(
+        f"from skipwise.cli import main; main(['keys', 'create', 'ada', '--keys', {str(tmp_path / 'k')!r}])\n"
+        "import sys\nheavy = {'torch', 'transformers', 'fastapi'} & {*sys.modules}\nassert not heavy, heavy"
+    )

@@ -1,0 +1,170 @@
+"""Keys, roles and the file they are kept in."""
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the server needs the extra: serve")
+
+from skipwise.errors import ConfigError
+from skipwise.serve import keys as keys_module
+from skipwise.serve.keys import Key, Keyring, Role, UnknownKeyError, create_key, read_keys, revoke_key, set_role
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "private" / "keys.json"
+
+
+def known(ring: Keyring, key: str) -> str:
+    """The name of a key's holder."""
+    found = ring.recall(key) or ring.check(key)
+    return found[0].name
+
+
+def test_a_key_is_known_and_the_file_does_not_hold_it(path: Path) -> None:
+    key = create_key(path, "ada")
+    secret = key.rsplit("-", 1)[1]
+    assert secret not in path.read_text()
+    assert known(Keyring(path), key) == "ada"
+
+
+def test_the_file_is_for_its_owner_alone_from_its_first_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    inner = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (seen.append(os.fstat(number).st_mode & 0o777), inner(number)))
+    before = os.umask(0)
+    try:
+        create_key(path, "ada")
+    finally:
+        os.umask(before)
+    assert seen == [0o600]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_key(path, "ada")
+    before = path.read_bytes()
+
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        create_key(path, "bob")
+    assert path.read_bytes() == before
+
+
+def test_keys_made_at_once_are_all_kept(path: Path) -> None:
+    threads = [threading.Thread(target=create_key, args=(path, f"user{number}")) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {key.name for key in read_keys(path).keys} == {f"user{number}" for number in range(6)}
+
+
+def test_revoked_and_expired_keys_are_refused_at_once(path: Path) -> None:
+    now = 1000.0
+    key, other = create_key(path, "ada"), create_key(path, "bob", seconds=100)
+    ring = Keyring(path, clock=lambda: now)
+    assert known(ring, key) == "ada"
+    assert known(ring, other) == "bob"
+    assert len(ring) == 2
+    revoke_key(path, key.split("-")[1])
+    with pytest.raises(UnknownKeyError, match="revoked"):
+        known(ring, key)
+    now = read_keys(path).keys[1].created + 101
+    with pytest.raises(UnknownKeyError, match="expired"):
+        known(ring, other)
+    assert len(ring) == 0
+
+
+@pytest.mark.parametrize(
+    "presented",
+    ["", "x", "skipwise-", "sk-1234", "skipwise-000000000000-" + "0" * 64, "skipwise-" + "0" * 200, "\udcff", "é" * 90],
+)
+def test_what_is_no_key_is_refused(path: Path, presented: str) -> None:
+    create_key(path, "ada")
+    with pytest.raises(UnknownKeyError, match="not known here"):
+        known(Keyring(path), presented)
+
+
+def test_a_wrong_secret_is_refused_before_and_after_the_right_one(path: Path) -> None:
+    key = create_key(path, "ada")
+    wrong = key[:-1] + ("0" if key[-1] != "0" else "1")
+    ring = Keyring(path)
+    with pytest.raises(UnknownKeyError):
+        known(ring, wrong)
+    assert known(ring, key) == "ada"
+    with pytest.raises(UnknownKeyError):
+        ring.recall(wrong)
+
+
+def test_scrypt_runs_once_a_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = create_key(path, "ada")
+    ring, runs, inner = Keyring(path), [], Key.fits
+    monkeypatch.setattr(Key, "fits", lambda self, secret: (runs.append(1), inner(self, secret))[1])
+    for _ in range(5):
+        assert known(ring, key) == "ada"
+    assert len(runs) == 1
+
+
+def test_secrets_are_compared_in_constant_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = create_key(path, "ada")
+    ring, compared, inner = Keyring(path), [], keys_module.hmac.compare_digest
+    monkeypatch.setattr(keys_module.hmac, "compare_digest", lambda a, b: (compared.append((a, b)), inner(a, b))[1])
+    known(ring, key)
+    known(ring, key)
+    assert len(compared) == 2
+
+
+def test_roles_are_those_of_the_file_as_it_is_now(path: Path) -> None:
+    set_role(path, "short", Role(max_context=4096))
+    key = create_key(path, "ada", role="short")
+    ring = Keyring(path)
+    known(ring, key)
+    set_role(path, "short", Role(max_context=8192, models=["m"]))
+    found = ring.recall(key)
+    assert found is not None
+    assert found[1] == Role(max_context=8192, models=["m"])
+    with pytest.raises(ConfigError, match="role is 'lnog'; known: default, short"):
+        create_key(path, "bob", role="lnog")
+
+
+def test_a_file_that_others_can_write_to_or_that_is_damaged_is_refused(path: Path) -> None:
+    create_key(path, "ada")
+    path.chmod(0o620)
+    with pytest.raises(ConfigError, match="mode 620, so others could add keys"):
+        Keyring(path)
+    path.chmod(0o600)
+    content = json.loads(path.read_text())
+    content["keys"][0]["digest"] = "short"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"damaged: keys\.0\.digest"):
+        Keyring(path)
+
+
+def test_a_file_that_is_gone_or_damaged_lets_nobody_in(path: Path) -> None:
+    key = create_key(path, "ada")
+    ring = Keyring(path)
+    known(ring, key)
+    path.unlink()
+    with pytest.raises(UnknownKeyError):
+        ring.recall(key)
+    path.write_text("{")
+    path.chmod(0o600)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="damaged"):
+            ring.recall(key)
+
+
+def test_names_are_plain(path: Path) -> None:
+    for name in ("", "a\nb", "x" * 65, "../x", '"'):
+        with pytest.raises(ConfigError, match="name is"):
+            create_key(path, name)

@@ -1,0 +1,198 @@
+"""The page in a real browser: a document is dropped, a question asked, and the answer, tokens, mode and time appear."""
+
+import asyncio
+import base64
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.standin import StandIn, answer_to
+from skipwise.serve.keys import create_key
+from skipwise.serve.page import PAGE, PAGE_POLICY
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_browser = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to open the page in"),
+    pytest.mark.slow,
+]
+DROP = """(async () => {
+  const data = new DataTransfer();
+  data.items.add(new File([%s], "report.txt", { type: "text/plain" }));
+  const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+  document.getElementById("document").dispatchEvent(drop);
+})()"""
+
+
+class Browser:
+    """A tab that is driven by Chromium's own protocol."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket, self._numbers = socket, itertools.count(1)
+        self.logged: list[str] = []
+        self.asked: list[str] = []
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        await self._socket.send_json({"id": number, "method": method, "params": parameters})
+        while True:
+            message = json.loads((await self._socket.receive(timeout=60)).data)
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
+                self.logged.append(json.dumps(message["params"]))
+            if message.get("method") == "Network.requestWillBeSent":
+                self.asked.append(message["params"]["request"]["url"])
+
+    async def run(self, code: str) -> Any:
+        result = await self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    async def until(self, code: str) -> None:
+        for _ in range(600):
+            if await self.run(code):
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"it did not come to be: {code}; {self.logged}")
+
+    async def text(self, element: str) -> str:
+        return await self.run(f"document.getElementById({element!r}).textContent")
+
+
+@asynccontextmanager
+async def opened(url: str, folder: Path, *, width: int, dark: bool) -> AsyncIterator[Browser]:
+    import aiohttp
+
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    flags += " --disable-component-update --remote-debugging-port=0 --remote-allow-origins=*"
+    process = subprocess.Popen(
+        [str(CHROMIUM), *flags.split(), f"--user-data-dir={folder}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        told = folder / "DevToolsActivePort"
+        for _ in range(600):
+            if told.exists() and len(told.read_text().split()) == 2:
+                break
+            await asyncio.sleep(0.1)
+        port = told.read_text().split()[0]
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
+                tab = next(one for one in await response.json() if one["type"] == "page")
+            async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                browser = Browser(socket)
+                for domain in ("Runtime", "Log", "Network", "Page"):
+                    await browser.call(f"{domain}.enable")
+                scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+                await browser.call("Emulation.setEmulatedMedia", features=scheme)
+                await browser.call(
+                    "Emulation.setDeviceMetricsOverride",
+                    width=width,
+                    height=844,
+                    deviceScaleFactor=1,
+                    mobile=width < 600,
+                )
+                await browser.call("Page.navigate", url=url)
+                await browser.until("document.readyState === 'complete'")
+                yield browser
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+async def ask(browser: Browser, question: str) -> None:
+    await browser.run(f"document.getElementById('question').value = {json.dumps(question)}")
+    await browser.run("document.getElementById('ask').click()")
+    await browser.until("!document.getElementById('ask').disabled")
+
+
+def keep(picture: str, name: str) -> None:
+    """For people, where they ask for it."""
+    if folder := os.environ.get("SKIPWISE_SCREENSHOTS"):
+        (Path(folder) / f"{name}.png").write_bytes(base64.b64decode(picture))
+
+
+def test_the_page_names_no_other_place() -> None:
+    assert "http" not in PAGE
+    assert "'unsafe" not in PAGE_POLICY
+    assert PAGE_POLICY.startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
+class TestInBrowser:
+    pytestmark = in_browser
+
+    def test_a_document_is_asked(self, serve: Callable[..., Any], tmp_path: Path, width: int, dark: bool) -> None:
+        running = serve(StandIn(target=4096))
+        document, question = "The quick brown fox. " * 20, "Who is quick?"
+        prompt = f"{document}\n\n{question}"
+
+        async def story() -> None:
+            async with opened(running.url, tmp_path / "profile", width=width, dark=dark) as browser:
+                await browser.until("document.getElementById('model').options.length === 3")
+                assert await browser.run("document.getElementById('key-row').hidden")
+                await browser.run(DROP % json.dumps(document))
+                await browser.until("document.getElementById('document').value.length > 0")
+                assert await browser.text("size") == "420 characters."
+                await ask(browser, question)
+                assert await browser.text("answer") == answer_to(prompt.encode(), 200)
+                assert await browser.text("read") == str(len(prompt))
+                assert await browser.text("written") == "200"
+                assert await browser.text("mode") == "long (extended model)"
+                assert (await browser.text("time")).endswith(" s")
+                wide = (
+                    "[...document.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + .5)"
+                )
+                assert await browser.run(f"{wide}.map(e => e.tagName + e.id).join()") == ""
+                assert await browser.run("document.documentElement.scrollWidth <= innerWidth")
+                paper = await browser.run("getComputedStyle(document.body).backgroundColor")
+                assert paper == ("rgb(21, 25, 30)" if dark else "rgb(255, 255, 255)")
+                picture = await browser.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+                keep(picture["data"], f"page-{width}-{'dark' if dark else 'light'}")
+                await browser.run("document.getElementById('document').value = 'x'.repeat(5000)")
+                await ask(browser, question)
+                assert "Not answered (400)" in await browser.text("answer")
+                assert "holds 4096 tokens" in await browser.text("answer")
+                assert {url.partition("/v1")[0].rstrip("/") for url in browser.asked if url != "data:,"} == {
+                    running.url
+                }
+                # The refusal above is the only thing that the browser complains of.
+                assert all("400" in line for line in browser.logged), browser.logged
+
+        asyncio.run(story())
+
+    def test_a_key_is_asked_for_where_one_is_needed(
+        self, serve: Callable[..., Any], tmp_path: Path, width: int, dark: bool
+    ) -> None:
+        if dark or width > 1000:
+            pytest.skip("once is enough")
+        key = create_key(tmp_path / "keys.json", "ada")
+        running = serve(StandIn(token_seconds=0.01), keys=tmp_path / "keys.json")
+
+        async def story() -> None:
+            async with opened(running.url, tmp_path / "profile", width=width, dark=dark) as browser:
+                await browser.until("!document.getElementById('key-row').hidden")
+                await browser.run(
+                    f"const key = document.getElementById('key'); key.value = '{key}';"
+                    "key.dispatchEvent(new Event('change'))"
+                )
+                await browser.until("document.getElementById('model').options.length === 3")
+                await browser.run("document.getElementById('question').value = 'abc'")
+                await browser.run("document.getElementById('ask').click()")
+                await browser.until("document.getElementById('answer').textContent.length > 3")
+                await browser.run("document.getElementById('stop').click()")
+                await browser.until("document.getElementById('answer').textContent.endsWith('[stopped]')")
+                running.wait_until(lambda: running.engine.open == set())
+                assert await browser.run("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+
+        asyncio.run(story())

@@ -1,0 +1,268 @@
+"""Faults planted in a checkpoint's files are found, and mended in a copy that has none left."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from skipwise import cli
+from skipwise.doctor.checkup import check_up, write_mended
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.model import load_model, save_model
+from skipwise.rope import INTERPOLATIONS, read_rope, with_attention_scale
+from skipwise.window import Window
+
+WINDOW = Window(train=64, original=64, target=512)
+
+
+@pytest.fixture(scope="module")
+def sound(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of ours, extended from 64 to 512 tokens by YaRN."""
+    folder = tmp_path_factory.mktemp("sound") / "model"
+    loaded = load_model(tiny_checkpoint, interpolation=INTERPOLATIONS["yarn"](), window=WINDOW)
+    save_model(loaded.model, loaded.tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def changed(sound: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of it whose files a function has changed; the weights are the same file."""
+
+    def make(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Path:
+        folder = tmp_path / "checkpoint"
+        folder.mkdir()
+        for file in sound.iterdir():
+            (folder / file.name).hardlink_to(file)
+        content = {}
+        for name in ("config.json", "tokenizer_config.json"):
+            content[name] = json.loads((folder / name).read_text())
+        change(content["config.json"], content["tokenizer_config.json"])
+        for name, value in content.items():
+            (folder / name).unlink()
+            (folder / name).write_text(json.dumps(value))
+        return folder
+
+    return make
+
+
+def both(config: dict[str, Any], **entries: Any) -> None:
+    """Changes parameters in the entries of both eras."""
+    for name in ("rope_parameters", "rope_scaling"):
+        config[name] |= entries
+
+
+def failed(folder: Path, base: dict[str, Any] | None = None) -> list[str]:
+    return [verdict.name for verdict in check_up(folder, base).verdicts if verdict.status == "fail"]
+
+
+def known(family: dict[str, Any], **entries: Any) -> Callable[..., None]:
+    """A checkpoint of a family whose published base is known."""
+
+    def change(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+        config |= {**family, "max_position_embeddings": 65536, "original_max_position_embeddings": 8192}
+        both(config, original_max_position_embeddings=8192)
+        config["original_rope_theta"] = entries.get("rope_theta", 10_000.0)
+        both(config, **entries)
+        config["rope_theta"] = entries.get("rope_theta", 10_000.0)
+
+    return change
+
+
+def test_a_sound_checkpoint_has_no_fault(sound: Path, tiny_checkpoint: Path) -> None:
+    assert failed(sound) == []
+    base = json.loads((tiny_checkpoint / "config.json").read_text())
+    assert failed(sound, base) == []
+    assert cli.main(["doctor", str(sound), "--base", str(tiny_checkpoint)]) == 0
+
+
+def float_maximum(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    config["max_position_embeddings"] = 512.0
+
+
+def float_original(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    both(config, original_max_position_embeddings=64.0)
+
+
+def two_bases(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    both(config, rope_theta=500_000.0)
+    config["original_rope_theta"] = 500_000.0
+    config["rope_theta"] = 10_000.0
+
+
+def fallen_back(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    config["original_rope_theta"] = 500_000.0
+
+
+def disagreeing_eras(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    config["rope_scaling"]["factor"] = 4.0
+
+
+def applied_twice(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    both(config, factor=64.0)
+
+
+def base_raised_too(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    both(config, rope_theta=80_000.0)
+    config["rope_theta"] = 80_000.0
+
+
+def factor_of_another(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    both(config, attention_factor=0.1 * math.log(4) + 1)
+
+
+def two_factors(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    both(config, attention_factor=1.4, attn_factor=1.5)
+    config["original_attention_factor"] = 0.1 * math.log(8) + 1
+
+
+def short_tokenizer(_config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
+    tokenizer["model_max_length"] = 64
+
+
+FAULTS: dict[str, tuple[Callable[..., None], str, dict[str, Any]]] = {
+    "float maximum": (float_maximum, "lengths", {"maximum": 512}),
+    "float original": (float_original, "lengths", {"original": 64}),
+    "two bases": (two_bases, "base", {"theta": 500_000.0}),
+    "base fallen back": (fallen_back, "base", {"theta": 500_000.0}),
+    "lost base of Llama 3": (known({"vocab_size": 128256}), "base", {"theta": 500_000.0}),
+    "lost base of Qwen3": (known({"model_type": "qwen3"}), "base", {"theta": 1e6}),
+    "disagreeing eras": (disagreeing_eras, "eras", {"factor": 8.0}),
+    "applied twice": (applied_twice, "doubled", {"factor": 8.0}),
+    "base raised too": (base_raised_too, "doubled", {"theta": 10_000.0, "kind": "yarn"}),
+    "factor of another": (factor_of_another, "factor", {"attention_factor": 0.1 * math.log(8) + 1}),
+    "two factors": (two_factors, "factor", {"attention_factor": 1.4}),
+    "short tokenizer": (short_tokenizer, "tokenizer", {}),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_and_mended_in_a_copy(
+    name: str, changed: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, check, right = FAULTS[name]
+    folder = changed(change)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert check in failed(folder)
+    assert cli.main(["doctor", str(folder)]) == cli.NEGATIVE
+    assert f"fail  {check}" in capsys.readouterr().out
+
+    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "mended")]) == 0
+    mended = tmp_path / "mended"
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert failed(mended) == []
+    assert (mended / "model.safetensors").samefile(folder / "model.safetensors")
+    written = json.loads((mended / "config.json").read_text())
+    state = read_rope(written)
+    assert {key: getattr(state, key) for key in right} == pytest.approx(right)
+    old = {key: value for key, value in written.items() if key != "rope_parameters"}
+    assert read_rope(old) == state
+    if check == "tokenizer":
+        assert json.loads((mended / "tokenizer_config.json").read_text())["model_max_length"] == 512
+
+
+def test_a_mended_copy_loads_as_the_model_it_was(changed: Callable[..., Path], sound: Path, tmp_path: Path) -> None:
+    folder = changed(applied_twice)
+    write_mended(folder, check_up(folder), tmp_path / "mended")
+    assert read_rope(load_model(tmp_path / "mended").model.config.to_dict()) == read_rope(
+        load_model(sound).model.config.to_dict()
+    )
+    assert load_file(tmp_path / "mended" / "model.safetensors").keys() == load_file(sound / "model.safetensors").keys()
+
+
+def original_written_over(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    both(config, original_max_position_embeddings=512)
+    config["original_max_position_embeddings"] = 512
+
+
+def extended_again(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+    """What a second run makes that takes the extended window for the original one: 64 to 128, and then 128 to 512."""
+    both(config, original_max_position_embeddings=128, factor=4.0)
+    config["original_max_position_embeddings"] = 128
+
+
+@pytest.mark.parametrize("change", [original_written_over, extended_again])
+def test_a_wrong_original_window_is_known_from_the_base(
+    change: Callable[..., None], changed: Callable[..., Path], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder, out = changed(change), tmp_path / "mended"
+    arguments = ["doctor", str(folder), "--base", str(tiny_checkpoint), "--fix", "--out", str(out)]
+    assert cli.main(arguments) == 0
+    state = read_rope(json.loads((out / "config.json").read_text()))
+    assert (state.original, state.maximum, state.factor) == (64, 512, 8.0)
+
+
+def test_what_only_the_base_can_tell_is_not_guessed(
+    changed: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed(original_written_over)
+    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "mended")]) == cli.BAD_INPUT
+    assert "--base" in capsys.readouterr().err
+    assert not (tmp_path / "mended").exists()
+
+
+def test_a_lost_base_without_a_trace_needs_the_base(changed: Callable[..., Path], tmp_path: Path) -> None:
+    def lost(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+        config["model_type"] = "olmo2"
+        config.pop("original_rope_theta")
+        for holder in (config, config["rope_parameters"], config["rope_scaling"]):
+            holder.pop("rope_theta")
+
+    folder = changed(lost)
+    assert "base" in failed(folder)
+    with pytest.raises(ConfigError, match="--base"):
+        write_mended(folder, check_up(folder), tmp_path / "mended")
+    base = {"model_type": "olmo2", "rope_theta": 5e5, "max_position_embeddings": 64}
+    base |= {"hidden_size": 32, "num_attention_heads": 4}
+    write_mended(folder, check_up(folder, base), tmp_path / "mended")
+    assert read_rope(json.loads((tmp_path / "mended" / "config.json").read_text())).theta == 5e5
+
+
+@pytest.mark.parametrize("kind", sorted({*INTERPOLATIONS} - {"none"}))
+def test_what_we_write_has_no_fault(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    loaded = load_model(tiny_checkpoint, interpolation=INTERPOLATIONS[kind](), window=WINDOW)
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "model")
+    assert failed(tmp_path / "model") == []
+
+
+def test_a_calibrated_factor_is_no_fault(changed: Callable[..., Path]) -> None:
+    def calibrate(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
+        scaled = with_attention_scale(config, 1.15)
+        config.clear()
+        config.update(scaled)
+
+    assert failed(changed(calibrate)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "original", "maximum", "factor"),
+    [("llama3", 8192, 131072, 8.0), ("llama3", 8192, 131072, 32.0), ("yarn", 4096, 163840, 40.0)],
+)
+def test_published_configs_are_not_taken_for_faulty(
+    kind: str, original: int, maximum: int, factor: float, changed: Callable[..., Path]
+) -> None:
+    def publish(config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
+        extra = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
+        scaling = {"rope_type": kind, "factor": factor, "original_max_position_embeddings": original, **extra}
+        for name in ("original_max_position_embeddings", "original_rope_theta", "rope_parameters"):
+            config.pop(name)
+        config |= {"rope_scaling": scaling, "rope_theta": 500_000.0, "max_position_embeddings": maximum}
+        tokenizer["model_max_length"] = maximum
+
+    assert failed(changed(publish)) == []
+
+
+def test_files_that_are_none_get_one_line(
+    changed: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed(lambda config, _tokenizer: config.pop("max_position_embeddings"))
+    with pytest.raises(CheckpointError, match="max_position_embeddings"):
+        check_up(folder)
+    (folder / "config.json").write_text("no json")
+    assert cli.main(["doctor", str(folder)]) == cli.BAD_INPUT
+    assert cli.main(["doctor", str(tmp_path), "--fix"]) == cli.BAD_INPUT
+    assert cli.main(["doctor", str(folder), "--out", "mended"]) == cli.BAD_INPUT
+    assert capsys.readouterr().err.count("\n") == 3
