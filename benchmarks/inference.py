@@ -34,7 +34,7 @@ CHUNK = 512
 # Of the transformers library, for comparison: kinds that this project does without.
 LIBRARY: dict[str, tuple[str | None, dict[str, Any]]] = {
     "fp8": (None, {"backend": "fp8"}),
-    "quanto 4 bit": ("optimum", {"backend": "quanto", "nbits": 4, "axis_key": -1, "axis_value": -1}),
+    "quanto 4 bit": ("optimum", {"backend": "quanto", "nbits": 4}),
     "HQQ 8 bit": ("hqq", {"backend": "hqq", "nbits": 8, "axis_key": 1, "axis_value": 1}),
     "HQQ 4 bit": ("hqq", {"backend": "hqq", "nbits": 4, "axis_key": 1, "axis_value": 1}),
 }
