@@ -30,12 +30,15 @@ def test_a_second_question_on_a_document_gets_the_same_answer_and_reads_only_its
         assert (tokens, 0) == with_stats(alone, DOCUMENT + question)
 
 
-def test_numbers_from_a_prefix_are_the_same_to_the_bit(modes: TwoModes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cache", ["dynamic", "quantized-8", "quantized-4"])
+def test_numbers_from_a_prefix_are_the_same_to_the_bit(
+    cache: str, modes: TwoModes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Any] = []
     monkeypatch.setattr("skipwise.inference.generate.check_logits", lambda logits, *_: seen.append(logits.clone()))
     prompt = DOCUMENT + random_ids(30, 8)
-    answer(LocalEngine(modes, chunk_tokens=64, prefixes=0), prompt)
-    engine = LocalEngine(modes, chunk_tokens=64)
+    answer(LocalEngine(modes, cache=cache, chunk_tokens=64, prefixes=0), prompt)
+    engine = LocalEngine(modes, cache=cache, chunk_tokens=64)
     answer(engine, DOCUMENT)
     fresh = seen[:8]
     seen.clear()
