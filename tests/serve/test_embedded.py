@@ -90,6 +90,14 @@ def test_a_template_writes_its_own_special_tokens(modes: TwoModes) -> None:
         )
 
 
+def test_without_its_base_a_model_is_served_in_long_mode_alone(serve: Callable[..., Any], modes: TwoModes) -> None:
+    engine = LocalEngine(TwoModes(None, modes.model("long"), modes.tokenizer), name="m", prefixes=0)
+    running = serve(engine, backend=Embedded(engine, Prompts(modes.tokenizer), Turns()))
+    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+    assert [one.id for one in client.models.list()] == ["m", "m:long"]
+    assert client.completions.create(model="m", prompt=SENTENCE, max_tokens=2).skipwise["mode"] == "long"
+
+
 def test_a_seed_gives_the_same_draws_again(running: Any) -> None:
     client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
     drawn = [

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serve.conftest import Running
 from serve.hostile import CASES, EXPIRED, GOOD, REVOKED, SHORT, WRONG, Case, exchange, filled, http, of, status_of
+from serve.running import Running
 from serve.standin import ByteTokenizer, StandIn
 from skipwise.serve.app import create_app
 from skipwise.serve.audit import AuditLog

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the server needs the extra: serve")
-
 from skipwise.errors import ConfigError
 from skipwise.serve import keys as keys_module
 from skipwise.serve.keys import Key, Keyring, Role, UnknownKeyError, create_key, read_keys, revoke_key, set_role

@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the server needs the extra: serve")
-
 from skipwise.serve.keys import Role
 from skipwise.serve.limits import Limiter
 from skipwise.serve.refusals import Refusal

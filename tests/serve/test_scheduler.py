@@ -120,6 +120,16 @@ def test_who_comes_again_and_again_has_not_saved_up_time() -> None:
     assert steady >= 38
 
 
+def test_who_waited_for_a_slot_has_not_saved_up_time() -> None:
+    bench = Bench(long_slots=1)
+    bench.ask("L", 320, 1, owner="first")
+    bench.ask("M", 320, 1, owner="second")
+    for _ in range(6):
+        bench.ask("s", 1, 60, owner="third")
+    log = bench.finish()
+    assert log.rindex("L") < log.index("M") < log.rindex("s") < log.rindex("M")
+
+
 def test_long_requests_leave_slots_to_short_ones_and_the_other_way_round() -> None:
     bench = Bench(short_slots=2, long_slots=1)
     for name in "LM":

@@ -196,8 +196,9 @@ def _vllm(
     if state.maximum > state.original and origin is None:
         raise ConfigError(f"model {model!r} does not say what its base model is; give it by --base")
     flags = shlex.split(arguments)
-    for option, value in (("--dtype", how["dtype"]), ("--attention-backend", how["attention"])):
-        flags += [option, value] if value else []
+    if how["attention"] is not None:
+        raise ConfigError("--attention is of the embedded engine; give vLLM its own by --vllm-args")
+    flags += ["--dtype", how["dtype"]] if how["dtype"] else []
     flags += ["--trust-remote-code"] if how["trust_remote_code"] else []
     settings = VllmSettings(
         base=origin.base if origin else model,

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from skipwise.errors import ConfigError
 from skipwise.inference.engine import Engine, GenerationRequest, Mode
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Progress, Scheduler, Turns
@@ -158,7 +159,16 @@ class Embedded:
         self.num_ids = prompts.num_ids
         # One long text at a time, so that short ones always find a thread.
         self._long_text = asyncio.Lock()
-        self.models = served_models(engine.model_names[0], engine.original_window, engine.target)
+        models = served_models(engine.model_names[0], engine.original_window, engine.target)
+        self.models = {name: model for name, model in models.items() if self._has(model.mode)}
+
+    def _has(self, mode: Mode | None) -> bool:
+        """Whether the engine has a mode; where the base model is gone, it has no short one."""
+        try:
+            self._engine.mode_of(GenerationRequest(prompt_ids=[0], max_new_tokens=1, mode=mode))
+        except ConfigError:
+            return False
+        return True
 
     @property
     def load(self) -> tuple[int, int]:
