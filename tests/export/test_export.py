@@ -1,6 +1,7 @@
 """Every export is the model it was made of, and one that is not is refused with nothing left behind."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import skipwise.export as exports
 from skipwise import cli
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
-from skipwise.export import export, gguf, gguf_rope
+from skipwise.export import engines, export, gguf, gguf_rope
 from skipwise.model import load_model, read_config, rope_state
-from skipwise.rope import read_rope
+from skipwise.rope import ATTENTION_FACTOR_KINDS, INTERPOLATIONS, YaRN, read_rope, with_attention_scale, write_rope
+from skipwise.window import Window
 
 KINDS = ("yarn", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("linear", "ntk", "llama3")))
 FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
@@ -325,3 +327,52 @@ def test_the_command_prints_what_was_compared(
     assert (printed["format"], printed["folder"]) == ("hf", str(tmp_path / "out"))
     assert {verdict["status"] for verdict in printed["verdicts"]} == {"pass"}
     assert "vllm serve" in printed["commands"]["vLLM"]
+
+
+def test_commands_say_the_extension(family: Callable[..., Path]) -> None:
+    config = read_config(family("qwen2", scale=1.2))
+    state = rope_state(config)
+    (served,) = engines.adapter_commands(Path("added"), "base", config, {"r": 64, "modules_to_save": None}).values()
+    assert "--enable-lora --lora-modules added=added --max-lora-rank 64 --max-model-len 256" in served
+    said = json.loads(shlex.split(served)[-1])
+    assert said["max_position_embeddings"] == 256
+    # A base's config with these over it is the extended one.
+    base = {**config.to_dict(), "rope_parameters": None, "max_position_embeddings": 64}
+    assert read_rope({**base, "original_rope_theta": state.theta, **said}).attention_factor == state.attention_factor
+
+    rope = gguf_rope.to_gguf(state, has_divisors=False, local_layers=False)
+    plain, full = engines.gguf_commands(Path("model.gguf"), state, rope).values()
+    assert plain == "llama-server -m model.gguf -c 256"
+    assert full == f"{plain} --rope-scaling yarn --rope-freq-base 1000000 --rope-scale 4 --yarn-orig-ctx 64"
+
+
+@pytest.mark.parametrize("kind", ["none", "linear", "ntk", "yarn", "llama3", "longrope"])
+@pytest.mark.parametrize("scale", [1.0, 1.2])
+def test_llama_cpps_law_gives_the_table_back(kind: str, scale: float) -> None:
+    how: Any = INTERPOLATIONS[kind]()
+    config: dict[str, Any] = {"model_type": "llama", "head_dim": 64, "rope_theta": 5e5, "max_position_embeddings": 8192}
+    if kind != "none":
+        config = write_rope(config, how, Window(train=8192, original=8192, target=131072))
+    if scale != 1.0:
+        if kind not in ATTENTION_FACTOR_KINDS:
+            pytest.skip("this kind has no attention factor")
+        config = with_attention_scale(config, scale)
+    state = read_rope(config)
+    rope = gguf_rope.to_gguf(state, has_divisors=True, local_layers=False)
+    table = gguf_rope.llama_cpp_table(rope.entries, rope.tensors, state.rotary_dim, context=state.maximum)
+    wanted = state.interpolation.table(state.spec, state.window)
+    np.testing.assert_allclose(table.inv_freq, wanted.inv_freq, rtol=1e-6)
+    assert table.attention_factor == pytest.approx(wanted.attention_factor, rel=1e-7)
+
+
+def test_yarn_that_llama_cpp_lacks_goes_into_divisors() -> None:
+    config = {"model_type": "llama", "head_dim": 64, "rope_theta": 1e4, "max_position_embeddings": 4096}
+    window = Window(train=4096, original=4096, target=32768)
+    state = read_rope(write_rope(config, YaRN(beta_fast=16, beta_slow=2, truncate=False), window))
+    rope = gguf_rope.to_gguf(state, has_divisors=True, local_layers=False)
+    table = gguf_rope.llama_cpp_table(rope.entries, rope.tensors, 64)
+    wanted = state.interpolation.table(state.spec, state.window)
+    np.testing.assert_allclose(table.inv_freq, wanted.inv_freq, rtol=1e-6)
+    assert table.attention_factor == pytest.approx(wanted.attention_factor)
+    with pytest.raises(ConfigError, match="beta_fast 16"):
+        gguf_rope.to_gguf(state, has_divisors=False, local_layers=False)

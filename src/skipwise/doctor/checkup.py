@@ -279,7 +279,7 @@ def _original(name: str, patient: _Patient) -> Verdict:
     places = {value for value in (patient.value(_ORIGINAL), patient.text.get(_ORIGINAL)) if value is not None}
     if own is None:
         return Verdict(name=name, status="pass", detail=f"no original window is on record; the maximum is {maximum}")
-    fault = None
+    fault, right = None, None
     if known is not None and own != known:
         fault, right = f"original window is {own}, and {known} in {who}", known
     elif len(places) > 1:
@@ -287,10 +287,9 @@ def _original(name: str, patient: _Patient) -> Verdict:
         fault = f"original window is {' and '.join(map(str, sorted(places)))} in different places"
         right = fitting[0] if len(fitting) == 1 else None
     elif own > maximum:
-        fault, right = f"original window is {own}, longer than the maximum of {maximum}", None
+        fault = f"original window is {own}, longer than the maximum of {maximum}"
     elif own == maximum and known is None and factor and factor > 1 and patient.kind in _KINDS_WITH_ORIGINAL:
         fault = f"original window and maximum are both {own}, and yet it is scaled by {factor:g}"
-        right = None
     if fault is None:
         return Verdict(name=name, status="pass", detail=f"original window {own}, maximum {maximum}")
     if right is None:

@@ -97,7 +97,7 @@ def export(
         trust_remote_code: run Python code that comes with the model.
 
     Returns:
-        What was made. A model that is extended again in place afterwards changes nothing of it.
+        What was made, how it compares, and commands to serve it.
 
     Raises:
         ConfigError: a setting is unknown, or the format cannot carry the model's rotary embedding.

@@ -49,8 +49,8 @@ def gguf_commands(path: Path, state: RopeState, rope: GgufRope) -> dict[str, str
         flags += ["--rope-scale", f"{factor:.8g}"]
     if entries["rope.scaling.type"] == "yarn":
         flags += ["--yarn-orig-ctx", str(state.original)]
-    # Longrope has no flag; divisors and a calibrated factor have none that works, and come from the file.
-    if entries["rope.scaling.type"] != "longrope":
+    # Divisors have no flags, and a chosen attention factor none that works: they come from the file.
+    if not rope.tensors:
         commands["llama.cpp, with the rope said in full"] = shlex.join(command + flags)
     return commands
 

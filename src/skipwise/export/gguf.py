@@ -303,6 +303,8 @@ def _add_tokenizer(writer: Any, tokenizer: GgufTokenizer) -> None:
         writer.add_token_merges(tokenizer.merges)
     if tokenizer.scores is not None:
         writer.add_token_scores(tokenizer.scores)
+    if tokenizer.chat_template is not None:
+        writer.add_chat_template(tokenizer.chat_template)
     for key, value in tokenizer.entries.items():
         _add(writer, f"tokenizer.ggml.{key}", value)
 

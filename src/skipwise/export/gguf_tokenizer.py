@@ -6,7 +6,6 @@ the known ones, the first whose splits of a text with all that tells them apart 
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -74,6 +73,7 @@ class GgufTokenizer(NamedTuple):
         merges: pairs with a space between, in order; None for SentencePiece.
         scores: of each token, higher first; None for byte-level BPE.
         entries: further metadata, without `tokenizer.ggml.`.
+        chat_template: of conversations; None where there is none.
     """
 
     model: str
@@ -83,6 +83,7 @@ class GgufTokenizer(NamedTuple):
     merges: list[str] | None
     scores: list[float] | None
     entries: dict[str, Any]
+    chat_template: str | None
 
 
 def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
@@ -128,12 +129,14 @@ def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
         tokens.append(token.replace("\u2581", " ") if kind == 4 else token)
         types.append(kind)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    entries = _special_tokens(tokenizer, described)
+    entries = _special_tokens(tokenizer)
+    chat = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
     if sentence_piece:
         entries["add_space_prefix"] = _adds_space(backend)
-        return GgufTokenizer("llama", "default", tokens, types, None, _scores(tokens, merges, types), entries)
+        scores = _scores(tokens, merges, types)
+        return GgufTokenizer("llama", "default", tokens, types, None, scores, entries, chat)
     pre = split_name(backend, ignores_merges=bool(model.get("ignore_merges")))
-    return GgufTokenizer("gpt2", pre, tokens, types, merges, None, entries)
+    return GgufTokenizer("gpt2", pre, tokens, types, merges, None, entries, chat)
 
 
 def split_name(backend: Tokenizer, *, ignores_merges: bool) -> str:
@@ -162,7 +165,7 @@ def splitter(name: str) -> Any:
     return pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def _special_tokens(tokenizer: Any, described: Mapping[str, Any]) -> dict[str, Any]:
+def _special_tokens(tokenizer: Any) -> dict[str, Any]:
     entries = {}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         if (index := getattr(tokenizer, f"{name}_token_id", None)) is not None:

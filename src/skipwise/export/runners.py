@@ -1,5 +1,6 @@
 """Models that are run to be compared: by transformers, by llama.cpp, and a GGUF file by transformers' reader."""
 
+import ctypes
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,13 +105,13 @@ class ImitatedRunner(TransformersRunner):
 
     def __init__(self, model: Any, tokenizer: Any, dtype: str) -> None:
         super().__init__(model, tokenizer, f"transformers, rounding as llama.cpp in {dtype}")
-        self._round = _ROUNDINGS.get(dtype)
+        self._round = _ROUNDINGS[dtype]
 
     def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
         """See `Runner`."""
         hooks = []
         for module in self.model.modules():
-            if isinstance(module, nn.Linear) and self._round is not None:
+            if isinstance(module, nn.Linear):
                 hooks.append(module.register_forward_pre_hook(lambda _, given: (self._round(given[0]), *given[1:])))
             if "GELU" in type(module).__name__:
                 hooks.append(module.register_forward_pre_hook(lambda _, given: (_half(given[0]), *given[1:])))
@@ -136,6 +137,7 @@ def _in_blocks(numbers: Tensor) -> Tensor:
 
 
 _ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "f32": lambda numbers: numbers,
     "f16": _half,
     "bf16": lambda numbers: numbers.bfloat16().float(),
     "q8_0": _in_blocks,
@@ -156,7 +158,7 @@ class LlamaCppRunner:
         self.name = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
         # Held on to, as llama.cpp calls it whenever it has something to say.
         self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._quiet, None)
+        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         model_settings = llama_cpp.llama_model_default_params()
         model_settings.n_gpu_layers = 0

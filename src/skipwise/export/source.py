@@ -3,7 +3,7 @@ checkpoint's."""
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,7 +58,7 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
             f"the run in {str(folder)!r} is not finished; go on with skipwise extend --resume, export afterwards"
         )
     config = RunConfig.from_yaml(folder / SETTINGS_FILE) if is_run else None
-    trusted = {"trust_remote_code": trust_remote_code}
+    trusted: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if config is None or not (folder / ADAPTER / _ADAPTER_FILE).is_file():
         loaded = load_model(source, dtype="float32", **trusted)
         named = None if config is None else base or config.model
