@@ -10,7 +10,8 @@
         joined.json        how far <key>.partial/ is; a part is removed when this says that it is in
 
 A lock goes with the process that holds it, so what a dead one has left undone the next one does. Lock files are removed
-with their folder alone, when the store is there and nothing is left to be done twice.
+with their folder alone, when the store is there and nothing is left to be done twice. What is called `.parts` or
+`.partial` and belongs to no build that goes on or will may be deleted.
 """
 
 import contextlib
