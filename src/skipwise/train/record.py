@@ -48,7 +48,7 @@ def run_record(
         },
         "preflight": [dataclasses.asdict(verdict) for verdict in verdicts],
         "seed": config.seed,
-        "versions": versions(),
+        "versions": versions(*(["bitsandbytes"] if config.tuning.kind == "qlora" else [])),
     }
 
 
@@ -104,7 +104,7 @@ def finite_log(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    names = ("skipwise", "torch", "transformers", "accelerate", "peft", "numpy")
+def versions(*more: str) -> dict[str, str]:
+    """Versions of what a result depends on, and of more packages."""
+    names = ("skipwise", "torch", "transformers", "accelerate", "peft", "numpy", *more)
     return {name: importlib.metadata.version(name) for name in names}

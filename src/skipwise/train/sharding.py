@@ -22,7 +22,7 @@ def check_sharding(config: RunConfig, arguments: transformers.TrainingArguments)
     """Refuses what a split model cannot do.
 
     Raises:
-        ConfigError: FSDP on a CPU, or a calibration after training.
+        ConfigError: FSDP on a CPU, a calibration after training, or ZeRO's stage 3 over weights in 4 bits.
     """
     if arguments.fsdp and arguments.device.type == "cpu":
         raise ConfigError(
@@ -81,9 +81,17 @@ def gathered(trainer: transformers.Trainer, rebuild: Callable[[], Any]) -> Any:
     if not trainer.is_world_process_zero():
         return trainer.model
     whole = rebuild()
+    kept: set[str] = set()
+    if isinstance(whole, PeftModel):
+        # What is frozen is as it is built; in 4 bits it is more than an engine gathers.
+        kept = {name for name, parameter in whole.named_parameters() if not parameter.requires_grad}
+        trained = {
+            name for name, parameter in whole.named_parameters(remove_duplicate=False) if parameter.requires_grad
+        }
+        state = {name: weight for name, weight in state.items() if name in trained}
     # Of weights that are shared some engines name one only.
     missing, unexpected = whole.load_state_dict(state, strict=False)
-    shared = tied_names(whole)
+    shared = tied_names(whole) | kept
     if lost := [name for name in missing if name not in shared] + unexpected:
         raise RuntimeError(f"weights of the split model are not those of the whole one: {', '.join(lost[:3])}")
     return whole
