@@ -1,4 +1,4 @@
-"""Training over a base in 4 bits: what is in 4 bits meanwhile, what is trained, and what the plain model at the end is."""
+"""Training over a base in 4 bits: what is in 4 bits meanwhile, what is trained, what the plain model at the end is."""
 
 import json
 import shutil
@@ -42,6 +42,13 @@ def ids_and_positions() -> tuple[torch.Tensor, torch.Tensor]:
     return ids, positions
 
 
+def is_packed(module: nn.Module) -> bool:
+    """Whether it is a 4-bit layer with two weights in each byte."""
+    if not isinstance(module, Linear4bit):
+        return False
+    return (module.weight.dtype, 2 * module.weight.nbytes) == (torch.uint8, module.in_features * module.out_features)
+
+
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What runs say of the model that they train: its modules, what has gradients, and its logits in the end."""
@@ -52,9 +59,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         loss = own_step(trainer, model, *arguments, **keywords)
         said["steps"].append(
             {
-                "four_bit": {
-                    n for n, m in model.named_modules() if isinstance(m, Linear4bit) and m.weight.itemsize == 1
-                },
+                "four_bit": {name for name, module in model.named_modules() if is_packed(module)},
                 "gradients": {n: p.grad.dtype for n, p in model.named_parameters() if p.grad is not None},
                 "base": [dequantized(m) for m in model.modules() if isinstance(m, Linear4bit)],
             }
@@ -99,13 +104,8 @@ def test_the_base_is_in_four_bits_and_the_plain_model_computes_what_was_trained(
     for step in trained["steps"]:
         assert step["four_bit"] == layers
         gradients = step["gradients"]
-        for word, count in {
-            "lora_A": 14,
-            "lora_B": 14,
-            "norm.modules_to_save": 5,
-            "embed_tokens": 1,
-            "lm_head": 1,
-        }.items():
+        counts = {"lora_A": 14, "lora_B": 14, "norm.modules_to_save": 5, "embed_tokens": 1, "lm_head": 1}
+        for word, count in counts.items():
             assert sum(word in name for name in gradients) == count, word
         assert len(gradients) == 35
         assert set(gradients.values()) == {torch.float32}
@@ -141,9 +141,8 @@ def test_dequantized_weights_are_the_original_ones_within_the_error_of_four_bits
     quant: str, double_quant: bool, tiny_checkpoint: Path
 ) -> None:
     tuning = QloraTuning(quant=quant, double_quant=double_quant)  # type: ignore[arg-type]
-    model = load_model(
-        tiny_checkpoint, dtype="float32", quantization=four_bits(tuning, CPU, compute=torch.float32)
-    ).model
+    quantization = four_bits(tuning, CPU, compute=torch.float32)
+    model = load_model(tiny_checkpoint, dtype="float32", quantization=quantization).model
     plain = load_model(tiny_checkpoint, dtype="float32").model
     layers = four_bit_layers(plain)
     assert layers

@@ -61,8 +61,9 @@ def load_model(
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Returns:
-        The model in evaluation mode on the CPU, or where it is quantized, and its tokenizer. A GPT-J comes back as the Phi model that computes
-        the same function, since GPT-J's own class cannot be told another table (see `skipwise.model.gptj`).
+        The model in evaluation mode, on the CPU or where it is quantized, and its tokenizer. A GPT-J comes back as the
+        Phi model that computes the same function, since GPT-J's own class cannot be told another table (see
+        `skipwise.model.gptj`).
 
     Raises:
         CheckpointError: missing, damaged, incomplete, or with pickled weights.

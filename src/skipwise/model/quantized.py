@@ -28,7 +28,7 @@ class FourBits(NamedTuple):
 
     Attributes:
         settings: of the transformers library.
-        device: where each weight is quantized as soon as it is read, so that it is never there in full as a whole model.
+        device: where each weight is quantized as soon as it is read, so that no whole model in full is ever there.
     """
 
     settings: BitsAndBytesConfig
@@ -93,8 +93,8 @@ def check_quantizable(source: str | Path, config: PreTrainedConfig) -> None:
         raise ConfigError(f"model {str(source)!r} is quantized already, and qlora quantizes full weights: {without}")
     if is_gptj(config):
         raise ConfigError(
-            f"model {str(source)!r} is a GPT-J, whose weights are reordered while it is loaded: load it with load_model "
-            "and write it with save_model once, and train what that leaves by qlora"
+            f"model {str(source)!r} is a GPT-J, whose weights are reordered while it is loaded: load it with "
+            "load_model, write it with save_model once, and train what that leaves by qlora"
         )
 
 

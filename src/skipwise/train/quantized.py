@@ -1,10 +1,10 @@
-"""A run over a base in 4 bits: how the base is loaded, and how what was trained becomes a plain model in full precision.
+"""A run over a base in 4 bits: how it is loaded, and how what was trained becomes a plain model in full precision.
 
-The additions are added to the dequantized weights, not to the original ones. They were trained on top of the former,
-and have learnt to make up for some of what 4 bits lose; on the embedded model the sum with dequantized weights has the
-very validation perplexity of the model that was trained, and the sum with the original ones another
-(docs/results/qlora.md). It is summed in float32 on the CPU, over a base that is loaded once more, so that no device ever
-holds the whole model in full, and nothing is quantized twice, as it would be by merging in 4 bits.
+The additions are added to the dequantized weights, not to the original ones. They were trained on top of the former, and
+have learnt to make up for some of what 4 bits lose; on the embedded model the sum with dequantized weights has the very
+validation perplexity of the model that was trained, and the sum with the original ones another (docs/results/qlora.md).
+It is summed in float32 on the CPU, over a base that is loaded once more, so that no device ever holds the whole model in
+full, and nothing is quantized twice, as it would be by merging in 4 bits.
 """
 
 from typing import Any

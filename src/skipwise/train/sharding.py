@@ -22,7 +22,7 @@ def check_sharding(config: RunConfig, arguments: transformers.TrainingArguments)
     """Refuses what a split model cannot do.
 
     Raises:
-        ConfigError: FSDP on a CPU, a calibration after training, or ZeRO's stage 3 over weights in 4 bits.
+        ConfigError: FSDP on a CPU, or a calibration after training.
     """
     if arguments.fsdp and arguments.device.type == "cpu":
         raise ConfigError(
@@ -84,11 +84,9 @@ def gathered(trainer: transformers.Trainer, rebuild: Callable[[], Any]) -> Any:
     kept: set[str] = set()
     if isinstance(whole, PeftModel):
         # What is frozen is as it is built; in 4 bits it is more than an engine gathers.
-        kept = {name for name, parameter in whole.named_parameters() if not parameter.requires_grad}
-        trained = {
-            name for name, parameter in whole.named_parameters(remove_duplicate=False) if parameter.requires_grad
-        }
-        state = {name: weight for name, weight in state.items() if name in trained}
+        named = list(whole.named_parameters(remove_duplicate=False))
+        kept = {name for name, parameter in named if not parameter.requires_grad}
+        state = {name: state[name] for name, parameter in named if parameter.requires_grad and name in state}
     # Of weights that are shared some engines name one only.
     missing, unexpected = whole.load_state_dict(state, strict=False)
     shared = tied_names(whole) | kept
