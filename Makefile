@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
 	@echo "  torch is there, installing the rest"
-	@$(PIP) -e '.[dev,gguf,bench]'
+	@$(PIP) -e '.[dev,gguf,bench,qlora]'
 	@touch $@
 
 clean:

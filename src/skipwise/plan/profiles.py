@@ -144,7 +144,7 @@ class Profiles:
         return self._trained[key]
 
     def in_four_bits(self, tuning: Tuning) -> FourBitWeights:
-        """What of the model is in 4 bits under a tuning: the linear layers that bitsandbytes would quantize, or none."""
+        """What of the model is in 4 bits under a tuning: the linear layers that bitsandbytes quantizes, or none."""
         if not isinstance(tuning, QloraTuning):
             return FourBitWeights(numbers=0, packed_bytes=0, scale_bytes=0)
         if self._four_bit_sizes is None:

@@ -36,7 +36,7 @@ from transformers import PreTrainedConfig
 
 from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
-from skipwise.config import FullTuning, LowRankTuning, QloraTuning, RunConfig
+from skipwise.config import FullTuning, QloraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor, require_healthy
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.loss import use_chunked_loss
@@ -183,7 +183,7 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None) -> Chec
         # A sampler is made without knowing its window, and may refuse it.
         sampler.sample(window.target, stage_window, np.random.default_rng(0))
     check_sources(config)
-    if isinstance(config.tuning, LowRankTuning):
+    if not isinstance(config.tuning, FullTuning):
         skeleton = without_weights(base, trust_remote_code=config.trust_remote_code)
         if isinstance(config.tuning, QloraTuning):
             check_loads_in_four_bits(config.model, trust_remote_code=config.trust_remote_code)
@@ -325,7 +325,7 @@ def _extend(
             dtype = run_dtype(config, checked.base)
             record["merge"] = merge_record(config.tuning, dtype)
             if writes or to_calibrate_on is not None:
-                plain = merged_in_full(model, load(dtype="float32").model, config.tuning).to(dtype)
+                plain = merged_in_full(model, load(dtype="float32").model, config.tuning, dtype)
                 give_back(model)
         elif writes or not split:
             plain = merged(model)

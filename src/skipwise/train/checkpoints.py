@@ -84,7 +84,7 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
             device = torch.accelerator.current_accelerator() or torch.device("cpu")
             quantized = load(dtype=dtype, quantization=four_bits(tuning, device, compute=dtype))
             tuned = PeftModel.from_pretrained(quantized.model, str(checkpoint.folder))
-            model = merged_in_full(tuned, load(dtype="float32").model, tuning).to(loaded.model.dtype)
+            model = merged_in_full(tuned, load(dtype="float32").model, tuning, loaded.model.dtype)
         else:
             model = merged(PeftModel.from_pretrained(loaded.model, str(checkpoint.folder)))
     except (OSError, ValueError, RuntimeError) as error:

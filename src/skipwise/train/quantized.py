@@ -1,10 +1,10 @@
 """A run over a base in 4 bits: how it is loaded, and how what was trained becomes a plain model in full precision.
 
-The additions are added to the dequantized weights, not to the original ones. They were trained on top of the former, and
-have learnt to make up for some of what 4 bits lose; on the embedded model the sum with dequantized weights has the very
-validation perplexity of the model that was trained, and the sum with the original ones another (docs/results/qlora.md).
-It is summed in float32 on the CPU, over a base that is loaded once more, so that no device ever holds the whole model in
-full, and nothing is quantized twice, as it would be by merging in 4 bits.
+The additions are added to the dequantized weights, not to the original ones. They were trained on top of the former,
+and have learnt to make up for some of what 4 bits lose; on the embedded model the sum with dequantized weights has the
+very validation perplexity of the model that was trained, and the sum with the original ones another
+(docs/results/qlora.md). It is summed in float32 on the CPU, over a base that is loaded once more, so that no device
+holds the whole model in full, and nothing is quantized twice, as it would be by merging in 4 bits.
 """
 
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import transformers
 from accelerate import PartialState
-from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from skipwise.config import QloraTuning, RunConfig
@@ -39,7 +38,8 @@ def quantization_of(
     compute = mixed_precision(arguments) or run_dtype(config, base)
     # FSDP splits numbers of the dtype that it gathers, and casts others to it.
     storage = compute if arguments.fsdp else torch.uint8
-    return four_bits(config.tuning, PartialState().device, compute=compute, storage=storage)
+    device: Any = PartialState().device
+    return four_bits(config.tuning, device, compute=compute, storage=storage)
 
 
 def run_dtype(config: RunConfig, base: PreTrainedConfig) -> torch.dtype:
@@ -69,13 +69,14 @@ def share_in_four_bits(skeleton: PreTrainedModel) -> float:
 
 
 @torch.no_grad()
-def merged_in_full(tuned: PeftModel, plain: PreTrainedModel, tuning: QloraTuning) -> PreTrainedModel:
+def merged_in_full(tuned: Any, plain: PreTrainedModel, tuning: QloraTuning, dtype: torch.dtype) -> Any:
     """The plain model with the weights that the additions were trained over, dequantized, and the additions added.
 
     Args:
-        tuned: as it was trained: a base in 4 bits with additions, on any device.
+        tuned: a base in 4 bits with additions around it, as it was trained, on any device.
         plain: the same base, not quantized, in float32 on the CPU; it is changed in place.
         tuning: of the run.
+        dtype: that the sum is rounded to.
 
     Returns:
         `plain`, which computes what `tuned` does, but for rounding.
@@ -89,7 +90,8 @@ def merged_in_full(tuned: PeftModel, plain: PreTrainedModel, tuning: QloraTuning
     for name, parameter in again.named_parameters():
         if parameter.requires_grad:
             parameter.copy_(trained[name])
-    return merged(again)
+    inner: Any = merged(again)
+    return inner.to(dtype)
 
 
 def give_back(tuned: Any) -> None:

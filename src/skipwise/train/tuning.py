@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from skipwise.config import FullTuning, LowRankTuning, Tuning
+from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
 from skipwise.errors import ConfigError
 
 logger = logging.getLogger("skipwise")
@@ -75,7 +75,7 @@ def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> PreTrainedModel | Pe
     return tuned
 
 
-def check_tuning(skeleton: PreTrainedModel, tuning: LowRankTuning) -> None:
+def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning | QloraTuning) -> None:
     """Tries low-rank additions on a model without numbers, and logs which share of the weights they reach.
 
     Args:
