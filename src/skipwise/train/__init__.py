@@ -335,11 +335,11 @@ def _extend(
             save_model(plain, loaded.tokenizer, folder.path)
         factor = None
         if to_calibrate_on is not None:
-            plain.to(PartialState().device)
             # At the target a pass may need the memory that gradients and the optimizer hold.
             plain.zero_grad(set_to_none=True)
             trainer.optimizer = trainer.lr_scheduler = None
             trainer.accelerator.free_memory()
+            plain.to(PartialState().device)
             record["calibration"], factor = calibrate_run(
                 plain, loaded.tokenizer, to_calibrate_on, folder.path, seed=config.seed, progress=show_bars
             )
