@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
 	@echo "  torch is there, installing the rest"
-	@$(PIP) -e '.[dev,gguf,bench,serve]'
+	@$(PIP) -e '.[dev,gguf,bench,qlora,serve]'
 	@touch $@
 
 clean:

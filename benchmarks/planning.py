@@ -1,6 +1,6 @@
 """Predicted against measured peak memory of training steps and prefills, each in a process of its own.
 
-    python benchmarks/planning.py MODEL [--windows 512 1024 2048] [--lengths 2048 8192 16384]
+    python benchmarks/planning.py MODEL [--windows 512 1024 2048] [--lengths 2048 8192 16384] [--tunings full lora]
 
 MODEL is a folder, hub name or GGUF file. Every window is trained in full and with low-rank additions, with activations
 kept and computed again: three steps of one window each by the Trainer of `skipwise extend`. Times stand beside, by the
@@ -13,11 +13,12 @@ from itertools import product
 
 import torch
 
-from skipwise.config import FullTuning, LoraTuning
+from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
 from skipwise.plan.machines import Utilisation, machine_of
 from skipwise.plan.measure import Measured, Measurer
 
 MIB = 2**20
+TUNINGS: dict[str, Tuning] = {"full": FullTuning(), "lora": LoraTuning(), "qlora": QloraTuning()}
 
 
 def show(one: Measured) -> None:
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--windows", type=int, nargs="*", default=[512, 1024, 2048])
     parser.add_argument("--lengths", type=int, nargs="*", default=[2048, 8192, 16384])
+    parser.add_argument("--tunings", nargs="*", choices=TUNINGS, default=["full", "lora"])
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of a step")
     parser.add_argument("--machine", default="cpu", help="what this machine is, by the names of skipwise plan")
     args = parser.parse_args()
@@ -42,9 +44,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print("| what | predicted MiB | measured MiB | error | predicted s | measured s |\n|---|---|---|---|---|---|")
     found: list[Measured] = []
-    tunings: tuple[FullTuning | LoraTuning, ...] = (FullTuning(), LoraTuning())
-    for tuning, (checkpointing, window) in product(tunings, product((False, True), args.windows)):
-        found.append(measurer.step(tuning, window, checkpointing=checkpointing, accumulation=args.accumulation))
+    for kind, (checkpointing, window) in product(args.tunings, product((False, True), args.windows)):
+        found.append(measurer.step(TUNINGS[kind], window, checkpointing=checkpointing, accumulation=args.accumulation))
         show(found[-1])
     for length in args.lengths:
         found.append(measurer.prefill(length))

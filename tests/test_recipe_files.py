@@ -11,11 +11,33 @@ import torch
 import yaml
 
 from skipwise import cli
-from skipwise.config import LoraTuning, RunConfig
-from skipwise.plan import Job, plan
+from skipwise.config import LoraTuning, QloraTuning, RunConfig, Tuning
+from skipwise.memory import Sharding
+from skipwise.plan import Approach, Job, TrainingEstimate, Utilisation, plan
+from skipwise.plan.machines import MACHINES
+from skipwise.plan.profiles import Profiles
+from skipwise.plan.shape import model_shape
+from skipwise.plan.training import TrainingPlanner
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RUNS = {"one-24gb-gpu": ("rtx-4090", 1, "diluted"), "node-8x80gb": ("a100-80", 8, "growing")}
+
+
+def test_the_run_in_four_bits_fits_where_it_says() -> None:
+    run = RunConfig.from_yaml(FOLDER / "one-24gb-gpu-qlora.yaml")
+    assert isinstance(run.tuning, QloraTuning)
+    at_a_time = run.training["per_device_train_batch_size"]
+    assert at_a_time * run.training["gradient_accumulation_steps"] == 64
+    planner = TrainingPlanner(Profiles(model_shape("llama-2-7b")), MACHINES["rtx-4090"], Utilisation())
+
+    def takes(tuning: Tuning) -> TrainingEstimate:
+        approach = Approach(name="run", window_tokens=run.window or 0, tuning=tuning, diluted=run.dilution)
+        return planner.estimate(approach, Job(), Sharding(), at_a_time)
+
+    assert run.dilution
+    assert takes(run.tuning).fits
+    fields = run.tuning.model_dump(exclude={"kind", "quant", "double_quant"})
+    assert not takes(LoraTuning(**fields)).fits
 
 
 @pytest.mark.parametrize("name", RUNS)

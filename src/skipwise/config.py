@@ -98,10 +98,11 @@ class FullTuning(StrictModel):
     kind: Literal["full"] = "full"
 
 
-class LoraTuning(StrictModel):
+class LowRankTuning(StrictModel):
     """Train low-rank additions to the linear layers; they are merged into the weights at the end.
 
     Attributes:
+        kind: where the weights that they are added to are.
         rank: rank of each addition.
         alpha: scale of the additions over `rank`; by default twice the rank.
         dropout: share of inputs dropped on the low-rank path.
@@ -112,13 +113,39 @@ class LoraTuning(StrictModel):
     Source: LongLoRA (arXiv 2309.12307) on training norms and embeddings beside the additions.
     """
 
-    kind: Literal["lora"] = "lora"
+    kind: str
     rank: int = Field(default=64, ge=1)
     alpha: float | None = Field(default=None, gt=0)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     target_modules: list[str] | None = None
     train_norms: bool = False
     train_embeddings: bool = False
+
+
+class LoraTuning(LowRankTuning):
+    """Low-rank additions to weights in the run's own dtype."""
+
+    kind: Literal["lora"] = "lora"  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
+
+
+class QloraTuning(LowRankTuning):
+    """Low-rank additions to weights in 4 bits, by the package bitsandbytes; the model at the end is in full precision.
+
+    Attributes:
+        quant: the 16 values that a weight may have in its block of 64: `nf4` has them where normal numbers are, `fp4`
+            as a float of 4 bits does.
+        double_quant: the scales of the blocks are in 8 bits themselves.
+
+    Source: QLoRA (arXiv 2305.14314), section 3.
+    """
+
+    kind: Literal["qlora"] = "qlora"  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
+    quant: Literal["nf4", "fp4"] = "nf4"
+    double_quant: bool = True
+
+
+Tuning = FullTuning | LoraTuning | QloraTuning
+"""Which parameters are trained, and over what."""
 
 
 class GrowthConfig(StrictModel):
@@ -219,7 +246,7 @@ class RunConfig(StrictModel):
     interpolation: dict[str, Any] = {"kind": "yarn"}
     sampler: dict[str, Any] = {"kind": "pose"}
     data: DataConfig = DataConfig()
-    tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning()
+    tuning: Annotated[Tuning, Field(discriminator="kind")] = FullTuning()
     growth: Annotated[list[GrowthConfig], BeforeValidator(_listed)] = []
     dilution: bool = False
     validation: ValidationConfig = ValidationConfig()

@@ -24,6 +24,9 @@ FLOAT32_BYTES = 4
 SHARDINGS = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}
 """Ways to train on several processes, and from which stage of ZeRO on each splits."""
 
+# Of bitsandbytes: numbers with one scale, and scales with one of their own.
+_BLOCK, _SCALES_BLOCK = 64, 256
+
 # DeepSpeed's defaults (reduce_bucket_size, allgather_bucket_size, stage3_max_live_parameters), in numbers of 16 bits.
 _BUCKET, _LIVE_PARAMETERS = 5 * 10**8, 10**9
 
@@ -109,6 +112,27 @@ class LayerShape:
         """Pairs of a query and a key that it sees, over `length_tokens` queries: `T (T + 1) / 2` without a window."""
         full = min(length_tokens, self.window_tokens or length_tokens)
         return full * (full + 1) // 2 + (length_tokens - full) * full
+
+
+def four_bit_bytes(numbers: int, *, double_quant: bool = True) -> int:
+    """Bytes of one weight in 4 bits, as bitsandbytes lays it out.
+
+        ceil(n / 2)                  two numbers in a byte
+        4 ceil(n / 64)               a float32 scale for each block of 64 (B of them), or with double_quant
+        B + 4 ceil(B / 256) + 4      scales in 8 bits, a float32 scale for each 256 of these, and their mean
+        64 (+ 1024)                  the 16 values that four bits stand for (and the 256 of the scales), in each weight
+
+    Args:
+        numbers: n, of the weight.
+        double_quant: whether scales are in 8 bits.
+
+    Source: QLoRA (arXiv 2305.14314, section 3): 4.127 bits a number of a large weight, 4.5 without double quantization.
+    """
+    blocks = -(-numbers // _BLOCK)
+    scales = (
+        blocks + FLOAT32_BYTES * (-(-blocks // _SCALES_BLOCK) + 1 + 256) if double_quant else FLOAT32_BYTES * blocks
+    )
+    return -(-numbers // 2) + scales + 16 * FLOAT32_BYTES
 
 
 def kv_cache_bytes(layers: Sequence[LayerShape], length_tokens: int, *, bits: float = 16, latent: bool = True) -> int:
@@ -359,7 +383,9 @@ class TrainingState:
         """All of it."""
         return self.parameters + self.gradients + self.optimizer + self.in_transit
 
-    def sharded(self, sharding: Sharding, *, numbers: int, trained: int, whole_bytes: int) -> "TrainingState":
+    def sharded(
+        self, sharding: Sharding, *, numbers: int, trained: int, whole_bytes: int, unsplit: int = 0
+    ) -> "TrainingState":
         """What one process of several holds of it.
 
         Args:
@@ -367,6 +393,7 @@ class TrainingState:
             numbers: parameters of the model.
             trained: how many of them are.
             whole_bytes: what FSDP has whole at once.
+            unsplit: bytes of parameters that each process holds whatever the sharding: scales of weights in 4 bits.
 
         Source: of buckets, torch's DistributedDataParallel, which keeps a copy of all gradients unless
             `gradient_as_bucket_view` is set, which the Trainer does not; and DeepSpeed's defaults.
@@ -382,7 +409,7 @@ class TrainingState:
                 "fsdp": whole_bytes,
             }[sharding.kind]
         return TrainingState(
-            parameters=-(-self.parameters // sharding.share(3)),
+            parameters=unsplit - (-(self.parameters - unsplit) // sharding.share(3)),
             gradients=-(-self.gradients // sharding.share(2)),
             optimizer=-(-self.optimizer // sharding.share(1)),
             in_transit=in_transit,

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoConfig
 
 from skipwise import cli
-from skipwise.config import FullTuning, LoraTuning, RunConfig
+from skipwise.config import FullTuning, LoraTuning, QloraTuning, RunConfig
 from skipwise.errors import ConfigError
 from skipwise.memory import Sharding
 from skipwise.model import without_weights
@@ -219,9 +219,11 @@ def test_low_rank_additions_train_what_peft_makes() -> None:
     state = planner.state(lora)
     assert (state.gradients, state.optimizer) == (4 * added, 8 * added)
     assert state.parameters == 2 * shape.counts.total + 4 * added
-    quantized = planner.state(replace(lora, quantized=True))
+    quantized = planner.state(replace(lora, tuning=QloraTuning(rank=8)))
     in_four = shape.counts.attention + shape.counts.mlp
-    assert quantized.parameters == pytest.approx(state.parameters - (2 - 4.127 / 8) * in_four, rel=1e-3)
+    # Seven weights in each of 30 layers have a table of 16 numbers, one of 256, and a mean.
+    tables = 7 * 30 * 4 * (16 + 256 + 1)
+    assert quantized.parameters == pytest.approx(state.parameters - (2 - 4.127 / 8) * in_four + tables, rel=1e-4)
 
 
 def test_heads_are_shared_out_and_a_compressed_state_is_not() -> None:

@@ -18,22 +18,25 @@ import json, sys
 import numpy as np, torch, torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
-from skipwise.config import LoraTuning
+from skipwise.config import LoraTuning, QloraTuning
 from skipwise.loss import use_chunked_loss
-from skipwise.model import load_model
+from skipwise.model import four_bits, load_model
 from skipwise.train.tuning import apply_tuning
 
 checkpoint, kind, out = sys.argv[1:]
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)
-plain = load_model(checkpoint, dtype="float32").model
+four = None
+if kind == "qlora":
+    four = four_bits(QloraTuning(), torch.device("cpu"), compute=torch.float32, storage=torch.float32)
+plain = load_model(checkpoint, dtype="float32", quantization=four).model
 if kind == "tied":
     plain.lm_head.weight = plain.base_model.embed_tokens.weight
 use_chunked_loss(plain)
 tuning = LoraTuning(rank=4, train_embeddings=True)
-model = apply_tuning(plain, tuning) if kind == "lora" else plain
-if kind == "checkpointing":
+model = apply_tuning(plain, tuning) if kind in ("lora", "qlora") else plain
+if kind in ("checkpointing", "qlora"):
     model.gradient_checkpointing_enable({"use_reentrant": False})
 model.train()
 if world > 1:
@@ -43,9 +46,9 @@ if world > 1:
     ends = [plain.base_model.norm, plain.lm_head]
     if kind == "tied":
         ends.insert(1, plain.base_model.embed_tokens)
-    elif kind != "lora":
+    elif kind not in ("lora", "qlora"):
         fully_shard(plain.base_model.embed_tokens)
-    if kind != "lora":
+    if kind not in ("lora", "qlora"):
         fully_shard(ends, reshard_after_forward=False)
     fully_shard(model)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -77,8 +80,10 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", "tied", "checkpointing", "lora"])
+@pytest.mark.parametrize("kind", ["full", "tied", "checkpointing", "lora", "qlora"])
 def test_fully_sharded_trains_what_one_process_trains(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    if kind == "qlora":
+        pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
     (tmp_path / "script.py").write_text(SCRIPT)
 
     def run(processes: int) -> dict[str, Any]:
@@ -91,6 +96,10 @@ def test_fully_sharded_trains_what_one_process_trains(kind: str, tiny_checkpoint
     alone, split = run(1), run(2)
     assert split["losses"] == pytest.approx(alone["losses"], rel=1e-4)
     assert alone["losses"][2] < alone["losses"][0], json.dumps(alone["losses"])
+    if kind == "qlora":
+        # How weights were quantized is no parameter, and lost from what is gathered; `gathered` takes what was trained.
+        for each in (alone, split):
+            each["state"] = {name: weight for name, weight in each["state"].items() if ".base_layer." not in name}
     assert split["state"].keys() == alone["state"].keys()
     for name, weight in alone["state"].items():
         assert torch.allclose(split["state"][name], weight, rtol=1e-3, atol=1e-4), name

@@ -138,10 +138,11 @@ def doctor(
     from skipwise.doctor import doctor as probe
     from skipwise.model import load_model, original_window, read_config
     from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
+    from skipwise.train.quantized import quantization_of
 
     how = run.build_interpolation()
-    original = original_window(read_config(run.model, trust_remote_code=run.trust_remote_code))
-    window, training = run.resolve_window(original), training_settings(run)
+    base = read_config(run.model, trust_remote_code=run.trust_remote_code)
+    window, training = run.resolve_window(original_window(base)), training_settings(run)
     arguments = training_arguments(run)  # Before the device is asked for, as `use_cpu` decides on it.
     loaded = load_model(
         run.model,
@@ -149,6 +150,7 @@ def doctor(
         window=window,
         dtype=run.dtype,
         attention=run.attention,
+        quantization=quantization_of(run, arguments, base),
         trust_remote_code=run.trust_remote_code,
     )
     loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]

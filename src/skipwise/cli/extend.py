@@ -77,7 +77,7 @@ def extend(
     ] = None,
     chunks: Annotated[int | None, typer.Option(help="Of pose: chunks of a window.", show_default="2")] = None,
     tuning: Annotated[
-        str | None, typer.Option(metavar="KIND", help="What is trained: full or lora.", show_default="full")
+        str | None, typer.Option(metavar="KIND", help="What is trained: full, lora or qlora.", show_default="full")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="1000")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="2e-5")] = None,

@@ -10,13 +10,26 @@ keep that too. So `with_rope` builds anew, around the same parameters.
 
 from skipwise.model.extend import built_around, original_window, rope_state, with_rope, with_scaled_attention
 from skipwise.model.gptj import portability_note
-from skipwise.model.load import LoadedModel, load_model, read_config, without_weights
+from skipwise.model.load import (
+    LoadedModel,
+    check_loads_in_four_bits,
+    load_model,
+    read_config,
+    without_weights,
+)
+from skipwise.model.quantized import FourBits, dequantized, four_bit_layers, four_bits, is_four_bit
 from skipwise.model.rotary import rotary_tables
 from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
 
 __all__ = [
+    "FourBits",
     "LoadedModel",
     "built_around",
+    "check_loads_in_four_bits",
+    "dequantized",
+    "four_bit_layers",
+    "four_bits",
+    "is_four_bit",
     "load_model",
     "original_window",
     "portability_note",

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from skipwise.errors import ConfigError
+from skipwise.model.quantized import is_four_bit
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import Interpolation, RopeState, read_rope, with_attention_scale, write_rope
@@ -131,6 +132,10 @@ def built_around(
     """
     with _default_dtype(like.dtype), init_empty_weights(include_buffers=False), no_init_weights():
         model = model_class(config)
+    for name, module in like.named_modules():
+        if is_four_bit(module):
+            # A layer in 4 bits is more than its parameters.
+            model.set_submodule(name, module)
     wanted = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
     if wanted != {name: parameter.shape for name, parameter in parameters.items()}:
         raise ConfigError(

@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.model.extend import built_around, extended_config, rope_state
 from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
+from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
 from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers, without_conversion
 from skipwise.rope import Interpolation
@@ -43,6 +44,7 @@ def load_model(
     window: Window | None = None,
     dtype: str | torch.dtype | None = None,
     attention: str | None = None,
+    quantization: FourBits | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Loads a decoder and its tokenizer, with the interpolation built in.
@@ -55,11 +57,13 @@ def load_model(
             a GGUF file). None means `"auto"` where there is an accelerator, else float32.
         attention: `"sdpa"`, `"eager"`, `"flash_attention_2"`, ... or a kernel of the hub; None leaves the choice to
             the library.
+        quantization: puts the linear layers in 4 bits while they are loaded; of a checkpoint in full precision.
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Returns:
-        The model in evaluation mode on the CPU, and its tokenizer. A GPT-J comes back as the Phi model that computes
-        the same function, since GPT-J's own class cannot be told another table (see `skipwise.model.gptj`).
+        The model in evaluation mode, on the CPU or where it is quantized, and its tokenizer. A GPT-J comes back as the
+        Phi model that computes the same function, since GPT-J's own class cannot be told another table (see
+        `skipwise.model.gptj`).
 
     Raises:
         CheckpointError: missing, damaged, incomplete, or with pickled weights.
@@ -72,17 +76,19 @@ def load_model(
     place = locate(source, weights=True)
     with quiet_transformers():
         config = _own_config(place, trust_remote_code)
+        if quantization is not None:
+            check_quantizable(source, config)
         tokenizer = _load_tokenizer(place, trust_remote_code)
         target = phi_config(config) if is_gptj(config) else config
         if interpolation is not None and window is not None:
             before, target = target, extended_config(target, interpolation, window)
             _warn_of_reset(before, target)
         if is_gptj(config):
-            gptj: Any = _load_weights(place, config, dtype, None, trust_remote_code)
+            gptj: Any = _load_weights(place, config, dtype, None, None, trust_remote_code)
             target._attn_implementation = attention
             model = built_around(PhiForCausalLM, target, phi_parameters(gptj), gptj)
         else:
-            model = _load_weights(place, target, dtype, attention, trust_remote_code)
+            model = _load_weights(place, target, dtype, attention, quantization, trust_remote_code)
     # A tokenizer warns of, or cuts, texts longer than this; the model's window is the limit now.
     tokenizer.model_max_length = max(tokenizer.model_max_length, rope_state(model.config).maximum)
     return LoadedModel(model, tokenizer)
@@ -101,6 +107,17 @@ def read_config(source: str | Path, *, trust_remote_code: bool = False) -> PreTr
     with quiet_transformers():
         config = _own_config(locate(source, weights=False), trust_remote_code)
     return phi_config(config) if is_gptj(config) else config
+
+
+def check_loads_in_four_bits(source: str | Path, *, trust_remote_code: bool = False) -> None:
+    """Refuses a model that `load_model` cannot quantize, by its config alone.
+
+    Raises:
+        ConfigError: as `check_quantizable`.
+        CheckpointError, UnsupportedModelError: as for `load_model`.
+    """
+    with quiet_transformers():
+        check_quantizable(source, _own_config(locate(source, weights=False), trust_remote_code))
 
 
 def without_weights(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -162,12 +179,15 @@ def _load_weights(
     config: PreTrainedConfig,
     dtype: str | torch.dtype | None,
     attention: str | None,
+    quantization: FourBits | None,
     trust_remote_code: bool,
 ) -> PreTrainedModel:
     """Builds the model from the config and fills in its weights; a missing one is an error, never random numbers."""
     arguments: dict[str, Any] = {**place.file_arguments, "config": config, "dtype": _parameter_dtype(dtype, place)}
     if attention is not None:
         arguments["attn_implementation"] = attention
+    if quantization is not None:
+        arguments |= {"quantization_config": quantization.settings, "device_map": {"": quantization.device}}
     if place.gguf_file is None:
         arguments["use_safetensors"] = True
     elif hasattr(transformers, "GgufConfig"):
@@ -185,6 +205,7 @@ def _load_weights(
         )
     if place.gguf_file is not None:
         _forget_quantization(model)
+    keep_packed_as_trained(model)
     return model
 
 

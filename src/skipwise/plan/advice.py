@@ -84,8 +84,8 @@ def advise(
     interpolation = interpolation_settings(shape, window.target)
     kind = interpolation["kind"]
     short = [one for one in training if one.approach.window_tokens == window.train]
-    # `skipwise extend` trains in full and by low-rank additions; 4-bit weights are said, not chosen.
-    chosen = next((one for one in short if one.fits and not one.approach.quantized), None)
+    # In full, by low-rank additions, and over weights in 4 bits: the first that fits.
+    chosen = next((one for one in short if one.fits), None)
     recipe = grown = None
     if chosen is not None:
         grown, diluted = (recipe_estimate(planner, chosen, window, job, name) for name in (_GROWING, _DILUTED))
@@ -168,23 +168,21 @@ def _nothing_fits_words(
     machine: Machine,
     nearest: Sequence[tuple[Machine, TrainingEstimate] | None],
 ) -> str:
-    able = [one for one in short if not one.approach.quantized]
-    least = min(able, key=lambda one: one.total_bytes)
+    least = min(short, key=lambda one: one.total_bytes)
     over = least.total_bytes - least.limit_bytes
     would_do = [
         f"{one.approach.name} on {_machines(one.sharding.processes, place)}"
         + (f" by {one.sharding.kind}" if one.sharding.processes > 1 else "")
         for place, one in filter(None, nearest)
-        if one.approach in [each.approach for each in able]
+        if one.approach in [each.approach for each in short]
     ]
-    in_four = next((one for one in short if one.fits), None)
     return (
         f"Nothing that `skipwise extend` trains fits on {_machines(least.sharding.processes, machine)}"
         f"{f' by {least.sharding.kind}' if least.sharding.processes > 1 else ''}: the least, {least.approach.name}, "
         f"takes {bytes_text(least.total_bytes)} of each and {bytes_text(least.limit_bytes)} may be filled, "
         f"{bytes_text(over)} too much. The nearest that fits: "
         + ("; ".join(would_do) or "none of the built-in machines, up to a thousand of them")
-        + (". 4-bit weights (QLoRA) would fit here; `skipwise extend` does not train them." if in_four else ".")
+        + "."
     )
 
 
@@ -207,11 +205,8 @@ def _approach_words(chosen: TrainingEstimate, recipe: RecipeEstimate, machine: M
 
 
 def _full_length_words(training: Sequence[TrainingEstimate], window: Window) -> list[str]:
-    pairs = {
-        (one.approach.tuning.kind, one.approach.quantized, one.approach.window_tokens == window.train): one
-        for one in training
-    }
-    short, full = pairs.get(("full", False, True)), pairs.get(("full", False, False))
+    pairs = {(one.approach.tuning.kind, one.approach.window_tokens == window.train): one for one in training}
+    short, full = pairs.get(("full", True)), pairs.get(("full", False))
     if short is None or full is None or window.train == window.target:
         return []
     fits = "fits here too" if full.fits else "does not fit here"
@@ -377,7 +372,7 @@ def _config(
         "data": {"source": "documents"},
         "training": training,
     }
-    if chosen is not None and chosen.approach.tuning.kind == "lora":
+    if chosen is not None and chosen.approach.tuning.kind != "full":
         config["tuning"] = chosen.approach.tuning.model_dump(exclude_none=True)
         if machine.bits == 16:
             config["dtype"] = machine.half

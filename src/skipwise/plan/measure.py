@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from skipwise.allocator import give_back_free_memory, use_huge_pages, use_one_malloc_arena
-from skipwise.config import FullTuning, LoraTuning
+from skipwise.config import FullTuning, LoraTuning, QloraTuning, RunConfig, Tuning
 from skipwise.errors import ConfigError
 from skipwise.memory import Sharding, prefill_flops
 from skipwise.plan.machines import GIB, TERA, Machine, Utilisation
@@ -164,9 +164,7 @@ class Measurer:
         self._machine, self._utilisation = machine, utilisation
         self._question = {"model": model, "trust_remote_code": trust_remote_code}
 
-    def fitting(
-        self, window_tokens: int, tunings: Sequence[FullTuning | LoraTuning], *, checkpointing: bool
-    ) -> FullTuning | LoraTuning:
+    def fitting(self, window_tokens: int, tunings: Sequence[Tuning], *, checkpointing: bool) -> Tuning:
         """The first of these tunings whose step is predicted to fit on this machine.
 
         Raises:
@@ -185,15 +183,13 @@ class Measurer:
         )
 
     def _predicted(
-        self, tuning: FullTuning | LoraTuning, window_tokens: int, *, checkpointing: bool, accumulation: int = 1
+        self, tuning: Tuning, window_tokens: int, *, checkpointing: bool, accumulation: int = 1
     ) -> TrainingEstimate:
         planner = TrainingPlanner(self._profiles, self._machine, self._utilisation)
         approach = Approach(name="step", window_tokens=window_tokens, tuning=tuning, checkpointing=checkpointing)
         return planner.estimate(approach, Job(steps=STEPS, global_batch=accumulation), Sharding())
 
-    def step(
-        self, tuning: FullTuning | LoraTuning, window_tokens: int, *, checkpointing: bool, accumulation: int = 1
-    ) -> Measured:
+    def step(self, tuning: Tuning, window_tokens: int, *, checkpointing: bool, accumulation: int = 1) -> Measured:
         """Three training steps by the Trainer that `extend` uses; time is the median of those after the first.
 
         Raises:
@@ -221,7 +217,7 @@ class Measurer:
             measured_seconds=found["seconds"],
         )
 
-    def optimizer_seconds(self, tuning: FullTuning | LoraTuning) -> float:
+    def optimizer_seconds(self, tuning: Tuning) -> float:
         """What is predicted of a step for the optimizer."""
         planner = TrainingPlanner(self._profiles, self._machine, self._utilisation)
         return planner.optimizer_seconds(Approach(name="step", window_tokens=1, tuning=tuning), Sharding())
@@ -281,15 +277,19 @@ def main() -> None:
         use_one_malloc_arena()
     from skipwise.evals.forward import pass_columns
     from skipwise.evals.serving import Peak
-    from skipwise.model import load_model
+    from skipwise.model import four_bits, load_model
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     step = question["what"] == "step"
     run = _steps if step else _prefill
+    tuning, quantization = _tuning(question) if step else None, None
+    if isinstance(tuning, QloraTuning):
+        quantization = four_bits(tuning, device, compute=getattr(torch, question["dtype"]))
     loaded: Any = load_model(
         question["model"],
         trust_remote_code=question["trust_remote_code"],
         dtype=question["dtype"],
+        quantization=quantization,
     )
     model = loaded.model.to(device)
     # From here on: what reading the file took is gone.
@@ -301,6 +301,11 @@ def main() -> None:
     print(json.dumps(said), flush=True)
 
 
+def _tuning(question: dict[str, Any]) -> Tuning:
+    """What is trained."""
+    return RunConfig.from_mapping({"model": "-", "target": 2, "tuning": question["tuning"]}).tuning
+
+
 def _steps(model: Any, question: dict[str, Any]) -> float:
     """Median seconds of the steps after the first, by the Trainer that `extend` uses."""
     import numpy as np
@@ -309,11 +314,10 @@ def _steps(model: Any, question: dict[str, Any]) -> float:
 
     vocabulary, rng = model.config.get_text_config().vocab_size, np.random.default_rng(0)
     accumulation = question["accumulation"]
-    kinds = {"full": FullTuning, "lora": LoraTuning}
     seconds = step_seconds(
         model,
         [rng.integers(0, vocabulary, question["window"]) for _ in range(STEPS * accumulation)],
-        tuning=kinds[question["tuning"]["kind"]].model_validate(question["tuning"]),
+        tuning=_tuning(question),
         accumulation=accumulation,
         gradient_checkpointing=question["checkpointing"],
         **({"bf16": True} if question["bf16"] else {}),

@@ -147,7 +147,8 @@ def assumptions(plan: Plan) -> dict[str, str]:
         "serving": f"{ANSWER_TOKENS} tokens of each request are its answer; for the price, those that fit are read one "
         "by one and answered together; a short sum between accelerators, twice a layer, takes "
         f"{REDUCE_SECONDS * 1e6:g} microseconds",
-        "QLoRA": "for comparison; skipwise extend trains in full and by LoRA",
+        "QLoRA": "linear layers in 4 bits (NF4, scales in 8), as bitsandbytes lays them out; the time that making them "
+        "whole takes is not counted",
         "training numbers": "trained ones 16 bytes each (float32, its gradient, two states of Adam)",
     }
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from skipwise.config import FullTuning, LoraTuning
+from skipwise.config import FullTuning, QloraTuning, Tuning
 from skipwise.errors import UnsupportedModelError
-from skipwise.memory import FLOAT32_BYTES, Moment, StepProfile
-from skipwise.model import without_weights
+from skipwise.memory import FLOAT32_BYTES, Moment, StepProfile, four_bit_bytes
+from skipwise.model import four_bit_layers, without_weights
 from skipwise.plan.shape import ModelShape
 from skipwise.plan.trace import trace_prefill, trace_step
 from skipwise.train.tuning import apply_tuning
@@ -43,7 +44,7 @@ class Step:
 
     window_tokens: int
     batch: int
-    tuning: FullTuning | LoraTuning
+    tuning: Tuning
     checkpointing: bool = True
     gradients_held: bool = True
     bits: int = 16
@@ -56,6 +57,25 @@ class Step:
         """Of the parameters."""
         in_float32 = self.bits == 32 or (self.tuning.kind == "full" and not self.in_half)
         return torch.float32 if in_float32 else torch.bfloat16
+
+
+class FourBitWeights(NamedTuple):
+    """The weights of a model that are in 4 bits.
+
+    Attributes:
+        numbers: how many.
+        packed_bytes: of them, two in a byte.
+        scale_bytes: of all else that they are made of again.
+    """
+
+    numbers: int
+    packed_bytes: int
+    scale_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return self.packed_bytes + self.scale_bytes
 
 
 class Profiles:
@@ -77,6 +97,7 @@ class Profiles:
         self._profiles: dict[object, StepProfile] = {}
         self._trained: dict[str, tuple[int, int]] = {}
         self._prefill_work: dict[int, int] = {}
+        self._four_bit_sizes: list[int] | None = None
 
     def step(self, step: Step) -> StepProfile:
         """What a micro-batch holds."""
@@ -111,7 +132,7 @@ class Profiles:
             self._prefill_work[chunk_tokens] = self._run_prefill(chunk_tokens)
         return self._prefill_work[chunk_tokens]
 
-    def trained(self, tuning: FullTuning | LoraTuning) -> tuple[int, int]:
+    def trained(self, tuning: Tuning) -> tuple[int, int]:
         """Numbers that are trained, and all numbers, as the real tuning makes them on a model without weights."""
         key = tuning.model_dump_json()
         if key not in self._trained:
@@ -121,6 +142,17 @@ class Profiles:
             sizes = [(parameter.numel(), parameter.requires_grad) for parameter in tuned.parameters()]
             self._trained[key] = sum(n for n, asked in sizes if asked), sum(n for n, _ in sizes)
         return self._trained[key]
+
+    def in_four_bits(self, tuning: Tuning) -> FourBitWeights:
+        """What of the model is in 4 bits under a tuning: the linear layers that bitsandbytes quantizes, or none."""
+        if not isinstance(tuning, QloraTuning):
+            return FourBitWeights(numbers=0, packed_bytes=0, scale_bytes=0)
+        if self._four_bit_sizes is None:
+            layers: dict[str, Any] = four_bit_layers(without_weights(self.shape.config))
+            self._four_bit_sizes = [layer.weight.numel() for layer in layers.values()]
+        packed = sum(-(-size // 2) for size in self._four_bit_sizes)
+        whole = sum(four_bit_bytes(size, double_quant=tuning.double_quant) for size in self._four_bit_sizes)
+        return FourBitWeights(numbers=sum(self._four_bit_sizes), packed_bytes=packed, scale_bytes=whole - packed)
 
     def _run(self, step: Step) -> StepProfile:
         # In equal terms: settings that come to the same are run once.

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,10 +24,11 @@ from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, masking_utils
 
-from skipwise.config import FullTuning, LoraTuning
+from skipwise.config import FullTuning, QloraTuning, Tuning
 from skipwise.errors import UnsupportedModelError
 from skipwise.loss import use_chunked_loss
 from skipwise.memory import Moment, StepProfile
+from skipwise.model import four_bit_layers
 from skipwise.model.source import quiet_transformers
 from skipwise.plan.shape import decoder_blocks
 from skipwise.train.tuning import apply_tuning
@@ -109,7 +111,7 @@ def trace_step(
     *,
     window_tokens: int,
     batch: int = 1,
-    tuning: FullTuning | LoraTuning = FullTuning(),  # noqa: B008 - frozen
+    tuning: Tuning = FullTuning(),  # noqa: B008 - frozen
     checkpointing: bool = True,
     gradients_held: bool = True,
     dtype: torch.dtype = torch.float32,
@@ -254,7 +256,7 @@ def _prefill(
 
 @contextmanager
 def _fake_model(
-    config: PreTrainedConfig, num_layers: int, dtype: torch.dtype, tuning: FullTuning | LoraTuning | None = None
+    config: PreTrainedConfig, num_layers: int, dtype: torch.dtype, tuning: Tuning | None = None
 ) -> Iterator[tuple[Any, Ledger]]:
     """A model of few layers without numbers, readied for training where that is asked, and a ledger of its tensors."""
     with quiet_transformers(), warnings.catch_warnings():
@@ -262,6 +264,9 @@ def _fake_model(
         warnings.simplefilter("ignore", FutureWarning)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(_with_layers(config, num_layers), dtype=dtype)
+            four_bit = four_bit_layers(model) if isinstance(tuning, QloraTuning) else {}
+            for layer in four_bit.values():
+                layer.forward = partial(_as_in_four_bits, layer)
             tuned: Any = model if tuning is None else apply_tuning(model, tuning)
         with FakeTensorMode(allow_non_fake_inputs=True), _as_in_earnest():
             _leave_meta(tuned)
@@ -275,6 +280,28 @@ def _fake_model(
                 raise UnsupportedModelError(
                     f"{type(model).__name__} cannot be run without numbers ({type(error).__name__}: {reason})"
                 ) from error
+
+
+class _InFourBits(torch.autograd.Function):
+    """A product with a weight in 4 bits, which is made whole for it in each pass and let go; its input is not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        # peft copies what a 4-bit layer puts out.
+        return nn.functional.linear(hidden, torch.empty_like(weight, dtype=hidden.dtype), bias).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return gradient @ torch.empty_like(ctx.weight).to(gradient.dtype), None, None
+
+
+def _as_in_four_bits(layer: Any, hidden: Tensor) -> Tensor:
+    """The forward pass of a linear layer as bitsandbytes makes it, in what autocast computes in."""
+    computes_in = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+    bias = None if layer.bias is None else layer.bias.to(computes_in)
+    return _InFourBits.apply(hidden.to(computes_in), layer.weight, bias).to(hidden.dtype)  # pyright: ignore
 
 
 @contextmanager

@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from skipwise.config import FullTuning, LoraTuning
+from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
 from skipwise.memory import FLOAT32_BYTES, Sharding, TrainingState, training_flops
 from skipwise.plan.machines import GIGA, MACHINES, TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles, Step
 
 ADAM_BYTES = 2 * FLOAT32_BYTES
-# NF4 with blocks of 64 whose scales are 8-bit in blocks of 256 (QLoRA, arXiv 2305.14314, section 3): 4.127 bits.
-NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 # What the driver, CUDA's libraries and the communication take of an accelerator beside tensors.
 CONTEXT_BYTES = 600 * 2**20
 # What Python, torch and the transformers library take of a process without an accelerator.
@@ -44,8 +42,7 @@ class Approach:
     Attributes:
         name: for people.
         window_tokens: length of a training example: the short window, or the target.
-        tuning: full or lora.
-        quantized: the frozen weights are in 4 bits (QLoRA).
+        tuning: full, lora or qlora.
         checkpointing: layers are computed again in the backward pass.
         whole_logits: the loss makes all logits at once, as a library's own does; skipwise never does.
         diluted: attention is diluted, by a mask of all pairs.
@@ -54,12 +51,16 @@ class Approach:
 
     name: str
     window_tokens: int
-    tuning: FullTuning | LoraTuning
-    quantized: bool = False
+    tuning: Tuning
     checkpointing: bool = True
     whole_logits: bool = False
     diluted: bool = False
     context: int = 1
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the frozen linear layers are in 4 bits."""
+        return self.tuning.kind == "qlora"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +169,11 @@ class TrainingPlanner:
         )
         trained, numbers = self._profiles.trained(approach.tuning)
         state = self.state(approach, in_half=in_half).sharded(
-            sharding, numbers=numbers, trained=trained, whole_bytes=self._whole_bytes(approach)
+            sharding,
+            numbers=numbers,
+            trained=trained,
+            whole_bytes=self._whole_bytes(approach),
+            unsplit=self._profiles.in_four_bits(approach.tuning).scale_bytes,
         )
         if self._machine.bits == 32:
             # A tiny model's tensors come from the C library's small bins.
@@ -241,7 +246,8 @@ class TrainingPlanner:
         """The state of training, whole.
 
         Trained numbers are held in float32, with a gradient and two states of Adam: 16 bytes each, as `extend` trains
-        under autocast. What low-rank additions leave frozen is in 16 bits on an accelerator, in 4 where quantized.
+        under autocast. What low-rank additions leave frozen is in 16 bits on an accelerator, linear layers in 4 bits
+        with their scales where they are quantized.
 
         Args:
             approach: how it trains.
@@ -258,13 +264,9 @@ class TrainingPlanner:
         )
 
     def _frozen_bytes(self, approach: Approach, frozen: int) -> int:
-        if approach.tuning.kind == "full" or self._machine.bits == 32:
-            return frozen * FLOAT32_BYTES
-        if not approach.quantized:
-            return 2 * frozen
-        counts = self._shape.counts
-        in_layers = counts.attention + counts.mlp + counts.experts
-        return round(in_layers * NF4_BITS / 8) + 2 * (frozen - in_layers)
+        size = FLOAT32_BYTES if approach.tuning.kind == "full" or self._machine.bits == 32 else 2
+        four = self._profiles.in_four_bits(approach.tuning)
+        return four.bytes + size * (frozen - four.numbers)
 
     def _in_half(self, sharding: Sharding) -> bool:
         """Whether the engine holds trained numbers in 16 bits."""
@@ -279,7 +281,11 @@ class TrainingPlanner:
         """
         root, layer = self._shape.outside_layers, self._shape.largest_layer
         size = 2 if self._machine.bits == 16 else FLOAT32_BYTES
-        return size * (root + 2 * layer + (root + layer if approach.tuning.kind == "full" else 0))
+        # Scales are on every process as it is.
+        four = self._profiles.in_four_bits(approach.tuning)
+        inside = self._shape.counts.total - root
+        layers = 2 * layer * (size * (inside - four.numbers) + four.packed_bytes) // inside
+        return size * root + layers + (size * (root + layer) if approach.tuning.kind == "full" else 0)
 
     def _step_seconds(self, approach: Approach, sharding: Sharding, micro_batch: int, accumulation: int) -> float:
         """Operations over speed, or what moves between processes if that takes longer, and the optimizer's pass."""
@@ -337,14 +343,14 @@ def approaches(
 
     Windows of full length may be split over as many processes as `context` says.
     """
+    qlora = QloraTuning(**lora.model_dump(exclude={"kind"}))
     over = f" over {context}" if context > 1 else ""
     for name, length, parts in (("skip-wise", window_tokens, 1), ("full length" + over, target_tokens, context)):
-        for ending, tuning, quantized in (("", FullTuning(), False), (", LoRA", lora, False), (", QLoRA", lora, True)):
+        for ending, tuning in (("", FullTuning()), (", LoRA", lora), (", QLoRA", qlora)):
             yield Approach(
                 name=name + ending,
                 window_tokens=length,
                 tuning=tuning,
-                quantized=quantized,
                 checkpointing=checkpointing,
                 whole_logits=whole_logits,
                 context=parts,

@@ -12,6 +12,7 @@ with everything that was done. What stands beside them while training is told in
     curriculum.py  what is trained step by step
     streamed.py    its items, where documents are streamed
     tuning.py      which parameters are trained
+    quantized.py   a base in 4 bits, and the plain model at the end
     calibration.py the attention factor, chosen when training is done
     fitting.py     fewer windows at a time where memory runs out
     context.py     windows whose tokens are split over processes; ring.py, on CPUs
@@ -33,15 +34,17 @@ import torch
 import transformers
 from accelerate import PartialState
 from peft import PeftModel
+from transformers import PreTrainedConfig
 
 from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
-from skipwise.config import FullTuning, LoraTuning, RunConfig
+from skipwise.config import FullTuning, QloraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor, require_healthy
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.loss import use_chunked_loss
 from skipwise.model import (
     LoadedModel,
+    check_loads_in_four_bits,
     load_model,
     original_window,
     portability_note,
@@ -62,6 +65,14 @@ from skipwise.train.fitting import TooManyAtATimeError, fewer_at_a_time, smaller
 from skipwise.train.folder import RunFolder
 from skipwise.train.guard import BadItems, StepGuard
 from skipwise.train.process import Stopwatch
+from skipwise.train.quantized import (
+    give_back,
+    merge_record,
+    merged_in_full,
+    quantization_of,
+    run_dtype,
+    share_in_four_bits,
+)
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
@@ -147,12 +158,14 @@ class CheckedRun:
     """What a run's settings come to for its model.
 
     Attributes:
+        base: config of the model.
         sampler: of positions.
         window: its lengths, in tokens.
         stages: as `stage_windows` gives them.
         validation_lengths: in tokens.
     """
 
+    base: PreTrainedConfig
     sampler: PositionSampler
     window: Window
     stages: list[tuple[int, Window]]
@@ -180,9 +193,13 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
         # A sampler is made without knowing its window, and may refuse it.
         sampler.sample(window.target, stage_window, np.random.default_rng(0))
     check_sources(config)
-    if isinstance(config.tuning, LoraTuning):
-        check_tuning(without_weights(base, trust_remote_code=config.trust_remote_code), config.tuning)
-    return CheckedRun(sampler=sampler, window=window, stages=stages, validation_lengths=lengths)
+    if not isinstance(config.tuning, FullTuning):
+        skeleton = without_weights(base, trust_remote_code=config.trust_remote_code)
+        if isinstance(config.tuning, QloraTuning):
+            check_loads_in_four_bits(config.model, trust_remote_code=config.trust_remote_code)
+            logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
+        check_tuning(skeleton, config.tuning)
+    return CheckedRun(base=base, sampler=sampler, window=window, stages=stages, validation_lengths=lengths)
 
 
 def _extend(
@@ -215,18 +232,22 @@ def _extend(
     # A checkpoint on the way is a whole extended model; of low-rank additions, or shards, it holds no more than these.
     whole = checkpoint if isinstance(config.tuning, FullTuning) and not split else None
 
-    def load() -> LoadedModel:
+    def load(**how: Any) -> LoadedModel:
         with loaded_whole(arguments):
             return load_model(
                 whole or config.model,
                 interpolation=None if whole else config.build_interpolation(),
                 window=None if whole else window,
-                dtype=config.dtype,
                 attention=config.attention,
                 trust_remote_code=config.trust_remote_code,
+                **how,
             )
 
-    loaded = load()
+    in_training: dict[str, Any] = {
+        "dtype": config.dtype,
+        "quantization": quantization_of(config, arguments, checked.base),
+    }
+    loaded = load(**in_training)
     loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
     with loaded_whole(arguments):
         verdicts = doctor(
@@ -313,11 +334,19 @@ def _extend(
         }
         writes = trainer.is_world_process_zero()
         if split:
-            model = gathered(trainer, lambda: apply_tuning(load().model, config.tuning))
+            model = gathered(trainer, lambda: apply_tuning(load(**in_training).model, config.tuning))
         if writes and isinstance(model, PeftModel):
             model.save_pretrained(str(folder.path / "adapter"), save_embedding_layers=False)
             share_weights(folder.path / "adapter")
-        plain: Any = merged(model) if writes or not split else model
+        plain: Any = model
+        if isinstance(config.tuning, QloraTuning):
+            dtype = run_dtype(config, checked.base)
+            record["merge"] = merge_record(config.tuning, dtype)
+            if writes or to_calibrate_on is not None:
+                plain = merged_in_full(model, load(dtype="float32").model, config.tuning, dtype)
+                give_back(model)
+        elif writes or not split:
+            plain = merged(model)
         # The chunked loss, which stood in for the model's own forward pass.
         vars(plain).pop("forward", None)
         if writes:
@@ -328,6 +357,7 @@ def _extend(
             plain.zero_grad(set_to_none=True)
             trainer.optimizer = trainer.lr_scheduler = None
             trainer.accelerator.free_memory()
+            plain.to(PartialState().device)
             record["calibration"], factor = calibrate_run(
                 plain, loaded.tokenizer, to_calibrate_on, folder.path, seed=config.seed, progress=show_bars
             )

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from peft import PeftModel
 
-from skipwise.config import RunConfig
+from skipwise.config import QloraTuning, RunConfig
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.model import LoadedModel, load_model, original_window, read_config
+from skipwise.model import LoadedModel, four_bits, load_model, original_window, read_config
 from skipwise.train.durable import damage, sealed_checkpoints
 from skipwise.train.folder import RECORD_FILE
+from skipwise.train.quantized import merged_in_full, run_dtype
 from skipwise.train.tuning import merged
 
 _ADAPTER_FILE = "adapter_config.json"
@@ -51,7 +53,7 @@ def run_checkpoints(folder: Path) -> list[RunCheckpoint]:
 
 
 def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> LoadedModel:
-    """Loads a checkpoint as a plain model, low-rank additions merged into the weights of the run's base.
+    """Loads a checkpoint as a plain model, low-rank additions merged into the weights that they were trained over.
 
     Args:
         checkpoint: one of `run_checkpoints`.
@@ -67,11 +69,24 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
     if not (checkpoint.folder / _ADAPTER_FILE).exists():
         return load_model(checkpoint.folder, **how)
     config = RunConfig.from_yaml(run_folder / "run.yaml")
-    trusted = how.get("trust_remote_code", False)
-    window = config.resolve_window(original_window(read_config(config.model, trust_remote_code=trusted)))
-    loaded = load_model(config.model, interpolation=config.build_interpolation(), window=window, **how)
+    base = read_config(config.model, trust_remote_code=how.get("trust_remote_code", False))
+    window = config.resolve_window(original_window(base))
+
+    def load(**other: Any) -> LoadedModel:
+        built_in = {"interpolation": config.build_interpolation(), "window": window}
+        return load_model(config.model, **built_in, **{**how, **other})
+
+    tuning, loaded = config.tuning, load()
     try:
-        model = merged(PeftModel.from_pretrained(loaded.model, str(checkpoint.folder)))
+        if isinstance(tuning, QloraTuning):
+            # The additions belong to the weights that the run quantized, which are those of its own dtype.
+            dtype = run_dtype(config, base)
+            device = torch.accelerator.current_accelerator() or torch.device("cpu")
+            quantized = load(dtype=dtype, quantization=four_bits(tuning, device, compute=dtype))
+            tuned = PeftModel.from_pretrained(quantized.model, str(checkpoint.folder))
+            model = merged_in_full(tuned, load(dtype="float32").model, tuning, loaded.model.dtype)
+        else:
+            model = merged(PeftModel.from_pretrained(loaded.model, str(checkpoint.folder)))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"adapter {str(checkpoint.folder)!r} does not fit {config.model!r}: {str(error).splitlines()[0]}"

@@ -45,7 +45,7 @@ def run_record(
         "corpus": _corpus(documents),
         "preflight": [dataclasses.asdict(verdict) for verdict in verdicts],
         "seed": config.seed,
-        "versions": versions(),
+        "versions": versions(*(["bitsandbytes"] if config.tuning.kind == "qlora" else [])),
     }
 
 
@@ -108,7 +108,7 @@ def finite_log(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    names = ("skipwise", "torch", "transformers", "accelerate", "peft", "numpy")
+def versions(*more: str) -> dict[str, str]:
+    """Versions of what a result depends on, and of more packages."""
+    names = ("skipwise", "torch", "transformers", "accelerate", "peft", "numpy", *more)
     return {name: importlib.metadata.version(name) for name in names}

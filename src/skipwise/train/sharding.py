@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 from peft import PeftModel
-from transformers import PreTrainedModel
+from torch import nn
 from transformers.integrations import deepspeed
 
 from skipwise.config import RunConfig
@@ -80,16 +80,22 @@ def gathered(trainer: transformers.Trainer, rebuild: Callable[[], Any]) -> Any:
     state: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
         return trainer.model
-    whole = rebuild()
+    whole: Any = rebuild()
+    kept: set[str] = set()
+    if isinstance(whole, PeftModel):
+        # What is frozen is as it is built; in 4 bits it is more than an engine gathers.
+        named = list(whole.named_parameters(remove_duplicate=False))
+        kept = {name for name, parameter in named if not parameter.requires_grad}
+        state = {name: state[name] for name, parameter in named if parameter.requires_grad and name in state}
     # Of weights that are shared some engines name one only.
     missing, unexpected = whole.load_state_dict(state, strict=False)
-    shared = tied_names(whole)
+    shared = tied_names(whole) | kept
     if lost := [name for name in missing if name not in shared] + unexpected:
         raise RuntimeError(f"weights of the split model are not those of the whole one: {', '.join(lost[:3])}")
     return whole
 
 
-def tied_names(model: PreTrainedModel) -> set[str]:
+def tied_names(model: nn.Module) -> set[str]:
     """Names of parameters that are another's under a second name, each of them."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

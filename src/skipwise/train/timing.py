@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from skipwise.config import FullTuning, LoraTuning, RunConfig
+from skipwise.config import FullTuning, RunConfig, Tuning
 from skipwise.items import TrainingItem
 from skipwise.loss import use_chunked_loss
 from skipwise.positions import PoSE
@@ -23,7 +23,7 @@ def step_seconds(
     model: Any,
     windows: Sequence[np.ndarray],
     *,
-    tuning: FullTuning | LoraTuning = FullTuning(),  # noqa: B008 - frozen
+    tuning: Tuning = FullTuning(),  # noqa: B008 - frozen
     accumulation: int = 1,
     **training: Any,
 ) -> list[float]:

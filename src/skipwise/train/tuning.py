@@ -15,17 +15,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from skipwise.config import FullTuning, LoraTuning
+from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
 from skipwise.errors import ConfigError
 
 logger = logging.getLogger("skipwise")
 
 
-def apply_tuning(model: PreTrainedModel, tuning: FullTuning | LoraTuning) -> PreTrainedModel | PeftModel:
+def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> PreTrainedModel | PeftModel:
     """Readies a model for training.
 
     Args:
-        model: a causal language model; with LoRA it is changed in place, and `merged` changes it back.
+        model: a causal language model, quantized or not; with low-rank additions it is changed in place, and `merged`
+            changes it back.
         tuning: what is to be trained.
 
     Returns:
@@ -74,7 +75,7 @@ def apply_tuning(model: PreTrainedModel, tuning: FullTuning | LoraTuning) -> Pre
     return tuned
 
 
-def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning) -> None:
+def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning | QloraTuning) -> None:
     """Tries low-rank additions on a model without numbers, and logs which share of the weights they reach.
 
     Args:

@@ -1,0 +1,124 @@
+"""A run over a base in 4 bits: how it is loaded, and how what was trained becomes a plain model in full precision.
+
+The additions are added to the dequantized weights, not to the original ones. They were trained on top of the former,
+and may have learnt to make up for some of what 4 bits lose: with dequantized weights the logits are those of the model
+that was trained, within 1e-4, and with the original ones more than a hundred times as far off (docs/results/qlora.md,
+which says of what model, and what is yet to be measured). It is summed in float32 on the CPU, over a base that is loaded
+once more, so that no device holds the whole model in full, and nothing is quantized twice, as it would be by merging in
+4 bits.
+"""
+
+from typing import Any
+
+import torch
+import transformers
+from accelerate import PartialState
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from skipwise.config import QloraTuning, RunConfig
+from skipwise.errors import ConfigError
+from skipwise.model import FourBits, dequantized, four_bit_layers, four_bits, is_four_bit
+from skipwise.train.arguments import mixed_precision
+from skipwise.train.tuning import apply_tuning, merged
+
+_BASE = ".base_layer"
+
+
+def quantization_of(
+    config: RunConfig, arguments: transformers.TrainingArguments, base: PreTrainedConfig
+) -> FourBits | None:
+    """How a run loads its base; None where it is not quantized.
+
+    Args:
+        config: the run.
+        arguments: of it.
+        base: the model's config.
+    """
+    if not isinstance(config.tuning, QloraTuning):
+        return None
+    compute = mixed_precision(arguments) or run_dtype(config, base)
+    # FSDP splits numbers of the dtype that it gathers, and casts others to it.
+    storage = compute if arguments.fsdp else torch.uint8
+    device: Any = PartialState().device
+    return four_bits(config.tuning, device, compute=compute, storage=storage)
+
+
+def run_dtype(config: RunConfig, base: PreTrainedConfig) -> torch.dtype:
+    """Of the parameters that a run does not quantize, and of the model that it leaves."""
+    if config.dtype == "auto":
+        return base.dtype if isinstance(base.dtype, torch.dtype) else torch.float32
+    return getattr(torch, config.dtype)
+
+
+def share_in_four_bits(skeleton: PreTrainedModel) -> float:
+    """Which share of a model's weights would be in 4 bits.
+
+    Args:
+        skeleton: the model, on any device.
+
+    Raises:
+        ConfigError: none would.
+    """
+    layers = four_bit_layers(skeleton)
+    if not layers:
+        raise ConfigError(
+            f"setting 'tuning.kind' is 'qlora', and {type(skeleton).__name__} has no linear layer that bitsandbytes "
+            "quantizes; train by lora"
+        )
+    inside: Any = sum(layer.weight.numel() for layer in layers.values())  # pyright: ignore
+    return inside / sum(parameter.numel() for parameter in skeleton.parameters())
+
+
+@torch.no_grad()
+def merged_in_full(tuned: Any, plain: PreTrainedModel, tuning: QloraTuning, dtype: torch.dtype) -> Any:
+    """The plain model with the weights that the additions were trained over, dequantized, and the additions added.
+
+    Args:
+        tuned: a base in 4 bits with additions around it, as it was trained, on any device.
+        plain: the same base, not quantized, in float32 on the CPU; it is changed in place.
+        tuning: of the run.
+        dtype: that the sum is rounded to.
+
+    Returns:
+        `plain`, which computes what `tuned` does, but for rounding.
+    """
+    for name, module in tuned.get_base_model().named_modules():
+        if is_four_bit(module):
+            layer: Any = plain.get_submodule(name.removesuffix(_BASE))
+            layer.weight.copy_(dequantized(module))
+    again: Any = apply_tuning(plain, tuning)
+    trained = dict(tuned.named_parameters(remove_duplicate=False))
+    for name, parameter in again.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(trained[name])
+    inner: Any = merged(again)
+    return inner.to(dtype)
+
+
+def give_back(tuned: Any) -> None:
+    """Lets go of all that a trained model holds on its device, whoever still knows the model; it is of no use after.
+
+    Args:
+        tuned: as for `merged_in_full`.
+    """
+    for module in tuned.modules():
+        if is_four_bit(module):
+            module.quant_state = module.weight.quant_state = None
+    for parameter in tuned.parameters():
+        parameter.data, parameter.grad = parameter.data.new_empty(0), None
+
+
+def merge_record(tuning: QloraTuning, dtype: torch.dtype) -> dict[str, Any]:
+    """What `merged_in_full` did, for `skipwise.json`.
+
+    Args:
+        tuning: of the run.
+        dtype: that the sum was saved in.
+    """
+    return {
+        "into": "the weights that the additions were trained over, dequantized",
+        "quant": tuning.quant,
+        "double_quant": tuning.double_quant,
+        "summed_in": "float32",
+        "saved_in": str(dtype).removeprefix("torch."),
+    }
