@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -225,6 +226,8 @@ def main() -> None:
         if args.start
         else FAMILIES[args.family]()
     )
+    device = PartialState().device
+    model.to(device)
     run = torch.compile(model) if args.compile else model
     print(f"model: {model.num_parameters():,} parameters", flush=True)
     optims = optimizers(model)
@@ -237,8 +240,8 @@ def main() -> None:
         factor = learning_rate_factor(done)
         for group, rate in zip((g for o in optims for g in o.param_groups), base_rates, strict=True):
             group["lr"] = rate * factor
-        ids, labels = batches.draw(*sizes)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+        ids, labels = (part.to(device) for part in batches.draw(*sizes))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.bf16):
             logits = run(input_ids=ids, use_cache=False).logits
         parts = losses_by_kind(logits, labels, sizes)
         loss = parts[0] + 0.25 * sum(parts[1:])

@@ -20,7 +20,7 @@ from skipwise.evals.length_rope import rope_of_length
 
 # Fewer rows at a time would make the head's product slower: it reads the whole vocabulary's weights for each piece. One
 # piece lives at a time: whoever makes or takes one lets go of it (`del`) before the next is made.
-_LOGITS_BYTES = 96 * 2**20
+_LOGITS_BYTES = 48 * 2**20
 # What a sum over exponentials is taken of at a time: it makes a copy, which then stays in a processor's cache.
 _SUMMED_BYTES = 4 * 2**20
 # On a CPU the attention masks of short chunks stay in its cache; a GPU wants larger products.

@@ -3,9 +3,9 @@
 The additions are added to the dequantized weights, not to the original ones. They were trained on top of the former,
 and may have learnt to make up for some of what 4 bits lose: with dequantized weights the logits are those of the model
 that was trained, within 1e-4, and with the original ones more than a hundred times as far off (docs/results/qlora.md,
-which says of what model, and what is yet to be measured). It is summed in float32 on the CPU, over a base that is loaded
-once more, so that no device holds the whole model in full, and nothing is quantized twice, as it would be by merging in
-4 bits.
+which says of what model, and what is yet to be measured). It is summed in float32 on the CPU, over a base that is
+loaded once more, so that no device holds the whole model in full, and nothing is quantized twice, as it would be by
+merging in 4 bits.
 """
 
 from typing import Any
