@@ -163,10 +163,6 @@ def test_heads_are_shared_out_evenly(tmp_path: Path) -> None:
     assert any("Serving is planned on 1 of the 2 x H100" in words for words in found.advice.words)
     llama = plan("llama-3-8b", target=16384, machine="h100", count=16, sharding="fsdp", job=Job(global_batch=16))
     assert llama.deployment.count == 8, "within a node, as it fits"
-    llama = plan("llama-3-8b", target=16384, machine="h100", count=16, sharding="fsdp", job=Job(global_batch=16))
-    assert llama.deployment.count == 8, "within a node, as it fits"
-    llama = plan("llama-3-8b", target=16384, machine="h100", count=16, sharding="fsdp", job=Job(global_batch=16))
-    assert llama.deployment.count == 8, "within a node, as it fits"
     assert "--tensor-parallel-size" not in "".join(found.advice.engines.values())
     even = {**SMALL, "num_attention_heads": 16, "num_key_value_heads": 16}
     AutoConfig.for_model("llama", **even).save_pretrained(tmp_path)
