@@ -169,6 +169,20 @@ def test_the_terminal_table_fits_eighty_columns_and_takes_names_literally(arms: 
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_many_arms_stand_below_each_other_in_the_terminal(arms: list[Arm]) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    many = [Arm(name=f"[i]{n}", results=arms[n % 3].results) for n in range(15)]
+    console.print(results_table(many))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for n in range(15):
+        assert len(re.findall(rf"\[i\]{n}", text)) == 2, "perplexity and passkeys"
+    heads = [line.split() for line in text.splitlines() if "4k" in line]
+    assert [line[-5:] for line in heads] == [["256", "512", "1k", "2k", "4k"]] * 2
+    assert "2,084" in text
+
+
 def test_markdown_cells_stay_in_their_cell() -> None:
     table = Table(title="", header=("a", "b"), rows=(("x|y", "<b>\nz"),))
     assert table.markdown().splitlines()[2] == "| x\\|y | &lt;b> z |"

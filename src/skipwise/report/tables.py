@@ -11,6 +11,9 @@ from rich.text import Text
 from skipwise.report.records import Arm, Measure, Record, lengths, measures
 from skipwise.window import length_label
 
+# With an interval each, more do not fit beside each other on 80 characters.
+_MOST_COLUMNS = 5
+
 ABSENT = "\N{EN DASH}"
 
 
@@ -101,15 +104,21 @@ def table_of(arms: Sequence[Arm], measure: Measure, *, arms_down: bool = False) 
 
 
 def results_table(arms: Sequence[Arm]) -> rich.table.Table:
-    """Everything measured, for a terminal: a block of rows per measure, a column per arm."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Tokens", no_wrap=True)
-    for arm in arms:
+    """Everything measured, for a terminal: a block of rows per measure, a column per arm or, of many, per length."""
+    arms_down = len(arms) > _MOST_COLUMNS
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_header=not arms_down)
+    if arms_down:
+        table.padding = (0, 0, 0, 1)
+    blocks = {measure.title: table_of(arms, measure, arms_down=arms_down) for measure in measures(arms)}
+    # Lengths may be others for each measure, so then they stand beside its title.
+    columns = [""] * max(len(block.header) - 1 for block in blocks.values()) if arms_down else [a.name for a in arms]
+    table.add_column("" if arms_down else "Tokens", no_wrap=not arms_down, overflow="fold")
+    for name in columns:
         # Text, not str: a name in square brackets is a name, not markup.
-        table.add_column(Text(arm.name), justify="right")
-    for measure in measures(arms):
-        table.add_row(Text(measure.title, style="bold"))
-        for length, *values in table_of(arms, measure).rows:
-            table.add_row(f"  {length}", *values)
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for title, block in blocks.items():
+        table.add_row(Text(title, style="bold"), *(block.header[1:] if arms_down else ()))
+        for first, *values in block.rows:
+            table.add_row(Text(first if arms_down else f"  {first}"), *values)
         table.add_section()
     return table
