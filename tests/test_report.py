@@ -177,7 +177,7 @@ def test_many_arms_stand_below_each_other_in_the_terminal(arms: list[Arm]) -> No
     assert max(map(len, text.splitlines())) <= 80
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     for n in range(15):
-        assert len(re.findall(rf"\[i\]{n}", text)) == 2, "perplexity and passkeys"
+        assert len(re.findall(rf"\[i\]{n}\b", text)) == 2, "perplexity and passkeys"
     heads = [line.split() for line in text.splitlines() if "4k" in line]
     assert [line[-5:] for line in heads] == [["256", "512", "1k", "2k", "4k"]] * 2
     assert "2,084" in text

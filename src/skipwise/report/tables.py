@@ -12,7 +12,7 @@ from skipwise.report.records import Arm, Measure, Record, lengths, measures
 from skipwise.window import length_label
 
 # With an interval each, more do not fit beside each other on 80 characters.
-_MOST_COLUMNS = 5
+_MOST_COLUMNS = 4
 
 ABSENT = "\N{EN DASH}"
 
