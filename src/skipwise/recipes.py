@@ -1,8 +1,8 @@
 """Recipes: settings of a run that belong together, under whatever the run itself says.
 
 A recipe says how positions, text and windows are chosen; steps, learning rate and batch remain the run's own. Which is
-best is for benchmarks/comparisons/recipes-x16.yaml to measure; until one has won there, the paper's is the default. A
-new recipe is one entry here.
+best was measured on a small model (docs/results/recipes-x16.md, which says why the paper's is still the default). A new
+recipe is one entry here.
 """
 
 from collections.abc import Mapping

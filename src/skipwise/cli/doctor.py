@@ -141,8 +141,8 @@ def doctor(
     from skipwise.train.quantized import quantization_of
 
     how = run.build_interpolation()
-    base = read_config(run.model, trust_remote_code=run.trust_remote_code)
-    window, training = run.resolve_window(original_window(base)), training_settings(run)
+    model_config = read_config(run.model, trust_remote_code=run.trust_remote_code)
+    window, training = run.resolve_window(original_window(model_config)), training_settings(run)
     arguments = training_arguments(run)  # Before the device is asked for, as `use_cpu` decides on it.
     loaded = load_model(
         run.model,
@@ -150,7 +150,7 @@ def doctor(
         window=window,
         dtype=run.dtype,
         attention=run.attention,
-        quantization=quantization_of(run, arguments, base),
+        quantization=quantization_of(run, arguments, model_config),
         trust_remote_code=run.trust_remote_code,
     )
     loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]

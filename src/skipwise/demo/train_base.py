@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -226,7 +225,7 @@ def main() -> None:
         if args.start
         else FAMILIES[args.family]()
     )
-    device = PartialState().device
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     run = torch.compile(model) if args.compile else model
     print(f"model: {model.num_parameters():,} parameters", flush=True)
