@@ -175,7 +175,7 @@ def _check_up(
 ) -> None:
     """Looks at a checkpoint's files; exit 1 if something is wrong that was not mended."""
     from skipwise.doctor.checkup import check_up, write_mended
-    from skipwise.model import read_config
+    from skipwise.model import path_beside, read_config
 
     if out is not None and not fix:
         raise ConfigError(f"--out is {str(out)!r}, and nothing is written without --fix; give both")
@@ -183,12 +183,16 @@ def _check_up(
     found = check_up(model, known)
     _print(found.verdicts, as_json)
     if found.healthy:
+        if fix and not as_json:
+            print("nothing to mend, so no copy is written")
         return
     if not fix:
         raise typer.Exit(1)
-    written = write_mended(model, found, out or Path(model).with_name(f"{Path(model).name}-mended"))
+    written = write_mended(model, found, out or path_beside(model, "mended"))
     left = check_up(written, known)
-    if not as_json:
+    if as_json:
+        print_json({"mended": str(written)})
+    else:
         print(f"mended: {written}")
     if not left.healthy:
         _print(left.verdicts, as_json)

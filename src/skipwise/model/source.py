@@ -89,6 +89,19 @@ def locate(source: str | Path, *, weights: bool) -> ModelSource:
     return ModelSource(name=str(source))
 
 
+def named_path(source: str | Path) -> Path:
+    """The path of a model, so that its last part is a name: also of `.` and `..`, which have none."""
+    path = Path(source).expanduser()
+    return path.resolve() if path.name in ("", "..") else path
+
+
+def path_beside(source: str | Path, ending: str) -> Path:
+    """Where what is made of a model goes: beside it, under its name and an ending; of a hub name here."""
+    path = named_path(source)
+    folder = path.parent if path.exists() else Path()
+    return folder / f"{path.name.removesuffix('.gguf')}-{ending}"
+
+
 def _locate_gguf(path: Path) -> ModelSource:
     if not path.is_file():
         raise CheckpointError(f"model is {str(path)!r} and no such file exists; check the path of the .gguf file")
