@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import skipwise.export as exports
 from skipwise import cli
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.export import engines, export, gguf, gguf_rope
-from skipwise.model import load_model, read_config, rope_state
+from skipwise.model import load_model, path_beside, read_config, rope_state
 from skipwise.rope import ATTENTION_FACTOR_KINDS, INTERPOLATIONS, YaRN, read_rope, with_attention_scale, write_rope
 from skipwise.window import Window
 
@@ -64,6 +65,14 @@ def test_the_embedded_model_comes_back_from_a_gguf_file(
     assert content.entries.get("rope.scaling.factor") == (4.0 if kind in ("yarn", "linear") else None)
     assert (gguf_rope.DIVISORS in content.divisors) == (kind == "llama3")
     assert f"llama-server -m {file} -c 1024" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("tokens", [64, 257])
+def test_a_long_prompt_reaches_beyond_the_original_window(
+    tokens: int, family: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"{tokens}; the model's window is 256 .* original 64"):
+        export(family("llama"), to="hf", output=tmp_path / "out", long_tokens=tokens)
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -213,22 +222,20 @@ def test_weights_are_split_into_files_of_the_size_asked_for(family: Callable[...
     assert all(file.stat().st_size < 310_000 for file in files)
 
 
-@pytest.fixture(scope="module")
-def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a few steps with low-rank additions, norms trained as well, kept in bfloat16."""
-    folder = tmp_path_factory.mktemp("lora")
+def low_rank_run(folder: Path, model: Path, tuning: dict[str, Any]) -> Path:
+    """A finished run of a few steps with low-rank additions, kept in bfloat16."""
     (folder / "docs").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKIPWISE_CACHE", str(folder / "cache"))
         settings = {
-            "model": str(tiny_checkpoint),
+            "model": str(model),
             "target": 256,
             "window": 32,
             "output": str(folder / "run"),
             "data": {"source": str(write_documents(folder / "docs")), "held_out": 0.2},
             "validation": {"num_documents": 1, "every_steps": 0},
             "dtype": "bfloat16",
-            "tuning": {"kind": "lora", "rank": 4, "train_norms": True},
+            "tuning": tuning,
             "training": {
                 "max_steps": 3,
                 "learning_rate": 5e-2,
@@ -239,6 +246,28 @@ def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
             },
         }
         return run(settings).folder
+
+
+@pytest.fixture(scope="module")
+def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return low_rank_run(
+        tmp_path_factory.mktemp("lora"), tiny_checkpoint, {"kind": "lora", "rank": 4, "train_norms": True}
+    )
+
+
+def test_additions_to_4_bits_are_those_that_the_run_has_merged(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
+    source = low_rank_run(tmp_path, tiny_checkpoint, {"kind": "qlora", "rank": 4})
+    made = export(source, to="hf", dtype="float32", output=tmp_path / "out")
+    assert {verdict.status for verdict in made.verdicts} == {"pass"}
+    trained, exported = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "out"))
+    assert all(torch.equal(tensor.float(), exported[name]) for name, tensor in trained.items())
+    # Over the base in full precision they would be another model, which an adapter alone would be loaded as.
+    assert cli.main(["export", str(source), "--to", "adapter", "--out", str(tmp_path / "adapter")]) == cli.BAD_INPUT
+    assert "4 bits" in capsys.readouterr().err
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_additions_are_merged_in_float32(lora_run: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -299,6 +328,7 @@ def test_an_adapter_without_its_extension_is_refused(
         (["--to", "adapter"], ["low-rank", "--to hf"]),
         (["--to", "hf", "--out", "."], ["'.'", "exists already"]),
         (["--to", "gguf", "--engine", "onnx"], ["'onnx'", "llama.cpp or transformers"]),
+        (["--to", "hf", "--long-tokens", "65"], ["65", "64 tokens"]),
     ],
 )
 def test_mistakes_get_one_line(
@@ -316,6 +346,21 @@ def test_mistakes_get_one_line(
     assert message.count("\n") == 1
     assert all(word in message for word in words), message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_here_gets_its_name(
+    family: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(family("llama"), tmp_path / "model"))
+    monkeypatch.chdir(model)
+    assert cli.main(["export", ".", "--to", "hf", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "model-hf")
+    assert (tmp_path / "model-hf" / "README.md").read_text().startswith("# model: ")
+    monkeypatch.chdir(tmp_path)
+    assert path_beside("model", "hf") == Path("model-hf")
+    assert path_beside("owner/name", "gguf") == Path("name-gguf")
+    (tmp_path / "file.gguf").touch()
+    assert path_beside(tmp_path / "file.gguf", "hf") == tmp_path / "file-hf"
 
 
 def test_the_command_prints_what_was_compared(

@@ -29,7 +29,7 @@ from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gg
 from skipwise.export.gguf_tokenizer import TEXTS
 from skipwise.export.runners import ENGINES, ImitatedRunner, Runner, TransformersRunner, closing, gguf_runner
 from skipwise.export.source import Trained, load_trained
-from skipwise.model import load_model, rope_state, save_config, save_model
+from skipwise.model import load_model, path_beside, rope_state, save_config, save_model
 from skipwise.model.extend import built_around
 from skipwise.model.rotary import text_config
 from skipwise.train.record import versions
@@ -110,10 +110,15 @@ def export(
     dtype = _dtype(to, dtype)
     if engine not in (None, *ENGINES):
         raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
-    folder = Path(output) if output is not None else Path(source).with_name(f"{Path(source).name}-{to}")
+    folder = Path(output) if output is not None else path_beside(source, to)
     if folder.exists():
         raise ConfigError(f"output folder {str(folder)!r} exists already; give another with --out")
     trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
+    if to == "adapter" and trained.four_bit:
+        raise ConfigError(
+            f"the additions of {str(source)!r} were trained over weights in 4 bits, and over the base model's own they "
+            "make another model; export --to hf"
+        )
     if to == "adapter" and trained.adapter is None:
         raise ConfigError(f"{str(source)!r} has no low-rank additions to export alone (adapter/); export --to hf")
     job = _Job(trained, folder, dtype, engine, shard_bytes, long_tokens, trust_remote_code)
@@ -195,7 +200,7 @@ class _Job:
         dtype = self.dtype or "f16"
         plan = plan_gguf(self.model, self.trained.tokenizer)
         before = comparison.measure(self.reference, self.prompts)
-        name = self.trained.folder.name
+        name = self.trained.folder.name.removesuffix(".gguf")
         path = folder / f"{name}-{DTYPES[dtype]}.gguf"
         write_gguf(path, self.model, plan, dtype, name)
         for parameter in self.model.parameters():

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from skipwise.doctor.verdict import Verdict, judge
-from skipwise.errors import CheckpointError
+from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export.gguf_tokenizer import TEXTS
 from skipwise.export.runners import Runner
 from skipwise.rope import RopeState, RopeTable, float32_angle_error, read_rope
@@ -72,16 +72,24 @@ def prompts(runner: Runner, state: RopeState, long_tokens: int | None = None) ->
         state: of the model's rotary embedding.
         long_tokens: of the long prompt; None for the whole window up to 8192 tokens, else 256 beyond the original
             window.
+
+    Raises:
+        ConfigError: the long prompt would not reach beyond the original window, or beyond what the model handles.
     """
     window = state.maximum
     if long_tokens is None:
         long_tokens = window if window <= _WHOLE_TOKENS else min(window, state.original + _BEYOND_TOKENS)
+    elif long_tokens > window or long_tokens <= state.original < window:
+        raise ConfigError(
+            f"--long-tokens is {long_tokens}; the model's window is {window} tokens, and the long prompt must reach "
+            f"beyond the original {state.original}"
+        )
     ids: list[int] = []
     for text in _library():
         ids += runner.token_ids(text)
         if len(ids) >= long_tokens:
             break
-    return Prompts(short=ids[: min(_SHORT_TOKENS, state.original)], long=ids[: min(long_tokens, window)])
+    return Prompts(short=ids[: min(_SHORT_TOKENS, state.original)], long=ids[:long_tokens])
 
 
 def measure(runner: Runner, given: Prompts) -> Measured:
