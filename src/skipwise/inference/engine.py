@@ -58,6 +58,8 @@ class GenerationRequest:
             raise ConfigError(f"temperature is {self.temperature}; it must be 0 or more")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise ConfigError(f"seed is {self.seed}; it must have 64 bits at most")
         if not all(self.stop):
             raise ConfigError("a stop text is empty; leave it out")
         if self.mode not in (None, *MODES):

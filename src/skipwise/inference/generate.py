@@ -21,6 +21,9 @@ from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
 from skipwise.inference.text import TextStream
 
+# A lower temperature is 0 in float32, by which nothing can be divided.
+_COLDEST = torch.finfo(torch.float32).tiny
+
 
 class LocalEngine:
     """Generates with the transformers library in this process; see `skipwise.inference.engine.Engine`.
@@ -116,7 +119,7 @@ class LocalGeneration:
         self._text, self._settled = TextStream(engine.modes.tokenizer, request.stop), ""
         self._warpers = LogitsProcessorList()
         if request.temperature > 0:
-            self._warpers.append(TemperatureLogitsWarper(float(request.temperature)))
+            self._warpers.append(TemperatureLogitsWarper(max(float(request.temperature), _COLDEST)))
             self._warpers.append(TopPLogitsWarper(float(request.top_p)))
         self._draws = torch.Generator(self._model.device)
         if request.seed is None:
@@ -230,7 +233,9 @@ class LocalGeneration:
         """The next token by its logits (1, vocabulary)."""
         if self._request.temperature == 0:
             return int(logits.argmax(-1))
-        warped: Any = self._warpers(torch.empty(1, 0, dtype=torch.long), logits)  # pyright: ignore[reportArgumentType]
+        # From the largest down, so that a low temperature makes the others minus infinity and none infinite.
+        below: Any = logits - logits.amax(-1, keepdim=True)
+        warped: Any = self._warpers(torch.empty(1, 0, dtype=torch.long), below)  # pyright: ignore[reportArgumentType]
         return int(torch.multinomial(warped.softmax(-1), 1, generator=self._draws))
 
     def _take(self, token: int) -> None:
