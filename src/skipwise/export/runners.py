@@ -11,11 +11,11 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from skipwise.doctor.bench import LOCAL_LAYERS
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.evals.length_rope import rope_of_length
+from skipwise.evals.forward import logit_pieces
 from skipwise.export.gguf import GgufContent, read_gguf
 from skipwise.export.gguf_rope import llama_cpp_table
 from skipwise.export.gguf_tokenizer import splitter
@@ -60,26 +60,11 @@ class TransformersRunner:
     def __init__(self, model: Any, tokenizer: Any, name: str = "transformers") -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
 
-    @torch.no_grad()
     def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
-        """See `Runner`; keys and values of the tokens before are kept in a cache, a piece of the prompt at a time."""
-        given, kept = torch.tensor([list(ids)], device=self.model.device), []
-        cache = DynamicCache()
-        with rope_of_length(self.model, len(ids)):
-            for start in range(0, len(ids), _BATCH):
-                end = min(start + _BATCH, len(ids))
-                wanted = min(end - start, max(0, end - (len(ids) - last)))
-                done = self.model(
-                    input_ids=given[:, start:end],
-                    position_ids=torch.arange(start, end, device=given.device)[None],
-                    past_key_values=cache,
-                    use_cache=True,
-                    attention_mask=torch.ones_like(given[:, :end]),
-                    logits_to_keep=max(1, wanted),
-                )
-                if wanted:
-                    kept.append(done.logits[0, -wanted:].float().cpu())
-        return torch.cat(kept).numpy()
+        """See `Runner`; a prompt is read a piece at a time, as llama.cpp reads it."""
+        first = len(ids) - last
+        pieces = logit_pieces(self.model, torch.tensor([list(ids)]), first, chunk_tokens=_BATCH, where=self.name)
+        return torch.cat([logits[0].cpu() for _, logits in pieces]).numpy()
 
     @torch.no_grad()
     def tables(self, context: int) -> dict[str, RopeTable]:
