@@ -30,7 +30,7 @@ class Trained(NamedTuple):
         model: float32, in evaluation mode, additions merged in float32.
         tokenizer: that goes with it.
         folder: of the run or checkpoint.
-        base: that the run extended; None for a checkpoint that is no run.
+        base: that the run extended; None for a checkpoint that is no run and whose base was not given.
         adapter: folder of the low-rank additions to the base; None where there are none.
         stored: dtype of the checkpoint.
         four_bit: whether it was trained as additions to weights in 4 bits.
@@ -50,7 +50,7 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
 
     Args:
         source: the output folder of a finished run, or any checkpoint folder.
-        base: where the base model is now, if it is not where the run found it; for runs with low-rank additions.
+        base: where the base model is now, if it is not where the run found it.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
@@ -68,7 +68,7 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
     four_bit = config is not None and isinstance(config.tuning, QloraTuning)
     if config is None or four_bit or not (folder / ADAPTER / _ADAPTER_FILE).is_file():
         loaded = load_model(source, dtype="float32", **trusted)
-        named = None if config is None else base or config.model
+        named = base or (None if config is None else config.model)
         return Trained(loaded.model, loaded.tokenizer, folder, named, None, _stored(folder), four_bit)
     base = base or config.model
     try:

@@ -19,6 +19,7 @@ _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _NO_SUCH_ATTENTION = re.compile(
     r"\w+ does not support (Flash Attention \d|an attention implementation through torch[\w.']*( flex_attention)?)"
 )
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 _TO_SAFETENSORS = (
     'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as '
@@ -115,8 +116,15 @@ def _check_folder(folder: Path, weights: bool) -> None:
         raise CheckpointError(
             f"model is {str(folder)!r}, which has no config.json; give the folder that save_pretrained wrote"
         )
-    if not weights or any(folder.glob("*.safetensors")):
+    if not weights:
         return
+    if any(file.name != _ADAPTER_WEIGHTS for file in folder.glob("*.safetensors")):
+        return
+    if (folder / _ADAPTER_WEIGHTS).is_file():
+        raise CheckpointError(
+            f"model is {str(folder)!r}, low-rank additions without the weights that they are added to; give the run that "
+            "they are of, or what skipwise export --to hf makes of it"
+        )
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise CheckpointError(
