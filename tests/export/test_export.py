@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import run, write_documents
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import processors
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import skipwise.export as exports
 from skipwise import cli
+from skipwise.demo.run import BASE
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
-from skipwise.export import engines, export, gguf, gguf_rope
+from skipwise.export import engines, export, gguf, gguf_rope, gguf_tokenizer
 from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model, path_beside, read_config, rope_state
 from skipwise.rope import ATTENTION_FACTOR_KINDS, INTERPOLATIONS, YaRN, read_rope, with_attention_scale, write_rope
@@ -412,6 +414,12 @@ def test_mistakes_get_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_gguf_without_its_package(family: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="pip install"):
+        export(family("llama"), to="gguf", output=tmp_path / "out")
+
+
 def test_a_model_here_gets_its_name(
     family: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -453,6 +461,17 @@ def test_commands_say_the_extension(family: Callable[..., Path]) -> None:
     plain, full = engines.gguf_commands(Path("model.gguf"), state, rope).values()
     assert plain == "llama-server -m model.gguf -c 256"
     assert full == f"{plain} --rope-scaling yarn --rope-freq-base 1000000 --rope-scale 4 --yarn-orig-ctx 64"
+
+
+@pytest.mark.parametrize("template", ["$A", "<s> $A", "$A </s>", "<s> $A </s>"])
+def test_what_a_tokenizer_puts_around_a_text_is_said(template: str) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    ends = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ends)
+    entries = gguf_tokenizer.to_gguf(tokenizer, len(tokenizer)).entries
+    assert entries["add_bos_token"] == ("<s>" in template)
+    assert entries["add_eos_token"] == ("</s>" in template)
 
 
 @pytest.mark.parametrize("kind", ["none", "linear", "ntk", "yarn", "llama3", "longrope"])

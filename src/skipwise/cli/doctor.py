@@ -116,8 +116,8 @@ def doctor(
         return
     if fix or out is not None or base is not None:
         raise ConfigError(
-            "--base, --fix and --out are for the files of a checkpoint folder, looked at without --target, --config and "
-            "other settings of a run"
+            "--base, --fix and --out are for the files of a checkpoint folder, looked at without --target, --config "
+            "and other settings of a run"
         )
     from skipwise.config import RunConfig, merge_settings, read_settings
 

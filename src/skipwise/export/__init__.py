@@ -9,6 +9,7 @@
 An export is written beside its folder, loaded again from there, compared, and only then given its name.
 """
 
+import importlib.util
 import json
 import shlex
 import shutil
@@ -97,15 +98,15 @@ def export(
         shard_bytes: largest file of weights of an hf export.
         long_tokens: of the long prompt that models are compared on; None for the whole window up to 8192 tokens, else
             256 beyond the original window.
-        rank: of an adapter of what has no low-rank additions of its own (`skipwise.inference.low_rank`): what it loses
-            is measured and said, and refuses nothing.
+        rank: of an adapter where there are no low-rank additions (`skipwise.inference.low_rank`): what it loses is
+            measured and said, and refuses nothing.
         trust_remote_code: run Python code that comes with the model.
 
     Returns:
         What was made, how it compares, and commands to serve it.
 
     Raises:
-        ConfigError: a setting is unknown, or the format cannot carry the model's rotary embedding.
+        ConfigError: a setting is unknown, a package is missing, or the format cannot carry the model's rotary embedding.
         UnsupportedModelError: the format has no place for this kind of model.
         CheckpointError: the export differs from the model by more than its number format, or cannot be written;
             nothing is left then.
@@ -116,6 +117,8 @@ def export(
     if engine not in (None, *ENGINES):
         raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
     folder = Path(output) if output is not None else path_beside(source, to)
+    if to == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise ConfigError("--to gguf needs the package gguf, which is missing; run: pip install 'skipwise[gguf]'")
     if rank is not None and (to != "adapter" or rank < 1):
         raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
     if folder.exists():

@@ -122,8 +122,8 @@ def _check_folder(folder: Path, weights: bool) -> None:
         return
     if (folder / _ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(
-            f"model is {str(folder)!r}, low-rank additions without the weights that they are added to; give the run that "
-            "they are of, or what skipwise export --to hf makes of it"
+            f"model is {str(folder)!r}, low-rank additions without the weights that they are added to; give the run "
+            "that they are of, or what skipwise export --to hf makes of it"
         )
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
     if pickles:
