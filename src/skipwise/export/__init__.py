@@ -106,7 +106,7 @@ def export(
         What was made, how it compares, and commands to serve it.
 
     Raises:
-        ConfigError: a setting is unknown, a package is missing, or the format cannot carry the model's rotary embedding.
+        ConfigError: a setting is unknown, a package missing, or the format cannot carry the model's rotary embedding.
         UnsupportedModelError: the format has no place for this kind of model.
         CheckpointError: the export differs from the model by more than its number format, or cannot be written;
             nothing is left then.
