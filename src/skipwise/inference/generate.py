@@ -21,8 +21,8 @@ from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
 from skipwise.inference.text import TextStream
 
-# A lower temperature is 0 in float32, by which nothing can be divided.
-_COLDEST = torch.finfo(torch.float32).tiny
+# Temperatures from 0 up to here: logits divided by so little are infinite, and no draw can be made of them.
+_GREEDY_BELOW = 1e-5
 
 
 class LocalEngine:
@@ -117,9 +117,9 @@ class LocalGeneration:
         self._read = self._reused = self._cache_bytes = 0
         self._prefill_seconds = self._decode_seconds = 0.0
         self._text, self._settled = TextStream(engine.modes.tokenizer, request.stop), ""
-        self._warpers = LogitsProcessorList()
-        if request.temperature > 0:
-            self._warpers.append(TemperatureLogitsWarper(max(float(request.temperature), _COLDEST)))
+        self._warpers, self._greedy = LogitsProcessorList(), request.temperature < _GREEDY_BELOW
+        if not self._greedy:
+            self._warpers.append(TemperatureLogitsWarper(float(request.temperature)))
             self._warpers.append(TopPLogitsWarper(float(request.top_p)))
         self._draws = torch.Generator(self._model.device)
         if request.seed is None:
@@ -231,11 +231,9 @@ class LocalGeneration:
 
     def _choose(self, logits: Tensor) -> int:
         """The next token by its logits (1, vocabulary)."""
-        if self._request.temperature == 0:
+        if self._greedy:
             return int(logits.argmax(-1))
-        # From the largest down, so that a low temperature makes the others minus infinity and none infinite.
-        below: Any = logits - logits.amax(-1, keepdim=True)
-        warped: Any = self._warpers(torch.empty(1, 0, dtype=torch.long), below)  # pyright: ignore[reportArgumentType]
+        warped: Any = self._warpers(torch.empty(1, 0, dtype=torch.long), logits)  # pyright: ignore[reportArgumentType]
         return int(torch.multinomial(warped.softmax(-1), 1, generator=self._draws))
 
     def _take(self, token: int) -> None:
