@@ -1,6 +1,7 @@
 """Models that are run to be compared: by transformers, by llama.cpp, and a GGUF file by transformers' reader."""
 
 import ctypes
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -129,6 +130,16 @@ _ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@functools.cache
+def _silence_llama_cpp() -> Any:
+    """Hands llama.cpp a listener that says nothing. It is kept for good: llama.cpp calls it as long as it is loaded."""
+    import llama_cpp
+
+    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    return quiet
+
+
 class LlamaCppRunner:
     """A GGUF file run by llama.cpp itself, with a cache of float32.
 
@@ -141,9 +152,7 @@ class LlamaCppRunner:
 
         self._api: Any = llama_cpp
         self.name = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
-        # Held on to, as llama.cpp calls it whenever it has something to say.
-        self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
+        _silence_llama_cpp()
         llama_cpp.llama_backend_init()
         model_settings = llama_cpp.llama_model_default_params()
         model_settings.n_gpu_layers = 0
