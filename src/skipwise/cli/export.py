@@ -93,6 +93,7 @@ def export(
         long_tokens=long_tokens,
         rank=rank,
         trust_remote_code=trust_remote_code,
+        progress=not as_json,
     )
     if as_json:
         print_json({**asdict(made), "folder": str(made.folder)})

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from tqdm import tqdm
 from transformers import AutoConfig
 
 from skipwise.doctor.verdict import Verdict
@@ -45,6 +46,8 @@ FORMATS = ("hf", "gguf", "adapter")
 RECORD_FILE = "export.json"
 _HF_DTYPES = ("float32", "bfloat16", "float16")
 _SHARD_BYTES = 5 * 10**9
+# Load, measure, write, load again, compare.
+_STAGES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ def export(
     long_tokens: int | None = None,
     rank: int | None = None,
     trust_remote_code: bool = False,
+    progress: bool = False,
 ) -> Exported:
     """Exports an extended model, loads the export again, and compares it with the model.
 
@@ -101,6 +105,7 @@ def export(
         rank: of an adapter where there are no low-rank additions (`skipwise.inference.low_rank`): what it loses is
             measured and said, and refuses nothing.
         trust_remote_code: run Python code that comes with the model.
+        progress: show on a terminal what is being done.
 
     Returns:
         What was made, how it compares, and commands to serve it.
@@ -123,20 +128,23 @@ def export(
         raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
     if folder.exists():
         raise ConfigError(f"output folder {str(folder)!r} exists already; give another with --out")
-    trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
-    if to == "adapter":
-        _check_adapter(trained, str(source), rank)
-    job = _Job(trained, folder, dtype, engine, shard_bytes, long_tokens, rank, trust_remote_code)
-    make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
-            complete = Path(unfinished) / folder.name
-            complete.mkdir()
-            made = make(complete)
-            complete.rename(folder)
-    except OSError as error:
-        raise CheckpointError(f"export {str(folder)!r} cannot be written ({error}); choose another folder") from error
+    with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
+        trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
+        if to == "adapter":
+            _check_adapter(trained, str(source), rank)
+        job = _Job(trained, folder, dtype, engine, shard_bytes, long_tokens, rank, trust_remote_code, bar)
+        make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
+                complete = Path(unfinished) / folder.name
+                complete.mkdir()
+                made = make(complete)
+                complete.rename(folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"export {str(folder)!r} cannot be written ({error}); choose another folder"
+            ) from error
     return made
 
 
@@ -185,7 +193,9 @@ class _Job:
         long_tokens: int | None,
         rank: int | None,
         trust_remote_code: bool,
+        bar: Any,
     ) -> None:
+        self.bar = bar
         self.trained, self.folder, self.dtype, self.engine = trained, folder, dtype, engine
         self.shard_bytes, self.rank, self.trust_remote_code = shard_bytes, rank, trust_remote_code
         self.model: Any = trained.model
@@ -197,13 +207,15 @@ class _Job:
     def hf(self, folder: Path) -> Exported:
         """A whole checkpoint."""
         dtype = self.dtype or self.trained.stored
-        before = comparison.measure(self.reference, self.prompts)
+        before = self._measure_trained()
+        self._begin("write")
         # Parameters alone: tables in 16 bits would be other tables.
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(getattr(torch, dtype))
         save_model(self.model, self.trained.tokenizer, folder, shard_bytes=self.shard_bytes)
         for parameter in self.model.parameters():
             parameter.data = parameter.data.float()
+        self._begin("load it again")
         again = load_model(folder, dtype="float32", trust_remote_code=self.trust_remote_code)
         verdicts = [
             comparison.compare_config(folder, self.state),
@@ -223,12 +235,14 @@ class _Job:
         """A GGUF file."""
         dtype = self.dtype or "f16"
         plan = plan_gguf(self.model, self.trained.tokenizer)
-        before = comparison.measure(self.reference, self.prompts)
+        before = self._measure_trained()
+        self._begin("write")
         name = self.trained.folder.name.removesuffix(".gguf")
         path = folder / f"{name}-{DTYPES[dtype]}.gguf"
         write_gguf(path, self.model, plan, dtype, name)
         for parameter in self.model.parameters():
             parameter.data = rounded(parameter, dtype)
+        self._begin("load it again")
         with closing(gguf_runner(path, self.model, self.engine)) as runner:
             by_llama_cpp = runner.name.startswith("llama.cpp")
             verdicts = [
@@ -257,7 +271,8 @@ class _Job:
         """Low-rank additions, with the config that their base model must be given."""
         adapter, base = self.trained.adapter, self.trained.base
         assert base is not None
-        stated = None
+        before, stated = self._measure_trained(), None
+        self._begin("write")
         if adapter is None:
             assert self.rank is not None
             stated = write_difference(self._load_base(base), self.model, self.rank, folder)
@@ -267,7 +282,7 @@ class _Job:
                     shutil.copy(file, folder / file.name)
         save_config(self.model.config, folder)
         self.trained.tokenizer.save_pretrained(folder)
-        before = comparison.measure(self.reference, self.prompts)
+        self._begin("load it again")
         # As its user loads it: the base model's weights under the config that lies with the adapter.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
         plain = self._load_base(base)
@@ -279,6 +294,7 @@ class _Job:
         if stated is None:
             compared = self._compare(runner, before)
         else:
+            self._begin("compare")
             error = difference_error(with_additions, plain, self.model)
             tables = self.reference.tables(len(self.prompts.long))
             compared = comparison.compare_cut(runner, self.prompts, tables, self.ids, before, stated, error)
@@ -306,8 +322,17 @@ class _Job:
     def _load_base(self, base: str) -> Any:
         return load_model(base, dtype="float32", trust_remote_code=self.trust_remote_code).model
 
+    def _begin(self, stage: str) -> None:
+        self.bar.set_description(stage)
+        self.bar.update()
+
+    def _measure_trained(self) -> comparison.Measured:
+        self._begin("measure the model")
+        return comparison.measure(self.reference, self.prompts)
+
     def _compare(self, exported: Runner, before: comparison.Measured, imitated: str | None = None) -> list[Verdict]:
         """Compares with the model, whose weights are rounded by now; `imitated` is what llama.cpp computes in."""
+        self._begin("compare")
         after = comparison.measure(self.reference, self.prompts)
         tables = self.reference.tables(len(self.prompts.long))
         by_engine = after
