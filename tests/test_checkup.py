@@ -285,6 +285,18 @@ def test_a_base_that_the_family_does_not_tell_is_not_guessed(
     assert read_rope(json.loads((mended / "config.json").read_text())).theta == 1e8
 
 
+def test_a_maximum_that_was_never_raised_needs_the_base_to_be_told_from_a_lost_original(
+    changed: Callable[..., Path], tiny_checkpoint: Path
+) -> None:
+    def switched_on(config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
+        config["max_position_embeddings"] = tokenizer["model_max_length"] = 64
+
+    folder = changed(switched_on)
+    assert check_up(folder).unmended == ["original"]
+    found = check_up(folder, json.loads((tiny_checkpoint / "config.json").read_text()))
+    assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [("original", "note")]
+
+
 def test_a_tokenizer_that_takes_more_than_the_model_is_only_noted(changed: Callable[..., Path]) -> None:
     found = check_up(changed(lambda _config, tokenizer: tokenizer.update(model_max_length=131072)))
     assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [("tokenizer", "note")]

@@ -318,6 +318,9 @@ def _original(name: str, patient: _Patient) -> Verdict:
         fault = f"original window is {own}, longer than the maximum of {maximum}"
     elif own == maximum and known is None and factor and factor > 1 and patient.kind in _KINDS_WITH_ORIGINAL:
         fault = f"original window and maximum are both {own}, and yet it is scaled by {factor:g}"
+    if fault is None and own == maximum and factor and factor > 1 and patient.kind in _KINDS_WITH_ORIGINAL:
+        detail = f"scaled by {factor:g}, and the maximum was never raised from {own}: readers take no more than that"
+        return Verdict(name=name, status="note", detail=detail)
     if fault is None:
         return Verdict(name=name, status="pass", detail=f"original window {own}, maximum {maximum}")
     if right is None:
@@ -403,9 +406,7 @@ def _tokenizer(name: str, patient: _Patient) -> Verdict:
     if length == patient.maximum and isinstance(length, int):
         return Verdict(name=name, status="pass", detail=f"tokenizer takes {length} tokens, as the model")
     if number > patient.maximum:
-        detail = (
-            f"tokenizer takes {number:.0f} tokens, more than the model's {patient.maximum}: it warns of none too many"
-        )
+        detail = f"tokenizer takes {number:.0f} tokens, more than the model's {patient.maximum}, and cuts nothing"
         return Verdict(name=name, status="note", detail=detail)
     patient.tokenizer["model_max_length"] = patient.maximum
     detail = f"tokenizer's model_max_length is {length!r}, and the model's window {patient.maximum}"
