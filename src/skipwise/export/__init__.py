@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from tqdm import tqdm
 from transformers import AutoConfig
 
@@ -37,6 +36,7 @@ from skipwise.model import load_model, path_beside, rope_state, save_config, sav
 from skipwise.model.extend import built_around
 from skipwise.model.rotary import text_config
 from skipwise.train.record import versions
+from skipwise.train.tuning import load_additions
 
 __all__ = ["FORMATS", "Exported", "export"]
 
@@ -288,7 +288,7 @@ class _Job:
         plain = self._load_base(base)
         parameters = dict(plain.named_parameters(remove_duplicate=False))
         extended = built_around(type(plain), config, parameters, plain)
-        with_additions: Any = PeftModel.from_pretrained(extended, str(folder)).eval()
+        with_additions: Any = load_additions(extended, folder).eval()
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         runner, notes = TransformersRunner(with_additions, self.trained.tokenizer), []
         if stated is None:

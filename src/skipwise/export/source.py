@@ -9,14 +9,13 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.config import QloraTuning, RunConfig
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import load_model, named_path, original_window, read_config, rope_state, with_scaled_attention
 from skipwise.train.folder import RECORD_FILE, SETTINGS_FILE
-from skipwise.train.tuning import merged
+from skipwise.train.tuning import load_additions, merged
 
 ADAPTER = "adapter"
 _ADAPTER_FILE = "adapter_config.json"
@@ -80,8 +79,8 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
             f"loaded: {error}; say where it is now with --base"
         ) from error
     try:
-        model = merged(PeftModel.from_pretrained(loaded.model, str(folder / ADAPTER)))
-    except (OSError, ValueError, RuntimeError) as error:
+        model = merged(load_additions(loaded.model, folder / ADAPTER))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"adapter {str(folder / ADAPTER)!r} does not fit {base!r}: {str(error).splitlines()[0]}; give its base "
             "with --base"
