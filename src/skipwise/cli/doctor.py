@@ -143,8 +143,8 @@ def doctor(
     from skipwise.train.quantized import quantization_of
 
     how = run.build_interpolation()
-    base = read_config(run.model, trust_remote_code=run.trust_remote_code)
-    window, training = run.resolve_window(original_window(base)), training_settings(run)
+    own = read_config(run.model, trust_remote_code=run.trust_remote_code)
+    window, training = run.resolve_window(original_window(own)), training_settings(run)
     arguments = training_arguments(run)  # Before the device is asked for, as `use_cpu` decides on it.
     loaded = load_model(
         run.model,
@@ -152,7 +152,7 @@ def doctor(
         window=window,
         dtype=run.dtype,
         attention=run.attention,
-        quantization=quantization_of(run, arguments, base),
+        quantization=quantization_of(run, arguments, own),
         trust_remote_code=run.trust_remote_code,
     )
     loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]

@@ -238,11 +238,9 @@ def _eras(name: str, patient: _Patient) -> Verdict:
             right = {"rope_theta": text.get("rope_theta"), **fits[0]}
             right["rope_type"] = right.get("rope_type") or right.get("type")
             # In place: an entry may be one of several, each of some of the layers.
-            for entry in patient.entries:
+            for entry, more in zip(patient.entries, ({}, {"type": right["rope_type"]}), strict=True):
                 entry.clear()
-                entry.update(right)
-            old["type"] = right["rope_type"]
-            today.pop("type", None)
+                entry.update({name: value for name, value in right.items() if name != "type"} | more)
     return judge(
         name, not faults, "; ".join(faults) or "rope_parameters and rope_scaling agree",
         "the entry whose factor is maximum / original is taken, where one is",

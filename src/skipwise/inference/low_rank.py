@@ -91,8 +91,8 @@ def difference_error(adapted: PeftModel, before: PreTrainedModel, after: PreTrai
         if not name.startswith(in_full):
             difference = tuned.float() - own[name].float()
             total += float(difference.norm()) ** 2
-            layer = layers.get(name.removesuffix(".weight"))
-            if isinstance(layer, LoraLayer):
+            layer: Any = layers.get(name.removesuffix(".weight"))
+            if hasattr(layer, "get_delta_weight"):
                 difference -= layer.get_delta_weight("default").float()
             lost += float(difference.norm()) ** 2
     return (lost / total) ** 0.5 if total else 0.0
