@@ -1,6 +1,7 @@
 """Every export of one model with its differences, and passkeys that llama.cpp finds from its GGUF files.
 
-    python benchmarks/exports.py runs/demo/model --passkeys 4096
+    python benchmarks/exports.py runs/demo/model
+    python benchmarks/exports.py runs/demo/model --only gguf-f32,gguf-q8_0 --long-tokens 1024 --passkeys 4096
 
 Prints the tables of docs/results/export.md.
 """
@@ -26,11 +27,14 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("model")
     arguments.add_argument("--engines", default="llama.cpp,transformers")
+    arguments.add_argument("--only", default="", metavar="NAMES", help="some of the exports, such as hf-bfloat16")
+    arguments.add_argument("--long-tokens", type=int)
     arguments.add_argument("--passkeys", type=int, default=0, metavar="TOKENS")
     arguments.add_argument("--trials", type=int, default=20)
     given = arguments.parse_args()
     jobs = [("hf", dtype, None) for dtype in HF]
     jobs += [("gguf", dtype, engine) for engine in given.engines.split(",") for dtype in GGUF]
+    jobs = [job for job in jobs if not given.only or f"{job[0]}-{job[1]}" in given.only.split(",")]
     print(
         "| export | loaded again by | short: differ / allowed / format costs | long: the same | top tokens | greedy |"
     )
@@ -39,7 +43,8 @@ def main() -> None:
         for to, dtype, engine in jobs:
             out = Path(folder) / f"{to}-{dtype}"
             shutil.rmtree(out, ignore_errors=True)
-            print(row(export(given.model, to=to, dtype=dtype, output=out, engine=engine)), flush=True)
+            made = export(given.model, to=to, dtype=dtype, output=out, engine=engine, long_tokens=given.long_tokens)
+            print(row(made), flush=True)
         if given.passkeys:
             passkeys(given.model, Path(folder), given.passkeys, given.trials)
 

@@ -146,17 +146,7 @@ def lengths(run: str) -> None:
             file = Path(scratch) / f"{tokens}.txt"
             file.write_text(str(modes.tokenizer.decode(ids[:tokens])), encoding="utf-8")
             for kind in ("dynamic", "quantized-8", "quantized-4"):
-                command = [
-                    sys.executable,
-                    "-m",
-                    "skipwise",
-                    "generate",
-                    run,
-                    "--prompt-file",
-                    str(file),
-                    "--cache",
-                    kind,
-                ]
+                command = [sys.executable, "-m", "skipwise", "generate", run, "--prompt-file", str(file)]
                 settings = ["--cache", kind, "--max-new-tokens", "32", "--stats", "--json"]
                 done = subprocess.run([*command, *settings], capture_output=True, text=True, check=True)
                 stats = json.loads(done.stdout)["stats"]

@@ -255,6 +255,125 @@ def test_published_configs_are_not_taken_for_faulty(
     assert failed(changed(publish)) == []
 
 
+QWEN2 = {"model_type": "qwen2", "rope_theta": 10_000.0, "max_position_embeddings": 131072}
+QWEN3 = {"model_type": "qwen3", "rope_theta": 10_000.0, "max_position_embeddings": 262144}
+MISTRAL = {"model_type": "mistral", "vocab_size": 131072, "rope_theta": 10_000.0, "max_position_embeddings": 32768}
+
+
+@pytest.mark.parametrize(("family", "status"), [(QWEN2, "note"), (QWEN3, "fail"), (MISTRAL, "fail")])
+def test_a_base_that_the_family_does_not_tell_is_not_guessed(
+    family: dict[str, Any], status: str, changed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Published models have 10,000 and 1e6, 1e6 and 5e6, 1e6 and 1e8 in such configs."""
+
+    def publish(config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
+        for name in ("original_max_position_embeddings", "original_rope_theta", "rope_parameters", "rope_scaling"):
+            config.pop(name)
+        config |= family
+        tokenizer.pop("model_max_length")
+
+    folder = changed(publish)
+    found = check_up(folder)
+    assert {verdict.name: verdict.status for verdict in found.verdicts if verdict.status != "pass"} == {"base": status}
+    assert json.loads((folder / "config.json").read_text()) == found.config
+    if status == "fail":
+        assert found.unmended == ["base"]
+        with pytest.raises(ConfigError, match="--base"):
+            write_mended(folder, found, tmp_path / "mended")
+    base = {"hidden_size": 32, "num_attention_heads": 4, **family, "rope_theta": 1e8}
+    mended = write_mended(folder, check_up(folder, base), tmp_path / "mended")
+    assert read_rope(json.loads((mended / "config.json").read_text())).theta == 1e8
+
+
+def test_a_maximum_that_was_never_raised_needs_the_base_to_be_told_from_a_lost_original(
+    changed: Callable[..., Path], tiny_checkpoint: Path
+) -> None:
+    def switched_on(config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
+        config["max_position_embeddings"] = tokenizer["model_max_length"] = 64
+
+    folder = changed(switched_on)
+    assert check_up(folder).unmended == ["original"]
+    found = check_up(folder, json.loads((tiny_checkpoint / "config.json").read_text()))
+    assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [("original", "note")]
+
+
+def test_a_tokenizer_that_takes_more_than_the_model_is_only_noted(changed: Callable[..., Path]) -> None:
+    found = check_up(changed(lambda _config, tokenizer: tokenizer.update(model_max_length=131072)))
+    assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [("tokenizer", "note")]
+
+
+def test_eras_that_disagree_are_mended_without_the_local_layers(changed: Callable[..., Path], tmp_path: Path) -> None:
+    local = {"rope_type": "default", "rope_theta": 12_000.0}
+
+    def by_layer(config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
+        disagreeing_eras(config, tokenizer)
+        config["model_type"], config["rope_local_base_freq"] = "gemma3_text", 12_000.0
+        config["rope_parameters"] = {"full_attention": config["rope_parameters"], "sliding_attention": local}
+
+    folder = changed(by_layer)
+    base = {**json.loads((folder / "config.json").read_text()), "rope_scaling": None}
+    assert failed(folder, base) == ["eras"]
+    mended = write_mended(folder, check_up(folder, base), tmp_path / "mended")
+    written = json.loads((mended / "config.json").read_text())
+    assert written["rope_parameters"]["sliding_attention"] == local
+    assert (read_rope(written).factor, written["rope_scaling"]["factor"]) == (8.0, 8.0)
+
+
+def test_folders_of_a_checkpoint_are_in_its_copy(changed: Callable[..., Path], tmp_path: Path) -> None:
+    folder = changed(applied_twice)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    for inside in (folder / "mended", folder / "adapter" / "mended"):
+        with pytest.raises(ConfigError, match="inside the checkpoint"):
+            write_mended(folder, check_up(folder), inside)
+    mended = write_mended(folder, check_up(folder), tmp_path / "mended")
+    assert (mended / "adapter" / "adapter_config.json").samefile(folder / "adapter" / "adapter_config.json")
+
+
+def test_a_sound_checkpoint_is_not_copied_and_one_here_gets_a_name(
+    sound: Path,
+    changed: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["doctor", str(sound), "--fix", "--out", str(tmp_path / "copy")]) == 0
+    assert "nothing to mend" in capsys.readouterr().out
+    assert not (tmp_path / "copy").exists()
+    monkeypatch.chdir(changed(applied_twice))
+    assert cli.main(["doctor", ".", "--fix", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"mended": str(tmp_path / "checkpoint-mended")}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope_scaling", "yarn"),
+        ("rope_parameters", ["yarn"]),
+        ("max_position_embeddings", "long"),
+        ("max_position_embeddings", True),
+        ("original_max_position_embeddings", 0),
+        ("rope_theta", "1e6"),
+        ("rope_scaling", {"type": "yarn", "factor": "8"}),
+        ("rope_scaling", {"type": "yarn", "factor": -1}),
+        ("rope_scaling", {"type": "yarn", "attention_factor": [1.2]}),
+    ],
+)
+def test_what_is_no_number_gets_one_line(
+    name: str, value: Any, changed: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed(lambda config, _tokenizer: config.update({name: value}))
+    assert cli.main(["doctor", str(folder)]) == cli.BAD_INPUT
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert name in message or next(iter({*value} - {"type"})) in message
+
+
+def test_an_attention_factor_beyond_all_measure_is_taken_as_chosen(changed: Callable[..., Path]) -> None:
+    found = check_up(changed(lambda config, _tokenizer: both(config, attention_factor=100.0)))
+    assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [("factor", "note")]
+
+
 def test_files_that_are_none_get_one_line(
     changed: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import run, write_documents
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import processors
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import skipwise.export as exports
 from skipwise import cli
+from skipwise.demo.run import BASE
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
-from skipwise.export import engines, export, gguf, gguf_rope
-from skipwise.model import load_model, read_config, rope_state
+from skipwise.export import engines, export, gguf, gguf_rope, gguf_tokenizer
+from skipwise.inference.modes import TwoModes
+from skipwise.model import load_model, path_beside, read_config, rope_state
 from skipwise.rope import ATTENTION_FACTOR_KINDS, INTERPOLATIONS, YaRN, read_rope, with_attention_scale, write_rope
 from skipwise.window import Window
 
@@ -64,6 +68,14 @@ def test_the_embedded_model_comes_back_from_a_gguf_file(
     assert content.entries.get("rope.scaling.factor") == (4.0 if kind in ("yarn", "linear") else None)
     assert (gguf_rope.DIVISORS in content.divisors) == (kind == "llama3")
     assert f"llama-server -m {file} -c 1024" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("tokens", [64, 257])
+def test_a_long_prompt_reaches_beyond_the_original_window(
+    tokens: int, family: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"{tokens}; the model's window is 256 .* original 64"):
+        export(family("llama"), to="hf", output=tmp_path / "out", long_tokens=tokens)
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -213,22 +225,20 @@ def test_weights_are_split_into_files_of_the_size_asked_for(family: Callable[...
     assert all(file.stat().st_size < 310_000 for file in files)
 
 
-@pytest.fixture(scope="module")
-def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a few steps with low-rank additions, norms trained as well, kept in bfloat16."""
-    folder = tmp_path_factory.mktemp("lora")
+def trained_run(folder: Path, model: Path, tuning: dict[str, Any]) -> Path:
+    """A finished run of a few steps, kept in bfloat16."""
     (folder / "docs").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKIPWISE_CACHE", str(folder / "cache"))
         settings = {
-            "model": str(tiny_checkpoint),
+            "model": str(model),
             "target": 256,
             "window": 32,
             "output": str(folder / "run"),
             "data": {"source": str(write_documents(folder / "docs")), "held_out": 0.2},
             "validation": {"num_documents": 1, "every_steps": 0},
             "dtype": "bfloat16",
-            "tuning": {"kind": "lora", "rank": 4, "train_norms": True},
+            "tuning": tuning,
             "training": {
                 "max_steps": 3,
                 "learning_rate": 5e-2,
@@ -239,6 +249,28 @@ def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
             },
         }
         return run(settings).folder
+
+
+@pytest.fixture(scope="module")
+def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_run(
+        tmp_path_factory.mktemp("lora"), tiny_checkpoint, {"kind": "lora", "rank": 4, "train_norms": True}
+    )
+
+
+def test_additions_to_4_bits_are_those_that_the_run_has_merged(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
+    source = trained_run(tmp_path, tiny_checkpoint, {"kind": "qlora", "rank": 4})
+    made = export(source, to="hf", dtype="float32", output=tmp_path / "out")
+    assert {verdict.status for verdict in made.verdicts} == {"pass"}
+    trained, exported = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "out"))
+    assert all(torch.equal(tensor.float(), exported[name]) for name, tensor in trained.items())
+    # Over the base in full precision they would be another model, which an adapter alone would be loaded as.
+    assert cli.main(["export", str(source), "--to", "adapter", "--out", str(tmp_path / "adapter")]) == cli.BAD_INPUT
+    assert "4 bits" in capsys.readouterr().err
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_additions_are_merged_in_float32(lora_run: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -277,6 +309,8 @@ def test_an_adapter_has_the_window_with_it(lora_run: Path, tiny_checkpoint: Path
             adapted(ids).logits, load_model(tmp_path / "hf", dtype="float32").model(ids).logits, rtol=1e-4, atol=1e-5
         )
     assert any("trained norms" in command for command in made.commands.values())
+    with pytest.raises(CheckpointError, match="low-rank additions without the weights"):
+        load_model(tmp_path / "out")
 
 
 def test_an_adapter_without_its_extension_is_refused(
@@ -289,6 +323,65 @@ def test_an_adapter_without_its_extension_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def full_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_run(tmp_path_factory.mktemp("full"), tiny_checkpoint, {"kind": "full"})
+
+
+def test_what_full_tuning_changed_is_cut_to_a_rank_and_the_loss_said(
+    full_run: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def off(made: dict[str, Any]) -> list[float]:
+        found = {verdict["name"]: verdict for verdict in made["verdicts"]}
+        assert [name for name, each in found.items() if each["status"] == "note"] == ["short", "long"]
+        assert {found[name]["status"] for name in ("integers", "tables", "factor", "tokens", "weights")} == {"pass"}
+        numbers = (found[name]["detail"].split(" by ")[1].split()[0] for name in ("weights", "short", "long"))
+        return [float(number) for number in numbers]
+
+    lost = []
+    for rank in (1, 8, 32):
+        arguments = ["--to", "adapter", "--rank", str(rank), "--out", str(tmp_path / str(rank)), "--json"]
+        assert cli.main(["export", str(full_run), *arguments]) == 0
+        made = json.loads(capsys.readouterr().out)
+        lost.append(off(made))
+        assert any(f"--adapter {tmp_path / str(rank)}" in note for note in made["notes"])
+        settings = json.loads((tmp_path / str(rank) / "adapter_config.json").read_text())
+        assert (settings["r"], settings["base_model_name_or_path"]) == (rank, str(tiny_checkpoint))
+    assert all(first > second > third for first, second, third in zip(*lost, strict=True))
+    # Of matrices of 32 rows rank 32 loses nothing.
+    assert max(lost[2]) < 1e-3 < min(lost[1])
+    ids = torch.arange(200)[None]
+    modes = TwoModes.load(full_run, adapter=tmp_path / "32", dtype="float32")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            modes(ids).logits, load_model(full_run, dtype="float32").model(ids).logits, rtol=1e-3, atol=1e-4
+        )
+
+
+def test_a_cut_adapter_that_does_not_load_as_it_was_cut_is_refused(
+    full_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = exports.write_difference
+
+    def write(before: Any, after: Any, rank: int, folder: Path) -> float:
+        stated = right(before, after, rank, folder)
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**settings, "lora_alpha": 2 * rank}))
+        return stated
+
+    monkeypatch.setattr(exports, "write_difference", write)
+    with pytest.raises(CheckpointError, match="weights: what was tuned is off by"):
+        export(full_run, to="adapter", rank=8, output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_is_for_what_has_no_additions(lora_run: Path, full_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="of its own; leave --rank out"):
+        export(lora_run, to="adapter", rank=4, output=tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"no low-rank additions .* --rank"):
+        export(full_run, to="adapter", output=tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -299,6 +392,9 @@ def test_an_adapter_without_its_extension_is_refused(
         (["--to", "adapter"], ["low-rank", "--to hf"]),
         (["--to", "hf", "--out", "."], ["'.'", "exists already"]),
         (["--to", "gguf", "--engine", "onnx"], ["'onnx'", "llama.cpp or transformers"]),
+        (["--to", "hf", "--long-tokens", "65"], ["65", "64 tokens"]),
+        (["--to", "hf", "--rank", "4"], ["--rank is 4", "--to adapter"]),
+        (["--to", "adapter", "--rank", "4"], ["no run", "--base"]),
     ],
 )
 def test_mistakes_get_one_line(
@@ -316,6 +412,27 @@ def test_mistakes_get_one_line(
     assert message.count("\n") == 1
     assert all(word in message for word in words), message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_gguf_without_its_package(family: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="pip install"):
+        export(family("llama"), to="gguf", output=tmp_path / "out")
+
+
+def test_a_model_here_gets_its_name(
+    family: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(family("llama"), tmp_path / "model"))
+    monkeypatch.chdir(model)
+    assert cli.main(["export", ".", "--to", "hf", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "model-hf")
+    assert (tmp_path / "model-hf" / "README.md").read_text().startswith("# model: ")
+    monkeypatch.chdir(tmp_path)
+    assert path_beside("model", "hf") == Path("model-hf")
+    assert path_beside("owner/name", "gguf") == Path("name-gguf")
+    (tmp_path / "file.gguf").touch()
+    assert path_beside(tmp_path / "file.gguf", "hf") == tmp_path / "file-hf"
 
 
 def test_the_command_prints_what_was_compared(
@@ -344,6 +461,17 @@ def test_commands_say_the_extension(family: Callable[..., Path]) -> None:
     plain, full = engines.gguf_commands(Path("model.gguf"), state, rope).values()
     assert plain == "llama-server -m model.gguf -c 256"
     assert full == f"{plain} --rope-scaling yarn --rope-freq-base 1000000 --rope-scale 4 --yarn-orig-ctx 64"
+
+
+@pytest.mark.parametrize("template", ["$A", "<s> $A", "$A </s>", "<s> $A </s>"])
+def test_what_a_tokenizer_puts_around_a_text_is_said(template: str) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    ends = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ends)
+    entries = gguf_tokenizer.to_gguf(tokenizer, len(tokenizer)).entries
+    assert entries["add_bos_token"] == ("<s>" in template)
+    assert entries["add_eos_token"] == ("</s>" in template)
 
 
 @pytest.mark.parametrize("kind", ["none", "linear", "ntk", "yarn", "llama3", "longrope"])

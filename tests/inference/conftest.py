@@ -1,6 +1,6 @@
 """Runs of `extend` on the tiny checkpoint, with low-rank additions and in full, for the tests of inference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,29 +30,43 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def runs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
-    """A finished run for each tuning, to 256 tokens from 64."""
+def train(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, dict[str, Any]], Run]:
+    """Makes a finished run of a name with a tuning, to 256 tokens from 64."""
     root = tmp_path_factory.mktemp("runs")
     (root / "documents").mkdir()
     documents = write_documents(root / "documents")
     passed = Verdict(name="reach", status="pass", detail="taken for granted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SKIPWISE_CACHE", str(root / "cache"))
-        patch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
-        made = {}
-        for name, tuning in TUNINGS.items():
-            settings = {
-                "model": str(tiny_checkpoint),
-                "target": TARGET,
-                "window": 32,
-                "output": str(root / name.replace(" ", "-")),
-                "data": {"source": str(documents), "held_out": 0.2},
-                "validation": {"num_documents": 1, "every_steps": 0},
-                "tuning": tuning,
-                "training": {"max_steps": 4, "learning_rate": 1e-2, "warmup_steps": 0, "disable_tqdm": True},
-            }
-            made[name] = Run(base=tiny_checkpoint, folder=run(settings).folder)
-        yield made
+
+    def make(name: str, tuning: dict[str, Any]) -> Run:
+        settings = {
+            "model": str(tiny_checkpoint),
+            "target": TARGET,
+            "window": 32,
+            "output": str(root / name.replace(" ", "-")),
+            "data": {"source": str(documents), "held_out": 0.2},
+            "validation": {"num_documents": 1, "every_steps": 0},
+            "tuning": tuning,
+            "training": {"max_steps": 4, "learning_rate": 1e-2, "warmup_steps": 0, "disable_tqdm": True},
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SKIPWISE_CACHE", str(root / "cache"))
+            patch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
+            return Run(base=tiny_checkpoint, folder=run(settings).folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def runs(train: Callable[[str, dict[str, Any]], Run]) -> dict[str, Run]:
+    """A finished run for each tuning."""
+    return {name: train(name, tuning) for name, tuning in TUNINGS.items()}
+
+
+@pytest.fixture(scope="session")
+def four_bit_run(train: Callable[[str, dict[str, Any]], Run]) -> Run:
+    """A finished run with low-rank additions to weights in 4 bits."""
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
+    return train("qlora", {"kind": "qlora", "rank": 4})
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,14 @@ def test_types_of_half_the_size_round_as_well(bits: int, dtype: torch.dtype) -> 
     assert ((found - blocks).abs() <= allowed).all()
 
 
+def test_asking_for_nothing_more_changes_nothing() -> None:
+    keys, values, layer = states(128, 0), states(128, 1), GroupQuantizedLayer(8)
+    layer.update(keys, values)
+    asked = [layer.update(keys[:, :, :0], values[:, :, :0])[0] for _ in range(2)]
+    assert torch.equal(*asked)
+    assert asked[0].shape == keys.shape
+
+
 def test_numbers_that_are_all_alike_stay_what_they_are() -> None:
     layer, same = GroupQuantizedLayer(4), torch.full((1, 2, 64, 16), -3.0)
     layer.update(same, same)
@@ -104,7 +112,7 @@ def test_numbers_that_are_all_alike_stay_what_they_are() -> None:
 
 def test_cropping_leaves_what_was_there_before() -> None:
     keys, values = states(300, 0), states(300, 1)
-    for keep in (256, 192, 64, 0, 290):
+    for keep in (256, 192, 64, 0, 290, 300):
         cropped, fresh = GroupQuantizedLayer(8), GroupQuantizedLayer(8)
         cropped.update(keys, values)
         cropped.crop(keep - 300)

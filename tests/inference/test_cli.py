@@ -3,8 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from skipwise import cli
+from skipwise.inference.generate import LocalGeneration
 
 from .conftest import Run, random_ids
 
@@ -75,9 +77,43 @@ def test_stats_are_a_table_on_stderr_and_the_text_is_alone_on_stdout(
 
 
 @pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            2,
+            "when 0 of 180 tokens were read; give a smaller --chunk than 64",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "--cache quantized-8"),
+        (RuntimeError("shapes do not match"), 70, "this is a bug"),
+    ],
+)
+def test_too_little_memory_is_one_line_and_other_errors_are_bugs(
+    error: Exception,
+    code: int,
+    words: str,
+    run: str,
+    document: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(LocalGeneration, "_forward", fail)
+    arguments = ["--prompt-file", document, "--chunk", "64", "--max-new-tokens", "4"]
+    assert cli.main(["generate", run, *arguments]) == code
+    message = capsys.readouterr().err
+    assert words in message
+    assert code == 70 or len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("option", "words"),
     [
         (["--cache", "tiny"], "'tiny'"),
+        (["--seed", str(2**64)], "64 bits"),
+        (["--max-new-tokens", str(10**12)], "the model's window is 256 tokens"),
         (["--chunk", "100"], "chunk_tokens is 100"),
         (["--top-p", "0"], "top_p is 0"),
         (["--base", "/no/such"], "--base"),

@@ -74,6 +74,20 @@ def test_draws_follow_their_seed_and_top_p(engine: LocalEngine) -> None:
     assert draw(seed=1, top_p=1e-6) == answer(engine, PROMPTS["short"], 16)
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40, 5e-324])
+def test_the_coldest_draws_are_the_likeliest_tokens(temperature: float, engine: LocalEngine) -> None:
+    drawn = answer(engine, PROMPTS["long"], 16, temperature=temperature, seed=1)
+    assert drawn == answer(engine, PROMPTS["long"], 16)
+
+
+def test_draws_follow_the_softmax(engine: LocalEngine) -> None:
+    generation = engine.start(GenerationRequest(prompt_ids=[1], max_new_tokens=1, temperature=0.5, seed=0))
+    logits = torch.tensor([[1.0, 3.0, 2.0, -1.0]])
+    drawn = torch.tensor([generation._choose(logits) for _ in range(4000)])
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    assert torch.allclose(shares, (logits[0] / 0.5).softmax(-1), atol=0.03)
+
+
 def test_an_end_token_and_a_stop_text_end_the_output(modes: TwoModes) -> None:
     engine = LocalEngine(modes)
     tokens = answer(engine, PROMPTS["short"], 16)
@@ -91,7 +105,7 @@ def test_an_end_token_and_a_stop_text_end_the_output(modes: TwoModes) -> None:
         assert generation.take_text() == ""
 
 
-def test_closing_between_chunks_frees_the_cache(engine: LocalEngine) -> None:
+def test_closing_between_chunks_frees_the_cache(engine: LocalEngine, modes: TwoModes) -> None:
     generation = engine.start(GenerationRequest(prompt_ids=PROMPTS["long"], max_new_tokens=4))
     generation.step()
     generation.close()
@@ -99,7 +113,7 @@ def test_closing_between_chunks_frees_the_cache(engine: LocalEngine) -> None:
     assert (generation.is_done, generation.finish_reason, generation.step()) == (True, "closed", [])
     # What was read of the prompt serves the next request.
     again = engine.start(GenerationRequest(prompt_ids=PROMPTS["long"], max_new_tokens=4))
-    finish(again)
+    assert finish(again) == answer(LocalEngine(modes, chunk_tokens=64, prefixes=0), PROMPTS["long"], 4)
     assert again.stats.reused_tokens == 64
 
 
@@ -142,6 +156,8 @@ def test_logits_that_are_no_numbers_are_an_error(runs: dict[str, Run]) -> None:
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0.0}, "top_p is 0"),
         ({"stop": ("",)}, "stop text is empty"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"seed": -(2**63) - 1}, "64 bits"),
         ({"mode": "middle"}, "mode is 'middle'"),
         ({"prompt_ids": [1, 256]}, "token ids out of 0 to 255"),
         ({"prompt_ids": random_ids(TARGET)}, f"{TARGET + 4} tokens"),

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from skipwise.errors import ConfigError
-from skipwise.inference.low_rank import low_rank_difference
+from skipwise.inference.low_rank import low_rank_difference, write_difference
 from skipwise.inference.modes import TwoModes, tensor_bytes
 
 from .conftest import Run, random_ids
@@ -42,6 +42,19 @@ def test_the_stated_error_is_that_of_the_weights(runs: dict[str, Run], tmp_path:
             sizes = torch.linalg.svdvals(new - old)
             lost, total = lost + float((sizes[4:] ** 2).sum()), total + float((sizes**2).sum())
     assert stated == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+
+
+@torch.no_grad()
+def test_biases_that_no_addition_reaches_count_as_lost(tmp_path: Path) -> None:
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 32}
+    config = AutoConfig.for_model("qwen2", hidden_size=16, intermediate_size=24, **sizes)
+    before, after = (AutoModelForCausalLM.from_config(config).eval() for _ in range(2))
+    after.load_state_dict(before.state_dict())
+    after.model.layers[0].self_attn.q_proj.bias += 3.0
+    assert write_difference(before, after, 16, tmp_path / "bias") == pytest.approx(1.0)
+    after.model.layers[0].mlp.up_proj.weight[0, 0] += 4.0 * 4
+    # Of 16 biases 3 above and one weight 16 above, the biases are lost.
+    assert write_difference(before, after, 16, tmp_path / "both") == pytest.approx(12 / 20, rel=1e-4)
 
 
 def test_what_cannot_be_compared_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from tiny_runs import TARGET
 from transformers import AutoModelForCausalLM
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.inference.modes import TwoModes, tensor_bytes
+from skipwise.inference.modes import TwoModes, tensor_bytes, with_adapter
+from skipwise.inference.origin import Origin, check_base
 from skipwise.model import rotary_tables
 
 from .conftest import ORIGINAL, TUNINGS, Run, random_ids
@@ -56,6 +57,23 @@ def test_short_mode_is_the_base_model_on_1000_prompts(tuning: str, runs: dict[st
             modes(long)
         ids = inputs(length, seed)
         assert torch.equal(modes(ids).logits, base(ids).logits), (seed, length)
+
+
+@torch.no_grad()
+def test_after_4_bits_both_modes_are_what_was_trained(four_bit_run: Run) -> None:
+    modes = TwoModes.load(four_bit_run.folder)
+    base, merged = plain(four_bit_run.base), plain(four_bit_run.folder)
+    ids = inputs(ORIGINAL)
+    assert torch.equal(modes(ids).logits, base(ids).logits)
+    ids = inputs(TARGET)
+    assert torch.equal(modes(ids).logits, merged(ids).logits)
+    # The additions are there, and over the base in full precision they would be another model.
+    assert (four_bit_run.folder / "adapter" / "adapter_config.json").is_file()
+    own = four_bit_run.folder / "adapter"
+    origin = Origin(folder=four_bit_run.folder, base=str(four_bit_run.base), adapter=own, is_own=True)
+    together = with_adapter(base, origin)
+    with pytest.raises(CheckpointError, match="do not make the weights"):
+        check_base(base, together, origin)
 
 
 @torch.no_grad()

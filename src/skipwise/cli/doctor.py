@@ -110,12 +110,14 @@ def doctor(
     numbers, a wrong original window, a scaling applied twice, an attention factor out of step, a tokenizer's other
     limit.
     """
-    if target is None and config is None and model is not None and (Path(model) / "config.json").is_file():
+    of_a_run = (target, config, train, interpolation, dtype, attention, checkpointing, dilution, seed)
+    if model is not None and all(value is None for value in of_a_run):
         _check_up(model, base, fix, out, trust_remote_code, as_json)
         return
     if fix or out is not None or base is not None:
         raise ConfigError(
-            "--base, --fix and --out are for the files of a checkpoint folder, looked at without --target"
+            "--base, --fix and --out are for the files of a checkpoint folder, looked at without --target, --config "
+            "and other settings of a run"
         )
     from skipwise.config import RunConfig, merge_settings, read_settings
 
@@ -175,20 +177,31 @@ def _check_up(
 ) -> None:
     """Looks at a checkpoint's files; exit 1 if something is wrong that was not mended."""
     from skipwise.doctor.checkup import check_up, write_mended
-    from skipwise.model import read_config
+    from skipwise.model import path_beside, read_config
+    from skipwise.model.source import locate
 
     if out is not None and not fix:
         raise ConfigError(f"--out is {str(out)!r}, and nothing is written without --fix; give both")
+    place = locate(model, weights=False)
+    if not place.is_folder or place.gguf_file is not None:
+        raise ConfigError(
+            f"model is {model!r}, no checkpoint folder whose files could be looked at; give one, or --target to probe "
+            "what extend would train"
+        )
     known = None if base is None else read_config(base, trust_remote_code=trust_remote_code).to_dict()
-    found = check_up(model, known)
+    found = check_up(place.name, known)
     _print(found.verdicts, as_json)
     if found.healthy:
+        if fix and not as_json:
+            print("nothing to mend, so no copy is written")
         return
     if not fix:
         raise typer.Exit(1)
-    written = write_mended(model, found, out or Path(model).with_name(f"{Path(model).name}-mended"))
+    written = write_mended(place.name, found, out or path_beside(model, "mended"))
     left = check_up(written, known)
-    if not as_json:
+    if as_json:
+        print_json({"mended": str(written)})
+    else:
         print(f"mended: {written}")
     if not left.healthy:
         _print(left.verdicts, as_json)

@@ -12,6 +12,8 @@ from skipwise.cli.options import JsonOption, TrustOption, print_json, read_lengt
 EPILOG = """Example: skipwise export my-model-32k --to gguf --dtype q8_0
 
 Example: skipwise export my-lora-run --to hf --dtype bfloat16 --out my-model-32k-merged
+
+Example: skipwise export my-full-run --to adapter --rank 64
 """
 
 
@@ -40,9 +42,7 @@ def export(
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(
-            "--base", metavar="MODEL", help="Where the base of a LoRA run is now.", show_default="as in the run"
-        ),
+        typer.Option("--base", metavar="MODEL", help="Where the base of a run is now.", show_default="as in the run"),
     ] = None,
     engine: Annotated[
         str | None,
@@ -61,6 +61,15 @@ def export(
             metavar="TOKENS",
             help="Of the long prompt that is compared.",
             show_default="the window up to 8k, else 256 beyond the original one",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            "--rank",
+            metavar="N",
+            min=1,
+            help="Adapter after full tuning: the difference to the base, cut to this rank; says what that loses.",
         ),
     ] = None,
     trust_remote_code: TrustOption = False,
@@ -82,7 +91,9 @@ def export(
         base=base,
         engine=engine,
         long_tokens=long_tokens,
+        rank=rank,
         trust_remote_code=trust_remote_code,
+        progress=not as_json,
     )
     if as_json:
         print_json({**asdict(made), "folder": str(made.folder)})

@@ -190,14 +190,28 @@ def _answer(
     stats: bool,
     as_json: bool,
 ) -> None:
-    """Generates, and prints: as it comes, at the end, or as one JSON object."""
+    """Generates, and prints: as it comes, at the end, or as one JSON object.
+
+    Raises:
+        DataError: there is too little memory.
+    """
     from skipwise.cli.generate_stats import Progress
+    from skipwise.train.process import ran_out_of_memory
 
     text = ""
     with engine.start(request) as generation:
         progress = Progress(engine, generation)
         while not generation.is_done:
-            generation.step()
+            try:
+                generation.step()
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                raise DataError(
+                    f"memory ran out when {generation.stats.read_tokens} of {len(request.prompt_ids)} tokens were "
+                    f"read; give a smaller --chunk than {engine.chunk_tokens}, or --cache quantized-8, quantized-4, or "
+                    "offloaded beside an accelerator"
+                ) from error
             progress.look()
             piece = generation.take_text()
             text += piece

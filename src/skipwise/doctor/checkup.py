@@ -14,28 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skipwise.doctor.published import PUBLISHED, UNTOLD_QWEN2
 from skipwise.doctor.verdict import Verdict, judge
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.rope import eras, read_rope, with_legacy_keys
 
 CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
 _FALLBACK = 10_000.0
-_ORIGINAL, _MAXIMUM = "original_max_position_embeddings", "max_position_embeddings"
+_ORIGINAL = "original_max_position_embeddings"
 # model_max_length of a tokenizer that has no limit is a number like 1e30.
 _NO_LIMIT = 10**12
 _KINDS_WITH_ORIGINAL = ("yarn", "llama3", "longrope")
-# Published bases and original windows of families in which no model has the fallback base: (type, vocabulary) -> both.
-# Vocabulary None is any; a window of None says nothing.
-_KNOWN: dict[tuple[str, int | None], tuple[float, int | None]] = {
-    ("llama", 128256): (500_000.0, 8192),
-    ("mistral", 32768): (1e6, 32768),
-    ("mistral", 131072): (1e6, None),
-    ("qwen3", None): (1e6, None),
-    ("qwen3_moe", None): (1e6, None),
-    ("gemma3_text", None): (1e6, None),
-}
-# Math models of this family have a window of 4096 and the fallback base; all with longer ones have this.
-_QWEN2 = (1e6, 32768)
+# Rope parameters, and what else is looked at, that are numbers above 0 wherever they are written.
+_NUMBERS = ("rope_theta", "factor", "attention_factor", "attn_factor", "original_rope_theta")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,16 +100,21 @@ class _Patient:
         return self.value(_ORIGINAL) or self.text.get(_ORIGINAL)
 
     def known(self) -> tuple[float | None, int | None, str]:
-        """Base and original window that the model was pre-trained with, and who says so."""
+        """Base and original window that the model was pre-trained with, as far as they are known, and who says so.
+
+        Who says so is empty where nobody knows anything; a published family says at least that the base is not the one
+        that readers fall back to.
+        """
         if self.base is not None:
             state = read_rope(self.base)
             return state.theta, state.original, "the base model"
         kind = self.text.get("model_type", "")
         for vocabulary in (self.text.get("vocab_size"), None):
-            if (kind, vocabulary) in _KNOWN:
-                return *_KNOWN[kind, vocabulary], f"every published {kind} model of this vocabulary"
-        if kind == "qwen2" and max(self.maximum, self.original or 0) >= _QWEN2[1]:
-            return _QWEN2[0], None, "every published qwen2 model of such a window"
+            if found := PUBLISHED.get((kind, vocabulary)):
+                is_told = (self.original or self.maximum) <= found.longest
+                who = f"every published {kind} model{' of this vocabulary' if vocabulary else ''}"
+                who += " and such a window" if is_told and vocabulary else " of such a window" if is_told else ""
+                return found.theta if is_told else None, found.original, who
         return None, None, ""
 
 
@@ -130,17 +126,13 @@ def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Check
         base: config of the base model as a dict, which says the original base and window; None where it is not at hand.
 
     Raises:
-        CheckpointError: a file cannot be read.
+        CheckpointError: a file cannot be read, or has no number where one must be.
     """
     config, tokenizer = _read(Path(folder) / CONFIG), None
     if (Path(folder) / TOKENIZER).is_file():
         tokenizer = _read(Path(folder) / TOKENIZER)
     patient = _Patient(config=config, tokenizer=tokenizer, base=base)
-    name = eras.maximum_name(patient.text)
-    if _number(patient.text.get(name)) is None:
-        raise CheckpointError(
-            f"config.json of {str(folder)!r} has {name} {patient.text.get(name)!r}; write the model's window"
-        )
+    _require_numbers(patient, str(folder))
     verdicts = []
     for name, check in _CHECKS.items():
         before = json.dumps([patient.config, patient.tokenizer])  # In which 512.0 is not 512.
@@ -163,7 +155,7 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
         output: a new folder.
 
     Raises:
-        ConfigError: the folder exists, or a fault is left that only its maker can decide.
+        ConfigError: the folder exists or lies inside the checkpoint, or a fault is left that only its maker can decide.
         CheckpointError: it cannot be written.
     """
     source, target = Path(folder), Path(output)
@@ -174,14 +166,20 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
         )
     if target.exists():
         raise ConfigError(f"--out is {str(target)!r}, which exists already; give a new folder")
+    if source.resolve() in target.resolve().parents:
+        raise ConfigError(
+            f"--out is {str(target)!r}, inside the checkpoint, which is left alone; give a folder elsewhere"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as unfinished:
             complete = Path(unfinished) / target.name
             complete.mkdir()
-            for file in sorted(source.iterdir()):
-                if file.is_file() and file.name not in (CONFIG, TOKENIZER):
-                    _link(file, complete / file.name)
+            for each in sorted(each for each in source.iterdir() if each.name not in (CONFIG, TOKENIZER)):
+                if each.is_dir():
+                    shutil.copytree(each, complete / each.name, copy_function=_link)
+                else:
+                    _link(each, complete / each.name)
             _write(complete / CONFIG, checkup.config)
             if checkup.tokenizer is not None:
                 _write(complete / TOKENIZER, checkup.tokenizer)
@@ -191,6 +189,23 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
             f"mended copy {str(target)!r} cannot be written ({error}); choose another folder"
         ) from error
     return target
+
+
+def _require_numbers(patient: _Patient, folder: str) -> None:
+    """Refuses a config that says no window, or has something else where objects and numbers above 0 belong."""
+    text, maximum = patient.text, eras.maximum_name(patient.text)
+    if text.get(maximum) is None:
+        raise CheckpointError(f"config.json of {folder!r} has no {maximum}; write the model's window")
+    for name in ("rope_parameters", "rope_scaling"):
+        if not isinstance(text.get(name), dict | None):
+            raise CheckpointError(f"config.json of {folder!r} has {name} {text[name]!r}; write an object, or null")
+    for holder in (text, *patient.entries):
+        for name in (maximum, _ORIGINAL, *_NUMBERS):
+            value = holder.get(name)
+            # Of lengths, texts of digits are mended.
+            is_right_kind = not isinstance(value, bool | str) or (isinstance(value, str) and name not in _NUMBERS)
+            if value is not None and not (is_right_kind and (_number(value) or 0) > 0):
+                raise CheckpointError(f"config.json of {folder!r} has {name} {value!r}; write a number above 0")
 
 
 def _lengths(name: str, patient: _Patient) -> Verdict:
@@ -220,9 +235,12 @@ def _eras(name: str, patient: _Patient) -> Verdict:
     if faults:
         fits = [entry for entry in patient.entries if _fits(entry, text)]
         if len(fits) == 1:
-            text["rope_scaling"] = {**fits[0], "type": fits[0].get("rope_type") or fits[0].get("type")}
-            text["rope_parameters"] = {"rope_theta": text.get("rope_theta"), **text["rope_scaling"]}
-            text["rope_parameters"]["rope_type"] = text["rope_parameters"].pop("type")
+            right = {"rope_theta": text.get("rope_theta"), **fits[0]}
+            right["rope_type"] = right.get("rope_type") or right.get("type")
+            # In place: an entry may be one of several, each of some of the layers.
+            for entry, more in zip(patient.entries, ({}, {"type": right["rope_type"]}), strict=True):
+                entry.clear()
+                entry.update({name: value for name, value in right.items() if name != "type"} | more)
     return judge(
         name, not faults, "; ".join(faults) or "rope_parameters and rope_scaling agree",
         "the entry whose factor is maximum / original is taken, where one is",
@@ -254,9 +272,17 @@ def _base(name: str, patient: _Patient) -> Verdict:
         return _mend_base(name, patient, detail, grown)
     if patient.base is not None and known is not None and theta != known and patient.kind != "default":
         return _mend_base(name, patient, f"rope_theta is {theta:g}, and {known:g} in {who}", known)
-    if theta == _FALLBACK and known is not None and known != _FALLBACK:
-        detail = f"rope_theta is {theta:g}, what readers fall back to, and {who} has {known:g}"
-        return _mend_base(name, patient, detail, known)
+    if theta == _FALLBACK and who and known != _FALLBACK:
+        what = "another" if known is None else f"{known:g}"
+        return _mend_base(
+            name, patient, f"rope_theta is {theta:g}, what readers fall back to, and {who} has {what}", known
+        )
+    if theta == _FALLBACK and not who and text.get("model_type") == "qwen2" and patient.maximum >= UNTOLD_QWEN2:
+        detail = (
+            f"rope_theta is {theta:g}, what readers fall back to; of qwen2 models with such a window, those that were "
+            "made of its math models have it, others do not: --base says which this is"
+        )
+        return Verdict(name=name, status="note", detail=detail)
     return Verdict(name=name, status="pass", detail=f"base {theta:g}")
 
 
@@ -290,6 +316,9 @@ def _original(name: str, patient: _Patient) -> Verdict:
         fault = f"original window is {own}, longer than the maximum of {maximum}"
     elif own == maximum and known is None and factor and factor > 1 and patient.kind in _KINDS_WITH_ORIGINAL:
         fault = f"original window and maximum are both {own}, and yet it is scaled by {factor:g}"
+    if fault is None and own == maximum and factor and factor > 1 and patient.kind in _KINDS_WITH_ORIGINAL:
+        detail = f"scaled by {factor:g}, and the maximum was never raised from {own}: readers take no more than that"
+        return Verdict(name=name, status="note", detail=detail)
     if fault is None:
         return Verdict(name=name, status="pass", detail=f"original window {own}, maximum {maximum}")
     if right is None:
@@ -344,8 +373,8 @@ def _factor(name: str, patient: _Patient) -> Verdict:
         return Verdict(name=name, status="fail", detail=detail, cure=f"attention_factor is {given:.6g}")
     chosen = calibrated is not None or (relative is not None and math.isclose(relative, given / formula, rel_tol=1e-4))
     if not chosen and not math.isclose(given, formula, rel_tol=1e-4):
-        other = math.exp(10 * (given - 1))
-        if other < 1.5 or not math.isclose(other, round(other), rel_tol=1e-3):
+        other = math.exp(min(10 * (given - 1), 100))
+        if not 1.5 <= other < 1e4 or not math.isclose(other, round(other), rel_tol=1e-3):
             detail = (
                 f"attention factor is {given:.6g}, and the formula's {formula:.6g}: no factor's own, so taken as chosen"
             )
@@ -374,6 +403,9 @@ def _tokenizer(name: str, patient: _Patient) -> Verdict:
         return Verdict(name=name, status="pass", detail="tokenizer has no limit of its own")
     if length == patient.maximum and isinstance(length, int):
         return Verdict(name=name, status="pass", detail=f"tokenizer takes {length} tokens, as the model")
+    if number > patient.maximum:
+        detail = f"tokenizer takes {number:.0f} tokens, more than the model's {patient.maximum}, and cuts nothing"
+        return Verdict(name=name, status="note", detail=detail)
     patient.tokenizer["model_max_length"] = patient.maximum
     detail = f"tokenizer's model_max_length is {length!r}, and the model's window {patient.maximum}"
     return Verdict(
@@ -441,8 +473,8 @@ def _write(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _link(file: Path, target: Path) -> None:
+def _link(file: str | Path, target: str | Path) -> None:
     try:
-        os.link(file.resolve(), target)
+        os.link(Path(file).resolve(), target)
     except OSError:
         shutil.copy(file, target)

@@ -9,7 +9,9 @@
 An export is written beside its folder, loaded again from there, compared, and only then given its name.
 """
 
+import importlib.util
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from tqdm import tqdm
 from transformers import AutoConfig
 
 from skipwise.doctor.verdict import Verdict
@@ -29,10 +31,12 @@ from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gg
 from skipwise.export.gguf_tokenizer import TEXTS
 from skipwise.export.runners import ENGINES, ImitatedRunner, Runner, TransformersRunner, closing, gguf_runner
 from skipwise.export.source import Trained, load_trained
-from skipwise.model import load_model, rope_state, save_config, save_model
+from skipwise.inference.low_rank import difference_error, write_difference
+from skipwise.model import load_model, path_beside, rope_state, save_config, save_model
 from skipwise.model.extend import built_around
 from skipwise.model.rotary import text_config
 from skipwise.train.record import versions
+from skipwise.train.tuning import load_additions
 
 __all__ = ["FORMATS", "Exported", "export"]
 
@@ -42,6 +46,8 @@ FORMATS = ("hf", "gguf", "adapter")
 RECORD_FILE = "export.json"
 _HF_DTYPES = ("float32", "bfloat16", "float16")
 _SHARD_BYTES = 5 * 10**9
+# Load, measure, write, load again, compare.
+_STAGES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,30 +83,35 @@ def export(
     engine: str | None = None,
     shard_bytes: int = _SHARD_BYTES,
     long_tokens: int | None = None,
+    rank: int | None = None,
     trust_remote_code: bool = False,
+    progress: bool = False,
 ) -> Exported:
     """Exports an extended model, loads the export again, and compares it with the model.
 
     Args:
         source: the output folder of a finished run, or any checkpoint folder.
-        to: `hf`, a whole checkpoint; `gguf`, a file for llama.cpp; `adapter`, a run's low-rank additions alone, with
-            the config of the extended model.
+        to: `hf`, a whole checkpoint; `gguf`, a file for llama.cpp; `adapter`, a run's low-rank additions alone, or
+            the difference to its base cut to a `rank`, with the config of the extended model.
         output: folder to make; None for one beside the source, named after it and the format.
         dtype: of the weights: `float32`, `bfloat16` or `float16` for hf (None: as the source has them); `f32`, `f16`,
             `bf16` or `q8_0` for gguf (None: f16). An adapter keeps its own.
-        base: where the base model of a run with low-rank additions is now.
+        base: where the run's base model is now.
         engine: that a GGUF file is compared by: `llama.cpp` or `transformers`; None for llama.cpp where it is
             installed.
         shard_bytes: largest file of weights of an hf export.
         long_tokens: of the long prompt that models are compared on; None for the whole window up to 8192 tokens, else
             256 beyond the original window.
+        rank: of an adapter where there are no low-rank additions (`skipwise.inference.low_rank`): what it loses is
+            measured and said, and refuses nothing.
         trust_remote_code: run Python code that comes with the model.
+        progress: show on a terminal what is being done.
 
     Returns:
         What was made, how it compares, and commands to serve it.
 
     Raises:
-        ConfigError: a setting is unknown, or the format cannot carry the model's rotary embedding.
+        ConfigError: a setting is unknown, a package missing, or the format cannot carry the model's rotary embedding.
         UnsupportedModelError: the format has no place for this kind of model.
         CheckpointError: the export differs from the model by more than its number format, or cannot be written;
             nothing is left then.
@@ -110,23 +121,30 @@ def export(
     dtype = _dtype(to, dtype)
     if engine not in (None, *ENGINES):
         raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
-    folder = Path(output) if output is not None else Path(source).with_name(f"{Path(source).name}-{to}")
+    folder = Path(output) if output is not None else path_beside(source, to)
+    if to == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise ConfigError("--to gguf needs the package gguf, which is missing; run: pip install 'skipwise[gguf]'")
+    if rank is not None and (to != "adapter" or rank < 1):
+        raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
     if folder.exists():
         raise ConfigError(f"output folder {str(folder)!r} exists already; give another with --out")
-    trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
-    if to == "adapter" and trained.adapter is None:
-        raise ConfigError(f"{str(source)!r} has no low-rank additions to export alone (adapter/); export --to hf")
-    job = _Job(trained, folder, dtype, engine, shard_bytes, long_tokens, trust_remote_code)
-    make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
-            complete = Path(unfinished) / folder.name
-            complete.mkdir()
-            made = make(complete)
-            complete.rename(folder)
-    except OSError as error:
-        raise CheckpointError(f"export {str(folder)!r} cannot be written ({error}); choose another folder") from error
+    with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
+        trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
+        if to == "adapter":
+            _check_adapter(trained, str(source), rank)
+        job = _Job(trained, folder, dtype, engine, shard_bytes, long_tokens, rank, trust_remote_code, bar)
+        make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
+                complete = Path(unfinished) / folder.name
+                complete.mkdir()
+                made = make(complete)
+                complete.rename(folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"export {str(folder)!r} cannot be written ({error}); choose another folder"
+            ) from error
     return made
 
 
@@ -138,6 +156,24 @@ def _dtype(to: str, dtype: str | None) -> str | None:
         what = f"give one of {', '.join(allowed)}" if allowed else "an adapter keeps its own: leave it out"
         raise ConfigError(f"--dtype is {dtype!r}; for --to {to} {what}")
     return dtype
+
+
+def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
+    """Refuses an adapter where there is none to export, or none to cut."""
+    if rank is not None and trained.adapter is not None:
+        raise ConfigError(f"{source!r} has low-rank additions of its own; leave --rank out to export them")
+    if rank is not None and trained.base is None:
+        raise ConfigError(f"{source!r} is no run of skipwise extend; name the model it was made of with --base")
+    if rank is None and trained.four_bit:
+        raise ConfigError(
+            f"the additions of {source!r} were trained over weights in 4 bits, and over the base model's own they make "
+            "another model; export --to hf, or cut the difference of the whole weights to a --rank"
+        )
+    if rank is None and trained.adapter is None:
+        raise ConfigError(
+            f"{source!r} has no low-rank additions to export alone (adapter/); export --to hf, or cut its difference "
+            "to its base to a --rank"
+        )
 
 
 class _Job:
@@ -155,10 +191,13 @@ class _Job:
         engine: str | None,
         shard_bytes: int,
         long_tokens: int | None,
+        rank: int | None,
         trust_remote_code: bool,
+        bar: Any,
     ) -> None:
+        self.bar = bar
         self.trained, self.folder, self.dtype, self.engine = trained, folder, dtype, engine
-        self.shard_bytes, self.trust_remote_code = shard_bytes, trust_remote_code
+        self.shard_bytes, self.rank, self.trust_remote_code = shard_bytes, rank, trust_remote_code
         self.model: Any = trained.model
         self.state = rope_state(self.model.config)
         self.reference = TransformersRunner(self.model, trained.tokenizer)
@@ -168,13 +207,15 @@ class _Job:
     def hf(self, folder: Path) -> Exported:
         """A whole checkpoint."""
         dtype = self.dtype or self.trained.stored
-        before = comparison.measure(self.reference, self.prompts)
+        before = self._measure_trained()
+        self._begin("write")
         # Parameters alone: tables in 16 bits would be other tables.
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(getattr(torch, dtype))
         save_model(self.model, self.trained.tokenizer, folder, shard_bytes=self.shard_bytes)
         for parameter in self.model.parameters():
             parameter.data = parameter.data.float()
+        self._begin("load it again")
         again = load_model(folder, dtype="float32", trust_remote_code=self.trust_remote_code)
         verdicts = [
             comparison.compare_config(folder, self.state),
@@ -194,12 +235,14 @@ class _Job:
         """A GGUF file."""
         dtype = self.dtype or "f16"
         plan = plan_gguf(self.model, self.trained.tokenizer)
-        before = comparison.measure(self.reference, self.prompts)
-        name = self.trained.folder.name
+        before = self._measure_trained()
+        self._begin("write")
+        name = self.trained.folder.name.removesuffix(".gguf")
         path = folder / f"{name}-{DTYPES[dtype]}.gguf"
         write_gguf(path, self.model, plan, dtype, name)
         for parameter in self.model.parameters():
             parameter.data = rounded(parameter, dtype)
+        self._begin("load it again")
         with closing(gguf_runner(path, self.model, self.engine)) as runner:
             by_llama_cpp = runner.name.startswith("llama.cpp")
             verdicts = [
@@ -227,42 +270,69 @@ class _Job:
     def adapter(self, folder: Path) -> Exported:
         """Low-rank additions, with the config that their base model must be given."""
         adapter, base = self.trained.adapter, self.trained.base
-        assert adapter is not None
         assert base is not None
-        for file in adapter.iterdir():
-            if file.is_file() and file.name != "README.md":
-                shutil.copy(file, folder / file.name)
+        before, stated = self._measure_trained(), None
+        self._begin("write")
+        if adapter is None:
+            assert self.rank is not None
+            stated = write_difference(self._load_base(base), self.model, self.rank, folder)
+        else:
+            for file in adapter.iterdir():
+                if file.is_file() and file.name != "README.md":
+                    shutil.copy(file, folder / file.name)
         save_config(self.model.config, folder)
         self.trained.tokenizer.save_pretrained(folder)
-        before = comparison.measure(self.reference, self.prompts)
+        self._begin("load it again")
         # As its user loads it: the base model's weights under the config that lies with the adapter.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
-        plain = load_model(base, dtype="float32", trust_remote_code=self.trust_remote_code).model
+        plain = self._load_base(base)
         parameters = dict(plain.named_parameters(remove_duplicate=False))
         extended = built_around(type(plain), config, parameters, plain)
-        with_additions: Any = PeftModel.from_pretrained(extended, str(folder)).eval()
+        with_additions: Any = load_additions(extended, folder).eval()
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        verdicts = [
-            comparison.compare_config(folder, self.state),
-            *self._compare(TransformersRunner(with_additions, self.trained.tokenizer), before),
-        ]
+        runner, notes = TransformersRunner(with_additions, self.trained.tokenizer), []
+        if stated is None:
+            compared = self._compare(runner, before)
+        else:
+            self._begin("compare")
+            error = difference_error(with_additions, plain, self.model)
+            tables = self.reference.tables(len(self.prompts.long))
+            compared = comparison.compare_cut(runner, self.prompts, tables, self.ids, before, stated, error)
+            notes.append(
+                f"The difference to the base is cut to rank {self.rank}: skipwise generate "
+                f"{shlex.quote(str(self.trained.folder))} --adapter {shlex.quote(str(self.folder))} serves both modes "
+                "with it from one set of weights; skipwise eval says what the rank costs"
+            )
         return self._finish(
             folder,
             to="adapter",
             what=f"an adapter of rank {settings['r']} for {base}",
-            dtype="as trained",
+            dtype="as trained" if stated is None else "float32",
             engine="transformers and peft",
-            verdicts=verdicts,
+            verdicts=[comparison.compare_config(folder, self.state), *compared],
             commands=engines.adapter_commands(self.folder, base, self.model.config, settings),
             notes=[
                 "The window is in config.json beside the adapter; a base model loaded without it has its short window: "
                 f"AutoModelForCausalLM.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder)), then "
-                "PeftModel.from_pretrained(model, folder)"
+                "PeftModel.from_pretrained(model, folder)",
+                *notes,
             ],
         )
 
+    def _load_base(self, base: str) -> Any:
+        return load_model(base, dtype="float32", trust_remote_code=self.trust_remote_code).model
+
+    def _begin(self, stage: str) -> None:
+        self.bar.set_description(stage)
+        self.bar.update()
+
+    def _measure_trained(self) -> comparison.Measured:
+        self._begin("measure the model")
+        return comparison.measure(self.reference, self.prompts)
+
     def _compare(self, exported: Runner, before: comparison.Measured, imitated: str | None = None) -> list[Verdict]:
         """Compares with the model, whose weights are rounded by now; `imitated` is what llama.cpp computes in."""
+        self._begin("compare")
         after = comparison.measure(self.reference, self.prompts)
         tables = self.reference.tables(len(self.prompts.long))
         by_engine = after

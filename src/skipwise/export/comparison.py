@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from skipwise.doctor.verdict import Verdict, judge
-from skipwise.errors import CheckpointError
+from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export.gguf_tokenizer import TEXTS
 from skipwise.export.runners import Runner
 from skipwise.rope import RopeState, RopeTable, float32_angle_error, read_rope
@@ -31,6 +31,8 @@ _FACTOR_TOLERANCE = 1e-6
 _FLOAT32_ERROR, _ERROR_PER_RADIAN = 1e-4, 0.5
 # What an engine's own rounding may cost, over what the imitation of it costs.
 _ACTIVATIONS = 3
+# Of the relative error of weights that were cut, told by float32 sums over the same numbers.
+_CUT_TOLERANCE = 1e-4
 _LAST, _GREEDY = 32, 24
 _SHORT_TOKENS = 64
 # What of a window a long prompt is made of: all where that is not long, else what is beyond the original window.
@@ -72,16 +74,24 @@ def prompts(runner: Runner, state: RopeState, long_tokens: int | None = None) ->
         state: of the model's rotary embedding.
         long_tokens: of the long prompt; None for the whole window up to 8192 tokens, else 256 beyond the original
             window.
+
+    Raises:
+        ConfigError: the long prompt would not reach beyond the original window, or beyond what the model handles.
     """
     window = state.maximum
     if long_tokens is None:
         long_tokens = window if window <= _WHOLE_TOKENS else min(window, state.original + _BEYOND_TOKENS)
+    elif long_tokens > window or long_tokens <= state.original < window:
+        raise ConfigError(
+            f"--long-tokens is {long_tokens}; the model's window is {window} tokens, and the long prompt must reach "
+            f"beyond the original {state.original}"
+        )
     ids: list[int] = []
     for text in _library():
         ids += runner.token_ids(text)
         if len(ids) >= long_tokens:
             break
-    return Prompts(short=ids[: min(_SHORT_TOKENS, state.original)], long=ids[: min(long_tokens, window)])
+    return Prompts(short=ids[: min(_SHORT_TOKENS, state.original)], long=ids[:long_tokens])
 
 
 def measure(runner: Runner, given: Prompts) -> Measured:
@@ -131,6 +141,54 @@ def compare(
         _logits("short", found.short, trained.short, rounded.short, allowed["short"], len(given.short)),
         _logits("long", found.long, trained.long, rounded.long, allowed["long"], len(given.long)),
         _greedy(exported, reference, given.short, allowed["short"]),
+    ]
+
+
+def compare_cut(
+    exported: Runner,
+    given: Prompts,
+    tables: Mapping[str, RopeTable],
+    ids: Sequence[list[int]],
+    trained: Measured,
+    stated: float,
+    error: float,
+) -> list[Verdict]:
+    """Compares additions that were cut to a rank, loaded again, with the model that they come near to.
+
+    Args:
+        exported: the base model with the additions.
+        given: prompts.
+        tables: of the trained model, for an input of the long prompt's length.
+        ids: token ids of `TEXTS` by the trained model's tokenizer.
+        trained: logits of the trained model.
+        stated: relative error of the weights when they were cut.
+        error: of what was loaded.
+
+    Returns:
+        A verdict of each part; what the rank loses of logits is a note, as it is for the user to judge.
+    """
+    found = measure(exported, given)
+    return [
+        *compare_tables(exported.tables(len(given.long)), tables),
+        _token_ids(exported, ids),
+        judge(
+            "weights",
+            math.isclose(error, stated, rel_tol=_CUT_TOLERANCE, abs_tol=_CUT_TOLERANCE),
+            f"what was tuned is off by {error:.3f} of itself, as when it was cut ({stated:.3f})",
+            _CURE,
+        ),
+        *(
+            Verdict(
+                name=name,
+                status="note",
+                detail=f"logits of tokens {length - len(own)} to {length - 1} differ from the trained model's by "
+                f"{_off(own, wanted):.2g} of their size; top tokens as trained: {_same_top(own, wanted):.0%}",
+            )
+            for name, own, wanted, length in (
+                ("short", found.short, trained.short, len(given.short)),
+                ("long", found.long, trained.long, len(given.long)),
+            )
+        ),
     ]
 
 
@@ -207,13 +265,12 @@ def require_equal(verdicts: Sequence[Verdict], what: str) -> None:
 def _logits(
     name: str, found: np.ndarray, trained: np.ndarray, rounded: np.ndarray, allowed: float, length: int
 ) -> Verdict:
-    off, cost = _rms(found - rounded) / _rms(rounded), _rms(rounded - trained) / _rms(trained)
-    same = float(np.mean(found.argmax(-1) == trained.argmax(-1)))
+    off, cost = _off(found, rounded), _off(rounded, trained)
     good = bool(np.isfinite(found).all()) and off <= allowed
     detail = (
         f"logits of tokens {length - len(found)} to {length - 1} differ by {off:.2g} of their size (allowed "
         f"{allowed:.2g}); the "
-        f"format itself costs {cost:.2g}; top tokens as trained: {same:.0%}"
+        f"format itself costs {cost:.2g}; top tokens as trained: {_same_top(found, trained):.0%}"
     )
     return judge(name, good, detail, _CURE)
 
@@ -254,14 +311,22 @@ def _token_ids(exported: Runner, wanted: Sequence[list[int]]) -> Verdict:
 
 
 def _allowed(rounded: np.ndarray, imitated: np.ndarray, radians: float) -> float:
-    engine = _rms(imitated - rounded) / _rms(rounded)
-    return _FLOAT32_ERROR + _ERROR_PER_RADIAN * radians + _ACTIVATIONS * engine
+    return _FLOAT32_ERROR + _ERROR_PER_RADIAN * radians + _ACTIVATIONS * _off(imitated, rounded)
 
 
 def _angle_error(tables: Mapping[str, RopeTable], length: int) -> float:
     return max(
         float32_angle_error(table, length - 1 - i) for table in tables.values() for i in range(min(_LAST, length))
     )
+
+
+def _off(found: np.ndarray, wanted: np.ndarray) -> float:
+    """How far logits are off, as a share of their size."""
+    return _rms(found - wanted) / _rms(wanted)
+
+
+def _same_top(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.mean(found.argmax(-1) == wanted.argmax(-1)))
 
 
 def _rms(logits: np.ndarray) -> float:

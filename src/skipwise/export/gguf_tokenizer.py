@@ -172,8 +172,8 @@ def _special_tokens(tokenizer: Any) -> dict[str, Any]:
             entries[f"{key}_token_id"] = int(index)
     # What the tokenizer really does, not what its settings say.
     plain, marked = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
-    entries["add_bos_token"] = marked[: len(marked) - len(plain)] == [tokenizer.bos_token_id]
-    entries["add_eos_token"] = len(marked) > len(plain) and marked[-1] == tokenizer.eos_token_id != plain[-1]
+    entries["add_bos_token"] = marked[:1] == [tokenizer.bos_token_id] != plain[:1]
+    entries["add_eos_token"] = marked[-1:] == [tokenizer.eos_token_id] != plain[-1:]
     return entries
 
 

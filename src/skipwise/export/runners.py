@@ -1,6 +1,7 @@
 """Models that are run to be compared: by transformers, by llama.cpp, and a GGUF file by transformers' reader."""
 
 import ctypes
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from skipwise.doctor.bench import LOCAL_LAYERS
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.evals.length_rope import rope_of_length
+from skipwise.evals.forward import logit_pieces
 from skipwise.export.gguf import GgufContent, read_gguf
 from skipwise.export.gguf_rope import llama_cpp_table
 from skipwise.export.gguf_tokenizer import splitter
@@ -60,26 +61,11 @@ class TransformersRunner:
     def __init__(self, model: Any, tokenizer: Any, name: str = "transformers") -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
 
-    @torch.no_grad()
     def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
-        """See `Runner`; keys and values of the tokens before are kept in a cache, a piece of the prompt at a time."""
-        given, kept = torch.tensor([list(ids)], device=self.model.device), []
-        cache = DynamicCache()
-        with rope_of_length(self.model, len(ids)):
-            for start in range(0, len(ids), _BATCH):
-                end = min(start + _BATCH, len(ids))
-                wanted = min(end - start, max(0, end - (len(ids) - last)))
-                done = self.model(
-                    input_ids=given[:, start:end],
-                    position_ids=torch.arange(start, end, device=given.device)[None],
-                    past_key_values=cache,
-                    use_cache=True,
-                    attention_mask=torch.ones_like(given[:, :end]),
-                    logits_to_keep=max(1, wanted),
-                )
-                if wanted:
-                    kept.append(done.logits[0, -wanted:].float().cpu())
-        return torch.cat(kept).numpy()
+        """See `Runner`; a prompt is read a piece at a time, as llama.cpp reads it."""
+        first = len(ids) - last
+        pieces = logit_pieces(self.model, torch.tensor([list(ids)]), first, chunk_tokens=_BATCH, where=self.name)
+        return torch.cat([logits[0].cpu() for _, logits in pieces]).numpy()
 
     @torch.no_grad()
     def tables(self, context: int) -> dict[str, RopeTable]:
@@ -144,6 +130,16 @@ _ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@functools.cache
+def _silence_llama_cpp() -> Any:
+    """Hands llama.cpp a listener that says nothing. It is kept for good: llama.cpp calls it as long as it is loaded."""
+    import llama_cpp
+
+    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    return quiet
+
+
 class LlamaCppRunner:
     """A GGUF file run by llama.cpp itself, with a cache of float32.
 
@@ -156,9 +152,7 @@ class LlamaCppRunner:
 
         self._api: Any = llama_cpp
         self.name = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
-        # Held on to, as llama.cpp calls it whenever it has something to say.
-        self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
+        _silence_llama_cpp()
         llama_cpp.llama_backend_init()
         model_settings = llama_cpp.llama_model_default_params()
         model_settings.n_gpu_layers = 0

@@ -1,18 +1,21 @@
 """The trained model that an export is made of, in float32: a finished run's, low-rank additions merged, or a
-checkpoint's."""
+checkpoint's.
+
+Additions that were trained over weights in 4 bits belong to these, dequantized (`skipwise.train.quantized`): such a run
+has merged them so itself, and its own weights are what is exported.
+"""
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skipwise.config import RunConfig
+from skipwise.config import QloraTuning, RunConfig
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.model import load_model, original_window, read_config, rope_state, with_scaled_attention
+from skipwise.model import load_model, named_path, original_window, read_config, rope_state, with_scaled_attention
 from skipwise.train.folder import RECORD_FILE, SETTINGS_FILE
-from skipwise.train.tuning import merged
+from skipwise.train.tuning import load_additions, merged
 
 ADAPTER = "adapter"
 _ADAPTER_FILE = "adapter_config.json"
@@ -26,9 +29,10 @@ class Trained(NamedTuple):
         model: float32, in evaluation mode, additions merged in float32.
         tokenizer: that goes with it.
         folder: of the run or checkpoint.
-        base: that the run extended; None for a checkpoint that is no run.
-        adapter: folder of the low-rank additions; None where there are none.
+        base: that the run extended; None for a checkpoint that is no run and whose base was not given.
+        adapter: folder of the low-rank additions to the base; None where there are none.
         stored: dtype of the checkpoint.
+        four_bit: whether it was trained as additions to weights in 4 bits.
     """
 
     model: PreTrainedModel
@@ -37,6 +41,7 @@ class Trained(NamedTuple):
     base: str | None
     adapter: Path | None
     stored: str
+    four_bit: bool = False
 
 
 def load_trained(source: str | Path, *, base: str | None = None, trust_remote_code: bool = False) -> Trained:
@@ -44,14 +49,14 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
 
     Args:
         source: the output folder of a finished run, or any checkpoint folder.
-        base: where the base model is now, if it is not where the run found it; for runs with low-rank additions.
+        base: where the base model is now, if it is not where the run found it.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ConfigError: the run is not finished.
         CheckpointError, UnsupportedModelError, ConfigError: as `load_model`.
     """
-    folder = Path(source)
+    folder = named_path(source)
     is_run = (folder / SETTINGS_FILE).is_file()
     if is_run and not (folder / RECORD_FILE).is_file():
         raise ConfigError(
@@ -59,10 +64,11 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
         )
     config = RunConfig.from_yaml(folder / SETTINGS_FILE) if is_run else None
     trusted: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if config is None or not (folder / ADAPTER / _ADAPTER_FILE).is_file():
+    four_bit = config is not None and isinstance(config.tuning, QloraTuning)
+    if config is None or four_bit or not (folder / ADAPTER / _ADAPTER_FILE).is_file():
         loaded = load_model(source, dtype="float32", **trusted)
-        named = None if config is None else base or config.model
-        return Trained(loaded.model, loaded.tokenizer, folder, named, None, _stored(folder))
+        named = base or (None if config is None else config.model)
+        return Trained(loaded.model, loaded.tokenizer, folder, named, None, _stored(folder), four_bit)
     base = base or config.model
     try:
         window = config.resolve_window(original_window(read_config(base, **trusted)))
@@ -73,8 +79,8 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
             f"loaded: {error}; say where it is now with --base"
         ) from error
     try:
-        model = merged(PeftModel.from_pretrained(loaded.model, str(folder / ADAPTER)))
-    except (OSError, ValueError, RuntimeError) as error:
+        model = merged(load_additions(loaded.model, folder / ADAPTER))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"adapter {str(folder / ADAPTER)!r} does not fit {base!r}: {str(error).splitlines()[0]}; give its base "
             "with --base"

@@ -1,4 +1,4 @@
-"""Kinds of KV cache: whole numbers of the model's own type, 8 or 4 bit, on the host, or of a size made beforehand.
+"""Kinds of KV cache: numbers of the model's own type, 8 or 4 bit, on the host, or of a size made beforehand.
 
 Layers of a limited reach (sliding windows) hold their window and no more in every kind; the kinds differ in how layers
 that see everything are kept.
@@ -86,7 +86,7 @@ class _Packed(NamedTuple):
         step = (largest - smallest) / (2**bits - 1)
         # In float32, as the difference itself would be rounded to few bits in a type of half the size.
         steps = (numbers.float() - smallest.float()) / step.float().clamp(min=torch.finfo(step.dtype).tiny)
-        codes = steps.round().to(torch.uint8)
+        codes = steps.round().clamp(max=2**bits - 1).to(torch.uint8)
         if bits == 4:
             codes = codes[..., 0::2] | codes[..., 1::2] << 4
         return cls(codes, smallest, step, bits)
@@ -137,8 +137,7 @@ class GroupQuantizedLayer(BaseQuantizedLayer):
         self.cumulative_length += key_states.shape[-2]
         keys = self._all(self._quantized_keys, self.keys, key_states)
         values = self._all(self._quantized_values, self.values, value_states)
-        recent = self.cumulative_length - self._rounded_tokens
-        self._keep(keys[:, :, -recent:], values[:, :, -recent:])
+        self._keep(keys[:, :, self._rounded_tokens :], values[:, :, self._rounded_tokens :])
         return keys, values
 
     def crop(self, tokens_to_remove: int) -> None:

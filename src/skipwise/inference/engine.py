@@ -31,7 +31,7 @@ class GenerationRequest:
     Attributes:
         prompt_ids: token ids of the prompt, special tokens included; at least one.
         max_new_tokens: tokens to generate at most; 1 or more.
-        temperature: of the draws; 0 takes the likeliest token each time.
+        temperature: of the draws; 0, and what is next to it, takes the likeliest token each time.
         top_p: draws are among the likeliest tokens that together have at least this probability; above 0, at most 1.
         seed: of the draws; None draws differently each time.
         stop: texts that end the output, and are no part of it.
@@ -58,6 +58,8 @@ class GenerationRequest:
             raise ConfigError(f"temperature is {self.temperature}; it must be 0 or more")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise ConfigError(f"seed is {self.seed}; it must have 64 bits at most")
         if not all(self.stop):
             raise ConfigError("a stop text is empty; leave it out")
         if self.mode not in (None, *MODES):

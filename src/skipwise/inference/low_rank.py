@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
@@ -23,36 +24,77 @@ def low_rank_difference(base: str | Path, tuned: str | Path, rank: int, folder: 
     Args:
         base: the base model, as `load_model` takes it.
         tuned: the extended model.
-        rank: of each layer's difference; at full rank nothing is lost.
+        rank: of each layer's difference; at full rank nothing of them is lost.
         folder: where the adapter is written to.
         **how: `dtype` and `trust_remote_code`, as for `load_model`.
 
     Returns:
-        The relative error of the weights of all linear layers together,
-        `|W_tuned - W_base - B A|_F / |W_tuned - W_base|_F`: 0 where nothing is lost, 1 where all is.
+        The relative error of all parameters together that are not kept in full,
+        `|W_tuned - W_base - B A|_F / |W_tuned - W_base|_F`: 0 where nothing is lost, 1 where all is. What is neither a
+        weight of a linear layer nor kept in full (biases, experts joined into one tensor) stays the base's, and counts
+        as lost.
 
     Raises:
         ConfigError: the rank is below 1, or base and tuned model are not of one kind.
     """
-    if rank < 1:
-        raise ConfigError(f"rank is {rank}; it must be 1 or more")
     before, _ = load_model(base, **how)
     after, _ = load_model(tuned, **how)
+    return write_difference(before, after, rank, folder)
+
+
+def write_difference(before: PreTrainedModel, after: PreTrainedModel, rank: int, folder: str | Path) -> float:
+    """As `low_rank_difference`, of models that are loaded already; both stay as they are.
+
+    Args:
+        before: the base model.
+        after: the extended model.
+        rank: of each layer's difference.
+        folder: where the adapter is written to.
+
+    Returns:
+        The relative error.
+
+    Raises:
+        ConfigError: as `low_rank_difference`.
+    """
+    if rank < 1:
+        raise ConfigError(f"rank is {rank}; it must be 1 or more")
     wrapped = _adapted(before, after, rank)
-    lost = total = 0.0
     weights: dict[str, Any] = dict(after.named_parameters(remove_duplicate=False))
     name: str
     module: Any
     with torch.no_grad():
         for name, module in wrapped.get_base_model().named_modules():
             if isinstance(module, LoraLayer):
-                difference = weights[f"{name}.weight"].float() - module.get_base_layer().weight.float()
-                lost += float(_cut(module, difference, rank)) ** 2
-                total += float(difference.norm()) ** 2
+                _cut(module, weights[f"{name}.weight"].float() - module.get_base_layer().weight.float(), rank)
             elif hasattr(module, "modules_to_save"):
                 module.modules_to_save["default"].load_state_dict(after.get_submodule(name).state_dict())
     wrapped.save_pretrained(str(folder), save_embedding_layers=False)
     share_weights(folder)
+    return difference_error(wrapped, before, after)
+
+
+@torch.no_grad()
+def difference_error(adapted: PeftModel, before: PreTrainedModel, after: PreTrainedModel) -> float:
+    """What a base model with an adapter lacks of what was tuned; see `low_rank_difference`.
+
+    Args:
+        adapted: the base model with the adapter.
+        before: the base model.
+        after: the extended model.
+    """
+    layers: dict[str, Any] = dict(adapted.get_base_model().named_modules())
+    in_full = tuple(f"{name}." for name, layer in layers.items() if hasattr(layer, "modules_to_save"))
+    own = dict(before.named_parameters(remove_duplicate=False))
+    lost = total = 0.0
+    for name, tuned in after.named_parameters():
+        if not name.startswith(in_full):
+            difference = tuned.float() - own[name].float()
+            total += float(difference.norm()) ** 2
+            layer: Any = layers.get(name.removesuffix(".weight"))
+            if hasattr(layer, "get_delta_weight"):
+                difference -= layer.get_delta_weight("default").float()
+            lost += float(difference.norm()) ** 2
     return (lost / total) ** 0.5 if total else 0.0
 
 
@@ -61,12 +103,14 @@ def _adapted(before: PreTrainedModel, after: PreTrainedModel, rank: int) -> Any:
     if type(before) is not type(after):
         raise ConfigError(f"the base model is a {type(before).__name__} and the tuned one a {type(after).__name__}")
     extended = built_around(type(before), after.config, dict(before.named_parameters(remove_duplicate=False)), before)
+    # What the adapter will name as its base.
+    extended.name_or_path = before.name_or_path
     tuning = LoraTuning(rank=rank, alpha=rank, train_norms=True, train_embeddings=True)
     return apply_tuning(extended, tuning)
 
 
-def _cut(layer: Any, difference: torch.Tensor, rank: int) -> torch.Tensor:
-    """Sets a layer's addition to the nearest matrix of this rank; the norm of what is lost."""
+def _cut(layer: Any, difference: torch.Tensor, rank: int) -> None:
+    """Sets a layer's addition to the nearest matrix of this rank."""
     left, sizes, right = torch.linalg.svd(difference, full_matrices=False)
     kept = min(rank, len(sizes))
     narrow, wide = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -75,4 +119,3 @@ def _cut(layer: Any, difference: torch.Tensor, rank: int) -> torch.Tensor:
     root = sizes[:kept].sqrt()
     narrow[:kept] = root[:, None] * right[:kept]
     wide[:, :kept] = left[:, :kept] * root
-    return sizes[kept:].norm()

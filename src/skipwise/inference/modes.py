@@ -8,20 +8,19 @@ behind, and threads can be in different modes.
 """
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.inference.engine import MODES, Mode
 from skipwise.inference.origin import Origin, check_base, read_origin
 from skipwise.model import built_around, load_model, read_config, rope_state
+from skipwise.train.tuning import load_additions
 
 
 class TwoModes:
@@ -207,11 +206,9 @@ def with_adapter(short: PreTrainedModel, origin: Origin, trust_remote_code: bool
     config._attn_implementation = short.config._attn_implementation
     parameters = dict(short.named_parameters(remove_duplicate=False))
     extended = built_around(type(short), config, parameters, short)
+    assert origin.adapter is not None
     try:
-        with warnings.catch_warnings():
-            # peft reads a property that later releases of transformers 5 renamed.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            wrapped = PeftModel.from_pretrained(extended, str(origin.adapter))
+        wrapped = load_additions(extended, origin.adapter)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"adapter {str(origin.adapter)!r} cannot be put into its base model ({str(error).splitlines()[0][:200]}); "

@@ -30,7 +30,8 @@ class Origin:
     Attributes:
         folder: of the run, with the merged model and its config.
         base: the base model, as `load_model` takes it.
-        adapter: folder of the difference; None where both sets of weights are needed.
+        adapter: folder of the difference; None where both sets of weights are needed, as after full tuning, or where
+            the additions were trained over weights in 4 bits.
         is_own: whether the adapter is what the run trained, so that base and adapter make the merged weights.
     """
 
@@ -62,18 +63,29 @@ def read_origin(
         if adapter is not None:
             raise CheckpointError(f"{str(source)!r} is no run of skipwise extend; say what its base model is, by base")
         return None
+    model, tuning = _recorded(record) if record.is_file() else (None, None)
+    base = base or model
     if base is None:
-        try:
-            base = json.loads(record.read_text(encoding="utf-8"))["config"]["model"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"record {str(record)!r} names no base model ({error!r}); say where it is by base (--base)"
-            ) from error
-    is_own = adapter is None and own.is_dir()
+        raise CheckpointError(f"record {str(record)!r} names no base model; say where it is by base (--base)")
+    # Additions that were trained over weights in 4 bits make no model of the base in full precision: the merged weights
+    # are what was trained.
+    is_own = adapter is None and own.is_dir() and tuning != "qlora"
     chosen = own if is_own else Path(adapter).expanduser() if adapter is not None else None
     if chosen is not None and not (chosen / _ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"adapter is {str(chosen)!r}, which has no {_ADAPTER_CONFIG}; give an adapter's folder")
     return Origin(folder=folder, base=str(base), adapter=chosen, is_own=is_own)
+
+
+def _recorded(record: Path) -> tuple[str | None, str | None]:
+    """The base model and the kind of tuning of a run's record, as far as it names them."""
+    try:
+        config = json.loads(record.read_text(encoding="utf-8")).get("config", {})
+        return config.get("model"), (config.get("tuning") or {}).get("kind")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"record {str(record)!r} cannot be read ({error!r}); copy the run again, or put it aside and say where its "
+            "base model is by base (--base)"
+        ) from error
 
 
 def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) -> None:

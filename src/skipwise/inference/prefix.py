@@ -51,7 +51,8 @@ class PrefixStore:
         if best is None:
             return None
         self._kept = [prefix for prefix in self._kept if prefix is not best]
-        best.cache.crop(length - len(best.ids))
+        if length < len(best.ids):
+            best.cache.crop(length - len(best.ids))
         return best.cache, length
 
     def give(self, kind: Hashable, ids: Sequence[int], cache: Cache) -> None:

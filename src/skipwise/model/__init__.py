@@ -20,6 +20,7 @@ from skipwise.model.load import (
 from skipwise.model.quantized import FourBits, dequantized, four_bit_layers, four_bits, is_four_bit
 from skipwise.model.rotary import rotary_tables
 from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
+from skipwise.model.source import named_path, path_beside
 
 __all__ = [
     "FourBits",
@@ -31,7 +32,9 @@ __all__ = [
     "four_bits",
     "is_four_bit",
     "load_model",
+    "named_path",
     "original_window",
+    "path_beside",
     "portability_note",
     "read_config",
     "replace_file",

@@ -19,6 +19,7 @@ _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _NO_SUCH_ATTENTION = re.compile(
     r"\w+ does not support (Flash Attention \d|an attention implementation through torch[\w.']*( flex_attention)?)"
 )
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 _TO_SAFETENSORS = (
     'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as '
@@ -89,6 +90,19 @@ def locate(source: str | Path, *, weights: bool) -> ModelSource:
     return ModelSource(name=str(source))
 
 
+def named_path(source: str | Path) -> Path:
+    """The path of a model, so that its last part is a name: also of `.` and `..`, which have none."""
+    path = Path(source).expanduser()
+    return path.resolve() if path.name in ("", "..") else path
+
+
+def path_beside(source: str | Path, ending: str) -> Path:
+    """Where what is made of a model goes: beside it, under its name and an ending; of a hub name here."""
+    path = named_path(source)
+    folder = path.parent if path.exists() else Path()
+    return folder / f"{path.name.removesuffix('.gguf')}-{ending}"
+
+
 def _locate_gguf(path: Path) -> ModelSource:
     if not path.is_file():
         raise CheckpointError(f"model is {str(path)!r} and no such file exists; check the path of the .gguf file")
@@ -102,8 +116,15 @@ def _check_folder(folder: Path, weights: bool) -> None:
         raise CheckpointError(
             f"model is {str(folder)!r}, which has no config.json; give the folder that save_pretrained wrote"
         )
-    if not weights or any(folder.glob("*.safetensors")):
+    if not weights:
         return
+    if any(file.name != _ADAPTER_WEIGHTS for file in folder.glob("*.safetensors")):
+        return
+    if (folder / _ADAPTER_WEIGHTS).is_file():
+        raise CheckpointError(
+            f"model is {str(folder)!r}, low-rank additions without the weights that they are added to; give the run "
+            "that they are of, or what skipwise export --to hf makes of it"
+        )
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise CheckpointError(

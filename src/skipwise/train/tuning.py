@@ -4,11 +4,13 @@ Of a model that also sees or hears, only what makes text is trained. Its towers 
 carry additions that no gradient ever reached, and every process of a parallel run would wait for their gradients.
 """
 
+import contextlib
 import difflib
 import logging
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -58,9 +60,7 @@ def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> PreTrainedModel | Pe
         ensure_weight_tying=tuning.train_embeddings and model.config.get_text_config().tie_word_embeddings,
     )
     linear = [name for name, module in _text_modules(model) if isinstance(module, nn.Linear)]
-    with warnings.catch_warnings():
-        # peft reads a property that later releases of transformers 5 renamed.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    with _quiet_peft():
         # Of ranks that peft itself has set aside for experts joined into one tensor, whether or not they are asked for.
         warnings.filterwarnings("ignore", message=r".*(rank|alpha)_pattern keys did not match", category=RuntimeWarning)
         try:
@@ -73,6 +73,24 @@ def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> PreTrainedModel | Pe
         # Of experts that transformers joined into one tensor, peft has translated the names that they had apart.
         _require_found(tuned.peft_config["default"].target_modules, tuned.base_model.targeted_module_names, linear)
     return tuned
+
+
+def load_additions(model: PreTrainedModel, folder: str | Path) -> PeftModel:
+    """A model with low-rank additions that were saved, around it and in its layers; it is changed in place.
+
+    Raises:
+        OSError, ValueError, RuntimeError, KeyError: the additions cannot be read, or belong to another model.
+    """
+    with _quiet_peft():
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+@contextlib.contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Silences what peft sets off by reading a property that later releases of transformers 5 renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning | QloraTuning) -> None:
