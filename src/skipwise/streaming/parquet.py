@@ -74,8 +74,8 @@ class ParquetShards:
                 del groups[0]
             # By the thread that asks: those of a pool would decode ahead of it.
             for batch in table.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[self._field], use_threads=False):
-                for text in batch.column(0)[first:].to_pylist():
-                    yield text_of({self._field: text}, self._field, f"row {row + 1} of {where}")
+                for text in batch.column(0)[first:]:
+                    yield text_of({self._field: text.as_py()}, self._field, f"row {row + 1} of {where}")
                     row += 1
                 first = max(0, first - len(batch))
 
