@@ -4,6 +4,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow
 import pytest
@@ -144,3 +145,9 @@ class TestHub:
     def test_a_folder_without_data_is_told(self, opened: Any) -> None:
         with pytest.raises(DataError, match="cannot be streamed"):
             opened()
+
+    def test_a_file_of_an_address_is_fetched_as_it_is_read(self, tmp_path: Path) -> None:
+        texts = write(tmp_path / "one.parquet", 50, 20, row_group_size=20)
+        with fsspec.open("memory://one.parquet", "wb") as file:
+            file.write((tmp_path / "one.parquet").read_bytes())
+        assert list(paged.ParquetShards(["memory://one.parquet"], "text").texts(0, 22, "it")) == texts[22:]

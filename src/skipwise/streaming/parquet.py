@@ -97,7 +97,8 @@ def _opened(file: str) -> Any:
     if "://" in file:
         import fsspec
 
-        return fsspec.open(file, "rb").open()
+        remote: Any = fsspec.open(file, "rb")
+        return remote.open()
     import pyarrow
 
     return pyarrow.OSFile(file)

@@ -158,7 +158,8 @@ def _opened(found: LocalFiles | HubDataset, field: str) -> ParquetShards | _Libr
         files = (builder.config.data_files or {}).get(found.split)
         if isinstance(builder, Parquet) and files:
             return ParquetShards(list(files), field)
-        return _LibraryShards(builder.as_streaming_dataset(found.split).select_columns([field]), field)
+        rows: Any = builder.as_streaming_dataset(found.split)
+        return _LibraryShards(rows.select_columns([field]), field)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"documents at {found.name!r} cannot be streamed: {reason}") from None
