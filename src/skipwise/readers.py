@@ -12,13 +12,18 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from skipwise.errors import DataError
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 Reader = Callable[[BinaryIO, Path, str], Iterator[tuple[int, str]]]
 
 _COMPRESSIONS = ("", ".gz", ".zst")
+# Bytes of a Parquet column that are read at a time.
+_PARQUET_BUFFER = 1 << 20
 
 
 def reader_of(path: Path) -> Reader | None:
@@ -79,13 +84,25 @@ def _read_lines(file: BinaryIO, path: Path, field: str) -> Iterator[tuple[int, s
         raise DataError(f"{path} is empty; it must hold one JSON object a line: remove it or fetch it again")
 
 
+def open_parquet(file: BinaryIO) -> "ParquetFile":
+    """A Parquet file whose batches come out of one page of a column at a time.
+
+    As it is opened by default, and by a scan of a data set, a whole row group is in memory while its rows are read.
+
+    Raises:
+        pyarrow.ArrowException: it is not one.
+    """
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(file, pre_buffer=False, buffer_size=_PARQUET_BUFFER)
+
+
 def _read_parquet(file: BinaryIO, path: Path, field: str) -> Iterator[tuple[int, str]]:
     """Rows of a Parquet table, of which only the text column is read."""
     import pyarrow
-    from pyarrow import parquet
 
     try:
-        table = parquet.ParquetFile(file)
+        table = open_parquet(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a Parquet file ({_one_line(error)}); remove it or fetch it again") from None
     with table:

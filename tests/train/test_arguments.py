@@ -1,11 +1,17 @@
 """The paper's recipe under a run's own settings."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
+from skipwise.launch import deepspeed_settings
 from skipwise.train.arguments import CHECKPOINTING, GLOBAL_BATCH, mixed_precision, training_arguments, training_settings
+from skipwise.train.sharding import is_sharded
 
 SMALL = {"model": "some/model", "target": "32k"}
 
@@ -108,3 +114,49 @@ def test_sharding_that_would_not_happen_is_refused() -> None:
         ConfigError, match=r"'training\.fsdp' splits the model over accelerators, and this run computes"
     ):
         training_arguments(config)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """As `accelerate launch` tells its processes."""
+
+    def launched(**told: str) -> None:
+        for name, value in told.items():
+            monkeypatch.setenv(f"ACCELERATE_{name}", value)
+
+    return launched
+
+
+def test_fsdp_of_accelerate_launch_is_as_if_it_were_set(launched: Callable[..., None]) -> None:
+    """Otherwise accelerate would split a model that is taken for a whole one."""
+    launched(USE_FSDP="true")
+    config = RunConfig.from_mapping({**SMALL, "training": {"use_cpu": True}})
+    with pytest.raises(ConfigError, match=r"'training\.fsdp' splits the model over accelerators"):
+        training_arguments(config)
+
+
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_deepspeed_of_accelerate_launch_is_as_if_it_were_set(
+    stage: str, launched: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("deepspeed")
+    launched(USE_DEEPSPEED="true", DEEPSPEED_ZERO_STAGE=stage, DEEPSPEED_OFFLOAD_PARAM_DEVICE="cpu")
+    arguments = training_arguments(RunConfig.from_mapping(SMALL))
+    assert arguments.deepspeed == deepspeed_settings(int(stage))
+    assert is_sharded(arguments) == (stage == "3")
+    assert "offload_param_device is left out; it takes it by deepspeed_config_file" in caplog.text
+
+
+def test_deepspeed_of_accelerate_launch_reads_its_file(launched: Callable[..., None], tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    file = tmp_path / "zero.json"
+    file.write_text(json.dumps(deepspeed_settings(3)))
+    launched(USE_DEEPSPEED="true", DEEPSPEED_CONFIG_FILE=str(file))
+    assert training_arguments(RunConfig.from_mapping(SMALL)).deepspeed == str(file)
+
+
+def test_what_a_run_says_of_engines_comes_first(launched: Callable[..., None]) -> None:
+    pytest.importorskip("deepspeed")
+    launched(USE_FSDP="true")
+    config = RunConfig.from_mapping({**SMALL, "training": {"deepspeed": deepspeed_settings(2)}})
+    assert not training_arguments(config).fsdp

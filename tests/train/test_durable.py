@@ -96,12 +96,23 @@ def test_a_damaged_one_is_passed_over_with_the_reason(
 def test_the_newest_is_kept_and_the_best(tmp_path: Path) -> None:
     for step in (2, 10, 4, 6):
         write(tmp_path, step)
-    forget_older(tmp_path, None)
+    forget_older(tmp_path, 10, None)
     assert list(sealed_checkpoints(tmp_path)) == [2, 4, 6, 10], "by number, not by name"
-    forget_older(tmp_path, 2, keep=tmp_path / "checkpoint-2")
+    forget_older(tmp_path, 10, 2, keep=tmp_path / "checkpoint-2")
     assert list(sealed_checkpoints(tmp_path)) == [2, 6, 10]
-    forget_older(tmp_path, 1)
+    forget_older(tmp_path, 10, 1)
     assert list(sealed_checkpoints(tmp_path)) == [10]
+
+
+def test_a_damaged_one_does_not_outlive_the_only_good_one(tmp_path: Path) -> None:
+    """A run went on from step 2, as what was written at step 6 is torn, and was asked to stop at step 3."""
+    for step in (2, 6):
+        write(tmp_path, step)
+    flip_a_bit(tmp_path / "checkpoint-6" / "model", 7)
+    write(tmp_path, 3)
+    forget_older(tmp_path, 3, 1)
+    assert newest_sound(tmp_path, lambda _: None) == tmp_path / "checkpoint-3"
+    assert list(sealed_checkpoints(tmp_path)) == [3]
 
 
 @pytest.fixture

@@ -198,10 +198,10 @@ def logged(folder: Path) -> list[list[float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora", "qlora"])
-def test_deepspeed_trains_what_one_process_trains(
+def test_engines_train_what_one_process_trains(
     kind: str, tiny_checkpoint: Path, documents: Path, tmp_path: Path
 ) -> None:
-    """ZeRO by two processes on CPUs; FSDP has no such mode in accelerate (see test_sharding)."""
+    """DDP and ZeRO by two processes on CPUs; FSDP has no such mode in accelerate (see test_sharding)."""
     pytest.importorskip("deepspeed")
     if kind == "qlora":
         pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
@@ -222,7 +222,7 @@ def test_deepspeed_trains_what_one_process_trains(
     alone = run("alone", "ddp", 1)
     weights = load_file(alone / "model.safetensors")
     split = tmp_path / "zero3"
-    for engine in ("zero2", "zero3") if kind == "full" else ("zero3",):
+    for engine in ("ddp", "zero2", "zero3"):
         split = run(engine, engine, 2)
         for expected, found in zip(logged(alone), logged(split), strict=True):
             assert expected

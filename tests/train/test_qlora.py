@@ -158,14 +158,18 @@ def test_dequantized_weights_are_the_original_ones_within_the_error_of_four_bits
 
 @pytest.mark.usefixtures("sound_model")
 @pytest.mark.parametrize(
-    "training",
-    [{}, {"bf16": True, "use_cpu": True, "gradient_checkpointing": True}],
-    ids=["plain", "bf16, checkpointed"],
+    ("training", "dtype"),
+    [
+        ({}, "float32"),
+        ({"bf16": True, "use_cpu": True, "gradient_checkpointing": True}, "float32"),
+        ({"bf16": True, "use_cpu": True, "gradient_checkpointing": True}, "bfloat16"),
+    ],
+    ids=["plain", "autocast, checkpointed", "in 16 bits"],
 )
 def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
-    training: dict[str, Any], settings: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
+    training: dict[str, Any], dtype: str, settings: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
 ) -> None:
-    how: dict[str, Any] = {"tuning": {**QLORA, "dropout": 0.2}, "training": training}
+    how: dict[str, Any] = {"tuning": {**QLORA, "dropout": 0.2}, "training": training, "dtype": dtype}
     whole = run(settings, **how, output=str(tmp_path / "whole"))
     stop_after(2)
     stopped = run(settings, **how)
@@ -181,7 +185,10 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
     assert first.keys() == second.keys()
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
     base = load_file(Path(settings["model"]) / "model.safetensors")
-    assert not any(torch.equal(weight, base[name]) for name, weight in first.items())
+    assert not any(torch.equal(weight.float(), base[name]) for name, weight in first.items())
+    adapters = [load_file(each.folder / "adapter" / "adapter_model.safetensors") for each in (whole, resumed)]
+    assert {weight.dtype for weight in adapters[0].values()} == {torch.float32}
+    assert all(torch.equal(weight, adapters[1][name]) for name, weight in adapters[0].items())
 
 
 @pytest.mark.usefixtures("sound_model")

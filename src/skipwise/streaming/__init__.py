@@ -7,7 +7,8 @@ to one lane, so a process reads the shards of its own lanes alone; where shards 
 each takes its share of the documents. Where a lane stands is three numbers (`Place`), and what comes next is a function
 of these: a run that goes on from a checkpoint, on as many processes or others, repeats no document and leaves none out.
 
-shards.py   Parquet files and hub data sets, read by the `datasets` library
+shards.py   the shards of local Parquet files, and of hub data sets as the `datasets` library finds them
+parquet.py  Parquet files, a page at a time: the library holds whole row groups, and every lane would have one
 lanes.py    shuffled by shard and block, tokenized ahead, and where each lane stood before a step
 parts.py    some documents that are held out, or trained on
 """

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -189,14 +189,21 @@ class DocumentStream:
     def _of_shard(self, epoch: int, turn: int, shard: int, row: int, share: int, shares: int) -> "Iterator[_Text]":
         """The texts of a shard that are a lane's own, block by block, each shuffled."""
         block = row // self._buffer
-        texts = self._shards.texts(shard, block * self._buffer)
-        while lines := list(islice(texts, self._buffer)):
+        for lines in self._shards.blocks(shard, block * self._buffer, self._buffer):
             rng = np.random.default_rng((self._seed, _BLOCKS, epoch, shard, block))
             first = block * self._buffer
-            for nth, line in enumerate(rng.permutation(len(lines)).tolist(), start=first):
-                if nth >= row and nth % shares == share:
-                    begins, after = Place(epoch, turn, nth), Place(epoch, turn, nth + 1)
-                    yield _Text(lines[line], begins, shard, first + line, after)
+            order = enumerate(rng.permutation(len(lines)).tolist(), start=first)
+            # As bytes: one sign outside Latin makes a str two or four times as long.
+            own = deque(
+                (nth, line, lines[line].encode("utf-8", "surrogatepass"))
+                for nth, line in order
+                if nth >= row and nth % shares == share
+            )
+            lines.clear()
+            while own:
+                nth, line, text = own.popleft()
+                begins, after = Place(epoch, turn, nth), Place(epoch, turn, nth + 1)
+                yield _Text(text.decode("utf-8", "surrogatepass"), begins, shard, first + line, after)
             block += 1
 
 

@@ -1,26 +1,24 @@
-"""Shards of documents, as the `datasets` library reads them: Parquet files and data sets of the hub."""
+"""Shards of documents: Parquet files, and data sets of the hub as the `datasets` library finds and reads them."""
 
 import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 from skipwise.config import DataConfig
 from skipwise.documents import HubDataset, LocalFiles, find_sources
 from skipwise.errors import ConfigError, DataError
 from skipwise.readers import text_of
+from skipwise.streaming.parquet import ParquetShards
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-# Rows that a reader holds: each lane has one.
-_READ_AT_ONCE = 64
-
 
 class Shards:
-    """The shards of a source, read by the `datasets` library.
+    """The shards of a source.
 
     Args:
         source: as in `documents.find_sources`: Parquet files, or a hub data set, or several such.
@@ -53,12 +51,12 @@ class Shards:
         Raises:
             DataError: a row that cannot be read, with shard and row.
         """
-        nth = bisect_right(self._ends, shard)
-        part, row = self._parts[nth], first
-        own = part.shard(part.num_shards, shard - self._ends[nth] + part.num_shards)
+        part, nth = self._part_of(shard)
+        row = first
         try:
-            for row, record in enumerate(own.skip(first), start=first):
-                yield text_of(record, self._field, f"row {row + 1} of shard {shard}")
+            for text in part.texts(nth, first, f"shard {shard}"):
+                yield text
+                row += 1
         except DataError:
             raise
         except Exception as error:
@@ -67,6 +65,47 @@ class Shards:
             raise DataError(
                 f"shard {shard} of the documents breaks off after row {row} ({reason}); mend it and go on with --resume"
             ) from None
+
+    def blocks(self, shard: int, first: int, rows: int) -> Iterator[list[str]]:
+        """The texts of a shard by so many at a time; a shard that takes much memory is closed in between.
+
+        Raises:
+            DataError: as `texts`.
+        """
+        texts = self.texts(shard, first)
+        while block := list(islice(texts, rows)):
+            first += len(block)
+            part, nth = self._part_of(shard)
+            if part.is_heavy(nth):
+                texts = self.texts(shard, first)
+            yield block
+
+    def _part_of(self, shard: int) -> "tuple[ParquetShards | _LibraryShards, int]":
+        """The source that a shard is of, and its number there."""
+        nth = bisect_right(self._ends, shard)
+        return self._parts[nth], shard - self._ends[nth] + self._parts[nth].num_shards
+
+
+class _LibraryShards:
+    """Shards of other files than Parquet, as the `datasets` library reads them."""
+
+    def __init__(self, rows: "IterableDataset", field: str) -> None:
+        self._rows, self._field = rows, field
+
+    @property
+    def num_shards(self) -> int:
+        return self._rows.num_shards
+
+    def reshard(self) -> "_LibraryShards":
+        return _LibraryShards(self._rows.reshard(), self._field)
+
+    def texts(self, shard: int, first: int, where: str) -> Iterator[str]:
+        own = self._rows.shard(self.num_shards, shard).skip(first)
+        for row, record in enumerate(own, start=first + 1):
+            yield text_of(record, self._field, f"row {row} of {where}")
+
+    def is_heavy(self, shard: int) -> bool:
+        return False
 
 
 def require_streamable(source: str | Sequence[str]) -> list[LocalFiles | HubDataset]:
@@ -105,25 +144,25 @@ def check_streaming(data: DataConfig, workers: int) -> None:
         )
 
 
-def _opened(found: LocalFiles | HubDataset, field: str) -> "IterableDataset":
-    """A source as the `datasets` library streams it, its text column alone."""
-    import datasets
-
-    if isinstance(found, HubDataset):
-        name, arguments = found.name, {"name": found.config, "split": found.split}
-    else:
+def _opened(found: LocalFiles | HubDataset, field: str) -> ParquetShards | _LibraryShards:
+    """The shards of a source; of a hub data set of Parquet files these files."""
+    if isinstance(found, LocalFiles):
         files = [str(file.path.resolve()) for file in found.files]
-        name, arguments = (
-            "parquet",
-            {"data_files": files, "split": "train", "columns": [field], "batch_size": _READ_AT_ONCE},
-        )
         _check_field(files[0], field)
+        return ParquetShards(files, field)
+    import datasets
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
     try:
-        opened: Any = datasets.load_dataset(name, streaming=True, **arguments)
+        builder: Any = datasets.load_dataset_builder(found.name, found.config)
+        files = (builder.config.data_files or {}).get(found.split)
+        if isinstance(builder, Parquet) and files:
+            return ParquetShards(list(files), field)
+        rows: Any = builder.as_streaming_dataset(found.split)
+        return _LibraryShards(rows.select_columns([field]), field)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"documents at {name!r} cannot be streamed: {reason}") from None
-    return opened if name == "parquet" else opened.select_columns([field])
+        raise DataError(f"documents at {found.name!r} cannot be streamed: {reason}") from None
 
 
 def _check_field(file: str, field: str) -> None:

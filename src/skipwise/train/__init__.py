@@ -12,6 +12,7 @@ with everything that was done. What stands beside them while training is told in
     curriculum.py  what is trained step by step
     streamed.py    its items, where documents are streamed
     tuning.py      which parameters are trained
+    widening.py    of a model in 16 bits in float32
     quantized.py   a base in 4 bits, and the plain model at the end
     calibration.py the attention factor, chosen when training is done
     fitting.py     fewer windows at a time where memory runs out

@@ -12,6 +12,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
+from skipwise.launch import ENGINE_SETTINGS, deepspeed_settings, fsdp_settings
 from skipwise.train.context import num_groups
 from skipwise.train.sharding import check_sharding
 
@@ -53,6 +54,8 @@ _SAID_ELSEWHERE = {
     "parallelism_config": "parallel.context",
     "remove_unused_columns": "nothing; items have no unused columns",
 }
+# By which variables `accelerate launch` tells its processes of DeepSpeed.
+_LAUNCHED_DEEPSPEED = ("CONFIG_FILE", "ZERO_STAGE", "OFFLOAD_OPTIMIZER_DEVICE", "OFFLOAD_PARAM_DEVICE")
 
 
 def training_settings(config: RunConfig) -> dict[str, Any]:
@@ -93,6 +96,7 @@ def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
         ConfigError: for settings that cannot be used together, on this machine, or without a package that is missing.
     """
     settings, every = training_settings(config), config.validation.every_steps
+    settings |= _launched_engine(settings)
     if settings.get("deepspeed") and not torch.accelerator.is_available():
         # Unasked, accelerate would take each process for the only one.
         settings.setdefault("use_cpu", True)
@@ -136,6 +140,23 @@ def mixed_precision(arguments: transformers.TrainingArguments) -> torch.dtype | 
     name = "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else launched
     # What is not done in 8 bits is done in bfloat16.
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}.get(name)
+
+
+def _launched_engine(settings: dict[str, Any]) -> dict[str, Any]:
+    """What `accelerate launch` was told of FSDP or DeepSpeed, which it would use unasked, as settings of `training`."""
+    asked = {name: os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")}
+    if any(settings.get(name) for name in ENGINE_SETTINGS) or not any(asked.values()):
+        return {}
+    if asked["FSDP"]:
+        logger.info("as accelerate launch asks, the model is split by FSDP 2, layer by layer, with whole checkpoints")
+        return {"fsdp": True, "fsdp_config": fsdp_settings()}
+    told = {name: os.environ.get(f"ACCELERATE_DEEPSPEED_{name}", "none") for name in _LAUNCHED_DEEPSPEED}
+    if (file := told.pop("CONFIG_FILE")) != "none":
+        return {"deepspeed": file}
+    stage = told.pop("ZERO_STAGE")
+    if left_out := sorted(name.lower() for name, value in told.items() if value != "none"):
+        logger.warning(f"of accelerate launch {', '.join(left_out)} is left out; it takes it by deepspeed_config_file")
+    return {"deepspeed": deepspeed_settings(2 if stage == "none" else int(stage))}
 
 
 def _check_names(settings: dict[str, Any]) -> None:

@@ -116,17 +116,23 @@ def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
         ) from error
 
 
-def forget_older(run_folder: Path, limit: int | None, keep: Path | None = None) -> None:
-    """Deletes all checkpoints but the newest; the newest has just been written and is always kept.
+def forget_older(run_folder: Path, written: int, limit: int | None, keep: Path | None = None) -> None:
+    """Deletes all checkpoints but the newest up to the one that has just been written, which is always kept.
+
+    Later ones were there before it, and the run did not go on from them, as they are damaged: they do not count.
 
     Args:
         run_folder: of the run.
+        written: step of the one that has just been written.
         limit: how many stay; None or 0 for all.
         keep: one that stays whatever its age.
     """
-    checkpoints = list(sealed_checkpoints(run_folder).values())
-    for checkpoint in checkpoints[: -limit if limit else 0]:
-        if checkpoint != keep:
+    if not limit:
+        return
+    found = sealed_checkpoints(run_folder)
+    kept = sorted(step for step in found if step <= written)[-limit:]
+    for step, checkpoint in found.items():
+        if step not in kept and checkpoint != keep:
             # Without its seal first, so that one half deleted is none.
             (checkpoint / SEAL_FILE).unlink(missing_ok=True)
             shutil.rmtree(checkpoint, ignore_errors=True)

@@ -184,7 +184,7 @@ class SkipwiseTrainer(transformers.Trainer):
                 self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
         if self.args.should_save:
             kept = self.state.best_model_checkpoint
-            forget_older(run_folder, self.args.save_total_limit, None if kept is None else Path(kept))
+            forget_older(run_folder, step, self.args.save_total_limit, None if kept is None else Path(kept))
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where a checkpoint is written: to the side."""

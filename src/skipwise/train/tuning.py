@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
 from skipwise.errors import ConfigError
+from skipwise.train.widening import narrow_again, widen_trained
 
 logger = logging.getLogger("skipwise")
 
@@ -32,7 +33,7 @@ def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> PreTrainedModel | Pe
         tuning: what is to be trained.
 
     Returns:
-        The model itself, or the model with low-rank additions around it.
+        The model itself, or the model with low-rank additions around it, trained in float32 whatever its dtype.
 
     Raises:
         ConfigError: the model has no linear layer of a name that is asked for, or takes no such additions.
@@ -72,6 +73,7 @@ def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> PreTrainedModel | Pe
     if tuning.target_modules:
         # Of experts that transformers joined into one tensor, peft has translated the names that they had apart.
         _require_found(tuned.peft_config["default"].target_modules, tuned.base_model.targeted_module_names, linear)
+    widen_trained(tuned)
     return tuned
 
 
@@ -122,6 +124,7 @@ def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The plain model, with low-rank additions added to the weights they belong to."""
     if isinstance(model, PeftModel):
         inner: Any = model.merge_and_unload()
+        narrow_again(inner)
         return inner
     return model
 
