@@ -78,7 +78,8 @@ def serve(
         Path | None, typer.Option("--chat-template", metavar="FILE", help="Jinja, in place of the tokenizer's.")
     ] = None,
     grace: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", min=0, help="To finish what runs when told to end.")
+        float,
+        typer.Option("--grace", metavar="SECONDS", min=0, max=86_400, help="To finish what runs when told to end."),
     ] = 60.0,
     vllm_args: Annotated[str, typer.Option("--vllm-args", metavar="TEXT", help="More arguments of vllm serve.")] = "",
     vllm_memory: Annotated[
@@ -110,8 +111,8 @@ def serve(
     keyring = Keyring(key_file) if key_file.exists() else None
     address = Address(host=host, port=port, certificate=tls_cert, private_key=tls_key, grace_seconds=grace)
     address.check(keyring)
-    # The port first: a model takes long to load.
-    bound = address.bind()
+    # These first: a model takes long to load.
+    log, template, bound = AuditLog(audit), _template(chat_template), address.bind()
     order = Turns(
         fair=turns == "fair",
         short_slots=short_slots,
@@ -121,9 +122,7 @@ def serve(
         several_owners=keyring is not None,
     )
     how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
-    # A folder may be given as `.` or `..`, which are no names.
-    name = name or (Path(model) if model.strip("./") else Path(model).resolve()).name
-    template = _template(chat_template)
+    name = name or _name_of(model)
     if engine == "vllm":
         if cache != "dynamic":
             raise ConfigError(f"--cache is {cache!r}, of the embedded engine; give vLLM its own by --vllm-args")
@@ -135,9 +134,7 @@ def serve(
         backend, target = _embedded(model, base, name, order, cache, template, how)
     # A token is seldom more than this many bytes of JSON.
     bounds = Bounds(body_bytes=max(1 << 20, 32 * target))
-    app, drain = create_app(
-        backend, keyring=keyring, audit=AuditLog(audit), bounds=bounds, default_max_tokens=max_new_tokens
-    )
+    app, drain = create_app(backend, keyring=keyring, audit=log, bounds=bounds, default_max_tokens=max_new_tokens)
 
     def ready() -> None:
         if as_json:
@@ -150,6 +147,11 @@ def serve(
             print("skipwise: without TLS, keys and texts can be read on their way; see --tls-cert", file=sys.stderr)
 
     Server(app, address, backend, drain, ready).run(sockets=[bound])
+
+
+def _name_of(model: str) -> str:
+    """The last part of a path or of a hub name; a folder given as `.` or `..` is looked up."""
+    return (Path(model) if model.strip("./") else Path(model).resolve()).name
 
 
 def _embedded(

@@ -44,7 +44,7 @@ class Bounds:
     Attributes:
         body_bytes: of a request.
         body_seconds: for all of it to arrive.
-        buffered_bytes: bodies of all requests that are still arriving or being read.
+        buffered_bytes: bodies of all requests that are here, those whose answer is on its way included.
         requests: at once, whatever they ask for.
     """
 

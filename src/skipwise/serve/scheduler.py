@@ -11,6 +11,7 @@ Requests that wait hold no memory. Those that run are at most `short_slots` in t
 beyond it, apart from each other, so neither kind can keep the other out.
 """
 
+import contextlib
 import itertools
 import sys
 import threading
@@ -250,7 +251,8 @@ class Scheduler:
             left = [job for owner in self._owners.values() for job in self._jobs_of(owner)]
             self._owners.clear()
         for job in left:
-            self._end(job, Progress(finish_reason="closed"))
+            with contextlib.suppress(Exception):
+                self._end(job, Progress(finish_reason="closed"))
 
     def _run(self) -> None:
         try:
@@ -299,9 +301,11 @@ class Scheduler:
     @staticmethod
     def _end(job: Job, progress: Progress) -> None:
         generation, job.generation = job.generation, None
-        if generation is not None:
-            generation.close()
-        job.deliver(progress)
+        try:
+            if generation is not None:
+                generation.close()
+        finally:
+            job.deliver(progress)
 
     def _next_job(self) -> Job | None:
         """Whose turn it is; among equals, who came first."""
