@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from aiohttp import web
@@ -77,6 +78,7 @@ if __name__ == "__main__":
     note(arguments=ARGUMENTS, quiet=os.environ.get("VLLM_NO_USAGE_STATS"))
     if "--fail" in ARGUMENTS:
         sys.exit(7)
+    time.sleep(float(os.environ.get("STANDIN_SLOW", "0")))
     app = web.Application(client_max_size=1 << 26)
     app.add_routes([web.get("/health", health), web.post("/tokenize", tokenize)])
     app.add_routes([web.post("/v1/completions", completions)])
