@@ -105,6 +105,20 @@ def test_a_revoked_key_ends_at_once(serve: Callable[..., Any], tmp_path: Path) -
         client.models.list()
 
 
+def test_a_key_file_that_is_spoilt_lets_nobody_in_and_is_complained_of_once(
+    serve: Callable[..., Any], tmp_path: Path, capfd: Any
+) -> None:
+    path = tmp_path / "keys.json"
+    key = create_key(path, "a")
+    client = client_of(serve(keys=path), key)
+    path.write_text("{")
+    for _ in range(3):
+        with pytest.raises(openai.InternalServerError, match="keys cannot be checked now") as error:
+            client.models.list()
+        assert error.value.response.headers["retry-after"] == "30"
+    assert capfd.readouterr().err.count("is damaged") == 1
+
+
 def test_elsewhere_than_on_this_machine_nobody_listens_without_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):

@@ -230,6 +230,7 @@ class TestInBrowser:
                 running.wait_until(lambda: running.engine.open == set())
                 assert await browser.run("localStorage.length + sessionStorage.length + document.cookie.length") == 0
                 # What has come stays when the rest does not.
+                await browser.run("document.getElementById('max-tokens').value = 2000")
                 await browser.run("document.getElementById('ask').click()")
                 await browser.until("document.getElementById('answer').textContent.length > 3")
                 await asyncio.to_thread(running.end)

@@ -180,6 +180,14 @@ def test_one_end_for_all_who_ask_for_it(tmp_path: Path, monkeypatch: Any) -> Non
             os.kill(number, 0)
 
 
+def test_an_answer_that_vllm_broke_off_is_not_taken_for_a_whole_one(started: Any) -> None:
+    _, client, _ = started
+    with pytest.raises(openai.InternalServerError, match="the engine broke off"):
+        client.completions.create(model="m", prompt="abort", max_tokens=5)
+    with pytest.raises(openai.APIError, match="the engine broke off"):
+        list(client.completions.create(model="m", prompt="abort", max_tokens=5, stream=True))
+
+
 def test_what_vllm_refuses_of_ours_is_no_fault_of_the_client(started: Any) -> None:
     running, client, _ = started
     running.backend._session.headers["Authorization"] = "Bearer of another"

@@ -65,7 +65,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
             await asyncio.sleep(0.01 if bytes(prompt).startswith(b"slow") else 0)
             usage["completion_tokens"] += 1
             text = chr(prompt[-1 - place % len(prompt)])
-            await send([{"index": 0, "text": text, "finish_reason": "length" if place + 1 == most else None}])
+            last = "abort" if bytes(prompt).startswith(b"abort") else "length"
+            await send([{"index": 0, "text": text, "finish_reason": last if place + 1 == most else None}])
         await send([])
         await response.write(b"data: [DONE]\n\n")
     except (ConnectionResetError, asyncio.CancelledError):

@@ -84,6 +84,7 @@ class Gate:
         self._app, self._keyring, self._bounds = app, keyring, bounds
         self._audit, self._metrics = audit, metrics
         self._requests = self._buffered = self._checks = 0
+        self._complaint = ""
         self._checking = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
@@ -159,7 +160,10 @@ class Gate:
         except UnknownKeyError as error:
             raise Refusal(401, str(error), code="invalid_api_key") from error
         except ConfigError as error:
-            print(f"skipwise: {error}", file=sys.stderr)
+            # Once: anybody can ask again and again.
+            if str(error) != self._complaint:
+                print(f"skipwise: {error}", file=sys.stderr)
+            self._complaint = str(error)
             raise Refusal(503, "keys cannot be checked now; try again later", retry_after=30) from error
         key, role = found
         return Caller(id=key.id, name=key.name, role=role)

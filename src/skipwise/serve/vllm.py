@@ -304,10 +304,11 @@ class Vllm:
                     yield Progress(text=choice.get("text") or "", tokens=new)
         except (aiohttp.ClientError, TimeoutError, ValueError):
             reason = None
-        if reason is None:
-            yield Progress(error=_failed("the engine broke off"))
+        # Other reasons, such as `abort`, are of answers that are not whole.
+        if reason in _FINISH:
+            yield Progress(finish_reason=_FINISH[reason])
         else:
-            yield Progress(finish_reason=_FINISH.get(reason, "stop"))
+            yield Progress(error=_failed("the engine broke off"))
 
     @asynccontextmanager
     async def _post(self, mode: Mode, path: str, body: dict[str, Any]) -> AsyncIterator[Any]:
