@@ -81,9 +81,10 @@ def test_what_was_not_generated_is_not_counted(serve: Callable[..., Any], tmp_pa
 def test_who_is_refused_for_a_full_queue_is_not_billed(serve: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     set_role(path, "r", Role(tokens_per_minute=100))
-    running = serve(StandIn(token_seconds=0.004), keys=path, turns=Turns(short_slots=1, waiting=1))
+    running = serve(StandIn(token_seconds=0.02), keys=path, turns=Turns(short_slots=1, waiting=1))
     full = client_of(running, create_key(path, "full"))
     client = client_of(running, create_key(path, "a", role="r"))
+    client.models.list()  # the first look at a key takes its time
     with ThreadPoolExecutor() as pool:
         asked = [pool.submit(full.completions.create, model="stand-in", prompt="x", max_tokens=new) for new in (60, 1)]
         running.wait_until(lambda: running.backend.load == (1, 1))
