@@ -138,7 +138,8 @@ def test_who_takes_no_answer_is_not_waited_for() -> None:
     async def run(seconds: float) -> int:
         server = Server(None, Address(), None, lambda: None)  # type: ignore[arg-type]
         server.config.load()
-        protocol: Any = server.config.http_protocol_class(server.config, ServerState(), {})
+        kind: Any = server.config.http_protocol_class
+        protocol = kind(server.config, ServerState(), {})
         protocol.reading_seconds, transport = 0.1, Transport()
         protocol.connection_made(transport)
         protocol.pause_writing()

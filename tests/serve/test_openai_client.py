@@ -58,11 +58,11 @@ def test_a_chat(client: Any) -> None:
 
 def test_an_answer_may_be_sent_back_as_the_client_keeps_it(client: Any) -> None:
     messages: list[Any] = [{"role": "user", "content": "abc"}]
-    for number in range(2):
-        done = client.chat.completions.create(model="stand-in", messages=messages, max_tokens=2)
-        message = done.choices[0].message
-        # As an object, and with all that such an object may have and this one has not.
-        messages += [message if number else message.model_dump(), {"role": "user", "content": "xyz"}]
+    for as_object in (False, True):
+        message = client.chat.completions.create(model="stand-in", messages=messages, max_tokens=2).choices[0].message
+        # With all that such an object may have and this one has not, and as an object.
+        messages += [message if as_object else message.model_dump(), {"role": "user", "content": "xyz"}]
+    done = client.chat.completions.create(model="stand-in", messages=messages, max_tokens=2)
     assert done.choices[0].message.content == "zy"
 
 
