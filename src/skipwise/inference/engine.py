@@ -31,7 +31,7 @@ class GenerationRequest:
     Attributes:
         prompt_ids: token ids of the prompt, special tokens included; at least one.
         max_new_tokens: tokens to generate at most; 1 or more.
-        temperature: of the draws; 0, and what is next to it, takes the likeliest token each time.
+        temperature: of the draws; 0 takes the likeliest token each time.
         top_p: draws are among the likeliest tokens that together have at least this probability; above 0, at most 1.
         seed: of the draws; None draws differently each time.
         stop: texts that end the output, and are no part of it.

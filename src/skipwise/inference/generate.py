@@ -21,9 +21,6 @@ from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
 from skipwise.inference.text import TextStream
 
-# Temperatures from 0 up to here: logits divided by so little are infinite, and no draw can be made of them.
-_GREEDY_BELOW = 1e-5
-
 
 class LocalEngine:
     """Generates with the transformers library in this process; see `skipwise.inference.engine.Engine`.
@@ -117,8 +114,8 @@ class LocalGeneration:
         self._read = self._reused = self._cache_bytes = 0
         self._prefill_seconds = self._decode_seconds = 0.0
         self._text, self._settled = TextStream(engine.modes.tokenizer, request.stop), ""
-        self._warpers, self._greedy = LogitsProcessorList(), request.temperature < _GREEDY_BELOW
-        if not self._greedy:
+        self._warpers = LogitsProcessorList()
+        if request.temperature > 0:
             self._warpers.append(TemperatureLogitsWarper(float(request.temperature)))
             self._warpers.append(TopPLogitsWarper(float(request.top_p)))
         self._draws = torch.Generator(self._model.device)
@@ -231,7 +228,7 @@ class LocalGeneration:
 
     def _choose(self, logits: Tensor) -> int:
         """The next token by its logits (1, vocabulary)."""
-        if self._greedy:
+        if self._request.temperature == 0:
             return int(logits.argmax(-1))
         warped: Any = self._warpers(torch.empty(1, 0, dtype=torch.long), logits)  # pyright: ignore[reportArgumentType]
         return int(torch.multinomial(warped.softmax(-1), 1, generator=self._draws))
