@@ -1,6 +1,6 @@
 """Inputs that nobody well-meaning sends, as raw bytes, and the status that each gets.
 
-python tests/serve/hostile.py      # from the repository's root: prints them as a table
+PYTHONPATH=tests python -m serve      # from the repository's root: prints them as a table
 """
 
 import contextlib
@@ -110,7 +110,9 @@ CASES = [
     Case("a seed of 2^64", of(seed=2**64), 400, "seed"),
     Case("five stop texts", of(stop=list("abcde")), 400, "stop"),
     Case("an empty stop text", of(stop=[""]), 400, "stop"),
-    Case("two answers at once", of(n=2), 400, "n:"),
+    Case("two answers at once", of(n=2), 400, "n: a request gets one answer"),
+    Case("a temperature next to zero", raw('"temperature": 1e-320'), 200),
+    Case("two maxima", chat(max_completion_tokens=3), 400, "not both"),
     Case("a field that is not known", of(cache_salt="mine"), 400, "cache_salt"),
     Case("the same field twice", raw('"max_tokens": 1, "max_tokens": 2'), 200),
     Case("more tokens than the window", of(prompt="x" * 5000), 400, "holds 4096 tokens"),
@@ -118,7 +120,8 @@ CASES = [
     Case("a message of no role that is known", chat(messages=[{"role": "root", "content": "x"}]), 400, "role"),
     Case("a message with a picture", chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), 400),
     Case("5,000 messages", chat(messages=[{"role": "user", "content": "x"}] * 5000), 400, "messages"),
-    Case("tools", chat(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "tools"),
+    Case("tools", chat(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "no tools are called here"),
+    Case("a form of answer that is not offered", chat(response_format={"type": "json_object"}), 400, "plain text"),
     Case("a model by a path", of(model="../../etc/passwd"), 404, "this key may use"),
     # keys
     Case("no key", http(b"{}", key=None), 401, "no API key"),
@@ -171,6 +174,8 @@ CASES = [
     Case("a way around the key, encoded", http(b"{}", path="/%76%31/completions", key=None), 401),
     Case("a way around the key, with dots", http(b"{}", path="/health/../v1/completions", key=None), 401),
     Case("a way around the key, by a slash at the end", http(b"{}", path="/v1/completions/", key=None), 401),
+    Case("a slash at the end: no key is sent on", http(method="GET", path="/health/"), 404),
+    Case("a model's path that leads up", http(method="GET", path="/v1/models/../../metrics"), 404, "this key may use"),
     Case("a whole address as the path", http(b"{}", path="http://other.example/v1/completions", key=None), 401),
     Case("a path of 40,000 letters", http(method="GET", path="/" + "a" * 40_000), 414),
 ]

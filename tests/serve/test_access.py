@@ -1,23 +1,29 @@
 """Who may ask for what: keys over HTTP, roles, where the server listens, TLS, and what the audit log keeps."""
 
+import asyncio
 import json
 import os
 import shutil
+import socket
 import ssl
 import stat
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serve.standin import StandIn
+from serve.standin import ByteTokenizer, StandIn
 from skipwise.errors import ConfigError
+from skipwise.serve.app import create_app
+from skipwise.serve.backends import Embedded
 from skipwise.serve.keys import Keyring, Role, create_key, revoke_key, set_role
-from skipwise.serve.listen import Address
+from skipwise.serve.listen import Address, Server
+from skipwise.serve.scheduler import Turns
 
 openai = pytest.importorskip("openai", reason="OpenAI's client is not installed")
 
@@ -72,6 +78,24 @@ def test_what_was_not_generated_is_not_counted(serve: Callable[..., Any], tmp_pa
     running.wait_until(fits, seconds=10)
 
 
+def test_who_is_refused_for_a_full_queue_is_not_billed(serve: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    set_role(path, "r", Role(tokens_per_minute=100))
+    running = serve(StandIn(token_seconds=0.02), keys=path, turns=Turns(short_slots=1, waiting=1))
+    full = client_of(running, create_key(path, "full"))
+    client = client_of(running, create_key(path, "a", role="r"))
+    client.models.list()  # the first look at a key takes its time
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(full.completions.create, model="stand-in", prompt="x", max_tokens=new) for new in (60, 1)]
+        running.wait_until(lambda: running.backend.load == (1, 1))
+        with pytest.raises(openai.InternalServerError, match="1 requests are waiting, and 1 may"):
+            client.completions.create(model="stand-in", prompt="x" * 60, max_tokens=1)
+        for one in asked:
+            one.result()
+    # Of 100 tokens 61 would be gone, and 40 of them not back before 24 seconds.
+    assert client.completions.create(model="stand-in", prompt="x" * 60, max_tokens=20).usage.prompt_tokens == 60
+
+
 def test_a_revoked_key_ends_at_once(serve: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     key = create_key(path, "a")
@@ -80,6 +104,20 @@ def test_a_revoked_key_ends_at_once(serve: Callable[..., Any], tmp_path: Path) -
     revoke_key(path, key)
     with pytest.raises(openai.AuthenticationError, match="revoked"):
         client.models.list()
+
+
+def test_a_key_file_that_is_spoilt_lets_nobody_in_and_is_complained_of_once(
+    serve: Callable[..., Any], tmp_path: Path, capfd: Any
+) -> None:
+    path = tmp_path / "keys.json"
+    key = create_key(path, "a")
+    client = client_of(serve(keys=path), key)
+    path.write_text("{")
+    for _ in range(3):
+        with pytest.raises(openai.InternalServerError, match="keys cannot be checked now") as error:
+            client.models.list()
+        assert error.value.response.headers["retry-after"] == "30"
+    assert capfd.readouterr().err.count("is damaged") == 1
 
 
 def test_elsewhere_than_on_this_machine_nobody_listens_without_keys(tmp_path: Path) -> None:
@@ -103,21 +141,64 @@ def test_a_taken_port_is_said_in_one_line(serve: Callable[..., Any]) -> None:
         Address(port=running.port).bind().listen()
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate")
-def test_tls(serve: Callable[..., Any], tmp_path: Path) -> None:
-    certificate, private_key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
+def test_two_that_start_at_once_on_a_port_are_told_so_and_leave_nothing(capfd: Any) -> None:
+    first = Address(port=0)
+    bound = first.bind()
+    # Neither listens yet, so the system lets both have the port.
+    second = Address(port=bound.getsockname()[1])
+    other = second.bind()
+    bound.listen()
+    backend = Embedded(StandIn(), ByteTokenizer(), Turns())  # type: ignore[arg-type]
+    app, drain = create_app(backend)
+    with bound, other, pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1 port \d+ \(.*in use"):
+        Server(app, second, backend, drain).run(sockets=[other])
+    assert not asyncio.run(backend.is_healthy())
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_host_that_is_none_is_said_in_one_line() -> None:
+    for host in ("a" * 70 + ".example", "no-such-host.invalid"):
+        with pytest.raises(ConfigError, match="cannot listen on"):
+            Address(host=host).bind()
+
+
+def made_by_openssl(folder: Path, *flags: str) -> tuple[Path, Path]:
+    """A certificate and its key."""
+    certificate, private_key = folder / "cert.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
     made = subprocess.run(
-        [*command.split(), "-keyout", str(private_key), "-out", str(certificate)], capture_output=True, check=False
+        [*command.split(), *flags, "-keyout", str(private_key), "-out", str(certificate)], capture_output=True
     )
     assert made.returncode == 0, made.stderr
+    return certificate, private_key
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate")
+def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(tmp_path: Path) -> None:
+    certificate, private_key = made_by_openssl(tmp_path, "-passout", "pass:abcdefgh")
+    with pytest.raises(ConfigError, match="is encrypted; give one without a passphrase"):
+        Address(certificate=certificate, private_key=private_key).check(None)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate")
+def test_tls(serve: Callable[..., Any], tmp_path: Path) -> None:
+    certificate, private_key = made_by_openssl(tmp_path, "-nodes")
     running = serve(certificate=certificate, private_key=private_key)
     assert running.url.startswith("https://")
     context = ssl.create_default_context(cafile=str(certificate))
     with urllib.request.urlopen(running.url + "/health", context=context, timeout=10) as answer:
         assert json.load(answer) == {"status": "ok"}
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        socket.create_connection(("127.0.0.1", running.port)) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        name = (secured.cipher() or ("",))[0]
+    assert name.startswith("ECDHE-")
+    assert "GCM" in name or "CHACHA20" in name
+    context.set_ciphers("AES256-SHA:@SECLEVEL=0")
+    with socket.create_connection(("127.0.0.1", running.port)) as plain, pytest.raises(ssl.SSLError):
+        context.wrap_socket(plain, server_hostname="127.0.0.1")
     with pytest.raises(OSError, match=r"(?i)remote end closed|reset|bad status"):
         urllib.request.urlopen(running.url.replace("https", "http") + "/health", timeout=10)
     with pytest.raises(ConfigError, match="give both or neither"):
@@ -159,7 +240,8 @@ def test_the_audit_log_says_who_and_how_much_and_no_word_of_text(
         (number, "ada", lines[5]["status"]),
         ("-", "-", 401),
     ]
-    assert lines[5]["status"] in (200, 499)
+    # Who leaves in the midst of a stream is noted as gone, unless all of it was on its way already.
+    assert lines[5]["status"] == (200 if lines[5]["completion_tokens"] == 50 else 499)
     assert (lines[0]["prompt_tokens"], lines[0]["completion_tokens"], lines[0]["mode"]) == (9, 9, "short")
     assert (lines[1]["prompt_tokens"], lines[1]["completion_tokens"], lines[1]["mode"]) == (90, 20, "long")
     assert lines[4]["endpoint"] == "other"
@@ -171,6 +253,14 @@ def test_the_audit_log_says_who_and_how_much_and_no_word_of_text(
     for word in [*words, *(word[::-1] for word in words), secret]:
         assert all(word.encode() not in content for content in written), word
         assert word not in printed, word
+
+
+def test_nobody_can_say_that_they_are_somebody_else(serve: Callable[..., Any], tmp_path: Path) -> None:
+    running, log = serve(), tmp_path / "audit.jsonl"
+    pretence = {"X-Forwarded-For": "zebrafish", "X-Forwarded-Proto": "https", "Forwarded": "for=zebrafish"}
+    client_of(running, "-", default_headers=pretence).models.list()
+    running.wait_until(lambda: log.read_text())
+    assert json.loads(log.read_text())["client"] == "127.0.0.1"
 
 
 def test_a_log_that_is_moved_away_is_begun_anew(serve: Callable[..., Any], tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The server over the real engine: the embedded model in two modes, and the command as people start it."""
 
 import asyncio
+import copy
+import gc
 import json
 import re
 import signal
@@ -12,7 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.cache_utils import Cache
 
+from skipwise.errors import UnsupportedModelError
 from skipwise.inference.generate import LocalEngine
 from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model, save_model
@@ -107,6 +111,42 @@ def test_a_seed_gives_the_same_draws_again(running: Any) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e-45, 1e-38, 1e-6])
+def test_a_temperature_next_to_zero_takes_the_likeliest_token(
+    running: Any, modes: TwoModes, temperature: float
+) -> None:
+    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+    done = client.completions.create(model="m", prompt=SENTENCE, max_tokens=8, temperature=temperature, top_p=1e-320)
+    assert done.choices[0].text == alone(modes, SENTENCE, 8)
+
+
+def test_what_is_served_keeps_nothing_of_a_request_that_is_done(serve: Callable[..., Any]) -> None:
+    from skipwise.cli.serve import _embedded
+
+    how: dict[str, Any] = {"dtype": None, "attention": None, "trust_remote_code": False}
+    backend, _ = _embedded("embedded", None, "m", Turns(), "dynamic", None, how)
+    running = serve(backend._engine, backend=backend)  # type: ignore[attr-defined]
+    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+    # A prompt of several chunks, which another request could go on from.
+    running.engine.chunk_tokens = running.engine.prefixes._chunk_tokens = 64
+    client.completions.create(model="m", prompt=list(range(4, 204)), max_tokens=2)
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Cache)]
+
+
+def test_a_tokenizer_of_another_kind_is_refused_in_one_line() -> None:
+    with pytest.raises(UnsupportedModelError, match="the tokenizer is a object, with no fast form"):
+        Prompts(object())
+
+
+def test_a_tokenizers_own_template_may_be_one_of_several(modes: TwoModes) -> None:
+    tokenizer = copy.deepcopy(modes.tokenizer)
+    tokenizer.chat_template = {"default": "{{ messages[0].content }}", "tool_use": "never"}  # type: ignore[assignment]
+    prompts = Prompts(tokenizer)
+    assert prompts.has_template
+    assert prompts.ids([{"role": "user", "content": "Hello"}]) == modes.tokenizer("Hello")["input_ids"]
+
+
 @pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     extended, tokenizer = load_model("embedded", interpolation=INTERPOLATIONS["yarn"](), window=WINDOW)
@@ -151,7 +191,13 @@ def test_the_command(tmp_path: Path) -> None:
         (["--tls-cert", "cert.pem"], "give both or neither"),
         (["--engine", "vllm", "--vllm-memory", "0.8,0.8"], "give two shares of 1 in all"),
         (["--engine", "vllm"], "there is no command 'vllm' here"),
+        (["--engine", "vllm", "--vllm-args", "'"], '--vllm-args is "\'", which cannot be read'),
+        (["--engine", "vllm", "--cache", "static"], "--cache is 'static', of the embedded engine"),
+        (["--vllm-args", "--dtype half"], "it goes with --engine vllm"),
+        (["--cache", "tiny"], "'tiny' is not one of"),
         (["--chat-template", "nowhere"], "--chat-template 'nowhere' cannot be read"),
+        (["--audit", "."], "the audit log '.' cannot be written"),
+        (["--keys", "."], "the key file '.' cannot be read"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -165,6 +211,15 @@ def test_mistakes_are_one_line(
     printed = capfd.readouterr()
     assert told in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_a_model_is_called_by_the_last_part_of_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from skipwise.cli.serve import _name_of
+
+    (tmp_path / "runs" / "long").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "runs" / "long")
+    given = {".": "long", "./": "long", "..": "runs", "../long": "long", "org/model": "model", "m.gguf": "m.gguf"}
+    assert {model: _name_of(model) for model in given} == given
 
 
 def test_keys_by_the_command(capfd: Any, tmp_path: Path) -> None:
@@ -186,6 +241,9 @@ def test_keys_by_the_command(capfd: Any, tmp_path: Path) -> None:
     assert main(["keys", "revoke", key[:20], *file]) == 2
     assert main(["keys", "create", "bob", "--expires", "soon", *file]) == 2
     assert "give a number and s, m, h, d or w" in capfd.readouterr().err
+    for expires in ("99999999999d", "0d", "9" * 50 + "s"):
+        assert main(["keys", "create", "bob", "--expires", expires, *file]) == 2
+        assert "give from 1s to 36500d" in capfd.readouterr().err
 
 
 def test_keys_load_nothing_heavy(fresh_python: Callable[[str], None], tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Hostile inputs: each gets the answer that the table says, none stops the server, and none is kept."""
 
-import asyncio
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from skipwise.serve.app import create_app
 from skipwise.serve.audit import AuditLog
 from skipwise.serve.backends import Embedded
 from skipwise.serve.gate import Bounds
-from skipwise.serve.keys import Keyring, Role, create_key, revoke_key, set_role
+from skipwise.serve.keys import Key, Keyring, Role, create_key, revoke_key, set_role
 from skipwise.serve.listen import Address, Server
 from skipwise.serve.scheduler import Turns
 
@@ -139,29 +140,55 @@ def test_bodies_that_are_held_back_are_bounded_together(serve: Any) -> None:
 
 def test_a_page_of_the_web_cannot_reach_a_server_without_keys_by_another_name(serve: Any) -> None:
     port = serve().port
-    for host, status in (("localhost", 200), (f"127.0.0.1:{port}", 200), ("[::1]:80", 200), ("evil.example", 403)):
+    well = ("localhost", f"127.0.0.1:{port}", "[::1]:80", "127.3.2.1:8000", "LOCALHOST:1")
+    ill = ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "", "[::2]", "10.0.0.1", "[")
+    for host, status in (*((host, 200) for host in well), *((host, 403) for host in ill)):
         request = f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
         assert status_of(exchange(port, request)) == status, host
 
 
-def test_many_wrong_secrets_at_once_do_not_keep_others_out(made: tuple[int, dict[str, str], Any]) -> None:
+def test_nor_straight_with_a_request_that_browsers_send_unasked(serve: Any) -> None:
+    port = serve().port
+    for origin, status in (
+        ("http://localhost:3000", 200),
+        (f"http://127.0.0.1:{port}", 200),
+        ("https://evil.example", 403),
+        ("http://localhost.evil.example", 403),
+        ("null", 403),
+    ):
+        request = http(b'{"model": "stand-in", "prompt": "abc"}', key=None, headers=f"Origin: {origin}\r\n")
+        answer = exchange(port, request)
+        assert status_of(answer) == status, origin
+        assert b"access-control" not in answer.lower()
+
+
+def test_many_wrong_secrets_at_once_do_not_keep_others_out(
+    made: tuple[int, dict[str, str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     port, keys, _ = made
     assert status_of(exchange(port, filled(of(), keys))) == 200
+    go_on, inner, begun = threading.Event(), Key.fits, []
 
-    async def wrong() -> int:
-        # Of a key that was never seen, so that scrypt has to decide.
-        request = filled(of(), {GOOD: keys[EXPIRED][:-4] + "0000"})
-        return status_of(await asyncio.to_thread(exchange, port, request))
+    def slow(key: Key, secret: str) -> bool:
+        begun.append(key.id)
+        assert go_on.wait(20)
+        return inner(key, secret)
 
-    async def all_at_once() -> tuple[list[int], float]:
-        guesses = [asyncio.ensure_future(wrong()) for _ in range(12)]
-        await asyncio.sleep(0.05)
-        began = time.monotonic()
-        assert status_of(await asyncio.to_thread(exchange, port, filled(of(), keys))) == 200
-        return await asyncio.gather(*guesses), time.monotonic() - began
-
-    statuses, _ = asyncio.run(all_at_once())
-    assert set(statuses) <= {401, 429}
+    monkeypatch.setattr(Key, "fits", slow)
+    # Of a key that was never seen, so that scrypt has to decide.
+    guess = filled(of(), {GOOD: keys[EXPIRED][:-4] + "0000"})
+    with ThreadPoolExecutor(40) as pool:
+        try:
+            guesses = [pool.submit(exchange, port, guess) for _ in range(40)]
+            # Some run and some wait for that; the rest is told to come again.
+            Running.wait_until(lambda: sum(one.done() for one in guesses) == 40 - 32)
+            assert len(begun) == 2
+            assert {status_of(one.result()) for one in guesses if one.done()} == {429}
+            # Who is known waits for none of them.
+            assert status_of(exchange(port, filled(of(), keys), 5)) == 200
+        finally:
+            go_on.set()
+    assert sorted({status_of(one.result()) for one in guesses}) == [401, 429]
 
 
 def test_nothing_of_it_is_kept(made: tuple[int, dict[str, str], Any], tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ import asyncio
 import http.client
 import json
 import random
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from uvicorn.server import ServerState
 
 from serve.standin import StandIn, answer_to
+from skipwise.serve.listen import Address, Server
 from skipwise.serve.scheduler import Turns
 
 openai = pytest.importorskip("openai", reason="OpenAI's client is not installed")
@@ -89,6 +94,63 @@ def test_who_leaves_while_waiting_never_runs(serve: Callable[..., Any]) -> None:
         running.wait_until(lambda: running.backend.load[1] == 0)
         assert first.result()[0] == 200
     assert "w" not in running.engine.log
+
+
+def test_who_leaves_while_a_text_is_read_never_runs(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve()
+    began, go_on, inner = threading.Event(), threading.Event(), running.backend._prompts.ids
+
+    def slow(prompt: Any) -> list[int]:
+        began.set()
+        assert go_on.wait(10)
+        return inner(prompt)
+
+    monkeypatch.setattr(running.backend._prompts, "ids", slow)
+    gone = socket.create_connection(("127.0.0.1", running.port))
+    body = json.dumps({"model": "stand-in", "prompt": "w", "max_tokens": 5}).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    gone.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert began.wait(5)
+    gone.close()
+    time.sleep(0.2)
+    go_on.set()
+    assert ask(running.port, "abc", 2)[0] == 200
+    assert "w" not in running.engine.log
+
+
+def test_who_takes_no_answer_is_not_waited_for() -> None:
+    class Transport:
+        """Of a client that reads nothing."""
+
+        aborted = 0
+
+        def abort(self) -> None:
+            self.aborted += 1
+
+        def get_extra_info(self, name: str) -> None:
+            return None
+
+        def is_closing(self) -> bool:
+            return False
+
+        def close(self) -> None: ...
+
+    async def run(seconds: float) -> int:
+        server = Server(None, Address(), None, lambda: None)  # type: ignore[arg-type]
+        server.config.load()
+        kind: Any = server.config.http_protocol_class
+        protocol = kind(server.config, ServerState(), {})
+        protocol.reading_seconds, transport = 0.1, Transport()
+        protocol.connection_made(transport)
+        protocol.pause_writing()
+        await asyncio.sleep(seconds)
+        protocol.resume_writing()
+        await asyncio.sleep(0.2)
+        protocol.connection_lost(None)
+        return transport.aborted
+
+    assert asyncio.run(run(0.02)) == 0
+    assert asyncio.run(run(0.3)) == 1
 
 
 def test_overload_is_refused_with_a_time_to_come_back(serve: Callable[..., Any]) -> None:
@@ -169,3 +231,58 @@ def test_when_the_grace_is_over_what_runs_is_told_so(serve: Callable[..., Any]) 
         ending.result()
         assert time.monotonic() - began < 5
     assert running.engine.open == set()
+
+
+def test_told_twice_it_ends_at_once_and_says_so(serve: Callable[..., Any], capfd: Any) -> None:
+    running = serve(StandIn(token_seconds=0.002), grace_seconds=60)
+    with ThreadPoolExecutor() as pool:
+        whole = pool.submit(ask, running.port, "abc", 4000)
+        running.wait_until(lambda: running.backend.load == (1, 0))
+        began = time.monotonic()
+        running.server.handle_exit(2, None)
+        running.end()
+        assert time.monotonic() - began < 5
+        status, content, headers = whole.result()
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert "shut down before the answer was complete" in content["error"]["message"]
+    assert running.engine.open == set()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+SERVER_OF_ITS_OWN = """
+import sys
+sys.path.insert(0, "tests")
+from serve.standin import ByteTokenizer, StandIn
+from skipwise.serve.app import create_app
+from skipwise.serve.backends import Embedded
+from skipwise.serve.listen import Address, Server
+from skipwise.serve.scheduler import Turns
+
+class Backend(Embedded):
+    async def stop(self):
+        await super().stop()
+        print("stopped", flush=True)
+
+backend, address = Backend(StandIn(), ByteTokenizer(), Turns()), Address(port=0)
+app, drain = create_app(backend)
+Server(app, address, backend, drain, lambda: print("ready", flush=True)).run(sockets=[address.bind()])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up here")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed_ends_it_in_good_order_unless_nohup_keeps_it(ignored: bool) -> None:
+    code = ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" if ignored else "") + SERVER_OF_ITS_OWN
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        if ignored:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
+            process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, output, errors) == (0, "stopped\n", "")

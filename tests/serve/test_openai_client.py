@@ -23,6 +23,13 @@ def test_models(client: Any) -> None:
     ]
 
 
+def test_one_model(client: Any) -> None:
+    assert client.models.retrieve("stand-in:short").max_model_len == 64
+    with pytest.raises(openai.NotFoundError, match="this key may use: stand-in") as error:
+        client.models.retrieve("gpt-5")
+    assert error.value.code == "model_not_found"
+
+
 def test_a_completion(client: Any) -> None:
     done = client.completions.create(model="stand-in", prompt="abcdef", max_tokens=9)
     assert done.choices[0].text == answer_to(b"abcdef", 9) == "fedcbafed"
@@ -47,6 +54,34 @@ def test_a_chat(client: Any) -> None:
     done = client.chat.completions.create(model="stand-in", messages=messages, max_completion_tokens=6)
     assert done.choices[0].message.content == "fedcba"
     assert done.choices[0].message.role == "assistant"
+
+
+def test_an_answer_may_be_sent_back_as_the_client_keeps_it(client: Any) -> None:
+    messages: list[Any] = [{"role": "user", "content": "abc"}]
+    for as_object in (False, True):
+        message = client.chat.completions.create(model="stand-in", messages=messages, max_tokens=2).choices[0].message
+        # With all that such an object may have and this one has not, and as an object.
+        messages += [message if as_object else message.model_dump(), {"role": "user", "content": "xyz"}]
+    done = client.chat.completions.create(model="stand-in", messages=messages, max_tokens=2)
+    assert done.choices[0].message.content == "zy"
+
+
+def test_what_changes_no_text_is_taken_and_what_cannot_be_done_is_refused(client: Any) -> None:
+    ask: dict[str, Any] = {"model": "stand-in", "messages": [{"role": "user", "content": "abc"}]}
+    nothing: dict[str, Any] = {"frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "n": 1, "tools": []}
+    forgotten: dict[str, Any] = {"user": "u", "prompt_cache_key": "k", "modalities": ["text"], "metadata": {"a": "b"}}
+    done = client.chat.completions.create(**ask, **nothing, **forgotten, max_tokens=3, max_completion_tokens=3)
+    assert done.choices[0].message.content == "cba"
+    for field, value, told in (
+        ("max_completion_tokens", 4, "give max_completion_tokens or max_tokens, not both"),
+        ("logprobs", True, "probabilities are not told here"),
+        ("response_format", {"type": "json_object"}, "answers are plain text"),
+        ("modalities", ["audio"], "modalities"),
+        ("frequency_penalty", 0.5, "frequency_penalty"),
+        ("store", True, "store"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=told):
+            client.chat.completions.create(**ask, max_tokens=3, **{field: value})
 
 
 def test_a_stream_of_a_chat_with_usage(client: Any) -> None:
@@ -88,7 +123,7 @@ def test_errors(client: Any) -> None:
     with pytest.raises(openai.BadRequestError, match="4096 tokens and up to 1 are to follow") as error:
         client.completions.create(model="stand-in", prompt="x" * 4096, max_tokens=1)
     assert error.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError, match="n: Input should be 1"):
+    with pytest.raises(openai.BadRequestError, match="n: a request gets one answer"):
         client.completions.create(model="stand-in", prompt="ab", n=2)
     with pytest.raises(openai.BadRequestError, match="tools"):
         client.chat.completions.create(
@@ -96,6 +131,29 @@ def test_errors(client: Any) -> None:
             messages=[{"role": "user", "content": "x"}],
             tools=[{"type": "function", "function": {"name": "f"}}],
         )
+
+
+def test_a_fault_of_the_servers_own_is_told_as_all_others_and_without_text(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    running = serve()
+
+    async def fail(prompt: str) -> list[int]:
+        raise ValueError(f"no place for {prompt}")
+
+    monkeypatch.setattr(running.backend, "tokenize", fail)
+    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.InternalServerError, match="the server failed at this request") as error:
+        client.completions.create(model="stand-in", prompt="secret", max_tokens=4)
+    assert error.value.code == "internal_error"
+    printed = [str(error.value.body)]
+
+    def is_complained_of() -> bool:
+        printed.append(capfd.readouterr().err)
+        return "a request failed: ValueError at" in "".join(printed)
+
+    running.wait_until(is_complained_of)
+    assert "secret" not in "".join(printed)
 
 
 def test_an_engine_that_fails_is_an_error_without_text_and_ends_no_other(serve: Callable[..., Any], capfd: Any) -> None:

@@ -5,6 +5,7 @@ import base64
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -25,9 +26,10 @@ in_browser = [
 ]
 DROP = """(async () => {
   const data = new DataTransfer();
-  data.items.add(new File([%s], "report.txt", { type: "text/plain" }));
+  data.items.add(new File([%s], "report", { type: "text/plain" }));
   const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
-  document.getElementById("document").dispatchEvent(drop);
+  document.querySelector("%s").dispatchEvent(drop);
+  if (!drop.defaultPrevented) throw new Error("the browser would open the file in place of the page");
 })()"""
 
 
@@ -116,6 +118,16 @@ async def ask(browser: Browser, question: str) -> None:
     await browser.until("!document.getElementById('ask').disabled")
 
 
+async def check_names(browser: Browser) -> None:
+    """What a screen reader is told: every control by a name, one heading of the page and one of the answer."""
+    nodes = (await browser.call("Accessibility.getFullAXTree"))["nodes"]
+    told = [(one["role"]["value"], one.get("name", {}).get("value", "")) for one in nodes if not one["ignored"]]
+    controls = [one for one in told if one[0] in ("textbox", "combobox", "spinbutton", "button")]
+    assert len(controls) >= 7
+    assert all(name for _, name in controls), controls
+    assert [name for role, name in told if role == "heading"] == ["Ask a document", "Answer"]
+
+
 def keep(picture: str, name: str) -> None:
     """For people, where they ask for it."""
     if folder := os.environ.get("SKIPWISE_SCREENSHOTS"):
@@ -126,6 +138,14 @@ def test_the_page_names_no_other_place() -> None:
     assert "http" not in PAGE
     assert "'unsafe" not in PAGE_POLICY
     assert PAGE_POLICY.startswith("default-src 'none'")
+
+
+def test_what_the_page_speaks_of_is_there() -> None:
+    ids = re.findall(r'\bid="([^"]+)"', PAGE)
+    assert len(ids) == len({*ids})
+    spoken_of = re.findall(r'\b(?:for|aria-labelledby|aria-describedby)="([^"]+)"|\bby\("([^"]+)"\)', PAGE)
+    assert {one or other for one, other in spoken_of} <= {*ids}
+    assert len(spoken_of) > 30
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
@@ -141,9 +161,17 @@ class TestInBrowser:
             async with opened(running.url, tmp_path / "profile", width=width, dark=dark) as browser:
                 await browser.until("document.getElementById('model').options.length === 3")
                 assert await browser.run("document.getElementById('key-row').hidden")
-                await browser.run(DROP % json.dumps(document))
+                await check_names(browser)
+                await browser.run(DROP % ("new Uint8Array([37, 80, 68, 70, 255, 254])", "body"))
+                await browser.until("document.getElementById('trouble').textContent")
+                assert (
+                    await browser.text("trouble") == "report is no text in UTF-8; save it as such, or paste its text."
+                )
+                assert await browser.text("size") == "No document yet."
+                await browser.run(DROP % (json.dumps(document), "h1" if dark else "#document"))
                 await browser.until("document.getElementById('document').value.length > 0")
                 assert await browser.text("size") == "420 characters."
+                assert await browser.text("trouble") == ""
                 await ask(browser, question)
                 assert await browser.text("answer") == answer_to(prompt.encode(), 200)
                 assert await browser.text("read") == str(len(prompt))
@@ -161,8 +189,8 @@ class TestInBrowser:
                 keep(picture["data"], f"page-{width}-{'dark' if dark else 'light'}")
                 await browser.run("document.getElementById('document').value = 'x'.repeat(5000)")
                 await ask(browser, question)
-                assert "Not answered (400)" in await browser.text("answer")
-                assert "holds 4096 tokens" in await browser.text("answer")
+                assert "Not answered (400)" in await browser.text("trouble")
+                assert "holds 4096 tokens" in await browser.text("trouble")
                 assert {url.partition("/v1")[0].rstrip("/") for url in browser.asked if url != "data:,"} == {
                     running.url
                 }
@@ -177,16 +205,23 @@ class TestInBrowser:
         if dark or width > 1000:
             pytest.skip("once is enough")
         key = create_key(tmp_path / "keys.json", "ada")
-        running = serve(StandIn(token_seconds=0.01), keys=tmp_path / "keys.json")
+        running = serve(StandIn(token_seconds=0.01), keys=tmp_path / "keys.json", grace_seconds=0.2)
+
+        async def give(browser: Browser, given: str) -> None:
+            await browser.run(f"document.getElementById('key').value = '{given}'")
+            await browser.run("document.getElementById('key').dispatchEvent(new Event('change'))")
 
         async def story() -> None:
             async with opened(running.url, tmp_path / "profile", width=width, dark=dark) as browser:
                 await browser.until("!document.getElementById('key-row').hidden")
-                await browser.run(
-                    f"const key = document.getElementById('key'); key.value = '{key}';"
-                    "key.dispatchEvent(new Event('change'))"
-                )
+                assert await browser.text("trouble") == ""
+                await ask(browser, "abc")
+                assert await browser.text("trouble") == "Give an API key first."
+                await give(browser, key[:-1])
+                await browser.until("document.getElementById('trouble').textContent.startsWith('Not answered (401)')")
+                await give(browser, key)
                 await browser.until("document.getElementById('model').options.length === 3")
+                assert await browser.text("trouble") == ""
                 await browser.run("document.getElementById('question').value = 'abc'")
                 await browser.run("document.getElementById('ask').click()")
                 await browser.until("document.getElementById('answer').textContent.length > 3")
@@ -194,5 +229,12 @@ class TestInBrowser:
                 await browser.until("document.getElementById('answer').textContent.endsWith('[stopped]')")
                 running.wait_until(lambda: running.engine.open == set())
                 assert await browser.run("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+                # What has come stays when the rest does not.
+                await browser.run("document.getElementById('max-tokens').value = 2000")
+                await browser.run("document.getElementById('ask').click()")
+                await browser.until("document.getElementById('answer').textContent.length > 3")
+                await asyncio.to_thread(running.end)
+                await browser.until("document.getElementById('trouble').textContent.startsWith('Broken off')")
+                assert (await browser.text("answer")).startswith("cba")
 
         asyncio.run(story())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from serve.standin import StandIn, answer_to
+from skipwise.errors import CheckpointError, ConfigError
 from skipwise.inference.engine import GenerationRequest
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Job, Progress, Scheduler, Turns
@@ -196,6 +197,50 @@ def test_a_full_queue_refuses_with_the_numbers() -> None:
     assert int(refusal.value.headers["Retry-After"]) >= 1
 
 
+def test_the_time_to_come_back_is_that_of_requests_and_not_of_all_since_the_start() -> None:
+    bench = Bench(short_slots=2, waiting=2)
+    bench.ask("a", 1, 9)
+    for _ in range(300):
+        # There is always one that runs, so no bill begins at nothing.
+        bench.ask("a", 1, 9)
+        while bench.scheduler.num_running + bench.scheduler.num_waiting > 1:
+            bench.scheduler.turn()
+    bench.finish()
+    for turns in (1, 1, 0, 0):
+        bench.ask("w", 1, 9)
+        for _ in range(turns):
+            bench.scheduler.turn()
+    with pytest.raises(Refusal) as refusal:
+        bench.ask("w", 1, 9)
+    # Each takes 10 seconds of the machine, and two wait.
+    assert 8 <= int(refusal.value.headers["Retry-After"]) <= 12
+
+
+def test_when_the_thread_ends_by_a_fault_nobody_waits_for_it(capfd: Any) -> None:
+    engine, told = StandIn(token_seconds=0.002), []
+    inner = engine.start
+
+    def start(request: GenerationRequest) -> Any:
+        generation = inner(request)
+        if request.prompt_ids[0] == ord("x"):
+            generation.close = lambda: 1 / 0  # type: ignore[method-assign]
+        return generation
+
+    engine.start = start  # type: ignore[method-assign]
+    scheduler = Scheduler(engine, Turns())
+    for prompt, new in ((b"abc", 2000), (b"x", 1)):
+        scheduler.submit("-", GenerationRequest(prompt_ids=list(prompt), max_new_tokens=new), told.append)
+    scheduler.start()
+    end = time.monotonic() + 5
+    while sum(one.is_last for one in told) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert sorted(str(one.finish_reason) for one in told if one.is_last) == ["closed", "length"]
+    assert not scheduler.is_running
+    with pytest.raises(Refusal, match="shutting down"):
+        scheduler.submit("-", GenerationRequest(prompt_ids=[97], max_new_tokens=1), told.append)
+    assert "the computing thread ended by ZeroDivisionError" in capfd.readouterr().err
+
+
 def test_draining_finishes_what_is_there() -> None:
     bench = Bench()
     job = bench.ask("a", 4, 4)
@@ -204,6 +249,22 @@ def test_draining_finishes_what_is_there() -> None:
         bench.ask("b", 1, 1)
     bench.finish()
     assert bench.told[id(job)][-1].finish_reason == "length"
+
+
+def test_a_fault_of_the_model_is_no_fault_of_the_request() -> None:
+    bench = Bench()
+
+    def start(request: GenerationRequest) -> Any:
+        raise CheckpointError("a logit is NaN") if request.prompt_ids[0] == ord("n") else ConfigError("too long")
+
+    bench.engine.start = start  # type: ignore[method-assign]
+    jobs = [bench.ask(name, 4, 4) for name in "nl"]
+    bench.finish()
+    errors = [bench.told[id(job)][-1].error for job in jobs]
+    assert [error and (error.status, error.message) for error in errors] == [
+        (500, "a logit is NaN"),
+        (400, "too long"),
+    ]
 
 
 def test_memory_that_runs_out_is_told_as_such_and_others_go_on() -> None:

@@ -4,15 +4,20 @@ import asyncio
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serve.running import Running
 from serve.standin import answer_to
 from skipwise.errors import ConfigError
+from skipwise.serve.app import create_app
 from skipwise.serve.keys import create_key
+from skipwise.serve.listen import Address, Server
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Turns
 from skipwise.serve.vllm import Places, Vllm, VllmSettings
@@ -107,6 +112,88 @@ def test_who_leaves_stops_vllm(started: Any) -> None:
     running.wait_until(lambda: any("left_after" in line for line in log()))
     assert next(line["left_after"] for line in log() if "left_after" in line) < 50
     assert running.backend.load == (0, 0)
+
+
+def test_who_leaves_while_waiting_for_a_place_gives_up_the_turn(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "standin.jsonl"
+    monkeypatch.setenv("STANDIN_LOG", str(log))
+    running = serve(backend=Vllm("m", settings(program=STANDIN), Turns(short_slots=1)))
+    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+    with client.completions.create(model="m", prompt="slow", max_tokens=50, stream=True) as stream:
+        next(iter(stream))
+        for wanted in (True, False):
+            with pytest.raises(openai.APITimeoutError):
+                client.with_options(timeout=0.2).completions.create(
+                    model="m", prompt="wait", max_tokens=1, stream=wanted
+                )
+            running.wait_until(lambda: running.backend.load == (1, 0), seconds=2)
+    running.wait_until(lambda: running.backend.load == (0, 0))
+    asked = [line for line in map(json.loads, log.read_text().splitlines()) if "salt" in line]
+    assert len(asked) == 1
+
+
+def test_told_to_end_while_vllm_starts_it_ends_with_all_that_it_started(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("STANDIN_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("STANDIN_SLOW", "60")
+    backend = Vllm("m", settings(program=STANDIN), Turns())
+    app, drain = create_app(backend)
+    address = Address(port=0)
+    server = Server(app, address, backend, drain, lambda: pytest.fail("it was never ready"))
+    numbers: list[int] = []
+
+    def end() -> None:
+        Running.wait_until(lambda: len(backend._processes) == 2)
+        numbers.extend(process.pid for process in backend._processes)
+        server.handle_exit(2, None)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    began = time.monotonic()
+    with address.bind() as bound:
+        server.run(sockets=[bound])
+    ending.join()
+    assert time.monotonic() - began < 20
+    assert len(numbers) == 2
+    for number in numbers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+
+
+def test_one_end_for_all_who_ask_for_it(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("STANDIN_LOG", str(tmp_path / "log"))
+
+    async def run() -> list[int]:
+        backend = Vllm("m", settings(program=STANDIN), Turns())
+        await backend.start()
+        numbers = [process.pid for process in backend._processes]
+        # The first, of the end of the grace, is broken off when all connections have gone.
+        first = asyncio.ensure_future(backend.stop())
+        await asyncio.sleep(0)
+        first.cancel()
+        await backend.stop()
+        return numbers
+
+    for number in asyncio.run(run()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+
+
+def test_an_answer_that_vllm_broke_off_is_not_taken_for_a_whole_one(started: Any) -> None:
+    _, client, _ = started
+    with pytest.raises(openai.InternalServerError, match="the engine broke off"):
+        client.completions.create(model="m", prompt="abort", max_tokens=5)
+    with pytest.raises(openai.APIError, match="the engine broke off"):
+        list(client.completions.create(model="m", prompt="abort", max_tokens=5, stream=True))
+
+
+def test_what_vllm_refuses_of_ours_is_no_fault_of_the_client(started: Any) -> None:
+    running, client, _ = started
+    running.backend._session.headers["Authorization"] = "Bearer of another"
+    with pytest.raises(openai.InternalServerError, match="failed with status 401") as error:
+        client.completions.create(model="m", prompt="abc", max_tokens=5)
+    assert error.value.status_code == 503
 
 
 def test_a_server_of_vllm_that_dies_is_said_and_seen(started: Any) -> None:

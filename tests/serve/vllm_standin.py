@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from aiohttp import web
@@ -64,7 +65,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
             await asyncio.sleep(0.01 if bytes(prompt).startswith(b"slow") else 0)
             usage["completion_tokens"] += 1
             text = chr(prompt[-1 - place % len(prompt)])
-            await send([{"index": 0, "text": text, "finish_reason": "length" if place + 1 == most else None}])
+            last = "abort" if bytes(prompt).startswith(b"abort") else "length"
+            await send([{"index": 0, "text": text, "finish_reason": last if place + 1 == most else None}])
         await send([])
         await response.write(b"data: [DONE]\n\n")
     except (ConnectionResetError, asyncio.CancelledError):
@@ -77,6 +79,7 @@ if __name__ == "__main__":
     note(arguments=ARGUMENTS, quiet=os.environ.get("VLLM_NO_USAGE_STATS"))
     if "--fail" in ARGUMENTS:
         sys.exit(7)
+    time.sleep(float(os.environ.get("STANDIN_SLOW", "0")))
     app = web.Application(client_max_size=1 << 26)
     app.add_routes([web.get("/health", health), web.post("/tokenize", tokenize)])
     app.add_routes([web.post("/v1/completions", completions)])

@@ -10,6 +10,7 @@ import typer
 from skipwise.cli.options import JsonOption, print_json, read_length
 from skipwise.errors import ConfigError
 
+_LONGEST_DAYS = 36_500
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 KeysOption = Annotated[
@@ -146,7 +147,10 @@ def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+)([smhdw])", text.strip())
     if match is None:
         raise ConfigError(f"--expires is {text!r}; give a number and s, m, h, d or w, such as 30d")
-    return int(match[1]) * _SECONDS[match[2]]
+    seconds = int(match[1][:20]) * _SECONDS[match[2]]
+    if not 0 < seconds <= _LONGEST_DAYS * _SECONDS["d"]:
+        raise ConfigError(f"--expires is {text[:40]!r}; give from 1s to {_LONGEST_DAYS}d, or leave it out for never")
+    return seconds
 
 
 def _day(moment: float) -> str:

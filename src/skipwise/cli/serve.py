@@ -4,7 +4,7 @@ import importlib.util
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -56,7 +56,10 @@ def serve(
     engine: Annotated[
         str, typer.Option("--engine", metavar="NAME", help="embedded: in this process; vllm: starts and fronts vLLM.")
     ] = "embedded",
-    cache: Annotated[str, typer.Option("--cache", metavar="KIND", help="KV cache of the embedded engine.")] = "dynamic",
+    cache: Annotated[
+        Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"],
+        typer.Option("--cache", help="How the embedded engine keeps keys and values."),
+    ] = "dynamic",
     turns: Annotated[
         str, typer.Option("--turns", metavar="ORDER", help="fair: short requests pass long ones; arrival: they do not.")
     ] = "fair",
@@ -75,7 +78,8 @@ def serve(
         Path | None, typer.Option("--chat-template", metavar="FILE", help="Jinja, in place of the tokenizer's.")
     ] = None,
     grace: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", min=0, help="To finish what runs when told to end.")
+        float,
+        typer.Option("--grace", metavar="SECONDS", min=0, max=86_400, help="To finish what runs when told to end."),
     ] = 60.0,
     vllm_args: Annotated[str, typer.Option("--vllm-args", metavar="TEXT", help="More arguments of vllm serve.")] = "",
     vllm_memory: Annotated[
@@ -107,8 +111,8 @@ def serve(
     keyring = Keyring(key_file) if key_file.exists() else None
     address = Address(host=host, port=port, certificate=tls_cert, private_key=tls_key, grace_seconds=grace)
     address.check(keyring)
-    # The port first: a model takes long to load.
-    bound = address.bind()
+    # These first: a model takes long to load.
+    log, template, bound = AuditLog(audit), _template(chat_template), address.bind()
     order = Turns(
         fair=turns == "fair",
         short_slots=short_slots,
@@ -118,17 +122,19 @@ def serve(
         several_owners=keyring is not None,
     )
     how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
-    name = name or Path(model).name
-    backend, target = (
-        _vllm(model, base, name, order, vllm_args, vllm_memory, how)
-        if engine == "vllm"
-        else _embedded(model, base, name, order, cache, chat_template, how)
-    )
+    name = name or _name_of(model)
+    if engine == "vllm":
+        if cache != "dynamic":
+            raise ConfigError(f"--cache is {cache!r}, of the embedded engine; give vLLM its own by --vllm-args")
+        arguments = _split(vllm_args) + ([] if chat_template is None else ["--chat-template", str(chat_template)])
+        backend, target = _vllm(model, base, name, order, arguments, vllm_memory, how)
+    else:
+        if vllm_args:
+            raise ConfigError(f"--vllm-args is {vllm_args!r}; it goes with --engine vllm")
+        backend, target = _embedded(model, base, name, order, cache, template, how)
     # A token is seldom more than this many bytes of JSON.
     bounds = Bounds(body_bytes=max(1 << 20, 32 * target))
-    app, drain = create_app(
-        backend, keyring=keyring, audit=AuditLog(audit), bounds=bounds, default_max_tokens=max_new_tokens
-    )
+    app, drain = create_app(backend, keyring=keyring, audit=log, bounds=bounds, default_max_tokens=max_new_tokens)
 
     def ready() -> None:
         if as_json:
@@ -143,18 +149,21 @@ def serve(
     Server(app, address, backend, drain, ready).run(sockets=[bound])
 
 
+def _name_of(model: str) -> str:
+    """The last part of a path or of a hub name; a folder given as `.` or `..` is looked up."""
+    return (Path(model) if model.strip("./") else Path(model).resolve()).name
+
+
 def _embedded(
     model: str,
     base: str | None,
     name: str,
     turns: "Turns",
     cache: str,
-    chat_template: Path | None,
+    template: str | None,
     how: dict[str, Any],
 ) -> tuple["Backend", int]:
     """The engine in this process, and its window."""
-    template = _template(chat_template)
-
     from accelerate import PartialState
 
     from skipwise.inference.generate import LocalEngine
@@ -177,8 +186,15 @@ def _template(path: Path | None) -> str | None:
         raise ConfigError(f"--chat-template {str(path)!r} cannot be read ({error}); give a text file") from error
 
 
+def _split(arguments: str) -> list[str]:
+    try:
+        return shlex.split(arguments)
+    except ValueError as error:
+        raise ConfigError(f"--vllm-args is {arguments!r}, which cannot be read ({error}); close its quotes") from error
+
+
 def _vllm(
-    model: str, base: str | None, name: str, turns: "Turns", arguments: str, memory: str, how: dict[str, Any]
+    model: str, base: str | None, name: str, turns: "Turns", arguments: list[str], memory: str, how: dict[str, Any]
 ) -> tuple["Backend", int]:
     """vLLM's servers, and their window."""
     from skipwise.inference.origin import read_origin
@@ -195,7 +211,7 @@ def _vllm(
     state = rope_state(read_config(model, trust_remote_code=how["trust_remote_code"]))
     if state.maximum > state.original and origin is None:
         raise ConfigError(f"model {model!r} does not say what its base model is; give it by --base")
-    flags = shlex.split(arguments)
+    flags = list(arguments)
     if how["attention"] is not None:
         raise ConfigError("--attention is of the embedded engine; give vLLM its own by --vllm-args")
     flags += ["--dtype", how["dtype"]] if how["dtype"] else []

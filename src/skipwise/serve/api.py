@@ -5,18 +5,21 @@ that no answer is other than it was asked for.
 """
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from skipwise.inference.engine import GenerationRequest, Mode
 from skipwise.serve.backends import Message
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+TokenCount = Annotated[int, Field(ge=1, lt=1 << 31)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
-Unsupported = Literal[0] | Annotated[list[Any], Field(max_length=0)] | Annotated[dict[str, Any], Field(max_length=0)]
-"""What may be said of a thing that is not done here: that it is not wanted."""
+# What may be said of things that are not done here: that none is wanted.
+NoList = Annotated[list[Any], Field(max_length=0)] | None
+NoDict = Annotated[dict[str, Any], Field(max_length=0)] | None
 
 
 class _Strict(BaseModel):
@@ -45,6 +48,7 @@ class _Sampling(_Strict):
     """
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    max_tokens: TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
@@ -54,13 +58,19 @@ class _Sampling(_Strict):
     n: Literal[1] | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    logit_bias: NoDict = None
     # Read and forgotten.
     user: str | None = None
+    prompt_cache_key: str | None = None
     metadata: dict[str, Any] | None = None
     store: Literal[False] | None = None
     safety_identifier: str | None = None
     service_tier: Literal["auto", "default"] | None = None
+
+    @property
+    def new_tokens(self) -> int | None:
+        """To be generated at most, as the request says."""
+        return self.max_tokens
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
@@ -93,7 +103,6 @@ class CompletionBody(_Sampling):
         | Annotated[list[Text], Field(min_length=1, max_length=1)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=1)]
     )
-    max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
     logprobs: None = None
@@ -119,7 +128,12 @@ class ChatMessage(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
     name: str | None = None
+    # Answers come back as they were: with what they had none of.
     refusal: None = None
+    annotations: NoList = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: NoList = None
 
     @property
     def plain(self) -> Message:
@@ -138,15 +152,25 @@ class ChatBody(_Sampling):
     """`/v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
-    max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = Field(
-        default=None, validation_alias=AliasChoices("max_completion_tokens", "max_tokens")
-    )
+    max_completion_tokens: TokenCount | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
     response_format: TextFormat | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: NoList = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_maximum(self) -> Self:
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise PydanticCustomError("two_maxima", "give max_completion_tokens or max_tokens, not both")
+        return self
+
+    @property
+    def new_tokens(self) -> int | None:
+        """To be generated at most, as the request says under one name or the other."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 class Usage(BaseModel):
@@ -224,10 +248,6 @@ class Answer:
         return {**self._head, "object": kind, "choices": [choice]}
 
 
-def models_body(models: dict[str, int]) -> dict[str, Any]:
-    """`/v1/models`: names, and the most tokens that a request may come to."""
-    data = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "skipwise", "max_model_len": window}
-        for name, window in models.items()
-    ]
-    return {"object": "list", "data": data}
+def model_body(name: str, window: int) -> dict[str, Any]:
+    """`/v1/models/NAME`: a name, and the most tokens that a request may come to."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "skipwise", "max_model_len": window}

@@ -3,34 +3,28 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
 
 from skipwise import __version__
-from skipwise.errors import ConfigError
 from skipwise.inference.engine import GenerationRequest
 from skipwise.serve.api import (
     Answer,
     ChatBody,
-    ChatMessage,
     CompletionBody,
-    StreamOptions,
     Taken,
-    TextFormat,
-    TextPart,
     Usage,
-    models_body,
+    model_body,
 )
 from skipwise.serve.audit import AuditLog, AuditRecord
 from skipwise.serve.backends import Backend, Message, ServedModel
 from skipwise.serve.gate import CLIENT_GONE, Bounds, Caller, Gate
+from skipwise.serve.handlers import add_handlers
 from skipwise.serve.keys import Keyring
 from skipwise.serve.limits import Limiter
 from skipwise.serve.metrics import Metrics
@@ -38,6 +32,7 @@ from skipwise.serve.page import PAGE, PAGE_POLICY
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Progress
 
+T = TypeVar("T")
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request cannot be answered; the message says why, with the numbers"},
     401: {"description": "No key, or one that is unknown, expired or revoked"},
@@ -47,17 +42,6 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"description": "The body is too large"},
     429: {"description": "Too many requests or tokens; Retry-After says when to try again"},
     503: {"description": "Overloaded or shutting down; Retry-After says when to try again"},
-}
-
-_FIELDS = {
-    name
-    for model in (CompletionBody, ChatBody, ChatMessage, TextPart, StreamOptions, TextFormat)
-    for name in (*model.model_fields, "max_completion_tokens")
-}
-# Where several forms are allowed, pydantic would tell of each why it is not that one.
-_HINTS = {
-    "prompt": "give one text that is not empty, or the token ids of one",
-    "stop": "give up to 4 texts of 1 to 256 characters",
 }
 
 
@@ -109,13 +93,12 @@ def create_app(
         # Their pages load scripts from the network.
         docs_url=None,
         redoc_url=None,
+        # They would send a key on to an address made of what the client sent.
+        redirect_slashes=False,
         # Else an environment variable could have it send traces of requests, bodies among them.
         telemetry=dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False),  # pyright: ignore
     )
-    app.add_exception_handler(RequestValidationError, _unreadable)
-    app.add_exception_handler(HTTPException, _unrouted)
-    app.add_exception_handler(Refusal, _refused)
-    app.add_exception_handler(ConfigError, _refused)
+    add_handlers(app)
     _add_routes(app, service)
     gate = Gate(app, keyring, bounds or Bounds(), audit or AuditLog(None), service.metrics)
     return gate, Drain(service)
@@ -147,13 +130,15 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     @app.get("/v1/models", responses={401: _REFUSALS[401]})
     async def models(request: Request) -> dict[str, Any]:
         """Lists what may be asked for."""
-        role = request.state.caller.role
-        windows = {
-            name: min(model.window, role.max_context or model.window)
-            for name, model in service.backend.models.items()
-            if role.models is None or name in role.models
-        }
-        return models_body(windows)
+        caller: Caller = request.state.caller
+        data = [model_body(name, _window(one, caller)) for name, one in _allowed(service, caller).items()]
+        return {"object": "list", "data": data}
+
+    @app.get("/v1/models/{name:path}", responses={one: _REFUSALS[one] for one in (401, 404)})
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        """Says whether one may be asked for."""
+        caller: Caller = request.state.caller
+        return model_body(name, _window(_model_for(service, caller, name), caller))
 
     @app.get("/health", responses={503: {"description": "Shutting down, or nobody there who computes"}})
     async def health() -> Response:
@@ -190,15 +175,20 @@ async def _answer(
     model = _model_for(service, caller, body.model)
     record.model = model.name
     service.limiter.take_request(caller.id, caller.role)
-    ids = prompt if prompt and isinstance(prompt[0], int) else await service.backend.tokenize(prompt)  # type: ignore[arg-type]
-    wanted = _checked(service, caller, model, body, ids)  # type: ignore[arg-type]
+    ids: Any = prompt
+    if not isinstance(prompt[0], int):
+        ids = await _while_there(request, service.backend.tokenize(prompt))  # type: ignore[arg-type]
+    wanted = _checked(service, caller, model, body, ids)
     record.prompt_tokens, record.mode = len(wanted.prompt_ids), service.backend.mode_of(wanted)
     service.limiter.take_tokens(caller.id, caller.role, wanted.total_tokens)
     running = _Running(service, record, wanted, caller, began)
     try:
-        progress = await running.stack.enter_async_context(service.backend.run(caller.id, wanted))
+        entering = running.stack.enter_async_context(service.backend.run(caller.id, wanted))
+        progress = await _while_there(request, entering)
     except BaseException:
-        await running.close()
+        # Nothing was computed.
+        await running.stack.aclose()
+        service.limiter.give_back(caller.id, wanted.total_tokens)
         raise
     answer = Answer(record.request_id, body.model, chat=chat)
     headers = {"X-Skipwise-Mode": record.mode}
@@ -211,9 +201,20 @@ async def _answer(
         await running.close()
 
 
+def _allowed(service: _Service, caller: Caller) -> dict[str, ServedModel]:
+    """The models that the caller may ask for."""
+    models, allowed = service.backend.models, caller.role.models
+    return models if allowed is None else {name: model for name, model in models.items() if name in allowed}
+
+
+def _window(model: ServedModel, caller: Caller) -> int:
+    """Tokens that a request of the caller may come to."""
+    return min(model.window, caller.role.max_context or model.window)
+
+
 def _model_for(service: _Service, caller: Caller, name: str) -> ServedModel:
     """The model of that name, which the caller may ask for."""
-    allowed = [one for one in service.backend.models if caller.role.models is None or one in caller.role.models]
+    allowed = _allowed(service, caller)
     if name not in allowed:
         # The name that was asked for is the client's text: it is told, and kept nowhere.
         raise Refusal(
@@ -222,7 +223,7 @@ def _model_for(service: _Service, caller: Caller, name: str) -> ServedModel:
             code="model_not_found",
             param="model",
         )
-    return service.backend.models[name]
+    return allowed[name]
 
 
 def _checked(
@@ -234,8 +235,8 @@ def _checked(
     largest = service.backend.num_ids
     if largest is not None and max(ids) >= largest:
         raise Refusal(400, f"a token id is {max(ids)}; this model's are below {largest}", param="prompt")
-    limit = min(model.window, caller.role.max_context or model.window)
-    max_new = body.max_tokens or max(1, min(service.default_max_tokens, limit - len(ids)))
+    limit = _window(model, caller)
+    max_new = body.new_tokens or max(1, min(service.default_max_tokens, limit - len(ids)))
     total = len(ids) + max_new
     if total > model.window:
         raise Refusal(
@@ -311,20 +312,22 @@ class _Running:
 class _Stream(StreamingResponse):
     """Server-sent events; when the client goes away, what computes them stops."""
 
-    def __init__(self, running: _Running, events: AsyncIterator[str], headers: dict[str, str]) -> None:
+    def __init__(self, running: _Running, events: AsyncGenerator[str], headers: dict[str, str]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._running = running
+        self._running, self._events = running, events
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
+            # Or the audit's line could be written before it is noted that the client has gone.
+            await self._events.aclose()
             await self._running.close()
 
 
 async def _events(
     running: _Running, answer: Answer, progress: AsyncIterator[Progress], counted: bool
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     complete = False
     try:
         if (opening := answer.opening()) is not None:
@@ -363,25 +366,34 @@ async def _whole(
                 return "".join(texts), one
         raise AssertionError("an answer without an end")
 
-    async def leave() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    collecting, leaving = asyncio.ensure_future(collect()), asyncio.ensure_future(leave())
-    try:
-        await asyncio.wait([collecting, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if not collecting.done():
-            running.fail(CLIENT_GONE)
-            return Response(status_code=CLIENT_GONE)
-        text, last = collecting.result()
-    finally:
-        for task in (collecting, leaving):
-            task.cancel()
-        await asyncio.gather(collecting, leaving, return_exceptions=True)
+    text, last = await _while_there(request, collect())
     if (refusal := _refusal_of(last)) is not None:
         raise refusal
     content = answer.whole(text, last.finish_reason or "stop", running.usage, running.taken)
     return JSONResponse(content, headers=headers)
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of the work, which ends where the client goes away before.
+
+    Raises:
+        Refusal: 499, which nobody gets and the audit keeps.
+    """
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave())
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Refusal(CLIENT_GONE, "the client went away before its answer was there")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def _refusal_of(progress: Progress) -> Refusal | None:
@@ -392,37 +404,3 @@ def _refusal_of(progress: Progress) -> Refusal | None:
 
 def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    # What the engine says of lengths and settings is ConfigError: words and numbers, no text of a prompt.
-    refusal = error if isinstance(error, Refusal) else Refusal(400, str(error), code="invalid_request")
-    return JSONResponse(refusal.body, refusal.status, headers=refusal.headers)
-
-
-async def _unreadable(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    # Among the names of fields stand those of pydantic's own types.
-    field = ".".join(str(part) for part in first["loc"][1:] if part in _FIELDS or isinstance(part, int))
-    message = f"{field or 'the body'}: {_HINTS.get(field) or first['msg']}"
-    if first["type"] == "extra_forbidden":
-        field = str(first["loc"][-1])[:80]
-        message = f"{field!r} is no field that is known here; leave it out"
-    elif first["type"] == "model_attributes_type":
-        message = "the body must be a JSON object, sent with the header 'Content-Type: application/json'"
-    elif first["type"] == "json_invalid":
-        message, field = f"the body is no JSON from character {field} on", ""
-    refusal = Refusal(400, message, code="invalid_request", param=field[:80] or None)
-    return JSONResponse(refusal.body, 400)
-
-
-async def _unrouted(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    told = {
-        400: "the body cannot be read as JSON in UTF-8",
-        404: "there is nothing at this path; see /openapi.json",
-        405: "this path takes another method",
-    }
-    refusal = Refusal(error.status_code, told.get(error.status_code, str(error.detail)), code="invalid_request")
-    return JSONResponse(refusal.body, refusal.status, headers=error.headers)

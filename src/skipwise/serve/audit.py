@@ -18,7 +18,7 @@ class AuditRecord:
         request_id: that the response carries, too.
         key: id of the key; "-" for none.
         name: of its holder.
-        client: address that it came from.
+        client: address that it came from: a proxy's, where one is in between.
         endpoint: the route; never the path as it was sent.
         model: that was asked for, of those that are served.
         mode: `short` or `long`, where it came so far.
@@ -41,7 +41,7 @@ class AuditRecord:
 
 
 class AuditLog:
-    """A file that lines are added to; only its owner can read it.
+    """A file that lines are added to, made so that only its owner can read it.
 
     Args:
         path: of the file; None keeps no log.

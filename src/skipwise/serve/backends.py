@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from skipwise.errors import ConfigError
+from skipwise.errors import ConfigError, UnsupportedModelError
 from skipwise.inference.engine import Engine, GenerationRequest, Mode
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Progress, Scheduler, Turns
@@ -100,6 +101,9 @@ class Prompts:
     Attributes:
         has_template: whether there is one beside the plain one.
         num_ids: one more than the largest token id.
+
+    Raises:
+        UnsupportedModelError: the tokenizer is of another kind.
     """
 
     PLAIN_TEMPLATE = (
@@ -110,14 +114,18 @@ class Prompts:
     def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
         from tokenizers import Tokenizer
 
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise UnsupportedModelError(
+                f"the tokenizer is a {type(tokenizer).__name__}, with no fast form; give the model a tokenizer.json"
+            )
         self._tokenizer = tokenizer
         # A copy that nobody sets truncation or padding on, so that threads can share it.
         self._engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._engine.no_truncation()
         self._engine.no_padding()
-        own = chat_template or getattr(tokenizer, "chat_template", None)
-        self.has_template = bool(own)
-        self._template = own or self.PLAIN_TEMPLATE
+        own = bool(getattr(tokenizer, "chat_template", None))
+        self.has_template = own or chat_template is not None
+        self._template = chat_template or (None if own else self.PLAIN_TEMPLATE)
         self.num_ids = len(tokenizer)
 
     def ids(self, prompt: str | Sequence[Message]) -> list[int]:
@@ -157,8 +165,8 @@ class Embedded:
         self._engine, self._prompts = engine, prompts
         self._scheduler = Scheduler(engine, turns)
         self.num_ids = prompts.num_ids
-        # One long text at a time, so that short ones always find a thread.
-        self._long_text = asyncio.Lock()
+        # One long text at a time, so that short ones always find a thread; who leaves before its turn is passed over.
+        self._long_texts = ThreadPoolExecutor(1, "skipwise-long-text")
         models = served_models(engine.model_names[0], engine.original_window, engine.target)
         self.models = {name: model for name, model in models.items() if self._has(model.mode)}
 
@@ -182,8 +190,8 @@ class Embedded:
     async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
         """Token ids of a text or chat; others are answered meanwhile."""
         size = len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
-        async with self._long_text if size > _LONG_TEXT else contextlib.nullcontext():
-            return await asyncio.to_thread(self._prompts.ids, prompt)
+        threads = self._long_texts if size > _LONG_TEXT else None
+        return await asyncio.get_running_loop().run_in_executor(threads, self._prompts.ids, prompt)
 
     @asynccontextmanager
     async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:

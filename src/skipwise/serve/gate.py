@@ -5,6 +5,7 @@ the gate comes out as an answer and never as a traceback, which could hold text.
 """
 
 import asyncio
+import ipaddress
 import json
 import secrets
 import sys
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from skipwise.errors import ConfigError
 from skipwise.serve.audit import AuditLog, AuditRecord
@@ -25,7 +27,6 @@ PRIVATE = (*ANSWERED, "/v1/models", "/metrics")
 PUBLIC = ("/", "/health", "/openapi.json")
 CLIENT_GONE = 499
 
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HEAD_BYTES = 32 << 10
 _CHECKS_AT_ONCE, _CHECKS_WAITING = 2, 32
 _HEADERS = {
@@ -43,7 +44,7 @@ class Bounds:
     Attributes:
         body_bytes: of a request.
         body_seconds: for all of it to arrive.
-        buffered_bytes: bodies of all requests that are still arriving or being read.
+        buffered_bytes: bodies of all requests that are here, those whose answer is on its way included.
         requests: at once, whatever they ask for.
     """
 
@@ -83,6 +84,7 @@ class Gate:
         self._app, self._keyring, self._bounds = app, keyring, bounds
         self._audit, self._metrics = audit, metrics
         self._requests = self._buffered = self._checks = 0
+        self._complaint = ""
         self._checking = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
@@ -90,11 +92,10 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        known = scope["path"] in (*PRIVATE, *PUBLIC)
         record = AuditRecord(
             request_id=secrets.token_hex(12),
             client=(scope.get("client") or ("-",))[0],
-            endpoint=scope["path"] if known else "other",
+            endpoint=_endpoint(scope["path"]),
         )
         out = _Sender(send, record)
         began = time.perf_counter()
@@ -159,7 +160,10 @@ class Gate:
         except UnknownKeyError as error:
             raise Refusal(401, str(error), code="invalid_api_key") from error
         except ConfigError as error:
-            print(f"skipwise: {error}", file=sys.stderr)
+            # Once: anybody can ask again and again.
+            if str(error) != self._complaint:
+                print(f"skipwise: {error}", file=sys.stderr)
+            self._complaint = str(error)
             raise Refusal(503, "keys cannot be checked now; try again later", retry_after=30) from error
         key, role = found
         return Caller(id=key.id, name=key.name, role=role)
@@ -247,6 +251,13 @@ class _Replay:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
+def _endpoint(path: str) -> str:
+    """The route, of those that there are; what is behind it is the client's text."""
+    if path.startswith("/v1/models/"):
+        return "/v1/models"
+    return path if path in (*PRIVATE, *PUBLIC) else "other"
+
+
 def _check_head(scope: MutableMapping[str, Any]) -> None:
     """Refuses what is too long, and what servers before this one may have read otherwise."""
     path = len(scope.get("raw_path") or b"") + len(scope["query_string"])
@@ -258,18 +269,28 @@ def _check_head(scope: MutableMapping[str, Any]) -> None:
     names = [name for name, _ in scope["headers"]]
     if b"transfer-encoding" in names and b"content-length" in names:
         raise Refusal(400, "the head has both Content-Length and Transfer-Encoding; send one", code="invalid_head")
-    if names.count(b"host") > 1 or names.count(b"authorization") > 1:
-        raise Refusal(400, "the head has Host or Authorization twice; send each once", code="invalid_head")
+    if any(names.count(name) > 1 for name in (b"host", b"origin", b"authorization")):
+        raise Refusal(400, "the head has Host, Origin or Authorization twice; send each once", code="invalid_head")
 
 
 def _check_host(headers: dict[bytes, bytes]) -> None:
-    """Without keys, a page of the web must not reach this server by a name that leads here."""
-    host = headers.get(b"host", b"").decode("latin-1").lower()
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    if name not in _LOOPBACK_NAMES:
+    """Without keys, a page of the web must not reach this server: by a name that leads here, or straight."""
+    if not _is_loopback("//" + headers.get(b"host", b"").decode("latin-1")):
         raise Refusal(
             403, "this server answers to localhost, 127.0.0.1 and [::1]; call it by one of them", code="unknown_host"
         )
+    origin = headers.get(b"origin")
+    if origin is not None and not _is_loopback(origin.decode("latin-1")):
+        raise Refusal(403, "this server answers no pages of other places without a key", code="unknown_origin")
+
+
+def _is_loopback(url: str) -> bool:
+    """Whether it is of this machine by its very name, which nobody else can have."""
+    try:
+        name = urlsplit(url).hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _too_large(given: str, allowed: int) -> Refusal:

@@ -219,13 +219,13 @@ class Keyring:
         # By id, the record that a secret was checked against and the keyed hash of the secret.
         self._verified: dict[str, tuple[Key, bytes]] = {}
         self._seen: tuple[int, ...] | None = None
-        self._keys: dict[str, Key] = {}
-        self._roles: dict[str, Role] = {}
+        # By id. Never changed but put in place as a whole, as `check` may read it in another thread.
+        self._known: dict[str, tuple[Key, Role]] = {}
         self._follow()
 
     def __len__(self) -> int:
         self._follow()
-        return sum(key.state(self._clock()) == "active" for key in self._keys.values())
+        return sum(key.state(self._clock()) == "active" for key, _ in self._known.values())
 
     def recall(self, presented: str) -> tuple[Key, Role] | None:
         """The key's record and role if its secret has been checked before; None where scrypt has to decide.
@@ -235,34 +235,34 @@ class Keyring:
             ConfigError: the file cannot be used any more.
         """
         self._follow()
-        key, secret = self._parse(presented)
+        key, role, secret = self._parse(presented)
         remembered = self._verified.get(key.id)
         if remembered is None or remembered[0].digest != key.digest:
             return None
         if not hmac.compare_digest(remembered[1], self._hash(secret)):
             raise UnknownKeyError("the API key is not known here")
-        return self._usable(key)
+        return self._usable(key, role)
 
     def check(self, presented: str) -> tuple[Key, Role]:
         """As `recall`, but runs scrypt, and remembers a secret that was right. May run in another thread."""
-        key, secret = self._parse(presented)
+        key, role, secret = self._parse(presented)
         if not key.fits(secret):
             raise UnknownKeyError("the API key is not known here")
         self._verified[key.id] = (key, self._hash(secret))
-        return self._usable(key)
+        return self._usable(key, role)
 
-    def _parse(self, presented: str) -> tuple[Key, str]:
+    def _parse(self, presented: str) -> tuple[Key, Role, str]:
         match = KEY.fullmatch(presented)
-        key = self._keys.get(match[1]) if match else None
-        if match is None or key is None:
+        found = self._known.get(match[1]) if match else None
+        if match is None or found is None:
             raise UnknownKeyError("the API key is not known here")
-        return key, match[2]
+        return *found, match[2]
 
-    def _usable(self, key: Key) -> tuple[Key, Role]:
+    def _usable(self, key: Key, role: Role) -> tuple[Key, Role]:
         # Only who holds the secret is told why.
         if (state := key.state(self._clock())) != "active":
             raise UnknownKeyError(f"the API key is {state}")
-        return key, self._roles[key.role]
+        return key, role
 
     def _hash(self, secret: str) -> bytes:
         return hmac.digest(self._pepper, secret.encode(), "sha256")
@@ -275,9 +275,9 @@ class Keyring:
         except OSError:
             seen = ()
         if seen != self._seen:
-            self._keys, self._roles, self._seen = {}, {}, None
+            self._known, self._seen = {}, None
             content = read_keys(self._path)
-            self._keys, self._roles = {key.id: key for key in content.keys}, content.roles
+            self._known = {key.id: (key, content.roles[key.role]) for key in content.keys}
             self._seen = seen
 
 

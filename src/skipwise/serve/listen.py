@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import ipaddress
+import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from skipwise.serve.backends import Backend
 from skipwise.serve.keys import Keyring
 
 _HEAD_BYTES = 64 << 10  # that may wait for the rest of a head
+_SECONDS_TO_TELL = 2.0
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all of this kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,9 @@ class Address:
             raise ConfigError("TLS takes both --tls-cert FILE and --tls-key FILE; one was given: give both or neither")
         if self.certificate is not None and self.private_key is not None:
             try:
-                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.certificate, self.private_key)
+                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                    self.certificate, self.private_key, password=_no_password
+                )
             except (OSError, ssl.SSLError) as error:
                 raise ConfigError(
                     f"TLS with {str(self.certificate)!r} and {str(self.private_key)!r} cannot be used ({error}); give "
@@ -84,10 +90,13 @@ class Address:
             # Nobody is listened to yet: until the model is there, who calls is refused and not kept waiting.
             bound.bind(where[:2])
             return bound
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {self.host} port {self.port} ({error.strerror}); give another --host or --port"
-            ) from error
+        except (OSError, UnicodeError) as error:
+            raise self.taken(error) from error
+
+    def taken(self, error: Exception) -> ConfigError:
+        """What is said where it cannot listen."""
+        reason = getattr(error, "strerror", None) or error
+        return ConfigError(f"cannot listen on {self.host} port {self.port} ({reason}); give another --host or --port")
 
     def url(self, bound: socket.socket) -> str:
         """Of the server that listens on a socket."""
@@ -96,10 +105,14 @@ class Address:
 
 
 class _Patient(H11Protocol):
-    """HTTP that waits for the head of a request, but not for ever: a byte now and then does not keep a connection."""
+    """HTTP that waits, but not for ever: for the head of a request, of which a byte now and then does not keep a
+    connection, and for a client to take its answer.
+    """
 
     head_seconds = 10.0
+    reading_seconds = 60.0
     _waiting: asyncio.TimerHandle | None = None
+    _writing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -114,9 +127,21 @@ class _Patient(H11Protocol):
             self._waiting = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        for timer in (self._waiting, self._writing):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # To close would be to wait for the client to take the rest.
+        self._writing = self.loop.call_later(self.reading_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
 
     def _wait_for_head(self) -> None:
         if self._waiting is None and not self.transport.is_closing():
@@ -154,18 +179,36 @@ class Server(uvicorn.Server):
                 http=patient,
                 ws="none",
                 lifespan="off",
-                # Its lines would hold paths, which are the client's text.
+                # Its lines would hold paths, which are the client's text, and tracebacks of what was cut off.
                 access_log=False,
-                log_level="error",
+                log_level="critical",
+                # Whoever is on this machine could say that they come from elsewhere.
+                proxy_headers=False,
                 server_header=False,
                 h11_max_incomplete_event_size=_HEAD_BYTES,
                 timeout_keep_alive=15,
                 timeout_graceful_shutdown=int(address.grace_seconds) + 30,
                 ssl_certfile=address.certificate,
                 ssl_keyfile=address.private_key,
+                ssl_ciphers=_CIPHERS,
             )
         )
         self._address, self._backend, self._drain, self._ready = address, backend, drain, ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does; a terminal that is closed ends it in good order, too, unless nohup is to keep it."""
+        with super().capture_signals():
+            number = getattr(signal, "SIGHUP", None)
+            is_main = threading.current_thread() is threading.main_thread()
+            if number is None or not is_main or signal.getsignal(number) == signal.SIG_IGN:
+                yield
+                return
+            before = signal.signal(number, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(number, before)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal: the first ends it in good order, a second at once."""
@@ -174,9 +217,20 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Makes the backend ready, and listens."""
+        """Makes the backend ready, and listens, unless it was told to end meanwhile.
+
+        Raises:
+            ConfigError: the backend cannot start, or somebody else has begun to listen there.
+        """
         await self._backend.start()
-        await super().startup(sockets=sockets)
+        try:
+            if self.should_exit:
+                await self._backend.stop()
+                return
+            await super().startup(sockets=sockets)
+        except OSError as error:
+            await self._backend.stop()
+            raise self._address.taken(error) from error
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -188,9 +242,19 @@ class Server(uvicorn.Server):
         finally:
             cutting.cancel()
             await self._backend.stop()
+            # Whoever was cut off is told so before the loop ends.
+            if self.server_state.tasks:
+                await asyncio.wait(self.server_state.tasks, timeout=_SECONDS_TO_TELL)
 
     async def _cut_off(self) -> None:
         """When the grace is over, what still runs is told so."""
         await asyncio.sleep(self._address.grace_seconds)
         print("skipwise: the grace is over; what still ran is cut off", file=sys.stderr)
         await self._backend.stop()
+
+
+def _no_password() -> str:
+    """A server has nobody to ask."""
+    raise ConfigError(
+        "the private key of --tls-key is encrypted; give one without a passphrase, which its owner alone can read"
+    )

@@ -11,14 +11,16 @@ Requests that wait hold no memory. Those that run are at most `short_slots` in t
 beyond it, apart from each other, so neither kind can keep the other out.
 """
 
+import contextlib
 import itertools
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from skipwise.errors import SkipwiseError
+from skipwise.errors import ConfigError, SkipwiseError
 from skipwise.inference.engine import MODES, Engine, FinishReason, Generation, GenerationRequest, GenerationStats, Mode
 from skipwise.serve.refusals import Refusal
 
@@ -82,7 +84,8 @@ class Job:
         mode: that it will be served in.
         deliver: takes what is new, in the computing thread.
         number: in order of arrival.
-        bill: seconds of the machine.
+        bill: that turns are given by: seconds of the machine, on top of the smallest bill of its owner's others.
+        seconds: of the machine that it took.
         generation: while it runs.
         cancelled: whether somebody has had enough of it.
     """
@@ -93,6 +96,7 @@ class Job:
     deliver: Callable[[Progress], None]
     number: int = 0
     bill: float = 0.0
+    seconds: float = 0.0
     generation: Generation | None = None
     cancelled: bool = False
 
@@ -211,11 +215,12 @@ class Scheduler:
         cost = self._clock() - began
         with self._lock:
             job.bill += cost
+            job.seconds += cost
             self._owners[job.owner].bill += cost
             if progress.is_last:
                 self._owners[job.owner].running.remove(job)
                 self._forget_idle()
-                self._mean_seconds += 0.1 * (job.bill - self._mean_seconds)
+                self._mean_seconds += 0.1 * (job.seconds - self._mean_seconds)
         if progress.is_last:
             self._end(job, progress)
         elif progress.tokens or progress.text:
@@ -239,20 +244,33 @@ class Scheduler:
             self._lock.notify()
         if self._thread is not None:
             self._thread.join()
+        self._close_all()
+
+    def _close_all(self) -> None:
         with self._lock:
             left = [job for owner in self._owners.values() for job in self._jobs_of(owner)]
             self._owners.clear()
         for job in left:
-            self._end(job, Progress(finish_reason="closed"))
+            with contextlib.suppress(Exception):
+                self._end(job, Progress(finish_reason="closed"))
 
     def _run(self) -> None:
-        while True:
-            busy = self.turn()
+        try:
+            while True:
+                busy = self.turn()
+                with self._lock:
+                    if self._stopped:
+                        return
+                    if not busy and not self._owners:
+                        self._lock.wait()
+        except Exception as error:
+            # Errors of requests do not come here. Without this thread nobody is answered: nobody is to wait for it.
+            print(
+                f"skipwise: the computing thread ended by {type(error).__name__}; restart the server", file=sys.stderr
+            )
             with self._lock:
-                if self._stopped:
-                    return
-                if not busy and not self._owners:
-                    self._lock.wait()
+                self._stopped = True
+            self._close_all()
 
     def _step(self, job: Job) -> Progress:
         """One step, and what it brought; the first one also makes the generation."""
@@ -266,8 +284,11 @@ class Scheduler:
                 return Progress(text=text, tokens=len(new))
             reason = generation.finish_reason or "stop"
             return Progress(text=text, tokens=len(new), finish_reason=reason, stats=generation.stats)
-        except SkipwiseError as error:
+        except ConfigError as error:
             return Progress(error=Refusal(400, str(error), code="invalid_request"))
+        except SkipwiseError as error:
+            # Words of our own about the model, such as a logit that is NaN.
+            return Progress(error=Refusal(500, str(error), code="engine_error"))
         except Exception as error:
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
                 short = Refusal(
@@ -280,9 +301,11 @@ class Scheduler:
     @staticmethod
     def _end(job: Job, progress: Progress) -> None:
         generation, job.generation = job.generation, None
-        if generation is not None:
-            generation.close()
-        job.deliver(progress)
+        try:
+            if generation is not None:
+                generation.close()
+        finally:
+            job.deliver(progress)
 
     def _next_job(self) -> Job | None:
         """Whose turn it is; among equals, who came first."""

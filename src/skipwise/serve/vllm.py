@@ -175,7 +175,7 @@ class Vllm:
         return request.mode or ("short" if request.total_tokens <= self._settings.original_window else "long")
 
     async def start(self) -> None:
-        """Starts the servers and waits until they answer.
+        """Starts the servers and waits until they answer, or until this one is told to end.
 
         Raises:
             ConfigError: there is no vLLM, one ends at once, or takes too long.
@@ -212,7 +212,7 @@ class Vllm:
     async def _wait_until_ready(self, place: int) -> None:
         mode, process = self._modes[place], self._processes[place]
         end = time.monotonic() + self._settings.ready_seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self._draining:
             if process.returncode is not None:
                 raise ConfigError(
                     f"vLLM's server of the {mode} mode ended with code {process.returncode} before it answered; what "
@@ -221,9 +221,10 @@ class Vllm:
             if await self._answers(mode):
                 return
             await asyncio.sleep(0.2)
-        raise ConfigError(
-            f"vLLM's server of the {mode} mode did not answer in {self._settings.ready_seconds:g} seconds"
-        )
+        if not self._draining:
+            raise ConfigError(
+                f"vLLM's server of the {mode} mode did not answer in {self._settings.ready_seconds:g} seconds"
+            )
 
     async def _answers(self, mode: Mode) -> bool:
         with contextlib.suppress(Exception):
@@ -251,15 +252,21 @@ class Vllm:
     @asynccontextmanager
     async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:
         """Within, the answer as it comes; leaving closes the connection, at which vLLM stops."""
-        if self._draining:
-            raise Refusal(503, "the server is shutting down; ask again soon", code="shutting_down", retry_after=5)
         mode = self.mode_of(request)
+        self._refuse_if(self._draining)
         await self._places[mode].take(owner)
         try:
+            # The grace may have ended while it waited.
+            self._refuse_if(self._session.closed)
             async with self._post(mode, "/v1/completions", self._body(owner, mode, request)) as response:
                 yield self._progress(response)
         finally:
             self._places[mode].leave(owner)
+
+    @staticmethod
+    def _refuse_if(is_ending: bool) -> None:
+        if is_ending:
+            raise Refusal(503, "the server is shutting down; ask again soon", code="shutting_down", retry_after=5)
 
     def _body(self, owner: str, mode: Mode, request: GenerationRequest) -> dict[str, Any]:
         seed = {} if request.seed is None else {"seed": request.seed}
@@ -297,10 +304,11 @@ class Vllm:
                     yield Progress(text=choice.get("text") or "", tokens=new)
         except (aiohttp.ClientError, TimeoutError, ValueError):
             reason = None
-        if reason is None:
-            yield Progress(error=_failed("the engine broke off"))
+        # Other reasons, such as `abort`, are of answers that are not whole.
+        if reason in _FINISH:
+            yield Progress(finish_reason=_FINISH[reason])
         else:
-            yield Progress(finish_reason=_FINISH.get(reason, "stop"))
+            yield Progress(error=_failed("the engine broke off"))
 
     @asynccontextmanager
     async def _post(self, mode: Mode, path: str, body: dict[str, Any]) -> AsyncIterator[Any]:
@@ -311,7 +319,7 @@ class Vllm:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _failed(f"the engine of the {mode} mode does not answer") from error
         async with response:
-            if 400 <= response.status < 500:
+            if response.status in (400, 413, 422):
                 # Its words may quote the prompt; they go to nobody but who sent it.
                 message = await _message(response)
                 raise Refusal(400, f"the engine refuses this request: {message}", code="invalid_request")
@@ -324,18 +332,18 @@ class Vllm:
         self._draining = True
 
     async def stop(self) -> None:
-        """Ends the servers."""
-        processes, self._processes = self._processes, []
+        """Ends the servers. Whoever calls this while another does waits for the same end."""
         if self._session is not None:
             await self._session.close()
-        for process in processes:
+        for process in self._processes:
             _signal(process, signal.SIGTERM)
-        for process in processes:
+        for process in self._processes:
             try:
                 await asyncio.wait_for(process.wait(), _SECONDS_TO_STOP)
             except TimeoutError:
                 _signal(process, signal.SIGKILL)
                 await process.wait()
+        self._processes = []
 
 
 def find_program() -> str:
