@@ -10,7 +10,21 @@ from typing import Any
 
 import pytest
 
-from serve.hostile import CASES, EXPIRED, GOOD, REVOKED, SHORT, WRONG, Case, exchange, filled, http, of, status_of
+from serve.hostile import (
+    CASES,
+    EXPIRED,
+    GOOD,
+    REVOKED,
+    SHORT,
+    UNSEEN,
+    WRONG,
+    Case,
+    exchange,
+    filled,
+    http,
+    of,
+    status_of,
+)
 from serve.running import Running
 from serve.standin import ByteTokenizer, StandIn
 from skipwise.serve.app import create_app
@@ -32,6 +46,7 @@ def start(folder: Path) -> tuple[int, dict[str, str], Running]:
         WRONG: good[:-4] + ("0000" if not good.endswith("0000") else "1111"),
         REVOKED: create_key(path, "gone"),
         EXPIRED: create_key(path, "late", seconds=0),
+        UNSEEN: create_key(path, "quiet"),
         SHORT: create_key(path, "small", role="short"),
     }
     revoke_key(path, keys[REVOKED])
@@ -176,7 +191,7 @@ def test_many_wrong_secrets_at_once_do_not_keep_others_out(
 
     monkeypatch.setattr(Key, "fits", slow)
     # Of a key that was never seen, so that scrypt has to decide.
-    guess = filled(of(), {GOOD: keys[EXPIRED][:-4] + "0000"})
+    guess = filled(of(), {GOOD: keys[UNSEEN][:-4] + ("0000" if not keys[UNSEEN].endswith("0000") else "1111")})
     with ThreadPoolExecutor(40) as pool:
         try:
             guesses = [pool.submit(exchange, port, guess) for _ in range(40)]
