@@ -133,7 +133,7 @@ _ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
 @functools.cache
 def _silence_llama_cpp() -> Any:
     """Hands llama.cpp a listener that says nothing. It is kept for good: llama.cpp calls it as long as it is loaded."""
-    import llama_cpp
+    import llama_cpp  # pyright: ignore[reportMissingImports]
 
     quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
@@ -148,7 +148,7 @@ class LlamaCppRunner:
     """
 
     def __init__(self, path: Path) -> None:
-        import llama_cpp
+        import llama_cpp  # pyright: ignore[reportMissingImports]
 
         self._api: Any = llama_cpp
         self.name = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
