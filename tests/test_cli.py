@@ -79,6 +79,7 @@ def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest
         (["doctro"], ["'doctro'", "'doctor'", "see 'skipwise --help'"]),
         (["doctor", "m", "--target"], ["--target", "see 'skipwise doctor --help'"]),
         (["eval", "benchmarks", "m", "--out"], ["--out", "see 'skipwise eval benchmarks --help'"]),
+        (["generate", "m", "--cache", "3"], ["Invalid value for '--cache': '3' is not one of 'dynamic', 'static'"]),
         (["doctor", "m", "--taget", "1k"], ["--taget", "--target", "see 'skipwise doctor --help'"]),
         (["doctor", "m"], ["'m'", "no checkpoint folder", "--target"]),
         (["doctor", "/no/such"], ["'/no/such'", "no such folder exists"]),

@@ -155,4 +155,6 @@ def _usage_message(error: typer.TyperException, command: Any, arguments: Sequenc
     # An option without its value is found before there is a context of the verb.
     verbs = [" ".join(arguments[:words]) for words in (2, 1) if " ".join(arguments[:words]) in command.commands]
     path = context.command_path if context else " ".join(["skipwise", *verbs[:1]])
-    return f"{error.format_message().rstrip('.')}; see '{path} --help'"
+    # Its checks of choices come through pydantic, which says so in front.
+    said = error.format_message().rstrip(".").replace(": Value error, ", ": ")
+    return f"{said}; see '{path} --help'"
