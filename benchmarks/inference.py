@@ -113,12 +113,16 @@ def caches(run: str) -> None:
     for name, make in makers.items():
         made: list[None] = []
 
-        def cache(make: Callable[[], Any] = make, made: list[None] = made, **_: Any) -> Any:
+        def cache(*_: Any, make: Callable[[], Any] = make, made: list[None] = made) -> Any:
             made.append(None)
             return make()
 
         begun = time.perf_counter()
-        with patch.object(forward, "DynamicCache", cache), patch.object(forward, "pass_columns", lambda *_: CHUNK):
+        with (
+            patch.object(forward, "empty_cache", cache),
+            patch.object(forward, "pass_columns", lambda *_: CHUNK),
+            patch.object(forward, "chunk_columns", lambda *_, **__: CHUNK),
+        ):
             # The library's integers take minutes a prompt; passkeys tell kinds apart less than perplexity does.
             tasks = [perplexity] if name in LIBRARY else [perplexity, passkey]
             try:

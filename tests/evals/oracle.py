@@ -33,15 +33,17 @@ class Oracle(torch.nn.Module):
     def forward(
         self,
         input_ids: Any,
-        attention_mask: Any,
         position_ids: Any,
         past_key_values: Any,
         use_cache: bool,
         logits_to_keep: Any,
+        attention_mask: Any = None,
     ) -> Any:
         rows, count = input_ids.shape
         self.tokens_read += rows * count
         ids, _ = past_key_values.update(input_ids[:, None, :, None].float(), input_ids[:, None, :, None].float(), 0)
+        if attention_mask is None:
+            attention_mask = torch.ones(rows, ids.shape[2])
         asked = range(count)[-logits_to_keep:] if isinstance(logits_to_keep, int) else []
         logits = torch.zeros(rows, len(asked), 257)
         for row in range(rows):

@@ -10,6 +10,7 @@ import torch
 
 from skipwise.errors import CheckpointError
 from skipwise.evals import generate
+from skipwise.evals.chunk_attention import sees_everything
 from skipwise.evals.forward import logit_pieces
 from skipwise.evals.generate import end_token_ids, greedy_outputs
 from skipwise.evals.prompts import Prompt
@@ -120,8 +121,10 @@ def test_answers_that_the_model_would_write_need_no_decoding(case, read_tokens) 
     answers = [ids[: 3 + row] for row, ids in enumerate(expected)]
     shapes = read_tokens(model)
     assert greedy_outputs(model, prompts_of(LENGTHS, answers=answers), chunk_tokens=32) == answers
-    # Two chunks of the prompts, and one look at all answers but their last tokens.
-    assert shapes == [(5, 32), (5, 32), (5, 6)]
+    # The prompts, of 64, 40, 33, 17 and 5 tokens, and one look at all answers but their last tokens.
+    together = [(5, 32), (5, 32)]
+    alone_each = [(1, 32), (1, 32), (1, 32), (1, 8), (1, 32), (1, 1), (1, 17), (1, 5)]
+    assert shapes == [*(alone_each if sees_everything(model) else together), (5, 6)]
 
 
 @pytest.mark.parametrize("place", [0, 1, 11])
@@ -178,9 +181,11 @@ def test_positions_count_a_rows_own_tokens(tiny_llama) -> None:
         positions.append(kwargs["position_ids"])
 
     tiny_llama.register_forward_pre_hook(note, with_kwargs=True)
+    greedy_outputs(tiny_llama, prompts_of([6, 4], 3), chunk_tokens=6)
+    assert torch.cat(positions, dim=1).tolist() == [[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 1, 2, 3, 4, 5]]
+    positions.clear()
     greedy_outputs(tiny_llama, prompts_of([6, 4], 3), chunk_tokens=4)
-    rows = torch.cat(positions, dim=1).tolist()
-    assert rows == [[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 1, 2, 3, 4, 5]]
+    assert [one.tolist() for one in positions] == [[[0, 1, 2, 3]], [[4, 5]], [[0, 1, 2, 3]], [[6], [4]], [[7], [5]]]
 
 
 def test_batches_hold_no_more_tokens_than_allowed(case, read_tokens, monkeypatch) -> None:
@@ -197,7 +202,8 @@ def test_logits_are_made_for_the_last_position_only(tiny_llama) -> None:
     made: list[int] = []
     tiny_llama.lm_head.register_forward_hook(lambda module, args, output: made.append(output.shape[1]))
     greedy_outputs(tiny_llama, prompts_of([300, 280], 3), chunk_tokens=32)
-    assert [count for count in made if count] == [1, 1, 1]
+    # Each prompt's, and those of both after two more tokens.
+    assert [count for count in made if count] == [1, 1, 1, 1]
 
 
 def test_logits_of_answers_come_in_small_pieces(tiny_llama, monkeypatch) -> None:

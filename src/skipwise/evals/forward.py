@@ -14,16 +14,20 @@ import psutil
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import Cache
 
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.evals.chunk_attention import attends_in_chunks, chunk_attention, sees_everything
 from skipwise.evals.length_rope import rope_of_length
+from skipwise.evals.room_cache import RoomCache
 
 # Fewer rows at a time would make the head's product slower: it reads the whole vocabulary's weights for each piece. One
 # piece lives at a time: whoever makes or takes one lets go of it (`del`) before the next is made.
 _LOGITS_BYTES = 48 * 2**20
 # What a sum over exponentials is taken of at a time: it makes a copy, which then stays in a processor's cache.
 _SUMMED_BYTES = 4 * 2**20
-# On a CPU the attention masks of short chunks stay in its cache; a GPU wants larger products.
+# On a CPU the attention masks of short chunks stay in its cache, and without masks chunks of twice the size do; a GPU
+# wants larger products.
 _CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
 # Where attention without a mask never makes an `n x n`. On other devices (MPS) it does.
 _LINEAR_ATTENTION = ("cpu", "cuda")
@@ -116,11 +120,16 @@ def logit_pieces(
     """
     model = plain_model(model)
     batch, num_tokens = input_ids.shape
-    chunk_tokens = chunk_tokens or pass_columns(model, batch, num_tokens)
+    if chunk_tokens is None:
+        # Chunks that do without a mask are the fastest, as most of what their layers make stays in a processor's cache.
+        if attends_in_chunks(model):
+            chunk_tokens = chunk_columns(model, batch, masked=False)
+        else:
+            chunk_tokens = pass_columns(model, batch, num_tokens)
     piece_tokens = logit_columns(model, batch, logits_bytes)
     input_ids = input_ids.to(model.device)
     positions = torch.arange(num_tokens, device=model.device).expand(batch, -1)
-    cache = DynamicCache(config=model.config) if num_tokens > chunk_tokens else None
+    cache = empty_cache(model, batch, num_tokens) if num_tokens > chunk_tokens else None
     with rope_of_length(model, num_tokens):
         for start in range(0, num_tokens, chunk_tokens):
             end = min(start + chunk_tokens, num_tokens)
@@ -140,9 +149,23 @@ def logit_pieces(
                 del logits
 
 
-def chunk_columns(model: Any, batch: int) -> int:
-    """Positions of one chunk through the cache, of each of `batch` rows: what suits the model's device."""
-    return max(1, _CHUNK_TOKENS.get(model.device.type, 1024) // batch)
+def empty_cache(model: Any, num_rows: int, num_columns: int) -> Cache:
+    """An empty cache for `num_rows` of at most `num_columns` tokens: with room for all of them, where layers allow."""
+    return RoomCache(model, num_rows, num_columns) if sees_everything(model) else DynamicCache(config=model.config)
+
+
+def chunk_columns(model: Any, batch: int, *, masked: bool = True) -> int:
+    """Positions of one chunk through the cache, of each of `batch` rows: what suits the model's device.
+
+    Args:
+        model: that reads them.
+        batch: rows.
+        masked: whether attention makes a mask even where `chunk_attention` could do without.
+    """
+    tokens = _CHUNK_TOKENS.get(model.device.type, 1024)
+    if not masked and attends_in_chunks(model):
+        tokens *= 2
+    return max(1, tokens // batch)
 
 
 def logit_columns(model: Any, batch: int, logits_bytes: int = _LOGITS_BYTES) -> int:
@@ -153,8 +176,8 @@ def logit_columns(model: Any, batch: int, logits_bytes: int = _LOGITS_BYTES) -> 
 def pass_columns(model: Any, batch: int, num_tokens: int) -> int:
     """Positions of one pass through the decoder, of each of `batch` rows of `num_tokens`.
 
-    One pass for all is fastest: it needs no mask but `is_causal`, which halves attention, and no cache. Eager attention
-    and layers of a limited reach would make a mask of `n x n`.
+    One pass for all needs no mask but `is_causal`, which halves attention, and no cache. Eager attention and layers of
+    a limited reach would make a mask of `n x n`.
     """
     config = model.config.get_text_config()
     inside = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
@@ -177,16 +200,19 @@ def _free_bytes(device: torch.device) -> int:
 
 def _last_logits(model: Any, chunk: dict[str, Any], num_rows: int, piece_tokens: int) -> Iterator[Tensor]:
     """The logits of a chunk's last `num_rows` positions, `piece_tokens` of them at a time; the cache moves on."""
+    # Around each call alone: between pieces, whoever takes them may run this model, or another of its config.
     if num_rows <= piece_tokens:
         none = torch.empty(0, dtype=torch.long, device=model.device)
-        logits = model(**chunk, logits_to_keep=num_rows or none).logits
+        with chunk_attention(model):
+            logits = model(**chunk, logits_to_keep=num_rows or none).logits
         if num_rows:
             yield logits[:, -num_rows:]
         return
     # One pass through the decoder; then the model's own forward over slices of what came out, the decoder standing
     # still, as in skipwise.loss.
     decoder: nn.Module = model.base_model
-    outputs = decoder(**chunk)
+    with chunk_attention(model):
+        outputs = decoder(**chunk)
     for hidden in outputs.last_hidden_state[:, -num_rows:].split(piece_tokens, dim=1):
         with _standing(decoder, type(outputs)(last_hidden_state=hidden)):
             logits = model(inputs_embeds=hidden, use_cache=False).logits

@@ -1,7 +1,9 @@
 """Greedy answers to prompts of different lengths, in batches through the KV cache.
 
-Prompts are aligned at their ends by padding on the left, prefilled in chunks, and decoded together; logits are made for
-the last position only. Memory grows with the cache and the chunk, never with `n x vocabulary` nor `n x n`.
+Long prompts are prefilled one by one, in chunks, short ones together; then they are aligned at their ends by unused
+columns on the left, and decoded together;
+logits are made for the last position only. Memory grows with the cache and the chunk, never with `n x vocabulary` nor
+`n x n`.
 """
 
 import copy
@@ -11,10 +13,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from skipwise.evals.forward import check_logits, chunk_columns, logit_columns, plain_model
+from skipwise.evals.chunk_attention import chunk_attention
+from skipwise.evals.forward import check_logits, chunk_columns, empty_cache, logit_columns, plain_model
 from skipwise.evals.length_rope import rope_follows_length, rope_of_length
+from skipwise.evals.room_cache import RoomCache
 
 # Prompts run together while their tokens, padding and answers included, stay below this.
 BATCH_TOKENS = 16384
@@ -85,9 +88,8 @@ def greedy_outputs(
     outputs: dict[int, list[int]] = {}
     for rows in _batches(model, prompts):
         with rope_of_length(model, max(_num_tokens(prompts[row]) for row in rows)):
-            reader = _Reader(model, rows, where)
-            columns = chunk_tokens or chunk_columns(model, len(rows))
-            likeliest = reader.prefill([prompts[row].prompt_ids for row in rows], columns)
+            reader = _Reader(model, rows, max(prompts[row].max_new_tokens for row in rows), where)
+            likeliest = reader.prefill([prompts[row].prompt_ids for row in rows], chunk_tokens)
             outputs |= _written_answers(reader, prompts, likeliest)
             outputs |= _decode(reader, likeliest, set(outputs), eos_ids, is_done)
     return [outputs[row] for row in range(len(prompts))]
@@ -187,35 +189,67 @@ class _Reader:
     Args:
         model: a causal language model of the transformers library, in evaluation mode.
         rows: what the caller calls each row.
+        max_new_tokens: most that any row is to be continued by.
         where: what a row is, for an error's text.
 
     Attributes:
         rows: what the caller calls each row that is still there.
     """
 
-    def __init__(self, model: Any, rows: list[int], where: Callable[[int], str]) -> None:
+    def __init__(self, model: Any, rows: list[int], max_new_tokens: int, where: Callable[[int], str]) -> None:
         self.rows = rows
-        self._model, self._where = model, where
-        self._cache = DynamicCache(config=model.config)
+        self._model, self._where, self._max_new_tokens = model, where, max_new_tokens
         self._columns = 0
         # 1-D, one entry per row: columns of padding on its left.
         self._padding = torch.zeros(len(rows), dtype=torch.long, device=model.device)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], chunk_tokens: int) -> Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], chunk_tokens: int | None) -> Tensor:
         """Reads prompts in chunks.
 
         Returns:
             (rows,), the token that is likeliest after each.
         """
         width = max(map(len, prompts))
+        self._cache = empty_cache(self._model, len(prompts), width + self._max_new_tokens)
         self._padding += torch.tensor([width - len(prompt) for prompt in prompts], device=self._padding.device)
+        columns = chunk_tokens or chunk_columns(self._model, len(prompts))
+        if width > columns and isinstance(self._cache, RoomCache):
+            return self._prefill_rows(self._cache, prompts, width, chunk_tokens)
         # Any token will do as padding: it is masked.
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        *earlier, last = ids.split(chunk_tokens, dim=1)
+        *earlier, last = ids.split(columns, dim=1)
         no_columns = torch.empty(0, dtype=torch.long, device=self._model.device)
         for chunk in earlier:
             self._forward(chunk, no_columns)
         return self._likeliest(self._forward(last, 1))[:, -1]
+
+    def _prefill_rows(
+        self, cache: RoomCache, prompts: Sequence[Sequence[int]], width: int, chunk_tokens: int | None
+    ) -> Tensor:
+        """Row after row: nothing is padded, and no chunk of a row needs a mask for what it is not to see."""
+        device = self._model.device
+        no_columns = torch.empty(0, dtype=torch.long, device=device)
+        chunk_tokens = chunk_tokens or chunk_columns(self._model, 1, masked=False)
+        logits = []
+        with chunk_attention(self._model):
+            for place, prompt in enumerate(prompts):
+                row_cache = cache.row(place, width - len(prompt))
+                for start in range(0, len(prompt), chunk_tokens):
+                    ids = torch.tensor([list(prompt[start : start + chunk_tokens])], device=device)
+                    end = start + ids.shape[1]
+                    is_last = end == len(prompt)
+                    output = self._model(
+                        input_ids=ids,
+                        position_ids=torch.arange(start, end, device=device)[None],
+                        past_key_values=row_cache,
+                        use_cache=True,
+                        logits_to_keep=1 if is_last else no_columns,
+                    )
+                    if is_last:
+                        logits.append(output.logits[:, -1:])
+        cache.fill(width)
+        self._columns = width
+        return self._likeliest(torch.cat(logits))[:, -1]
 
     def read(self, ids: Tensor) -> Tensor:
         """Reads `ids` (rows, n), of any n that is small beside a chunk.

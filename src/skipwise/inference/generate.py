@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Hashable
+from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
@@ -11,11 +12,12 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 from transformers.cache_utils import Cache
 
 from skipwise.errors import ConfigError
+from skipwise.evals.chunk_attention import chunk_attention
 from skipwise.evals.forward import check_logits, chunk_columns
 from skipwise.evals.generate import end_token_ids
 from skipwise.evals.length_rope import rope_follows_length, rope_of_length
 from skipwise.evals.serving import cache_bytes
-from skipwise.inference.caches import BLOCK_TOKENS, CACHES, make_cache
+from skipwise.inference.caches import BLOCK_TOKENS, CACHES, can_rewind, make_cache
 from skipwise.inference.engine import FinishReason, GenerationRequest, GenerationStats, Mode
 from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
@@ -199,7 +201,10 @@ class LocalGeneration:
             self._open_cache()
         end = min(self._read + self._engine.chunk_tokens, len(self._ids))
         wants_token, device = end == len(self._ids), self._model.device
-        with rope_of_length(self._model, self._request.total_tokens):
+        # A cache whose size is fixed gives attention columns that hold nothing yet, and a mask for them.
+        unmasked = end - self._read > 1 and self._cache is not None and can_rewind(self._cache)
+        in_chunks = chunk_attention(self._model) if unmasked else nullcontext()
+        with rope_of_length(self._model, self._request.total_tokens), in_chunks:
             logits: Tensor = self._model(
                 input_ids=torch.tensor([self._ids[self._read : end]], device=device),
                 position_ids=torch.arange(self._read, end, device=device)[None],
