@@ -26,11 +26,20 @@ settings.load_profile("skipwise")
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random two-layer Llama of window 64 and a tokenizer of one token per byte."""
+    return _save_tiny(tmp_path_factory.mktemp("tiny_checkpoint"), hidden_size=32)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same twice as wide: rows are whole blocks of 64 weights, as bitsandbytes needs them on some CPUs."""
+    return _save_tiny(tmp_path_factory.mktemp("checkpoint_of_blocks"), hidden_size=64)
+
+
+def _save_tiny(folder: Path, hidden_size: int) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny_checkpoint")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,7 +48,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     config = LlamaConfig(
         vocab_size=256,
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,

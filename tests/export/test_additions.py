@@ -56,10 +56,10 @@ def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_additions_to_4_bits_are_those_that_the_run_has_merged(
-    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint_of_blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
-    source = trained_run(tmp_path, tiny_checkpoint, {"kind": "qlora", "rank": 4})
+    source = trained_run(tmp_path, checkpoint_of_blocks, {"kind": "qlora", "rank": 4})
     made = export(source, to="hf", dtype="float32", output=tmp_path / "out")
     assert {verdict.status for verdict in made.verdicts} == {"pass"}
     trained, exported = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "out"))

@@ -30,7 +30,9 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def train(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, dict[str, Any]], Run]:
+def train(
+    tiny_checkpoint: Path, checkpoint_of_blocks: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, dict[str, Any]], Run]:
     """Makes a finished run of a name with a tuning, to 256 tokens from 64."""
     root = tmp_path_factory.mktemp("runs")
     (root / "documents").mkdir()
@@ -38,8 +40,9 @@ def train(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     passed = Verdict(name="reach", status="pass", detail="taken for granted")
 
     def make(name: str, tuning: dict[str, Any]) -> Run:
+        base = checkpoint_of_blocks if tuning["kind"] == "qlora" else tiny_checkpoint
         settings = {
-            "model": str(tiny_checkpoint),
+            "model": str(base),
             "target": TARGET,
             "window": 32,
             "output": str(root / name.replace(" ", "-")),
@@ -51,7 +54,7 @@ def train(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SKIPWISE_CACHE", str(root / "cache"))
             patch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
-            return Run(base=tiny_checkpoint, folder=run(settings).folder)
+            return Run(base=base, folder=run(settings).folder)
 
     return make
 

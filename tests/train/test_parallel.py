@@ -199,7 +199,7 @@ def logged(folder: Path) -> list[list[float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora", "qlora"])
 def test_engines_train_what_one_process_trains(
-    kind: str, tiny_checkpoint: Path, documents: Path, tmp_path: Path
+    kind: str, tiny_checkpoint: Path, checkpoint_of_blocks: Path, documents: Path, tmp_path: Path
 ) -> None:
     """DDP and ZeRO by two processes on CPUs; FSDP has no such mode in accelerate (see test_sharding)."""
     pytest.importorskip("deepspeed")
@@ -211,7 +211,8 @@ def test_engines_train_what_one_process_trains(
     script.write_text(ENGINES)
 
     def run(output: str, engine: str, processes: int, last: str = "no") -> Path:
-        arguments = [tiny_checkpoint, documents, tmp_path / output, engine, processes, kind, last]
+        checkpoint = checkpoint_of_blocks if kind == "qlora" else tiny_checkpoint
+        arguments = [checkpoint, documents, tmp_path / output, engine, processes, kind, last]
         subprocess.run(
             [*TORCHRUN, str(processes), str(script), *map(str, arguments)],
             env={**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},

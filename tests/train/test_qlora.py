@@ -24,7 +24,7 @@ from skipwise import doctor as preflight
 from skipwise.config import QloraTuning, RunConfig
 from skipwise.errors import ConfigError
 from skipwise.loss import training_logits
-from skipwise.model import dequantized, four_bit_layers, four_bits, load_model
+from skipwise.model import check_read_as_stored, dequantized, four_bit_layers, four_bits, load_model
 from skipwise.train import ExtendResult
 from skipwise.train.checkpoints import load_checkpoint, run_checkpoints
 from skipwise.train.trainer import SkipwiseTrainer
@@ -33,6 +33,11 @@ QLORA: dict[str, Any] = {"kind": "qlora", "rank": 4, "train_norms": True, "train
 CPU = torch.device("cpu")
 # Half of the widest gap between neighbours among the 16 values, -1 and -0.696 (QLoRA, appendix E); fp4's -1 and -0.667.
 HALF_GAP = {"nf4": (1 - 0.6961928) / 2, "fp4": (1 - 2 / 3) / 2}
+
+
+@pytest.fixture(scope="module")
+def tiny_checkpoint(checkpoint_of_blocks: Path) -> Path:
+    return checkpoint_of_blocks
 
 
 def ids_and_positions() -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,6 +138,22 @@ def test_the_base_is_in_four_bits_and_the_plain_model_computes_what_was_trained(
     adapter = load_file(result.folder / "adapter" / "adapter_model.safetensors")
     assert adapter.keys() == trained["adapter"].keys()
     assert all(torch.equal(adapter[name], each) for name, each in trained["adapter"].items())
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_rows_of_no_whole_blocks_are_refused_where_they_are_misread(width: int) -> None:
+    torch.manual_seed(0)
+    layer = Linear4bit(width, 96, bias=False, compress_statistics=False, quant_type="nf4").to(CPU)
+    packed, state = layer.weight.detach().flatten(), layer.weight.quant_state
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten().long()
+    stored = (state.code[codes].reshape(-1, 64) * state.absmax[:, None]).view(96, width)
+    torch.testing.assert_close(dequantized(layer, as_one_row=True), stored)
+    if torch.allclose(dequantized(layer), stored):
+        check_read_as_stored(nn.ModuleDict({"layer": layer}))
+        return
+    assert width == 32, "bitsandbytes misreads whole blocks, too"
+    with pytest.raises(ConfigError, match=r"misreads its 4-bit weights of 'layer', whose rows of 32 .* train by lora"):
+        check_read_as_stored(nn.ModuleDict({"layer": layer}))
 
 
 @pytest.mark.parametrize("quant", ["nf4", "fp4"])

@@ -17,7 +17,14 @@ from skipwise.model.load import (
     read_config,
     without_weights,
 )
-from skipwise.model.quantized import FourBits, dequantized, four_bit_layers, four_bits, is_four_bit
+from skipwise.model.quantized import (
+    FourBits,
+    check_read_as_stored,
+    dequantized,
+    four_bit_layers,
+    four_bits,
+    is_four_bit,
+)
 from skipwise.model.rotary import rotary_tables
 from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
 from skipwise.model.source import named_path, path_beside
@@ -27,6 +34,7 @@ __all__ = [
     "LoadedModel",
     "built_around",
     "check_loads_in_four_bits",
+    "check_read_as_stored",
     "dequantized",
     "four_bit_layers",
     "four_bits",

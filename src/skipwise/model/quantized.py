@@ -130,11 +130,45 @@ def keep_packed_as_trained(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def dequantized(layer: Any) -> Tensor:
-    """What a 4-bit layer multiplies by: its (out, in) weight in float32, on the CPU."""
+def check_read_as_stored(model: nn.Module) -> None:
+    """Refuses 4-bit layers that bitsandbytes multiplies by other weights than it has stored.
+
+    Its code for CPUs with AVX-512 (seen in 0.50.2) takes every row's first scale to be a new one, which it is not where
+    a block of 64 weights reaches into the next row. Layers of one shape are alike, so one of each is looked at.
+
+    Raises:
+        ConfigError: there is such a layer.
+    """
+    seen: set[torch.Size] = set()
+    for name, layer in model.named_modules():
+        here = is_four_bit(layer) and layer.quant_state is not None and layer.weight.device.type == "cpu"
+        if not here or layer.quant_state.shape in seen:
+            continue
+        seen.add(layer.quant_state.shape)
+        width = layer.quant_state.shape[-1]
+        if width % layer.quant_state.blocksize and not torch.equal(
+            dequantized(layer), dequantized(layer, as_one_row=True)
+        ):
+            raise ConfigError(
+                f"setting 'tuning.kind' is 'qlora', and on this CPU bitsandbytes misreads its 4-bit weights of "
+                f"{name!r}, whose rows of {width} are no whole blocks of {layer.quant_state.blocksize}: train by lora, "
+                "or on an accelerator"
+            )
+
+
+@torch.no_grad()
+def dequantized(layer: Any, *, as_one_row: bool = False) -> Tensor:
+    """What a 4-bit layer multiplies by: its (out, in) weight in float32, on the CPU.
+
+    Args:
+        layer: in 4 bits.
+        as_one_row: reads its blocks one after the other, wherever its rows end.
+    """
     from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
 
     weight = layer.weight
     state = copy.copy(layer.quant_state)
     state.dtype = torch.float32
-    return dequantize_4bit(weight.detach(), state).cpu()
+    if as_one_row:
+        state.shape = torch.Size([1, state.shape.numel()])
+    return dequantize_4bit(weight.detach(), state).cpu().view(layer.quant_state.shape)

@@ -46,6 +46,7 @@ from skipwise.loss import use_chunked_loss
 from skipwise.model import (
     LoadedModel,
     check_loads_in_four_bits,
+    check_read_as_stored,
     load_model,
     original_window,
     portability_note,
@@ -249,6 +250,7 @@ def _extend(
         "quantization": quantization_of(config, arguments, checked.base),
     }
     loaded = load(**in_training)
+    check_read_as_stored(loaded.model)
     loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
     with loaded_whole(arguments):
         verdicts = doctor(
