@@ -35,6 +35,7 @@ def settings(output: Path, documents: Path) -> dict[str, object]:
     """A run whose steps and checkpoints are short, one after the other."""
     return {
         "model": "embedded",
+        "recipe": "paper",
         "target": 1024,
         "window": 64,
         "output": str(output),

@@ -100,6 +100,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             settings = {
                 "model": args.model,
+                "recipe": "paper",
                 "target": args.target,
                 "tuning": tuning,
                 "output": str(Path(folder) / "run"),

@@ -93,6 +93,7 @@ def processes(args: argparse.Namespace) -> None:
             output = Path(name) / f"{turn}-{count}"
             settings = {
                 "model": "embedded",
+                "recipe": "paper",
                 "target": "1k",
                 "output": str(output),
                 "data": {"source": "stdlib"},
@@ -209,7 +210,9 @@ def step(args: argparse.Namespace) -> None:
             "disable_tqdm": True,
             "use_cpu": True,
         }
-        config = RunConfig.from_mapping({"model": "-", "target": WINDOW.target, "output": folder, "training": training})
+        config = RunConfig.from_mapping(
+            {"model": "-", "recipe": "paper", "target": WINDOW.target, "output": folder, "training": training}
+        )
         curriculum = Timed([(0, 1, Stage(items, None, 0.0, seed))], args.steps + 1, 1, 1)
         use_chunked_loss(model)
         inner = transformers.Trainer.training_step

@@ -273,6 +273,8 @@ def test_doctor_probes_what_extend_trains(text: str, flags: list[str], probed: C
 
 def test_doctor_takes_settings_of_the_run_and_flags_over_them(probed: Callable[..., Any]) -> None:
     probe, _ = probed("target: 256")
+    assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.float32, True, True)
+    probe, _ = probed("target: 256\nrecipe: paper")
     assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.float32, True, False)
     probe, _ = probed(RUN)
     assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.bfloat16, False, True)

@@ -25,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from skipwise.errors import ConfigError
 from skipwise.positions import PositionSampler, sampler_from
-from skipwise.recipes import DEFAULT_RECIPE, RECIPES
+from skipwise.recipes import AUTO, RECIPES
 from skipwise.rope import Interpolation, check_carries_factor, interpolation_from
 from skipwise.window import Window, length_label, parse_length
 
@@ -213,7 +213,8 @@ class RunConfig(StrictModel):
 
     Attributes:
         model: a folder, a hub name, a `.gguf` file, or `embedded` for the small model that comes with the package.
-        recipe: a name of `skipwise.recipes.RECIPES`; its settings lie under the run's own.
+        recipe: a name of `skipwise.recipes.RECIPES`, whose settings lie under the run's own; or `auto`, by which
+            `settled` chooses one for the model.
         target: context length to extend to, in tokens.
         window: training window in tokens; by default the smaller of the original window and 2k.
         output: folder of the extended model; by default `runs/<model>-<target>`.
@@ -239,7 +240,7 @@ class RunConfig(StrictModel):
     """
 
     model: str
-    recipe: str = DEFAULT_RECIPE
+    recipe: str = AUTO
     target: Length
     window: Length | None = None
     output: str | None = None
@@ -284,6 +285,18 @@ class RunConfig(StrictModel):
     def build_sampler(self) -> PositionSampler:
         """The position sampler that the settings describe."""
         return sampler_from(self.sampler)
+
+    def settled(self, *, takes_masks: bool) -> "RunConfig":
+        """The run with a recipe, where that was left to skipwise (`auto`).
+
+        Args:
+            takes_masks: whether every layer of the model attends under the mask that it is given.
+        """
+        if self.recipe != AUTO:
+            return self
+        masked = takes_masks and self.parallel.context == 1 and self.attention in (None, "sdpa", "eager")
+        name = "diluted" if masked and "sampler" not in self.model_fields_set else "paper"
+        return RunConfig.from_mapping(self.model_dump(exclude_unset=True) | {"recipe": name})
 
     @property
     def output_folder(self) -> Path:
@@ -333,11 +346,13 @@ class RunConfig(StrictModel):
 
 def _over_recipe(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings over those of their recipe."""
-    name = settings.get("recipe", DEFAULT_RECIPE)
+    name = settings.get("recipe", AUTO)
+    if name == AUTO:
+        return settings
     if name not in list(RECIPES):  # A dict cannot be asked for what has no hash, such as a list.
-        nearest = difflib.get_close_matches(str(name), RECIPES, n=1)
+        nearest = difflib.get_close_matches(str(name), [*RECIPES, AUTO], n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ConfigError(f"setting 'recipe' is {name!r}; {hint}known: {', '.join(RECIPES)}")
+        raise ConfigError(f"setting 'recipe' is {name!r}; {hint}known: {', '.join([*RECIPES, AUTO])}")
     return merge_settings(RECIPES[name], settings)
 
 

@@ -1,8 +1,7 @@
 """Recipes: settings of a run that belong together, under whatever the run itself says.
 
 A recipe says how positions, text and windows are chosen; steps, learning rate and batch remain the run's own. Which is
-best was measured on a small model (docs/results/recipes-x16.md, which says why the paper's is still the default). A new
-recipe is one entry here.
+best was measured on a small model (docs/results/recipes-x16.md). A new recipe is one entry here.
 """
 
 from collections.abc import Mapping
@@ -19,12 +18,14 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "growth": [{"window": "4x", "share": 0.7}, {"window": "8x", "share": 0.3}],
         "data": {"retrieval": 0.12},
     },
-    # The same without wider windows, so that a step's memory is that of the training window whatever the target.
+    # The same without wider windows and exercises, so that a step's memory is that of the training window whatever the
+    # target, and the text is the user's alone.
     "diluted": {
         "sampler": {"kind": "pose", "skips": "flat", "text": "aligned", "start": "anywhere"},
         "dilution": True,
-        "data": {"retrieval": 0.12},
     },
 }
 
-DEFAULT_RECIPE = "paper"
+AUTO = "auto"
+"""The best recipe that takes no more memory than the training window does: `diluted`. A run that says itself how its
+positions are drawn, or whose attention takes no mask of numbers, has `paper`."""

@@ -374,6 +374,13 @@ def test_a_written_run_is_split_as_it_was_planned(sharding: str, key: str | None
         assert training["deepspeed"]["zero_optimization"] == deepspeed_settings(3)["zero_optimization"]
 
 
+@pytest.mark.parametrize(("card", "recipe"), [("llama-3-8b", "growing"), ("gemma-3-27b", "paper")])
+def test_local_layers_are_not_to_be_trained_under_a_diluted_mask(card: str, recipe: str) -> None:
+    found = plan(card, target=262144, machine="h100", count=64)
+    assert found.advice.config["recipe"] == recipe
+    assert any(words.startswith(f"Recipe: {recipe}. ") for words in found.advice.words)
+
+
 def test_gemma_is_extended_as_its_weights_are_scaled() -> None:
     shape = model_shape("gemma-3-27b")
     assert (shape.original_tokens, rope_state(shape.config).kind) == (16384, "linear")

@@ -93,7 +93,7 @@ def test_stopped_before_the_first_checkpoint_begins_again(settings: dict[str, An
     folder = Path(settings["output"])
     folder.mkdir()
     shutil.copy(whole.folder / "begun.json", folder)
-    (folder / "run.yaml").write_text(RunConfig.from_mapping(settings).to_yaml())
+    (folder / "run.yaml").write_text(RunConfig.from_mapping(settings).settled(takes_masks=True).to_yaml())
     (folder / "checkpoint-3").mkdir()  # Killed while it was written: without a seal it is no checkpoint.
     assert_equal_weights(whole.folder, run(settings, resume=True).folder)
 
@@ -258,6 +258,7 @@ def test_a_sampler_of_ones_own(
     settings: dict[str, Any], stop_after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Stretched, "seen", [])
+    settings["recipe"] = "paper"
     stop_after(2)
     run(settings, own_sampler=Stretched())
     assert Stretched.seen

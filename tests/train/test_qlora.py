@@ -144,7 +144,8 @@ def test_the_base_is_in_four_bits_and_the_plain_model_computes_what_was_trained(
 def test_rows_of_no_whole_blocks_are_refused_where_they_are_misread(width: int) -> None:
     torch.manual_seed(0)
     layer = Linear4bit(width, 96, bias=False, compress_statistics=False, quant_type="nf4").to(CPU)
-    packed, state = layer.weight.detach().flatten(), layer.weight.quant_state
+    weight: Any = layer.weight
+    packed, state = weight.detach().flatten(), weight.quant_state
     codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten().long()
     stored = (state.code[codes].reshape(-1, 64) * state.absmax[:, None]).view(96, width)
     torch.testing.assert_close(dequantized(layer, as_one_row=True), stored)

@@ -130,6 +130,7 @@ def test_what_cannot_be_resumed(
     own = tmp_path / "own"
     shutil.copytree(documents, own)
     settings["data"]["source"] = str(own)
+    settings["recipe"] = "paper"
     stop_after(1)
     run(settings)
     with pytest.raises(ConfigError, match="other settings of sampler, seed; resume it with its own"):

@@ -85,7 +85,7 @@ def doctor(
         typer.Option(
             "--dilution/--no-dilution",
             help="Probe the mask of diluted attention too, as dilution: true trains.",
-            show_default="no-dilution",
+            show_default="as the recipe says",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the random tokens.", show_default="0")] = None,
@@ -141,9 +141,11 @@ def doctor(
     from skipwise.model import load_model, original_window, read_config
     from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
     from skipwise.train.quantized import quantization_of
+    from skipwise.train.recipe import settle_recipe
 
     how = run.build_interpolation()
     model_config = read_config(run.model, trust_remote_code=run.trust_remote_code)
+    run = settle_recipe(run, model_config)
     window, training = run.resolve_window(original_window(model_config)), training_settings(run)
     arguments = training_arguments(run)  # Before the device is asked for, as `use_cpu` decides on it.
     loaded = load_model(

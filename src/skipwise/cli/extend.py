@@ -14,7 +14,7 @@ from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print
 from skipwise.cli.settings import assigned, given
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.launch import LAUNCHED
-from skipwise.recipes import DEFAULT_RECIPE, RECIPES
+from skipwise.recipes import RECIPES
 
 if TYPE_CHECKING:
     from skipwise.config import RunConfig
@@ -44,7 +44,9 @@ def extend(
     recipe: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help=f"Settings that belong together: {', '.join(RECIPES)}.", show_default=DEFAULT_RECIPE
+            metavar="NAME",
+            help=f"Settings that belong together: {', '.join(RECIPES)}.",
+            show_default="diluted; paper where positions are said, or attention takes no mask",
         ),
     ] = None,
     window: Annotated[

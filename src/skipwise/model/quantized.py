@@ -140,18 +140,17 @@ def check_read_as_stored(model: nn.Module) -> None:
         ConfigError: there is such a layer.
     """
     seen: set[torch.Size] = set()
-    for name, layer in model.named_modules():
-        here = is_four_bit(layer) and layer.quant_state is not None and layer.weight.device.type == "cpu"
-        if not here or layer.quant_state.shape in seen:
+    modules: dict[str, Any] = dict(model.named_modules())
+    for name, layer in modules.items():
+        state: Any = layer.quant_state if is_four_bit(layer) else None
+        if state is None or state.shape in seen or layer.weight.device.type != "cpu":
             continue
-        seen.add(layer.quant_state.shape)
-        width = layer.quant_state.shape[-1]
-        if width % layer.quant_state.blocksize and not torch.equal(
-            dequantized(layer), dequantized(layer, as_one_row=True)
-        ):
+        seen.add(state.shape)
+        width = state.shape[-1]
+        if width % state.blocksize and not torch.equal(dequantized(layer), dequantized(layer, as_one_row=True)):
             raise ConfigError(
                 f"setting 'tuning.kind' is 'qlora', and on this CPU bitsandbytes misreads its 4-bit weights of "
-                f"{name!r}, whose rows of {width} are no whole blocks of {layer.quant_state.blocksize}: train by lora, "
+                f"{name!r}, whose rows of {width} are no whole blocks of {state.blocksize}: train by lora, "
                 "or on an accelerator"
             )
 

@@ -20,7 +20,7 @@ from skipwise.report.quantities import bytes_text, digits_text, seconds_text
 from skipwise.rope import interpolation_from
 from skipwise.window import Window, length_label
 
-_GROWING, _DILUTED = "growing", "diluted"
+_GROWING, _DILUTED, _PAPER = "growing", "diluted", "paper"
 _BEFORE = (
     "Before the large run: `skipwise doctor` on this model and machine; then 100 steps of this config, and `skipwise "
     "eval` for perplexity and passkeys at the target and --task regression against the base. Go on when perplexity "
@@ -88,8 +88,10 @@ def advise(
     chosen = next((one for one in short if one.fits), None)
     recipe = grown = None
     if chosen is not None:
-        grown, diluted = (recipe_estimate(planner, chosen, window, job, name) for name in (_GROWING, _DILUTED))
-        recipe = grown if grown.fits else diluted
+        # Diluted attention is a mask for every layer, and would show local ones what they never look at.
+        names = (_PAPER, _PAPER) if _slides(shape) else (_GROWING, _DILUTED)
+        grown, small = (recipe_estimate(planner, chosen, window, job, name) for name in names)
+        recipe = grown if grown.fits else small
     words = [
         _nothing_fits_words(short, machine, nearest)
         if chosen is None or recipe is None
@@ -127,7 +129,7 @@ def advise(
             shape,
             window,
             interpolation,
-            _DILUTED if recipe is None else recipe.name,
+            (_PAPER if _slides(shape) else _DILUTED) if recipe is None else recipe.name,
             chosen,
             machine,
             job,
@@ -250,6 +252,8 @@ def _slides(shape: ModelShape) -> bool:
 
 def _recipe_words(grown: RecipeEstimate) -> str:
     """The recipe whose windows grow, where its widest fits; else the one whose memory never grows."""
+    if grown.name == _PAPER:
+        return "Recipe: paper. Layers with a sliding window take no mask but their own, so attention is not diluted."
     widest, takes = length_label(grown.widest_tokens), bytes_text(grown.total_bytes)
     if grown.fits:
         return (

@@ -6,7 +6,8 @@
 The folder holds safetensors, `config.json` for readers of both eras, the tokenizer, a model card, and `skipwise.json`
 with everything that was done. What stands beside them while training is told in `folder.py`.
 
-    arguments.py   the run's `training` settings over the paper's recipe
+    recipe.py      which recipe a run has that names none
+    arguments.py   the run's `training` settings over the paper's rates and steps
     folder.py      the output folder: free, or a run to resume
     data.py        documents -> curriculum and validation
     curriculum.py  what is trained step by step
@@ -75,6 +76,7 @@ from skipwise.train.quantized import (
     run_dtype,
     share_in_four_bits,
 )
+from skipwise.train.recipe import settle_recipe
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
@@ -131,6 +133,7 @@ def extend(
             for a single window.
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
+    config = settle_recipe(config, read_config(config.model, trust_remote_code=config.trust_remote_code), sampler)
     folder = RunFolder(config)
     if folder.is_to_be_resumed:
         # What was skipped is on record; what has gone wrong since is not to be skipped unasked.
@@ -186,6 +189,7 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
         SkipwiseError: as `extend`.
     """
     base = read_config(config.model, trust_remote_code=config.trust_remote_code)
+    config = settle_recipe(config, base, sampler)
     window = config.resolve_window(original_window(base))
     stages = stage_windows(config, window, training_settings(config)["max_steps"])
     check_context(config, base, [each for _, each in stages], processes)
