@@ -10,7 +10,7 @@ from skipwise.window import Window
 SMALL = {"model": "some/model", "target": "32k"}
 
 
-def test_defaults_are_the_papers():
+def test_the_recipe_of_the_paper():
     run = RunConfig.from_mapping({**SMALL, "recipe": "paper"})
     assert run.target == 32768
     assert run.build_sampler() == PoSE(chunks=2, text="uniform", skips="sequential")

@@ -67,7 +67,7 @@ def test_a_diluted_mask_is_red_where_layers_are_local(family: str) -> None:
     verdict = diluted(family, attention="eager")
     assert verdict.status == "fail"
     assert "last 16 tokens" in verdict.detail
-    assert verdict.cure == "train this model without dilution"
+    assert verdict.cure == "train this model without dilution (--recipe paper)"
 
 
 def test_a_mask_whose_weights_are_ignored_is_red(monkeypatch: pytest.MonkeyPatch) -> None:

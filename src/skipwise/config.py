@@ -295,8 +295,16 @@ class RunConfig(StrictModel):
         if self.recipe != AUTO:
             return self
         masked = takes_masks and self.parallel.context == 1 and self.attention in (None, "sdpa", "eager")
-        name = "diluted" if masked and "sampler" not in self.model_fields_set else "paper"
-        return RunConfig.from_mapping(self.model_dump(exclude_unset=True) | {"recipe": name})
+        own = {"sampler", "growth"} & self.model_fields_set
+        return self.with_recipe("diluted" if masked and not own else "paper")
+
+    def with_recipe(self, name: str) -> "RunConfig":
+        """The run's own settings over those of a recipe."""
+        return RunConfig.from_mapping(self._own() | {"recipe": name})
+
+    def _own(self) -> dict[str, Any]:
+        """The settings that were given, each whole: what a variant is told by is a default of its own."""
+        return {name: value for name, value in self.model_dump().items() if name in self.model_fields_set}
 
     @property
     def output_folder(self) -> Path:
@@ -340,8 +348,8 @@ class RunConfig(StrictModel):
         return cls.from_mapping(read_settings(path))
 
     def to_yaml(self) -> str:
-        """The run as YAML, every default spelled out."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        """The run as YAML, every default spelled out; of a run without a recipe yet, what its recipe is chosen by."""
+        return yaml.safe_dump(self._own() if self.recipe == AUTO else self.model_dump(), sort_keys=False)
 
 
 def _over_recipe(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Which recipe a run has that names none."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
-from skipwise.config import RunConfig
+from skipwise.config import LoraTuning, RunConfig, parse_yaml
 from skipwise.positions import PoSE, RandPos
-from skipwise.train.recipe import settle_recipe
+from skipwise.train.recipe import begun_recipe, settle_recipe
 
 SMALL = {"model": "some/model", "target": "32k"}
 FLAT = PoSE(skips="flat", text="aligned", start="anywhere")
@@ -49,6 +50,34 @@ def test_it_is_the_papers_where_positions_are_said_or_no_mask_goes(settings: dic
 
 def test_it_is_the_papers_for_a_sampler_of_ones_own() -> None:
     assert settled(own=RandPos()).recipe == "paper"
+
+
+def test_growth_that_a_run_asks_for_is_not_given_masks_of_its_square() -> None:
+    run = settled(growth={"window": "32k", "share": 0.1})
+    assert (run.recipe, run.dilution, run.growth[0].share) == ("paper", False, 0.1)
+    assert settled(growth={"window": "32k", "share": 0.1}, recipe="diluted").dilution
+
+
+def test_what_is_tuned_stays_as_it_is_told_by_an_object() -> None:
+    run = settle_recipe(RunConfig(model="some/model", target=32768, tuning=LoraTuning()), LlamaConfig())
+    assert (run.recipe, run.tuning) == ("diluted", LoraTuning())
+
+
+def test_the_yaml_of_a_run_without_recipe_settles_as_the_run_does() -> None:
+    run = RunConfig.from_mapping(SMALL | {"tuning": "lora", "data": {"join": True}})
+    again = RunConfig.from_mapping(parse_yaml(run.to_yaml()))
+    assert settle_recipe(again, LlamaConfig()) == settle_recipe(run, LlamaConfig())
+    assert settle_recipe(again, LlamaConfig()).dilution
+
+
+@pytest.mark.parametrize(("text", "recipe"), [("recipe: growing", "growing"), ("recipe: auto", "paper"), ("", "paper")])
+def test_a_run_goes_on_with_the_recipe_that_it_was_begun_with(text: str, recipe: str, tmp_path: Path) -> None:
+    run = RunConfig.from_mapping(SMALL | {"output": str(tmp_path)})
+    assert begun_recipe(run) is run, "nothing has begun"
+    (tmp_path / "run.yaml").write_text(f"model: some/model\ntarget: 32k\n{text}\n")
+    assert begun_recipe(run).recipe == recipe
+    named = run.with_recipe("diluted")
+    assert begun_recipe(named) is named
 
 
 @pytest.mark.parametrize("name", ["paper", "growing", "diluted"])

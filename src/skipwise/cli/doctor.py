@@ -138,7 +138,7 @@ def doctor(
     from accelerate import PartialState
 
     from skipwise.doctor import doctor as probe
-    from skipwise.model import load_model, original_window, read_config
+    from skipwise.model import check_read_as_stored, load_model, original_window, read_config
     from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
     from skipwise.train.quantized import quantization_of
     from skipwise.train.recipe import settle_recipe
@@ -157,6 +157,7 @@ def doctor(
         quantization=quantization_of(run, arguments, model_config),
         trust_remote_code=run.trust_remote_code,
     )
+    check_read_as_stored(loaded.model)
     loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
     verdicts = probe(
         loaded.model,

@@ -45,8 +45,8 @@ def extend(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Settings that belong together: {', '.join(RECIPES)}.",
-            show_default="diluted; paper where positions are said, or attention takes no mask",
+            help=f"Settings that belong together: {', '.join(RECIPES)}, or auto.",
+            show_default="auto: diluted, or paper where positions or growth are said or attention takes no mask",
         ),
     ] = None,
     window: Annotated[
@@ -75,7 +75,9 @@ def extend(
     ] = None,
     skips: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="Of pose: sequential, simplex, flat.", show_default="sequential"),
+        typer.Option(
+            metavar="KIND", help="Of pose: sequential, simplex, flat.", show_default="flat; without a recipe sequential"
+        ),
     ] = None,
     chunks: Annotated[int | None, typer.Option(help="Of pose: chunks of a window.", show_default="2")] = None,
     tuning: Annotated[

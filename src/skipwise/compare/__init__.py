@@ -26,7 +26,7 @@ from skipwise.compare.jobs import Job, Planner
 from skipwise.compare.results import Results, collect
 from skipwise.compare.settings import ARM_KINDS, Arm, Comparison
 from skipwise.compare.worker import INTERRUPTED, OUTCOME_FILE, Outcome
-from skipwise.config import read_settings
+from skipwise.config import parse_yaml, read_settings
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
 from skipwise.model import original_window, read_config
@@ -195,7 +195,7 @@ def _run(
         "interpolated": job.arm.kind.interpolated,
         "measures_costs": job.measures_costs,
         "tokens_per_step": tokens_per_step,
-        "run": job.run.model_dump(),
+        "run": parse_yaml(job.run.to_yaml()),
         "evaluation": [] if job.measures_costs else of_arm,
         "evaluation_seed": comparison.evaluation.seed,
         "documents": source,

@@ -155,9 +155,12 @@ def dilution(bench: Bench) -> Verdict:
         # Its one mask goes to every layer, and would show the local ones what they never look at.
         detail += f"; layers that attend to the last {span} tokens only would attend to all"
     passed = off <= reordered and early <= allowed < late and learns and span is None
-    cure = "attention does not take such a mask as it should: train with --attention sdpa or eager, or without dilution"
+    cure = (
+        "attention does not take such a mask as it should: train with --attention sdpa or eager, or without dilution "
+        "(--recipe paper)"
+    )
     if span is not None:
-        cure = "train this model without dilution"
+        cure = "train this model without dilution (--recipe paper)"
     return judge("dilution", passed, detail, cure)
 
 

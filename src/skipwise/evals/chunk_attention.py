@@ -11,11 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, DynamicCache
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 _NAME = "skipwise_chunk"
+# The kernel under `scaled_dot_product_attention` on a CPU; it alone tells the sums that two parts are put together by.
+_KERNEL = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+# Earlier ones were not seen to take fewer heads of keys than of queries.
+_GROUPS_HEADS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 # The library's extras that change scores; `sdpa` itself knows but the first.
 _UNKNOWN = ("position_bias", "softcap", "sliding_window", "s_aux")
 
@@ -26,9 +31,15 @@ def sees_everything(model: Any) -> bool:
 
 
 def attends_in_chunks(model: Any) -> bool:
-    """Whether `chunk_attention` means what the model's own attention means, and is the faster one."""
-    plain = model.config.get_text_config()._attn_implementation == "sdpa" and sees_everything(model)
-    return plain and model.device.type == "cpu" and model.dtype in (torch.float32, torch.bfloat16)
+    """Whether `chunk_attention` means what the model's own attention means, and is the faster one.
+
+    The model must ask the library for its attention by name, and have keys as wide as values: latent attention has not.
+    """
+    config = model.config.get_text_config()
+    by_name = config._attn_implementation == "sdpa" and getattr(model, "_supports_attention_backend", False)
+    plain = by_name and getattr(config, "kv_lora_rank", None) is None and sees_everything(model)
+    here = model.device.type == "cpu" and model.dtype in (torch.float32, torch.bfloat16)
+    return plain and here and _KERNEL is not None
 
 
 @contextmanager
@@ -41,6 +52,7 @@ def chunk_attention(model: Any) -> Iterator[None]:
         yield
         return
     AttentionInterface.register(_NAME, _attend)
+    AttentionMaskInterface.register(_NAME, _mask)
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}.values()
     before = [config._attn_implementation for config in configs]
     try:
@@ -50,6 +62,12 @@ def chunk_attention(model: Any) -> Iterator[None]:
     finally:
         for config, implementation in zip(configs, before, strict=True):
             config._attn_implementation = implementation
+
+
+def _mask(*sizes: Any, **how: Any) -> Tensor | None:
+    """The library's own mask, where it is any other than causal or a model wants to have it as a tensor."""
+    plain = how.get("allow_is_causal_skip", True) and how.get("attention_mask") is None
+    return None if plain else sdpa_mask(*sizes, **how)
 
 
 def _attend(
@@ -64,16 +82,18 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """The library's arguments: query (batch, heads, n, width), key and value (batch, fewer heads, past + n, width).
 
-    Returns (batch, n, heads, width). No mask comes: the library makes none for implementations that it does not know.
+    Returns (batch, n, heads, width).
     """
     n, past = query.shape[2], key.shape[2] - query.shape[2]
     if attention_mask is not None or past == 0 or n == 1 or not _is_plain(query, value, dropout, how):
         if attention_mask is None and past and n > 1:
             attention_mask = query.new_ones(n, past + n, dtype=torch.bool).tril(past)[None, None]
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **how)
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    earlier, earlier_sum = flash(query, key[:, :, :past], value[:, :, :past], scale=scaling)
-    own, own_sum = flash(query, key[:, :, past:], value[:, :, past:], is_causal=True, scale=scaling)
+    if not _GROUPS_HEADS:
+        key, value = (repeat_kv(each, query.shape[1] // each.shape[1]) for each in (key, value))
+    assert _KERNEL is not None
+    earlier, earlier_sum = _KERNEL(query, key[:, :, :past], value[:, :, :past], scale=scaling)
+    own, own_sum = _KERNEL(query, key[:, :, past:], value[:, :, past:], is_causal=True, scale=scaling)
     share = torch.sigmoid(own_sum - earlier_sum)[..., None]
     mixed = torch.lerp(earlier.to(share.dtype), own.to(share.dtype), share)
     return mixed.to(query.dtype).transpose(1, 2).contiguous(), None

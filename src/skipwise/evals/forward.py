@@ -1,9 +1,9 @@
 """Logits of long inputs, a piece at a time: the one place where evaluation runs a model.
 
-An input of `n` tokens goes through the decoder in one pass while that is no heavier than a KV cache would be, otherwise
-in chunks through the cache, and logits are made for the asked positions only, a few at a time. Memory grows with `n`,
-never with `n x vocabulary` nor `n x n`. The logits are the model's own forward's, so soft caps and scales of the head
-are in them.
+An input of `n` tokens goes through the decoder in chunks, by a KV cache, or in one pass where attention needs a mask
+for chunks and none for the whole, while that is no heavier. Logits are made for the asked positions only, a few at a
+time. Memory grows with `n`, never with `n x vocabulary` nor `n x n`. The logits are the model's own forward's, so soft
+caps and scales of the head are in them.
 """
 
 from collections.abc import Callable, Iterator
@@ -110,8 +110,7 @@ def logit_pieces(
         model: a causal language model of the transformers library, in evaluation mode, with adapters or without.
         input_ids: token ids (batch, n), no padding.
         first: index of the first position whose logits are asked for.
-        chunk_tokens: positions of one pass through the decoder; by default all of them, where one pass is as light as
-            chunks are, else what suits the device.
+        chunk_tokens: positions of one pass through the decoder; by default what suits model and device.
         logits_bytes: largest piece, counted in float32.
         where: what is being measured, for the error's text.
 

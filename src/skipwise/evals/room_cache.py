@@ -33,14 +33,16 @@ class RoomCache(Cache):
 
     def fill(self, num_columns: int) -> None:
         """Takes the first `num_columns` of all rows as read, after each row's own cache has read them."""
-        for layer in self._all_rows:
-            layer.show(num_columns)
+        for room, layer in zip(self._rooms, self._all_rows, strict=True):
+            if room.is_made:
+                layer.show(num_columns)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Goes on with these rows alone."""
         for room, layer in zip(self._rooms, self._all_rows, strict=True):
-            room.keys, room.values = room.keys[indices], room.values[indices]
-            layer.show(layer.get_seq_length())
+            if room.is_made:
+                room.keys, room.values = room.keys[indices], room.values[indices]
+                layer.show(layer.get_seq_length())
 
 
 class _Room:
@@ -55,9 +57,14 @@ class _Room:
     def __init__(self, num_rows: int, num_columns: int) -> None:
         self._size = num_rows, num_columns
 
+    @property
+    def is_made(self) -> bool:
+        """Whether it is there; layers that share another's keys have none."""
+        return hasattr(self, "keys")
+
     def make(self, keys: Tensor, values: Tensor) -> None:
         """Makes it, unless it is there, for keys and values like these."""
-        if not hasattr(self, "keys"):
+        if not self.is_made:
             rows, columns = self._size
             self.keys, self.values = (
                 like.new_zeros(rows, like.shape[1], columns, like.shape[3]) for like in (keys, values)

@@ -147,7 +147,7 @@ def check_read_as_stored(model: nn.Module) -> None:
             continue
         seen.add(state.shape)
         width = state.shape[-1]
-        if width % state.blocksize and not torch.equal(dequantized(layer), dequantized(layer, as_one_row=True)):
+        if width % state.blocksize and not torch.equal(dequantized(layer), _read(layer, state.shape)):
             raise ConfigError(
                 f"setting 'tuning.kind' is 'qlora', and on this CPU bitsandbytes misreads its 4-bit weights of "
                 f"{name!r}, whose rows of {width} are no whole blocks of {state.blocksize}: train by lora, "
@@ -156,18 +156,17 @@ def check_read_as_stored(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def dequantized(layer: Any, *, as_one_row: bool = False) -> Tensor:
-    """What a 4-bit layer multiplies by: its (out, in) weight in float32, on the CPU.
+def dequantized(layer: Any) -> Tensor:
+    """What a 4-bit layer has stored: its (out, in) weight in float32, on the CPU."""
+    # As one row, as rows that end inside a block are misread on some CPUs (`check_read_as_stored`).
+    return _read(layer, torch.Size([1, layer.quant_state.shape.numel()]))
 
-    Args:
-        layer: in 4 bits.
-        as_one_row: reads its blocks one after the other, wherever its rows end.
-    """
+
+def _read(layer: Any, shape: torch.Size) -> Tensor:
+    """The stored weight, read as one of this shape."""
     from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
 
     weight = layer.weight
     state = copy.copy(layer.quant_state)
-    state.dtype = torch.float32
-    if as_one_row:
-        state.shape = torch.Size([1, state.shape.numel()])
+    state.dtype, state.shape = torch.float32, shape
     return dequantize_4bit(weight.detach(), state).cpu().view(layer.quant_state.shape)

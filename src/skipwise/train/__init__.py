@@ -76,7 +76,7 @@ from skipwise.train.quantized import (
     run_dtype,
     share_in_four_bits,
 )
-from skipwise.train.recipe import settle_recipe
+from skipwise.train.recipe import begun_recipe, settle_recipe
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
@@ -133,6 +133,7 @@ def extend(
             for a single window.
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
+    config = begun_recipe(config) if resume else config
     config = settle_recipe(config, read_config(config.model, trust_remote_code=config.trust_remote_code), sampler)
     folder = RunFolder(config)
     if folder.is_to_be_resumed:

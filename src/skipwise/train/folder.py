@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.recipes import AUTO
 from skipwise.train.durable import STAGING, newest_sound, write_whole
 
 logger = logging.getLogger("skipwise")
@@ -88,6 +89,9 @@ class RunFolder:
         if not settings_file.exists():
             raise ConfigError(f"there is no run in {str(self.path)!r} to resume; start it without --resume")
         begun = RunConfig.from_yaml(settings_file)
+        if begun.recipe == AUTO:
+            # Runs of earlier versions that name none are the paper's.
+            begun = begun.with_recipe("paper")
         said = [name for name in RunConfig.model_fields if name not in ("guard", "parallel")]
         changed = [name for name in said if _of_run(begun, name) != _of_run(self._config, name)]
         if changed:

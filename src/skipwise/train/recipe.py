@@ -8,8 +8,19 @@ from skipwise.config import RunConfig
 from skipwise.doctor.bench import local_span
 from skipwise.positions import PositionSampler
 from skipwise.recipes import AUTO
+from skipwise.train.folder import SETTINGS_FILE
 
 logger = logging.getLogger(__name__)
+
+
+def begun_recipe(config: RunConfig) -> RunConfig:
+    """The run with the recipe that it was begun with, where its folder tells one and the run names none."""
+    settings = config.output_folder / SETTINGS_FILE
+    if config.recipe != AUTO or not settings.exists():
+        return config
+    begun = RunConfig.from_yaml(settings)
+    # Runs of earlier versions that name none are the paper's.
+    return config.with_recipe("paper" if begun.recipe == AUTO else begun.recipe)
 
 
 def settle_recipe(config: RunConfig, base: PreTrainedConfig, sampler: PositionSampler | None = None) -> RunConfig:
