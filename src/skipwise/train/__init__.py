@@ -41,7 +41,7 @@ from transformers import PreTrainedConfig
 from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, QloraTuning, RunConfig
-from skipwise.doctor import Verdict, doctor, require_healthy
+from skipwise.doctor import Verdict, doctor
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.loss import use_chunked_loss
 from skipwise.model import (
@@ -57,6 +57,7 @@ from skipwise.model import (
     without_weights,
 )
 from skipwise.positions import PositionSampler
+from skipwise.recipes import AUTO
 from skipwise.streaming import DocumentStream
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.calibration import calibrate_run, calibration_documents
@@ -76,7 +77,7 @@ from skipwise.train.quantized import (
     run_dtype,
     share_in_four_bits,
 )
-from skipwise.train.recipe import begun_recipe, settle_recipe
+from skipwise.train.recipe import MaskRefusedError, begun_recipe, require_healthy_run, settle_recipe
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
@@ -133,8 +134,22 @@ def extend(
             for a single window.
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
-    config = begun_recipe(config) if resume else config
-    config = settle_recipe(config, read_config(config.model, trust_remote_code=config.trust_remote_code), sampler)
+    given = begun_recipe(config) if resume else config
+    config = settle_recipe(given, read_config(given.model, trust_remote_code=given.trust_remote_code), sampler)
+    how: dict[str, Any] = {"sampler": sampler, "resume": resume, "skip_bad_items": skip_bad_items}
+    try:
+        return _extend_as_fits(config, **how)
+    except MaskRefusedError as error:
+        if given.recipe != AUTO:
+            raise
+        logger.warning(f"recipe: paper, and not {config.recipe}, as {error}")
+    return _extend_as_fits(given.with_recipe("paper"), **how)
+
+
+def _extend_as_fits(
+    config: RunConfig, *, sampler: PositionSampler | None, resume: bool, skip_bad_items: bool
+) -> ExtendResult:
+    """`extend`, with fewer windows at a time where memory runs out."""
     folder = RunFolder(config)
     if folder.is_to_be_resumed:
         # What was skipped is on record; what has gone wrong since is not to be skipped unasked.
@@ -275,7 +290,7 @@ def _extend(
         verdicts.append(probe_context(loaded.model, window, context, mixed_precision(arguments), config.seed))
     for verdict in verdicts:
         logger.info(verdict.line)
-    require_healthy(verdicts)
+    require_healthy_run(verdicts)
 
     begun_with = folder.at_a_time(arguments.train_batch_size)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)

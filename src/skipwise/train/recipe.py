@@ -1,16 +1,46 @@
 """The recipe of a run that leaves it to skipwise."""
 
 import logging
+from collections.abc import Sequence
 
 from transformers import PreTrainedConfig
 
 from skipwise.config import RunConfig
+from skipwise.doctor import Verdict, require_healthy
 from skipwise.doctor.bench import local_span
+from skipwise.errors import UnsupportedModelError
 from skipwise.positions import PositionSampler
 from skipwise.recipes import AUTO
 from skipwise.train.folder import SETTINGS_FILE
 
 logger = logging.getLogger(__name__)
+
+
+class MaskRefusedError(UnsupportedModelError):
+    """The preflight found nothing wrong but that the model was not seen to take the mask of diluted attention."""
+
+
+def refuses_mask(verdicts: Sequence[Verdict]) -> bool:
+    """Whether the mask of diluted attention is all that a preflight has failed for.
+
+    In 16 bits that may be rounding, under which the mask's effect on a small model cannot be seen.
+    """
+    return [verdict.name for verdict in verdicts if verdict.status == "fail"] == ["dilution"]
+
+
+def require_healthy_run(verdicts: Sequence[Verdict]) -> None:
+    """Refuses a model that the preflight has failed for.
+
+    Raises:
+        MaskRefusedError: for diluted attention alone.
+        UnsupportedModelError: for anything else.
+    """
+    try:
+        require_healthy(verdicts)
+    except UnsupportedModelError as error:
+        if refuses_mask(verdicts):
+            raise MaskRefusedError(str(error)) from None
+        raise
 
 
 def begun_recipe(config: RunConfig) -> RunConfig:
