@@ -229,7 +229,8 @@ class RunConfig(StrictModel):
         validation: what is measured while training.
         calibrate: chooses an attention factor for the target after training (see `skipwise.calibrate`).
         guard: what is done about steps whose loss is no number, or explodes.
-        parallel: how processes share windows; what is trained does not depend on it.
+        parallel: how processes share windows; what is trained does not depend on it, but for the recipe that `auto`
+            chooses where windows are split.
         training: any of `transformers.TrainingArguments`. Left out, the paper's recipe: AdamW, learning rate 2e-5, 10
             warm-up steps (of few steps a tenth), 1000 steps, 64 windows a step, gradient checkpointing.
         dtype: of the parameters while they are trained: `float32`, `bfloat16`, `float16`, or `auto` for the
