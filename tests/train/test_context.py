@@ -79,6 +79,8 @@ def trained(settings: dict[str, Any], tmp_path: Path) -> Any:
         settings["training"] |= {
             "max_steps": 4,
             "learning_rate": 1e-3,
+            # Or Adam makes whole steps of gradients that are nothing but rounding, which is each CPU's own.
+            "adam_epsilon": 1e-6,
             "gradient_accumulation_steps": 4 * context // processes,
             "gradient_checkpointing": True,
             "save_strategy": "steps",
@@ -86,8 +88,7 @@ def trained(settings: dict[str, Any], tmp_path: Path) -> Any:
             "use_cpu": True,
         }
         settings["growth"] = {"window": 256, "share": 0.5}
-        # Parts of a window take no mask, so one process is to do without, too.
-        changed = {"recipe": "paper", "output": str(tmp_path / name), "parallel": {"context": context}, **changes}
+        changed = {"output": str(tmp_path / name), "parallel": {"context": context}, **changes}
         seen = tmp_path / f"seen-{name}-{last}"
         launched(RUN, tmp_path, processes, json.dumps(settings | changed), last, seen)
         places = [list(map(int, Path(f"{seen}-{rank}").read_text().split())) for rank in range(processes)]
@@ -108,8 +109,7 @@ def equal(left: Path, right: Path) -> None:
     weights, others = load_file(left / "model.safetensors"), load_file(right / "model.safetensors")
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
-        # Adam makes whole steps of gradients that are nothing but rounding: 1.2e-5 was seen of steps of 1e-2.
-        assert (others[name] - weight).abs().max() < 5e-5, name
+        assert (others[name] - weight).abs().max() < 1e-5, name
 
 
 @pytest.mark.slow
@@ -252,7 +252,7 @@ def test_deepspeed_splits_the_model_and_groups_the_windows(
     pytest.importorskip("deepspeed")
     alone, record, _ = trained("alone", 1, 1)
     split = tmp_path / "split"
-    changed = {"recipe": "paper", "output": str(split), "parallel": {"context": 2}}
+    changed = {"output": str(split), "parallel": {"context": 2}}
     launched(ZERO, tmp_path, 2, json.dumps(settings | changed))
     found = json.loads((split / "skipwise.json").read_text())
     assert logged(found)[0] == pytest.approx(logged(record)[0], rel=1e-4)
