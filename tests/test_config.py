@@ -66,7 +66,7 @@ def test_yaml_round_trip(tmp_path):
         ({**SMALL, "validation": {"lengths": [1, None]}}, ["'validation.lengths.1' is None"]),
         ({**SMALL, "interpolation": {"beta_fast": "abc"}}, ["interpolation.beta_fast is 'abc'", "a number"]),
         ({**SMALL, "growth": {"window": 9, "shar": 0.5}}, ["'growth.0.shar' is unknown", "'share'"]),
-        ({**SMALL, "growth": {"share": 0.5}}, ["growth.0.window' is missing"]),
+        ({**SMALL, "growth": {"share": 0.5}}, ["'growth' begins with a stage that changes nothing", "window, target or sampler"]),
         ({**SMALL, "growth": [{"window": 9, "share": 0.1}, {"window": 99, "share": 0.5}]}, ["[0.1, 0.5]", "falling"]),
         ({**SMALL, "seed": "zero"}, ["'seed'", "zero"]),
     ],
@@ -119,7 +119,7 @@ def test_a_recipe_lies_under_the_settings_of_the_run() -> None:
     assert paper == RunConfig.from_mapping(SMALL).model_copy(update={"recipe": "paper"})
     grown = RunConfig.from_mapping({**SMALL, "recipe": "growing", "sampler": {"skips": "sequential"}})
     assert grown.dilution
-    assert grown.sampler == {"kind": "pose", "skips": "sequential", "text": "aligned", "start": "anywhere"}
+    assert grown.sampler == {"kind": "pose", "skips": "sequential", "text": "aligned", "start": "mixed"}
     assert RunConfig.from_mapping({**SMALL, "recipe": "growing", "sampler": "randpos"}).sampler == {"kind": "randpos"}
     with pytest.raises(ConfigError, match=r"setting 'recipe' is 'growin'; did you mean 'growing'\?"):
         RunConfig.from_mapping({**SMALL, "recipe": "growin"})
@@ -134,4 +134,5 @@ def test_every_recipe_makes_a_run_that_its_yaml_gives_back(name: str) -> None:
 @pytest.mark.parametrize(("given", "tokens"), [("4x", 1024), ("1.5x", 384), ("100x", 4096), ("2k", 2048), (300, 300)])
 def test_a_grown_window_is_tokens_or_times_the_training_window(given: str | int, tokens: int) -> None:
     config = RunConfig.from_mapping({**SMALL, "growth": {"window": given}})
-    assert config.growth[0].tokens(Window(train=256, original=256, target=4096)) == tokens
+    window = Window(train=256, original=256, target=4096)
+    assert config.growth[0].lengths(window) == Window(train=tokens, original=256, target=4096)

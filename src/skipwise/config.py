@@ -11,6 +11,7 @@
 Whatever is left out has a stated default, whatever is unknown is refused with the nearest name.
 """
 
+import dataclasses
 import difflib
 import itertools
 import re
@@ -52,6 +53,13 @@ GrownWindow = Annotated[int | str, BeforeValidator(_length_or_times)]
 """A number of tokens, or how many times the training window: `4x`."""
 
 
+def _tokens(given: int | str, window: Window) -> int:
+    """A `GrownWindow` in tokens, in a run of these lengths."""
+    if isinstance(given, int):
+        return given
+    return min(window.target, round(float(given.removesuffix("x")) * window.train))
+
+
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, Mapping) else value
 
@@ -76,6 +84,8 @@ class DataConfig(StrictModel):
         mask_joints: leaves out the label where a chunk begins with text that does not follow what stands before it.
         held_out: share of documents, told apart by their text, that is kept out of training for validation.
         retrieval: share of windows that are generated retrieval exercises instead of the documents' text.
+        near_labels: share of the labels that are kept in chunks before the last, which have nothing far away to look
+            at; below 1, what can be told from afar weighs more in the loss.
         streaming: reads Parquet files or hub data sets as they are trained on, instead of tokenizing them all first;
             for corpora larger than the disk.
         buffer: with `streaming`, documents that each window of a step has in memory and takes in random order.
@@ -88,6 +98,7 @@ class DataConfig(StrictModel):
     mask_joints: bool = True
     held_out: Share = 0.1
     retrieval: Share = 0.0
+    near_labels: Share = 1.0
     streaming: bool = False
     buffer: int = Field(default=100, ge=1)
 
@@ -149,25 +160,38 @@ Tuning = FullTuning | LoraTuning | QloraTuning
 
 
 class GrowthConfig(StrictModel):
-    """A larger training window, still with skips, for the last steps of the run.
+    """What is larger in the last steps of a run: the training window, still with skips, or how far skips reach.
 
     Skip-wise training never shows a query more keys than the window holds; some wider steps at the end teach attention
     to stay sharp among more of them. A step keeps its tokens: one wide window takes the place of as many short ones,
-    down to one at a time on each device.
+    down to one a step.
 
     Attributes:
         window: training window of those steps: tokens, or `4x` for four times the run's own; never beyond the target.
-        share: which last share of the steps it is used for, unless a later stage takes over.
+        target: how far skips reach in those steps, likewise; by default the run's target. The interpolation is that of
+            the run's target throughout.
+        sampler: fields of the sampler that are others in those steps, such as `{chunks: 3}`.
+        share: which last share of the steps it is used for, unless a later stage takes over; 1 for all steps.
     """
 
-    window: GrownWindow
-    share: float = Field(default=0.1, gt=0.0, lt=1.0)
+    window: GrownWindow = "1x"
+    target: GrownWindow | None = None
+    sampler: dict[str, Any] = {}
+    share: float = Field(default=0.1, gt=0.0, le=1.0)
 
-    def tokens(self, window: Window) -> int:
-        """The training window of these steps in tokens, in a run of these lengths."""
-        if isinstance(self.window, int):
-            return self.window
-        return min(window.target, round(float(self.window.removesuffix("x")) * window.train))
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether these steps are as the run's own are."""
+        return self.window == "1x" and self.target is None and not self.sampler
+
+    def lengths(self, window: Window) -> Window:
+        """The lengths of these steps, in a run of those lengths.
+
+        Raises:
+            PositionError: they contradict each other.
+        """
+        target = window.target if self.target is None else _tokens(self.target, window)
+        return dataclasses.replace(window, train=_tokens(self.window, window), target=target)
 
 
 class ValidationConfig(StrictModel):
@@ -223,6 +247,8 @@ class RunConfig(StrictModel):
         data: what to train on.
         tuning: which parameters are trained.
         growth: larger windows for the last steps, in the order that they take over; none by default.
+        short_steps: share of the steps, spread evenly, whose windows are the base model's own: without skips, from the
+            beginnings of documents and from anywhere in them. They keep what the model could do before.
         dilution: lets each key of an earlier chunk count for all that its skip leaves out, so that attention learns to
             find its way among as many keys as the target has (see `skipwise.loss.diluted_mask`). Best with text that is
             as far apart as its positions: `sampler: {kind: pose, text: aligned, start: anywhere}`.
@@ -250,6 +276,7 @@ class RunConfig(StrictModel):
     data: DataConfig = DataConfig()
     tuning: Annotated[Tuning, Field(discriminator="kind")] = FullTuning()
     growth: Annotated[list[GrowthConfig], BeforeValidator(_listed)] = []
+    short_steps: float = Field(default=0.0, ge=0.0, lt=1.0)
     dilution: bool = False
     validation: ValidationConfig = ValidationConfig()
     calibrate: bool = False
@@ -267,10 +294,17 @@ class RunConfig(StrictModel):
         if self.calibrate:
             check_carries_factor(interpolation.kind)
         self.build_sampler()
+        for stage in self.growth:
+            self.build_sampler(stage)
         if self.dilution and self.parallel.context > 1:
             raise ConfigError(
                 f"setting 'dilution' is true and 'parallel.context' is {self.parallel.context}; diluted attention has "
                 "a mask, which parts of a window cannot be given: leave one of them out"
+            )
+        if self.growth and self.growth[0].changes_nothing:
+            raise ConfigError(
+                "setting 'growth' begins with a stage that changes nothing; give it a window, target or sampler, such as "
+                "`window: 4x`"
             )
         shares = [stage.share for stage in self.growth]
         if any(later >= earlier for earlier, later in itertools.pairwise(shares)):
@@ -283,9 +317,10 @@ class RunConfig(StrictModel):
         """The interpolation that the settings describe."""
         return interpolation_from(self.interpolation)
 
-    def build_sampler(self) -> PositionSampler:
-        """The position sampler that the settings describe."""
-        return sampler_from(self.sampler)
+    def build_sampler(self, stage: GrowthConfig | None = None) -> PositionSampler:
+        """The position sampler that the settings describe, or its variant in a stage of growth."""
+        changed = {} if stage is None else {"sampler": stage.sampler}
+        return sampler_from(merge_settings({"sampler": self.sampler}, changed)["sampler"])
 
     def settled(self, *, takes_masks: bool) -> "RunConfig":
         """The run with a recipe, where that was left to skipwise (`auto`).
@@ -297,15 +332,19 @@ class RunConfig(StrictModel):
             return self
         masked = takes_masks and self.parallel.context == 1 and self.attention in (None, "sdpa", "eager")
         own = {"sampler", "growth"} & self.model_fields_set
-        return self.with_recipe("diluted" if masked and not own else "paper")
+        return self.with_recipe("growing" if masked and not own else "paper")
 
     def with_recipe(self, name: str) -> "RunConfig":
         """The run's own settings over those of a recipe."""
         return RunConfig.from_mapping(self._own() | {"recipe": name})
 
     def _own(self) -> dict[str, Any]:
-        """The settings that were given, each whole: what a variant is told by is a default of its own."""
-        return {name: value for name, value in self.model_dump().items() if name in self.model_fields_set}
+        """The settings that were given, of documents the single ones, as a recipe has some of these too.
+
+        The others are whole: what a variant is told by is a default of its own.
+        """
+        given = {name: value for name, value in self.model_dump().items() if name in self.model_fields_set}
+        return given | {name: self.data.model_dump(exclude_unset=True) for name in given if name == "data"}
 
     @property
     def output_folder(self) -> Path:

@@ -48,13 +48,20 @@ class TrainingItems:
         window: the three lengths, in tokens.
         seed: source of every draw, 0 or above.
         mask_joints: masks the label of every token whose predecessor in the item is not its predecessor in the text.
+        near_labels: share of the labels that are kept in chunks before the last.
 
     Raises:
         DataError: when a document of the store is shorter than `window.train`.
     """
 
     def __init__(
-        self, store: TokenStore, sampler: PositionSampler, window: Window, seed: int, mask_joints: bool = True
+        self,
+        store: TokenStore,
+        sampler: PositionSampler,
+        window: Window,
+        seed: int,
+        mask_joints: bool = True,
+        near_labels: float = 1.0,
     ) -> None:
         if store.shortest_tokens < window.train:
             raise DataError(
@@ -62,7 +69,7 @@ class TrainingItems:
                 f"{window.train}; build the store with min_tokens={window.train} or more"
             )
         self._store, self._sampler, self._window = store, sampler, window
-        self._seed, self._mask_joints = seed, mask_joints
+        self._seed, self._how = seed, {"mask_joints": mask_joints, "near_labels": near_labels}
         self._order = EpochOrder(store.num_documents, seed, 0)
 
     def __len__(self) -> int:
@@ -97,7 +104,7 @@ class TrainingItems:
         """
         document = self._store.document(self.document(epoch, index))
         rng = generator_of(self._seed, epoch, index)
-        return item_of(document, self._store, self._sampler, self._window, rng, mask_joints=self._mask_joints)
+        return item_of(document, self._store, self._sampler, self._window, rng, **self._how)
 
 
 class Tokens(Protocol):
@@ -122,6 +129,7 @@ def item_of(
     rng: np.random.Generator,
     *,
     mask_joints: bool,
+    near_labels: float = 1.0,
 ) -> TrainingItem:
     """Makes an item of a document.
 
@@ -132,6 +140,7 @@ def item_of(
         window: the three lengths, in tokens.
         rng: source of every draw.
         mask_joints: masks the label of every token whose predecessor in the item is not its predecessor in the text.
+        near_labels: share of the labels that are kept in chunks before the last.
     """
     if sampler.uses_sentence_ends:
         ends = tokens.sentence_ends[document]
@@ -152,6 +161,10 @@ def item_of(
         if tokens.separator_id is not None:
             # In a joined document the separator is the last token of its text; what follows is another's beginning.
             labels[1:][input_ids[:-1] == tokens.separator_id] = IGNORED_LABEL
+    if near_labels < 1.0:
+        jumps = (sample.position_ids[1:] - sample.position_ids[:-1] != 1).nonzero()[0]
+        near = labels[: jumps[-1] + 1 if len(jumps) else 0]
+        near[rng.random(len(near)) >= near_labels] = IGNORED_LABEL
     return TrainingItem(input_ids, sample.position_ids, labels)
 
 

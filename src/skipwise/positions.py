@@ -30,7 +30,8 @@ from skipwise.window import Window
 
 TEXTS = ("uniform", "contiguous", "aligned")
 SKIPS = ("sequential", "simplex", "flat")
-STARTS = ("document", "anywhere")
+STARTS = ("document", "anywhere", "mixed")
+FROM_THE_BEGINNING = 0.25  # share of mixed examples
 FEW_DRAWS = 256  # of a subset, up to which the plain call to numpy is the faster
 FEW_CHUNKS = 6  # up to which it is faster to shift them one by one
 
@@ -135,7 +136,8 @@ class PoSE:
         - contiguous: `v_i = 0`, the document's first `Lc` tokens.
         - aligned: `v_i = min(u_i, Lx - Lc)`: text keeps its own distances as far as the document reaches.
     - `start` document: as above, chunk one is always the document's beginning. anywhere: all `v_i` are moved by one
-      draw from `U{0..Lx-Lc-v_{N-1}}`, so that what lies far back is not always a title and a licence.
+      draw from `U{0..Lx-Lc-v_{N-1}}`, so that what lies far back is not always a title and a licence. mixed: a quarter
+      of the examples from the document's beginning, where short requests begin too, the others from anywhere.
 
     Why flat is flat. N = 2: a distance D >= Lc is trained when `u_1 + 1 <= D <= u_1 + Lc - 1`. For every D in
     `Lc..Lt-Lc` that is `Lc - 1` of the `Lt + Lc - 1` equally likely draws. The clipped mass adds to the short window
@@ -186,7 +188,7 @@ class PoSE:
             offsets = [min(skip, room) for skip in skips]
         else:
             offsets = [0] * self.chunks
-        if self.start == "anywhere":
+        if self.start == "anywhere" or (self.start == "mixed" and rng.random() >= FROM_THE_BEGINNING):
             start = int(rng.random() * (room - offsets[-1] + 1))
             offsets = [start + offset for offset in offsets]
         return PositionSample._as_made(_in_chunks(lengths, offsets), _in_chunks(lengths, skips))

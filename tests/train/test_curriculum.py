@@ -18,8 +18,8 @@ from skipwise.corpus import TokenStore, build_store
 from skipwise.errors import ConfigError
 from skipwise.items import IGNORED_LABEL, TrainingItem, TrainingItems
 from skipwise.positions import SAMPLERS, FullLength, PoSE, sampler_from
-from skipwise.train.curriculum import Curriculum, RetrievalExercises, Stage, collate, collate_diluted
-from skipwise.train.data import stage_windows, validation_lengths
+from skipwise.train.curriculum import Curriculum, RetrievalExercises, Stage, Stretch, collate, collate_diluted
+from skipwise.train.data import run_stages, short_stage, validation_lengths
 from skipwise.window import Window
 
 WINDOW = Window(train=256, original=256, target=1024)
@@ -62,13 +62,17 @@ def is_exercise(item: TrainingItem) -> bool:
 
 def test_a_place_gives_one_item_in_any_order_and_process(tokenizer: Any, store: TokenStore) -> None:
     grown = Window(train=300, original=256, target=1024)
-    stages = [(0, 3, stage_of(tokenizer, store, 0.5)), (5, 3, stage_of(tokenizer, store, 0.5, window=grown))]
-    curriculum = Curriculum(stages, num_steps=10, items_per_step=3, items_at_a_time=3)
+    stretches = [
+        Stretch(0, 256, stage_of(tokenizer, store, 0.5)),
+        Stretch(5, 300, stage_of(tokenizer, store, 0.5, window=grown)),
+    ]
+    curriculum = Curriculum(stretches, 10, 256, items_per_step=3, items_at_a_time=3)
     forwards = [item for place in range(30) if (item := curriculum[place]) is not None]
-    elsewhere = pickle.loads(pickle.dumps(Curriculum(stages, 10, 3, 3)))
+    elsewhere = pickle.loads(pickle.dumps(Curriculum(stretches, 10, 256, 3, 3)))
     backwards = [item for place in reversed(range(30)) if (item := elsewhere[place]) is not None]
     assert all(equal(*pair) for pair in zip(backwards[::-1], forwards, strict=True))
-    assert len({item.position_ids.tobytes() for item in forwards}) == 30  # Drawn anew every time.
+    # Five steps of three windows and, as is the second one, five of two wider ones; drawn anew every time.
+    assert len({item.position_ids.tobytes() for item in forwards}) == len(forwards) == 4 * 3 + 6 * 2
 
 
 def test_another_seed_gives_another_run(tokenizer: Any, store: TokenStore) -> None:
@@ -93,20 +97,29 @@ def test_every_epoch_visits_every_document_once(store: TokenStore) -> None:
         assert len(first_chunks) > len(whole) // 3
 
 
-def test_stages_begin_at_their_step(tokenizer: Any, store: TokenStore) -> None:
-    grown = Window(train=300, original=256, target=1024)
-    stages = [(0, 2, stage_of(tokenizer, store, 0.0)), (3, 2, stage_of(tokenizer, store, 0.0, window=grown))]
-    curriculum = Curriculum(stages, num_steps=4, items_per_step=2, items_at_a_time=2)
-    assert len(curriculum) == 8
-    items = [curriculum[place] for place in range(8)]
-    assert [len(item.input_ids) for item in items if item is not None] == [256] * 6 + [300] * 2
+def widths(curriculum: Curriculum, at_a_time: int) -> list[list[int]]:
+    """Of each batch the tokens of its windows."""
+    items = [curriculum[place] for place in range(len(curriculum))]
+    batches = [items[first : first + at_a_time] for first in range(0, len(items), at_a_time)]
+    return [[len(item.input_ids) for item in batch if item is not None] for batch in batches]
+
+
+def stretch_of(tokenizer: Any, store: TokenStore, begin: int, tokens: int) -> Stretch:
+    items = TrainingItems(store, PoSE(), Window(train=tokens, original=256, target=1024), seed=0)
+    return Stretch(begin, tokens, Stage(items, None, 0.0, seed=0))
+
+
+def test_stages_begin_at_their_step_and_the_second_step_has_the_widest(tokenizer: Any, store: TokenStore) -> None:
+    stretches = [stretch_of(tokenizer, store, *each) for each in ((0, 256), (4, 512))]
+    curriculum = Curriculum(stretches, 6, 256, items_per_step=2, items_at_a_time=2)
+    assert len(curriculum) == 12
+    assert widths(curriculum, 2) == [[256] * 2, [512], [256] * 2, [256] * 2, [512], [512]]
 
 
 def test_a_wide_window_takes_the_place_of_several(tokenizer: Any, store: TokenStore) -> None:
-    grown = Window(train=512, original=256, target=1024)
-    stages = [(0, 4, stage_of(tokenizer, store, 0.0)), (1, 2, stage_of(tokenizer, store, 0.0, window=grown))]
+    stretches = [stretch_of(tokenizer, store, *each) for each in ((0, 256), (1, 512))]
     # Two batches of four places make a step.
-    curriculum = Curriculum(stages, num_steps=2, items_per_step=8, items_at_a_time=4)
+    curriculum = Curriculum(stretches, 2, 256, items_per_step=8, items_at_a_time=4)
     batches = [[curriculum[place] for place in range(first, first + 4)] for first in range(0, 16, 4)]
     assert [tuple(collate(batch)["input_ids"].shape) for batch in batches] == [(4, 256)] * 2 + [(2, 512)] * 2
     diluted = collate_diluted(batches[-1])
@@ -114,17 +127,76 @@ def test_a_wide_window_takes_the_place_of_several(tokenizer: Any, store: TokenSt
 
 
 @pytest.mark.parametrize(
-    ("steps", "share", "begin"), [(100, 0.1, 90), (1000, 0.3, 700), (4, 0.1, 3), (1, 0.5, 0), (2, 0.9, 0)]
+    ("at_a_time", "tokens", "expected"),
+    [
+        (1, 128, [[128]] * 4 + [[]] * 4),  # Batches of a single place, which cannot be smaller: half of them.
+        (1, 256, [[256]] * 2 + [[]] * 6),
+        (2, 256, [[256]] * 2 + [[]] * 2),
+        (8, 256, [[256] * 2]),
+    ],
 )
+def test_a_step_keeps_its_tokens_whatever_is_at_a_time(
+    at_a_time: int, tokens: int, expected: list[list[int]], tokenizer: Any, store: TokenStore
+) -> None:
+    stretches = [stretch_of(tokenizer, store, *each) for each in ((0, 64), (1, tokens))]
+    curriculum = Curriculum(stretches, 2, 64, items_per_step=8, items_at_a_time=at_a_time)
+    assert widths(curriculum, at_a_time)[8 // at_a_time :] == expected
+
+
+def test_short_steps_are_spread_evenly(tokenizer: Any, store: TokenStore) -> None:
+    stretches = [stretch_of(tokenizer, store, *each) for each in ((0, 256), (2, 512))]
+    short = Stretch(0, 300, stage_of(tokenizer, store, 0.0, window=Window(train=300, original=300, target=1024)))
+    curriculum = Curriculum(stretches, 9, 256, items_per_step=2, items_at_a_time=2, short=short, short_steps=0.34)
+    whole = [[256] * 2, [512], [300], [512], [512], [300], [512], [512], [300]]
+    assert widths(curriculum, 2) == whole
+
+
+def settings(**given: Any) -> RunConfig:
+    return RunConfig.from_mapping({"model": "m", "target": 1024, **given})
+
+
+@pytest.mark.parametrize(("steps", "share", "begin"), [(100, 0.1, 90), (1000, 0.3, 700), (4, 0.1, 3), (2, 0.6, 1)])
 def test_growth_takes_the_last_share_and_at_least_a_step(steps: int, share: float, begin: int) -> None:
-    config = RunConfig.from_mapping({"model": "m", "target": 1024, "growth": {"window": 512, "share": share}})
-    (first, window), (second, grown) = stage_windows(config, WINDOW, steps)
-    assert (first, window) == (0, WINDOW)
-    assert (second, grown) == (begin, Window(train=512, original=256, target=1024))
+    first, second = run_stages(settings(growth={"window": 512, "share": share}), WINDOW, steps)
+    assert first == (0, WINDOW, PoSE())
+    assert second == (begin, Window(train=512, original=256, target=1024), PoSE())
+
+
+@pytest.mark.parametrize(("steps", "share"), [(1, 0.5), (2, 0.9), (100, 1.0)])
+def test_growth_that_leaves_no_step_before_it_is_all_there_is(steps: int, share: float) -> None:
+    (only,) = run_stages(settings(growth={"window": 512, "share": share}), WINDOW, steps)
+    assert (only.begin, only.window.train) == (0, 512)
+
+
+def test_growth_of_targets_and_of_the_sampler() -> None:
+    growth = [{"target": "2x", "share": 1.0}, {"window": "2x", "sampler": {"chunks": 3}, "share": 0.5}]
+    near, far = run_stages(settings(growth=growth, sampler={"skips": "flat"}), WINDOW, 10)
+    assert near == (0, Window(train=256, original=256, target=512), PoSE(skips="flat"))
+    assert far == (5, Window(train=512, original=256, target=1024), PoSE(skips="flat", chunks=3))
+    with pytest.raises(ConfigError, match="'growth' changes fields of the sampler, and this run has a sampler of its"):
+        run_stages(settings(growth=growth), WINDOW, 10, FullLength())
+    with pytest.raises(ConfigError, match="chunkz"):
+        settings(growth={"sampler": {"chunkz": 3}})
 
 
 def test_without_growth_there_is_one_stage() -> None:
-    assert stage_windows(RunConfig.from_mapping({"model": "m", "target": 1024}), WINDOW, 5) == [(0, WINDOW)]
+    assert run_stages(settings(), WINDOW, 5) == [(0, WINDOW, PoSE())]
+
+
+def test_short_steps_have_the_windows_of_the_base_as_far_as_others_are_as_wide() -> None:
+    window = Window(train=256, original=512, target=1024)
+    config = settings(short_steps=0.2)
+    stages = run_stages(config, window, 10)
+    short = short_stage(config, stages)
+    assert short is not None
+    assert short.window == window
+    positions = short.sampler.sample(2000, short.window, np.random.default_rng(0)).position_ids
+    assert positions.tolist() == list(range(256))
+    grown = settings(short_steps=0.2, growth={"window": "4x"})
+    short = short_stage(grown, run_stages(grown, window, 10))
+    assert short is not None
+    assert short.window.train == 512
+    assert short_stage(settings(), stages) is None
 
 
 @pytest.mark.parametrize(

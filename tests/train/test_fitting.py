@@ -13,6 +13,7 @@ from tiny_runs import STEPS, run
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError
 from skipwise.train.fitting import smaller_batches
+from skipwise.train.folder import RunFolder
 from skipwise.train.process import ran_out_of_memory
 from skipwise.train.trainer import SkipwiseTrainer
 
@@ -46,7 +47,7 @@ def losses(log: list[dict[str, Any]]) -> list[float]:
     return [entry["loss"] for entry in log if "loss" in entry]
 
 
-@pytest.mark.parametrize("changes", [{}, {"growth": GROWN}, {"growth": GROWN, "dilution": True}])
+@pytest.mark.parametrize("changes", [{"recipe": "diluted"}, {"growth": GROWN}, {"growth": GROWN, "dilution": True}])
 def test_fewer_at_a_time_train_the_same(
     changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path, room_for: Callable[..., list[list[int]]],
     caplog: pytest.LogCaptureFixture,
@@ -85,6 +86,33 @@ def test_not_even_one_window_fits(settings: dict[str, Any], room_for: Callable[.
     with pytest.raises(CheckpointError, match=r"no memory for a single window \(CUDA out of memory.*`skipwise plan`"):
         run(settings, training={"per_device_train_batch_size": 2})
     assert tried == [[2, 32], [1, 32]]
+
+
+def test_no_memory_for_a_grown_window_is_found_at_once(
+    settings: dict[str, Any], room_for: Callable[..., list[list[int]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = {"retrieval": 0.0}
+    whole = run(settings, data=text, recipe="diluted", output=str(tmp_path / "whole"))
+    tried = room_for(200)
+    # The widest comes second. Who names no recipe has the one that fits, from the beginning.
+    fitted = run(settings, data=text)
+    assert tried[:4] == [[1, 32], [1, 32], [1, 256], [1, 32]]
+    assert all(shape == [1, 32] for shape in tried[3:])
+    assert losses(fitted.log) == losses(whole.log)
+    assert RunConfig.from_yaml(fitted.folder / "run.yaml").recipe == "diluted"
+    assert "recipe: diluted, and not growing, as there is no memory for a single window of 256 tokens" in caplog.text
+    with pytest.raises(CheckpointError, match="no memory for a single window of 256 tokens, to which `growth` comes"):
+        run(settings, data=text, recipe="growing", output=str(tmp_path / "asked"))
+
+
+def test_a_run_that_was_started_over_is_started_anew_with_its_recipe(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of several processes, of which one has found that there is no memory and all are started anew."""
+    Path(settings["output"]).mkdir()
+    RunFolder(RunConfig.from_mapping(settings)).start_over("diluted")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert RunConfig.from_yaml(run(settings, data={"retrieval": 0.0}).folder / "run.yaml").recipe == "diluted"
 
 
 def test_memory_that_runs_out_later_is_another_matter(

@@ -10,11 +10,12 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Conf
 import skipwise.train
 from skipwise.config import LoraTuning, RunConfig, parse_yaml
 from skipwise.doctor import Verdict
+from skipwise.errors import ConfigError
 from skipwise.positions import PoSE, RandPos
-from skipwise.train.recipe import MaskRefusedError, begun_recipe, settle_recipe
+from skipwise.train.recipe import MaskRefusedError, RecipeRefusedError, begun_recipe, settle_recipe
 
 SMALL = {"model": "some/model", "target": "32k"}
-FLAT = PoSE(skips="flat", text="aligned", start="anywhere")
+FLAT = PoSE(skips="flat", text="aligned", start="mixed")
 
 
 def settled(base: PreTrainedConfig | None = None, own: Any = None, **settings: Any) -> RunConfig:
@@ -24,9 +25,10 @@ def settled(base: PreTrainedConfig | None = None, own: Any = None, **settings: A
 @pytest.mark.parametrize("base", [LlamaConfig(), MistralConfig(sliding_window=None), Qwen2Config()])
 def test_attention_is_diluted_where_every_layer_takes_a_mask(base: PreTrainedConfig) -> None:
     found = settled(base)
-    assert (found.recipe, found.dilution, found.growth, found.data.retrieval) == ("diluted", True, [], 0)
+    assert (found.recipe, found.dilution, found.data.retrieval) == ("growing", True, 0.12)
+    assert [(stage.window, stage.share) for stage in found.growth] == [("4x", 0.7), ("8x", 0.3)]
     assert found.build_sampler() == FLAT
-    assert found == settled(base, recipe="diluted")
+    assert found == settled(base, recipe="growing")
 
 
 def test_it_is_the_papers_where_layers_are_local(caplog: pytest.LogCaptureFixture) -> None:
@@ -63,14 +65,17 @@ def test_growth_that_a_run_asks_for_is_not_given_masks_of_its_square() -> None:
 
 def test_what_is_tuned_stays_as_it_is_told_by_an_object() -> None:
     found = settle_recipe(RunConfig(model="some/model", target=32768, tuning=LoraTuning()), LlamaConfig())
-    assert (found.recipe, found.tuning) == ("diluted", LoraTuning())
+    assert (found.recipe, found.tuning) == ("growing", LoraTuning())
 
 
 def test_the_yaml_of_a_run_without_recipe_settles_as_the_run_does() -> None:
     plain = RunConfig.from_mapping(SMALL | {"tuning": "lora", "data": {"join": True}})
     again = RunConfig.from_mapping(parse_yaml(plain.to_yaml()))
     assert settle_recipe(again, LlamaConfig()) == settle_recipe(plain, LlamaConfig())
-    assert settle_recipe(again, LlamaConfig()).dilution
+    found = settle_recipe(again, LlamaConfig())
+    assert found.dilution
+    # What a run says of its documents leaves what the recipe says of them.
+    assert (found.data.join, found.data.retrieval) == (True, 0.12)
 
 
 def test_a_mask_that_is_refused_is_done_without_unless_it_was_asked_for(
@@ -91,7 +96,41 @@ def test_a_mask_that_is_refused_is_done_without_unless_it_was_asked_for(
     assert probed == [True, True, False]
     assert done.finished
     assert RunConfig.from_yaml(done.folder / "run.yaml").recipe == "paper"
-    assert any(message.startswith("recipe: paper, and not diluted, as ") for message in caplog.messages)
+    assert any(message.startswith("recipe: paper, and not growing, as ") for message in caplog.messages)
+
+
+@pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize(
+    ("changes", "shown_at_most", "why"),
+    [
+        ({}, 16, "a training window of 32 tokens is too short for one"),
+        ({"data": {"retrieval": 0.0}, "window": 80, "target": 1024}, 16, "640"),
+        ({"data": {"retrieval": 0.0}}, 0.01, "documents have the 128 tokens of a window that has grown, and each would"),
+    ],
+)
+def test_windows_that_cannot_grow_stay_short_unless_growth_was_asked_for(
+    changes: dict[str, Any], shown_at_most: float, why: str, settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(skipwise.train.data, "_SHOWN_AT_MOST", shown_at_most)
+    done = run(settings, **changes)
+    begun = RunConfig.from_yaml(done.folder / "run.yaml")
+    assert (begun.recipe, begun.growth, begun.dilution) == ("diluted", [], True)
+    (told,) = [message for message in caplog.messages if message.startswith("recipe: diluted, and not growing, as ")]
+    assert why in told
+    asked = {**changes, "recipe": "growing", "output": str(tmp_path / "asked")}
+    if shown_at_most < 16:
+        assert run(settings, **asked).finished, "few documents are the choice of who asks for it"
+    else:
+        with pytest.raises(RecipeRefusedError, match=why):
+            run(settings, **asked)
+
+
+def test_exercises_that_were_asked_for_are_not_left_out(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, sound_model: None
+) -> None:
+    with pytest.raises(ConfigError, match="'data.retrieval' asks for exercises"):
+        run(settings, data={"retrieval": 0.5})
 
 
 @pytest.mark.parametrize(("text", "recipe"), [("recipe: growing", "growing"), ("recipe: auto", "paper"), ("", "paper")])
@@ -115,7 +154,7 @@ def test_the_runs_own_settings_lie_over_it() -> None:
         dilution=False, seed=3, data={"source": "docs", "join": True}, training={"max_steps": 7}, window="1k"
     )
     assert (found.recipe, found.dilution, found.seed, found.data.join, found.window) == (
-        "diluted",
+        "growing",
         False,
         3,
         True,

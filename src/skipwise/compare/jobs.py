@@ -88,6 +88,7 @@ class Planner:
                         "save_strategy": "no",
                     },
                     "growth": [],
+                    "short_steps": 0.0,
                 }
                 run = self._run(arm, self._comparison.seeds[0], f"costs/{arm.name}-{target}", target, measured)
                 jobs.append(
@@ -137,7 +138,7 @@ class Planner:
         if more.get("target"):
             tree["validation"] = {"lengths": [target]}
         if arm.kind.whole_target:
-            tree |= {"window": target, "growth": [], "dilution": False}
+            tree |= {"window": target, "growth": [], "short_steps": 0.0, "dilution": False}
         output = Path(self._comparison.output) / folder / "model"
         return RunConfig.from_mapping({**tree, "target": target, "seed": seed, "output": str(output)})
 

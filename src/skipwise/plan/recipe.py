@@ -1,11 +1,10 @@
 """What a recipe adds to an approach: windows that grow for a share of the steps, and masks of diluted attention."""
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from skipwise.config import RunConfig
 from skipwise.plan.training import Job, TrainingEstimate, TrainingPlanner
-from skipwise.train.data import stage_windows
+from skipwise.train.data import run_stages, short_stage
 from skipwise.window import Window
 
 
@@ -55,22 +54,23 @@ def recipe_estimate(
         name: of the recipe.
     """
     run = RunConfig.from_mapping({"model": "embedded", "target": window.target, "recipe": name})
-    stages = [(begin, each.train) for begin, each in stage_windows(run, window, job.steps)]
+    stages = run_stages(run, window, job.steps)
+    short = short_stage(run, stages)
+    places = chosen.micro_batch * chosen.accumulation * chosen.sharding.processes
     total, hours, widest = 0, 0.0, 0
-    for (begin, tokens), (end, _) in pairwise([*stages, (job.steps, 0)]):
-        if end <= begin:
-            continue
-        # As `skipwise.train` fills a batch: one wide window for as many short ones, down to one at a time.
-        at_a_time = max(1, chosen.micro_batch * window.train // tokens)
-        windows = at_a_time * chosen.accumulation * chosen.sharding.processes
-        stage = planner.estimate(
+    ends = [*(stage.begin for stage in stages[1:]), job.steps]
+    lasting = [(stage, (end - stage.begin) * (1 - run.short_steps)) for stage, end in zip(stages, ends, strict=True)]
+    for stage, steps in [*lasting, *([(short, job.steps * run.short_steps)] if short else [])]:
+        # As `skipwise.train.curriculum` fills a step: one wide window for as many short ones, down to one at a time.
+        tokens = stage.window.train
+        estimate = planner.estimate(
             replace(chosen.approach, window_tokens=tokens, diluted=run.dilution),
-            Job(steps=end - begin, global_batch=windows),
+            Job(steps=max(1, round(steps)), global_batch=max(1, places * window.train // tokens)),
             chosen.sharding,
-            at_a_time,
+            max(1, chosen.micro_batch * window.train // tokens),
         )
-        total = max(total, stage.total_bytes)
-        hours += stage.hours
+        total = max(total, estimate.total_bytes)
+        hours += estimate.hours
         widest = max(widest, tokens)
     processes = chosen.sharding.processes
     return RecipeEstimate(

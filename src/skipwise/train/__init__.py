@@ -25,14 +25,12 @@ with everything that was done. What stands beside them while training is told in
     process.py     seconds, peak memory, and how a run is told to stop
 """
 
-import gc
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from accelerate import PartialState
 from peft import PeftModel
@@ -63,12 +61,20 @@ from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_ar
 from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.context import check_context, context_group, num_groups, probe_context
 from skipwise.train.curriculum import collate, collate_diluted
-from skipwise.train.data import build_curriculum, build_validation, check_sources, stage_windows, validation_lengths
+from skipwise.train.data import (
+    RunStage,
+    build_curriculum,
+    build_validation,
+    check_sources,
+    run_stages,
+    short_stage,
+    validation_lengths,
+)
 from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooManyAtATimeError, fewer_at_a_time, smaller_batches
 from skipwise.train.folder import RunFolder
 from skipwise.train.guard import BadItems, StepGuard
-from skipwise.train.process import Stopwatch
+from skipwise.train.process import Stopwatch, free_memory
 from skipwise.train.quantized import (
     give_back,
     merge_record,
@@ -77,7 +83,13 @@ from skipwise.train.quantized import (
     run_dtype,
     share_in_four_bits,
 )
-from skipwise.train.recipe import MaskRefusedError, begun_recipe, require_healthy_run, settle_recipe
+from skipwise.train.recipe import (
+    NoRoomToGrowError,
+    RecipeRefusedError,
+    begun_recipe,
+    require_healthy_run,
+    settle_recipe,
+)
 from skipwise.train.record import finite_log, run_record, sampler_text, write_record
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
@@ -134,20 +146,27 @@ def extend(
             for a single window.
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
-    given = begun_recipe(config) if resume else config
+    given = begun_recipe(config) if resume or RunFolder(config).is_to_be_resumed else config
     config = settle_recipe(given, read_config(given.model, trust_remote_code=given.trust_remote_code), sampler)
     how: dict[str, Any] = {"sampler": sampler, "resume": resume, "skip_bad_items": skip_bad_items}
-    try:
-        return _extend_as_fits(config, **how)
-    except MaskRefusedError as error:
-        if given.recipe != AUTO:
-            raise
-        logger.warning(f"recipe: paper, and not {config.recipe}, as {error}")
-    return _extend_as_fits(given.with_recipe("paper"), **how)
+    while True:
+        try:
+            return _extend_as_fits(config, chosen_here=given.recipe == AUTO, **how)
+        except RecipeRefusedError as error:
+            if given.recipe != AUTO or error.instead == config.recipe:
+                raise
+            logger.warning(f"recipe: {error.instead}, and not {config.recipe}, as {error}")
+            if isinstance(error, NoRoomToGrowError):
+                RunFolder(config).start_over(error.instead)
+                if PartialState().num_processes > 1:
+                    # The others wait for this one, and only whoever started them can start them anew.
+                    raise
+            config = given.with_recipe(error.instead)
+        free_memory()
 
 
 def _extend_as_fits(
-    config: RunConfig, *, sampler: PositionSampler | None, resume: bool, skip_bad_items: bool
+    config: RunConfig, *, sampler: PositionSampler | None, resume: bool, skip_bad_items: bool, chosen_here: bool
 ) -> ExtendResult:
     """`extend`, with fewer windows at a time where memory runs out."""
     folder = RunFolder(config)
@@ -157,8 +176,9 @@ def _extend_as_fits(
     try:
         while True:
             fitting = smaller_batches(config, folder.most_at_a_time()) if resume else config
+            how: dict[str, Any] = {"sampler": sampler, "resume": resume, "skip_bad_items": skip_bad_items}
             try:
-                return _extend(fitting, folder, sampler=sampler, resume=resume, skip_bad_items=skip_bad_items)
+                return _extend(fitting, folder, chosen_here=chosen_here, **how)
             except TooManyAtATimeError as error:
                 folder.remember_most_at_a_time(error.most)
                 logger.warning(str(error))
@@ -167,9 +187,7 @@ def _extend_as_fits(
                     raise
             # What was begun goes on, by now without what the error held of the last try.
             resume, skip_bad_items = True, False
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()
     finally:
         folder.release()
 
@@ -182,14 +200,14 @@ class CheckedRun:
         base: config of the model.
         sampler: of positions.
         window: its lengths, in tokens.
-        stages: as `stage_windows` gives them.
+        stages: as `run_stages` gives them.
         validation_lengths: in tokens.
     """
 
     base: PreTrainedConfig
     sampler: PositionSampler
     window: Window
-    stages: list[tuple[int, Window]]
+    stages: list[RunStage]
     validation_lengths: list[int]
 
 
@@ -207,13 +225,14 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
     base = read_config(config.model, trust_remote_code=config.trust_remote_code)
     config = settle_recipe(config, base, sampler)
     window = config.resolve_window(original_window(base))
-    stages = stage_windows(config, window, training_settings(config)["max_steps"])
-    check_context(config, base, [each for _, each in stages], processes)
+    stages = run_stages(config, window, training_settings(config)["max_steps"], sampler)
+    every_stage = [*stages, *filter(None, [short_stage(config, stages)])]
+    check_context(config, base, [stage.window for stage in every_stage], processes)
     lengths = validation_lengths(config, window)
     sampler = sampler or config.build_sampler()
-    for _, stage_window in stages:
+    for stage in stages:
         # A sampler is made without knowing its window, and may refuse it.
-        sampler.sample(window.target, stage_window, np.random.default_rng(0))
+        stage.sampler.sample(window.target, stage.window, np.random.default_rng(0))
     check_sources(config)
     if not isinstance(config.tuning, FullTuning):
         skeleton = without_weights(base, trust_remote_code=config.trust_remote_code)
@@ -225,12 +244,18 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
 
 
 def _extend(
-    config: RunConfig, folder: RunFolder, *, sampler: PositionSampler | None, resume: bool, skip_bad_items: bool
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    sampler: PositionSampler | None,
+    resume: bool,
+    skip_bad_items: bool,
+    chosen_here: bool,
 ) -> ExtendResult:
     if skip_bad_items and not resume:
         raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
     checked = check_run(config, sampler)
-    sampler, window, windows, lengths = checked.sampler, checked.window, checked.stages, checked.validation_lengths
+    sampler, window, lengths = checked.sampler, checked.window, checked.validation_lengths
     training = training_settings(config)
     # First, as it tells the processes of a parallel run of one another.
     arguments = training_arguments(config)
@@ -297,13 +322,14 @@ def _extend(
     curriculum, documents = build_curriculum(
         config,
         loaded.tokenizer,
-        sampler,
-        windows,
+        window,
+        checked.stages,
         training["max_steps"],
         items_per_step=per_step,
         items_at_a_time=begun_with,
         skipped=bad_items.skipped,
         evenly=begun_with != arguments.train_batch_size,
+        strict=chosen_here,
     )
     stream = documents if isinstance(documents, DocumentStream) else None
     if stream is not None and checkpoint is not None:

@@ -5,7 +5,7 @@ run, and a resumed one goes on as if nothing had happened.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from skipwise.errors import ConfigError
 from skipwise.evals.passkey_prompt import PasskeyBuilder
 from skipwise.items import IGNORED_LABEL, TrainingItem, generator_of
 from skipwise.positions import PositionSampler
+from skipwise.train.recipe import NoExercisesError
 from skipwise.window import Window
 
 # Keeps the draws of exercises apart from those of items, which are seeded by (seed, epoch, index).
@@ -49,7 +50,7 @@ class RetrievalExercises:
         seed: source of every draw.
 
     Raises:
-        ConfigError: when the training window is too short for an exercise.
+        NoExercisesError: when the training window is too short for an exercise.
     """
 
     def __init__(self, tokenizer: Any, items: Items, sampler: PositionSampler, window: Window, seed: int) -> None:
@@ -59,7 +60,7 @@ class RetrievalExercises:
             # In filler, as a streamed document that was asked for would be passed over by the run.
             self._hidden_in(None, np.random.default_rng(seed))
         except ConfigError as error:
-            raise ConfigError(
+            raise NoExercisesError(
                 f"setting 'data.retrieval' asks for exercises, and a training window of {window.train} tokens is too "
                 f"short for one ({error}); train with a longer --window, or without"
             ) from error
@@ -115,55 +116,96 @@ class Stage:
         return generator_of(self._seed, _EXERCISES + 1, place).random() < self._retrieval
 
 
+class Stretch(NamedTuple):
+    """Steps of a run whose items are drawn alike.
+
+    Attributes:
+        begin: the first of them.
+        tokens: of a window.
+        stage: their items.
+    """
+
+    begin: int
+    tokens: int
+    stage: Stage
+
+
 class Curriculum(torch.utils.data.Dataset):
     """All items of a run in the order they are trained: place `p` belongs to step `p // items_per_step`.
 
+    A step keeps its tokens. Wider windows leave places empty: of a batch the last ones, so that it is no larger than
+    one of short windows, and of a step the last batches, so that all processes have as many.
+
+    The second step has the widest windows of the run, so that memory which is not there is missed at once and not
+    after hours. (At the first one the optimizer has not taken its own yet.)
+
     Args:
-        stages: of each the step at which it begins, the first at 0; how many windows of a batch it uses; and itself.
+        stretches: in their order, the first from step 0.
         num_steps: optimizer steps of the run.
+        window_tokens: of a window, one to a place.
         items_per_step: places of one optimizer step, over all processes.
-        items_at_a_time: places of one batch on one device, as the run was begun. A stage of wider windows leaves the
-            last of them empty.
-        evenly: spreads what is empty evenly among them, for a run that goes on with batches of another size: a step
+        items_at_a_time: places of one batch on one device, as the run was begun.
+        evenly: spreads what is empty evenly within a batch, for a run that goes on with batches of another size: a step
             trains the same, and none of its batches is fuller than it must be.
         skipped: places to do without: each has the item that would come as far behind the end of the run.
+        short: what every so many steps have instead, wherever it says that it begins.
+        short_steps: share of those steps, which are spread evenly.
     """
 
     def __init__(
         self,
-        stages: Sequence[tuple[int, int, Stage]],
+        stretches: Sequence[Stretch],
         num_steps: int,
+        window_tokens: int,
         items_per_step: int,
         items_at_a_time: int,
         skipped: Sequence[int] = (),
         evenly: bool = False,
+        short: Stretch | None = None,
+        short_steps: float = 0.0,
     ) -> None:
-        self._stages, self._num_steps = list(stages), num_steps
+        self._stretches, self._num_steps, self._window_tokens = list(stretches), num_steps, window_tokens
         self._items_per_step, self._items_at_a_time = items_per_step, items_at_a_time
         self._skipped, self._evenly = frozenset(skipped), evenly
+        self._short, self._short_steps = short, short_steps
+        self._widest = max(self._stretches, key=lambda stretch: stretch.tokens)
 
     def __len__(self) -> int:
         return self._num_steps * self._items_per_step
 
     def __getitem__(self, place: int) -> TrainingItem | None:
-        fitting, stage = self._stage(place)
-        within = place % self._items_at_a_time
+        stretch = self._stretch(place // self._items_per_step)
+        batch, within = divmod(place % self._items_per_step, self._items_at_a_time)
+        fitting, in_step = (self._windows(stretch, places) for places in (self._items_at_a_time, self._items_per_step))
         if self._evenly:
             nth, empty = divmod(within * fitting, self._items_at_a_time)
             within, place = (nth if empty < fitting else fitting), place - within + nth
-        if within >= fitting:
+        if within >= fitting or batch * fitting + within >= in_step:
             return None
         while place in self._skipped:
             place += len(self)
-        return stage.item(place)._replace(place=place)
+        return stretch.stage.item(place)._replace(place=place)
 
     def describe(self, place: int) -> dict[str, int]:
         """What stands at a place, as its stage tells it; of one that stands in for another, too."""
-        return self._stage(place % len(self))[1].describe(place)
+        return self._stretch(place % len(self) // self._items_per_step).stage.describe(place)
 
-    def _stage(self, place: int) -> tuple[int, Stage]:
-        step = place // self._items_per_step
-        return [(fitting, stage) for begin, fitting, stage in self._stages if begin <= step][-1]
+    def grown_tokens(self, step: int, at_a_time: int) -> int | None:
+        """Tokens of a window of this step where it has grown and a batch of so many places has no second; else None."""
+        stretch = self._stretch(step)
+        alone = self._windows(stretch, at_a_time) == 1
+        return stretch.tokens if alone and stretch.tokens > self._window_tokens else None
+
+    def _windows(self, stretch: Stretch, places: int) -> int:
+        """How many windows of a stretch have the tokens of so many places; at least one, at most one a place."""
+        return min(places, max(1, places * self._window_tokens // stretch.tokens))
+
+    def _stretch(self, step: int) -> Stretch:
+        if step == 1:
+            return self._widest
+        if self._short and int((step + 1) * self._short_steps) > int(step * self._short_steps):
+            return self._short
+        return [stretch for stretch in self._stretches if stretch.begin <= step][-1]
 
 
 def collate_diluted(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:

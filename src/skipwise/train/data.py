@@ -1,10 +1,11 @@
 """A run's documents: the curriculum that it trains on, and the validation that it is watched by."""
 
 import dataclasses
+import itertools
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import PartialState
@@ -16,9 +17,10 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.items import TrainingItems
 from skipwise.model import LoadedModel
-from skipwise.positions import PositionSampler
+from skipwise.positions import PoSE, PositionSampler
 from skipwise.streaming import DocumentStream, check_streaming, first_documents, open_stream
-from skipwise.train.curriculum import Curriculum, Items, RetrievalExercises, Stage
+from skipwise.train.curriculum import Curriculum, Items, RetrievalExercises, Stage, Stretch
+from skipwise.train.recipe import ShortDocumentsError
 from skipwise.train.streamed import StreamedItems
 from skipwise.train.trainer import Validate
 from skipwise.window import Window
@@ -27,19 +29,55 @@ logger = logging.getLogger("skipwise")
 
 _SCORED_TOKENS = 128
 _NAMED_AT_MOST = 3
+_SHOWN_AT_MOST = 16
 
 
-def stage_windows(config: RunConfig, window: Window, num_steps: int) -> list[tuple[int, Window]]:
-    """Pairs of the step at which a stage begins and its lengths; one stage, and one for each growth of the window.
+class RunStage(NamedTuple):
+    """Steps of a run that are drawn alike.
+
+    Attributes:
+        begin: the first of them.
+        window: their lengths, in tokens.
+        sampler: of their positions.
+    """
+
+    begin: int
+    window: Window
+    sampler: PositionSampler
+
+
+def run_stages(
+    config: RunConfig, window: Window, num_steps: int, sampler: PositionSampler | None = None
+) -> list[RunStage]:
+    """The stages of a run: its own, and one for each growth; without those that have no step.
+
+    Args:
+        config: the run.
+        window: its lengths, in tokens.
+        num_steps: optimizer steps of the run.
+        sampler: in place of its own, in all of them.
 
     Raises:
-        PositionError: a grown window is longer than the target.
+        PositionError: a grown window is longer than its target.
+        ConfigError: growth changes fields of the sampler, and that is the caller's.
     """
-    windows = [(0, window)]
+    if sampler is not None and any(growth.sampler for growth in config.growth):
+        raise ConfigError("setting 'growth' changes fields of the sampler, and this run has a sampler of its own")
+    stages = [RunStage(0, window, sampler or config.build_sampler())]
     for growth in config.growth:
-        grown_steps = max(1, round(num_steps * growth.share))
-        windows.append((num_steps - grown_steps, dataclasses.replace(window, train=growth.tokens(window))))
-    return windows
+        begin = num_steps - max(1, round(num_steps * growth.share))
+        stages.append(RunStage(begin, growth.lengths(window), sampler or config.build_sampler(growth)))
+    begins = [*(stage.begin for stage in stages[1:]), num_steps]
+    return [stage for stage, following in zip(stages, begins, strict=True) if stage.begin < following]
+
+
+def short_stage(config: RunConfig, stages: Sequence[RunStage]) -> RunStage | None:
+    """The short steps of a run: windows of the base model, as far as others are as wide; None where it has none."""
+    if not config.short_steps:
+        return None
+    widest = max((stage.window for stage in stages), key=lambda window: window.train)
+    window = dataclasses.replace(widest, train=min(widest.original, widest.train))
+    return RunStage(0, window, PoSE(chunks=1, text="contiguous", start="mixed"))
 
 
 def check_sources(config: RunConfig) -> None:
@@ -65,36 +103,41 @@ def check_sources(config: RunConfig) -> None:
 def build_curriculum(
     config: RunConfig,
     tokenizer: Any,
-    sampler: PositionSampler,
-    windows: list[tuple[int, Window]],
+    window: Window,
+    stages: Sequence[RunStage],
     num_steps: int,
     items_per_step: int,
     items_at_a_time: int,
     skipped: Sequence[int] = (),
     evenly: bool = False,
+    strict: bool = False,
 ) -> tuple[Curriculum, TokenStore | DocumentStream]:
     """All items of a run in order, and the documents of its first stage.
 
     Args:
         config: the run.
         tokenizer: the model's own.
-        sampler: chooses the positions.
-        windows: as `stage_windows` gives them.
+        window: lengths of the run, in tokens.
+        stages: as `run_stages` gives them.
         num_steps: optimizer steps of the run.
         items_per_step: windows of one optimizer step, over all processes, as long as the window has not grown.
         items_at_a_time: windows of one batch on one device, as the run was begun.
         skipped: places in the run whose items it does without.
         evenly: the run goes on with batches of another size.
+        strict: refuses windows that so few documents are as long as that the run would learn these by heart.
 
     Raises:
         DataError: documents that cannot be read, or too short.
-        ConfigError: a window too short for a retrieval exercise.
+        ShortDocumentsError: too short for windows that have grown.
+        NoExercisesError: a window too short for a retrieval exercise.
     """
     data, seed = config.data, config.seed
     documents: list[TokenStore | DocumentStream] = []
-    stages = []
-    for begin, window in windows:
+    ends = dict(itertools.pairwise([*(stage.begin for stage in stages), num_steps]))
+
+    def stretch(stage: RunStage, retrieval: float) -> Stretch:
         items: Items
+        begin, lengths, sampler = stage
         if data.streaming:
             # One for all stages: each goes on where the one before has come to.
             stream = documents[0] if documents else open_stream(data, tokenizer, lanes=items_per_step, seed=seed)
@@ -103,22 +146,54 @@ def build_curriculum(
             items = StreamedItems(
                 stream,
                 sampler,
-                window,
+                lengths,
                 seed,
-                min_tokens=max(window.train, data.min_tokens or 0),
+                min_tokens=max(lengths.train, data.min_tokens or 0),
                 mask_joints=data.mask_joints,
+                near_labels=data.near_labels,
                 lanes=items_per_step,
                 num_places=num_steps * items_per_step,
             )
         else:
-            documents.append(store := _store(config, tokenizer, "train", window.train))
-            items = TrainingItems(store, sampler, window, seed, data.mask_joints)
-        exercises = RetrievalExercises(tokenizer, items, sampler, window, seed) if data.retrieval > 0 else None
-        # A step keeps its tokens as far as whole windows allow.
-        fitting = max(1, items_at_a_time * windows[0][1].train // window.train)
-        stages.append((begin, fitting, Stage(items, exercises, data.retrieval, seed)))
+            try:
+                store = _store(config, tokenizer, "train", lengths.train)
+            except DataError as error:
+                if lengths.train <= window.train:
+                    raise
+                raise ShortDocumentsError(str(error)) from error
+            if strict and lengths.train > window.train:
+                num_windows = (ends[begin] - begin) * max(1, items_per_step * window.train // lengths.train)
+                _require_enough(store, num_windows, lengths.train)
+            documents.append(store)
+            items = TrainingItems(store, sampler, lengths, seed, data.mask_joints, data.near_labels)
+        exercises = RetrievalExercises(tokenizer, items, sampler, lengths, seed) if retrieval > 0 else None
+        return Stretch(begin, lengths.train, Stage(items, exercises, retrieval, seed))
+
+    stretches = [stretch(stage, data.retrieval) for stage in stages]
+    short = short_stage(config, stages)
     logger.info(_told(documents[0]))
-    return Curriculum(stages, num_steps, items_per_step, items_at_a_time, skipped, evenly), documents[0]
+    curriculum = Curriculum(
+        stretches,
+        num_steps,
+        window.train,
+        items_per_step,
+        items_at_a_time,
+        skipped,
+        evenly,
+        # They are of text alone: what they keep is not the finding of keys.
+        short=short and stretch(short, 0.0),
+        short_steps=config.short_steps,
+    )
+    return curriculum, documents[0]
+
+
+def _require_enough(store: TokenStore, num_windows: int, tokens: int) -> None:
+    """Refuses a stage that would show each of a few long documents again and again."""
+    if num_windows > _SHOWN_AT_MOST * store.num_documents:
+        raise ShortDocumentsError(
+            f"{store.num_documents:,} documents have the {tokens} tokens of a window that has grown, and each would be "
+            f"shown {num_windows / store.num_documents:.0f} times; give longer ones, or data.join: true"
+        )
 
 
 def validation_lengths(config: RunConfig, window: Window) -> list[int]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError
 from skipwise.train.arguments import training_settings
+from skipwise.train.curriculum import Curriculum
 from skipwise.train.process import ran_out_of_memory
+from skipwise.train.recipe import NoRoomToGrowError
 from skipwise.train.trainer import SkipwiseTrainer
 
 # A later step that needs more than those before it has wider windows, or others have taken memory meanwhile.
@@ -39,6 +41,7 @@ def fewer_at_a_time(trainer: SkipwiseTrainer, first_step: int) -> Iterator[None]
 
     Raises:
         TooManyAtATimeError: fewer windows at a time may fit.
+        NoRoomToGrowError: not even one that has grown does.
         CheckpointError: not even one does, or a later step has none.
     """
     arguments = trainer.args
@@ -51,6 +54,12 @@ def fewer_at_a_time(trainer: SkipwiseTrainer, first_step: int) -> Iterator[None]
         step = trainer.state.global_step + 1
     else:
         return
+    curriculum: Curriculum = trainer.train_dataset  # type: ignore[assignment]
+    if step <= _FIRST_STEPS and (tokens := curriculum.grown_tokens(step - 1, tried)):
+        raise NoRoomToGrowError(
+            f"there is no memory for a single window of {tokens} tokens, to which `growth` comes ({words}): give it "
+            "less, split windows by parallel.context, or take the recipe diluted, whose windows stay short"
+        )
     # Outside of the handler, so that what the error's frames hold is not kept by the one that follows.
     if step - first_step > _FIRST_STEPS:
         raise CheckpointError(

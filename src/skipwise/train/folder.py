@@ -7,12 +7,14 @@ skipwise.json        what was done; its presence says that the run is finished
 bad-items.json       steps that went wrong, their items, and those that the run does without (see guard.py)
 launch/              of a run started by --launch: its settings, and the config of its engine
 logs/rank-<n>.txt    of several processes, what all but the first have to say
+recipe-instead.txt   the recipe of a run that names none, where the one that it was begun with had no memory
 .lock                held by the run that writes here, gone with its last process; .saving/, a checkpoint being written
 """
 
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,12 @@ SETTINGS_FILE = "run.yaml"
 _BEGUN_FILE = "begun.json"
 _COUNTS = ("windows", "at_a_time", "most_at_a_time")
 _LOCK_FILE = ".lock"
+_INSTEAD_FILE = "recipe-instead.txt"
 _LOGS = "logs"
 LAUNCH = "launch"
 # What a run that was stopped before it had begun may leave.
-_TRACES = {_LOCK_FILE, _LOGS, LAUNCH, _BEGUN_FILE, STAGING, f".{SETTINGS_FILE}.new", f".{_BEGUN_FILE}.new"}
+_TRACES = {_LOCK_FILE, _LOGS, LAUNCH, _BEGUN_FILE, _INSTEAD_FILE, STAGING}
+_TRACES |= {f".{name}.new" for name in (SETTINGS_FILE, _BEGUN_FILE, _INSTEAD_FILE)}
 
 
 # A run may go on with its windows spread over more processes or fewer; how many make a step is held to in `begin`.
@@ -130,6 +134,26 @@ class RunFolder:
         try:
             text = json.dumps({**self._begun(), "most_at_a_time": windows}, indent=2)
             write_whole(self.path / _BEGUN_FILE, text + "\n")
+        except OSError as error:
+            raise self._cannot_write(error.strerror) from error
+
+    def recipe_instead(self) -> str | None:
+        """The recipe that a run which names none was started over with; None where none was."""
+        file = self.path / _INSTEAD_FILE
+        return file.read_text(encoding="utf-8").strip() if file.exists() else None
+
+    def start_over(self, recipe: str) -> None:
+        """Forgets a run that has hardly begun, so that it begins again with another recipe; whichever process asks.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        try:
+            write_whole(self.path / _INSTEAD_FILE, recipe + "\n")
+            for checkpoint in self.path.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            for file in (SETTINGS_FILE, _BEGUN_FILE):
+                (self.path / file).unlink(missing_ok=True)
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
 

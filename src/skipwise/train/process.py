@@ -1,6 +1,7 @@
 """What a run takes of the machine: seconds, peak memory, and how it is told to stop."""
 
 import contextlib
+import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,13 @@ def peak_bytes() -> int:
 
     # Kibibytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_memory() -> None:
+    """Gives back what nobody holds any more, before something large is made anew."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -2,22 +2,47 @@
 
 import logging
 from collections.abc import Sequence
+from typing import ClassVar
 
 from transformers import PreTrainedConfig
 
 from skipwise.config import RunConfig
 from skipwise.doctor import Verdict, require_healthy
 from skipwise.doctor.bench import local_span
-from skipwise.errors import UnsupportedModelError
+from skipwise.errors import CheckpointError, ConfigError, DataError, SkipwiseError, UnsupportedModelError
 from skipwise.positions import PositionSampler
 from skipwise.recipes import AUTO
-from skipwise.train.folder import SETTINGS_FILE
+from skipwise.train.folder import SETTINGS_FILE, RunFolder
 
 logger = logging.getLogger(__name__)
 
 
-class MaskRefusedError(UnsupportedModelError):
+class RecipeRefusedError(SkipwiseError):
+    """A recipe that cannot be had here; a run that left the choice to skipwise has another in its place.
+
+    Attributes:
+        instead: which.
+    """
+
+    instead: ClassVar[str] = "diluted"
+
+
+class MaskRefusedError(RecipeRefusedError, UnsupportedModelError):
     """The preflight found nothing wrong but that the model was not seen to take the mask of diluted attention."""
+
+    instead: ClassVar[str] = "paper"
+
+
+class ShortDocumentsError(RecipeRefusedError, DataError):
+    """Too few documents are as long as windows that have grown, or none is."""
+
+
+class NoExercisesError(RecipeRefusedError, ConfigError):
+    """A training window is too short for a retrieval exercise."""
+
+
+class NoRoomToGrowError(RecipeRefusedError, CheckpointError):
+    """There is no memory for a single window that has grown."""
 
 
 def refuses_mask(verdicts: Sequence[Verdict]) -> bool:
@@ -65,6 +90,14 @@ def settle_recipe(config: RunConfig, base: PreTrainedConfig, sampler: PositionSa
         return config
     local = local_span(base.get_text_config())
     settled = config.settled(takes_masks=local is None and sampler is None)
+    if settled.recipe != "paper" and (instead := RunFolder(config).recipe_instead()):
+        logger.info(f"recipe: {instead}, as {settled.recipe} was found here not to fit")
+        return config.with_recipe(instead)
     why = "" if local is None else f", as layers that attend to the last {local} tokens only take no other mask"
-    logger.info(f"recipe: {settled.recipe}{why}")
+    logger.info(f"recipe: {settled.recipe}{why or _told(settled)}")
     return settled
+
+
+def _told(config: RunConfig) -> str:
+    """What a recipe adds to the user's own text, which must not go unsaid."""
+    return f"; {config.data.retrieval:.0%} of its windows are generated exercises" if config.data.retrieval else ""

@@ -28,6 +28,7 @@ class StreamedItems:
         seed: source of every draw.
         min_tokens: how long a document must be.
         mask_joints: as of `TrainingItems`.
+        near_labels: as of `TrainingItems`.
         lanes: windows of a step, over all processes.
         num_places: of the run. A place beyond stands in for one as far before the end, whose document is passed over.
     """
@@ -41,11 +42,12 @@ class StreamedItems:
         *,
         min_tokens: int,
         mask_joints: bool,
+        near_labels: float = 1.0,
         lanes: int,
         num_places: int,
     ) -> None:
         self._stream, self._sampler, self._window, self._seed = stream, sampler, window, seed
-        self._min_tokens, self._mask_joints = min_tokens, mask_joints
+        self._min_tokens, self._how = min_tokens, {"mask_joints": mask_joints, "near_labels": near_labels}
         self._lanes, self._num_places = lanes, num_places
         self._told: OrderedDict[int, dict[str, int]] = OrderedDict()
 
@@ -53,7 +55,7 @@ class StreamedItems:
         """The item at a place in the run; places of a lane are asked for in their order."""
         document = self._take(place).tokens
         rng = generator_of(self._seed, _ITEMS, place)
-        return item_of(document, self._stream, self._sampler, self._window, rng, mask_joints=self._mask_joints)
+        return item_of(document, self._stream, self._sampler, self._window, rng, **self._how)
 
     def document_for(self, place: int, rng: np.random.Generator) -> np.ndarray:
         """A document to hide the key of an exercise in."""
