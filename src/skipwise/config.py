@@ -251,7 +251,7 @@ class RunConfig(StrictModel):
             beginnings of documents and from anywhere in them. They keep what the model could do before.
         dilution: lets each key of an earlier chunk count for all that its skip leaves out, so that attention learns to
             find its way among as many keys as the target has (see `skipwise.loss.diluted_mask`). Best with text that is
-            as far apart as its positions: `sampler: {kind: pose, text: aligned, start: anywhere}`.
+            as far apart as its positions: `sampler: {kind: pose, text: aligned, start: mixed}`.
         validation: what is measured while training.
         calibrate: chooses an attention factor for the target after training (see `skipwise.calibrate`).
         guard: what is done about steps whose loss is no number, or explodes.
@@ -303,8 +303,8 @@ class RunConfig(StrictModel):
             )
         if self.growth and self.growth[0].changes_nothing:
             raise ConfigError(
-                "setting 'growth' begins with a stage that changes nothing; give it a window, target or sampler, such as "
-                "`window: 4x`"
+                "setting 'growth' begins with a stage that changes nothing; give it a window, target or sampler, such "
+                "as `window: 4x`"
             )
         shares = [stage.share for stage in self.growth]
         if any(later >= earlier for earlier, later in itertools.pairwise(shares)):

@@ -47,7 +47,7 @@ def losses(log: list[dict[str, Any]]) -> list[float]:
     return [entry["loss"] for entry in log if "loss" in entry]
 
 
-@pytest.mark.parametrize("changes", [{"recipe": "diluted"}, {"growth": GROWN}, {"growth": GROWN, "dilution": True}])
+@pytest.mark.parametrize("changes", [{"recipe": "paper"}, {"growth": GROWN}, {"growth": GROWN, "dilution": True}])
 def test_fewer_at_a_time_train_the_same(
     changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path, room_for: Callable[..., list[list[int]]],
     caplog: pytest.LogCaptureFixture,

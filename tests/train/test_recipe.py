@@ -1,5 +1,6 @@
 """Which recipe a run has that names none."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from skipwise.config import LoraTuning, RunConfig, parse_yaml
 from skipwise.doctor import Verdict
 from skipwise.errors import ConfigError
 from skipwise.positions import PoSE, RandPos
+from skipwise.train import data
 from skipwise.train.recipe import MaskRefusedError, RecipeRefusedError, begun_recipe, settle_recipe
 
 SMALL = {"model": "some/model", "target": "32k"}
@@ -25,7 +27,7 @@ def settled(base: PreTrainedConfig | None = None, own: Any = None, **settings: A
 @pytest.mark.parametrize("base", [LlamaConfig(), MistralConfig(sliding_window=None), Qwen2Config()])
 def test_attention_is_diluted_where_every_layer_takes_a_mask(base: PreTrainedConfig) -> None:
     found = settled(base)
-    assert (found.recipe, found.dilution, found.data.retrieval) == ("growing", True, 0.12)
+    assert (found.recipe, found.dilution, found.data.retrieval) == ("growing", True, 0.25)
     assert [(stage.window, stage.share) for stage in found.growth] == [("4x", 0.7), ("8x", 0.3)]
     assert found.build_sampler() == FLAT
     assert found == settled(base, recipe="growing")
@@ -75,7 +77,7 @@ def test_the_yaml_of_a_run_without_recipe_settles_as_the_run_does() -> None:
     found = settle_recipe(again, LlamaConfig())
     assert found.dilution
     # What a run says of its documents leaves what the recipe says of them.
-    assert (found.data.join, found.data.retrieval) == (True, 0.12)
+    assert (found.data.join, found.data.retrieval) == (True, 0.25)
 
 
 def test_a_mask_that_is_refused_is_done_without_unless_it_was_asked_for(
@@ -103,16 +105,19 @@ def test_a_mask_that_is_refused_is_done_without_unless_it_was_asked_for(
 @pytest.mark.parametrize(
     ("changes", "shown_at_most", "why"),
     [
-        ({}, 16, "a training window of 32 tokens is too short for one"),
         ({"data": {"retrieval": 0.0}, "window": 80, "target": 1024}, 16, "640"),
-        ({"data": {"retrieval": 0.0}}, 0.01, "documents have the 128 tokens of a window that has grown, and each would"),
+        (
+            {"data": {"retrieval": 0.0}},
+            0.01,
+            "documents have the 128 tokens of a window that has grown",
+        ),
     ],
 )
 def test_windows_that_cannot_grow_stay_short_unless_growth_was_asked_for(
     changes: dict[str, Any], shown_at_most: float, why: str, settings: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(skipwise.train.data, "_SHOWN_AT_MOST", shown_at_most)
+    monkeypatch.setattr(data, "_SHOWN_AT_MOST", shown_at_most)
     done = run(settings, **changes)
     begun = RunConfig.from_yaml(done.folder / "run.yaml")
     assert (begun.recipe, begun.growth, begun.dilution) == ("diluted", [], True)
@@ -126,10 +131,25 @@ def test_windows_that_cannot_grow_stay_short_unless_growth_was_asked_for(
             run(settings, **asked)
 
 
+@pytest.mark.usefixtures("sound_model")
+def test_windows_too_short_for_an_exercise_do_without(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, stop_after: Callable[[int], None]
+) -> None:
+    caplog.set_level("INFO")
+    stop_after(2)
+    assert not run(settings).finished
+    assert any("without exercises, for which windows of 32 tokens are too" in each for each in caplog.messages)
+    done = run(settings, resume=True)
+    assert done.finished
+    begun = RunConfig.from_yaml(done.folder / "run.yaml")
+    assert (begun.recipe, len(begun.growth)) == ("growing", 2)
+    assert done.record["config"]["data"]["retrieval"] == 0.0
+
+
 def test_exercises_that_were_asked_for_are_not_left_out(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture, sound_model: None
 ) -> None:
-    with pytest.raises(ConfigError, match="'data.retrieval' asks for exercises"):
+    with pytest.raises(ConfigError, match=r"'data\.retrieval' asks for exercises"):
         run(settings, data={"retrieval": 0.5})
 
 

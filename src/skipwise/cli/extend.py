@@ -46,7 +46,7 @@ def extend(
         typer.Option(
             metavar="NAME",
             help=f"Settings that belong together: {', '.join(RECIPES)}, or auto.",
-            show_default="auto: diluted, or paper where positions or growth are said or attention takes no mask",
+            show_default="auto: growing, or diluted where that has no room, paper where positions are said",
         ),
     ] = None,
     window: Annotated[

@@ -259,13 +259,12 @@ def _recipe_words(grown: RecipeEstimate) -> str:
         return (
             f"Recipe: growing. For the last steps windows grow to {widest}, with as many tokens at a time as before "
             f"where that can be, and take {takes}, which fits. A query that learns among more keys finds its way "
-            "better at the target, at some cost on short text (docs/results/five-arms-x16.md); --recipe paper keeps "
-            "short text best."
+            "better at the target (docs/results/recipes-x16.md). extend takes this recipe by itself."
         )
     return (
         f"Recipe: diluted. Windows that grow to {widest} would take {takes}, which does not fit. Diluted attention "
-        "counts each key for all that a skip leaves out, with the memory of the short window; --recipe paper does "
-        "without."
+        "counts each key for all that a skip leaves out, with the memory of the short window; extend falls back on it "
+        "by itself."
     )
 
 

@@ -87,6 +87,7 @@ from skipwise.train.recipe import (
     NoRoomToGrowError,
     RecipeRefusedError,
     begun_recipe,
+    exercises_as_fit,
     require_healthy_run,
     settle_recipe,
 )
@@ -146,12 +147,13 @@ def extend(
             for a single window.
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
+    asked = config
     given = begun_recipe(config) if resume or RunFolder(config).is_to_be_resumed else config
     config = settle_recipe(given, read_config(given.model, trust_remote_code=given.trust_remote_code), sampler)
     how: dict[str, Any] = {"sampler": sampler, "resume": resume, "skip_bad_items": skip_bad_items}
     while True:
         try:
-            return _extend_as_fits(config, chosen_here=given.recipe == AUTO, **how)
+            return _extend_as_fits(config, asked=asked, **how)
         except RecipeRefusedError as error:
             if given.recipe != AUTO or error.instead == config.recipe:
                 raise
@@ -166,7 +168,7 @@ def extend(
 
 
 def _extend_as_fits(
-    config: RunConfig, *, sampler: PositionSampler | None, resume: bool, skip_bad_items: bool, chosen_here: bool
+    config: RunConfig, *, sampler: PositionSampler | None, resume: bool, skip_bad_items: bool, asked: RunConfig
 ) -> ExtendResult:
     """`extend`, with fewer windows at a time where memory runs out."""
     folder = RunFolder(config)
@@ -178,7 +180,7 @@ def _extend_as_fits(
             fitting = smaller_batches(config, folder.most_at_a_time()) if resume else config
             how: dict[str, Any] = {"sampler": sampler, "resume": resume, "skip_bad_items": skip_bad_items}
             try:
-                return _extend(fitting, folder, chosen_here=chosen_here, **how)
+                return _extend(fitting, folder, asked=asked, **how)
             except TooManyAtATimeError as error:
                 folder.remember_most_at_a_time(error.most)
                 logger.warning(str(error))
@@ -250,7 +252,7 @@ def _extend(
     sampler: PositionSampler | None,
     resume: bool,
     skip_bad_items: bool,
-    chosen_here: bool,
+    asked: RunConfig,
 ) -> ExtendResult:
     if skip_bad_items and not resume:
         raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
@@ -317,6 +319,7 @@ def _extend(
         logger.info(verdict.line)
     require_healthy_run(verdicts)
 
+    config = exercises_as_fit(config, asked, loaded.tokenizer, window)
     begun_with = folder.at_a_time(arguments.train_batch_size)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)
     curriculum, documents = build_curriculum(
@@ -329,7 +332,7 @@ def _extend(
         items_at_a_time=begun_with,
         skipped=bad_items.skipped,
         evenly=begun_with != arguments.train_batch_size,
-        strict=chosen_here,
+        strict=asked.recipe == AUTO,
     )
     stream = documents if isinstance(documents, DocumentStream) else None
     if stream is not None and checkpoint is not None:

@@ -5,86 +5,13 @@ run, and a resumed one goes on as if nothing had happened.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from skipwise.errors import ConfigError
-from skipwise.evals.passkey_prompt import PasskeyBuilder
 from skipwise.items import IGNORED_LABEL, TrainingItem, generator_of
-from skipwise.positions import PositionSampler
-from skipwise.train.recipe import NoExercisesError
-from skipwise.window import Window
-
-# Keeps the draws of exercises apart from those of items, which are seeded by (seed, epoch, index).
-_EXERCISES = 0x5EED
-
-
-class Items(Protocol):
-    """Items of documents by their places in a run."""
-
-    def at(self, place: int) -> TrainingItem:
-        """The item at a place."""
-        ...
-
-    def describe(self, place: int) -> dict[str, int]:
-        """Which document an item was made of."""
-        ...
-
-    def document_for(self, place: int, rng: np.random.Generator) -> np.ndarray:
-        """A document to hide something in, 1-D."""
-        ...
-
-
-class RetrievalExercises:
-    """Windows with a passkey to find, in the documents' text or in plain filler; only the key's tokens are labelled.
-
-    Positions skip as everywhere else, so the key is asked for from any distance up to the target.
-
-    Args:
-        tokenizer: the model's own.
-        items: of the documents whose text hides half of the keys.
-        sampler: chooses the positions.
-        window: the three lengths, in tokens.
-        seed: source of every draw.
-
-    Raises:
-        NoExercisesError: when the training window is too short for an exercise.
-    """
-
-    def __init__(self, tokenizer: Any, items: Items, sampler: PositionSampler, window: Window, seed: int) -> None:
-        self._tokenizer, self._items = tokenizer, items
-        self._sampler, self._window, self._seed = sampler, window, seed
-        try:
-            # In filler, as a streamed document that was asked for would be passed over by the run.
-            self._hidden_in(None, np.random.default_rng(seed))
-        except ConfigError as error:
-            raise NoExercisesError(
-                f"setting 'data.retrieval' asks for exercises, and a training window of {window.train} tokens is too "
-                f"short for one ({error}); train with a longer --window, or without"
-            ) from error
-
-    def item(self, place: int) -> TrainingItem:
-        """The exercise at a place in the run."""
-        rng = generator_of(self._seed, _EXERCISES, place)
-        text = None
-        if rng.random() < 0.5:
-            document = self._items.document_for(place, rng)
-            start = int(rng.integers(len(document)))
-            text = np.roll(document, -start)[: self._window.train].tolist()
-        return self._hidden_in(text, rng)
-
-    def _hidden_in(self, text: list[int] | None, rng: np.random.Generator) -> TrainingItem:
-        # Made anew each time, as workers of a DataLoader may have to pickle this object, and a builder cannot be.
-        builder = PasskeyBuilder(self._tokenizer, text)
-        prompt = builder.build(self._window.train, float(rng.random()), rng)
-        input_ids = np.asarray(prompt.prompt_ids + prompt.answer_ids, dtype=np.int64)
-        sample = self._sampler.sample(len(input_ids), self._window, rng)
-        labels = np.full_like(input_ids, IGNORED_LABEL)
-        labels[-len(prompt.answer_ids) :] = prompt.answer_ids
-        kept = sample.token_index
-        return TrainingItem(input_ids[kept], sample.position_ids, labels[kept], is_sample=False)
+from skipwise.train.exercises import EXERCISES, Items, RetrievalExercises
 
 
 class Stage:
@@ -113,7 +40,7 @@ class Stage:
     def _is_exercise(self, place: int) -> bool:
         if self._exercises is None:
             return False
-        return generator_of(self._seed, _EXERCISES + 1, place).random() < self._retrieval
+        return generator_of(self._seed, EXERCISES + 1, place).random() < self._retrieval
 
 
 class Stretch(NamedTuple):

@@ -19,7 +19,8 @@ from skipwise.items import TrainingItems
 from skipwise.model import LoadedModel
 from skipwise.positions import PoSE, PositionSampler
 from skipwise.streaming import DocumentStream, check_streaming, first_documents, open_stream
-from skipwise.train.curriculum import Curriculum, Items, RetrievalExercises, Stage, Stretch
+from skipwise.train.curriculum import Curriculum, Stage, Stretch
+from skipwise.train.exercises import Items, RetrievalExercises
 from skipwise.train.recipe import ShortDocumentsError
 from skipwise.train.streamed import StreamedItems
 from skipwise.train.trainer import Validate
@@ -129,7 +130,7 @@ def build_curriculum(
     Raises:
         DataError: documents that cannot be read, or too short.
         ShortDocumentsError: too short for windows that have grown.
-        NoExercisesError: a window too short for a retrieval exercise.
+        ConfigError: a window too short for a retrieval exercise.
     """
     data, seed = config.data, config.seed
     documents: list[TokenStore | DocumentStream] = []

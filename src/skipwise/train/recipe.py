@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -12,7 +12,9 @@ from skipwise.doctor.bench import local_span
 from skipwise.errors import CheckpointError, ConfigError, DataError, SkipwiseError, UnsupportedModelError
 from skipwise.positions import PositionSampler
 from skipwise.recipes import AUTO
+from skipwise.train.exercises import require_room
 from skipwise.train.folder import SETTINGS_FILE, RunFolder
+from skipwise.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +37,6 @@ class MaskRefusedError(RecipeRefusedError, UnsupportedModelError):
 
 class ShortDocumentsError(RecipeRefusedError, DataError):
     """Too few documents are as long as windows that have grown, or none is."""
-
-
-class NoExercisesError(RecipeRefusedError, ConfigError):
-    """A training window is too short for a retrieval exercise."""
 
 
 class NoRoomToGrowError(RecipeRefusedError, CheckpointError):
@@ -78,6 +76,26 @@ def begun_recipe(config: RunConfig) -> RunConfig:
     return config.with_recipe("paper" if begun.recipe == AUTO else begun.recipe)
 
 
+def exercises_as_fit(config: RunConfig, given: RunConfig, tokenizer: Any, window: Window) -> RunConfig:
+    """The run without the exercises of its recipe, where the training window is too short for one.
+
+    Args:
+        config: the run.
+        given: the same as it was asked for; who names a recipe or a share of exercises is not given another.
+        tokenizer: the model's own.
+        window: lengths of the run, in tokens.
+    """
+    if not config.data.retrieval or given.recipe != AUTO or "retrieval" in given.data.model_fields_set:
+        return config
+    try:
+        require_room(tokenizer, window)
+    except ConfigError:
+        logger.info(f"recipe: without exercises, for which windows of {window.train} tokens are too short")
+        return config.model_copy(update={"data": config.data.model_copy(update={"retrieval": 0.0})})
+    logger.info(f"recipe: {config.data.retrieval:.0%} of its windows are generated exercises")
+    return config
+
+
 def settle_recipe(config: RunConfig, base: PreTrainedConfig, sampler: PositionSampler | None = None) -> RunConfig:
     """The run with a recipe that goes with its model.
 
@@ -94,10 +112,5 @@ def settle_recipe(config: RunConfig, base: PreTrainedConfig, sampler: PositionSa
         logger.info(f"recipe: {instead}, as {settled.recipe} was found here not to fit")
         return config.with_recipe(instead)
     why = "" if local is None else f", as layers that attend to the last {local} tokens only take no other mask"
-    logger.info(f"recipe: {settled.recipe}{why or _told(settled)}")
+    logger.info(f"recipe: {settled.recipe}{why}")
     return settled
-
-
-def _told(config: RunConfig) -> str:
-    """What a recipe adds to the user's own text, which must not go unsaid."""
-    return f"; {config.data.retrieval:.0%} of its windows are generated exercises" if config.data.retrieval else ""
