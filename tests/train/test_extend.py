@@ -332,7 +332,8 @@ def told(settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixt
             (folder / f"{i}.txt").write_text(text)
         (folder / "picture.png").write_bytes(b"no text")
         with caplog.at_level("INFO", logger="skipwise"):
-            run(settings, data={"source": str(folder), "held_out": 0.0, **data}, training={"max_steps": 1})
+            changes = {"data": {"source": str(folder), "held_out": 0.0, **data}, "training": {"max_steps": 1}}
+            run(settings, recipe="paper", **changes)
         return caplog.messages
 
     return run_on

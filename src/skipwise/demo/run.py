@@ -68,7 +68,9 @@ class DemoSettings:
                 "output": str(model_folder),
                 "interpolation": {"kind": "yarn"},
                 "recipe": "growing",
-                "data": {"source": "stdlib"},
+                # All for long text: short requests are the base's own, by two modes.
+                "sampler": {"start": "anywhere"},
+                "data": {"source": "stdlib", "retrieval": 0.12},
                 "growth": [
                     {"window": self.target // 4, "share": 0.7},
                     {"window": self.target // 2, "share": 0.3},
