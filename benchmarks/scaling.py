@@ -213,7 +213,9 @@ def step(args: argparse.Namespace) -> None:
         config = RunConfig.from_mapping(
             {"model": "-", "recipe": "paper", "target": WINDOW.target, "output": folder, "training": training}
         )
-        curriculum = Timed([(0, 1, Stage(items, None, 0.0, seed))], args.steps + 1, 1, 1)
+        curriculum = Timed(
+            [Stretch(0, WINDOW.train, Stage(items, None, 0.0, seed))], args.steps + 1, WINDOW.train, 1, 1
+        )
         use_chunked_loss(model)
         inner = transformers.Trainer.training_step
         transformers.Trainer.training_step = parts.timed("the Trainer's step", inner)

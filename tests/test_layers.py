@@ -28,6 +28,7 @@ ORDER = (
     # what training computes, and what a run is
     "attention",
     "loss",
+    "settings",
     "config",
     # texts and models
     "readers",

@@ -9,10 +9,11 @@ from tiny_runs import run
 from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
 import skipwise.train
-from skipwise.config import LoraTuning, RunConfig, parse_yaml
+from skipwise.config import LoraTuning, RunConfig
 from skipwise.doctor import Verdict
 from skipwise.errors import ConfigError
 from skipwise.positions import PoSE, RandPos
+from skipwise.settings import parse_yaml
 from skipwise.train import data
 from skipwise.train.recipe import MaskRefusedError, RecipeRefusedError, begun_recipe, settle_recipe
 

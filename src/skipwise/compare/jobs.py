@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from skipwise.compare.settings import Arm, Comparison
-from skipwise.config import RunConfig, merge_settings
+from skipwise.config import RunConfig
 from skipwise.errors import ConfigError, SkipwiseError
+from skipwise.settings import merge_settings
 from skipwise.train.arguments import training_settings
 from skipwise.window import Window
 

@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from skipwise.config import Length, RunConfig, StrictModel, explain, merge_settings, read_settings
+from skipwise.config import Length, RunConfig, StrictModel
 from skipwise.errors import ConfigError, SkipwiseError
+from skipwise.settings import explain, merge_settings, read_settings
 
 
 class ArmKind(StrictModel):

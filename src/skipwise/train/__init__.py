@@ -11,7 +11,6 @@ with everything that was done. What stands beside them while training is told in
     folder.py      the output folder: free, or a run to resume
     data.py        documents -> curriculum and validation
     curriculum.py  what is trained step by step; exercises.py, what is not of documents
-    recipe.py      which recipe a run has that names none
     streamed.py    its items, where documents are streamed
     tuning.py      which parameters are trained
     widening.py    of a model in 16 bits in float32
