@@ -163,7 +163,7 @@ def step(args: argparse.Namespace) -> None:
     from skipwise.loss import use_chunked_loss
     from skipwise.model import load_model
     from skipwise.train.arguments import training_arguments
-    from skipwise.train.curriculum import Curriculum, Stage, collate
+    from skipwise.train.curriculum import Curriculum, Stage, Stretch, collate
     from skipwise.train.guard import BadItems, StepGuard
     from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
 
