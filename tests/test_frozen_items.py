@@ -18,7 +18,6 @@ from skipwise.items import TrainingItems
 from skipwise.positions import (
     CREAM,
     SKIPS,
-    STARTS,
     TEXTS,
     FullLength,
     Plain,
@@ -36,21 +35,23 @@ WINDOWS = (Window(train=16, original=16, target=64), Window(train=2048, original
 SEEDS = (0, 7, (1 << 32) + 5, (1 << 64) + 3)
 PLACES = ((0, 0), (0, 5), (1, 0), (3, 11), (1_000_000, 2))
 NUM_IDS, SEPARATOR = 509, 0
+PUBLISHED_FIRST = ("document", "anywhere")
 
 
-def pose(chunks: int) -> list[PositionSampler]:
+def pose(chunks: int, *starts: str) -> list[PositionSampler]:
     return [
         PoSE(chunks=chunks, text=text, skips=skips, start=start)
-        for text, skips, start in itertools.product(TEXTS, SKIPS, STARTS)
+        for text, skips, start in itertools.product(TEXTS, SKIPS, starts)
     ]
 
 
 FROZEN: dict[str, tuple[list[PositionSampler], str]] = {
-    "pose, 1 chunk": (pose(1), "2345e1671e178157fa92d0358323b287"),
-    "pose, 2 chunks": (pose(2), "5f851f038c11e4fdbfd59df11c72c859"),
-    "pose, 3 chunks": (pose(3), "a4441d9e5954c7b5a480e1d5d9535a76"),
-    "pose, 4 chunks": (pose(4), "1db16a6e4728c8612077d35620daee91"),
-    "pose, 16 chunks": (pose(16), "3626c966e6a8995b5bf72fed98f2be73"),
+    "pose, 1 chunk": (pose(1, *PUBLISHED_FIRST), "2345e1671e178157fa92d0358323b287"),
+    "pose, 2 chunks": (pose(2, *PUBLISHED_FIRST), "5f851f038c11e4fdbfd59df11c72c859"),
+    "pose, 3 chunks": (pose(3, *PUBLISHED_FIRST), "a4441d9e5954c7b5a480e1d5d9535a76"),
+    "pose, 4 chunks": (pose(4, *PUBLISHED_FIRST), "1db16a6e4728c8612077d35620daee91"),
+    "pose, 16 chunks": (pose(16, *PUBLISHED_FIRST), "3626c966e6a8995b5bf72fed98f2be73"),
+    "pose, 2 chunks, mixed": (pose(2, "mixed"), "39f62e28ade12bf52fa6f6317251a0f3"),
     "randpos": ([RandPos()], "c85574d5bc4cbda9361fbf66e9614b3b"),
     "cream": ([CREAM(), CREAM(sigma=0.5)], "55b730b8c8b263e20d9706d6d9f3ed64"),
     "sentences": ([SentenceGaps(), SentenceGaps(sentence_tokens=1)], "c7d38cc8c9baff72404366ddb3aa4ab5"),

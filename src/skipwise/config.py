@@ -337,6 +337,10 @@ class RunConfig(StrictModel):
         """The run's own settings over those of a recipe."""
         return RunConfig.from_mapping(self._own() | {"recipe": name})
 
+    def with_retrieval(self, share: float) -> "RunConfig":
+        """The run with another share of retrieval exercises."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"retrieval": share})})
+
     def _own(self) -> dict[str, Any]:
         """The settings that were given, of documents the single ones, as a recipe has some of these too.
 

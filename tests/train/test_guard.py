@@ -23,6 +23,12 @@ SPOILT = 2  # the place of an item of the second step, of two items a step
 
 
 @pytest.fixture
+def settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a recipe whose steps have two windows from the first to the last."""
+    return {**settings, "recipe": "paper"}
+
+
+@pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     """Multiplies the loss of the items at some places; returns the list of all places that are trained."""
 

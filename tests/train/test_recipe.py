@@ -143,7 +143,7 @@ def test_windows_too_short_for_an_exercise_do_without(
     done = run(settings, resume=True)
     assert done.finished
     begun = RunConfig.from_yaml(done.folder / "run.yaml")
-    assert (begun.recipe, len(begun.growth)) == ("growing", 2)
+    assert (begun.recipe, begun.data.retrieval, len(begun.growth)) == ("growing", 0.0, 2)
     assert done.record["config"]["data"]["retrieval"] == 0.0
 
 

@@ -320,6 +320,7 @@ def _extend(
     require_healthy_run(verdicts)
 
     config = exercises_as_fit(config, asked, loaded.tokenizer, window)
+    folder.keep_retrieval(config.data.retrieval)
     begun_with = folder.at_a_time(arguments.train_batch_size)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)
     curriculum, documents = build_curriculum(

@@ -157,6 +157,10 @@ class RunFolder:
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
 
+    def keep_retrieval(self, share: float) -> None:
+        """Takes note of the share of exercises, which is none where those of a recipe do not fit."""
+        self._config = self._config.with_retrieval(share)
+
     def begin(self, *, sampler: str, corpus: str, windows: int, at_a_time: int) -> None:
         """Claims the folder for this run, or checks that a resumed run is the one that was begun.
 

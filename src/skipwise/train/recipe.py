@@ -73,7 +73,8 @@ def begun_recipe(config: RunConfig) -> RunConfig:
         return config
     begun = RunConfig.from_yaml(settings)
     # Runs of earlier versions that name none are the paper's.
-    return config.with_recipe("paper" if begun.recipe == AUTO else begun.recipe)
+    found = config.with_recipe("paper" if begun.recipe == AUTO else begun.recipe)
+    return found if "retrieval" in config.data.model_fields_set else found.with_retrieval(begun.data.retrieval)
 
 
 def exercises_as_fit(config: RunConfig, given: RunConfig, tokenizer: Any, window: Window) -> RunConfig:
@@ -91,7 +92,7 @@ def exercises_as_fit(config: RunConfig, given: RunConfig, tokenizer: Any, window
         require_room(tokenizer, window)
     except ConfigError:
         logger.info(f"recipe: without exercises, for which windows of {window.train} tokens are too short")
-        return config.model_copy(update={"data": config.data.model_copy(update={"retrieval": 0.0})})
+        return config.with_retrieval(0.0)
     logger.info(f"recipe: {config.data.retrieval:.0%} of its windows are generated exercises")
     return config
 
