@@ -163,7 +163,7 @@ class GrowthConfig(StrictModel):
 
     Skip-wise training never shows a query more keys than the window holds; some wider steps at the end teach attention
     to stay sharp among more of them. A step keeps its tokens: one wide window takes the place of as many short ones,
-    down to one a step.
+    down to one at a time on each device, or with `keep_tokens` to one a step.
 
     Attributes:
         window: training window of those steps: tokens, or `4x` for four times the run's own; never beyond the target.
@@ -246,6 +246,8 @@ class RunConfig(StrictModel):
         data: what to train on.
         tuning: which parameters are trained.
         growth: larger windows for the last steps, in the order that they take over; none by default.
+        keep_tokens: a step of grown windows has no more tokens than others even where one window is more than a device
+            takes at a time; some of its batches are then empty. Not where processes hold a model or windows together.
         short_steps: share of the steps, spread evenly, whose windows are the base model's own: without skips, from the
             beginnings of documents and from anywhere in them. They keep what the model could do before.
         dilution: lets each key of an earlier chunk count for all that its skip leaves out, so that attention learns to
@@ -275,6 +277,7 @@ class RunConfig(StrictModel):
     data: DataConfig = DataConfig()
     tuning: Annotated[Tuning, Field(discriminator="kind")] = FullTuning()
     growth: Annotated[list[GrowthConfig], BeforeValidator(_listed)] = []
+    keep_tokens: bool = False
     short_steps: float = Field(default=0.0, ge=0.0, lt=1.0)
     dilution: bool = False
     validation: ValidationConfig = ValidationConfig()
@@ -321,17 +324,19 @@ class RunConfig(StrictModel):
         changed = {} if stage is None else {"sampler": stage.sampler}
         return sampler_from(merge_settings({"sampler": self.sampler}, changed)["sampler"])
 
-    def settled(self, *, takes_masks: bool) -> "RunConfig":
+    def settled(self, *, takes_masks: bool, processes: int = 1) -> "RunConfig":
         """The run with a recipe, where that was left to skipwise (`auto`).
 
         Args:
             takes_masks: whether every layer of the model attends under the mask that it is given.
+            processes: of the run; windows grow in one alone unasked, as in several that was not measured.
         """
         if self.recipe != AUTO:
             return self
         masked = takes_masks and self.parallel.context == 1 and self.attention in (None, "sdpa", "eager")
         own = {"sampler", "growth"} & self.model_fields_set
-        return self.with_recipe("growing" if masked and not own else "paper")
+        grows = "growing" if processes == 1 else "diluted"
+        return self.with_recipe(grows if masked and not own else "paper")
 
     def with_recipe(self, name: str) -> "RunConfig":
         """The run's own settings over those of a recipe."""

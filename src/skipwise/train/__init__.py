@@ -225,7 +225,7 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
         SkipwiseError: as `extend`.
     """
     base = read_config(config.model, trust_remote_code=config.trust_remote_code)
-    config = settle_recipe(config, base, sampler)
+    config = settle_recipe(config, base, sampler, processes)
     window = config.resolve_window(original_window(base))
     stages = run_stages(config, window, training_settings(config)["max_steps"], sampler)
     every_stage = [*stages, *filter(None, [short_stage(config, stages)])]
@@ -334,6 +334,7 @@ def _extend(
         skipped=bad_items.skipped,
         evenly=begun_with != arguments.train_batch_size,
         strict=asked.recipe == AUTO,
+        together=context is not None or bool(arguments.deepspeed or arguments.fsdp),
     )
     stream = documents if isinstance(documents, DocumentStream) else None
     if stream is not None and checkpoint is not None:

@@ -75,6 +75,7 @@ class Curriculum(torch.utils.data.Dataset):
         evenly: spreads what is empty evenly within a batch, for a run that goes on with batches of another size: a step
             trains the same, and none of its batches is fuller than it must be.
         skipped: places to do without: each has the item that would come as far behind the end of the run.
+        keep_tokens: leaves whole batches empty too, where one window is more than a batch has.
         short: what every so many steps have instead, wherever it says that it begins.
         short_steps: share of those steps, which are spread evenly.
     """
@@ -88,13 +89,14 @@ class Curriculum(torch.utils.data.Dataset):
         items_at_a_time: int,
         skipped: Sequence[int] = (),
         evenly: bool = False,
+        keep_tokens: bool = True,
         short: Stretch | None = None,
         short_steps: float = 0.0,
     ) -> None:
         self._stretches, self._num_steps, self._window_tokens = list(stretches), num_steps, window_tokens
         self._items_per_step, self._items_at_a_time = items_per_step, items_at_a_time
         self._skipped, self._evenly = frozenset(skipped), evenly
-        self._short, self._short_steps = short, short_steps
+        self._short, self._short_steps, self._keep_tokens = short, short_steps, keep_tokens
         self._widest = max(self._stretches, key=lambda stretch: stretch.tokens)
 
     def __len__(self) -> int:
@@ -107,7 +109,7 @@ class Curriculum(torch.utils.data.Dataset):
         if self._evenly:
             nth, empty = divmod(within * fitting, self._items_at_a_time)
             within, place = (nth if empty < fitting else fitting), place - within + nth
-        if within >= fitting or batch * fitting + within >= in_step:
+        if within >= fitting or (self._keep_tokens and batch * fitting + within >= in_step):
             return None
         while place in self._skipped:
             place += len(self)

@@ -112,6 +112,7 @@ def build_curriculum(
     skipped: Sequence[int] = (),
     evenly: bool = False,
     strict: bool = False,
+    together: bool = False,
 ) -> tuple[Curriculum, TokenStore | DocumentStream]:
     """All items of a run in order, and the documents of its first stage.
 
@@ -125,6 +126,7 @@ def build_curriculum(
         items_at_a_time: windows of one batch on one device, as the run was begun.
         skipped: places in the run whose items it does without.
         evenly: the run goes on with batches of another size.
+        together: processes hold a model or windows together, so that none may have an empty batch alone.
         strict: refuses windows that so few documents are as long as that the run would learn these by heart.
 
     Raises:
@@ -181,6 +183,7 @@ def build_curriculum(
         items_at_a_time,
         skipped,
         evenly,
+        keep_tokens=config.keep_tokens and not together,
         # They are of text alone: what they keep is not the finding of keys.
         short=short and stretch(short, 0.0),
         short_steps=config.short_steps,

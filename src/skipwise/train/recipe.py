@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from accelerate import PartialState
 from transformers import PreTrainedConfig
 
 from skipwise.config import RunConfig
@@ -97,18 +98,23 @@ def exercises_as_fit(config: RunConfig, given: RunConfig, tokenizer: Any, window
     return config
 
 
-def settle_recipe(config: RunConfig, base: PreTrainedConfig, sampler: PositionSampler | None = None) -> RunConfig:
+def settle_recipe(
+    config: RunConfig, base: PreTrainedConfig, sampler: PositionSampler | None = None, processes: int | None = None
+) -> RunConfig:
     """The run with a recipe that goes with its model.
 
     Args:
         config: the run.
         base: config of the model.
         sampler: in place of the run's own; whoever brings one has chosen how positions are drawn.
+        processes: of the run; by default as many as this one is one of.
     """
     if config.recipe != AUTO:
         return config
     local = local_span(base.get_text_config())
-    settled = config.settled(takes_masks=local is None and sampler is None)
+    settled = config.settled(
+        takes_masks=local is None and sampler is None, processes=processes or PartialState().num_processes
+    )
     if settled.recipe != "paper" and (instead := RunFolder(config).recipe_instead()):
         logger.info(f"recipe: {instead}, as {settled.recipe} was found here not to fit")
         return config.with_recipe(instead)
