@@ -35,7 +35,7 @@ own_loss = SkipwiseTrainer.compute_loss
 SkipwiseTrainer.training_step, SkipwiseTrainer.compute_loss = training_step, compute_loss
 training = {"max_steps": 3, "gradient_accumulation_steps": 2, "learning_rate": 1e-3, "save_strategy": "no",
             "use_cpu": True, "disable_tqdm": True}
-config = RunConfig.from_mapping({"model": model, "recipe": "diluted", "target": 256, "window": 32, "output": output,
+config = RunConfig.from_mapping({"model": model, "recipe": "paper", "target": 256, "window": 32, "output": output,
                                  "data": {"source": documents, "held_out": 0.0}, "training": training})
 result = extend(config, resume=stop == "resume")
 # Both stop, though one alone was asked to.
@@ -123,7 +123,7 @@ def getitem(curriculum, place):
 Curriculum.__getitem__ = getitem
 training = {"max_steps": 4, "gradient_accumulation_steps": int(accumulation), "learning_rate": 1e-3, "warmup_steps": 0,
             "save_steps": 2, "use_cpu": True, "disable_tqdm": True}
-config = RunConfig.from_mapping({"model": model, "recipe": "diluted", "target": 256, "window": 32, "output": output,
+config = RunConfig.from_mapping({"model": model, "recipe": "paper", "target": 256, "window": 32, "output": output,
                                  "data": {"source": documents, "held_out": 0.0}, "training": training,
                                  "validation": {"every_steps": 0}})
 result = extend(config, resume=last == "resume")
@@ -180,7 +180,7 @@ model, documents, output, engine, processes, kind, last = sys.argv[1:]
 training = {"max_steps": 4, "gradient_accumulation_steps": 4 // int(processes), "learning_rate": 1e-3,
             "warmup_steps": 0, "save_steps": 2, "use_cpu": True, "disable_tqdm": True}
 launch = Launch(engine=engine, processes=int(processes))
-config = RunConfig.from_mapping({"model": model, "recipe": "diluted", "target": 256, "window": 32, "output": output,
+config = RunConfig.from_mapping({"model": model, "recipe": "paper", "target": 256, "window": 32, "output": output,
                                  "data": {"source": documents, "held_out": 0.3}, "tuning": kind,
                                  "validation": {"every_steps": 0, "num_documents": 3, "lengths": [32, 64]},
                                  "training": launch.write(training, __import__("pathlib").Path(output, "launch"))})
