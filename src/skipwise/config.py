@@ -335,7 +335,8 @@ class RunConfig(StrictModel):
             return self
         masked = takes_masks and self.parallel.context == 1 and self.attention in (None, "sdpa", "eager")
         own = {"sampler", "growth"} & self.model_fields_set
-        grows = "growing" if processes == 1 else "diluted"
+        # Of what is streamed nobody knows how long it is until it has come.
+        grows = "growing" if processes == 1 and not self.data.streaming else "diluted"
         return self.with_recipe(grows if masked and not own else "paper")
 
     def with_recipe(self, name: str) -> "RunConfig":

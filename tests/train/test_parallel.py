@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,7 @@ from skipwise.config import RunConfig
 from skipwise.train import extend
 from skipwise.train.curriculum import Curriculum
 
-model, documents, output, accumulation, last, seen = sys.argv[1:]
+model, documents, output, accumulation, last, seen, how = sys.argv[1:]
 own = Curriculum.__getitem__
 
 def getitem(curriculum, place):
@@ -125,16 +126,26 @@ training = {"max_steps": 4, "gradient_accumulation_steps": int(accumulation), "l
             "save_steps": 2, "use_cpu": True, "disable_tqdm": True}
 config = RunConfig.from_mapping({"model": model, "recipe": "paper", "target": 256, "window": 32, "output": output,
                                  "data": {"source": documents, "held_out": 0.0}, "training": training,
-                                 "validation": {"every_steps": 0}})
+                                 "validation": {"every_steps": 0}, **json.loads(how)})
 result = extend(config, resume=last == "resume")
 if os.environ["RANK"] == "0":
     print(json.dumps([entry["loss"] for entry in result.log if "loss" in entry]))
 """
 
 
+# Of eight windows two and then one that have grown: some processes have none of them.
+GROWING = {
+    "sampler": {"skips": "flat", "text": "aligned"},
+    "dilution": True,
+    "growth": [{"window": "4x", "share": 0.75}, {"window": "8x", "share": 0.25}],
+    "keep_tokens": True,
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [{}, GROWING], ids=["short windows", "windows that grow"])
 def test_the_same_is_trained_whatever_the_number_of_processes(
-    tiny_checkpoint: Path, documents: Path, tmp_path: Path
+    how: dict[str, Any], tiny_checkpoint: Path, documents: Path, tmp_path: Path
 ) -> None:
     """Eight windows a step by 1, 2 and 4 processes, and a run begun by 2 that 4 go on with."""
     script = tmp_path / "script.py"
@@ -142,7 +153,7 @@ def test_the_same_is_trained_whatever_the_number_of_processes(
 
     def run(output: str, processes: int, last: str = "no") -> tuple[list[float], list[int]]:
         seen = tmp_path / f"seen-{output}-{processes}"
-        arguments = [tiny_checkpoint, documents, tmp_path / output, 8 // processes, last, seen]
+        arguments = [tiny_checkpoint, documents, tmp_path / output, 8 // processes, last, seen, json.dumps(how)]
         done = subprocess.run(
             [*TORCHRUN, str(processes), str(script), *map(str, arguments)],
             env={**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},

@@ -56,6 +56,15 @@ def test_it_is_the_papers_where_positions_are_said_or_no_mask_goes(settings: dic
     assert found.model_copy(update={"recipe": "auto"}) == RunConfig.from_mapping(SMALL | settings)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_windows_grow_where_documents_are_known_and_in_one_process(streaming: bool, processes: int) -> None:
+    config = RunConfig.from_mapping(SMALL | {"data": {"source": "documents", "streaming": streaming}})
+    found = settle_recipe(config, LlamaConfig(), processes=processes)
+    assert found.recipe == ("diluted" if streaming or processes > 1 else "growing")
+    assert found.data.streaming == streaming
+
+
 def test_it_is_the_papers_for_a_sampler_of_ones_own() -> None:
     assert settled(own=RandPos()).recipe == "paper"
 
