@@ -216,18 +216,27 @@ def test_a_recipe_costs_its_wide_windows(small: Profiles) -> None:
     assert diluted.hours == pytest.approx(one.hours)
     # Its mask of all pairs is in the type of the weights.
     assert one.total_bytes + 4 * 256**2 <= diluted.total_bytes < one.total_bytes + 16 * 256**2
-    # One window at a time stays one: 30 steps of 256 tokens, 40 of 1024, 30 of 2048.
+    # A step keeps its tokens: 30 steps of 8 windows of 256 tokens, 40 of 2 of 1024, 30 of one of 2048.
     widest = planner.estimate(replace(SHORT, window_tokens=2048, diluted=True), job, Sharding())
     assert growing.total_bytes == widest.total_bytes
-    parts = [(30, 256), (40, 1024), (30, 2048)]
+    parts = [(30, 256, 8), (40, 1024, 2), (30, 2048, 1)]
     hours = sum(
-        planner.estimate(replace(SHORT, window_tokens=n), Job(steps=steps, global_batch=8), Sharding()).hours
-        for steps, n in parts
+        planner.estimate(replace(SHORT, window_tokens=n), Job(steps=steps, global_batch=batch), Sharding()).hours
+        for steps, n, batch in parts
     )
     assert growing.hours == pytest.approx(hours)
     assert growing.cost == pytest.approx(3 * hours)
     # Of eight at a time, one wide window takes the place.
-    assert recipe_estimate(planner, eight, window, job, "growing").hours < 0.3 * growing.hours
+    assert recipe_estimate(planner, eight, window, job, "growing").hours == pytest.approx(growing.hours)
+    # Processes that hold a model together have as many windows as before, however wide.
+    for kind, batches in (("ddp", (8, 2, 1)), ("zero3", (8, 8, 8))):
+        two = Sharding(processes=2, kind=kind)
+        found = recipe_estimate(planner, planner.estimate(SHORT, job, two), window, job, "growing")
+        expected = sum(
+            planner.estimate(replace(SHORT, window_tokens=n), Job(steps=steps, global_batch=batch), two).hours
+            for (steps, n, _), batch in zip(parts, batches, strict=True)
+        )
+        assert found.hours == pytest.approx(expected)
 
 
 def test_a_text_model_inside_another_is_overridden_where_it_stands() -> None:

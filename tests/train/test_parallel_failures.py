@@ -84,6 +84,7 @@ def trained(
 def settings_of(model: Path, documents: Path, output: Path, **training: Any) -> dict[str, Any]:
     return {
         "model": str(model),
+        "recipe": "paper",  # Whatever the number of processes; who names none has windows that grow in one alone.
         "target": 256,
         "window": 32,
         "output": str(output),

@@ -259,7 +259,7 @@ def _recipe_words(grown: RecipeEstimate) -> str:
         return (
             f"Recipe: growing. For the last steps windows grow to {widest}, with as many tokens at a time as before "
             f"where that can be, and take {takes}, which fits. A query that learns among more keys finds its way "
-            "better at the target (docs/results/recipes-x16.md). extend takes this recipe by itself."
+            "better at the target (docs/results/recipes-x16.md). In one process extend takes it by itself."
         )
     return (
         f"Recipe: diluted. Windows that grow to {widest} would take {takes}, which does not fit. Diluted attention "

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from skipwise.config import RunConfig
 from skipwise.plan.training import Job, TrainingEstimate, TrainingPlanner
-from skipwise.train.data import run_stages, short_stage
+from skipwise.train.data import run_stages
 from skipwise.window import Window
 
 
@@ -55,22 +55,24 @@ def recipe_estimate(
     """
     run = RunConfig.from_mapping({"model": "embedded", "target": window.target, "recipe": name})
     stages = run_stages(run, window, job.steps)
-    short = short_stage(run, stages)
-    places = chosen.micro_batch * chosen.accumulation * chosen.sharding.processes
+    # As `skipwise.train.curriculum` fills a step: one wide window for as many short ones, down to one at a time; and
+    # where no processes hold a model or windows together, to one a step.
+    keeps_tokens = run.keep_tokens and chosen.sharding.kind == "ddp" and chosen.approach.context == 1
+    batches = chosen.accumulation * chosen.sharding.processes
+
+    def estimate(tokens: int, steps: int, windows: int) -> TrainingEstimate:
+        approach = replace(chosen.approach, window_tokens=tokens, diluted=run.dilution)
+        at_a_time = max(1, chosen.micro_batch * window.train // tokens)
+        return planner.estimate(approach, Job(steps=steps, global_batch=windows), chosen.sharding, at_a_time)
+
     total, hours, widest = 0, 0.0, 0
-    ends = [*(stage.begin for stage in stages[1:]), job.steps]
-    lasting = [(stage, (end - stage.begin) * (1 - run.short_steps)) for stage, end in zip(stages, ends, strict=True)]
-    for stage, steps in [*lasting, *([(short, job.steps * run.short_steps)] if short else [])]:
-        # As `skipwise.train.curriculum` fills a step: one wide window for as many short ones, down to one at a time.
-        tokens = stage.window.train
-        estimate = planner.estimate(
-            replace(chosen.approach, window_tokens=tokens, diluted=run.dilution),
-            Job(steps=max(1, round(steps)), global_batch=max(1, places * window.train // tokens)),
-            chosen.sharding,
-            max(1, chosen.micro_batch * window.train // tokens),
-        )
-        total = max(total, estimate.total_bytes)
-        hours += estimate.hours
+    for stage, end in zip(stages, [*(stage.begin for stage in stages[1:]), job.steps], strict=True):
+        tokens, steps = stage.window.train, end - stage.begin
+        full = max(1, chosen.micro_batch * window.train // tokens) * batches
+        kept = min(full, max(1, chosen.micro_batch * batches * window.train // tokens)) if keeps_tokens else full
+        # Batches that are empty take no time; but gradients are summed over them, as over others.
+        total = max(total, estimate(tokens, steps, full).total_bytes)
+        hours += estimate(tokens, steps, kept).hours
         widest = max(widest, tokens)
     processes = chosen.sharding.processes
     return RecipeEstimate(
