@@ -237,3 +237,20 @@ def test_an_index_past_the_epoch_is_refused(store: TokenStore) -> None:
     for index in (-1, len(items)):
         with pytest.raises(IndexError, match="of an epoch with 20 items"):
             items.item(0, index)
+
+
+def test_labels_near_by_are_left_out_in_chunks_before_the_last(store: TokenStore) -> None:
+    """Half of those before the last skip, none behind it, and nothing else of the item."""
+    sampler, kept = PoSE(skips="flat"), []
+    for epoch in range(40):
+        for index in range(len(store.names)):
+            whole = TrainingItems(store, sampler, WINDOW, seed=0, mask_joints=False).item(epoch, index)
+            half = TrainingItems(store, sampler, WINDOW, seed=0, mask_joints=False, near_labels=0.5).item(epoch, index)
+            assert np.array_equal(whole.input_ids, half.input_ids)
+            assert np.array_equal(whole.position_ids, half.position_ids)
+            jumps = np.flatnonzero(np.diff(whole.position_ids) != 1) + 1
+            last = jumps[-1] if len(jumps) else 0
+            assert np.array_equal(half.labels[last:], whole.labels[last:])
+            assert set(half.labels[:last] - whole.labels[:last]) <= {0, *(-100 - whole.labels[:last])}
+            kept += (half.labels[:last] != -100).tolist()
+    assert np.mean(kept) == pytest.approx(0.5, abs=0.03)

@@ -386,3 +386,24 @@ def test_wrong_settings_are_refused_with_what_is_allowed(wrong: str | dict, mess
     with pytest.raises(ConfigError, match=message) as caught:
         sampler_from(wrong)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_quarter_of_mixed_text_is_from_the_beginning(chunks: int, text: str) -> None:
+    """Of the others those that happen to begin there are few, in a document this long."""
+    draws = 4000
+    samplers = [PoSE(chunks=chunks, text=text, start=start) for start in ("mixed", "document", "anywhere")]
+    at_the_beginning = [
+        np.mean(
+            [
+                sampler.sample(100_000, window(8, 40), np.random.default_rng(seed)).token_index[0] == 0
+                for seed in range(draws)
+            ]
+        )
+        for sampler in samplers
+    ]
+    # Where chunks are drawn from all of the document, little room is left to move all of them.
+    assert at_the_beginning[0] == pytest.approx(0.25 + 0.75 * at_the_beginning[2], abs=0.03)
+    assert at_the_beginning[1] == 1.0
+    assert at_the_beginning[2] < 0.05

@@ -10,6 +10,7 @@ import torch
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
 from skipwise.launch import deepspeed_settings
+from skipwise.settings import parse_yaml
 from skipwise.train.arguments import CHECKPOINTING, GLOBAL_BATCH, mixed_precision, training_arguments, training_settings
 from skipwise.train.sharding import is_sharded
 
@@ -160,3 +161,9 @@ def test_what_a_run_says_of_engines_comes_first(launched: Callable[..., None]) -
     launched(USE_FSDP="true")
     config = RunConfig.from_mapping({**SMALL, "training": {"deepspeed": deepspeed_settings(2)}})
     assert not training_arguments(config).fsdp
+
+
+def test_no_strategy_is_written_as_a_word_that_yaml_takes_for_false() -> None:
+    settings = parse_yaml("{model: m, target: 32k, training: {save_strategy: no, logging_strategy: no, max_steps: 3}}")
+    arguments = training_arguments(RunConfig.from_mapping(settings))
+    assert (arguments.save_strategy, arguments.logging_strategy) == ("no", "no")

@@ -67,6 +67,8 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
     _check_names(config.training)
     settings = {**_RECIPE, "dataloader_pin_memory": torch.cuda.is_available()}
     for name, value in config.training.items():
+        # The word `no` is false to YAML.
+        value = "no" if name.endswith("_strategy") and value is False else value
         settings[name.replace("gradient_checkpointing", CHECKPOINTING)] = value
     for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"):
         value = settings.get(name, 1)
