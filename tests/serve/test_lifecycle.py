@@ -272,7 +272,9 @@ Server(app, address, backend, drain, lambda: print("ready", flush=True)).run(soc
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up here")
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_terminal_that_is_closed_ends_it_in_good_order_unless_nohup_keeps_it(ignored: bool) -> None:
-    code = ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" if ignored else "") + SERVER_OF_ITS_OWN
+    # Said in both cases, as these tests may be run under nohup themselves.
+    action = "SIG_IGN" if ignored else "SIG_DFL"
+    code = f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n" + SERVER_OF_ITS_OWN
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
