@@ -294,7 +294,11 @@ def test_a_maximum_that_was_never_raised_needs_the_base_to_be_told_from_a_lost_o
     folder = changed(switched_on)
     assert check_up(folder).unmended == ["original"]
     found = check_up(folder, json.loads((tiny_checkpoint / "config.json").read_text()))
-    assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [("original", "note")]
+    assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [
+        ("maximum", "note"),
+        ("tokenizer", "note"),
+    ]
+    assert found.config["max_position_embeddings"] == found.tokenizer["model_max_length"] == 512
 
 
 def test_a_tokenizer_that_takes_more_than_the_model_is_only_noted(changed: Callable[..., Path]) -> None:

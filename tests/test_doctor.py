@@ -422,13 +422,13 @@ def test_legacy_keys_that_say_otherwise_are_red(
 ) -> None:
     loaded = load_model(tiny_checkpoint, interpolation=YaRN(), window=WINDOW)
     saving = importlib.import_module("skipwise.model.save")
-    own = saving.with_legacy_keys
+    own = saving.with_both_eras
 
     def with_another_factor(config: dict[str, Any]) -> dict[str, Any]:
         written = own(config)
         return {**written, "rope_scaling": {**written["rope_scaling"], "factor": 2.0}}
 
-    monkeypatch.setattr(saving, "with_legacy_keys", with_another_factor)
+    monkeypatch.setattr(saving, "with_both_eras", with_another_factor)
     monkeypatch.setattr(checkpoint_probes, "_RELOAD_LIMIT_BYTES", limit_bytes)
     verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
     assert failures(verdicts) == {"reload"}, lines(verdicts)

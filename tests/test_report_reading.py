@@ -103,8 +103,10 @@ def test_windows_are_read_from_the_models_that_results_name(tmp_path: Path) -> N
     evidence = read_evidence([str(path)])
     assert (evidence.original_tokens, evidence.target_tokens) == (256, 4096)
     (folder / "skipwise.json").unlink()
-    config = {"max_position_embeddings": 2048, "rope_parameters": {"original_max_position_embeddings": 512}}
-    (folder / "config.json").write_text(json.dumps(config))
+    # As the transformers library of the 4 era wrote it, with a maximum that was left below what the scaling reaches.
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    config = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "max_position_embeddings": 512}
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 10_000.0, "rope_scaling": scaling}))
     evidence = read_evidence([str(path)])
     assert (evidence.original_tokens, evidence.target_tokens) == (512, 2048)
 

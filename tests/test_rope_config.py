@@ -31,7 +31,7 @@ from skipwise.rope import (
     YaRN,
     interpolation_from,
     read_rope,
-    with_legacy_keys,
+    with_both_eras,
     write_rope,
 )
 from skipwise.window import Window
@@ -161,11 +161,11 @@ def test_lengths_and_base_survive_save_and_reload(family: str, kind: str, tmp_pa
     written = write_rope(family_config(family), interpolation_from(kind), WINDOW)
     model_of(written).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(with_legacy_keys(saved)))
+    (tmp_path / "config.json").write_text(json.dumps(with_both_eras(saved)))
 
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert_same(interpolation_from(kind).table(read_rope(written).spec, WINDOW), global_table(reloaded))
-    for config in (saved, with_legacy_keys(saved), reloaded.config.to_dict()):
+    for config in (saved, with_both_eras(saved), reloaded.config.to_dict()):
         assert type(config["max_position_embeddings"]) is int
         assert config["max_position_embeddings"] == TARGET
         assert config["original_max_position_embeddings"] == ORIGINAL

@@ -198,12 +198,14 @@ def _check_up(
     known = None if base is None else read_config(base, trust_remote_code=trust_remote_code).to_dict()
     found = check_up(place.name, known)
     _print(found.verdicts, as_json)
-    if found.healthy:
-        if fix and not as_json:
+    if not fix:
+        if not found.healthy:
+            raise typer.Exit(1)
+        return
+    if found.healthy and not found.changed:
+        if not as_json:
             print("nothing to mend, so no copy is written")
         return
-    if not fix:
-        raise typer.Exit(1)
     written = write_mended(place.name, found, out or path_beside(model, "mended"))
     left = check_up(written, known)
     if as_json:

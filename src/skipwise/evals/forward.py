@@ -20,6 +20,7 @@ from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals.chunk_attention import attends_in_chunks, chunk_attention, sees_everything
 from skipwise.evals.length_rope import rope_of_length
 from skipwise.evals.room_cache import RoomCache
+from skipwise.model import longest_input
 
 # Fewer rows at a time would make the head's product slower: it reads the whole vocabulary's weights for each piece. One
 # piece lives at a time: whoever makes or takes one lets go of it (`del`) before the next is made.
@@ -66,10 +67,10 @@ def check_length(config: PreTrainedConfig, num_tokens: int, *, allow_beyond: boo
     Raises:
         ConfigError: when the input is longer and that was not asked for.
     """
-    window = config.get_text_config().max_position_embeddings
+    window = longest_input(config)
     if num_tokens > window and not allow_beyond:
         raise ConfigError(
-            f"length is {num_tokens} tokens and the model's window (max_position_embeddings) is {window}; ask for at "
+            f"length is {num_tokens} tokens and the model's window is {window}; ask for at "
             "most that, or measure beyond it on purpose with allow_beyond (--allow-beyond)"
         )
 

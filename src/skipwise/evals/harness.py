@@ -9,6 +9,7 @@ from lm_eval.models.huggingface import HFLM
 
 from skipwise.errors import DataError
 from skipwise.evals.context import process_state
+from skipwise.model import longest_input
 
 # The harness's decorator hides the class's own type.
 _Adapter: Any = HFLM
@@ -31,7 +32,7 @@ class LoadedLM(_Adapter):
             pretrained=model,
             backend="causal",
             tokenizer=copy.deepcopy(tokenizer),
-            max_length=model.config.get_text_config().max_position_embeddings,
+            max_length=longest_input(model.config),
             batch_size=batch_size,
         )
         self._progress = progress and process_state().is_main_process

@@ -8,7 +8,14 @@ whatever its config says, and attention that reads its scale from the rope's con
 keep that too. So `with_rope` builds anew, around the same parameters.
 """
 
-from skipwise.model.extend import built_around, original_window, rope_state, with_rope, with_scaled_attention
+from skipwise.model.extend import (
+    built_around,
+    longest_input,
+    original_window,
+    rope_state,
+    with_rope,
+    with_scaled_attention,
+)
 from skipwise.model.gptj import portability_note
 from skipwise.model.load import (
     LoadedModel,
@@ -40,6 +47,7 @@ __all__ = [
     "four_bits",
     "is_four_bit",
     "load_model",
+    "longest_input",
     "named_path",
     "original_window",
     "path_beside",

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from skipwise.errors import ConfigError
+from skipwise.errors import ConfigError, UnsupportedModelError
 from skipwise.model.quantized import is_four_bit
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
@@ -20,12 +20,20 @@ from skipwise.window import Window
 
 def rope_state(config: PreTrainedConfig) -> RopeState:
     """What a config object says about the rotary embedding of its decoder."""
-    return read_rope(_common_names(text_config(config)))
+    return read_rope(common_names(text_config(config)))
 
 
 def original_window(config: PreTrainedConfig) -> int:
     """The window that the model was pre-trained for, in tokens, also where it was extended since."""
     return rope_state(config).original
+
+
+def longest_input(config: PreTrainedConfig) -> int:
+    """The longest input that the model handles, in tokens; of one without rotary positions, what its config says."""
+    try:
+        return rope_state(config).maximum
+    except (ConfigError, UnsupportedModelError):
+        return text_config(config).max_position_embeddings
 
 
 def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Window) -> PreTrainedModel:
@@ -86,7 +94,7 @@ def scaled_config(config: PreTrainedConfig, scale: float) -> PreTrainedConfig:
 def _rewritten(config: PreTrainedConfig, write: Callable[[Mapping[str, Any]], dict[str, Any]]) -> PreTrainedConfig:
     """A new config of the same class, whose decoder's part is what `write` makes of it as a mapping."""
     decoder, key = text_config(config), decoder_key(config)
-    written = write(_common_names(decoder))
+    written = write(common_names(decoder))
     if written.get("head_dim", ...) is None:
         # Mixtral's config says None and means this, but transformers' own yarn multiplies it.
         written["head_dim"] = written["hidden_size"] // written["num_attention_heads"]
@@ -107,7 +115,7 @@ def decoder_key(config: PreTrainedConfig) -> str | None:
     return None if decoder is config else next(key for key in config.sub_configs if getattr(config, key) is decoder)
 
 
-def _common_names(config: PreTrainedConfig) -> Mapping[str, Any]:
+def common_names(config: PreTrainedConfig) -> Mapping[str, Any]:
     """A config as a mapping in which a family's own names (`n_positions`) are replaced by the common ones."""
     common = {own: name for name, own in config.attribute_map.items()}
     return {common.get(name, name): value for name, value in config.to_dict().items()}

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from skipwise.errors import CheckpointError
 from skipwise.model.extend import decoder_key, scaled_config
 from skipwise.model.source import quiet_transformers
-from skipwise.rope import with_legacy_keys
+from skipwise.rope import with_both_eras
 
 CONFIG_FILE = "config.json"
 KEPT_CONFIG_FILE = "config.before-calibration.json"
@@ -123,7 +123,9 @@ def save_attention_scale(folder: str | Path, config: PreTrainedConfig, scale: fl
     try:
         before = path.read_text(encoding="utf-8")
         written = json.loads(before)
-        written = {**written, key: {**written[key], **changed}} if key else {**written, **changed}
+        decoder = {**(written[key] if key else written), **changed}
+        decoder.pop("rope_scaling", None)  # It would stand over what has just been changed.
+        written = {**written, key: decoder} if key else decoder
         if keep and "original_attention_factor" not in (json.loads(before)[key] if key else json.loads(before)):
             replace_file(path.with_name(KEPT_CONFIG_FILE), before)
         replace_file(path, _readable(written, key))
@@ -143,5 +145,5 @@ def replace_file(path: Path, text: str) -> None:
 
 def _readable(written: dict[str, Any], key: str | None) -> str:
     """The text of a `config.json` for readers of both eras; `key` is where its decoder's part is, if not at the top."""
-    readable = {**written, key: with_legacy_keys(written[key])} if key else with_legacy_keys(written)
+    readable = {**written, key: with_both_eras(written[key])} if key else with_both_eras(written)
     return json.dumps(readable, indent=2, sort_keys=True) + "\n"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
@@ -178,7 +178,9 @@ def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise ConfigError(f"{part} of {str(source)!r} needs a package that is missing: {_first_line(error)}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, HFValidationError) as error:
+    except (
+        OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, HFValidationError, StrictDataclassError,
+    ) as error:  # fmt: skip
         message = _first_line(error)
         if "trust_remote_code" in str(error):
             raise ConfigError(

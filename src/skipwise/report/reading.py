@@ -17,10 +17,11 @@ from typing import Any
 
 from pydantic import FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 
-from skipwise.errors import CheckpointError, ConfigError, DataError, PositionError
+from skipwise.errors import CheckpointError, ConfigError, DataError, PositionError, UnsupportedModelError
 from skipwise.report.comparison import Comparison, ExtendedRun
 from skipwise.report.evidence import Evidence, Output
 from skipwise.report.records import Arm, Record
+from skipwise.rope import read_rope
 
 COMPARISON_FILE, RECORDS_FILE, RUN_FILE = "comparison.json", "records.jsonl", "skipwise.json"
 _FORMS = (
@@ -242,12 +243,11 @@ def _windows_of_models(arm: Arm) -> Iterator[dict[str, int | None]]:
         if (folder / RUN_FILE).is_file():
             yield _lengths(read_run(folder).window)
         elif (folder / "config.json").is_file():
-            config = _json(folder / "config.json", CheckpointError)
-            scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-            window = config.get("max_position_embeddings")
-            original = scaling.get("original_max_position_embeddings") or window
-            if isinstance(original, int):
-                yield {"original": original, "target": window if window != original else None}
+            try:
+                state = read_rope(_json(folder / "config.json", CheckpointError))
+            except (ConfigError, UnsupportedModelError):
+                continue  # A report needs no model that could be extended.
+            yield {"original": state.original, "target": state.maximum if state.maximum != state.original else None}
 
 
 def _lengths(window: Any) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from skipwise.rope.config import (
     read_rope,
     target_window,
     with_attention_scale,
+    with_original,
     write_rope,
 )
-from skipwise.rope.eras import with_legacy_keys
+from skipwise.rope.eras import with_both_eras
 from skipwise.rope.interpolations import (
     INTERPOLATIONS,
     NTK,
@@ -44,6 +45,7 @@ __all__ = [
     "read_rope",
     "target_window",
     "with_attention_scale",
-    "with_legacy_keys",
+    "with_both_eras",
+    "with_original",
     "write_rope",
 ]

@@ -28,14 +28,22 @@ from skipwise.rope.interpolations import (
 from skipwise.rope.tables import RopeSpec
 from skipwise.window import Window
 
-# `rope_type` in a config -> key of INTERPOLATIONS. "su" is LongRoPE's first name.
-_KIND_OF_TYPE = {"default": "none", "su": "longrope"} | {
-    kind: kind for kind in ("linear", "dynamic", "yarn", "llama3", "longrope")
+# `rope_type` in a config -> key of INTERPOLATIONS.
+_KIND_OF_TYPE = {"default": "none"} | {kind: kind for kind in ("linear", "dynamic", "yarn", "llama3", "longrope")}
+# What transformers refuses an entry without.
+_REQUIRED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
 }
 
 # The fast pairs of a head turn and the others stand still (Gemma 4). With a factor it is scaled linearly; transformers
 # has no other scaling of it, but the base is free.
 _PROPORTIONAL = "proportional"
+# Besides YaRN, whose factor always is how far the window was stretched; Llama 3.2's 32 is for 16 times the window.
+_STRETCHED_BY_FACTOR = ("linear", "llama3", "longrope")
 _PROPORTIONAL_KINDS = ("none", "linear", "ntk")
 
 # Entries of `rope_parameters` that belong to an interpolation; all others are the model's own and stay.
@@ -72,7 +80,8 @@ class RopeState:
         span_dim: dimensions that the frequencies are spread over, where these are more (`RopeSpec.span_dim`).
         theta: base of the model before any interpolation.
         original: window that the base model was pre-trained for, in tokens.
-        maximum: `max_position_embeddings`, in tokens.
+        maximum: longest input that the model handles, in tokens: `max_position_embeddings`, or more where the scaling
+            goes further than that says.
         factor: how many times the model is stretched already; 1.0 where it is not.
         parameters: the parameters in today's form, with `rope_type` and `rope_theta`.
         ambiguity: why the config does not tell enough to be extended, with the cure; None where it does.
@@ -148,45 +157,24 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
     """
     text = eras.text_part(config)
     parameters = eras.global_parameters(text)
-    proportional = parameters["rope_type"] == _PROPORTIONAL
-    if proportional:
-        kind = "linear" if parameters.get("factor", 1.0) != 1.0 else "none"
-    else:
-        kind = _KIND_OF_TYPE.get(parameters["rope_type"])
-    if kind is None:
-        raise UnsupportedModelError(
-            f"rope type is {parameters['rope_type']!r}, which cannot be extended; known are "
-            f"{', '.join((*_KIND_OF_TYPE, _PROPORTIONAL))}"
-        )
-    maximum = _whole_tokens(text, eras.maximum_name(text))
+    if eras.parameters_by_layer(text) is not None:
+        parameters.pop("truncate", None)  # transformers looks for it beside the layers' entries alone
+    kind = _kind(parameters)
+    written = _whole_tokens(text, eras.maximum_name(text))
     base_theta = text.get("original_rope_theta")
-    original = parameters.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
     if kind == "none" and base_theta is not None and base_theta != parameters["rope_theta"]:
         kind = "ntk"
-
-    ambiguity = None
-    if kind == "dynamic" and base_theta is None:
-        original = maximum  # transformers anchors this kind at max_position_embeddings, whatever else is written
-    elif kind == "none" and base_theta is None and original is not None:
-        original = min(original, maximum)  # Phi-3's config class has an original length even where nobody set it
-        if original < maximum:
-            ambiguity = (
-                f"config says that the window grew from {original} to {maximum} tokens but not from which base; add "
-                f'"original_rope_theta" to it, the base model\'s rope_theta ({parameters["rope_theta"]:g} if unchanged)'
-            )
-    elif kind == "linear" and original is None:
-        ambiguity = (
-            f"config is scaled linearly by {parameters['factor']:g} and does not say from which window: "
-            f"max_position_embeddings={maximum} may be the base's or the extended one; add "
-            '"original_max_position_embeddings" to it, the window that the base model was pre-trained for'
-        )
-    original = maximum if original is None else int(original)
-
+    original = _original(text, kind, parameters, written)
+    maximum = max(written, original)
     factor = 1.0
     if kind in ("ntk", "dynamic"):
         factor = maximum / original
     elif kind != "none":
         factor = float(parameters.get("factor") or maximum / original)
+    if kind == "yarn" or (kind in _STRETCHED_BY_FACTOR and written <= original):
+        # The maximum was left at the original window, as Qwen tells its users to: what the model handles is more.
+        maximum = max(maximum, round(factor * original))
+    proportional = parameters["rope_type"] == _PROPORTIONAL
     return RopeState(
         kind=kind,
         rotary_dim=eras.rotary_dim(text, parameters),
@@ -195,10 +183,111 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
         maximum=maximum,
         factor=factor,
         parameters=parameters,
-        ambiguity=ambiguity,
+        ambiguity=_ambiguity(text, kind, parameters, original, written),
         trained_factor=text.get(_TRAINED_FACTOR),
         span_dim=eras.head_dim(text) if proportional else None,
     )
+
+
+def _kind(parameters: Mapping[str, Any]) -> str:
+    """Key of INTERPOLATIONS that an entry stands for.
+
+    Raises:
+        ConfigError: it lacks a parameter of its type.
+        UnsupportedModelError: its type is not known.
+    """
+    rope_type = parameters["rope_type"]
+    if rope_type == _PROPORTIONAL:
+        return "linear" if parameters.get("factor", 1.0) != 1.0 else "none"
+    kind = _KIND_OF_TYPE.get(rope_type)
+    if kind is None:
+        raise UnsupportedModelError(
+            f"rope type is {rope_type!r}, which cannot be extended; known are "
+            f"{', '.join((*_KIND_OF_TYPE, _PROPORTIONAL))}"
+        )
+    if absent := [name for name in _REQUIRED.get(kind, ()) if name not in parameters]:
+        raise ConfigError(
+            f"config's rope type is {rope_type!r} and its entry has no {' and no '.join(absent)}, without which "
+            "transformers refuses it; add what the model was trained with"
+        )
+    return kind
+
+
+def _original(text: Mapping[str, Any], kind: str, parameters: Mapping[str, Any], maximum: int) -> int:
+    """The window that the base model was pre-trained for, in tokens; the maximum where nothing else is on record."""
+    if kind in eras.KINDS_WITH_ORIGINAL:
+        return _whole_tokens(parameters, eras.ORIGINAL)
+    recorded = parameters.get(eras.ORIGINAL) or text.get(eras.ORIGINAL)
+    has_our_record = text.get("original_rope_theta") is not None
+    if recorded is None or (kind == "dynamic" and not has_our_record):
+        return maximum  # transformers anchors dynamic at max_position_embeddings, whatever else is written
+    if kind == "none" and not has_our_record:
+        return min(int(recorded), maximum)  # Phi-3's config class has an original length even where nobody set it
+    return int(recorded)
+
+
+def _ambiguity(
+    text: Mapping[str, Any], kind: str, parameters: Mapping[str, Any], original: int, maximum: int
+) -> str | None:
+    """Why the config does not tell enough to be extended, with the cure."""
+    if kind == "none" and text.get("original_rope_theta") is None and original < maximum:
+        return (
+            f"config says that the window grew from {original} to {maximum} tokens but not from which base; add "
+            f'"original_rope_theta" to it, the base model\'s rope_theta ({parameters["rope_theta"]:g} if unchanged)'
+        )
+    if kind == "linear" and not (parameters.get(eras.ORIGINAL) or text.get(eras.ORIGINAL)):
+        return (
+            f"config is scaled linearly by {parameters['factor']:g} and does not say from which window: "
+            f"max_position_embeddings={maximum} may be the base's or the extended one; give the run the setting "
+            "original, the window that the base model was pre-trained for"
+        )
+    if unlike := eras.unlike_types(text):
+        return (
+            f"config's rope entry says rope_type {unlike[0]!r} and type {unlike[1]!r}, of which transformers takes the "
+            "first; correct it, or have skipwise doctor --fix do so"
+        )
+    thetas = {float(theta) for theta in text.get("layer_rope_theta") or () if theta}
+    if len(thetas) > 1 or not thetas <= {parameters["rope_theta"]}:
+        return (
+            f"config gives layers bases of their own, layer_rope_theta {sorted(thetas)}, which no interpolation here "
+            "stretches one by one; extend a model whose layers share one base"
+        )
+    return None
+
+
+def with_original(config: Mapping[str, Any], original: int) -> dict[str, Any]:
+    """Puts on record which window the base model was pre-trained for, where its config does not tell.
+
+    Qwen3's configs say 40960 where it was 32768 and 8192 were kept for the answer; a config that is scaled linearly
+    says one length of two.
+
+    Args:
+        config: the model's config as a dict, of either era.
+        original: that window, in tokens.
+
+    Returns:
+        A new config dict; the given one is left alone.
+
+    Raises:
+        ConfigError: the config computes with another one, or handles fewer tokens.
+        UnsupportedModelError: as `read_rope`.
+    """
+    state, text = read_rope(config), eras.text_part(config)
+    is_told = state.kind not in ("none", "linear") or text.get("original_rope_theta") is not None
+    if is_told and original == state.original:
+        return dict(config)
+    if is_told:
+        raise ConfigError(
+            f"original is {original} tokens, but the model's config computes with {state.original}; leave original "
+            "out, or correct the config"
+        )
+    if not 2 <= original <= state.maximum:
+        raise ConfigError(
+            f"original is {original} tokens, but the model's config has a maximum of {state.maximum}; give the window "
+            "that it was pre-trained for, 2 or more and at most that"
+        )
+    recorded = dict(text) | {eras.ORIGINAL: original, "original_rope_theta": state.theta}
+    return eras.with_text_part(config, recorded)
 
 
 def target_window(config: Mapping[str, Any], *, train: int, target: int) -> Window:
@@ -251,13 +340,17 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
         parameters.setdefault("original_max_position_embeddings", window.original)
 
     written = dict(text) | {
-        "rope_parameters": parameters if by_layer is None else by_layer | {eras.GLOBAL_LAYERS: parameters},
+        "rope_parameters": eras.with_global_entry(text, parameters),
         eras.maximum_name(text): window.target,
-        "original_max_position_embeddings": window.original,
+        eras.ORIGINAL: window.original,
         "original_rope_theta": state.theta,
     }
-    written.pop(_TRAINED_FACTOR, None)
-    return eras.with_text_part(config, eras.with_legacy_keys(written))
+    if thetas := text.get("layer_rope_theta"):
+        # 0 is a layer without positions; these stand over the base of the entry.
+        written["layer_rope_theta"] = [theta and parameters["rope_theta"] for theta in thetas]
+    for replaced in ("rope_scaling", _TRAINED_FACTOR):
+        written.pop(replaced, None)
+    return eras.with_text_part(config, eras.with_both_eras(written))
 
 
 def with_attention_scale(config: Mapping[str, Any], scale: float) -> dict[str, Any]:

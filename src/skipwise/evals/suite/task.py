@@ -15,6 +15,7 @@ from skipwise.evals.suite.folder import SuiteFolder
 from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
 from skipwise.evals.suite.kind import NUM_DEPTHS
 from skipwise.evals.suite.sentences import squeezed
+from skipwise.model import longest_input
 
 logger = logging.getLogger("skipwise")
 
@@ -72,7 +73,7 @@ class Suite:
                 f"suite {self.folder} has no items of {', '.join(map(str, unknown))} tokens; its lengths are "
                 f"{', '.join(map(str, suite.lengths))}: ask for some of these, or build a suite with the others"
             )
-        window = context.model.config.get_text_config().max_position_embeddings
+        window = longest_input(context.model.config)
         for length in lengths:
             most = max(high for _, high in _spans(self.folder, suite.sha256, context.tokenizer, length).values())
             # A length beyond the window was allowed on purpose, by `evaluate`.

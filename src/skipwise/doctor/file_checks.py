@@ -1,0 +1,370 @@
+"""The checks of a checkpoint's files: each gives a verdict, and mends what it can where it finds a fault."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from skipwise.doctor.patient import TOKENIZER, Patient, number
+from skipwise.doctor.published import UNTOLD_QWEN2
+from skipwise.doctor.verdict import Verdict, judge
+from skipwise.model.library import library_config, library_tables
+from skipwise.rope import RopeState, RopeTable, eras, read_rope
+
+_FALLBACK = 10_000.0
+# model_max_length of a tokenizer that has no limit is a number like 1e30.
+_NO_LIMIT = 10**12
+# Frequencies are powers taken in float32 by the library and in float64 here.
+_TABLE_TOLERANCE = 1e-5
+
+
+def _lengths(name: str, patient: Patient) -> Verdict:
+    """Lengths are whole numbers."""
+    wrong = []
+    for holder in (patient.text, *patient.entries):
+        for key in (eras.maximum_name(patient.text), eras.ORIGINAL):
+            value = holder.get(key)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                wrong.append(f"{key} is {value!r}")
+                if isinstance(value, int | float | str) and (whole := number(value)) is not None:
+                    holder[key] = round(whole)
+    return judge(
+        name, not wrong, "; ".join(wrong) or "lengths are whole numbers", "write them as whole numbers of tokens"
+    )
+
+
+def _eras(name: str, patient: Patient) -> Verdict:
+    """Both eras' entries say the same; transformers 5 takes the older entry where they do not."""
+    text, faults = patient.text, []
+    if patient.passed_over:
+        return Verdict(
+            name=name, status="fail",
+            detail=f"rope_parameters are one entry for all layers, and transformers passes over such in "
+            f"{text.get('model_type')}",
+            cure=f"if the model was trained with them, write them under {eras.GLOBAL_LAYERS!r} in rope_parameters",
+        )  # fmt: skip
+    if unlike := eras.unlike_types({**patient.defaults, **text}):
+        return Verdict(
+            name=name, status="fail",
+            detail=f"the rope entry is of rope_type {unlike[0]!r} and type {unlike[1]!r}, and transformers takes the "
+            "first",
+            cure="write the one that the model was trained with under both names",
+        )  # fmt: skip
+    if len(patient.entries) == 2:
+        today, old = patient.entries
+        for key in ("rope_type", "factor", eras.ORIGINAL, "attention_factor", "rope_theta"):
+            named = [_spelled(entry).get(key) for entry in (today, old)]
+            if key == "rope_type":
+                named = [value and eras.standard_type(text.get("model_type", ""), value) for value in named]
+            if None not in named and named[0] != named[1]:
+                faults.append(f"{key} is {named[0]!r} in rope_parameters and {named[1]!r} in rope_scaling")
+    if faults:
+        fits = [entry for entry in patient.entries if _fits(entry, patient)]
+        if len(fits) == 1:
+            right = {"rope_theta": text.get("rope_theta"), **_spelled(fits[0])}
+            # In place: an entry may be one of several, each of some of the layers.
+            for entry, more in zip(patient.entries, ({}, {"type": right["rope_type"]}), strict=True):
+                entry.clear()
+                entry.update({name: value for name, value in right.items() if name != "type"} | more)
+    return judge(
+        name, not faults, "; ".join(faults) or "rope_parameters and rope_scaling agree",
+        "the entry whose factor is maximum / original is taken, where one is",
+    )  # fmt: skip
+
+
+def _base(name: str, patient: Patient) -> Verdict:
+    """The base of the rotary embedding was not lost."""
+    text = patient.text
+    found = [patient.entries[0].get("rope_theta") if patient.entries else None, text.get("rope_theta")]
+    found = [float(value) for value in (*found, patient.value("rope_theta")) if value is not None]
+    known, _, who = patient.known()
+    grown = text.get("original_rope_theta")
+    if patient.kind == "default" and grown is not None and grown not in found:
+        # A changed base is this model's interpolation.
+        return judge(
+            name, len({*found}) == 1, f"base {found[:1]}, grown from {grown:g}", "write one base in all places"
+        )
+    if not found and text.get("model_type") not in ("llama", "mistral", "gpt_neox", "gptj", "codegen"):
+        detail = "no rope_theta is written, and readers fall back to a base of their own"
+        return _mend_base(name, patient, detail, known if known is not None else grown)
+    if len({*found}) > 1:
+        detail = f"rope_theta is {' and '.join(f'{value:g}' for value in sorted({*found}))} in different places"
+        sure = known if known in found else next(iter({*found} - {_FALLBACK}), None) if len({*found}) == 2 else None
+        return _mend_base(name, patient, detail, sure)
+    theta = found[0] if found else _FALLBACK
+    if theta == _FALLBACK and known is None and grown not in (None, theta):
+        detail = f"rope_theta is {theta:g}, what readers fall back to, and original_rope_theta {grown:g}"
+        return _mend_base(name, patient, detail, grown)
+    if patient.base is not None and known is not None and theta != known and patient.kind != "default":
+        return _mend_base(name, patient, f"rope_theta is {theta:g}, and {known:g} in {who}", known)
+    if theta == _FALLBACK and who and known != _FALLBACK:
+        what = "another" if known is None else f"{known:g}"
+        return _mend_base(
+            name, patient, f"rope_theta is {theta:g}, what readers fall back to, and {who} has {what}", known
+        )
+    if theta == _FALLBACK and not who and text.get("model_type") == "qwen2" and patient.maximum >= UNTOLD_QWEN2:
+        detail = (
+            f"rope_theta is {theta:g}, what readers fall back to; of qwen2 models with such a window, those that were "
+            "made of its math models have it, others do not: --base says which this is"
+        )
+        return Verdict(name=name, status="note", detail=detail)
+    return Verdict(name=name, status="pass", detail=f"base {theta:g}")
+
+
+def _mend_base(name: str, patient: Patient, detail: str, theta: float | None) -> Verdict:
+    cure = "give the base model with --base" if theta is None else f"the base is {theta:g}"
+    if theta is not None:
+        if not patient.entries:
+            patient.text["rope_parameters"] = {"rope_type": "default"}
+        patient.text["rope_theta"] = theta
+        patient.write("rope_theta", theta)
+        if "original_rope_theta" in patient.text and patient.kind != "default":
+            patient.text["original_rope_theta"] = theta
+    return Verdict(name=name, status="fail", detail=detail, cure=cure)
+
+
+def _original(name: str, patient: Patient) -> Verdict:
+    """The original window is the base model's."""
+    own, maximum, factor = patient.original, patient.maximum, patient.value("factor")
+    _, known, who = patient.known()
+    if own is None:
+        return _unrecorded(name, patient)
+    fault, right = None, None
+    if known is not None and own != known:
+        fault, right = f"original window is {own}, and {known} in {who}", known
+    elif len(patient.recorded_originals) > 1:
+        where = "beside the entry" if own == patient.text.get(eras.ORIGINAL) else "inside the entry"
+        fault = f"original window is {' and '.join(map(str, sorted(patient.recorded_originals)))} in different places"
+        fault, right = f"{fault}, and transformers takes the one {where}", own
+    elif own > maximum:
+        fault = f"original window is {own}, longer than the maximum of {maximum}"
+    elif own == maximum and known is None and (factor or 1) > 1 and _is_ours(patient):
+        fault = f"original window and maximum are both {own}, and yet it is scaled by {factor:g}"
+    if fault is None:
+        return Verdict(name=name, status="pass", detail=f"original window {own}, maximum {maximum}")
+    if right is None:
+        cure = "the maximum was never raised, or the original window was written over; give the base model with --base"
+        return Verdict(name=name, status="fail", detail=fault, cure=cure)
+    patient.text[eras.ORIGINAL] = right
+    if patient.kind in eras.KINDS_WITH_ORIGINAL or patient.value(eras.ORIGINAL) is not None:
+        patient.write(eras.ORIGINAL, right)
+    cure = f"the original window is {right}"
+    if factor and patient.kind != "llama3" and maximum > right and math.isclose(factor * own, maximum, rel_tol=1e-6):
+        # It was scaled from what was extended already.
+        patient.write("factor", maximum / right)
+        cure += f", so the factor is {maximum / right:g}"
+    return Verdict(name=name, status="fail", detail=fault, cure=cure)
+
+
+def _unrecorded(name: str, patient: Patient) -> Verdict:
+    """What is said where no original window is on record that transformers would take."""
+    if patient.kind in eras.KINDS_WITH_ORIGINAL and patient.recorded_originals:
+        detail = (
+            f"original window {min(patient.recorded_originals)} stands beside the rope entry, where transformers "
+            f"passes over it in this model and takes {patient.value(eras.ORIGINAL)}"
+        )
+        cure = "write it into the entry if the model was trained with it, else remove it"
+        return Verdict(name=name, status="fail", detail=detail, cure=cure)
+    if patient.kind in eras.KINDS_WITH_ORIGINAL:
+        detail = (
+            f"no original window is on record, and transformers takes {patient.value(eras.ORIGINAL)} for it: right "
+            "only if that many tokens were the window before it was scaled"
+        )
+        return Verdict(name=name, status="note", detail=detail)
+    detail = f"no original window is on record; the maximum is {patient.maximum}"
+    return Verdict(name=name, status="pass", detail=detail)
+
+
+def _maximum(name: str, patient: Patient) -> Verdict | None:
+    """The maximum says how far the scaling goes."""
+    try:
+        state = read_rope(patient.whole)
+    except Exception:  # What cannot be read, `readable` says.
+        return None
+    written = patient.maximum
+    is_guessed = patient.kind in eras.KINDS_WITH_ORIGINAL and patient.original is None
+    if state.maximum <= written or is_guessed or "original" in patient.unmended:
+        return Verdict(name=name, status="pass", detail=f"the model handles {written} tokens")
+    patient.text[eras.maximum_name({**patient.defaults, **patient.text})] = state.maximum
+    patient.lifted_from = written
+    detail = (
+        f"scaled by {state.factor:g} from {state.original}, so the window is {state.maximum} tokens, and the maximum "
+        f"says {written}: some readers take no more than that"
+    )
+    return Verdict(name=name, status="note", detail=detail, cure=f"the maximum is {state.maximum}")
+
+
+def _doubled(name: str, patient: Patient) -> Verdict:
+    """The model is scaled once."""
+    factor, own, grown = patient.value("factor"), patient.original, patient.text.get("original_rope_theta")
+    theta = patient.value("rope_theta") or patient.text.get("rope_theta")
+    if patient.kind in ("yarn", "linear", "llama3") and grown is not None and theta is not None and theta != grown:
+        patient.text["rope_theta"] = grown
+        patient.write("rope_theta", grown)
+        detail = f"{patient.kind} scales a base that was raised from {grown:g} to {theta:g} already"
+        return Verdict(name=name, status="fail", detail=detail, cure=f"one of the two; the base becomes {grown:g}")
+    if not factor or own is None or patient.maximum <= own:
+        return Verdict(name=name, status="pass", detail="scaled once" if factor else "not scaled")
+    nominal = patient.maximum / own
+    # Twice the window and a factor of 4 may also be a maximum that was not raised all the way.
+    if (nominal > 2 or (nominal > 1 and _is_ours(patient))) and math.isclose(factor, nominal**2, rel_tol=1e-2):
+        patient.write("factor", nominal)
+        detail = f"factor is {factor:g} for {nominal:g} times the window: it was applied twice"
+        return Verdict(name=name, status="fail", detail=detail, cure=f"the factor is {nominal:g}")
+    if factor > nominal and patient.kind == "yarn":
+        return Verdict(name=name, status="pass", detail=f"scaled by {factor:g}, from {own}")
+    if not math.isclose(factor, nominal, rel_tol=1e-6):
+        detail = f"factor is {factor:g} for {nominal:g} times the window, as some published models have it"
+        return Verdict(name=name, status="note", detail=detail)
+    return Verdict(name=name, status="pass", detail=f"scaled by {factor:g}, from {own} to {patient.maximum}")
+
+
+def _factor(name: str, patient: Patient) -> Verdict:
+    """YaRN's attention factor belongs to its factor, or was calibrated from it, and is said alike to all engines."""
+    given, relative, factor = patient.value("attention_factor"), patient.value("attn_factor"), patient.value("factor")
+    if patient.kind != "yarn" or not factor or patient.value("mscale"):
+        return Verdict(name=name, status="pass", detail="no attention factor to be out of step")
+    formula = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+    calibrated = patient.text.get("original_attention_factor")
+    if given is None and relative in (None, 1):
+        return Verdict(name=name, status="pass", detail=f"attention factor by the formula, {formula:.6g}")
+    if given is None:
+        given = relative * formula
+        patient.write("attention_factor", given)
+        detail = f"attn_factor is {relative:g}, and transformers reads attention_factor, which is left out"
+        return Verdict(name=name, status="fail", detail=detail, cure=f"attention_factor is {given:.6g}")
+    chosen = calibrated is not None or (relative is not None and math.isclose(relative, given / formula, rel_tol=1e-4))
+    if not chosen and not math.isclose(given, formula, rel_tol=1e-4):
+        other = math.exp(min(10 * (given - 1), 100))
+        if not 1.5 <= other < 1e4 or not math.isclose(other, round(other), rel_tol=1e-3):
+            detail = (
+                f"attention factor is {given:.6g}, and the formula's {formula:.6g}: no factor's own, so taken as chosen"
+            )
+            return Verdict(name=name, status="note", detail=detail)
+        patient.write("attention_factor", formula)
+        patient.drop("attn_factor")
+        detail = f"attention factor is {given:.6g}, that of a factor of {other:.3g}, and {factor:g} has {formula:.6g}"
+        cure = f"it becomes {formula:.6g}"
+        return Verdict(name=name, status="fail", detail=detail, cure=cure)
+    if not math.isclose(relative or 1.0, given / formula, rel_tol=1e-4):
+        patient.write("attn_factor", given / formula)
+        other = (relative or 1.0) * formula
+        detail = f"attention_factor is {given:.6g}, and attn_factor {relative!r} says {other:.6g} to vLLM"
+        return Verdict(name=name, status="fail", detail=detail, cure=f"attn_factor is {given / formula:.6g}")
+    how = "by the formula" if math.isclose(given, formula, rel_tol=1e-4) else "chosen"
+    how = how if calibrated is None else f"calibrated from {calibrated:.6g}"
+    return Verdict(name=name, status="pass", detail=f"attention factor {given:.6g}, {how}")
+
+
+def _tokenizer(name: str, patient: Patient) -> Verdict:
+    """The tokenizer's limit is the model's window."""
+    if patient.tokenizer is None:
+        return Verdict(name=name, status="note", detail=f"there is no {TOKENIZER}")
+    length = patient.tokenizer.get("model_max_length")
+    if length is None or (limit := number(length)) is None or limit > _NO_LIMIT:
+        return Verdict(name=name, status="pass", detail="tokenizer has no limit of its own")
+    if length == patient.maximum and isinstance(length, int):
+        return Verdict(name=name, status="pass", detail=f"tokenizer takes {length} tokens, as the model")
+    if limit > patient.maximum:
+        detail = f"tokenizer takes {limit:.0f} tokens, more than the model's {patient.maximum}, and cuts nothing"
+        cure = ""
+        if patient.kind == "default" and limit >= 2 * patient.maximum and not _is_ours(patient):
+            cure = "if the model was extended that far, its scaling was lost: see the config.json that it came with"
+        return Verdict(name=name, status="note", detail=detail, cure=cure)
+    patient.tokenizer["model_max_length"] = patient.maximum
+    detail = f"tokenizer's model_max_length is {length!r}, and the model's window {patient.maximum}"
+    if limit == patient.lifted_from:
+        return Verdict(name=name, status="note", detail=detail, cure="it becomes the window")
+    return Verdict(
+        name=name, status="fail", detail=detail, cure="longer texts would be cut or warned of; it becomes the window"
+    )
+
+
+def _unapplied(name: str, patient: Patient) -> Verdict | None:
+    """Settings of long contexts that transformers does not apply."""
+    found = eras.unapplied(patient.text)
+    return Verdict(name=name, status="note", detail="; ".join(found)) if found else None
+
+
+def readable(name: str, patient: Patient) -> Verdict:
+    """What is left can be read by readers of both eras, and says to transformers what it says here."""
+    try:
+        found = read_rope(patient.whole)
+        written = patient.rewritten()
+        old = {key: value for key, value in eras.text_part(written).items() if key != "rope_parameters"}
+        before = read_rope({**patient.defaults, **old}) if "rope_scaling" in old else found
+    except Exception as error:  # Configs are anyone's.
+        cure = "give the base model with --base" if "rope_theta" in str(error) else ""
+        return Verdict(name=name, status="fail", detail=_first_line(error), cure=cure)
+    detail = f"{found.kind}, base {found.theta:g}, {found.original} to {found.maximum} tokens"
+    if (found.kind, found.theta, found.factor) != (before.kind, before.theta, before.factor):
+        return Verdict(
+            name=name, status="fail", detail=f"{detail} for today's readers, {before.kind} for older ones",
+            cure="write the same entry as rope_parameters and rope_scaling",
+        )  # fmt: skip
+    if (fault := _unlike_the_library(patient.config, found)) is None:
+        return Verdict(name=name, status="pass", detail=detail)
+    if _unlike_the_library(written, found) is None:
+        patient.config = written
+        return Verdict(
+            name=name, status="fail", detail=fault, cure=f"it is written as {found.parameters['rope_type']!r}"
+        )
+    return Verdict(name=name, status="fail", detail=fault, cure="correct config.json as its maker meant it")
+
+
+def _unlike_the_library(config: Mapping[str, Any], state: RopeState) -> str | None:
+    """How transformers' rotary tables for this config differ from those read here; None if they agree."""
+    try:
+        library = library_config(config)
+        if library is None:
+            return None  # Its code comes with it, and is not run.
+        tables = library_tables(library, state.maximum)
+    except Exception as error:  # The library raises anything.
+        return f"transformers refuses it ({_first_line(error)})"
+    ours = state.interpolation.table(state.spec, state.window)
+    shared = [table for path, table in tables.items() if not path.endswith(eras.LOCAL_LAYERS)]
+    off = max((_off(table, ours) for table in shared), default=0.0)
+    return None if off <= _TABLE_TOLERANCE else f"transformers computes other rotary tables, off by {off:.2g}"
+
+
+def _off(theirs: RopeTable, ours: RopeTable) -> float:
+    """Largest relative difference of frequencies and attention factor."""
+    if theirs.inv_freq.shape != ours.inv_freq.shape:
+        return math.inf
+    scale = np.where(ours.inv_freq == 0, 1.0, ours.inv_freq)
+    frequencies = float(np.max(np.abs(theirs.inv_freq - ours.inv_freq) / scale))
+    return max(frequencies, abs(theirs.attention_factor / ours.attention_factor - 1))
+
+
+CHECKS: dict[str, Callable[[str, Patient], Verdict | None]] = {
+    "lengths": _lengths,
+    "eras": _eras,
+    "base": _base,
+    "original": _original,
+    "doubled": _doubled,
+    "maximum": _maximum,
+    "factor": _factor,
+    "tokenizer": _tokenizer,
+    "unapplied": _unapplied,
+    "readable": readable,
+}
+"""By name, in the order in which they are made; one without a verdict has nothing to say."""
+
+
+def _spelled(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**entry, "rope_type": entry.get("rope_type") or entry.get("type")}
+
+
+def _is_ours(patient: Patient) -> bool:
+    """Whether skipwise wrote the config, which raises the maximum with the factor."""
+    return patient.text.get("original_rope_theta") is not None
+
+
+def _fits(entry: Mapping[str, Any], patient: Patient) -> bool:
+    original, factor = entry.get(eras.ORIGINAL) or patient.text.get(eras.ORIGINAL), entry.get("factor")
+    return bool(original and factor and math.isclose(patient.maximum / original, factor, rel_tol=1e-6))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
