@@ -128,7 +128,7 @@ def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Check
     Raises:
         CheckpointError: a file cannot be read, or has no number where one must be.
     """
-    config, tokenizer = _read(Path(folder) / CONFIG), None
+    config, tokenizer = _as_read(_read(Path(folder) / CONFIG), folder), None
     if (Path(folder) / TOKENIZER).is_file():
         tokenizer = _read(Path(folder) / TOKENIZER)
     patient = _Patient(config=config, tokenizer=tokenizer, base=base)
@@ -159,6 +159,11 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
         CheckpointError: it cannot be written.
     """
     source, target = Path(folder), Path(output)
+    if (own := _read(source / CONFIG).get("model_type")) != checkup.config.get("model_type"):
+        raise ConfigError(
+            f"model is {str(folder)!r}, of type {own}, whose config is looked at as the {checkup.config['model_type']} "
+            f"model that it is read as: make that one by skipwise export {folder} --to hf, and mend it"
+        )
     if checkup.unmended:
         raise ConfigError(
             f"what is right for {', '.join(checkup.unmended)} cannot be told from {str(folder)!r} alone; name the "
@@ -189,6 +194,22 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
             f"mended copy {str(target)!r} cannot be written ({error}); choose another folder"
         ) from error
     return target
+
+
+def _as_read(config: dict[str, Any], folder: str | Path) -> dict[str, Any]:
+    """A config as that of the model which is made of it, where this is another one.
+
+    Raises:
+        UnsupportedModelError: none can be made of it.
+    """
+    if config.get("model_type") != "baichuan":
+        return config
+    from skipwise.model.baichuan import llama_config
+    from skipwise.model.source import ModelSource, one_line_errors
+
+    place = ModelSource(name=str(folder))
+    with one_line_errors(place, "the config"):
+        return llama_config(config, place).to_dict()
 
 
 def _require_numbers(patient: _Patient, folder: str) -> None:
