@@ -6,6 +6,7 @@ and head are written out here.
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,23 @@ def save_baichuan(model: Baichuan, folder: Path, layout: str = "bin", *, code: b
     index = {"metadata": {"total_size": 0}, "weight_map": places}
     (folder / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
     return folder
+
+
+def add_tokenizer(folder: Path, **settings: Any) -> None:
+    """Leaves the files of a tokenizer as they are published, of a tiny model that SentencePiece has trained."""
+    shutil.copy(Path(__file__).parent / "model" / "sentencepiece_models" / "baichuan.model", folder / "tokenizer.model")
+    shown = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": True}
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>", "unk_token": "<unk>"}
+    tokens = {name: {"__type": "AddedToken", "content": text, **shown} for name, text in names.items()}
+    published = {
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "auto_map": {"AutoTokenizer": ["tokenization_baichuan.BaichuanTokenizer", None]},
+        "model_max_length": 64,
+        "tokenizer_class": "BaichuanTokenizer",
+        "use_fast": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens | published | settings))
 
 
 def write(weights: dict[str, Tensor], file: Path) -> None:
