@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from baichuan_reference import CODE, LAYERS, Baichuan, add_tokenizer, baichuan, config, save_baichuan
+from peft import PeftModel
+from tiny_runs import run, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from skipwise.config import QloraTuning
 from skipwise.doctor.checkup import check_up, write_mended
 from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, UnsupportedModelError
+from skipwise.export import export
 from skipwise.model import (
     dequantized,
     four_bits,
@@ -278,3 +281,32 @@ def test_a_tokenizer_that_cannot_be_made_is_one_line(content: Any, settings: Any
     with pytest.raises(SkipwiseError, match=said) as refused:
         load_model(folder)
     assert "\n" not in str(refused.value)
+
+
+def test_a_run_ends_in_a_plain_checkpoint_and_its_exports(second: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    settings = {
+        "model": str(second),
+        "target": 256,
+        "output": str(tmp_path / "run"),
+        "data": {"source": str(write_documents(tmp_path / "texts"))},
+        "tuning": {"kind": "lora", "rank": 2},
+        "training": {"max_steps": 1, "per_device_train_batch_size": 1},
+        "validation": {"every_steps": 0, "num_documents": 1},
+        "recipe": "paper",
+    }
+    result = run(settings)
+    assert AutoConfig.from_pretrained(result.folder).model_type == "llama"
+    assert "was a Baichuan" in (result.folder / "README.md").read_text()
+
+    made = export(second, to="hf", output=tmp_path / "llama", dtype="float32")
+    assert_same(AutoModelForCausalLM.from_pretrained(made.folder), baichuan(2, 600))
+    # Elsewhere the base has other weights than the additions are to.
+    with pytest.raises(ConfigError, match="read as a model of type llama"):
+        export(result.folder, to="adapter", output=tmp_path / "adapter")
+    export(result.folder, to="adapter", base=str(made.folder), output=tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(made.folder, config=AutoConfig.from_pretrained(tmp_path / "adapter"))
+    merged: Any = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).merge_and_unload()
+    whole = AutoModelForCausalLM.from_pretrained(result.folder)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=IDS).logits, whole(input_ids=IDS).logits, rtol=1e-5, atol=1e-5)
