@@ -28,6 +28,7 @@ from skipwise.model import (
 from skipwise.model.sentencepieces import fast_tokenizer, read_pieces
 from skipwise.model.source import locate
 from skipwise.model.tokenizer import load_tokenizer
+from skipwise.plan import plan
 from skipwise.plan.shape import model_shape
 from skipwise.rope import RopeSpec, YaRN
 from skipwise.window import Window
@@ -159,6 +160,10 @@ def test_a_config_alone_is_enough_to_plan(tmp_path: Path) -> None:
         shape = model_shape(str(folder))
         assert shape.counts.total == sum(p.numel() for p in baichuan(version).parameters())
         assert shape.original_tokens == 64
+    # vLLM would read the base as it is, in which nothing takes the extended rope.
+    engines = plan(str(folder), target=256, machine="h100").advice.engines
+    assert any("extended checkpoint" in name for name in engines)
+    assert not any("vLLM, the base" in name for name in engines)
 
 
 def test_alibi_is_refused_by_every_reader_of_a_config(tmp_path: Path) -> None:
@@ -258,6 +263,27 @@ def test_tokenizer_is_framed_and_filled_as_its_files_say(second: Path, tmp_path:
     framed.save_pretrained(folder)  # A tokenizer.json that somebody made stands over what can be made.
     (folder / "tokenizer.model").unlink()
     assert load_tokenizer(locate(folder, weights=False))("a<two>")["input_ids"] == framed("a<two>")["input_ids"]
+
+
+def test_a_chat_models_turns_are_those_of_its_code(tmp_path: Path) -> None:
+    """Its code joins ids: of the system's text, and for each turn of its token and of its text."""
+    folder = save_baichuan(baichuan(2, 600), tmp_path / "model")
+    add_tokenizer(folder)
+    # A piece that SentencePiece was given as a control symbol, and one that it was not.
+    generation = {"user_token_id": 3, "assistant_token_id": 599, "do_sample": True, "top_k": 5, "eos_token_id": 2}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    turns = [("system", "Be brief."), ("user", "Where is 北"), ("assistant", "There."), ("user", " and now\n")]
+    model, tokenizer = load_model(folder)
+    expected = []
+    for role, text in turns:
+        mark = {"user": [3], "assistant": [599], "system": []}[role]
+        expected += [*mark, *tokenizer(text)["input_ids"]]
+    save_model(model, tokenizer, tmp_path / "saved")
+    messages = [{"role": role, "content": text} for role, text in turns]
+    for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        asked = each.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert asked == [*expected, 599]
+    assert (model.generation_config.top_k, model.generation_config.eos_token_id) == (5, 2)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 @pytest.mark.parametrize(

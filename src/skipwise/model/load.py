@@ -10,6 +10,7 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    GenerationConfig,
     LlamaForCausalLM,
     PhiForCausalLM,
     PreTrainedConfig,
@@ -28,6 +29,7 @@ from skipwise.model.source import (
     ModelSource,
     locate,
     one_line_errors,
+    own_file,
     packed_config,
     quiet_transformers,
     without_conversion,
@@ -204,6 +206,8 @@ def _load_weights(
         if (packed := packed_config(place)) is not None:
             arguments["state_dict"] = llama_weights(packed, place)
             loaded: Any = LlamaForCausalLM.from_pretrained(None, **arguments, output_loading_info=True)
+            if own_file(place, "generation_config.json") is not None:
+                loaded[0].generation_config = GenerationConfig.from_pretrained(place.name)
         else:
             loaded = AutoModelForCausalLM.from_pretrained(
                 place.name, **arguments, output_loading_info=True, trust_remote_code=trust_remote_code

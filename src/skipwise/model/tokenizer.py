@@ -49,12 +49,29 @@ def _of_baichuan(place: ModelSource) -> PreTrainedTokenizerFast:
         begin = special["bos_token"] if settings.get("add_bos_token", True) else None
         end = special["eos_token"] if settings.get("add_eos_token", False) else None
         _frame(engine, begin, end)
-    more = {name: settings[name] for name in ("model_max_length", "chat_template") if settings.get(name) is not None}
+    more = {"model_max_length": settings.get("model_max_length"), "chat_template": settings.get("chat_template")}
+    if more["chat_template"] is None:
+        more["chat_template"] = _turns(engine, _json(place, "generation_config.json"))
     return PreTrainedTokenizerFast(
         tokenizer_object=engine,
         clean_up_tokenization_spaces=False,
         **{name: text for name, text in special.items() if text is not None},
-        **more,
+        **{name: value for name, value in more.items() if value is not None},
+    )
+
+
+def _turns(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
+    """The chat template that does what a chat model's code does: one token before a turn, and none after it."""
+    ids = [generation.get(f"{role}_token_id") for role in ("user", "assistant")]
+    marks = [engine.id_to_token(index) for index in ids if isinstance(index, int)]
+    if len(marks) < 2 or None in marks:
+        return None
+    engine.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in marks])
+    user, assistant = (json.dumps(mark) for mark in marks)
+    return (
+        f"{{% for message in messages %}}{{% if message['role'] == 'user' %}}{{{{ {user} }}}}"
+        f"{{% elif message['role'] == 'assistant' %}}{{{{ {assistant} }}}}{{% endif %}}{{{{ message['content'] }}}}"
+        f"{{% endfor %}}{{% if add_generation_prompt %}}{{{{ {assistant} }}}}{{% endif %}}"
     )
 
 
