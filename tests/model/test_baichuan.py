@@ -25,10 +25,13 @@ from skipwise.model import (
     rotary_tables,
     save_model,
 )
+from skipwise.model.extend import extended_config
 from skipwise.model.sentencepieces import fast_tokenizer, read_pieces
 from skipwise.model.source import locate
 from skipwise.model.tokenizer import load_tokenizer
-from skipwise.plan import plan
+from skipwise.plan.engines import engine_commands
+from skipwise.plan.machines import MACHINES
+from skipwise.plan.serving import Deployment
 from skipwise.plan.shape import model_shape
 from skipwise.rope import RopeSpec, YaRN
 from skipwise.window import Window
@@ -161,7 +164,8 @@ def test_a_config_alone_is_enough_to_plan(tmp_path: Path) -> None:
         assert shape.counts.total == sum(p.numel() for p in baichuan(version).parameters())
         assert shape.original_tokens == 64
     # vLLM would read the base as it is, in which nothing takes the extended rope.
-    engines = plan(str(folder), target=256, machine="h100").advice.engines
+    extended = extended_config(read_config(tmp_path / "2"), YaRN(), WINDOW)
+    engines = engine_commands("base", 256, Deployment(machine=MACHINES["h100"]), extended)
     assert any("extended checkpoint" in name for name in engines)
     assert not any("vLLM, the base" in name for name in engines)
 
