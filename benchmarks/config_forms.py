@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from rope_forms import PLACES, Form, forms
-from test_rope_forms import outcome
+from rope_forms import PLACES, Form, forms  # pyright: ignore[reportMissingImports]
+from test_rope_forms import outcome  # pyright: ignore[reportMissingImports]
 from transformers.utils import logging
 
 

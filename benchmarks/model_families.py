@@ -264,6 +264,9 @@ def report(rows: list[dict[str, str]]) -> str:
         f"{len(working)} work, {len(refused)} are refused with the reason, {len(failing)} fail, "
         f"{len(untried)} could not be built from generic tiny settings and were not tried.",
         "",
+        "Baichuan-7B and Baichuan2-7B have no class in transformers and are read as Llama models "
+        "(`tests/model/test_baichuan.py`).",
+        "",
         "## Work",
         "",
         f"| model type | {' | '.join(KINDS)} |",

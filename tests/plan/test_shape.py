@@ -26,6 +26,7 @@ PUBLISHED = {
     "gemma-3-27b": 27.009,
     "deepseek-v3": 671.026,
     "gpt-j-6b": 6.051,
+    "baichuan2-7b": 7.506,
     "smollm2-135m": 0.1345,
 }
 # Layers that keep no keys and values, and a model that is read as another one.

@@ -73,13 +73,10 @@ def build_suite(
 
 
 def _load_tokenizer(model: str, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
+    from skipwise.model.source import locate
+    from skipwise.model.tokenizer import load_tokenizer
 
-    from skipwise.model.source import locate, one_line_errors
-
-    place = locate(model, weights=False)
-    with one_line_errors(place, "the tokenizer"):
-        loaded = AutoTokenizer.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
+    loaded = load_tokenizer(locate(model, weights=False), trust_remote_code=trust_remote_code)
     # It would warn of texts that are longer than its model's window; a suite may be meant for an extended one.
     loaded.model_max_length = 2**62
     return loaded

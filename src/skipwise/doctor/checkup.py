@@ -17,7 +17,9 @@ from skipwise.doctor.file_checks import CHECKS, readable
 from skipwise.doctor.patient import CONFIG, TOKENIZER, Patient, read_file, require_numbers
 from skipwise.doctor.verdict import Verdict
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.model.baichuan import llama_config
 from skipwise.model.library import library_config, library_defaults
+from skipwise.model.source import BAICHUAN, ModelSource, one_line_errors
 from skipwise.rope import eras
 
 
@@ -55,7 +57,7 @@ def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Check
     Raises:
         CheckpointError: a file cannot be read, or has no number where one must be.
     """
-    config, tokenizer = read_file(Path(folder) / CONFIG), None
+    config, tokenizer = _as_read(read_file(Path(folder) / CONFIG), folder), None
     if (Path(folder) / TOKENIZER).is_file():
         tokenizer = read_file(Path(folder) / TOKENIZER)
     patient = Patient(config=config, tokenizer=tokenizer, base=base, defaults=_defaults(config))
@@ -98,6 +100,11 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
         CheckpointError: it cannot be written.
     """
     source, target = Path(folder), Path(output)
+    if (own := read_file(source / CONFIG).get("model_type")) != checkup.config.get("model_type"):
+        raise ConfigError(
+            f"model is {str(folder)!r}, of type {own}, whose config is looked at as the {checkup.config['model_type']} "
+            f"model that it is read as: make that one by skipwise export {folder} --to hf, and mend it"
+        )
     if checkup.unmended:
         cures = {verdict.name: verdict.cure for verdict in checkup.verdicts}
         ways = [cures[name] for name in checkup.unmended if "--base" not in cures[name]]
@@ -130,6 +137,19 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
             f"mended copy {str(target)!r} cannot be written ({error}); choose another folder"
         ) from error
     return target
+
+
+def _as_read(config: dict[str, Any], folder: str | Path) -> dict[str, Any]:
+    """A config as that of the model which is made of it, where this is another one.
+
+    Raises:
+        UnsupportedModelError: none can be made of it.
+    """
+    if config.get("model_type") != BAICHUAN:
+        return config
+    place = ModelSource(name=str(folder))
+    with one_line_errors(place, "the config"):
+        return llama_config(config, place).to_dict()
 
 
 def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:

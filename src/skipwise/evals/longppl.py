@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from skipwise.errors import ConfigError
 from skipwise.evals.cache import hash_model
@@ -26,7 +25,8 @@ from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokeniz
 from skipwise.evals.settings import check_numbers, check_text
 from skipwise.evals.sliding import WindowSpan, windowed_nlls
 from skipwise.model import load_model, read_config, rope_state
-from skipwise.model.source import locate, one_line_errors, quiet_transformers
+from skipwise.model.source import locate, quiet_transformers
+from skipwise.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger("skipwise")
 
@@ -124,8 +124,8 @@ class LongPPL(ReadsDocuments):
     ) -> None:
         """Raises ConfigError when the scorer's tokenizer cannot be matched, or the inputs are beyond its window."""
         place = locate(scorer, weights=False)
-        with quiet_transformers(), one_line_errors(place, "the tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(place.name, **place.file_arguments)
+        with quiet_transformers():
+            tokenizer: Any = load_tokenizer(place)
         if hash_tokenizer(tokenizer) == hash_tokenizer(context.tokenizer):
             most = max(lengths)
         elif not (tokenizer.is_fast and getattr(context.tokenizer, "is_fast", False)):

@@ -33,6 +33,7 @@ from skipwise.export.runners import ENGINES, ImitatedRunner, Runner, Transformer
 from skipwise.export.source import Trained, load_trained
 from skipwise.inference.low_rank import difference_error, write_difference
 from skipwise.model import load_model, path_beside, rope_state, save_config, save_model
+from skipwise.model.converted import is_read_as_another
 from skipwise.model.extend import built_around
 from skipwise.model.rotary import text_config
 from skipwise.train.record import versions
@@ -173,6 +174,12 @@ def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
         raise ConfigError(
             f"{source!r} has no low-rank additions to export alone (adapter/); export --to hf, or cut its difference "
             "to its base to a --rank"
+        )
+    if trained.base is not None and is_read_as_another(trained.base):
+        raise ConfigError(
+            f"the base of {source!r} is {trained.base!r}, which is read as a model of type "
+            f"{trained.model.config.model_type}, and an adapter fits that alone: make it by skipwise export --to hf, "
+            "and name it with --base"
         )
 
 

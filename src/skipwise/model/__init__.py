@@ -1,13 +1,14 @@
 """Models: load with the interpolation in place, look at what they really rotate by, save so that everyone can read it.
 
-The only package of skipwise that knows the transformers library's model classes. No family is named here except GPT-J:
-whatever keeps its rotary table in its config works.
+The only package of skipwise that knows the transformers library's model classes. No family is named here except GPT-J
+and Baichuan, which are read as other families' models: whatever keeps its rotary table in its config works.
 
 The interpolation goes into the config *before* the model is built. A model that is already built keeps its tables
 whatever its config says, and attention that reads its scale from the rope's config when it is built (DeepSeek) would
 keep that too. So `with_rope` builds anew, around the same parameters.
 """
 
+from skipwise.model.converted import portability_note
 from skipwise.model.extend import (
     built_around,
     longest_input,
@@ -16,7 +17,6 @@ from skipwise.model.extend import (
     with_rope,
     with_scaled_attention,
 )
-from skipwise.model.gptj import portability_note
 from skipwise.model.load import (
     LoadedModel,
     check_loads_in_four_bits,

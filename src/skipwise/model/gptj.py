@@ -116,14 +116,3 @@ def halves_order(num_heads: int, head_dim: int, rotary_dim: int) -> torch.Tensor
     rows = torch.arange(head_dim)
     head = torch.cat([rows[:rotary_dim:2], rows[1:rotary_dim:2], rows[rotary_dim:]])
     return (torch.arange(num_heads)[:, None] * head_dim + head).flatten()
-
-
-def portability_note(config: PreTrainedConfig) -> str | None:
-    """What the readers of a model card must be told about loading it elsewhere, or None if there is nothing to tell."""
-    if getattr(config, "converted_from", None) != GPTJConfig.model_type:
-        return None
-    return (
-        "This model was a GPT-J and is stored as the Phi model that computes the same function, because GPT-J's own "
-        "class hard-codes its rotary table and would silently drop the longer window. Load it as it is (model type "
-        "phi), with any program that reads Phi; do not convert it back."
-    )

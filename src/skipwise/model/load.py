@@ -10,7 +10,8 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
+    GenerationConfig,
+    LlamaForCausalLM,
     PhiForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -19,11 +20,21 @@ from transformers import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.model.baichuan import llama_config, llama_weights
 from skipwise.model.extend import built_around, extended_config, rope_state
 from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
-from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers, without_conversion
+from skipwise.model.source import (
+    ModelSource,
+    locate,
+    one_line_errors,
+    own_file,
+    packed_config,
+    quiet_transformers,
+    without_conversion,
+)
+from skipwise.model.tokenizer import load_tokenizer
 from skipwise.rope import Interpolation
 from skipwise.window import Window
 
@@ -63,7 +74,8 @@ def load_model(
     Returns:
         The model in evaluation mode, on the CPU or where it is quantized, and its tokenizer. A GPT-J comes back as the
         Phi model that computes the same function, since GPT-J's own class cannot be told another table (see
-        `skipwise.model.gptj`).
+        `skipwise.model.gptj`); a Baichuan, which the library has no class for, as the Llama model
+        (`skipwise.model.baichuan`).
 
     Raises:
         CheckpointError: missing, damaged, incomplete, or with pickled weights.
@@ -78,7 +90,7 @@ def load_model(
         config = _own_config(place, trust_remote_code)
         if quantization is not None:
             check_quantizable(source, config)
-        tokenizer = _load_tokenizer(place, trust_remote_code)
+        tokenizer = load_tokenizer(place, trust_remote_code=trust_remote_code)
         target = phi_config(config) if is_gptj(config) else config
         if interpolation is not None and window is not None:
             before, target = target, extended_config(target, interpolation, window)
@@ -130,6 +142,8 @@ def without_weights(config: PreTrainedConfig, *, trust_remote_code: bool = False
 def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
     """The config as the checkpoint has it, of a model that can be extended."""
     with one_line_errors(place, "the config"):
+        if (packed := packed_config(place)) is not None:
+            return llama_config(packed, place)
         config = AutoConfig.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
         if is_gptj(config):
             return config
@@ -158,11 +172,6 @@ def _warn_of_reset(before: PreTrainedConfig, after: PreTrainedConfig) -> None:
 
 def _refusal(place: ModelSource, config: PreTrainedConfig, reason: str) -> UnsupportedModelError:
     return UnsupportedModelError(f"model {str(place)!r} (model type {config.model_type}) cannot be extended: {reason}")
-
-
-def _load_tokenizer(place: ModelSource, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    with one_line_errors(place, "the tokenizer"):
-        return AutoTokenizer.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
 
 
 def _check_attention(attention: str | None) -> None:
@@ -194,10 +203,21 @@ def _load_weights(
         # Blocks left packed can be neither trained nor saved; before this setting existed, they never were.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with one_line_errors(place, "the model"), without_conversion():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place.name, **arguments, output_loading_info=True, trust_remote_code=trust_remote_code
-        )
+        if (packed := packed_config(place)) is not None:
+            arguments["state_dict"] = llama_weights(packed, place)
+            loaded: Any = LlamaForCausalLM.from_pretrained(None, **arguments, output_loading_info=True)
+            if own_file(place, "generation_config.json") is not None:
+                loaded[0].generation_config = GenerationConfig.from_pretrained(place.name)
+        else:
+            loaded = AutoModelForCausalLM.from_pretrained(
+                place.name, **arguments, output_loading_info=True, trust_remote_code=trust_remote_code
+            )
     model, report = loaded
+    if packed is not None and (others := sorted(report["unexpected_keys"])):
+        raise CheckpointError(
+            f"model {str(place)!r} has {len(others)} weights that no published Baichuan has ({others[0]}, ...), so it "
+            "is not known what it computes"
+        )
     if absent := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         raise CheckpointError(
             f"model {str(place)!r} lacks {len(absent)} of its weights or has them in another shape ({absent[0]}, ...); "

@@ -11,7 +11,7 @@ from skipwise.rope import RopeTable
 
 _FREQUENCIES = "inv_freq"
 _ABSOLUTE = re.compile(r"wpe|emb\w*_?pos|pos\w*_?emb", re.IGNORECASE)
-_ALIBI = "it uses ALiBi, which biases attention by distance and has no rotary positions to interpolate"
+ALIBI = "it uses ALiBi, which biases attention by distance and has no rotary positions to interpolate"
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -58,7 +58,7 @@ def refusal_reason(model: PreTrainedModel) -> str | None:
         model: any device; meta is enough, since only shapes and names are looked at.
     """
     if getattr(text_config(model.config), "alibi", False):
-        return _ALIBI
+        return ALIBI
     if next(_frequencies(model), None) is None:
         return _why_no_frequencies(model)
     if not any("position_ids" in inspect.signature(part.forward).parameters for part in (model, model.base_model)):
@@ -71,7 +71,7 @@ def _why_no_frequencies(model: PreTrainedModel) -> str:
         if any(name == "embed_positions" and buffer.ndim == 2 for name, buffer in module.named_buffers(recurse=False)):
             return f"its rotary table is hard-coded in {path}, where no config can change it"
     if "alibi" in inspect.getsource(inspect.getmodule(type(model))).lower():  # pyright: ignore[reportArgumentType]
-        return _ALIBI
+        return ALIBI
     for path, module in model.named_modules():
         has_table = next(module.parameters(), next(module.buffers(), None)) is not None
         if has_table and _ABSOLUTE.search(path.rpartition(".")[2]):

@@ -1,16 +1,19 @@
 """Where a model comes from: a folder, a hub name or a GGUF file; and what is wrong with it, in one line."""
 
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, UnsupportedModelError
 
@@ -20,6 +23,8 @@ _NO_SUCH_ATTENTION = re.compile(
     r"\w+ does not support (Flash Attention \d|an attention implementation through torch[\w.']*( flex_attention)?)"
 )
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
+BAICHUAN = "baichuan"
+"""Model type whose weights are read here, pickles as tensors alone, since transformers has no class for it."""
 _NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 _TO_SAFETENSORS = (
     'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as '
@@ -126,6 +131,8 @@ def _check_folder(folder: Path, weights: bool) -> None:
             "that they are of, or what skipwise export --to hf makes of it"
         )
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
+    if pickles and packed_config(ModelSource(name=str(folder))) is not None:
+        return
     if pickles:
         raise CheckpointError(
             f"model is {str(folder)!r}, whose weights are pickles ({pickles[0]}), which can run any code; "
@@ -134,6 +141,31 @@ def _check_folder(folder: Path, weights: bool) -> None:
     raise CheckpointError(
         f"model is {str(folder)!r}, which has a config.json but no weights; a *.safetensors file must lie beside it"
     )
+
+
+def packed_config(place: ModelSource) -> dict[str, Any] | None:
+    """The content of a Baichuan's `config.json`; None of any other model.
+
+    Args:
+        place: of a model.
+    """
+    config = own_config(place)
+    return config if config.get("model_type") == BAICHUAN else None
+
+
+def own_config(place: ModelSource) -> dict[str, Any]:
+    """The content of a model's `config.json`; empty where there is none that can be read, as of a GGUF file."""
+    file = None if place.gguf_file else own_file(place, "config.json")
+    try:
+        config = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError:
+        return {}  # Whoever needs it says what is wrong with it.
+    return config if isinstance(config, dict) else {}
+
+
+def own_file(place: ModelSource, name: str) -> str | None:
+    """Where a file of a model lies on this machine, fetched from the hub if need be; None where it has none such."""
+    return cached_file(place.name, name, _raise_exceptions_for_missing_entries=False)
 
 
 @contextmanager
@@ -178,9 +210,10 @@ def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise ConfigError(f"{part} of {str(source)!r} needs a package that is missing: {_first_line(error)}") from error
-    except (
-        OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, HFValidationError, StrictDataclassError,
-    ) as error:  # fmt: skip
+    except StrictDataclassError as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{part} of {str(source)!r} could not be read ({said}); mend it there") from error
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, HFValidationError) as error:
         message = _first_line(error)
         if "trust_remote_code" in str(error):
             raise ConfigError(

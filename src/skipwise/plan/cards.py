@@ -135,6 +135,18 @@ MODEL_CARDS: dict[str, dict[str, Any]] = {
         "vocab_size": 50400,
         "n_positions": 2048,
     },
+    # As the Llama model that it is read as.
+    "baichuan2-7b": {
+        "model_type": "llama",
+        "converted_from": "baichuan",
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 125696,
+        "max_position_embeddings": 4096,
+        "rope_theta": 1e4,
+    },
     "smollm2-135m": {
         "model_type": "llama",
         "hidden_size": 576,
@@ -160,6 +172,7 @@ HUB_NAMES = {
     "gemma-3-27b": "google/gemma-3-27b-pt",
     "deepseek-v3": "deepseek-ai/DeepSeek-V3-Base",
     "gpt-j-6b": "EleutherAI/gpt-j-6b",
+    "baichuan2-7b": "baichuan-inc/Baichuan2-7B-Base",
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M",
 }
 """Where each card's weights are, as a hub name."""

@@ -48,8 +48,11 @@ def engine_commands(
     kind = {16: "", 8: "-Q8_0", 4: "-Q4_0"}[deployment.weight_bits]
     commands = {
         f"vLLM, the extended checkpoint{note}": vllm_command("CHECKPOINT", target_tokens, deployment, **limits),
-        f"vLLM, the base model stretched{note}": vllm_command(base, target_tokens, deployment, extended, **limits),
     }
+    if not hasattr(extended, "converted_from"):
+        # Of a model that is read as another one, the base has another config.
+        stretched = vllm_command(base, target_tokens, deployment, extended, **limits)
+        commands[f"vLLM, the base model stretched{note}"] = stretched
     if extended.model_type not in LLAMA_CPP_MODELS:
         return commands
     commands |= {
