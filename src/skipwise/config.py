@@ -240,6 +240,8 @@ class RunConfig(StrictModel):
             `settled` chooses one for the model.
         target: context length to extend to, in tokens.
         window: training window in tokens; by default the smaller of the original window and 2k.
+        original: window that the base model was pre-trained for, in tokens, where its config does not tell: Qwen3's
+            says 40960 where it was 32768. By default what the config says.
         output: folder of the extended model; by default `runs/<model>-<target>`.
         interpolation: kind and fields of the interpolation.
         sampler: kind and fields of the position sampler.
@@ -271,6 +273,7 @@ class RunConfig(StrictModel):
     recipe: str = AUTO
     target: Length
     window: Length | None = None
+    original: Length | None = None
     output: str | None = None
     interpolation: dict[str, Any] = {"kind": "yarn"}
     sampler: dict[str, Any] = {"kind": "pose"}

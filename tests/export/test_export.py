@@ -68,6 +68,21 @@ def test_the_embedded_model_comes_back_from_a_gguf_file(
     assert f"llama-server -m {file} -c 1024" in (out / "README.md").read_text()
 
 
+def test_a_maximum_left_at_the_original_window_is_no_limit_of_a_file(
+    embedded: Callable[..., Path], tmp_path: Path
+) -> None:
+    reader = pytest.importorskip("gguf", reason="files are written by the gguf package").GGUFReader
+    source = tmp_path / "switched-on"
+    shutil.copytree(embedded("yarn"), source)
+    config = json.loads((source / "config.json").read_text())
+    assert (config["max_position_embeddings"], config["rope_parameters"]["factor"]) == (1024, 4.0)
+    (source / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 256}))
+    made = export(source, to="gguf", output=tmp_path / "out", engine="transformers", long_tokens=LONG)
+    (file,) = (tmp_path / "out").glob("*.gguf")
+    assert reader(file).get_field("llama.context_length").contents() == 1024
+    assert [verdict.status for verdict in made.verdicts] == ["pass"] * 7
+
+
 @pytest.mark.parametrize("tokens", [64, 257])
 def test_a_long_prompt_reaches_beyond_the_original_window(
     tokens: int, family: Callable[..., Path], tmp_path: Path

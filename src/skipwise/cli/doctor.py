@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
+from skipwise.cli.options import AttentionOption, JsonOption, OriginalOption, TrustOption, print_json, read_length
 from skipwise.cli.settings import given
 from skipwise.errors import ConfigError
 from skipwise.recipes import AUTO
@@ -57,6 +57,7 @@ def doctor(
             show_default="the model's own window, at most 2k",
         ),
     ] = None,
+    original: OriginalOption = None,
     interpolation: Annotated[
         str | None,
         typer.Option(
@@ -112,7 +113,7 @@ def doctor(
     numbers, a wrong original window, a scaling applied twice, an attention factor out of step, a tokenizer's other
     limit.
     """
-    of_a_run = (target, config, train, interpolation, dtype, attention, checkpointing, dilution, seed)
+    of_a_run = (target, config, train, original, interpolation, dtype, attention, checkpointing, dilution, seed)
     if model is not None and all(value is None for value in of_a_run):
         _check_up(model, base, fix, out, trust_remote_code, as_json)
         return
@@ -127,6 +128,7 @@ def doctor(
         "model": model,
         "target": target,
         "window": train,
+        "original": original,
         "interpolation": interpolation and {"kind": interpolation},
         "dtype": dtype,
         "attention": attention,
@@ -146,7 +148,7 @@ def doctor(
     from skipwise.train.recipe import refuses_mask, settle_recipe
 
     how = run.build_interpolation()
-    model_config = read_config(run.model, trust_remote_code=run.trust_remote_code)
+    model_config = read_config(run.model, original=run.original, trust_remote_code=run.trust_remote_code)
     run = settle_recipe(given_run, model_config)
     window, training = run.resolve_window(original_window(model_config)), training_settings(run)
     arguments = training_arguments(run)  # Before the device is asked for, as `use_cpu` decides on it.
@@ -154,6 +156,7 @@ def doctor(
         run.model,
         interpolation=how,
         window=window,
+        original=run.original,
         dtype=run.dtype,
         attention=run.attention,
         quantization=quantization_of(run, arguments, model_config),

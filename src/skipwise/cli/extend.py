@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
+from skipwise.cli.options import AttentionOption, JsonOption, OriginalOption, TrustOption, print_json, read_length
 from skipwise.cli.settings import assigned, given
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.launch import LAUNCHED
@@ -58,6 +58,7 @@ def extend(
             show_default="the model's own, at most 2k",
         ),
     ] = None,
+    original: OriginalOption = None,
     output: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where the result goes.", show_default="runs/<model>-<target>")
     ] = None,
@@ -131,6 +132,7 @@ def extend(
         "target": target,
         "recipe": recipe,
         "window": window,
+        "original": original,
         "output": output,
         "interpolation": interpolation and {"kind": interpolation},
         "sampler": given({"kind": sampler, "skips": skips, "chunks": chunks}),

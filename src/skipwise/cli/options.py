@@ -39,6 +39,16 @@ AttentionOption = Annotated[
         show_default="what transformers chooses",
     ),
 ]
+OriginalOption = Annotated[
+    int | None,
+    typer.Option(
+        "--original",
+        parser=read_length,
+        metavar="TOKENS",
+        help="Window that the base model was pre-trained for, where its config does not tell.",
+        show_default="as its config says",
+    ),
+]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model. Read it first.")
 ]

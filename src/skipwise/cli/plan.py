@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipwise.cli.options import JsonOption, TrustOption, print_json, read_length
+from skipwise.cli.options import JsonOption, OriginalOption, TrustOption, print_json, read_length
 from skipwise.errors import ConfigError
 from skipwise.window import parse_length
 
@@ -53,6 +53,7 @@ def plan(
             show_default="the model's own, at most 2k",
         ),
     ] = None,
+    original: OriginalOption = None,
     machine: Annotated[
         str,
         typer.Option(
@@ -153,12 +154,14 @@ def plan(
     measured = None
     if calibrate:
         # Before minutes of measuring.
-        window_of_run = check_plan(model_shape(model, trust_remote_code=trust_remote_code), place, **asked)
+        shape = model_shape(model, original=original, trust_remote_code=trust_remote_code)
+        window_of_run = check_plan(shape, place, **asked)
         measured = _calibrated(model, place, utilisation, window_of_run, lora, checkpointing, trust_remote_code)
         utilisation, place = measured.utilisation, measured.machine
     found = make_plan(
         model,
         **asked,
+        original=original,
         machine=place,
         lora=lora,
         utilisation=utilisation,

@@ -26,6 +26,7 @@ from skipwise.compare.jobs import Job, Planner
 from skipwise.compare.results import Results, collect
 from skipwise.compare.settings import ARM_KINDS, Arm, Comparison
 from skipwise.compare.worker import INTERRUPTED, OUTCOME_FILE, Outcome
+from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
 from skipwise.model import original_window, read_config
@@ -62,7 +63,8 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
         ComparisonStopped: on Ctrl-C.
     """
     run = comparison.run
-    base = read_config(run["model"], trust_remote_code=run.get("trust_remote_code", False))
+    shared = RunConfig.from_mapping(run)
+    base = read_config(shared.model, original=shared.original, trust_remote_code=shared.trust_remote_code)
     planner = Planner(comparison, original_window(base))
     jobs = [*planner.arm_jobs(), *planner.cost_jobs()]
     evaluation = _evaluation(comparison, planner)

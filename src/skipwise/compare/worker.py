@@ -170,8 +170,9 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     else:
         source = config.model
         if job["interpolated"]:
-            original = original_window(read_config(config.model, trust_remote_code=config.trust_remote_code))
-            how |= {"interpolation": config.build_interpolation(), "window": config.resolve_window(original)}
+            base = read_config(config.model, original=config.original, trust_remote_code=config.trust_remote_code)
+            window = config.resolve_window(original_window(base))
+            how |= {"interpolation": config.build_interpolation(), "window": window, "original": config.original}
     model, tokenizer = load_model(source, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
     longest = max(length for measured in job["evaluation"] for length in measured["lengths"])

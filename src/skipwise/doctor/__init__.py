@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.doctor.bench import Bench, undisturbed
-from skipwise.doctor.checkpoint import local, loss, precision, reload, tables
+from skipwise.doctor.checkpoint import local, loss, precision, reload, tables, unapplied
 from skipwise.doctor.chunks import causal, dilution, mask, positions, reach, rows, shift
 from skipwise.doctor.layers import layers
 from skipwise.doctor.verdict import Verdict, require_healthy
@@ -27,7 +27,7 @@ from skipwise.window import Window
 
 __all__ = ["Verdict", "doctor", "require_healthy"]
 
-_PROBES = (reach, layers, mask, causal, shift, positions, rows, local, tables, precision, loss)
+_PROBES = (reach, layers, mask, causal, shift, positions, rows, local, unapplied, tables, precision, loss)
 
 
 def doctor(

@@ -14,10 +14,8 @@ from skipwise.loss import IGNORED, NextTokenLoss
 from skipwise.model import load_model, rotary_tables, save_config, save_model
 from skipwise.model.extend import built_around
 from skipwise.model.source import quiet_transformers
-from skipwise.rope import RopeSpec, RopeTable, read_rope
+from skipwise.rope import RopeSpec, RopeTable, eras, read_rope
 from skipwise.rope.tables import unscaled_frequencies
-
-GLOBAL_LAYERS = "full_attention"
 
 # Frequencies are powers taken in float32; one kept in 16 bits would be off by 4e-3.
 _TABLE_TOLERANCE = 1e-5
@@ -45,6 +43,12 @@ def local(bench: Bench) -> Verdict | None:
         f"{num_local} of {len(kinds)} layers attend to the last {span} tokens only, and keep their own rotary table"
     )
     return Verdict(name="local", status="note", detail=detail)
+
+
+def unapplied(bench: Bench) -> Verdict | None:
+    """Settings of long contexts that transformers does not apply."""
+    found = eras.unapplied(bench.config.to_dict())
+    return Verdict(name="unapplied", status="note", detail="; ".join(found)) if found else None
 
 
 def tables(bench: Bench) -> Verdict:
@@ -167,7 +171,7 @@ def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
     expected = {}
     for path, table in rotary_tables(bench.model).items():
         kind = path.rpartition(".")[2]
-        if kind == GLOBAL_LAYERS or not isinstance(entries.get(kind), dict):
+        if kind == eras.GLOBAL_LAYERS or not isinstance(entries.get(kind), dict):
             expected[path] = scaled
         else:
             spec = RopeSpec(rotary_dim=2 * len(table.inv_freq), theta=entries[kind]["rope_theta"])

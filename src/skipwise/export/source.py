@@ -71,8 +71,10 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
         return Trained(loaded.model, loaded.tokenizer, folder, named, None, _stored(folder), four_bit)
     base = base or config.model
     try:
+        trusted["original"] = config.original
         window = config.resolve_window(original_window(read_config(base, **trusted)))
         loaded = load_model(base, interpolation=config.build_interpolation(), window=window, dtype="float32", **trusted)
+        del trusted["original"]
     except CheckpointError as error:
         raise CheckpointError(
             "additions are merged in float32 into the base model that they were trained on, and that cannot be "

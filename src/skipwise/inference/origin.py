@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from skipwise.errors import CheckpointError
-from skipwise.model import original_window
+from skipwise.model import original_window, rope_state
 
 logger = logging.getLogger("skipwise")
 
@@ -100,7 +100,9 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
     before, after = original_window(short.config), original_window(long.config)
     ends: list[Any] = [model.get_input_embeddings() for model in (short, long)]
     sizes = [tuple(end.weight.shape) for end in ends]
-    if before != after or sizes[0] != sizes[1]:
+    # Somebody may have said that the base model was pre-trained for less than its config has.
+    may_be_told = not rope_state(short.config).scaled and after < before
+    if (before != after and not may_be_told) or sizes[0] != sizes[1]:
         raise CheckpointError(
             f"{origin.base!r} has a window of {before} tokens and embeddings of {sizes[0]}, and "
             f"{str(origin.folder)!r} was made of {after} and {sizes[1]}; give its own base model"

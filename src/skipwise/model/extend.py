@@ -14,7 +14,7 @@ from skipwise.errors import ConfigError, UnsupportedModelError
 from skipwise.model.quantized import is_four_bit
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
-from skipwise.rope import Interpolation, RopeState, read_rope, with_attention_scale, write_rope
+from skipwise.rope import Interpolation, RopeState, read_rope, with_attention_scale, with_original, write_rope
 from skipwise.window import Window
 
 
@@ -79,6 +79,15 @@ def _under(model: PreTrainedModel, change: Callable[[PreTrainedConfig], PreTrain
     parameters = dict(model.named_parameters(remove_duplicate=False))
     with quiet_transformers():
         return built_around(type(model), change(model.config), parameters, model)
+
+
+def told_config(config: PreTrainedConfig, original: int | None) -> PreTrainedConfig:
+    """The config with the window, in tokens, that somebody says the base model was pre-trained for, on record.
+
+    Raises:
+        ConfigError: the config says another.
+    """
+    return config if original is None else _rewritten(config, lambda decoder: with_original(decoder, original))
 
 
 def extended_config(config: PreTrainedConfig, interpolation: Interpolation, window: Window) -> PreTrainedConfig:

@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.model.baichuan import llama_config, llama_weights
-from skipwise.model.extend import built_around, extended_config, rope_state
+from skipwise.model.extend import built_around, extended_config, rope_state, told_config
 from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
@@ -53,6 +53,7 @@ def load_model(
     *,
     interpolation: Interpolation | None = None,
     window: Window | None = None,
+    original: int | None = None,
     dtype: str | torch.dtype | None = None,
     attention: str | None = None,
     quantization: FourBits | None = None,
@@ -64,6 +65,8 @@ def load_model(
         source: a checkpoint folder (safetensors), a hub name, or the path of a `.gguf` file.
         interpolation: how its rotary table is stretched; None leaves the checkpoint as it is.
         window: the lengths that the interpolation is for; goes with `interpolation`.
+        original: window that the base model was pre-trained for, in tokens, where its config does not tell (Qwen3's
+            says 40960 where it was 32768); None for what the config says.
         dtype: of the parameters: `"float32"`, `torch.bfloat16`, ..., or `"auto"` for the checkpoint's own (float32 for
             a GGUF file). None means `"auto"` where there is an accelerator, else float32.
         attention: `"sdpa"`, `"eager"`, `"flash_attention_2"`, ... or a kernel of the hub; None leaves the choice to
@@ -91,7 +94,7 @@ def load_model(
         if quantization is not None:
             check_quantizable(source, config)
         tokenizer = load_tokenizer(place, trust_remote_code=trust_remote_code)
-        target = phi_config(config) if is_gptj(config) else config
+        target = told_config(phi_config(config) if is_gptj(config) else config, original)
         if interpolation is not None and window is not None:
             before, target = target, extended_config(target, interpolation, window)
             _warn_of_reset(before, target)
@@ -106,11 +109,13 @@ def load_model(
     return LoadedModel(model, tokenizer)
 
 
-def read_config(source: str | Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+def read_config(
+    source: str | Path, *, original: int | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
     """Reads a model's config without its weights, and refuses the model if it cannot be extended.
 
     Args:
-        source: as for `load_model`.
+        source, original: as for `load_model`.
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Raises:
@@ -118,7 +123,7 @@ def read_config(source: str | Path, *, trust_remote_code: bool = False) -> PreTr
     """
     with quiet_transformers():
         config = _own_config(locate(source, weights=False), trust_remote_code)
-    return phi_config(config) if is_gptj(config) else config
+        return told_config(phi_config(config) if is_gptj(config) else config, original)
 
 
 def check_loads_in_four_bits(source: str | Path, *, trust_remote_code: bool = False) -> None:

@@ -125,6 +125,7 @@ def plan(
     *,
     target: int,
     window: int | None = None,
+    original: int | None = None,
     machine: str | Machine = "a100-80",
     count: int = 1,
     sharding: str | None = None,
@@ -148,6 +149,7 @@ def plan(
         model: a built-in card, a folder, a hub name, or a GGUF file; its config is read, never its weights.
         target: window to extend to, in tokens.
         window: training window; by default the original one, at most 2k.
+        original: window that the model was pre-trained for, in tokens; by default as its config says.
         machine: name of an accelerator, `cpu` for the one here, or one of your own.
         count: accelerators, for training and for serving.
         sharding: ddp, zero1, zero2, zero3 or fsdp; by default of each approach ddp where the whole model fits and
@@ -170,7 +172,7 @@ def plan(
         ConfigError: for a target that is no extension, an unknown machine, or settings that contradict one another.
         CheckpointError, UnsupportedModelError: the model cannot be read or extended.
     """
-    shape = model_shape(model, trust_remote_code=trust_remote_code)
+    shape = model_shape(model, original=original, trust_remote_code=trust_remote_code)
     place = machine if isinstance(machine, Machine) else machine_of(machine)
     asked = job or Job()
     window_of_run = check_plan(

@@ -17,7 +17,7 @@ from skipwise.plan.serving import Deployment, routing_length
 from skipwise.plan.shape import ModelShape
 from skipwise.plan.training import Job, TrainingEstimate, TrainingPlanner
 from skipwise.report.quantities import bytes_text, digits_text, seconds_text
-from skipwise.rope import interpolation_from
+from skipwise.rope import eras, interpolation_from
 from skipwise.window import Window, length_label
 
 _GROWING, _DILUTED, _PAPER = "growing", "diluted", "paper"
@@ -99,6 +99,7 @@ def advise(
         *_full_length_words(training, window),
         _interpolation_words(kind, window),
         _window_words(shape, window),
+        *(f"Beware: {setting}." for setting in eras.unapplied(shape.text.to_dict())),
     ]
     if chosen is not None and grown is not None:
         words.append(_recipe_words(grown))
@@ -375,6 +376,8 @@ def _config(
         "data": {"source": "documents"},
         "training": training,
     }
+    if shape.told_original is not None:
+        config["original"] = length_label(shape.told_original)
     if chosen is not None and chosen.approach.tuning.kind != "full":
         config["tuning"] = chosen.approach.tuning.model_dump(exclude_none=True)
         if machine.bits == 16:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import AutoConfig, DynamicCache, PreTrainedConfig
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.memory import LayerShape, ParameterCounts
 from skipwise.model import original_window, read_config, rope_state, without_weights
+from skipwise.model.extend import told_config
 from skipwise.model.gptj import is_gptj, phi_config
 from skipwise.plan.cards import MODEL_CARDS
 
@@ -31,6 +32,7 @@ class ModelShape:
         original_tokens: window that it was pre-trained for.
         largest_layer: parameters of the largest decoder layer.
         outside_layers: parameters that are in none: embedding, head, last norm.
+        told_original: the original window where it was said and not read, in tokens.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ModelShape:
     original_tokens: int
     largest_layer: int
     outside_layers: int
+    told_original: int | None = None
 
     @property
     def text(self) -> Any:
@@ -61,27 +64,29 @@ class ModelShape:
         return self.counts.experts > 0
 
 
-def model_shape(source: str, *, trust_remote_code: bool = False) -> ModelShape:
+def model_shape(source: str, *, original: int | None = None, trust_remote_code: bool = False) -> ModelShape:
     """Reads the shapes of a model.
 
     Args:
         source: a name of `MODEL_CARDS`, a folder, a hub name, or a GGUF file.
+        original: as for `load_model`.
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Raises:
         CheckpointError, UnsupportedModelError, ConfigError: as `load_model`.
     """
     if source in MODEL_CARDS and not Path(source).exists():
-        config = card_config(source)
+        config = told_config(card_config(source), original)
     else:
         try:
-            config = read_config(source, trust_remote_code=trust_remote_code)
+            config = read_config(source, original=original, trust_remote_code=trust_remote_code)
         except CheckpointError as error:
             # A bare name may have been meant for a card.
             if "/" in source or source.endswith(".gguf"):
                 raise
             raise CheckpointError(f"{error}, or a built-in card: {', '.join(MODEL_CARDS)}") from error
-    return shape_of(config, name=source, trust_remote_code=trust_remote_code)
+    shape = shape_of(config, name=source, trust_remote_code=trust_remote_code)
+    return replace(shape, told_original=original)
 
 
 def card_config(name: str) -> PreTrainedConfig:

@@ -246,7 +246,7 @@ def _ambiguity(
             f"config's rope entry says rope_type {unlike[0]!r} and type {unlike[1]!r}, of which transformers takes the "
             "first; correct it, or have skipwise doctor --fix do so"
         )
-    thetas = {float(theta) for theta in text.get("layer_rope_theta") or () if theta}
+    thetas = eras.own_thetas(text)
     if len(thetas) > 1 or not thetas <= {parameters["rope_theta"]}:
         return (
             f"config gives layers bases of their own, layer_rope_theta {sorted(thetas)}, which no interpolation here "

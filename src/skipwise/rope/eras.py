@@ -50,6 +50,8 @@ _LEGACY_ENTRIES: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("phi3", "phi4_multimodal"), ("type", "short_factor", "long_factor")
 )
 
+# Models whose layers take their base from layer_rope_theta, where one is written, and not from the entry.
+_THETA_BY_LAYER = ("granite_swa", "granitemoe_swa")
 # Published configs of these models may leave out the base or the rotated share, which then has this value. Of scaled
 # ones only LLaMA's and Llama 2's, known by their vocabulary: where another lacks its base, it was lost.
 _THETA_LEFT_OUT: dict[str, float] = dict.fromkeys(("llama", "mistral", "gpt_neox", "gptj", "codegen"), 10_000.0)
@@ -229,6 +231,11 @@ def names_original(text: Mapping[str, Any]) -> bool:
     return (_beside(text, by_layer is not None) or _raw_entry(text, by_layer).get(ORIGINAL)) is not None
 
 
+def own_thetas(text: Mapping[str, Any]) -> set[float]:
+    """Bases that layers have of their own; 0, a layer without positions, is none."""
+    return {float(theta) for theta in text.get("layer_rope_theta") or () if theta}
+
+
 def rotary_dim(text: Mapping[str, Any], parameters: Mapping[str, Any]) -> int:
     """Dimensions of a head that are rotated: named by latent attention and by GPT-J, else a share of the head.
 
@@ -297,6 +304,9 @@ def _original(text: Mapping[str, Any], entry: Mapping[str, Any], by_layer: bool)
 
 def _theta(text: Mapping[str, Any], parameters: Mapping[str, Any]) -> float:
     model_type = _model_type(text)
+    thetas = own_thetas(text) if model_type in _THETA_BY_LAYER else set()
+    if len(thetas) == 1:
+        return next(iter(thetas))
     own_name = _THETA_NAME.get(model_type, "rope_theta")
     for value in (parameters.get("rope_theta"), text.get(own_name), text.get("rope_theta")):
         if value is not None:

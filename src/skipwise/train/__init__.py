@@ -149,7 +149,8 @@ def extend(
     """
     asked = config
     given = begun_recipe(config) if resume or RunFolder(config).is_to_be_resumed else config
-    config = settle_recipe(given, read_config(given.model, trust_remote_code=given.trust_remote_code), sampler)
+    base = read_config(given.model, original=given.original, trust_remote_code=given.trust_remote_code)
+    config = settle_recipe(given, base, sampler)
     how: dict[str, Any] = {"sampler": sampler, "resume": resume, "skip_bad_items": skip_bad_items}
     while True:
         try:
@@ -224,7 +225,7 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
     Raises:
         SkipwiseError: as `extend`.
     """
-    base = read_config(config.model, trust_remote_code=config.trust_remote_code)
+    base = read_config(config.model, original=config.original, trust_remote_code=config.trust_remote_code)
     config = settle_recipe(config, base, sampler, processes)
     window = config.resolve_window(original_window(base))
     stages = run_stages(config, window, training_settings(config)["max_steps"], sampler)
@@ -287,6 +288,7 @@ def _extend(
                 whole or config.model,
                 interpolation=None if whole else config.build_interpolation(),
                 window=None if whole else window,
+                original=None if whole else config.original,
                 attention=config.attention,
                 trust_remote_code=config.trust_remote_code,
                 **how,

@@ -69,11 +69,11 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
     if not (checkpoint.folder / _ADAPTER_FILE).exists():
         return load_model(checkpoint.folder, **how)
     config = RunConfig.from_yaml(run_folder / "run.yaml")
-    base = read_config(config.model, trust_remote_code=how.get("trust_remote_code", False))
+    base = read_config(config.model, original=config.original, trust_remote_code=how.get("trust_remote_code", False))
     window = config.resolve_window(original_window(base))
 
     def load(**other: Any) -> LoadedModel:
-        built_in = {"interpolation": config.build_interpolation(), "window": window}
+        built_in = {"interpolation": config.build_interpolation(), "window": window, "original": config.original}
         return load_model(config.model, **built_in, **{**how, **other})
 
     tuning, loaded = config.tuning, load()
