@@ -19,6 +19,7 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions, write_sample
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer
 from skipwise.evals.stats import Estimate
+from skipwise.model import embedding_rows
 
 BosPolicy = Literal["tokenizer", "always", "never"]
 """When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
@@ -177,7 +178,7 @@ class EvalContext:
             num_documents: how many at most.
 
         Raises:
-            DataError: when there are no documents or none is long enough.
+            DataError: when there are no documents, none is long enough, or they are of another vocabulary.
         """
         bos = self.tokenizer.bos_token_id
         bodies = [
@@ -191,6 +192,12 @@ class EvalContext:
                 f"{len(bodies)} given has {longest}: give longer documents or ask for shorter lengths"
             )
         chosen = [int(index) for index in self.rng("documents").permutation(long_enough)[:num_documents]]
+        rows, largest = embedding_rows(self.model.config), max(int(bodies[index].max()) for index in chosen)
+        if largest >= rows:
+            raise DataError(
+                f"the documents have token ids up to {largest}, and the model embeddings for ids 0 to {rows - 1}: "
+                "tokenize them with the model's own tokenizer"
+            )
         return ChosenDocuments(chosen, [bodies[index] for index in chosen], len(bodies) - len(long_enough))
 
     def samples(

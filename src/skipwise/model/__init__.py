@@ -28,6 +28,7 @@ from skipwise.model.quantized import (
 from skipwise.model.rotary import rotary_tables
 from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
 from skipwise.model.source import named_path, path_beside
+from skipwise.model.tokenizer import embedding_rows, read_tokenizer
 
 __all__ = [
     "FourBits",
@@ -36,6 +37,7 @@ __all__ = [
     "check_loads_in_four_bits",
     "check_read_as_stored",
     "dequantized",
+    "embedding_rows",
     "four_bit_layers",
     "four_bits",
     "is_four_bit",
@@ -45,6 +47,7 @@ __all__ = [
     "path_beside",
     "portability_note",
     "read_config",
+    "read_tokenizer",
     "replace_file",
     "rope_state",
     "rotary_tables",

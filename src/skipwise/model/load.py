@@ -10,7 +10,6 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PhiForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -24,6 +23,7 @@ from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
 from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers, without_conversion
+from skipwise.model.tokenizer import load_tokenizer
 from skipwise.rope import Interpolation
 from skipwise.window import Window
 
@@ -66,7 +66,7 @@ def load_model(
         `skipwise.model.gptj`).
 
     Raises:
-        CheckpointError: missing, damaged, incomplete, or with pickled weights.
+        CheckpointError: missing, damaged, incomplete, with pickled weights, or with a tokenizer of another vocabulary.
         UnsupportedModelError: the model has no rotary positions to extend, with the reason.
         ConfigError: a setting or package stands in the way.
     """
@@ -78,7 +78,7 @@ def load_model(
         config = _own_config(place, trust_remote_code)
         if quantization is not None:
             check_quantizable(source, config)
-        tokenizer = _load_tokenizer(place, trust_remote_code)
+        tokenizer = load_tokenizer(place, config, trust_remote_code)
         target = phi_config(config) if is_gptj(config) else config
         if interpolation is not None and window is not None:
             before, target = target, extended_config(target, interpolation, window)
@@ -158,11 +158,6 @@ def _warn_of_reset(before: PreTrainedConfig, after: PreTrainedConfig) -> None:
 
 def _refusal(place: ModelSource, config: PreTrainedConfig, reason: str) -> UnsupportedModelError:
     return UnsupportedModelError(f"model {str(place)!r} (model type {config.model_type}) cannot be extended: {reason}")
-
-
-def _load_tokenizer(place: ModelSource, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    with one_line_errors(place, "the tokenizer"):
-        return AutoTokenizer.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
 
 
 def _check_attention(attention: str | None) -> None:

@@ -50,6 +50,7 @@ from skipwise.model import (
     original_window,
     portability_note,
     read_config,
+    read_tokenizer,
     save_model,
     share_weights,
     without_weights,
@@ -57,6 +58,7 @@ from skipwise.model import (
 from skipwise.positions import PositionSampler
 from skipwise.recipes import AUTO
 from skipwise.streaming import DocumentStream
+from skipwise.tokenizing import require_fast
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.context import check_context, context_group, num_groups, probe_context
@@ -224,7 +226,9 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
     Raises:
         SkipwiseError: as `extend`.
     """
-    base = read_config(config.model, trust_remote_code=config.trust_remote_code)
+    trusted = {"trust_remote_code": config.trust_remote_code}
+    base = read_config(config.model, **trusted)
+    require_fast(read_tokenizer(config.model, base, **trusted))
     config = settle_recipe(config, base, sampler, processes)
     window = config.resolve_window(original_window(base))
     stages = run_stages(config, window, training_settings(config)["max_steps"], sampler)
@@ -237,9 +241,9 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
         stage.sampler.sample(window.target, stage.window, np.random.default_rng(0))
     check_sources(config)
     if not isinstance(config.tuning, FullTuning):
-        skeleton = without_weights(base, trust_remote_code=config.trust_remote_code)
+        skeleton = without_weights(base, **trusted)
         if isinstance(config.tuning, QloraTuning):
-            check_loads_in_four_bits(config.model, trust_remote_code=config.trust_remote_code)
+            check_loads_in_four_bits(config.model, **trusted)
             logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
         check_tuning(skeleton, config.tuning)
     return CheckedRun(base=base, sampler=sampler, window=window, stages=stages, validation_lengths=lengths)

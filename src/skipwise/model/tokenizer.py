@@ -1,0 +1,81 @@
+"""The tokenizer of a model, refused where the model has no embeddings for its ids."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from skipwise.errors import CheckpointError
+from skipwise.model.rotary import text_config
+from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers
+
+
+def read_tokenizer(
+    source: str | Path, config: PreTrainedConfig, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Reads a model's tokenizer without the model's weights.
+
+    Args:
+        source: as for `load_model`.
+        config: of the model.
+        trust_remote_code: run Python code that comes with the checkpoint.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or makes token ids that the model has no embeddings for.
+    """
+    with quiet_transformers():
+        return load_tokenizer(locate(source, weights=False), config, trust_remote_code)
+
+
+def load_tokenizer(place: ModelSource, config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """`read_tokenizer` for a source that is found already."""
+    with one_line_errors(place, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            place.name, **place.file_arguments, trust_remote_code=trust_remote_code
+        )
+    _check_ids(place, tokenizer, embedding_rows(config))
+    return tokenizer
+
+
+def embedding_rows(config: PreTrainedConfig) -> int:
+    """How many token ids a model of this config has embeddings for; they begin at 0."""
+    return text_config(config).vocab_size
+
+
+def _check_ids(place: ModelSource, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    beyond = {index: token for token, index in tokenizer.get_vocab().items() if index >= rows}
+    if not beyond:
+        return
+    if tokenizer.is_fast and set(beyond.values()) <= _of_no_use(place, tokenizer):
+        _without_added(tokenizer, set(beyond))
+        return
+    largest = max(beyond)
+    how = "".join(f", {name}={value!r}" for name, value in place.file_arguments.items())
+    raise CheckpointError(
+        f"the tokenizer of {str(place)!r} has token ids up to {largest} ({beyond[largest]!r}), and the model has "
+        f"{rows} embeddings, for ids 0 to {rows - 1}: give the model's own tokenizer, or add embeddings and train "
+        f'them: python -c "from transformers import AutoModelForCausalLM as M; m = M.from_pretrained({place.name!r}'
+        f"{how}); m.resize_token_embeddings({largest + 1}); m.save_pretrained('NEW')\", and copy the tokenizer's files "
+        "to NEW"
+    )
+
+
+def _of_no_use(place: ModelSource, tokenizer: Any) -> set[str]:
+    """Tokens that the model never had: of those that are not here the text is plain text."""
+    common = PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES
+    # They stand for an image or a sound. The text-only models of a family have its tokenizer without these embeddings.
+    placeholders = {str(getattr(tokenizer, name)) for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if name not in common}
+    if place.gguf_file is None:
+        return placeholders
+    # Of a GGUF file the library builds a GPT-2 tokenizer, and that class adds special tokens which are not in the file.
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return placeholders | (special - {str(token) for token in tokenizer.special_tokens_map.values()})
+
+
+def _without_added(tokenizer: Any, ids: set[int]) -> None:
+    """Takes added tokens out of a fast tokenizer, so that no text becomes them."""
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] not in ids]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(described))
