@@ -27,15 +27,20 @@ from skipwise.model.quantized import (
 )
 from skipwise.model.rotary import rotary_tables
 from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
+from skipwise.model.saved import check_saved
 from skipwise.model.source import named_path, path_beside
+from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
 from skipwise.model.tokenizer import embedding_rows, read_tokenizer
 
 __all__ = [
     "FourBits",
     "LoadedModel",
+    "StoredWeights",
     "built_around",
     "check_loads_in_four_bits",
     "check_read_as_stored",
+    "check_saved",
+    "check_trainable",
     "dequantized",
     "embedding_rows",
     "four_bit_layers",
@@ -55,6 +60,7 @@ __all__ = [
     "save_config",
     "save_model",
     "share_weights",
+    "stored_weights",
     "with_rope",
     "with_scaled_attention",
     "without_weights",

@@ -23,6 +23,12 @@ from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
 from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers, without_conversion
+from skipwise.model.stored import (
+    ask_for_plain_weights,
+    check_nothing_is_packed,
+    forget_quantization,
+    make_plain,
+)
 from skipwise.model.tokenizer import load_tokenizer
 from skipwise.rope import Interpolation
 from skipwise.window import Window
@@ -188,6 +194,7 @@ def _load_weights(
     elif hasattr(transformers, "GgufConfig"):
         # Blocks left packed can be neither trained nor saved; before this setting existed, they never were.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    stored = None if place.gguf_file else ask_for_plain_weights(str(place), config)
     with one_line_errors(place, "the model"), without_conversion():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place.name, **arguments, output_loading_info=True, trust_remote_code=trust_remote_code
@@ -199,7 +206,11 @@ def _load_weights(
             "config and weights do not belong together: get the checkpoint again"
         )
     if place.gguf_file is not None:
-        _forget_quantization(model)
+        forget_quantization(model)
+    elif stored is not None:
+        make_plain(model, stored)
+    else:
+        check_nothing_is_packed(str(place), report["unexpected_keys"])
     keep_packed_as_trained(model)
     return model
 
@@ -213,15 +224,3 @@ def _parameter_dtype(dtype: str | torch.dtype | None, place: ModelSource) -> str
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
         raise ConfigError(f"dtype is {dtype!r}; give auto, float32, bfloat16 or float16")
     return resolved
-
-
-def _forget_quantization(model: Any) -> None:
-    """A GGUF file's blocks are plain numbers once loaded, but the library refuses to save while it remembers them."""
-    for holder, name in (
-        (model.config, "quantization_config"),
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-    ):
-        if hasattr(holder, name):
-            delattr(holder, name)
-    model.is_quantized = False

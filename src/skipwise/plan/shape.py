@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,14 @@ from transformers import AutoConfig, DynamicCache, PreTrainedConfig
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.memory import LayerShape, ParameterCounts
-from skipwise.model import original_window, read_config, rope_state, without_weights
+from skipwise.model import (
+    StoredWeights,
+    original_window,
+    read_config,
+    rope_state,
+    stored_weights,
+    without_weights,
+)
 from skipwise.model.gptj import is_gptj, phi_config
 from skipwise.plan.cards import MODEL_CARDS
 
@@ -31,6 +38,7 @@ class ModelShape:
         original_tokens: window that it was pre-trained for.
         largest_layer: parameters of the largest decoder layer.
         outside_layers: parameters that are in none: embedding, head, last norm.
+        stored: how the checkpoint's weights are packed; None where they are plain.
     """
 
     name: str
@@ -40,6 +48,7 @@ class ModelShape:
     original_tokens: int
     largest_layer: int
     outside_layers: int
+    stored: StoredWeights | None = None
 
     @property
     def text(self) -> Any:
@@ -81,7 +90,8 @@ def model_shape(source: str, *, trust_remote_code: bool = False) -> ModelShape:
             if "/" in source or source.endswith(".gguf"):
                 raise
             raise CheckpointError(f"{error}, or a built-in card: {', '.join(MODEL_CARDS)}") from error
-    return shape_of(config, name=source, trust_remote_code=trust_remote_code)
+    shape = shape_of(config, name=source, trust_remote_code=trust_remote_code)
+    return replace(shape, stored=stored_weights(source, config))
 
 
 def card_config(name: str) -> PreTrainedConfig:

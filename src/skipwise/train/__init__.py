@@ -46,6 +46,8 @@ from skipwise.model import (
     LoadedModel,
     check_loads_in_four_bits,
     check_read_as_stored,
+    check_saved,
+    check_trainable,
     load_model,
     original_window,
     portability_note,
@@ -228,7 +230,6 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
     """
     trusted = {"trust_remote_code": config.trust_remote_code}
     base = read_config(config.model, **trusted)
-    require_fast(read_tokenizer(config.model, base, **trusted))
     config = settle_recipe(config, base, sampler, processes)
     window = config.resolve_window(original_window(base))
     stages = run_stages(config, window, training_settings(config)["max_steps"], sampler)
@@ -240,12 +241,14 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
         # A sampler is made without knowing its window, and may refuse it.
         stage.sampler.sample(window.target, stage.window, np.random.default_rng(0))
     check_sources(config)
+    check_trainable(config.model, base)
     if not isinstance(config.tuning, FullTuning):
         skeleton = without_weights(base, **trusted)
         if isinstance(config.tuning, QloraTuning):
             check_loads_in_four_bits(config.model, **trusted)
             logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
         check_tuning(skeleton, config.tuning)
+    require_fast(read_tokenizer(config.model, base, **trusted))
     return CheckedRun(base=base, sampler=sampler, window=window, stages=stages, validation_lengths=lengths)
 
 
@@ -409,6 +412,7 @@ def _extend(
         vars(plain).pop("forward", None)
         if writes:
             save_model(plain, loaded.tokenizer, folder.path)
+            check_saved(plain, folder.path)
         factor = None
         if to_calibrate_on is not None:
             # At the target a pass may need the memory that gradients and the optimizer hold.
