@@ -96,6 +96,8 @@ class EvalContext:
         details: what joins the details of every result.
         progress: show a bar for each length.
         share_out: each rank of a distributed run measures its share of the samples; otherwise all of them.
+        is_recorded: results go into a file, where they say of which weights they are. All weights are hashed for this,
+            as for a cache, and for nothing else.
     """
 
     model: Any
@@ -106,6 +108,7 @@ class EvalContext:
     details: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
     share_out: bool = True
+    is_recorded: bool = False
 
     def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator that depends on the seed and these arguments alone, not on what was drawn before."""
@@ -136,6 +139,7 @@ class EvalContext:
             details={
                 "settings": asdict(task),
                 **self._measured_with,
+                **({"model_sha256": self._model_sha256} if self.cache is not None or self.is_recorded else {}),
                 **({"documents_sha256": self._documents_sha256} if task.uses_documents else {}),
                 **self.details,
                 **details,
@@ -147,7 +151,6 @@ class EvalContext:
         return {
             "tokenizer_sha256": hash_tokenizer(self.tokenizer),
             "model": self.model.config.name_or_path,
-            "model_sha256": self._model_sha256,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "attention": str(self.model.config._attn_implementation),
             "device": self.model.device.type,
