@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -141,6 +142,81 @@ def write_bitsandbytes(source: Path, folder: Path, bits: int) -> dict[str, torch
         else:
             meant[name] = stored[name].float()
     return meant
+
+
+def write_gptq(source: Path, folder: Path, bits: int = 4, version: str = "gptq") -> dict[str, torch.Tensor]:
+    """Copies a checkpoint with linear layers of random numbers as GPTQ packs them, its inputs in shuffled groups.
+
+    Returns:
+        As `write_fp8`.
+    """
+    less = 1 if version == "gptq" else 0
+    settings = {"quant_method": "gptq", "bits": bits, "group_size": 16, "desc_act": True, "checkpoint_format": version}
+
+    def pack(numbers: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            "qweight": packed_words(numbers.T, bits, range(32 // bits)).T.contiguous(),
+            "qzeros": packed_words((zeros - less) % 2**bits, bits, range(32 // bits)),
+        }
+
+    return _write_in_groups(source, folder, settings, bits, pack, shuffled=True)
+
+
+def write_awq(source: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """As `write_gptq`, as AWQ packs 4 bits: lowest first, columns 0, 2, 4, 6, 1, 3, 5, 7 of each eight."""
+    settings = {"quant_method": "awq", "bits": 4, "group_size": 16, "zero_point": True, "version": "gemm"}
+    order = (0, 2, 4, 6, 1, 3, 5, 7)
+
+    def pack(numbers: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"qweight": packed_words(numbers, 4, order), "qzeros": packed_words(zeros, 4, order)}
+
+    return _write_in_groups(source, folder, settings, 4, pack, shuffled=False)
+
+
+def _write_in_groups(
+    source: Path,
+    folder: Path,
+    settings: dict[str, object],
+    bits: int,
+    pack: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]],
+    shuffled: bool,
+) -> dict[str, torch.Tensor]:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    stored: dict[str, torch.Tensor] = {}
+    meant: dict[str, torch.Tensor] = {}
+    for name, weight in load_file(source / "model.safetensors").items():
+        if not name.endswith("_proj.weight"):
+            stored[name] = meant[name] = weight.float()
+            continue
+        (outputs, inputs), stem = weight.shape, name.removesuffix(".weight")
+        groups = inputs // 16
+        numbers = torch.randint(0, 2**bits, (inputs, outputs), generator=generator)
+        zeros = torch.randint(0, 2**bits, (groups, outputs), generator=generator)
+        scales = (torch.rand(groups, outputs, generator=generator) * 0.01 + 0.001).half()
+        group_of = torch.randperm(inputs, generator=generator) % groups if shuffled else torch.arange(inputs) // 16
+        whole = torch.zeros(outputs, inputs)
+        for i in range(inputs):
+            for j in range(outputs):
+                group = group_of[i]
+                whole[j, i] = float(numbers[i, j] - zeros[group, j]) * float(scales[group, j])
+        packed = pack(numbers, zeros) | {"scales": scales} | ({"g_idx": group_of.int()} if shuffled else {})
+        stored |= {f"{stem}.{part}": tensor for part, tensor in packed.items()}
+        meant[name] = whole
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    set_config(folder, settings)
+    return meant
+
+
+def packed_words(numbers: torch.Tensor, bits: int, order: Sequence[int]) -> torch.Tensor:
+    """Rows of whole numbers in words of 32 bits, lowest bits first, in this order of columns within a word."""
+    rows, columns = numbers.shape
+    each = len(order)
+    words = [
+        [sum(int(numbers[i, j * each + order[k]]) << (bits * k) for k in range(each)) for j in range(columns // each)]
+        for i in range(rows)
+    ]
+    return torch.tensor(words, dtype=torch.int64).to(torch.int32)
 
 
 def set_config(folder: Path, quantization: dict[str, object]) -> None:

@@ -92,7 +92,7 @@ def test_every_format_of_the_library_is_trained_or_refused_in_one_line(
     with pytest.raises(ConfigError, match=f"stored as {method}, which cannot be trained") as refused:
         check_trainable(folder, config)
     assert "\n" not in str(refused.value)
-    assert ("gptqmodel" in str(refused.value)) == (method in ("gptq", "awq"))
+    assert ("unpack_checkpoint" in str(refused.value)) == (method in ("gptq", "awq"))
 
 
 def test_a_missing_package_is_said_before_weights_are_read(

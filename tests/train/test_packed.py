@@ -12,6 +12,7 @@ from tiny_runs import run
 from transformers import AutoModelForCausalLM
 
 import skipwise.train
+from skipwise import cli
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import save_model
 
@@ -41,15 +42,22 @@ def test_the_preflight_reads_the_weights_of_fp8_again(
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_what_cannot_be_trained_is_refused_before_weights_are_read(
-    method: str, settings: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str,
+    settings: dict[str, Any],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "packed")
     set_config(folder, {"quant_method": method, "bits": 4, "group_size": 128})
-    with pytest.raises(ConfigError, match=f"stored as {method}.*dequantize_model") as refused:
+    with pytest.raises(ConfigError, match=f"stored as {method}.*unpack_checkpoint") as refused:
         run(settings, model=str(folder))
     assert "\n" not in str(refused.value)
     assert not Path(settings["output"]).exists()
+    assert cli.main(["doctor", str(folder), "--target", "256"]) == 2
+    assert str(refused.value) in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("sound_model")

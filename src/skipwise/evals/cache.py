@@ -110,7 +110,9 @@ def hash_model(model: Any) -> str:
     digest.update(json.dumps(settings, sort_keys=True, default=_as_text).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        whole = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        whole: Any = tensor.detach()
+        if isinstance(whole, DTensor):
+            whole = whole.full_tensor()
         flat = whole.reshape(-1).contiguous().view(torch.uint8)
         for begin in range(0, flat.numel(), _HASHED_BYTES):
             # Bit for bit, piece by piece: a large tensor of an accelerator is not copied as a whole.

@@ -31,6 +31,7 @@ from skipwise.model.saved import check_saved
 from skipwise.model.source import named_path, path_beside
 from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
 from skipwise.model.tokenizer import embedding_rows, read_tokenizer
+from skipwise.model.unpack import unpack_checkpoint
 
 __all__ = [
     "FourBits",
@@ -61,6 +62,7 @@ __all__ = [
     "save_model",
     "share_weights",
     "stored_weights",
+    "unpack_checkpoint",
     "with_rope",
     "with_scaled_attention",
     "without_weights",

@@ -25,8 +25,8 @@ from skipwise.model.rotary import text_config
 _SETTINGS = "quantization_config"
 _BITSANDBYTES = "bitsandbytes"
 _PACKAGES = {_BITSANDBYTES: "bitsandbytes", "compressed-tensors": "compressed_tensors"}
-# Formats that GPTQModel reads from the files alone, on any machine.
-_BY_GPTQMODEL = ("gptq", "awq")
+# By `unpack_checkpoint`.
+_UNPACKED_FROM_FILES = ("gptq", "awq")
 _SCALES = ("weight_scale_inv", "weight_scale", "_scales", ".SCB", ".absmax")
 
 
@@ -98,13 +98,13 @@ def check_trainable(source: str | Path, config: PreTrainedConfig) -> None:
     if stored.is_trainable:
         return
     cure = "train the checkpoint that it was made of"
-    if method in _BY_GPTQMODEL:
+    if method in _UNPACKED_FROM_FILES:
         folder, fetch = repr(str(source)), ""
         if not Path(source).is_dir():
             folder, fetch = f"s({folder})", "from huggingface_hub import snapshot_download as s; "
         cure = (
-            f'dequantize it once, and train NEW: pip install gptqmodel && python -c "{fetch}from '
-            f"gptqmodel.utils.model_dequant import dequantize_model as d; d({folder}, 'NEW')\""
+            f'make its weights plain once, and train NEW: python -c "{fetch}from skipwise.model import '
+            f"unpack_checkpoint as u; u({folder}, 'NEW')\""
         )
     raise ConfigError(f"model {str(source)!r} is stored as {method}, which cannot be trained: {cure}")
 
