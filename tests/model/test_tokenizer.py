@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skipwise.errors import CheckpointError, DataError
 from skipwise.evals import evaluate
-from skipwise.model import load_model, read_config, read_tokenizer
+from skipwise.model import load_model, read_config, read_tokenizer, save_model
 from skipwise.tokenizing import require_fast
 
 
@@ -66,6 +66,23 @@ def test_a_placeholder_of_images_needs_no_embedding_and_is_plain_text(folder: Pa
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_special_tokens": {"image_token": "<image>"}}))
     assert load_model(folder).tokenizer.encode("an <image>") == plain
+
+
+def test_an_end_token_that_the_library_adds_is_none_of_the_model(folder: Path, tmp_path: Path) -> None:
+    """Its class for GPT-2's tokenizers adds one to any vocabulary; a checkpoint's own one is refused."""
+    plain = AutoTokenizer.from_pretrained(folder).encode("<|endoftext|>")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    assert AutoTokenizer.from_pretrained(folder).eos_token_id == 256
+    for _ in range(2):
+        model, tokenizer = load_model(folder)
+        assert tokenizer.eos_token_id is None
+        assert tokenizer.encode("<|endoftext|>") == plain
+        folder = tmp_path / "again"
+        save_model(model, tokenizer, folder)
+    path.write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}))
+    with pytest.raises(CheckpointError, match="ids up to 256"):
+        load_model(path.parent)
 
 
 def make_slow(folder: Path) -> None:

@@ -1,15 +1,19 @@
 """The tokenizer of a model, refused where the model has no embeddings for its ids."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from skipwise.errors import CheckpointError
 from skipwise.model.rotary import text_config
 from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def read_tokenizer(
@@ -49,7 +53,7 @@ def _check_ids(place: ModelSource, tokenizer: PreTrainedTokenizerBase, rows: int
     if not beyond:
         return
     if tokenizer.is_fast and set(beyond.values()) <= _of_no_use(place, tokenizer):
-        _without_added(tokenizer, set(beyond))
+        _without_added(tokenizer, beyond)
         return
     largest = max(beyond)
     how = "".join(f", {name}={value!r}" for name, value in place.file_arguments.items())
@@ -63,19 +67,42 @@ def _check_ids(place: ModelSource, tokenizer: PreTrainedTokenizerBase, rows: int
 
 
 def _of_no_use(place: ModelSource, tokenizer: Any) -> set[str]:
-    """Tokens that the model never had: of those that are not here the text is plain text."""
+    """Tokens that the model never had: with these taken out, their text is plain text."""
     common = PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES
     # They stand for an image or a sound. The text-only models of a family have its tokenizer without these embeddings.
     placeholders = {str(getattr(tokenizer, name)) for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if name not in common}
-    if place.gguf_file is None:
-        return placeholders
-    # Of a GGUF file the library builds a GPT-2 tokenizer, and that class adds special tokens which are not in the file.
+    # The library's classes add end tokens of their own to whatever vocabulary they are given, that of a GGUF file too.
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return placeholders | (special - {str(token) for token in tokenizer.special_tokens_map.values()})
+    return placeholders | (special - _named_in_files(place))
 
 
-def _without_added(tokenizer: Any, ids: set[int]) -> None:
-    """Takes added tokens out of a fast tokenizer, so that no text becomes them."""
+def _named_in_files(place: ModelSource) -> set[str]:
+    """Every string of a checkpoint's tokenizer files, its tokens among them; none of a GGUF file."""
+    if place.gguf_file is not None:
+        return set()
+    optional: dict[str, Any] = dict.fromkeys(
+        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
+    )
+    paths = [cached_file(place.name, name, **optional) for name in _FILES]
+    return set(_strings([json.loads(Path(path).read_text(encoding="utf-8")) for path in paths if path]))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings of a JSON value, names of entries too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for entry in value:
+            yield from _strings(entry)
+            if isinstance(value, dict):
+                yield from _strings(value[entry])
+
+
+def _without_added(tokenizer: Any, tokens: Mapping[int, str]) -> None:
+    """Takes added tokens out of a fast tokenizer, so that no text becomes them and nothing is ended by them."""
     described = json.loads(tokenizer.backend_tokenizer.to_str())
-    described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] not in ids]
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] not in tokens]
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(described))
+    for name in PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES:
+        if str(getattr(tokenizer, name)) in tokens.values():
+            setattr(tokenizer, name, None)

@@ -412,7 +412,8 @@ def _extend(
         vars(plain).pop("forward", None)
         if writes:
             save_model(plain, loaded.tokenizer, folder.path)
-            check_saved(plain, folder.path)
+            with loaded_whole(arguments):
+                check_saved(plain, folder.path)
         factor = None
         if to_calibrate_on is not None:
             # At the target a pass may need the memory that gradients and the optimizer hold.
