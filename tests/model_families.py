@@ -7,7 +7,7 @@ from skipwise.window import Window
 WINDOW = Window(train=32, original=64, target=256)
 
 SMALL = {
-    "vocab_size": 96,
+    "vocab_size": 257,
     "hidden_size": 64,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -44,7 +44,7 @@ GEMMA4 = {
     "sliding_window": 32,
     "layer_types": ["sliding_attention", "full_attention"],
     "hidden_size_per_layer_input": 8,
-    "vocab_size_per_layer_input": 96,
+    "vocab_size_per_layer_input": 257,
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "tie_word_embeddings": True},

@@ -19,6 +19,7 @@ from doctor_models import (
     failures,
     lines,
 )
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     DeepseekV3Config,
@@ -138,18 +139,44 @@ def test_gptj_passes_as_the_model_it_is_loaded_as(tiny_checkpoint: Path, tmp_pat
     assert not failures(verdicts), lines(verdicts)
 
 
-def test_a_large_model_or_a_full_disk_reloads_the_config_alone(
+def test_of_a_large_model_some_layers_are_saved_and_on_a_full_disk_the_config_alone(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_model(tiny_checkpoint, interpolation=YaRN(), window=WINDOW)
     monkeypatch.setattr(checkpoint_probes, "_RELOAD_LIMIT_BYTES", 1000)
     verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
     assert verdicts["reload"].status == "pass"
-    assert "config alone" in verdicts["reload"].detail
+    assert "1 of 2 layers" in verdicts["reload"].detail
     monkeypatch.undo()
     monkeypatch.setattr(checkpoint_probes.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    assert "GB free" in examine(loaded.model, tokenizer=loaded.tokenizer)["reload"].detail
+    verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
+    assert verdicts["reload"].status == "pass"
+    assert "config alone (weights are" in verdicts["reload"].detail
+    assert "GB free" in verdicts["reload"].detail
     assert "reload" not in examine(loaded.model, check_reload=False)
+
+
+@pytest.mark.parametrize("limit_bytes", [10**9, 1000])
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+def test_weights_that_are_saved_as_others_are_red_at_every_size(
+    with_tokenizer: bool, limit_bytes: int, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As checkpoints in float8 once were: quantized anew while they were saved, with no word of it in the config."""
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def save_packed(*arguments: Any, **how: Any) -> None:
+        save_model(*arguments, **how)
+        file = Path(arguments[2]) / "model.safetensors"
+        weights = load_file(file)
+        weights[name] = (weights[name] * 1000).to(torch.float8_e4m3fn)
+        save_file(weights, file, {"format": "pt"})
+
+    monkeypatch.setattr(checkpoint_probes, "save_model", save_packed)
+    monkeypatch.setattr(checkpoint_probes, "_RELOAD_LIMIT_BYTES", limit_bytes)
+    loaded = load_model(tiny_checkpoint, interpolation=YaRN(), window=WINDOW)
+    verdicts = examine(loaded.model, tokenizer=loaded.tokenizer if with_tokenizer else None)
+    assert failures(verdicts) == {"reload"}, lines(verdicts)
+    assert f"1 weights differ, {name} by" in verdicts["reload"].detail
 
 
 def test_everything_is_as_before_afterwards() -> None:
@@ -402,8 +429,8 @@ def test_a_checkpoint_that_loses_its_base_is_red(
     config = LlamaConfig(**SHAPE, rope_parameters={"rope_type": "default", "rope_theta": 500_000.0})
     model = with_rope(build(config), YaRN(), WINDOW)
 
-    def save_without_theta(model: Any, tokenizer: Any, folder: str) -> None:
-        save_model(model, tokenizer, folder)
+    def save_without_theta(model: Any, tokenizer: Any, folder: str, **how: Any) -> None:
+        save_model(model, tokenizer, folder, **how)
         path = Path(folder) / "config.json"
         saved = json.loads(path.read_text())
         for place in (saved, saved["rope_parameters"], saved["rope_scaling"]):
@@ -432,7 +459,7 @@ def test_legacy_keys_that_say_otherwise_are_red(
     monkeypatch.setattr(checkpoint_probes, "_RELOAD_LIMIT_BYTES", limit_bytes)
     verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
     assert failures(verdicts) == {"reload"}, lines(verdicts)
-    assert ("config alone" in verdicts["reload"].detail) == (limit_bytes == 1000)
+    assert ("1 of 2 layers" in verdicts["reload"].detail) == (limit_bytes == 1000)
 
 
 @pytest.mark.parametrize(("original", "worrying"), [(64, False), (2**21, True)])

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from skipwise.documents import Document, split_point
+from skipwise.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,6 +21,29 @@ if TYPE_CHECKING:
 _BATCH_CHARACTERS = 1 << 19
 _BATCH_DOCUMENTS = 512
 _SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")  # the last three are full-width
+
+# What the transformers library makes a fast tokenizer of.
+_CONVERTIBLE = ("tokenizer.json", "tokenizer.model", "tekken.json")
+
+
+def require_fast(tokenizer: Any) -> None:
+    """Refuses a tokenizer that does not run in the tokenizers library, as threads need.
+
+    Raises:
+        DataError: with the command that makes a fast one of its files, where they allow it.
+    """
+    if getattr(tokenizer, "is_fast", False):  # Mistral's own does not say.
+        return
+    folder = str(getattr(tokenizer, "name_or_path", ""))
+    found = [name for name in _CONVERTIBLE if folder and (Path(folder) / name).is_file()]
+    cure = "its files hold nothing to make a fast one of: give a checkpoint that has a tokenizer.json"
+    if found:
+        cure = (
+            f'make a fast one of its {found[0]}: python -c "from transformers import TokenizersBackend as T; '
+            f"T.from_pretrained({folder!r}).save_pretrained('NEW')\", compare the ids of some text, and put the files "
+            "of NEW in place of the checkpoint's own"
+        )
+    raise DataError(f"the tokenizer is a slow {type(tokenizer).__name__}, and documents need a fast one; {cure}")
 
 
 class Piece(NamedTuple):

@@ -1,5 +1,6 @@
 """Samples that were measured before are found again, by content, and no others."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -9,12 +10,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
+import skipwise.evals.context
 from skipwise.errors import ConfigError
 from skipwise.evals import EvalResult, Measurement, SampleCache, evaluate
 from skipwise.evals.cache import hash_model, write_sample
 from skipwise.evals.context import NO_KEY
 
-from .conftest import KeyReader, make_llama
+from .conftest import ByteTokenizer, KeyReader, make_llama
 
 TASK = {"kind": "passkey", "trials": 6, "num_depths": 2}
 
@@ -69,6 +71,22 @@ def test_whatever_changes_the_numbers_is_measured_anew(measure, documents) -> No
     rotary: Any = model.model.rotary_emb
     rotary.inv_freq *= 0.5
     assert hash_model(model) != measured, "another rotary table"
+
+
+def test_weights_are_hashed_for_a_cache_or_a_record_alone_and_once(measure, documents, monkeypatch, tmp_path) -> None:
+    hashed = []
+    monkeypatch.setattr(skipwise.evals.context, "hash_model", lambda model: hashed.append(model) or "0" * 64)
+    model, task = make_llama(), {"kind": "perplexity", "scored_tokens": 16}
+    (result,) = evaluate(model, ByteTokenizer(), [task], [64], documents, progress=False)
+    assert not hashed
+    assert "model_sha256" not in result.details
+    evaluate(model, ByteTokenizer(), [task], [48, 64], documents, out=tmp_path / "results.jsonl", progress=False)
+    assert hashed == [model]
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["details"]["model_sha256"] for line in lines] == ["0" * 64] * 2
+    hashed.clear()
+    measure(model)
+    assert hashed == [model]
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(measure, monkeypatch, tmp_path) -> None:

@@ -107,6 +107,12 @@ def file(original: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPath
     return path
 
 
+def test_no_text_becomes_a_token_that_the_library_adds_to_a_gguf_file(file: Path) -> None:
+    """Its class for GPT-2 vocabularies adds an end token of its own, for which the model has no embedding."""
+    tokenizer = load_model(file).tokenizer
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("<|endoftext|>")) == [*"<|endoftext|>"]
+
+
 def test_a_gguf_file_loads_extends_and_saves(file: Path, original: Any, tmp_path: Path) -> None:
     base = load_model(file)
     assert torch.equal(logits(base.model), logits(original))

@@ -258,7 +258,9 @@ def refused(settings: dict[str, Any], **changes: Any) -> str:
     return str(caught.value)
 
 
-def test_a_model_that_is_quantized_already_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_a_model_that_is_quantized_already_is_refused(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     quantized = tmp_path / "quantized"
     four = four_bits(QloraTuning(), CPU, compute=torch.float32)
@@ -267,6 +269,10 @@ def test_a_model_that_is_quantized_already_is_refused(settings: dict[str, Any], 
     message = refused(settings, model=str(quantized))
     assert "quantized already" in message
     assert "train by lora" in message
+    # What it says to run makes a model that can be trained so.
+    monkeypatch.chdir(tmp_path)
+    exec(message.split('python -c "')[1].rstrip('"'), {})
+    assert load_model(tmp_path / "NEW", quantization=four).model.is_quantized
 
 
 def test_a_gguf_file_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tiny_runs import run
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import skipwise.train
 from skipwise.config import RunConfig
@@ -100,6 +100,25 @@ def test_what_needs_no_weights_is_refused_before_they_are_read(
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+    assert not Path(settings["output"]).exists()
+
+
+def test_a_tokenizer_that_does_not_go_with_the_run_is_refused_before_weights_are_read(
+    settings: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["river"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(CheckpointError, match=r"ids up to 256 .* 256 embeddings"):
+        run(settings, model=str(folder))
+    shutil.copytree(tiny_checkpoint, folder, dirs_exist_ok=True)
+    (folder / "vocab.json").write_text('{"a</w>": 0, "<unk>": 1}')
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer"}')
+    with pytest.raises(DataError, match="slow CTRLTokenizer"):
+        run(settings, model=str(folder))
     assert not Path(settings["output"]).exists()
 
 

@@ -142,13 +142,14 @@ def doctor(
     from accelerate import PartialState
 
     from skipwise.doctor import doctor as probe
-    from skipwise.model import check_read_as_stored, load_model, original_window, read_config
+    from skipwise.model import check_read_as_stored, check_trainable, load_model, original_window, read_config
     from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
     from skipwise.train.quantized import quantization_of
     from skipwise.train.recipe import refuses_mask, settle_recipe
 
     how = run.build_interpolation()
     model_config = read_config(run.model, original=run.original, trust_remote_code=run.trust_remote_code)
+    check_trainable(run.model, model_config)
     run = settle_recipe(given_run, model_config)
     window, training = run.resolve_window(original_window(model_config)), training_settings(run)
     arguments = training_arguments(run)  # Before the device is asked for, as `use_cpu` decides on it.

@@ -18,7 +18,7 @@ from skipwise.corpus.building import Tokenization, build, divided, is_sound
 from skipwise.documents import find_sources
 from skipwise.errors import DataError
 from skipwise.token_store import FORMAT, Counts, Part, TokenStore, View
-from skipwise.tokenizing import Encoder
+from skipwise.tokenizing import Encoder, require_fast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,8 +71,7 @@ def build_store(
     Raises:
         DataError: when documents cannot be read or tokens not be written, or no document is long enough.
     """
-    if not tokenizer.is_fast:
-        raise DataError(f"tokenizer is a slow {type(tokenizer).__name__}; load it with use_fast=True")
+    require_fast(tokenizer)
     encoder = Encoder(tokenizer)
     if join and encoder.separator_id is None:
         raise DataError("join is on and the tokenizer has no end or begin token to put between; set one or join=False")

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +12,11 @@ from transformers import AutoConfig, PreTrainedModel
 from skipwise.doctor.bench import LOCAL_LAYERS, Bench, angle_error, largest, local_span
 from skipwise.doctor.verdict import Verdict, judge
 from skipwise.loss import IGNORED, NextTokenLoss
-from skipwise.model import load_model, rotary_tables, save_config, save_model
+from skipwise.model import is_four_bit, load_model, rotary_tables, save_config, save_model
 from skipwise.model.extend import built_around
+from skipwise.model.rotary import text_config
+from skipwise.model.save import CONFIG_FILE
+from skipwise.model.saved import LIMIT_BYTES, differences, first_layers, layers_to_reread, weight_bytes, wrongly_saved
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import RopeSpec, RopeTable, eras, read_rope
 from skipwise.rope.tables import unscaled_frequencies
@@ -20,8 +24,8 @@ from skipwise.rope.tables import unscaled_frequencies
 # Frequencies are powers taken in float32; one kept in 16 bits would be off by 4e-3.
 _TABLE_TOLERANCE = 1e-5
 _WORRYING_RADIANS = 0.05
-# Above this a save and a load would take minutes, and weights are not what gets lost.
-_RELOAD_LIMIT_BYTES = 2 * 10**9
+# Above this a save and a load would take minutes.
+_RELOAD_LIMIT_BYTES = LIMIT_BYTES
 
 
 def local(bench: Bench) -> Verdict | None:
@@ -107,42 +111,65 @@ def loss(bench: Bench) -> Verdict:
 
 
 def reload(bench: Bench) -> Verdict:
-    """What is saved and loaded again has the same tables and gives the same logits beyond the original window."""
+    """What is saved and loaded again has the same weights and tables, and the same logits beyond the original window.
+
+    Of a large model the weights of some layers are saved and read again, and the logits are those of its own weights
+    under the config that was saved.
+    """
     model = bench.model.eval()
     positions = bench.positions(bench.longest_skip)
     before, tables = bench.logits(positions), rotary_tables(model)
     with tempfile.TemporaryDirectory(prefix="skipwise-doctor-") as folder:
-        obstacle = _obstacle(bench, folder)
-        again = _config_reloaded(model, folder) if obstacle else _reloaded(bench, folder)
+        what, wrong, again = _saved_and_reread(bench, folder)
         after, reloaded = bench.logits(positions, model=again), rotary_tables(again)
     off = max(_deviation(reloaded.get(path), table) for path, table in tables.items())
     moved, allowed = largest(after - before), bench.rounding(before)
-    what = f"the config alone ({obstacle})" if obstacle else "the whole checkpoint"
+    worst = max(wrong, key=wrong.__getitem__) if wrong else None
+    weights = "" if wrong is None else "weights are the same, "
+    if wrong and worst:
+        weights = f"{len(wrong)} weights differ, {worst} by {wrong[worst]:.2g}, "
     detail = (
-        f"{what} saved and loaded: tables differ by {off:.2g}, logits by {moved:.2g} (rounding allows {allowed:.2g})"
+        f"{what} saved and loaded: {weights}tables differ by {off:.2g}, logits by {moved:.2g} (rounding allows "
+        f"{allowed:.2g})"
     )
     cure = (
         "what is saved is not what is trained: see that config.json keeps rope_parameters with rope_theta, and load "
         "without changes made after loading"
     )
-    return judge("reload", off <= _TABLE_TOLERANCE and moved <= allowed, detail, cure)
+    if wrong:
+        cure = f"transformers does not save this {type(model).__name__} as it is in memory: report it, and train a copy"
+    return judge("reload", not wrong and off <= _TABLE_TOLERANCE and moved <= allowed, detail, cure)
 
 
-def _obstacle(bench: Bench, folder: str) -> str | None:
-    """Why the weights should not be written there, or None."""
-    if bench.tokenizer is None:
-        return "no tokenizer was given"
-    size = sum(parameter.numel() * parameter.element_size() for parameter in bench.model.parameters())
-    if size > _RELOAD_LIMIT_BYTES:
-        return f"the weights are {size / 1e9:.1f} GB"
-    if 1.2 * size > (free := shutil.disk_usage(folder).free):
-        return f"the weights are {size / 1e9:.3g} GB, and {folder} has {free / 1e9:.3g} GB free"
-    return None
+def _saved_and_reread(bench: Bench, folder: str) -> tuple[str, dict[str, float] | None, PreTrainedModel]:
+    """Saves as much as takes no long time, and reads it.
+
+    Returns:
+        What it was, which of its weights are others now and by how much (None where none were saved), and a model to
+        compare with.
+    """
+    model, layers = bench.model, text_config(bench.model.config).num_hidden_layers
+    few = layers_to_reread(model, _RELOAD_LIMIT_BYTES)
+    saved = first_layers(model, few)
+    size, free = weight_bytes(saved), shutil.disk_usage(folder).free
+    in_four_bits = any(is_four_bit(module) for module in model.modules())
+    obstacle = ""
+    if 1.2 * size > free:
+        obstacle = f"weights are {size / 1e9:.3g} GB, and {folder} has {free / 1e9:.3g} GB free"
+    elif in_four_bits and few < layers:
+        obstacle = "of weights in 4 bits the library saves all or none, and these are too many"
+    if obstacle:
+        return f"the config alone ({obstacle})", None, _config_reloaded(model, folder)
+    save_model(model, bench.tokenizer, folder, state_dict=saved if few < layers else None)
+    if few == layers and bench.tokenizer is not None and not in_four_bits:
+        again = _reloaded(model, folder)
+        return "the whole checkpoint", differences(again.state_dict(), saved), again
+    what = f"the config and {few} of {layers} layers" if few < layers else "the whole checkpoint"
+    # What is loaded in 4 bits is dequantized by `load_model`.
+    return what, wrongly_saved(model, folder, few), _config_reloaded(model, folder)
 
 
-def _reloaded(bench: Bench, folder: str) -> PreTrainedModel:
-    model = bench.model
-    save_model(model, bench.tokenizer, folder)  # pyright: ignore[reportArgumentType]
+def _reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     attention, own_code = model.config._attn_implementation, _brings_own_code(model)
     loaded = load_model(folder, dtype=model.dtype, attention=attention, trust_remote_code=own_code)
     return loaded.model.to(model.device)  # pyright: ignore[reportArgumentType]
@@ -151,7 +178,8 @@ def _reloaded(bench: Bench, folder: str) -> PreTrainedModel:
 def _config_reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """A model built from the saved config around the weights in memory: costs nothing at any size."""
     with quiet_transformers():
-        save_config(model.config, folder)
+        if not (Path(folder) / CONFIG_FILE).exists():
+            save_config(model.config, folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=_brings_own_code(model))
         config._attn_implementation = model.config._attn_implementation
         return built_around(type(model), config, dict(model.named_parameters(remove_duplicate=False)), model)

@@ -121,6 +121,7 @@ def evaluate(
         details=details or {},
         progress=progress,
         share_out=share_out,
+        is_recorded=out is not None,
     )
     # Every rank of a distributed run has all results; the first writes them down.
     files = (out, samples_out) if process_state().is_main_process else (None, None)

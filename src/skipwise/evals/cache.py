@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import torch
 import transformers
+from torch.distributed.tensor import DTensor
 
 from skipwise import __version__
 from skipwise.evals.records import Sample
@@ -96,9 +97,10 @@ def _hash_files(files: frozenset[str]) -> str:
 def hash_model(model: Any) -> str:
     """SHA-256 of a model's class, settings, end tokens, parameters and buffers: rotary tables are among the buffers.
 
-    Where it was loaded from is no part of it.
+    Where it was loaded from is no part of it, nor whether it is split over processes: all of them call this then.
     """
-    digest = hashlib.sha256(type(model).__name__.encode())
+    # FSDP gives each model that it splits a class of its own, named so.
+    digest = hashlib.sha256(type(model).__name__.removeprefix("FSDP").encode())
     settings: Mapping[str, Any] = model.config.to_dict()
     settings = {name: value for name, value in settings.items() if name not in _INCIDENTAL and name[0] != "_"}
     settings["attention"] = str(model.config._attn_implementation)
@@ -108,7 +110,10 @@ def hash_model(model: Any) -> str:
     digest.update(json.dumps(settings, sort_keys=True, default=_as_text).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().reshape(-1).contiguous().view(torch.uint8)
+        whole: Any = tensor.detach()
+        if isinstance(whole, DTensor):
+            whole = whole.full_tensor()
+        flat = whole.reshape(-1).contiguous().view(torch.uint8)
         for begin in range(0, flat.numel(), _HASHED_BYTES):
             # Bit for bit, piece by piece: a large tensor of an accelerator is not copied as a whole.
             digest.update(flat[begin : begin + _HASHED_BYTES].cpu().numpy().data)

@@ -19,6 +19,7 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions, write_sample
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer
 from skipwise.evals.stats import Estimate
+from skipwise.model import embedding_rows
 
 BosPolicy = Literal["tokenizer", "always", "never"]
 """When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
@@ -95,6 +96,8 @@ class EvalContext:
         details: what joins the details of every result.
         progress: show a bar for each length.
         share_out: each rank of a distributed run measures its share of the samples; otherwise all of them.
+        is_recorded: results go into a file, where they say of which weights they are. All weights are hashed for this,
+            as for a cache, and for nothing else.
     """
 
     model: Any
@@ -105,6 +108,7 @@ class EvalContext:
     details: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
     share_out: bool = True
+    is_recorded: bool = False
 
     def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator that depends on the seed and these arguments alone, not on what was drawn before."""
@@ -135,6 +139,7 @@ class EvalContext:
             details={
                 "settings": asdict(task),
                 **self._measured_with,
+                **({"model_sha256": self._model_sha256} if self.cache is not None or self.is_recorded else {}),
                 **({"documents_sha256": self._documents_sha256} if task.uses_documents else {}),
                 **self.details,
                 **details,
@@ -146,7 +151,6 @@ class EvalContext:
         return {
             "tokenizer_sha256": hash_tokenizer(self.tokenizer),
             "model": self.model.config.name_or_path,
-            "model_sha256": self._model_sha256,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "attention": str(self.model.config._attn_implementation),
             "device": self.model.device.type,
@@ -177,7 +181,7 @@ class EvalContext:
             num_documents: how many at most.
 
         Raises:
-            DataError: when there are no documents or none is long enough.
+            DataError: when there are no documents, none is long enough, or they are of another vocabulary.
         """
         bos = self.tokenizer.bos_token_id
         bodies = [
@@ -191,6 +195,12 @@ class EvalContext:
                 f"{len(bodies)} given has {longest}: give longer documents or ask for shorter lengths"
             )
         chosen = [int(index) for index in self.rng("documents").permutation(long_enough)[:num_documents]]
+        rows, largest = embedding_rows(self.model.config), max(int(bodies[index].max()) for index in chosen)
+        if largest >= rows:
+            raise DataError(
+                f"the documents have token ids up to {largest}, and the model embeddings for ids 0 to {rows - 1}: "
+                "tokenize them with the model's own tokenizer"
+            )
         return ChosenDocuments(chosen, [bodies[index] for index in chosen], len(bodies) - len(long_enough))
 
     def samples(

@@ -96,7 +96,7 @@ class LongPPL(ReadsDocuments):
         chosen = long_documents(context, self, max(lengths))
         scorer = self._scorer(context)
         scope: dict[str, Any] = {"longest_tokens": max(lengths)}
-        if not scorer.is_evaluated:
+        if not scorer.is_evaluated and context.cache is not None:
             scope |= {
                 "scorer_model": hash_model(scorer.context.model),
                 "scorer_tokenizer": hash_tokenizer(scorer.context.tokenizer),

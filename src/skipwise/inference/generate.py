@@ -22,6 +22,7 @@ from skipwise.inference.engine import FinishReason, GenerationRequest, Generatio
 from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
 from skipwise.inference.text import TextStream
+from skipwise.model import embedding_rows
 
 # Temperatures from 0 up to here: logits divided by so little are infinite, and no draw can be made of them.
 _GREEDY_BELOW = 1e-5
@@ -97,7 +98,7 @@ class LocalEngine:
             ConfigError: as `TwoModes.choose`; and a token that the vocabulary does not have.
         """
         mode = self.mode_of(request)
-        vocabulary = self.modes.model(mode).config.get_text_config().vocab_size
+        vocabulary = embedding_rows(self.modes.model(mode).config)
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
             raise ConfigError(
                 f"the prompt has token ids out of 0 to {vocabulary - 1}; it needs the model's own tokenizer"

@@ -34,15 +34,23 @@ from skipwise.model.quantized import (
 )
 from skipwise.model.rotary import rotary_tables
 from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
+from skipwise.model.saved import check_saved
 from skipwise.model.source import named_path, path_beside
+from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
+from skipwise.model.tokenizer import embedding_rows, read_tokenizer
+from skipwise.model.unpack import unpack_checkpoint
 
 __all__ = [
     "FourBits",
     "LoadedModel",
+    "StoredWeights",
     "built_around",
     "check_loads_in_four_bits",
     "check_read_as_stored",
+    "check_saved",
+    "check_trainable",
     "dequantized",
+    "embedding_rows",
     "four_bit_layers",
     "four_bits",
     "is_four_bit",
@@ -53,6 +61,7 @@ __all__ = [
     "path_beside",
     "portability_note",
     "read_config",
+    "read_tokenizer",
     "replace_file",
     "rope_state",
     "rotary_tables",
@@ -60,6 +69,8 @@ __all__ = [
     "save_config",
     "save_model",
     "share_weights",
+    "stored_weights",
+    "unpack_checkpoint",
     "with_rope",
     "with_scaled_attention",
     "without_weights",

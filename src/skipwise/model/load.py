@@ -34,6 +34,12 @@ from skipwise.model.source import (
     quiet_transformers,
     without_conversion,
 )
+from skipwise.model.stored import (
+    ask_for_plain_weights,
+    check_nothing_is_packed,
+    forget_quantization,
+    make_plain,
+)
 from skipwise.model.tokenizer import load_tokenizer
 from skipwise.rope import Interpolation
 from skipwise.window import Window
@@ -81,7 +87,7 @@ def load_model(
         (`skipwise.model.baichuan`).
 
     Raises:
-        CheckpointError: missing, damaged, incomplete, or with pickled weights.
+        CheckpointError: missing, damaged, incomplete, with pickled weights, or with a tokenizer of another vocabulary.
         UnsupportedModelError: the model has no rotary positions to extend, with the reason.
         ConfigError: a setting or package stands in the way.
     """
@@ -93,7 +99,7 @@ def load_model(
         config = _own_config(place, trust_remote_code)
         if quantization is not None:
             check_quantizable(source, config)
-        tokenizer = load_tokenizer(place, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(place, config, trust_remote_code)
         target = told_config(phi_config(config) if is_gptj(config) else config, original)
         if interpolation is not None and window is not None:
             before, target = target, extended_config(target, interpolation, window)
@@ -207,6 +213,7 @@ def _load_weights(
     elif hasattr(transformers, "GgufConfig"):
         # Blocks left packed can be neither trained nor saved; before this setting existed, they never were.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    stored = None if place.gguf_file else ask_for_plain_weights(str(place), config)
     with one_line_errors(place, "the model"), without_conversion():
         if (packed := packed_config(place)) is not None:
             arguments["state_dict"] = llama_weights(packed, place)
@@ -229,7 +236,11 @@ def _load_weights(
             "config and weights do not belong together: get the checkpoint again"
         )
     if place.gguf_file is not None:
-        _forget_quantization(model)
+        forget_quantization(model)
+    elif stored is not None:
+        make_plain(model, stored)
+    else:
+        check_nothing_is_packed(str(place), report["unexpected_keys"])
     keep_packed_as_trained(model)
     return model
 
@@ -243,15 +254,3 @@ def _parameter_dtype(dtype: str | torch.dtype | None, place: ModelSource) -> str
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
         raise ConfigError(f"dtype is {dtype!r}; give auto, float32, bfloat16 or float16")
     return resolved
-
-
-def _forget_quantization(model: Any) -> None:
-    """A GGUF file's blocks are plain numbers once loaded, but the library refuses to save while it remembers them."""
-    for holder, name in (
-        (model.config, "quantization_config"),
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-    ):
-        if hasattr(holder, name):
-            delattr(holder, name)
-    model.is_quantized = False

@@ -90,7 +90,11 @@ def check_quantizable(source: str | Path, config: PreTrainedConfig) -> None:
     if place.gguf_file is not None:
         raise ConfigError(f"model is {str(source)!r}, a GGUF file, and qlora quantizes full weights: {without}")
     if getattr(config, "quantization_config", None) is not None:
-        raise ConfigError(f"model {str(source)!r} is quantized already, and qlora quantizes full weights: {without}")
+        raise ConfigError(
+            f"model {str(source)!r} is quantized already, and qlora quantizes full weights: train by lora, or make "
+            'them full once, and train NEW: python -c "from skipwise.model import load_model as l, save_model as s; '
+            f"s(*l({str(source)!r}, dtype='auto'), 'NEW')\""
+        )
     if is_gptj(config):
         raise ConfigError(
             f"model {str(source)!r} is a GPT-J, whose weights are reordered while it is loaded: load it with "

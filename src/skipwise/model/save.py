@@ -27,7 +27,7 @@ _CHANGED = (
 
 def save_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     folder: str | Path,
     *,
     state_dict: dict[str, Any] | None = None,
@@ -39,9 +39,9 @@ def save_model(
 
     Args:
         model: as `load_model` gives it, trained or not.
-        tokenizer: that goes with it.
+        tokenizer: that goes with it; None writes none.
         folder: where to; its parents are made.
-        state_dict: whole weights by name, of a model that is split over processes.
+        state_dict: in place of the model's own: whole weights by name of one that is split over processes, or some.
         shard_bytes: largest file of weights; None for the transformers library's own limit.
 
     Raises:
@@ -76,7 +76,7 @@ def save_config(config: PreTrainedConfig, folder: str | Path) -> None:
 
 def _write_checkpoint(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     folder: Path,
     state_dict: dict[str, Any] | None,
     shard_bytes: int | None,
@@ -84,7 +84,8 @@ def _write_checkpoint(
     limit: dict[str, Any] = {} if shard_bytes is None else {"max_shard_size": shard_bytes}
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=state_dict, **limit)
-        tokenizer.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
     share_weights(folder)
     _add_legacy_keys(model.config, folder)
 

@@ -1,108 +1,114 @@
-"""The tokenizer that goes with a model: transformers' own, or of a Baichuan, whose own is code, a fast one like it."""
+"""The tokenizer of a model, refused where the model has no embeddings for its ids."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from skipwise.errors import CheckpointError
-from skipwise.model.sentencepieces import fast_tokenizer, read_pieces
-from skipwise.model.source import ModelSource, one_line_errors, own_file, packed_config
+from skipwise.model.baichuan_tokenizer import baichuan_tokenizer
+from skipwise.model.rotary import text_config
+from skipwise.model.source import ModelSource, locate, one_line_errors, packed_config, quiet_transformers
 
-_SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None}
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def load_tokenizer(place: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a model.
+def read_tokenizer(
+    source: str | Path, config: PreTrainedConfig, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Reads a model's tokenizer without the model's weights.
 
     Args:
-        place: of the model.
-        trust_remote_code: run Python code that comes with it.
+        source: as for `load_model`.
+        config: of the model.
+        trust_remote_code: run Python code that comes with the checkpoint.
 
     Raises:
-        CheckpointError, UnsupportedModelError, ConfigError: it cannot be read, or no fast one can be made of it.
+        CheckpointError: it is missing or damaged, or makes token ids that the model has no embeddings for.
     """
+    with quiet_transformers():
+        return load_tokenizer(locate(source, weights=False), config, trust_remote_code)
+
+
+def load_tokenizer(
+    place: ModelSource, config: PreTrainedConfig | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """`read_tokenizer` for a source that is found already; without a config its ids are held against nothing."""
     with one_line_errors(place, "the tokenizer"):
         if packed_config(place) is not None:
-            return _of_baichuan(place)
-        return AutoTokenizer.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
+            tokenizer = baichuan_tokenizer(place)
+        else:
+            how = {**place.file_arguments, "trust_remote_code": trust_remote_code}
+            tokenizer = AutoTokenizer.from_pretrained(place.name, **how)
+    if config is not None:
+        _check_ids(place, tokenizer, embedding_rows(config))
+    return tokenizer
 
 
-def _of_baichuan(place: ModelSource) -> PreTrainedTokenizerFast:
-    settings = _json(place, "tokenizer_config.json")
-    if (whole := own_file(place, "tokenizer.json")) is not None:
-        engine = Tokenizer.from_file(whole)
-    elif (model := own_file(place, "tokenizer.model")) is not None:
-        engine = fast_tokenizer(read_pieces(model))
-    else:
-        raise CheckpointError(
-            f"model {str(place)!r} has no tokenizer.model, of which its tokenizer is made, and no tokenizer.json; copy "
-            "one from the published folder"
-        )
-    _add_tokens(engine, settings, place)
-    special = {name: _text(settings.get(name), usual) for name, usual in _SPECIAL.items()}
-    if whole is None:
-        # As its own code has it where its settings do not say.
-        begin = special["bos_token"] if settings.get("add_bos_token", True) else None
-        end = special["eos_token"] if settings.get("add_eos_token", False) else None
-        _frame(engine, begin, end)
-    more = {"model_max_length": settings.get("model_max_length"), "chat_template": settings.get("chat_template")}
-    if more["chat_template"] is None:
-        more["chat_template"] = _turns(engine, _json(place, "generation_config.json"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=engine,
-        clean_up_tokenization_spaces=False,
-        **{name: text for name, text in special.items() if text is not None},
-        **{name: value for name, value in more.items() if value is not None},
+def embedding_rows(config: PreTrainedConfig) -> int:
+    """How many token ids a model of this config has embeddings for; they begin at 0."""
+    return text_config(config).vocab_size
+
+
+def _check_ids(place: ModelSource, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    beyond = {index: token for token, index in tokenizer.get_vocab().items() if index >= rows}
+    if not beyond:
+        return
+    if tokenizer.is_fast and set(beyond.values()) <= _of_no_use(place, tokenizer):
+        _without_added(tokenizer, beyond)
+        return
+    largest = max(beyond)
+    how = "".join(f", {name}={value!r}" for name, value in place.file_arguments.items())
+    raise CheckpointError(
+        f"the tokenizer of {str(place)!r} has token ids up to {largest} ({beyond[largest]!r}), and the model has "
+        f"{rows} embeddings, for ids 0 to {rows - 1}: give the model's own tokenizer, or add embeddings and train "
+        f'them: python -c "from transformers import AutoModelForCausalLM as M; m = M.from_pretrained({place.name!r}'
+        f"{how}); m.resize_token_embeddings({largest + 1}); m.save_pretrained('NEW')\", and copy the tokenizer's files "
+        "to NEW"
     )
 
 
-def _turns(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
-    """The chat template that does what a chat model's code does: one token before a turn, and none after it."""
-    ids = [generation.get(f"{role}_token_id") for role in ("user", "assistant")]
-    marks = [engine.id_to_token(index) for index in ids if isinstance(index, int)]
-    if len(marks) < 2 or None in marks:
-        return None
-    engine.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in marks])
-    user, assistant = (json.dumps(mark) for mark in marks)
-    return (
-        f"{{% for message in messages %}}{{% if message['role'] == 'user' %}}{{{{ {user} }}}}"
-        f"{{% elif message['role'] == 'assistant' %}}{{{{ {assistant} }}}}{{% endif %}}{{{{ message['content'] }}}}"
-        f"{{% endfor %}}{{% if add_generation_prompt %}}{{{{ {assistant} }}}}{{% endif %}}"
+def _of_no_use(place: ModelSource, tokenizer: Any) -> set[str]:
+    """Tokens that the model never had: with these taken out, their text is plain text."""
+    common = PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES
+    # They stand for an image or a sound. The text-only models of a family have its tokenizer without these embeddings.
+    placeholders = {str(getattr(tokenizer, name)) for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if name not in common}
+    # The library's classes add end tokens of their own to whatever vocabulary they are given, that of a GGUF file too.
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return placeholders | (special - _named_in_files(place))
+
+
+def _named_in_files(place: ModelSource) -> set[str]:
+    """Every string of a checkpoint's tokenizer files, its tokens among them; none of a GGUF file."""
+    if place.gguf_file is not None:
+        return set()
+    optional: dict[str, Any] = dict.fromkeys(
+        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
     )
+    paths = [cached_file(place.name, name, **optional) for name in _FILES]
+    return set(_strings([json.loads(Path(path).read_text(encoding="utf-8")) for path in paths if path]))
 
 
-def _add_tokens(engine: Tokenizer, settings: Mapping[str, Any], place: ModelSource) -> None:
-    """Adds what was given to the vocabulary after it was made, under the ids it had."""
-    told = {index: text for text, index in _json(place, "added_tokens.json").items()}
-    told |= {int(index): entry["content"] for index, entry in (settings.get("added_tokens_decoder") or {}).items()}
-    new = [told[index] for index in sorted(told) if engine.id_to_token(index) is None]
-    engine.add_tokens([AddedToken(text, normalized=False) for text in new])
-    if wrong := [f"{text} {index}" for index, text in sorted(told.items()) if engine.token_to_id(text) != index]:
-        raise CheckpointError(
-            f"the tokenizer of {str(place)!r} names tokens by ids that its vocabulary does not have ({wrong[0]}, ...); "
-            "its files do not belong together: get them again"
-        )
+def _strings(value: Any) -> Iterator[str]:
+    """All strings of a JSON value, names of entries too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for entry in value:
+            yield from _strings(entry)
+            if isinstance(value, dict):
+                yield from _strings(value[entry])
 
 
-def _frame(engine: Tokenizer, begin: str | None, end: str | None) -> None:
-    """Has the ends of a text marked."""
-    marks = [text for text in (begin, end) if text is not None]
-    if marks:
-        template = [*([begin] if begin else ()), "$A", *([end] if end else ())]
-        engine.post_processor = processors.TemplateProcessing(
-            single=template, special_tokens=[(text, engine.token_to_id(text)) for text in marks]
-        )
-
-
-def _text(token: Any, usual: str | None) -> str | None:
-    """The text of a special token, which may be written with its settings."""
-    return token["content"] if isinstance(token, dict) else token or usual
-
-
-def _json(place: ModelSource, name: str) -> dict[str, Any]:
-    file = own_file(place, name)
-    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+def _without_added(tokenizer: Any, tokens: Mapping[int, str]) -> None:
+    """Takes added tokens out of a fast tokenizer, so that no text becomes them and nothing is ended by them."""
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] not in tokens]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(described))
+    for name in PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES:
+        if str(getattr(tokenizer, name)) in tokens.values():
+            setattr(tokenizer, name, None)

@@ -113,6 +113,7 @@ def advise(
             f"Serving is planned on {deployment.count} of the {given} x {machine.name}: engines give each as many "
             f"heads, and a model is shared within a node of {machine.node} where it fits."
         )
+    words += _stored_words(shape)
     words += _serving_words(profiles, window, deployment, utilisation, fewest_to_serve, longest)
     words.append(
         "What gets worse: short text by some per cent of perplexity, which more steps and a smaller target lower, and "
@@ -164,6 +165,20 @@ def interpolation_settings(shape: ModelShape, target_tokens: int) -> dict[str, A
     if state.kind in ("linear", "llama3", "yarn") and nominal > 1 and abs(state.factor / nominal - 1) > 1e-6:
         settings["factor"] = state.factor * target_tokens / state.maximum
     return settings
+
+
+def _stored_words(shape: ModelShape) -> list[str]:
+    """That nothing here counts weights as they are packed, where they are."""
+    if shape.stored is None:
+        return []
+    size = "" if shape.stored.weight_bytes is None else f", {bytes_text(shape.stored.weight_bytes)} of weights"
+    words = (
+        f"The checkpoint is stored as {shape.stored.method}{size}. No figure here counts that: training holds, and "
+        "leaves, its weights dequantized."
+    )
+    if not shape.stored.is_trainable:
+        words += " As it is it cannot be trained; `skipwise extend` says what dequantizes it."
+    return [words]
 
 
 def _nothing_fits_words(

@@ -16,6 +16,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "model": plan.shape.name,
         "window": _named(plan.window, "train", "original", "target"),
         "parameters": _named(counts, *counts.__slots__, "total"),
+        "stored": None if plan.shape.stored is None else plan.shape.stored._asdict(),
         "kv_bytes_a_token": plan.shape.kv_bytes_a_token,
         "machine": {"name": plan.machine.name, "count": plan.sharding.processes, "source": plan.machine.source},
         "utilisation": _named(plan.utilisation, *plan.utilisation.__slots__),

@@ -11,7 +11,14 @@ from transformers import AutoConfig, DynamicCache, PreTrainedConfig
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.memory import LayerShape, ParameterCounts
-from skipwise.model import original_window, read_config, rope_state, without_weights
+from skipwise.model import (
+    StoredWeights,
+    original_window,
+    read_config,
+    rope_state,
+    stored_weights,
+    without_weights,
+)
 from skipwise.model.extend import told_config
 from skipwise.model.gptj import is_gptj, phi_config
 from skipwise.plan.cards import MODEL_CARDS
@@ -33,6 +40,7 @@ class ModelShape:
         largest_layer: parameters of the largest decoder layer.
         outside_layers: parameters that are in none: embedding, head, last norm.
         told_original: the original window where it was said and not read, in tokens.
+        stored: how the checkpoint's weights are packed; None where they are plain.
     """
 
     name: str
@@ -43,6 +51,7 @@ class ModelShape:
     largest_layer: int
     outside_layers: int
     told_original: int | None = None
+    stored: StoredWeights | None = None
 
     @property
     def text(self) -> Any:
@@ -86,7 +95,7 @@ def model_shape(source: str, *, original: int | None = None, trust_remote_code: 
                 raise
             raise CheckpointError(f"{error}, or a built-in card: {', '.join(MODEL_CARDS)}") from error
     shape = shape_of(config, name=source, trust_remote_code=trust_remote_code)
-    return replace(shape, told_original=original)
+    return replace(shape, told_original=original, stored=stored_weights(source, config))
 
 
 def card_config(name: str) -> PreTrainedConfig:

@@ -13,7 +13,7 @@ from skipwise.errors import DataError
 from skipwise.items import EpochOrder
 from skipwise.streaming.parts import is_of_part, together, tokens_of
 from skipwise.streaming.shards import Shards
-from skipwise.tokenizing import Encoder
+from skipwise.tokenizing import Encoder, require_fast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,8 +87,7 @@ class DocumentStream:
         join: bool = False,
         held_out_share: float = 0.0,
     ) -> None:
-        if not tokenizer.is_fast:
-            raise DataError(f"tokenizer is a slow {type(tokenizer).__name__}; load it with use_fast=True")
+        require_fast(tokenizer)
         self._encoder = Encoder(tokenizer)
         self.separator_id = self._encoder.separator_id if join else None
         if join and self.separator_id is None:

@@ -46,10 +46,13 @@ from skipwise.model import (
     LoadedModel,
     check_loads_in_four_bits,
     check_read_as_stored,
+    check_saved,
+    check_trainable,
     load_model,
     original_window,
     portability_note,
     read_config,
+    read_tokenizer,
     save_model,
     share_weights,
     without_weights,
@@ -57,6 +60,7 @@ from skipwise.model import (
 from skipwise.positions import PositionSampler
 from skipwise.recipes import AUTO
 from skipwise.streaming import DocumentStream
+from skipwise.tokenizing import require_fast
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.context import check_context, context_group, num_groups, probe_context
@@ -225,7 +229,8 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
     Raises:
         SkipwiseError: as `extend`.
     """
-    base = read_config(config.model, original=config.original, trust_remote_code=config.trust_remote_code)
+    trusted = {"trust_remote_code": config.trust_remote_code}
+    base = read_config(config.model, original=config.original, **trusted)
     config = settle_recipe(config, base, sampler, processes)
     window = config.resolve_window(original_window(base))
     stages = run_stages(config, window, training_settings(config)["max_steps"], sampler)
@@ -237,12 +242,14 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
         # A sampler is made without knowing its window, and may refuse it.
         stage.sampler.sample(window.target, stage.window, np.random.default_rng(0))
     check_sources(config)
+    check_trainable(config.model, base)
     if not isinstance(config.tuning, FullTuning):
-        skeleton = without_weights(base, trust_remote_code=config.trust_remote_code)
+        skeleton = without_weights(base, **trusted)
         if isinstance(config.tuning, QloraTuning):
-            check_loads_in_four_bits(config.model, trust_remote_code=config.trust_remote_code)
+            check_loads_in_four_bits(config.model, **trusted)
             logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
         check_tuning(skeleton, config.tuning)
+    require_fast(read_tokenizer(config.model, base, **trusted))
     return CheckedRun(base=base, sampler=sampler, window=window, stages=stages, validation_lengths=lengths)
 
 
@@ -407,6 +414,8 @@ def _extend(
         vars(plain).pop("forward", None)
         if writes:
             save_model(plain, loaded.tokenizer, folder.path)
+            with loaded_whole(arguments):
+                check_saved(plain, folder.path)
         factor = None
         if to_calibrate_on is not None:
             # At the target a pass may need the memory that gradients and the optimizer hold.

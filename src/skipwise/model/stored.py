@@ -1,0 +1,199 @@
+"""Checkpoints whose weights are stored in fewer bits: loaded as the numbers that these stand for, or refused.
+
+    fp8, mxfp8, mxfp4, metal, compressed-tensors    dequantized by the transformers library while it loads
+    bitsandbytes                                    loaded as stored, then dequantized layer by layer
+    gptq, awq and the like                          left as the library loads them, to be measured; never trained
+
+What is dequantized is a plain model from then on, and so is what is saved of it.
+"""
+
+import importlib.util
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.model.quantized import dequantized, is_four_bit
+from skipwise.model.rotary import text_config
+
+_SETTINGS = "quantization_config"
+_BITSANDBYTES = "bitsandbytes"
+_PACKAGES = {_BITSANDBYTES: "bitsandbytes", "compressed-tensors": "compressed_tensors"}
+# By `unpack_checkpoint`.
+_UNPACKED_FROM_FILES = ("gptq", "awq")
+_SCALES = ("weight_scale_inv", "weight_scale", "_scales", ".SCB", ".absmax")
+
+
+def stored_as(config: PreTrainedConfig) -> dict[str, Any] | None:
+    """How a checkpoint says that its weights are quantized, as the library's settings; None where they are not."""
+    settings = getattr(config, _SETTINGS, None) or getattr(text_config(config), _SETTINGS, None)
+    return settings if settings is None or isinstance(settings, dict) else settings.to_dict()
+
+
+def method_of(settings: dict[str, Any]) -> str:
+    """The name of the format: `fp8`, `gptq`, ..."""
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+        return _BITSANDBYTES
+    method = settings.get("quant_method")
+    return str(getattr(method, "value", method))
+
+
+class StoredWeights(NamedTuple):
+    """What is known of packed weights without reading them.
+
+    Attributes:
+        method: the format's name.
+        is_trainable: whether `load_model` dequantizes it.
+        weight_bytes: as they are stored; None where no files are at hand.
+    """
+
+    method: str
+    is_trainable: bool
+    weight_bytes: int | None
+
+
+def stored_weights(source: str | Path, config: PreTrainedConfig) -> StoredWeights | None:
+    """How the weights of a checkpoint are packed; None where they are not.
+
+    Args:
+        source: as for `load_model`.
+        config: its own, as `AutoConfig` reads it.
+    """
+    settings = stored_as(config)
+    if settings is None:
+        return None
+    method, sizes = method_of(settings), []
+    for path in Path(source).expanduser().glob("*.safetensors"):
+        with path.open("rb") as file:
+            # A file is the length of its header in 8 bytes, the header, and the tensors.
+            sizes.append(path.stat().st_size - 8 - int.from_bytes(file.read(8), "little"))
+    return StoredWeights(method, method == _BITSANDBYTES or _dequantizes(method), sum(sizes) or None)
+
+
+def check_trainable(source: str | Path, config: PreTrainedConfig) -> None:
+    """Refuses a checkpoint whose weights cannot be trained, by its config alone.
+
+    Args:
+        source: as for `load_model`.
+        config: its own, as `AutoConfig` reads it.
+
+    Raises:
+        ConfigError: it cannot be dequantized here, with what does it; or the package that does it is missing.
+    """
+    stored = stored_weights(source, config)
+    if stored is None:
+        return
+    method = stored.method
+    if method in _PACKAGES and importlib.util.find_spec(_PACKAGES[method]) is None:
+        raise ConfigError(
+            f"model {str(source)!r} is stored as {method}, and the package that reads it is missing: pip install "
+            f"{method}"
+        )
+    if stored.is_trainable:
+        return
+    cure = "train the checkpoint that it was made of"
+    if method in _UNPACKED_FROM_FILES:
+        folder, fetch = repr(str(source)), ""
+        if not Path(source).is_dir():
+            folder, fetch = f"s({folder})", "from huggingface_hub import snapshot_download as s; "
+        cure = (
+            f'make its weights plain once, and train NEW: python -c "{fetch}from skipwise.model import '
+            f"unpack_checkpoint as u; u({folder}, 'NEW')\""
+        )
+    raise ConfigError(f"model {str(source)!r} is stored as {method}, which cannot be trained: {cure}")
+
+
+def ask_for_plain_weights(source: str, config: PreTrainedConfig) -> str | None:
+    """Has the library dequantize while it loads a model of this config, where it can.
+
+    Returns:
+        The format's name, None where nothing is quantized.
+
+    Raises:
+        UnsupportedModelError: the library does not know the format, and would take the packed numbers for weights.
+    """
+    settings = stored_as(config)
+    if settings is None:
+        return None
+    method = method_of(settings)
+    if method != _BITSANDBYTES and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        raise UnsupportedModelError(
+            f"model {source!r} is stored as {method}, which the transformers library does not read (it reads "
+            f"{', '.join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))}): give the checkpoint that it was made of"
+        )
+    if _dequantizes(method):
+        setattr(config, _SETTINGS, {**settings, "dequantize": True})
+    return method
+
+
+def make_plain(model: Any, method: str) -> None:
+    """Makes a plain model of one that was loaded from fewer bits, where its format allows.
+
+    Args:
+        model: as the library loads it under `ask_for_plain_weights`; it ends on the CPU.
+        method: that this returned.
+    """
+    if method == _BITSANDBYTES:
+        _dequantize_layers(model)
+    if method == _BITSANDBYTES or _dequantizes(method):
+        forget_quantization(model)
+        model.to("cpu")
+
+
+def check_nothing_is_packed(source: str, unexpected: Iterable[str]) -> None:
+    """Refuses packed weights that the config says nothing of: they were taken for plain ones, without their scales.
+
+    Args:
+        source: for the message.
+        unexpected: names of tensors that the model has no place for.
+
+    Raises:
+        CheckpointError: there are scales among them.
+    """
+    if scales := sorted(name for name in unexpected if name.endswith(_SCALES)):
+        raise CheckpointError(
+            f"model {source!r} holds packed weights (scales: {scales[0]} and {len(scales) - 1} more), and its "
+            "config.json has no quantization_config to read them by: get the checkpoint again, with its own config"
+        )
+
+
+def forget_quantization(model: Any) -> None:
+    """Takes away from a model of plain numbers that they were packed: saving would pack them anew, or refuse to."""
+    for holder in (model.config, text_config(model.config)):
+        if hasattr(holder, _SETTINGS):
+            delattr(holder, _SETTINGS)
+    for name in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit", "hf_device_map"):
+        if name in vars(model):
+            delattr(model, name)
+    model.is_quantized = False
+    # Whose reverse, when saving, quantizes; the family's own are found again by its class.
+    model._weight_conversions = None
+
+
+def _dequantizes(method: str) -> bool:
+    """Whether the library can dequantize this format while it loads."""
+    settings = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
+    return settings is not None and "dequantize" in inspect.signature(settings.__init__).parameters
+
+
+@torch.no_grad()
+def _dequantize_layers(model: PreTrainedModel) -> None:
+    for name, module in list(model.named_modules()):
+        layer: Any = module
+        if is_four_bit(module):
+            weight = dequantized(module)
+        elif getattr(getattr(layer, "weight", None), "SCB", None) is not None:
+            # Rows of whole numbers, whose 127 stands for the row's scale (LLM.int8(), arXiv 2208.07339, section 2).
+            weight = layer.weight.float() * layer.weight.SCB[:, None] / 127
+        else:
+            continue
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        plain.weight = nn.Parameter(weight.to(model.dtype))
+        plain.bias = layer.bias
+        model.set_submodule(name, plain.train(layer.training))

@@ -1,0 +1,225 @@
+"""Checkpoints whose weights are stored in fewer bits, and what their numbers stand for, by plain loops."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+BLOCK = 16
+# What 4 bits of sign, exponent and mantissa (1, 2, 1) stand for: OCP Microscaling Formats 1.0, table 5.
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+
+def write_fp8(source: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """Copies a checkpoint with its linear layers in float8, a scale a block of 16 by 16, as Qwen3-FP8 has them of 128.
+
+    Returns:
+        All weights by name, float32, as they are meant to be read.
+    """
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    stored: dict[str, torch.Tensor] = {}
+    meant: dict[str, torch.Tensor] = {}
+    for name, weight in load_file(source / "model.safetensors").items():
+        if not name.endswith("_proj.weight"):
+            stored[name] = meant[name] = weight.float()
+            continue
+        rows, columns = weight.shape
+        scales = torch.zeros(rows // BLOCK, columns // BLOCK)
+        packed, whole = torch.zeros(rows, columns, dtype=torch.float8_e4m3fn), torch.zeros(rows, columns)
+        for i in range(rows // BLOCK):
+            for j in range(columns // BLOCK):
+                at = slice(i * BLOCK, (i + 1) * BLOCK), slice(j * BLOCK, (j + 1) * BLOCK)
+                scales[i, j] = weight[at].abs().max() / 448
+                packed[at] = (weight[at] / scales[i, j]).to(torch.float8_e4m3fn)
+                whole[at] = packed[at].float() * scales[i, j]
+        stored |= {name: packed, f"{name}_scale_inv": scales}
+        meant[name] = whole
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    set_config(
+        folder,
+        {
+            "quant_method": "fp8",
+            "fmt": "e4m3",
+            "activation_scheme": "dynamic",
+            "weight_block_size": [BLOCK, BLOCK],
+            "modules_to_not_convert": ["lm_head"],
+        },
+    )
+    return meant
+
+
+def write_compressed_tensors(source: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """Copies a checkpoint with its linear layers in float8 and a scale a row, as the package compressed-tensors has it.
+
+    Returns:
+        As `write_fp8`.
+    """
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    stored: dict[str, torch.Tensor] = {}
+    meant: dict[str, torch.Tensor] = {}
+    for name, weight in load_file(source / "model.safetensors").items():
+        if not name.endswith("_proj.weight"):
+            stored[name] = meant[name] = weight.float()
+            continue
+        scales = weight.abs().amax(dim=1, keepdim=True) / 448
+        packed = (weight / scales).to(torch.float8_e4m3fn)
+        stored |= {name: packed, f"{name}_scale": scales}
+        meant[name] = torch.stack([row.float() * scale for row, scale in zip(packed, scales, strict=True)])
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    weights = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False}
+    set_config(
+        folder,
+        {
+            "quant_method": "compressed-tensors",
+            "format": "float-quantized",
+            "quantization_status": "compressed",
+            "ignore": ["lm_head"],
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        },
+    )
+    return meant
+
+
+def write_mxfp4(source: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """Copies a gpt-oss checkpoint with its experts in mxfp4: two numbers a byte, a power of two for each 32 of a row.
+
+    Returns:
+        As `write_fp8`, under the names of a plain checkpoint.
+    """
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    stored = load_file(source / "model.safetensors")
+    meant = {name: weight.float() for name, weight in stored.items()}
+    for name in [name for name in stored if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inside, outside = stored.pop(name).shape
+        shape = (experts, outside, inside // 32)
+        blocks = torch.randint(0, 256, (*shape, 16), generator=generator, dtype=torch.uint8)
+        scales = torch.randint(118, 124, shape, generator=generator, dtype=torch.uint8)
+        for expert in range(experts):
+            for row in range(outside):
+                for column in range(inside):
+                    group, at = divmod(column, 32)
+                    byte = int(blocks[expert, row, group, at // 2])
+                    value = E2M1[byte >> 4 if at % 2 else byte & 15]
+                    meant[name][expert, column, row] = value * 2.0 ** (int(scales[expert, row, group]) - 127)
+        stored |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    set_config(folder, {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]})
+    return meant
+
+
+def write_bitsandbytes(source: Path, folder: Path, bits: int) -> dict[str, torch.Tensor]:
+    """A checkpoint as the transformers library writes it in bitsandbytes' 4 (nf4) or 8 bits, read by a plain loop.
+
+    Returns:
+        As `write_fp8`.
+    """
+    settings = BitsAndBytesConfig(
+        load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    model = AutoModelForCausalLM.from_pretrained(source, quantization_config=settings, dtype=torch.float32)
+    shapes = {name: weight.shape for name, weight in load_file(source / "model.safetensors").items()}
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    model.save_pretrained(folder)
+    stored = load_file(folder / "model.safetensors")
+    meant = {}
+    for name, shape in shapes.items():
+        if bits == 8 and name.replace(".weight", ".SCB") in stored:
+            scales = stored[name.replace(".weight", ".SCB")]
+            meant[name] = torch.stack(
+                [row.float() * scale / 127 for row, scale in zip(stored[name], scales, strict=True)]
+            )
+        elif bits == 4 and f"{name}.absmax" in stored:
+            packed, values = stored[name].flatten().tolist(), stored[f"{name}.quant_map"].tolist()
+            scales, number = stored[f"{name}.absmax"].tolist(), shape.numel()
+            # The first of two is in the upper half of a byte.
+            halves = [packed[i // 2] & 15 if i % 2 else packed[i // 2] >> 4 for i in range(number)]
+            meant[name] = torch.tensor([values[half] * scales[i // 64] for i, half in enumerate(halves)]).view(shape)
+        else:
+            meant[name] = stored[name].float()
+    return meant
+
+
+def write_gptq(source: Path, folder: Path, bits: int = 4, version: str = "gptq") -> dict[str, torch.Tensor]:
+    """Copies a checkpoint with linear layers of random numbers as GPTQ packs them, its inputs in shuffled groups.
+
+    Returns:
+        As `write_fp8`.
+    """
+    less = 1 if version == "gptq" else 0
+    settings = {"quant_method": "gptq", "bits": bits, "group_size": 16, "desc_act": True, "checkpoint_format": version}
+
+    def pack(numbers: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            "qweight": packed_words(numbers.T, bits, range(32 // bits)).T.contiguous(),
+            "qzeros": packed_words((zeros - less) % 2**bits, bits, range(32 // bits)),
+        }
+
+    return _write_in_groups(source, folder, settings, bits, pack, shuffled=True)
+
+
+def write_awq(source: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """As `write_gptq`, as AWQ packs 4 bits: lowest first, columns 0, 2, 4, 6, 1, 3, 5, 7 of each eight."""
+    settings = {"quant_method": "awq", "bits": 4, "group_size": 16, "zero_point": True, "version": "gemm"}
+    order = (0, 2, 4, 6, 1, 3, 5, 7)
+
+    def pack(numbers: torch.Tensor, zeros: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"qweight": packed_words(numbers, 4, order), "qzeros": packed_words(zeros, 4, order)}
+
+    return _write_in_groups(source, folder, settings, 4, pack, shuffled=False)
+
+
+def _write_in_groups(
+    source: Path,
+    folder: Path,
+    settings: dict[str, object],
+    bits: int,
+    pack: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]],
+    shuffled: bool,
+) -> dict[str, torch.Tensor]:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    stored: dict[str, torch.Tensor] = {}
+    meant: dict[str, torch.Tensor] = {}
+    for name, weight in load_file(source / "model.safetensors").items():
+        if not name.endswith("_proj.weight"):
+            stored[name] = meant[name] = weight.float()
+            continue
+        (outputs, inputs), stem = weight.shape, name.removesuffix(".weight")
+        groups = inputs // 16
+        numbers = torch.randint(0, 2**bits, (inputs, outputs), generator=generator)
+        zeros = torch.randint(0, 2**bits, (groups, outputs), generator=generator)
+        scales = (torch.rand(groups, outputs, generator=generator) * 0.01 + 0.001).half()
+        group_of = torch.randperm(inputs, generator=generator) % groups if shuffled else torch.arange(inputs) // 16
+        whole = torch.zeros(outputs, inputs)
+        for i in range(inputs):
+            for j in range(outputs):
+                group = group_of[i]
+                whole[j, i] = float(numbers[i, j] - zeros[group, j]) * float(scales[group, j])
+        packed = pack(numbers, zeros) | {"scales": scales} | ({"g_idx": group_of.int()} if shuffled else {})
+        stored |= {f"{stem}.{part}": tensor for part, tensor in packed.items()}
+        meant[name] = whole
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    set_config(folder, settings)
+    return meant
+
+
+def packed_words(numbers: torch.Tensor, bits: int, order: Sequence[int]) -> torch.Tensor:
+    """Rows of whole numbers in words of 32 bits, lowest bits first, in this order of columns within a word."""
+    rows, columns = numbers.shape
+    each = len(order)
+    words = [
+        [sum(int(numbers[i, j * each + order[k]]) << (bits * k) for k in range(each)) for j in range(columns // each)]
+        for i in range(rows)
+    ]
+    return torch.tensor(words, dtype=torch.int64).to(torch.int32)
+
+
+def set_config(folder: Path, quantization: dict[str, object]) -> None:
+    """Says in a checkpoint's config how its weights are stored."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": quantization}))
