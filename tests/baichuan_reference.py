@@ -109,13 +109,13 @@ class Baichuan(nn.Module):
         return functional.linear(hidden, weight)
 
 
-def baichuan(version: int, vocabulary: int = 90) -> Baichuan:
+def baichuan(version: int, vocabulary: int = 640) -> Baichuan:
     with torch.random.fork_rng():
         torch.manual_seed(version)
         return Baichuan(version, vocabulary).eval()
 
 
-def config(version: int, vocabulary: int = 90, window: int = 64) -> dict[str, Any]:
+def config(version: int, vocabulary: int = 640, window: int = 64) -> dict[str, Any]:
     """As the published ones are: version 1 names the window as Llama does, version 2 twice."""
     name = "BaiChuan" if version == 1 else "Baichuan"
     longest = {"max_position_embeddings": window} if version == 1 else {"model_max_length": window, "z_loss_weight": 0}
