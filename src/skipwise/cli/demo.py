@@ -23,7 +23,7 @@ def demo(
         Path,
         typer.Option(
             metavar="FOLDER",
-            help="Where model, records and page go: a stopped demo goes on, a finished one is replaced.",
+            help="Where model, records and page go; a demo that was stopped there goes on.",
         ),
     ] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of training and evaluation.")] = 0,
