@@ -255,10 +255,14 @@ def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
     ("options", "words"),
     [
         (["--target", "128"], "the target is 128 tokens and the original window of"),
-        (["--target", "4k", "--machine", "h101"], "the machine is 'h101'; give one of v100-32"),
+        (
+            ["--target", "4k", "--machine", "A100"],
+            "the machine is 'A100'; did you mean 'a100-40' or 'a100-80'? give one of v100-32",
+        ),
+        (["--target", "4k", "--machine", "rtx4090"], "did you mean 'rtx-4090'? give one of"),
         (["--target", "4k", "--window", "8k"], "the training window is 8192 tokens and the target 4096"),
         (["--target", "4k", "--sharding", "zero3"], "zero3 splits over several accelerators and there is 1"),
-        (["--target", "4k", "--count", "2", "--sharding", "zero5"], "the sharding is 'zero5'; give one of ddp"),
+        (["--target", "4k", "--count", "2", "--sharding", "zero5"], "the sharding is 'zero5'; did you mean 'zero3'?"),
         (["--target", "4k", "--share", "speed=1"], "--share is 'speed=1'; write NAME=SHARE"),
         (["--target", "4k", "--share", "training=2"], "utilisation.training is 2.0; give a share"),
         (["--target", "4k", "--count", "65"], "there are 65 accelerators for 64 windows of a step"),

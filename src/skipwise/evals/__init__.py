@@ -5,7 +5,6 @@
 A new task is one class with `name`, `uses_documents`, `check_lengths` and `run` in one file and one line in `TASKS`.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
@@ -32,6 +31,7 @@ from skipwise.evals.serving import Serving
 from skipwise.evals.sliding import SlidingWindowPerplexity
 from skipwise.evals.suite import Suite
 from skipwise.evals.truncated import TruncatedPerplexity
+from skipwise.names import did_you_mean
 
 TASKS: dict[str, type] = {
     "perplexity": LastTokensPerplexity,
@@ -189,8 +189,7 @@ def make_task(spec: str | Mapping[str, Any] | Task) -> Task:
 
 def _check_known(what: str, name: Any, known: Any) -> None:
     if name not in list(known):
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "use one of them"
+        hint = did_you_mean(name, known).strip() or "use one of them"
         raise ConfigError(f"{what} is {name!r}; known are {', '.join(known)}: {hint}")
 
 

@@ -19,6 +19,7 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions, write_sample
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer
 from skipwise.evals.stats import Estimate
+from skipwise.names import did_you_mean
 
 BosPolicy = Literal["tokenizer", "always", "never"]
 """When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
@@ -308,5 +309,7 @@ def check_at_least(task: Any, **minima: int) -> None:
 
 def check_bos(task: Any) -> None:
     """Raises ConfigError when a task's `bos` is no policy."""
-    if task.bos not in BosPolicy.__args__:
-        raise ConfigError(f"{task.name}.bos is {task.bos!r}; allowed are {', '.join(BosPolicy.__args__)}")
+    known = BosPolicy.__args__
+    if task.bos not in known:
+        hint = did_you_mean(task.bos, known)
+        raise ConfigError(f"{task.name}.bos is {task.bos!r}; {hint}allowed are {', '.join(known)}")

@@ -17,7 +17,7 @@ from skipwise.evals.forward import check_logits, chunk_columns
 from skipwise.evals.generate import end_token_ids
 from skipwise.evals.length_rope import rope_follows_length, rope_of_length
 from skipwise.evals.serving import cache_bytes
-from skipwise.inference.caches import BLOCK_TOKENS, CACHES, can_rewind, make_cache
+from skipwise.inference.caches import BLOCK_TOKENS, can_rewind, make_cache
 from skipwise.inference.engine import FinishReason, GenerationRequest, GenerationStats, Mode
 from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
@@ -58,8 +58,6 @@ class LocalEngine:
         self.chunk_tokens = chunk_columns(long, 1) if chunk_tokens is None else chunk_tokens
         if self.chunk_tokens < 1 or self.chunk_tokens % BLOCK_TOKENS:
             raise ConfigError(f"chunk_tokens is {self.chunk_tokens}; give a multiple of {BLOCK_TOKENS}")
-        if cache not in CACHES:
-            raise ConfigError(f"cache is {cache!r}; give one of {', '.join(CACHES)}")
         if prefixes < 0:
             raise ConfigError(f"prefixes is {prefixes}; it must be 0 or more")
         make_cache(cache, long, BLOCK_TOKENS)  # Whether it goes with this model and machine.

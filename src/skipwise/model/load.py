@@ -24,6 +24,7 @@ from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
 from skipwise.model.source import ModelSource, locate, one_line_errors, quiet_transformers, without_conversion
+from skipwise.names import did_you_mean
 from skipwise.rope import Interpolation
 from skipwise.window import Window
 
@@ -170,7 +171,8 @@ def _check_attention(attention: str | None) -> None:
     # With a slash it is a kernel of the hub, which transformers fetches through the package `kernels`.
     if attention is not None and attention not in known and "/" not in attention:
         raise ConfigError(
-            f"attention is {attention!r}; give one of {', '.join(known)}, or a kernel of the hub (owner/name)"
+            f"attention is {attention!r}; {did_you_mean(attention, known)}give one of {', '.join(known)}, or a kernel "
+            "of the hub (owner/name)"
         )
 
 

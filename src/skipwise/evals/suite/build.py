@@ -21,6 +21,7 @@ from skipwise.evals.suite.kind import LABELS, Kind, Place
 from skipwise.evals.suite.library import Library
 from skipwise.evals.suite.order import Order
 from skipwise.evals.suite.which_document import WhichDocument
+from skipwise.names import did_you_mean
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Fact(), Continue(), Order(), WhichDocument())}
 _ATTEMPTS = 40
@@ -207,4 +208,5 @@ def _check_arguments(lengths: Sequence[int], num_items: int, kinds: Sequence[str
         raise ConfigError(f"items are {num_items} and the seed is {seed}; give at least 1 item and a seed of 0 or more")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds or len(set(kinds)) < len(kinds):
-        raise ConfigError(f"kinds are {', '.join(kinds) or 'none'}; give some of {', '.join(KINDS)}, each once")
+        hint = did_you_mean(unknown[0], KINDS) if unknown else ""
+        raise ConfigError(f"kinds are {', '.join(kinds) or 'none'}; {hint}give some of {', '.join(KINDS)}, each once")
