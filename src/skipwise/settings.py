@@ -124,10 +124,10 @@ _ALLOWED = {
     "model_type": "settings, each with its name",
     "model_attributes_type": "settings, each with its name",
     "none_required": "null",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than_equal": "{le:g} or less",
-    "greater_than": "more than {gt:g}",
-    "less_than": "less than {lt:g}",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+    "greater_than": "more than {gt}",
+    "less_than": "less than {lt}",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
     "too_short": "at least {min_length} entries",
@@ -139,7 +139,7 @@ _ALLOWED = {
 
 def allowed_words(found: Mapping[str, Any]) -> str:
     """What an error of pydantic allows, in plain words: `give a whole number`, `give 1 or more`."""
-    context = found.get("ctx", {})
+    context = {name: f"{it:g}" if isinstance(it, float) else it for name, it in found.get("ctx", {}).items()}
     if found["type"] not in _ALLOWED:
         return found["msg"][:1].lower() + found["msg"][1:]
     names = re.findall("'([^']*)'", context.get("expected_tags") or context.get("expected") or "")
