@@ -13,6 +13,7 @@ from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.memory import LayerShape, ParameterCounts
 from skipwise.model import original_window, read_config, rope_state, without_weights
 from skipwise.model.gptj import is_gptj, phi_config
+from skipwise.names import did_you_mean
 from skipwise.plan.cards import MODEL_CARDS
 
 _EXPERT_COUNTS = ("num_local_experts", "n_routed_experts", "num_experts")
@@ -80,7 +81,8 @@ def model_shape(source: str, *, trust_remote_code: bool = False) -> ModelShape:
             # A bare name may have been meant for a card.
             if "/" in source or source.endswith(".gguf"):
                 raise
-            raise CheckpointError(f"{error}, or a built-in card: {', '.join(MODEL_CARDS)}") from error
+            hint = did_you_mean(source, MODEL_CARDS) or "or "
+            raise CheckpointError(f"{error}; {hint}give a built-in card: {', '.join(MODEL_CARDS)}") from error
     return shape_of(config, name=source, trust_remote_code=trust_remote_code)
 
 
