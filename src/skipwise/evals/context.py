@@ -96,6 +96,7 @@ class EvalContext:
         details: what joins the details of every result.
         progress: show a bar for each length.
         share_out: each rank of a distributed run measures its share of the samples; otherwise all of them.
+        answered: families of tasks that some question was answered right of, or of which it was said that none was.
     """
 
     model: Any
@@ -106,6 +107,7 @@ class EvalContext:
     details: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
     share_out: bool = True
+    answered: set[str] = field(default_factory=set)
 
     def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator that depends on the seed and these arguments alone, not on what was drawn before."""
