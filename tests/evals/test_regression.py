@@ -285,7 +285,8 @@ def test_what_can_be_measured_is_and_the_rest_is_noted(base_folder, caplog) -> N
 
     both = measured([passkey, of_base], [64, 256])
     assert both == [*measured([passkey], [256]), *measured([of_base], [64])]
-    assert [record.message.partition(":")[0] for record in caplog.records] == [
+    told = [record.message.partition(":")[0] for record in caplog.records if "not measured" in record.message]
+    assert told == [
         "passkey is not measured at 64 tokens",
         "regression is not measured at 256 tokens",
     ]

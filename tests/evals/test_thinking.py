@@ -125,16 +125,16 @@ def test_a_model_that_would_think_for_long_answers_at_once(template: str) -> Non
 
 
 def test_thinking_has_a_budget_of_its_own_that_counts() -> None:
-    thought = "Hmm, it could be anything. " * 10
-    assert score(reasoner(thought), "deepseek-r1", thinking_tokens=400) == 1.0
+    thought = "Hmm, it could be anything. " * 4
+    assert score(reasoner(thought), "deepseek-r1", thinking_tokens=160) == 1.0
     # What is mentioned in a thought is no answer, and a thought without an end has none.
-    assert score(reasoner(thought + "1234567 " * 5, answers=False), "deepseek-r1", thinking_tokens=400) == 0.0
-    assert score(reasoner(thought), "deepseek-r1", thinking_tokens=100) == 0.0
-    task = RULER["ruler_niah_single_2"](trials=1, chat=True, thinking_tokens=400)  # type: ignore[call-arg]
+    assert score(reasoner(thought + "1234567 " * 5, answers=False), "deepseek-r1", thinking_tokens=160) == 0.0
+    assert score(reasoner("Hmm. " * 40), "deepseek-r1", thinking_tokens=50) == 0.0
+    task = RULER["ruler_niah_single_2"](trials=1, chat=True, thinking_tokens=160)  # type: ignore[call-arg]
     context = EvalContext(model=reasoner(thought), tokenizer=Chat("deepseek-r1"), documents=DOCUMENTS, progress=False)
     prompt = task.prompt(context, 1600, 0)
-    assert prompt.max_new_tokens == 400 + 128
-    assert 0.98 * 1600 <= len(prompt.prompt_ids) + 400 + 128 <= 1600
+    assert prompt.max_new_tokens == 160 + 128
+    assert 0.98 * 1600 <= len(prompt.prompt_ids) + 160 + 128 <= 1600
 
 
 def test_nothing_but_zeros_is_warned_of_with_a_prompt_and_its_answer(tmp_path: Path, caplog) -> None:
