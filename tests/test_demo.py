@@ -2,6 +2,11 @@
 
 import importlib
 import json
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
@@ -69,6 +74,76 @@ def test_the_short_demo_extends_and_retrieves(tmp_path):
     verdicts = {verdict["name"]: verdict["status"] for verdict in record["preflight"]}
     assert verdicts.keys() >= {"reach", "layers", "causal", "shift", "positions", "rows", "tables", "loss", "dilution"}
     assert "fail" not in verdicts.values()
+
+
+SMALLEST = """
+import functools, sys
+import skipwise.demo.run as demo
+from skipwise import cli
+from skipwise.train.trainer import SkipwiseTrainer
+
+def training_step(*arguments, own=SkipwiseTrainer.training_step):
+    print("in a step", flush=True)
+    return own(*arguments)
+
+SkipwiseTrainer.training_step = training_step
+
+sizes = dict(target=512, steps=6, trials=2, num_depths=1, num_documents=2, scored_tokens=32)
+demo.DemoSettings = functools.partial(demo.DemoSettings, **sizes)
+sys.exit(cli.main(["demo", "--output", sys.argv[1], "--seed", "3"]))
+"""
+
+
+def demo_until(words: str | None, folder: Path) -> tuple[int, str]:
+    """Exit code and output of a demo that gets a Ctrl-C as soon as it has said these words."""
+    # The parent may have SIGINT ignored, as what runs in the background has.
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", SMALLEST, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    said = b""
+    while words and words.encode() not in said:
+        byte = process.stdout.read(1)
+        assert byte, said.decode()
+        said += byte
+    if words:
+        process.send_signal(signal.SIGINT)
+    said += process.stdout.read()
+    return process.wait(), said.decode()
+
+
+def kept_samples(folder: Path) -> list[tuple[str, int]]:
+    lines = [(file.parent.name, line) for file in folder.rglob("*.jsonl") for line in file.read_text().split("\n")]
+    return [(key, json.loads(line)["index"]) for key, line in lines if line]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_demo_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "a demo"
+    for words in ("measuring interpolation only", "in a step"):
+        code, said = demo_until(words, folder)
+        assert code == 130, said
+        again = said.strip().splitlines()[-1].partition("go on with: ")[2]
+        assert shlex.split(again) == ["skipwise", "demo", "--output", str(folder), "--seed", "3"]
+        assert "measuring extended" not in said
+        assert "Traceback" not in said
+    kept = kept_samples(folder / ".samples")
+    # Of two arms, at 256 and 512 tokens, two documents and two passkeys each.
+    assert len(kept) == len(set(kept)) == 2 * 2 * (2 + 2), "nothing is measured twice"
+    checkpoint = next((folder / "model").glob("checkpoint-*"))
+
+    code, said = demo_until(None, folder)
+    assert code in (0, 1), said
+    record = json.loads((folder / "model" / "skipwise.json").read_text())
+    assert record["resumed_at_step"] == int(checkpoint.name.rpartition("-")[2]) > 0
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert len([record for record in records if record["metric"] == "perplexity"]) == 3 * 2
+    assert {file.name for file in folder.iterdir()} == {"model", "records.jsonl", "report.html"}
+    assert not list((folder / "model").glob("checkpoint-*"))
 
 
 def perplexity_at(results, length):

@@ -96,6 +96,27 @@ def test_a_window_is_not_believed_further_than_it_was_measured() -> None:
     assert "measured to 2k only" in found.line
 
 
+@pytest.mark.parametrize(
+    ("by_length", "advertised", "outcome"),
+    [
+        ({"L1024": 0.99, "L2048": 0.99}, 2048, "holds"),
+        ({"L1024": 0.99, "L2048": 0.99}, 4096, "holds as far as measured"),
+        ({"L1024": 0.99, "L2048": 0.20}, 4096, "falls short"),
+        ({"L1024": 0.20}, 4096, "falls short"),
+        # What was measured beyond the window is held against nobody.
+        ({"L1024": 0.99, "L2048": 0.99, "L4096": 0.20}, 2048, "holds"),
+    ],
+)
+def test_a_length_that_nobody_measured_falls_short_of_nothing(
+    by_length: dict[str, float], advertised: int, outcome: str
+) -> None:
+    for rule in ("ruler", "relative"):
+        found = effective(scores(**by_length), advertised, rule)
+        # A score is not held to itself.
+        expected = "holds as far as measured" if rule == "relative" and by_length == {"L1024": 0.20} else outcome
+        assert found.outcome == found.to_json()["outcome"] == expected
+
+
 def test_so_few_samples_that_all_of_them_right_tell_nothing_are_told() -> None:
     def found(right: int, of: int) -> list[Score]:
         low, high = wilson(right, of).low, wilson(right, of).high

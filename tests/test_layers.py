@@ -16,6 +16,7 @@ ROOT = Path(skipwise.__file__).parent
 # Each module or package may import those before it, never those after it.
 ORDER = (
     "errors",
+    "names",
     "window",
     "allocator",
     # pure: numpy and the standard library only
@@ -55,7 +56,7 @@ ORDER = (
     "cli",
     "__main__",
 )
-PURE = ("errors", "window", "positions", "coverage", "rope", "memory", "recipes", "launch")
+PURE = ("errors", "names", "window", "positions", "coverage", "rope", "memory", "recipes", "launch")
 MODULES = sorted(
     path.name.removesuffix(".py")
     for path in ROOT.iterdir()

@@ -123,7 +123,9 @@ def test_the_peak_of_a_step_is_its_highest_moment() -> None:
 
 
 def test_what_cannot_be_split_is_refused() -> None:
-    with pytest.raises(ConfigError, match="the sharding is 'zero4'; give one of ddp, zero1, zero2, zero3, fsdp"):
+    with pytest.raises(
+        ConfigError, match=r"sharding is 'zero4'; did you mean 'zero3'\? give one of ddp, zero1, zero2, zero3, fsdp"
+    ):
         Sharding(processes=2, kind="zero4")
     with pytest.raises(ConfigError, match="processes are 0"):
         Sharding(processes=0)

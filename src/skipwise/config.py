@@ -12,7 +12,6 @@ Whatever is left out has a stated default, whatever is unknown is refused with t
 """
 
 import dataclasses
-import difflib
 import itertools
 import re
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
 from skipwise.positions import PositionSampler, sampler_from
 from skipwise.recipes import AUTO, RECIPES
 from skipwise.rope import Interpolation, check_carries_factor, interpolation_from
@@ -90,7 +90,9 @@ class DataConfig(StrictModel):
         buffer: with `streaming`, documents that each window of a step has in memory and takes in random order.
     """
 
-    source: str | list[str] = "stdlib"
+    source: str | list[str] = Field(
+        default="stdlib", description="a file, a folder, a pattern, a hub data set or stdlib, or several of them"
+    )
     field: str = "text"
     min_tokens: Length | None = None
     join: bool = False
@@ -410,7 +412,6 @@ def _over_recipe(settings: dict[str, Any]) -> dict[str, Any]:
     if name == AUTO:
         return settings
     if name not in list(RECIPES):  # A dict cannot be asked for what has no hash, such as a list.
-        nearest = difflib.get_close_matches(str(name), [*RECIPES, AUTO], n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ConfigError(f"setting 'recipe' is {name!r}; {hint}known: {', '.join([*RECIPES, AUTO])}")
+        known = [*RECIPES, AUTO]
+        raise ConfigError(f"setting 'recipe' is {name!r}; {did_you_mean(name, known)}known: {', '.join(known)}")
     return merge_settings(RECIPES[name], settings)

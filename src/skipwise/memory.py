@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
 
 FLOAT32_BYTES = 4
 
@@ -318,7 +319,8 @@ class Sharding:
         if self.processes < 1:
             raise ConfigError(f"processes are {self.processes}; give 1 or more")
         if self.kind not in SHARDINGS:
-            raise ConfigError(f"the sharding is {self.kind!r}; give one of {', '.join(SHARDINGS)}")
+            hint = did_you_mean(self.kind, SHARDINGS)
+            raise ConfigError(f"the sharding is {self.kind!r}; {hint}give one of {', '.join(SHARDINGS)}")
         if self.processes == 1 and self.kind != "ddp":
             raise ConfigError(f"{self.kind} splits over several accelerators and there is 1; give a larger --count")
 

@@ -15,7 +15,6 @@ Every draw comes from the generator passed in: the same generator state gives th
 frozen dataclass whose fields are its hyperparameters, and one line in `SAMPLERS`.
 """
 
-import difflib
 import itertools
 import math
 from collections.abc import Collection, Mapping
@@ -26,6 +25,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from skipwise.errors import ConfigError, PositionError
+from skipwise.names import did_you_mean
 from skipwise.window import Window
 
 TEXTS = ("uniform", "contiguous", "aligned")
@@ -393,9 +393,7 @@ def sampler_label(sampler: PositionSampler) -> str:
 
 def _known(name: str, allowed: Collection[str]) -> str:
     """What may be given instead of an unknown name, the nearest first."""
-    nearest = difflib.get_close_matches(name, allowed, n=1)
-    guess = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{guess}known: {', '.join(allowed)}" if allowed else "it has no settings"
+    return f"{did_you_mean(name, allowed)}known: {', '.join(allowed)}" if allowed else "it has no settings"
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -1,6 +1,5 @@
 """Settings as people write them: YAML, one tree over another, and what is wrong with one, in a line."""
 
-import difflib
 import re
 import types
 import typing
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -79,25 +79,86 @@ def with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """One line for the first setting that is wrong: what was given, and what is allowed or near it."""
-    named = [(_setting_name(model, found["loc"]), found) for found in error.errors()]
+    """One line for all settings that are wrong: what was given, and what is allowed or near it."""
+    named: dict[str, list[Any]] = {}
     # A setting that is missing may be one that is there, misspelt.
-    named.sort(key=lambda one: one[1]["type"] == "missing")
-    name = named[0][0]
+    for found in sorted(error.errors(), key=lambda one: one["type"] == "missing"):
+        named.setdefault(_setting_name(model, found["loc"]), []).append(found)
     # A value that may be of several types has an error for each of them, the one that it is of further in.
-    inside = [(longer, found) for longer, found in named if longer.startswith(f"{name}.")]
-    name, first = (inside or named)[0]
+    return "; ".join(
+        _explain_one(model, name, found)
+        for name, found in named.items()
+        if not any(longer.startswith(f"{name}.") for longer in named)
+    )
+
+
+def _explain_one(model: type[BaseModel], name: str, found: Sequence[Any]) -> str:
+    first = found[0]
+    *path, last = (str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        *path, unknown = (str(part) for part in first["loc"])
-        known = [field for found in _models_at(model, path) for field in found.model_fields]
-        nearest = difflib.get_close_matches(unknown, known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known here: {', '.join(known)}"
+        known = [field for one in _models_at(model, path) for field in one.model_fields]
+        hint = did_you_mean(last, known).strip() or f"known here: {', '.join(known)}"
         return f"setting {name!r} is unknown; {hint}"
     if first["type"] == "missing":
         return f"setting {name!r} is missing; give it in the config or as a flag"
-    more = [found["msg"].removeprefix("Input should be ") for other, found in named if other == name][1:]
-    allowed = " or ".join([first["msg"], *more])
-    return f"setting {name!r} is {first['input']!r}; {allowed[0].lower()}{allowed[1:]}"
+    given = first["input"]
+    if first["type"] == "union_tag_invalid":
+        name, given = f"{name}.kind", first["ctx"]["tag"]
+    words, *others = dict.fromkeys(map(allowed_words, found))
+    allowed = " or ".join([words, *(other.removeprefix("give ") for other in others)])
+    if meant := _description(model, name.split(".")):
+        allowed = f"{allowed}: {meant}"
+    return f"setting {name!r} is {shortened(given)}; {allowed}"
+
+
+_ALLOWED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "settings, each with its name",
+    "model_type": "settings, each with its name",
+    "model_attributes_type": "settings, each with its name",
+    "none_required": "null",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+    "greater_than": "more than {gt}",
+    "less_than": "less than {lt}",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+    "too_short": "at least {min_length} entries",
+    "too_long": "at most {max_length} entries",
+    "literal_error": "{expected}",
+    "union_tag_invalid": "{expected_tags}",
+}
+
+
+def allowed_words(found: Mapping[str, Any]) -> str:
+    """What an error of pydantic allows, in plain words: `give a whole number`, `give 1 or more`."""
+    context = {name: f"{it:g}" if isinstance(it, float) else it for name, it in found.get("ctx", {}).items()}
+    if found["type"] not in _ALLOWED:
+        return found["msg"][:1].lower() + found["msg"][1:]
+    names = re.findall("'([^']*)'", context.get("expected_tags") or context.get("expected") or "")
+    hint = did_you_mean(context.get("tag", found["input"]), names)
+    return f"{hint}give {_ALLOWED[found['type']].format(**context)}"
+
+
+def shortened(value: Any) -> str:
+    """A value as people gave it, of a long one its beginning."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _description(model: type[BaseModel], path: Sequence[str]) -> str:
+    """What a setting is, where its model says it; of the entries of a list, what the list holds."""
+    while path and path[-1].isdecimal():
+        path = path[:-1]
+    fields = [one.model_fields[path[-1]] for one in _models_at(model, path[:-1]) if path[-1] in one.model_fields]
+    return next((field.description for field in fields if field.description), "")
 
 
 def _setting_name(model: type[BaseModel], path: Sequence[str | int]) -> str:

@@ -111,6 +111,15 @@ def test_a_stopped_comparison_goes_on_at_the_step_where_it_stopped(settings, in_
     assert values(gone_on, "pose") == values(whole, "pose")
 
 
+def test_a_comparison_killed_while_it_writes_its_settings_begins_again(settings, in_process) -> None:
+    folder = Path(settings["output"])
+    folder.mkdir()
+    left = folder / ".comparison.yaml.123.new"
+    left.write_text("run: {mod")
+    compare(Comparison.from_mapping(settings))
+    assert not left.exists()
+
+
 def test_arms_may_join_later_and_what_was_measured_may_not_change(settings, in_process) -> None:
     compare(Comparison.from_mapping(settings))
     in_process.clear()

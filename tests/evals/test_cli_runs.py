@@ -99,6 +99,7 @@ def test_a_verdict_below_the_window_is_exit_1_and_goes_into_the_card(
     assert by_rule["ruler"] == {
         "verdict": "ruler",
         "decided": True,
+        "outcome": "falls short",
         "holds": False,
         "effective_tokens": 0,
         "measured_tokens": 256,
@@ -168,6 +169,15 @@ def test_a_rule_that_is_not_decided_leaves_the_other_to_decide(value: float, hol
     results = [score("passkey", "accuracy", value)]
     assert state_verdict(results, config, Rule.BOTH, card_folder=None, as_json=False) is holds
     assert "not decided: " in capsys.readouterr().out
+
+
+def test_lengths_that_were_not_asked_for_are_no_failure(capsys) -> None:
+    config = LlamaConfig(max_position_embeddings=2048)
+    results = [replace(score("passkey", "accuracy", 1.0), length_tokens=length) for length in (512, 1024)]
+    assert state_verdict(results, config, Rule.BOTH, card_folder=None, as_json=False)
+    printed = capsys.readouterr().out
+    assert printed.count("holds as far as measured: effective context length 1k") == 2
+    assert "falls short" not in printed
 
 
 def test_numbers_of_parts_of_the_input_are_a_grid_and_units_are_for_people(capsys) -> None:

@@ -174,7 +174,7 @@ def test_documents_can_hide_the_key(documents) -> None:
         ({"trials": 0}, "passkey.trials is 0"),
         ({"trials": "many"}, "passkey.trials is 'many'; give a whole number"),
         ({"num_depths": 2.0}, "passkey.num_depths is 2.0; give a whole number"),
-        ({"haystack": ["filler"]}, r"passkey.haystack is \['filler'\]; allowed are"),
+        ({"haystack": ["filler"]}, r"passkey.haystack is \['filler'\]; "),
         ({"trials": 25, "num_depths": 10}, "25 trials for 10 depths; give a multiple of the depths, such as 20"),
         ({"haystack": "hay"}, "'hay'; allowed are filler, documents"),
     ],

@@ -273,6 +273,29 @@ def test_lengths_beyond_the_window_of_the_base_are_refused_before_its_weights_ar
         ShortWindowRegression(base=str(base_folder)).check_lengths(short, [64, 128])
 
 
+def test_what_can_be_measured_is_and_the_rest_is_noted(base_folder, caplog) -> None:
+    """Each of two tasks refuses one of two lengths, as if it had not been asked for."""
+    model, tokenizer = load_model(base_folder, interpolation=YaRN(), window=STRETCHED)
+    documents = [np.arange(512) % 256]
+    passkey = {"kind": "passkey", "trials": 2, "num_depths": 1}
+    of_base = {"kind": "regression", "base": str(base_folder), "num_documents": 1}
+
+    def measured(tasks: list[dict[str, Any]], lengths: list[int], **how: Any) -> list[EvalResult]:
+        return evaluate(model, tokenizer, tasks, lengths, documents, progress=False, **how)
+
+    both = measured([passkey, of_base], [64, 256])
+    assert both == [*measured([passkey], [256]), *measured([of_base], [64])]
+    told = [record.message.partition(":")[0] for record in caplog.records if "not measured" in record.message]
+    assert told == [
+        "passkey is not measured at 64 tokens",
+        "regression is not measured at 256 tokens",
+    ]
+    with pytest.raises(ConfigError, match=r"^passkey .*; bos is 'always'"):
+        measured([passkey, {**of_base, "bos": "always"}], [8, 16])
+    with pytest.raises(ConfigError, match=r"^passkey length is 64"):
+        measured([passkey, of_base], [64, 256], whole=["passkey"])
+
+
 def test_what_is_no_base_of_this_model_is_refused(context, base_folder, tmp_path) -> None:
     (name, tokenizer) = (context.model.config.name_or_path, context.tokenizer)
 

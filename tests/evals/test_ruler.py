@@ -47,10 +47,12 @@ def test_answers_have_the_published_number_of_tokens_and_score() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_settings_are_the_dataclass_fields(name: str) -> None:
     settings = [field.name for field in fields(RULER[name])]
-    assert settings == ["trials", "chat"] + ["file"] * name.startswith("ruler_qa")
+    assert settings == ["trials", "chat", "thinking_tokens"] + ["file"] * name.startswith("ruler_qa")
     assert RULER[name](trials=3, chat=True).trials == 3
     with pytest.raises(ConfigError, match=f"{name}.trials is 0"):
         RULER[name](trials=0)
+    with pytest.raises(ConfigError, match=f"{name}.thinking_tokens is 9, and plain text is not thought about"):
+        RULER[name](thinking_tokens=9)
     with pytest.raises(ConfigError, match=f"{name}.chat is 'yes'"):
         RULER[name](chat="yes")  # type: ignore[arg-type]
 
@@ -97,7 +99,7 @@ def test_a_length_below_the_smallest_prompt_is_refused_with_the_numbers(name: st
 def test_a_length_that_holds_no_prompt_is_refused_before_any_is_measured() -> None:
     model = Oracle(lambda text: "")
     with pytest.raises(ConfigError, match="ruler_fwe length is 200 tokens"):
-        evaluate(model, ByteTokenizer(), [RULER["ruler_fwe"](trials=1)], [2000, 200], progress=False)
+        evaluate(model, ByteTokenizer(), [RULER["ruler_fwe"](trials=1)], [200], progress=False)
     assert model.tokens_read == 0
 
 

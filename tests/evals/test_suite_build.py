@@ -11,6 +11,7 @@ import pytest
 from skipwise.documents import Document
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.suite import KINDS, SuiteFolder, build_suite, folder
+from skipwise.evals.suite import build as build_module
 from skipwise.evals.suite.item import SLACK_TOKENS, Item
 from skipwise.evals.suite.sentences import quotable_sentences
 
@@ -291,6 +292,22 @@ def test_documents_that_do_not_suffice_are_an_error_with_numbers(documents, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_documents_do_not_suffice_for_is_said_before_much_is_made(
+    tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    own = build_module._ItemMaker.items
+    monkeypatch.setattr(build_module._ItemMaker, "items", lambda maker, *of: made.append(of[2]) or own(maker, *of))
+    write_documents(tmp_path / "one", [prose("one.md", 400)])
+    with pytest.raises(DataError, match=r"which_document asks about 4 documents and 1 with text .* \(--kinds\)"):
+        build(tmp_path / "one", tmp_path / "out", num_items=50)
+    assert made == []
+    with pytest.raises(DataError, match=r"kind fact at length 120 .*; no question of kind order at length 120 "):
+        build(documents, tmp_path / "out", lengths=[120, 1600], kinds=["fact", "order"], num_items=50)
+    assert made == [0] * 4
+    assert not (tmp_path / "out").exists()
+
+
 def test_each_kind_says_what_it_lacks(tmp_path: Path) -> None:
     write_documents(tmp_path / "three", [prose(f"{number}.md", 80) for number in range(3)])
     with pytest.raises(DataError, match="which_document asks about 4 documents and 3 with text were given"):
@@ -308,7 +325,10 @@ def test_each_kind_says_what_it_lacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kinds": ["fact", "facts"]}, "kinds are fact, facts; give some of fact, continue, order, which_document"),
+        (
+            {"kinds": ["fact", "facts"]},
+            "kinds are fact, facts; did you mean 'fact'[?] give some of fact, continue, order, which_document",
+        ),
         ({"kinds": []}, "kinds are none"),
         ({"lengths": []}, r"lengths are \[\]"),
         ({"num_items": 0}, "items are 0"),

@@ -27,7 +27,11 @@ from skipwise.rope import YaRN
 @pytest.mark.parametrize(
     ("attention", "unsupported", "message"),
     [
-        ("spda", "", "attention is 'spda'; give one of eager, .*flash_attention_2, .*flex_attention, sdpa"),
+        (
+            "spda",
+            "",
+            "attention is 'spda'; did you mean 'sdpa'.* give one of eager, .*flash_attention_2, .*flex_attention, sdpa",
+        ),
         ("sdpa", "_supports_sdpa", "LlamaForCausalLM does not support .*scaled_dot_product_attention; give another"),
         ("flex_attention", "_supports_flex_attn", "does not support .*flex_attention; give another attention"),
         ("flash_attention_2", "_supports_flash_attn", "does not support Flash Attention 2; give another attention"),

@@ -2,11 +2,14 @@
 
 import json
 import re
+import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from transformers import AutoConfig
 
@@ -255,10 +258,14 @@ def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
     ("options", "words"),
     [
         (["--target", "128"], "the target is 128 tokens and the original window of"),
-        (["--target", "4k", "--machine", "h101"], "the machine is 'h101'; give one of v100-32"),
+        (
+            ["--target", "4k", "--machine", "A100"],
+            "the machine is 'A100'; did you mean 'a100-40' or 'a100-80'? give one of v100-32",
+        ),
+        (["--target", "4k", "--machine", "rtx4090"], "did you mean 'rtx-4090'? give one of"),
         (["--target", "4k", "--window", "8k"], "the training window is 8192 tokens and the target 4096"),
         (["--target", "4k", "--sharding", "zero3"], "zero3 splits over several accelerators and there is 1"),
-        (["--target", "4k", "--count", "2", "--sharding", "zero5"], "the sharding is 'zero5'; give one of ddp"),
+        (["--target", "4k", "--count", "2", "--sharding", "zero5"], "the sharding is 'zero5'; did you mean 'zero3'?"),
         (["--target", "4k", "--share", "speed=1"], "--share is 'speed=1'; write NAME=SHARE"),
         (["--target", "4k", "--share", "training=2"], "utilisation.training is 2.0; give a share"),
         (["--target", "4k", "--count", "65"], "there are 65 accelerators for 64 windows of a step"),
@@ -298,7 +305,30 @@ def test_a_name_that_is_no_card_is_told_the_cards(capsys) -> None:
     assert cli.main(["plan", "llama-3-9b", "--target", "32k"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "or a built-in card: llama-7b, llama-2-7b, llama-3-8b" in err
+    assert "did you mean 'llama-3-8b'? give a built-in card: llama-7b, llama-2-7b, llama-3-8b" in err
+
+
+@pytest.mark.parametrize(("name", "cards"), [("lama-3-8b", True), ("owner/lama-3-8b", False)])
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    name: str, cards: bool, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        hub = f"http://127.0.0.1:{one.getsockname()[1]}"
+    # By now nobody listens there.
+    for setting, value in {
+        "HF_HUB_OFFLINE": False,
+        "ENDPOINT": hub,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub + "/{repo_id}/resolve/{revision}/{filename}",
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, setting, value)
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    assert cli.main(["plan", name, "--target", "32k"]) == 2
+    err = capfd.readouterr().err
+    assert pauses == [], "before it is asked again"
+    assert err.count("\n") == 1
+    assert "the hub cannot be reached" in err
+    assert ("did you mean 'llama-3-8b'?" in err) == cards
 
 
 def test_a_card_has_no_weights_to_calibrate_by(capsys) -> None:

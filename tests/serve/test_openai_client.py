@@ -131,6 +131,13 @@ def test_errors(client: Any) -> None:
             messages=[{"role": "user", "content": "x"}],
             tools=[{"type": "function", "function": {"name": "f"}}],
         )
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    with pytest.raises(openai.BadRequestError, match="part 0 is of type 'image_url', and this model reads text alone"):
+        client.chat.completions.create(model="stand-in", messages=[{"role": "user", "content": picture}])
+    with pytest.raises(openai.BadRequestError, match=r"messages\.0\.content: it is null; give text"):
+        client.chat.completions.create(model="stand-in", messages=[{"role": "assistant", "content": None}])
+    with pytest.raises(openai.NotFoundError, match="there is nothing at this path"):
+        client.embeddings.create(model="stand-in", input="x")
 
 
 def test_a_fault_of_the_servers_own_is_told_as_all_others_and_without_text(

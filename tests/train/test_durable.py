@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -250,3 +251,51 @@ def test_what_a_run_was_begun_with_is_read_with_care(
     # As earlier versions left it.
     begun_file.write_text(json.dumps({name: value for name, value in begun.items() if name != "windows"}))
     assert run(settings, resume=True).finished
+
+
+@pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize("nth", [1, 2], ids=["settings", "what it was begun with"])
+def test_a_run_killed_while_it_writes_its_first_files_begins_again(settings: dict[str, Any], nth: int) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITING, json.dumps(settings), str(nth)], capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = Path(settings["output"])
+    assert len(list(folder.glob(".*.new"))) == 1
+    if nth == 1:
+        with pytest.raises(ConfigError, match=r"no run in .* to resume; start it without --resume"):
+            run(settings, resume=True)
+    else:
+        with pytest.raises(ConfigError, match=r"is not empty; go on with --resume"):
+            run(settings)
+    # What each message names works.
+    done = run(settings, resume=nth == 2)
+    assert (done.finished, done.steps) == (True, STEPS)
+    assert not list(folder.glob(".*.new"))
+
+
+KILLED_WRITING = """
+import json, os, signal, sys
+from pathlib import Path
+
+import skipwise.train
+from skipwise.config import RunConfig
+from skipwise.doctor import Verdict
+from skipwise.train import durable
+
+write_text, files = Path.write_text, []
+
+def killed(path, text, **how):
+    write_text(path, text[: len(text) // 2], **how)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def write_whole(path, text):
+    files.append(path)
+    if len(files) == int(sys.argv[2]):
+        Path.write_text = killed
+    own(path, text)
+
+own, skipwise.train.folder.write_whole = durable.write_whole, write_whole
+skipwise.train.doctor = lambda *_, **__: [Verdict(name="reach", status="pass", detail="taken for granted")]
+skipwise.train.extend(RunConfig.from_mapping(json.loads(sys.argv[1])))
+"""

@@ -126,7 +126,7 @@ def test_a_folder_that_is_taken_is_left_alone(settings: dict[str, Any]) -> None:
     folder = Path(settings["output"])
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"not empty.*--resume.*--output"):
+    with pytest.raises(ConfigError, match=r"not empty, and holds no run .*--output"):
         run(settings)
     with pytest.raises(ConfigError, match=r"no run in .* to resume"):
         run(settings, resume=True)

@@ -1,12 +1,16 @@
 """`skipwise demo`: the whole method on a small model that ships with the package, in minutes on a CPU."""
 
 import logging
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from skipwise.cli.options import JsonOption, print_json
+
+INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +20,11 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where model, records and page go; an earlier demo's are replaced.")
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where model, records and page go; a demo that was stopped there goes on.",
+        ),
     ] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of training and evaluation.")] = 0,
     as_json: JsonOption = False,
@@ -24,13 +32,19 @@ def demo(
     """Extend the embedded model from 256 to 4096 tokens, measured before and after.
 
     Exit 1 if perplexity does not fall with every doubling of the context, or more than a tenth of the passkeys is lost
-    at any length.
+    at any length. After Ctrl-C the same command goes on where it was.
     """
     from skipwise.demo import Claims, run_demo
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("skipwise").setLevel(logging.INFO)
-    arms = run_demo(output, seed=seed)
+    try:
+        arms = run_demo(output, seed=seed)
+    except KeyboardInterrupt:
+        json_flag = ["--json"] if as_json else []
+        again = shlex.join(["skipwise", "demo", "--output", str(output), "--seed", str(seed), *json_flag])
+        print(f"stopped, what is done is kept; go on with: {again}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     claims = Claims.of(arms[-1].results)
     if as_json:
         print_json(

@@ -10,7 +10,7 @@ import typer
 
 from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption, read_length
 from skipwise.cli.settings import assigned
-from skipwise.cli.verdict import Rule, require_retrieval, require_short_length, state_verdict
+from skipwise.cli.verdict import Rule, require_retrieval, require_short_length, scored_tasks, state_verdict
 from skipwise.errors import ConfigError
 from skipwise.window import Window, parse_length
 
@@ -129,7 +129,7 @@ def evaluate(
         bool,
         typer.Option(
             "--verdict",
-            help="State the effective context length, in an extended model's card too; exit 1 if below the window.",
+            help="State the effective context length, in an extended model's card too; exit 1 if a length falls short.",
         ),
     ] = False,
     rule: Annotated[
@@ -252,6 +252,7 @@ def evaluate(
             details=details,
             allow_beyond=allow_beyond,
             progress=not as_json,
+            whole=scored_tasks() if verdict else (),
         )
         if state.is_main_process:
             _print(results, subject.step, as_json)

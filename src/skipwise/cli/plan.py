@@ -9,6 +9,7 @@ import typer
 
 from skipwise.cli.options import JsonOption, OriginalOption, TrustOption, print_json, read_length
 from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
 from skipwise.window import parse_length
 
 if TYPE_CHECKING:
@@ -205,7 +206,10 @@ def _utilisation(shares: list[str]) -> "Utilisation":
     for share in shares:
         name, _, value = share.partition("=")
         if name not in Utilisation.__slots__:
-            raise ConfigError(f"--share is {share!r}; write NAME=SHARE with one of {', '.join(Utilisation.__slots__)}")
+            hint = did_you_mean(name, Utilisation.__slots__)
+            raise ConfigError(
+                f"--share is {share!r}; {hint}write NAME=SHARE with one of {', '.join(Utilisation.__slots__)}"
+            )
         try:
             given[name] = float(value)
         except ValueError as error:

@@ -20,16 +20,20 @@ class Rule(StrEnum):
     BOTH = "both"
 
 
+def scored_tasks() -> tuple[str, ...]:
+    """Names of the tasks that a verdict is read off; a mean over them needs each at every length."""
+    from skipwise.evals import TASK_GROUPS
+
+    return ("passkey", "needles", "suite", *TASK_GROUPS["ruler"])
+
+
 def require_retrieval(tasks: Sequence["Task"]) -> None:
     """Refuses a verdict from tasks that leave no retrieval score.
 
     Raises:
         ConfigError: when none of them does.
     """
-    from skipwise.evals import TASK_GROUPS
-
-    scored = ("passkey", "needles", "suite", *TASK_GROUPS["ruler"])
-    if not any(task.name in scored for task in tasks):
+    if not any(task.name in scored_tasks() for task in tasks):
         raise ConfigError(
             f"--verdict is read off retrieval scores and {', '.join(task.name for task in tasks)} has none; add "
             "passkey, needles, ruler or suite to --task, or leave out --verdict"
@@ -72,7 +76,7 @@ def state_verdict(
         as_json: a line of JSON for each rule.
 
     Returns:
-        Whether the window holds under every rule asked for that could be decided.
+        Whether no rule asked for found a length that falls short.
     """
     from skipwise.evals.context import process_state
     from skipwise.model import rope_state
@@ -89,7 +93,7 @@ def state_verdict(
         _print(asked, as_json)
         if card_folder is not None and (card_folder / RECORD_FILE).exists():
             state_effective_length(card_folder, found)
-    return all(one.holds for one in asked if one.decided)
+    return all(one.outcome != "falls short" for one in asked)
 
 
 def _print(asked: Sequence["EffectiveLength"], as_json: bool) -> None:
@@ -106,4 +110,4 @@ def _print(asked: Sequence["EffectiveLength"], as_json: bool) -> None:
     print_mean_scores(scores)
     print(f"verdict {basis(scores)}")
     for one in asked:
-        print(("holds: " if one.holds else "falls short: " if one.decided else "not decided: ") + one.line)
+        print(f"{one.outcome}: {one.line}")

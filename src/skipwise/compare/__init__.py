@@ -31,6 +31,7 @@ from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
 from skipwise.model import original_window, read_config
 from skipwise.settings import parse_yaml, read_settings
+from skipwise.train.durable import half_written, write_whole
 from skipwise.train.process import on_stop_signals
 from skipwise.window import parse_length
 
@@ -114,11 +115,14 @@ def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
                 f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; go on with "
                 "its own, or begin another with --output"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"folder {str(folder)!r} is not empty; go on with --resume, or give another with --output")
+    elif folder.is_dir() and set(folder.iterdir()) - {*half_written(folder, [SETTINGS_FILE])}:
+        cure = "; go on with --resume, or give" if file.is_file() else ", and holds no comparison to go on with; give"
+        raise ConfigError(f"folder {str(folder)!r} is not empty{cure} another with --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(comparison.to_yaml(), encoding="utf-8")
+        for left in half_written(folder, [SETTINGS_FILE]):
+            left.unlink(missing_ok=True)
+        write_whole(file, comparison.to_yaml())
     except OSError as error:
         raise CheckpointError(f"folder {str(folder)!r} cannot be written: {error.strerror}") from error
 

@@ -11,7 +11,6 @@
 Whatever is no setting of a comparison is one of `skipwise.config.RunConfig` and holds for every arm.
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from pydantic import Field, ValidationError
 
 from skipwise.config import Length, RunConfig, StrictModel
 from skipwise.errors import ConfigError, SkipwiseError
+from skipwise.names import did_you_mean
 from skipwise.settings import explain, merge_settings, read_settings
 
 
@@ -110,8 +110,7 @@ class Arm(StrictModel):
             )
         like = tree.pop("like", name)
         if not isinstance(like, str) or like not in ARM_KINDS:
-            nearest = difflib.get_close_matches(str(like), ARM_KINDS, n=1)
-            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            hint = did_you_mean(like, ARM_KINDS)
             raise ConfigError(f"arm {name!r} is like {like!r}; {hint}known: {', '.join(ARM_KINDS)}")
         for shared in _OF_ALL_ARMS:
             if shared in tree:

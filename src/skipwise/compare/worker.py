@@ -124,19 +124,11 @@ def _run(job: Mapping[str, Any], folder: Path) -> Outcome | None:
 
 
 def _train(config: Any, tokens_per_step: int) -> Outcome | None:
-    from skipwise.train import extend
-    from skipwise.train.folder import RECORD_FILE, SETTINGS_FILE
+    from skipwise.train import begin_or_go_on
 
-    folder = config.output_folder
-    if (folder / RECORD_FILE).exists():
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    else:
-        result = extend(config, resume=(folder / SETTINGS_FILE).exists())
-        if not result.finished:
-            return None
-        record = result.record
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    record = begin_or_go_on(config)
+    if record is None:
+        return None
     log = record["log"]
     seconds = tuple(entry["step_seconds"] for entry in log if "step_seconds" in entry)
     at_target = f"eval_perplexity_{config.target}"

@@ -4,12 +4,15 @@ base model -> perplexity and passkeys by length          arm "base"
 the same, interpolated but not trained                   arm "interpolation only"
 preflight, skip-wise training, the same measurements     arm "extended"
 -> a table and a page with two pictures
+
+A demo that was stopped goes on where it was: what was measured is kept in a folder that is there until the end, and the
+run of training resumes as any run does.
 """
 
 import itertools
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,19 @@ from rich.console import Console
 
 from skipwise.config import RunConfig
 from skipwise.corpus import build_store
-from skipwise.evals import evaluate
+from skipwise.evals import SampleCache, evaluate
 from skipwise.model import load_model, original_window, read_config
 from skipwise.report import Arm, results_table, write_report
 from skipwise.report.records import Record
-from skipwise.train import extend
+from skipwise.train import begin_or_go_on
+from skipwise.train.folder import SETTINGS_FILE
 from skipwise.window import Window
 
 BASE = Path(__file__).parent / "base"
 """The embedded base model: a plain checkpoint folder, made by `skipwise.demo.train_base`."""
+
+_SAMPLES = ".samples"
+"""What has been measured so far; the folder's presence says that the demo has not come to its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,21 +134,31 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     """Runs the demo and writes `model/`, `records.jsonl` and `report.html` into a folder.
 
     Args:
-        folder: where to; what an earlier demo left there is replaced.
+        folder: where to; an earlier demo that was stopped goes on, what a finished one left is replaced.
         settings: sizes; the defaults take a few minutes on two cores.
         seed: of training and evaluation.
 
     Returns:
         The arms base, interpolation only, and extended, with their results.
+
+    Raises:
+        KeyboardInterrupt: it was stopped on request; the same call goes on.
     """
     settings = settings or DemoSettings()
     console, begun = Console(), time.monotonic()
-    model_folder, records = folder / "model", folder / "records.jsonl"
-    shutil.rmtree(model_folder, ignore_errors=True)
-    records.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-
+    model_folder, records, report = folder / "model", folder / "records.jsonl", folder / "report.html"
     run = settings.run_config(model_folder, seed)
+    if _goes_on(folder, run):
+        console.print(f"going on with the demo in {folder}", soft_wrap=True)
+    else:
+        shutil.rmtree(model_folder, ignore_errors=True)
+        shutil.rmtree(folder / _SAMPLES, ignore_errors=True)
+        report.unlink(missing_ok=True)
+    # Written anew, of what is measured and what has been.
+    records.unlink(missing_ok=True)
+    samples = SampleCache(folder / _SAMPLES)
+    samples.folder.mkdir(parents=True, exist_ok=True)
+
     original = original_window(read_config(BASE))
     window = Window(train=original, original=original, target=settings.extended_target)
     lengths = [original * 2**power for power in range(int(np.log2(settings.target / original)) + 1)]
@@ -161,7 +178,15 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
             {"kind": "passkey", "trials": settings.trials, "num_depths": settings.num_depths},
         ]
         results = evaluate(
-            *loaded, tasks, lengths, documents, seed=seed, out=records, allow_beyond=True, progress=console.is_terminal
+            *loaded,
+            tasks,
+            lengths,
+            documents,
+            seed=seed,
+            out=records,
+            cache=samples,
+            allow_beyond=True,
+            progress=console.is_terminal,
         )
         return Arm(name=name, results=results)
 
@@ -176,25 +201,15 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
         measure("interpolation only", BASE, interpolation=run.build_interpolation(), window=window),
     ]
     console.print(f"extending: preflight, then {settings.steps} steps of skip-wise training")
-    trained = extend(run)
-    arms.append(measure("extended", trained.folder))
+    trained = begin_or_go_on(run)
+    if trained is None:
+        raise KeyboardInterrupt
+    arms.append(measure("extended", model_folder))
 
     console.print(results_table(arms))
     seconds = time.monotonic() - begun
-    report = folder / "report.html"
-    write_report(
-        report,
-        arms,
-        title=f"From {original} to {settings.target} tokens",
-        original_tokens=original,
-        made={
-            "command": "skipwise demo",
-            "training": f"{trained.steps} steps, {trained.record['seconds']:.0f} s",
-            "in all": f"{seconds:.0f} s",
-            "seed": str(seed),
-            "versions": ", ".join(f"{name} {version}" for name, version in trained.record["versions"].items()),
-        },
-    )
+    _write_page(report, arms, trained, original=original, target=settings.target, seconds=seconds, seed=seed)
+    shutil.rmtree(samples.folder)
     claims = Claims.of(arms[-1].results)
     console.print(
         f"perplexity of the same tokens {'falls' if claims.perplexity_falls else 'does NOT fall'} with every doubling "
@@ -202,6 +217,37 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     )
     console.print(f"{seconds:.0f} s in all. Model: {model_folder}   Page: {report}", soft_wrap=True)
     return arms
+
+
+def _goes_on(folder: Path, run: RunConfig) -> bool:
+    """Whether the folder holds this very demo, stopped before its end."""
+    begun = run.output_folder / SETTINGS_FILE
+    return (folder / _SAMPLES).exists() and (not begun.exists() or RunConfig.from_yaml(begun) == run)
+
+
+def _write_page(
+    path: Path,
+    arms: Sequence[Arm],
+    trained: Mapping[str, Any],
+    *,
+    original: int,
+    target: int,
+    seconds: float,
+    seed: int,
+) -> None:
+    write_report(
+        path,
+        arms,
+        title=f"From {original} to {target} tokens",
+        original_tokens=original,
+        made={
+            "command": "skipwise demo",
+            "training": f"{trained['steps']} steps, {trained['seconds']:.0f} s",
+            "in all": f"{seconds:.0f} s",
+            "seed": str(seed),
+            "versions": ", ".join(f"{name} {version}" for name, version in trained["versions"].items()),
+        },
+    )
 
 
 def _by_length(results: Sequence[Record], metric: str) -> list[Record]:

@@ -5,8 +5,8 @@
 A new task is one class with `name`, `uses_documents`, `check_lengths` and `run` in one file and one line in `TASKS`.
 """
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -32,6 +32,9 @@ from skipwise.evals.serving import Serving
 from skipwise.evals.sliding import SlidingWindowPerplexity
 from skipwise.evals.suite import Suite
 from skipwise.evals.truncated import TruncatedPerplexity
+from skipwise.names import did_you_mean
+
+logger = logging.getLogger("skipwise")
 
 TASKS: dict[str, type] = {
     "perplexity": LastTokensPerplexity,
@@ -79,8 +82,9 @@ def evaluate(
     allow_beyond: bool = False,
     progress: bool = True,
     share_out: bool = True,
+    whole: Collection[str] = (),
 ) -> list[EvalResult]:
-    """Measures a model with every task at every length.
+    """Measures a model with every task at every length that it can be measured at; what is left out is logged.
 
     Args:
         model: a causal language model of the transformers library.
@@ -97,12 +101,13 @@ def evaluate(
         progress: show bars.
         share_out: each rank of a distributed run measures its share of the samples; of a model that is split over ranks
             all of them take part in each, and must measure all.
+        whole: names of tasks that are refused unless they can be measured at every length.
 
     Returns:
         All results, in the order measured.
 
     Raises:
-        ConfigError: when a task, setting or length cannot be used.
+        ConfigError: when a task or setting cannot be used, or a task at no length.
         DataError: when the documents do not suffice.
         CheckpointError: when the model's logits are NaN.
     """
@@ -132,27 +137,19 @@ def evaluate(
         )
         stack.enter_context(_evaluation_mode(model))
         stack.enter_context(texts_of_any_length(tokenizer))
-        # What cannot be measured at some length is said before hours are spent on the others, and all of it at once.
-        problems: dict[str, ConfigError] = {}
-        for task in made:
-            try:
-                task.check_lengths(context, lengths)
-            except ConfigError as error:
-                problems[str(error)] = error
-        if problems:
-            raise ConfigError("; ".join(problems)) from next(iter(problems.values()))
+        of_tasks = _lengths_of_tasks(made, context, lengths, whole)
         # All that is asked for, by tokens of a length: it knows the time left where a single length's bar does not.
         whole = stack.enter_context(
             tqdm(
                 desc="evaluation",
-                total=len(made) * sum(lengths),
-                disable=not (progress and process_state().is_main_process and len(made) * len(lengths) > 1),
+                total=sum(map(sum, of_tasks)),
+                disable=not (progress and process_state().is_main_process and sum(map(len, of_tasks)) > 1),
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
                 leave=False,
             )
         )
-        for task in made:
-            for measurement in task.run(context, lengths):
+        for task, own in zip(made, of_tasks, strict=True):
+            for measurement in task.run(context, own):
                 results += measurement.results
                 for file, lines in (
                     (sample_file, map(sample_line, measurement.samples)),
@@ -190,9 +187,54 @@ def make_task(spec: str | Mapping[str, Any] | Task) -> Task:
 
 def _check_known(what: str, name: Any, known: Any) -> None:
     if name not in list(known):
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "use one of them"
+        hint = did_you_mean(name, known).strip() or "use one of them"
         raise ConfigError(f"{what} is {name!r}; known are {', '.join(known)}: {hint}")
+
+
+def _lengths_of_tasks(
+    tasks: Sequence[Task], context: EvalContext, lengths: Sequence[int], whole: Collection[str]
+) -> list[list[int]]:
+    """The lengths that each task can be measured at.
+
+    What cannot be measured is said before hours are spent on the rest, and all of it at once.
+
+    Raises:
+        ConfigError, DataError: some task can be measured at none, or not at all of them and has to.
+    """
+    found, problems, left_out = [], {}, []
+    for task in tasks:
+        try:
+            task.check_lengths(context, lengths)
+            found.append(list(lengths))
+            continue
+        except (ConfigError, DataError) as error:
+            refused = error
+        reasons = {length: _refusal(task, context, length) for length in lengths}
+        kept = [length for length in lengths if reasons[length] is None]
+        if not kept or task.name in whole:
+            problems[str(refused)] = refused
+            continue
+        task.check_lengths(context, kept)
+        found.append(kept)
+        left_out += [
+            f"{task.name} is not measured at {length} tokens: {reason}" for length, reason in reasons.items() if reason
+        ]
+    if problems:
+        first = next(iter(problems.values()))
+        raise type(first)("; ".join(problems)) from first
+    if process_state().is_main_process:
+        for line in left_out:
+            logger.warning(line)
+    return found
+
+
+def _refusal(task: Task, context: EvalContext, length: int) -> str | None:
+    """Why a task cannot be measured at one length; None where it can."""
+    try:
+        task.check_lengths(context, [length])
+    except (ConfigError, DataError) as error:
+        return str(error)
+    return None
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from a folder:
 """
 
 import contextlib
-import difflib
 import importlib.util
 import json
 import logging
@@ -29,6 +28,7 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals.context import EvalContext, process_state
 from skipwise.evals.records import EvalResult, Measurement, Sample
 from skipwise.evals.stats import CONFIDENCE, Estimate
+from skipwise.names import did_you_mean
 
 _INTERVAL = "normal, with the harness's standard error"
 # For metrics that are no plain means; the standard error of a mean needs no resampling.
@@ -154,8 +154,7 @@ def _benchmark(name: str, folder: Path | None) -> Benchmark:
         return Benchmark(name=name, definition=str(own[name]))
     if name not in BENCHMARKS:
         known = [*BENCHMARKS, *own]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "use one of them, or define it in a tasks folder"
+        hint = did_you_mean(name, known).strip() or "use one of them, or define it in a tasks folder"
         raise ConfigError(f"benchmark is {name!r}; known are {', '.join(known)}: {hint}")
     return BENCHMARKS[name]
 

@@ -20,6 +20,7 @@ from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, 
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer
 from skipwise.evals.stats import Estimate
 from skipwise.model import embedding_rows
+from skipwise.names import did_you_mean
 
 BosPolicy = Literal["tokenizer", "always", "never"]
 """When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
@@ -98,6 +99,7 @@ class EvalContext:
         share_out: each rank of a distributed run measures its share of the samples; otherwise all of them.
         is_recorded: results go into a file, where they say of which weights they are. All weights are hashed for this,
             as for a cache, and for nothing else.
+        answered: families of tasks that some question was answered right of, or of which it was said that none was.
     """
 
     model: Any
@@ -109,6 +111,7 @@ class EvalContext:
     progress: bool = True
     share_out: bool = True
     is_recorded: bool = False
+    answered: set[str] = field(default_factory=set)
 
     def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator that depends on the seed and these arguments alone, not on what was drawn before."""
@@ -318,5 +321,7 @@ def check_at_least(task: Any, **minima: int) -> None:
 
 def check_bos(task: Any) -> None:
     """Raises ConfigError when a task's `bos` is no policy."""
-    if task.bos not in BosPolicy.__args__:
-        raise ConfigError(f"{task.name}.bos is {task.bos!r}; allowed are {', '.join(BosPolicy.__args__)}")
+    known = BosPolicy.__args__
+    if task.bos not in known:
+        hint = did_you_mean(task.bos, known)
+        raise ConfigError(f"{task.name}.bos is {task.bos!r}; {hint}allowed are {', '.join(known)}")

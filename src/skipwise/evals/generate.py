@@ -7,16 +7,16 @@ logits are made for the last position only. Memory grows with the cache and the 
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from skipwise.evals.chunk_attention import chunk_attention
 from skipwise.evals.forward import check_logits, chunk_columns, empty_cache, logit_columns, plain_model
-from skipwise.evals.length_rope import rope_follows_length, rope_of_length
+from skipwise.evals.length_rope import held_length, next_switch, rope_of_length, tables_at
 from skipwise.evals.room_cache import RoomCache
 
 # Prompts run together while their tokens, padding and answers included, stay below this.
@@ -62,9 +62,10 @@ def greedy_outputs(
     pass; when the argmax at each of them is the answer's own token, greedy decoding would write exactly them, and they
     are the output. Otherwise its tokens are generated, from the same prefill. And an output that is `enough` ends.
 
-    One deviation: RoPE that follows the input's length (dynamic NTK, LongRoPE) is that of prompt and `max_new_tokens`
-    from the first token on, so that all keys in the cache are rotated alike and the one pass means the same as
-    decoding. Such models get batches of equally long inputs.
+    Two deviations, for RoPE that follows the input's length. Where LongRoPE changes its list of frequencies, all tokens
+    are read anew, so that each token is that of a pass without a cache. Dynamic NTK is that of prompt and
+    `max_new_tokens` from the first token on, so that all keys in the cache are rotated alike and the one pass means the
+    same as decoding; its batches are of equally long inputs.
 
     Args:
         model: a causal language model of the transformers library, in evaluation mode, with adapters or without.
@@ -81,18 +82,58 @@ def greedy_outputs(
         CheckpointError: when a logit is NaN, or the largest of a position infinite.
     """
     model = plain_model(model)
+    outputs: list[list[int]] = [[] for _ in prompts]
+    going = list(range(len(prompts)))
+    while going:
+        parts = {row: _next_part(model, prompts[row], outputs[row]) for row in going}
 
-    def is_done(row: int, output: list[int]) -> bool:
-        return len(output) == prompts[row].max_new_tokens or (enough is not None and enough(row, output))
+        def is_done(row: int, output: list[int], parts: dict[int, _Part] = parts) -> bool:
+            whole = enough is not None and enough(row, outputs[row] + output)
+            return whole or len(output) == parts[row].max_new_tokens
 
-    outputs: dict[int, list[int]] = {}
-    for rows in _batches(model, prompts):
-        with rope_of_length(model, max(_num_tokens(prompts[row]) for row in rows)):
-            reader = _Reader(model, rows, max(prompts[row].max_new_tokens for row in rows), where)
-            likeliest = reader.prefill([prompts[row].prompt_ids for row in rows], chunk_tokens)
-            outputs |= _written_answers(reader, prompts, likeliest)
-            outputs |= _decode(reader, likeliest, set(outputs), eos_ids, is_done)
-    return [outputs[row] for row in range(len(prompts))]
+        written: dict[int, list[int]] = {}
+        for rows in _batches(model, parts):
+            length = max(_held_length(model, parts[row]) for row in rows)
+            with rope_of_length(model, length):
+                reader = _Reader(model, rows, max(parts[row].max_new_tokens for row in rows), where)
+                likeliest = reader.prefill([parts[row].prompt_ids for row in rows], chunk_tokens)
+                written |= _written_answers(reader, parts, likeliest)
+                written |= _decode(reader, likeliest, set(written), eos_ids, is_done)
+        for row, output in written.items():
+            outputs[row] += output
+        # Those that went as far as their part, and neither to the end nor as far as is enough.
+        going = [
+            row
+            for row in going
+            if len(written[row]) == parts[row].max_new_tokens
+            and len(outputs[row]) < prompts[row].max_new_tokens
+            and outputs[row] != list(prompts[row].answer_ids or ())
+            and not (enough is not None and enough(row, outputs[row]))
+        ]
+    return outputs
+
+
+class _Part(NamedTuple):
+    """A request, or as much of one as is read with the same rotary tables; see `Request`."""
+
+    prompt_ids: Sequence[int]
+    max_new_tokens: int
+    answer_ids: Sequence[int] | None
+
+
+def _next_part(model: Any, prompt: Request, output: Sequence[int]) -> _Part:
+    """What follows an output so far."""
+    ids = [*prompt.prompt_ids, *output]
+    most = prompt.max_new_tokens - len(output)
+    if (switch := next_switch(model, len(ids))) is not None:
+        most = min(most, switch - len(ids) + 1)
+    hoped = list(prompt.answer_ids or ())
+    rest = hoped[len(output) :][:most] if hoped[: len(output)] == list(output) else []
+    return _Part(ids, most, rest or None)
+
+
+def _held_length(model: Any, part: Request) -> int:
+    return held_length(model, len(part.prompt_ids), _num_tokens(part))
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -108,15 +149,15 @@ def _num_tokens(prompt: Request) -> int:
     return len(prompt.prompt_ids) + prompt.max_new_tokens
 
 
-def _batches(model: Any, prompts: Sequence[Request]) -> Iterator[list[int]]:
-    """Indices of prompts that run together: alike in length, so that little is padded."""
-    alike_only = rope_follows_length(model)
+def _batches(model: Any, prompts: Mapping[int, Request]) -> Iterator[list[int]]:
+    """Prompts that run together: alike in length, so that little is padded, and read with the same rotary tables."""
+    tables = {row: tables_at(model, _held_length(model, prompt)) for row, prompt in prompts.items()}
     batch: list[int] = []
     # From the longest down: the first of a batch decides its width.
-    for row in sorted(range(len(prompts)), key=lambda row: -_num_tokens(prompts[row])):
+    for row in sorted(prompts, key=lambda row: -_num_tokens(prompts[row])):
         widest = _num_tokens(prompts[batch[0]]) if batch else 0
         full = (len(batch) + 1) * widest > BATCH_TOKENS
-        if batch and (full or (alike_only and _num_tokens(prompts[row]) != widest)):
+        if batch and (full or tables[row] != tables[batch[0]]):
             yield batch
             batch = []
         batch.append(row)
@@ -124,7 +165,7 @@ def _batches(model: Any, prompts: Sequence[Request]) -> Iterator[list[int]]:
         yield batch
 
 
-def _written_answers(reader: "_Reader", prompts: Sequence[Request], likeliest: Tensor) -> dict[int, list[int]]:
+def _written_answers(reader: "_Reader", prompts: Mapping[int, Request], likeliest: Tensor) -> dict[int, list[int]]:
     """Answers that greedy decoding would write, by row; the reader is left as it was.
 
     Args:

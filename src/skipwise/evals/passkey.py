@@ -10,7 +10,7 @@ from skipwise.errors import ConfigError
 from skipwise.evals.context import EvalContext, as_input, check_at_least
 from skipwise.evals.forward import Where, logit_pieces
 from skipwise.evals.passkey_prompt import PasskeyBuilder, PasskeyPrompt
-from skipwise.evals.prompts import running_text
+from skipwise.evals.prompts import running_text, warn_of_zeros
 from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.evals.settings import check_choice
 from skipwise.evals.stats import wilson
@@ -72,6 +72,14 @@ class Passkey:
 
             size = max(1, _BATCH_TOKENS // length)
             samples = context.samples(self, length, self.trials, compute, batch_items=size)
+            warn_of_zeros(
+                context,
+                self,
+                length,
+                [float(sample["correct"]) for sample in samples],
+                lambda length=length: self._prompt(context, length, 0).prompt_ids,
+                samples[0]["output"],
+            )
             yield Measurement(self._results(context, length, samples), samples)
 
     def _prompt(self, context: EvalContext, length: int, trial: int) -> PasskeyPrompt:

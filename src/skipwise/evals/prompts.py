@@ -133,7 +133,55 @@ def answer_prompts(
         ]
 
     batch_items = max(1, BATCH_TOKENS // length_tokens)
-    return context.samples(task, length_tokens, num_items, answer, batch_items=batch_items, **scope)
+    samples = context.samples(task, length_tokens, num_items, answer, batch_items=batch_items, **scope)
+    # A control is not to be answered.
+    if not str(scope.get("kind", "")).endswith("_control"):
+        scores = [sample["score"] for sample in samples if sample["score"] is not None]
+        warn_of_zeros(context, task, length_tokens, scores, lambda: build(0).prompt_ids, samples[0]["output"])
+    return samples
+
+
+_SHOWN_CHARACTERS = 300
+
+
+def warn_of_zeros(
+    context: EvalContext,
+    task: Any,
+    length_tokens: int,
+    scores: Sequence[float],
+    prompt_ids: Callable[[], Sequence[int]],
+    output: str,
+) -> None:
+    """Warns where nothing at all was answered right, and shows a prompt and its answer, raw: it may be their form.
+
+    Not beyond the model's window, where that is no wonder, nor where shorter prompts of such tasks were answered; and
+    once for a family of tasks.
+
+    Args:
+        context: what was measured.
+        task: whose scores they are.
+        length_tokens: of the prompts.
+        scores: of the samples that can be scored.
+        prompt_ids: makes the first prompt's token ids.
+        output: the answer to it.
+    """
+    family = task.name.partition("_")[0]
+    if any(scores):
+        context.answered.add(family)
+    window = context.model.config.get_text_config().max_position_embeddings
+    if not scores or family in context.answered or length_tokens > window:
+        return
+    context.answered.add(family)
+    if not process_state().is_main_process:
+        return
+    ids, most = list(prompt_ids()), _SHOWN_CHARACTERS
+    # A token is a byte at least; the end shows where the answer begins.
+    begin, end = (context.tokenizer.decode(part) for part in (ids[:most], ids[-most:]))
+    shown = repr(end) if len(ids) <= most else f"{begin[: most // 2]!r} ... {end[-most:]!r}"
+    logger.warning(
+        f"{task.name} at {length_tokens}: all {len(scores)} scores are 0. If that is not the model's ability but the "
+        f"form of prompts or answers, it shows here, raw: the prompt {shown} was answered {output!r}"
+    )
 
 
 def _where(task: Any, length_tokens: int, index: int, prompt: Prompt) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
 
 
 def check_numbers(task: Any, *names: str) -> None:
@@ -25,7 +26,9 @@ def check_switches(task: Any, *names: str) -> None:
 def check_choice(task: Any, name: str, allowed: Sequence[str]) -> None:
     """Raises ConfigError when a setting is none of those allowed."""
     if (value := getattr(task, name)) not in allowed:
-        raise ConfigError(f"{task.name}.{name} is {value!r}; allowed are {', '.join(allowed)}")
+        raise ConfigError(
+            f"{task.name}.{name} is {value!r}; {did_you_mean(value, allowed)}allowed are {', '.join(allowed)}"
+        )
 
 
 def check_text(task: Any, name: str, what: str) -> None:

@@ -36,6 +36,7 @@ from skipwise.model import load_model, path_beside, rope_state, save_config, sav
 from skipwise.model.converted import is_read_as_another
 from skipwise.model.extend import built_around
 from skipwise.model.rotary import text_config
+from skipwise.names import did_you_mean
 from skipwise.train.record import versions
 from skipwise.train.tuning import load_additions
 
@@ -118,7 +119,7 @@ def export(
             nothing is left then.
     """
     if to not in FORMATS:
-        raise ConfigError(f"--to is {to!r}; give one of {', '.join(FORMATS)}")
+        raise ConfigError(f"--to is {to!r}; {did_you_mean(to, FORMATS)}give one of {', '.join(FORMATS)}")
     dtype = _dtype(to, dtype)
     if engine not in (None, *ENGINES):
         raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
@@ -154,7 +155,11 @@ def _dtype(to: str, dtype: str | None) -> str | None:
     if to == "gguf" and dtype is None:
         return "f16"
     if dtype is not None and dtype not in allowed:
-        what = f"give one of {', '.join(allowed)}" if allowed else "an adapter keeps its own: leave it out"
+        what = (
+            f"{did_you_mean(dtype, allowed)}give one of {', '.join(allowed)}"
+            if allowed
+            else "an adapter keeps its own: leave it out"
+        )
         raise ConfigError(f"--dtype is {dtype!r}; for --to {to} {what}")
     return dtype
 

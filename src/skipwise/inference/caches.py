@@ -13,6 +13,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import BaseQuantizedLayer, Cache, DynamicLayer
 
 from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
 
 BLOCK_TOKENS = 64
 """Tokens that are rounded together in caches of few bits."""
@@ -30,7 +31,7 @@ def make_cache(kind: str, model: Any, total_tokens: int) -> Cache:
         ConfigError: no such kind, or not for this model or machine.
     """
     if kind not in CACHES:
-        raise ConfigError(f"cache is {kind!r}; give one of {', '.join(CACHES)}")
+        raise ConfigError(f"cache is {kind!r}; {did_you_mean(kind, CACHES)}give one of {', '.join(CACHES)}")
     return CACHES[kind](model, total_tokens)
 
 

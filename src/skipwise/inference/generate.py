@@ -15,9 +15,9 @@ from skipwise.errors import ConfigError
 from skipwise.evals.chunk_attention import chunk_attention
 from skipwise.evals.forward import check_logits, chunk_columns
 from skipwise.evals.generate import end_token_ids
-from skipwise.evals.length_rope import rope_follows_length, rope_of_length
+from skipwise.evals.length_rope import held_length, rope_of_length, tables_at
 from skipwise.evals.serving import cache_bytes
-from skipwise.inference.caches import BLOCK_TOKENS, CACHES, can_rewind, make_cache
+from skipwise.inference.caches import BLOCK_TOKENS, can_rewind, make_cache
 from skipwise.inference.engine import FinishReason, GenerationRequest, GenerationStats, Mode
 from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
@@ -59,8 +59,6 @@ class LocalEngine:
         self.chunk_tokens = chunk_columns(long, 1) if chunk_tokens is None else chunk_tokens
         if self.chunk_tokens < 1 or self.chunk_tokens % BLOCK_TOKENS:
             raise ConfigError(f"chunk_tokens is {self.chunk_tokens}; give a multiple of {BLOCK_TOKENS}")
-        if cache not in CACHES:
-            raise ConfigError(f"cache is {cache!r}; give one of {', '.join(CACHES)}")
         if prefixes < 0:
             raise ConfigError(f"prefixes is {prefixes}; it must be 0 or more")
         make_cache(cache, long, BLOCK_TOKENS)  # Whether it goes with this model and machine.
@@ -115,6 +113,7 @@ class LocalGeneration:
         self._engine, self._request = engine, request
         self._model: Any = engine.modes.model(mode)
         self._cache: Cache | None = None
+        self._tables: Hashable = None
         # Tokens that the cache holds are the first `_read` of these.
         self._ids = list(request.prompt_ids)
         self._read = self._reused = self._cache_bytes = 0
@@ -198,14 +197,16 @@ class LocalGeneration:
     @torch.no_grad()
     def _forward(self) -> int | None:
         """Reads the next chunk, or the last token; the token that follows, where all is read."""
-        if self._cache is None:
-            self._open_cache()
+        length = held_length(self._model, len(self._ids), self._request.total_tokens)
+        if self._cache is None or tables_at(self._model, length) != self._tables:
+            # Of the answer, too, where it has grown past what the keys so far were rotated for.
+            self._open_cache(length)
         end = min(self._read + self._engine.chunk_tokens, len(self._ids))
         wants_token, device = end == len(self._ids), self._model.device
         # A cache whose size is fixed gives attention columns that hold nothing yet, and a mask for them.
         unmasked = end - self._read > 1 and self._cache is not None and can_rewind(self._cache)
         in_chunks = chunk_attention(self._model) if unmasked else nullcontext()
-        with rope_of_length(self._model, self._request.total_tokens), in_chunks:
+        with rope_of_length(self._model, length), in_chunks:
             logits: Tensor = self._model(
                 input_ids=torch.tensor([self._ids[self._read : end]], device=device),
                 position_ids=torch.arange(self._read, end, device=device)[None],
@@ -221,19 +222,23 @@ class LocalGeneration:
         check_logits(logits, lambda _: "request", lambda *_: f"after {end} tokens")
         return self._choose(logits[:, -1].float())
 
-    def _open_cache(self) -> None:
-        """A cache that holds the beginning of the prompt already, or an empty one."""
-        if found := self._engine.prefixes.take(self._prefix_kind, self._request.prompt_ids):
+    def _open_cache(self, length: int) -> None:
+        """A cache that holds the beginning of the tokens already, or an empty one.
+
+        Args:
+            length: whose rotary tables its keys have, where the model's follow the length.
+        """
+        self._cache, self._read, self._tables = None, 0, tables_at(self._model, length)
+        if found := self._engine.prefixes.take(self._prefix_kind, self._ids):
             self._cache, self._read = found
-            self._reused = self._read
         else:
             self._cache = make_cache(self._engine.cache_kind, self._model, self._request.total_tokens)
+        self._reused = min(self._read, len(self._request.prompt_ids))
 
     @property
     def _prefix_kind(self) -> Hashable:
-        """What keys and values depend on beside the tokens: some RoPE rotates by the length of the whole request."""
-        length = self._request.total_tokens if rope_follows_length(self._model) else None
-        return self.mode, self._engine.cache_kind, length
+        """What keys and values depend on beside the tokens."""
+        return self.mode, self._engine.cache_kind, self._tables
 
     def _choose(self, logits: Tensor) -> int:
         """The next token by its logits (1, vocabulary)."""

@@ -8,6 +8,7 @@ behind, and threads can be in different modes.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.evals.length_rope import held_length, recompute_at_switches, rope_follows_length, rope_of_length
 from skipwise.inference.engine import MODES, Mode
 from skipwise.inference.origin import Origin, check_base, read_origin
 from skipwise.model import built_around, load_model, read_config, rope_state
@@ -41,6 +43,9 @@ class TwoModes:
         self, short: PreTrainedModel | None, long: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> None:
         self._models: dict[Mode, PreTrainedModel] = {"long": long} if short is None else {"short": short, "long": long}
+        for model in {id(model): model for model in self._models.values()}.values():
+            recompute_at_switches(model)
+        self._following = threading.Lock()
         self._forced: ContextVar[Mode | None] = ContextVar("mode", default=None)
         self.tokenizer = tokenizer
         state = rope_state(long.config)
@@ -179,6 +184,8 @@ class TwoModes:
     def generate(self, input_ids: torch.Tensor, *, max_new_tokens: int, **arguments: Any) -> torch.Tensor:
         """The transformers library's `generate`, in the mode that is taken or that prompt and new tokens choose.
 
+        Where a model's rotary tables follow the length of its input, the tokens are those of the engine's.
+
         Args:
             input_ids: token ids (batch, n).
             max_new_tokens: tokens to generate at most; they count.
@@ -187,8 +194,14 @@ class TwoModes:
         Returns:
             Token ids (batch, n + new), the prompt's first.
         """
-        model: Any = self._chosen(input_ids.shape[1] + max_new_tokens)
-        return model.generate(input_ids, max_new_tokens=max_new_tokens, **arguments)
+        total = input_ids.shape[1] + max_new_tokens
+        model: Any = self._chosen(total)
+        if not rope_follows_length(model):
+            return model.generate(input_ids, max_new_tokens=max_new_tokens, **arguments)
+        # LongRoPE's follow by themselves (0); all are kept in the model itself, so it is one request at a time.
+        held = held_length(model, 0, total)
+        with self._following, rope_of_length(model, held) if held else contextlib.nullcontext():
+            return model.generate(input_ids, max_new_tokens=max_new_tokens, **arguments)
 
     def _chosen(self, total_tokens: int) -> Any:
         return self.model(self.choose(total_tokens, self._forced.get()))

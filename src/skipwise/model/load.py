@@ -41,6 +41,7 @@ from skipwise.model.stored import (
     make_plain,
 )
 from skipwise.model.tokenizer import load_tokenizer
+from skipwise.names import did_you_mean
 from skipwise.rope import Interpolation
 from skipwise.window import Window
 
@@ -190,7 +191,8 @@ def _check_attention(attention: str | None) -> None:
     # With a slash it is a kernel of the hub, which transformers fetches through the package `kernels`.
     if attention is not None and attention not in known and "/" not in attention:
         raise ConfigError(
-            f"attention is {attention!r}; give one of {', '.join(known)}, or a kernel of the hub (owner/name)"
+            f"attention is {attention!r}; {did_you_mean(attention, known)}give one of {', '.join(known)}, or a kernel "
+            "of the hub (owner/name)"
         )
 
 

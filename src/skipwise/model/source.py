@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, UnsupportedModelError
+
+logger = logging.getLogger("skipwise")
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -92,7 +96,28 @@ def locate(source: str | Path, *, weights: bool) -> ModelSource:
             f"model is {str(source)!r} and no such folder exists; give a checkpoint folder, a hub name such as "
             "org/name, or a .gguf file"
         )
+    _require_hub(str(source))
     return ModelSource(name=str(source))
+
+
+def _require_hub(name: str) -> None:
+    """Refuses a hub name that is not on this machine while the hub cannot be reached.
+
+    The library would ask six times, with growing pauses, and say so in twelve lines.
+    """
+    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    logger.info(f"asking the hub for {name!r}, which is no folder here")
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError):
+        # It answers; what it says is told by whoever reads the config.
+        return
+    except Exception as error:  # of the network: their types are those of its current HTTP library
+        raise CheckpointError(
+            f"model is {name!r}; no such folder exists and the hub cannot be reached ({_first_line(error)}): check the "
+            "name and the connection, or give a local folder"
+        ) from error
 
 
 def named_path(source: str | Path) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
 
 GIB, GIGA, TERA = 2**30, 10**9, 10**12
 
@@ -197,5 +198,6 @@ def machine_of(name: str) -> Machine:
     if name == "cpu":
         return this_cpu()
     if name not in MACHINES:
-        raise ConfigError(f"the machine is {name!r}; give one of {', '.join([*MACHINES, 'cpu'])}")
+        known = [*MACHINES, "cpu"]
+        raise ConfigError(f"the machine is {name!r}; {did_you_mean(name, known)}give one of {', '.join(known)}")
     return MACHINES[name]

@@ -21,6 +21,7 @@ from skipwise.model import (
 )
 from skipwise.model.extend import told_config
 from skipwise.model.gptj import is_gptj, phi_config
+from skipwise.names import did_you_mean
 from skipwise.plan.cards import MODEL_CARDS
 
 _EXPERT_COUNTS = ("num_local_experts", "n_routed_experts", "num_experts")
@@ -93,7 +94,8 @@ def model_shape(source: str, *, original: int | None = None, trust_remote_code: 
             # A bare name may have been meant for a card.
             if "/" in source or source.endswith(".gguf"):
                 raise
-            raise CheckpointError(f"{error}, or a built-in card: {', '.join(MODEL_CARDS)}") from error
+            hint = did_you_mean(source, MODEL_CARDS) or "or "
+            raise CheckpointError(f"{error}; {hint}give a built-in card: {', '.join(MODEL_CARDS)}") from error
     shape = shape_of(config, name=source, trust_remote_code=trust_remote_code)
     return replace(shape, told_original=original, stored=stored_weights(source, config))
 

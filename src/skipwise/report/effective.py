@@ -19,6 +19,8 @@ from skipwise.window import length_label
 
 Rule = Literal["ruler", "relative"]
 
+Outcome = Literal["holds", "holds as far as measured", "falls short", "not decided"]
+
 RULER_THRESHOLD = 0.856
 """The mean score of Llama-2-7B (chat) at its own 4k tokens, which RULER takes for satisfactory."""
 
@@ -100,6 +102,15 @@ class EffectiveLength:
         return self.effective_tokens >= self.advertised_tokens
 
     @property
+    def outcome(self) -> Outcome:
+        """The verdict in a word or two: lengths that were not measured are held against nobody."""
+        if not self.decided:
+            return "not decided"
+        if self.holds:
+            return "holds"
+        return "holds as far as measured" if self.effective_tokens == self.measured_tokens else "falls short"
+
+    @property
     def too_few(self) -> MeanScore | None:
         """The score at which the rule stops though every answer is right, as so few tell too little; else None."""
         beyond = next((score for score in self.scores if score.length_tokens > self.effective_tokens), None)
@@ -133,6 +144,7 @@ class EffectiveLength:
         return {
             "verdict": self.rule,
             "decided": self.decided,
+            "outcome": self.outcome,
             "holds": self.holds,
             "effective_tokens": self.effective_tokens,
             "measured_tokens": self.measured_tokens,

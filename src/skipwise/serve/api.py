@@ -7,7 +7,7 @@ that no answer is other than it was asked for.
 import time
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from skipwise.inference.engine import GenerationRequest, Mode
@@ -122,11 +122,33 @@ class TextPart(_Strict):
     text: str
 
 
+_OTHER_PARTS = ("image_url", "input_image", "image", "input_audio", "audio", "video_url", "video", "file", "refusal")
+
+
+def _of_text(content: Any) -> Any:
+    """Refuses what is no text by its kind, before the forms of a text are tried in turn."""
+    if content is None:
+        raise PydanticCustomError("no_content", "it is null; give text, or parts of type 'text'")
+    if not isinstance(content, str | list):
+        raise PydanticCustomError("no_content", "give text, or a list of parts of type 'text'")
+    for place, part in enumerate(content if isinstance(content, list) else []):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            # A type that is not known here is the client's text.
+            told = f"of type '{kind}'" if kind in _OTHER_PARTS else "of a type that is not known here"
+            raise PydanticCustomError(
+                "no_text_part",
+                "part {place} is {told}, and this model reads text alone; give parts of type 'text'",
+                {"place": place, "told": told},
+            )
+    return content
+
+
 class ChatMessage(_Strict):
     """A message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: Annotated[str | Annotated[list[TextPart], Field(min_length=1)], BeforeValidator(_of_text)]
     name: str | None = None
     # Answers come back as they were: with what they had none of.
     refusal: None = None

@@ -20,7 +20,7 @@ from skipwise.errors import ConfigError
 from skipwise.serve.audit import AuditLog, AuditRecord
 from skipwise.serve.keys import Keyring, Role, UnknownKeyError
 from skipwise.serve.metrics import Metrics
-from skipwise.serve.refusals import Refusal
+from skipwise.serve.refusals import Refusal, unrouted
 
 ANSWERED = ("/v1/completions", "/v1/chat/completions")
 PRIVATE = (*ANSWERED, "/v1/models", "/metrics")
@@ -133,7 +133,7 @@ class Gate:
         record.key, record.name = caller.id, caller.name
         held = _Held()
         try:
-            body = await self._body(headers, receive, record, held)
+            body = await self._body(scope["method"], headers, receive, record, held)
             if body is None:
                 return
             scope.setdefault("state", {}).update(caller=caller, record=record)
@@ -169,11 +169,15 @@ class Gate:
         return Caller(id=key.id, name=key.name, role=role)
 
     async def _body(
-        self, headers: dict[bytes, bytes], receive: Any, record: AuditRecord, held: "_Held"
+        self, method: str, headers: dict[bytes, bytes], receive: Any, record: AuditRecord, held: "_Held"
     ) -> bytes | None:
         """The whole body; None where the client has gone away."""
         allowed = self._bounds.body_bytes if record.endpoint in ANSWERED else 0
         length = headers.get(b"content-length", b"0")
+        announced = length != b"0" or b"transfer-encoding" in headers
+        if announced and not allowed and method not in ("GET", "HEAD"):
+            # No route takes it, whatever the size of its body.
+            raise unrouted(404 if record.endpoint == "other" else 405)
         if length.isdigit() and int(length) > allowed:
             raise _too_large(f"{int(length)}", allowed)
         parts = []

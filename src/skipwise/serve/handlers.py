@@ -1,5 +1,8 @@
 """Why a request got no answer, in words: what handlers of the application make of errors."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -7,7 +10,8 @@ from starlette.exceptions import HTTPException
 
 from skipwise.errors import ConfigError
 from skipwise.serve.api import ChatBody, ChatMessage, CompletionBody, StreamOptions, TextFormat, TextPart
-from skipwise.serve.refusals import Refusal
+from skipwise.serve.refusals import Refusal, unrouted
+from skipwise.settings import allowed_words
 
 _FIELDS = {
     name
@@ -51,10 +55,11 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 async def _unreadable(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    # Among the names of fields stand those of pydantic's own types.
-    field = ".".join(str(part) for part in first["loc"][1:] if part in _FIELDS or isinstance(part, int))
-    message = f"{field or 'the body'}: {_HINTS.get(field.partition('.')[0]) or first['msg']}"
+    errors = error.errors()
+    # A value of several allowed forms has an error for each of them; the one that it is of is further in.
+    first = next(one for one in errors if not any(_field(other).startswith(_field(one) + ".") for other in errors))
+    field = _field(first)
+    message = f"{field or 'the body'}: {_HINTS.get(field.partition('.')[0]) or allowed_words(first)}"
     if first["type"] == "extra_forbidden":
         field = str(first["loc"][-1])[:80]
         message = f"{field!r} is no field that is known here; leave it out"
@@ -66,12 +71,12 @@ async def _unreadable(_: Request, error: Exception) -> Response:
     return JSONResponse(refusal.body, 400)
 
 
+def _field(error: Mapping[str, Any]) -> str:
+    """The field of an error; among the names of its place stand those of pydantic's own types."""
+    return ".".join(str(part) for part in error["loc"][1:] if part in _FIELDS or isinstance(part, int))
+
+
 async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    told = {
-        400: "the body cannot be read as JSON in UTF-8",
-        404: "there is nothing at this path; see /openapi.json",
-        405: "this path takes another method",
-    }
-    refusal = Refusal(error.status_code, told.get(error.status_code, str(error.detail)), code="invalid_request")
+    refusal = unrouted(error.status_code, str(error.detail))
     return JSONResponse(refusal.body, refusal.status, headers=error.headers)

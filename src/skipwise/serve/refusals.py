@@ -46,3 +46,15 @@ class Refusal(Exception):  # noqa: N818 (it is an answer, and as such no error)
         """That go with it."""
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+_UNROUTED = {
+    400: "the body cannot be read as JSON in UTF-8",
+    404: "there is nothing at this path; see /openapi.json",
+    405: "this path takes another method",
+}
+
+
+def unrouted(status: int, otherwise: str = "") -> Refusal:
+    """What a request gets that no route takes."""
+    return Refusal(status, _UNROUTED.get(status, otherwise), code="invalid_request")

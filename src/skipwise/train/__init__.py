@@ -25,7 +25,9 @@ with everything that was done. What stands beside them while training is told in
     process.py     seconds, peak memory, and how a run is told to stop
 """
 
+import json
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,7 @@ from skipwise.train.data import (
 )
 from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooManyAtATimeError, fewer_at_a_time, smaller_batches
-from skipwise.train.folder import RunFolder
+from skipwise.train.folder import RECORD_FILE, SETTINGS_FILE, RunFolder
 from skipwise.train.guard import BadItems, StepGuard
 from skipwise.train.process import Stopwatch, free_memory
 from skipwise.train.quantized import (
@@ -101,7 +103,7 @@ from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
 from skipwise.train.tuning import apply_tuning, check_tuning, merged
 from skipwise.window import Window
 
-__all__ = ["ExtendResult", "extend", "training_arguments"]
+__all__ = ["ExtendResult", "begin_or_go_on", "extend", "training_arguments"]
 
 logger = logging.getLogger("skipwise")
 
@@ -170,6 +172,28 @@ def extend(
                     raise
             config = given.with_recipe(error.instead)
         free_memory()
+
+
+def begin_or_go_on(config: RunConfig) -> dict[str, Any] | None:
+    """The record of a run of which the end alone counts: begun, gone on with, or read where it is finished.
+
+    Returns:
+        What stands in its `skipwise.json`; None where it was stopped on request. No checkpoint outlives the end.
+
+    Raises:
+        SkipwiseError: as `extend`.
+    """
+    folder = config.output_folder
+    if (folder / RECORD_FILE).exists():
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    else:
+        result = extend(config, resume=(folder / SETTINGS_FILE).exists())
+        if not result.finished:
+            return None
+        record = result.record
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return record
 
 
 def _extend_as_fits(

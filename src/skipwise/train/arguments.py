@@ -1,7 +1,6 @@
 """The run's `training` settings over the paper's recipe, and `transformers.TrainingArguments` from them."""
 
 import dataclasses
-import difflib
 import logging
 import os
 from typing import Any
@@ -13,6 +12,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
 from skipwise.launch import ENGINE_SETTINGS, deepspeed_settings, fsdp_settings
+from skipwise.names import did_you_mean
 from skipwise.train.context import num_groups
 from skipwise.train.sharding import check_sharding
 
@@ -166,6 +166,5 @@ def _check_names(settings: dict[str, Any]) -> None:
         if name in _SAID_ELSEWHERE:
             raise ConfigError(f"setting 'training.{name}' is not for here; a run says it by {_SAID_ELSEWHERE[name]}")
         if name not in _KNOWN:
-            nearest = difflib.get_close_matches(name, _KNOWN, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else "see transformers.TrainingArguments"
+            hint = did_you_mean(name, _KNOWN).strip() or "see transformers.TrainingArguments"
             raise ConfigError(f"setting 'training.{name}' is unknown; {hint}")

@@ -4,11 +4,12 @@ A folder `checkpoint-<step>` of a run is there whole or not at all: until its la
 `.saving/checkpoint-<step>`. What a disk did to it afterwards shows by its seal.
 """
 
+import glob
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -146,6 +147,12 @@ def write_whole(path: Path, text: str) -> None:
     _to_disk(beside)
     beside.rename(path)
     _to_disk(path.parent)
+
+
+def half_written(folder: Path, names: Iterable[str]) -> list[Path]:
+    """What processes that were killed while `write_whole` wrote these files have left beside them."""
+    # Earlier versions left out the number of the process.
+    return [left for name in names for left in sorted(folder.glob(f".{glob.escape(name)}*.new"))]
 
 
 def _seal(folder: Path, state: PartialState) -> None:

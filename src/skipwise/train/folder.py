@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.recipes import AUTO
-from skipwise.train.durable import STAGING, newest_sound, write_whole
+from skipwise.train.durable import STAGING, half_written, newest_sound, write_whole
 
 logger = logging.getLogger("skipwise")
 
@@ -36,9 +36,9 @@ _LOCK_FILE = ".lock"
 _INSTEAD_FILE = "recipe-instead.txt"
 _LOGS = "logs"
 LAUNCH = "launch"
-# What a run that was stopped before it had begun may leave.
+# What a run that was stopped before it had begun may leave, beside what it had half written of these three files.
 _TRACES = {_LOCK_FILE, _LOGS, LAUNCH, _BEGUN_FILE, _INSTEAD_FILE, STAGING}
-_TRACES |= {f".{name}.new" for name in (SETTINGS_FILE, _BEGUN_FILE, _INSTEAD_FILE)}
+_FIRST_FILES = (SETTINGS_FILE, _BEGUN_FILE, _INSTEAD_FILE)
 
 
 # A run may go on with its windows spread over more processes or fewer; how many make a step is held to in `begin`.
@@ -72,15 +72,15 @@ class RunFolder:
         try:
             nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
             writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
-            taken = writable and nearest == self.path and any(each.name not in _TRACES for each in self.path.iterdir())
+            taken = writable and nearest == self.path and self._holds_something()
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
         if not writable:
             raise self._cannot_write(f"{str(nearest)!r} is no folder that you may write in; give another with --output")
         if taken:
-            raise ConfigError(
-                f"output folder {str(self.path)!r} is not empty; go on with --resume, or give another with --output"
-            )
+            run = (self.path / SETTINGS_FILE).exists()
+            cure = "; go on with --resume, or give" if run else ", and holds no run to go on with; give"
+            raise ConfigError(f"output folder {str(self.path)!r} is not empty{cure} another with --output")
 
     def checkpoint(self) -> Path | None:
         """The newest checkpoint that is as it was written, to resume from; None where there is none.
@@ -232,6 +232,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
+            for left in half_written(self.path, _FIRST_FILES):
+                left.unlink(missing_ok=True)
         except Timeout as error:
             raise ConfigError(
                 f"another run is writing into {str(self.path)!r}: wait until it has ended, or give another folder with "
@@ -239,6 +241,11 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
+
+    def _holds_something(self) -> bool:
+        """Whether there is more than what a run leaves that was stopped before it had begun."""
+        left = {*_TRACES, *(file.name for file in half_written(self.path, _FIRST_FILES))}
+        return any(each.name not in left for each in self.path.iterdir())
 
     def _cannot_write(self, reason: str | None) -> CheckpointError:
         return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}")

@@ -5,7 +5,6 @@ carry additions that no gradient ever reached, and every process of a parallel r
 """
 
 import contextlib
-import difflib
 import logging
 import re
 import warnings
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
 from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
 from skipwise.train.widening import narrow_again, widen_trained
 
 logger = logging.getLogger("skipwise")
@@ -162,9 +162,7 @@ def _require_found(targets: Collection[str], names: Collection[str], linear: Col
     ends = {f".{name}"[-len(target) - 1 :] for name in names for target in targets}
     if absent := sorted(target for target in targets if f".{target}" not in ends):
         known = sorted({name.rpartition(".")[2] for name in linear})
-        nearest = difflib.get_close_matches(absent[0], known, n=1)
-        guess = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ConfigError(
             f"setting 'tuning.target_modules' has {absent[0]!r}, and no linear layer of the model's decoder has that "
-            f"name; {guess}known: {', '.join(known)}"
+            f"name; {did_you_mean(absent[0], known)}known: {', '.join(known)}"
         )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from skipwise.errors import ConfigError
 from skipwise.evals.passkey_prompt import FILLER
+from skipwise.evals.thinking import opens_thought, thinking_switches, without_thought
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,28 +44,44 @@ class PromptEncoder:
         tokenizer: a tokenizer of the transformers library.
         bos_ids: the token ids that go before every input without a chat template: one or none.
         chat: put the request into a user's turn of the tokenizer's chat template; the answer prefix follows the
-            assistant's header.
+            assistant's header, behind an empty thought where the template opens one.
+        thinks: leave a chat model its thought, and the words to begin its answer with to itself.
 
     Raises:
         ConfigError: when a chat is asked for and the tokenizer has no template.
     """
 
-    def __init__(self, tokenizer: Any, *, bos_ids: Sequence[int] = (), chat: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Any, *, bos_ids: Sequence[int] = (), chat: bool = False, thinks: bool = False
+    ) -> None:
         if chat and not getattr(tokenizer, "chat_template", None):
             raise ConfigError("chat is true but the tokenizer has no chat template: set chat to false")
         self._tokenizer = tokenizer
         self._bos_ids = list(bos_ids)
-        self._chat = chat
+        self._chat, self._thinks = chat, thinks
 
     def encode(self, draft: Draft) -> EncodedDraft:
         """The draft with the tokens that the model reads."""
         if not self._chat:
             return EncodedDraft(draft, self._bos_ids + self._plain(f"{draft.request} {draft.answer_prefix}"))
-        opening = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": draft.request}], tokenize=False, add_generation_prompt=True
-        )
+        opening = self._opening(draft.request)
         # The template writes the beginning-of-sequence token itself.
-        return EncodedDraft(draft, self._plain(opening + draft.answer_prefix))
+        whole = opening if self._thinks else without_thought(opening) + draft.answer_prefix
+        return EncodedDraft(draft, self._plain(whole))
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether prompts end where a thought begins."""
+        return self._thinks and opens_thought(self._opening(""))
+
+    def _opening(self, request: str) -> str:
+        """The conversation up to where the model's turn begins."""
+        return self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": request}],
+            tokenize=False,
+            add_generation_prompt=True,
+            **thinking_switches(self._tokenizer, on=self._thinks),
+        )
 
     def answer_ids(self, draft: Draft, max_tokens: int) -> list[int] | None:
         """Tokens whose appearance right after the prompt puts the first reference into the output; None if unsure."""

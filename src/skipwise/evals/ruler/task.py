@@ -10,6 +10,7 @@ from skipwise.evals.prompts import Prompt, Score, answer_prompts, score_results
 from skipwise.evals.records import Measurement
 from skipwise.evals.ruler.draft import Drafter, PromptEncoder
 from skipwise.evals.ruler.fitting import fit_length, smallest_prompt
+from skipwise.evals.thinking import AfterThought
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,8 @@ class RulerTask:
     Attributes:
         trials: prompts of one length.
         chat: whether the request goes into the tokenizer's chat template; base models read plain text.
+        thinking_tokens: that a reasoning model may think in before it answers, counted in the length; what it thinks is
+            not scored. 0 has it answer at once, by the template's own switch or behind an empty thought.
 
     Source: RULER (arXiv 2404.06654) and its published settings; the wording and the words are our own, so the figures
         compare between models measured here and not with figures printed elsewhere.
@@ -29,11 +32,17 @@ class RulerTask:
     score: ClassVar[Score]
     trials: int = field(default=50, metadata=NO_KEY)
     chat: bool = False
+    thinking_tokens: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(self, trials=1)
+        check_at_least(self, trials=1, thinking_tokens=0)
         if not isinstance(self.chat, bool):
             raise ConfigError(f"{self.name}.chat is {self.chat!r}; give true or false")
+        if self.thinking_tokens and not self.chat:
+            raise ConfigError(
+                f"{self.name}.thinking_tokens is {self.thinking_tokens}, and plain text is not thought about: set "
+                f"{self.name}.chat to true, or leave it out"
+            )
 
     @property
     def uses_documents(self) -> bool:
@@ -59,14 +68,15 @@ class RulerTask:
             self.drafter(context, length_tokens, index),
             encoder,
             length_tokens,
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self._budget,
             task=self.name,
         )
+        settled = len(draft.references) == 1 and not self.thinking_tokens
         return Prompt(
             prompt_ids=prompt_ids,
             references=draft.references,
-            max_new_tokens=self.max_new_tokens,
-            answer_ids=encoder.answer_ids(draft, self.max_new_tokens) if len(draft.references) == 1 else None,
+            max_new_tokens=self._budget,
+            answer_ids=encoder.answer_ids(draft, self.max_new_tokens) if settled else None,
             details=draft.details,
         )
 
@@ -81,7 +91,7 @@ class RulerTask:
                 self.drafter(context, length, 0),
                 self._encoder(context),
                 length,
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=self._budget,
                 task=self.name,
             )
 
@@ -89,6 +99,9 @@ class RulerTask:
         """Measures each length on prompts of its own."""
         self.check_lengths(context, lengths)
         scope = self.scope()
+        score: Score = self.score
+        if self.thinking_tokens:
+            score = AfterThought(score, self._encoder(context).opens_thought)
         for length in lengths:
             samples = answer_prompts(
                 context,
@@ -96,10 +109,16 @@ class RulerTask:
                 length,
                 self.trials,
                 lambda index, length=length: self.prompt(context, length, index),
-                self.score,
+                score,
                 **scope,
             )
             yield Measurement(score_results(context, self, length, samples, **scope), samples)
 
     def _encoder(self, context: EvalContext) -> PromptEncoder:
-        return PromptEncoder(context.tokenizer, bos_ids=context.bos("tokenizer"), chat=self.chat)
+        thinks = self.thinking_tokens > 0
+        return PromptEncoder(context.tokenizer, bos_ids=context.bos("tokenizer"), chat=self.chat, thinks=thinks)
+
+    @property
+    def _budget(self) -> int:
+        """Tokens that may be generated: those of the answer, and of the thought before it."""
+        return self.max_new_tokens + self.thinking_tokens

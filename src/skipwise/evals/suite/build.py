@@ -21,6 +21,7 @@ from skipwise.evals.suite.kind import LABELS, Kind, Place
 from skipwise.evals.suite.library import Library
 from skipwise.evals.suite.order import Order
 from skipwise.evals.suite.which_document import WhichDocument
+from skipwise.names import did_you_mean
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Fact(), Continue(), Order(), WhichDocument())}
 _ATTEMPTS = 40
@@ -70,15 +71,17 @@ def build_suite(
     with new_suite(Path(out)) as writer:
         library = Library(_shown(_chosen(read_documents(source, field=field), held_out), progress))
         maker = _ItemMaker(library, tokenizer, seed)
+        _check_documents(library, kinds)
         described: dict[str, dict[str, Any]] = {}
         joined: dict[str, int] = {}
         with tqdm(desc="Items", total=len(lengths) * len(kinds) * num_items, disable=not progress) as bar:
+            first = _first_items(maker, kinds, lengths, bar)
             for length in lengths:
                 for name in kinds:
-                    made: dict[str, list[Item]] = {}
-                    for number in range(num_items):
+                    made = {item.kind: [item] for item in first[length, name]}
+                    for number in range(1, num_items):
                         for item in maker.items(KINDS[name], length, number):
-                            made.setdefault(item.kind, []).append(item)
+                            made[item.kind].append(item)
                         bar.update()
                     for kind, items in made.items():
                         writer.add_items(length, kind, items)
@@ -100,6 +103,42 @@ def build_suite(
             }
         )
     return SuiteFolder(out)
+
+
+def _check_documents(library: Library, kinds: Sequence[str]) -> None:
+    """Refuses kinds that ask about more documents than there are.
+
+    Raises:
+        DataError: for all of them at once.
+    """
+    asking = [KINDS[name] for name in kinds if KINDS[name].num_texts > library.num_documents]
+    if asking:
+        told = " and ".join(f"{kind.name} asks about {kind.num_texts} documents" for kind in asking)
+        raise DataError(
+            f"{told} and {library.num_documents} with text were given; give more, or leave out "
+            f"{', '.join(kind.name for kind in asking)} (--kinds)"
+        )
+
+
+def _first_items(
+    maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], bar: Any
+) -> dict[tuple[int, str], list[Item]]:
+    """The first question of every length and kind: what documents do not suffice for mostly shows at once.
+
+    Raises:
+        DataError: for all lengths and kinds that none can be made of.
+    """
+    made, problems = {}, []
+    for length in lengths:
+        for name in kinds:
+            try:
+                made[length, name] = maker.items(KINDS[name], length, 0)
+            except DataError as error:
+                problems.append(str(error))
+            bar.update()
+    if problems:
+        raise DataError("; ".join(problems))
+    return made
 
 
 class _ItemMaker:
@@ -207,4 +246,5 @@ def _check_arguments(lengths: Sequence[int], num_items: int, kinds: Sequence[str
         raise ConfigError(f"items are {num_items} and the seed is {seed}; give at least 1 item and a seed of 0 or more")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds or len(set(kinds)) < len(kinds):
-        raise ConfigError(f"kinds are {', '.join(kinds) or 'none'}; give some of {', '.join(KINDS)}, each once")
+        hint = did_you_mean(unknown[0], KINDS) if unknown else ""
+        raise ConfigError(f"kinds are {', '.join(kinds) or 'none'}; {hint}give some of {', '.join(KINDS)}, each once")

@@ -42,7 +42,7 @@ class Kind(Protocol):
     """What is asked, for people."""
     scoring: ClassVar[Scoring]
     num_texts: ClassVar[int]
-    """Running texts in the context; each is one document, or several where one is too short."""
+    """Running texts in the context; each is one document, or several where one is too short. No fewer documents do."""
 
     def drafts(self, library: Library, place: Place, rng: np.random.Generator) -> list[Draft]:
         """Questions about text drawn from the library; none where the drawn text does not serve: draw again."""

@@ -4,7 +4,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from skipwise.errors import DataError
 from skipwise.evals.suite.item import Draft, Passage
 from skipwise.evals.suite.kind import INSTRUCTION, Place, Scoring
 from skipwise.evals.suite.library import Library, cut
@@ -28,11 +27,6 @@ class WhichDocument:
 
     def drafts(self, library: Library, place: Place, rng: np.random.Generator) -> list[Draft]:
         """One question; the right document's place goes round with its number."""
-        if library.num_documents < _NUM_DOCUMENTS:
-            raise DataError(
-                f"which_document asks about {_NUM_DOCUMENTS} documents and {library.num_documents} with text were "
-                "given; give more, or leave this kind out"
-            )
         stretches = library.stretches(_NUM_DOCUMENTS, place.most // _NUM_DOCUMENTS, rng)
         once = squeezed("\n\n".join(stretch.text for stretch in stretches))
         free = [label for label in place.labels if f"document {label.casefold()}" not in once]
