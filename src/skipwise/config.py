@@ -77,7 +77,10 @@ class DataConfig(StrictModel):
 
     Attributes:
         source: a file, a folder, a pattern, a hub data set or `stdlib`, or a list of these.
-        field: entry that holds the text in JSON lines, Parquet and hub data sets.
+        field: entry that holds the text in JSON lines, Parquet and hub data sets; `a.b` for entry `b` of entry `a`.
+        skip_unreadable: goes on without files and records that cannot be read (folders without rights, text that is not
+            UTF-8, records without the field), with a warning and a count in the run's record, where else all of them
+            are listed and nothing is trained. A row that is null or empty is no fault, and counted among the empty.
         min_tokens: documents with fewer tokens are dropped or joined; by default the training window.
         join: joins short documents until they are long enough.
         mask_joints: leaves out the label where a chunk begins with text that does not follow what stands before it.
@@ -92,6 +95,7 @@ class DataConfig(StrictModel):
 
     source: str | list[str] = "stdlib"
     field: str = "text"
+    skip_unreadable: bool = False
     min_tokens: Length | None = None
     join: bool = False
     mask_joints: bool = True

@@ -65,6 +65,13 @@ def extend(
         list[str] | None,
         typer.Option(metavar="SOURCE", help="File, folder, pattern, hub data set or stdlib; may be repeated."),
     ] = None,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="Go on without files and records that cannot be read; without it all of them are listed.",
+        ),
+    ] = False,
     interpolation: Annotated[
         str | None,
         typer.Option(metavar="KIND", help="none, linear, ntk, dynamic, yarn, llama3, longrope.", show_default="yarn"),
@@ -134,7 +141,12 @@ def extend(
         "output": output,
         "interpolation": interpolation and {"kind": interpolation},
         "sampler": given({"kind": sampler, "skips": skips, "chunks": chunks}),
-        "data": given({"source": data if data is None or len(data) > 1 else data[0]}),
+        "data": given(
+            {
+                "source": data if data is None or len(data) > 1 else data[0],
+                "skip_unreadable": skip_unreadable or None,
+            }
+        ),
         "tuning": tuning and {"kind": tuning},
         "training": given({"max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": batch}),
         "attention": attention,

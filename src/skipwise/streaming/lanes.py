@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from skipwise.documents import PassedOver
 from skipwise.errors import DataError
 from skipwise.items import EpochOrder
+from skipwise.readers import UnreadableError
 from skipwise.streaming.parts import is_of_part, together, tokens_of
 from skipwise.streaming.shards import Shards
 from skipwise.tokenizing import Encoder
@@ -71,6 +74,8 @@ class DocumentStream:
         separator_id: token between joined documents, None where none are joined.
         sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
         fingerprint: hash of documents, tokenizer, and what decides their order.
+        passed_over: what could not be read, of all that this process has come to in the first epoch.
+        empty: rows of nothing but spaces, null ones among them, likewise.
 
     Raises:
         DataError: join is on and the tokenizer has no token to put between, or is a slow one.
@@ -98,6 +103,8 @@ class DocumentStream:
         self.sentence_ends = self._encoder.sentence_ends()
         identity = [shards.fingerprint, self._encoder.fingerprint, lanes, seed, buffer, join, held_out_share]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        self.passed_over, self.empty = PassedOver(), 0
+        self._counting = threading.Lock()
         self._lanes: dict[int, _Lane] = {}
         self._restored: dict[int, Place] = {}
         # The tokenizer works outside Python's lock, so the next documents are ready when they are asked for.
@@ -157,6 +164,12 @@ class DocumentStream:
                     f"no document in a whole epoch of one of {self._num_lanes} lanes has {min_tokens} tokens; "
                     "join short documents (data.join: true), lower data.min_tokens, or give more documents"
                 )
+            if isinstance(found.text, UnreadableError):
+                if not self._shards.skip_unreadable:
+                    raise DataError(
+                        f"{found.text}; or go on without such rows by data.skip_unreadable: true (--skip-unreadable)"
+                    ) from None
+                continue
             if found.text is None or not is_of_part(found.text, self._held_out_share, held_out=False):
                 continue
             ids = self._encoder.encode([found.text])[0]
@@ -167,6 +180,16 @@ class DocumentStream:
             if tokens_of(gathered) >= min_tokens:
                 return Streamed(together(gathered, self._encoder), first.begins, first.shard, first.row, found.after)
         raise AssertionError("a lane has no end")
+
+    def count(self, found: "_Text") -> None:
+        """Counts a row that gives nothing to train on; in the first epoch, which has each of them once."""
+        if found.begins.epoch or found.text is None:
+            return
+        with self._counting:
+            if isinstance(found.text, UnreadableError):
+                self.passed_over.add(found.text)
+            elif not found.text.strip():
+                self.empty += 1
 
     def texts(self, lane: int, place: Place) -> "Iterator[_Text]":
         """All texts of a lane from a place on, for ever; None stands at the end of each epoch."""
@@ -195,22 +218,31 @@ class DocumentStream:
             order = enumerate(rng.permutation(len(lines)).tolist(), start=first)
             # As bytes: one sign outside Latin makes a str two or four times as long.
             own = deque(
-                (nth, line, lines[line].encode("utf-8", "surrogatepass"))
-                for nth, line in order
-                if nth >= row and nth % shares == share
+                (nth, line, _packed(lines[line])) for nth, line in order if nth >= row and nth % shares == share
             )
             lines.clear()
             while own:
                 nth, line, text = own.popleft()
                 begins, after = Place(epoch, turn, nth), Place(epoch, turn, nth + 1)
-                yield _Text(text.decode("utf-8", "surrogatepass"), begins, shard, first + line, after)
+                yield _Text(_unpacked(text), begins, shard, first + line, after)
             block += 1
 
 
-class _Text(NamedTuple):
-    """A text with its place in a lane, its shard and row, and the place behind; without one, the end of an epoch."""
+def _packed(text: str | UnreadableError) -> bytes | UnreadableError:
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
-    text: str | None = None
+
+def _unpacked(text: bytes | UnreadableError) -> str | UnreadableError:
+    return text.decode("utf-8", "surrogatepass") if isinstance(text, bytes) else text
+
+
+class _Text(NamedTuple):
+    """A text with its place in a lane, its shard and row, and the place behind; without one, the end of an epoch.
+
+    In the place of a text that cannot be read is the error.
+    """
+
+    text: str | UnreadableError | None = None
     begins: Place = Place()
     shard: int = 0
     row: int = 0
@@ -221,9 +253,9 @@ class _Lane:
     """Where a lane stands, where it stood before the last steps, and what comes next in it."""
 
     def __init__(self, stream: DocumentStream, number: int, at: Place) -> None:
-        self._stream, self._number, self._at = stream, number, at
+        self._stream, self._number, self._at, self._counted_up_to = stream, number, at, at
         # Read up to here: one document further than where the lane stands, while the next is looked for.
-        self._texts, self._read_up_to = stream.texts(number, at), at
+        self._texts, self._read_up_to = self._counted(stream.texts(number, at)), at
         self._ahead: tuple[int, Future[Streamed]] | None = None
         self._before: dict[int, Place] = {}
 
@@ -243,10 +275,18 @@ class _Lane:
 
     def _next(self, min_tokens: int) -> Streamed:
         if self._read_up_to != self._at:
-            self._texts = self._stream.texts(self._number, self._at)
+            self._texts = self._counted(self._stream.texts(self._number, self._at))
         found = self._stream.first_of(self._texts, min_tokens)
         self._read_up_to = found.after
         return found
+
+    def _counted(self, texts: Iterator[_Text]) -> Iterator[_Text]:
+        """The texts, each counted the first time that the lane comes to it."""
+        for found in texts:
+            if found.after > self._counted_up_to:
+                self._counted_up_to = found.after
+                self._stream.count(found)
+            yield found
 
     def note(self, step: int) -> None:
         """Keeps the place before a step; those of steps that no checkpoint can be of any more are forgotten."""

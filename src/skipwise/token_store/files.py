@@ -54,6 +54,7 @@ class TokenFiles:
         separator_id: token to put between joined documents, None where the tokenizer has none.
         tokenizer_fingerprint: hash of the tokenizer.
         dtype: of the token ids.
+        passed_over: what could not be read and was left out, as `PassedOver.to_json` tells it.
 
     Raises:
         DataError: the folder holds no complete files of this format: their sizes are checked, their content is not
@@ -74,6 +75,7 @@ class TokenFiles:
         self.separator_id: int | None = meta["separator_id"]
         self.tokenizer_fingerprint: str = meta["tokenizer"]
         self.dtype = np.dtype(meta["dtype"])
+        self.passed_over: dict[str, Any] = meta.get("passed_over", {})
         self.tokens = self._map("tokens", self.dtype)
         self.offsets = self._map("offsets", "int64")
         self.splits = self._map("splits", "uint64")

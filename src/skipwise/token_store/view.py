@@ -78,6 +78,7 @@ class TokenStore:
         folder: where it lies; views of the same source and tokenizer share it.
         view: which documents.
         counts: what became of the documents read.
+        passed_over: what could not be read and was left out, as `PassedOver.to_json` tells it.
         min_tokens: length that every document was required to have.
         shortest_tokens: length of the shortest document.
         longest_tokens: length of the longest document.
@@ -91,6 +92,7 @@ class TokenStore:
     def __init__(self, folder: str | Path, view: View | None = None, *, files_passed_over: int = 0) -> None:
         self.folder, self.view = Path(folder), view or View()
         self._files = files = TokenFiles(folder)
+        self.passed_over = files.passed_over
         self.min_tokens, self.sentence_ends = self.view.min_tokens, files.sentence_ends
         self.separator_id = files.separator_id if self.view.join else None
 
@@ -199,6 +201,8 @@ class TokenStore:
             longest: number of the longest document that is not of the other part, and its tokens.
         """
         counts, view = self.counts, self.view
+        if not counts.seen:
+            return "nothing in the documents can be read; mend some, or give others"
         if counts.seen == counts.other_part:
             return (
                 f"none of {counts.seen} documents is in the {view.part} part (held_out_share={view.held_out_share}); "

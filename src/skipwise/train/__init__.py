@@ -40,6 +40,7 @@ from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, QloraTuning, RunConfig
 from skipwise.doctor import Verdict, doctor
+from skipwise.documents import Sources
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.loss import use_chunked_loss
 from skipwise.model import (
@@ -91,7 +92,7 @@ from skipwise.train.recipe import (
     require_healthy_run,
     settle_recipe,
 )
-from skipwise.train.record import finite_log, run_record, sampler_text, write_record
+from skipwise.train.record import finite_log, run_record, sampler_text, streamed_counts, write_record
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
 from skipwise.train.tuning import apply_tuning, check_tuning, merged
@@ -204,6 +205,7 @@ class CheckedRun:
         window: its lengths, in tokens.
         stages: as `run_stages` gives them.
         validation_lengths: in tokens.
+        sources: its documents, looked through.
     """
 
     base: PreTrainedConfig
@@ -211,10 +213,13 @@ class CheckedRun:
     window: Window
     stages: list[RunStage]
     validation_lengths: list[int]
+    sources: Sources
 
 
 def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, processes: int | None = None) -> CheckedRun:
-    """Finds all that can be wrong with a run without reading weights or documents.
+    """Finds all that can be wrong with a run without reading weights or tokenizing documents.
+
+    Files are looked at last: that may take seconds.
 
     Args:
         config: the run.
@@ -235,14 +240,20 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
     for stage in stages:
         # A sampler is made without knowing its window, and may refuse it.
         stage.sampler.sample(window.target, stage.window, np.random.default_rng(0))
-    check_sources(config)
     if not isinstance(config.tuning, FullTuning):
         skeleton = without_weights(base, trust_remote_code=config.trust_remote_code)
         if isinstance(config.tuning, QloraTuning):
             check_loads_in_four_bits(config.model, trust_remote_code=config.trust_remote_code)
             logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
         check_tuning(skeleton, config.tuning)
-    return CheckedRun(base=base, sampler=sampler, window=window, stages=stages, validation_lengths=lengths)
+    return CheckedRun(
+        base=base,
+        sampler=sampler,
+        window=window,
+        stages=stages,
+        validation_lengths=lengths,
+        sources=check_sources(config),
+    )
 
 
 def _extend(
@@ -257,6 +268,7 @@ def _extend(
     if skip_bad_items and not resume:
         raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
     checked = check_run(config, sampler)
+    sources = checked.sources
     sampler, window, lengths = checked.sampler, checked.window, checked.validation_lengths
     training = training_settings(config)
     # First, as it tells the processes of a parallel run of one another.
@@ -325,6 +337,7 @@ def _extend(
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)
     curriculum, documents = build_curriculum(
         config,
+        sources,
         loaded.tokenizer,
         window,
         checked.stages,
@@ -339,11 +352,13 @@ def _extend(
     stream = documents if isinstance(documents, DocumentStream) else None
     if stream is not None and checkpoint is not None:
         stream.restore(stream_places(checkpoint))
-    validate = build_validation(config, loaded, lengths, share_out=not split)
+    validate = build_validation(config, sources, loaded, lengths, share_out=not split)
     to_calibrate_on = None
     if config.calibrate:
         # What cannot be calibrated is said before hours of training.
-        to_calibrate_on = calibration_documents(config.data, loaded.tokenizer, window.target, progress=show_bars)
+        to_calibrate_on = calibration_documents(
+            config.data, loaded.tokenizer, window.target, progress=show_bars, sources=sources
+        )
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
     folder.begin(
         sampler=sampler_text(sampler),
@@ -351,7 +366,7 @@ def _extend(
         windows=per_step,
         at_a_time=arguments.train_batch_size,
     )
-    record = run_record(config, training, window, sampler, documents, verdicts)
+    record = run_record(config, training, window, sampler, sources, documents, verdicts)
 
     use_chunked_loss(loaded.model)
     model = apply_tuning(loaded.model, config.tuning)
@@ -386,6 +401,8 @@ def _extend(
             "skipped_items": bad_items.skipped,
             "log": log,
         }
+        if stream is not None:
+            record["corpus"] |= streamed_counts(stream, sources)
         writes = trainer.is_world_process_zero()
         if split:
             model = gathered(trainer, lambda: apply_tuning(load(**in_training).model, config.tuning))

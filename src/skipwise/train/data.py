@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from skipwise.config import RunConfig
 from skipwise.corpus import Part, TokenStore, build_store
-from skipwise.documents import HubDataset, LocalFiles, find_sources
+from skipwise.documents import Sources, kinds_line, look_through
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.items import TrainingItems
@@ -81,28 +81,28 @@ def short_stage(config: RunConfig, stages: Sequence[RunStage]) -> RunStage | Non
     return RunStage(0, window, PoSE(chunks=1, text="contiguous", start="mixed"))
 
 
-def check_sources(config: RunConfig) -> None:
-    """Finds the run's documents without reading any; what is no path on this machine is asked for on the hub.
+def check_sources(config: RunConfig) -> Sources:
+    """Looks through the run's documents; what is no path on this machine is asked for on the hub.
 
     Warns of files that are empty, as copying or fetching may have failed.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or some cannot be read (see `documents.look_through`).
     """
-    sources = find_sources(config.data.source)
-    for source in sources:
-        if isinstance(source, HubDataset):
-            source.identity()
-    if config.data.streaming:
-        check_streaming(config.data, config.training.get("dataloader_num_workers", 0))
-    if empty := [name for source in sources if isinstance(source, LocalFiles) for name in source.empty_files()]:
+    data = config.data
+    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
+    if data.streaming:
+        check_streaming(sources, config.training.get("dataloader_num_workers", 0))
+    if empty := sources.empty_files():
         more = len(empty) - _NAMED_AT_MOST
         named = ", ".join(empty[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
         logger.warning(f"empty files give nothing to train on: {named}")
+    return sources
 
 
 def build_curriculum(
     config: RunConfig,
+    sources: Sources,
     tokenizer: Any,
     window: Window,
     stages: Sequence[RunStage],
@@ -118,6 +118,7 @@ def build_curriculum(
 
     Args:
         config: the run.
+        sources: its documents, looked through.
         tokenizer: the model's own.
         window: lengths of the run, in tokens.
         stages: as `run_stages` gives them.
@@ -143,7 +144,8 @@ def build_curriculum(
         begin, lengths, sampler = stage
         if data.streaming:
             # One for all stages: each goes on where the one before has come to.
-            stream = documents[0] if documents else open_stream(data, tokenizer, lanes=items_per_step, seed=seed)
+            how: dict[str, Any] = {"lanes": items_per_step, "seed": seed, "sources": sources}
+            stream = documents[0] if documents else open_stream(data, tokenizer, **how)
             assert isinstance(stream, DocumentStream)
             documents.append(stream)
             items = StreamedItems(
@@ -159,7 +161,7 @@ def build_curriculum(
             )
         else:
             try:
-                store = _store(config, tokenizer, "train", lengths.train)
+                store = _store(config, sources, tokenizer, "train", lengths.train)
             except DataError as error:
                 if lengths.train <= window.train:
                     raise
@@ -174,7 +176,7 @@ def build_curriculum(
 
     stretches = [stretch(stage, data.retrieval) for stage in stages]
     short = short_stage(config, stages)
-    logger.info(_told(documents[0]))
+    logger.info(_told(documents[0], sources))
     curriculum = Curriculum(
         stretches,
         num_steps,
@@ -217,12 +219,13 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
 
 
 def build_validation(
-    config: RunConfig, loaded: LoadedModel, lengths: list[int], share_out: bool = True
+    config: RunConfig, sources: Sources, loaded: LoadedModel, lengths: list[int], share_out: bool = True
 ) -> Validate | None:
     """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
 
     Args:
         config: the run.
+        sources: its documents, looked through.
         loaded: the model that is trained, and its tokenizer.
         share_out: each of several processes measures its share of the documents.
         lengths: as `validation_lengths` gives them; those that no held-out document has are left out, with a warning.
@@ -238,7 +241,7 @@ def build_validation(
     measured = list(lengths)
     while measured and not documents:
         try:
-            documents = _held_out(config, loaded.tokenizer, measured[-1])
+            documents = _held_out(config, sources, loaded.tokenizer, measured[-1])
         except DataError as error:
             unmet = unmet or error
             measured.pop()
@@ -273,7 +276,7 @@ def build_validation(
     return validate
 
 
-def _told(store: TokenStore | DocumentStream) -> str:
+def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
     """What is trained on, what is not and why, in one line."""
     if isinstance(store, DocumentStream):
         return f"training on documents as they are read from {store.num_shards:,} shards"
@@ -286,32 +289,37 @@ def _told(store: TokenStore | DocumentStream) -> str:
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items() if number)
     line = f"training on {counts.documents:,} documents of {counts.tokens:,} tokens; of {counts.seen:,} seen "
     line += f"{reasons} are left out" if reasons else "none is left out"
-    if counts.files_passed_over:
-        line += f"; files of kinds that are not read: {counts.files_passed_over:,}"
+    if kinds := kinds_line(sources.kinds_passed_over):
+        line += f"; of kinds that are not read: {kinds}"
+    unreadable = sources.passed_over()
+    unreadable.update(store.passed_over)
+    if unreadable:
+        line += f"; left out as they cannot be read: {unreadable.line()}"
     if counts.dropped_short > counts.kept and not view.join:
         line += "; most are too short, --set data.join=true joins them"
     return line
 
 
-def _held_out(config: RunConfig, tokenizer: Any, at_least: int) -> list[np.ndarray]:
+def _held_out(config: RunConfig, sources: Sources, tokenizer: Any, at_least: int) -> list[np.ndarray]:
     """Some held-out documents of that many tokens, joined where none has them by itself."""
     number = config.validation.num_documents
     if config.data.streaming:
-        return first_documents(config.data, tokenizer, number, at_least, held_out=True)
+        return first_documents(config.data, tokenizer, number, at_least, held_out=True, sources=sources)
     try:
-        store = _store(config, tokenizer, "held_out", at_least)
+        store = _store(config, sources, tokenizer, "held_out", at_least)
     except DataError:
-        store = _store(config, tokenizer, "held_out", at_least, join=True)
+        store = _store(config, sources, tokenizer, "held_out", at_least, join=True)
         logger.warning(f"validation joins held-out documents: none has {at_least} tokens by itself")
     return [store.document(i) for i in range(min(store.num_documents, number))]
 
 
-def _store(config: RunConfig, tokenizer: Any, part: Part, at_least: int, join: bool | None = None) -> TokenStore:
+def _store(
+    config: RunConfig, sources: Sources, tokenizer: Any, part: Part, at_least: int, join: bool | None = None
+) -> TokenStore:
     data = config.data
     return build_store(
-        data.source,
+        sources,
         tokenizer,
-        field=data.field,
         min_tokens=max(at_least, data.min_tokens or 0),
         join=data.join if join is None else join,
         part=part,

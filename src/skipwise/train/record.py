@@ -11,6 +11,7 @@ from typing import Any
 from skipwise.config import RunConfig
 from skipwise.corpus import TokenStore
 from skipwise.doctor import Verdict
+from skipwise.documents import Sources
 from skipwise.positions import PositionSampler
 from skipwise.report import write_model_card
 from skipwise.streaming import DocumentStream
@@ -24,6 +25,7 @@ def run_record(
     training: dict[str, Any],
     window: Window,
     sampler: PositionSampler,
+    sources: Sources,
     documents: TokenStore | DocumentStream,
     verdicts: Sequence[Verdict],
 ) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def run_record(
         training: its `training` settings with every default spelled out.
         window: its lengths, in tokens.
         sampler: the one in use, which may be the caller's own.
+        sources: where documents come from.
         documents: what is trained on.
         verdicts: of the preflight.
     """
@@ -42,18 +45,33 @@ def run_record(
         "window": dataclasses.asdict(window),
         "sampler": sampler_text(sampler),
         "interpolation": repr(config.build_interpolation()),
-        "corpus": _corpus(documents),
+        "corpus": _corpus(sources, documents),
         "preflight": [dataclasses.asdict(verdict) for verdict in verdicts],
         "seed": config.seed,
         "versions": versions(*(["bitsandbytes"] if config.tuning.kind == "qlora" else [])),
     }
 
 
-def _corpus(documents: TokenStore | DocumentStream) -> dict[str, Any]:
+def _corpus(sources: Sources, documents: TokenStore | DocumentStream) -> dict[str, Any]:
+    kinds = {"kinds_not_read": dict(sources.kinds_passed_over)}
     if isinstance(documents, DocumentStream):
-        return {"fingerprint": documents.fingerprint, "shards": documents.num_shards}
-    counts = dataclasses.asdict(documents.counts)
-    return {"fingerprint": documents.fingerprint, "documents": documents.num_documents, "counts": counts}
+        return {"fingerprint": documents.fingerprint, "shards": documents.num_shards, **kinds}
+    unreadable = sources.passed_over()
+    unreadable.update(documents.passed_over)
+    return {
+        "fingerprint": documents.fingerprint,
+        "documents": documents.num_documents,
+        "counts": dataclasses.asdict(documents.counts),
+        "unreadable": unreadable.to_json(),
+        **kinds,
+    }
+
+
+def streamed_counts(stream: DocumentStream, sources: Sources) -> dict[str, Any]:
+    """What this process's lanes have come to since it began: what cannot be read, and rows without text."""
+    unreadable = sources.passed_over()
+    unreadable.update(stream.passed_over.to_json())
+    return {"unreadable": unreadable.to_json(), "empty": stream.empty}
 
 
 def write_record(
