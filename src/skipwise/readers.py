@@ -50,7 +50,10 @@ class UnreadableError(DataError):
 
     def __init__(self, kind: str, where: str, reason: str, cure: str) -> None:
         super().__init__(f"{where} {reason}; {cure}")
-        self.kind, self.where, self.reason = kind, where, reason
+        self.kind, self.where, self.reason, self._cure = kind, where, reason, cure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.where, self.reason, self._cure)
 
 
 Found = tuple[int, str | UnreadableError]
@@ -65,9 +68,9 @@ def reader_of(path: Path) -> Reader | None:
 
 
 def checker_of(path: Path) -> Reader | None:
-    """A reader with the same errors, as fast as can be, whose texts are of no use."""
+    """A reader for nothing but the errors, where that is cheaper."""
     reader = reader_of(path)
-    return _read_text if reader is _read_html else reader
+    return _check_text if reader in (_read_text, _read_html) else reader
 
 
 def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
@@ -285,6 +288,15 @@ def _read_text(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iter
     except UnreadableError as error:
         text = error
     yield 0, text
+
+
+def _check_text(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
+    """The error of a text, and never the whole of it in memory."""
+    try:
+        for number, line in enumerate(_raw_lines(file, name, cut), start=1):
+            _decoded(line, f"{name}:{number}")
+    except UnreadableError as error:
+        yield 0, error
 
 
 def _read_html(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from skipwise.cli.options import AttentionOption, JsonOption, TrustOption, print_json, read_length
+from skipwise.cli.options import (
+    AttentionOption,
+    JsonOption,
+    SkipUnreadableOption,
+    TrustOption,
+    print_json,
+    read_length,
+)
 from skipwise.cli.settings import assigned, given
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.launch import LAUNCHED
@@ -65,13 +72,7 @@ def extend(
         list[str] | None,
         typer.Option(metavar="SOURCE", help="File, folder, pattern, hub data set or stdlib; may be repeated."),
     ] = None,
-    skip_unreadable: Annotated[
-        bool,
-        typer.Option(
-            "--skip-unreadable",
-            help="Go on without files and records that cannot be read; without it all of them are listed.",
-        ),
-    ] = False,
+    skip_unreadable: SkipUnreadableOption = False,
     interpolation: Annotated[
         str | None,
         typer.Option(metavar="KIND", help="none, linear, ntk, dynamic, yarn, llama3, longrope.", show_default="yarn"),

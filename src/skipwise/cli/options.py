@@ -42,6 +42,12 @@ AttentionOption = Annotated[
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model. Read it first.")
 ]
+SkipUnreadableOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable", help="Go on without files and records that cannot be read; else all of them are listed."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, one object a line.")]
 
 

@@ -179,6 +179,7 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
         job["documents"],
         tokenizer,
         field=config.data.field,
+        skip_unreadable=config.data.skip_unreadable,
         min_tokens=longest,
         join=config.data.join,
         part="held_out" if config.data.held_out else "all",

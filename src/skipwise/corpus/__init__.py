@@ -18,13 +18,13 @@ from skipwise.corpus.building import Tokenization, build, divided, is_sound
 from skipwise.documents import Sources, look_through
 from skipwise.errors import DataError
 from skipwise.readers import UnreadableError
-from skipwise.token_store import FORMAT, Counts, Part, TokenStore, View
+from skipwise.token_store import FORMAT, Counts, HeldOutEnd, Part, TokenStore, View
 from skipwise.tokenizing import Encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Counts", "Part", "TokenStore", "build_store"]
+__all__ = ["Counts", "HeldOutEnd", "Part", "TokenStore", "build_store"]
 
 
 def build_store(
@@ -37,6 +37,7 @@ def build_store(
     join: bool = False,
     part: Part = "all",
     held_out_share: float = 0.1,
+    held_out_end: HeldOutEnd | None = None,
     cache_dir: str | Path | None = None,
     num_workers: int | None = None,
     progress: bool = True,
@@ -67,6 +68,7 @@ def build_store(
         part: which documents to take: all, those for training, or those held out from it (told apart by
             `Document.identity`, so by text).
         held_out_share: share of documents that is held out.
+        held_out_end: end of a document that is held out beside whole ones (see `token_store.choose_held_out_end`).
         cache_dir: where stores are kept, by default `$SKIPWISE_CACHE` or `~/.cache/skipwise`.
         num_workers: threads that tokenize, by default one for each processor; processes that torchrun starts on one
             machine share the processors.
@@ -80,7 +82,7 @@ def build_store(
     encoder = Encoder(tokenizer)
     if join and encoder.separator_id is None:
         raise DataError("join is on and the tokenizer has no end or begin token to put between; set one or join=False")
-    view = View(min_tokens=min_tokens, join=join, part=part, held_out_share=held_out_share)
+    view = View(min_tokens=min_tokens, join=join, part=part, held_out_share=held_out_share, held_out_end=held_out_end)
     looked = look_through(source, field=field, skip_unreadable=skip_unreadable)
     root = Path(cache_dir or os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser()
     folder = root / _key(looked.reading, encoder, looked.identities)

@@ -48,8 +48,8 @@ logger = logging.getLogger(__name__)
 
 # `name`, `owner/name`, each with `:split` or `:config:split`.
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+)(?=:))?(?::(?P<split>[\w.-]+))?")
-# Of more than this a look takes so long that it is said.
-_SAID_BYTES = 32 << 20
+# Of more than this a look may take so long that it is said.
+_SAID_BYTES, _SAID_FILES = 32 << 20, 5000
 
 
 def stdlib_documents() -> Iterator[Document]:
@@ -167,6 +167,11 @@ class Sources:
         """What was found that cannot be looked into; of files and records whoever reads them knows."""
         return PassedOver(fault for found in self.sources for fault in found.faults)
 
+    def documents(self) -> Iterator[Document]:
+        """Yields the documents one by one, without those that cannot be read where these are to be left out."""
+        for found in self.sources:
+            yield from found.documents(self.field, PassedOver() if self.skip_unreadable else None)
+
     def refuse_all(self, first: UnreadableError) -> NoReturn:
         """Raises for all that cannot be read, when something is found that no look at samples has shown.
 
@@ -204,8 +209,9 @@ def look_through(
     if isinstance(source, Sources):
         return source
     sources = find_sources(source)
-    if (size := sum(found.size_bytes() or 0 for found in sources)) > _SAID_BYTES:
-        files = sum(len(found.files) for found in sources if isinstance(found, LocalFiles))
+    size = sum(found.size_bytes() or 0 for found in sources)
+    files = sum(len(found.files) for found in sources if isinstance(found, LocalFiles))
+    if size > _SAID_BYTES or files > _SAID_FILES:
         logger.info(f"looking through {files:,} files of documents, {size / 1e6:,.0f} MB")
     passed_over = PassedOver()
     identities = [found.look(field, passed_over) for found in sources]

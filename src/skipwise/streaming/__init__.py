@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from skipwise.config import DataConfig
 from skipwise.documents import Sources
-from skipwise.streaming.lanes import DocumentStream, Place, Streamed
+from skipwise.streaming.lanes import DocumentStream, LaneCounts, Place, Streamed
 from skipwise.streaming.parts import first_documents
 from skipwise.streaming.shards import Shards, check_streaming
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DocumentStream",
+    "LaneCounts",
     "Place",
     "Shards",
     "Streamed",

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -74,8 +74,6 @@ class DocumentStream:
         separator_id: token between joined documents, None where none are joined.
         sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
         fingerprint: hash of documents, tokenizer, and what decides their order.
-        passed_over: what could not be read, of all that this process has come to in the first epoch.
-        empty: rows of nothing but spaces, null ones among them, likewise.
 
     Raises:
         DataError: join is on and the tokenizer has no token to put between, or is a slow one.
@@ -103,8 +101,6 @@ class DocumentStream:
         self.sentence_ends = self._encoder.sentence_ends()
         identity = [shards.fingerprint, self._encoder.fingerprint, lanes, seed, buffer, join, held_out_share]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        self.passed_over, self.empty = PassedOver(), 0
-        self._counting = threading.Lock()
         self._lanes: dict[int, _Lane] = {}
         self._restored: dict[int, Place] = {}
         # The tokenizer works outside Python's lock, so the next documents are ready when they are asked for.
@@ -141,6 +137,10 @@ class DocumentStream:
         """Where each lane that is known here stood before a step, by its number, ready for JSON."""
         places = {**self._restored, **{lane: moving.before(step) for lane, moving in self._lanes.items()}}
         return {str(lane): list(place) for lane, place in sorted(places.items())}
+
+    def counts(self) -> "dict[int, LaneCounts]":
+        """What the lanes that are known here have come to in the first epoch that gives nothing to train on."""
+        return {lane: moving.counts for lane, moving in self._lanes.items()}
 
     def restore(self, states: Sequence[Mapping[str, Sequence[int]]]) -> None:
         """Goes on from the states of all processes of a run; of a lane that several know the furthest counts."""
@@ -180,16 +180,6 @@ class DocumentStream:
             if tokens_of(gathered) >= min_tokens:
                 return Streamed(together(gathered, self._encoder), first.begins, first.shard, first.row, found.after)
         raise AssertionError("a lane has no end")
-
-    def count(self, found: "_Text") -> None:
-        """Counts a row that gives nothing to train on; in the first epoch, which has each of them once."""
-        if found.begins.epoch or found.text is None:
-            return
-        with self._counting:
-            if isinstance(found.text, UnreadableError):
-                self.passed_over.add(found.text)
-            elif not found.text.strip():
-                self.empty += 1
 
     def texts(self, lane: int, place: Place) -> "Iterator[_Text]":
         """All texts of a lane from a place on, for ever; None stands at the end of each epoch."""
@@ -249,11 +239,39 @@ class _Text(NamedTuple):
     after: Place = Place()
 
 
+@dataclass(slots=True)
+class LaneCounts:
+    """Rows of a lane that give nothing to train on: those of the first epoch, which has each of them once.
+
+    Attributes:
+        up_to: the lane has been counted up to here, by whichever process; what comes again is not counted again.
+        unreadable: what could not be read.
+        empty: rows of nothing but spaces, null ones among them.
+    """
+
+    up_to: Place
+    unreadable: PassedOver = field(default_factory=PassedOver)
+    empty: int = 0
+
+    def count(self, found: _Text) -> None:
+        """Takes note of what the lane has come to."""
+        if found.after <= self.up_to:
+            return
+        self.up_to = found.after
+        if found.begins.epoch or found.text is None:
+            return
+        if isinstance(found.text, UnreadableError):
+            self.unreadable.add(found.text)
+        elif not found.text.strip():
+            self.empty += 1
+
+
 class _Lane:
     """Where a lane stands, where it stood before the last steps, and what comes next in it."""
 
     def __init__(self, stream: DocumentStream, number: int, at: Place) -> None:
-        self._stream, self._number, self._at, self._counted_up_to = stream, number, at, at
+        self._stream, self._number, self._at = stream, number, at
+        self.counts = LaneCounts(up_to=at)
         # Read up to here: one document further than where the lane stands, while the next is looked for.
         self._texts, self._read_up_to = self._counted(stream.texts(number, at)), at
         self._ahead: tuple[int, Future[Streamed]] | None = None
@@ -281,11 +299,9 @@ class _Lane:
         return found
 
     def _counted(self, texts: Iterator[_Text]) -> Iterator[_Text]:
-        """The texts, each counted the first time that the lane comes to it."""
+        """The texts, counted as they come."""
         for found in texts:
-            if found.after > self._counted_up_to:
-                self._counted_up_to = found.after
-                self._stream.count(found)
+            self.counts.count(found)
             yield found
 
     def note(self, step: int) -> None:

@@ -18,7 +18,7 @@ All integers are little-endian, as on every machine that trains.
 import json
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ BLOCK_BYTES = 1 << 24
 # How much is compared with its checksums at every start: a few tenths of a second.
 _VERIFIED_BLOCKS = 16
 DIGEST_BYTES = 16
+# Documents whose lengths are looked at together.
+_BLOCK_DOCUMENTS = 1 << 18
 
 
 class TokenFiles:
@@ -107,6 +109,11 @@ class TokenFiles:
         entry = int(np.prod(array.shape[1:]))
         path, offset = self.folder / f"{name}.bin", begin * entry * array.itemsize
         return np.fromfile(path, array.dtype, (end - begin) * entry, offset=offset).reshape(-1, *array.shape[1:])
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Ranges of documents, one after another, few enough that arrays about them take little memory."""
+        for begin in range(0, self.num_documents, _BLOCK_DOCUMENTS):
+            yield begin, min(begin + _BLOCK_DOCUMENTS, self.num_documents)
 
     def verify(self, *, whole: bool = False) -> None:
         """Compares what lies on disk with its checksums: all of it up to 256 MiB, else 16 random blocks of 16 MiB.

@@ -39,6 +39,7 @@ from transformers import PreTrainedConfig
 from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, QloraTuning, RunConfig
+from skipwise.corpus import TokenStore
 from skipwise.doctor import Verdict, doctor
 from skipwise.documents import Sources
 from skipwise.errors import CheckpointError, ConfigError
@@ -67,8 +68,10 @@ from skipwise.train.data import (
     build_curriculum,
     build_validation,
     check_sources,
+    find_held_out_end,
     run_stages,
     short_stage,
+    tell_held_out_end,
     validation_lengths,
 )
 from skipwise.train.durable import step_of
@@ -335,6 +338,9 @@ def _extend(
     folder.keep_retrieval(config.data.retrieval)
     begun_with = folder.at_a_time(arguments.train_batch_size)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)
+    end = folder.begun_held_out_end(
+        lambda: find_held_out_end(config, sources, loaded.tokenizer, checked.stages, lengths)
+    )
     curriculum, documents = build_curriculum(
         config,
         sources,
@@ -348,16 +354,17 @@ def _extend(
         evenly=begun_with != arguments.train_batch_size,
         strict=asked.recipe == AUTO,
         together=context is not None or bool(arguments.deepspeed or arguments.fsdp),
+        held_out_end=end,
     )
     stream = documents if isinstance(documents, DocumentStream) else None
     if stream is not None and checkpoint is not None:
         stream.restore(stream_places(checkpoint))
-    validate = build_validation(config, sources, loaded, lengths, share_out=not split)
+    validate = build_validation(config, sources, loaded, lengths, share_out=not split, held_out_end=end)
     to_calibrate_on = None
     if config.calibrate:
         # What cannot be calibrated is said before hours of training.
         to_calibrate_on = calibration_documents(
-            config.data, loaded.tokenizer, window.target, progress=show_bars, sources=sources
+            config.data, loaded.tokenizer, window.target, progress=show_bars, sources=sources, held_out_end=end
         )
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
     folder.begin(
@@ -365,8 +372,11 @@ def _extend(
         corpus=documents.fingerprint,
         windows=per_step,
         at_a_time=arguments.train_batch_size,
+        held_out_end=end,
     )
     record = run_record(config, training, window, sampler, sources, documents, verdicts)
+    if end is not None and isinstance(documents, TokenStore):
+        record["corpus"]["held_out_end"] = tell_held_out_end(end, documents)
 
     use_chunked_loss(loaded.model)
     model = apply_tuning(loaded.model, config.tuning)

@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from skipwise.calibrate import Calibration, calibrate
 from skipwise.config import DataConfig
-from skipwise.corpus import build_store
+from skipwise.corpus import HeldOutEnd, build_store
 from skipwise.documents import Sources, look_through
 from skipwise.errors import CheckpointError, DataError, SkipwiseError
 from skipwise.evals import SampleCache
@@ -35,7 +35,13 @@ logger = logging.getLogger("skipwise")
 
 
 def calibration_documents(
-    data: DataConfig, tokenizer: Any, target: int, *, progress: bool = True, sources: Sources | None = None
+    data: DataConfig,
+    tokenizer: Any,
+    target: int,
+    *,
+    progress: bool = True,
+    sources: Sources | None = None,
+    held_out_end: HeldOutEnd | None = None,
 ) -> list[np.ndarray]:
     """Documents to calibrate on: of the training part, so that none that an evaluation reads is among them.
 
@@ -47,6 +53,7 @@ def calibration_documents(
         target: how long each must be, in tokens; where none is, short ones are joined.
         progress: show a bar while tokenizing.
         sources: what `documents.look_through` has made of `data`, so that files are not looked at again.
+        held_out_end: end of a document that is left to evaluations as well.
 
     Returns:
         Token ids of each, 1-D.
@@ -62,6 +69,7 @@ def calibration_documents(
         "min_tokens": target,
         "part": "train",
         "held_out_share": data.held_out or DataConfig().held_out,
+        "held_out_end": held_out_end,
         "progress": progress,
     }
     try:

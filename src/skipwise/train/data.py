@@ -11,7 +11,7 @@ import numpy as np
 from accelerate import PartialState
 
 from skipwise.config import RunConfig
-from skipwise.corpus import Part, TokenStore, build_store
+from skipwise.corpus import HeldOutEnd, Part, TokenStore, build_store
 from skipwise.documents import Sources, kinds_line, look_through
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
@@ -19,6 +19,7 @@ from skipwise.items import TrainingItems
 from skipwise.model import LoadedModel
 from skipwise.positions import PoSE, PositionSampler
 from skipwise.streaming import DocumentStream, check_streaming, first_documents, open_stream
+from skipwise.token_store import TokenFiles, choose_held_out_end
 from skipwise.train.curriculum import Curriculum, Stage, Stretch
 from skipwise.train.exercises import Items, RetrievalExercises
 from skipwise.train.recipe import ShortDocumentsError
@@ -100,6 +101,42 @@ def check_sources(config: RunConfig) -> Sources:
     return sources
 
 
+def find_held_out_end(
+    config: RunConfig, sources: Sources, tokenizer: Any, stages: Sequence[RunStage], lengths: Sequence[int]
+) -> HeldOutEnd | None:
+    """The end of a document to hold out, where whole documents leave validation less than its shortest length.
+
+    Args:
+        config: the run.
+        sources: its documents, looked through.
+        tokenizer: the model's own.
+        stages: of the run; what is left of the document must fill the windows of each.
+        lengths: of validation, in tokens.
+
+    Returns:
+        The end; None where whole documents suffice, none is long enough to be shared, or nothing is to be held out.
+        Of a stream nobody knows how long its documents are before they have come.
+    """
+    data = config.data
+    if not data.held_out or data.streaming:
+        return None
+    folder = build_store(sources, tokenizer, min_tokens=1, progress=_shows_bars(config)).folder
+    keep = 1 if data.join else max(data.min_tokens or 0, *(stage.window.train for stage in stages))
+    return choose_held_out_end(TokenFiles(folder), share=data.held_out, at_least=lengths[0], keep=keep)
+
+
+def tell_held_out_end(end: HeldOutEnd, store: TokenStore) -> dict[str, Any]:
+    """Says which end of a document is held out, and gives the entry for the run's record."""
+    files = TokenFiles(store.folder)
+    whole = len(files.document(end.number))
+    told = {"document": files.name(end.number), "tokens": whole - end.begin, "of_tokens": whole}
+    logger.warning(
+        f"the last {told['tokens']:,} of the {whole:,} tokens of {told['document']} are held out for validation, and "
+        "not trained on, as too little is held out in whole documents"
+    )
+    return {**told, **end._asdict()}
+
+
 def build_curriculum(
     config: RunConfig,
     sources: Sources,
@@ -113,6 +150,7 @@ def build_curriculum(
     evenly: bool = False,
     strict: bool = False,
     together: bool = False,
+    held_out_end: HeldOutEnd | None = None,
 ) -> tuple[Curriculum, TokenStore | DocumentStream]:
     """All items of a run in order, and the documents of its first stage.
 
@@ -128,6 +166,7 @@ def build_curriculum(
         skipped: places in the run whose items it does without.
         evenly: the run goes on with batches of another size.
         together: processes hold a model or windows together, so that none may have an empty batch alone.
+        held_out_end: end of a document that is not trained on.
         strict: refuses windows that so few documents are as long as that the run would learn these by heart.
 
     Raises:
@@ -161,7 +200,7 @@ def build_curriculum(
             )
         else:
             try:
-                store = _store(config, sources, tokenizer, "train", lengths.train)
+                store = _store(config, sources, tokenizer, "train", lengths.train, held_out_end)
             except DataError as error:
                 if lengths.train <= window.train:
                     raise
@@ -219,7 +258,12 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
 
 
 def build_validation(
-    config: RunConfig, sources: Sources, loaded: LoadedModel, lengths: list[int], share_out: bool = True
+    config: RunConfig,
+    sources: Sources,
+    loaded: LoadedModel,
+    lengths: list[int],
+    share_out: bool = True,
+    held_out_end: HeldOutEnd | None = None,
 ) -> Validate | None:
     """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
 
@@ -228,6 +272,7 @@ def build_validation(
         sources: its documents, looked through.
         loaded: the model that is trained, and its tokenizer.
         share_out: each of several processes measures its share of the documents.
+        held_out_end: end of a document that is held out beside whole ones.
         lengths: as `validation_lengths` gives them; those that no held-out document has are left out, with a warning.
 
     Returns:
@@ -241,7 +286,7 @@ def build_validation(
     measured = list(lengths)
     while measured and not documents:
         try:
-            documents = _held_out(config, sources, loaded.tokenizer, measured[-1])
+            documents = _held_out(config, sources, loaded.tokenizer, measured[-1], held_out_end)
         except DataError as error:
             unmet = unmet or error
             measured.pop()
@@ -290,7 +335,7 @@ def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
     line = f"training on {counts.documents:,} documents of {counts.tokens:,} tokens; of {counts.seen:,} seen "
     line += f"{reasons} are left out" if reasons else "none is left out"
     if kinds := kinds_line(sources.kinds_passed_over):
-        line += f"; of kinds that are not read: {kinds}"
+        line += f"; files of kinds that are not read: {kinds}"
     unreadable = sources.passed_over()
     unreadable.update(store.passed_over)
     if unreadable:
@@ -300,21 +345,35 @@ def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
     return line
 
 
-def _held_out(config: RunConfig, sources: Sources, tokenizer: Any, at_least: int) -> list[np.ndarray]:
-    """Some held-out documents of that many tokens, joined where none has them by itself."""
+def _held_out(
+    config: RunConfig, sources: Sources, tokenizer: Any, at_least: int, end: HeldOutEnd | None
+) -> list[np.ndarray]:
+    """Some held-out documents of that many tokens, joined where none has them by itself.
+
+    Of the end of a document as many pieces as are asked for, where it is long enough.
+    """
     number = config.validation.num_documents
     if config.data.streaming:
         return first_documents(config.data, tokenizer, number, at_least, held_out=True, sources=sources)
     try:
-        store = _store(config, sources, tokenizer, "held_out", at_least)
+        store = _store(config, sources, tokenizer, "held_out", at_least, end)
     except DataError:
-        store = _store(config, sources, tokenizer, "held_out", at_least, join=True)
+        store = _store(config, sources, tokenizer, "held_out", at_least, end, join=True)
         logger.warning(f"validation joins held-out documents: none has {at_least} tokens by itself")
-    return [store.document(i) for i in range(min(store.num_documents, number))]
+    documents = [store.document(i) for i in range(min(store.num_documents, number))]
+    if end is not None and len(documents) == 1:
+        documents = np.array_split(documents[0], min(number, len(documents[0]) // at_least))
+    return documents
 
 
 def _store(
-    config: RunConfig, sources: Sources, tokenizer: Any, part: Part, at_least: int, join: bool | None = None
+    config: RunConfig,
+    sources: Sources,
+    tokenizer: Any,
+    part: Part,
+    at_least: int,
+    held_out_end: HeldOutEnd | None,
+    join: bool | None = None,
 ) -> TokenStore:
     data = config.data
     return build_store(
@@ -324,5 +383,10 @@ def _store(
         join=data.join if join is None else join,
         part=part,
         held_out_share=data.held_out,
-        progress=PartialState().is_main_process and not config.training.get("disable_tqdm", False),
+        held_out_end=held_out_end,
+        progress=_shows_bars(config),
     )
+
+
+def _shows_bars(config: RunConfig) -> bool:
+    return PartialState().is_main_process and not config.training.get("disable_tqdm", False)

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
 from skipwise.config import RunConfig
 from skipwise.corpus import TokenStore
 from skipwise.doctor import Verdict
 from skipwise.documents import Sources
 from skipwise.positions import PositionSampler
 from skipwise.report import write_model_card
-from skipwise.streaming import DocumentStream
+from skipwise.streaming import DocumentStream, LaneCounts
 from skipwise.train.durable import write_whole
 from skipwise.train.folder import RECORD_FILE
 from skipwise.window import Window
@@ -68,10 +71,18 @@ def _corpus(sources: Sources, documents: TokenStore | DocumentStream) -> dict[st
 
 
 def streamed_counts(stream: DocumentStream, sources: Sources) -> dict[str, Any]:
-    """What this process's lanes have come to since it began: what cannot be read, and rows without text."""
+    """What the lanes of all processes have come to since these began: what cannot be read, and rows without text."""
+    several = PartialState().num_processes > 1
+    furthest: dict[int, LaneCounts] = {}
+    for lanes in gather_object([stream.counts()]) if several else [stream.counts()]:
+        for lane, counted in lanes.items():
+            # Processes that hold windows together have the same lanes.
+            if lane not in furthest or counted.up_to > furthest[lane].up_to:
+                furthest[lane] = counted
     unreadable = sources.passed_over()
-    unreadable.update(stream.passed_over.to_json())
-    return {"unreadable": unreadable.to_json(), "empty": stream.empty}
+    for counted in furthest.values():
+        unreadable.update(counted.unreadable.to_json())
+    return {"unreadable": unreadable.to_json(), "empty": sum(counted.empty for counted in furthest.values())}
 
 
 def write_record(
