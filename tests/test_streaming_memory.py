@@ -145,7 +145,7 @@ class TestHub:
         ]
 
     def test_a_folder_without_data_is_told(self, opened: Any) -> None:
-        with pytest.raises(DataError, match="cannot be streamed"):
+        with pytest.raises(DataError, match="contain any data files"):
             opened()
 
     def test_a_file_of_an_address_is_fetched_as_it_is_read(self, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pyarrow import parquet
 
 from skipwise.config import DataConfig
 from skipwise.corpus import build_store
-from skipwise.documents import look_through, read_documents
+from skipwise.documents import HubDataset, look_through, read_documents
 from skipwise.documents import sources as documents_sources
 from skipwise.errors import DataError
 from skipwise.streaming import DocumentStream, open_stream
@@ -327,3 +328,20 @@ def test_a_stream_leaves_out_files_that_are_no_tables(shards: tuple[Path, list[s
     stream = open_stream(data, TOKENIZER, lanes=1, seed=3)
     assert stream.num_shards == 3
     assert set(_all_taken(stream, range(len(good)))) == set(good)
+
+
+def test_of_a_hub_data_set_the_first_row_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(HubDataset, "identity", lambda found: [found.name])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter([{"body": "x"}, {"text": "y"}]))
+    with pytest.raises(DataError, match=r"owner/name:train:1 has no field 'text'; its fields are body"):
+        look_through("owner/name")
+    looked = look_through("owner/name", skip_unreadable=True)
+    assert [document.text for document in looked.documents()] == ["y"]
+
+
+def test_an_error_goes_from_one_process_to_another() -> None:
+    with pytest.raises(DataError) as caught:
+        list(read_documents("no/such/one/here"))
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

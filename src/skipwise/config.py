@@ -84,7 +84,8 @@ class DataConfig(StrictModel):
         min_tokens: documents with fewer tokens are dropped or joined; by default the training window.
         join: joins short documents until they are long enough.
         mask_joints: leaves out the label where a chunk begins with text that does not follow what stands before it.
-        held_out: share of documents, told apart by their text, that is kept out of training for validation.
+        held_out: share of documents, told apart by their text, that is kept out of training for validation. Where these
+            have fewer tokens than its shortest length, the end of the longest other document is kept out as well.
         retrieval: share of windows that are generated retrieval exercises instead of the documents' text.
         near_labels: share of the labels that are kept in chunks before the last, which have nothing far away to look
             at; below 1, what can be told from afar weighs more in the loss.

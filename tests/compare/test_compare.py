@@ -12,7 +12,7 @@ import torch
 import skipwise.compare
 from skipwise.compare import Arm, Comparison, ComparisonStopped, compare
 from skipwise.compare.worker import INTERRUPTED, Outcome, failure_of
-from skipwise.errors import CheckpointError, ConfigError
+from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.train.trainer import SkipwiseTrainer
 
 
@@ -193,3 +193,13 @@ def test_an_arm_tells_what_its_kind_brings() -> None:
     run = SimpleNamespace(interpolation={"kind": "yarn"}, sampler={"kind": "pose"})
     described = skipwise.compare.results._described(arm, SimpleNamespace(run=run), [])  # pyright: ignore
     assert described["settings"] == {"recipe": "growing", "dilution": False}
+
+
+def test_what_cannot_be_read_is_told_before_the_first_arm(settings, in_process, tmp_path) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    (tmp_path / "worse.txt").write_bytes(b"\xfe")
+    evaluation = {**settings["evaluation"], "documents": [str(tmp_path / "bad.txt"), str(tmp_path / "worse.txt")]}
+    with pytest.raises(DataError, match=r"2 not UTF-8: .*bad\.txt:1.*worse\.txt:1"):
+        compare(Comparison.from_mapping({**settings, "evaluation": evaluation}))
+    assert in_process == []
+    assert not Path(settings["output"]).exists()

@@ -224,8 +224,13 @@ class HubDataset:
         return [self.name, self.config, self.split, commit]
 
     def look(self, field: str, passed_over: PassedOver) -> list[Any]:
-        """`identity`: nothing more is known before the rows are read."""
-        return self.identity()
+        """`identity`, and a look at the first row, which is all that can be had of it soon."""
+        identity = self.identity()
+        try:
+            next(self.documents(field), None)
+        except UnreadableError as error:
+            passed_over.add(error)
+        return identity
 
     def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
         """Yields the rows of the split."""

@@ -274,7 +274,7 @@ def log_file(folder: Path) -> Path | None:
 def _of_run(config: RunConfig, name: str) -> Any:
     """A setting, as far as it says what is trained and not on how many machines."""
     value = getattr(config, name)
-    if name == "data":
-        # What is left out is in the corpus's fingerprint, or of a stream still to come.
+    if name == "data" and config.data.streaming:
+        # A stream may come upon something that cannot be read at any time.
         return value.model_copy(update={"skip_unreadable": False})
     return {key: each for key, each in value.items() if key not in _SPREAD} if name == "training" else value
