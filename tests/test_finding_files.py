@@ -35,6 +35,8 @@ def tree(tmp_path: Path) -> Path:
     _plant(root, "a.txt", "one/b.txt", "one/deep/c.md", "two/d.txt", "z/e.txt")
     _plant(tmp_path / "elsewhere", "f.txt", "sub/g.txt")
     (root / "one" / "loop").symlink_to(root)
+    _plant(tmp_path / "beside", "h.txt")
+    (root / "one" / "up").symlink_to(tmp_path)
     (root / "b-link.txt").symlink_to(root / "one" / "b.txt")
     (root / "b-link-too").symlink_to(root / "z")
     (root / "out").symlink_to(tmp_path / "elsewhere")

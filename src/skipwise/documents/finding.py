@@ -56,7 +56,8 @@ class Finder:
     """Finds the files of one source after another, and each file once, whatever leads to it.
 
     Links, hard links and other ways to write a path are told by the file itself. Links to folders are followed, after
-    all that is there without them, so that a file has its own name wherever it has one among them.
+    all that is there without them, so that a file has its own name wherever it has one among them; but not back up, to
+    a folder that the link is in.
     """
 
     def __init__(self) -> None:
@@ -115,7 +116,7 @@ class Finder:
                 if not entry.is_dir():
                     self._add(found, path, str(path.relative_to(root)))
                 elif entry.is_symlink():
-                    linked.append(path)
+                    linked += [] if _leads_back(path) else [path]
                 else:
                     below.append(path)
             waiting += reversed(below)
@@ -174,7 +175,8 @@ class _Glob:
         # What is there by its own name comes before what a link leads to.
         for entry in sorted(entries, key=os.DirEntry.is_symlink):
             if entry.is_dir():
-                yield from self._anywhere(folder / entry.name, rest)
+                if not (entry.is_symlink() and _leads_back(folder / entry.name)):
+                    yield from self._anywhere(folder / entry.name, rest)
             elif not rest:
                 yield folder / entry.name
 
@@ -199,6 +201,11 @@ def _listed(folder: Path, faults: list[UnreadableError]) -> list[os.DirEntry[str
             reason = f"cannot be listed ({error.strerror})"
             faults.append(UnreadableError("closed", where, reason, "mend its permissions or leave it out"))
         return []
+
+
+def _leads_back(link: Path) -> bool:
+    """Whether a link leads to a folder that it is in, at any depth."""
+    return link.parent.resolve().is_relative_to(link.resolve())
 
 
 def _is_new(path: Path, known: set[Any], status: os.stat_result | None = None) -> bool:

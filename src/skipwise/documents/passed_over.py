@@ -48,8 +48,12 @@ class PassedOver:
             if kind in self._counts
         }
 
+    def numbers(self) -> str:
+        """How many of each kind."""
+        return ", ".join(f"{self._counts[kind]:,} {FAULTS[kind]}" for kind in FAULTS if kind in self._counts)
+
     def line(self) -> str:
-        """All of it in a line."""
+        """All of it in a line, with the first names."""
         return "; ".join(self._told(kind) for kind in FAULTS if kind in self._counts)
 
     def _told(self, kind: str) -> str:

@@ -339,7 +339,7 @@ def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
     unreadable = sources.passed_over()
     unreadable.update(store.passed_over)
     if unreadable:
-        line += f"; left out as they cannot be read: {unreadable.line()}"
+        line += f"; left out as they cannot be read: {unreadable.numbers()}"
     if counts.dropped_short > counts.kept and not view.join:
         line += "; most are too short, --set data.join=true joins them"
     return line
