@@ -6,12 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import skipwise.compare
+import skipwise.evals
 from skipwise.compare import Arm, Comparison, ComparisonStopped, compare
 from skipwise.compare.worker import INTERRUPTED, Outcome, failure_of
+from skipwise.documents import is_held_out
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.train.trainer import SkipwiseTrainer
 
@@ -203,3 +207,35 @@ def test_what_cannot_be_read_is_told_before_the_first_arm(settings, in_process, 
         compare(Comparison.from_mapping({**settings, "evaluation": evaluation}))
     assert in_process == []
     assert not Path(settings["output"]).exists()
+
+
+def test_three_long_texts_are_measured_on_an_end_that_no_arm_has_seen(
+    settings, in_process, tmp_path, monkeypatch
+) -> None:
+    rng, texts = np.random.default_rng(0), list[str]()
+    while len(texts) < 3:
+        text = " ".join(rng.choice(["the", "river", "is", "wide"], size=600))
+        texts += [] if is_held_out(text, 0.3) else [text]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text)
+    measured: list[list[list[int]]] = []
+    own = skipwise.evals.evaluate
+
+    def evaluate(model: Any, tokenizer: Any, tasks: Any, lengths: Any, documents: Any, **more: Any) -> Any:
+        measured.append([ids.tolist() for ids in documents])
+        return own(model, tokenizer, tasks, lengths, documents, **more)
+
+    monkeypatch.setattr(skipwise.evals, "evaluate", evaluate)
+    data = {"source": [str(tmp_path / f"{number}.txt") for number in range(3)], "held_out": 0.3}
+    arms = ["base", "pose", {"name": "wide", "like": "pose", "window": 64}]
+    results = compare(Comparison.from_mapping({**settings, "data": data, "arms": arms}))
+    assert {arm: sorted(values(results, arm)) for arm in ("base", "pose", "wide")}["wide"][-1] == 256
+    assert len(measured) >= 3
+    assert all(documents == measured[0] for documents in measured)
+    ((held,),) = measured[:1]
+    tokenizer = AutoTokenizer.from_pretrained(settings["model"])
+    longest = max((tokenizer(text).input_ids for text in texts), key=len)
+    assert held == longest[-len(held) :]
+    for arm in ("pose", "wide"):
+        record = json.loads(next((Path(settings["output"]) / "arms" / arm).rglob("skipwise.json")).read_text())
+        assert record["corpus"]["held_out_end"]["tokens"] >= len(held)

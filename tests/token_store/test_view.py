@@ -153,6 +153,7 @@ def _written(folder: Path, lengths: list[int], is_held_out: list[bool]) -> Token
     held_out=st.integers(0, (1 << 12) - 1),
     share=st.sampled_from([0.1, 0.3, 0.9]),
     at_least=st.integers(1, 60),
+    enough=st.integers(1, 150),
     keep=st.integers(1, 60),
     block=st.sampled_from([1, 3, 1 << 18]),
 )
@@ -163,6 +164,7 @@ def test_the_end_that_is_held_out_is_of_the_longest_document_that_is_trained_on(
     held_out: int,
     share: float,
     at_least: int,
+    enough: int,
     keep: int,
     block: int,
 ) -> None:
@@ -170,13 +172,12 @@ def test_the_end_that_is_held_out_is_of_the_longest_document_that_is_trained_on(
     written = _written(tmp_path_factory.mktemp("ends"), lengths, is_held_out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_BLOCK_DOCUMENTS", block)
-        end = choose_held_out_end(written, share=share, at_least=at_least, keep=keep)
+        end = choose_held_out_end(written, share=share, at_least=at_least, enough=enough, keep=keep)
 
     whole = sum(length for length, held in zip(lengths, is_held_out, strict=True) if held)
     trained = [length for length, held in zip(lengths, is_held_out, strict=True) if not held and length]
-    enough = whole >= at_least and bool(trained)
     longest = max(trained or lengths)
-    if enough or longest // 2 < at_least or longest - keep < at_least:
+    if (whole >= at_least and trained) or longest // 2 < at_least or longest - keep < at_least:
         assert end is None
         return
     assert end is not None
@@ -186,7 +187,7 @@ def test_the_end_that_is_held_out_is_of_the_longest_document_that_is_trained_on(
     assert at_least <= tokens <= longest // 2
     assert longest - tokens >= keep
     if tokens < min(longest // 2, longest - keep):
-        assert tokens == max(at_least, round(share * sum(lengths)))
+        assert tokens == max(at_least, enough, round(share * sum(lengths)))
 
     # What is trained on and what is held out make up all tokens, and share none.
     def ids_of(part: str) -> list[int]:

@@ -154,7 +154,7 @@ def test_three_manuals_have_a_validation_that_is_not_trained_on(
         return []
 
     monkeypatch.setattr(TrainingItems, "__init__", seen)
-    monkeypatch.setattr("skipwise.train.data.evaluate", evaluate)
+    monkeypatch.setattr("skipwise.train.validation.evaluate", evaluate)
     with caplog.at_level(logging.INFO, logger="skipwise"):
         found = run(manuals.settings, validation={"num_documents": 4}, recipe="paper")
 

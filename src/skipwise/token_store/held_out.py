@@ -29,16 +29,18 @@ class HeldOutEnd(NamedTuple):
         return ids[self.begin :] if held_out else ids[: self.begin]
 
 
-def choose_held_out_end(files: TokenFiles, *, share: float, at_least: int, keep: int) -> HeldOutEnd | None:
+def choose_held_out_end(files: TokenFiles, *, share: float, at_least: int, enough: int, keep: int) -> HeldOutEnd | None:
     """Chooses the end of the longest document that is trained on, where too little is held out by whole documents.
 
     It depends on the files and these numbers alone, so all processes and a resumed run choose alike. As many tokens are
-    held out as the share is of all tokens, and never more than half of the document.
+    held out as the share is of all tokens, or as are enough where that is more, and never more than half of the
+    document. The more is to be kept, the shorter the end, so that one is a part of the other.
 
     Args:
         files: all documents.
         share: share of documents that is held out.
         at_least: tokens that must be held out.
+        enough: tokens that are wanted, as far as the document has them.
         keep: tokens of the document that training must be left.
 
     Returns:
@@ -57,7 +59,7 @@ def choose_held_out_end(files: TokenFiles, *, share: float, at_least: int, keep:
         return None
     # Where every document is held out, a part of one must be trained on.
     length, place = longest_trained if longest_trained[0] else longest
-    tokens = min(max(at_least, round(share * total)), length // 2, length - keep)
+    tokens = min(max(at_least, enough, round(share * total)), length // 2, length - keep)
     return HeldOutEnd(files.folder.name, -place, length - tokens) if tokens >= at_least else None
 
 

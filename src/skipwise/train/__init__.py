@@ -9,7 +9,7 @@ with everything that was done. What stands beside them while training is told in
     recipe.py      which recipe a run has that names none
     arguments.py   the run's `training` settings over the paper's rates and steps
     folder.py      the output folder: free, or a run to resume
-    data.py        documents -> curriculum and validation
+    data.py        documents -> curriculum; validation.py, what it is watched by
     curriculum.py  what is trained step by step; exercises.py, what is not of documents
     streamed.py    its items, where documents are streamed
     tuning.py      which parameters are trained
@@ -66,13 +66,9 @@ from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import (
     RunStage,
     build_curriculum,
-    build_validation,
     check_sources,
-    find_held_out_end,
     run_stages,
     short_stage,
-    tell_held_out_end,
-    validation_lengths,
 )
 from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooManyAtATimeError, fewer_at_a_time, smaller_batches
@@ -99,6 +95,7 @@ from skipwise.train.record import finite_log, run_record, sampler_text, streamed
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
 from skipwise.train.tuning import apply_tuning, check_tuning, merged
+from skipwise.train.validation import build_validation, find_held_out_end, tell_held_out_end, validation_lengths
 from skipwise.window import Window
 
 __all__ = ["ExtendResult", "extend", "training_arguments"]
@@ -338,9 +335,8 @@ def _extend(
     folder.keep_retrieval(config.data.retrieval)
     begun_with = folder.at_a_time(arguments.train_batch_size)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)
-    end = folder.begun_held_out_end(
-        lambda: find_held_out_end(config, sources, loaded.tokenizer, checked.stages, lengths)
-    )
+    widest = max(stage.window.train for stage in checked.stages)
+    end = folder.begun_held_out_end(lambda: find_held_out_end(config, sources, loaded.tokenizer, lengths, widest))
     curriculum, documents = build_curriculum(
         config,
         sources,
