@@ -138,14 +138,25 @@ def test_a_folder_without_rights_is_named_to_its_user(tmp_path: Path) -> None:
         parent.chmod(0o755)
     _plant(tmp_path, "docs/a.txt", "docs/closed/b.txt")
     (tmp_path / "docs" / "closed").chmod(0)
+    (tmp_path / "docs" / "listed").mkdir()
+    _plant(tmp_path, "docs/listed/c.txt")
+    (tmp_path / "docs" / "listed").chmod(0o444)
     code = (
-        "import os; from skipwise.documents import read_documents; from skipwise.errors import DataError\n"
+        "import os; from skipwise.documents import look_through; from skipwise.errors import DataError\n"
         "os.setuid(65534)\n"
-        f"try: print(len(list(read_documents({str(tmp_path / 'docs')!r}))))\n"
-        "except DataError as error: print(error)"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "for source in ('docs', 'docs/*', 'docs/**/*.txt', 'docs/closed/b.txt'):\n"
+        "    try: print(look_through(source))\n"
+        "    except DataError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert f"folder {tmp_path}/docs/closed cannot be listed (Permission denied)" in done.stdout
+    *walked, named = done.stdout.splitlines()
+    assert len(walked) == 3
+    for line in walked:
+        assert "folder docs/closed cannot be listed (Permission denied)" in line
+        # Its name can be seen, and nothing else.
+        assert "docs/listed/c.txt" in line
+    assert named.startswith("docs/closed/b.txt cannot be looked at (Permission denied)")
 
 
 def test_a_file_name_that_is_not_utf_8_is_read_stored_and_printed(

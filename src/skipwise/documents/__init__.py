@@ -95,8 +95,13 @@ def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
     finder = Finder()
     found: list[Source] = []
     for one in [source] if isinstance(source, str | Path) else source:
+        try:
+            made = _source(one, finder)
+        except OSError as error:
+            reason = f"cannot be looked at ({error.strerror})"
+            made = _none(UnreadableError("closed", printable(one), reason, "mend its permissions or leave it out"))
         # A file that an earlier source has is none of this one's; where that leaves nothing, it is no source.
-        if (made := _source(one, finder)) is not None and made not in found:
+        if made is not None and made not in found:
             found.append(made)
     return found
 

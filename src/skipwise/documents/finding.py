@@ -83,7 +83,7 @@ class Finder:
         begin = len(fixed.parts)
         for match in sorted(_Glob(found).matches(fixed, pattern.parts[begin:]), key=str):
             # `**` matches a folder and its files alike, so there only the files count.
-            if not match.is_dir():
+            if not os.path.isdir(match):  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
                 self._add(found, match, str(match.relative_to(fixed)))
             elif "**" not in pattern.parts:
                 self._walk(found, match, fixed)
@@ -181,7 +181,7 @@ class _Glob:
                 yield folder / entry.name
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        return _listed(folder, self._found.faults) if folder.is_dir() else []
+        return _listed(folder, self._found.faults) if os.path.isdir(folder) else []  # noqa: PTH112 - as above
 
 
 def printable(name: str | Path) -> str:
