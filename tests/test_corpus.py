@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from skipwise import documents, tokenizing
+from skipwise import tokenizing
 from skipwise.corpus import Counts, TokenStore, build_store
 from skipwise.documents import is_held_out
+from skipwise.documents import sources as documents_sources
 from skipwise.errors import DataError
 from skipwise.token_store import StoreWriter, TokenFiles, View, files, writer
 
@@ -242,8 +243,8 @@ def test_the_same_content_is_found_again_elsewhere(tmp_path: Path, build, source
 
 
 def test_large_sources_are_known_by_samples_and_their_place(tmp_path: Path, build, source: Path, monkeypatch) -> None:
-    monkeypatch.setattr(documents, "_HASHED_BYTES", 64)
-    monkeypatch.setattr(documents, "_SAMPLED_BYTES", 20)
+    monkeypatch.setattr(documents_sources, "_HASHED_BYTES", 64)
+    monkeypatch.setattr(documents_sources, "_SAMPLED_BYTES", 20)
     first, status, lines = build(source), source.stat(), source.read_text()
     assert len(lines) > 64
 

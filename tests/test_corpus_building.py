@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from skipwise import documents, tokenizing
 from skipwise.corpus import TokenStore, build_store, building
 from skipwise.documents import find_sources
+from skipwise.documents import sources as documents_sources
 from skipwise.errors import DataError
 from skipwise.token_store import TokenFiles, files, writer
 
@@ -211,10 +212,10 @@ def test_what_a_killed_process_held_the_others_do(source: Path, tmp_path: Path, 
     def hang_in_the_third() -> None:
         read, seen = documents.LocalFiles.documents, itertools.count()
 
-        def stuck(found: documents.LocalFiles, field: str) -> Iterator[documents.Document]:
+        def stuck(found: documents.LocalFiles, *how: Any) -> Iterator[documents.Document]:
             if next(seen) == 2:
                 time.sleep(60)
-            return read(found, field)
+            return read(found, *how)
 
         documents.LocalFiles.documents = stuck  # type: ignore[method-assign]
 
@@ -368,8 +369,11 @@ def test_a_damaged_store_of_parts_is_built_again(source: Path, tmp_path: Path, e
 
 
 def test_a_bad_line_reaches_every_process_and_costs_one_part(
-    source: Path, tmp_path: Path, expected: dict[str, bytes], tokenized: list[str]
+    source: Path, tmp_path: Path, expected: dict[str, bytes], tokenized: list[str], monkeypatch
 ) -> None:
+    # As of a large source, whose ends alone are looked at beforehand.
+    monkeypatch.setattr(documents_sources, "_HASHED_BYTES", 4000)
+    monkeypatch.setattr(documents_sources, "_SAMPLED_BYTES", 100)
     bad = source / "1" / "7.jsonl"
     right = bad.read_text(encoding="utf-8")
     bad.write_text(right + "{oops\n", encoding="utf-8")
@@ -529,7 +533,7 @@ def test_a_part_is_known_by_what_the_whole_source_says_of_it(source: Path) -> No
         [found] = find_sources(source)
         assert isinstance(found, documents.LocalFiles)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(documents, "_HASHED_BYTES", 4000 if is_large else 1 << 20)
+            patch.setattr(documents_sources, "_HASHED_BYTES", 4000 if is_large else 1 << 20)
             identity = found.identity()
             assert len(identity[1]) == (5 if is_large else 3)
             assert found.part(3, 5).identity() == [identity[0], *identity[4:6]]

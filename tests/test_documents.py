@@ -160,8 +160,8 @@ def test_bad_tables_name_file_and_row(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"body": ["a"]}), file)
     with pytest.raises(DataError, match=r"a\.parquet has no field 'text'; its fields are body"):
         _read(file)
-    parquet.write_table(pyarrow.table({"text": ["a", None]}), file)
-    with pytest.raises(DataError, match=r"a\.parquet:2 has a NoneType"):
+    parquet.write_table(pyarrow.table({"text": [1, 2]}), file)
+    with pytest.raises(DataError, match=r"a\.parquet has a int64 in field 'text'"):
         _read(file)
     parquet.write_table(pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), file)
     with pytest.raises(DataError, match=r"a\.parquet is empty"):
@@ -250,10 +250,8 @@ def test_a_hub_that_breaks_off_says_where(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one text\n")
     (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
-    (source,) = find_sources(tmp_path)
-    for ask in (source.size_bytes, lambda: list(source.documents("text"))):
-        with pytest.raises(DataError, match=r"b\.txt cannot be .*leave it out"):
-            ask()
+    with pytest.raises(DataError, match=r"b\.txt cannot be .*leave it out"):
+        _read(tmp_path)
 
 
 def test_a_document_is_the_same_one_however_its_source_is_written(tmp_path: Path) -> None:

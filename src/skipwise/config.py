@@ -77,11 +77,15 @@ class DataConfig(StrictModel):
 
     Attributes:
         source: a file, a folder, a pattern, a hub data set or `stdlib`, or a list of these.
-        field: entry that holds the text in JSON lines, Parquet and hub data sets.
+        field: entry that holds the text in JSON lines, Parquet and hub data sets; `a.b` for entry `b` of entry `a`.
+        skip_unreadable: goes on without files and records that cannot be read (folders without rights, text that is not
+            UTF-8, records without the field), with a warning and a count in the run's record, where else all of them
+            are listed and nothing is trained. A row that is null or empty is no fault, and counted among the empty.
         min_tokens: documents with fewer tokens are dropped or joined; by default the training window.
         join: joins short documents until they are long enough.
         mask_joints: leaves out the label where a chunk begins with text that does not follow what stands before it.
-        held_out: share of documents, told apart by their text, that is kept out of training for validation.
+        held_out: share of documents, told apart by their text, that is kept out of training for validation. Where these
+            have fewer tokens than its shortest length, the end of the longest other document is kept out as well.
         retrieval: share of windows that are generated retrieval exercises instead of the documents' text.
         near_labels: share of the labels that are kept in chunks before the last, which have nothing far away to look
             at; below 1, what can be told from afar weighs more in the loss.
@@ -94,6 +98,7 @@ class DataConfig(StrictModel):
         default="stdlib", description="a file, a folder, a pattern, a hub data set or stdlib, or several of them"
     )
     field: str = "text"
+    skip_unreadable: bool = False
     min_tokens: Length | None = None
     join: bool = False
     mask_joints: bool = True

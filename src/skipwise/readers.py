@@ -1,8 +1,9 @@
 """Readers: one file in, its texts out, lazily and with the line each comes from.
 
-Every reader takes the open file, its path and the name of the field that holds the text, and yields `(line, text)`:
-the line or row counted from 1, or 0 where the file is one text. What cannot be read raises a DataError that names file
-and line.
+Every reader takes the open file, its name for messages and the field that holds the text, and yields `(line, text)`:
+the line or row counted from 1, or 0 where the file is one text. In the place of a text that cannot be read it yields
+the error, which names file and line, and goes on behind it as far as it can. A row that is null or empty is an empty
+text.
 """
 
 import gzip
@@ -17,13 +18,47 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from skipwise.errors import DataError
 
 if TYPE_CHECKING:
+    import pyarrow
     from pyarrow.parquet import ParquetFile
-
-Reader = Callable[[BinaryIO, Path, str], Iterator[tuple[int, str]]]
 
 _COMPRESSIONS = ("", ".gz", ".zst")
 # Bytes of a Parquet column that are read at a time.
 _PARQUET_BUFFER = 1 << 20
+
+FAULTS = {
+    "missing": "no documents there",
+    "kind": "of a kind that is not read",
+    "closed": "cannot be opened",
+    "broken": "damaged or incomplete",
+    "empty": "without any record",
+    "encoding": "not UTF-8",
+    "record": "no record that can be read",
+    "field": "without text in the field",
+}
+"""What can be wrong with a file or a record, in the order it is told, in a few words."""
+
+
+class UnreadableError(DataError):
+    """A file, or a record in one, that cannot be read.
+
+    Args:
+        kind: of `FAULTS`.
+        where: the file, and the line or row where it has several.
+        reason: what is wrong, after `where` in a sentence.
+        cure: what to do.
+    """
+
+    def __init__(self, kind: str, where: str, reason: str, cure: str) -> None:
+        super().__init__(f"{where} {reason}; {cure}")
+        self.kind, self.where, self.reason, self._cure = kind, where, reason, cure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.where, self.reason, self._cure)
+
+
+Found = tuple[int, str | UnreadableError]
+Reader = Callable[..., Iterator[Found]]
+"""`reader(file, name, field, cut=False)`; of a file that is cut off somewhere, the end is no news."""
 
 
 def reader_of(path: Path) -> Reader | None:
@@ -32,56 +67,141 @@ def reader_of(path: Path) -> Reader | None:
     return next((reader for suffix, reader in READERS.items() if name.endswith(suffix)), None)
 
 
+def checker_of(path: Path) -> Reader | None:
+    """A reader for nothing but the errors, where that is cheaper."""
+    reader = reader_of(path)
+    return _check_text if reader in (_read_text, _read_html) else reader
+
+
 def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
-    """The text of one record.
+    """The text of one record; an empty one where the record or its entry is null or empty.
 
     Args:
         record: a JSON object or a table row.
-        field: name of the entry that holds the text.
+        field: name of the entry that holds the text; `a.b` is entry `b` of entry `a`, where none is named `a.b`.
         where: file and line, for the message.
 
     Raises:
-        DataError: when the field is missing or holds anything but text.
+        UnreadableError: the field is missing or holds anything but text.
     """
-    if field not in record:
-        there = ", ".join(sorted(record)) or "none"
-        raise DataError(
-            f"{where} has no field {field!r}; its fields are {there}: name the one with the text as the field"
+    text: Any = record
+    path = field
+    while path:
+        if not text and (text is None or isinstance(text, Mapping)):
+            return ""
+        if not isinstance(text, Mapping):
+            break
+        if path in text:
+            text, path = text[path], ""
+        else:
+            name, _, path = path.partition(".")
+            if not path or name not in text:
+                raise _no_field(record, field, where)
+            text = text[name]
+    if path or (text is not None and not isinstance(text, str)):
+        held = field.removesuffix(f".{path}") if path else field
+        raise UnreadableError(
+            "field",
+            where,
+            f"has a {type(text).__name__} in field {held!r}",
+            "it must be text: name another field",
         )
-    text = record[field]
-    if not isinstance(text, str):
-        raise DataError(f"{where} has a {type(text).__name__} in field {field!r}; it must be text: name another field")
-    return text
+    return text or ""
 
 
-def _read_lines(file: BinaryIO, path: Path, field: str) -> Iterator[tuple[int, str]]:
+def column_of(schema: "pyarrow.Schema", field: str, where: str) -> str:
+    """The column of a table that is a field, or has it inside.
+
+    Args:
+        schema: of the table.
+        field: as in `text_of`.
+        where: the file, for the message.
+
+    Raises:
+        UnreadableError: there is none, or it can hold no text.
+    """
+    import pyarrow
+
+    found: Any = None
+    column = field if field in schema.names else field.partition(".")[0]
+    if column in schema.names:
+        found, path = schema.field(column).type, field[len(column) + 1 :]
+        while path and pyarrow.types.is_struct(found):
+            names = {found.field(i).name: found.field(i).type for i in range(found.num_fields)}
+            name = path if path in names else path.partition(".")[0]
+            found, path = names.get(name), path[len(name) + 1 :]
+        if path:
+            found = None
+    if found is None:
+        raise _no_field({name: schema.field(name).type for name in schema.names}, field, where)
+    kinds = pyarrow.types
+    held = found.value_type if kinds.is_dictionary(found) else found
+    # A column of nulls alone has no type of its own.
+    texts = (kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_null)
+    if not any(is_text(held) for is_text in texts):
+        raise UnreadableError(
+            "field", where, f"has a {found} in field {field!r}", "it must be text: name another field"
+        )
+    return column
+
+
+def _no_field(record: Mapping[str, Any], field: str, where: str) -> UnreadableError:
+    there = ", ".join(sorted(record)) or "none"
+    return UnreadableError(
+        "field", where, f"has no field {field!r}; its fields are {there}", "name the one with the text as the field"
+    )
+
+
+def _read_lines(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
     """JSON lines, plain or compressed; blank lines are passed over."""
-    found = False
-    for number, line in enumerate(_raw_lines(file, path), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(_decoded(line, where))
-        except (ValueError, RecursionError) as error:
-            # Lists in lists in lists, and whole numbers of thousands of digits, have no message of JSON's own.
-            known = isinstance(error, json.JSONDecodeError)
-            reason = f"{error.msg}, column {error.colno}" if known else "nested too deep, or a number too long"
-            raise DataError(f"{where} is not JSON that can be read ({reason}); mend or remove the line") from None
-        if not isinstance(record, dict):
-            raise DataError(
-                f"{where} holds a {type(record).__name__}; each line must be one JSON object with the text in it"
-            )
-        found = True
-        text = text_of(record, field, where)
-        # JSON can spell half of a surrogate pair, which is no character and cannot be encoded.
-        if b"\\ud" in line.lower() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise DataError(
-                f"{where} has a lone surrogate (\\ud800 to \\udfff), which is not text; mend or remove the line"
-            )
-        yield number, text
+    found = cut
+    try:
+        for number, line in enumerate(_raw_lines(file, name, cut), start=1):
+            if not line.strip():
+                continue
+            found = True
+            try:
+                text: str | UnreadableError = _text_of_line(line, field, f"{name}:{number}")
+            except UnreadableError as error:
+                text = error
+            yield number, text
+    except UnreadableError as error:
+        yield 0, error
+        return
     if not found:
-        raise DataError(f"{path} is empty; it must hold one JSON object a line: remove it or fetch it again")
+        cure = "it must hold one JSON object a line: remove it or fetch it again"
+        yield 0, UnreadableError("empty", name, "is empty", cure)
+
+
+def _text_of_line(line: bytes, field: str, where: str) -> str:
+    try:
+        record = json.loads(_decoded(line, where))
+    except (ValueError, RecursionError) as error:
+        # Lists in lists in lists, and whole numbers of thousands of digits, have no message of JSON's own.
+        known = isinstance(error, json.JSONDecodeError)
+        reason = f"{error.msg}, column {error.colno}" if known else "nested too deep, or a number too long"
+        raise UnreadableError(
+            "record", where, f"is not JSON that can be read ({reason})", "mend or remove the line"
+        ) from None
+    if record is None:
+        return ""
+    if not isinstance(record, dict):
+        raise UnreadableError(
+            "record",
+            where,
+            f"holds a {type(record).__name__}",
+            "each line must be one JSON object with the text in it",
+        )
+    text = text_of(record, field, where)
+    # JSON can spell half of a surrogate pair, which is no character and cannot be encoded.
+    if b"\\ud" in line.lower() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UnreadableError(
+            "encoding",
+            where,
+            "has a lone surrogate (\\ud800 to \\udfff), which is not text",
+            "mend or remove the line",
+        )
+    return text
 
 
 def open_parquet(file: BinaryIO) -> "ParquetFile":
@@ -97,64 +217,136 @@ def open_parquet(file: BinaryIO) -> "ParquetFile":
     return parquet.ParquetFile(file, pre_buffer=False, buffer_size=_PARQUET_BUFFER)
 
 
-def _read_parquet(file: BinaryIO, path: Path, field: str) -> Iterator[tuple[int, str]]:
+def rows_of(batch: "pyarrow.RecordBatch", field: str, place: Callable[[int], str]) -> Iterator[str | UnreadableError]:
+    """The texts of the rows of a batch, one by one as they are asked for.
+
+    Args:
+        batch: with the column that `column_of` names.
+        field: as in `text_of`.
+        place: what a message calls the i-th row.
+    """
+    names = batch.schema.names
+    for row in range(len(batch)):
+        try:
+            yield text_of({name: batch.column(name)[row].as_py() for name in names}, field, place(row))
+        except UnicodeDecodeError as error:
+            yield UnreadableError("encoding", place(row), f"is not UTF-8 (byte {error.start + 1})", "convert it")
+        except UnreadableError as error:
+            yield error
+
+
+def _read_parquet(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
     """Rows of a Parquet table, of which only the text column is read."""
+    import pyarrow
+
+    row = 0
+    try:
+        table = checked_parquet(file, name, field)
+    except UnreadableError as error:
+        yield 0, error
+        return
+    try:
+        with table:
+            column = column_of(table.schema_arrow, field, name)
+            # Where a file has both a column `a.b` and a column `a` with a `b` inside, this reads both.
+            for batch in () if cut else table.iter_batches(batch_size=256, columns=[field]):
+                kept = batch.select([column])
+                begin = row
+                for text in rows_of(kept, field, lambda i, begin=begin: f"{name}:{begin + i + 1}"):
+                    row += 1
+                    yield row, text
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = f"breaks off after row {row} ({_one_line(error)})"
+        yield row + 1, UnreadableError("broken", name, reason, "fetch it again")
+
+
+def checked_parquet(file: BinaryIO, name: str, field: str) -> "ParquetFile":
+    """Opens a Parquet file that has the field.
+
+    Raises:
+        UnreadableError: it is none, is empty, or has no such field with text.
+    """
     import pyarrow
 
     try:
         table = open_parquet(file)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file ({_one_line(error)}); remove it or fetch it again") from None
-    with table:
-        if table.metadata.num_rows == 0:
-            raise DataError(f"{path} is empty; it must hold at least one row: remove it or fetch it again")
-        names = table.schema_arrow.names
-        text_of(dict.fromkeys(names, ""), field, str(path))
-        row = 0
-        try:
-            for batch in table.iter_batches(batch_size=256, columns=[field]):
-                for text in batch.column(0).to_pylist():
-                    row += 1
-                    yield row, text_of({field: text}, field, f"{path}:{row}")
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} breaks off after row {row} ({_one_line(error)}); fetch it again") from None
+        raise UnreadableError(
+            "broken", name, f"is not a Parquet file ({_one_line(error)})", "remove it or fetch it again"
+        ) from None
+    if table.metadata.num_rows == 0:
+        raise UnreadableError("empty", name, "is empty", "it must hold at least one row: remove it or fetch it again")
+    column_of(table.schema_arrow, field, name)
+    return table
 
 
-def _read_text(file: BinaryIO, path: Path, field: str) -> Iterator[tuple[int, str]]:
+def _read_text(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
     """A file that is one text."""
-    lines = (_decoded(line, f"{path}:{number}") for number, line in enumerate(_raw_lines(file, path), start=1))
-    yield 0, "".join(lines).replace("\r\n", "\n")
+    try:
+        lines = (_decoded(line, f"{name}:{number}") for number, line in enumerate(_raw_lines(file, name, cut), start=1))
+        text: str | UnreadableError = "".join(lines).replace("\r\n", "\n")
+    except UnreadableError as error:
+        text = error
+    yield 0, text
 
 
-def _read_html(file: BinaryIO, path: Path, field: str) -> Iterator[tuple[int, str]]:
+def _check_text(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
+    """The error of a text, and never the whole of it in memory."""
+    try:
+        for number, line in enumerate(_raw_lines(file, name, cut), start=1):
+            _decoded(line, f"{name}:{number}")
+    except UnreadableError as error:
+        yield 0, error
+
+
+def _read_html(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
     """The readable text of a web page."""
-    for line, page in _read_text(file, path, field):
+    for line, page in _read_text(file, name, field, cut):
+        if isinstance(page, UnreadableError):
+            yield line, page
+            continue
         parser = _PageText()
         parser.feed(page)
         parser.close()
         yield line, parser.text()
 
 
-def _raw_lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Lines of a plain, gzip or zstd file as bytes; a compressed file that breaks off is an error, not a short file."""
+def _raw_lines(file: BinaryIO, name: str, cut: bool) -> Iterator[bytes]:
+    """Lines of a plain, gzip or zstd file as bytes; a compressed file that breaks off is an error, not a short file.
+
+    Of a file that is cut off the last line, which may be a part of one, is left out.
+    """
     number = 0
+    held: bytes | None = None
     try:
-        with _decompressed(file, path) as stream:
+        with _decompressed(file, name, cut) as stream:
             for number, line in enumerate(stream, start=1):  # noqa: B007 - read below, when the stream fails
-                yield line
+                if not cut:
+                    yield line
+                    continue
+                if held is not None:
+                    yield held
+                held = line
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read past line {number} ({_one_line(error)}); fetch it again") from None
+        # A cut gzip file ends in an EOFError; of a zstd file Arrow raises nothing more telling than an OSError.
+        if cut and (isinstance(error, EOFError) or name.lower().endswith(".zst")):
+            return
+        raise UnreadableError(
+            "broken", name, f"cannot be read past line {number} ({_one_line(error)})", "fetch it again"
+        ) from None
 
 
-def _decompressed(file: BinaryIO, path: Path) -> BinaryIO:
-    match path.suffix.lower():
+def _decompressed(file: BinaryIO, name: str, cut: bool) -> BinaryIO:
+    match Path(name).suffix.lower():
         case ".gz":
             return gzip.open(file)  # type: ignore[return-value]
         case ".zst":
             import pyarrow
 
-            # The zstandard package ends silently at a truncated frame; Arrow's stream says so.
-            return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"), 1 << 20)  # type: ignore[arg-type]
+            # The zstandard package ends silently at a truncated frame; Arrow's stream says so, but loses what it has
+            # of the read in which it does.
+            at_a_time = 1 << 12 if cut else 1 << 20
+            return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"), at_a_time)  # type: ignore[arg-type]
         case _:
             return file
 
@@ -164,8 +356,11 @@ def _decoded(line: bytes, where: str) -> str:
         # A byte-order mark is no part of the text.
         return line.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where} is not UTF-8 (byte {error.start + 1} of the line is 0x{line[error.start]:02x}); convert it"
+        raise UnreadableError(
+            "encoding",
+            where,
+            f"is not UTF-8 (byte {error.start + 1} of the line is 0x{line[error.start]:02x})",
+            "convert it",
         ) from None
 
 

@@ -6,13 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import skipwise.compare
+import skipwise.evals
 from skipwise.compare import Arm, Comparison, ComparisonStopped, compare
 from skipwise.compare.worker import INTERRUPTED, Outcome, failure_of
-from skipwise.errors import CheckpointError, ConfigError
+from skipwise.documents import is_held_out
+from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.train.trainer import SkipwiseTrainer
 
 
@@ -202,3 +206,45 @@ def test_an_arm_tells_what_its_kind_brings() -> None:
     run = SimpleNamespace(interpolation={"kind": "yarn"}, sampler={"kind": "pose"})
     described = skipwise.compare.results._described(arm, SimpleNamespace(run=run), [])  # pyright: ignore
     assert described["settings"] == {"recipe": "growing", "dilution": False}
+
+
+def test_what_cannot_be_read_is_told_before_the_first_arm(settings, in_process, tmp_path) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    (tmp_path / "worse.txt").write_bytes(b"\xfe")
+    evaluation = {**settings["evaluation"], "documents": [str(tmp_path / "bad.txt"), str(tmp_path / "worse.txt")]}
+    with pytest.raises(DataError, match=r"2 not UTF-8: .*bad\.txt:1.*worse\.txt:1"):
+        compare(Comparison.from_mapping({**settings, "evaluation": evaluation}))
+    assert in_process == []
+    assert not Path(settings["output"]).exists()
+
+
+def test_three_long_texts_are_measured_on_an_end_that_no_arm_has_seen(
+    settings, in_process, tmp_path, monkeypatch
+) -> None:
+    rng, texts = np.random.default_rng(0), list[str]()
+    while len(texts) < 3:
+        text = " ".join(rng.choice(["the", "river", "is", "wide"], size=600))
+        texts += [] if is_held_out(text, 0.3) else [text]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text)
+    measured: list[list[list[int]]] = []
+    own = skipwise.evals.evaluate
+
+    def evaluate(model: Any, tokenizer: Any, tasks: Any, lengths: Any, documents: Any, **more: Any) -> Any:
+        measured.append([ids.tolist() for ids in documents])
+        return own(model, tokenizer, tasks, lengths, documents, **more)
+
+    monkeypatch.setattr(skipwise.evals, "evaluate", evaluate)
+    data = {"source": [str(tmp_path / f"{number}.txt") for number in range(3)], "held_out": 0.3}
+    arms = ["base", "pose", {"name": "wide", "like": "pose", "window": 64}]
+    results = compare(Comparison.from_mapping({**settings, "data": data, "arms": arms}))
+    assert {arm: sorted(values(results, arm)) for arm in ("base", "pose", "wide")}["wide"][-1] == 256
+    assert len(measured) >= 3
+    assert all(documents == measured[0] for documents in measured)
+    ((held,),) = measured[:1]
+    tokenizer = AutoTokenizer.from_pretrained(settings["model"])
+    longest = max((tokenizer(text).input_ids for text in texts), key=len)
+    assert held == longest[-len(held) :]
+    for arm in ("pose", "wide"):
+        record = json.loads(next((Path(settings["output"]) / "arms" / arm).rglob("skipwise.json")).read_text())
+        assert record["corpus"]["held_out_end"]["tokens"] >= len(held)

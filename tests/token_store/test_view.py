@@ -1,5 +1,6 @@
 """Views: what bits and blocks say of documents is what plain lists of them say."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.errors import DataError
-from skipwise.token_store import FORMAT, Counts, StoreWriter, TokenStore, View, view
+from skipwise.token_store import (
+    FORMAT,
+    Counts,
+    HeldOutEnd,
+    StoreWriter,
+    TokenFiles,
+    TokenStore,
+    View,
+    choose_held_out_end,
+    files,
+)
 
 SEPARATOR = 0
 
@@ -43,10 +54,16 @@ def _listed(documents: list[list[int]], is_held_out: list[bool], wanted: View) -
         held_out_share=st.sampled_from([0.1, 0.5]),
     ),
     block=st.sampled_from([8, 64, 1 << 18]),
+    shared=st.none() | st.tuples(st.floats(0, 0.999), st.floats(0, 1)),
 )
-@settings(max_examples=150)
+@settings(max_examples=200)
 def test_a_view_is_what_one_document_after_another_gives(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], seed: int, wanted: View, block: int
+    tmp_path_factory: pytest.TempPathFactory,
+    lengths: list[int],
+    seed: int,
+    wanted: View,
+    block: int,
+    shared: tuple[float, float] | None,
 ) -> None:
     rng = np.random.default_rng(seed)
     documents = [rng.integers(1, 50, length).tolist() for length in lengths]
@@ -57,9 +74,18 @@ def test_a_view_is_what_one_document_after_another_gives(
             writer.add(f"a.jsonl:{number + 1}", np.array(ids, np.uint16), int(splits[number]))
         writer.finish(separator_id=SEPARATOR, sentence_ends=np.zeros(50, bool), tokenizer_fingerprint="none")
     is_held_out = [int(split) / 2**64 < wanted.held_out_share for split in splits]
+    if shared is not None:
+        number = int(shared[0] * len(documents))
+        begin = int(shared[1] * len(documents[number]))
+        wanted = dataclasses.replace(wanted, held_out_end=HeldOutEnd(folder.name, number, begin))
+        if wanted.part != "all":
+            # Of the one that is shared each part has its own, whatever its text says.
+            is_held_out[number] = wanted.part == "held_out"
+            ids = documents[number]
+            documents[number] = ids[begin:] if wanted.part == "held_out" else ids[:begin]
     shown, waiting = _listed(documents, is_held_out, wanted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(view, "_BLOCK_DOCUMENTS", block)
+        patch.setattr(files, "_BLOCK_DOCUMENTS", block)
         if not shown:
             with pytest.raises(DataError):
                 TokenStore(folder, wanted)
@@ -111,3 +137,72 @@ def test_joining_reaches_over_many_documents_that_stand_by_themselves(tmp_path: 
     assert store.document(4997).tolist() == [0, SEPARATOR, 2500, SEPARATOR, 4999]
     assert store.names[4997] == "0.txt"
     assert store.document(0).tolist() == [1] * 4
+
+
+def _written(folder: Path, lengths: list[int], is_held_out: list[bool]) -> TokenFiles:
+    with StoreWriter(folder, np.dtype(np.uint16)) as writer:
+        for number, length in enumerate(lengths):
+            ids = np.arange(length) + 1000 * number
+            writer.add(f"{number}.txt", ids.astype(np.uint16), split_point=0 if is_held_out[number] else (1 << 64) - 1)
+        writer.finish(separator_id=SEPARATOR, sentence_ends=np.zeros(50, bool), tokenizer_fingerprint="none")
+    return TokenFiles(folder)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 400), min_size=1, max_size=12),
+    held_out=st.integers(0, (1 << 12) - 1),
+    share=st.sampled_from([0.1, 0.3, 0.9]),
+    at_least=st.integers(1, 60),
+    enough=st.integers(1, 150),
+    keep=st.integers(1, 60),
+    block=st.sampled_from([1, 3, 1 << 18]),
+)
+@settings(max_examples=200)
+def test_the_end_that_is_held_out_is_of_the_longest_document_that_is_trained_on(
+    tmp_path_factory: pytest.TempPathFactory,
+    lengths: list[int],
+    held_out: int,
+    share: float,
+    at_least: int,
+    enough: int,
+    keep: int,
+    block: int,
+) -> None:
+    is_held_out = [bool(held_out >> number & 1) for number in range(len(lengths))]
+    written = _written(tmp_path_factory.mktemp("ends"), lengths, is_held_out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_BLOCK_DOCUMENTS", block)
+        end = choose_held_out_end(written, share=share, at_least=at_least, enough=enough, keep=keep)
+
+    whole = sum(length for length, held in zip(lengths, is_held_out, strict=True) if held)
+    trained = [length for length, held in zip(lengths, is_held_out, strict=True) if not held and length]
+    longest = max(trained or lengths)
+    if (whole >= at_least and trained) or longest // 2 < at_least or longest - keep < at_least:
+        assert end is None
+        return
+    assert end is not None
+    candidates = [n for n, length in enumerate(lengths) if length == longest and (not trained or not is_held_out[n])]
+    assert end.number == candidates[0]
+    tokens = longest - end.begin
+    assert at_least <= tokens <= longest // 2
+    assert longest - tokens >= keep
+    if tokens < min(longest // 2, longest - keep):
+        assert tokens == max(at_least, enough, round(share * sum(lengths)))
+
+    # What is trained on and what is held out make up all tokens, and share none.
+    def ids_of(part: str) -> list[int]:
+        store = TokenStore(written.folder, View(part=part, held_out_share=0.5, held_out_end=end))  # type: ignore[arg-type]
+        return [int(token) for i in range(store.num_documents) for token in store.document(i)]
+
+    both = [*ids_of("train"), *ids_of("held_out")]
+    assert len(both) == len(set(both)) == sum(lengths)
+
+
+def test_an_end_of_other_files_means_nothing(tmp_path: Path) -> None:
+    written = _written(tmp_path, [50, 60], [False, True])
+    other = HeldOutEnd("another-key", 0, 10)
+    for part in ("train", "held_out"):
+        with_end = TokenStore(written.folder, View(part=part, held_out_share=0.5, held_out_end=other))
+        without = TokenStore(written.folder, View(part=part, held_out_share=0.5))
+        assert with_end.fingerprint == without.fingerprint
+        assert with_end.counts == without.counts

@@ -19,8 +19,9 @@ from skipwise.errors import ConfigError
 from skipwise.items import IGNORED_LABEL, TrainingItem, TrainingItems
 from skipwise.positions import SAMPLERS, FullLength, PoSE, sampler_from
 from skipwise.train.curriculum import Curriculum, Stage, Stretch, collate, collate_diluted
-from skipwise.train.data import run_stages, short_stage, validation_lengths
+from skipwise.train.data import run_stages, short_stage
 from skipwise.train.exercises import RetrievalExercises
+from skipwise.train.validation import validation_lengths
 from skipwise.window import Window
 
 WINDOW = Window(train=256, original=256, target=1024)

@@ -54,7 +54,13 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
     changes: dict[str, Any], streamed: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
 ) -> None:
     whole = run(streamed, **changes)
-    assert whole.record["corpus"] == {"fingerprint": whole.record["corpus"]["fingerprint"], "shards": 4}
+    assert whole.record["corpus"] == {
+        "fingerprint": whole.record["corpus"]["fingerprint"],
+        "shards": 4,
+        "kinds_not_read": {},
+        "unreadable": {},
+        "empty": 0,
+    }
     stop_after(2)
     assert not run(streamed, output=str(tmp_path / "again"), **changes).finished
     again = run(streamed, output=str(tmp_path / "again"), resume=True, **changes)

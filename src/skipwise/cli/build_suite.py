@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipwise.cli.options import JsonOption, TrustOption, print_json
+from skipwise.cli.options import JsonOption, SkipUnreadableOption, TrustOption, print_json
 from skipwise.window import parse_length
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def build_suite(
     items: Annotated[int, typer.Option("--items", metavar="N", min=1, help="Questions of each kind and length.")] = 50,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every draw.")] = 0,
     field: Annotated[str, typer.Option("--field", metavar="NAME", help="Entry with the text.")] = "text",
+    skip_unreadable: SkipUnreadableOption = False,
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Use only the documents that skipwise keeps out of training.")
     ] = False,
@@ -51,17 +52,17 @@ def build_suite(
     """Make a private benchmark of documents: no network, no second model, the same bytes for the same seed."""
     lengths = [parse_length(part) for part in length.split(",")]
 
+    from skipwise.documents import look_through
     from skipwise.evals import suite
 
     built = suite.build_suite(
-        documents,
+        look_through(documents, field=field, skip_unreadable=skip_unreadable),
         _load_tokenizer(tokenizer, trust_remote_code),
         out,
         lengths=lengths,
         num_items=items,
         kinds=[kind.strip() for kind in kinds.split(",")],
         seed=seed,
-        field=field,
         held_out=held_out,
         tokenizer_name=Path(tokenizer).name,
         progress=not as_json,

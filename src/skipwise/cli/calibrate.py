@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption, print_json
+from skipwise.cli.options import (
+    AttentionOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    SkipUnreadableOption,
+    TrustOption,
+    print_json,
+)
 from skipwise.errors import ConfigError
 from skipwise.window import parse_length
 
 if TYPE_CHECKING:
     from skipwise.calibrate import Calibration
+    from skipwise.cli.evaluate_documents import HeldOut
     from skipwise.config import DataConfig
 
 EPILOG = """Example: skipwise calibrate ./my-model-32k --dry-run
@@ -50,6 +59,7 @@ def calibrate(
     field: Annotated[
         str | None, typer.Option("--field", metavar="NAME", help="Entry with the text.", show_default="text")
     ] = None,
+    skip_unreadable: SkipUnreadableOption = False,
     length: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +109,8 @@ def calibrate(
 
     from skipwise.calibrate import Search
     from skipwise.calibrate import calibrate as choose
+    from skipwise.cli.evaluate_documents import held_out_of
+    from skipwise.documents import look_through
     from skipwise.evals import SampleCache
     from skipwise.evals.context import process_state
     from skipwise.evals.forward import check_length
@@ -118,10 +130,19 @@ def calibrate(
     target = max(lengths or [rope.maximum])
     check_length(config, target, allow_beyond=False)
     state = process_state()
+    run = held_out_of(model)
+    data = _data(run, documents, field, skip_unreadable)
+    # What cannot be read is told before any weight is read.
+    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     network: Any = loaded.model
     texts = calibration_documents(
-        _data(model, documents, field), loaded.tokenizer, target, progress=not as_json and state.is_main_process
+        data,
+        loaded.tokenizer,
+        target,
+        progress=not as_json and state.is_main_process,
+        sources=sources,
+        held_out_end=None if run is None else run.end,
     )
     found = choose(
         network.to(state.device),
@@ -169,12 +190,11 @@ def _check_folders(model: str, output: Path | None) -> None:
         raise ConfigError(f"--output is {str(output)!r}, which exists already; give a new folder")
 
 
-def _data(model: str, source: str | None, field: str | None) -> "DataConfig":
+def _data(run: "HeldOut | None", source: str | None, field: str | None, skip_unreadable: bool) -> "DataConfig":
     """Where documents come from: what was given, else what the run behind the model trained on."""
-    from skipwise.cli.evaluate_documents import held_out_of
     from skipwise.config import DataConfig
 
-    run, given = held_out_of(model), DataConfig()
+    given = DataConfig(skip_unreadable=skip_unreadable or (run is not None and run.skip_unreadable))
     if run is not None:
         given = given.model_copy(update={"held_out": run.share})
         if source is None:

@@ -137,7 +137,7 @@ def _write_report(folder: Path) -> list[str]:
 
     report = Report.of(read_evidence([str(folder)]))
     report.write_page(folder / "report.html")
-    (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
+    (folder / "report.md").write_text(report.markdown(), encoding="utf-8", errors="backslashreplace")
     report.write_csv(folder / "records.csv")
     return list(report.verdict)
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption, read_length
+from skipwise.cli.options import (
+    AttentionOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    SkipUnreadableOption,
+    TrustOption,
+    read_length,
+)
 from skipwise.cli.settings import assigned
 from skipwise.cli.verdict import Rule, require_retrieval, require_short_length, scored_tasks, state_verdict
 from skipwise.errors import ConfigError
@@ -77,6 +85,7 @@ def evaluate(
         str, typer.Option("--documents", metavar="SOURCE", help="A file, a folder, a hub data set, or stdlib.")
     ] = "stdlib",
     field: Annotated[str, typer.Option("--field", metavar="NAME", help="Entry with the text.")] = "text",
+    skip_unreadable: SkipUnreadableOption = False,
     all_documents: Annotated[
         bool,
         typer.Option("--all-documents", help="Use every document, not only those that are kept out of training."),
@@ -183,6 +192,7 @@ def evaluate(
     from skipwise import evals
     from skipwise.cli.evaluate_documents import choose_documents, held_out_of
     from skipwise.corpus import build_store
+    from skipwise.documents import look_through
     from skipwise.evals.context import process_state
     from skipwise.evals.forward import check_length
     from skipwise.evals.suite import SuiteFolder
@@ -213,8 +223,14 @@ def evaluate(
         subjects = [Subject(None, lambda: load_model(model, **stretched, **how))]
 
     state = process_state()
-    choice = choose_documents(held_out_of(model), all_documents=all_documents, share=held_out_share)
+    run = held_out_of(model)
+    choice = choose_documents(run, all_documents=all_documents, share=held_out_share)
     reads_documents = any(made.uses_documents for made in tasks)
+    sources = None
+    if reads_documents:
+        # What cannot be read is told before any weight is read.
+        skips = skip_unreadable or (run is not None and run.skip_unreadable)
+        sources = look_through(documents, field=field, skip_unreadable=skips)
     if choice.warning and reads_documents and state.is_main_process:
         logger.warning(choice.warning)
     by_step: dict[int | None, list[EvalResult]] = {}
@@ -226,16 +242,16 @@ def evaluate(
             require_short_length(rule, network.config, lengths)
         network.to(state.device)
         texts, details = None, {} if subject.step is None else {"step": subject.step}
-        if reads_documents:
+        if sources is not None:
             details |= choice.details
             # One store for every length; tasks pass over the documents that are too short for theirs and count them.
             store = build_store(
-                documents,
+                sources,
                 loaded.tokenizer,
-                field=field,
                 min_tokens=2,
                 part=choice.part,
                 held_out_share=choice.share,
+                held_out_end=None if run is None else run.end,
                 progress=not as_json and state.is_main_process,
             )
             texts = [store.document(index) for index in range(store.num_documents)]

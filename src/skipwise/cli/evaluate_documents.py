@@ -1,7 +1,8 @@
 """Which documents `skipwise eval` measures on: by default none that the model's own run was trained on.
 
 A run keeps a share of its documents out of training (`data.held_out`) and leaves it in `skipwise.json`. Who is held out
-goes by the text, so the same share finds the same documents again however their source is written.
+goes by the text, so the same share finds the same documents again however their source is written. Where it was the end
+of a document instead, that end is found again in the very same documents.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from skipwise.config import DataConfig, RunConfig
 
 if TYPE_CHECKING:
-    from skipwise.corpus import Part
+    from skipwise.corpus import HeldOutEnd, Part
 
 
 class HeldOut(NamedTuple):
@@ -21,11 +22,15 @@ class HeldOut(NamedTuple):
         share: of its documents, 0 to 1.
         source: where its documents came from.
         field: entry with their text.
+        skip_unreadable: files and records that could not be read were left out.
+        end: end of one of them that was kept out; None where documents were whole.
     """
 
     share: float
     source: str | list[str]
     field: str = "text"
+    skip_unreadable: bool = False
+    end: "HeldOutEnd | None" = None
 
 
 class Choice(NamedTuple):
@@ -53,15 +58,24 @@ def held_out_of(model: str) -> HeldOut | None:
     Args:
         model: the output folder of a run, finished or not, or one of its checkpoints; any other model as well.
     """
-    from skipwise.train.folder import RECORD_FILE, SETTINGS_FILE
+    from skipwise.train.folder import BEGUN_FILE, RECORD_FILE, SETTINGS_FILE, read_held_out_end
 
     for folder in (Path(model), Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)):
-        if (record := folder / RECORD_FILE).is_file():
-            data = json.loads(record.read_text(encoding="utf-8"))["config"]["data"]
-            return HeldOut(data["held_out"], data["source"], data.get("field", "text"))
+        if (record_file := folder / RECORD_FILE).is_file():
+            record = json.loads(record_file.read_text(encoding="utf-8"))
+            data = record["config"]["data"]
+            return HeldOut(
+                data["held_out"],
+                data["source"],
+                data.get("field", "text"),
+                data.get("skip_unreadable", False),
+                read_held_out_end(record.get("corpus", {})),
+            )
         if (settings := folder / SETTINGS_FILE).is_file():
             data = RunConfig.from_yaml(settings).data
-            return HeldOut(data.held_out, data.source, data.field)
+            begun = folder / BEGUN_FILE
+            end = read_held_out_end(json.loads(begun.read_text(encoding="utf-8"))) if begun.is_file() else None
+            return HeldOut(data.held_out, data.source, data.field, data.skip_unreadable, end)
     return None
 
 

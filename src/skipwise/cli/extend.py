@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from skipwise.cli.options import AttentionOption, JsonOption, OriginalOption, TrustOption, print_json, read_length
+from skipwise.cli.options import (
+    AttentionOption,
+    JsonOption,
+    OriginalOption,
+    SkipUnreadableOption,
+    TrustOption,
+    print_json,
+    read_length,
+)
 from skipwise.cli.settings import assigned, given
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.launch import LAUNCHED
@@ -66,6 +74,7 @@ def extend(
         list[str] | None,
         typer.Option(metavar="SOURCE", help="File, folder, pattern, hub data set or stdlib; may be repeated."),
     ] = None,
+    skip_unreadable: SkipUnreadableOption = False,
     interpolation: Annotated[
         str | None,
         typer.Option(metavar="KIND", help="none, linear, ntk, dynamic, yarn, llama3, longrope.", show_default="yarn"),
@@ -136,7 +145,12 @@ def extend(
         "output": output,
         "interpolation": interpolation and {"kind": interpolation},
         "sampler": given({"kind": sampler, "skips": skips, "chunks": chunks}),
-        "data": given({"source": data if data is None or len(data) > 1 else data[0]}),
+        "data": given(
+            {
+                "source": data if data is None or len(data) > 1 else data[0],
+                "skip_unreadable": skip_unreadable or None,
+            }
+        ),
         "tuning": tuning and {"kind": tuning},
         "training": given({"max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": batch}),
         "attention": attention,

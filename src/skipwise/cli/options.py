@@ -52,9 +52,17 @@ OriginalOption = Annotated[
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model. Read it first.")
 ]
+SkipUnreadableOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable", help="Go on without files and records that cannot be read; else all of them are listed."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, one object a line.")]
 
 
 def print_json(record: dict[str, Any]) -> None:
     """Prints one record as one line of JSON on stdout."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    # What is no character, as in a path that is not UTF-8, is escaped as JSON has it.
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")

@@ -72,7 +72,7 @@ def report(
         state_results(card, made.evidence.arms)
     made.write_page(out)
     if markdown is not None:
-        markdown.write_text(made.markdown(), encoding="utf-8")
+        markdown.write_text(made.markdown(), encoding="utf-8", errors="backslashreplace")
     if csv is not None:
         made.write_csv(csv)
     if as_json:

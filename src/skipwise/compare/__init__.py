@@ -27,6 +27,7 @@ from skipwise.compare.results import Results, collect
 from skipwise.compare.settings import ARM_KINDS, Arm, Comparison
 from skipwise.compare.worker import INTERRUPTED, OUTCOME_FILE, Outcome
 from skipwise.config import RunConfig
+from skipwise.documents import look_through
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
 from skipwise.model import original_window, read_config
@@ -60,6 +61,7 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
 
     Raises:
         ConfigError: settings that cannot be used, or a folder that is taken.
+        DataError: documents that cannot be read.
         CheckpointError, UnsupportedModelError: a base model that cannot be read or extended.
         ComparisonStopped: on Ctrl-C.
     """
@@ -70,6 +72,7 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
     jobs = [*planner.arm_jobs(), *planner.cost_jobs()]
     evaluation = _evaluation(comparison, planner)
     folder = Path(comparison.output)
+    _look_through_documents(comparison, jobs)
     _claim(folder, comparison, resume)
     begun = time.monotonic()
     for place, job in enumerate(jobs, 1):
@@ -95,6 +98,18 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
         else:
             logger.info(f"    {outcome.steps} steps in {outcome.training_seconds:.0f} s; {took:.0f} s in all")
     return collect(comparison, planner, jobs, folder, seconds=time.monotonic() - begun, command=command)
+
+
+def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None:
+    """Finds what cannot be read before the first arm is trained; each would find it for itself."""
+    seen = []
+    for job in jobs:
+        data = job.run.data
+        for source in (data.source, comparison.evaluation.documents or data.source):
+            asked = {"source": source, "field": data.field, "skip_unreadable": data.skip_unreadable}
+            if asked not in seen:
+                seen.append(asked)
+                look_through(**asked)
 
 
 def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:

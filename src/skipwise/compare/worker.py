@@ -147,9 +147,11 @@ def _train(config: Any, tokens_per_step: int) -> Outcome | None:
 def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     """Measures what the job asks for; samples of an interrupted evaluation are found again by the model's content."""
     from skipwise.corpus import build_store
+    from skipwise.documents import look_through
     from skipwise.evals import SampleCache, evaluate
     from skipwise.evals.context import process_state
     from skipwise.model import load_model, original_window, read_config
+    from skipwise.train.validation import find_held_out_end, validation_lengths
 
     results, samples = folder / "results.jsonl", folder / "samples.jsonl"
     for file in (results, samples):
@@ -157,25 +159,33 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     if not job["evaluation"]:
         return
     how = {"dtype": config.dtype, "attention": config.attention, "trust_remote_code": config.trust_remote_code}
+    base = read_config(config.model, original=config.original, trust_remote_code=config.trust_remote_code)
+    original = original_window(base)
     if job["trained"]:
         source = config.output_folder
     else:
         source = config.model
         if job["interpolated"]:
-            base = read_config(config.model, original=config.original, trust_remote_code=config.trust_remote_code)
-            window = config.resolve_window(original_window(base))
-            how |= {"interpolation": config.build_interpolation(), "window": window, "original": config.original}
+            how |= {"interpolation": config.build_interpolation(), "window": config.resolve_window(original)}
+            how["original"] = config.original
     model, tokenizer = load_model(source, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
     longest = max(length for measured in job["evaluation"] for length in measured["lengths"])
+    data = config.data
+    sources = look_through(job["documents"], field=data.field, skip_unreadable=data.skip_unreadable)
+    end = None
+    if job["documents"] == data.source:
+        # A part of what each arm has left out, and the same for all: no arm must be left more of the document.
+        lengths = validation_lengths(config, config.resolve_window(original))
+        end = find_held_out_end(config, sources, tokenizer, lengths, keep=config.target)
     store = build_store(
-        job["documents"],
+        sources,
         tokenizer,
-        field=config.data.field,
         min_tokens=longest,
         join=config.data.join,
         part="held_out" if config.data.held_out else "all",
         held_out_share=config.data.held_out,
+        held_out_end=end,
     )
     documents = [store.document(index) for index in range(store.num_documents)]
     for measured in job["evaluation"]:

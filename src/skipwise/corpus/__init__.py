@@ -15,26 +15,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipwise.corpus.building import Tokenization, build, divided, is_sound
-from skipwise.documents import find_sources
+from skipwise.documents import Sources, look_through
 from skipwise.errors import DataError
-from skipwise.token_store import FORMAT, Counts, Part, TokenStore, View
+from skipwise.readers import UnreadableError
+from skipwise.token_store import FORMAT, Counts, HeldOutEnd, Part, TokenStore, View
 from skipwise.tokenizing import Encoder, require_fast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Counts", "Part", "TokenStore", "build_store"]
+__all__ = ["Counts", "HeldOutEnd", "Part", "TokenStore", "build_store"]
 
 
 def build_store(
-    source: str | Path | Sequence[str | Path],
+    source: str | Path | Sequence[str | Path] | Sources,
     tokenizer: "PreTrainedTokenizerBase",
     *,
     field: str = "text",
+    skip_unreadable: bool = False,
     min_tokens: int,
     join: bool = False,
     part: Part = "all",
     held_out_share: float = 0.1,
+    held_out_end: HeldOutEnd | None = None,
     cache_dir: str | Path | None = None,
     num_workers: int | None = None,
     progress: bool = True,
@@ -55,14 +58,17 @@ def build_store(
     where its tokenizer adds one; a closing token is left off, because a window cut from the middle of a text has none.
 
     Args:
-        source: where the documents are, as in `documents.read_documents`.
+        source: where the documents are, as in `documents.read_documents`; or what `documents.look_through` has made of
+            that, with a field and a setting of its own, so that files are not looked at again.
         tokenizer: the model's own, a fast one.
         field: entry that holds the text in JSON lines, Parquet and hub data sets.
+        skip_unreadable: leaves out files and records that cannot be read, and counts them.
         min_tokens: documents with fewer tokens are dropped, or joined.
         join: joins short documents in reading order, a separator token between, until they have `min_tokens`.
         part: which documents to take: all, those for training, or those held out from it (told apart by
             `Document.identity`, so by text).
         held_out_share: share of documents that is held out.
+        held_out_end: end of a document that is held out beside whole ones (see `token_store.choose_held_out_end`).
         cache_dir: where stores are kept, by default `$SKIPWISE_CACHE` or `~/.cache/skipwise`.
         num_workers: threads that tokenize, by default one for each processor; processes that torchrun starts on one
             machine share the processors.
@@ -75,24 +81,29 @@ def build_store(
     encoder = Encoder(tokenizer)
     if join and encoder.separator_id is None:
         raise DataError("join is on and the tokenizer has no end or begin token to put between; set one or join=False")
-    view = View(min_tokens=min_tokens, join=join, part=part, held_out_share=held_out_share)
-    sources = find_sources(source)
-    identities = [found.identity() for found in sources]
+    view = View(min_tokens=min_tokens, join=join, part=part, held_out_share=held_out_share, held_out_end=held_out_end)
+    looked = look_through(source, field=field, skip_unreadable=skip_unreadable)
     root = Path(cache_dir or os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser()
-    folder = root / _key(field, encoder, identities)
+    folder = root / _key(looked.reading, encoder, looked.identities)
     if not is_sound(folder):
-        parts = divided(sources, identities, encoder, field)
-        how = Tokenization(encoder=encoder, field=field, workers=num_workers or _processors(len(parts)))
+        parts = divided(looked.sources, looked.identities, encoder, looked.reading)
+        how = Tokenization(
+            encoder=encoder,
+            field=looked.field,
+            skip_unreadable=looked.skip_unreadable,
+            workers=num_workers or _processors(len(parts)),
+        )
         try:
             root.mkdir(parents=True, exist_ok=True)
             build(folder, parts, how, progress=progress)
+        except UnreadableError as error:
+            looked.refuse_all(error)
         except OSError as error:
             raise DataError(
                 f"tokens cannot be written to {str(root)!r}: {error.strerror or error}. Make room, or set "
                 "SKIPWISE_CACHE to a folder on another disk; parts that are complete stay and are not done again"
             ) from error
-    passed_over = sum(sum(found.passed_over.values()) for found in sources)
-    return TokenStore(folder, view, files_passed_over=passed_over)
+    return TokenStore(folder, view, files_passed_over=looked.kinds_passed_over.total())
 
 
 def _key(field: str, encoder: Encoder, identities: list[list[Any]]) -> str:

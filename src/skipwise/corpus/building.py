@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm import tqdm
 
-from skipwise.documents import LocalFiles, Source
+from skipwise.documents import LocalFiles, PassedOver, Source
 from skipwise.errors import DataError
 from skipwise.token_store import FORMAT, StoreWriter, TokenFiles
 from skipwise.token_store.writer import sync_folder, write_json
@@ -66,11 +66,13 @@ class Tokenization:
     Attributes:
         encoder: the tokenizer.
         field: entry that holds the text, in files that have such.
+        skip_unreadable: what cannot be read is left out, and counted.
         workers: threads.
     """
 
     encoder: Encoder
     field: str
+    skip_unreadable: bool
     workers: int
 
     @cached_property
@@ -236,11 +238,13 @@ def _tokenize(folder: Path, part: CorpusPart, how: Tokenization, bar: _Progress)
         shutil.rmtree(remains, ignore_errors=True)
     partial.mkdir()
     try:
-        documents = (document for found in part.sources for document in found.documents(how.field))
+        left_out = PassedOver() if how.skip_unreadable else None
+        documents = (document for found in part.sources for document in found.documents(how.field, left_out))
         with StoreWriter(partial, how.encoder.dtype) as writer:
             for piece in tokenized(documents, how.encoder, how.workers):
                 writer.add(*piece)
                 bar.reading(part, writer)
+            writer.pass_over(left_out)
             writer.finish(**how.closing)
         if [found.identity() for found in part.sources] != part.identity:
             raise DataError("documents changed while being read; start again when they are complete")

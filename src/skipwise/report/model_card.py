@@ -109,7 +109,7 @@ def write_model_card(
         notes=notes,
         plain=markdown_cell,
     )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -136,7 +136,7 @@ def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> Pa
     text, count = re.subn(rf"(?m)^- {_EFFECTIVE}.*$", lambda _: f"- {_EFFECTIVE} {line}", text)
     if count != 1:
         raise CheckpointError(f"{str(path)!r} has no line '- {_EFFECTIVE} ...' to state the verdict in; add one to it")
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -165,7 +165,7 @@ def state_results(folder: Path, arms: Sequence[Arm]) -> Path:
     text, count = re.subn(rf"(?ms)^{_MEASURED}$.*?(?=^## |\Z)", lambda _: section, text)
     if count != 1:
         raise CheckpointError(f"{str(path)!r} has no section {_MEASURED!r} to put results in; add one to it")
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -191,5 +191,5 @@ def state_attention_factor(folder: Path, chosen: str) -> Path:
         raise CheckpointError(
             f"{str(path)!r} has no line '- Interpolation: ...' to put the factor below; add one to it"
         )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path

@@ -56,4 +56,4 @@ def render_page(
     html = _TEMPLATES.get_template("page.html").render(
         title=title, sections=sections, verdict=verdict, made=made, drawing=Markup
     )
-    path.write_text(html, encoding="utf-8")
+    path.write_text(html, encoding="utf-8", errors="backslashreplace")

@@ -16,7 +16,8 @@ parts.py    some documents that are held out, or trained on
 from typing import TYPE_CHECKING
 
 from skipwise.config import DataConfig
-from skipwise.streaming.lanes import DocumentStream, Place, Streamed
+from skipwise.documents import Sources
+from skipwise.streaming.lanes import DocumentStream, LaneCounts, Place, Streamed
 from skipwise.streaming.parts import first_documents
 from skipwise.streaming.shards import Shards, check_streaming
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DocumentStream",
+    "LaneCounts",
     "Place",
     "Shards",
     "Streamed",
@@ -34,14 +36,28 @@ __all__ = [
 ]
 
 
-def open_stream(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, lanes: int, seed: int) -> DocumentStream:
+def open_stream(
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    lanes: int,
+    seed: int,
+    sources: Sources | None = None,
+) -> DocumentStream:
     """The stream of a run's documents.
+
+    Args:
+        data: where they are read.
+        tokenizer: the model's own, a fast one.
+        lanes: windows of a step, over all processes.
+        seed: source of every order.
+        sources: what `documents.look_through` has made of `data`, so that files are not looked at again.
 
     Raises:
         DataError: they are of a kind that cannot be streamed, or cannot be read.
     """
     return DocumentStream(
-        Shards(data.source, data.field, at_least=lanes),
+        Shards(sources or data.source, data.field, at_least=lanes, skip_unreadable=data.skip_unreadable),
         tokenizer,
         lanes=lanes,
         seed=seed,

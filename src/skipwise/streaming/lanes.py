@@ -5,12 +5,15 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from skipwise.documents import PassedOver
 from skipwise.errors import DataError
 from skipwise.items import EpochOrder
+from skipwise.readers import UnreadableError
 from skipwise.streaming.parts import is_of_part, together, tokens_of
 from skipwise.streaming.shards import Shards
 from skipwise.tokenizing import Encoder, require_fast
@@ -134,6 +137,10 @@ class DocumentStream:
         places = {**self._restored, **{lane: moving.before(step) for lane, moving in self._lanes.items()}}
         return {str(lane): list(place) for lane, place in sorted(places.items())}
 
+    def counts(self) -> "dict[int, LaneCounts]":
+        """What the lanes that are known here have come to in the first epoch that gives nothing to train on."""
+        return {lane: moving.counts for lane, moving in self._lanes.items()}
+
     def restore(self, states: Sequence[Mapping[str, Sequence[int]]]) -> None:
         """Goes on from the states of all processes of a run; of a lane that several know the furthest counts."""
         for state in states:
@@ -156,6 +163,12 @@ class DocumentStream:
                     f"no document in a whole epoch of one of {self._num_lanes} lanes has {min_tokens} tokens; "
                     "join short documents (data.join: true), lower data.min_tokens, or give more documents"
                 )
+            if isinstance(found.text, UnreadableError):
+                if not self._shards.skip_unreadable:
+                    raise DataError(
+                        f"{found.text}; or go on without such rows by data.skip_unreadable: true (--skip-unreadable)"
+                    ) from None
+                continue
             if found.text is None or not is_of_part(found.text, self._held_out_share, held_out=False):
                 continue
             ids = self._encoder.encode([found.text])[0]
@@ -194,26 +207,62 @@ class DocumentStream:
             order = enumerate(rng.permutation(len(lines)).tolist(), start=first)
             # As bytes: one sign outside Latin makes a str two or four times as long.
             own = deque(
-                (nth, line, lines[line].encode("utf-8", "surrogatepass"))
-                for nth, line in order
-                if nth >= row and nth % shares == share
+                (nth, line, _packed(lines[line])) for nth, line in order if nth >= row and nth % shares == share
             )
             lines.clear()
             while own:
                 nth, line, text = own.popleft()
                 begins, after = Place(epoch, turn, nth), Place(epoch, turn, nth + 1)
-                yield _Text(text.decode("utf-8", "surrogatepass"), begins, shard, first + line, after)
+                yield _Text(_unpacked(text), begins, shard, first + line, after)
             block += 1
 
 
-class _Text(NamedTuple):
-    """A text with its place in a lane, its shard and row, and the place behind; without one, the end of an epoch."""
+def _packed(text: str | UnreadableError) -> bytes | UnreadableError:
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
-    text: str | None = None
+
+def _unpacked(text: bytes | UnreadableError) -> str | UnreadableError:
+    return text.decode("utf-8", "surrogatepass") if isinstance(text, bytes) else text
+
+
+class _Text(NamedTuple):
+    """A text with its place in a lane, its shard and row, and the place behind; without one, the end of an epoch.
+
+    In the place of a text that cannot be read is the error.
+    """
+
+    text: str | UnreadableError | None = None
     begins: Place = Place()
     shard: int = 0
     row: int = 0
     after: Place = Place()
+
+
+@dataclass(slots=True)
+class LaneCounts:
+    """Rows of a lane that give nothing to train on: those of the first epoch, which has each of them once.
+
+    Attributes:
+        up_to: the lane has been counted up to here, by whichever process; what comes again is not counted again.
+        unreadable: what could not be read.
+        empty: rows of nothing but spaces, null ones among them.
+    """
+
+    up_to: Place
+    unreadable: PassedOver = field(default_factory=PassedOver)
+    empty: int = 0
+
+    def count(self, found: _Text) -> None:
+        """Takes note of what the lane has come to."""
+        if found.after <= self.up_to:
+            return
+        self.up_to = found.after
+        if found.begins.epoch or found.text is None:
+            return
+        if isinstance(found.text, UnreadableError):
+            self.unreadable.add(found.text)
+        elif not found.text.strip():
+            self.empty += 1
 
 
 class _Lane:
@@ -221,8 +270,9 @@ class _Lane:
 
     def __init__(self, stream: DocumentStream, number: int, at: Place) -> None:
         self._stream, self._number, self._at = stream, number, at
+        self.counts = LaneCounts(up_to=at)
         # Read up to here: one document further than where the lane stands, while the next is looked for.
-        self._texts, self._read_up_to = stream.texts(number, at), at
+        self._texts, self._read_up_to = self._counted(stream.texts(number, at)), at
         self._ahead: tuple[int, Future[Streamed]] | None = None
         self._before: dict[int, Place] = {}
 
@@ -242,10 +292,16 @@ class _Lane:
 
     def _next(self, min_tokens: int) -> Streamed:
         if self._read_up_to != self._at:
-            self._texts = self._stream.texts(self._number, self._at)
+            self._texts = self._counted(self._stream.texts(self._number, self._at))
         found = self._stream.first_of(self._texts, min_tokens)
         self._read_up_to = found.after
         return found
+
+    def _counted(self, texts: Iterator[_Text]) -> Iterator[_Text]:
+        """The texts, counted as they come."""
+        for found in texts:
+            self.counts.count(found)
+            yield found
 
     def note(self, step: int) -> None:
         """Keeps the place before a step; those of steps that no checkpoint can be of any more are forgotten."""

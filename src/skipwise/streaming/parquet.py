@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skipwise.readers import open_parquet, text_of
+from skipwise.readers import UnreadableError, column_of, open_parquet, rows_of
 
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
@@ -52,7 +52,7 @@ class ParquetShards:
                 finer._shards += [_Shard(shard.file, group) for group in shard.row_groups(table.metadata)]
         return finer
 
-    def texts(self, shard: int, first: int, where: str) -> Iterator[str]:
+    def texts(self, shard: int, first: int, where: str) -> Iterator[str | UnreadableError]:
         """The texts of a shard from one of its rows on.
 
         Args:
@@ -60,13 +60,16 @@ class ParquetShards:
             first: row of it, counted from 0. Row groups before it are passed over, rows of its own are decoded.
             where: the shard's name, for messages.
 
+        Yields:
+            Texts; in the place of one that cannot be read the error, with the row's number.
+
         Raises:
-            DataError: a row without a text, with its number.
+            DataError: the shard has no such field.
         """
         row = first
         with _opened(self._shards[shard].file) as file, open_parquet(file) as table:
             groups = self._shards[shard].row_groups(table.metadata)
-            text_of(dict.fromkeys(table.schema_arrow.names, ""), self._field, where)
+            column = column_of(table.schema_arrow, self._field, where)
             pages = [_page_bytes(table.metadata, group, self._field) for group in groups]
             self._page_bytes[shard] = max(pages, default=0)
             while groups and first >= (rows := table.metadata.row_group(groups[0]).num_rows):
@@ -74,9 +77,9 @@ class ParquetShards:
                 del groups[0]
             # By the thread that asks: those of a pool would decode ahead of it.
             for batch in table.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[self._field], use_threads=False):
-                for text in batch.column(0)[first:]:
-                    yield text_of({self._field: text.as_py()}, self._field, f"row {row + 1} of {where}")
-                    row += 1
+                wanted, begin = batch.select([column]).slice(min(first, len(batch))), row
+                yield from rows_of(wanted, self._field, lambda i, begin=begin: f"row {begin + i + 1} of {where}")
+                row += len(wanted)
                 first = max(0, first - len(batch))
 
     def is_heavy(self, shard: int) -> bool:

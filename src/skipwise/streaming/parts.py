@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skipwise.config import DataConfig
-from skipwise.documents import is_held_out
+from skipwise.documents import Sources, is_held_out
 from skipwise.errors import DataError
+from skipwise.readers import UnreadableError
 from skipwise.streaming.shards import Shards
 from skipwise.tokenizing import Encoder
 
@@ -23,7 +24,13 @@ _LOOKED_THROUGH = 50_000
 
 
 def first_documents(
-    data: DataConfig, tokenizer: "PreTrainedTokenizerBase", number: int, min_tokens: int, *, held_out: bool
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    number: int,
+    min_tokens: int,
+    *,
+    held_out: bool,
+    sources: Sources | None = None,
 ) -> list[np.ndarray]:
     """Some documents of one part of a stream, in the shards' own order; joined where none is long enough.
 
@@ -33,6 +40,7 @@ def first_documents(
         number: how many at most.
         min_tokens: how long each must be.
         held_out: of the part that is held out, else of that which is trained on.
+        sources: what `documents.look_through` has made of `data`, so that files are not looked at again.
 
     Returns:
         Token ids of each, 1-D.
@@ -40,10 +48,15 @@ def first_documents(
     Raises:
         DataError: of all that were looked through none is long enough, nor are several joined; or as `Shards`.
     """
-    shards, encoder = Shards(data.source, data.field), Encoder(tokenizer)
+    shards = Shards(sources or data.source, data.field, skip_unreadable=data.skip_unreadable)
+    encoder = Encoder(tokenizer)
     texts = (text for shard in range(len(shards)) for text in shards.texts(shard))
     long, joined, gathered = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     for text in islice(texts, _LOOKED_THROUGH):
+        if isinstance(text, UnreadableError):
+            if not data.skip_unreadable:
+                raise text
+            continue
         if not is_of_part(text, data.held_out, held_out=held_out):
             continue
         ids = encoder.encode([text])[0]

@@ -5,12 +5,12 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipwise.config import DataConfig
-from skipwise.documents import HubDataset, LocalFiles, find_sources
+from skipwise.documents import HubDataset, LocalFiles, Sources, look_through, printable
 from skipwise.errors import ConfigError, DataError
-from skipwise.readers import text_of
+from skipwise.readers import UnreadableError, checked_parquet, text_of
 from skipwise.streaming.parquet import ParquetShards
 
 if TYPE_CHECKING:
@@ -21,35 +21,43 @@ class Shards:
     """The shards of a source.
 
     Args:
-        source: as in `documents.find_sources`: Parquet files, or a hub data set, or several such.
+        source: as in `documents.find_sources`: Parquet files, or a hub data set, or several such; or these when they
+            have been looked through, with a field and a setting of their own.
         field: entry that holds the text.
         at_least: so many shards are wanted; where files are fewer, their row groups count as shards.
+        skip_unreadable: files that cannot be read are left out.
 
     Attributes:
         fingerprint: hash of what the documents depend on.
+        skip_unreadable: whether what cannot be read is left out.
 
     Raises:
         DataError: the source is of another kind, or cannot be read.
     """
 
-    def __init__(self, source: str | Sequence[str], field: str, at_least: int = 1) -> None:
-        sources = require_streamable(source)
-        self._field = field
-        self._parts = [_opened(found, field) for found in sources]
+    def __init__(
+        self, source: str | Sequence[str] | Sources, field: str, at_least: int = 1, *, skip_unreadable: bool = False
+    ) -> None:
+        looked = look_through(source, field=field, skip_unreadable=skip_unreadable)
+        field, self.skip_unreadable = looked.field, looked.skip_unreadable
+        sources = require_streamable(looked)
+        self._parts = [_opened(found, field, self.skip_unreadable) for found in sources]
         if sum(part.num_shards for part in self._parts) < at_least:
             self._parts = [part.reshard() for part in self._parts]
         self._ends = list(accumulate(part.num_shards for part in self._parts))
-        identity = [field, len(self), [found.identity() for found in sources]]
+        if not len(self):
+            raise DataError("no shard of the documents can be read; mend some, or give others")
+        identity = [field, len(self), looked.identities]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def texts(self, shard: int, first: int = 0) -> Iterator[str]:
-        """The texts of a shard, in its own order, from one of them on.
+    def texts(self, shard: int, first: int = 0) -> Iterator[str | UnreadableError]:
+        """The texts of a shard, in its own order, from one of them on; in the place of one that is none its error.
 
         Raises:
-            DataError: a row that cannot be read, with shard and row.
+            DataError: the shard breaks off, with the row.
         """
         part, nth = self._part_of(shard)
         row = first
@@ -66,7 +74,7 @@ class Shards:
                 f"shard {shard} of the documents breaks off after row {row} ({reason}); mend it and go on with --resume"
             ) from None
 
-    def blocks(self, shard: int, first: int, rows: int) -> Iterator[list[str]]:
+    def blocks(self, shard: int, first: int, rows: int) -> Iterator[list[str | UnreadableError]]:
         """The texts of a shard by so many at a time; a shard that takes much memory is closed in between.
 
         Raises:
@@ -99,57 +107,59 @@ class _LibraryShards:
     def reshard(self) -> "_LibraryShards":
         return _LibraryShards(self._rows.reshard(), self._field)
 
-    def texts(self, shard: int, first: int, where: str) -> Iterator[str]:
+    def texts(self, shard: int, first: int, where: str) -> Iterator[str | UnreadableError]:
         own = self._rows.shard(self.num_shards, shard).skip(first)
         for row, record in enumerate(own, start=first + 1):
-            yield text_of(record, self._field, f"row {row} of {where}")
+            try:
+                text: str | UnreadableError = text_of(record, self._field, f"row {row} of {where}")
+            except UnreadableError as error:
+                text = error
+            yield text
 
     def is_heavy(self, shard: int) -> bool:
         return False
 
 
-def require_streamable(source: str | Sequence[str]) -> list[LocalFiles | HubDataset]:
+def require_streamable(looked: Sources) -> list[LocalFiles | HubDataset]:
     """The sources that a stream reads.
 
     Raises:
         DataError: one of them is neither of Parquet files nor a hub data set.
     """
-    sources = find_sources(source)
-    for found in sources:
+    for found in looked.sources:
         if isinstance(found, LocalFiles):
             others = sorted({file.path.suffix for file in found.files if file.path.suffix.lower() != ".parquet"})
             if others:
                 raise DataError(
-                    f"data.streaming reads Parquet files and hub data sets, and {source!r} holds {', '.join(others)}; "
-                    "write them as Parquet, or leave data.streaming off"
+                    f"data.streaming reads Parquet files and hub data sets, and {printable(found.files[0].path)!r} and "
+                    f"those beside it are {', '.join(others)}; write them as Parquet, or leave data.streaming off"
                 )
-    return sources  # pyright: ignore[reportReturnType]
+    return looked.sources  # pyright: ignore[reportReturnType]
 
 
-def check_streaming(data: DataConfig, workers: int) -> None:
+def check_streaming(looked: Sources, workers: int) -> None:
     """Finds what cannot be streamed before any work.
 
     Args:
-        data: of the run.
+        looked: documents of the run.
         workers: processes that are to load its items.
 
     Raises:
         DataError: documents of another kind.
         ConfigError: loaders in processes of their own, whose places no checkpoint would know.
     """
-    require_streamable(data.source)
+    require_streamable(looked)
     if workers:
         raise ConfigError(
             f"setting 'training.dataloader_num_workers' is {workers}; a stream tokenizes ahead by itself: leave it at 0"
         )
 
 
-def _opened(found: LocalFiles | HubDataset, field: str) -> ParquetShards | _LibraryShards:
+def _opened(found: LocalFiles | HubDataset, field: str, skip_unreadable: bool) -> ParquetShards | _LibraryShards:
     """The shards of a source; of a hub data set of Parquet files these files."""
     if isinstance(found, LocalFiles):
-        files = [str(file.path.resolve()) for file in found.files]
-        _check_field(files[0], field)
-        return ParquetShards(files, field)
+        paths = [file.path for file in found.files if not skip_unreadable or _can_be_read(file.path, field)]
+        return ParquetShards([str(path.resolve()) for path in paths], field)
     import datasets
     from datasets.packaged_modules.parquet.parquet import Parquet
 
@@ -159,19 +169,16 @@ def _opened(found: LocalFiles | HubDataset, field: str) -> ParquetShards | _Libr
         if isinstance(builder, Parquet) and files:
             return ParquetShards(list(files), field)
         rows: Any = builder.as_streaming_dataset(found.split)
-        return _LibraryShards(rows.select_columns([field]), field)
+        column = field if field in (rows.column_names or [field]) else field.partition(".")[0]
+        return _LibraryShards(rows.select_columns([column]), field)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"documents at {found.name!r} cannot be streamed: {reason}") from None
 
 
-def _check_field(file: str, field: str) -> None:
-    """Refuses a file without the column, by its schema alone."""
-    import pyarrow
-    from pyarrow import parquet
-
+def _can_be_read(path: Path, field: str) -> bool:
     try:
-        names = parquet.read_schema(file).names
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file} is not a Parquet file ({' '.join(str(error).split())}); fetch it again") from None
-    text_of(dict.fromkeys(names, ""), field, file)
+        with path.open("rb") as file, checked_parquet(file, printable(path), field):
+            return True
+    except (OSError, UnreadableError):
+        return False

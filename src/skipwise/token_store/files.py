@@ -18,7 +18,7 @@ All integers are little-endian, as on every machine that trains.
 import json
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ BLOCK_BYTES = 1 << 24
 # How much is compared with its checksums at every start: a few tenths of a second.
 _VERIFIED_BLOCKS = 16
 DIGEST_BYTES = 16
+# Documents whose lengths are looked at together.
+_BLOCK_DOCUMENTS = 1 << 18
 
 
 class TokenFiles:
@@ -54,6 +56,7 @@ class TokenFiles:
         separator_id: token to put between joined documents, None where the tokenizer has none.
         tokenizer_fingerprint: hash of the tokenizer.
         dtype: of the token ids.
+        passed_over: what could not be read and was left out, as `PassedOver.to_json` tells it.
 
     Raises:
         DataError: the folder holds no complete files of this format: their sizes are checked, their content is not
@@ -74,6 +77,7 @@ class TokenFiles:
         self.separator_id: int | None = meta["separator_id"]
         self.tokenizer_fingerprint: str = meta["tokenizer"]
         self.dtype = np.dtype(meta["dtype"])
+        self.passed_over: dict[str, Any] = meta.get("passed_over", {})
         self.tokens = self._map("tokens", self.dtype)
         self.offsets = self._map("offsets", "int64")
         self.splits = self._map("splits", "uint64")
@@ -105,6 +109,11 @@ class TokenFiles:
         entry = int(np.prod(array.shape[1:]))
         path, offset = self.folder / f"{name}.bin", begin * entry * array.itemsize
         return np.fromfile(path, array.dtype, (end - begin) * entry, offset=offset).reshape(-1, *array.shape[1:])
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Ranges of documents, one after another, few enough that arrays about them take little memory."""
+        for begin in range(0, self.num_documents, _BLOCK_DOCUMENTS):
+            yield begin, min(begin + _BLOCK_DOCUMENTS, self.num_documents)
 
     def verify(self, *, whole: bool = False) -> None:
         """Compares what lies on disk with its checksums: all of it up to 256 MiB, else 16 random blocks of 16 MiB.

@@ -12,12 +12,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from skipwise.errors import DataError
-from skipwise.token_store.files import FORMAT, Names, TokenFiles
+from skipwise.token_store.files import DIGEST_BYTES, FORMAT, Names, TokenFiles
+from skipwise.token_store.held_out import HeldOutEnd
 from skipwise.token_store.numbers import NumberSet
 
 Part = Literal["all", "train", "held_out"]
-
-_BLOCK_DOCUMENTS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +28,19 @@ class View:
         join: joins short documents in reading order, a separator token between, until they have `min_tokens`.
         part: all documents, those for training, or those held out from it.
         held_out_share: share of documents that is held out.
+        held_out_end: of one document the end alone is held out; None where documents are whole.
     """
 
     min_tokens: int = 1
     join: bool = False
     part: Part = "all"
     held_out_share: float = 0.1
+    held_out_end: HeldOutEnd | None = None
+
+    def shared_in(self, files: TokenFiles) -> HeldOutEnd | None:
+        """The end that is held out of a document of these files, where this view is of a part of it."""
+        end = self.held_out_end
+        return end if end is not None and self.part != "all" and end.store == files.folder.name else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,7 @@ class TokenStore:
         folder: where it lies; views of the same source and tokenizer share it.
         view: which documents.
         counts: what became of the documents read.
+        passed_over: what could not be read and was left out, as `PassedOver.to_json` tells it.
         min_tokens: length that every document was required to have.
         shortest_tokens: length of the shortest document.
         longest_tokens: length of the longest document.
@@ -91,6 +98,8 @@ class TokenStore:
     def __init__(self, folder: str | Path, view: View | None = None, *, files_passed_over: int = 0) -> None:
         self.folder, self.view = Path(folder), view or View()
         self._files = files = TokenFiles(folder)
+        self._shared = self.view.shared_in(files)
+        self.passed_over = files.passed_over
         self.min_tokens, self.sentence_ends = self.view.min_tokens, files.sentence_ends
         self.separator_id = files.separator_id if self.view.join else None
 
@@ -129,7 +138,11 @@ class TokenStore:
         for end, numbers, _ in self._members():
             if len(numbers):
                 first = int(numbers.min())
-                digest.update(self._files.read("digests", first, end)[numbers - first].data)
+                digests = self._files.read("digests", first, end)[numbers - first]
+                if self._shared is not None and self._shared.number in numbers:
+                    own = hashlib.blake2b(self._document(self._shared.number).data, digest_size=DIGEST_BYTES).digest()
+                    digests[numbers == self._shared.number] = np.frombuffer(own, np.uint8)
+                digest.update(digests.data)
         if self._joined:
             # Where each document begins among all that are shown, by themselves or in a joined one.
             begin = 0
@@ -153,13 +166,20 @@ class TokenStore:
             raise IndexError(f"document {index} of a store with {self.counts.documents}")
         first, *others = self._numbers(index)
         if not others:
-            return self._files.document(first)
-        stretches = [self._files.document(first)]
+            return self._document(first)
+        stretches = [self._document(first)]
         for number in others:
-            stretches += [np.array([self.separator_id], self._files.dtype), self._files.document(number)]
+            stretches += [np.array([self.separator_id], self._files.dtype), self._document(number)]
         joined = np.concatenate(stretches)
         joined.flags.writeable = False
         return joined
+
+    def _document(self, number: int) -> np.ndarray:
+        """What is in this part of a document of the files."""
+        ids = self._files.document(number)
+        if self._shared is None or number != self._shared.number:
+            return ids
+        return self._shared.part_of(ids, held_out=self.view.part == "held_out")
 
     def _numbers(self, index: int) -> list[int]:
         """Numbers in the files of what a document is made of."""
@@ -174,7 +194,7 @@ class TokenStore:
     def _members(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For each block of documents in the files: its end, numbers of what it shows, how many make up each."""
         used = 0
-        for begin, end in _blocks(self._files):
+        for begin, end in self._files.blocks():
             shown = begin + np.flatnonzero(self._shown.mask(begin, end))
             if self._joined is None:
                 yield end, shown, np.ones(len(shown), np.int64)
@@ -199,6 +219,8 @@ class TokenStore:
             longest: number of the longest document that is not of the other part, and its tokens.
         """
         counts, view = self.counts, self.view
+        if not counts.seen:
+            return "nothing in the documents can be read; mend some, or give others"
         if counts.seen == counts.other_part:
             return (
                 f"none of {counts.seen} documents is in the {view.part} part (held_out_share={view.held_out_share}); "
@@ -260,22 +282,22 @@ class _Survey(NamedTuple):
     longest: tuple[int, int]
 
 
-def _blocks(files: TokenFiles) -> Iterator[tuple[int, int]]:
-    for begin in range(0, files.num_documents, _BLOCK_DOCUMENTS):
-        yield begin, min(begin + _BLOCK_DOCUMENTS, files.num_documents)
-
-
 def _surveyed(files: TokenFiles, view: View) -> _Survey:
     """Looks at the length and the part of every document, a block at a time."""
     shown, short, last = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     joining = _Joining(view.min_tokens)
     wanted = with_text = kept = tokens = most = 0
     fewest, longest = sys.maxsize, (0, 0)
-    for begin, end in _blocks(files):
+    shared = view.shared_in(files)
+    for begin, end in files.blocks():
         lengths = np.diff(files.read("offsets", begin, end + 1))
         if view.part != "all":
             is_held_out = files.read("splits", begin, end) / 2.0**64 < view.held_out_share
             is_other = is_held_out != (view.part == "held_out")
+            if shared is not None and begin <= shared.number < end:
+                own = shared.number - begin
+                is_other[own] = False
+                lengths[own] = shared.length_of(int(lengths[own]), held_out=view.part == "held_out")
             lengths[is_other] = 0
             wanted -= int(is_other.sum())
         wanted += end - begin

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from skipwise.documents import PassedOver
 from skipwise.token_store.files import BLOCK_BYTES, DIGEST_BYTES, FORMAT, TokenFiles
 
 _BLOCK_DOCUMENTS = 1 << 20
@@ -37,6 +38,8 @@ class StoreWriter:
         self._num_files: int = state["num_files"]
         self._last_file: str = state["last_file"]
         self._folder, self._dtype, self._written = folder, dtype, state["outputs"]
+        self._passed_over = PassedOver()
+        self._passed_over.update(state.get("passed_over", {}))
         begin = [] if self._written else [0]
         self._waiting = {
             "offsets": array("q", begin),
@@ -81,9 +84,15 @@ class StoreWriter:
         if len(self._waiting["offsets"]) >= self._FLUSHED_DOCUMENTS:
             self._flush()
 
+    def pass_over(self, left_out: PassedOver | None) -> None:
+        """Takes note of what could not be read and is not among the documents."""
+        if left_out is not None:
+            self._passed_over.update(left_out.to_json())
+
     def append(self, part: TokenFiles) -> None:
         """Appends all documents of complete token files, with the same bytes as if each had been added."""
         self._flush()
+        self._passed_over.update(part.passed_over)
         starts = part.file_offsets
         num_files = len(starts) - 1
         names = [part.file_names[starts[i] : starts[i + 1]].tobytes().decode() for i in (0, num_files - 1) if num_files]
@@ -111,6 +120,7 @@ class StoreWriter:
             "tokens": self.tokens,
             "num_files": self._num_files,
             "last_file": self._last_file,
+            "passed_over": self._passed_over.to_json(),
             "outputs": {name: out.state() for name, out in self._out.items()},
         }
 
@@ -136,6 +146,8 @@ class StoreWriter:
             "bytes": {f"{name}.bin": out.size for name, out in self._out.items()},
             "checksums": {f"{name}.bin": out.checksums for name, out in self._out.items()},
         }
+        if self._passed_over:
+            meta["passed_over"] = self._passed_over.to_json()
         write_json(self._folder / "meta.json", meta)
 
     def _flush(self) -> None:

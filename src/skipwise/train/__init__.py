@@ -9,7 +9,7 @@ with everything that was done. What stands beside them while training is told in
     recipe.py      which recipe a run has that names none
     arguments.py   the run's `training` settings over the paper's rates and steps
     folder.py      the output folder: free, or a run to resume
-    data.py        documents -> curriculum and validation
+    data.py        documents -> curriculum; validation.py, what it is watched by
     curriculum.py  what is trained step by step; exercises.py, what is not of documents
     streamed.py    its items, where documents are streamed
     tuning.py      which parameters are trained
@@ -41,7 +41,9 @@ from transformers import PreTrainedConfig
 from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, QloraTuning, RunConfig
+from skipwise.corpus import TokenStore
 from skipwise.doctor import Verdict, doctor
+from skipwise.documents import Sources
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.loss import use_chunked_loss
 from skipwise.model import (
@@ -70,11 +72,9 @@ from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.data import (
     RunStage,
     build_curriculum,
-    build_validation,
     check_sources,
     run_stages,
     short_stage,
-    validation_lengths,
 )
 from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooManyAtATimeError, fewer_at_a_time, smaller_batches
@@ -97,10 +97,11 @@ from skipwise.train.recipe import (
     require_healthy_run,
     settle_recipe,
 )
-from skipwise.train.record import finite_log, run_record, sampler_text, write_record
+from skipwise.train.record import finite_log, run_record, sampler_text, streamed_counts, write_record
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
 from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
 from skipwise.train.tuning import apply_tuning, check_tuning, merged
+from skipwise.train.validation import build_validation, find_held_out_end, tell_held_out_end, validation_lengths
 from skipwise.window import Window
 
 __all__ = ["ExtendResult", "begin_or_go_on", "extend", "training_arguments"]
@@ -233,6 +234,7 @@ class CheckedRun:
         window: its lengths, in tokens.
         stages: as `run_stages` gives them.
         validation_lengths: in tokens.
+        sources: its documents, looked through.
     """
 
     base: PreTrainedConfig
@@ -240,10 +242,13 @@ class CheckedRun:
     window: Window
     stages: list[RunStage]
     validation_lengths: list[int]
+    sources: Sources
 
 
 def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, processes: int | None = None) -> CheckedRun:
-    """Finds all that can be wrong with a run without reading weights or documents.
+    """Finds all that can be wrong with a run without reading weights or tokenizing documents.
+
+    Files are looked at last: that may take seconds.
 
     Args:
         config: the run.
@@ -265,7 +270,6 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
     for stage in stages:
         # A sampler is made without knowing its window, and may refuse it.
         stage.sampler.sample(window.target, stage.window, np.random.default_rng(0))
-    check_sources(config)
     check_trainable(config.model, base)
     if not isinstance(config.tuning, FullTuning):
         skeleton = without_weights(base, **trusted)
@@ -274,7 +278,14 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
             logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
         check_tuning(skeleton, config.tuning)
     require_fast(read_tokenizer(config.model, base, **trusted))
-    return CheckedRun(base=base, sampler=sampler, window=window, stages=stages, validation_lengths=lengths)
+    return CheckedRun(
+        base=base,
+        sampler=sampler,
+        window=window,
+        stages=stages,
+        validation_lengths=lengths,
+        sources=check_sources(config),
+    )
 
 
 def _extend(
@@ -289,6 +300,7 @@ def _extend(
     if skip_bad_items and not resume:
         raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
     checked = check_run(config, sampler)
+    sources = checked.sources
     sampler, window, lengths = checked.sampler, checked.window, checked.validation_lengths
     training = training_settings(config)
     # First, as it tells the processes of a parallel run of one another.
@@ -356,8 +368,11 @@ def _extend(
     folder.keep_retrieval(config.data.retrieval)
     begun_with = folder.at_a_time(arguments.train_batch_size)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)
+    widest = max(stage.window.train for stage in checked.stages)
+    end = folder.begun_held_out_end(lambda: find_held_out_end(config, sources, loaded.tokenizer, lengths, widest))
     curriculum, documents = build_curriculum(
         config,
+        sources,
         loaded.tokenizer,
         window,
         checked.stages,
@@ -368,23 +383,29 @@ def _extend(
         evenly=begun_with != arguments.train_batch_size,
         strict=asked.recipe == AUTO,
         together=context is not None or bool(arguments.deepspeed or arguments.fsdp),
+        held_out_end=end,
     )
     stream = documents if isinstance(documents, DocumentStream) else None
     if stream is not None and checkpoint is not None:
         stream.restore(stream_places(checkpoint))
-    validate = build_validation(config, loaded, lengths, share_out=not split)
+    validate = build_validation(config, sources, loaded, lengths, share_out=not split, held_out_end=end)
     to_calibrate_on = None
     if config.calibrate:
         # What cannot be calibrated is said before hours of training.
-        to_calibrate_on = calibration_documents(config.data, loaded.tokenizer, window.target, progress=show_bars)
+        to_calibrate_on = calibration_documents(
+            config.data, loaded.tokenizer, window.target, progress=show_bars, sources=sources, held_out_end=end
+        )
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
     folder.begin(
         sampler=sampler_text(sampler),
         corpus=documents.fingerprint,
         windows=per_step,
         at_a_time=arguments.train_batch_size,
+        held_out_end=end,
     )
-    record = run_record(config, training, window, sampler, documents, verdicts)
+    record = run_record(config, training, window, sampler, sources, documents, verdicts)
+    if end is not None and isinstance(documents, TokenStore):
+        record["corpus"]["held_out_end"] = tell_held_out_end(end, documents)
 
     use_chunked_loss(loaded.model)
     model = apply_tuning(loaded.model, config.tuning)
@@ -419,6 +440,8 @@ def _extend(
             "skipped_items": bad_items.skipped,
             "log": log,
         }
+        if stream is not None:
+            record["corpus"] |= streamed_counts(stream, sources)
         writes = trainer.is_world_process_zero()
         if split:
             model = gathered(trainer, lambda: apply_tuning(load(**in_training).model, config.tuning))

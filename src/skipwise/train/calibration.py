@@ -16,7 +16,8 @@ from accelerate import PartialState
 
 from skipwise.calibrate import Calibration, calibrate
 from skipwise.config import DataConfig
-from skipwise.corpus import build_store
+from skipwise.corpus import HeldOutEnd, build_store
+from skipwise.documents import Sources, look_through
 from skipwise.errors import CheckpointError, DataError, SkipwiseError
 from skipwise.evals import SampleCache
 from skipwise.model import replace_file, rope_state, save_attention_scale
@@ -33,7 +34,15 @@ _OFFERED = 64
 logger = logging.getLogger("skipwise")
 
 
-def calibration_documents(data: DataConfig, tokenizer: Any, target: int, *, progress: bool = True) -> list[np.ndarray]:
+def calibration_documents(
+    data: DataConfig,
+    tokenizer: Any,
+    target: int,
+    *,
+    progress: bool = True,
+    sources: Sources | None = None,
+    held_out_end: HeldOutEnd | None = None,
+) -> list[np.ndarray]:
     """Documents to calibrate on: of the training part, so that none that an evaluation reads is among them.
 
     Where a run holds nothing out, those of the default share are left to evaluations all the same.
@@ -43,6 +52,8 @@ def calibration_documents(data: DataConfig, tokenizer: Any, target: int, *, prog
         tokenizer: the model's own.
         target: how long each must be, in tokens; where none is, short ones are joined.
         progress: show a bar while tokenizing.
+        sources: what `documents.look_through` has made of `data`, so that files are not looked at again.
+        held_out_end: end of a document that is left to evaluations as well.
 
     Returns:
         Token ids of each, 1-D.
@@ -50,23 +61,24 @@ def calibration_documents(data: DataConfig, tokenizer: Any, target: int, *, prog
     Raises:
         DataError: there are none, also when joined.
     """
+    sources = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     if data.streaming:
         held_out = data.model_copy(update={"held_out": data.held_out or DataConfig().held_out})
-        return first_documents(held_out, tokenizer, _OFFERED, target, held_out=False)
+        return first_documents(held_out, tokenizer, _OFFERED, target, held_out=False, sources=sources)
     arguments: dict[str, Any] = {
-        "field": data.field,
         "min_tokens": target,
         "part": "train",
         "held_out_share": data.held_out or DataConfig().held_out,
+        "held_out_end": held_out_end,
         "progress": progress,
     }
     try:
-        store = build_store(data.source, tokenizer, join=data.join, **arguments)
+        store = build_store(sources, tokenizer, join=data.join, **arguments)
     except DataError as too_short:
         if data.join:
             raise
         try:
-            store = build_store(data.source, tokenizer, join=True, **arguments)
+            store = build_store(sources, tokenizer, join=True, **arguments)
         except DataError:
             raise too_short from None
         logger.warning(f"calibration joins documents: none has {target} tokens by itself")

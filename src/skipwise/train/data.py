@@ -1,34 +1,28 @@
-"""A run's documents: the curriculum that it trains on, and the validation that it is watched by."""
+"""A run's documents: found, and made into the curriculum that it trains on."""
 
 import dataclasses
 import itertools
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from accelerate import PartialState
 
 from skipwise.config import RunConfig
-from skipwise.corpus import Part, TokenStore, build_store
-from skipwise.documents import HubDataset, LocalFiles, find_sources
+from skipwise.corpus import HeldOutEnd, Part, TokenStore, build_store
+from skipwise.documents import Sources, kinds_line, look_through
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals import evaluate
 from skipwise.items import TrainingItems
-from skipwise.model import LoadedModel
 from skipwise.positions import PoSE, PositionSampler
-from skipwise.streaming import DocumentStream, check_streaming, first_documents, open_stream
+from skipwise.streaming import DocumentStream, check_streaming, open_stream
 from skipwise.train.curriculum import Curriculum, Stage, Stretch
 from skipwise.train.exercises import Items, RetrievalExercises
 from skipwise.train.recipe import ShortDocumentsError
 from skipwise.train.streamed import StreamedItems
-from skipwise.train.trainer import Validate
 from skipwise.window import Window
 
 logger = logging.getLogger("skipwise")
 
-_SCORED_TOKENS = 128
 _NAMED_AT_MOST = 3
 _SHOWN_AT_MOST = 16
 
@@ -81,28 +75,28 @@ def short_stage(config: RunConfig, stages: Sequence[RunStage]) -> RunStage | Non
     return RunStage(0, window, PoSE(chunks=1, text="contiguous", start="mixed"))
 
 
-def check_sources(config: RunConfig) -> None:
-    """Finds the run's documents without reading any; what is no path on this machine is asked for on the hub.
+def check_sources(config: RunConfig) -> Sources:
+    """Looks through the run's documents; what is no path on this machine is asked for on the hub.
 
     Warns of files that are empty, as copying or fetching may have failed.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or some cannot be read (see `documents.look_through`).
     """
-    sources = find_sources(config.data.source)
-    for source in sources:
-        if isinstance(source, HubDataset):
-            source.identity()
-    if config.data.streaming:
-        check_streaming(config.data, config.training.get("dataloader_num_workers", 0))
-    if empty := [name for source in sources if isinstance(source, LocalFiles) for name in source.empty_files()]:
+    data = config.data
+    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
+    if data.streaming:
+        check_streaming(sources, config.training.get("dataloader_num_workers", 0))
+    if empty := sources.empty_files():
         more = len(empty) - _NAMED_AT_MOST
         named = ", ".join(empty[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
         logger.warning(f"empty files give nothing to train on: {named}")
+    return sources
 
 
 def build_curriculum(
     config: RunConfig,
+    sources: Sources,
     tokenizer: Any,
     window: Window,
     stages: Sequence[RunStage],
@@ -113,11 +107,13 @@ def build_curriculum(
     evenly: bool = False,
     strict: bool = False,
     together: bool = False,
+    held_out_end: HeldOutEnd | None = None,
 ) -> tuple[Curriculum, TokenStore | DocumentStream]:
     """All items of a run in order, and the documents of its first stage.
 
     Args:
         config: the run.
+        sources: its documents, looked through.
         tokenizer: the model's own.
         window: lengths of the run, in tokens.
         stages: as `run_stages` gives them.
@@ -127,6 +123,7 @@ def build_curriculum(
         skipped: places in the run whose items it does without.
         evenly: the run goes on with batches of another size.
         together: processes hold a model or windows together, so that none may have an empty batch alone.
+        held_out_end: end of a document that is not trained on.
         strict: refuses windows that so few documents are as long as that the run would learn these by heart.
 
     Raises:
@@ -143,7 +140,8 @@ def build_curriculum(
         begin, lengths, sampler = stage
         if data.streaming:
             # One for all stages: each goes on where the one before has come to.
-            stream = documents[0] if documents else open_stream(data, tokenizer, lanes=items_per_step, seed=seed)
+            how: dict[str, Any] = {"lanes": items_per_step, "seed": seed, "sources": sources}
+            stream = documents[0] if documents else open_stream(data, tokenizer, **how)
             assert isinstance(stream, DocumentStream)
             documents.append(stream)
             items = StreamedItems(
@@ -159,7 +157,7 @@ def build_curriculum(
             )
         else:
             try:
-                store = _store(config, tokenizer, "train", lengths.train)
+                store = run_store(config, sources, tokenizer, "train", lengths.train, held_out_end)
             except DataError as error:
                 if lengths.train <= window.train:
                     raise
@@ -174,7 +172,7 @@ def build_curriculum(
 
     stretches = [stretch(stage, data.retrieval) for stage in stages]
     short = short_stage(config, stages)
-    logger.info(_told(documents[0]))
+    logger.info(_told(documents[0], sources))
     curriculum = Curriculum(
         stretches,
         num_steps,
@@ -200,80 +198,7 @@ def _require_enough(store: TokenStore, num_windows: int, tokens: int) -> None:
         )
 
 
-def validation_lengths(config: RunConfig, window: Window) -> list[int]:
-    """Context lengths of validation: the run's own, or the original window and its doublings up to the target.
-
-    Raises:
-        ConfigError: a length is beyond the target.
-    """
-    doublings = (window.original * 2**power for power in range(int(math.log2(window.factor) + 1e-9) + 1))
-    lengths = sorted({*(config.validation.lengths or (*doublings, window.target))})
-    if not 2 <= lengths[0] <= lengths[-1] <= window.target:
-        raise ConfigError(
-            f"setting 'validation.lengths' is {lengths}; give lengths of 2 tokens or more, up to the target of "
-            f"{window.target}"
-        )
-    return lengths
-
-
-def build_validation(
-    config: RunConfig, loaded: LoadedModel, lengths: list[int], share_out: bool = True
-) -> Validate | None:
-    """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
-
-    Args:
-        config: the run.
-        loaded: the model that is trained, and its tokenizer.
-        share_out: each of several processes measures its share of the documents.
-        lengths: as `validation_lengths` gives them; those that no held-out document has are left out, with a warning.
-
-    Returns:
-        What measures it; None, with a warning, where nothing is held out or nothing is long enough.
-    """
-    if config.data.held_out == 0:
-        logger.warning("no validation while training: data.held_out is 0, so every document is trained on")
-        return None
-    unmet: DataError | None = None
-    documents: list[np.ndarray] = []
-    measured = list(lengths)
-    while measured and not documents:
-        try:
-            documents = _held_out(config, loaded.tokenizer, measured[-1])
-        except DataError as error:
-            unmet = unmet or error
-            measured.pop()
-    if not documents:
-        logger.warning(f"no validation while training: {unmet}")
-        return None
-    if unmet:
-        left_out = ", ".join(map(str, lengths[len(measured) :]))
-        logger.warning(
-            f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, nor "
-            "have several joined; hold out more of them (data.held_out) or give longer ones"
-        )
-    task = {
-        "kind": "perplexity",
-        "num_documents": len(documents),
-        "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2),
-    }
-
-    def validate() -> dict[str, float]:
-        results = evaluate(
-            loaded.model,
-            loaded.tokenizer,
-            [task],
-            measured,
-            documents,
-            seed=config.seed,
-            progress=False,
-            share_out=share_out,
-        )
-        return {f"perplexity_{result.length_tokens}": result.value for result in results}
-
-    return validate
-
-
-def _told(store: TokenStore | DocumentStream) -> str:
+def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
     """What is trained on, what is not and why, in one line."""
     if isinstance(store, DocumentStream):
         return f"training on documents as they are read from {store.num_shards:,} shards"
@@ -286,35 +211,44 @@ def _told(store: TokenStore | DocumentStream) -> str:
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items() if number)
     line = f"training on {counts.documents:,} documents of {counts.tokens:,} tokens; of {counts.seen:,} seen "
     line += f"{reasons} are left out" if reasons else "none is left out"
-    if counts.files_passed_over:
-        line += f"; files of kinds that are not read: {counts.files_passed_over:,}"
+    if kinds := kinds_line(sources.kinds_passed_over):
+        line += f"; files of kinds that are not read: {kinds}"
+    unreadable = sources.passed_over()
+    unreadable.update(store.passed_over)
+    if unreadable:
+        line += f"; left out as they cannot be read: {unreadable.numbers()}"
     if counts.dropped_short > counts.kept and not view.join:
         line += "; most are too short, --set data.join=true joins them"
     return line
 
 
-def _held_out(config: RunConfig, tokenizer: Any, at_least: int) -> list[np.ndarray]:
-    """Some held-out documents of that many tokens, joined where none has them by itself."""
-    number = config.validation.num_documents
-    if config.data.streaming:
-        return first_documents(config.data, tokenizer, number, at_least, held_out=True)
-    try:
-        store = _store(config, tokenizer, "held_out", at_least)
-    except DataError:
-        store = _store(config, tokenizer, "held_out", at_least, join=True)
-        logger.warning(f"validation joins held-out documents: none has {at_least} tokens by itself")
-    return [store.document(i) for i in range(min(store.num_documents, number))]
+def run_store(
+    config: RunConfig,
+    sources: Sources,
+    tokenizer: Any,
+    part: Part,
+    at_least: int,
+    held_out_end: HeldOutEnd | None,
+    join: bool | None = None,
+) -> TokenStore:
+    """The tokens of one part of a run's documents, of at least as many tokens as asked for.
 
-
-def _store(config: RunConfig, tokenizer: Any, part: Part, at_least: int, join: bool | None = None) -> TokenStore:
+    Raises:
+        DataError: as `build_store`.
+    """
     data = config.data
     return build_store(
-        data.source,
+        sources,
         tokenizer,
-        field=data.field,
         min_tokens=max(at_least, data.min_tokens or 0),
         join=data.join if join is None else join,
         part=part,
         held_out_share=data.held_out,
-        progress=PartialState().is_main_process and not config.training.get("disable_tqdm", False),
+        held_out_end=held_out_end,
+        progress=shows_bars(config),
     )
+
+
+def shows_bars(config: RunConfig) -> bool:
+    """Whether this process shows progress bars."""
+    return PartialState().is_main_process and not config.training.get("disable_tqdm", False)

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from skipwise.config import RunConfig
+from skipwise.corpus import HeldOutEnd
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.recipes import AUTO
 from skipwise.train.durable import STAGING, half_written, newest_sound, write_whole
@@ -30,15 +32,15 @@ logger = logging.getLogger("skipwise")
 
 RECORD_FILE = "skipwise.json"
 SETTINGS_FILE = "run.yaml"
-_BEGUN_FILE = "begun.json"
+BEGUN_FILE = "begun.json"
 _COUNTS = ("windows", "at_a_time", "most_at_a_time")
 _LOCK_FILE = ".lock"
 _INSTEAD_FILE = "recipe-instead.txt"
 _LOGS = "logs"
 LAUNCH = "launch"
 # What a run that was stopped before it had begun may leave, beside what it had half written of these three files.
-_TRACES = {_LOCK_FILE, _LOGS, LAUNCH, _BEGUN_FILE, _INSTEAD_FILE, STAGING}
-_FIRST_FILES = (SETTINGS_FILE, _BEGUN_FILE, _INSTEAD_FILE)
+_TRACES = {_LOCK_FILE, _LOGS, LAUNCH, BEGUN_FILE, _INSTEAD_FILE, STAGING}
+_FIRST_FILES = (SETTINGS_FILE, BEGUN_FILE, _INSTEAD_FILE)
 
 
 # A run may go on with its windows spread over more processes or fewer; how many make a step is held to in `begin`.
@@ -133,7 +135,7 @@ class RunFolder:
         """
         try:
             text = json.dumps({**self._begun(), "most_at_a_time": windows}, indent=2)
-            write_whole(self.path / _BEGUN_FILE, text + "\n")
+            write_whole(self.path / BEGUN_FILE, text + "\n")
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
 
@@ -152,7 +154,7 @@ class RunFolder:
             write_whole(self.path / _INSTEAD_FILE, recipe + "\n")
             for checkpoint in self.path.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
-            for file in (SETTINGS_FILE, _BEGUN_FILE):
+            for file in (SETTINGS_FILE, BEGUN_FILE):
                 (self.path / file).unlink(missing_ok=True)
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
@@ -161,7 +163,17 @@ class RunFolder:
         """Takes note of the share of exercises, which is none where those of a recipe do not fit."""
         self._config = self._config.with_retrieval(share)
 
-    def begin(self, *, sampler: str, corpus: str, windows: int, at_a_time: int) -> None:
+    def begun_held_out_end(self, choose: Callable[[], HeldOutEnd | None]) -> HeldOutEnd | None:
+        """The end of a document that the run was begun without; of a new run the one that is chosen.
+
+        Raises:
+            CheckpointError: what it was begun with cannot be read.
+        """
+        return read_held_out_end(begun) if (begun := self._begun()) else choose()
+
+    def begin(
+        self, *, sampler: str, corpus: str, windows: int, at_a_time: int, held_out_end: HeldOutEnd | None = None
+    ) -> None:
         """Claims the folder for this run, or checks that a resumed run is the one that was begun.
 
         Args:
@@ -169,6 +181,7 @@ class RunFolder:
             corpus: fingerprint of the training tokens.
             windows: of an optimizer step, over all processes.
             at_a_time: of them, on each device.
+            held_out_end: end of a document that is not among the training tokens.
 
         Raises:
             ConfigError: the run was begun with another sampler, on other documents or with more or fewer windows a
@@ -196,15 +209,17 @@ class RunFolder:
         elif state.is_main_process:
             try:
                 write_whole(self.path / SETTINGS_FILE, self._config.to_yaml())
-                text = json.dumps({**now, "windows": windows, "at_a_time": at_a_time}, indent=2)
-                write_whole(self.path / _BEGUN_FILE, text + "\n")
+                end = held_out_end and held_out_end._asdict()
+                begun = {**now, "windows": windows, "at_a_time": at_a_time, "held_out_end": end}
+                text = json.dumps(begun, indent=2)
+                write_whole(self.path / BEGUN_FILE, text + "\n")
             except OSError as error:
                 raise self._cannot_write(error.strerror) from error
         state.wait_for_everyone()
 
     def _begun(self) -> dict[str, Any]:
         """What a run was begun with; nothing where none was."""
-        file = self.path / _BEGUN_FILE
+        file = self.path / BEGUN_FILE
         try:
             begun = dict(json.loads(file.read_text(encoding="utf-8")))
             if wrong := [name for name in _COUNTS if not isinstance(begun.get(name, 1), int)]:
@@ -251,6 +266,12 @@ class RunFolder:
         return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}")
 
 
+def read_held_out_end(begun: Mapping[str, Any]) -> HeldOutEnd | None:
+    """The end of a document that a run holds out, by what it was begun with; runs of earlier versions hold out none."""
+    end = begun.get("held_out_end")
+    return HeldOutEnd(end["store"], end["number"], end["begin"]) if end else None
+
+
 def log_file(folder: Path) -> Path | None:
     """Where this process logs; None for the first one, or the only one, which people read."""
     rank = int(os.environ.get("RANK", "0"))
@@ -260,4 +281,7 @@ def log_file(folder: Path) -> Path | None:
 def _of_run(config: RunConfig, name: str) -> Any:
     """A setting, as far as it says what is trained and not on how many machines."""
     value = getattr(config, name)
+    if name == "data" and config.data.streaming:
+        # A stream may come upon something that cannot be read at any time.
+        return value.model_copy(update={"skip_unreadable": False})
     return {key: each for key, each in value.items() if key not in _SPREAD} if name == "training" else value

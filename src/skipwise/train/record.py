@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
 from skipwise.config import RunConfig
 from skipwise.corpus import TokenStore
 from skipwise.doctor import Verdict
+from skipwise.documents import Sources
 from skipwise.positions import PositionSampler
 from skipwise.report import write_model_card
-from skipwise.streaming import DocumentStream
+from skipwise.streaming import DocumentStream, LaneCounts
 from skipwise.train.durable import write_whole
 from skipwise.train.folder import RECORD_FILE
 from skipwise.window import Window
@@ -24,6 +28,7 @@ def run_record(
     training: dict[str, Any],
     window: Window,
     sampler: PositionSampler,
+    sources: Sources,
     documents: TokenStore | DocumentStream,
     verdicts: Sequence[Verdict],
 ) -> dict[str, Any]:
@@ -34,6 +39,7 @@ def run_record(
         training: its `training` settings with every default spelled out.
         window: its lengths, in tokens.
         sampler: the one in use, which may be the caller's own.
+        sources: where documents come from.
         documents: what is trained on.
         verdicts: of the preflight.
     """
@@ -42,18 +48,41 @@ def run_record(
         "window": dataclasses.asdict(window),
         "sampler": sampler_text(sampler),
         "interpolation": repr(config.build_interpolation()),
-        "corpus": _corpus(documents),
+        "corpus": _corpus(sources, documents),
         "preflight": [dataclasses.asdict(verdict) for verdict in verdicts],
         "seed": config.seed,
         "versions": versions(*(["bitsandbytes"] if config.tuning.kind == "qlora" else [])),
     }
 
 
-def _corpus(documents: TokenStore | DocumentStream) -> dict[str, Any]:
+def _corpus(sources: Sources, documents: TokenStore | DocumentStream) -> dict[str, Any]:
+    kinds = {"kinds_not_read": dict(sources.kinds_passed_over)}
     if isinstance(documents, DocumentStream):
-        return {"fingerprint": documents.fingerprint, "shards": documents.num_shards}
-    counts = dataclasses.asdict(documents.counts)
-    return {"fingerprint": documents.fingerprint, "documents": documents.num_documents, "counts": counts}
+        return {"fingerprint": documents.fingerprint, "shards": documents.num_shards, **kinds}
+    unreadable = sources.passed_over()
+    unreadable.update(documents.passed_over)
+    return {
+        "fingerprint": documents.fingerprint,
+        "documents": documents.num_documents,
+        "counts": dataclasses.asdict(documents.counts),
+        "unreadable": unreadable.to_json(),
+        **kinds,
+    }
+
+
+def streamed_counts(stream: DocumentStream, sources: Sources) -> dict[str, Any]:
+    """What the lanes of all processes have come to since these began: what cannot be read, and rows without text."""
+    several = PartialState().num_processes > 1
+    furthest: dict[int, LaneCounts] = {}
+    for lanes in gather_object([stream.counts()]) if several else [stream.counts()]:
+        for lane, counted in lanes.items():
+            # Processes that hold windows together have the same lanes.
+            if lane not in furthest or counted.up_to > furthest[lane].up_to:
+                furthest[lane] = counted
+    unreadable = sources.passed_over()
+    for counted in furthest.values():
+        unreadable.update(counted.unreadable.to_json())
+    return {"unreadable": unreadable.to_json(), "empty": sum(counted.empty for counted in furthest.values())}
 
 
 def write_record(

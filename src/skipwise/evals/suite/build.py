@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from skipwise.documents import Document, is_held_out, read_documents
+from skipwise.documents import Document, Sources, is_held_out, look_through
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.records import hash_tokenizer
 from skipwise.evals.suite.continuation import Continue
@@ -29,7 +29,7 @@ _SAMPLE_CHARACTERS = 100_000
 
 
 def build_suite(
-    source: str | Path | Sequence[str | Path],
+    source: str | Path | Sequence[str | Path] | Sources,
     tokenizer: Any,
     out: str | Path,
     *,
@@ -47,7 +47,7 @@ def build_suite(
     The same documents, tokenizer and arguments make the same bytes.
 
     Args:
-        source: where the documents are, as in `documents.read_documents`.
+        source: where the documents are, as in `documents.read_documents`; or what `documents.look_through` made of it.
         tokenizer: what lengths are counted with.
         out: folder to write.
         lengths: prompt and answer tokens; each item takes at most that and at least 98% of it.
@@ -68,8 +68,9 @@ def build_suite(
     """
     lengths = sorted(set(lengths))
     _check_arguments(lengths, num_items, kinds, seed)
+    looked = look_through(source, field=field)
     with new_suite(Path(out)) as writer:
-        library = Library(_shown(_chosen(read_documents(source, field=field), held_out), progress))
+        library = Library(_shown(_chosen(looked.documents(), held_out), progress))
         maker = _ItemMaker(library, tokenizer, seed)
         _check_documents(library, kinds)
         described: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,259 @@
+"""Documents of a run: looked at before anything is loaded, and held out by an end where whole ones do not suffice."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+from tiny_runs import run
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from skipwise import cli
+from skipwise.cli.evaluate_documents import held_out_of
+from skipwise.config import RunConfig
+from skipwise.corpus import build_store
+from skipwise.documents import is_held_out
+from skipwise.errors import DataError
+from skipwise.items import TrainingItems
+
+WORDS = ["the", "river", "is", "wide", "and", "low", "hills", "roll", "on", "there", "and", "home", "again"]
+
+
+def _texts(number: int, words: int, held_out: bool = False, seed: int = 0) -> list[str]:
+    """Random texts, all held out at a share of 0.2 or none."""
+    rng, found = np.random.default_rng(seed), list[str]()
+    while len(found) < number:
+        text = " ".join(rng.choice(WORDS, size=words))
+        if is_held_out(text, 0.2) == held_out:
+            found.append(text)
+    return found
+
+
+def _written(folder: Path, texts: list[str]) -> Path:
+    folder.mkdir()
+    for number, text in enumerate(texts):
+        (folder / f"{number}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    folder = _written(tmp_path / "docs", _texts(8, 60))
+    (folder / "latin.txt").write_bytes(b"\xe4" * 20)
+    (folder / "lines.jsonl").write_text('{"text": "one text"}\n{"body": "no text"}\n{"text": null}\n')
+    for name in ("a.pdf", "b.docx", "c.docx"):
+        (folder / name).write_bytes(b"\0")
+    return folder
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for loader in (AutoModelForCausalLM, AutoTokenizer):
+        monkeypatch.setattr(loader, "from_pretrained", lambda *_, **__: pytest.fail("something was loaded"))
+
+
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize("verb", ["extend", "eval", "build-suite"])
+def test_all_problems_are_told_before_anything_is_loaded(
+    verb: str, settings: dict[str, Any], bad: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = settings["model"]
+    asked = {
+        "extend": ["extend", model, "--target", "256", "--output", settings["output"], "--data", str(bad)],
+        "eval": ["eval", model, "--task", "perplexity", "--length", "64", "--documents", str(bad)],
+        "build-suite": ["eval", "build-suite", str(bad), "--tokenizer", model, "--length", "64"],
+    }[verb]
+    if verb == "build-suite":
+        asked += ["--out", settings["output"]]
+    assert cli.main(asked) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    for words in ("1 not UTF-8: ", "latin.txt:1", "1 without text in the field: ", "lines.jsonl:2", "2 .docx, 1 .pdf"):
+        assert words in line, words
+    assert line.endswith("(--skip-unreadable)")
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_a_run_goes_on_without_what_cannot_be_read_and_says_so(
+    settings: dict[str, Any], bad: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="skipwise"):
+        found = run(settings, data={"source": str(bad), "skip_unreadable": True})
+    corpus = found.record["corpus"]
+    # 8 texts, and of the lines one with text and one that is null.
+    assert corpus["counts"]["seen"] == 10
+    assert corpus["counts"]["dropped_empty"] == 1
+    assert corpus["kinds_not_read"] == {".pdf": 1, ".docx": 2}
+    told = {kind: (entry["number"], entry["named"]) for kind, entry in corpus["unreadable"].items()}
+    assert told == {"encoding": (1, [f"{bad}/latin.txt:1"]), "field": (1, [f"{bad}/lines.jsonl:2"])}
+    record = json.loads((found.folder / "skipwise.json").read_text())
+    assert record["corpus"] == corpus
+    assert any("left out as they cannot be read: 1 not UTF-8" in line for line in caplog.messages)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_a_streamed_run_counts_what_it_comes_to(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    texts: list[Any] = [*_texts(6, 60), None, None]
+    rows = [None if text is None else text.encode() for text in texts] + [b"\xff" * 9]
+    column = pyarrow.array(rows, pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"text": column}), folder / "a.parquet")
+    data = {"source": str(folder), "streaming": True, "held_out": 0.0, "skip_unreadable": True}
+    corpus = run(settings, data=data).record["corpus"]
+    assert corpus["empty"] == 2
+    assert {kind: entry["number"] for kind, entry in corpus["unreadable"].items()} == {"encoding": 1}
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_a_file_name_that_is_not_utf_8_goes_through_a_run(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "caf\udce9"
+    _written(folder, _texts(4, 60))
+    (folder / "0.txt").rename(folder / "na\udcefve.txt")
+    found = run(settings, data={"source": str(folder)})
+    assert found.record["corpus"]["counts"]["seen"] == 4
+    assert json.loads((found.folder / "skipwise.json").read_text())["config"]["data"]["source"] == str(folder)
+    assert RunConfig.from_yaml(found.folder / "run.yaml").data.source == str(folder)
+    assert "caf\\udce9" in (found.folder / "README.md").read_text(encoding="utf-8")
+
+
+class Manuals:
+    """A run on three long texts, of which none is held out as a whole."""
+
+    def __init__(self, settings: dict[str, Any], folder: Path) -> None:
+        self.texts = _texts(3, 500)
+        self.settings = {**settings, "data": {"source": str(_written(folder, self.texts)), "held_out": 0.1}}
+        self.tokenizer = AutoTokenizer.from_pretrained(settings["model"])
+
+    def ids(self, number: int) -> list[int]:
+        return self.tokenizer(self.texts[number]).input_ids
+
+
+@pytest.fixture
+def manuals(settings: dict[str, Any], tmp_path: Path) -> Manuals:
+    return Manuals(settings, tmp_path / "manuals")
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_three_manuals_have_a_validation_that_is_not_trained_on(
+    manuals: Manuals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    validated: list[list[int]] = []
+    trained: list[list[int]] = []
+    own = TrainingItems.__init__
+
+    def seen(items: TrainingItems, store: Any, *how: Any, **more: Any) -> None:
+        trained.extend(store.document(i).tolist() for i in range(store.num_documents))
+        own(items, store, *how, **more)
+
+    def evaluate(model: Any, tokenizer: Any, tasks: Any, lengths: Any, texts: Any, **_: Any) -> list[Any]:
+        validated.extend(ids.tolist() for ids in texts)
+        return []
+
+    monkeypatch.setattr(TrainingItems, "__init__", seen)
+    monkeypatch.setattr("skipwise.train.validation.evaluate", evaluate)
+    with caplog.at_level(logging.INFO, logger="skipwise"):
+        found = run(manuals.settings, validation={"num_documents": 4}, recipe="paper")
+
+    lengths = [len(manuals.ids(number)) for number in range(3)]
+    longest = lengths.index(max(lengths))
+    tail = round(0.1 * sum(lengths))
+    held = manuals.ids(longest)[-tail:]
+    assert trained == [manuals.ids(n) if n != longest else manuals.ids(n)[:-tail] for n in range(3)]
+    # In pieces as long as the target, which make up the end and nothing else.
+    assert validated[: tail // 256] == [piece.tolist() for piece in np.array_split(held, tail // 256)]
+    assert [token for piece in validated[: tail // 256] for token in piece] == held
+
+    entry = found.record["corpus"]["held_out_end"]
+    assert (entry["document"], entry["tokens"]) == (f"{longest}.txt", tail)
+    assert entry["of_tokens"] == lengths[longest]
+    said = [line for line in caplog.messages if f"the last {tail:,} of the {lengths[longest]:,} tokens" in line]
+    assert len(said) == 1
+    assert not any("no validation" in line for line in caplog.messages)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_it_is_the_same_after_a_stop_and_for_an_evaluation(
+    manuals: Manuals, stop_after: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(manuals.settings)
+    stop_after(2)
+    settings = {**manuals.settings, "output": str(tmp_path / "stopped")}
+    stopped = run(settings)
+    assert not stopped.finished
+    unfinished = held_out_of(str(stopped.folder))
+    monkeypatch.setattr("skipwise.train.find_held_out_end", lambda *_: pytest.fail("chosen anew"))
+    resumed = run(settings, resume=True)
+    assert resumed.record["corpus"] == whole.record["corpus"]
+    losses = [[entry["loss"] for entry in each.log if "loss" in entry] for each in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+    kept = held_out_of(str(whole.folder))
+    assert kept is not None
+    assert kept == unfinished
+    end = whole.record["corpus"]["held_out_end"]
+    how: dict[str, Any] = {"min_tokens": 2, "part": "held_out", "held_out_share": 0.1, "progress": False}
+    store = build_store(kept.source, manuals.tokenizer, held_out_end=kept.end, **how)
+    number = int(end["document"].removesuffix(".txt"))
+    assert store.document(0).tolist() == manuals.ids(number)[-end["tokens"] :]
+    # Of other documents nothing is meant: the end of one that was trained on is no held-out text.
+    others = _written(tmp_path / "others", manuals.texts[:1])
+    with pytest.raises(DataError, match="none of 1 documents is in the held_out part"):
+        build_store(others, manuals.tokenizer, held_out_end=kept.end, **how)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_a_run_that_was_begun_without_goes_on_without(manuals: Manuals, stop_after: Any, monkeypatch: Any) -> None:
+    """As runs of earlier versions were."""
+    with monkeypatch.context() as patch:
+        patch.setattr("skipwise.train.find_held_out_end", lambda *_: None)
+        stop_after(2)
+        stopped = run(manuals.settings)
+    begun = json.loads((stopped.folder / "begun.json").read_text())
+    del begun["held_out_end"]
+    (stopped.folder / "begun.json").write_text(json.dumps(begun))
+    resumed = run(manuals.settings, resume=True)
+    assert resumed.finished
+    assert "held_out_end" not in resumed.record["corpus"]
+
+
+@pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize(
+    ("texts", "shared"),
+    [
+        ([*_texts(3, 500), *_texts(1, 500, held_out=True)], None),
+        ([*_texts(3, 500), *_texts(1, 3, held_out=True)], "the longest"),
+        (_texts(1, 500, held_out=True), "0.txt"),
+        (_texts(3, 12), None),
+    ],
+    ids=["enough is held out", "too little is", "all is", "too short to be shared"],
+)
+def test_whole_documents_come_first(
+    texts: list[str], shared: str | None, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    data = {"source": str(_written(tmp_path / "docs", texts)), "held_out": 0.2}
+    entry = run(settings, data=data).record["corpus"].get("held_out_end")
+    if shared == "the longest":
+        shared = f"{max(range(3), key=lambda number: len(texts[number]))}.txt"
+    assert (entry and entry["document"]) == shared
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_calibration_leaves_the_end_alone(manuals: Manuals, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[list[int]] = []
+
+    def calibrated(*arguments: Any, **_: Any) -> tuple[dict[str, Any], str]:
+        offered.extend(ids.tolist() for ids in arguments[2])
+        return {}, "none"
+
+    monkeypatch.setattr("skipwise.train.calibrate_run", calibrated)
+    monkeypatch.setattr("skipwise.train.require_calibratable", lambda *_: None)
+    found = run(manuals.settings, calibrate=True)
+    entry = found.record["corpus"]["held_out_end"]
+    number = int(entry["document"].removesuffix(".txt"))
+    assert sorted(map(len, offered)) == sorted(
+        len(manuals.ids(n)) - (entry["tokens"] if n == number else 0) for n in range(3)
+    )
