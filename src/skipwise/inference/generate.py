@@ -233,7 +233,8 @@ class LocalGeneration:
             self._cache, self._read = found
         else:
             self._cache = make_cache(self._engine.cache_kind, self._model, self._request.total_tokens)
-        self._reused = min(self._read, len(self._request.prompt_ids))
+        # Read anew or not: what the prompt had of an earlier cache, it had.
+        self._reused = max(self._reused, min(self._read, len(self._request.prompt_ids)))
 
     @property
     def _prefix_kind(self) -> Hashable:
