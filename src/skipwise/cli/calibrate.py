@@ -176,7 +176,7 @@ def _data(model: str, source: str | None, field: str | None) -> "DataConfig":
 
     run, given = held_out_of(model), DataConfig()
     if run is not None:
-        given = given.model_copy(update={"held_out": run.share})
+        given = given.model_copy(update={"held_out": run.share, "control_tokens": run.control_tokens})
         if source is None:
             given = given.model_copy(update={"source": run.source, "field": run.field})
     changes = {name: value for name, value in (("source", source), ("field", field)) if value is not None}

@@ -213,7 +213,8 @@ def evaluate(
         subjects = [Subject(None, lambda: load_model(model, **stretched, **how))]
 
     state = process_state()
-    choice = choose_documents(held_out_of(model), all_documents=all_documents, share=held_out_share)
+    run = held_out_of(model)
+    choice = choose_documents(run, all_documents=all_documents, share=held_out_share)
     reads_documents = any(made.uses_documents for made in tasks)
     if choice.warning and reads_documents and state.is_main_process:
         logger.warning(choice.warning)
@@ -236,6 +237,7 @@ def evaluate(
                 min_tokens=2,
                 part=choice.part,
                 held_out_share=choice.share,
+                control_tokens=run.control_tokens if run else "text",
                 progress=not as_json and state.is_main_process,
             )
             texts = [store.document(index) for index in range(store.num_documents)]

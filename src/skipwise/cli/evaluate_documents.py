@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skipwise.config import DataConfig, RunConfig
+from skipwise.config import DataConfig
 
 if TYPE_CHECKING:
     from skipwise.corpus import Part
+    from skipwise.tokenizing import Reading
 
 
 class HeldOut(NamedTuple):
@@ -21,11 +22,13 @@ class HeldOut(NamedTuple):
         share: of its documents, 0 to 1.
         source: where its documents came from.
         field: entry with their text.
+        control_tokens: as in `DataConfig`.
     """
 
     share: float
     source: str | list[str]
     field: str = "text"
+    control_tokens: "Reading" = "text"
 
 
 class Choice(NamedTuple):
@@ -53,15 +56,17 @@ def held_out_of(model: str) -> HeldOut | None:
     Args:
         model: the output folder of a run, finished or not, or one of its checkpoints; any other model as well.
     """
-    from skipwise.train.folder import RECORD_FILE, SETTINGS_FILE
+    from skipwise.train.folder import RECORD_FILE, SETTINGS_FILE, begun_settings
 
     for folder in (Path(model), Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)):
         if (record := folder / RECORD_FILE).is_file():
             data = json.loads(record.read_text(encoding="utf-8"))["config"]["data"]
-            return HeldOut(data["held_out"], data["source"], data.get("field", "text"))
+            # Before there was this setting, control tokens that documents spell were tokens.
+            meant = data.get("control_tokens", "tokens")
+            return HeldOut(data["held_out"], data["source"], data.get("field", "text"), meant)
         if (settings := folder / SETTINGS_FILE).is_file():
-            data = RunConfig.from_yaml(settings).data
-            return HeldOut(data.held_out, data.source, data.field)
+            data = begun_settings(settings).data
+            return HeldOut(data.held_out, data.source, data.field, data.control_tokens)
     return None
 
 

@@ -48,4 +48,5 @@ def open_stream(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, lanes
         buffer=data.buffer,
         join=data.join,
         held_out_share=data.held_out,
+        control_tokens=data.control_tokens,
     )

@@ -40,7 +40,7 @@ def first_documents(
     Raises:
         DataError: of all that were looked through none is long enough, nor are several joined; or as `Shards`.
     """
-    shards, encoder = Shards(data.source, data.field), Encoder(tokenizer)
+    shards, encoder = Shards(data.source, data.field), Encoder(tokenizer, data.control_tokens)
     texts = (text for shard in range(len(shards)) for text in shards.texts(shard))
     long, joined, gathered = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     for text in islice(texts, _LOOKED_THROUGH):

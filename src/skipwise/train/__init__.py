@@ -86,7 +86,7 @@ from skipwise.train.quantized import (
 from skipwise.train.recipe import (
     NoRoomToGrowError,
     RecipeRefusedError,
-    begun_recipe,
+    as_begun,
     exercises_as_fit,
     require_healthy_run,
     settle_recipe,
@@ -148,7 +148,7 @@ def extend(
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
     asked = config
-    given = begun_recipe(config) if resume or RunFolder(config).is_to_be_resumed else config
+    given = as_begun(config) if resume or RunFolder(config).is_to_be_resumed else config
     config = settle_recipe(given, read_config(given.model, trust_remote_code=given.trust_remote_code), sampler)
     how: dict[str, Any] = {"sampler": sampler, "resume": resume, "skip_bad_items": skip_bad_items}
     while True:

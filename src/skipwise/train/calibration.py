@@ -58,6 +58,7 @@ def calibration_documents(data: DataConfig, tokenizer: Any, target: int, *, prog
         "min_tokens": target,
         "part": "train",
         "held_out_share": data.held_out or DataConfig().held_out,
+        "control_tokens": data.control_tokens,
         "progress": progress,
     }
     try:

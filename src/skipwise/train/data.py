@@ -316,5 +316,6 @@ def _store(config: RunConfig, tokenizer: Any, part: Part, at_least: int, join: b
         join=data.join if join is None else join,
         part=part,
         held_out_share=data.held_out,
+        control_tokens=data.control_tokens,
         progress=PartialState().is_main_process and not config.training.get("disable_tqdm", False),
     )

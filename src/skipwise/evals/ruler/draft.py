@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from skipwise.errors import ConfigError
 from skipwise.evals.passkey_prompt import FILLER
+from skipwise.tokenizing import encoder_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class EncodedDraft(NamedTuple):
 
 
 class PromptEncoder:
-    """Turns drafts into tokens.
+    """Turns drafts into tokens; control tokens that a draft spells are text.
 
     Args:
         tokenizer: a tokenizer of the transformers library.
@@ -60,11 +61,9 @@ class PromptEncoder:
         """The draft with the tokens that the model reads."""
         if not self._chat:
             return EncodedDraft(draft, self._bos_ids + self._plain(f"{draft.request} {draft.answer_prefix}"))
-        opening = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": draft.request}], tokenize=False, add_generation_prompt=True
-        )
         # The template writes the beginning-of-sequence token itself.
-        return EncodedDraft(draft, self._plain(opening + draft.answer_prefix))
+        messages = [{"role": "user", "content": draft.request}]
+        return EncodedDraft(draft, encoder_of(self._tokenizer).encode_chat(messages, ending=draft.answer_prefix))
 
     def answer_ids(self, draft: Draft, max_tokens: int) -> list[int] | None:
         """Tokens whose appearance right after the prompt puts the first reference into the output; None if unsure."""
@@ -75,7 +74,7 @@ class PromptEncoder:
         return answer if proves and len(answer) <= max_tokens else None
 
     def _plain(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return encoder_of(self._tokenizer).encode(text)
 
 
 _FILLER_WORDS = FILLER.split()

@@ -1,0 +1,21 @@
+"""The tokenizer of a model, without its weights."""
+
+from typing import Any
+
+
+def load_tokenizer(model: str, *, trust_remote_code: bool) -> Any:
+    """Loads it.
+
+    Raises:
+        SkipwiseError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    from skipwise.model.source import locate, one_line_errors
+
+    place = locate(model, weights=False)
+    with one_line_errors(place, "the tokenizer"):
+        loaded = AutoTokenizer.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
+    # It would warn of texts that are longer than its model's window; they may be meant for an extended one.
+    loaded.model_max_length = 2**62
+    return loaded
