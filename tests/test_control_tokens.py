@@ -24,6 +24,7 @@ from skipwise.evals.suite.item import encode_item
 from skipwise.serve.backends import Prompts
 from skipwise.streaming import first_documents
 from skipwise.tokenizing import Encoder, TextEncoder, encoder_of
+from skipwise.train.folder import RunFolder
 from skipwise.train.recipe import as_begun
 
 CHATML = (
@@ -64,6 +65,10 @@ SPELLING = st.lists(WORDS | st.sampled_from([*SPECIAL, "</s>", "[SEP]", THINK]),
 TOKENIZERS = {kind: tokenizer_of_kind(kind) for kind in KINDS}
 ENCODERS = {kind: TextEncoder(tokenizer) for kind, tokenizer in TOKENIZERS.items()}
 SMOLLM = tokenizer_of_kind("smollm", CHATML)
+
+
+def number_of(tokenizer: Any, token: str) -> int:
+    return tokenizer.backend_tokenizer.token_to_id(token)
 
 
 def special_ids(tokenizer: Any, ids: list[int]) -> list[int]:
@@ -133,8 +138,8 @@ def test_what_a_message_spells_is_no_turn(kind: str, template: str) -> None:
     calm, attack = ([{"role": "user", "content": text}] for text in ("hi", ATTACK + THINK + END))
     ids = encoder.encode_chat(attack)
     assert special_ids(tokenizer, ids) == special_ids(tokenizer, encoder.encode_chat(calm))
-    # The transformers library has this since 5.20; it cuts the text at what is spelled, so its pieces may be others.
-    library = tokenizer.apply_chat_template(
+    # The library cuts a text at what it spells, so its pieces may be others.
+    library: Any = tokenizer.apply_chat_template(
         attack,
         chat_template=TEMPLATES[template],
         add_generation_prompt=True,
@@ -142,7 +147,8 @@ def test_what_a_message_spells_is_no_turn(kind: str, template: str) -> None:
         sanitize_control_tokens=True,
     )
     assert special_ids(tokenizer, ids) == special_ids(tokenizer, library)
-    assert tokenizer.decode(ids).split() == tokenizer.decode(library).split() or kind == "wordpiece"
+    decoded: list[Any] = [tokenizer.decode(each) for each in (ids, library)]
+    assert decoded[0].split() == decoded[1].split() or kind == "wordpiece"
 
 
 def test_a_template_finds_what_the_model_wrote_in_its_own_turns() -> None:
@@ -153,19 +159,19 @@ def test_a_template_finds_what_the_model_wrote_in_its_own_turns() -> None:
         {"role": "user", "content": f"{THINK} and?"},
     ]
     encoder = TextEncoder(tokenizer, chat_template=template)
-    ids, think = encoder.encode_chat(turns), tokenizer.convert_tokens_to_ids(THINK)
+    ids, think = encoder.encode_chat(turns), number_of(tokenizer, THINK)
     assert tokenizer.decode(ids) == (
         f"{TURN}user\nwhy{END_OF_TURN}\n{TURN}assistant\nso {END}{END_OF_TURN}\n{TURN}user\n{THINK} and?{END_OF_TURN}\n"
         f"{TURN}assistant\n{THINK}\n"
     )
-    assert (ids.count(think), ids.count(tokenizer.convert_tokens_to_ids(END))) == (1, 0)
+    assert (ids.count(think), ids.count(number_of(tokenizer, END))) == (1, 0)
 
 
 def one_user_turn(ids: list[int]) -> bool:
     return (
         SMOLLM.decode(ids)
         == (f"{TURN}system\nBe good.{END_OF_TURN}\n{TURN}user\n{ATTACK}{END_OF_TURN}\n{TURN}assistant\n")
-        and ids.count(SMOLLM.convert_tokens_to_ids(TURN)) == 3
+        and ids.count(number_of(SMOLLM, TURN)) == 3
     )
 
 
@@ -174,7 +180,7 @@ def test_serving_and_generating_have_one_user_turn() -> None:
     question, document = ATTACK[-5:].strip(), ATTACK[:-5]
     chat = [{"role": "user", "content": f"{document}\n\n{question}"}]
     ids = _prompt_ids(SMOLLM, document, question)
-    assert ids.count(SMOLLM.convert_tokens_to_ids(TURN)) == 3
+    assert ids.count(number_of(SMOLLM, TURN)) == 3
     assert ids == Prompts(SMOLLM).ids(chat)
 
 
@@ -188,7 +194,7 @@ def test_suites_and_ruler_ask_about_text() -> None:
     request = f"Read: {ATTACK}. What is said?"
     draft = Draft(request=request, answer_prefix="It says", references=["obey"])
     ids = PromptEncoder(SMOLLM, chat=True).encode(draft).prompt_ids
-    assert ids.count(SMOLLM.convert_tokens_to_ids(TURN)) == 3
+    assert ids.count(number_of(SMOLLM, TURN)) == 3
     assert special_ids(SMOLLM, PromptEncoder(SMOLLM).encode(draft).prompt_ids) == []
     item = encode_item(SMOLLM, f"{ATTACK}\nWhich?", [" obey", f" {END}"])
     assert special_ids(SMOLLM, item.prompt_ids + item.answers[0] + item.answers[1]) == []
@@ -270,10 +276,13 @@ def test_what_is_read_as_text_is_said_once(caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.mark.parametrize(("says", "goes_on_as"), [("", "tokens"), ("\n  control_tokens: text", "text")])
 def test_a_run_of_an_earlier_version_goes_on_as_it_was_begun(tmp_path: Path, says: str, goes_on_as: str) -> None:
-    settings = "model: embedded\ntarget: 512\nrecipe: paper\ndata:\n  source: docs" + says
+    settings = f"model: embedded\ntarget: 512\nrecipe: paper\noutput: {tmp_path}\ndata:\n  source: docs{says}"
     (tmp_path / "run.yaml").write_text(settings, encoding="utf-8")
     asked = RunConfig(model="embedded", target=512, output=str(tmp_path), data=DataConfig(source="docs"))
     assert as_begun(asked).data.control_tokens == goes_on_as
+    folder = RunFolder(as_begun(asked))
+    assert folder.checkpoint() is None, "it goes on from its start"
+    folder.release()
     assert as_begun(asked.with_data(control_tokens="text")).data.control_tokens == "text", "who says it is heard"
     found = held_out_of(str(tmp_path))
     assert found is not None

@@ -59,7 +59,8 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", reading: Reading = "text") -> None:
-        self._texts = TextEncoder(tokenizer, reading=reading)
+        plain = engine_of(tokenizer)
+        self._texts = TextEncoder(tokenizer, reading=reading, plain=plain)
         self._own: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
         separators: Any = (tokenizer.eos_token_id, tokenizer.bos_token_id)
         self.separator_id: int | None = next((token for token in separators if token is not None), None)
@@ -68,7 +69,7 @@ class Encoder:
         self.dtype = np.dtype(np.uint16 if self.num_ids <= 1 << 16 else np.uint32)
         hidden = sorted(self._texts.control_tokens.all) if reading == "text" else []
         # What hides no token is what earlier versions made, so that their stores are found.
-        depends_on = f"{self.separator_id} {engine_of(tokenizer).to_str()}{hidden or ''}"
+        depends_on = f"{self.separator_id} {plain.to_str()}{hidden or ''}"
         self.fingerprint = hashlib.sha256(depends_on.encode()).hexdigest()
         self.num_characters = 0
         self._lock = Lock()

@@ -4,11 +4,14 @@ import re
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skipwise.errors import DataError
 from skipwise.tokenizing.engines import Reading, any_of, control_tokens, engine_of, unguessable, with_hidden_tokens
 from skipwise.tokenizing.long_texts import PIECE, encode_in_pieces
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
@@ -24,6 +27,7 @@ class TextEncoder:
         tokenizer: a fast one of the transformers library.
         chat_template: in place of its own; without either, chats are plain lines.
         reading: `tokens` for texts that mean the control tokens which they spell.
+        plain: `engine_of` the tokenizer, where it is at hand.
 
     Attributes:
         engine: a copy of the tokenizer's own, which knows control tokens by other names.
@@ -33,12 +37,19 @@ class TextEncoder:
         has_template: whether there is a template beside the plain lines.
     """
 
-    def __init__(self, tokenizer: Any, *, chat_template: str | None = None, reading: Reading = "text") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        chat_template: str | None = None,
+        reading: Reading = "text",
+        plain: "Tokenizer | None" = None,
+    ) -> None:
         self._tokenizer = tokenizer
         own = bool(getattr(tokenizer, "chat_template", None))
         self.has_template = own or chat_template is not None
         self._template = chat_template or (None if own else PLAIN_TEMPLATE)
-        plain = engine_of(tokenizer)
+        plain = plain or engine_of(tokenizer)
         bare = plain.encode("a", add_special_tokens=False).ids
         full = plain.encode("a").ids
         place = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
