@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import END, END_OF_TURN, KINDS, SPECIAL, THINK, TURN, tokenizer_of_kind
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from skipwise.cli.evaluate_documents import held_out_of
 from skipwise.cli.generate import _prompt_ids
@@ -128,6 +128,16 @@ def test_a_chat_that_spells_none_is_the_librarys(kind: str, template: str, texts
 
 
 CHATS: dict[tuple[str, str], TextEncoder] = {}
+
+
+def test_a_template_writes_what_its_tokenizer_finds_as_a_word_alone() -> None:
+    tokenizer = copy.deepcopy(TOKENIZERS["gpt2"])
+    tokenizer.add_tokens([AddedToken("<turn>", single_word=True, normalized=False, special=True)], special_tokens=True)
+    template = "{% for m in messages %}<turn> {{ m.role }}<turn>{{ m.content }}{% endfor %}"
+    encoder, messages = TextEncoder(tokenizer, chat_template=template), [{"role": "user", "content": "hi <turn> x"}]
+    ids, turn = encoder.encode_chat(messages), number_of(tokenizer, "<turn>")
+    assert tokenizer.decode(ids) == "<turn> user<turn>hi <turn> x"
+    assert (ids.count(turn), tokenizer.encode("<turn> user<turn>hi").count(turn)) == (1, 1)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

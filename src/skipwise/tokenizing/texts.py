@@ -56,9 +56,12 @@ class TextEncoder:
         self.prefix, self.closing = full[:place], full[place + len(bare) :]
         self.control_tokens = control_tokens(tokenizer, chat_template)
         self.engine, self._names = with_hidden_tokens(plain, self.control_tokens.all if reading == "text" else ())
-        normalizer = self.engine.normalizer
+        normalizer, added = self.engine.normalizer, self.engine.get_added_tokens_decoder()
+        alone = {token.content for token in added.values() if token.single_word}
         self._fragile = {
-            name: token for token, name in self._names.items() if normalizer and normalizer.normalize_str(name) != name
+            name: token
+            for token, name in self._names.items()
+            if name in alone or (normalizer and normalizer.normalize_str(name) != name)
         }
         # Other models look at all of a word: whether WordPiece knows it, which pieces Unigram gives it.
         self._cut_anywhere = type(self.engine.model).__name__ == "BPE"
@@ -111,8 +114,8 @@ class TextEncoder:
     def _with_names_found(self, text: str) -> str:
         """The text with tokens spelled again that the engine does not find by name where they stand.
 
-        It looks for some tokens in normalized text, and a normalizer that puts a space before each text, as Llama 2's
-        does, has it find these behind spaces alone.
+        It finds some tokens as single words alone. Others it looks for in normalized text, and a normalizer that puts a
+        space before each text, as Llama 2's does, has it find these behind spaces alone.
         """
         if not any(name in text for name in self._fragile):
             return text
