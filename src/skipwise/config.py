@@ -89,6 +89,8 @@ class DataConfig(StrictModel):
         retrieval: share of windows that are generated retrieval exercises instead of the documents' text.
         near_labels: share of the labels that are kept in chunks before the last, which have nothing far away to look
             at; below 1, what can be told from afar weighs more in the loss.
+        control_tokens: what documents mean that spell control tokens, such as `<|im_end|>`: `text` reads them as the
+            letters that they are written in; `tokens` is for corpora that were written for this tokenizer.
         streaming: reads Parquet files or hub data sets as they are trained on, instead of tokenizing them all first;
             for corpora larger than the disk.
         buffer: with `streaming`, documents that each window of a step has in memory and takes in random order.
@@ -105,6 +107,7 @@ class DataConfig(StrictModel):
     held_out: Share = 0.1
     retrieval: Share = 0.0
     near_labels: Share = 1.0
+    control_tokens: Literal["text", "tokens"] = "text"
     streaming: bool = False
     buffer: int = Field(default=100, ge=1)
 
@@ -355,7 +358,11 @@ class RunConfig(StrictModel):
 
     def with_retrieval(self, share: float) -> "RunConfig":
         """The run with another share of retrieval exercises."""
-        return self.model_copy(update={"data": self.data.model_copy(update={"retrieval": share})})
+        return self.with_data(retrieval=share)
+
+    def with_data(self, **changes: Any) -> "RunConfig":
+        """The run with other settings of its documents."""
+        return self.model_copy(update={"data": self.data.model_copy(update=changes)})
 
     def _own(self) -> dict[str, Any]:
         """The settings that were given, of documents the single ones, as a recipe has some of these too.

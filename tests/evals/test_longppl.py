@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from byte_tokenizer import END, byte_tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import EvalContext
 from skipwise.evals import longppl as longppl_module
-from skipwise.evals.longppl import LongPPL, inside
+from skipwise.evals.longppl import LongPPL, _located, inside
 
 from .conftest import BOS, ByteTokenizer, make_llama
 
@@ -156,6 +157,18 @@ def test_a_document_that_is_not_its_own_text_is_unscorable(text_context, tmp_pat
         (1, False),
     ]
     assert measured.results[-1].num_skipped == 1
+
+
+@pytest.mark.parametrize("reading", ["text", "tokens"])
+def test_a_document_spells_control_tokens_or_is_joined_by_them(reading: str) -> None:
+    tokenizer = byte_tokenizer()
+    ids = tokenizer.encode("a<end>b", split_special_tokens=reading == "text")
+    assert (END in ids, len(ids)) == ((False, 7) if reading == "text" else (True, 3))
+    found = _located(byte_tokenizer(), np.array(ids), len(ids))
+    assert found is not None
+    assert (found.text, found.reading) == ("a<end>b", reading)
+    within = [[1, 6]] if reading == "tokens" else [[place, place + 1] for place in range(1, 6)]
+    assert found.spans.tolist() == [[0, 1], *within, [6, 7]]
 
 
 def test_a_length_that_ends_within_a_character_is_measured(text_context, tmp_path) -> None:

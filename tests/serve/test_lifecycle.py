@@ -98,14 +98,14 @@ def test_who_leaves_while_waiting_never_runs(serve: Callable[..., Any]) -> None:
 
 def test_who_leaves_while_a_text_is_read_never_runs(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     running = serve()
-    began, go_on, inner = threading.Event(), threading.Event(), running.backend._prompts.ids
+    began, go_on, inner = threading.Event(), threading.Event(), running.backend._tokenizing._prompts.ids
 
     def slow(prompt: Any) -> list[int]:
         began.set()
         assert go_on.wait(10)
         return inner(prompt)
 
-    monkeypatch.setattr(running.backend._prompts, "ids", slow)
+    monkeypatch.setattr(running.backend._tokenizing._prompts, "ids", slow)
     gone = socket.create_connection(("127.0.0.1", running.port))
     body = json.dumps({"model": "stand-in", "prompt": "w", "max_tokens": 5}).encode()
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""What `vllm serve` answers, in so far as this project asks for it: /health, /tokenize and streams of /v1/completions.
+"""What `vllm serve` answers, in so far as this project asks for it: /health and streams of /v1/completions.
 
 It is started as vLLM is, with the same arguments and environment, checks them, and writes down what it was sent.
 """
@@ -35,13 +35,6 @@ def trusted(request: web.Request) -> None:
 
 async def health(_: web.Request) -> web.Response:
     return web.Response()
-
-
-async def tokenize(request: web.Request) -> web.Response:
-    trusted(request)
-    body = await request.json()
-    text = body["prompt"] if "prompt" in body else "".join(one["content"] for one in body["messages"])
-    return web.json_response({"tokens": list(text.encode()), "count": len(text.encode()), "max_model_len": WINDOW})
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -81,6 +74,6 @@ if __name__ == "__main__":
         sys.exit(7)
     time.sleep(float(os.environ.get("STANDIN_SLOW", "0")))
     app = web.Application(client_max_size=1 << 26)
-    app.add_routes([web.get("/health", health), web.post("/tokenize", tokenize)])
+    app.add_routes([web.get("/health", health)])
     app.add_routes([web.post("/v1/completions", completions)])
     web.run_app(app, host=option("--host"), port=int(option("--port")), print=None, handler_cancellation=True)

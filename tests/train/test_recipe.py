@@ -15,7 +15,7 @@ from skipwise.errors import ConfigError
 from skipwise.positions import PoSE, RandPos
 from skipwise.settings import parse_yaml
 from skipwise.train import data
-from skipwise.train.recipe import MaskRefusedError, RecipeRefusedError, begun_recipe, settle_recipe
+from skipwise.train.recipe import MaskRefusedError, RecipeRefusedError, as_begun, settle_recipe
 
 SMALL = {"model": "some/model", "target": "32k"}
 FLAT = PoSE(skips="flat", text="aligned", start="mixed")
@@ -166,11 +166,11 @@ def test_exercises_that_were_asked_for_are_not_left_out(
 @pytest.mark.parametrize(("text", "recipe"), [("recipe: growing", "growing"), ("recipe: auto", "paper"), ("", "paper")])
 def test_a_run_goes_on_with_the_recipe_that_it_was_begun_with(text: str, recipe: str, tmp_path: Path) -> None:
     plain = RunConfig.from_mapping(SMALL | {"output": str(tmp_path)})
-    assert begun_recipe(plain) is plain, "nothing has begun"
+    assert as_begun(plain) is plain, "nothing has begun"
     (tmp_path / "run.yaml").write_text(f"model: some/model\ntarget: 32k\n{text}\n")
-    assert begun_recipe(plain).recipe == recipe
+    assert as_begun(plain).recipe == recipe
     named = plain.with_recipe("diluted")
-    assert begun_recipe(named) is named
+    assert as_begun(named).recipe == "diluted"
 
 
 @pytest.mark.parametrize("name", ["paper", "growing", "diluted"])

@@ -1,11 +1,12 @@
 """`skipwise eval build-suite`: a private benchmark from a folder of documents."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skipwise.cli.options import JsonOption, SkipUnreadableOption, TrustOption, print_json
+from skipwise.cli.tokenizer import load_tokenizer
 from skipwise.window import parse_length
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def build_suite(
 
     built = suite.build_suite(
         look_through(documents, field=field, skip_unreadable=skip_unreadable),
-        _load_tokenizer(tokenizer, trust_remote_code),
+        load_tokenizer(tokenizer, trust_remote_code=trust_remote_code),
         out,
         lengths=lengths,
         num_items=items,
@@ -71,16 +72,6 @@ def build_suite(
         print_json({"folder": str(built.folder), **built.index})
     else:
         _print_summary(built)
-
-
-def _load_tokenizer(model: str, trust_remote_code: bool) -> Any:
-    from skipwise.model.source import locate
-    from skipwise.model.tokenizer import load_tokenizer
-
-    loaded = load_tokenizer(locate(model, weights=False), trust_remote_code=trust_remote_code)
-    # It would warn of texts that are longer than its model's window; a suite may be meant for an extended one.
-    loaded.model_max_length = 2**62
-    return loaded
 
 
 def _print_summary(built: "SuiteFolder") -> None:

@@ -196,7 +196,7 @@ def _data(run: "HeldOut | None", source: str | None, field: str | None, skip_unr
 
     given = DataConfig(skip_unreadable=skip_unreadable or (run is not None and run.skip_unreadable))
     if run is not None:
-        given = given.model_copy(update={"held_out": run.share})
+        given = given.model_copy(update={"held_out": run.share, "control_tokens": run.control_tokens})
         if source is None:
             given = given.model_copy(update={"source": run.source, "field": run.field})
     changes = {name: value for name, value in (("source", source), ("field", field)) if value is not None}

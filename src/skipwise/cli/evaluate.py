@@ -252,6 +252,7 @@ def evaluate(
                 part=choice.part,
                 held_out_share=choice.share,
                 held_out_end=None if run is None else run.end,
+                control_tokens=run.control_tokens if run else "text",
                 progress=not as_json and state.is_main_process,
             )
             texts = [store.document(index) for index in range(store.num_documents)]

@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skipwise.config import DataConfig, RunConfig
+from skipwise.config import DataConfig
 
 if TYPE_CHECKING:
     from skipwise.corpus import HeldOutEnd, Part
+    from skipwise.tokenizing import Reading
 
 
 class HeldOut(NamedTuple):
@@ -24,6 +25,7 @@ class HeldOut(NamedTuple):
         field: entry with their text.
         skip_unreadable: files and records that could not be read were left out.
         end: end of one of them that was kept out; None where documents were whole.
+        control_tokens: as in `DataConfig`.
     """
 
     share: float
@@ -31,6 +33,7 @@ class HeldOut(NamedTuple):
     field: str = "text"
     skip_unreadable: bool = False
     end: "HeldOutEnd | None" = None
+    control_tokens: "Reading" = "text"
 
 
 class Choice(NamedTuple):
@@ -58,24 +61,32 @@ def held_out_of(model: str) -> HeldOut | None:
     Args:
         model: the output folder of a run, finished or not, or one of its checkpoints; any other model as well.
     """
-    from skipwise.train.folder import BEGUN_FILE, RECORD_FILE, SETTINGS_FILE, read_held_out_end
+    from skipwise.train.folder import BEGUN_FILE, RECORD_FILE, SETTINGS_FILE, begun_settings, read_held_out_end
 
     for folder in (Path(model), Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)):
         if (record_file := folder / RECORD_FILE).is_file():
             record = json.loads(record_file.read_text(encoding="utf-8"))
             data = record["config"]["data"]
             return HeldOut(
-                data["held_out"],
-                data["source"],
-                data.get("field", "text"),
-                data.get("skip_unreadable", False),
-                read_held_out_end(record.get("corpus", {})),
+                share=data["held_out"],
+                source=data["source"],
+                field=data.get("field", "text"),
+                skip_unreadable=data.get("skip_unreadable", False),
+                end=read_held_out_end(record.get("corpus", {})),
+                # Before there was this setting, control tokens that documents spell were tokens.
+                control_tokens=data.get("control_tokens", "tokens"),
             )
         if (settings := folder / SETTINGS_FILE).is_file():
-            data = RunConfig.from_yaml(settings).data
+            data = begun_settings(settings).data
             begun = folder / BEGUN_FILE
-            end = read_held_out_end(json.loads(begun.read_text(encoding="utf-8"))) if begun.is_file() else None
-            return HeldOut(data.held_out, data.source, data.field, data.skip_unreadable, end)
+            return HeldOut(
+                share=data.held_out,
+                source=data.source,
+                field=data.field,
+                skip_unreadable=data.skip_unreadable,
+                end=read_held_out_end(json.loads(begun.read_text(encoding="utf-8"))) if begun.is_file() else None,
+                control_tokens=data.control_tokens,
+            )
     return None
 
 

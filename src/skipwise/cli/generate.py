@@ -46,6 +46,14 @@ def generate(
             "ask about one document, which is read once.",
         ),
     ] = None,
+    control_tokens: Annotated[
+        Literal["text", "tokens"],
+        typer.Option(
+            "--control-tokens",
+            help="What a prompt means that spells tokens such as <|im_end|>: this text, or, written by hand in the "
+            "model's own format, the tokens. A question by --ask is always text.",
+        ),
+    ] = "text",
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Stop after these.")
     ] = 128,
@@ -122,7 +130,7 @@ def generate(
     for question in questions:
         request = _request(
             modes,
-            _prompt_ids(modes.tokenizer, text, question),
+            _prompt_ids(modes.tokenizer, text, question, control_tokens),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -153,14 +161,20 @@ def _prompt_text(prompt: str | None, file: Path | None) -> str:
         ) from error
 
 
-def _prompt_ids(tokenizer: Any, text: str, question: str | None) -> list[int]:
+def _prompt_ids(
+    tokenizer: Any, text: str, question: str | None, control_tokens: Literal["text", "tokens"] = "text"
+) -> list[int]:
     """Token ids of the prompt, with the question after it: as a chat turn where the model knows such, else a line."""
+    from skipwise.tokenizing import encoder_of
+
+    encoder = encoder_of(tokenizer)
     if question is not None and getattr(tokenizer, "chat_template", None):
-        turn = [{"role": "user", "content": f"{text}\n\n{question}"}]
-        return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+        return encoder.encode_chat([{"role": "user", "content": f"{text}\n\n{question}"}])
+    if question is None and control_tokens == "tokens":
+        # Too long a prompt is refused in our own words.
+        return list(tokenizer(text, verbose=False)["input_ids"])
     whole = text if question is None else f"{text}\n\n{question}\n"
-    # Too long a prompt is refused in our own words.
-    return list(tokenizer(whole, verbose=False)["input_ids"])
+    return encoder.encode(whole, add_special_tokens=True)
 
 
 def _request(modes: "TwoModes", ids: Sequence[int], *, max_new_tokens: int, **how: Any) -> "GenerationRequest":

@@ -18,10 +18,11 @@ from skipwise.cli.options import (
     print_json,
     read_length,
 )
+from skipwise.cli.tokenizer import load_tokenizer
 from skipwise.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skipwise.serve.backends import Backend
+    from skipwise.serve.backends import Backend, Prompts
     from skipwise.serve.scheduler import Turns
 
 ENGINES = ("embedded", "vllm")
@@ -126,8 +127,7 @@ def serve(
     if engine == "vllm":
         if cache != "dynamic":
             raise ConfigError(f"--cache is {cache!r}, of the embedded engine; give vLLM its own by --vllm-args")
-        arguments = _split(vllm_args) + ([] if chat_template is None else ["--chat-template", str(chat_template)])
-        backend, target = _vllm(model, base, name, order, arguments, vllm_memory, how)
+        backend, target = _vllm(model, base, name, order, _split(vllm_args), vllm_memory, template, how)
     else:
         if vllm_args:
             raise ConfigError(f"--vllm-args is {vllm_args!r}; it goes with --engine vllm")
@@ -168,15 +168,21 @@ def _embedded(
 
     from skipwise.inference.generate import LocalEngine
     from skipwise.inference.modes import TwoModes
-    from skipwise.serve.backends import Embedded, Prompts
+    from skipwise.serve.backends import Embedded
 
     modes = TwoModes.load(model, base=base, device=PartialState().device, **how)
     # No prefix is kept: what one key sent never serves another, and memory is free when a request is done.
     engine = LocalEngine(modes, name=name, cache=cache, prefixes=0)
-    prompts = Prompts(modes.tokenizer, template)
+    return Embedded(engine, _prompts(modes.tokenizer, template), turns), engine.target
+
+
+def _prompts(tokenizer: Any, template: str | None) -> "Prompts":
+    from skipwise.serve.backends import Prompts
+
+    prompts = Prompts(tokenizer, template)
     if not prompts.has_template:
         print("skipwise: the tokenizer has no chat template; chats are written as plain lines", file=sys.stderr)
-    return Embedded(engine, prompts, turns), engine.target
+    return prompts
 
 
 def _template(path: Path | None) -> str | None:
@@ -194,7 +200,14 @@ def _split(arguments: str) -> list[str]:
 
 
 def _vllm(
-    model: str, base: str | None, name: str, turns: "Turns", arguments: list[str], memory: str, how: dict[str, Any]
+    model: str,
+    base: str | None,
+    name: str,
+    turns: "Turns",
+    arguments: list[str],
+    memory: str,
+    template: str | None,
+    how: dict[str, Any],
 ) -> tuple["Backend", int]:
     """vLLM's servers, and their window."""
     from skipwise.inference.origin import read_origin
@@ -225,4 +238,5 @@ def _vllm(
         arguments=tuple(flags),
         program=(find_program(),),
     )
-    return Vllm(name, settings, turns), settings.target
+    prompts = _prompts(load_tokenizer(model, trust_remote_code=how["trust_remote_code"]), template)
+    return Vllm(name, settings, prompts, turns), settings.target

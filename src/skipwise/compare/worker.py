@@ -186,6 +186,7 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
         part="held_out" if config.data.held_out else "all",
         held_out_share=config.data.held_out,
         held_out_end=end,
+        control_tokens=config.data.control_tokens,
     )
     documents = [store.document(index) for index in range(store.num_documents)]
     for measured in job["evaluation"]:

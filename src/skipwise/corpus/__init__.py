@@ -19,7 +19,7 @@ from skipwise.documents import Sources, look_through
 from skipwise.errors import DataError
 from skipwise.readers import UnreadableError
 from skipwise.token_store import FORMAT, Counts, HeldOutEnd, Part, TokenStore, View
-from skipwise.tokenizing import Encoder, require_fast
+from skipwise.tokenizing import Encoder, Reading, require_fast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,13 +41,15 @@ def build_store(
     cache_dir: str | Path | None = None,
     num_workers: int | None = None,
     progress: bool = True,
+    control_tokens: Reading = "text",
 ) -> TokenStore:
     """Opens the token store of a source, tokenizing it first where that has not been done.
 
     The tokens of all documents are kept under a key of what they depend on: the content of every local file (see
-    `LocalFiles.identity`; of a hub data set the commit), `field`, the tokenizer's serialization, and the version of the
-    format. Whoever asks for the same source with the same tokenizer finds them ready, whatever the other arguments are;
-    they are compared with their checksums first (see `TokenFiles.verify`) and made again where they are damaged.
+    `LocalFiles.identity`; of a hub data set the commit), `field`, the tokenizer's serialization, which control tokens
+    are text, and the version of the format. Whoever asks for the same source with the same tokenizer finds them ready,
+    whatever the other arguments are; they are compared with their checksums first (see `TokenFiles.verify`) and made
+    again where they are damaged.
 
     Processes that ask at the same time share the work, on whatever machines: large sources are cut into parts, each of
     which is tokenized by whoever takes it first (see `building`). Nothing but the folder of `cache_dir` connects them;
@@ -56,6 +58,8 @@ def build_store(
 
     Each document is tokenized as `tokenizer(text)` would, so with the opening token that the model saw in pre-training
     where its tokenizer adds one; a closing token is left off, because a window cut from the middle of a text has none.
+    Control tokens that a document spells are text, unless `control_tokens` says that they are meant. A long document is
+    tokenized in pieces, to the same ids.
 
     Args:
         source: where the documents are, as in `documents.read_documents`; or what `documents.look_through` has made of
@@ -73,12 +77,13 @@ def build_store(
         num_workers: threads that tokenize, by default one for each processor; processes that torchrun starts on one
             machine share the processors.
         progress: shows a progress bar, which of several processes one alone should do.
+        control_tokens: as in `DataConfig`.
 
     Raises:
         DataError: when documents cannot be read or tokens not be written, or no document is long enough.
     """
     require_fast(tokenizer)
-    encoder = Encoder(tokenizer)
+    encoder = Encoder(tokenizer, control_tokens)
     if join and encoder.separator_id is None:
         raise DataError("join is on and the tokenizer has no end or begin token to put between; set one or join=False")
     view = View(min_tokens=min_tokens, join=join, part=part, held_out_share=held_out_share, held_out_end=held_out_end)

@@ -20,7 +20,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm import tqdm
 
-from skipwise.documents import LocalFiles, PassedOver, Source
+from skipwise.documents import Document, LocalFiles, PassedOver, Source
 from skipwise.errors import DataError
 from skipwise.token_store import FORMAT, StoreWriter, TokenFiles
 from skipwise.token_store.writer import sync_folder, write_json
@@ -179,6 +179,8 @@ class _Progress:
         self._shown = shown
         self._bar: tqdm[NoReturn] | None = None
         self._finished_bytes = self._finished = self._documents = self._tokens = 0
+        # Of the part that is tokenized, and of those before it.
+        self._characters = self._before = 0
 
     def __enter__(self) -> "_Progress":
         return self
@@ -193,9 +195,18 @@ class _Progress:
         self._finished_bytes = (self._total or 0) - sum(part.size_bytes or 0 for part in parts)
         self._show(self._finished_bytes if self._total else self._documents)
 
-    def reading(self, part: CorpusPart, written: StoreWriter) -> None:
-        """Takes note of how far a part of this process's own is."""
+    def read(self, documents: Iterator[Document]) -> Iterator[Document]:
+        """Passes documents on, and takes note of how much text has been read."""
+        for document in documents:
+            if not document.text.isspace():
+                self._characters += len(document.text)
+            yield document
+
+    def reading(self, part: CorpusPart, written: StoreWriter, encoder: Encoder) -> None:
+        """Takes note of how far a part of this process's own is: of what was read, what is tokenized by now."""
+        tokenized = encoder.num_characters - self._before
         read = sum(found.read_bytes() for found in part.sources)
+        read = read * tokenized // self._characters if self._characters else read
         self._show(
             self._finished_bytes + read if self._total else self._documents + written.documents,
             documents=self._documents + written.documents,
@@ -206,6 +217,8 @@ class _Progress:
         """Adds a part of this process's own."""
         self._documents += written.documents
         self._tokens += written.tokens
+        self._before += self._characters
+        self._characters = 0
 
     def joined(self, parts: int) -> None:
         """Takes note of how many parts have been put together."""
@@ -239,11 +252,15 @@ def _tokenize(folder: Path, part: CorpusPart, how: Tokenization, bar: _Progress)
     partial.mkdir()
     try:
         left_out = PassedOver() if how.skip_unreadable else None
-        documents = (document for found in part.sources for document in found.documents(how.field, left_out))
+        documents = bar.read(document for found in part.sources for document in found.documents(how.field, left_out))
         with StoreWriter(partial, how.encoder.dtype) as writer:
-            for piece in tokenized(documents, how.encoder, how.workers):
+
+            def show() -> None:
+                bar.reading(part, writer, how.encoder)
+
+            for piece in tokenized(documents, how.encoder, how.workers, show):
                 writer.add(*piece)
-                bar.reading(part, writer)
+                show()
             writer.pass_over(left_out)
             writer.finish(**how.closing)
         if [found.identity() for found in part.sources] != part.identity:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from skipwise.evals.sliding import WindowSpan, windowed_nlls
 from skipwise.model import load_model, read_config, rope_state
 from skipwise.model.source import locate, quiet_transformers
 from skipwise.model.tokenizer import load_tokenizer
+from skipwise.tokenizing import Reading, TextEncoder, encoder_of
 
 logger = logging.getLogger("skipwise")
 
@@ -136,7 +137,10 @@ class LongPPL(ReadsDocuments):
         else:
             num_bos, bos = len(context.bos(self.bos)), replace(context, tokenizer=tokenizer).bos(self.bos)
             texts = (_located(context.tokenizer, body, length - num_bos) for length in lengths for body in bodies)
-            most = max((len(bos) + len(_encode(tokenizer, found[0])[0]) for found in texts if found), default=0)
+            most = max(
+                (len(bos) + len(_encode(tokenizer, found.text, found.reading)[0]) for found in texts if found),
+                default=0,
+            )
         window = rope_state(read_config(scorer)).maximum
         if most > window:
             raise ConfigError(
@@ -174,10 +178,9 @@ class LongPPL(ReadsDocuments):
         found = _located(context.tokenizer, body, num_tokens)
         if found is None:
             return None
-        text, spans = found
-        scorer_body, scorer_spans = _encode(scorer.context.tokenizer, text)
+        scorer_body, scorer_spans = _encode(scorer.context.tokenizer, found.text, found.reading)
         is_key = self._chosen(scorer, scorer_body, scorer.nlls(scorer_body, where), where)
-        return inside(_without_leading_space(text, spans), scorer_spans[is_key])
+        return inside(_without_leading_space(found.text, found.spans), scorer_spans[is_key])
 
     def _chosen(self, scorer: "_Scorer", body: np.ndarray, nlls: np.ndarray, where: str) -> np.ndarray:
         """Which tokens of `body` the scorer finds key, from its NLLs with the long context; bool, one a token."""
@@ -281,17 +284,36 @@ def _without_leading_space(text: str, spans: np.ndarray) -> np.ndarray:
     return np.array([(end - kept if kept else begin, end) for kept, (begin, end) in zip(shortened, spans, strict=True)])
 
 
-def _located(tokenizer: Any, body: np.ndarray, num_tokens: int) -> tuple[str, np.ndarray] | None:
-    """Text of a document's first tokens, and where in it they are, (n, 2) characters; None where it makes others."""
+class _Located(NamedTuple):
+    """Text of a document's first tokens.
+
+    Attributes:
+        text: which.
+        spans: where in it they are, (n, 2) characters.
+        reading: whether control tokens in it are text or tokens, as those between joined documents are.
+    """
+
+    text: str
+    spans: np.ndarray
+    reading: Reading
+
+
+def _located(tokenizer: Any, body: np.ndarray, num_tokens: int) -> _Located | None:
+    """Finds the text of a document's first tokens; None where it makes others."""
     ids = body[: num_tokens + _MARGIN_TOKENS].tolist()
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    own, spans = _encode(tokenizer, text)
-    if not np.array_equal(own[:num_tokens], body[:num_tokens]):
-        return None
-    return text[: spans[num_tokens - 1, 1]], spans[:num_tokens]
+    for reading in get_args(Reading):
+        own, spans = _encode(tokenizer, text, reading)
+        if np.array_equal(own[:num_tokens], body[:num_tokens]):
+            return _Located(text[: spans[num_tokens - 1, 1]], spans[:num_tokens], reading)
+    return None
 
 
-def _encode(tokenizer: Any, text: str) -> tuple[np.ndarray, np.ndarray]:
+def _encode(tokenizer: Any, text: str, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of a text, int64 (n,), and where in it they are, (n, 2) characters."""
+    encoder = encoder_of(tokenizer)
+    if reading == "text" and isinstance(encoder, TextEncoder):
+        encoded = encoder.engine.encode(text, add_special_tokens=False)
+        return np.array(encoded.ids, np.int64), np.array(encoded.offsets, np.int64).reshape(-1, 2)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return np.array(encoded["input_ids"], np.int64), np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)

@@ -12,6 +12,7 @@ from skipwise.errors import ConfigError, UnsupportedModelError
 from skipwise.inference.engine import Engine, GenerationRequest, Mode
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Progress, Scheduler, Turns
+from skipwise.tokenizing import TextEncoder
 
 # Characters from which on a text is a long one.
 _LONG_TEXT = 1 << 16
@@ -94,6 +95,8 @@ def served_models(name: str, original_window: int, target: int) -> dict[str, Ser
 class Prompts:
     """Text and chats to token ids, as a fast tokenizer of the transformers library makes them.
 
+    Control tokens that a client spells are text. Who means the tokens sends token ids.
+
     Args:
         tokenizer: the model's own.
         chat_template: a Jinja template; None for the tokenizer's own, and if it has none a plain one of lines.
@@ -106,26 +109,13 @@ class Prompts:
         UnsupportedModelError: the tokenizer is of another kind.
     """
 
-    PLAIN_TEMPLATE = (
-        "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
-        "{% if add_generation_prompt %}Assistant:{% endif %}"
-    )
-
     def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
-        from tokenizers import Tokenizer
-
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise UnsupportedModelError(
                 f"the tokenizer is a {type(tokenizer).__name__}, with no fast form; give the model a tokenizer.json"
             )
-        self._tokenizer = tokenizer
-        # A copy that nobody sets truncation or padding on, so that threads can share it.
-        self._engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._engine.no_truncation()
-        self._engine.no_padding()
-        own = bool(getattr(tokenizer, "chat_template", None))
-        self.has_template = own or chat_template is not None
-        self._template = chat_template or (None if own else self.PLAIN_TEMPLATE)
+        self._encoder = TextEncoder(tokenizer, chat_template=chat_template)
+        self.has_template = self._encoder.has_template
         self.num_ids = len(tokenizer)
 
     def ids(self, prompt: str | Sequence[Message]) -> list[int]:
@@ -135,21 +125,33 @@ class Prompts:
             Refusal: 400, the template has no place for such a chat.
         """
         if isinstance(prompt, str):
-            return self._encode(prompt, special=True)
+            return self._encoder.encode(prompt, add_special_tokens=True)
         try:
-            text: Any = self._tokenizer.apply_chat_template(
-                list(prompt), chat_template=self._template, add_generation_prompt=True, tokenize=False
-            )
+            rendered = self._encoder.render_chat(prompt)
         except Exception as error:
             # Templates raise on what they do not like, in words of their own that may hold the text.
             reason = f"the model's chat template refuses these messages ({type(error).__name__})"
             raise Refusal(400, f"{reason}; begin with a user's message and take turns", param="messages") from error
-        # A template of the model's own has written all special tokens.
-        return self._encode(text, special=not self.has_template)
+        return self._encoder.encode_rendered(rendered)
 
-    def _encode(self, text: str, *, special: bool) -> list[int]:
-        # A batch of one: that is what lets other threads go on meanwhile.
-        return self._engine.encode_batch_fast([text], add_special_tokens=special)[0].ids
+
+class Tokenizing:
+    """Tokenizes beside the event loop, so that others are answered meanwhile.
+
+    Args:
+        prompts: how.
+    """
+
+    def __init__(self, prompts: Prompts) -> None:
+        self._prompts = prompts
+        # One long text at a time, so that short ones always find a thread; who leaves before its turn is passed over.
+        self._long_texts = ThreadPoolExecutor(1, "skipwise-long-text")
+
+    async def __call__(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids of a text or chat."""
+        size = len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
+        threads = self._long_texts if size > _LONG_TEXT else None
+        return await asyncio.get_running_loop().run_in_executor(threads, self._prompts.ids, prompt)
 
 
 class Embedded:
@@ -162,11 +164,10 @@ class Embedded:
     """
 
     def __init__(self, engine: Engine, prompts: Prompts, turns: Turns) -> None:
-        self._engine, self._prompts = engine, prompts
+        self._engine = engine
         self._scheduler = Scheduler(engine, turns)
         self.num_ids = prompts.num_ids
-        # One long text at a time, so that short ones always find a thread; who leaves before its turn is passed over.
-        self._long_texts = ThreadPoolExecutor(1, "skipwise-long-text")
+        self._tokenizing = Tokenizing(prompts)
         models = served_models(engine.model_names[0], engine.original_window, engine.target)
         self.models = {name: model for name, model in models.items() if self._has(model.mode)}
 
@@ -188,10 +189,8 @@ class Embedded:
         return self._engine.mode_of(request)
 
     async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Token ids of a text or chat; others are answered meanwhile."""
-        size = len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
-        threads = self._long_texts if size > _LONG_TEXT else None
-        return await asyncio.get_running_loop().run_in_executor(threads, self._prompts.ids, prompt)
+        """Token ids of a text or chat."""
+        return await self._tokenizing(prompt)
 
     @asynccontextmanager
     async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:

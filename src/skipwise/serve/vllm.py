@@ -1,7 +1,7 @@
 """vLLM behind this server: two of its servers, one for each mode, and the same keys, limits and answers before them.
 
-A prompt is tokenized by vLLM itself and sent on as token ids, so what was counted is what runs. Each key's prompts have
-a salt of their own, without which vLLM would find one key's prompt in another's prefix cache.
+A prompt is tokenized here and sent on as token ids, so what was counted is what runs. Each key's prompts have a salt of
+their own, without which vLLM would find one key's prompt in another's prefix cache.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from typing import Any
 
 from skipwise.errors import ConfigError
 from skipwise.inference.engine import FinishReason, GenerationRequest, Mode
-from skipwise.serve.backends import Message, served_models
+from skipwise.serve.backends import Message, Prompts, Tokenizing, served_models
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Progress, Turns
 
@@ -146,12 +146,12 @@ class Vllm:
     Args:
         name: that clients ask for.
         settings: how they are started.
+        prompts: of the tokenizer that both models have.
         turns: places of each mode, and how many may wait.
     """
 
-    num_ids = None
-
-    def __init__(self, name: str, settings: VllmSettings, turns: Turns) -> None:
+    def __init__(self, name: str, settings: VllmSettings, prompts: Prompts, turns: Turns) -> None:
+        self.num_ids, self._tokenizing = prompts.num_ids, Tokenizing(prompts)
         self._settings, self._turns = settings, turns
         self.models = served_models(name, settings.original_window, settings.target)
         self._modes: tuple[Mode, ...] = ("short", "long") if len(self.models) > 1 else ("short",)
@@ -239,15 +239,8 @@ class Vllm:
         return all(await asyncio.gather(*(self._answers(mode) for mode in self._modes)))
 
     async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Token ids, as vLLM makes them."""
-        if isinstance(prompt, str):
-            body: dict[str, Any] = {"prompt": prompt, "add_special_tokens": True}
-        else:
-            body = {"messages": list(prompt), "add_generation_prompt": True, "add_special_tokens": False}
-        # Both models have one tokenizer; the one with the larger window refuses no length.
-        mode = self._modes[-1]
-        async with self._post(mode, "/tokenize", {"model": mode, **body}) as response:
-            return (await response.json())["tokens"]
+        """Token ids of a text or chat."""
+        return await self._tokenizing(prompt)
 
     @asynccontextmanager
     async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:

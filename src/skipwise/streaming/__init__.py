@@ -64,4 +64,5 @@ def open_stream(
         buffer=data.buffer,
         join=data.join,
         held_out_share=data.held_out,
+        control_tokens=data.control_tokens,
     )

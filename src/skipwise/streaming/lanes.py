@@ -16,7 +16,7 @@ from skipwise.items import EpochOrder
 from skipwise.readers import UnreadableError
 from skipwise.streaming.parts import is_of_part, together, tokens_of
 from skipwise.streaming.shards import Shards
-from skipwise.tokenizing import Encoder, require_fast
+from skipwise.tokenizing import Encoder, Reading, require_fast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,6 +69,7 @@ class DocumentStream:
         join: joins a document that is too short with those after it, a separator token between, until both are long
             enough.
         held_out_share: share of documents, told apart by their text, that are left to validation.
+        control_tokens: as in `DataConfig`.
 
     Attributes:
         separator_id: token between joined documents, None where none are joined.
@@ -89,9 +90,10 @@ class DocumentStream:
         buffer: int,
         join: bool = False,
         held_out_share: float = 0.0,
+        control_tokens: Reading = "text",
     ) -> None:
         require_fast(tokenizer)
-        self._encoder = Encoder(tokenizer)
+        self._encoder = Encoder(tokenizer, control_tokens)
         self.separator_id = self._encoder.separator_id if join else None
         if join and self.separator_id is None:
             raise DataError("join is on and the tokenizer has no end or begin token to put between; leave join off")

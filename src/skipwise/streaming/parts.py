@@ -49,7 +49,7 @@ def first_documents(
         DataError: of all that were looked through none is long enough, nor are several joined; or as `Shards`.
     """
     shards = Shards(sources or data.source, data.field, skip_unreadable=data.skip_unreadable)
-    encoder = Encoder(tokenizer)
+    encoder = Encoder(tokenizer, data.control_tokens)
     texts = (text for shard in range(len(shards)) for text in shards.texts(shard))
     long, joined, gathered = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     for text in islice(texts, _LOOKED_THROUGH):

@@ -92,7 +92,7 @@ from skipwise.train.quantized import (
 from skipwise.train.recipe import (
     NoRoomToGrowError,
     RecipeRefusedError,
-    begun_recipe,
+    as_begun,
     exercises_as_fit,
     require_healthy_run,
     settle_recipe,
@@ -155,7 +155,7 @@ def extend(
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
     asked = config
-    given = begun_recipe(config) if resume or RunFolder(config).is_to_be_resumed else config
+    given = as_begun(config) if resume or RunFolder(config).is_to_be_resumed else config
     base = read_config(given.model, original=given.original, trust_remote_code=given.trust_remote_code)
     config = settle_recipe(given, base, sampler)
     how: dict[str, Any] = {"sampler": sampler, "resume": resume, "skip_bad_items": skip_bad_items}

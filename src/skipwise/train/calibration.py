@@ -70,6 +70,7 @@ def calibration_documents(
         "part": "train",
         "held_out_share": data.held_out or DataConfig().held_out,
         "held_out_end": held_out_end,
+        "control_tokens": data.control_tokens,
         "progress": progress,
     }
     try:

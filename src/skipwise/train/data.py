@@ -245,6 +245,7 @@ def run_store(
         part=part,
         held_out_share=data.held_out,
         held_out_end=held_out_end,
+        control_tokens=data.control_tokens,
         progress=shows_bars(config),
     )
 

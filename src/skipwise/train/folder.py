@@ -94,10 +94,7 @@ class RunFolder:
         settings_file = self.path / SETTINGS_FILE
         if not settings_file.exists():
             raise ConfigError(f"there is no run in {str(self.path)!r} to resume; start it without --resume")
-        begun = RunConfig.from_yaml(settings_file)
-        if begun.recipe == AUTO:
-            # Runs of earlier versions that name none are the paper's.
-            begun = begun.with_recipe("paper")
+        begun = begun_settings(settings_file)
         said = [name for name in RunConfig.model_fields if name not in ("guard", "parallel")]
         changed = [name for name in said if _of_run(begun, name) != _of_run(self._config, name)]
         if changed:
@@ -270,6 +267,20 @@ def read_held_out_end(begun: Mapping[str, Any]) -> HeldOutEnd | None:
     """The end of a document that a run holds out, by what it was begun with; runs of earlier versions hold out none."""
     end = begun.get("held_out_end")
     return HeldOutEnd(end["store"], end["number"], end["begin"]) if end else None
+
+
+def begun_settings(file: Path) -> RunConfig:
+    """The settings that a run was begun with; of an earlier version, what was done where they do not say.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    begun = RunConfig.from_yaml(file)
+    if begun.recipe == AUTO:
+        begun = begun.with_recipe("paper")
+    if "control_tokens" not in begun.data.model_fields_set:
+        begun = begun.with_data(control_tokens="tokens")
+    return begun
 
 
 def log_file(folder: Path) -> Path | None:

@@ -14,7 +14,7 @@ from skipwise.errors import CheckpointError, ConfigError, DataError, SkipwiseErr
 from skipwise.positions import PositionSampler
 from skipwise.recipes import AUTO
 from skipwise.train.exercises import require_room
-from skipwise.train.folder import SETTINGS_FILE, RunFolder
+from skipwise.train.folder import SETTINGS_FILE, RunFolder, begun_settings
 from skipwise.window import Window
 
 logger = logging.getLogger(__name__)
@@ -67,14 +67,21 @@ def require_healthy_run(verdicts: Sequence[Verdict]) -> None:
         raise
 
 
-def begun_recipe(config: RunConfig) -> RunConfig:
-    """The run with the recipe that it was begun with, where its folder tells one and the run names none."""
+def as_begun(config: RunConfig) -> RunConfig:
+    """The run with what its folder says that it was begun with, where that was left to skipwise.
+
+    It is the recipe, and how a version that had no setting for it took control tokens in documents.
+    """
     settings = config.output_folder / SETTINGS_FILE
-    if config.recipe != AUTO or not settings.exists():
+    if not settings.exists():
         return config
-    begun = RunConfig.from_yaml(settings)
-    # Runs of earlier versions that name none are the paper's.
-    found = config.with_recipe("paper" if begun.recipe == AUTO else begun.recipe)
+    begun = begun_settings(settings)
+    meant = begun.data.control_tokens
+    if "control_tokens" not in config.data.model_fields_set and config.data.control_tokens != meant:
+        config = config.with_data(control_tokens=meant)
+    if config.recipe != AUTO:
+        return config
+    found = config.with_recipe(begun.recipe)
     return found if "retrieval" in config.data.model_fields_set else found.with_retrieval(begun.data.retrieval)
 
 

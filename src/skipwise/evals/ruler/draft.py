@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from skipwise.errors import ConfigError
 from skipwise.evals.passkey_prompt import FILLER
 from skipwise.evals.thinking import opens_thought, thinking_switches, without_thought
+from skipwise.tokenizing import encoder_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ class EncodedDraft(NamedTuple):
 
 
 class PromptEncoder:
-    """Turns drafts into tokens.
+    """Turns drafts into tokens; control tokens that a draft spells are text.
 
     Args:
         tokenizer: a tokenizer of the transformers library.
@@ -64,24 +65,22 @@ class PromptEncoder:
         """The draft with the tokens that the model reads."""
         if not self._chat:
             return EncodedDraft(draft, self._bos_ids + self._plain(f"{draft.request} {draft.answer_prefix}"))
-        opening = self._opening(draft.request)
+        messages, encoder = [{"role": "user", "content": draft.request}], encoder_of(self._tokenizer)
+        switches: Any = thinking_switches(self._tokenizer, on=self._thinks)
         # The template writes the beginning-of-sequence token itself.
-        whole = opening if self._thinks else without_thought(opening) + draft.answer_prefix
-        return EncodedDraft(draft, self._plain(whole))
+        if self._thinks:
+            return EncodedDraft(draft, encoder.encode_chat(messages, **switches))
+        ids = encoder.encode_chat(messages, finish=without_thought, ending=draft.answer_prefix, **switches)
+        return EncodedDraft(draft, ids)
 
     @property
     def opens_thought(self) -> bool:
         """Whether prompts end where a thought begins."""
-        return self._thinks and opens_thought(self._opening(""))
-
-    def _opening(self, request: str) -> str:
-        """The conversation up to where the model's turn begins."""
-        return self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": request}],
-            tokenize=False,
-            add_generation_prompt=True,
-            **thinking_switches(self._tokenizer, on=self._thinks),
-        )
+        if not self._thinks:
+            return False
+        switches: Any = thinking_switches(self._tokenizer, on=True)
+        how = {"tokenize": False, "add_generation_prompt": True, **switches}
+        return opens_thought(self._tokenizer.apply_chat_template([{"role": "user", "content": ""}], **how))
 
     def answer_ids(self, draft: Draft, max_tokens: int) -> list[int] | None:
         """Tokens whose appearance right after the prompt puts the first reference into the output; None if unsure."""
@@ -92,7 +91,7 @@ class PromptEncoder:
         return answer if proves and len(answer) <= max_tokens else None
 
     def _plain(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return encoder_of(self._tokenizer).encode(text)
 
 
 _FILLER_WORDS = FILLER.split()

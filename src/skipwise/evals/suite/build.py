@@ -22,6 +22,7 @@ from skipwise.evals.suite.library import Library
 from skipwise.evals.suite.order import Order
 from skipwise.evals.suite.which_document import WhichDocument
 from skipwise.names import did_you_mean
+from skipwise.tokenizing import encoder_of
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Fact(), Continue(), Order(), WhichDocument())}
 _ATTEMPTS = 40
@@ -148,7 +149,7 @@ class _ItemMaker:
     def __init__(self, library: Library, tokenizer: Any, seed: int) -> None:
         self._library, self._tokenizer, self._seed = library, tokenizer, seed
         sample = library.sample(_SAMPLE_CHARACTERS)
-        self._characters_per_token = len(sample) / len(tokenizer.encode(sample, add_special_tokens=False))
+        self._characters_per_token = len(sample) / len(encoder_of(tokenizer).encode(sample))
         self._labels = _even_labels(tokenizer)
 
     def items(self, kind: Kind, length: int, number: int) -> list[Item]:

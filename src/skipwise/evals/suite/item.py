@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from skipwise.errors import DataError
+from skipwise.tokenizing import encoder_of
 
 # Tokens beyond the answer's own: a model may write it in other tokens, or with a word before it.
 SLACK_TOKENS = 8
@@ -130,11 +131,14 @@ class EncodedItem(NamedTuple):
 def encode_item(tokenizer: Any, prompt: str, answers: Sequence[str]) -> EncodedItem:
     """Tokenizes a prompt as a whole, as any other program would, and each answer as what the prompt and it add.
 
+    Control tokens that the documents spell are text.
+
     Args:
         tokenizer: the model's own.
         prompt: context and question.
         answers: texts that may follow it.
     """
+    tokenizer = encoder_of(tokenizer)
     # A merge at the joint reaches back into the last line at most: the long text is tokenized once.
     ending = prompt[prompt.rfind("\n") + 1 :]
     ending_ids = list(tokenizer.encode(ending, add_special_tokens=False))

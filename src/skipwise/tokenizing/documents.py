@@ -1,49 +1,31 @@
-"""Tokenizing: texts to ids in parallel threads, exactly as the model's own tokenizer would."""
+"""A corpus: its documents to token ids, in parallel threads."""
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from skipwise.documents import Document, split_point
-from skipwise.errors import DataError
+from skipwise.tokenizing.engines import Reading, any_of, engine_of
+from skipwise.tokenizing.texts import TextEncoder, is_long
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger("skipwise")
+
 # A batch is one call of the engine in one thread: enough to hide the call, little enough to spread a small corpus.
 _BATCH_CHARACTERS = 1 << 19
 _BATCH_DOCUMENTS = 512
+_LOOK_SECONDS = 0.2
 _SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")  # the last three are full-width
-
-# What the transformers library makes a fast tokenizer of.
-_CONVERTIBLE = ("tokenizer.json", "tokenizer.model", "tekken.json")
-
-
-def require_fast(tokenizer: Any) -> None:
-    """Refuses a tokenizer that does not run in the tokenizers library, as threads need.
-
-    Raises:
-        DataError: with the command that makes a fast one of its files, where they allow it.
-    """
-    if getattr(tokenizer, "is_fast", False):  # Mistral's own does not say.
-        return
-    folder = str(getattr(tokenizer, "name_or_path", ""))
-    found = [name for name in _CONVERTIBLE if folder and (Path(folder) / name).is_file()]
-    cure = "its files hold nothing to make a fast one of: give a checkpoint that has a tokenizer.json"
-    if found:
-        cure = (
-            f'make a fast one of its {found[0]}: python -c "from transformers import TokenizersBackend as T; '
-            f"T.from_pretrained({folder!r}).save_pretrained('NEW')\", compare the ids of some text, and put the files "
-            "of NEW in place of the checkpoint's own"
-        )
-    raise DataError(f"the tokenizer is a slow {type(tokenizer).__name__}, and documents need a fast one; {cure}")
 
 
 class Piece(NamedTuple):
@@ -61,10 +43,11 @@ class Piece(NamedTuple):
 
 
 class Encoder:
-    """A tokenizer's engine, copied, so that settings which other code left on it (truncation, padding) do not count.
+    """Documents' texts to token ids.
 
     Args:
         tokenizer: a fast one.
+        reading: `tokens` for documents that mean the control tokens which they spell.
 
     Attributes:
         separator_id: token to put between joined documents: the end token, else the begin token, else None.
@@ -72,37 +55,69 @@ class Encoder:
         num_ids: one more than its largest token id.
         dtype: smallest unsigned integer that holds every token id.
         fingerprint: hash of all that decides what `encode` returns, and of the separator.
+        num_characters: of texts that have been encoded, by all threads.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        from tokenizers import Tokenizer
-
-        backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
-        self._engine = Tokenizer.from_str(backend.to_str())
-        self._engine.no_truncation()
-        self._engine.no_padding()
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", reading: Reading = "text") -> None:
+        plain = engine_of(tokenizer)
+        self._texts = TextEncoder(tokenizer, reading=reading, plain=plain)
+        self._own: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
         separators: Any = (tokenizer.eos_token_id, tokenizer.bos_token_id)
         self.separator_id: int | None = next((token for token in separators if token is not None), None)
-        bare = self._engine.encode("a", add_special_tokens=False).ids
-        full = self._engine.encode("a").ids
-        self.prefix: list[int] = full[: next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)]
-        self.num_ids: int = max(self._engine.get_vocab().values()) + 1
+        self.prefix = self._texts.prefix
+        self.num_ids: int = max(self._own.get_vocab().values()) + 1
         self.dtype = np.dtype(np.uint16 if self.num_ids <= 1 << 16 else np.uint32)
-        self.fingerprint = hashlib.sha256(f"{self.separator_id} {self._engine.to_str()}".encode()).hexdigest()
+        hidden = sorted(self._texts.control_tokens.all) if reading == "text" else []
+        # What hides no token is what earlier versions made, so that their stores are found.
+        depends_on = f"{self.separator_id} {plain.to_str()}{hidden or ''}"
+        self.fingerprint = hashlib.sha256(depends_on.encode()).hexdigest()
+        self.num_characters = 0
+        self._lock = Lock()
+        self._spelled = any_of(hidden) if hidden else None
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Token ids of each text, 1-D: the prefix, then the text's own."""
-        encodings = self._engine.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(self.prefix + encoding.ids, dtype=self.dtype) for encoding in encodings]
+        short = [text for text in texts if not is_long(text)]
+        encodings = iter(self._texts.engine.encode_batch_fast(short, add_special_tokens=False))
+        self._count(sum(map(len, short)))
+        self._look_for_control_tokens(texts)
+        ids = (self._texts.pieces(text, self._count) if is_long(text) else next(encodings).ids for text in texts)
+        prefix = np.array(self.prefix, self.dtype)
+        return [np.concatenate([prefix, np.array(own, self.dtype)]) for own in ids]
 
     def sentence_ends(self) -> np.ndarray:
         """1-D bool, one entry per token id: whether its text ends with a full stop, its like, or a line's end."""
-        texts = self._engine.decode_batch([[token] for token in range(self.num_ids)], skip_special_tokens=False)
+        texts = self._own.decode_batch([[token] for token in range(self.num_ids)], skip_special_tokens=False)
         return np.array([text.endswith(_SENTENCE_ENDS) for text in texts])
 
+    def _count(self, characters: int) -> None:
+        with self._lock:
+            self.num_characters += characters
 
-def tokenized(documents: Iterator[Document], encoder: Encoder, workers: int) -> Iterator[Piece]:
-    """Tokenizes in threads (the engine works outside Python's lock); yields in order, a few batches ahead at most."""
+    def _look_for_control_tokens(self, texts: list[str]) -> None:
+        """Says once that documents spell control tokens, as their author may mean them."""
+        if self._spelled is None:
+            return
+        found = next(filter(None, map(self._spelled.search, texts)), None)
+        if found:
+            self._spelled = None
+            logger.warning(
+                f"documents spell control tokens, such as {found[0]}, and are read as text, as data.control_tokens is "
+                "text; where they mean the tokens, set data.control_tokens to tokens"
+            )
+
+
+def tokenized(
+    documents: Iterator[Document], encoder: Encoder, workers: int, waiting_for: Callable[[], None] = lambda: None
+) -> Iterator[Piece]:
+    """Tokenizes in threads (the engine works outside Python's lock); yields in order, a few batches ahead at most.
+
+    Args:
+        documents: in reading order.
+        encoder: the tokenizer.
+        workers: threads.
+        waiting_for: is called now and then while the next document takes its time.
+    """
     batches = _batches(documents)
     waiting: list[Future[list[Piece]]] = []
     with _one_thread_a_call(), ThreadPoolExecutor(workers) as pool:
@@ -110,6 +125,8 @@ def tokenized(documents: Iterator[Document], encoder: Encoder, workers: int) -> 
             waiting += [pool.submit(_pieces, batch, encoder) for batch in islice(batches, 2 * workers - len(waiting))]
             if not waiting:
                 return
+            while not wait(waiting[:1], _LOOK_SECONDS).done:
+                waiting_for()
             yield from waiting.pop(0).result()
 
 

@@ -1,0 +1,145 @@
+"""Engines: a tokenizer's own, copied, and one in which no text spells a control token."""
+
+import json
+import re
+import secrets
+import string
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from skipwise.errors import DataError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+# What the transformers library makes a fast tokenizer of.
+_CONVERTIBLE = ("tokenizer.json", "tokenizer.model", "tekken.json")
+
+Reading = Literal["text", "tokens"]
+"""What a text means by the letters of a control token: these letters, or the token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlTokens:
+    """The added tokens of a tokenizer that mean something to the model beside what they read as.
+
+    Attributes:
+        special: those that the tokenizer calls special, and its end, begin and other named tokens.
+        written: other ones that a chat template writes, such as `<think>`; the model writes them as well.
+        ordinary: added tokens that are text like any other.
+    """
+
+    special: frozenset[str]
+    written: frozenset[str]
+    ordinary: frozenset[str]
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Special and written ones."""
+        return self.special | self.written
+
+
+def control_tokens(tokenizer: Any, chat_template: str | None = None) -> ControlTokens:
+    """The control tokens of a fast tokenizer.
+
+    Args:
+        tokenizer: of the transformers library.
+        chat_template: in place of its own.
+
+    Source: `sanitize_control_tokens` of the transformers library, which goes by the same rule; `chat_control_tokens` of
+        a tokenizer's settings says which tokens a template writes where it puts them together.
+    """
+    added = {token.content: token.special for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
+    named = {str(token) for token in getattr(tokenizer, "all_special_tokens", ())}
+    # White space is text, whatever its token is called, and so are single bytes.
+    added_as_text = {content for content in added if not content.strip() or _BYTE.fullmatch(content)}
+    special = {content for content, is_special in added.items() if is_special or content in named} - added_as_text
+    declared = getattr(tokenizer, "chat_control_tokens", None)
+    template = chat_template or getattr(tokenizer, "chat_template", None) or ""
+    template = "\0".join(template.values()) if isinstance(template, Mapping) else str(template)
+    rest = added.keys() - special - added_as_text
+    written = rest & set(declared) if declared is not None else {content for content in rest if content in template}
+    ordinary = added.keys() - special - written
+    return ControlTokens(special=frozenset(special), written=frozenset(written), ordinary=frozenset(ordinary))
+
+
+def require_fast(tokenizer: Any) -> None:
+    """Refuses a tokenizer that does not run in the tokenizers library, as threads need.
+
+    Raises:
+        DataError: with the command that makes a fast one of its files, where they allow it.
+    """
+    if getattr(tokenizer, "is_fast", False):  # Mistral's own does not say.
+        return
+    folder = str(getattr(tokenizer, "name_or_path", ""))
+    found = [name for name in _CONVERTIBLE if folder and (Path(folder) / name).is_file()]
+    cure = "its files hold nothing to make a fast one of: give a checkpoint that has a tokenizer.json"
+    if found:
+        cure = (
+            f'make a fast one of its {found[0]}: python -c "from transformers import TokenizersBackend as T; '
+            f"T.from_pretrained({folder!r}).save_pretrained('NEW')\", compare the ids of some text, and put the files "
+            "of NEW in place of the checkpoint's own"
+        )
+    raise DataError(f"the tokenizer is a slow {type(tokenizer).__name__}, and documents need a fast one; {cure}")
+
+
+def engine_of(tokenizer: Any) -> "Tokenizer":
+    """A copy of a tokenizer's engine, in which settings that other code left (truncation, padding) do not count."""
+    from tokenizers import Tokenizer
+
+    engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    engine.no_truncation()
+    engine.no_padding()
+    return engine
+
+
+def with_hidden_tokens(engine: "Tokenizer", hidden: Collection[str]) -> tuple["Tokenizer", dict[str, str]]:
+    """A copy of an engine in which some tokens go by other names, which no text has, and the names by token.
+
+    A text that spells such a token gets its letters' ids, also from a model that would find the token among its pieces
+    (Unigram, or merges that make it), where the engine's own `encode_special_tokens` does not help. Whoever does mean
+    the token writes its name. Ids are the same.
+    """
+    from tokenizers import Tokenizer
+
+    described = json.loads(engine.to_str())
+    names = dict(zip(sorted(hidden), unguessable(len(hidden)), strict=True))
+    for token in described["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = described["model"]
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = {names.get(piece, piece): number for piece, number in vocab.items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocab]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if "merges" in model:
+        model["merges"] = _without(model["merges"], names, model.get("continuing_subword_prefix") or "")
+    return Tokenizer.from_str(json.dumps(described)), names
+
+
+def _without(merges: list[Any], names: Mapping[str, str], prefix: str) -> list[Any]:
+    """The merges that neither take nor make a token with another name."""
+
+    def is_kept(merge: Any) -> bool:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        return not {left, right, left + right.removeprefix(prefix)} & names.keys()
+
+    return [merge for merge in merges if is_kept(merge)]
+
+
+def unguessable(number: int) -> list[str]:
+    """Words that no text has; of small letters, which normalizers leave alone."""
+    key = "".join(secrets.choice(string.ascii_lowercase) for _ in range(24))
+    return [f"{key}{place:06d}" for place in range(number)]
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Finds tokens as engines do: the leftmost, and of several there the longest."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
