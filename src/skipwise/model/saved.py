@@ -5,6 +5,7 @@ path through names and conversions, and neither the time nor the memory of the w
 """
 
 import copy
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from skipwise.errors import CheckpointError
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
+
+logger = logging.getLogger("skipwise")
 
 LIMIT_BYTES = 2 * 10**9
 """Weights that are read again at most, where one layer is not more."""
@@ -117,7 +120,9 @@ def check_saved(model: PreTrainedModel, folder: str | Path) -> None:
     Raises:
         CheckpointError: the folder has other weights than the model.
     """
-    if wrong := wrongly_saved(model, folder, layers_to_reread(model)):
+    few, layers = layers_to_reread(model), text_config(model.config).num_hidden_layers
+    logger.info(f"reading the saved weights again: {few} of {layers} layers")
+    if wrong := wrongly_saved(model, folder, few):
         name, difference = max(wrong.items(), key=lambda item: item[1])
         raise CheckpointError(
             f"{str(folder)!r} does not hold the weights that were trained: {len(wrong)} tensors differ, {name} by "
