@@ -24,6 +24,7 @@ from skipwise.serve.vllm import Places, Vllm, VllmSettings
 
 openai = pytest.importorskip("openai", reason="OpenAI's client is not installed")
 
+BYTES: Any = ByteTokenizer()
 STANDIN = (sys.executable, str(Path(__file__).with_name("vllm_standin.py")))
 
 
@@ -42,7 +43,7 @@ def started(
     monkeypatch.setenv("STANDIN_LOG", str(log))
     keys = tmp_path / "keys.json"
     key = create_key(keys, "ada")
-    running = serve(backend=Vllm("m", settings(program=STANDIN), ByteTokenizer(), Turns()), keys=keys)
+    running = serve(backend=Vllm("m", settings(program=STANDIN), BYTES, Turns()), keys=keys)
     client = openai.OpenAI(base_url=running.url + "/v1", api_key=key, max_retries=0)
     return running, client, lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
@@ -119,7 +120,7 @@ def test_who_leaves_while_waiting_for_a_place_gives_up_the_turn(
 ) -> None:
     log = tmp_path / "standin.jsonl"
     monkeypatch.setenv("STANDIN_LOG", str(log))
-    running = serve(backend=Vllm("m", settings(program=STANDIN), ByteTokenizer(), Turns(short_slots=1)))
+    running = serve(backend=Vllm("m", settings(program=STANDIN), BYTES, Turns(short_slots=1)))
     client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
     with client.completions.create(model="m", prompt="slow", max_tokens=50, stream=True) as stream:
         next(iter(stream))
@@ -137,7 +138,7 @@ def test_who_leaves_while_waiting_for_a_place_gives_up_the_turn(
 def test_told_to_end_while_vllm_starts_it_ends_with_all_that_it_started(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("STANDIN_LOG", str(tmp_path / "log"))
     monkeypatch.setenv("STANDIN_SLOW", "60")
-    backend = Vllm("m", settings(program=STANDIN), ByteTokenizer(), Turns())
+    backend = Vllm("m", settings(program=STANDIN), BYTES, Turns())
     app, drain = create_app(backend)
     address = Address(port=0)
     server = Server(app, address, backend, drain, lambda: pytest.fail("it was never ready"))
@@ -165,7 +166,7 @@ def test_one_end_for_all_who_ask_for_it(tmp_path: Path, monkeypatch: Any) -> Non
     monkeypatch.setenv("STANDIN_LOG", str(tmp_path / "log"))
 
     async def run() -> list[int]:
-        backend = Vllm("m", settings(program=STANDIN), ByteTokenizer(), Turns())
+        backend = Vllm("m", settings(program=STANDIN), BYTES, Turns())
         await backend.start()
         numbers = [process.pid for process in backend._processes]
         # The first, of the end of the grace, is broken off when all connections have gone.
@@ -226,7 +227,7 @@ def test_one_that_ends_at_once_or_is_not_there_is_a_plain_error(tmp_path: Path, 
         ({"program": STANDIN, "arguments": ("--fail",)}, "ended with code 7 before it answered"),
         ({"program": ("no-such-vllm",)}, "'no-such-vllm' is not installed"),
     ):
-        backend = Vllm("m", settings(**changes), ByteTokenizer(), Turns())
+        backend = Vllm("m", settings(**changes), BYTES, Turns())
         with pytest.raises(ConfigError, match=words):
             asyncio.run(backend.start())
 

@@ -91,7 +91,7 @@ def encode_in_pieces(
         done.append((at, array("I", ids[len(at.ids) :])))
         note(after.place - at.place)
         if is_last:
-            return sum((piece for _, piece in done), array("I"))
+            return array("I", b"".join(piece.tobytes() for _, piece in done))
         at, wanted = after, size
 
 
