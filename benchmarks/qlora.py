@@ -33,8 +33,9 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     from skipwise.config import RunConfig
     from skipwise.model import load_model, original_window, read_config
     from skipwise.train import extend
-    from skipwise.train.data import build_validation, validation_lengths
+    from skipwise.train.data import check_sources
     from skipwise.train.tuning import apply_tuning
+    from skipwise.train.validation import build_validation, validation_lengths
 
     said: dict[str, Any] = {}
 
@@ -53,7 +54,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     window = config.resolve_window(original_window(read_config(config.model)))
 
     def validated(model: Any) -> dict[str, float]:
-        validate = build_validation(config, model, validation_lengths(config, window))
+        validate = build_validation(config, check_sources(config), model, validation_lengths(config, window))
         assert validate is not None
         return perplexities(validate())
 

@@ -298,6 +298,7 @@ def test_a_maximum_that_was_never_raised_needs_the_base_to_be_told_from_a_lost_o
         ("maximum", "note"),
         ("tokenizer", "note"),
     ]
+    assert found.tokenizer is not None
     assert found.config["max_position_embeddings"] == found.tokenizer["model_max_length"] == 512
 
 
