@@ -33,9 +33,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from skipwise import cli
 from skipwise.doctor import Verdict, require_healthy
 from skipwise.doctor.bench import Bench, undisturbed
-from skipwise.errors import UnsupportedModelError
+from skipwise.errors import CheckpointError, UnsupportedModelError
 from skipwise.model import load_model, rotary_tables, save_model, with_rope
 from skipwise.model.extend import extended_config
 from skipwise.rope import NTK, DynamicNTK, Interpolation, Linear, LongRoPE, YaRN
@@ -505,3 +506,23 @@ def test_require_healthy_lists_what_failed_in_one_line() -> None:
     ) as error:
         require_healthy([good, note, *bad])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_without_a_tokenizer_is_probed(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Gemma 2 caps its attention scores, which sdpa cannot.
+    attention = "eager" if family == "gemma2" else "sdpa"
+    build(FAMILIES[family], attention).save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*token*"))
+    how = ["--target", str(WINDOW.target), "--window", str(WINDOW.train), "--interpolation", "ntk"]
+    how += ["--attention", attention]
+    assert cli.main(["doctor", str(tmp_path), *how]) == 0
+    printed = capsys.readouterr().out
+    assert "note  tokenizer" in printed
+    assert "fail" not in printed
+    assert cli.main(["doctor", str(tmp_path)]) == 0
+    assert "note  tokenizer" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
+        load_model(tmp_path)

@@ -141,6 +141,7 @@ def doctor(
 
     from accelerate import PartialState
 
+    from skipwise.doctor import Verdict
     from skipwise.doctor import doctor as probe
     from skipwise.model import check_read_as_stored, check_trainable, load_model, original_window, read_config
     from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
@@ -155,6 +156,7 @@ def doctor(
     arguments = training_arguments(run)  # Before the device is asked for, as `use_cpu` decides on it.
     loaded = load_model(
         run.model,
+        needs_tokenizer=False,
         interpolation=how,
         window=window,
         original=run.original,
@@ -176,6 +178,9 @@ def doctor(
         check_reload=True,
         seed=run.seed,
     )
+    if loaded.tokenizer is None:
+        detail = f"{run.model} has no tokenizer, which extend needs: put its files beside config.json"
+        verdicts.append(Verdict(name="tokenizer", status="note", detail=detail))
     _print(verdicts, as_json)
     if given_run.recipe == AUTO and not given_run.dilution and refuses_mask(verdicts):
         print("extend trains this by the recipe paper, which needs no such mask", file=sys.stderr)

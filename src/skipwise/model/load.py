@@ -40,7 +40,7 @@ from skipwise.model.stored import (
     forget_quantization,
     make_plain,
 )
-from skipwise.model.tokenizer import load_tokenizer
+from skipwise.model.tokenizer import has_tokenizer, load_tokenizer
 from skipwise.names import did_you_mean
 from skipwise.rope import Interpolation
 from skipwise.window import Window
@@ -64,6 +64,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     attention: str | None = None,
     quantization: FourBits | None = None,
+    needs_tokenizer: bool = True,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Loads a decoder and its tokenizer, with the interpolation built in.
@@ -79,6 +80,7 @@ def load_model(
         attention: `"sdpa"`, `"eager"`, `"flash_attention_2"`, ... or a kernel of the hub; None leaves the choice to
             the library.
         quantization: puts the linear layers in 4 bits while they are loaded; of a checkpoint in full precision.
+        needs_tokenizer: refuse a folder without one; otherwise None is in its place.
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Returns:
@@ -100,7 +102,9 @@ def load_model(
         config = _own_config(place, trust_remote_code)
         if quantization is not None:
             check_quantizable(source, config)
-        tokenizer = load_tokenizer(place, config, trust_remote_code)
+        no_tokenizer: Any = None
+        wanted = needs_tokenizer or has_tokenizer(place)
+        tokenizer = load_tokenizer(place, config, trust_remote_code) if wanted else no_tokenizer
         target = told_config(phi_config(config) if is_gptj(config) else config, original)
         if interpolation is not None and window is not None:
             before, target = target, extended_config(target, interpolation, window)
@@ -112,7 +116,8 @@ def load_model(
         else:
             model = _load_weights(place, target, dtype, attention, quantization, trust_remote_code)
     # A tokenizer warns of, or cuts, texts longer than this; the model's window is the limit now.
-    tokenizer.model_max_length = max(tokenizer.model_max_length, rope_state(model.config).maximum)
+    if tokenizer is not None:
+        tokenizer.model_max_length = max(tokenizer.model_max_length, rope_state(model.config).maximum)
     return LoadedModel(model, tokenizer)
 
 

@@ -14,6 +14,9 @@ from skipwise.model.baichuan_tokenizer import baichuan_tokenizer
 from skipwise.model.rotary import text_config
 from skipwise.model.source import ModelSource, locate, one_line_errors, packed_config, quiet_transformers
 
+# Any of these holds a vocabulary; without one, some of the library's classes make an empty tokenizer of nothing.
+_VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.json", "vocab.txt")
+_VOCABULARY_SUFFIXES = (".model", ".tiktoken")
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -34,10 +37,27 @@ def read_tokenizer(
         return load_tokenizer(locate(source, weights=False), config, trust_remote_code)
 
 
+def has_tokenizer(place: ModelSource) -> bool:
+    """Whether a model has a tokenizer; of names on the hub and GGUF files that is taken for granted."""
+    if not place.is_folder or place.gguf_file is not None:
+        return True
+    folder = Path(place.name)
+    if any((folder / name).is_file() for name in _VOCABULARIES):
+        return True
+    # Code that comes with a tokenizer reads files of any name.
+    settings = folder / "tokenizer_config.json"
+    brings_code = settings.is_file() and "auto_map" in settings.read_text(encoding="utf-8", errors="replace")
+    return brings_code or any(file.suffix in _VOCABULARY_SUFFIXES for file in folder.iterdir())
+
+
 def load_tokenizer(
     place: ModelSource, config: PreTrainedConfig | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """`read_tokenizer` for a source that is found already; without a config its ids are held against nothing."""
+    if not has_tokenizer(place):
+        raise CheckpointError(
+            f"model {str(place)!r} has no tokenizer; put its files, such as tokenizer.json, beside config.json"
+        )
     with one_line_errors(place, "the tokenizer"):
         if packed_config(place) is not None:
             tokenizer = baichuan_tokenizer(place)
