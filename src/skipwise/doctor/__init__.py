@@ -9,6 +9,8 @@ class, the attention backend and the installed versions, so it is measured on th
     layers.py      the probe of what the chunks see of each other in every layer
     checkpoint.py  probes of rotary tables, of the loss, and of saving and loading again
     checkup.py     faults in the files of a checkpoint that others made, and a mended copy
+    patient.py     these files while they are looked at and mended
+    file_checks.py one check a fault
     verdict.py     what a probe found, in one line
 """
 
