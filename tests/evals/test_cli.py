@@ -168,7 +168,7 @@ def test_passkeys_need_no_documents_and_print_a_grid(tiny_checkpoint: Path, tmp_
         (["--task", "passkey", "--length", "64x"], "length is '64x'"),
         (["--task", "pass", "--length", "64"], "'pass'; known are"),
         (["--task", "sliding", "--length", "64", "--trials", "5"], "trials is set to 5 and no task of sliding"),
-        (["--task", "passkey", "--length", "128"], "window .* is 64"),
+        (["--task", "passkey", "--length", "128"], "window is 64"),
     ],
 )
 def test_bad_input_is_told_in_one_line(tiny_checkpoint: Path, arguments: list[str], message: str) -> None:

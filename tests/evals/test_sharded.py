@@ -25,7 +25,8 @@ from skipwise.evals import SampleCache, evaluate
 from skipwise.evals.cache import hash_model
 from skipwise.loss import use_chunked_loss
 from skipwise.model import load_model
-from skipwise.train.data import build_validation
+from skipwise.documents import look_through
+from skipwise.train.validation import build_validation
 
 checkpoint, documents, cache = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{cache}-store", rank=0, world_size=1)
@@ -50,7 +51,7 @@ for split in (False, True):
     (result,) = evaluate(model, loaded.tokenizer, [task], [48], [text], cache=kept, share_out=False, progress=False)
     files = sorted(path.parent.name for path in kept.folder.rglob("*.jsonl"))
     found.append({
-        "validation": build_validation(config, loaded, [32, 64], share_out=not split)(),
+        "validation": build_validation(config, look_through(documents), loaded, [32, 64], share_out=not split)(),
         "perplexity": result.value,
         "hash": hash_model(model),
         "named": result.details["model_sha256"],

@@ -308,7 +308,7 @@ def test_the_whole_search_from_the_command_line(
         (["no/such-model"], "give a folder with a config.json"),
         (["MODEL", "--factors", "1.1,x"], "--factors is '1.1,x'"),
         (["MODEL", "--factors", "0"], "scales are [0.0, 1.0]"),
-        (["MODEL", "--length", "1k"], "the model's window (max_position_embeddings) is 320"),
+        (["MODEL", "--length", "1k"], "the model's window is 320"),
         (["MODEL", "--output", "TAKEN"], "which exists already"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from tiny_runs import run
 from torch.utils.data import BatchSampler
-from transformers import MistralConfig
+from transformers import AutoTokenizer, MistralConfig
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError, SkipwiseError
@@ -300,6 +300,7 @@ def test_what_cannot_be_split_gets_one_line_before_any_work(
 
 
 def test_layers_that_look_no_further_than_a_part_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    AutoTokenizer.from_pretrained(settings["model"]).save_pretrained(tmp_path)
     for span, refused in ((16, True), (256, False)):
         MistralConfig(vocab_size=256, max_position_embeddings=64, sliding_window=span).save_pretrained(tmp_path)
         config = RunConfig.from_mapping({**settings, "model": str(tmp_path), "parallel": {"context": 2}})

@@ -102,9 +102,8 @@ def load_model(
         config = _own_config(place, trust_remote_code)
         if quantization is not None:
             check_quantizable(source, config)
-        no_tokenizer: Any = None
         wanted = needs_tokenizer or has_tokenizer(place)
-        tokenizer = load_tokenizer(place, config, trust_remote_code) if wanted else no_tokenizer
+        tokenizer = load_tokenizer(place, config, trust_remote_code) if wanted else None
         target = told_config(phi_config(config) if is_gptj(config) else config, original)
         if interpolation is not None and window is not None:
             before, target = target, extended_config(target, interpolation, window)
@@ -118,7 +117,7 @@ def load_model(
     # A tokenizer warns of, or cuts, texts longer than this; the model's window is the limit now.
     if tokenizer is not None:
         tokenizer.model_max_length = max(tokenizer.model_max_length, rope_state(model.config).maximum)
-    return LoadedModel(model, tokenizer)
+    return LoadedModel(model, tokenizer)  # pyright: ignore[reportArgumentType]
 
 
 def read_config(

@@ -248,7 +248,7 @@ class CheckedRun:
 def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, processes: int | None = None) -> CheckedRun:
     """Finds all that can be wrong with a run without reading weights or tokenizing documents.
 
-    Files are looked at last: that may take seconds.
+    Files are looked at after all that takes no time, and before even the tokenizer is loaded.
 
     Args:
         config: the run.
@@ -277,6 +277,7 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
             check_loads_in_four_bits(config.model, **trusted)
             logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
         check_tuning(skeleton, config.tuning)
+    sources = check_sources(config)
     require_fast(read_tokenizer(config.model, base, **trusted))
     return CheckedRun(
         base=base,
@@ -284,7 +285,7 @@ def check_run(config: RunConfig, sampler: PositionSampler | None = None, *, proc
         window=window,
         stages=stages,
         validation_lengths=lengths,
-        sources=check_sources(config),
+        sources=sources,
     )
 
 
