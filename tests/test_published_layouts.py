@@ -6,6 +6,7 @@ the transformers library computes for a config written by hand.
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,17 @@ def test_a_published_layout_is_planned_and_extended(name: str, tiny_checkpoint: 
     assert_same(library_table(output, TARGET), expected)
     assert cli.main(["doctor", str(output), "--base", str(folder)]) == 0
     assert rope_state(read_config(output)).original == WINDOWS[name][0]
+
+
+def test_searched_divisors_are_stretched_where_a_plan_needs_some(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", PHI_35)
+    settings = interpolation_settings(model_shape(str(folder)), TARGET)
+    assert settings["short_factor"] == SHORT
+    # YaRN by hand, twice the window: pairs of 16 dimensions that turn 32 times and once over the original 4096 tokens.
+    turns = np.array([16 * math.log(4096 / (each * 2 * math.pi)) / (2 * math.log(10_000.0)) for each in (32, 1)])
+    ramp = np.clip((np.arange(8) - math.floor(turns[0])) / (math.ceil(turns[1]) - math.floor(turns[0])), 0, 1)
+    np.testing.assert_allclose(settings["long_factor"], np.array(LONG) / ((1 - ramp) + ramp / 2))
+    assert interpolation_settings(model_shape(str(folder)), 131072)["long_factor"] == pytest.approx(LONG)
 
 
 def test_a_window_beyond_the_maximum_that_was_left_is_measured(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from skipwise.plan.serving import Deployment, routing_length
 from skipwise.plan.shape import ModelShape
 from skipwise.plan.training import Job, TrainingEstimate, TrainingPlanner
 from skipwise.report.quantities import bytes_text, digits_text, seconds_text
-from skipwise.rope import eras, interpolation_from
+from skipwise.rope import LongRoPE, eras, interpolation_from
 from skipwise.window import Window, length_label
 
 _GROWING, _DILUTED, _PAPER = "growing", "diluted", "paper"
@@ -97,7 +97,7 @@ def advise(
         if chosen is None or recipe is None
         else _approach_words(chosen, recipe, machine, job),
         *_full_length_words(training, window),
-        _interpolation_words(kind, window),
+        _interpolation_words(kind, window, searched=rope_state(shape.config).was_searched),
         _window_words(shape, window),
         *(f"Beware: {setting}." for setting in eras.unapplied(shape.text.to_dict())),
     ]
@@ -155,12 +155,16 @@ def advise(
 def interpolation_settings(shape: ModelShape, target_tokens: int) -> dict[str, Any]:
     """YaRN, or whatever the model is scaled by already: extending it again must be of the same kind.
 
-    Where its factor is not the ratio of its windows, it grows with the target, as `write_rope` asks for.
+    Where its factor is not the ratio of its windows, it grows with the target, as `write_rope` asks for; divisors that
+    were searched are stretched.
     """
     state = rope_state(shape.config)
     if not state.scaled:
         return {"kind": "yarn"}
     settings = {"kind": state.kind, **{name: state.parameters[name] for name in _KEPT if name in state.parameters}}
+    if state.was_searched and isinstance(state.interpolation, LongRoPE):
+        longer = state.interpolation.stretched(state.spec, state.window, max(target_tokens, state.maximum))
+        return settings | {name: list(getattr(longer, name)) for name in ("short_factor", "long_factor")}
     nominal = state.maximum / state.original
     if state.kind in ("linear", "llama3", "yarn") and nominal > 1 and abs(state.factor / nominal - 1) > 1e-6:
         settings["factor"] = state.factor * target_tokens / state.maximum
@@ -236,8 +240,13 @@ def _full_length_words(training: Sequence[TrainingEstimate], window: Window) -> 
     ]
 
 
-def _interpolation_words(kind: str, window: Window) -> str:
+def _interpolation_words(kind: str, window: Window, *, searched: bool) -> str:
     factor = digits_text(window.factor)
+    if searched:
+        return (
+            "Interpolation: longrope, as the model has it already. Its divisors were searched for its own window. The "
+            "run below has them stretched further by YaRN's, which nobody searched: compare with lists of your own."
+        )
     if kind != "yarn":
         return f"Interpolation: {kind}, as the model has it already; it is worked out anew from the original window."
     return (

@@ -131,6 +131,14 @@ class RopeState:
         )
 
     @property
+    def was_searched(self) -> bool:
+        """Whether the model has LongRoPE's divisors from a search, and not those that are taken without one."""
+        if self.kind != "longrope":
+            return False
+        taken = LongRoPE(factor=self.parameters.get("factor")).parameters(self.spec, self.window)["long_factor"]
+        return not math.isclose(math.dist(taken, self.parameters["long_factor"]), 0, abs_tol=1e-6)
+
+    @property
     def attention_factor(self) -> float:
         """What cos and sin are multiplied with, at the longest input."""
         return self.interpolation.table(self.spec, self.window).attention_factor
@@ -444,13 +452,12 @@ def _check_continues(
                     f"yarn {name} is {getattr(interpolation, name)}, but the model is scaled with {recorded}; give "
                     f"yarn the field {name}: {recorded}"
                 )
-    if isinstance(interpolation, LongRoPE) and interpolation.long_factor is None:
-        derived = LongRoPE(factor=interpolation.factor).parameters(state.spec, state.window)["long_factor"]
-        if not math.isclose(math.dist(derived, state.parameters["long_factor"]), 0, abs_tol=1e-6):
-            raise ConfigError(
-                "longrope long_factor is left out, but the model has divisors that were searched for it; give longrope "
-                "long_factor and short_factor lists for the new target"
-            )
+    if isinstance(interpolation, LongRoPE) and interpolation.long_factor is None and state.was_searched:
+        raise ConfigError(
+            "longrope long_factor is left out, but the model has divisors that were searched for it; give longrope "
+            "long_factor and short_factor lists for the new target, such as those that skipwise plan --write-config "
+            "makes of the model's own"
+        )
     if isinstance(interpolation, Linear | Llama3 | YaRN):
         _check_factor_grows(state, interpolation, window, parameters["factor"])
     if parameters["rope_theta"] < state.parameters["rope_theta"] * (1 - 1e-9):

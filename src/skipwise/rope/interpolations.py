@@ -394,6 +394,19 @@ class LongRoPE:
                 parameters[name] = float(self.attention_factor)
         return parameters
 
+    def stretched(self, spec: RopeSpec, window: Window, target: int) -> "LongRoPE":
+        """The same divisors for a longer target, where nobody has searched for better: the long list times YaRN's.
+
+        Args:
+            spec: of the base model.
+            window: what the divisors are for.
+            target: longer than that window's, in tokens.
+        """
+        further = YaRN(factor=target / window.target).table(spec, replace(window, target=target))
+        short, long = self._factors(spec, window)
+        longer = long * unscaled_frequencies(spec) / further.inv_freq
+        return LongRoPE(short_factor=tuple(short.tolist()), long_factor=tuple(longer.tolist()))
+
     def _factors(self, spec: RopeSpec, window: Window) -> tuple[np.ndarray, np.ndarray]:
         num_pairs = spec.rotary_dim // 2
         short = np.ones(num_pairs) if self.short_factor is None else np.array(self.short_factor)
