@@ -205,7 +205,7 @@ def _doubled(name: str, patient: Patient) -> Verdict:
         detail = f"{patient.kind} scales a base that was raised from {grown:g} to {theta:g} already"
         return Verdict(name=name, status="fail", detail=detail, cure=f"one of the two; the base becomes {grown:g}")
     if not factor or own is None or patient.maximum <= own:
-        return Verdict(name=name, status="pass", detail="scaled once" if factor else "not scaled")
+        return Verdict(name=name, status="pass", detail="not scaled" if patient.kind == "default" else "scaled once")
     nominal = patient.maximum / own
     # Twice the window and a factor of 4 may also be a maximum that was not raised all the way.
     if (nominal > 2 or (nominal > 1 and _is_ours(patient))) and math.isclose(factor, nominal**2, rel_tol=1e-2):
