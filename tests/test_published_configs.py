@@ -14,7 +14,7 @@ from rope_forms import library_table, write
 from test_rope_forms import assert_same, table
 
 from skipwise.doctor.checkup import check_up, write_mended
-from skipwise.errors import UnsupportedModelError
+from skipwise.errors import CheckpointError, UnsupportedModelError
 from skipwise.model import read_config, rope_state
 from skipwise.rope import read_rope
 
@@ -105,6 +105,16 @@ def test_a_null_beside_the_entry_is_taken_out(tmp_path: Path) -> None:
     mended = write_mended(folder, found, tmp_path / "mended")
     assert_same(library_table(mended, 131072), library_table(write(tmp_path / "good", good), 131072))
     assert "original_max_position_embeddings" not in json.loads((mended / "config.json").read_text())
+
+
+def test_a_config_that_cannot_be_read_sends_to_the_doctor(tmp_path: Path) -> None:
+    """The library's own words are the name of a type that is not there: None."""
+    scaling = {"rope_type": None, "type": None}
+    folder = write(tmp_path / "model", LLAMA | {"max_position_embeddings": 4096, "rope_scaling": scaling})
+    with pytest.raises(CheckpointError, match="skipwise doctor"):
+        read_config(folder)
+    mended = write_mended(folder, check_up(folder), tmp_path / "mended")
+    assert rope_state(read_config(mended)).kind == "none"
 
 
 def test_a_null_factor_is_named(tmp_path: Path) -> None:
