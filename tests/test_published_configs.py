@@ -117,6 +117,20 @@ def test_a_config_that_cannot_be_read_sends_to_the_doctor(tmp_path: Path) -> Non
     assert rope_state(read_config(mended)).kind == "none"
 
 
+def test_a_guessed_original_window_does_not_become_a_record(tmp_path: Path) -> None:
+    """transformers takes the maximum for an original window that is left out; whoever wrote this meant 32768."""
+    scaling = {"type": "yarn", "factor": 4.0}
+    config = LLAMA | {"max_position_embeddings": 131072, "rope_theta": 1000000.0, "rope_scaling": scaling}
+    folder = write(tmp_path / "model", config)
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 32768}')
+    mended = write_mended(folder, check_up(folder), tmp_path / "mended")
+    assert_same(library_table(mended, 131072), library_table(folder, 131072))
+    again = check_up(mended)
+    assert not again.changed
+    assert any("no original window is on record" in verdict.detail for verdict in again.verdicts)
+    assert json.loads((mended / "config.json").read_text())["max_position_embeddings"] == 131072
+
+
 def test_a_null_factor_is_named(tmp_path: Path) -> None:
     scaling = {"type": "linear", "factor": None}
     found = check_up(write(tmp_path / "model", LLAMA | {"max_position_embeddings": 4096, "rope_scaling": scaling}))
