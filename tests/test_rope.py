@@ -250,7 +250,7 @@ def test_a_base_change_of_two_dimensions_is_refused(kind: str):
         lambda: YaRN(beta_fast=1.0, beta_slow=2.0),
         lambda: YaRN(attention_factor=0.0),
         lambda: YaRN(attention_factor_scale=-1.0),
-        lambda: Llama3(low_freq_factor=4.0),
+        lambda: Llama3(low_freq_factor=4.5),
         lambda: LongRoPE(long_factor=()),
         lambda: LongRoPE(attention_factor=-1.0),
     ],

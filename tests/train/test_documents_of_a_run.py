@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,30 @@ def test_it_is_the_same_after_a_stop_and_for_an_evaluation(
     others = _written(tmp_path / "others", manuals.texts[:1])
     with pytest.raises(DataError, match="none of 1 documents is in the held_out part"):
         build_store(others, manuals.tokenizer, held_out_end=kept.end, **how)
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_an_end_is_held_out_of_documents_that_mean_their_control_tokens(
+    manuals: Manuals, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their tokens are another store, so that an end which is chosen in that of plain texts would hold nothing out."""
+    trained: list[int] = []
+    own = TrainingItems.__init__
+
+    def seen(items: TrainingItems, store: Any, *how: Any, **more: Any) -> None:
+        trained.extend(len(store.document(i)) for i in range(store.num_documents))
+        own(items, store, *how, **more)
+
+    monkeypatch.setattr(TrainingItems, "__init__", seen)
+    model = shutil.copytree(manuals.settings["model"], tmp_path / "model")
+    # A letter of its alphabet, so that there are as many ids as embeddings.
+    manuals.tokenizer.add_special_tokens({"eos_token": manuals.tokenizer.convert_ids_to_tokens(255)})
+    manuals.tokenizer.save_pretrained(model)
+    data = {**manuals.settings["data"], "control_tokens": "tokens"}
+    found = run(manuals.settings, model=str(model), data=data, recipe="paper")
+    entry = found.record["corpus"]["held_out_end"]
+    assert sum(trained) == sum(len(manuals.ids(number)) for number in range(3)) - entry["tokens"]
+    assert any("perplexity_256" in line for line in map(str, found.log))
 
 
 @pytest.mark.usefixtures("sound_model")

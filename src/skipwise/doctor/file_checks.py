@@ -78,6 +78,8 @@ def _base(name: str, patient: Patient) -> Verdict:
     text = patient.text
     found = [patient.entries[0].get("rope_theta") if patient.entries else None, text.get("rope_theta")]
     found = [float(value) for value in (*found, patient.value("rope_theta")) if value is not None]
+    if not found and patient.defaults.get("rope_theta"):
+        found = [float(patient.defaults["rope_theta"])]  # The family's own, as in Gemma 3's published configs.
     known, _, who = patient.known()
     grown = text.get("original_rope_theta")
     if patient.kind == "default" and grown is not None and grown not in found:
@@ -184,9 +186,14 @@ def _maximum(name: str, patient: Patient) -> Verdict | None:
         return None
     written = patient.maximum
     is_guessed = patient.kind in eras.KINDS_WITH_ORIGINAL and patient.original is None
+    if state.kind == "linear" and state.ambiguity is not None and state.factor > 1:
+        detail = f"scaled linearly by {state.factor:g}, and the maximum of {written} may be the window before or after"
+        return Verdict(name=name, status="note", detail=detail, cure="to extend it, give original: the window before")
     if state.maximum <= written or is_guessed or "original" in patient.unmended:
         return Verdict(name=name, status="pass", detail=f"the model handles {written} tokens")
     patient.text[eras.maximum_name({**patient.defaults, **patient.text})] = state.maximum
+    if state.kind == "linear":
+        patient.text[eras.ORIGINAL] = state.original  # Nothing else in the entry tells it from the maximum.
     patient.lifted_from = written
     detail = (
         f"scaled by {state.factor:g} from {state.original}, so the window is {state.maximum} tokens, and the maximum "
@@ -207,8 +214,9 @@ def _doubled(name: str, patient: Patient) -> Verdict:
     if not factor or own is None or patient.maximum <= own:
         return Verdict(name=name, status="pass", detail="not scaled" if patient.kind == "default" else "scaled once")
     nominal = patient.maximum / own
-    # Twice the window and a factor of 4 may also be a maximum that was not raised all the way.
-    if (nominal > 2 or (nominal > 1 and _is_ours(patient))) and math.isclose(factor, nominal**2, rel_tol=1e-2):
+    # In files of others, 4 times the window and a factor of 16 are a maximum that was not raised all the way, as in
+    # Yarn-Mistral-7b-128k, as well as a factor that was applied twice.
+    if nominal > 1 and _is_ours(patient) and math.isclose(factor, nominal**2, rel_tol=1e-2):
         patient.write("factor", nominal)
         detail = f"factor is {factor:g} for {nominal:g} times the window: it was applied twice"
         return Verdict(name=name, status="fail", detail=detail, cure=f"the factor is {nominal:g}")

@@ -108,7 +108,12 @@ class Patient:
     def rewritten(self) -> dict[str, Any]:
         """The config written for readers of both eras, with a base that only its class tells."""
         told = {name: value for name, value in self.defaults.items() if name == "rope_theta"}
-        return eras.with_both_eras(eras.with_text_part(self.config, {**told, **self.text}))
+        written = eras.with_both_eras(eras.with_text_part(self.config, {**told, **self.text}))
+        if self.kind == "yarn" and not eras.names_original(self.text):
+            # What transformers takes for it, the maximum, is a guess, and is not to become a record.
+            for entry in Patient(config=written, tokenizer=None, base=None).entries:
+                entry.pop(eras.ORIGINAL, None)
+        return written
 
     def known(self) -> tuple[float | None, int | None, str]:
         """Base and original window that the model was pre-trained with, as far as they are known, and who says so.

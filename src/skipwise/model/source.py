@@ -256,7 +256,9 @@ def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
             raise UnsupportedModelError(
                 f"model {str(source)!r}: transformers has no decoder class for it ({message})"
             ) from error
-        place = "check the folder" if source.is_folder else "check the name and the connection, or give a local folder"
+        place = "check the name and the connection, or give a local folder"
+        if source.is_folder:
+            place = "skipwise doctor says what is wrong with it" if part == "the config" else "check the folder"
         raise CheckpointError(f"{part} of {str(source)!r} could not be read ({message}); {place}") from error
 
 

@@ -167,7 +167,7 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
     parameters = eras.global_parameters(text)
     if eras.parameters_by_layer(text) is not None:
         parameters.pop("truncate", None)  # transformers looks for it beside the layers' entries alone
-    kind = _kind(parameters)
+    kind = _kind(text.get("model_type", ""), parameters)
     written = _whole_tokens(text, eras.maximum_name(text))
     base_theta = text.get("original_rope_theta")
     if kind == "none" and base_theta is not None and base_theta != parameters["rope_theta"]:
@@ -179,7 +179,8 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
         factor = maximum / original
     elif kind != "none":
         factor = float(parameters.get("factor") or maximum / original)
-    if kind == "yarn" or (kind in _STRETCHED_BY_FACTOR and written <= original):
+    is_known = kind != "linear" or _tells_linear_window(text, parameters, written)
+    if kind == "yarn" or (kind in _STRETCHED_BY_FACTOR and written <= original and is_known):
         # The maximum was left at the original window, as Qwen tells its users to: what the model handles is more.
         maximum = max(maximum, round(factor * original))
     proportional = parameters["rope_type"] == _PROPORTIONAL
@@ -197,12 +198,12 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
     )
 
 
-def _kind(parameters: Mapping[str, Any]) -> str:
+def _kind(model_type: str, parameters: Mapping[str, Any]) -> str:
     """Key of INTERPOLATIONS that an entry stands for.
 
     Raises:
         ConfigError: it lacks a parameter of its type.
-        UnsupportedModelError: its type is not known.
+        UnsupportedModelError: its type is not known, or means another thing in this model.
     """
     rope_type = parameters["rope_type"]
     if rope_type == _PROPORTIONAL:
@@ -213,7 +214,12 @@ def _kind(parameters: Mapping[str, Any]) -> str:
             f"rope type is {rope_type!r}, which cannot be extended; known are "
             f"{', '.join((*_KIND_OF_TYPE, _PROPORTIONAL))}"
         )
-    if absent := [name for name in _REQUIRED.get(kind, ()) if name not in parameters]:
+    if kind == "dynamic" and parameters.get("alpha") and model_type.startswith("hunyuan"):
+        raise UnsupportedModelError(
+            f"rope type is 'dynamic' with alpha {parameters['alpha']:g}, by which {model_type} raises its base, and "
+            "which cannot be extended; start from a model without it"
+        )
+    if absent := [name for name in _REQUIRED.get(kind, ()) if parameters.get(name) is None]:
         raise ConfigError(
             f"config's rope type is {rope_type!r} and its entry has no {' and no '.join(absent)}, without which "
             "transformers refuses it; add what the model was trained with"
@@ -234,6 +240,16 @@ def _original(text: Mapping[str, Any], kind: str, parameters: Mapping[str, Any],
     return int(recorded)
 
 
+def _tells_linear_window(text: Mapping[str, Any], parameters: Mapping[str, Any], maximum: int) -> bool:
+    """Whether a config that is scaled linearly tells the window before from the one after.
+
+    Gemma 3, DeepSeek-Coder and LLaMA-2-7B-32K have the window after scaling as their maximum; Vicuna's 16k models and
+    LongChat have the one before, with `max_sequence_length` beside it.
+    """
+    recorded = parameters.get(eras.ORIGINAL) or text.get(eras.ORIGINAL)
+    return bool(recorded) or text.get("max_sequence_length") == parameters["factor"] * maximum
+
+
 def _ambiguity(
     text: Mapping[str, Any], kind: str, parameters: Mapping[str, Any], original: int, maximum: int
 ) -> str | None:
@@ -243,7 +259,7 @@ def _ambiguity(
             f"config says that the window grew from {original} to {maximum} tokens but not from which base; add "
             f'"original_rope_theta" to it, the base model\'s rope_theta ({parameters["rope_theta"]:g} if unchanged)'
         )
-    if kind == "linear" and not (parameters.get(eras.ORIGINAL) or text.get(eras.ORIGINAL)):
+    if kind == "linear" and not _tells_linear_window(text, parameters, maximum):
         return (
             f"config is scaled linearly by {parameters['factor']:g} and does not say from which window: "
             f"max_position_embeddings={maximum} may be the base's or the extended one; give the run the setting "

@@ -184,6 +184,8 @@ def with_both_eras(config: Mapping[str, Any]) -> dict[str, Any]:
     parameters = global_parameters(text)
     by_layer = parameters_by_layer(text)
     written.pop("rope_scaling", None)
+    if written.get(ORIGINAL, 0) is None:
+        del written[ORIGINAL]  # transformers would compute with it
     written["rope_parameters"] = with_global_entry(text, parameters)
 
     written["rope_theta"] = parameters["rope_theta"]

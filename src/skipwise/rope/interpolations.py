@@ -224,10 +224,10 @@ class YaRN:
 
     def __post_init__(self) -> None:
         _check_factor(self.kind, self.factor)
-        if not self.beta_fast > self.beta_slow > 0:
+        if not self.beta_fast >= self.beta_slow > 0:
             raise ConfigError(
                 f"yarn has beta_fast={self.beta_fast}, beta_slow={self.beta_slow}; both count turns and beta_fast "
-                "must be the larger, such as 32 and 1"
+                "must not be the smaller, such as 32 and 1"
             )
         if self.attention_factor is not None and not self.attention_factor > 0:
             raise ConfigError(
@@ -302,10 +302,10 @@ class Llama3:
 
     def __post_init__(self) -> None:
         _check_factor(self.kind, self.factor)
-        if not self.high_freq_factor > self.low_freq_factor > 0:
+        if not self.high_freq_factor >= self.low_freq_factor > 0:
             raise ConfigError(
                 f"llama3 has low_freq_factor={self.low_freq_factor}, high_freq_factor={self.high_freq_factor}; the "
-                "high one must be larger, such as 1 and 4"
+                "high one must not be smaller, such as 1 and 4"
             )
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
@@ -313,7 +313,9 @@ class Llama3:
         _check_all_pairs_turn(self.kind, spec)
         base = unscaled_frequencies(spec)
         turns = window.original * base / (2 * math.pi)
-        smooth = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0.0, 1.0)
+        band = self.high_freq_factor - self.low_freq_factor
+        # Llama 4's factors are equal: a step.
+        smooth = np.clip((turns - self.low_freq_factor) / band, 0.0, 1.0) if band else turns > self.low_freq_factor
         inv_freq = (1 - smooth) * base / (self.factor or window.factor) + smooth * base
         return RopeTable(inv_freq=inv_freq, attention_factor=1.0)
 

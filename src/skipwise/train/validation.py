@@ -59,7 +59,8 @@ def find_held_out_end(
     data = config.data
     if not data.held_out or data.streaming:
         return None
-    files = TokenFiles(build_store(sources, tokenizer, min_tokens=1, progress=shows_bars(config)).folder)
+    how: dict[str, Any] = {"control_tokens": data.control_tokens, "progress": shows_bars(config)}
+    files = TokenFiles(build_store(sources, tokenizer, min_tokens=1, **how).folder)
     return choose_held_out_end(
         files,
         share=data.held_out,
