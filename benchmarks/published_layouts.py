@@ -20,7 +20,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from rope_forms import library_table, write  # pyright: ignore[reportMissingImports]
-from test_published_layouts import LAYOUTS, TARGET, checkpoint  # pyright: ignore[reportMissingImports]
+from test_published_layouts import LAYOUTS, TARGET, WINDOWS, checkpoint  # pyright: ignore[reportMissingImports]
 from tiny_runs import write_documents  # pyright: ignore[reportMissingImports]
 from transformers.utils import logging
 
@@ -54,7 +54,7 @@ def tried(name: str, folder: Path) -> None:
 
     faulty = shutil.copytree(model, folder / "faulty")
     settings = json.loads((faulty / "tokenizer_config.json").read_text())
-    (faulty / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 8192}))
+    (faulty / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": WINDOWS[name][0]}))
     command(folder, "doctor", "faulty", "--fix", "--out", "mended")
     compare("the mended folder", library_table(folder / "mended", 131072), before)
 

@@ -120,11 +120,11 @@ def test_a_config_that_cannot_be_read_sends_to_the_doctor(tmp_path: Path) -> Non
 def test_a_guessed_original_window_does_not_become_a_record(tmp_path: Path) -> None:
     """transformers takes the maximum for an original window that is left out; whoever wrote this meant 32768."""
     scaling = {"type": "yarn", "factor": 4.0}
-    config = LLAMA | {"max_position_embeddings": 131072, "rope_theta": 1000000.0, "rope_scaling": scaling}
+    config = LLAMA | {"max_position_embeddings": 131072.0, "rope_theta": 1000000.0, "rope_scaling": scaling}
+    whole = write(tmp_path / "whole", {**config, "max_position_embeddings": 131072})
     folder = write(tmp_path / "model", config)
-    (folder / "tokenizer_config.json").write_text('{"model_max_length": 32768}')
     mended = write_mended(folder, check_up(folder), tmp_path / "mended")
-    assert_same(library_table(mended, 131072), library_table(folder, 131072))
+    assert_same(library_table(mended, 131072), library_table(whole, 131072))
     again = check_up(mended)
     assert not again.changed
     assert any("no original window is on record" in verdict.detail for verdict in again.verdicts)
@@ -144,3 +144,30 @@ def test_hunyuans_alpha_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModelError, match="alpha 1000"):
         read_rope(config | {"model_type": "hunyuan_v1_dense"})
     assert read_rope(copy.deepcopy(config) | {"model_type": "llama"}).kind == "dynamic"
+
+
+def test_a_null_factor_of_yarn_is_target_over_original(tmp_path: Path) -> None:
+    scaling = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 4096}
+    config = LLAMA | {"max_position_embeddings": 16384, "rope_theta": 1e6, "rope_scaling": scaling}
+    folder = write(tmp_path / "model", config)
+    assert_same(table(read_rope(config)), library_table(folder, 16384))
+    assert check_up(folder).healthy
+
+
+def test_a_linear_factor_of_one_scales_nothing(tmp_path: Path) -> None:
+    scaling = {"rope_type": "linear", "factor": 1.0}
+    config = LLAMA | {"max_position_embeddings": 4096, "rope_theta": 1e4, "rope_scaling": scaling}
+    state = read_rope(config)
+    assert (state.kind, state.maximum, state.ambiguity) == ("none", 4096, None)
+    assert_same(table(state), library_table(write(tmp_path / "model", config), 4096))
+
+
+def test_a_lower_limit_of_a_tokenizer_is_a_fault_only_where_it_is_the_original_window(tmp_path: Path) -> None:
+    """DeepSeek-V3 is published with 16384 beside a window of 163840."""
+    scaling = {"type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096}
+    config = LLAMA | {"max_position_embeddings": 163840, "rope_theta": 1e4, "rope_scaling": scaling}
+    for limit, healthy in ((16384, True), (4096, False)):
+        folder = write(tmp_path / str(limit), config)
+        (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit}))
+        found = check_up(folder)
+        assert (found.healthy, found.changed) == (healthy, not healthy)

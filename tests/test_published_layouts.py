@@ -102,7 +102,7 @@ def test_doctor_and_plan_take_a_published_layout_as_it_is(
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_mended_layout_has_the_tables_it_had(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "model", tiny_checkpoint, LAYOUTS[name][0], 8192)
+    folder = checkpoint(tmp_path / "model", tiny_checkpoint, LAYOUTS[name][0], WINDOWS[name][0])
     expected = library_table(folder, 131072)
     assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "mended")]) == 0
     assert_same(library_table(tmp_path / "mended", 131072), expected)

@@ -280,8 +280,11 @@ def _tokenizer(name: str, patient: Patient) -> Verdict:
         if patient.kind == "default" and limit >= 2 * patient.maximum and not _is_ours(patient):
             cure = "if the model was extended that far, its scaling was lost: see the config.json that it came with"
         return Verdict(name=name, status="note", detail=detail, cure=cure)
-    patient.tokenizer["model_max_length"] = patient.maximum
     detail = f"tokenizer's model_max_length is {length!r}, and the model's window {patient.maximum}"
+    of_the_base = patient.kind != "default" and limit <= (patient.original or 0)
+    if not of_the_base and limit != patient.lifted_from and not _is_ours(patient):
+        return Verdict(name=name, status="note", detail=detail)  # Some are published so, as DeepSeek-V3.
+    patient.tokenizer["model_max_length"] = patient.maximum
     if limit == patient.lifted_from:
         return Verdict(name=name, status="note", detail=detail, cure="it becomes the window")
     return Verdict(

@@ -219,12 +219,15 @@ def _kind(model_type: str, parameters: Mapping[str, Any]) -> str:
             f"rope type is 'dynamic' with alpha {parameters['alpha']:g}, by which {model_type} raises its base, and "
             "which cannot be extended; start from a model without it"
         )
-    if absent := [name for name in _REQUIRED.get(kind, ()) if parameters.get(name) is None]:
+    absent = [name for name in _REQUIRED.get(kind, ()) if parameters.get(name) is None]
+    if kind == "yarn" and "factor" in parameters:
+        absent = []  # null is target / original there
+    if absent:
         raise ConfigError(
             f"config's rope type is {rope_type!r} and its entry has no {' and no '.join(absent)}, without which "
             "transformers refuses it; add what the model was trained with"
         )
-    return kind
+    return "none" if kind == "linear" and parameters["factor"] == 1 else kind
 
 
 def _original(text: Mapping[str, Any], kind: str, parameters: Mapping[str, Any], maximum: int) -> int:
