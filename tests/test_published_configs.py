@@ -171,3 +171,32 @@ def test_a_lower_limit_of_a_tokenizer_is_a_fault_only_where_it_is_the_original_w
         (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit}))
         found = check_up(folder)
         assert (found.healthy, found.changed) == (healthy, not healthy)
+
+
+def test_a_lost_original_window_is_known_from_the_base(tmp_path: Path) -> None:
+    """Qwen2.5 with YaRN, written over by what knew the extended window alone: transformers scales from there."""
+    base = LLAMA | {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_theta": 1e6}
+    scaling = {"type": "yarn", "factor": 4.0}
+    folder = write(tmp_path / "model", base | {"max_position_embeddings": 131072, "rope_scaling": scaling})
+    assert check_up(folder).healthy
+    mended = write_mended(folder, check_up(folder, base), tmp_path / "mended")
+    by_hand = {
+        "max_position_embeddings": 131072,
+        "rope_scaling": {**scaling, "original_max_position_embeddings": 32768},
+    }
+    assert_same(library_table(mended, 131072), library_table(write(tmp_path / "by-hand", base | by_hand), 131072))
+
+
+def test_a_scaling_to_the_same_window_is_noted(tmp_path: Path) -> None:
+    lists = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 131072}
+    config = LLAMA | {"max_position_embeddings": 131072, "rope_theta": 1e4}
+    found = check_up(write(tmp_path / "model", config | {"rope_scaling": {"type": "longrope", **lists}}))
+    assert [verdict.name for verdict in found.verdicts if "lost" in verdict.detail] == ["maximum"]
+
+
+def test_a_message_of_ours_is_whole(tmp_path: Path) -> None:
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    folder = write(
+        tmp_path / "m", LLAMA | {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_scaling": scaling}
+    )
+    assert check_up(folder).verdicts[-1].detail.endswith("(one without rotary positions has none)")

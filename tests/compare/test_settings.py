@@ -93,7 +93,7 @@ def test_yaml_gives_back_the_same_comparison(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"arms": ["poze"]}, "arm 'poze' is like 'poze'; did you mean 'pose'"),
+        ({"arms": ["poze"]}, "arm 'poze' is no kind of arm; did you mean 'pose'"),
         ({"arms": []}, "setting 'arms' is"),
         ({"arms": "pose"}, "give a list"),
         ({"arms": ["pose", "pose"]}, "more than once"),

@@ -111,7 +111,10 @@ class Arm(StrictModel):
         like = tree.pop("like", name)
         if not isinstance(like, str) or like not in ARM_KINDS:
             hint = did_you_mean(like, ARM_KINDS)
-            raise ConfigError(f"arm {name!r} is like {like!r}; {hint}known: {', '.join(ARM_KINDS)}")
+            what = (
+                f"arm {name!r} is no kind of arm" if like == name else f"arm {name!r} is like {like!r}, no kind of arm"
+            )
+            raise ConfigError(f"{what}; {hint}known: {', '.join(ARM_KINDS)}")
         for shared in _OF_ALL_ARMS:
             if shared in tree:
                 raise ConfigError(

@@ -9,6 +9,7 @@ import numpy as np
 from skipwise.doctor.patient import TOKENIZER, Patient, number
 from skipwise.doctor.published import UNTOLD_QWEN2
 from skipwise.doctor.verdict import Verdict, judge
+from skipwise.errors import SkipwiseError
 from skipwise.model.library import library_config, library_tables
 from skipwise.rope import RopeState, RopeTable, eras, read_rope
 
@@ -130,10 +131,16 @@ def _original(name: str, patient: Patient) -> Verdict:
     """The original window is the base model's."""
     own, maximum, factor = patient.original, patient.maximum, patient.value("factor")
     _, known, who = patient.known()
-    if own is None:
-        return _unrecorded(name, patient)
     fault, right = None, None
-    if known is not None and own != known:
+    if own is None and patient.kind in eras.KINDS_WITH_ORIGINAL and known not in (None, patient.value(eras.ORIGINAL)):
+        taken = patient.value(eras.ORIGINAL)
+        fault, right = (
+            f"no original window is on record, transformers takes {taken} for it, and it is {known} in {who}",
+            known,
+        )
+    elif own is None:
+        return _unrecorded(name, patient)
+    elif known is not None and own != known:
         fault, right = f"original window is {own}, and {known} in {who}", known
     elif len(patient.recorded_originals) > 1:
         where = "beside the entry" if own == patient.text.get(eras.ORIGINAL) else "inside the entry"
@@ -152,7 +159,13 @@ def _original(name: str, patient: Patient) -> Verdict:
     if patient.kind in eras.KINDS_WITH_ORIGINAL or patient.value(eras.ORIGINAL) is not None:
         patient.write(eras.ORIGINAL, right)
     cure = f"the original window is {right}"
-    if factor and patient.kind != "llama3" and maximum > right and math.isclose(factor * own, maximum, rel_tol=1e-6):
+    if (
+        factor
+        and own
+        and patient.kind != "llama3"
+        and maximum > right
+        and math.isclose(factor * own, maximum, rel_tol=1e-6)
+    ):
         # It was scaled from what was extended already.
         patient.write("factor", maximum / right)
         cure += f", so the factor is {maximum / right:g}"
@@ -189,7 +202,13 @@ def _maximum(name: str, patient: Patient) -> Verdict | None:
     if state.kind == "linear" and state.ambiguity is not None and state.factor > 1:
         detail = f"scaled linearly by {state.factor:g}, and the maximum of {written} may be the window before or after"
         return Verdict(name=name, status="note", detail=detail, cure="to extend it, give original: the window before")
-    if state.maximum <= written or is_guessed or "original" in patient.unmended:
+    if is_guessed and state.maximum > written:
+        detail = f"maximum of {written}, scaled by {state.factor:g} from a window that is not on record"
+        return Verdict(name=name, status="note", detail=detail)
+    if state.kind in eras.KINDS_WITH_ORIGINAL and state.maximum == state.original:
+        detail = f"{state.kind} from a window of {written} to the same: one of the two lengths may have been lost"
+        return Verdict(name=name, status="note", detail=detail)
+    if state.maximum <= written or "original" in patient.unmended:
         return Verdict(name=name, status="pass", detail=f"the model handles {written} tokens")
     patient.text[eras.maximum_name({**patient.defaults, **patient.text})] = state.maximum
     if state.kind == "linear":
@@ -307,7 +326,8 @@ def readable(name: str, patient: Patient) -> Verdict:
         before = read_rope({**patient.defaults, **old}) if "rope_scaling" in old else found
     except Exception as error:  # Configs are anyone's.
         cure = "give the base model with --base" if "rope_theta" in str(error) else ""
-        return Verdict(name=name, status="fail", detail=_first_line(error), cure=cure)
+        detail = str(error) if isinstance(error, SkipwiseError) else _first_line(error)
+        return Verdict(name=name, status="fail", detail=detail, cure=cure)
     detail = f"{found.kind}, base {found.theta:g}, {found.original} to {found.maximum} tokens"
     if (found.kind, found.theta, found.factor) != (before.kind, before.theta, before.factor):
         return Verdict(

@@ -197,7 +197,7 @@ def machine_of(name: str) -> Machine:
     """
     if name == "cpu":
         return this_cpu()
-    if name not in MACHINES:
+    if name.lower() not in MACHINES:
         known = [*MACHINES, "cpu"]
         raise ConfigError(f"the machine is {name!r}; {did_you_mean(name, known)}give one of {', '.join(known)}")
-    return MACHINES[name]
+    return MACHINES[name.lower()]

@@ -354,6 +354,12 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
     text = eras.text_part(config)
     state = read_rope(config)
     by_layer = eras.parameters_by_layer(text)
+    if state.scaled and interpolation.kind != state.kind:
+        raise ConfigError(
+            f"interpolation is {interpolation.kind!r}, but the model is scaled by {state.kind!r} already, from "
+            f"{state.original} to {state.maximum} tokens; choose kind: {state.kind}, as skipwise plan --write-config "
+            "writes it, or start from the base model"
+        )
     _check_model_takes(text, interpolation, state, by_layer=by_layer is not None)
     parameters = interpolation.parameters(state.spec, window)
     _check_lengths(state, interpolation, window)
@@ -458,12 +464,7 @@ def _check_lengths(state: RopeState, interpolation: Interpolation, window: Windo
 def _check_continues(
     state: RopeState, interpolation: Interpolation, window: Window, parameters: Mapping[str, Any]
 ) -> None:
-    """Refuses to extend a scaled model by anything but more of the same; see `write_rope`."""
-    if interpolation.kind != state.kind:
-        raise ConfigError(
-            f"interpolation is {interpolation.kind!r}, but the model is scaled by {state.kind!r} already, from "
-            f"{state.original} to {state.maximum} tokens; choose kind: {state.kind}, or start from the base model"
-        )
+    """Refuses to extend a scaled model by another share of the same; see `write_rope`."""
     if isinstance(interpolation, YaRN):
         for name in ("mscale", "mscale_all_dim"):
             if (recorded := state.parameters.get(name)) != getattr(interpolation, name):

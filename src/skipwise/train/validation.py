@@ -17,7 +17,7 @@ from skipwise.streaming import first_documents
 from skipwise.token_store import TokenFiles, choose_held_out_end
 from skipwise.train.data import run_store, shows_bars
 from skipwise.train.trainer import Validate
-from skipwise.window import Window
+from skipwise.window import Window, length_label
 
 logger = logging.getLogger("skipwise")
 
@@ -130,7 +130,10 @@ def build_validation(
         "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2),
     }
 
+    where = ", ".join(map(length_label, measured))
+
     def validate() -> dict[str, float]:
+        logger.info(f"validating on {len(documents)} documents at {where} tokens")
         results = evaluate(
             loaded.model,
             loaded.tokenizer,
