@@ -111,10 +111,8 @@ class Arm(StrictModel):
         like = tree.pop("like", name)
         if not isinstance(like, str) or like not in ARM_KINDS:
             hint = did_you_mean(like, ARM_KINDS)
-            what = (
-                f"arm {name!r} is no kind of arm" if like == name else f"arm {name!r} is like {like!r}, no kind of arm"
-            )
-            raise ConfigError(f"{what}; {hint}known: {', '.join(ARM_KINDS)}")
+            what = "" if like == name else f"like {like!r}, "
+            raise ConfigError(f"arm {name!r} is {what}no kind of arm; {hint}known: {', '.join(ARM_KINDS)}")
         for shared in _OF_ALL_ARMS:
             if shared in tree:
                 raise ConfigError(

@@ -134,10 +134,8 @@ def _original(name: str, patient: Patient) -> Verdict:
     fault, right = None, None
     if own is None and patient.kind in eras.KINDS_WITH_ORIGINAL and known not in (None, patient.value(eras.ORIGINAL)):
         taken = patient.value(eras.ORIGINAL)
-        fault, right = (
-            f"no original window is on record, transformers takes {taken} for it, and it is {known} in {who}",
-            known,
-        )
+        fault = f"no original window is on record, transformers takes {taken} for it, and it is {known} in {who}"
+        right = known
     elif own is None:
         return _unrecorded(name, patient)
     elif known is not None and own != known:
@@ -159,13 +157,8 @@ def _original(name: str, patient: Patient) -> Verdict:
     if patient.kind in eras.KINDS_WITH_ORIGINAL or patient.value(eras.ORIGINAL) is not None:
         patient.write(eras.ORIGINAL, right)
     cure = f"the original window is {right}"
-    if (
-        factor
-        and own
-        and patient.kind != "llama3"
-        and maximum > right
-        and math.isclose(factor * own, maximum, rel_tol=1e-6)
-    ):
+    is_of_own = bool(factor and own) and math.isclose(factor * own, maximum, rel_tol=1e-6)
+    if is_of_own and patient.kind != "llama3" and maximum > right:
         # It was scaled from what was extended already.
         patient.write("factor", maximum / right)
         cure += f", so the factor is {maximum / right:g}"

@@ -1,15 +1,5 @@
 """Rotary position embeddings: the interpolations, and how a model's config says which one it uses."""
 
-from skipwise.rope.config import (
-    ATTENTION_FACTOR_KINDS,
-    RopeState,
-    check_carries_factor,
-    read_rope,
-    target_window,
-    with_attention_scale,
-    with_original,
-    write_rope,
-)
 from skipwise.rope.eras import with_both_eras
 from skipwise.rope.interpolations import (
     INTERPOLATIONS,
@@ -22,8 +12,17 @@ from skipwise.rope.interpolations import (
     Unscaled,
     YaRN,
 )
+from skipwise.rope.reading import RopeState, read_rope
 from skipwise.rope.settings import interpolation_from
 from skipwise.rope.tables import RopeSpec, RopeTable, float32_angle_error
+from skipwise.rope.writing import (
+    ATTENTION_FACTOR_KINDS,
+    check_carries_factor,
+    target_window,
+    with_attention_scale,
+    with_original,
+    write_rope,
+)
 
 __all__ = [
     "ATTENTION_FACTOR_KINDS",

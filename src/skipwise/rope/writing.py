@@ -1,0 +1,262 @@
+"""How an extension is written into a model's config, and how a model that is extended already goes on.
+
+What is written says the same to readers of both eras. Three entries of ours stand at the top level, where readers keep
+what they do not know: `original_max_position_embeddings`, as several kinds have no place for it among their parameters;
+`original_rope_theta`, by which an extended model is recognised as such, whatever its kind; and, where an attention
+factor was calibrated, `original_attention_factor`, the one that the model was trained with.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+from skipwise.errors import ConfigError
+from skipwise.rope import eras
+from skipwise.rope.interpolations import INTERPOLATIONS, Interpolation, Linear, Llama3, LongRoPE, YaRN
+from skipwise.rope.reading import PROPORTIONAL, TRAINED_FACTOR, RopeState, read_rope
+from skipwise.window import Window
+
+_PROPORTIONAL_KINDS = ("none", "linear", "ntk")
+
+# Entries of `rope_parameters` that belong to an interpolation; all others are the model's own and stay.
+_OWNED_ENTRIES = {"rope_type", "rope_theta", "original_max_position_embeddings"}
+_OWNED_ENTRIES |= {"attn_factor", "short_mscale", "long_mscale"}
+_OWNED_ENTRIES |= {field.name for kind in INTERPOLATIONS.values() for field in dataclasses.fields(cast(Any, kind))}
+
+ATTENTION_FACTOR_KINDS = tuple(
+    name
+    for name, kind in INTERPOLATIONS.items()
+    if "attention_factor" in {field.name for field in dataclasses.fields(cast(Any, kind))}
+)
+"""Keys of `INTERPOLATIONS` whose entry in a config has a place for an attention factor."""
+
+# Models whose code in transformers knows some kinds only; Phi-MoE's takes LongRoPE's short list at every length.
+_KINDS_OF_MODEL = {
+    "gptj": ("none",),
+    "codegen": ("none",),
+    "phi3": ("none", "ntk", "longrope"),
+    "phi4_multimodal": ("none", "ntk", "longrope"),
+    "phimoe": ("none", "ntk"),
+}
+
+
+def with_original(config: Mapping[str, Any], original: int) -> dict[str, Any]:
+    """Puts on record which window the base model was pre-trained for, where its config does not tell.
+
+    Qwen3's configs say 40960 where it was 32768 and 8192 were kept for the answer; a config that is scaled linearly
+    says one length of two.
+
+    Args:
+        config: the model's config as a dict, of either era.
+        original: that window, in tokens.
+
+    Returns:
+        A new config dict; the given one is left alone.
+
+    Raises:
+        ConfigError: the config computes with another one, or handles fewer tokens.
+        UnsupportedModelError: as `read_rope`.
+    """
+    state, text = read_rope(config), eras.text_part(config)
+    is_told = state.kind not in ("none", "linear") or text.get("original_rope_theta") is not None
+    if is_told and original == state.original:
+        return dict(config)
+    if is_told:
+        raise ConfigError(
+            f"original is {original} tokens, but the model's config computes with {state.original}; leave original "
+            "out, or correct the config"
+        )
+    if not 2 <= original <= state.maximum:
+        raise ConfigError(
+            f"original is {original} tokens, but the model's config has a maximum of {state.maximum}; give the window "
+            "that it was pre-trained for, 2 or more and at most that"
+        )
+    recorded = dict(text) | {eras.ORIGINAL: original, "original_rope_theta": state.theta}
+    return eras.with_text_part(config, recorded)
+
+
+def target_window(config: Mapping[str, Any], *, train: int, target: int) -> Window:
+    """The window of an extension of this model to `target`, its original length from the config; all in tokens."""
+    return Window(train=train, original=read_rope(config).original, target=target)
+
+
+def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: Window) -> dict[str, Any]:
+    """Writes an extension into a config, for readers of both eras.
+
+    `max_position_embeddings` becomes the target; the original window and base stay on record. Where parameters are kept
+    for each layer type, only those of the global layers change. Entries that belong to no interpolation stay.
+
+    A model that is scaled already is never scaled on top of that:
+
+    - The same kind is worked out anew from the base model's own window and base, so the factor is target / original.
+      The target may be the current maximum: writing the same again changes nothing, and hyperparameters may differ.
+    - Another kind is refused, "none" included: the weights have been trained with the one they have.
+    - A factor on record that is not maximum / original (Llama 3.1: 8 for 16 times the window) does not tell how to go
+      on: the interpolation must then give its own factor, and the message says which keeps the proportion.
+    - A window whose original length is not the one on record, a smaller maximum and a smaller factor are refused.
+    - A calibrated attention factor (`with_attention_scale`) belongs to the window it was chosen for: what is written
+      has the interpolation's own again.
+
+    Args:
+        config: the model's config as a dict, of either era.
+        interpolation: what to write.
+        window: the lengths; `window.original` is the base model's.
+
+    Returns:
+        A new config dict; the given one is left alone.
+
+    Raises:
+        ConfigError: as told above, when this kind of model cannot take this kind of interpolation, and as `read_rope`.
+        UnsupportedModelError: as `read_rope`.
+    """
+    text = eras.text_part(config)
+    state = read_rope(config)
+    by_layer = eras.parameters_by_layer(text)
+    if state.scaled and interpolation.kind != state.kind:
+        raise ConfigError(
+            f"interpolation is {interpolation.kind!r}, but the model is scaled by {state.kind!r} already, from "
+            f"{state.original} to {state.maximum} tokens; choose kind: {state.kind}, as skipwise plan --write-config "
+            "writes it, or start from the base model"
+        )
+    _check_model_takes(text, interpolation, state, by_layer=by_layer is not None)
+    parameters = interpolation.parameters(state.spec, window)
+    _check_lengths(state, interpolation, window)
+    if state.scaled:
+        _check_continues(state, interpolation, window, parameters)
+    if state.span_dim is not None:
+        parameters["rope_type"] = PROPORTIONAL
+    parameters |= {name: value for name, value in state.parameters.items() if name not in _OWNED_ENTRIES}
+    if "original_max_position_embeddings" in state.parameters:
+        # Where it stands there already, the model may compute with it whatever the kind (Ministral 3's attention).
+        parameters.setdefault("original_max_position_embeddings", window.original)
+
+    written = dict(text) | {
+        "rope_parameters": eras.with_global_entry(text, parameters),
+        eras.maximum_name(text): window.target,
+        eras.ORIGINAL: window.original,
+        "original_rope_theta": state.theta,
+    }
+    if thetas := text.get("layer_rope_theta"):
+        # 0 is a layer without positions; these stand over the base of the entry.
+        written["layer_rope_theta"] = [theta and parameters["rope_theta"] for theta in thetas]
+    for replaced in ("rope_scaling", TRAINED_FACTOR):
+        written.pop(replaced, None)
+    return eras.with_text_part(config, eras.with_both_eras(written))
+
+
+def with_attention_scale(config: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """Writes another attention factor into the config of a model that is trained already, for readers of both eras.
+
+        attention_factor = scale * the one that the model was trained with
+
+    However often it is written, `scale` counts from there: the trained factor stays on record beside the new one, and a
+    scale of 1 brings it back. Attention logits grow by `scale` squared. Nothing else changes.
+
+    Args:
+        config: the model's config as a dict, of either era.
+        scale: above 0.
+
+    Returns:
+        A new config dict; the given one is left alone.
+
+    Raises:
+        ConfigError: when the model's interpolation has no place for the factor in a config, and as `write_rope`.
+        UnsupportedModelError: as `read_rope`.
+    """
+    state = read_rope(config)
+    check_carries_factor(state.kind)
+    if not 0 < scale < math.inf:
+        raise ConfigError(f"attention scale is {scale}; give a number above 0, such as 1.1")
+    trained = state.attention_factor if state.trained_factor is None else state.trained_factor
+    # Both kinds that carry a factor have it as a field; where their own formula gives this one, none is written.
+    formula: Any = dataclasses.replace(cast(Any, state.interpolation), attention_factor=None)
+    wanted = scale * trained
+    if not math.isclose(formula.table(state.spec, state.window).attention_factor, wanted, rel_tol=1e-12):
+        formula = dataclasses.replace(formula, attention_factor=wanted)
+    written = write_rope(config, formula, state.window)
+    return eras.with_text_part(written, {**eras.text_part(written), TRAINED_FACTOR: trained})
+
+
+def check_carries_factor(kind: str) -> None:
+    """Raises ConfigError unless configs of this interpolation have a place for an attention factor."""
+    if kind not in ATTENTION_FACTOR_KINDS:
+        raise ConfigError(
+            f"interpolation is {kind!r}, whose entry in a config has no place for an attention factor, so none can be "
+            f"calibrated; these carry it: {', '.join(ATTENTION_FACTOR_KINDS)}"
+        )
+
+
+def _check_model_takes(
+    text: Mapping[str, Any], interpolation: Interpolation, state: RopeState, *, by_layer: bool
+) -> None:
+    model_type = text.get("model_type", "")
+    allowed, what = _KINDS_OF_MODEL.get(model_type, tuple(INTERPOLATIONS)), model_type
+    if state.span_dim is not None:
+        allowed, what = _PROPORTIONAL_KINDS, "rope type proportional"
+    if interpolation.kind in INTERPOLATIONS and interpolation.kind not in allowed:
+        raise ConfigError(
+            f"interpolation is {interpolation.kind!r}, but {what} in transformers takes only "
+            f"{', '.join(allowed)}; choose one of these"
+        )
+    if by_layer and isinstance(interpolation, YaRN) and not interpolation.truncate:
+        raise ConfigError(
+            "yarn truncate is False, which transformers does not read in models that keep parameters for each layer "
+            "type; leave it at True"
+        )
+
+
+def _check_lengths(state: RopeState, interpolation: Interpolation, window: Window) -> None:
+    if state.ambiguity and (state.scaled or interpolation.kind != "none"):
+        raise ConfigError(state.ambiguity)
+    if window.original != state.original:
+        raise ConfigError(
+            f"window.original is {window.original} tokens, but by its config the base model was pre-trained for "
+            f"{state.original}; set the original window to {state.original}"
+        )
+    if window.target < state.maximum:
+        raise ConfigError(
+            f"target is {window.target} tokens, but the model handles {state.maximum} already; choose a longer target"
+        )
+
+
+def _check_continues(
+    state: RopeState, interpolation: Interpolation, window: Window, parameters: Mapping[str, Any]
+) -> None:
+    """Refuses to extend a scaled model by another share of the same; see `write_rope`."""
+    if isinstance(interpolation, YaRN):
+        for name in ("mscale", "mscale_all_dim"):
+            if (recorded := state.parameters.get(name)) != getattr(interpolation, name):
+                raise ConfigError(
+                    f"yarn {name} is {getattr(interpolation, name)}, but the model is scaled with {recorded}; give "
+                    f"yarn the field {name}: {recorded}"
+                )
+    if isinstance(interpolation, LongRoPE) and interpolation.long_factor is None and state.was_searched:
+        raise ConfigError(
+            "longrope long_factor is left out, but the model has divisors that were searched for it; give longrope "
+            "long_factor and short_factor lists for the new target, such as those that skipwise plan --write-config "
+            "makes of the model's own"
+        )
+    if isinstance(interpolation, Linear | Llama3 | YaRN):
+        _check_factor_grows(state, interpolation, window, parameters["factor"])
+    if parameters["rope_theta"] < state.parameters["rope_theta"] * (1 - 1e-9):
+        raise ConfigError(
+            f"{state.kind} would lower the base from {state.parameters['rope_theta']:g} to "
+            f"{parameters['rope_theta']:g}; give ntk a theta above the present one"
+        )
+
+
+def _check_factor_grows(state: RopeState, interpolation: Linear | Llama3 | YaRN, window: Window, factor: float) -> None:
+    nominal = state.maximum / state.original
+    # A maximum that was never raised contradicts nothing: it is how long-context switches are documented.
+    if interpolation.factor is None and nominal > 1 and not math.isclose(state.factor, nominal, rel_tol=1e-6):
+        continued = state.factor * window.target / state.maximum
+        raise ConfigError(
+            f"model is scaled by {state.factor:g} for {nominal:g} times its original window, so target / original does "
+            f"not continue it; give {state.kind} factor: {continued:g} to keep the ratio"
+        )
+    if factor < state.factor * (1 - 1e-6):
+        raise ConfigError(
+            f"factor would be {factor:g}, but the model is scaled by {state.factor:g} already; choose a target of "
+            f"at least {math.ceil(state.factor * state.original)} tokens"
+        )
