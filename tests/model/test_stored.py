@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
-from skipwise.model import check_saved, check_trainable, load_model, read_config, save_model
+from skipwise.model import check_saved, check_trainable, load_model, read_config, save_model, stored_weights
 from skipwise.model.saved import first_layers, layers_to_reread, wrongly_saved
 
 
@@ -113,6 +113,18 @@ def test_a_missing_package_is_said_before_weights_are_read(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="pip install compressed-tensors"):
         check_trainable(folder, read_config(folder))
+
+
+def test_weights_are_counted_once_and_not_by_what_stands_for_them(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    write_fp8(tiny_checkpoint, tmp_path)
+    config, file = read_config(tmp_path), tmp_path / "model.safetensors"
+    real = sum(tensor.nbytes for tensor in load_file(file).values())
+    shutil.copy(file, tmp_path / "consolidated.safetensors")
+    assert stored_weights(tmp_path, config) == ("fp8", True, real)
+    (tmp_path / "model-00001-of-00002.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4999819336\n"
+    )
+    assert stored_weights(tmp_path, config) == ("fp8", True, None)
 
 
 def test_packed_weights_that_nobody_could_read_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -72,11 +72,14 @@ def stored_weights(source: str | Path, config: PreTrainedConfig) -> StoredWeight
     if settings is None:
         return None
     method, sizes = method_of(settings), []
-    for path in Path(source).expanduser().glob("*.safetensors"):
+    # Not, for example, the copy of Mistral's in `consolidated.safetensors`.
+    for path in Path(source).expanduser().glob("model*.safetensors"):
         with path.open("rb") as file:
             # A file is the length of its header in 8 bytes, the header, and the tensors.
             sizes.append(path.stat().st_size - 8 - int.from_bytes(file.read(8), "little"))
-    return StoredWeights(method, method == _BITSANDBYTES or _dequantizes(method), sum(sizes) or None)
+    # What only stands for a file that git has not fetched holds no weights.
+    known = sum(sizes) if sizes and min(sizes) > 0 else None
+    return StoredWeights(method, method == _BITSANDBYTES or _dequantizes(method), known)
 
 
 def check_trainable(source: str | Path, config: PreTrainedConfig) -> None:
