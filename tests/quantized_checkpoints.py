@@ -14,8 +14,13 @@ BLOCK = 16
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
-def write_fp8(source: Path, folder: Path) -> dict[str, torch.Tensor]:
+def write_fp8(source: Path, folder: Path, block: int = BLOCK) -> dict[str, torch.Tensor]:
     """Copies a checkpoint with its linear layers in float8, a scale a block of 16 by 16, as Qwen3-FP8 has them of 128.
+
+    Args:
+        source: plain.
+        folder: where to.
+        block: rows and columns of a block; the last of a weight may have fewer.
 
     Returns:
         All weights by name, float32, as they are meant to be read.
@@ -28,11 +33,11 @@ def write_fp8(source: Path, folder: Path) -> dict[str, torch.Tensor]:
             stored[name] = meant[name] = weight.float()
             continue
         rows, columns = weight.shape
-        scales = torch.zeros(rows // BLOCK, columns // BLOCK)
+        scales = torch.zeros(-(-rows // block), -(-columns // block))
         packed, whole = torch.zeros(rows, columns, dtype=torch.float8_e4m3fn), torch.zeros(rows, columns)
-        for i in range(rows // BLOCK):
-            for j in range(columns // BLOCK):
-                at = slice(i * BLOCK, (i + 1) * BLOCK), slice(j * BLOCK, (j + 1) * BLOCK)
+        for i in range(len(scales)):
+            for j in range(scales.shape[1]):
+                at = slice(i * block, (i + 1) * block), slice(j * block, (j + 1) * block)
                 scales[i, j] = weight[at].abs().max() / 448
                 packed[at] = (weight[at] / scales[i, j]).to(torch.float8_e4m3fn)
                 whole[at] = packed[at].float() * scales[i, j]
@@ -45,7 +50,7 @@ def write_fp8(source: Path, folder: Path) -> dict[str, torch.Tensor]:
             "quant_method": "fp8",
             "fmt": "e4m3",
             "activation_scheme": "dynamic",
-            "weight_block_size": [BLOCK, BLOCK],
+            "weight_block_size": [block, block],
             "modules_to_not_convert": ["lm_head"],
         },
     )

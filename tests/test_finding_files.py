@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from skipwise.cli.options import print_json
 from skipwise.corpus import build_store
-from skipwise.documents import LocalFiles, find_sources, read_documents
+from skipwise.documents import LocalFiles, find_sources, look_through, read_documents
 from skipwise.errors import DataError
 
 
@@ -159,6 +160,51 @@ def test_a_folder_without_rights_is_named_to_its_user(tmp_path: Path) -> None:
         # Its name can be seen, and nothing else.
         assert "docs/listed/c.txt" in line
     assert named.startswith("docs/closed/b.txt cannot be looked at (Permission denied)")
+
+
+@pytest.mark.parametrize("asked", ["docs", "docs/*", "docs/**", "docs/**/*.txt"])
+def test_a_link_that_leads_to_itself_is_named_and_can_be_left_out(asked: str, tree: Path) -> None:
+    expected = sorted(_texts(str(tree.parent / asked)))
+    (tree / "two" / "round.txt").symlink_to("round.txt")
+    (tree / "round.txt").symlink_to("round.txt")
+    (tree / "round").symlink_to("round")
+    with pytest.raises(DataError, match=r"docs/(two/)?round\.txt cannot be read \(Too many levels of symbolic links\)"):
+        _texts(str(tree.parent / asked))
+    looked = look_through(str(tree.parent / asked), skip_unreadable=True)
+    assert sorted(document.text for document in looked.documents()) == expected
+
+
+def test_a_link_that_may_not_be_followed_is_named_as_it_may_lead_to_a_folder(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path.stat
+
+    def forbidding(path: Path, **how: Any) -> os.stat_result:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return own(path, **how)
+
+    (tree / "closed").symlink_to(tree / "nowhere")
+    (tree / "broken").symlink_to(tree / "nowhere")
+    monkeypatch.setattr(Path, "stat", forbidding)
+    with pytest.raises(DataError, match=r"docs/closed cannot be read \(Permission denied\)"):
+        _texts(tree)
+
+
+def test_files_of_one_number_are_each_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a share that shows several disks of its server as one may have them.
+    _plant(tmp_path, "a.txt", "bb.txt", "ccc.txt")
+    own = Path.stat
+
+    def numbered(path: Path, **how: Any) -> os.stat_result:
+        status = own(path, **how)
+        if path.suffix != ".txt":
+            return status
+        names = [name for name in dir(status) if name.startswith("st_")]
+        return SimpleNamespace(**{name: getattr(status, name) for name in names} | {"st_ino": 7})  # type: ignore[return-value]
+
+    monkeypatch.setattr(Path, "stat", numbered)
+    assert _texts(tmp_path) == ["text of a.txt", "text of bb.txt", "text of ccc.txt"]
 
 
 def test_a_file_name_that_is_not_utf_8_is_read_stored_and_printed(

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import FAMILIES
+from model_families import FAMILIES, GEMMA4, SMALL
 from quantized_checkpoints import set_config, write_bitsandbytes, write_compressed_tensors, write_fp8, write_mxfp4
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
-from skipwise.model import check_saved, check_trainable, load_model, read_config, save_model
+from skipwise.model import check_saved, check_trainable, load_model, read_config, save_model, stored_weights
 from skipwise.model.saved import first_layers, layers_to_reread, wrongly_saved
 
 
@@ -38,6 +38,16 @@ def check_plain(source: Path, meant: dict[str, torch.Tensor], saved: Path) -> No
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
 def test_fp8_is_saved_as_the_numbers_it_stands_for(family: str, checkpoint: Any, tmp_path: Path) -> None:
     meant = write_fp8(checkpoint(family), tmp_path / "fp8")
+    check_plain(tmp_path / "fp8", meant, tmp_path / "saved")
+
+
+# The library takes 48 rows in blocks of 32 for two of 24, and refuses them in blocks of 20.
+@pytest.mark.parametrize("block", [20, 32])
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_fp8_weights_of_no_whole_blocks_are_the_numbers_they_stand_for(
+    family: str, block: int, checkpoint: Any, tmp_path: Path
+) -> None:
+    meant = write_fp8(checkpoint(family), tmp_path / "fp8", block)
     check_plain(tmp_path / "fp8", meant, tmp_path / "saved")
 
 
@@ -105,6 +115,18 @@ def test_a_missing_package_is_said_before_weights_are_read(
         check_trainable(folder, read_config(folder))
 
 
+def test_weights_are_counted_once_and_not_by_what_stands_for_them(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    write_fp8(tiny_checkpoint, tmp_path)
+    config, file = read_config(tmp_path), tmp_path / "model.safetensors"
+    real = sum(tensor.nbytes for tensor in load_file(file).values())
+    shutil.copy(file, tmp_path / "consolidated.safetensors")
+    assert stored_weights(tmp_path, config) == ("fp8", True, real)
+    (tmp_path / "model-00001-of-00002.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4999819336\n"
+    )
+    assert stored_weights(tmp_path, config) == ("fp8", True, None)
+
+
 def test_packed_weights_that_nobody_could_read_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     write_fp8(tiny_checkpoint, tmp_path / "fp8")
     set_config(tmp_path / "fp8", {"quant_method": "modelopt"})
@@ -142,3 +164,14 @@ def test_some_layers_of_every_family_can_be_read_again(family: str, checkpoint: 
     with torch.no_grad():
         some[name].add_(1)
     assert set(wrongly_saved(model, tmp_path, 1)) == {name}
+
+
+@pytest.mark.parametrize("family", ["gemma4_text", "gemma3n_text"])
+def test_some_layers_of_a_model_whose_last_share_keys_can_be_read_again(family: str, tmp_path: Path) -> None:
+    layers: dict[str, Any] = {"num_hidden_layers": 6, "layer_types": GEMMA4["layer_types"] * 3}
+    config = AutoConfig.for_model(family, **{**SMALL, **GEMMA4, **layers, "num_kv_shared_layers": 3})
+    if family == "gemma3n_text":
+        config.activation_sparsity_pattern, config.intermediate_size = [0.0] * 6, [48] * 6
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    save_model(model, None, tmp_path)
+    assert [wrongly_saved(model, tmp_path, num_layers) for num_layers in range(1, 7)] == [{}] * 6

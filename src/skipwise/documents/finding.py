@@ -113,7 +113,7 @@ class Finder:
                 path = folder / entry.name
                 if entry.name.startswith("."):
                     continue
-                if not entry.is_dir():
+                if not _is_folder(entry):
                     self._add(found, path, str(path.relative_to(root)))
                 elif entry.is_symlink():
                     linked += [] if _leads_back(path) else [path]
@@ -126,7 +126,8 @@ class Finder:
         try:
             status = path.stat()
         except OSError as error:
-            if is_read:
+            # What a link leads to that may not be followed could be a folder, whatever its name.
+            if is_read or (isinstance(error, PermissionError) and os.path.islink(path)):  # noqa: PTH114 - as above
                 reason = f"cannot be read ({error.strerror})"
                 cure = "mend its permissions or what it links to, or leave it out"
                 found.faults.append(UnreadableError("closed", printable(path), reason, cure))
@@ -163,7 +164,7 @@ class _Glob:
         else:
             for entry in self._entries(folder):
                 is_hidden = entry.name.startswith(".") and not part.startswith(".")
-                if not is_hidden and fnmatch.fnmatch(entry.name, part) and (entry.is_dir() or not rest):
+                if not is_hidden and fnmatch.fnmatch(entry.name, part) and (_is_folder(entry) or not rest):
                     yield from self.matches(folder / entry.name, rest)
 
     def _anywhere(self, folder: Path, rest: tuple[str, ...]) -> Iterator[Path]:
@@ -174,7 +175,7 @@ class _Glob:
         entries = [entry for entry in self._entries(folder) if not entry.name.startswith(".")]
         # What is there by its own name comes before what a link leads to.
         for entry in sorted(entries, key=os.DirEntry.is_symlink):
-            if entry.is_dir():
+            if _is_folder(entry):
                 if not (entry.is_symlink() and _leads_back(folder / entry.name)):
                     yield from self._anywhere(folder / entry.name, rest)
             elif not rest:
@@ -203,6 +204,14 @@ def _listed(folder: Path, faults: list[UnreadableError]) -> list[os.DirEntry[str
         return []
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or leads to one; a link that cannot be followed does not, and is a fault of its own."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _leads_back(link: Path) -> bool:
     """Whether a link leads to a folder that it is in, at any depth."""
     return link.parent.resolve().is_relative_to(link.resolve())
@@ -214,8 +223,9 @@ def _is_new(path: Path, known: set[Any], status: os.stat_result | None = None) -
         status = status or path.stat()
     except OSError:
         return True  # Whoever opens it will say what is wrong.
-    # Some file systems number nothing.
-    key = (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
+    # Some file systems number nothing, and some that put others together have a number twice.
+    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    key = numbers if status.st_ino else path.resolve()
     is_new = key not in known
     known.add(key)
     return is_new

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from torch.overrides import TorchFunctionMode
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
@@ -19,6 +20,22 @@ _CLASSES: tuple[Any, ...] = (AutoModelForCausalLM, AutoModel)
 _ROTARY = ("rope_parameters", "rope_scaling", "rope_theta", eras.ORIGINAL)
 # Base that config classes have where nobody chose one for the family; it says nothing about a model.
 _NOBODYS_THETA = 10_000.0
+# Numbers of a tensor that is not made: no rotary table has so many, and joined experts have a hundred times more.
+_LARGE = 1 << 24
+
+
+class _LargeOnesUnmade(TorchFunctionMode):
+    """Large new tensors have a shape and no memory, before a module can make parameters of them."""
+
+    _MAKING = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._MAKING:
+            unmade = func(*args, **{**kwargs, "device": "meta"})
+            if unmade.numel() >= _LARGE:
+                return unmade
+        return func(*args, **kwargs)
 
 
 def library_config(config: Mapping[str, Any]) -> PreTrainedConfig | None:
@@ -48,7 +65,8 @@ def library_defaults(config: PreTrainedConfig) -> dict[str, Any]:
 def library_tables(config: PreTrainedConfig, length: int) -> dict[str, RopeTable]:
     """The rotary tables that the library computes with at inputs of `length` tokens, by module as in `rotary_tables`.
 
-    The model is built without its weights, which costs little at any size; no tables where there is no class for it.
+    The model is built without its weights, which costs little at any size, also for a moment; no tables where there is
+    no class for it.
 
     Raises:
         Exception: the library cannot build it; of any kind.
@@ -57,7 +75,7 @@ def library_tables(config: PreTrainedConfig, length: int) -> dict[str, RopeTable
     library_class = next((each for each in _CLASSES if type(decoder) in each._model_mapping), None)
     if library_class is None:
         return {}
-    with quiet_transformers(), init_empty_weights(include_buffers=False), no_init_weights():
+    with quiet_transformers(), init_empty_weights(include_buffers=False), no_init_weights(), _LargeOnesUnmade():
         model = library_class.from_config(decoder)
     shape = (3, 1, 1) if "mrope_section" in (decoder.rope_parameters or {}) else (1, 1)  # time, height and width
     positions = torch.full(shape, length - 1)

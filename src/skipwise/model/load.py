@@ -36,6 +36,7 @@ from skipwise.model.source import (
 )
 from skipwise.model.stored import (
     ask_for_plain_weights,
+    blocks_as_stored,
     check_nothing_is_packed,
     forget_quantization,
     make_plain,
@@ -220,7 +221,7 @@ def _load_weights(
         # Blocks left packed can be neither trained nor saved; before this setting existed, they never were.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     stored = None if place.gguf_file else ask_for_plain_weights(str(place), config)
-    with one_line_errors(place, "the model"), without_conversion():
+    with one_line_errors(place, "the model"), without_conversion(), blocks_as_stored(stored):
         if (packed := packed_config(place)) is not None:
             arguments["state_dict"] = llama_weights(packed, place)
             loaded: Any = LlamaForCausalLM.from_pretrained(None, **arguments, output_loading_info=True)

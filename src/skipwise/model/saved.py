@@ -138,5 +138,8 @@ def _with_first_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedC
     for name, value in vars(text).items():
         if isinstance(value, list | tuple) and len(value) == whole:
             setattr(text, name, value[:num_layers])
+    if shared := getattr(text, "num_kv_shared_layers", None):
+        # The last so many layers of Gemma 3n and 4 have no keys and values of their own.
+        text.num_kv_shared_layers = max(0, num_layers - (whole - shared))
     text.num_hidden_layers = num_layers
     return cut

@@ -9,12 +9,14 @@ What is dequantized is a plain model from then on, and so is what is saved of it
 
 import importlib.util
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -27,6 +29,7 @@ _BITSANDBYTES = "bitsandbytes"
 _PACKAGES = {_BITSANDBYTES: "bitsandbytes", "compressed-tensors": "compressed_tensors"}
 # By `unpack_checkpoint`.
 _UNPACKED_FROM_FILES = ("gptq", "awq")
+_IN_BLOCKS = ("fp8", "mxfp8")
 _SCALES = ("weight_scale_inv", "weight_scale", "_scales", ".SCB", ".absmax")
 
 
@@ -69,11 +72,14 @@ def stored_weights(source: str | Path, config: PreTrainedConfig) -> StoredWeight
     if settings is None:
         return None
     method, sizes = method_of(settings), []
-    for path in Path(source).expanduser().glob("*.safetensors"):
+    # Not, for example, the copy of Mistral's in `consolidated.safetensors`.
+    for path in Path(source).expanduser().glob("model*.safetensors"):
         with path.open("rb") as file:
             # A file is the length of its header in 8 bytes, the header, and the tensors.
             sizes.append(path.stat().st_size - 8 - int.from_bytes(file.read(8), "little"))
-    return StoredWeights(method, method == _BITSANDBYTES or _dequantizes(method), sum(sizes) or None)
+    # What only stands for a file that git has not fetched holds no weights.
+    known = sum(sizes) if sizes and min(sizes) > 0 else None
+    return StoredWeights(method, method == _BITSANDBYTES or _dequantizes(method), known)
 
 
 def check_trainable(source: str | Path, config: PreTrainedConfig) -> None:
@@ -130,6 +136,48 @@ def ask_for_plain_weights(source: str, config: PreTrainedConfig) -> str | None:
     if _dequantizes(method):
         setattr(config, _SETTINGS, {**settings, "dequantize": True})
     return method
+
+
+@contextmanager
+def blocks_as_stored(method: str | None) -> Iterator[None]:
+    """Has the library dequantize weights that are no whole blocks of scales as they were quantized.
+
+    It takes a block to be an even share of the weight: of 192 rows in blocks of 128 it multiplies the first 96 by the
+    first block's scale, and 576 rows, as DeepSeek-V3 has them, it refuses.
+
+    Args:
+        method: the format's name, None where nothing is quantized.
+    """
+    operation = _fp8_operation() if method in _IN_BLOCKS else None
+    if operation is None:
+        yield
+        return
+    evenly = operation._dequantize_one
+
+    def dequantize(self: Any, quantized: Tensor, scales: Tensor, *more: Any, **how: Any) -> Tensor:
+        block = getattr(self.hf_quantizer.quantization_config, "weight_block_size", None)
+        if block is None or scales.ndim < 2 or quantized.dtype != torch.float8_e4m3fn:
+            return evenly(self, quantized, scales, *more, **how)
+        rows, columns = quantized.shape[-2:]
+        below, beside = (size * grid for size, grid in zip(block, scales.shape[-2:], strict=True))
+        if not (0 <= below - rows < block[0] and 0 <= beside - columns < block[1]):
+            return evenly(self, quantized, scales, *more, **how)  # Stored in blocks of another size.
+        padded = functional.pad(quantized.float(), (0, beside - columns, 0, below - rows))
+        return evenly(self, padded, scales, *more, **how)[..., :rows, :columns].contiguous()
+
+    operation._dequantize_one = dequantize
+    try:
+        yield
+    finally:
+        operation._dequantize_one = evenly
+
+
+def _fp8_operation() -> Any:
+    """The library's class that dequantizes; None of a version that has it otherwise."""
+    from transformers.integrations import finegrained_fp8
+
+    operation = getattr(finegrained_fp8, "Fp8Dequantize", None)
+    return operation if hasattr(operation, "_dequantize_one") else None
 
 
 def make_plain(model: Any, method: str) -> None:
