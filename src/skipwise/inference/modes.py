@@ -45,7 +45,8 @@ class TwoModes:
         self._models: dict[Mode, PreTrainedModel] = {"long": long} if short is None else {"short": short, "long": long}
         for model in {id(model): model for model in self._models.values()}.values():
             recompute_at_switches(model)
-        self._following = threading.Lock()
+        self.one_at_a_time = threading.RLock()
+        """Held while a model runs whose rotary tables follow the length of an input, as they are kept in the model."""
         self._forced: ContextVar[Mode | None] = ContextVar("mode", default=None)
         self.tokenizer = tokenizer
         state = rope_state(long.config)
@@ -179,7 +180,9 @@ class TwoModes:
         """
         if arguments.get("past_key_values") is not None and self._forced.get() is None:
             raise ConfigError("a cache goes with the mode that filled it; call the model within `with modes.mode(...)`")
-        return self._chosen(input_ids.shape[1])(input_ids=input_ids, **arguments)
+        model = self._chosen(input_ids.shape[1])
+        with self.one_at_a_time if rope_follows_length(model) else contextlib.nullcontext():
+            return model(input_ids=input_ids, **arguments)
 
     def generate(self, input_ids: torch.Tensor, *, max_new_tokens: int, **arguments: Any) -> torch.Tensor:
         """The transformers library's `generate`, in the mode that is taken or that prompt and new tokens choose.
@@ -198,9 +201,9 @@ class TwoModes:
         model: Any = self._chosen(total)
         if not rope_follows_length(model):
             return model.generate(input_ids, max_new_tokens=max_new_tokens, **arguments)
-        # LongRoPE's follow by themselves (0); all are kept in the model itself, so it is one request at a time.
+        # LongRoPE's follow by themselves (0).
         held = held_length(model, 0, total)
-        with self._following, rope_of_length(model, held) if held else contextlib.nullcontext():
+        with self.one_at_a_time, rope_of_length(model, held) if held else contextlib.nullcontext():
             return model.generate(input_ids, max_new_tokens=max_new_tokens, **arguments)
 
     def _chosen(self, total_tokens: int) -> Any:
