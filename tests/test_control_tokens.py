@@ -225,6 +225,21 @@ def test_the_longest_of_thousands_of_tokens_is_found_soon() -> None:
     assert time.perf_counter() - began < 1
 
 
+@pytest.mark.parametrize("place", range(1, len(END_OF_TURN)))
+def test_no_token_is_made_where_texts_are_joined(place: int) -> None:
+    tokenizer = TOKENIZERS["qwen"]
+    ends: Any = [f"a{END_OF_TURN[:place]}", END_OF_TURN[place:]]
+    for template, content in (
+        ("{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}" + END, ends),
+        ("{% for m in messages %}{{ m.content | join | trim }}{{ REST }}{% endfor %}" + END, ends[:1]),
+    ):
+        template = template.replace("{{ REST }}", ends[1])
+        parts = [{"type": "text", "text": text} for text in content] if len(content) > 1 else content
+        ids = TextEncoder(tokenizer, chat_template=template).encode_chat([{"role": "user", "content": parts}])
+        assert tokenizer.decode(ids) == f"a{END_OF_TURN}{END}"
+        assert special_ids(tokenizer, ids) == [number_of(tokenizer, END)]
+
+
 def test_a_token_of_one_letter_is_kept_apart() -> None:
     tokenizer = copy.deepcopy(TOKENIZERS["gpt2"])
     tokenizer.add_special_tokens({"additional_special_tokens": ["☃"]})

@@ -3,8 +3,9 @@
 import re
 import secrets
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from skipwise.errors import DataError
@@ -149,7 +150,8 @@ class _Marks:
     """Marks of what users have spelled, while a template handles it.
 
     A mark is one character behind the first of a token, so that no template finds the token, and none makes it again by
-    cutting the text, stripping it or writing it in capitals. The character is one of 65,533 that mean nothing.
+    cutting the text, joining it with another, stripping it or writing it in capitals. The character is one of 65,533
+    that mean nothing.
 
     Args:
         tokens: of a tokenizer.
@@ -157,9 +159,10 @@ class _Marks:
 
     def __init__(self, tokens: ControlTokens) -> None:
         self._mark = mark = chr(0x100000 + secrets.randbelow(0xFFFD))
-        # One may begin within another.
         self._any, self._special = (
-            re.compile(f"{mark}|(?={any_of(wanted).pattern}).", re.DOTALL) for wanted in (tokens.all, tokens.special)
+            # One may begin within another, and what begins at a text's end may go on in what a template writes next.
+            (re.compile(f"{mark}|(?={any_of(wanted).pattern}).", re.DOTALL), _beginnings(wanted))
+            for wanted in (tokens.all, tokens.special)
         )
         added = tokens.all | tokens.ordinary
         # A token of one letter has its mark behind it.
@@ -169,7 +172,12 @@ class _Marks:
     def put(self, value: Any, *, is_the_models: bool = False) -> Any:
         """A value with each control token marked that one of its strings has, of the model's own words special ones."""
         if isinstance(value, str):
-            return (self._special if is_the_models else self._any).sub(rf"\g<0>{self._mark}", value)
+            pattern, beginnings = self._special if is_the_models else self._any
+            most = min(len(value), max(map(len, beginnings), default=0))
+            places = {found.end() for found in pattern.finditer(value)}
+            places |= {len(value) - n + 1 for n in range(1, most + 1) if value[-n:] in beginnings}
+            cuts = [0, *sorted(places), len(value)]
+            return self._mark.join(value[begin:end] for begin, end in pairwise(cuts)) if places else value
         if isinstance(value, Mapping):
             return {name: self.put(each, is_the_models=is_the_models) for name, each in value.items()}
         if isinstance(value, list | tuple):
@@ -184,6 +192,11 @@ class _Marks:
             return names.get(written, written) if written else found["own"]
 
         return self._all.sub(resolved, text)
+
+
+def _beginnings(tokens: Collection[str]) -> frozenset[str]:
+    """All that may be the beginning of a token, and is none of them as a whole."""
+    return frozenset(token[:end] for token in tokens for end in range(1, len(token)))
 
 
 class _OtherEncoder:
