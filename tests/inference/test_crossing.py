@@ -15,6 +15,7 @@ import torch
 import transformers as hf
 
 from skipwise import cli
+from skipwise.errors import ConfigError
 from skipwise.evals.generate import greedy_outputs
 from skipwise.evals.prompts import Prompt
 from skipwise.inference.engine import GenerationRequest
@@ -89,6 +90,19 @@ def test_the_engine(case: tuple[list[int], list[int]], modes: TwoModes, cache: s
     assert answer(engine, ids, NEW) == expected
     assert answer(engine, ids[:100], 8) == answer(LocalEngine(modes, cache=cache, chunk_tokens=64), ids[:100], 8)
     assert answer(engine, ids, NEW) == expected
+
+
+def test_what_would_write_other_tokens_is_refused(modes: TwoModes, fresh: Callable[..., list[int]]) -> None:
+    ids = list(modes.tokenizer(TEXT)["input_ids"][: ORIGINAL + 40])
+    how: dict[str, Any] = {"do_sample": False, "eos_token_id": []}
+    for name, value in (("prefill_chunk_size", 64), ("prompt_lookup_num_tokens", 3)):
+        with pytest.raises(ConfigError, match=f"{name} is given, and beyond the original window"):
+            modes.generate(torch.tensor([ids]), max_new_tokens=4, **{name: value}, **how)
+        config = hf.GenerationConfig(**{name: value})
+        with pytest.raises(ConfigError, match=name):
+            modes.generate(torch.tensor([ids[:250]]), max_new_tokens=8, generation_config=config, **how)
+    written = modes.generate(torch.tensor([ids[:100]]), max_new_tokens=4, prefill_chunk_size=64, **how)
+    assert written[0, 100:].tolist() == fresh(ids[:100], 4)
 
 
 def test_one_thread_does_not_read_with_the_tables_of_another(modes: TwoModes, fresh: Callable[..., list[int]]) -> None:
