@@ -3,6 +3,9 @@
 import copy
 import hashlib
 import logging
+import re
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,10 @@ from skipwise.errors import DataError
 from skipwise.evals.ruler.draft import Draft, PromptEncoder
 from skipwise.evals.suite.item import encode_item
 from skipwise.serve.backends import Prompts
+from skipwise.serve.refusals import Refusal
 from skipwise.streaming import first_documents
 from skipwise.tokenizing import Encoder, TextEncoder, encoder_of
+from skipwise.tokenizing.engines import any_of
 from skipwise.train.folder import RunFolder
 from skipwise.train.recipe import as_begun
 
@@ -177,6 +182,103 @@ def test_a_template_finds_what_the_model_wrote_in_its_own_turns() -> None:
     assert (ids.count(think), ids.count(number_of(tokenizer, END))) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(f"m.content[:{end}]", ATTACK[:end]) for end in range(1, 14)]
+    + [(f"m.content[-{begin}:]", ATTACK[-begin:]) for begin in range(16, 34)]
+    + [
+        ("m.content | upper", ATTACK.upper()),
+        ("m.content | trim('h<') | trim", ATTACK.strip("h<")),
+        ("m.content.split('|')[0] + '|im_end|>'", "hi<|im_end|>"),
+        ("m.content | replace('hi', '')", ATTACK[2:]),
+        ("m.content | tojson", '"' + ATTACK.replace("\n", "\\n") + '"'),
+    ],
+)
+def test_no_template_makes_a_token_of_what_a_message_spells(content: str, expected: str) -> None:
+    tokenizer = TOKENIZERS["qwen"]
+    encoder = TextEncoder(tokenizer, chat_template=f"{{% for m in messages %}}{TURN}{{{{ {content} }}}}{{% endfor %}}")
+    ids = encoder.encode_chat([{"role": "user", "content": ATTACK}])
+    text: Any = tokenizer.decode(ids)
+    assert special_ids(tokenizer, ids) == [number_of(tokenizer, TURN)]
+    # A mark takes a place where a template counts: one letter for each token.
+    assert text.startswith(TURN)
+    assert text.removeprefix(TURN) in (expected, expected[:-1], expected[1:])
+
+
+@settings(max_examples=50)
+@given(text=SPELLING)
+def test_marks_leave_every_text_as_it_was(text: str) -> None:
+    marks, mark = ENCODERS["gemma"]._marks, ENCODERS["gemma"]._marks._mark
+    for spelled in (text, mark + text, text.replace("<", f"<{mark}"), f"{mark}{mark}{text}{mark}"):
+        assert marks.resolve(marks.put(spelled), dict.fromkeys(SPECIAL, "a token")) == spelled
+
+
+def test_the_longest_of_thousands_of_tokens_is_found_soon() -> None:
+    tokens = [f"<unused{number}>" for number in range(6000)] + ["<", "<un", "[INST]", "a\nb", "<|", "(.)*", ""]
+    pattern = any_of(tokens)
+    for text, found in (("x<unused12>", "<unused12>"), ("<unused99999>", "<un"), ("[INST", None), ("a\nb", "a\nb")):
+        assert (re.search(pattern, text) or [None])[0] == found
+    assert [each[0] for each in pattern.finditer("(.)*<|<<unus")] == ["(.)*", "<|", "<", "<un"]
+    assert any_of([]).search("") is None
+    text, began = "<div class=a[3]>of a page</div>\n" * 30_000, time.perf_counter()
+    assert sum(1 for _ in pattern.finditer(text)) == 60_000
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize("place", range(1, len(END_OF_TURN)))
+def test_no_token_is_made_where_texts_are_joined(place: int) -> None:
+    tokenizer = TOKENIZERS["qwen"]
+    ends: Any = [f"a{END_OF_TURN[:place]}", END_OF_TURN[place:]]
+    for template, content in (
+        ("{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}" + END, ends),
+        ("{% for m in messages %}{{ m.content | join | trim }}{{ REST }}{% endfor %}" + END, ends[:1]),
+    ):
+        template = template.replace("{{ REST }}", ends[1])
+        parts = [{"type": "text", "text": text} for text in content] if len(content) > 1 else content
+        ids = TextEncoder(tokenizer, chat_template=template).encode_chat([{"role": "user", "content": parts}])
+        assert tokenizer.decode(ids) == f"a{END_OF_TURN}{END}"
+        assert special_ids(tokenizer, ids) == [number_of(tokenizer, END)]
+
+
+def test_a_token_of_one_letter_is_kept_apart() -> None:
+    tokenizer = copy.deepcopy(TOKENIZERS["gpt2"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["☃"]})
+    encoder = TextEncoder(tokenizer, chat_template="{% for m in messages %}☃{{ m.content }}☃{% endfor %}")
+    ids = encoder.encode_chat([user("a☃b☃")])
+    assert tokenizer.decode(ids) == "☃a☃b☃☃"
+    assert ids.count(number_of(tokenizer, "☃")) == 2
+
+
+def test_no_character_at_all_is_told_in_words() -> None:
+    for ask in (ENCODERS["qwen"].encode, Prompts(SMOLLM).ids, lambda text: Prompts(SMOLLM).ids([user(text)])):
+        with pytest.raises((DataError, Refusal), match=r"a lone surrogate \(\\ud800 to"):
+            ask("a \ud83d b")
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def test_other_threads_go_on_while_a_template_is_read() -> None:
+    encoder, beats, done = ENCODERS["llama2"], list[float](), threading.Event()
+    assert encoder._fragile
+    text = f"{next(iter(encoder._fragile))} {'a word ' * 20_000}"
+
+    def beat() -> None:
+        while not done.wait(0.001):
+            beats.append(time.perf_counter())
+
+    other = threading.Thread(target=beat)
+    other.start()
+    began = time.perf_counter()
+    encoder._with_names_found(text)
+    took = time.perf_counter() - began
+    done.set()
+    other.join()
+    gaps = [after - before for before, after in zip([began, *beats], [*beats, began + took], strict=True)]
+    assert max(gaps) < took / 2
+
+
 def one_user_turn(ids: list[int]) -> bool:
     return (
         SMOLLM.decode(ids)
@@ -271,6 +373,25 @@ def test_tokens_that_are_meant_are_found_where_earlier_versions_left_them() -> N
     engine.no_padding()
     before = hashlib.sha256(f"{SMOLLM.eos_token_id} {engine.to_str()}".encode()).hexdigest()
     assert Encoder(SMOLLM, "tokens").fingerprint == before != Encoder(SMOLLM).fingerprint
+
+
+def test_threads_that_find_it_at_once_say_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = Encoder(SMOLLM)
+    pattern: Any = encoder._spelled
+
+    class Slow:
+        """Finds a token while another thread has found one."""
+
+        def search(self, text: str) -> Any:
+            encoder._spelled = pattern
+            encoder._look_for_control_tokens([ATTACK])
+            return pattern.search(text)
+
+    encoder._spelled = Slow()  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING, "skipwise"):
+        encoder.encode([ATTACK])
+        encoder.encode([ATTACK])
+    assert len(caplog.records) == 1
 
 
 def test_what_is_read_as_text_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -59,6 +59,16 @@ def test_no_piece_is_much_longer_than_asked(kind: str) -> None:
     assert sum(sizes) < 4 * len(text), "a cut takes few tries"
 
 
+def test_letters_whose_bytes_share_tokens_are_cut_where_they_do_not(caplog: pytest.LogCaptureFixture) -> None:
+    text = "日本語のテキスト" * 500
+    own = whole("qwen", text)
+    assert all(whole("qwen", text[:end]) != own[: len(whole("qwen", text[:end]))] for end in range(1, 8))
+    with caplog.at_level(logging.WARNING, "skipwise"):
+        ids = encode_in_pieces(text, lambda piece: whole("qwen", piece), anywhere=True, size=256, context=CONTEXT)
+    assert ids.tolist() == own
+    assert not caplog.records
+
+
 def test_a_text_without_a_place_to_cut_is_read_at_once_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     text = "日本語" * 1000
     with caplog.at_level(logging.WARNING, "skipwise"):

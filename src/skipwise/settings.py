@@ -113,6 +113,7 @@ def _explain_one(model: type[BaseModel], name: str, found: Sequence[Any]) -> str
 
 _ALLOWED = {
     "string_type": "text",
+    "string_unicode": "text without lone surrogates (\\ud800 to \\udfff)",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "int_parsing": "a whole number",

@@ -162,6 +162,11 @@ def test_zeros_that_are_no_wonder_are_not_warned_of(caplog: pytest.LogCaptureFix
     silent = Oracle(lambda _: "", window=700)
     assert warnings(silent, needles, [600, 700]) == 1
     assert warnings(silent, needles, [1600], allow_beyond=True) == 0
+    # A window that YaRN widens, though the config's maximum was kept at the original.
+    wide = Oracle(lambda _: "", window=700)
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 700}
+    wide.config.rope_parameters = rope  # type: ignore[assignment]
+    assert warnings(wide, needles, [1600]) == 1
     # Shorter prompts were answered, so that their form is none of the reasons.
     assert warnings(Oracle(lambda text: finder(text) if len(text) < 650 else ""), needles, [600, 1600]) == 0
     passkey = {"kind": "passkey", "trials": 2, "num_depths": 1}

@@ -5,14 +5,17 @@ gives when it reads all tokens anew, without a cache, for each token that follow
 """
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers as hf
 
 from skipwise import cli
+from skipwise.errors import ConfigError
 from skipwise.evals.generate import greedy_outputs
 from skipwise.evals.prompts import Prompt
 from skipwise.inference.engine import GenerationRequest
@@ -87,6 +90,45 @@ def test_the_engine(case: tuple[list[int], list[int]], modes: TwoModes, cache: s
     assert answer(engine, ids, NEW) == expected
     assert answer(engine, ids[:100], 8) == answer(LocalEngine(modes, cache=cache, chunk_tokens=64), ids[:100], 8)
     assert answer(engine, ids, NEW) == expected
+
+
+def test_what_would_write_other_tokens_is_refused(modes: TwoModes, fresh: Callable[..., list[int]]) -> None:
+    ids = list(modes.tokenizer(TEXT)["input_ids"][: ORIGINAL + 40])
+    how: dict[str, Any] = {"do_sample": False, "eos_token_id": []}
+    for name, value in (("prefill_chunk_size", 64), ("prompt_lookup_num_tokens", 3)):
+        with pytest.raises(ConfigError, match=f"{name} is given, and beyond the original window"):
+            modes.generate(torch.tensor([ids]), max_new_tokens=4, **{name: value}, **how)
+        config = hf.GenerationConfig(**{name: value})
+        with pytest.raises(ConfigError, match=name):
+            modes.generate(torch.tensor([ids[:250]]), max_new_tokens=8, generation_config=config, **how)
+    written = modes.generate(torch.tensor([ids[:100]]), max_new_tokens=4, prefill_chunk_size=64, **how)
+    assert written[0, 100:].tolist() == fresh(ids[:100], 4)
+
+
+def test_one_thread_does_not_read_with_the_tables_of_another(modes: TwoModes, fresh: Callable[..., list[int]]) -> None:
+    ids = list(modes.tokenizer(TEXT)["input_ids"][: ORIGINAL + 40])
+    engine, within, is_done = LocalEngine(modes, chunk_tokens=512), threading.Event(), threading.Event()
+    engine.end_ids = frozenset()
+    read: list[list[int]] = []
+
+    def wait(*_: object) -> None:
+        if threading.current_thread() is reader and not within.is_set():
+            within.set()
+            is_done.wait(0.5)
+
+    reader = threading.Thread(target=lambda: read.append(answer(engine, ids, 4)))
+    model: Any = modes.model("long")
+    handle = model.model.layers[0].register_forward_pre_hook(wait)
+    try:
+        reader.start()
+        assert within.wait(60)
+        written = modes.generate(torch.tensor([ids[:100]]), max_new_tokens=4, do_sample=False, eos_token_id=[])
+        is_done.set()
+        reader.join()
+    finally:
+        handle.remove()
+    assert written[0, 100:].tolist() == fresh(ids[:100], 4)
+    assert read == [fresh(ids, 4)]
 
 
 def test_requests_of_a_server_in_turns(case: tuple[list[int], list[int]], modes: TwoModes) -> None:

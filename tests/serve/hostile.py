@@ -81,6 +81,8 @@ CASES = [
         "there is nothing at this path",
     ),
     Case("a body to a path that takes none", http(b"{}", path="/health"), 405, "this path takes another method"),
+    Case("half a surrogate pair as a model", of(model="\ud800"), 400, "model: give text without lone surrogates"),
+    Case("half a surrogate pair as a field", raw('"\\ud800": 1'), 400, "the body: give text without"),
     Case("no body", http(b""), 400),
     Case("no JSON", http(b"{{{"), 400),
     Case("JSON that is no object", http(b"[1, 2]"), 400),

@@ -14,6 +14,7 @@ from skipwise.evals.context import EvalContext, process_state
 from skipwise.evals.generate import BATCH_TOKENS, end_token_ids, greedy_outputs
 from skipwise.evals.records import EvalResult, Sample, hash_tokens
 from skipwise.evals.stats import wilson
+from skipwise.model import longest_input
 
 logger = logging.getLogger("skipwise")
 
@@ -168,8 +169,7 @@ def warn_of_zeros(
     family = task.name.partition("_")[0]
     if any(scores):
         context.answered.add(family)
-    window = context.model.config.get_text_config().max_position_embeddings
-    if not scores or family in context.answered or length_tokens > window:
+    if not scores or family in context.answered or length_tokens > longest_input(context.model.config):
         return
     context.answered.add(family)
     if not process_state().is_main_process:

@@ -206,7 +206,7 @@ class LocalGeneration:
         # A cache whose size is fixed gives attention columns that hold nothing yet, and a mask for them.
         unmasked = end - self._read > 1 and self._cache is not None and can_rewind(self._cache)
         in_chunks = chunk_attention(self._model) if unmasked else nullcontext()
-        with rope_of_length(self._model, length), in_chunks:
+        with self._engine.modes.one_at_a_time, rope_of_length(self._model, length), in_chunks:
             logits: Tensor = self._model(
                 input_ids=torch.tensor([self._ids[self._read : end]], device=device),
                 position_ids=torch.arange(self._read, end, device=device)[None],

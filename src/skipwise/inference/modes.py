@@ -18,11 +18,20 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.evals.length_rope import held_length, recompute_at_switches, rope_follows_length, rope_of_length
+from skipwise.evals.length_rope import (
+    held_length,
+    recompute_at_switches,
+    rope_follows_length,
+    rope_of_length,
+    tables_at,
+)
 from skipwise.inference.engine import MODES, Mode
 from skipwise.inference.origin import Origin, check_base, read_origin
 from skipwise.model import built_around, load_model, read_config, rope_state
 from skipwise.train.tuning import load_additions
+
+# Arguments of the library's `generate` by which a pass does not end where the tokens so far end.
+_READ_IN_PARTS = ("prefill_chunk_size", "prompt_lookup_num_tokens", "assistant_model")
 
 
 class TwoModes:
@@ -45,7 +54,8 @@ class TwoModes:
         self._models: dict[Mode, PreTrainedModel] = {"long": long} if short is None else {"short": short, "long": long}
         for model in {id(model): model for model in self._models.values()}.values():
             recompute_at_switches(model)
-        self._following = threading.Lock()
+        self.one_at_a_time = threading.RLock()
+        """Held while a model runs whose rotary tables follow the length of an input, as they are kept in the model."""
         self._forced: ContextVar[Mode | None] = ContextVar("mode", default=None)
         self.tokenizer = tokenizer
         state = rope_state(long.config)
@@ -179,7 +189,9 @@ class TwoModes:
         """
         if arguments.get("past_key_values") is not None and self._forced.get() is None:
             raise ConfigError("a cache goes with the mode that filled it; call the model within `with modes.mode(...)`")
-        return self._chosen(input_ids.shape[1])(input_ids=input_ids, **arguments)
+        model = self._chosen(input_ids.shape[1])
+        with self.one_at_a_time if rope_follows_length(model) else contextlib.nullcontext():
+            return model(input_ids=input_ids, **arguments)
 
     def generate(self, input_ids: torch.Tensor, *, max_new_tokens: int, **arguments: Any) -> torch.Tensor:
         """The transformers library's `generate`, in the mode that is taken or that prompt and new tokens choose.
@@ -193,14 +205,24 @@ class TwoModes:
 
         Returns:
             Token ids (batch, n + new), the prompt's first.
+
+        Raises:
+            ConfigError: as `choose`; and arguments by which LongRoPE's tokens would be others.
         """
         total = input_ids.shape[1] + max_new_tokens
         model: Any = self._chosen(total)
         if not rope_follows_length(model):
             return model.generate(input_ids, max_new_tokens=max_new_tokens, **arguments)
-        # LongRoPE's follow by themselves (0); all are kept in the model itself, so it is one request at a time.
+        own = arguments.get("generation_config") or model.generation_config
+        parts = [name for name in _READ_IN_PARTS if arguments.get(name, getattr(own, name, None))]
+        if parts and tables_at(model, 1) != tables_at(model, total):
+            raise ConfigError(
+                f"{parts[0]} is given, and beyond the original window LongRoPE rotates by all that there is, which the "
+                "library does not see where it reads parts; leave it out"
+            )
+        # LongRoPE's follow by themselves (0).
         held = held_length(model, 0, total)
-        with self._following, rope_of_length(model, held) if held else contextlib.nullcontext():
+        with self.one_at_a_time, rope_of_length(model, held) if held else contextlib.nullcontext():
             return model.generate(input_ids, max_new_tokens=max_new_tokens, **arguments)
 
     def _chosen(self, total_tokens: int) -> Any:

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from skipwise.errors import ConfigError, UnsupportedModelError
+from skipwise.errors import ConfigError, DataError, UnsupportedModelError
 from skipwise.inference.engine import Engine, GenerationRequest, Mode
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Progress, Scheduler, Turns
@@ -122,17 +122,25 @@ class Prompts:
         """Token ids, special tokens included. Any thread may call this.
 
         Raises:
-            Refusal: 400, the template has no place for such a chat.
+            Refusal: 400, the template has no place for such a chat, or its text is none.
         """
-        if isinstance(prompt, str):
-            return self._encoder.encode(prompt, add_special_tokens=True)
         try:
-            rendered = self._encoder.render_chat(prompt)
+            if isinstance(prompt, str):
+                return self._encoder.encode(prompt, add_special_tokens=True)
+            return self._encoder.encode_rendered(self._rendered(prompt))
+        except DataError as error:
+            param = "prompt" if isinstance(prompt, str) else "messages"
+            raise Refusal(400, str(error), code="invalid_request", param=param) from error
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        try:
+            return self._encoder.render_chat(messages)
+        except DataError:
+            raise
         except Exception as error:
             # Templates raise on what they do not like, in words of their own that may hold the text.
             reason = f"the model's chat template refuses these messages ({type(error).__name__})"
             raise Refusal(400, f"{reason}; begin with a user's message and take turns", param="messages") from error
-        return self._encoder.encode_rendered(rendered)
 
 
 class Tokenizing:

@@ -96,11 +96,14 @@ class Encoder:
 
     def _look_for_control_tokens(self, texts: list[str]) -> None:
         """Says once that documents spell control tokens, as their author may mean them."""
-        if self._spelled is None:
+        # Another thread may have said it meanwhile.
+        spelled = self._spelled
+        found = next(filter(None, map(spelled.search, texts)), None) if spelled else None
+        if not found:
             return
-        found = next(filter(None, map(self._spelled.search, texts)), None)
-        if found:
-            self._spelled = None
+        with self._lock:
+            is_said, self._spelled = self._spelled is None, None
+        if not is_said:
             logger.warning(
                 f"documents spell control tokens, such as {found[0]}, and are read as text, as data.control_tokens is "
                 "text; where they mean the tokens, set data.control_tokens to tokens"

@@ -140,6 +140,22 @@ def unguessable(number: int) -> list[str]:
 
 
 def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Finds tokens as engines do: the leftmost, and of several there the longest."""
-    longest_first = sorted(tokens, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    """Finds tokens as engines do: the leftmost, and of several there the longest.
+
+    Letter by letter, so that a text is read as fast whether there are ten tokens or, as in Gemma 3, six thousand.
+    """
+    tree: dict[str, Any] = {}
+    for token in filter(None, tokens):
+        node = tree
+        for letter in token:
+            node = node.setdefault(letter, {})
+        node[""] = {}
+    return re.compile(_pattern(tree) if tree else "(?!)")
+
+
+def _pattern(node: Mapping[str, Any]) -> str:
+    """What may follow a beginning; the key "" says that a token may end with it."""
+    further = "|".join(re.escape(letter) + _pattern(rest) for letter, rest in sorted(node.items()) if letter)
+    if "" in node:
+        return further and f"(?:{further})?"
+    return f"(?:{further})" if len(node) > 1 else further

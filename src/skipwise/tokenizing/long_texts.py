@@ -26,6 +26,7 @@ _NEAR = 1 << 12
 # So many ids before a cut must be the same for all who read them.
 _AGREEING = 16
 _TRIES = 4
+_ANYWHERE_TRIES = 32
 
 _BETWEEN_WORDS = re.compile(r"(?<=\w) (?=\w)")
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=\s)")
@@ -124,10 +125,11 @@ def _places(text: str, begin: int, end: int, anywhere: bool) -> Iterator[int]:
         yield from _last(_BEFORE_SPACE, text, first, end)
     if anywhere:
         yield from _last(_BEFORE_MARK, text, near, end)
-        yield from _last(_ANYWHERE, text, near, end)
+        # Bytes of neighbouring letters may be in one token: few places may be between two of them.
+        yield from _last(_ANYWHERE, text, near, end, _ANYWHERE_TRIES)
 
 
-def _last(pattern: re.Pattern[str], text: str, begin: int, end: int) -> list[int]:
+def _last(pattern: re.Pattern[str], text: str, begin: int, end: int, most: int = _TRIES) -> list[int]:
     """The last few places of a pattern, from the last on."""
     places = [found.start() for found in pattern.finditer(text, begin, end)]
-    return places[: -_TRIES - 1 : -1]
+    return places[: -most - 1 : -1]

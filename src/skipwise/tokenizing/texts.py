@@ -1,13 +1,15 @@
 """One text, or a chat by its template, to token ids."""
 
 import re
+import secrets
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from skipwise.errors import DataError
-from skipwise.tokenizing.engines import Reading, any_of, control_tokens, engine_of, unguessable, with_hidden_tokens
+from skipwise.tokenizing.engines import ControlTokens, Reading, any_of, control_tokens, engine_of, with_hidden_tokens
 from skipwise.tokenizing.long_texts import PIECE, encode_in_pieces
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class TextEncoder:
         }
         # Other models look at all of a word: whether WordPiece knows it, which pieces Unigram gives it.
         self._cut_anywhere = type(self.engine.model).__name__ == "BPE"
-        self._marks = _Marks(self.control_tokens.all | self.control_tokens.ordinary)
+        self._marks = _Marks(self.control_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids of a text, in bounded memory; with `add_special_tokens` between `prefix` and `closing`."""
@@ -104,16 +106,12 @@ class TextEncoder:
         Raises:
             Exception: whatever the template raises on messages that it does not take.
         """
-        tokens = self.control_tokens
-        marked = [
-            self._marks.put(message, tokens.special if message.get("role") == "assistant" else tokens.all)
-            for message in messages
-        ]
+        marked = [self._marks.put(message, is_the_models=message.get("role") == "assistant") for message in messages]
         written: Any = self._tokenizer.apply_chat_template(
             marked, chat_template=self._template, tokenize=False, **{"add_generation_prompt": True, **how}
         )
         written = finish(written)
-        return self._with_names_found(self._marks.resolve(written + self._marks.put(ending, tokens.all), self._names))
+        return self._with_names_found(self._marks.resolve(written + self._marks.put(ending), self._names))
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of what `render_chat` made."""
@@ -128,7 +126,7 @@ class TextEncoder:
         """
         if not any(name in text for name in self._fragile):
             return text
-        encoded = self.engine.encode(text, add_special_tokens=False)
+        encoded = self._encodings("encode_batch", text)
         wanted = set(map(self.engine.token_to_id, self._fragile))
         ends = {end for number, (_, end) in zip(encoded.ids, encoded.offsets, strict=True) if number in wanted}
         return any_of(self._fragile).sub(
@@ -136,41 +134,69 @@ class TextEncoder:
         )
 
     def _ids(self, text: str) -> list[int]:
+        return self._encodings("encode_batch_fast", text).ids
+
+    def _encodings(self, how: str, text: str) -> Any:
         # A batch of one: that is what lets other threads go on meanwhile.
-        return self.engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        try:
+            return getattr(self.engine, how)([text], add_special_tokens=False)[0]
+        except TypeError as error:
+            raise DataError(
+                "a text has a lone surrogate (\\ud800 to \\udfff), which is no character; leave it out"
+            ) from error
 
 
 class _Marks:
-    """Marks of what users have spelled, while a template handles it. Templates cut and strip texts as if without them.
+    """Marks of what users have spelled, while a template handles it.
+
+    A mark is one character behind the first of a token, so that no template finds the token, and none makes it again by
+    cutting the text, joining it with another, stripping it or writing it in capitals. The character is one of 65,533
+    that mean nothing.
 
     Args:
-        tokens: all that are added to a tokenizer.
+        tokens: of a tokenizer.
     """
 
-    def __init__(self, tokens: Collection[str]) -> None:
-        self._opens, self._closes = unguessable(2)
-        self._added = any_of(tokens)
-        added, opens, closes = self._added.pattern, self._opens, self._closes
-        self._all = re.compile(f"{opens}(?P<spelled>{added}){closes}|{opens}|{closes}|(?P<written>{added})")
+    def __init__(self, tokens: ControlTokens) -> None:
+        self._mark = mark = chr(0x100000 + secrets.randbelow(0xFFFD))
+        self._any, self._special = (
+            # One may begin within another, and what begins at a text's end may go on in what a template writes next.
+            (re.compile(f"{mark}|(?={any_of(wanted).pattern}).", re.DOTALL), _beginnings(wanted))
+            for wanted in (tokens.all, tokens.special)
+        )
+        added = tokens.all | tokens.ordinary
+        # A token of one letter has its mark behind it.
+        long, letters = (any_of(token for token in added if (len(token) > 1) == is_long).pattern for is_long in (1, 0))
+        self._all = re.compile(f"{mark}(?P<own>{mark}?)|(?P<written>{long}|{letters}(?!{mark}))")
 
-    def put(self, value: Any, tokens: Collection[str]) -> Any:
-        """A value with each of the tokens marked that one of its strings has."""
+    def put(self, value: Any, *, is_the_models: bool = False) -> Any:
+        """A value with each control token marked that one of its strings has, of the model's own words special ones."""
         if isinstance(value, str):
-            return self._added.sub(
-                lambda found: f"{self._opens}{found[0]}{self._closes}" if found[0] in tokens else found[0], value
-            )
+            pattern, beginnings = self._special if is_the_models else self._any
+            most = min(len(value), max(map(len, beginnings), default=0))
+            places = {found.end() for found in pattern.finditer(value)}
+            places |= {len(value) - n + 1 for n in range(1, most + 1) if value[-n:] in beginnings}
+            cuts = [0, *sorted(places), len(value)]
+            return self._mark.join(value[begin:end] for begin, end in pairwise(cuts)) if places else value
         if isinstance(value, Mapping):
-            return {name: self.put(each, tokens) for name, each in value.items()}
-        return [self.put(each, tokens) for each in value] if isinstance(value, list | tuple) else value
+            return {name: self.put(each, is_the_models=is_the_models) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.put(each, is_the_models=is_the_models) for each in value]
+        return value
 
     def resolve(self, text: str, names: Mapping[str, str]) -> str:
         """The text without marks, in which tokens that nobody spelled go by their names."""
 
         def resolved(found: re.Match[str]) -> str:
             written = found["written"]
-            return names.get(written, written) if written else found["spelled"] or ""
+            return names.get(written, written) if written else found["own"]
 
         return self._all.sub(resolved, text)
+
+
+def _beginnings(tokens: Collection[str]) -> frozenset[str]:
+    """All that may be the beginning of a token, and is none of them as a whole."""
+    return frozenset(token[:end] for token in tokens for end in range(1, len(token)))
 
 
 class _OtherEncoder:
