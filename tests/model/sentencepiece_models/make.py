@@ -8,6 +8,7 @@ told otherwise, with repeated spaces joined and no bytes, and here with a rule t
 """
 
 # ruff: noqa: RUF001
+import contextlib
 import io
 import json
 import unicodedata
@@ -85,7 +86,8 @@ def main() -> None:
     rules = HERE / "rules.tsv"
     widths = (chr(code) for code in range(0xFF21, 0xFF3B))
     rules.write_text("".join(f"{ord(wide):X}\t{ord(unicodedata.normalize('NFKC', wide)):X}\n" for wide in widths))
-    train("joined", normalization_rule_tsv=str(rules))
+    with contextlib.chdir(HERE):  # The model keeps the name.
+        train("joined", normalization_rule_tsv=rules.name)
     rules.unlink()
 
 
