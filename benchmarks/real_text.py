@@ -31,9 +31,8 @@ def main(model: str, folder: str = "/usr/share/doc") -> None:
     added = [token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()]
     print(f"{len(text):,} characters spell: { {token: text.count(token) for token in added if token in text} }")
     pieces = encoder.encode(text)
-    print(
-        f"{len(pieces):,} ids in pieces are those of the whole: {pieces == encoder.engine.encode(text, add_special_tokens=False).ids}"
-    )
+    whole = encoder.engine.encode(text, add_special_tokens=False).ids
+    print(f"{len(pieces):,} ids in pieces are those of the whole: {pieces == whole}")
     split = tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
     print(f"and those of the library with split_special_tokens: {pieces == split}")
 
