@@ -200,3 +200,10 @@ def test_a_message_of_ours_is_whole(tmp_path: Path) -> None:
         tmp_path / "m", LLAMA | {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_scaling": scaling}
     )
     assert check_up(folder).verdicts[-1].detail.endswith("(one without rotary positions has none)")
+
+
+def test_a_rope_type_that_is_no_text_is_named(tmp_path: Path) -> None:
+    config = LLAMA | {"max_position_embeddings": 4096, "rope_scaling": {"rope_type": ["yarn"], "factor": 2.0}}
+    found = check_up(write(tmp_path / "model", config))
+    assert [(verdict.name, verdict.status) for verdict in found.verdicts] == [("readable", "fail")]
+    assert "['yarn']" in found.verdicts[0].detail

@@ -120,6 +120,8 @@ def global_entry(text: Mapping[str, Any]) -> dict[str, Any]:
     entry = copy.deepcopy(dict(_raw_entry(text, by_layer)))
     spelled = entry.pop("type", None)
     name = entry.get("rope_type") or spelled or "default"
+    if not isinstance(name, str):
+        raise UnsupportedModelError(f"rope type is {name!r}; write its name as text, such as 'yarn'")
     entry["rope_type"] = standard_type(_model_type(text), name)
     if name == "telechat3-yarn" and entry.get("attention_factor") is None and entry.get("factor"):
         entry["attention_factor"] = _TELECHAT_WEIGHT * math.log(entry["factor"]) + 1.0
