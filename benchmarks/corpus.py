@@ -35,7 +35,7 @@ _VOCABULARY = 32_000
 
 def write_texts(folder: Path, mib: int, num_files: int) -> int:
     """Writes JSON lines; returns the number of documents."""
-    from skipwise.documents import stdlib_documents
+    from skipwise.data.documents import stdlib_documents
 
     rng = random.Random(0)
     text = "\n".join(document.text for document in stdlib_documents())
@@ -55,7 +55,7 @@ def tokenize_here(args: argparse.Namespace) -> None:
     """One of the processes; prints the seconds that it spent on putting parts together, and how many it tokenized."""
     from transformers import AutoTokenizer
 
-    from skipwise.corpus import build_store, building
+    from skipwise.data.corpus import build_store, building
     from skipwise.demo import BASE
 
     building._PART_BYTES = args.part_mib << 20
@@ -192,9 +192,9 @@ def own_bytes() -> int:
 
 def index_here(args: argparse.Namespace) -> None:
     """Opens and draws in this process, whose peak memory is thereby its own."""
-    from skipwise.items import TrainingItems
+    from skipwise.data.items import TrainingItems
+    from skipwise.data.store import TokenStore, View
     from skipwise.positions import PoSE
-    from skipwise.token_store import TokenStore, View
     from skipwise.window import Window
 
     def peak_gib() -> float:

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 
 from skipwise.evals import EvalContext
-from skipwise.evals.sliding import SlidingWindowPerplexity
-from skipwise.evals.truncated import TruncatedPerplexity
+from skipwise.evals.tasks.sliding import SlidingWindowPerplexity
+from skipwise.evals.tasks.truncated import TruncatedPerplexity
 
 Measure = Callable[[], list[float]]
 """Runs one side once; its perplexities."""

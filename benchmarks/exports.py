@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skipwise.evals.passkey_prompt import PasskeyBuilder
+from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.export import Exported, export
 from skipwise.export.runners import LlamaCppRunner, Runner, TransformersRunner, closing
 from skipwise.model import load_model

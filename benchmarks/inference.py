@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from transformers import QuantizedCache
 
-from skipwise.corpus import build_store
-from skipwise.evals import evaluate, forward
-from skipwise.inference.caches import make_cache
+from skipwise.data.corpus import build_store
+from skipwise.evals import evaluate
 from skipwise.inference.low_rank import low_rank_difference
 from skipwise.inference.modes import TwoModes, tensor_bytes
 from skipwise.inference.origin import read_origin
 from skipwise.model import load_model
+from skipwise.runtime import forward
+from skipwise.runtime.caches import make_cache
 
 CHUNK = 512
 # Of the transformers library, for comparison: kinds that this project does without.

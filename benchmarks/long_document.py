@@ -21,7 +21,7 @@ from typing import Any
 
 def write_text(file: Path, characters: int) -> None:
     """Writes the document, in ASCII, so that a character is a byte."""
-    from skipwise.documents import stdlib_documents
+    from skipwise.data.documents import stdlib_documents
 
     sources = "\n".join(document.text for document in stdlib_documents()).encode("ascii", "replace").decode()
     file.write_text((sources * (characters // len(sources) + 1))[:characters], encoding="ascii")
@@ -29,9 +29,9 @@ def write_text(file: Path, characters: int) -> None:
 
 def measure_here(args: argparse.Namespace) -> None:
     """One process: prints what it measured as JSON."""
-    from skipwise.corpus import build_store
+    from skipwise.data.corpus import build_store
+    from skipwise.data.tokens import TextEncoder
     from skipwise.model import load_model
-    from skipwise.tokenizing import TextEncoder
 
     tokenizer: Any = load_model(args.model).tokenizer
     encoder = TextEncoder(tokenizer)

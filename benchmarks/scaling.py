@@ -31,8 +31,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 import numpy as np
 import yaml
 
-from skipwise.corpus import TokenStore, build_store
-from skipwise.items import TrainingItems
+from skipwise.data.corpus import TokenStore, build_store
+from skipwise.data.items import TrainingItems
 from skipwise.positions import CREAM, FullLength, Plain, PoSE, PositionSampler, RandPos, SentenceGaps
 from skipwise.window import Window
 
@@ -250,10 +250,10 @@ def step(args: argparse.Namespace) -> None:
 
 def rates(args: argparse.Namespace) -> None:
     """Prints the rates that the estimate for large runs stands on; one thread each."""
-    from skipwise.documents import read_documents, split_point
+    from skipwise.data.documents import read_documents, split_point
+    from skipwise.data.store import StoreWriter, View
+    from skipwise.data.tokens import Encoder, tokenized
     from skipwise.model import load_model
-    from skipwise.token_store import StoreWriter, View
-    from skipwise.tokenizing import Encoder, tokenized
 
     encoder = Encoder(load_model(args.model).tokenizer)
     documents = list(itertools.islice(read_documents("stdlib"), 400))

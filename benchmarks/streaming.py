@@ -26,7 +26,7 @@ def write_shards(folder: Path, mib: int, num_shards: int) -> int:
     import pyarrow
     from pyarrow import parquet
 
-    from skipwise.documents import stdlib_documents
+    from skipwise.data.documents import stdlib_documents
 
     rng = random.Random(0)
     text = "\n".join(document.text for document in stdlib_documents())
@@ -51,8 +51,8 @@ def stream_here(args: argparse.Namespace) -> None:
     from transformers import AutoTokenizer
 
     from skipwise.config import DataConfig
+    from skipwise.data.stream import open_stream
     from skipwise.demo import BASE
-    from skipwise.streaming import open_stream
 
     tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
     places = json.loads(sys.stdin.readline())

@@ -1,11 +1,11 @@
 import pytest
 
 from skipwise.config import RunConfig
+from skipwise.config.reading import merge_settings, parse_yaml, read_settings
+from skipwise.config.recipes import RECIPES
 from skipwise.errors import ConfigError, PositionError
 from skipwise.positions import PoSE
-from skipwise.recipes import RECIPES
 from skipwise.rope import YaRN
-from skipwise.settings import merge_settings, parse_yaml, read_settings
 from skipwise.window import Window
 
 SMALL = {"model": "some/model", "target": "32k"}

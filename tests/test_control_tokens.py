@@ -20,15 +20,15 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from skipwise.cli.evaluate_documents import held_out_of
 from skipwise.cli.generate import _prompt_ids
 from skipwise.config import DataConfig, RunConfig
-from skipwise.corpus import build_store
+from skipwise.data.corpus import build_store
+from skipwise.data.stream import first_documents
+from skipwise.data.tokens import Encoder, TextEncoder, encoder_of
+from skipwise.data.tokens.engines import any_of
 from skipwise.errors import DataError
 from skipwise.evals.ruler.draft import Draft, PromptEncoder
 from skipwise.evals.suite.item import encode_item
 from skipwise.serve.backends import Prompts
 from skipwise.serve.refusals import Refusal
-from skipwise.streaming import first_documents
-from skipwise.tokenizing import Encoder, TextEncoder, encoder_of
-from skipwise.tokenizing.engines import any_of
 from skipwise.train.folder import RunFolder
 from skipwise.train.recipe import as_begun
 

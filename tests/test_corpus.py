@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from skipwise import tokenizing
-from skipwise.corpus import Counts, TokenStore, build_store
-from skipwise.documents import is_held_out
-from skipwise.documents import sources as documents_sources
+from skipwise.data import tokens as tokenizing
+from skipwise.data.corpus import Counts, TokenStore, build_store
+from skipwise.data.documents import is_held_out
+from skipwise.data.documents import sources as documents_sources
+from skipwise.data.store import StoreWriter, TokenFiles, View, files, writer
 from skipwise.errors import DataError
-from skipwise.token_store import StoreWriter, TokenFiles, View, files, writer
 
 TOKENIZER = byte_tokenizer()
 
@@ -65,7 +65,7 @@ def test_long_documents_are_kept_and_the_others_counted(build, source: Path) -> 
 def test_tokens_are_the_tokenizers_own_in_any_number_of_threads(tmp_path: Path, build, monkeypatch) -> None:
     texts = [f"document {i}: " + "wörd " * (i % 17) for i in range(500)]
     source = _write_lines(tmp_path / "a.jsonl", texts)
-    monkeypatch.setattr("skipwise.tokenizing.documents._BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr("skipwise.data.tokens.documents._BATCH_DOCUMENTS", 7)
     stores = [build(source, num_workers=workers, cache_dir=tmp_path / str(workers)) for workers in (1, 3)]
     for store in stores:
         for i, text in enumerate(texts):
@@ -459,4 +459,4 @@ def test_progress_is_shown_on_stderr_when_asked_for(build, source: Path, capfd: 
 
 
 def test_the_modules_do_without_torch_and_transformers(fresh_python: Callable[[str], None]) -> None:
-    fresh_python("import sys, skipwise.items; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)")
+    fresh_python("import sys, skipwise.data.items; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)")

@@ -19,12 +19,13 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipwise import documents, tokenizing
-from skipwise.corpus import TokenStore, build_store, building
-from skipwise.documents import find_sources
-from skipwise.documents import sources as documents_sources
+from skipwise.data import documents
+from skipwise.data import tokens as tokenizing
+from skipwise.data.corpus import TokenStore, build_store, building
+from skipwise.data.documents import find_sources
+from skipwise.data.documents import sources as documents_sources
+from skipwise.data.store import TokenFiles, files, writer
 from skipwise.errors import DataError
-from skipwise.token_store import TokenFiles, files, writer
 
 FORK = multiprocessing.get_context("fork")
 TOKENIZER = byte_tokenizer(begin=True)

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from skipwise.documents import Document, HubDataset, find_sources, is_held_out, read_documents, stdlib_documents
+from skipwise.data.documents import Document, HubDataset, find_sources, is_held_out, read_documents, stdlib_documents
 from skipwise.errors import DataError
 
 TEXTS = ["First text.", "Zweiter Text: äöü €.", "third\ntext"]

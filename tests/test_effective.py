@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skipwise.errors import CheckpointError, DataError
-from skipwise.evals.stats import wilson
+from skipwise.records.stats import wilson
 from skipwise.report import (
     EffectiveLength,
     effective_length,

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.cli.options import print_json
-from skipwise.corpus import build_store
-from skipwise.documents import LocalFiles, find_sources, look_through, read_documents
+from skipwise.data.corpus import build_store
+from skipwise.data.documents import LocalFiles, find_sources, look_through, read_documents
 from skipwise.errors import DataError
 
 
@@ -145,7 +145,7 @@ def test_a_folder_without_rights_is_named_to_its_user(tmp_path: Path) -> None:
     _plant(tmp_path, "docs/listed/c.txt")
     (tmp_path / "docs" / "listed").chmod(0o444)
     code = (
-        "import os; from skipwise.documents import look_through; from skipwise.errors import DataError\n"
+        "import os; from skipwise.data.documents import look_through; from skipwise.errors import DataError\n"
         "os.setuid(65534)\n"
         f"os.chdir({str(tmp_path)!r})\n"
         "for source in ('docs', 'docs/*', 'docs/**/*.txt', 'docs/closed/b.txt'):\n"

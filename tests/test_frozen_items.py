@@ -13,8 +13,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from skipwise.corpus import TokenStore
-from skipwise.items import TrainingItems
+from skipwise.data.corpus import TokenStore
+from skipwise.data.items import TrainingItems
+from skipwise.data.store import StoreWriter, View
 from skipwise.positions import (
     CREAM,
     SKIPS,
@@ -26,7 +27,6 @@ from skipwise.positions import (
     RandPos,
     SentenceGaps,
 )
-from skipwise.token_store import StoreWriter, View
 from skipwise.train.curriculum import Stage
 from skipwise.window import Window
 

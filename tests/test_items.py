@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipwise.corpus import TokenStore
+from skipwise.data.corpus import TokenStore
+from skipwise.data.items import EpochOrder, TrainingItem, TrainingItems, generator_of
+from skipwise.data.store import StoreWriter, View
 from skipwise.errors import DataError, PositionError
-from skipwise.items import EpochOrder, TrainingItem, TrainingItems, generator_of
 from skipwise.positions import SAMPLERS, PoSE, PositionSample, SentenceGaps
-from skipwise.token_store import StoreWriter, View
 from skipwise.window import Window
 
 WINDOW = Window(train=16, original=32, target=64)

@@ -24,23 +24,18 @@ ORDER = (
     "coverage",
     "rope",
     "memory",
-    "recipes",
     "launch",
+    "distributed",
     # what training computes, and what a run is
     "attention",
     "loss",
-    "settings",
     "config",
     # texts and models
-    "readers",
-    "documents",
-    "tokenizing",
-    "token_store",
-    "corpus",
-    "items",
-    "streaming",
+    "data",
     "model",
     "doctor",
+    "runtime",
+    "records",
     # what is done with them
     "evals",
     "calibrate",
@@ -56,7 +51,7 @@ ORDER = (
     "cli",
     "__main__",
 )
-PURE = ("errors", "names", "window", "positions", "coverage", "rope", "memory", "recipes", "launch")
+PURE = ("errors", "names", "window", "positions", "coverage", "rope", "memory", "launch")
 MODULES = sorted(
     path.name.removesuffix(".py")
     for path in ROOT.iterdir()

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import END, KINDS, THINK, tokenizer_of_kind
 
-from skipwise.corpus import build_store
-from skipwise.tokenizing import Encoder, TextEncoder, documents, texts
-from skipwise.tokenizing.long_texts import encode_in_pieces
+from skipwise.data.corpus import build_store
+from skipwise.data.tokens import Encoder, TextEncoder, documents, texts
+from skipwise.data.tokens.long_texts import encode_in_pieces
 
 SIZE, CONTEXT = 300, 64
 TEXT = (Path(__file__).parent.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")

@@ -13,11 +13,11 @@ from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from skipwise.config import DataConfig, RunConfig
-from skipwise.corpus import build_store
-from skipwise.documents import is_held_out
-from skipwise.documents import sources as documents_sources
+from skipwise.data.corpus import build_store
+from skipwise.data.documents import is_held_out
+from skipwise.data.documents import sources as documents_sources
+from skipwise.data.stream import DocumentStream, Shards, first_documents, open_stream
 from skipwise.errors import ConfigError, DataError
-from skipwise.streaming import DocumentStream, Shards, first_documents, open_stream
 from skipwise.train import check_run
 
 SHARDS, ROWS = 5, 24

@@ -11,13 +11,13 @@ import pytest
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
-from skipwise import documents
 from skipwise.config import DataConfig
-from skipwise.documents import HubDataset
-from skipwise.documents import sources as documents_sources
+from skipwise.data import documents
+from skipwise.data.documents import HubDataset
+from skipwise.data.documents import sources as documents_sources
+from skipwise.data.stream import Place, Shards, open_stream
+from skipwise.data.stream import parquet as paged
 from skipwise.errors import DataError
-from skipwise.streaming import Place, Shards, open_stream
-from skipwise.streaming import parquet as paged
 
 MIB = 1 << 20
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import train_base
+from muon import Muon
+from train_base import FAMILIES, VOCABULARY, WINDOW, main, optimizers
 from transformers import PreTrainedModel
 
 from skipwise import Window, load_model
-from skipwise.demo import BASE, train_base
-from skipwise.demo.muon import Muon
-from skipwise.demo.train_base import FAMILIES, VOCABULARY, WINDOW, main, optimizers
+from skipwise.demo import BASE
 from skipwise.loss import training_inputs
 from skipwise.model import original_window, read_config, rotary_tables
 from skipwise.rope import RopeSpec, YaRN

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from skipwise.config import DataConfig
-from skipwise.corpus import build_store
-from skipwise.documents import HubDataset, look_through, read_documents
-from skipwise.documents import sources as documents_sources
+from skipwise.data.corpus import build_store
+from skipwise.data.documents import HubDataset, look_through, read_documents
+from skipwise.data.documents import sources as documents_sources
+from skipwise.data.stream import DocumentStream, open_stream
 from skipwise.errors import DataError
-from skipwise.streaming import DocumentStream, open_stream
 
 TOKENIZER = byte_tokenizer()
 RECORDS: list[Any] = [
@@ -148,7 +148,7 @@ def test_what_can_be_read_is_and_the_rest_is_counted(
 def test_what_is_left_out_is_counted_over_all_parts(
     docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipwise.corpus import building
+    from skipwise.data.corpus import building
 
     monkeypatch.setattr(building, "_PART_BYTES", 1)
     store = build_store(docs, TOKENIZER, skip_unreadable=True, min_tokens=1, cache_dir=tmp_path, progress=False)

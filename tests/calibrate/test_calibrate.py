@@ -183,8 +183,8 @@ def test_an_interrupted_search_goes_on(
         return calibrate(*loaded, documents, [TARGET], search=QUICK, cache=SampleCache(tmp_path), progress=False)
 
     whole = run()
-    monkeypatch.setattr("skipwise.evals.perplexity.token_nlls", None)
-    monkeypatch.setattr("skipwise.evals.passkey.greedy_answers", None)
+    monkeypatch.setattr("skipwise.evals.tasks.perplexity.token_nlls", None)
+    monkeypatch.setattr("skipwise.evals.tasks.passkey.greedy_answers", None)
     assert run() == whole
 
 
@@ -259,7 +259,7 @@ def test_logits_that_are_no_numbers_rule_out_a_factor_but_not_the_model_as_it_is
             raise CheckpointError("logits are NaN")
         return greedy(model, *arguments, **keywords)
 
-    from skipwise.evals import passkey
+    from skipwise.evals.tasks import passkey
 
     greedy = passkey.greedy_answers
     monkeypatch.setattr(passkey, "greedy_answers", fail)

@@ -15,7 +15,7 @@ import skipwise.compare
 import skipwise.evals
 from skipwise.compare import Arm, Comparison, ComparisonStopped, compare
 from skipwise.compare.worker import INTERRUPTED, Outcome, failure_of
-from skipwise.documents import is_held_out
+from skipwise.data.documents import is_held_out
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.train.trainer import SkipwiseTrainer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from skipwise.compare import Comparison, compare
-from skipwise.settings import read_settings
+from skipwise.config.reading import read_settings
 
 ROOT = Path(__file__).parents[2]
 SIZES = {

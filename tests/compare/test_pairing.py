@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from skipwise.compare.pairing import Cell, Scores, difference, differences, pooled, pooled_results, read_scores
-from skipwise.evals.records import EvalResult
-from skipwise.evals.stats import wilson
+from skipwise.records.results import EvalResult
+from skipwise.records.stats import wilson
 
 
 def nlls(sums: np.ndarray, weights: np.ndarray | None = None) -> Scores:

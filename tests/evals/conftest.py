@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from skipwise.evals.passkey_prompt import QUESTION
+from skipwise.evals.tasks.passkey_prompt import QUESTION
 
 BOS = 256
 

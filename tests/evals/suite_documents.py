@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skipwise.documents import Document
+from skipwise.data.documents import Document
 
 WORDS = [
     a + b for a in ("ban", "cor", "del", "fir", "gol", "hem", "jur", "lom") for b in ("a", "ent", "ing", "us", "op")

@@ -20,8 +20,8 @@ from skipwise.cli import benchmarks as verb
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import EvalResult
 from skipwise.evals.benchmarks import BENCHMARKS, run_benchmarks
-from skipwise.evals.stats import wilson
 from skipwise.model import save_model
+from skipwise.records.stats import wilson
 
 from .conftest import make_llama
 

@@ -9,9 +9,9 @@ from transformers import AutoConfig, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from skipwise.evals import chunk_attention as module
-from skipwise.evals.chunk_attention import attends_in_chunks, chunk_attention, sees_everything
-from skipwise.evals.forward import logit_pieces
+from skipwise.runtime import attention as module
+from skipwise.runtime.attention import attends_in_chunks, chunk_attention, sees_everything
+from skipwise.runtime.forward import logit_pieces
 
 from .test_forward import MODELS
 

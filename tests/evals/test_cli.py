@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from skipwise import evals
 from skipwise.cli import evaluate as verb
 from skipwise.cli.evaluate_documents import HeldOut, held_out_of
-from skipwise.documents import is_held_out
+from skipwise.data.documents import is_held_out
 from skipwise.errors import ConfigError
 from skipwise.evals import EvalResult
 

@@ -9,8 +9,8 @@ import torch
 
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import TASK_GROUPS, TASKS, EvalResult, Measurement, evaluate, make_task
-from skipwise.evals.records import hash_tokenizer
-from skipwise.evals.stats import Estimate
+from skipwise.records.results import hash_tokenizer
+from skipwise.records.stats import Estimate
 
 from .conftest import ByteTokenizer
 

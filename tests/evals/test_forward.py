@@ -12,8 +12,8 @@ import transformers as hf
 from peft import PromptTuningConfig, get_peft_model
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.evals import forward
-from skipwise.evals.forward import check_length, logit_pieces, token_nlls
+from skipwise.runtime import forward
+from skipwise.runtime.forward import check_length, logit_pieces, token_nlls
 
 from .conftest import make_llama, with_adapters
 

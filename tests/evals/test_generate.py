@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from skipwise.errors import CheckpointError
-from skipwise.evals import generate
-from skipwise.evals.chunk_attention import sees_everything
-from skipwise.evals.forward import logit_pieces
-from skipwise.evals.generate import end_token_ids, greedy_outputs
 from skipwise.evals.prompts import Prompt
+from skipwise.runtime import decode as generate
+from skipwise.runtime.attention import sees_everything
+from skipwise.runtime.decode import end_token_ids, greedy_outputs
+from skipwise.runtime.forward import logit_pieces
 
 from .conftest import make_llama, with_adapters
 from .test_forward import MODELS

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import EvalContext
-from skipwise.evals import longppl as longppl_module
-from skipwise.evals.longppl import LongPPL, _located, inside
+from skipwise.evals.tasks import longppl as longppl_module
+from skipwise.evals.tasks.longppl import LongPPL, _located, inside
 
 from .conftest import BOS, ByteTokenizer, make_llama
 

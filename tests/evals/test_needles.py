@@ -9,7 +9,7 @@ import pytest
 
 from skipwise.errors import ConfigError
 from skipwise.evals import EvalContext
-from skipwise.evals.needles import INSTRUCTION, KINDS, NEEDLE, NEEDLE_OF_SEVERAL, NeedleGrid, NeedleKind
+from skipwise.evals.tasks.needles import INSTRUCTION, KINDS, NEEDLE, NEEDLE_OF_SEVERAL, NeedleGrid, NeedleKind
 
 from .conftest import BOS, ByteTokenizer, make_llama
 from .oracle import Oracle

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from skipwise.errors import CheckpointError, ConfigError, DataError
-from skipwise.evals import EvalContext, passkey
-from skipwise.evals.passkey import Passkey, greedy_answers
-from skipwise.evals.passkey_prompt import FILLER, INSTRUCTION, NEEDLE, QUESTION, PasskeyBuilder
-from skipwise.evals.records import hash_tokens
+from skipwise.evals import EvalContext
+from skipwise.evals.tasks import passkey
+from skipwise.evals.tasks.passkey import Passkey, greedy_answers
+from skipwise.evals.tasks.passkey_prompt import FILLER, INSTRUCTION, NEEDLE, QUESTION, PasskeyBuilder
+from skipwise.records.results import hash_tokens
 
 from .conftest import BOS, ByteTokenizer, KeyReader, make_llama
 

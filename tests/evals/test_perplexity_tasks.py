@@ -7,10 +7,10 @@ import pytest
 
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import EvalContext, SampleCache, make_task
-from skipwise.evals.perplexity import LastTokensPerplexity
-from skipwise.evals.position import NLLByPosition, bucket_edges
-from skipwise.evals.records import hash_tokens
-from skipwise.evals.sliding import SlidingWindowPerplexity, window_spans
+from skipwise.evals.tasks.perplexity import LastTokensPerplexity
+from skipwise.evals.tasks.position import NLLByPosition, bucket_edges
+from skipwise.evals.tasks.sliding import SlidingWindowPerplexity, window_spans
+from skipwise.records.results import hash_tokens
 
 from .conftest import BOS, ByteTokenizer
 

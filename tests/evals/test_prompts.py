@@ -23,7 +23,7 @@ from skipwise.evals.prompts import (
     string_match_any,
     texts_of_any_length,
 )
-from skipwise.evals.records import hash_tokens
+from skipwise.records.results import hash_tokens
 
 from .conftest import BOS, ByteTokenizer
 from .oracle import END, Oracle

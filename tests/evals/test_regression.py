@@ -14,13 +14,15 @@ import torch
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from skipwise.errors import CheckpointError, ConfigError, DataError
-from skipwise.evals import EvalContext, SampleCache, evaluate, forward, paired, regression
+from skipwise.evals import EvalContext, SampleCache, evaluate, paired
 from skipwise.evals.paired import paired_scores
-from skipwise.evals.position import bucket_edges
-from skipwise.evals.records import EvalResult
-from skipwise.evals.regression import ShortWindowRegression, bootstrap_quantiles, paired_mean, under_config_of
+from skipwise.evals.tasks import regression
+from skipwise.evals.tasks.position import bucket_edges
+from skipwise.evals.tasks.regression import ShortWindowRegression, bootstrap_quantiles, paired_mean, under_config_of
 from skipwise.model import load_model, rotary_tables, save_model, with_rope
+from skipwise.records.results import EvalResult
 from skipwise.rope import INTERPOLATIONS, YaRN
+from skipwise.runtime import forward
 from skipwise.window import Window
 
 from .conftest import make_llama, with_adapters

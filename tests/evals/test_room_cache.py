@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from skipwise.evals.room_cache import RoomCache
+from skipwise.runtime.room_cache import RoomCache
 
 from .test_forward import MODELS
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from skipwise.errors import DataError
-from skipwise.evals.passkey_prompt import FILLER
 from skipwise.evals.ruler import RULER
 from skipwise.evals.ruler.common_words import LONG_FORM, SHORT_FORM, WORDS, apart, common_words_draft, compounds
 from skipwise.evals.ruler.draft import Draft
@@ -18,6 +17,7 @@ from skipwise.evals.ruler.haystack import DocumentWords, sentence_ends
 from skipwise.evals.ruler.niah import NeedleSpec, UniqueDraws, needle_draft
 from skipwise.evals.ruler.variables import draw_chains, variable_draft
 from skipwise.evals.ruler.vocabulary import ADJECTIVES, NOUNS, VERBS
+from skipwise.evals.tasks.passkey_prompt import FILLER
 
 from .ruler_tokenizer import PROSE, PieceTokenizer, prose_documents
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM
 
-import skipwise.evals.serving as module
+import skipwise.evals.tasks.serving as module
 from skipwise.errors import ConfigError
 from skipwise.evals import EvalResult, SampleCache, evaluate
-from skipwise.evals.serving import cache_bytes, serve
+from skipwise.evals.tasks.serving import cache_bytes, serve
 
 from .conftest import make_llama, with_adapters
 

@@ -25,7 +25,7 @@ from skipwise.evals import SampleCache, evaluate
 from skipwise.evals.cache import hash_model
 from skipwise.loss import use_chunked_loss
 from skipwise.model import load_model
-from skipwise.documents import look_through
+from skipwise.data.documents import look_through
 from skipwise.train.validation import build_validation
 
 checkpoint, documents, cache = sys.argv[1:]

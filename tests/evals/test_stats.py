@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipwise.errors import CheckpointError
-from skipwise.evals.stats import Estimate, bootstrap_ratio, student_t, widened, wilson
+from skipwise.records.stats import Estimate, bootstrap_ratio, student_t, widened, wilson
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skipwise.documents import Document
+from skipwise.data.documents import Document
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.suite import KINDS, SuiteFolder, build_suite, folder
 from skipwise.evals.suite import build as build_module

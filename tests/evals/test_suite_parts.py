@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipwise.documents import Document
+from skipwise.data.documents import Document
 from skipwise.errors import DataError
 from skipwise.evals.suite.fact import _unheard
 from skipwise.evals.suite.fitting import fit_size

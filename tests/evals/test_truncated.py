@@ -7,8 +7,8 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from skipwise.evals import EvalContext, SampleCache
-from skipwise.evals.records import hash_tokens
-from skipwise.evals.truncated import TruncatedPerplexity
+from skipwise.evals.tasks.truncated import TruncatedPerplexity
+from skipwise.records.results import hash_tokens
 
 from .conftest import BOS, ByteTokenizer, make_llama
 

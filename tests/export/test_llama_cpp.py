@@ -14,7 +14,7 @@ import skipwise.export as exports
 from skipwise.config import RunConfig
 from skipwise.demo.run import BASE
 from skipwise.errors import CheckpointError
-from skipwise.evals.passkey_prompt import PasskeyBuilder
+from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.export import comparison, export, gguf
 from skipwise.export.runners import LlamaCppRunner, TransformersRunner, closing
 from skipwise.model import load_model, save_model

@@ -16,13 +16,13 @@ import transformers as hf
 
 from skipwise import cli
 from skipwise.errors import ConfigError
-from skipwise.evals.generate import greedy_outputs
 from skipwise.evals.prompts import Prompt
 from skipwise.inference.engine import GenerationRequest
 from skipwise.inference.generate import LocalEngine
 from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model, save_model
 from skipwise.rope import DynamicNTK, LongRoPE
+from skipwise.runtime.decode import greedy_outputs
 from skipwise.serve.scheduler import Progress, Scheduler, Turns
 from skipwise.window import Window
 

@@ -13,10 +13,10 @@ from byte_tokenizer import byte_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from skipwise.data.tokens import require_fast
 from skipwise.errors import CheckpointError, DataError
 from skipwise.evals import evaluate
 from skipwise.model import load_model, read_config, read_tokenizer, save_model
-from skipwise.tokenizing import require_fast
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from model_families import FAMILIES, SMALL
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from skipwise.errors import ConfigError, UnsupportedModelError
-from skipwise.evals.serving import cache_bytes
+from skipwise.evals.tasks.serving import cache_bytes
 from skipwise.memory import kv_cache_bytes, prefill_flops, training_flops
 from skipwise.model import without_weights
 from skipwise.plan.cards import MODEL_CARDS

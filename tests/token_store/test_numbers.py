@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipwise.token_store.numbers import NumberSet
+from skipwise.data.store.numbers import NumberSet
 
 
 @given(

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise.errors import DataError
-from skipwise.token_store import (
+from skipwise.data.store import (
     FORMAT,
     Counts,
     HeldOutEnd,
@@ -22,6 +21,7 @@ from skipwise.token_store import (
     choose_held_out_end,
     files,
 )
+from skipwise.errors import DataError
 
 SEPARATOR = 0
 

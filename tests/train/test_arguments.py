@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from skipwise.config import RunConfig
+from skipwise.config.reading import parse_yaml
 from skipwise.errors import ConfigError
 from skipwise.launch import deepspeed_settings
-from skipwise.settings import parse_yaml
 from skipwise.train.arguments import CHECKPOINTING, GLOBAL_BATCH, mixed_precision, training_arguments, training_settings
 from skipwise.train.sharding import is_sharded
 

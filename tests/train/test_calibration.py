@@ -20,8 +20,8 @@ import skipwise.train.calibration as module
 from skipwise import cli
 from skipwise.calibrate import Calibration, FactorScores, Search, calibrate
 from skipwise.config import DataConfig, RunConfig
-from skipwise.corpus import build_store
-from skipwise.documents import is_held_out
+from skipwise.data.corpus import build_store
+from skipwise.data.documents import is_held_out
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.model import load_model, read_config, rope_state, save_model
 from skipwise.rope import YaRN

@@ -223,6 +223,7 @@ for split in (False, True):
         else:
             dist.all_reduce(gradient)
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+dist.destroy_process_group()
 """
 
 

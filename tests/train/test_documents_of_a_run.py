@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from skipwise import cli
 from skipwise.cli.evaluate_documents import held_out_of
 from skipwise.config import RunConfig
-from skipwise.corpus import build_store
-from skipwise.documents import is_held_out
+from skipwise.data.corpus import build_store
+from skipwise.data.documents import is_held_out
+from skipwise.data.items import TrainingItems
 from skipwise.errors import DataError
-from skipwise.items import TrainingItems
 
 WORDS = ["the", "river", "is", "wide", "and", "low", "hills", "roll", "on", "there", "and", "home", "again"]
 

@@ -17,7 +17,7 @@ from tiny_runs import STEPS, TARGET, run
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from skipwise.config import RunConfig
-from skipwise.documents import is_held_out
+from skipwise.data.documents import is_held_out
 from skipwise.errors import (
     ConfigError,
 )

@@ -10,10 +10,10 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Conf
 
 import skipwise.train
 from skipwise.config import LoraTuning, RunConfig
+from skipwise.config.reading import parse_yaml
 from skipwise.doctor import Verdict
 from skipwise.errors import ConfigError
 from skipwise.positions import PoSE, RandPos
-from skipwise.settings import parse_yaml
 from skipwise.train import data
 from skipwise.train.recipe import MaskRefusedError, RecipeRefusedError, as_begun, settle_recipe
 

@@ -27,17 +27,18 @@ import numpy as np
 from tqdm import tqdm
 
 from skipwise.calibrate.choice import UNCHANGED, FactorScores, Rule, scores_json
+from skipwise.distributed import process_state
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals.cache import SampleCache, library_versions
-from skipwise.evals.context import EvalContext, process_state
-from skipwise.evals.forward import check_length
-from skipwise.evals.nll import long_documents
-from skipwise.evals.passkey import Passkey
-from skipwise.evals.perplexity import LastTokensPerplexity
+from skipwise.evals.context import EvalContext
 from skipwise.evals.prompts import texts_of_any_length
-from skipwise.evals.records import hash_tokens
+from skipwise.evals.tasks.nll import long_documents
+from skipwise.evals.tasks.passkey import Passkey
+from skipwise.evals.tasks.perplexity import LastTokensPerplexity
 from skipwise.model import rope_state, with_scaled_attention
+from skipwise.records.results import hash_tokens
 from skipwise.rope import check_carries_factor
+from skipwise.runtime.forward import check_length
 
 __all__ = ["Calibration", "FactorScores", "Search", "calibrate", "require_calibratable"]
 

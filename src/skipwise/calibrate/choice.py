@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from skipwise.evals.regression import paired_mean
-from skipwise.evals.stats import CONFIDENCE, Estimate, bootstrap_ratio, wilson
+from skipwise.evals.tasks.regression import paired_mean
+from skipwise.records.stats import CONFIDENCE, Estimate, bootstrap_ratio, wilson
 
 UNCHANGED = 1.0
 """The scale that leaves the model as it was trained."""

@@ -66,8 +66,8 @@ def benchmarks(
 
     Under torchrun or accelerate launch the questions are shared out over the processes.
     """
+    from skipwise.distributed import process_state
     from skipwise.evals.benchmarks import BENCHMARKS, check_harness, run_benchmarks
-    from skipwise.evals.context import process_state
     from skipwise.model import load_model
 
     check_harness()

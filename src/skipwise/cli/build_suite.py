@@ -53,7 +53,7 @@ def build_suite(
     """Make a private benchmark of documents: no network, no second model, the same bytes for the same seed."""
     lengths = [parse_length(part) for part in length.split(",")]
 
-    from skipwise.documents import look_through
+    from skipwise.data.documents import look_through
     from skipwise.evals import suite
 
     built = suite.build_suite(

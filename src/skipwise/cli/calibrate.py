@@ -110,12 +110,12 @@ def calibrate(
     from skipwise.calibrate import Search
     from skipwise.calibrate import calibrate as choose
     from skipwise.cli.evaluate_documents import held_out_of
-    from skipwise.documents import look_through
+    from skipwise.data.documents import look_through
+    from skipwise.distributed import process_state
     from skipwise.evals import SampleCache
-    from skipwise.evals.context import process_state
-    from skipwise.evals.forward import check_length
     from skipwise.model import load_model, read_config, rope_state
     from skipwise.rope import check_carries_factor
+    from skipwise.runtime.forward import check_length
     from skipwise.train.calibration import calibration_documents, write_calibration
 
     search = Search(**{name: value for name, value in asked.items() if value is not None})

@@ -13,8 +13,8 @@ import typer
 
 from skipwise.cli.options import AttentionOption, JsonOption, OriginalOption, TrustOption, print_json, read_length
 from skipwise.cli.settings import given
+from skipwise.config.recipes import AUTO
 from skipwise.errors import ConfigError
-from skipwise.recipes import AUTO
 
 if TYPE_CHECKING:
     from skipwise.doctor import Verdict

@@ -191,12 +191,12 @@ def evaluate(
 
     from skipwise import evals
     from skipwise.cli.evaluate_documents import choose_documents, held_out_of
-    from skipwise.corpus import build_store
-    from skipwise.documents import look_through
-    from skipwise.evals.context import process_state
-    from skipwise.evals.forward import check_length
+    from skipwise.data.corpus import build_store
+    from skipwise.data.documents import look_through
+    from skipwise.distributed import process_state
     from skipwise.evals.suite import SuiteFolder
     from skipwise.model import load_model, read_config
+    from skipwise.runtime.forward import check_length
 
     flags = {
         "num_documents": num_documents,

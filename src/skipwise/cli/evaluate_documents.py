@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from skipwise.config import DataConfig
 
 if TYPE_CHECKING:
-    from skipwise.corpus import HeldOutEnd, Part
-    from skipwise.tokenizing import Reading
+    from skipwise.data.corpus import HeldOutEnd, Part
+    from skipwise.data.tokens import Reading
 
 
 class HeldOut(NamedTuple):

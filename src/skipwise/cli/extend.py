@@ -20,9 +20,9 @@ from skipwise.cli.options import (
     read_length,
 )
 from skipwise.cli.settings import assigned, given
+from skipwise.config.recipes import RECIPES
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.launch import LAUNCHED
-from skipwise.recipes import RECIPES
 
 if TYPE_CHECKING:
     from skipwise.config import RunConfig

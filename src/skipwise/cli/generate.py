@@ -165,7 +165,7 @@ def _prompt_ids(
     tokenizer: Any, text: str, question: str | None, control_tokens: Literal["text", "tokens"] = "text"
 ) -> list[int]:
     """Token ids of the prompt, with the question after it: as a chat turn where the model knows such, else a line."""
-    from skipwise.tokenizing import encoder_of
+    from skipwise.data.tokens import encoder_of
 
     encoder = encoder_of(tokenizer)
     if question is not None and getattr(tokenizer, "chat_template", None):

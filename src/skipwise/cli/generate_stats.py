@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from skipwise.evals.serving import Peak
+from skipwise.evals.tasks.serving import Peak
 from skipwise.inference.generate import LocalEngine, LocalGeneration
 from skipwise.report.quantities import bytes_text, seconds_text
 

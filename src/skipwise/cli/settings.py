@@ -18,7 +18,7 @@ def assigned(assignment: str) -> dict[str, Any]:
     """
     import yaml
 
-    from skipwise.settings import parse_yaml
+    from skipwise.config.reading import parse_yaml
 
     path, equals, text = assignment.partition("=")
     if not equals or not all(path.split(".")):

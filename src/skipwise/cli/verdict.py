@@ -78,7 +78,7 @@ def state_verdict(
     Returns:
         Whether no rule asked for found a length that falls short.
     """
-    from skipwise.evals.context import process_state
+    from skipwise.distributed import process_state
     from skipwise.model import rope_state
     from skipwise.report import effective_length, state_effective_length
     from skipwise.train.folder import RECORD_FILE

@@ -27,11 +27,11 @@ from skipwise.compare.results import Results, collect
 from skipwise.compare.settings import ARM_KINDS, Arm, Comparison
 from skipwise.compare.worker import INTERRUPTED, OUTCOME_FILE, Outcome
 from skipwise.config import RunConfig
-from skipwise.documents import look_through
+from skipwise.config.reading import parse_yaml, read_settings
+from skipwise.data.documents import look_through
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
 from skipwise.model import original_window, read_config
-from skipwise.settings import parse_yaml, read_settings
 from skipwise.train.durable import half_written, write_whole
 from skipwise.train.process import on_stop_signals
 from skipwise.window import parse_length

@@ -12,8 +12,8 @@ import numpy as np
 
 from skipwise.compare.settings import Arm, Comparison
 from skipwise.config import RunConfig
+from skipwise.config.reading import merge_settings
 from skipwise.errors import ConfigError, SkipwiseError
-from skipwise.settings import merge_settings
 from skipwise.train.arguments import training_settings
 from skipwise.window import Window
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skipwise.evals.records import EvalResult
-from skipwise.evals.stats import Estimate, bootstrap_ratio, widened, wilson
+from skipwise.records.results import EvalResult
+from skipwise.records.stats import Estimate, bootstrap_ratio, widened, wilson
 
 _RESAMPLES = 4000
 

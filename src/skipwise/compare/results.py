@@ -16,8 +16,8 @@ from skipwise.compare.jobs import Job, Planner
 from skipwise.compare.pairing import Difference, differences, pooled_results, read_scores
 from skipwise.compare.settings import Arm, Comparison
 from skipwise.compare.worker import Outcome
-from skipwise.evals.records import EvalResult
-from skipwise.settings import merge_settings
+from skipwise.config.reading import merge_settings
+from skipwise.records.results import EvalResult
 
 RECORDS_FILE = "records.jsonl"
 COMPARISON_FILE = "comparison.json"

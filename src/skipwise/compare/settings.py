@@ -19,9 +19,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from skipwise.config import Length, RunConfig, StrictModel
+from skipwise.config.reading import explain, merge_settings, read_settings
 from skipwise.errors import ConfigError, SkipwiseError
 from skipwise.names import did_you_mean
-from skipwise.settings import explain, merge_settings, read_settings
 
 
 class ArmKind(StrictModel):

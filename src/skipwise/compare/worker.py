@@ -146,10 +146,10 @@ def _train(config: Any, tokens_per_step: int) -> Outcome | None:
 
 def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     """Measures what the job asks for; samples of an interrupted evaluation are found again by the model's content."""
-    from skipwise.corpus import build_store
-    from skipwise.documents import look_through
+    from skipwise.data.corpus import build_store
+    from skipwise.data.documents import look_through
+    from skipwise.distributed import process_state
     from skipwise.evals import SampleCache, evaluate
-    from skipwise.evals.context import process_state
     from skipwise.model import load_model, original_window, read_config
     from skipwise.train.validation import find_held_out_end, validation_lengths
 

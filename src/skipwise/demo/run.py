@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from skipwise.config import RunConfig
-from skipwise.corpus import build_store
+from skipwise.data.corpus import build_store
 from skipwise.evals import SampleCache, evaluate
 from skipwise.model import load_model, original_window, read_config
 from skipwise.report import Arm, results_table, write_report
@@ -31,7 +31,7 @@ from skipwise.train.folder import SETTINGS_FILE
 from skipwise.window import Window
 
 BASE = Path(__file__).parent / "base"
-"""The embedded base model: a plain checkpoint folder, made by `skipwise.demo.train_base`."""
+"""The embedded base model: a plain checkpoint folder, made by `scripts/train_base.py`."""
 
 _SAMPLES = ".samples"
 """What has been measured so far; the folder's presence says that the demo has not come to its end."""

@@ -15,24 +15,25 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache
-from skipwise.evals.context import EvalContext, Task, process_state
-from skipwise.evals.forward import check_length
-from skipwise.evals.longppl import LongPPL
-from skipwise.evals.needles import NeedleGrid
-from skipwise.evals.passkey import Passkey
-from skipwise.evals.perplexity import LastTokensPerplexity
-from skipwise.evals.position import NLLByPosition
+from skipwise.evals.context import EvalContext, Task
 from skipwise.evals.prompts import texts_of_any_length
-from skipwise.evals.records import EvalResult, Measurement, Sample, sample_line
-from skipwise.evals.regression import ShortWindowRegression
 from skipwise.evals.ruler import RULER
-from skipwise.evals.serving import Serving
-from skipwise.evals.sliding import SlidingWindowPerplexity
 from skipwise.evals.suite import Suite
-from skipwise.evals.truncated import TruncatedPerplexity
+from skipwise.evals.tasks.longppl import LongPPL
+from skipwise.evals.tasks.needles import NeedleGrid
+from skipwise.evals.tasks.passkey import Passkey
+from skipwise.evals.tasks.perplexity import LastTokensPerplexity
+from skipwise.evals.tasks.position import NLLByPosition
+from skipwise.evals.tasks.regression import ShortWindowRegression
+from skipwise.evals.tasks.serving import Serving
+from skipwise.evals.tasks.sliding import SlidingWindowPerplexity
+from skipwise.evals.tasks.truncated import TruncatedPerplexity
 from skipwise.names import did_you_mean
+from skipwise.records.results import EvalResult, Measurement, Sample, sample_line
+from skipwise.runtime.forward import check_length
 
 logger = logging.getLogger("skipwise")
 

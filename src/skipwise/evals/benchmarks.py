@@ -24,11 +24,12 @@ from typing import Any, ClassVar
 
 import yaml
 
+from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.context import EvalContext, process_state
-from skipwise.evals.records import EvalResult, Measurement, Sample
-from skipwise.evals.stats import CONFIDENCE, Estimate
+from skipwise.evals.context import EvalContext
 from skipwise.names import did_you_mean
+from skipwise.records.results import EvalResult, Measurement, Sample
+from skipwise.records.stats import CONFIDENCE, Estimate
 
 _INTERVAL = "normal, with the harness's standard error"
 # For metrics that are no plain means; the standard error of a mean needs no resampling.

@@ -22,7 +22,7 @@ import transformers
 from torch.distributed.tensor import DTensor
 
 from skipwise import __version__
-from skipwise.evals.records import Sample
+from skipwise.records.results import Sample
 
 _HASHED_BYTES = 64 * 2**20
 # Settings that loading and saving change, and nothing is computed from. The type of numbers is hashed with each tensor.

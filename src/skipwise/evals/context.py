@@ -5,22 +5,21 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
-from datetime import timedelta
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
+from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions, write_sample
-from skipwise.evals.records import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer
-from skipwise.evals.stats import Estimate
 from skipwise.model import embedding_rows
 from skipwise.names import did_you_mean
+from skipwise.records.results import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer
+from skipwise.records.stats import Estimate
 
 BosPolicy = Literal["tokenizer", "always", "never"]
 """When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
@@ -298,12 +297,6 @@ class EvalContext:
     @cached_property
     def _documents_sha256(self) -> str:
         return hash_documents(self.documents)
-
-
-def process_state() -> PartialState:
-    """This process among those of a distributed run, and its device; without an accelerator, of a run on CPUs."""
-    # A rank that has nothing to measure waits for one that has a long input; the default gives up after ten minutes.
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
 
 
 def as_input(*parts: Sequence[int] | np.ndarray) -> torch.Tensor:

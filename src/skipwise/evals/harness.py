@@ -7,8 +7,8 @@ from typing import Any
 from accelerate.utils import gather_object
 from lm_eval.models.huggingface import HFLM
 
+from skipwise.distributed import process_state
 from skipwise.errors import DataError
-from skipwise.evals.context import process_state
 from skipwise.model import longest_input
 
 # The harness's decorator hides the class's own type.

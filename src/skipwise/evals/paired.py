@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skipwise.errors import CheckpointError
-from skipwise.evals.forward import logit_pieces
+from skipwise.runtime.forward import logit_pieces
 
 # Of each model's logits in float32; they are compared in float64, with a few copies.
 _PIECE_BYTES = 16 * 2**20

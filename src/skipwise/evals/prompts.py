@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.context import EvalContext, process_state
-from skipwise.evals.generate import BATCH_TOKENS, end_token_ids, greedy_outputs
-from skipwise.evals.records import EvalResult, Sample, hash_tokens
-from skipwise.evals.stats import wilson
+from skipwise.evals.context import EvalContext
 from skipwise.model import longest_input
+from skipwise.records.results import EvalResult, Sample, hash_tokens
+from skipwise.records.stats import wilson
+from skipwise.runtime.decode import BATCH_TOKENS, end_token_ids, greedy_outputs
 
 logger = logging.getLogger("skipwise")
 

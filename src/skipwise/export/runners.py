@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from skipwise.doctor.bench import LOCAL_LAYERS
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.evals.forward import logit_pieces
 from skipwise.export.gguf import GgufContent, read_gguf
 from skipwise.export.gguf_rope import llama_cpp_table
 from skipwise.export.gguf_tokenizer import splitter
@@ -24,6 +23,7 @@ from skipwise.model import rotary_tables
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import RopeTable
+from skipwise.runtime.forward import logit_pieces
 
 ENGINES = ("llama.cpp", "transformers")
 """What can run a GGUF file."""

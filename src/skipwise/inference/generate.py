@@ -12,17 +12,17 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 from transformers.cache_utils import Cache
 
 from skipwise.errors import ConfigError
-from skipwise.evals.chunk_attention import chunk_attention
-from skipwise.evals.forward import check_logits, chunk_columns
-from skipwise.evals.generate import end_token_ids
-from skipwise.evals.length_rope import held_length, rope_of_length, tables_at
-from skipwise.evals.serving import cache_bytes
-from skipwise.inference.caches import BLOCK_TOKENS, can_rewind, make_cache
+from skipwise.evals.tasks.serving import cache_bytes
 from skipwise.inference.engine import FinishReason, GenerationRequest, GenerationStats, Mode
 from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
 from skipwise.inference.text import TextStream
 from skipwise.model import embedding_rows
+from skipwise.runtime.attention import chunk_attention
+from skipwise.runtime.caches import BLOCK_TOKENS, can_rewind, make_cache
+from skipwise.runtime.decode import end_token_ids
+from skipwise.runtime.forward import check_logits, chunk_columns
+from skipwise.runtime.length_rope import held_length, rope_of_length, tables_at
 
 # Temperatures from 0 up to here: logits divided by so little are infinite, and no draw can be made of them.
 _GREEDY_BELOW = 1e-5

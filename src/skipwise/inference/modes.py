@@ -18,16 +18,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.evals.length_rope import (
+from skipwise.inference.engine import MODES, Mode
+from skipwise.inference.origin import Origin, check_base, read_origin
+from skipwise.model import built_around, load_model, read_config, rope_state
+from skipwise.runtime.length_rope import (
     held_length,
     recompute_at_switches,
     rope_follows_length,
     rope_of_length,
     tables_at,
 )
-from skipwise.inference.engine import MODES, Mode
-from skipwise.inference.origin import Origin, check_base, read_origin
-from skipwise.model import built_around, load_model, read_config, rope_state
 from skipwise.train.tuning import load_additions
 
 # Arguments of the library's `generate` by which a pass does not end where the tokens so far end.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from transformers.cache_utils import Cache
 
-from skipwise.inference.caches import can_rewind
+from skipwise.runtime.caches import can_rewind
 
 
 class Prefix(NamedTuple):

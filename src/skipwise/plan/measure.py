@@ -275,9 +275,9 @@ def main() -> None:
     question = json.loads(sys.argv[1])
     if question["what"] == "step":
         use_one_malloc_arena()
-    from skipwise.evals.forward import pass_columns
-    from skipwise.evals.serving import Peak
+    from skipwise.evals.tasks.serving import Peak
     from skipwise.model import four_bits, load_model
+    from skipwise.runtime.forward import pass_columns
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     step = question["what"] == "step"
@@ -327,7 +327,7 @@ def _steps(model: Any, question: dict[str, Any]) -> float:
 
 def _prefill(model: Any, question: dict[str, Any]) -> float:
     """Seconds to read a prompt, the second time."""
-    from skipwise.evals.serving import serve
+    from skipwise.evals.tasks.serving import serve
 
     model.eval()
     prompt = torch.randint(0, model.config.get_text_config().vocab_size, (1, question["length"]))

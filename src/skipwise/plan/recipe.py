@@ -13,7 +13,7 @@ class RecipeEstimate:
     """What a whole run by one recipe takes.
 
     Attributes:
-        name: of `skipwise.recipes.RECIPES`.
+        name: of `skipwise.config.recipes.RECIPES`.
         widest_tokens: its widest training window.
         total_bytes: peak of one process, over all of its windows.
         limit_bytes: what a plan may fill of one accelerator.

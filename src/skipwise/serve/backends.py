@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from skipwise.data.tokens import TextEncoder
 from skipwise.errors import ConfigError, DataError, UnsupportedModelError
 from skipwise.inference.engine import Engine, GenerationRequest, Mode
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Progress, Scheduler, Turns
-from skipwise.tokenizing import TextEncoder
 
 # Characters from which on a text is a long one.
 _LONG_TEXT = 1 << 16

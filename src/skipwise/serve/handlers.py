@@ -8,10 +8,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from skipwise.config.reading import allowed_words
 from skipwise.errors import ConfigError
 from skipwise.serve.api import ChatBody, ChatMessage, CompletionBody, StreamOptions, TextFormat, TextPart
 from skipwise.serve.refusals import Refusal, unrouted
-from skipwise.settings import allowed_words
 
 _FIELDS = {
     name

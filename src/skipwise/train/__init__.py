@@ -41,9 +41,13 @@ from transformers import PreTrainedConfig
 from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, QloraTuning, RunConfig
-from skipwise.corpus import TokenStore
+from skipwise.config.recipes import AUTO
+from skipwise.data.corpus import TokenStore
+from skipwise.data.documents import Sources
+from skipwise.data.stream import DocumentStream
+from skipwise.data.tokens import require_fast
+from skipwise.distributed import close_group_at_exit
 from skipwise.doctor import Verdict, doctor
-from skipwise.documents import Sources
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.loss import use_chunked_loss
 from skipwise.model import (
@@ -62,9 +66,6 @@ from skipwise.model import (
     without_weights,
 )
 from skipwise.positions import PositionSampler
-from skipwise.recipes import AUTO
-from skipwise.streaming import DocumentStream
-from skipwise.tokenizing import require_fast
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.calibration import calibrate_run, calibration_documents
 from skipwise.train.context import check_context, context_group, num_groups, probe_context
@@ -154,6 +155,7 @@ def extend(
             for a single window.
         UnsupportedModelError: the model has no positions to extend, or the preflight failed.
     """
+    close_group_at_exit()
     asked = config
     given = as_begun(config) if resume or RunFolder(config).is_to_be_resumed else config
     base = read_config(given.model, original=given.original, trust_remote_code=given.trust_remote_code)

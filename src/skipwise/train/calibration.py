@@ -16,13 +16,13 @@ from accelerate import PartialState
 
 from skipwise.calibrate import Calibration, calibrate
 from skipwise.config import DataConfig
-from skipwise.corpus import HeldOutEnd, build_store
-from skipwise.documents import Sources, look_through
+from skipwise.data.corpus import HeldOutEnd, build_store
+from skipwise.data.documents import Sources, look_through
+from skipwise.data.stream import first_documents
 from skipwise.errors import CheckpointError, DataError, SkipwiseError
 from skipwise.evals import SampleCache
 from skipwise.model import replace_file, rope_state, save_attention_scale
 from skipwise.report import state_attention_factor
-from skipwise.streaming import first_documents
 from skipwise.train.folder import RECORD_FILE
 
 CALIBRATION_FILE = "calibration.json"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from skipwise.items import IGNORED_LABEL, TrainingItem, generator_of
+from skipwise.data.items import IGNORED_LABEL, TrainingItem, generator_of
 from skipwise.train.exercises import EXERCISES, Items, RetrievalExercises
 
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 
 from skipwise.config import RunConfig
-from skipwise.corpus import HeldOutEnd, Part, TokenStore, build_store
-from skipwise.documents import Sources, kinds_line, look_through
+from skipwise.data.corpus import HeldOutEnd, Part, TokenStore, build_store
+from skipwise.data.documents import Sources, kinds_line, look_through
+from skipwise.data.items import TrainingItems
+from skipwise.data.stream import DocumentStream, check_streaming, open_stream
 from skipwise.errors import ConfigError, DataError
-from skipwise.items import TrainingItems
 from skipwise.positions import PoSE, PositionSampler
-from skipwise.streaming import DocumentStream, check_streaming, open_stream
 from skipwise.train.curriculum import Curriculum, Stage, Stretch
 from skipwise.train.exercises import Items, RetrievalExercises
 from skipwise.train.recipe import ShortDocumentsError

@@ -4,9 +4,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from skipwise.data.items import IGNORED_LABEL, TrainingItem, generator_of
 from skipwise.errors import ConfigError
-from skipwise.evals.passkey_prompt import PasskeyBuilder
-from skipwise.items import IGNORED_LABEL, TrainingItem, generator_of
+from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.positions import PositionSampler
 from skipwise.window import Window
 

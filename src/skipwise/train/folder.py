@@ -23,9 +23,9 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from skipwise.config import RunConfig
-from skipwise.corpus import HeldOutEnd
+from skipwise.config.recipes import AUTO
+from skipwise.data.corpus import HeldOutEnd
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.recipes import AUTO
 from skipwise.train.durable import STAGING, half_written, newest_sound, write_whole
 
 logger = logging.getLogger("skipwise")

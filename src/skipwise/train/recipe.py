@@ -8,11 +8,11 @@ from accelerate import PartialState
 from transformers import PreTrainedConfig
 
 from skipwise.config import RunConfig
+from skipwise.config.recipes import AUTO
 from skipwise.doctor import Verdict, require_healthy
 from skipwise.doctor.bench import local_span
 from skipwise.errors import CheckpointError, ConfigError, DataError, SkipwiseError, UnsupportedModelError
 from skipwise.positions import PositionSampler
-from skipwise.recipes import AUTO
 from skipwise.train.exercises import require_room
 from skipwise.train.folder import SETTINGS_FILE, RunFolder, begun_settings
 from skipwise.window import Window

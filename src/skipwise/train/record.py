@@ -12,12 +12,12 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from skipwise.config import RunConfig
-from skipwise.corpus import TokenStore
+from skipwise.data.corpus import TokenStore
+from skipwise.data.documents import Sources
+from skipwise.data.stream import DocumentStream, LaneCounts
 from skipwise.doctor import Verdict
-from skipwise.documents import Sources
 from skipwise.positions import PositionSampler
 from skipwise.report import write_model_card
-from skipwise.streaming import DocumentStream, LaneCounts
 from skipwise.train.durable import write_whole
 from skipwise.train.folder import RECORD_FILE
 from skipwise.window import Window

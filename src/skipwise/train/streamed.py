@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from skipwise.items import TrainingItem, generator_of, item_of
+from skipwise.data.items import TrainingItem, generator_of, item_of
+from skipwise.data.stream import DocumentStream, Streamed
 from skipwise.positions import PositionSampler
-from skipwise.streaming import DocumentStream, Streamed
 from skipwise.window import Window
 
 # Keeps the draws of streamed items apart from those of blocks and exercises.

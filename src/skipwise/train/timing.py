@@ -9,7 +9,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from skipwise.config import FullTuning, RunConfig, Tuning
-from skipwise.items import TrainingItem
+from skipwise.data.items import TrainingItem
 from skipwise.loss import use_chunked_loss
 from skipwise.positions import PoSE
 from skipwise.train.arguments import training_arguments

@@ -19,10 +19,10 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from skipwise.items import IGNORED_LABEL
+from skipwise.data.items import IGNORED_LABEL
+from skipwise.data.stream import DocumentStream
 from skipwise.model import save_model, share_weights
 from skipwise.report.quantities import bytes_text, seconds_text
-from skipwise.streaming import DocumentStream
 from skipwise.train.arguments import mixed_precision
 from skipwise.train.context import ContextGroup, GroupSampler
 from skipwise.train.durable import forget_older, whole_or_not_at_all

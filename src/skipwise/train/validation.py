@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from skipwise.config import RunConfig
-from skipwise.corpus import HeldOutEnd, TokenStore, build_store
-from skipwise.documents import Sources
+from skipwise.data.corpus import HeldOutEnd, TokenStore, build_store
+from skipwise.data.documents import Sources
+from skipwise.data.store import TokenFiles, choose_held_out_end
+from skipwise.data.stream import first_documents
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.model import LoadedModel
-from skipwise.streaming import first_documents
-from skipwise.token_store import TokenFiles, choose_held_out_end
 from skipwise.train.data import run_store, shows_bars
 from skipwise.train.trainer import Validate
 from skipwise.window import Window, length_label

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError
-from skipwise.evals.passkey_prompt import FILLER
+from skipwise.evals.tasks.passkey_prompt import FILLER
 from skipwise.evals.thinking import opens_thought, thinking_switches, without_thought
-from skipwise.tokenizing import encoder_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from skipwise.errors import ConfigError
 from skipwise.evals.context import NO_KEY, EvalContext, check_at_least
 from skipwise.evals.prompts import Prompt, Score, answer_prompts, score_results
-from skipwise.evals.records import Measurement
 from skipwise.evals.ruler.draft import Drafter, PromptEncoder
 from skipwise.evals.ruler.fitting import fit_length, smallest_prompt
 from skipwise.evals.thinking import AfterThought
+from skipwise.records.results import Measurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

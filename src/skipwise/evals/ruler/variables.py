@@ -14,10 +14,10 @@ from typing import ClassVar
 import numpy as np
 
 from skipwise.evals.context import EvalContext
-from skipwise.evals.passkey_prompt import FILLER
 from skipwise.evals.prompts import string_match_all
 from skipwise.evals.ruler.draft import Draft, Drafter, filler_lines, filler_words
 from skipwise.evals.ruler.task import RulerTask
+from skipwise.evals.tasks.passkey_prompt import FILLER
 
 _WORDS_PER_LINE = len(FILLER.split())
 # The worked example's names are shorter than those that are asked for, so that neither is taken for the other.

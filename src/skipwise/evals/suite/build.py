@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from skipwise.documents import Document, Sources, is_held_out, look_through
+from skipwise.data.documents import Document, Sources, is_held_out, look_through
+from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.records import hash_tokenizer
 from skipwise.evals.suite.continuation import Continue
 from skipwise.evals.suite.fact import Fact
 from skipwise.evals.suite.fitting import CLOSEST_SHARE, fit_size
@@ -22,7 +22,7 @@ from skipwise.evals.suite.library import Library
 from skipwise.evals.suite.order import Order
 from skipwise.evals.suite.which_document import WhichDocument
 from skipwise.names import did_you_mean
-from skipwise.tokenizing import encoder_of
+from skipwise.records.results import hash_tokenizer
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Fact(), Continue(), Order(), WhichDocument())}
 _ATTEMPTS = 40

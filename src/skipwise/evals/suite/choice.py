@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from skipwise.evals.context import as_input
-from skipwise.evals.forward import logit_pieces
 from skipwise.evals.suite.item import EncodedItem, shared_length
+from skipwise.runtime.forward import logit_pieces
 
 
 def choice_log_likelihoods(model: Any, encoded: EncodedItem, where: str) -> list[float] | None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from skipwise.data.tokens import encoder_of
 from skipwise.errors import DataError
-from skipwise.tokenizing import encoder_of
 
 # Tokens beyond the answer's own: a model may write it in other tokens, or with a word before it.
 SLACK_TOKENS = 8

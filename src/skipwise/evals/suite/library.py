@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skipwise.documents import Document
+from skipwise.data.documents import Document
 from skipwise.errors import DataError
 from skipwise.evals.suite.sentences import is_quotable, sentences
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 from skipwise.errors import ConfigError
 from skipwise.evals.context import NO_KEY, EvalContext
 from skipwise.evals.prompts import Prompt, answer_prompts, score_results, string_match_all
-from skipwise.evals.records import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
 from skipwise.evals.suite.choice import choice_log_likelihoods
 from skipwise.evals.suite.folder import SuiteFolder
 from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
 from skipwise.evals.suite.kind import NUM_DEPTHS
 from skipwise.evals.suite.sentences import squeezed
 from skipwise.model import longest_input
+from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
 
 logger = logging.getLogger("skipwise")
 

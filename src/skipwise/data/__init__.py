@@ -1,0 +1,1 @@
+"""Documents become training items: found, read, tokenized, stored or streamed, and put in order."""

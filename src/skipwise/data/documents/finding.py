@@ -1,0 +1,238 @@
+"""Finding files: of folders and globs all that are there, each once, and by name what cannot be looked into."""
+
+import fnmatch
+import glob
+import os
+import re
+import stat
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from skipwise.data.formats import UnreadableError, reader_of
+
+# Folders of the standard library that are not everywhere, not text of its own, or deliberately malformed.
+_STDLIB_SKIPPED = {
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "test",
+    "tests",
+    "idle_test",
+    "lib2to3",
+    "encodings",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentFile:
+    """One file, and the name its documents go by."""
+
+    path: Path
+    name: str
+
+
+@dataclass(slots=True, kw_only=True)
+class FoundFiles:
+    """What there is in a folder, or by a glob.
+
+    Attributes:
+        files: of kinds that are read, in reading order.
+        passed_over: how many there are of other kinds, by suffix.
+        faults: folders and files that cannot be looked into.
+        repeated: files and folders that were found before, here or in an earlier source.
+    """
+
+    files: list[DocumentFile] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    faults: list[UnreadableError] = field(default_factory=list)
+    repeated: int = 0
+
+
+class Finder:
+    """Finds the files of one source after another, and each file once, whatever leads to it.
+
+    Links, hard links and other ways to write a path are told by the file itself. Links to folders are followed, after
+    all that is there without them, so that a file has its own name wherever it has one among them; but not back up, to
+    a folder that the link is in.
+    """
+
+    def __init__(self) -> None:
+        self._files: set[Any] = set()
+        self._folders: set[Any] = set()
+
+    def file(self, path: Path) -> FoundFiles:
+        """One file."""
+        found = FoundFiles()
+        self._add(found, path, path.name)
+        return found
+
+    def walked(self, root: Path) -> FoundFiles:
+        """All files under a folder in the order of their names; hidden files and folders are left out."""
+        found = FoundFiles()
+        self._walk(found, root, root)
+        return found
+
+    def globbed(self, pattern: Path) -> FoundFiles:
+        """All files that a glob matches, in the order of their names, with those of the folders that it matches."""
+        found = FoundFiles()
+        fixed = Path(*_until_magic(pattern.parts))
+        begin = len(fixed.parts)
+        for match in sorted(_Glob(found).matches(fixed, pattern.parts[begin:]), key=str):
+            # `**` matches a folder and its files alike, so there only the files count.
+            if not os.path.isdir(match):  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
+                self._add(found, match, str(match.relative_to(fixed)))
+            elif "**" not in pattern.parts:
+                self._walk(found, match, fixed)
+        return found
+
+    def standard_library(self) -> FoundFiles:
+        """Python sources of the running interpreter's library."""
+        found = FoundFiles()
+        root = Path(sysconfig.get_paths()["stdlib"])
+        paths: list[Path] = []
+        for folder, folders, names in os.walk(root):
+            folders[:] = [name for name in folders if name not in _STDLIB_SKIPPED]
+            paths += (Path(folder, name) for name in names if name.endswith(".py"))
+        for path in sorted(paths):
+            self._add(found, path, path.relative_to(root).as_posix())
+        return found
+
+    def _walk(self, found: FoundFiles, top: Path, root: Path) -> None:
+        waiting, linked = [top], list[Path]()
+        while waiting or linked:
+            folder = waiting.pop() if waiting else linked.pop(0)
+            if not _is_new(folder, self._folders):
+                found.repeated += 1
+                continue
+            below = list[Path]()
+            for entry in _listed(folder, found.faults):
+                path = folder / entry.name
+                if entry.name.startswith("."):
+                    continue
+                if not _is_folder(entry):
+                    self._add(found, path, str(path.relative_to(root)))
+                elif entry.is_symlink():
+                    linked += [] if _leads_back(path) else [path]
+                else:
+                    below.append(path)
+            waiting += reversed(below)
+
+    def _add(self, found: FoundFiles, path: Path, name: str) -> None:
+        is_read = reader_of(path) is not None
+        try:
+            status = path.stat()
+        except OSError as error:
+            # What a link leads to that may not be followed could be a folder, whatever its name.
+            if is_read or (isinstance(error, PermissionError) and os.path.islink(path)):  # noqa: PTH114 - as above
+                reason = f"cannot be read ({error.strerror})"
+                cure = "mend its permissions or what it links to, or leave it out"
+                found.faults.append(UnreadableError("closed", printable(path), reason, cure))
+            return
+        if not stat.S_ISREG(status.st_mode):
+            return
+        if not _is_new(path, self._files, status):
+            found.repeated += 1
+        elif is_read:
+            found.files.append(DocumentFile(path=path, name=printable(name.replace(os.sep, "/"))))
+        else:
+            found.passed_over[printable(path.suffix) or "no suffix"] += 1
+
+
+class _Glob:
+    """The matches of a pattern as `glob.glob` has them, without a folder in silence that cannot be listed."""
+
+    def __init__(self, found: FoundFiles) -> None:
+        self._found = found
+        # Where `**` has been with the same rest of the pattern: links may lead round, or to one place twice.
+        self._been: dict[int, set[Any]] = {}
+
+    def matches(self, folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+        """Paths below a folder that the parts of a pattern match."""
+        if not parts:
+            yield folder
+            return
+        part, rest = parts[0], parts[1:]
+        if part == "**":
+            yield from self._anywhere(folder, rest)
+        elif not glob.has_magic(part):
+            if os.path.lexists(folder / part):
+                yield from self.matches(folder / part, rest)
+        else:
+            for entry in self._entries(folder):
+                is_hidden = entry.name.startswith(".") and not part.startswith(".")
+                if not is_hidden and fnmatch.fnmatch(entry.name, part) and (_is_folder(entry) or not rest):
+                    yield from self.matches(folder / entry.name, rest)
+
+    def _anywhere(self, folder: Path, rest: tuple[str, ...]) -> Iterator[Path]:
+        if not _is_new(folder, self._been.setdefault(len(rest), set())):
+            return
+        if rest:
+            yield from self.matches(folder, rest)
+        entries = [entry for entry in self._entries(folder) if not entry.name.startswith(".")]
+        # What is there by its own name comes before what a link leads to.
+        for entry in sorted(entries, key=os.DirEntry.is_symlink):
+            if _is_folder(entry):
+                if not (entry.is_symlink() and _leads_back(folder / entry.name)):
+                    yield from self._anywhere(folder / entry.name, rest)
+            elif not rest:
+                yield folder / entry.name
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        return _listed(folder, self._found.faults) if os.path.isdir(folder) else []  # noqa: PTH112 - as above
+
+
+def printable(name: str | Path) -> str:
+    """A path in characters that a terminal, a log and JSON take: bytes that are not UTF-8 are spelled as `\\xff`."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _listed(folder: Path, faults: list[UnreadableError]) -> list[os.DirEntry[str]]:
+    """The entries of a folder in the order of their names; a fault where it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        where = f"folder {printable(folder)}"
+        if all(where != fault.where for fault in faults):
+            reason = f"cannot be listed ({error.strerror})"
+            faults.append(UnreadableError("closed", where, reason, "mend its permissions or leave it out"))
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or leads to one; a link that cannot be followed does not, and is a fault of its own."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _leads_back(link: Path) -> bool:
+    """Whether a link leads to a folder that it is in, at any depth."""
+    return link.parent.resolve().is_relative_to(link.resolve())
+
+
+def _is_new(path: Path, known: set[Any], status: os.stat_result | None = None) -> bool:
+    """Whether a file or folder is met for the first time, whatever path leads there."""
+    try:
+        status = status or path.stat()
+    except OSError:
+        return True  # Whoever opens it will say what is wrong.
+    # Some file systems number nothing, and some that put others together have a number twice.
+    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    key = numbers if status.st_ino else path.resolve()
+    is_new = key not in known
+    known.add(key)
+    return is_new
+
+
+def _until_magic(parts: Iterable[str]) -> Iterator[str]:
+    for part in parts:
+        if glob.has_magic(part):
+            return
+        yield part

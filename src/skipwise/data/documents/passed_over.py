@@ -1,0 +1,77 @@
+"""What of a source cannot be read: how much of each kind, and the first few by name."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from skipwise.data.formats import FAULTS, UnreadableError
+
+_NAMED = 3
+
+
+class PassedOver:
+    """Counts of files and records that cannot be read, and the names of the first of each kind.
+
+    Args:
+        faults: some to begin with.
+    """
+
+    def __init__(self, faults: Iterable[UnreadableError] = ()) -> None:
+        self._counts: Counter[str] = Counter()
+        self._named: dict[str, list[str]] = {}
+        self._reasons: dict[str, str] = {}
+        self.first: UnreadableError | None = None
+        for fault in faults:
+            self.add(fault)
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+    def __contains__(self, kind: str) -> bool:
+        return kind in self._counts
+
+    def add(self, fault: UnreadableError) -> None:
+        """Counts one more."""
+        self.first = self.first or fault
+        self._count(fault.kind, 1, [fault.where], fault.reason)
+
+    def update(self, record: Mapping[str, Any]) -> None:
+        """Adds what another one's `to_json` says."""
+        for kind, entry in record.items():
+            self._count(kind, entry["number"], entry["named"], entry["reason"])
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """By kind: how many, the names of the first, and what is wrong with the first."""
+        return {
+            kind: {"number": self._counts[kind], "named": self._named[kind], "reason": self._reasons[kind]}
+            for kind in FAULTS
+            if kind in self._counts
+        }
+
+    def numbers(self) -> str:
+        """How many of each kind."""
+        return ", ".join(f"{self._counts[kind]:,} {FAULTS[kind]}" for kind in FAULTS if kind in self._counts)
+
+    def line(self) -> str:
+        """All of it in a line, with the first names."""
+        return "; ".join(self._told(kind) for kind in FAULTS if kind in self._counts)
+
+    def _told(self, kind: str) -> str:
+        first, *others = self._named[kind]
+        number = self._counts[kind]
+        more = number - len(self._named[kind])
+        also = f", also {', '.join(others)}" if others else ""
+        also += f" and {more:,} more" if more else ""
+        return f"{number:,} {FAULTS[kind]}: {first} {self._reasons[kind]}{also}"
+
+    def _count(self, kind: str, number: int, named: Iterable[str], reason: str) -> None:
+        self._counts[kind] += number
+        self._reasons.setdefault(kind, reason)
+        known = self._named.setdefault(kind, [])
+        known += [*named][: _NAMED - len(known)]
+
+
+def kinds_line(kinds: Mapping[str, int]) -> str:
+    """Kinds of files by number and name, such as `2 .docx, 1 .pdf`."""
+    by_number = sorted(kinds.items(), key=lambda one: (-one[1], one[0]))
+    return ", ".join(f"{number:,} {kind}" for kind, number in by_number)

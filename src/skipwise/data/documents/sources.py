@@ -1,0 +1,314 @@
+"""Sources: files of this machine, and data sets of the hub, that documents are read from."""
+
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from skipwise.data.documents.document import Document
+from skipwise.data.documents.finding import DocumentFile, printable
+from skipwise.data.documents.passed_over import PassedOver
+from skipwise.data.formats import ALLOWED, UnreadableError, checker_of, reader_of, text_of
+from skipwise.errors import DataError
+
+# What is read to tell whether documents have changed: sources up to this size as a whole, larger ones in samples.
+_HASHED_BYTES = 256 << 20
+_SAMPLED_BYTES = 64 << 10
+
+SOURCES = f"give a file ({ALLOWED}), a folder or glob of such files, a hub data set (owner/name[:split]), or stdlib"
+
+
+class Source(Protocol):
+    """Something that documents are read from."""
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """How many files of each kind were passed over because skipwise does not read that kind."""
+        ...
+
+    @property
+    def faults(self) -> Sequence[UnreadableError]:
+        """What was found that cannot be looked into."""
+        ...
+
+    def size_bytes(self) -> int | None:
+        """Bytes on disk, None when that cannot be known before reading."""
+        ...
+
+    def identity(self) -> list[Any]:
+        """What tells these documents from any others at little cost, as plain JSON values."""
+        ...
+
+    def look(self, field: str, passed_over: PassedOver) -> list[Any]:
+        """Looks at what `identity` reads, and returns that; what cannot be read is added to `passed_over`."""
+        ...
+
+    def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
+        """Yields the documents lazily, always in the same order.
+
+        Args:
+            field: entry that holds the text, in files that have such.
+            passed_over: is told what cannot be read, which is left out then; None to raise an error instead.
+        """
+        ...
+
+    def read_bytes(self) -> int:
+        """How many of them have been read by now, for a progress bar."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalFiles:
+    """Files on this machine.
+
+    Attributes:
+        files: in reading order.
+        passed_over: files found beside them that are of no readable kind, counted by suffix.
+        faults: folders and files found beside them that cannot be looked into.
+        is_canonical: whether their names are the same on every machine.
+    """
+
+    files: list[DocumentFile]
+    passed_over: Counter[str] = field(default_factory=Counter)
+    faults: list[UnreadableError] = field(default_factory=list)
+    is_canonical: bool = False
+    _finished_bytes: int = 0
+    _open: BinaryIO | None = None
+    _is_small: bool | None = None
+    _sampled_bytes: int = 0
+
+    def empty_files(self) -> list[str]:
+        """Names of the files without a byte, which are no news where the files are the same on every machine."""
+        return [] if self.is_canonical else [file.name for file in self.files if not _size(file.path)]
+
+    def size_bytes(self) -> int:
+        """Bytes of all files on disk."""
+        return sum(_size(file.path) for file in self.files)
+
+    def read_bytes(self) -> int:
+        """Bytes read by now, compressed ones as they are on disk."""
+        return self._finished_bytes + (self._open.tell() if self._open and not self._open.closed else 0)
+
+    def identity(self) -> list[Any]:
+        """Name, size and hash of every file, so that the same content is the same source wherever it lies.
+
+        Of sources above 256 MiB a file's beginning and end stand for the rest, 64 KiB each (less where files are very
+        many), together with its path and time of change: what is written into its middle is noticed by the time alone.
+        """
+        self._choose_samples()
+        return [self.is_canonical, *(self._entry(file) for file in self.files)]
+
+    def look(self, field: str, passed_over: PassedOver) -> list[Any]:
+        """`identity`, for which the bytes that it reads are looked at: all of a source that is hashed as a whole.
+
+        Of a larger one that is the beginning of each file, and what a Parquet file says of its columns.
+
+        Args:
+            field: entry that holds the text.
+            passed_over: is told what cannot be read.
+        """
+        for fault in self.faults:
+            passed_over.add(fault)
+        self._choose_samples()
+        return [self.is_canonical, *(self._entry(file, field, passed_over) for file in self.files)]
+
+    @staticmethod
+    def sizes_of(identity: list[Any]) -> list[int]:
+        """Bytes that each file had when `identity` looked at it."""
+        return [size for _, size, *_ in identity[1:]]
+
+    def part(self, begin: int, end: int) -> "LocalFiles":
+        """Those from one file up to another; its `identity` says of each of them what that of all files says."""
+        self._choose_samples()
+        return LocalFiles(
+            files=self.files[begin:end],
+            is_canonical=self.is_canonical,
+            _is_small=self._is_small,
+            _sampled_bytes=self._sampled_bytes,
+        )
+
+    def _choose_samples(self) -> None:
+        if self._is_small is None:
+            self._is_small = self.size_bytes() <= _HASHED_BYTES
+            at_most = _HASHED_BYTES // (2 * max(1, len(self.files)))
+            self._sampled_bytes = _HASHED_BYTES if self._is_small else min(_SAMPLED_BYTES, at_most)
+
+    def _entry(self, file: DocumentFile, field: str = "", passed_over: PassedOver | None = None) -> list[Any]:
+        """What `identity` says of a file; with `passed_over`, what it reads for that is looked at."""
+        try:
+            handle = _opened(file.path)
+        except UnreadableError as error:
+            if passed_over is not None:
+                passed_over.add(error)
+            return [file.name, 0, None]
+        with handle:
+            status = os.fstat(handle.fileno())
+            begin = handle.read(self._sampled_bytes)
+            digest = hashlib.blake2b(begin, digest_size=16)
+            if status.st_size > self._sampled_bytes:
+                handle.seek(max(self._sampled_bytes, status.st_size - self._sampled_bytes))
+                digest.update(handle.read(self._sampled_bytes))
+            if passed_over is not None:
+                for fault in _faults_in(file, handle, begin, field, cut=len(begin) < status.st_size):
+                    passed_over.add(fault)
+        place = [] if self._is_small else [str(file.path.resolve()), status.st_mtime_ns]
+        return [file.name, status.st_size, digest.hexdigest(), *place]
+
+    def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
+        """Yields the documents file by file."""
+        self._finished_bytes = 0
+        for fault in self.faults:
+            _pass_over(fault, passed_over)
+        for file in self.files:
+            reader = reader_of(file.path)
+            assert reader is not None, file  # find_sources lets no other file through
+            try:
+                self._open = _opened(file.path)
+            except UnreadableError as error:
+                _pass_over(error, passed_over)
+                continue
+            with self._open as handle:
+                for line, text in reader(handle, printable(file.path), field):
+                    if isinstance(text, UnreadableError):
+                        _pass_over(text, passed_over)
+                        continue
+                    name = f"{file.name}:{line}" if line else file.name
+                    yield Document(name=name, text=text, is_canonical=self.is_canonical)
+            self._open = None
+            self._finished_bytes += _size(file.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubDataset:
+    """A data set of the Hugging Face hub, streamed: nothing but the rows that are read is fetched.
+
+    Attributes:
+        name: `owner/name`, or `name` alone for the oldest sets.
+        config: its configuration, None for its default.
+        split: which split of it.
+    """
+
+    name: str
+    config: str | None
+    split: str
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Nothing is passed over."""
+        return {}
+
+    @property
+    def faults(self) -> Sequence[UnreadableError]:
+        """Nothing is known before it is read."""
+        return ()
+
+    def size_bytes(self) -> None:
+        """Not known before reading."""
+
+    def read_bytes(self) -> int:
+        """Not known."""
+        return 0
+
+    def identity(self) -> list[Any]:
+        """Name and split with the commit that the hub's main revision is at now."""
+        from huggingface_hub import HfApi
+
+        try:
+            commit = HfApi().dataset_info(self.name).sha
+        except Exception as error:
+            raise DataError(_unreachable(self.name, error)) from None
+        return [self.name, self.config, self.split, commit]
+
+    def look(self, field: str, passed_over: PassedOver) -> list[Any]:
+        """`identity`, and a look at the first row, which is all that can be had of it soon."""
+        identity = self.identity()
+        try:
+            next(self.documents(field), None)
+        except UnreadableError as error:
+            passed_over.add(error)
+        return identity
+
+    def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
+        """Yields the rows of the split."""
+        import datasets
+
+        label = ":".join(part for part in (self.name, self.config, self.split) if part)
+        number = 0
+        try:
+            rows = iter(datasets.load_dataset(self.name, self.config, split=self.split, streaming=True))
+            for number, row in enumerate(rows, start=1):
+                try:
+                    text = text_of(row, field, f"{label}:{number}")
+                except UnreadableError as error:
+                    _pass_over(error, passed_over)
+                    continue
+                yield Document(name=f"{label}:{number}", text=text)
+        except DataError:
+            raise
+        except Exception as error:
+            # The network may break at any row.
+            if not number:
+                raise DataError(_unreachable(label, error)) from None
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"hub data set {label!r} breaks off after row {number} ({reason}); start again, or fetch it to a file"
+            ) from None
+
+
+def _pass_over(fault: UnreadableError, passed_over: PassedOver | None) -> None:
+    if passed_over is None:
+        raise fault
+    passed_over.add(fault)
+
+
+def _faults_in(
+    file: DocumentFile, handle: BinaryIO, begin: bytes, field: str, *, cut: bool
+) -> Iterator[UnreadableError]:
+    """What cannot be read of a file.
+
+    Args:
+        file: which.
+        handle: it, open.
+        begin: its first bytes.
+        field: entry that holds the text.
+        cut: there are more bytes.
+    """
+    checker = checker_of(file.path)
+    assert checker is not None, file
+    is_table = file.path.name.lower().endswith(".parquet")
+    handle.seek(0)
+    content = handle if cut and is_table else io.BytesIO(begin)
+    if not begin and not is_table and ".jsonl" not in file.path.name.lower():
+        return  # an empty text, which is told by itself
+    for _, found in checker(content, printable(file.path), field, cut):
+        if isinstance(found, UnreadableError):
+            yield found
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UnreadableError(
+            "closed",
+            printable(path),
+            f"cannot be opened ({error.strerror})",
+            "mend its permissions or leave it out",
+        ) from None
+
+
+def _size(path: Path) -> int:
+    """Bytes on disk; none of a file that has gone, which is told when it is opened."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _unreachable(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return f"no documents at {name!r}: no such file, and as a hub data set it cannot be read ({reason}); {SOURCES}"

@@ -1,0 +1,364 @@
+"""Views of token files: which of their documents a run trains on, or is measured on."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from skipwise.data.store.files import DIGEST_BYTES, FORMAT, Names, TokenFiles
+from skipwise.data.store.held_out import HeldOutEnd
+from skipwise.data.store.numbers import NumberSet
+from skipwise.errors import DataError
+
+Part = Literal["all", "train", "held_out"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Which documents, and how short ones are treated.
+
+    Attributes:
+        min_tokens: documents with fewer tokens are dropped, or joined.
+        join: joins short documents in reading order, a separator token between, until they have `min_tokens`.
+        part: all documents, those for training, or those held out from it.
+        held_out_share: share of documents that is held out.
+        held_out_end: of one document the end alone is held out; None where documents are whole.
+    """
+
+    min_tokens: int = 1
+    join: bool = False
+    part: Part = "all"
+    held_out_share: float = 0.1
+    held_out_end: HeldOutEnd | None = None
+
+    def shared_in(self, files: TokenFiles) -> HeldOutEnd | None:
+        """The end that is held out of a document of these files, where this view is of a part of it."""
+        end = self.held_out_end
+        return end if end is not None and self.part != "all" and end.store == files.folder.name else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What became of the documents read; `seen == kept + dropped_short + dropped_empty + other_part`.
+
+    Attributes:
+        seen: documents read.
+        kept: documents whose text is in the store.
+        documents: documents in the store; fewer than `kept` where short ones were joined.
+        dropped_short: shorter than the minimum, or left over from joining.
+        dropped_empty: without any text.
+        other_part: held out when training documents were asked for, or the other way round.
+        tokens: tokens in the store.
+        files_passed_over: files of kinds that skipwise does not read.
+    """
+
+    seen: int
+    kept: int
+    documents: int
+    dropped_short: int
+    dropped_empty: int
+    other_part: int
+    tokens: int
+    files_passed_over: int
+
+
+class TokenStore:
+    """Tokenized documents on disk, those of one view.
+
+    Opening maps the files and computes the view from the documents' lengths: for a hundred million of them it takes
+    seconds, and memory of a bit for each, three where short ones are joined. A store sent to another process is opened
+    there again rather than copied.
+
+    Args:
+        folder: folder of complete token files.
+        view: which documents.
+        files_passed_over: files beside them of kinds that skipwise does not read, for the counts.
+
+    Attributes:
+        folder: where it lies; views of the same source and tokenizer share it.
+        view: which documents.
+        counts: what became of the documents read.
+        passed_over: what could not be read and was left out, as `PassedOver.to_json` tells it.
+        min_tokens: length that every document was required to have.
+        shortest_tokens: length of the shortest document.
+        longest_tokens: length of the longest document.
+        separator_id: token between joined documents, None when short documents were not joined.
+        sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
+
+    Raises:
+        DataError: when the folder holds no complete token files, or the view is of no document.
+    """
+
+    def __init__(self, folder: str | Path, view: View | None = None, *, files_passed_over: int = 0) -> None:
+        self.folder, self.view = Path(folder), view or View()
+        self._files = files = TokenFiles(folder)
+        self._shared = self.view.shared_in(files)
+        self.passed_over = files.passed_over
+        self.min_tokens, self.sentence_ends = self.view.min_tokens, files.sentence_ends
+        self.separator_id = files.separator_id if self.view.join else None
+
+        # Document i is the i-th of `shown`: a document of the files, or the last of those that are joined.
+        found = _surveyed(files, self.view)
+        self._shown, self._joined = found.shown, found.joined
+        self.counts = Counts(
+            seen=files.num_documents,
+            kept=found.kept,
+            documents=len(found.shown),
+            dropped_short=found.with_text - found.kept,
+            dropped_empty=found.wanted - found.with_text,
+            other_part=files.num_documents - found.wanted,
+            tokens=found.tokens,
+            files_passed_over=files_passed_over,
+        )
+        if not len(found.shown):
+            raise DataError(self._none_kept(found.longest))
+        self.shortest_tokens, self.longest_tokens = found.fewest_tokens, found.most_tokens
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in the store."""
+        return self.counts.documents
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The documents' names, read from disk one by one as they are asked for; of joined ones the first's."""
+        return Names(self._files, self.counts.documents, lambda index: self._numbers(index)[0])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the tokenizer and of every token and document boundary; the same wherever it was built."""
+        content = [FORMAT, self._files.tokenizer_fingerprint, str(self._files.dtype), self.separator_id]
+        digest = hashlib.sha256(json.dumps(content).encode())
+        for end, numbers, _ in self._members():
+            if len(numbers):
+                first = int(numbers.min())
+                digests = self._files.read("digests", first, end)[numbers - first]
+                if self._shared is not None and self._shared.number in numbers:
+                    own = hashlib.blake2b(self._document(self._shared.number).data, digest_size=DIGEST_BYTES).digest()
+                    digests[numbers == self._shared.number] = np.frombuffer(own, np.uint8)
+                digest.update(digests.data)
+        if self._joined:
+            # Where each document begins among all that are shown, by themselves or in a joined one.
+            begin = 0
+            for _, numbers, sizes in self._members():
+                if len(sizes):
+                    digest.update((begin + np.cumsum(sizes) - sizes).data)
+                begin += len(numbers)
+            digest.update(np.array([begin]).data)
+        return digest.hexdigest()
+
+    def document(self, index: int) -> np.ndarray:
+        """Token ids of one document.
+
+        Args:
+            index: which document, 0 to `num_documents - 1`.
+
+        Returns:
+            1-D, uint16 or uint32, read-only; a view of the file, unless it is several joined.
+        """
+        if not 0 <= index < self.counts.documents:
+            raise IndexError(f"document {index} of a store with {self.counts.documents}")
+        first, *others = self._numbers(index)
+        if not others:
+            return self._document(first)
+        stretches = [self._document(first)]
+        for number in others:
+            stretches += [np.array([self.separator_id], self._files.dtype), self._document(number)]
+        joined = np.concatenate(stretches)
+        joined.flags.writeable = False
+        return joined
+
+    def _document(self, number: int) -> np.ndarray:
+        """What is in this part of a document of the files."""
+        ids = self._files.document(number)
+        if self._shared is None or number != self._shared.number:
+            return ids
+        return self._shared.part_of(ids, held_out=self.view.part == "held_out")
+
+    def _numbers(self, index: int) -> list[int]:
+        """Numbers in the files of what a document is made of."""
+        number = self._shown[index]
+        if self._joined is None or number not in self._joined.last:
+            return [number]
+        short, last = self._joined
+        before = last.below(number)
+        begin = short.below(last[before - 1] + 1) if before else 0
+        return short.members(begin, short.below(number + 1)).tolist()
+
+    def _members(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """For each block of documents in the files: its end, numbers of what it shows, how many make up each."""
+        used = 0
+        for begin, end in self._files.blocks():
+            shown = begin + np.flatnonzero(self._shown.mask(begin, end))
+            if self._joined is None:
+                yield end, shown, np.ones(len(shown), np.int64)
+                continue
+            short, last = self._joined
+            is_joined = last.mask(begin, end)[shown - begin]
+            up_to = short.below(begin) + np.cumsum(short.mask(begin, end))[shown[is_joined] - begin]
+            sizes = np.ones(len(shown), np.int64)
+            sizes[is_joined] = np.diff(up_to, prepend=used)
+            is_long = np.repeat(~is_joined, sizes)
+            numbers = np.empty(len(is_long), np.int64)
+            numbers[is_long] = shown[~is_joined]
+            if len(up_to):
+                numbers[~is_long] = short.members(used, int(up_to[-1]))
+                used = int(up_to[-1])
+            yield end, numbers, sizes
+
+    def _none_kept(self, longest: tuple[int, int]) -> str:
+        """Says why there is no document, and what to do.
+
+        Args:
+            longest: number of the longest document that is not of the other part, and its tokens.
+        """
+        counts, view = self.counts, self.view
+        if not counts.seen:
+            return "nothing in the documents can be read; mend some, or give others"
+        if counts.seen == counts.other_part:
+            return (
+                f"none of {counts.seen} documents is in the {view.part} part (held_out_share={view.held_out_share}); "
+                "give more documents or another share (in an evaluation --held-out-share, or --all-documents)"
+            )
+        if not counts.dropped_short:
+            last = self._files.name(counts.seen - 1)
+            return f"all {counts.dropped_empty} documents up to {last} are empty; give documents with text"
+        cure = "give more documents" if view.join else "join short documents (data.join: true)"
+        number, tokens = longest
+        return (
+            f"no document has {view.min_tokens} tokens{', nor do all joined' if view.join else ''}; the longest of "
+            f"{counts.dropped_short}, {self._files.name(number)}, has {tokens}: lower min_tokens or {cure}"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _opened, (self.folder, self.view, self.counts.files_passed_over)
+
+
+def _opened(folder: Path, view: View, files_passed_over: int) -> TokenStore:
+    return TokenStore(folder, view, files_passed_over=files_passed_over)
+
+
+class _Joined(NamedTuple):
+    """Which documents are joined.
+
+    Attributes:
+        short: all that are too short to stand by themselves, in reading order; those at the end may be left over.
+        last: of each joined document the last one.
+    """
+
+    short: NumberSet
+    last: NumberSet
+
+
+class _Survey(NamedTuple):
+    """What a view is made of.
+
+    Attributes:
+        shown: documents that stand by themselves, and the last one of each that is joined of several.
+        joined: None where none are.
+        wanted: documents of the part.
+        with_text: those of them that have a token.
+        kept: those of them that are shown.
+        tokens: of all that is shown, separators counted.
+        fewest_tokens: of one that is shown.
+        most_tokens: of one that is shown.
+        longest: number of the longest of the part, and its tokens.
+    """
+
+    shown: NumberSet
+    joined: _Joined | None
+    wanted: int
+    with_text: int
+    kept: int
+    tokens: int
+    fewest_tokens: int
+    most_tokens: int
+    longest: tuple[int, int]
+
+
+def _surveyed(files: TokenFiles, view: View) -> _Survey:
+    """Looks at the length and the part of every document, a block at a time."""
+    shown, short, last = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    joining = _Joining(view.min_tokens)
+    wanted = with_text = kept = tokens = most = 0
+    fewest, longest = sys.maxsize, (0, 0)
+    shared = view.shared_in(files)
+    for begin, end in files.blocks():
+        lengths = np.diff(files.read("offsets", begin, end + 1))
+        if view.part != "all":
+            is_held_out = files.read("splits", begin, end) / 2.0**64 < view.held_out_share
+            is_other = is_held_out != (view.part == "held_out")
+            if shared is not None and begin <= shared.number < end:
+                own = shared.number - begin
+                is_other[own] = False
+                lengths[own] = shared.length_of(int(lengths[own]), held_out=view.part == "held_out")
+            lengths[is_other] = 0
+            wanted -= int(is_other.sum())
+        wanted += end - begin
+        has_text = lengths > 0
+        with_text += int(has_text.sum())
+        is_shown = has_text & (lengths >= view.min_tokens)
+        kept += int(is_shown.sum())
+        sizes = lengths[is_shown]
+        if view.join:
+            is_short = has_text & ~is_shown
+            numbers = np.flatnonzero(is_short)
+            ends, joined_sizes = joining.ends(lengths[numbers])
+            is_last = np.zeros(end - begin, bool)
+            is_last[numbers[ends]] = True
+            is_shown |= is_last
+            sizes = np.concatenate([sizes, joined_sizes])
+            short.append(NumberSet.bits(is_short))
+            last.append(NumberSet.bits(is_last))
+        shown.append(NumberSet.bits(is_shown))
+        if len(sizes):
+            tokens += int(sizes.sum())
+            fewest, most = min(fewest, int(sizes.min())), max(most, int(sizes.max()))
+        if (top := int(lengths.max())) > longest[1]:
+            longest = (begin + int(lengths.argmax()), top)
+    joined = _Joined(NumberSet(short), NumberSet(last)) if view.join else None
+    if joined and len(joined.last):
+        kept += joined.short.below(joined.last[len(joined.last) - 1] + 1)
+    return _Survey(NumberSet(shown), joined, wanted, with_text, kept, tokens, fewest, most, longest)
+
+
+class _Joining:
+    """Joins short documents in reading order, each with as few as make it long enough; what is left over is in none.
+
+    Args:
+        min_tokens: tokens of a joined document, separators counted.
+    """
+
+    def __init__(self, min_tokens: int) -> None:
+        self._min_tokens = min_tokens
+        # Tokens of those that wait for more, with a separator after each.
+        self._waiting = 0
+
+    def ends(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Goes on with the next short documents.
+
+        Args:
+            lengths: 1-D int64, tokens of each.
+
+        Returns:
+            Which of them are the last of a joined document, 1-D int64, and the tokens of each of these.
+        """
+        # reach[i]: tokens of the first i, each with a separator.
+        reach = np.concatenate([[0], np.cumsum(lengths + 1)])
+        # One that begins with the i-th is complete before the first e with reach[e] - reach[i] - 1 >= min_tokens.
+        complete = np.searchsorted(reach, reach + self._min_tokens + 1).tolist()
+        end = int(np.searchsorted(reach, self._min_tokens + 1 - self._waiting))
+        ends = list[int]()
+        while end <= len(lengths):
+            ends.append(end)
+            end = complete[end]
+        behind = np.array(ends, np.int64)
+        reached = np.concatenate([[-self._waiting], reach[behind]])
+        self._waiting = int(reach[-1] - reached[-1])
+        return behind - 1, np.diff(reached) - 1

@@ -1,0 +1,174 @@
+"""A corpus: its documents to token ids, in parallel threads."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import islice
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from skipwise.data.documents import Document, split_point
+from skipwise.data.tokens.engines import Reading, any_of, engine_of
+from skipwise.data.tokens.texts import TextEncoder, is_long
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("skipwise")
+
+# A batch is one call of the engine in one thread: enough to hide the call, little enough to spread a small corpus.
+_BATCH_CHARACTERS = 1 << 19
+_BATCH_DOCUMENTS = 512
+_LOOK_SECONDS = 0.2
+_SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")  # the last three are full-width
+
+
+class Piece(NamedTuple):
+    """The tokens of a document for the store.
+
+    Attributes:
+        name: the document's.
+        ids: 1-D, its token ids; none where it has no text.
+        split_point: which part it is in, as `documents.split_point` has it.
+    """
+
+    name: str
+    ids: np.ndarray
+    split_point: int
+
+
+class Encoder:
+    """Documents' texts to token ids.
+
+    Args:
+        tokenizer: a fast one.
+        reading: `tokens` for documents that mean the control tokens which they spell.
+
+    Attributes:
+        separator_id: token to put between joined documents: the end token, else the begin token, else None.
+        prefix: ids that the tokenizer puts before every text.
+        num_ids: one more than its largest token id.
+        dtype: smallest unsigned integer that holds every token id.
+        fingerprint: hash of all that decides what `encode` returns, and of the separator.
+        num_characters: of texts that have been encoded, by all threads.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", reading: Reading = "text") -> None:
+        plain = engine_of(tokenizer)
+        self._texts = TextEncoder(tokenizer, reading=reading, plain=plain)
+        self._own: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        separators: Any = (tokenizer.eos_token_id, tokenizer.bos_token_id)
+        self.separator_id: int | None = next((token for token in separators if token is not None), None)
+        self.prefix = self._texts.prefix
+        self.num_ids: int = max(self._own.get_vocab().values()) + 1
+        self.dtype = np.dtype(np.uint16 if self.num_ids <= 1 << 16 else np.uint32)
+        hidden = sorted(self._texts.control_tokens.all) if reading == "text" else []
+        # What hides no token is what earlier versions made, so that their stores are found.
+        depends_on = f"{self.separator_id} {plain.to_str()}{hidden or ''}"
+        self.fingerprint = hashlib.sha256(depends_on.encode()).hexdigest()
+        self.num_characters = 0
+        self._lock = Lock()
+        self._spelled = any_of(hidden) if hidden else None
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids of each text, 1-D: the prefix, then the text's own."""
+        short = [text for text in texts if not is_long(text)]
+        encodings = iter(self._texts.engine.encode_batch_fast(short, add_special_tokens=False))
+        self._count(sum(map(len, short)))
+        self._look_for_control_tokens(texts)
+        ids = (self._texts.pieces(text, self._count) if is_long(text) else next(encodings).ids for text in texts)
+        prefix = np.array(self.prefix, self.dtype)
+        return [np.concatenate([prefix, np.array(own, self.dtype)]) for own in ids]
+
+    def sentence_ends(self) -> np.ndarray:
+        """1-D bool, one entry per token id: whether its text ends with a full stop, its like, or a line's end."""
+        texts = self._own.decode_batch([[token] for token in range(self.num_ids)], skip_special_tokens=False)
+        return np.array([text.endswith(_SENTENCE_ENDS) for text in texts])
+
+    def _count(self, characters: int) -> None:
+        with self._lock:
+            self.num_characters += characters
+
+    def _look_for_control_tokens(self, texts: list[str]) -> None:
+        """Says once that documents spell control tokens, as their author may mean them."""
+        # Another thread may have said it meanwhile.
+        spelled = self._spelled
+        found = next(filter(None, map(spelled.search, texts)), None) if spelled else None
+        if not found:
+            return
+        with self._lock:
+            is_said, self._spelled = self._spelled is None, None
+        if not is_said:
+            logger.warning(
+                f"documents spell control tokens, such as {found[0]}, and are read as text, as data.control_tokens is "
+                "text; where they mean the tokens, set data.control_tokens to tokens"
+            )
+
+
+def tokenized(
+    documents: Iterator[Document], encoder: Encoder, workers: int, waiting_for: Callable[[], None] = lambda: None
+) -> Iterator[Piece]:
+    """Tokenizes in threads (the engine works outside Python's lock); yields in order, a few batches ahead at most.
+
+    Args:
+        documents: in reading order.
+        encoder: the tokenizer.
+        workers: threads.
+        waiting_for: is called now and then while the next document takes its time.
+    """
+    batches = _batches(documents)
+    waiting: list[Future[list[Piece]]] = []
+    with _one_thread_a_call(), ThreadPoolExecutor(workers) as pool:
+        while True:
+            waiting += [pool.submit(_pieces, batch, encoder) for batch in islice(batches, 2 * workers - len(waiting))]
+            if not waiting:
+                return
+            while not wait(waiting[:1], _LOOK_SECONDS).done:
+                waiting_for()
+            yield from waiting.pop(0).result()
+
+
+def _pieces(batch: list[Document], encoder: Encoder) -> list[Piece]:
+    """One piece a document; those without text get no token, not even the tokenizer's opening one."""
+    encoded = iter(encoder.encode([document.text for document in batch if document.text.strip()]))
+    return [
+        Piece(
+            document.name,
+            next(encoded) if document.text.strip() else np.zeros(0, encoder.dtype),
+            split_point(document.identity),
+        )
+        for document in batch
+    ]
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_DOCUMENTS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _one_thread_a_call() -> Iterator[None]:
+    """Keeps the tokenizers library from threads of its own: ours are bounded, and its own get in the way of forks."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -1,0 +1,255 @@
+"""One text, or a chat by its template, to token ids."""
+
+import re
+import secrets
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from skipwise.data.tokens.engines import ControlTokens, Reading, any_of, control_tokens, engine_of, with_hidden_tokens
+from skipwise.data.tokens.long_texts import PIECE, encode_in_pieces
+from skipwise.errors import DataError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""For tokenizers without a chat template: plain lines."""
+
+
+class TextEncoder:
+    """Texts and chats to token ids, in which no text spells a control token. Threads may share it.
+
+    Args:
+        tokenizer: a fast one of the transformers library.
+        chat_template: in place of its own; without either, chats are plain lines.
+        reading: `tokens` for texts that mean the control tokens which they spell.
+        plain: `engine_of` the tokenizer, where it is at hand.
+
+    Attributes:
+        engine: a copy of the tokenizer's own, which knows control tokens by other names.
+        prefix: ids that the tokenizer puts before every text.
+        closing: ids that it puts after.
+        control_tokens: of the tokenizer and the template.
+        has_template: whether there is a template beside the plain lines.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        chat_template: str | None = None,
+        reading: Reading = "text",
+        plain: "Tokenizer | None" = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        own = bool(getattr(tokenizer, "chat_template", None))
+        self.has_template = own or chat_template is not None
+        self._template = chat_template or (None if own else PLAIN_TEMPLATE)
+        plain = plain or engine_of(tokenizer)
+        bare = plain.encode("a", add_special_tokens=False).ids
+        full = plain.encode("a").ids
+        place = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        self.prefix, self.closing = full[:place], full[place + len(bare) :]
+        self.control_tokens = control_tokens(tokenizer, chat_template)
+        self.engine, self._names = with_hidden_tokens(plain, self.control_tokens.all if reading == "text" else ())
+        normalizer, added = self.engine.normalizer, self.engine.get_added_tokens_decoder()
+        alone = {token.content for token in added.values() if token.single_word}
+        self._fragile = {
+            name: token
+            for token, name in self._names.items()
+            if name in alone or (normalizer and normalizer.normalize_str(name) != name)
+        }
+        # Other models look at all of a word: whether WordPiece knows it, which pieces Unigram gives it.
+        self._cut_anywhere = type(self.engine.model).__name__ == "BPE"
+        self._marks = _Marks(self.control_tokens)
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of a text, in bounded memory; with `add_special_tokens` between `prefix` and `closing`."""
+        ids = self.pieces(text).tolist() if is_long(text) else self._ids(text)
+        return self.prefix + ids + self.closing if add_special_tokens else ids
+
+    def pieces(self, text: str, note: Callable[[int], None] = lambda characters: None) -> "array[int]":
+        """Token ids of a text that `is_long`, of 32 bits each; `note` as of `encode_in_pieces`."""
+        return encode_in_pieces(text, self._ids, anywhere=self._cut_anywhere, note=note, size=PIECE)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **how: Any) -> list[int]:
+        """Token ids of a chat, and of the header of the answer to come; with the arguments of `render_chat`."""
+        return self.encode_rendered(self.render_chat(messages, **how))
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        finish: Callable[[str], str] = str,
+        ending: str = "",
+        **how: Any,
+    ) -> str:
+        """A chat as text for `encode_rendered`.
+
+        Its ids are those of the library's `apply_chat_template` where nobody has spelled a control token. What a
+        message spells is text, and only the template's own tokens are tokens. In an assistant's messages that holds for
+        special tokens alone: others that the template writes, such as `</think>`, came from the model, and templates
+        look for them.
+
+        Args:
+            messages: as the library takes them.
+            finish: makes of what the template has written what it should have, such as a thought that is closed.
+            ending: text after that.
+            how: variables of the template.
+
+        Raises:
+            Exception: whatever the template raises on messages that it does not take.
+        """
+        marked = [self._marks.put(message, is_the_models=message.get("role") == "assistant") for message in messages]
+        written: Any = self._tokenizer.apply_chat_template(
+            marked, chat_template=self._template, tokenize=False, **{"add_generation_prompt": True, **how}
+        )
+        written = finish(written)
+        return self._with_names_found(self._marks.resolve(written + self._marks.put(ending), self._names))
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of what `render_chat` made."""
+        # A template that was made for the model has written all special tokens.
+        return self.encode(text, add_special_tokens=not self.has_template)
+
+    def _with_names_found(self, text: str) -> str:
+        """The text with tokens spelled again that the engine does not find by name where they stand.
+
+        It finds some tokens as single words alone. Others it looks for in normalized text, and a normalizer that puts a
+        space before each text, as Llama 2's does, has it find these behind spaces alone.
+        """
+        if not any(name in text for name in self._fragile):
+            return text
+        encoded = self._encodings("encode_batch", text)
+        wanted = set(map(self.engine.token_to_id, self._fragile))
+        ends = {end for number, (_, end) in zip(encoded.ids, encoded.offsets, strict=True) if number in wanted}
+        return any_of(self._fragile).sub(
+            lambda found: found[0] if found.end() in ends else self._fragile[found[0]], text
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return self._encodings("encode_batch_fast", text).ids
+
+    def _encodings(self, how: str, text: str) -> Any:
+        # A batch of one: that is what lets other threads go on meanwhile.
+        try:
+            return getattr(self.engine, how)([text], add_special_tokens=False)[0]
+        except TypeError as error:
+            raise DataError(
+                "a text has a lone surrogate (\\ud800 to \\udfff), which is no character; leave it out"
+            ) from error
+
+
+class _Marks:
+    """Marks of what users have spelled, while a template handles it.
+
+    A mark is one character behind the first of a token, so that no template finds the token, and none makes it again by
+    cutting the text, joining it with another, stripping it or writing it in capitals. The character is one of 65,533
+    that mean nothing.
+
+    Args:
+        tokens: of a tokenizer.
+    """
+
+    def __init__(self, tokens: ControlTokens) -> None:
+        self._mark = mark = chr(0x100000 + secrets.randbelow(0xFFFD))
+        self._any, self._special = (
+            # One may begin within another, and what begins at a text's end may go on in what a template writes next.
+            (re.compile(f"{mark}|(?={any_of(wanted).pattern}).", re.DOTALL), _beginnings(wanted))
+            for wanted in (tokens.all, tokens.special)
+        )
+        added = tokens.all | tokens.ordinary
+        # A token of one letter has its mark behind it.
+        long, letters = (any_of(token for token in added if (len(token) > 1) == is_long).pattern for is_long in (1, 0))
+        self._all = re.compile(f"{mark}(?P<own>{mark}?)|(?P<written>{long}|{letters}(?!{mark}))")
+
+    def put(self, value: Any, *, is_the_models: bool = False) -> Any:
+        """A value with each control token marked that one of its strings has, of the model's own words special ones."""
+        if isinstance(value, str):
+            pattern, beginnings = self._special if is_the_models else self._any
+            most = min(len(value), max(map(len, beginnings), default=0))
+            places = {found.end() for found in pattern.finditer(value)}
+            places |= {len(value) - n + 1 for n in range(1, most + 1) if value[-n:] in beginnings}
+            cuts = [0, *sorted(places), len(value)]
+            return self._mark.join(value[begin:end] for begin, end in pairwise(cuts)) if places else value
+        if isinstance(value, Mapping):
+            return {name: self.put(each, is_the_models=is_the_models) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.put(each, is_the_models=is_the_models) for each in value]
+        return value
+
+    def resolve(self, text: str, names: Mapping[str, str]) -> str:
+        """The text without marks, in which tokens that nobody spelled go by their names."""
+
+        def resolved(found: re.Match[str]) -> str:
+            written = found["written"]
+            return names.get(written, written) if written else found["own"]
+
+        return self._all.sub(resolved, text)
+
+
+def _beginnings(tokens: Collection[str]) -> frozenset[str]:
+    """All that may be the beginning of a token, and is none of them as a whole."""
+    return frozenset(token[:end] for token in tokens for end in range(1, len(token)))
+
+
+class _OtherEncoder:
+    """Any other tokenizer, as far as it can tell texts from tokens."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._how = {"split_special_tokens": True} if hasattr(tokenizer, "split_special_tokens") else {}
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """As of `TextEncoder`."""
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens, **self._how))
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        finish: Callable[[str], str] = str,
+        ending: str = "",
+        **how: Any,
+    ) -> list[int]:
+        """As of `TextEncoder`, of chats that spell no control token.
+
+        Raises:
+            DataError: of others.
+        """
+        spelled = any_of(getattr(self._tokenizer, "all_special_tokens", ()))
+        found = next(filter(None, (spelled.search(str(message.get("content"))) for message in messages)), None)
+        if found:
+            raise DataError(
+                f"a message spells the control token {found[0]!r}, and the tokenizer is a "
+                f"{type(self._tokenizer).__name__}, which cannot keep it apart from one that is meant; write it in "
+                "another way, or give the model a tokenizer.json"
+            )
+        text = self._tokenizer.apply_chat_template(
+            list(messages), tokenize=False, **{"add_generation_prompt": True, **how}
+        )
+        return list(self._tokenizer.encode(finish(text) + ending, add_special_tokens=False))
+
+
+def is_long(text: str) -> bool:
+    """Whether a text is read in pieces."""
+    return len(text) > 2 * PIECE
+
+
+def encoder_of(tokenizer: Any) -> TextEncoder | _OtherEncoder:
+    """Reads texts as texts; made once for a fast tokenizer, for others by what they can do."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return _OtherEncoder(tokenizer)
+    return _of_fast(tokenizer, len(tokenizer), str(getattr(tokenizer, "chat_template", None)))
+
+
+@lru_cache(maxsize=2)
+def _of_fast(tokenizer: Any, _tokens: int, _template: str) -> TextEncoder:
+    # By all that other code may change on a tokenizer that it has in its hands.
+    return TextEncoder(tokenizer)

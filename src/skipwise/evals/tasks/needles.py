@@ -1,0 +1,230 @@
+"""Needles in a haystack by length and depth: one, one among others, several of one key, several keys.
+
+The kinds are those of RULER's needle family (arXiv 2404.06654, section 3.1); the wording is our own, so figures compare
+between models measured here and not with figures printed elsewhere.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from skipwise.errors import ConfigError
+from skipwise.evals.context import EvalContext, check_at_least
+from skipwise.evals.prompts import (
+    Prompt,
+    answer_prompts,
+    opening_ids,
+    running_text,
+    score_results,
+    split_answer,
+    string_match_all,
+)
+from skipwise.evals.settings import check_choice
+from skipwise.evals.tasks.passkey_prompt import FILLER
+from skipwise.records.results import EvalResult, Measurement, Sample
+
+NeedleKind = Literal["single", "multi_key", "multi_value", "multi_query"]
+KINDS: tuple[NeedleKind, ...] = NeedleKind.__args__
+
+INSTRUCTION = "Some lines of the long text below give the number of a place. Remember them: they are asked for.\n"
+NEEDLE = "\nThe number of {key} is {value}.\n"
+NEEDLE_OF_SEVERAL = "\nOne of the numbers of {key} is {value}.\n"
+QUESTION = "\nWhat is the number of {key}? The number of {key} is"
+QUESTION_VALUES = "\nWhat are the {count} numbers of {key}? The {count} numbers of {key} are"
+QUESTION_KEYS = "\nWhat are the numbers of {keys}? In the same order, the numbers are"
+
+_ADJECTIVES, _NOUNS = (
+    words.split()
+    for words in (
+        "quiet broad narrow silver golden wooden hidden distant crooked gentle mossy windy rusty painted frozen sunny "
+        "hollow steep sunken marble copper sandy foggy ancient modest lonely crowded shaded fragrant dusty salted icy",
+        "harbor bridge orchard tower mill garden valley station quarry chapel meadow island market tunnel castle "
+        "forest canyon village workshop vineyard terrace fountain museum stable lighthouse bakery theater pier cottage "
+        "reservoir monastery library",
+    )
+)
+
+
+class Needle(NamedTuple):
+    """One hidden line.
+
+    Attributes:
+        key: what it is about.
+        value: what it says of it, seven digits.
+        depth: its place in the haystack, 0 start to 1 end.
+    """
+
+    key: str
+    value: str
+    depth: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleGrid:
+    """Share of the asked needles that the model's answer contains, by length, kind and depth.
+
+    Kinds: `single` hides one needle; `multi_key` hides others like it beside; `multi_value` hides several values of one
+    key and asks for all; `multi_query` hides several keys and asks for all. Prompt and answer together are exactly as
+    long as asked. Answers are written greedily; those with one asked needle are decided by one pass over the right
+    answer where the model would write it.
+
+    Depths are stratified: each of `num_depths` equal parts of the text gets the first asked needle of the same number
+    of trials, at a random place inside the part. Where several are asked, the others follow at equal distances, around
+    the end to the start, and each counts in the part where it lies: the score at a depth is the share of the needles
+    there that were found. Intervals are Wilson's, of as many right trials as the scores add up to.
+
+    Attributes:
+        kinds: which to measure.
+        trials: trials of one length and kind, a multiple of `num_depths`.
+        num_depths: parts of the text.
+        num_needles: needles of every kind but `single`.
+        max_new_tokens: tokens kept free for the answer, which count towards the length.
+        haystack: what hides the needles: plain sentences, or the documents' text.
+    """
+
+    name: ClassVar[str] = "needles"
+    kinds: Sequence[NeedleKind] = KINDS
+    trials: int = 25
+    num_depths: int = 5
+    num_needles: int = 4
+    max_new_tokens: int = 128
+    haystack: Literal["filler", "documents"] = "filler"
+
+    def __post_init__(self) -> None:
+        check_at_least(self, trials=1, num_depths=1, num_needles=2, max_new_tokens=1)
+        if not isinstance(self.kinds, list | tuple) or not self.kinds or not all(kind in KINDS for kind in self.kinds):
+            raise ConfigError(f"needles.kinds is {self.kinds!r}; give a list of some of {', '.join(KINDS)}")
+        if self.trials % self.num_depths:
+            raise ConfigError(
+                f"needles has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, such as"
+                f" {max(1, self.trials // self.num_depths) * self.num_depths}"
+            )
+        if self.num_needles > (most := len(_ADJECTIVES) * len(_NOUNS)):
+            raise ConfigError(f"needles.num_needles is {self.num_needles}; there are keys for {most} at most")
+        check_choice(self, "haystack", ("filler", "documents"))
+
+    @property
+    def uses_documents(self) -> bool:
+        """Whether the needles hide in documents."""
+        return self.haystack == "documents"
+
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses lengths that a trial's prompt and answer do not fit without hay, and a haystack without text."""
+        for length in lengths:
+            for kind in dict.fromkeys(self.kinds):
+                for trial in range(self.trials):
+                    self.prompt(context, kind, length, trial)
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length: the score of each kind, then of each kind by depth."""
+        for length in lengths:
+            by_kind: dict[NeedleKind, list[Sample]] = {
+                kind: answer_prompts(
+                    context,
+                    self,
+                    length,
+                    self.trials,
+                    lambda trial, kind=kind, length=length: self.prompt(context, kind, length, trial),
+                    string_match_all,
+                    kind=kind,
+                )
+                for kind in dict.fromkeys(self.kinds)
+            }
+            results: list[EvalResult] = []
+            for kind, of_kind in by_kind.items():
+                results += score_results(context, self, length, of_kind, kind=kind)
+            for kind, of_kind in by_kind.items():
+                for part in range(self.num_depths):
+                    results += self._cell(context, length, kind, of_kind, part)
+            yield Measurement(results, [sample for of_kind in by_kind.values() for sample in of_kind])
+
+    def prompt(self, context: EvalContext, kind: NeedleKind, length_tokens: int, trial: int) -> Prompt:
+        """One trial, from its own seed: neither batches nor other lengths or kinds change it.
+
+        Raises:
+            ConfigError: when instruction, needles, question and answer alone are longer than the length.
+        """
+        rng = context.rng(f"{self.name} {kind}", length_tokens, trial)
+        depth = (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
+        needles, num_asked = self._needles(kind, depth, rng)
+        asked = needles[:num_asked]
+        question, answer = _question(kind, asked, rng)
+        question_ids, answer_ids = split_answer(context.tokenizer, question, answer)
+        template = NEEDLE_OF_SEVERAL if kind == "multi_value" else NEEDLE
+        lines = [
+            context.tokenizer.encode(template.format(key=needle.key, value=needle.value), add_special_tokens=False)
+            for needle in needles
+        ]
+        opening = opening_ids(context.tokenizer, INSTRUCTION)
+        room = length_tokens - len(opening) - sum(map(len, lines)) - len(question_ids) - self.max_new_tokens
+        if room < 0:
+            raise ConfigError(
+                f"needles length is {length_tokens} tokens; instruction, needles and question of kind {kind} take "
+                f"{length_tokens - room - self.max_new_tokens} with this tokenizer and the answer may take "
+                f"{self.max_new_tokens}: ask for at least {length_tokens - room}, or set fewer max_new_tokens"
+            )
+        haystack = self._haystack(context, room, rng)
+        prompt_ids, begin = opening, 0
+        for needle, line in sorted(zip(needles, lines, strict=True), key=lambda placed: placed[0].depth):
+            cut = round(needle.depth * room)
+            prompt_ids = prompt_ids + haystack[begin:cut] + list(line)
+            begin = cut
+        return Prompt(
+            prompt_ids=prompt_ids + haystack[begin:] + question_ids,
+            references=[needle.value for needle in asked],
+            max_new_tokens=self.max_new_tokens,
+            answer_ids=answer_ids or None,
+            details={
+                "kind": kind,
+                "depth": depth,
+                "depths": [needle.depth for needle in asked],
+                "keys": [needle.key for needle in asked],
+            },
+        )
+
+    def _needles(self, kind: NeedleKind, depth: float, rng: np.random.Generator) -> tuple[list[Needle], int]:
+        """The needles of a trial, and how many of them, from the first on, are asked for."""
+        count = 1 if kind == "single" else self.num_needles
+        num_keys = 1 if kind == "multi_value" else count
+        chosen = rng.choice(len(_ADJECTIVES) * len(_NOUNS), size=num_keys, replace=False).tolist()
+        keys = [f"the {_ADJECTIVES[number // len(_NOUNS)]} {_NOUNS[number % len(_NOUNS)]}" for number in chosen]
+        values = (1_000_000 + rng.choice(9_000_000, size=count, replace=False)).tolist()
+        num_asked = 1 if kind == "multi_key" else count
+        depths = [(depth + place / num_asked) % 1 for place in range(num_asked)]
+        depths += rng.random(count - num_asked).tolist()
+        return [Needle(keys[i % num_keys], str(values[i]), depths[i]) for i in range(count)], num_asked
+
+    def _haystack(self, context: EvalContext, num_tokens: int, rng: np.random.Generator) -> list[int]:
+        if self.uses_documents:
+            return running_text(context, num_tokens, rng)
+        filler = np.asarray(context.tokenizer.encode(FILLER, add_special_tokens=False))
+        return np.resize(np.roll(filler, -int(rng.integers(len(filler)))), num_tokens).tolist()
+
+    def _cell(
+        self, context: EvalContext, length: int, kind: NeedleKind, samples: Sequence[Sample], part: int
+    ) -> list[EvalResult]:
+        """The score of the asked needles that lie in one part of the text: at least the first ones of its stratum."""
+        found = []
+        for sample in samples:
+            there = [
+                reference
+                for reference, depth in zip(sample["references"], sample["depths"], strict=True)
+                if int(depth * self.num_depths) == part
+            ]
+            if there:
+                found.append({"score": string_match_all(sample["output"], there)})
+        depths = {"depth_from": part / self.num_depths, "depth_to": (part + 1) / self.num_depths}
+        return score_results(context, self, length, found, metric="score_at_depth", kind=kind, **depths)
+
+
+def _question(kind: NeedleKind, asked: Sequence[Needle], rng: np.random.Generator) -> tuple[str, str]:
+    """The question about the asked needles, and the one continuation that answers it, empty where there are several."""
+    if kind == "multi_value":
+        return QUESTION_VALUES.format(key=asked[0].key, count=len(asked)), ""
+    if kind == "multi_query":
+        # Not in the order of the text.
+        *most, last = (asked[place].key for place in rng.permutation(len(asked)))
+        return QUESTION_KEYS.format(keys=f"{', '.join(most)} and {last}"), ""
+    return QUESTION.format(key=asked[0].key), f" {asked[0].value}"

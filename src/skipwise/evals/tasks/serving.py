@@ -1,0 +1,241 @@
+"""What a request of each length costs: seconds of prefill and of a token, bytes of the cache, peak memory."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import psutil
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from skipwise.distributed import process_state
+from skipwise.errors import ConfigError
+from skipwise.evals.context import EvalContext, as_input, check_at_least
+from skipwise.evals.tasks.regression import paired_mean
+from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
+from skipwise.records.stats import Estimate
+from skipwise.runtime.forward import pass_columns, plain_model
+from skipwise.runtime.length_rope import rope_of_length
+
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """Time and memory of one request alone: a prompt of random tokens is read, and a few tokens are written greedily.
+
+    Results of each length, prompt and `new_tokens` together:
+
+    - `prefill_seconds`: until the first token is known, logits of the last position included;
+    - `token_seconds`: of each further token, the mean of `new_tokens` steps through the cache;
+    - `cache_bytes`: of all tensors in the KV cache, which then holds exactly as many tokens as the length says;
+    - `peak_bytes`: on an accelerator the most that its allocator had given out, weights included; on a CPU the most of
+      the whole process that was resident, so with the interpreter and whatever else it holds. The detail `peak_of` says
+      which. Linux counts the latter from the start of each repeat; elsewhere it is looked up after the prefill and at
+      the end, and misses what was freed before.
+
+    Means of seconds are over repeats, with Student's interval; memory is the largest of the repeats, and has none. This
+    is the model as transformers runs it, not a serving engine. Nothing is ever taken from a cache of samples: times
+    belong to the machine and the hour. Run it on a machine that does nothing else, and in one process on a CPU.
+
+    Attributes:
+        new_tokens: tokens written after the prompt.
+        repeats: how often each length is measured.
+        warm_ups: runs before that are not counted: they load kernels and grow the allocator's memory.
+    """
+
+    name: ClassVar[str] = "serving"
+    new_tokens: int = 8
+    repeats: int = 3
+    warm_ups: int = 1
+
+    def __post_init__(self) -> None:
+        check_at_least(self, new_tokens=1, repeats=1, warm_ups=0)
+
+    @property
+    def uses_documents(self) -> bool:
+        """No: what a token costs does not depend on what it says."""
+        return False
+
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses lengths that leave no prompt."""
+        if min(lengths) <= self.new_tokens:
+            raise ConfigError(
+                f"serving length is {min(lengths)} tokens, of which {self.new_tokens} are written; ask for more, "
+                "or for fewer new_tokens"
+            )
+
+    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
+        """Measures each length by itself."""
+        # A sample from an earlier run would be the time of another hour.
+        measuring = dataclasses.replace(context, cache=None)
+        for length in lengths:
+            vocabulary = context.model.config.get_text_config().vocab_size
+            prompt = context.rng(self.name, length).integers(0, vocabulary, length - self.new_tokens)
+
+            def compute(repeats: Sequence[int], length: int = length, prompt: Any = prompt) -> list[Sample]:
+                # Each process begins with the repeat of its own number.
+                warm_ups = self.warm_ups if repeats[0] == process_state().process_index else 0
+                requests = [serve(context.model, as_input(prompt), self.new_tokens) for _ in range(1 + warm_ups)]
+                return [self._sample(length, prompt, requests[-1])]
+
+            samples = measuring.samples(self, length, self.repeats, compute)
+            yield Measurement(self._results(context, length, samples), samples)
+
+    def _sample(self, length: int, prompt: Any, request: "Request") -> Sample:
+        return {
+            "task": self.name,
+            "length_tokens": length,
+            "prompt_sha256": hash_tokens(prompt),
+            **request._asdict(),
+        }
+
+    def _results(self, context: EvalContext, length: int, samples: Sequence[Sample]) -> list[EvalResult]:
+        def result(metric: str, estimate: Estimate, **details: Any) -> EvalResult:
+            return context.result(self, length, metric, estimate, num_samples=len(samples), **details)
+
+        def mean(metric: str) -> EvalResult:
+            value, low, high = paired_mean([sample[metric] for sample in samples])[0]
+            # No time is negative, whatever a normal distribution says of three.
+            estimate = Estimate(value, None if low is None else max(0.0, low), high)
+            return result(metric, estimate, interval="Student's t over repeats")
+
+        def largest(metric: str, **details: Any) -> EvalResult:
+            return result(metric, Estimate(max(sample[metric] for sample in samples), None, None), **details)
+
+        return [
+            mean("prefill_seconds"),
+            mean("token_seconds"),
+            largest("cache_bytes"),
+            largest("peak_bytes", peak_of=samples[0]["peak_of"]),
+        ]
+
+
+class Request(NamedTuple):
+    """What one request took; see `Serving`."""
+
+    prefill_seconds: float
+    token_seconds: float
+    cache_bytes: int
+    peak_bytes: int
+    peak_of: str
+
+
+@torch.no_grad()
+def serve(model: Any, prompt: Tensor, new_tokens: int) -> Request:
+    """Reads a prompt and writes tokens after it, greedily and whatever they are.
+
+    Args:
+        model: a causal language model of the transformers library, in evaluation mode, with adapters or without.
+        prompt: token ids (1, n).
+        new_tokens: how many to write; each is read too, so that the cache holds `n + new_tokens` tokens.
+    """
+    model = plain_model(model)
+    cache, read = DynamicCache(config=model.config), 0
+    prompt = prompt.to(model.device)
+    total = prompt.shape[1] + new_tokens
+
+    def step(ids: Tensor, *, wants_token: bool) -> Tensor:
+        """(1, 1), the token after `ids` (1, n), which are read; anything where none is wanted."""
+        nonlocal read
+        positions = torch.arange(read, read + ids.shape[1], device=model.device)[None]
+        read += ids.shape[1]
+        rows = 1 if wants_token else torch.empty(0, dtype=torch.long, device=model.device)
+        logits = model(
+            input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=rows
+        ).logits
+        return logits.argmax(-1) if wants_token else ids
+
+    peak = Peak(model.device)
+    with rope_of_length(model, total):
+        began = _now(model.device)
+        *earlier, last = prompt.split(pass_columns(model, 1, prompt.shape[1]), dim=1)
+        for chunk in earlier:
+            step(chunk, wants_token=False)
+        token = step(last, wants_token=True)
+        prefilled = _now(model.device)
+        peak.look()
+        for _ in range(new_tokens):
+            token = step(token, wants_token=True)
+        done = _now(model.device)
+    return Request(
+        prefill_seconds=prefilled - began,
+        token_seconds=(done - prefilled) / new_tokens,
+        cache_bytes=cache_bytes(cache),
+        peak_bytes=peak.look(),
+        peak_of=peak.of,
+    )
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of all tensors that a cache of the transformers library holds, each counted once.
+
+    What a sliding layer keeps of a larger tensor counts, not that tensor, which is gone at the next token but one.
+    """
+    tensors = {id(tensor): tensor for layer in cache.layers for tensor in _tensors_in(vars(layer))}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    # No function inside another that calls itself: such a cycle would keep the cache until Python looks for garbage.
+    if isinstance(value, Tensor):
+        # Scalars are a layer's settings, as the size of its window.
+        if value.ndim > 1:
+            yield value
+    elif isinstance(value, dict):
+        yield from _tensors_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors_in(part)
+
+
+class Peak:
+    """The most memory in use since it was made.
+
+    Attributes:
+        of: what is counted, for people.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._highest = 0
+        self._read, self.of = _counter(device)
+
+    def look(self) -> int:
+        """The peak up to now, in bytes."""
+        self._highest = max(self._highest, self._read())
+        return self._highest
+
+
+def _counter(device: torch.device) -> tuple[Callable[[], int], str]:
+    """What reads the peak from now on, or what is in use now where no peak is kept; and its name."""
+    backend: Any = getattr(torch, device.type, None)
+    if device.type != "cpu" and hasattr(backend, "reset_peak_memory_stats"):
+        backend.reset_peak_memory_stats(device)
+        return lambda: backend.max_memory_allocated(device), f"peak of {device.type} allocator"
+    if device.type != "cpu" and hasattr(backend, "driver_allocated_memory"):
+        return backend.driver_allocated_memory, f"{device.type} driver, looked up"
+    with contextlib.suppress(OSError):
+        # 5 sets the high-water mark of the resident set back to what is resident now (Linux, proc_pid_clear_refs(5)).
+        _CLEAR_REFS.write_text("5")
+        _high_water_bytes()
+        return _high_water_bytes, "high-water mark of process"
+    return lambda: psutil.Process().memory_info().rss, "process, looked up"
+
+
+def _high_water_bytes() -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no VmHWM")
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, when the device has done all it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,1 @@
+"""What measurements leave on disk, and the statistics over them."""
