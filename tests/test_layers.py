@@ -25,17 +25,17 @@ ORDER = (
     "rope",
     "memory",
     "launch",
+    # what a run is, what it leaves, what training computes
+    "config",
+    "records",
     "distributed",
-    # what training computes, and what a run is
     "attention",
     "loss",
-    "config",
     # texts and models
     "data",
     "model",
     "doctor",
     "runtime",
-    "records",
     # what is done with them
     "evals",
     "calibrate",
