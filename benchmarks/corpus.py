@@ -55,7 +55,8 @@ def tokenize_here(args: argparse.Namespace) -> None:
     """One of the processes; prints the seconds that it spent on putting parts together, and how many it tokenized."""
     from transformers import AutoTokenizer
 
-    from skipwise.data.corpus import build_store, building
+    from skipwise.config import DataConfig
+    from skipwise.data.corpus import building, store_corpus
     from skipwise.demo import BASE
 
     building._PART_BYTES = args.part_mib << 20
@@ -78,16 +79,15 @@ def tokenize_here(args: argparse.Namespace) -> None:
     print("ready", flush=True)
     sys.stdin.readline()  # all are let go at the same moment, when they have imported what they need
     begun = time.process_time()
-    store = build_store(
-        args.folder / "texts",
+    corpus = store_corpus(
+        DataConfig(source=str(args.folder / "texts")),
         tokenizer,
-        min_tokens=1,
         cache_dir=args.folder / "cache",
         num_workers=args.threads,
         progress=False,
     )
     told = {"seconds": time.process_time() - begun, "join_seconds": seconds[0], "parts": parts[0]}
-    print(json.dumps(told | {"fingerprint": store.fingerprint}), flush=True)
+    print(json.dumps(told | {"fingerprint": corpus.documents().fingerprint}), flush=True)
 
 
 def tokenize(args: argparse.Namespace) -> None:

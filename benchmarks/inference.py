@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from transformers import QuantizedCache
 
-from skipwise.data.corpus import build_store
+from skipwise.config import DataConfig
+from skipwise.data.corpus import store_corpus
 from skipwise.evals import evaluate
 from skipwise.inference.low_rank import low_rank_difference
 from skipwise.inference.modes import TwoModes, tensor_bytes
@@ -43,7 +44,7 @@ LIBRARY: dict[str, tuple[str | None, dict[str, Any]]] = {
 
 def held_out(modes: TwoModes) -> list[np.ndarray]:
     """Documents that training did not see, each as long as the window."""
-    store = build_store("stdlib", modes.tokenizer, min_tokens=modes.target, part="held_out")
+    store = store_corpus(DataConfig(), modes.tokenizer).documents("held_out", min_tokens=modes.target)
     return [store.document(index) for index in range(store.num_documents)]
 
 

@@ -29,7 +29,8 @@ def write_text(file: Path, characters: int) -> None:
 
 def measure_here(args: argparse.Namespace) -> None:
     """One process: prints what it measured as JSON."""
-    from skipwise.data.corpus import build_store
+    from skipwise.config import DataConfig
+    from skipwise.data.corpus import store_corpus
     from skipwise.data.tokens import TextEncoder
     from skipwise.model import load_model
 
@@ -42,7 +43,9 @@ def measure_here(args: argparse.Namespace) -> None:
         tokens = len(encoder.engine.encode_batch_fast([text], add_special_tokens=False)[0].ids)
     elif args.way == "pieces":
         with tempfile.TemporaryDirectory() as cache:
-            tokens = build_store(args.file, tokenizer, min_tokens=2, cache_dir=cache, num_workers=1).counts.tokens
+            data = DataConfig(source=str(args.file))
+            corpus = store_corpus(data, tokenizer, cache_dir=cache, num_workers=1)
+            tokens = corpus.documents(min_tokens=2).counts.tokens
     else:
         whole = encoder.engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
         told["same"] = encoder.encode(text) == whole

@@ -31,6 +31,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     """One run in this process: perplexities by length, and bytes of weights as they lie while they are trained."""
     import skipwise.train
     from skipwise.config import RunConfig
+    from skipwise.data.corpus import open_corpus
     from skipwise.model import load_model, original_window, read_config
     from skipwise.train import extend
     from skipwise.train.data import check_sources
@@ -54,7 +55,12 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     window = config.resolve_window(original_window(read_config(config.model)))
 
     def validated(model: Any) -> dict[str, float]:
-        validate = build_validation(config, check_sources(config), model, validation_lengths(config, window))
+        validate = build_validation(
+            config,
+            open_corpus(config.data, model.tokenizer, check_sources(config)),
+            model,
+            validation_lengths(config, window),
+        )
         assert validate is not None
         return perplexities(validate())
 

@@ -31,7 +31,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 import numpy as np
 import yaml
 
-from skipwise.data.corpus import TokenStore, build_store
+from skipwise.config import DataConfig
+from skipwise.data.corpus import TokenStore, store_corpus
 from skipwise.data.items import TrainingItems
 from skipwise.positions import CREAM, FullLength, Plain, PoSE, PositionSampler, RandPos, SentenceGaps
 from skipwise.window import Window
@@ -54,7 +55,7 @@ PARTS = ("item", "collate", "around the step", "guard and other callbacks", "log
 
 def stdlib_store(tokenizer: Any) -> TokenStore:
     """The training part of the standard library's sources, all of it in the page cache."""
-    store = build_store("stdlib", tokenizer, min_tokens=WINDOW.train, part="train", progress=False)
+    store = store_corpus(DataConfig(), tokenizer, progress=False).documents("train", min_tokens=WINDOW.train)
     for index in range(store.num_documents):
         store.document(index).max()
     return store

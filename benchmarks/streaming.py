@@ -51,14 +51,16 @@ def stream_here(args: argparse.Namespace) -> None:
     from transformers import AutoTokenizer
 
     from skipwise.config import DataConfig
-    from skipwise.data.stream import open_stream
+    from skipwise.data.corpus import StreamedCorpus, open_corpus
     from skipwise.demo import BASE
 
     tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
     places = json.loads(sys.stdin.readline())
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     data = DataConfig(source=str(args.folder), streaming=True, buffer=args.buffer, held_out=0.0)
-    stream = open_stream(data, tokenizer, lanes=args.lanes, seed=0)
+    corpus = open_corpus(data, tokenizer)
+    assert isinstance(corpus, StreamedCorpus)
+    stream = corpus.stream(lanes=args.lanes, seed=0)
     stream.restore([places])
     first = args.steps if places else 0
     tokens, seconds_to_first = 0, 0.0

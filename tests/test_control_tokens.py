@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from corpora import build_store, streamed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import END, END_OF_TURN, KINDS, SPECIAL, THINK, TURN, tokenizer_of_kind
@@ -20,8 +21,6 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from skipwise.cli.evaluate_documents import held_out_of
 from skipwise.cli.generate import _prompt_ids
 from skipwise.config import DataConfig, RunConfig
-from skipwise.data.corpus import build_store
-from skipwise.data.stream import first_documents
 from skipwise.data.tokens import Encoder, TextEncoder, encoder_of
 from skipwise.data.tokens.engines import any_of
 from skipwise.errors import DataError
@@ -361,7 +360,7 @@ def test_documents_are_text_unless_they_mean_the_tokens(corpus: Path, tmp_path: 
     store = build_store(str(corpus), tokenizer, control_tokens=meant, **how)
     assert [store.document(place).tolist() for place in range(2)] == expected
     data = DataConfig(source=str(corpus), held_out=0.0, streaming=True, control_tokens=meant)
-    assert [ids.tolist() for ids in first_documents(data, tokenizer, 2, 2, held_out=False)] == expected
+    assert [ids.tolist() for ids in streamed(data, tokenizer).long_documents("train", 2, min_tokens=2)] == expected
     other = build_store(str(corpus), tokenizer, control_tokens="text" if meant == "tokens" else "tokens", **how)
     assert store.folder != other.folder
     assert store.fingerprint != other.fingerprint

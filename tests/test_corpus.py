@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from byte_tokenizer import BEGIN, END, byte_tokenizer
+from corpora import build_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from skipwise.data import tokens as tokenizing
-from skipwise.data.corpus import Counts, TokenStore, build_store
+from skipwise.data.corpus import Counts, TokenStore
 from skipwise.data.documents import is_held_out
 from skipwise.data.documents import sources as documents_sources
 from skipwise.data.store import StoreWriter, TokenFiles, View, files, writer

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 from byte_tokenizer import byte_tokenizer
+from corpora import build_store
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skipwise.data import documents
 from skipwise.data import tokens as tokenizing
-from skipwise.data.corpus import TokenStore, build_store, building
+from skipwise.data.corpus import TokenStore, building
 from skipwise.data.documents import find_sources
 from skipwise.data.documents import sources as documents_sources
 from skipwise.data.store import TokenFiles, files, writer

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from corpora import build_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.cli.options import print_json
-from skipwise.data.corpus import build_store
 from skipwise.data.documents import LocalFiles, find_sources, look_through, read_documents
 from skipwise.errors import DataError
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from byte_tokenizer import byte_tokenizer
+from corpora import build_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import END, KINDS, THINK, tokenizer_of_kind
 
-from skipwise.data.corpus import build_store
 from skipwise.data.tokens import Encoder, TextEncoder, documents, texts
 from skipwise.data.tokens.long_texts import encode_in_pieces
 

@@ -8,6 +8,7 @@ import fsspec
 import numpy as np
 import pyarrow
 import pytest
+from corpora import open_stream
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
@@ -15,7 +16,7 @@ from skipwise.config import DataConfig
 from skipwise.data import documents
 from skipwise.data.documents import HubDataset
 from skipwise.data.documents import sources as documents_sources
-from skipwise.data.stream import Place, Shards, open_stream
+from skipwise.data.stream import Place, Shards
 from skipwise.data.stream import parquet as paged
 from skipwise.errors import DataError
 

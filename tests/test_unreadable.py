@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow
 import pytest
 from byte_tokenizer import byte_tokenizer
+from corpora import build_store, open_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from skipwise.config import DataConfig
-from skipwise.data.corpus import build_store
 from skipwise.data.documents import HubDataset, look_through, read_documents
 from skipwise.data.documents import sources as documents_sources
-from skipwise.data.stream import DocumentStream, open_stream
+from skipwise.data.stream import DocumentStream
 from skipwise.errors import DataError
 
 TOKENIZER = byte_tokenizer()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from corpora import build_store
 from safetensors.torch import load_file
 from tiny_runs import STEPS, run
 from transformers import AutoModelForCausalLM
@@ -20,7 +21,7 @@ import skipwise.train.calibration as module
 from skipwise import cli
 from skipwise.calibrate import Calibration, FactorScores, Search, calibrate
 from skipwise.config import DataConfig, RunConfig
-from skipwise.data.corpus import build_store
+from skipwise.data.corpus import Corpus, open_corpus
 from skipwise.data.documents import is_held_out
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.model import load_model, read_config, rope_state, save_model
@@ -158,7 +159,7 @@ def test_no_document_that_an_evaluation_reads_is_calibrated_on(
 ) -> None:
     tokenizer = load_model(tiny_checkpoint).tokenizer
     data = DataConfig(source=str(documents), held_out=held_out)
-    texts = {str(tokenizer.decode(ids)) for ids in calibration_documents(data, tokenizer, 300, progress=False)}
+    texts = {str(tokenizer.decode(ids)) for ids in calibration_documents(open_corpus(data, tokenizer), 300)}
     share = held_out or 0.1
     assert texts == {text for file in documents.iterdir() if not is_held_out((text := file.read_text()).strip(), share)}
     store = build_store(str(documents), tokenizer, min_tokens=2, part="held_out", held_out_share=share, progress=False)
@@ -172,12 +173,12 @@ def test_short_documents_are_joined_and_it_is_said(
     tokenizer = load_model(tiny_checkpoint).tokenizer
     tokenizer.eos_token = "a"
     data = DataConfig(source=str(documents))
-    joined = calibration_documents(data, tokenizer, 2000, progress=False)
+    joined = calibration_documents(open_corpus(data, tokenizer), 2000)
     assert joined
     assert all(len(ids) >= 2000 for ids in joined)
-    assert "calibration joins documents: none has 2000 tokens" in caplog.text
+    assert "training documents are joined: none has 2000 tokens" in caplog.text
     with pytest.raises(DataError):
-        calibration_documents(data, tokenizer, 10**6, progress=False)
+        calibration_documents(open_corpus(data, tokenizer), 10**6)
 
 
 # --- the verb --------------------------------------------------------------------------------------------------------
@@ -270,9 +271,9 @@ def test_a_run_is_calibrated_afterwards_on_its_own_documents(
     choice(1.2)
     asked: list[DataConfig] = []
 
-    def documents(data: DataConfig, *arguments: Any, **keywords: Any) -> Any:
-        asked.append(data)
-        return calibration_documents(data, *arguments, **keywords)
+    def documents(corpus: Corpus, *arguments: Any, **keywords: Any) -> Any:
+        asked.append(corpus.data)
+        return calibration_documents(corpus, *arguments, **keywords)
 
     monkeypatch.setattr(module, "calibration_documents", documents)
     assert cli.main(["calibrate", str(done.folder)]) == 0

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from corpora import build_store
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from skipwise.config import RunConfig
-from skipwise.data.corpus import TokenStore, build_store
+from skipwise.data.corpus import TokenStore
 from skipwise.data.items import IGNORED_LABEL, TrainingItem, TrainingItems
 from skipwise.errors import ConfigError
 from skipwise.positions import SAMPLERS, FullLength, PoSE, sampler_from

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+from corpora import build_store
 from pyarrow import parquet
 from tiny_runs import run
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,7 +17,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from skipwise import cli
 from skipwise.cli.evaluate_documents import held_out_of
 from skipwise.config import RunConfig
-from skipwise.data.corpus import build_store
 from skipwise.data.documents import is_held_out
 from skipwise.data.items import TrainingItems
 from skipwise.errors import DataError

@@ -110,6 +110,7 @@ def calibrate(
     from skipwise.calibrate import Search
     from skipwise.calibrate import calibrate as choose
     from skipwise.cli.evaluate_documents import held_out_of
+    from skipwise.data.corpus import open_corpus
     from skipwise.data.documents import look_through
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache
@@ -136,14 +137,9 @@ def calibrate(
     sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     network: Any = loaded.model
-    texts = calibration_documents(
-        data,
-        loaded.tokenizer,
-        target,
-        progress=not as_json and state.is_main_process,
-        sources=sources,
-        held_out_end=None if run is None else run.end,
-    )
+    shows = not as_json and state.is_main_process
+    corpus = open_corpus(data, loaded.tokenizer, sources, progress=shows)
+    texts = calibration_documents(corpus, target, held_out_end=None if run is None else run.end)
     found = choose(
         network.to(state.device),
         loaded.tokenizer,

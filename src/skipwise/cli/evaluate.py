@@ -191,7 +191,8 @@ def evaluate(
 
     from skipwise import evals
     from skipwise.cli.evaluate_documents import choose_documents, held_out_of
-    from skipwise.data.corpus import build_store
+    from skipwise.config import DataConfig
+    from skipwise.data.corpus import store_corpus
     from skipwise.data.documents import look_through
     from skipwise.distributed import process_state
     from skipwise.evals.suite import SuiteFolder
@@ -226,11 +227,17 @@ def evaluate(
     run = held_out_of(model)
     choice = choose_documents(run, all_documents=all_documents, share=held_out_share)
     reads_documents = any(made.uses_documents for made in tasks)
+    data = DataConfig(
+        source=documents,
+        field=field,
+        skip_unreadable=skip_unreadable or (run is not None and run.skip_unreadable),
+        held_out=choice.share,
+        control_tokens=run.control_tokens if run else "text",
+    )
+    # What cannot be read is told before any weight is read.
     sources = None
     if reads_documents:
-        # What cannot be read is told before any weight is read.
-        skips = skip_unreadable or (run is not None and run.skip_unreadable)
-        sources = look_through(documents, field=field, skip_unreadable=skips)
+        sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     if choice.warning and reads_documents and state.is_main_process:
         logger.warning(choice.warning)
     by_step: dict[int | None, list[EvalResult]] = {}
@@ -245,16 +252,9 @@ def evaluate(
         if sources is not None:
             details |= choice.details
             # One store for every length; tasks pass over the documents that are too short for theirs and count them.
-            store = build_store(
-                sources,
-                loaded.tokenizer,
-                min_tokens=2,
-                part=choice.part,
-                held_out_share=choice.share,
-                held_out_end=None if run is None else run.end,
-                control_tokens=run.control_tokens if run else "text",
-                progress=not as_json and state.is_main_process,
-            )
+            shows = not as_json and state.is_main_process
+            corpus = store_corpus(data, loaded.tokenizer, sources, progress=shows)
+            store = corpus.documents(choice.part, min_tokens=2, held_out_end=None if run is None else run.end)
             texts = [store.document(index) for index in range(store.num_documents)]
         results = by_step[subject.step] = evals.evaluate(
             network,

@@ -146,8 +146,7 @@ def _train(config: Any, tokens_per_step: int) -> Outcome | None:
 
 def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     """Measures what the job asks for; samples of an interrupted evaluation are found again by the model's content."""
-    from skipwise.data.corpus import build_store
-    from skipwise.data.documents import look_through
+    from skipwise.data.corpus import store_corpus
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache, evaluate
     from skipwise.model import load_model, original_window, read_config
@@ -171,23 +170,15 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     model, tokenizer = load_model(source, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
     longest = max(length for measured in job["evaluation"] for length in measured["lengths"])
-    data = config.data
-    sources = look_through(job["documents"], field=data.field, skip_unreadable=data.skip_unreadable)
+    data = config.data.model_copy(update={"source": job["documents"], "min_tokens": None})
+    corpus = store_corpus(data, tokenizer)
     end = None
-    if job["documents"] == data.source:
+    if job["documents"] == config.data.source:
         # A part of what each arm has left out, and the same for all: no arm must be left more of the document.
         lengths = validation_lengths(config, config.resolve_window(original))
-        end = find_held_out_end(config, sources, tokenizer, lengths, keep=config.target)
-    store = build_store(
-        sources,
-        tokenizer,
-        min_tokens=longest,
-        join=config.data.join,
-        part="held_out" if config.data.held_out else "all",
-        held_out_share=config.data.held_out,
-        held_out_end=end,
-        control_tokens=config.data.control_tokens,
-    )
+        end = find_held_out_end(config, corpus, lengths, keep=config.target)
+    part = "held_out" if data.held_out else "all"
+    store = corpus.documents(part, min_tokens=longest, held_out_end=end)
     documents = [store.document(index) for index in range(store.num_documents)]
     for measured in job["evaluation"]:
         evaluate(

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from skipwise.data.corpus import TokenStore
+from skipwise.data.store import TokenStore
 from skipwise.errors import DataError
 from skipwise.positions import PositionSampler
 from skipwise.window import Window

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from skipwise.config import RunConfig
-from skipwise.data.corpus import build_store
+from skipwise.config import DataConfig, RunConfig
+from skipwise.data.corpus import store_corpus
 from skipwise.evals import SampleCache, evaluate
 from skipwise.model import load_model, original_window, read_config
 from skipwise.report import Arm, results_table, write_report
@@ -163,7 +163,7 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     window = Window(train=original, original=original, target=settings.extended_target)
     lengths = [original * 2**power for power in range(int(np.log2(settings.target / original)) + 1)]
     loaded = load_model(BASE)
-    held_out = build_store("stdlib", loaded.tokenizer, min_tokens=settings.target, part="held_out")
+    held_out = store_corpus(DataConfig(), loaded.tokenizer).documents("held_out", min_tokens=settings.target)
     documents = [held_out.document(index) for index in range(held_out.num_documents)]
 
     def measure(name: str, source: Path, **how: Any) -> Arm:

@@ -42,7 +42,7 @@ from skipwise.allocator import use_one_malloc_arena
 from skipwise.calibrate import require_calibratable
 from skipwise.config import FullTuning, QloraTuning, RunConfig
 from skipwise.config.recipes import AUTO
-from skipwise.data.corpus import TokenStore
+from skipwise.data.corpus import TokenStore, open_corpus
 from skipwise.data.documents import Sources
 from skipwise.data.stream import DocumentStream
 from skipwise.data.tokens import require_fast
@@ -372,10 +372,11 @@ def _extend(
     begun_with = folder.at_a_time(arguments.train_batch_size)
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(config)
     widest = max(stage.window.train for stage in checked.stages)
-    end = folder.begun_held_out_end(lambda: find_held_out_end(config, sources, loaded.tokenizer, lengths, widest))
+    corpus = open_corpus(config.data, loaded.tokenizer, sources, progress=show_bars)
+    end = folder.begun_held_out_end(lambda: find_held_out_end(config, corpus, lengths, widest))
     curriculum, documents = build_curriculum(
         config,
-        sources,
+        corpus,
         loaded.tokenizer,
         window,
         checked.stages,
@@ -391,13 +392,11 @@ def _extend(
     stream = documents if isinstance(documents, DocumentStream) else None
     if stream is not None and checkpoint is not None:
         stream.restore(stream_places(checkpoint))
-    validate = build_validation(config, sources, loaded, lengths, share_out=not split, held_out_end=end)
+    validate = build_validation(config, corpus, loaded, lengths, share_out=not split, held_out_end=end)
     to_calibrate_on = None
     if config.calibrate:
         # What cannot be calibrated is said before hours of training.
-        to_calibrate_on = calibration_documents(
-            config.data, loaded.tokenizer, window.target, progress=show_bars, sources=sources, held_out_end=end
-        )
+        to_calibrate_on = calibration_documents(corpus, window.target, held_out_end=end)
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
     folder.begin(
         sampler=sampler_text(sampler),

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,8 @@ from accelerate import PartialState
 
 from skipwise.calibrate import Calibration, calibrate
 from skipwise.config import DataConfig
-from skipwise.data.corpus import HeldOutEnd, build_store
-from skipwise.data.documents import Sources, look_through
-from skipwise.data.stream import first_documents
-from skipwise.errors import CheckpointError, DataError, SkipwiseError
+from skipwise.data.corpus import Corpus, HeldOutEnd
+from skipwise.errors import CheckpointError, SkipwiseError
 from skipwise.evals import SampleCache
 from skipwise.model import replace_file, rope_state, save_attention_scale
 from skipwise.report import state_attention_factor
@@ -34,25 +33,14 @@ _OFFERED = 64
 logger = logging.getLogger("skipwise")
 
 
-def calibration_documents(
-    data: DataConfig,
-    tokenizer: Any,
-    target: int,
-    *,
-    progress: bool = True,
-    sources: Sources | None = None,
-    held_out_end: HeldOutEnd | None = None,
-) -> list[np.ndarray]:
+def calibration_documents(corpus: Corpus, target: int, *, held_out_end: HeldOutEnd | None = None) -> list[np.ndarray]:
     """Documents to calibrate on: of the training part, so that none that an evaluation reads is among them.
 
     Where a run holds nothing out, those of the default share are left to evaluations all the same.
 
     Args:
-        data: where documents come from and which share of them is held out.
-        tokenizer: the model's own.
+        corpus: the run's documents.
         target: how long each must be, in tokens; where none is, short ones are joined.
-        progress: show a bar while tokenizing.
-        sources: what `documents.look_through` has made of `data`, so that files are not looked at again.
         held_out_end: end of a document that is left to evaluations as well.
 
     Returns:
@@ -61,31 +49,9 @@ def calibration_documents(
     Raises:
         DataError: there are none, also when joined.
     """
-    sources = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
-    if data.streaming:
-        held_out = data.model_copy(update={"held_out": data.held_out or DataConfig().held_out})
-        return first_documents(held_out, tokenizer, _OFFERED, target, held_out=False, sources=sources)
-    arguments: dict[str, Any] = {
-        "min_tokens": target,
-        "part": "train",
-        "held_out_share": data.held_out or DataConfig().held_out,
-        "held_out_end": held_out_end,
-        "control_tokens": data.control_tokens,
-        "progress": progress,
-    }
-    try:
-        store = build_store(sources, tokenizer, join=data.join, **arguments)
-    except DataError as too_short:
-        if data.join:
-            raise
-        try:
-            store = build_store(sources, tokenizer, join=True, **arguments)
-        except DataError:
-            raise too_short from None
-        logger.warning(f"calibration joins documents: none has {target} tokens by itself")
-    # From all over the store: neighbours are alike.
-    places = np.linspace(0, store.num_documents - 1, min(store.num_documents, _OFFERED)).astype(int)
-    return [store.document(int(place)) for place in places]
+    held_out = corpus.data.held_out or DataConfig().held_out
+    corpus = replace(corpus, data=corpus.data.model_copy(update={"held_out": held_out}))
+    return corpus.long_documents("train", _OFFERED, min_tokens=target, held_out_end=held_out_end, spread=True)
 
 
 def calibrate_run(

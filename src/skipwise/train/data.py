@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 
 from skipwise.config import RunConfig
-from skipwise.data.corpus import HeldOutEnd, Part, TokenStore, build_store
+from skipwise.data.corpus import Corpus, HeldOutEnd, StreamedCorpus, TokenStore
 from skipwise.data.documents import Sources, kinds_line, look_through
 from skipwise.data.items import TrainingItems
-from skipwise.data.stream import DocumentStream, check_streaming, open_stream
+from skipwise.data.stream import DocumentStream, check_streaming
 from skipwise.errors import ConfigError, DataError
 from skipwise.positions import PoSE, PositionSampler
 from skipwise.train.curriculum import Curriculum, Stage, Stretch
@@ -96,7 +96,7 @@ def check_sources(config: RunConfig) -> Sources:
 
 def build_curriculum(
     config: RunConfig,
-    sources: Sources,
+    corpus: Corpus,
     tokenizer: Any,
     window: Window,
     stages: Sequence[RunStage],
@@ -113,7 +113,7 @@ def build_curriculum(
 
     Args:
         config: the run.
-        sources: its documents, looked through.
+        corpus: its documents.
         tokenizer: the model's own.
         window: lengths of the run, in tokens.
         stages: as `run_stages` gives them.
@@ -138,10 +138,9 @@ def build_curriculum(
     def stretch(stage: RunStage, retrieval: float) -> Stretch:
         items: Items
         begin, lengths, sampler = stage
-        if data.streaming:
+        if isinstance(corpus, StreamedCorpus):
             # One for all stages: each goes on where the one before has come to.
-            how: dict[str, Any] = {"lanes": items_per_step, "seed": seed, "sources": sources}
-            stream = documents[0] if documents else open_stream(data, tokenizer, **how)
+            stream = documents[0] if documents else corpus.stream(lanes=items_per_step, seed=seed)
             assert isinstance(stream, DocumentStream)
             documents.append(stream)
             items = StreamedItems(
@@ -157,7 +156,7 @@ def build_curriculum(
             )
         else:
             try:
-                store = run_store(config, sources, tokenizer, "train", lengths.train, held_out_end)
+                store = corpus.documents("train", min_tokens=lengths.train, held_out_end=held_out_end)
             except DataError as error:
                 if lengths.train <= window.train:
                     raise
@@ -172,7 +171,7 @@ def build_curriculum(
 
     stretches = [stretch(stage, data.retrieval) for stage in stages]
     short = short_stage(config, stages)
-    logger.info(_told(documents[0], sources))
+    logger.info(_told(documents[0], corpus.sources))
     curriculum = Curriculum(
         stretches,
         num_steps,
@@ -220,34 +219,6 @@ def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
     if counts.dropped_short > counts.kept and not view.join:
         line += "; most are too short, --set data.join=true joins them"
     return line
-
-
-def run_store(
-    config: RunConfig,
-    sources: Sources,
-    tokenizer: Any,
-    part: Part,
-    at_least: int,
-    held_out_end: HeldOutEnd | None,
-    join: bool | None = None,
-) -> TokenStore:
-    """The tokens of one part of a run's documents, of at least as many tokens as asked for.
-
-    Raises:
-        DataError: as `build_store`.
-    """
-    data = config.data
-    return build_store(
-        sources,
-        tokenizer,
-        min_tokens=max(at_least, data.min_tokens or 0),
-        join=data.join if join is None else join,
-        part=part,
-        held_out_share=data.held_out,
-        held_out_end=held_out_end,
-        control_tokens=data.control_tokens,
-        progress=shows_bars(config),
-    )
 
 
 def shows_bars(config: RunConfig) -> bool:

@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 
 from skipwise.config import RunConfig
-from skipwise.data.corpus import HeldOutEnd, TokenStore, build_store
-from skipwise.data.documents import Sources
+from skipwise.data.corpus import Corpus, HeldOutEnd, StoredCorpus, TokenStore
 from skipwise.data.store import TokenFiles, choose_held_out_end
-from skipwise.data.stream import first_documents
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.model import LoadedModel
-from skipwise.train.data import run_store, shows_bars
 from skipwise.train.trainer import Validate
 from skipwise.window import Window, length_label
 
@@ -40,15 +37,12 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
     return lengths
 
 
-def find_held_out_end(
-    config: RunConfig, sources: Sources, tokenizer: Any, lengths: Sequence[int], keep: int
-) -> HeldOutEnd | None:
+def find_held_out_end(config: RunConfig, corpus: Corpus, lengths: Sequence[int], keep: int) -> HeldOutEnd | None:
     """The end of a document to hold out, where whole documents leave validation less than its shortest length.
 
     Args:
         config: the run.
-        sources: its documents, looked through.
-        tokenizer: the model's own.
+        corpus: its documents.
         lengths: of validation, in tokens.
         keep: tokens that must be left of the document to be trained on; its widest window.
 
@@ -57,12 +51,10 @@ def find_held_out_end(
         Of a stream nobody knows how long its documents are before they have come.
     """
     data = config.data
-    if not data.held_out or data.streaming:
+    if not data.held_out or not isinstance(corpus, StoredCorpus):
         return None
-    how: dict[str, Any] = {"control_tokens": data.control_tokens, "progress": shows_bars(config)}
-    files = TokenFiles(build_store(sources, tokenizer, min_tokens=1, **how).folder)
     return choose_held_out_end(
-        files,
+        corpus.files,
         share=data.held_out,
         at_least=lengths[0],
         enough=lengths[-1],
@@ -84,7 +76,7 @@ def tell_held_out_end(end: HeldOutEnd, store: TokenStore) -> dict[str, Any]:
 
 def build_validation(
     config: RunConfig,
-    sources: Sources,
+    corpus: Corpus,
     loaded: LoadedModel,
     lengths: list[int],
     share_out: bool = True,
@@ -94,7 +86,7 @@ def build_validation(
 
     Args:
         config: the run.
-        sources: its documents, looked through.
+        corpus: its documents.
         loaded: the model that is trained, and its tokenizer.
         share_out: each of several processes measures its share of the documents.
         held_out_end: end of a document that is held out beside whole ones.
@@ -111,7 +103,7 @@ def build_validation(
     measured = list(lengths)
     while measured and not documents:
         try:
-            documents = _held_out(config, sources, loaded.tokenizer, measured[-1], held_out_end)
+            documents = _held_out(config, corpus, measured[-1], held_out_end)
         except DataError as error:
             unmet = unmet or error
             measured.pop()
@@ -149,22 +141,13 @@ def build_validation(
     return validate
 
 
-def _held_out(
-    config: RunConfig, sources: Sources, tokenizer: Any, at_least: int, end: HeldOutEnd | None
-) -> list[np.ndarray]:
+def _held_out(config: RunConfig, corpus: Corpus, at_least: int, end: HeldOutEnd | None) -> list[np.ndarray]:
     """Some held-out documents of that many tokens, joined where none has them by itself.
 
     Of the end of a document as many pieces as are asked for, where it is long enough.
     """
     number = config.validation.num_documents
-    if config.data.streaming:
-        return first_documents(config.data, tokenizer, number, at_least, held_out=True, sources=sources)
-    try:
-        store = run_store(config, sources, tokenizer, "held_out", at_least, end)
-    except DataError:
-        store = run_store(config, sources, tokenizer, "held_out", at_least, end, join=True)
-        logger.warning(f"validation joins held-out documents: none has {at_least} tokens by itself")
-    documents = [store.document(i) for i in range(min(store.num_documents, number))]
+    documents = corpus.long_documents("held_out", number, min_tokens=at_least, held_out_end=end)
     if end is not None and len(documents) == 1:
         documents = np.array_split(documents[0], min(number, len(documents[0]) // at_least))
     return documents

@@ -10,19 +10,12 @@ of these: a run that goes on from a checkpoint, on as many processes or others, 
 shards.py   the shards of local Parquet files, and of hub data sets as the `datasets` library finds them
 parquet.py  Parquet files, a page at a time: the library holds whole row groups, and every lane would have one
 lanes.py    shuffled by shard and block, tokenized ahead, and where each lane stood before a step
-parts.py    some documents that are held out, or trained on
+corpus.py   what a run asks for: its stream, and some documents of either part
 """
 
-from typing import TYPE_CHECKING
-
-from skipwise.config import DataConfig
-from skipwise.data.documents import Sources
+from skipwise.data.stream.corpus import StreamedCorpus
 from skipwise.data.stream.lanes import DocumentStream, LaneCounts, Place, Streamed
-from skipwise.data.stream.parts import first_documents
 from skipwise.data.stream.shards import Shards, check_streaming
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "DocumentStream",
@@ -30,39 +23,6 @@ __all__ = [
     "Place",
     "Shards",
     "Streamed",
+    "StreamedCorpus",
     "check_streaming",
-    "first_documents",
-    "open_stream",
 ]
-
-
-def open_stream(
-    data: DataConfig,
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    lanes: int,
-    seed: int,
-    sources: Sources | None = None,
-) -> DocumentStream:
-    """The stream of a run's documents.
-
-    Args:
-        data: where they are read.
-        tokenizer: the model's own, a fast one.
-        lanes: windows of a step, over all processes.
-        seed: source of every order.
-        sources: what `documents.look_through` has made of `data`, so that files are not looked at again.
-
-    Raises:
-        DataError: they are of a kind that cannot be streamed, or cannot be read.
-    """
-    return DocumentStream(
-        Shards(sources or data.source, data.field, at_least=lanes, skip_unreadable=data.skip_unreadable),
-        tokenizer,
-        lanes=lanes,
-        seed=seed,
-        buffer=data.buffer,
-        join=data.join,
-        held_out_share=data.held_out,
-        control_tokens=data.control_tokens,
-    )

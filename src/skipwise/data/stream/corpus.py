@@ -1,0 +1,124 @@
+"""A streamed corpus: what a run trains on, and some documents of either part for validation and calibration."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from skipwise.config import DataConfig
+from skipwise.data.documents import Sources
+from skipwise.data.formats import UnreadableError
+from skipwise.data.store import HeldOutEnd
+from skipwise.data.stream.lanes import DocumentStream
+from skipwise.data.stream.parts import is_of_part, together, tokens_of
+from skipwise.data.stream.shards import Shards
+from skipwise.data.tokens import Encoder
+from skipwise.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("skipwise")
+
+# How many documents are looked through for some that are long enough.
+_LOOKED_THROUGH = 50_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedCorpus:
+    """Documents that are read as they are trained on.
+
+    Attributes:
+        data: which documents, and how they are read and divided into parts.
+        sources: the same, looked through.
+        tokenizer: the model's own, a fast one.
+    """
+
+    data: DataConfig
+    sources: Sources
+    tokenizer: "PreTrainedTokenizerBase"
+
+    def stream(self, *, lanes: int, seed: int) -> DocumentStream:
+        """The documents that are trained on, in order.
+
+        Args:
+            lanes: windows of a step, over all processes.
+            seed: source of every order.
+
+        Raises:
+            DataError: they are of a kind that cannot be streamed, or cannot be read.
+        """
+        data = self.data
+        return DocumentStream(
+            Shards(self.sources, data.field, at_least=lanes, skip_unreadable=data.skip_unreadable),
+            self.tokenizer,
+            lanes=lanes,
+            seed=seed,
+            buffer=data.buffer,
+            join=data.join,
+            held_out_share=data.held_out,
+            control_tokens=data.control_tokens,
+        )
+
+    def long_documents(
+        self,
+        part: Literal["train", "held_out"],
+        number: int,
+        *,
+        min_tokens: int,
+        held_out_end: HeldOutEnd | None = None,
+        spread: bool = False,
+    ) -> list[np.ndarray]:
+        """Some documents of one part, the first in the shards' own order; joined where none is long enough.
+
+        Args:
+            part: those for training, or those held out from it.
+            number: how many at most.
+            min_tokens: how long each must be.
+            held_out_end: of no document of a stream, as nobody knows their lengths before they have come.
+            spread: without effect, as a stream is read from its beginning.
+
+        Returns:
+            Token ids of each, 1-D.
+
+        Raises:
+            DataError: of all that were looked through none is long enough, nor are several joined; or as `Shards`.
+        """
+        data, held_out = self.data, part == "held_out"
+        encoder = Encoder(self.tokenizer, data.control_tokens)
+        long, joined, gathered = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+        for text in islice(self._texts(), _LOOKED_THROUGH):
+            if not is_of_part(text, data.held_out, held_out=held_out):
+                continue
+            ids = encoder.encode([text])[0]
+            if len(ids) >= min_tokens:
+                long.append(ids)
+            elif encoder.separator_id is not None and len(joined) < number:
+                gathered.append(ids)
+                if tokens_of(gathered) >= min_tokens:
+                    joined.append(together(gathered, encoder))
+                    gathered = []
+            if len(long) == number:
+                break
+        if not long and not joined:
+            raise DataError(
+                f"of the first {_LOOKED_THROUGH:,} documents at {data.source!r} none that is "
+                f"{'held out' if held_out else 'trained on'} has {min_tokens} tokens, nor have several joined; give "
+                "more documents, or longer ones"
+            )
+        if not long:
+            logger.warning(f"documents are joined: none that was looked at has {min_tokens} tokens by itself")
+        return long or joined
+
+    def _texts(self) -> Iterator[str]:
+        """The texts of all shards that can be read; raises at one that cannot, unless these are to be left out."""
+        shards = Shards(self.sources, self.data.field, skip_unreadable=self.data.skip_unreadable)
+        for shard in range(len(shards)):
+            for text in shards.texts(shard):
+                if not isinstance(text, UnreadableError):
+                    yield text
+                elif not self.data.skip_unreadable:
+                    raise text

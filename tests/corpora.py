@@ -1,0 +1,29 @@
+"""Stores and streams of documents, opened in one call."""
+
+from typing import Any
+
+from skipwise.config import DataConfig
+from skipwise.data.corpus import TokenStore, store_corpus
+from skipwise.data.documents import Sources, look_through
+from skipwise.data.stream import DocumentStream, StreamedCorpus
+
+
+def build_store(source: Any, tokenizer: Any, **options: Any) -> TokenStore:
+    """The documents of a source that a view shows: settings of data and of `StoredCorpus.documents` together."""
+    sources = source if isinstance(source, Sources) else None
+    paths = source if isinstance(source, (list, tuple)) else [source]
+    shown = {name: options.pop(name) for name in ("part", "min_tokens", "held_out_end") if name in options}
+    how = {name: options.pop(name) for name in ("cache_dir", "num_workers", "progress") if name in options}
+    if "held_out_share" in options:
+        options["held_out"] = options.pop("held_out_share")
+    data = DataConfig(source="given" if sources else [str(path) for path in paths], **options)
+    return store_corpus(data, tokenizer, sources, **how).documents(**shown)
+
+
+def streamed(data: DataConfig, tokenizer: Any) -> StreamedCorpus:
+    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
+    return StreamedCorpus(data=data, sources=sources, tokenizer=tokenizer)
+
+
+def open_stream(data: DataConfig, tokenizer: Any, *, lanes: int, seed: int = 0) -> DocumentStream:
+    return streamed(data, tokenizer).stream(lanes=lanes, seed=seed)
