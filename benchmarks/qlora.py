@@ -33,7 +33,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     from skipwise.config import RunConfig
     from skipwise.model import load_model, original_window, read_config
     from skipwise.train import extend
-    from skipwise.train.data import check_sources
+    from skipwise.train.data import RunDocuments, check_sources
     from skipwise.train.tuning import apply_tuning
     from skipwise.train.validation import build_validation, validation_lengths
 
@@ -45,7 +45,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
         said.setdefault("trained", sum(p.numel() for p in found.parameters() if p.requires_grad))
         return found
 
-    skipwise.train.apply_tuning = tuned
+    skipwise.train.steps.apply_tuning = tuned
     config = RunConfig.from_mapping(settings)
     result = extend(config)
     measured = [entry for entry in result.log if any("perplexity" in name for name in entry)]
@@ -54,7 +54,8 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     window = config.resolve_window(original_window(read_config(config.model)))
 
     def validated(model: Any) -> dict[str, float]:
-        validate = build_validation(config, check_sources(config), model, validation_lengths(config, window))
+        documents = RunDocuments(config, check_sources(config), model.tokenizer)
+        validate = build_validation(config, documents, model, validation_lengths(config, window))
         assert validate is not None
         return perplexities(validate())
 

@@ -26,6 +26,7 @@ from skipwise.evals.cache import hash_model
 from skipwise.loss import use_chunked_loss
 from skipwise.model import load_model
 from skipwise.data.documents import look_through
+from skipwise.train.data import RunDocuments
 from skipwise.train.validation import build_validation
 
 checkpoint, documents, cache = sys.argv[1:]
@@ -50,8 +51,9 @@ for split in (False, True):
     task = {"kind": "perplexity", "scored_tokens": 16}
     (result,) = evaluate(model, loaded.tokenizer, [task], [48], [text], cache=kept, share_out=False, progress=False)
     files = sorted(path.parent.name for path in kept.folder.rglob("*.jsonl"))
+    texts = RunDocuments(config, look_through(documents), loaded.tokenizer)
     found.append({
-        "validation": build_validation(config, look_through(documents), loaded, [32, 64], share_out=not split)(),
+        "validation": build_validation(config, texts, loaded, [32, 64], share_out=not split)(),
         "perplexity": result.value,
         "hash": hash_model(model),
         "named": result.details["model_sha256"],

@@ -15,7 +15,7 @@ from skipwise.data.stream import first_documents
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.model import LoadedModel
-from skipwise.train.data import run_store, shows_bars
+from skipwise.train.data import RunDocuments, shows_bars
 from skipwise.train.trainer import Validate
 from skipwise.window import Window, length_label
 
@@ -83,22 +83,16 @@ def tell_held_out_end(end: HeldOutEnd, store: TokenStore) -> dict[str, Any]:
 
 
 def build_validation(
-    config: RunConfig,
-    sources: Sources,
-    loaded: LoadedModel,
-    lengths: list[int],
-    share_out: bool = True,
-    held_out_end: HeldOutEnd | None = None,
+    config: RunConfig, documents: RunDocuments, loaded: LoadedModel, lengths: list[int], share_out: bool = True
 ) -> Validate | None:
     """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
 
     Args:
         config: the run.
-        sources: its documents, looked through.
+        documents: of it.
         loaded: the model that is trained, and its tokenizer.
-        share_out: each of several processes measures its share of the documents.
-        held_out_end: end of a document that is held out beside whole ones.
         lengths: as `validation_lengths` gives them; those that no held-out document has are left out, with a warning.
+        share_out: each of several processes measures its share of the documents.
 
     Returns:
         What measures it; None, with a warning, where nothing is held out or nothing is long enough.
@@ -106,40 +100,25 @@ def build_validation(
     if config.data.held_out == 0:
         logger.warning("no validation while training: data.held_out is 0, so every document is trained on")
         return None
-    unmet: DataError | None = None
-    documents: list[np.ndarray] = []
-    measured = list(lengths)
-    while measured and not documents:
-        try:
-            documents = _held_out(config, sources, loaded.tokenizer, measured[-1], held_out_end)
-        except DataError as error:
-            unmet = unmet or error
-            measured.pop()
-    if not documents:
-        logger.warning(f"no validation while training: {unmet}")
+    texts, measured = _longest_held_out(config, documents, lengths)
+    if not texts:
         return None
-    if unmet:
-        left_out = ", ".join(map(str, lengths[len(measured) :]))
-        logger.warning(
-            f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, nor "
-            "have several joined; hold out more of them (data.held_out) or give longer ones"
-        )
     task = {
         "kind": "perplexity",
-        "num_documents": len(documents),
+        "num_documents": len(texts),
         "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2),
     }
 
     where = ", ".join(map(length_label, measured))
 
     def validate() -> dict[str, float]:
-        logger.info(f"validating on {len(documents)} documents at {where} tokens")
+        logger.info(f"validating on {len(texts)} documents at {where} tokens")
         results = evaluate(
             loaded.model,
             loaded.tokenizer,
             [task],
             measured,
-            documents,
+            texts,
             seed=config.seed,
             progress=False,
             share_out=share_out,
@@ -149,22 +128,43 @@ def build_validation(
     return validate
 
 
-def _held_out(
-    config: RunConfig, sources: Sources, tokenizer: Any, at_least: int, end: HeldOutEnd | None
-) -> list[np.ndarray]:
+def _longest_held_out(
+    config: RunConfig, documents: RunDocuments, lengths: Sequence[int]
+) -> tuple[list[np.ndarray], list[int]]:
+    """Held-out documents of the greatest length that some have, and the lengths up to it; says what is left out."""
+    unmet: DataError | None = None
+    for measured in (lengths[:number] for number in range(len(lengths), 0, -1)):
+        try:
+            texts = _held_out(config, documents, measured[-1])
+        except DataError as error:
+            unmet = unmet or error
+            continue
+        if unmet:
+            left_out = ", ".join(map(str, lengths[len(measured) :]))
+            logger.warning(
+                f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, "
+                "nor have several joined; hold out more of them (data.held_out) or give longer ones"
+            )
+        return texts, list(measured)
+    logger.warning(f"no validation while training: {unmet}")
+    return [], []
+
+
+def _held_out(config: RunConfig, documents: RunDocuments, at_least: int) -> list[np.ndarray]:
     """Some held-out documents of that many tokens, joined where none has them by itself.
 
     Of the end of a document as many pieces as are asked for, where it is long enough.
     """
     number = config.validation.num_documents
     if config.data.streaming:
-        return first_documents(config.data, tokenizer, number, at_least, held_out=True, sources=sources)
+        how = {"held_out": True, "sources": documents.sources}
+        return first_documents(config.data, documents.tokenizer, number, at_least, **how)
     try:
-        store = run_store(config, sources, tokenizer, "held_out", at_least, end)
+        store = documents.store("held_out", at_least)
     except DataError:
-        store = run_store(config, sources, tokenizer, "held_out", at_least, end, join=True)
+        store = documents.store("held_out", at_least, join=True)
         logger.warning(f"validation joins held-out documents: none has {at_least} tokens by itself")
-    documents = [store.document(i) for i in range(min(store.num_documents, number))]
-    if end is not None and len(documents) == 1:
-        documents = np.array_split(documents[0], min(number, len(documents[0]) // at_least))
-    return documents
+    texts = [store.document(i) for i in range(min(store.num_documents, number))]
+    if documents.held_out_end is not None and len(texts) == 1:
+        texts = np.array_split(texts[0], min(number, len(texts[0]) // at_least))
+    return texts
