@@ -411,7 +411,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_was_begun(tmp_path: Path, say
     (tmp_path / "run.yaml").write_text(settings, encoding="utf-8")
     asked = RunConfig(model="embedded", target=512, output=str(tmp_path), data=DataConfig(source="docs"))
     with RunFolder(tmp_path) as folder:
-        begun = folder.begun_config()
+        begun = folder.run.config()
         assert begun is not None
         assert as_begun(asked, begun).data.control_tokens == goes_on_as
         assert folder.checkpoint(as_begun(asked, begun)) is None, "it goes on from its start"

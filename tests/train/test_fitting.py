@@ -74,9 +74,9 @@ def test_what_fits_is_remembered(
 ) -> None:
     tried = room_for(4 * 32)
     stop_after(2)
-    assert not run(settings, training=EIGHT, recipe="diluted").finished
+    assert not run(settings, training=EIGHT, recipe="paper").finished
     tried.clear()
-    assert run(settings, training=EIGHT, recipe="diluted", resume=True).finished
+    assert run(settings, training=EIGHT, recipe="paper", resume=True).finished
     assert set(map(tuple, tried)) == {(4, 32)}
 
 

@@ -15,8 +15,8 @@ from skipwise.config.recipes import Facts, as_begun, resolve
 from skipwise.doctor import Verdict
 from skipwise.errors import ConfigError, DataError, UnsupportedModelError
 from skipwise.positions import PoSE, RandPos
+from skipwise.records.runs import Run
 from skipwise.train.checks import model_facts
-from skipwise.train.folder import begun_settings
 from skipwise.window import Window
 
 SMALL = {"model": "some/model", "target": "32k"}
@@ -180,7 +180,8 @@ def test_the_runs_own_settings_lie_over_it() -> None:
 def test_a_run_goes_on_with_the_recipe_that_it_was_begun_with(text: str, recipe: str, tmp_path: Path) -> None:
     plain = RunConfig.from_mapping(SMALL | {"output": str(tmp_path)})
     (tmp_path / "run.yaml").write_text(f"model: some/model\ntarget: 32k\n{text}\noutput: {tmp_path}\n")
-    begun = begun_settings(tmp_path / "run.yaml")
+    begun = Run.open(tmp_path).config()
+    assert begun is not None
     assert as_begun(plain, begun).recipe == recipe
     assert as_begun(plain, begun).dilution == (recipe == "growing")
     named = RunConfig.from_mapping(SMALL | {"recipe": "diluted"})

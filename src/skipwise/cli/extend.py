@@ -204,8 +204,9 @@ def _launch(
     import torch
 
     from skipwise.launch import ENGINES, Launch
+    from skipwise.records.runs import SETTINGS_FILE
     from skipwise.train import check_run
-    from skipwise.train.folder import LAUNCH, SETTINGS_FILE, RunFolder
+    from skipwise.train.folder import LAUNCH, RunFolder
 
     on_cpu = bool(run.training.get("use_cpu")) or not torch.accelerator.is_available()
     here = 0 if on_cpu else torch.accelerator.device_count()

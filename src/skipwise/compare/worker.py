@@ -146,13 +146,11 @@ def _train(config: Any, tokens_per_step: int) -> Outcome | None:
 
 def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     """Measures what the job asks for; samples of an interrupted evaluation are found again by the model's content."""
-    from skipwise.config.recipes import resolve
     from skipwise.data.corpus import build_store
     from skipwise.data.documents import look_through
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache, evaluate
     from skipwise.model import load_model, original_window, read_config
-    from skipwise.train.checks import model_facts
     from skipwise.train.validation import find_held_out_end, validation_lengths
 
     results, samples = folder / "results.jsonl", folder / "samples.jsonl"
@@ -168,8 +166,7 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     else:
         source = config.model
         if job["interpolated"]:
-            facts = model_facts(config, base)
-            how |= {"interpolation": resolve(config, facts).config.build_interpolation(), "window": facts.window}
+            how |= {"interpolation": config.build_interpolation(), "window": config.resolve_window(original)}
             how["original"] = config.original
     model, tokenizer = load_model(source, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]

@@ -30,7 +30,6 @@ with everything that was done. What stands beside them while training is told in
     process.py     seconds, peak memory, and how a run is told to stop
 """
 
-import json
 import shutil
 from typing import Any
 
@@ -38,10 +37,11 @@ from skipwise.allocator import use_one_malloc_arena
 from skipwise.config import RunConfig
 from skipwise.distributed import close_group_at_exit
 from skipwise.positions import PositionSampler
+from skipwise.records.runs import Run
 from skipwise.train.arguments import training_arguments
 from skipwise.train.checks import check_run
 from skipwise.train.delivery import ExtendResult, deliver
-from skipwise.train.folder import RECORD_FILE, SETTINGS_FILE, RunFolder
+from skipwise.train.folder import RunFolder
 from skipwise.train.preparation import prepare
 from skipwise.train.session import open_session
 from skipwise.train.steps import train
@@ -92,10 +92,9 @@ def begin_or_go_on(config: RunConfig) -> dict[str, Any] | None:
         SkipwiseError: as `extend`.
     """
     folder = config.output_folder
-    if (folder / RECORD_FILE).exists():
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    else:
-        result = extend(config, resume=(folder / SETTINGS_FILE).exists())
+    run = Run.open(folder)
+    if (record := run.record()) is None:
+        result = extend(config, resume=run.is_begun)
         if not result.finished:
             return None
         record = result.record

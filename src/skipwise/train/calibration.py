@@ -22,8 +22,8 @@ from skipwise.data.stream import first_documents
 from skipwise.errors import CheckpointError, DataError, SkipwiseError
 from skipwise.evals import SampleCache
 from skipwise.model import replace_file, rope_state, save_attention_scale
+from skipwise.records.runs import RECORD_FILE
 from skipwise.report import state_attention_factor
-from skipwise.train.folder import RECORD_FILE
 
 CALIBRATION_FILE = "calibration.json"
 """The record of a calibration in a folder that no run of skipwise left; a run's own record has it as an entry."""

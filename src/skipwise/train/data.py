@@ -1,5 +1,6 @@
 """A run's documents: found, and made into the curriculum that it trains on."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from skipwise.config.stages import RunStage, short_stage
 from skipwise.data.corpus import HeldOutEnd, Part, TokenStore, build_store
 from skipwise.data.documents import Sources, kinds_line, look_through
 from skipwise.data.items import TrainingItems
+from skipwise.data.store import View
 from skipwise.data.stream import DocumentStream, check_streaming, open_stream
 from skipwise.errors import DataError
 from skipwise.positions import PositionSampler
@@ -60,7 +62,7 @@ class RunDocuments:
     def __init__(self, config: RunConfig, sources: Sources, tokenizer: Any) -> None:
         self.sources, self.tokenizer, self._config = sources, tokenizer, config
         self.held_out_end: HeldOutEnd | None = None
-        self._stores: dict[tuple[Any, ...], TokenStore] = {}
+        self._stores: dict[View, TokenStore] = {}
 
     def store(self, part: Part, at_least: int, *, join: bool | None = None) -> TokenStore:
         """Documents of one part, of at least as many tokens as asked for.
@@ -69,23 +71,28 @@ class RunDocuments:
             DataError: as `build_store`.
         """
         data = self._config.data
-        how: dict[str, Any] = {
-            "min_tokens": max(at_least, data.min_tokens or 0),
-            "join": data.join if join is None else join,
-            "part": part,
-            "held_out_end": self.held_out_end,
-        }
-        key = tuple(how.values())
-        if key not in self._stores:
-            self._stores[key] = build_store(
-                self.sources,
-                self.tokenizer,
-                **how,
-                held_out_share=data.held_out,
-                control_tokens=data.control_tokens,
-                progress=shows_bars(self._config),
-            )
-        return self._stores[key]
+        view = View(
+            min_tokens=max(at_least, data.min_tokens or 0),
+            join=data.join if join is None else join,
+            part=part,
+            held_out_share=data.held_out,
+            held_out_end=self.held_out_end,
+        )
+        if view not in self._stores:
+            self._stores[view] = self._opened(view)
+        return self._stores[view]
+
+    def _opened(self, view: View) -> TokenStore:
+        """The store of a view; tokens are compared with their checksums once a run, when the first is opened."""
+        if like := next((store for store in self._stores.values() if store.view.join == view.join), None):
+            return TokenStore(like.folder, view, files_passed_over=self.sources.kinds_passed_over.total())
+        return build_store(
+            self.sources,
+            self.tokenizer,
+            **dataclasses.asdict(view),
+            control_tokens=self._config.data.control_tokens,
+            progress=shows_bars(self._config),
+        )
 
     def number_of(self, tokens: int) -> int:
         """How many documents that are trained on have that many tokens."""

@@ -10,6 +10,7 @@ from peft import PeftModel
 from skipwise.config import QloraTuning
 from skipwise.doctor import Verdict
 from skipwise.model import check_saved, portability_note, save_model, share_weights
+from skipwise.records.runs import ADAPTER
 from skipwise.train.calibration import calibrate_run
 from skipwise.train.data import shows_bars
 from skipwise.train.durable import step_of
@@ -110,8 +111,8 @@ def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
     if run.split:
         model = gathered(trainer, lambda: apply_tuning(load(run).model, tuning))
     if writes and isinstance(model, PeftModel):
-        model.save_pretrained(str(run.folder.path / "adapter"), save_embedding_layers=False)
-        share_weights(run.folder.path / "adapter")
+        model.save_pretrained(str(run.folder.path / ADAPTER), save_embedding_layers=False)
+        share_weights(run.folder.path / ADAPTER)
     if isinstance(tuning, QloraTuning):
         dtype = run_dtype(run.config, run.checked.base)
         record["merge"] = merge_record(tuning, dtype)

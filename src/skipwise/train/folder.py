@@ -22,17 +22,14 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from skipwise.config import RunConfig
-from skipwise.config.recipes import AUTO, Resolved
+from skipwise.config.recipes import Resolved
 from skipwise.data.corpus import HeldOutEnd
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.records.runs import BEGUN_FILE, SETTINGS_FILE, Run, held_out_end
 from skipwise.train.durable import STAGING, half_written, newest_sound, write_whole
 
 logger = logging.getLogger("skipwise")
 
-RECORD_FILE = "skipwise.json"
-SETTINGS_FILE = "run.yaml"
-BEGUN_FILE = "begun.json"
-_COUNTS = ("windows", "at_a_time", "most_at_a_time", "widest_tokens")
 _LOCK_FILE = ".lock"
 _LOGS = "logs"
 LAUNCH = "launch"
@@ -50,10 +47,14 @@ class RunFolder:
 
     Args:
         path: where it is, or will be.
+
+    Attributes:
+        path: as given.
+        run: what a run has left there.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.run = path, Run.open(path)
         self._lock = FileLock(self.path / _LOCK_FILE)
 
     def __enter__(self) -> Self:
@@ -68,7 +69,7 @@ class RunFolder:
     @property
     def is_to_be_resumed(self) -> bool:
         """Whether an elastic launcher has started this process anew, after a failure of a run that had begun."""
-        return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and (self.path / SETTINGS_FILE).exists()
+        return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and self.run.is_begun
 
     def require_free(self) -> None:
         """Refuses a folder that holds anything; makes none, as the run may yet be refused.
@@ -86,17 +87,9 @@ class RunFolder:
         if not writable:
             raise self._cannot_write(f"{str(nearest)!r} is no folder that you may write in; give another with --output")
         if taken:
-            run = (self.path / SETTINGS_FILE).exists()
+            run = self.run.is_begun
             cure = "; go on with --resume, or give" if run else ", and holds no run to go on with; give"
             raise ConfigError(f"output folder {str(self.path)!r} is not empty{cure} another with --output")
-
-    def begun_config(self) -> RunConfig | None:
-        """The run as it was resolved when it was begun; None where none was.
-
-        Raises:
-            ConfigError: it cannot be read.
-        """
-        return begun_settings(self.path / SETTINGS_FILE) if (self.path / SETTINGS_FILE).exists() else None
 
     def begun_reasons(self) -> tuple[str, ...]:
         """Why it was resolved so; runs of earlier versions do not say.
@@ -104,7 +97,7 @@ class RunFolder:
         Raises:
             CheckpointError: what it was begun with cannot be read.
         """
-        return tuple(self._begun().get("reasons", ()))
+        return tuple(self.run.begun().get("reasons", ()))
 
     def checkpoint(self, config: RunConfig) -> Path | None:
         """The newest checkpoint that is as it was written, to resume from; None where there is none.
@@ -116,7 +109,7 @@ class RunFolder:
             ConfigError: there is no run, it was begun with other settings, is finished, or still goes on.
             CheckpointError: the folder cannot be written.
         """
-        begun = self.begun_config()
+        begun = self.run.config()
         if begun is None:
             raise ConfigError(f"there is no run in {str(self.path)!r} to resume; start it without --resume")
         said = [name for name in RunConfig.model_fields if name not in ("guard", "parallel")]
@@ -126,7 +119,7 @@ class RunFolder:
                 f"the run in {str(self.path)!r} was begun with other settings of {', '.join(changed)}; "
                 "resume it with its own, or begin another with --output"
             )
-        if (self.path / RECORD_FILE).exists():
+        if self.run.is_finished:
             raise ConfigError(f"the run in {str(self.path)!r} is finished; begin another with --output")
         self._claim()
         return newest_sound(self.path, logger.warning)
@@ -138,7 +131,7 @@ class RunFolder:
             CheckpointError: what it was begun with cannot be read.
         """
         # Runs of earlier versions do not say.
-        return int(self._begun().get("at_a_time", now))
+        return int(self.run.begun().get("at_a_time", now))
 
     def most_at_a_time(self) -> int | None:
         """How many windows at a time have been found to fit; None where none was found not to.
@@ -146,7 +139,7 @@ class RunFolder:
         Raises:
             CheckpointError: what the run was begun with cannot be read.
         """
-        return self._begun().get("most_at_a_time")
+        return self.run.begun().get("most_at_a_time")
 
     def widest_tokens(self) -> int | None:
         """Tokens of the widest window that may fit; None where none was found not to.
@@ -154,7 +147,7 @@ class RunFolder:
         Raises:
             CheckpointError: what the run was begun with cannot be read.
         """
-        return self._begun().get("widest_tokens")
+        return self.run.begun().get("widest_tokens")
 
     def remember(self, less: Mapping[str, int]) -> None:
         """Keeps that no more fits than this: `most_at_a_time`, or `widest_tokens`; whichever process finds it.
@@ -163,7 +156,7 @@ class RunFolder:
             CheckpointError: the folder cannot be written.
         """
         try:
-            text = json.dumps({**self._begun(), **less}, indent=2)
+            text = json.dumps({**self.run.begun(), **less}, indent=2)
             write_whole(self.path / BEGUN_FILE, text + "\n")
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
@@ -174,7 +167,7 @@ class RunFolder:
         Raises:
             CheckpointError: what it was begun with cannot be read.
         """
-        return read_held_out_end(begun) if (begun := self._begun()) else choose()
+        return held_out_end(begun) if (begun := self.run.begun()) else choose()
 
     def begin(
         self,
@@ -184,7 +177,7 @@ class RunFolder:
         corpus: str,
         windows: int,
         at_a_time: int,
-        held_out_end: HeldOutEnd | None = None,
+        end: HeldOutEnd | None = None,
     ) -> None:
         """Claims the folder for this run, or checks that a resumed run is the one that was begun.
 
@@ -194,7 +187,7 @@ class RunFolder:
             corpus: fingerprint of the training tokens.
             windows: of an optimizer step, over all processes.
             at_a_time: of them, on each device.
-            held_out_end: end of a document that is not among the training tokens.
+            end: of a document that is not among the training tokens.
 
         Raises:
             ConfigError: the run was begun with another sampler, on other documents or with more or fewer windows a
@@ -206,12 +199,11 @@ class RunFolder:
         state.wait_for_everyone()
         self._claim()
         state.wait_for_everyone()
-        if begun := self._begun():
+        if begun := self.run.begun():
             self._check_begun(begun, now, windows)
         elif state.is_main_process:
-            end = held_out_end and held_out_end._asdict()
             told = {"reasons": [*resolved.reasons, *resolved.warnings]}
-            begun = {**now, "windows": windows, "at_a_time": at_a_time, "held_out_end": end, **told}
+            begun = {**now, "windows": windows, "at_a_time": at_a_time, "held_out_end": end and end._asdict(), **told}
             try:
                 write_whole(self.path / SETTINGS_FILE, resolved.config.to_yaml())
                 write_whole(self.path / BEGUN_FILE, json.dumps(begun, indent=2) + "\n")
@@ -233,22 +225,6 @@ class RunFolder:
                 f"{windows}: choose training.gradient_accumulation_steps, or per_device_train_batch_size, so that "
                 f"over {PartialState().num_processes} processes they are {before} again"
             )
-
-    def _begun(self) -> dict[str, Any]:
-        """What a run was begun with; nothing where none was."""
-        file = self.path / BEGUN_FILE
-        try:
-            begun = dict(json.loads(file.read_text(encoding="utf-8")))
-            if wrong := [name for name in _COUNTS if not isinstance(begun.get(name, 1), int)]:
-                raise ValueError(f"{wrong[0]} is {begun[wrong[0]]!r}")
-            return begun
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{str(file)!r} cannot be read, and says what the run was begun with ({str(error).splitlines()[0]}); "
-                "begin another with --output"
-            ) from error
 
     def _claim(self) -> None:
         """Takes the folder for this run, as long as its first process lives."""
@@ -274,26 +250,6 @@ class RunFolder:
 
     def _cannot_write(self, reason: str | None) -> CheckpointError:
         return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}")
-
-
-def read_held_out_end(begun: Mapping[str, Any]) -> HeldOutEnd | None:
-    """The end of a document that a run holds out, by what it was begun with; runs of earlier versions hold out none."""
-    end = begun.get("held_out_end")
-    return HeldOutEnd(end["store"], end["number"], end["begin"]) if end else None
-
-
-def begun_settings(file: Path) -> RunConfig:
-    """The settings that a run was begun with; of an earlier version, what was done where they do not say.
-
-    Raises:
-        ConfigError: they cannot be read.
-    """
-    begun = RunConfig.from_yaml(file)
-    if begun.recipe == AUTO:
-        begun = begun.over({"recipe": "paper"})
-    if "control_tokens" not in begun.data.model_fields_set:
-        begun = begun.with_data(control_tokens="tokens")
-    return begun
 
 
 def log_file(folder: Path) -> Path | None:

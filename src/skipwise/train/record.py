@@ -17,9 +17,9 @@ from skipwise.data.documents import Sources
 from skipwise.data.stream import DocumentStream, LaneCounts
 from skipwise.doctor import Verdict
 from skipwise.positions import PositionSampler
+from skipwise.records.runs import RECORD_FILE
 from skipwise.report import write_model_card
 from skipwise.train.durable import write_whole
-from skipwise.train.folder import RECORD_FILE
 from skipwise.train.session import Session
 from skipwise.window import Window
 

@@ -151,7 +151,7 @@ def open_session(
         resume, skip_bad_items = True, False
     if skip_bad_items and not resume:
         raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
-    begun = folder.begun_config() if resume else None
+    begun = folder.run.config() if resume else None
     checked = check_run(given, sampler, begun=begun)
     resolved = checked.resolved
     if begun is not None:

@@ -164,7 +164,7 @@ def _begin(run: Session, material: Material) -> dict[str, Any]:
         corpus=documents.fingerprint,
         windows=_windows_a_step(run),
         at_a_time=run.arguments.train_batch_size,
-        held_out_end=end,
+        end=end,
     )
     record = run_record(run, documents)
     if end is not None and isinstance(documents, TokenStore):
