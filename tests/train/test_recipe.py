@@ -1,6 +1,7 @@
 """What a run leaves open is chosen once, for reasons that are said and kept."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from tiny_runs import run
 from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
+from skipwise import cli
 from skipwise.config import LoraTuning, RunConfig, recipes
 from skipwise.config.reading import parse_yaml
 from skipwise.config.recipes import Facts, as_begun, resolve
@@ -277,6 +279,28 @@ def test_a_run_of_the_version_before_goes_on(settings: dict[str, Any], stop_afte
     (folder / "begun.json").write_text(json.dumps({name: begun[name] for name in begun if name != "reasons"}))
     done = run(settings, resume=True)
     assert (done.finished, done.record["reasons"], done.record["config"]["recipe"]) == (True, [], "growing")
+
+
+def scaled_by_two(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint as if it had been extended before by linear interpolation."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    original = config["max_position_embeddings"]
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": original}
+    config |= {"rope_parameters": rope, "max_position_embeddings": 2 * original}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.usefixtures("sound_model")
+def test_extend_and_doctor_stretch_a_scaled_model_by_its_own_kind(
+    settings: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(scaled_by_two(tiny_checkpoint, tmp_path / "scaled"))
+    done = run(settings, model=model, data={"retrieval": 0.0})
+    assert done.record["config"]["interpolation"] == {"kind": "linear"}
+    assert cli.main(["doctor", model, "--target", "256", "--window", "32"]) == 0
+    assert "interpolation: linear, as the model is scaled by it already" in capsys.readouterr().err
 
 
 def test_exercises_that_were_asked_for_are_not_left_out(settings: dict[str, Any], sound_model: None) -> None:

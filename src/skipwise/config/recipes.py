@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipwise.config.stages import run_stages
+from skipwise.launch import ENGINE_SETTINGS
 from skipwise.window import Window
 
 if TYPE_CHECKING:
@@ -132,7 +133,10 @@ def _recipe(given: "RunConfig", facts: Facts) -> tuple[str, str]:
         return "diluted", "whose windows stay short: nobody knows how long streamed documents are"
     if few := _few_documents(given.over({"recipe": "growing"}), facts):
         return "diluted", f"whose windows stay short: {few}"
-    return "growing", "which measured best: diluted attention, exercises, and wider windows for the last steps"
+    why = "which measured best: diluted attention, exercises, and wider windows for the last steps"
+    if any(given.training.get(engine) for engine in ENGINE_SETTINGS):
+        why += ", of more tokens a step than short ones, as the model is split over processes"
+    return "growing", why
 
 
 def _why_papers(given: "RunConfig", facts: Facts) -> str | None:

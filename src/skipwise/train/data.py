@@ -132,11 +132,8 @@ def build_curriculum(
         DataError: documents that cannot be read, or too short.
         ConfigError: a window too short for a retrieval exercise.
     """
-    make: _StoredItems | _StreamedItems
-    if config.data.streaming:
-        make = _StreamedItems(config, documents, items_per_step, num_steps)
-    else:
-        make = _StoredItems(config, documents)
+    streamed = config.data.streaming
+    make = _StreamedItems(config, documents, items_per_step, num_steps) if streamed else _StoredItems(config, documents)
 
     def stretch(stage: RunStage, retrieval: float) -> Stretch:
         begin, lengths, sampler = stage
