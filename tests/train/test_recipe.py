@@ -128,6 +128,11 @@ def test_growth_that_is_given_is_warned_of_and_stays() -> None:
     assert resolved(growth=growth, recipe="diluted").dilution
 
 
+def test_growth_that_is_given_as_none_leaves_the_rest() -> None:
+    found = resolved(growth=[])
+    assert (found.recipe, found.growth, found.dilution) == ("diluted", [], True)
+
+
 def test_exercises_are_left_out_where_windows_are_too_short() -> None:
     assert "exercises: 25% of" in told({}, shortest_exercise=2048)
     assert "exercises: none, as windows have 2048 tokens and the shortest exercise takes 2049" in told(

@@ -129,6 +129,8 @@ def _recipe(given: "RunConfig", facts: Facts) -> tuple[str, str]:
     """The recipe for a run that names none, and why."""
     if why := _why_papers(given, facts):
         return "paper", f"without diluted attention, growth of its own and exercises: {why}"
+    if "growth" in given.model_fields_set:
+        return "diluted", "whose windows stay short, as growth is given as none"
     if given.data.streaming:
         return "diluted", "whose windows stay short: nobody knows how long streamed documents are"
     if few := _few_documents(given.over({"recipe": "growing"}), facts):
@@ -143,7 +145,7 @@ def _why_papers(given: "RunConfig", facts: Facts) -> str | None:
     """Why a run cannot have diluted attention unasked; None where it can."""
     if facts.own_sampler:
         return "positions are drawn by a sampler of the caller's"
-    if (kind := given.sampler["kind"]) != "pose":
+    if (kind := given.sampler.get("kind", "pose")) != "pose":
         return f"these go with the sampler pose, and not with {kind}"
     if facts.refuses_mask:
         return facts.refuses_mask
@@ -151,7 +153,7 @@ def _why_papers(given: "RunConfig", facts: Facts) -> str | None:
         return f"attention by {given.attention} takes no mask of numbers"
     if given.parallel.context > 1:
         return "windows that are split over processes take no mask of numbers"
-    if "growth" in given.model_fields_set:
+    if given.growth:
         return (
             "growth is given, and the mask would take memory by the square of its windows; name the recipe diluted to "
             "have them nevertheless"
