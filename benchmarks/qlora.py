@@ -29,7 +29,7 @@ KIB = 2**10
 
 def train(settings: dict[str, Any]) -> dict[str, Any]:
     """One run in this process: perplexities by length, and bytes of weights as they lie while they are trained."""
-    import skipwise.train
+    import skipwise.train.steps
     from skipwise.config import RunConfig
     from skipwise.data.corpus import open_corpus
     from skipwise.model import load_model, original_window, read_config
@@ -46,7 +46,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
         said.setdefault("trained", sum(p.numel() for p in found.parameters() if p.requires_grad))
         return found
 
-    skipwise.train.apply_tuning = tuned
+    skipwise.train.steps.apply_tuning = tuned
     config = RunConfig.from_mapping(settings)
     result = extend(config)
     measured = [entry for entry in result.log if any("perplexity" in name for name in entry)]
@@ -55,12 +55,8 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     window = config.resolve_window(original_window(read_config(config.model)))
 
     def validated(model: Any) -> dict[str, float]:
-        validate = build_validation(
-            config,
-            open_corpus(config.data, model.tokenizer, check_sources(config)),
-            model,
-            validation_lengths(config, window),
-        )
+        corpus = open_corpus(config.data, model.tokenizer, check_sources(config))
+        validate = build_validation(config, corpus, model, validation_lengths(config, window))
         assert validate is not None
         return perplexities(validate())
 

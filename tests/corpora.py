@@ -1,5 +1,6 @@
 """Stores and streams of documents, opened in one call."""
 
+from dataclasses import replace
 from typing import Any
 
 from skipwise.config import DataConfig
@@ -17,7 +18,8 @@ def build_store(source: Any, tokenizer: Any, **options: Any) -> TokenStore:
     if "held_out_share" in options:
         options["held_out"] = options.pop("held_out_share")
     data = DataConfig(source="given" if sources else [str(path) for path in paths], **options)
-    return store_corpus(data, tokenizer, sources, **how).documents(**shown)
+    corpus = store_corpus(data, tokenizer, sources, **how)
+    return replace(corpus, held_out_end=shown.pop("held_out_end", None)).documents(**shown)
 
 
 def streamed(data: DataConfig, tokenizer: Any) -> StreamedCorpus:

@@ -229,7 +229,7 @@ def probed(
         return [Verdict(name="mask", status="fail", detail="enough seen", cure="none")]
 
     monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", probe)
-    monkeypatch.setattr(importlib.import_module("skipwise.train"), "doctor", probe)
+    monkeypatch.setattr(importlib.import_module("skipwise.train.preparation"), "doctor", probe)
 
     def run(text: str, *flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
         file = tmp_path / "run.yaml"

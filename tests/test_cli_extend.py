@@ -135,7 +135,7 @@ def command(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A run of two steps, in a folder whose name a shell would split."""
     monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
     passed = Verdict(name="reach", status="pass", detail="taken for granted")
-    monkeypatch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
+    monkeypatch.setattr("skipwise.train.preparation.doctor", lambda *_, **__: [passed])
     documents = tmp_path / "documents"
     documents.mkdir()
     for i in range(12):

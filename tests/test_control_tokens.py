@@ -21,6 +21,7 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from skipwise.cli.evaluate_documents import held_out_of
 from skipwise.cli.generate import _prompt_ids
 from skipwise.config import DataConfig, RunConfig
+from skipwise.config.recipes import as_begun
 from skipwise.data.tokens import Encoder, TextEncoder, encoder_of
 from skipwise.data.tokens.engines import any_of
 from skipwise.errors import DataError
@@ -29,7 +30,6 @@ from skipwise.evals.suite.item import encode_item
 from skipwise.serve.backends import Prompts
 from skipwise.serve.refusals import Refusal
 from skipwise.train.folder import RunFolder
-from skipwise.train.recipe import as_begun
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and message.role != 'system' %}<|im_start|>system\n"
@@ -409,11 +409,13 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_was_begun(tmp_path: Path, say
     settings = f"model: embedded\ntarget: 512\nrecipe: paper\noutput: {tmp_path}\ndata:\n  source: docs{says}"
     (tmp_path / "run.yaml").write_text(settings, encoding="utf-8")
     asked = RunConfig(model="embedded", target=512, output=str(tmp_path), data=DataConfig(source="docs"))
-    assert as_begun(asked).data.control_tokens == goes_on_as
-    folder = RunFolder(as_begun(asked))
-    assert folder.checkpoint() is None, "it goes on from its start"
-    folder.release()
-    assert as_begun(asked.with_data(control_tokens="text")).data.control_tokens == "text", "who says it is heard"
+    with RunFolder(tmp_path) as folder:
+        begun = folder.run.config()
+        assert begun is not None
+        assert as_begun(asked, begun).data.control_tokens == goes_on_as
+        assert folder.checkpoint(as_begun(asked, begun)) is None, "it goes on from its start"
+    told = RunConfig(model="embedded", target=512, data=DataConfig(source="docs", control_tokens="text"))
+    assert as_begun(told, begun).data.control_tokens == "text", "who says it is heard"
     found = held_out_of(str(tmp_path))
     assert found is not None
     assert found.control_tokens == goes_on_as

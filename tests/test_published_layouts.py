@@ -22,10 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from skipwise import cli
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
-from skipwise.model import load_model, read_config, rope_state, rotary_tables
+from skipwise.model import load_model, read_config, rope_state, rotary_tables, scaled_by
 from skipwise.model.extend import extended_config
 from skipwise.model.library import library_tables
-from skipwise.plan.advice import interpolation_settings
 from skipwise.plan.shape import model_shape
 from skipwise.rope import NTK, Interpolation, read_rope
 from skipwise.window import Window
@@ -128,7 +127,7 @@ def test_a_published_layout_is_planned_and_extended(name: str, tiny_checkpoint: 
             "model": str(folder), "target": TARGET, "window": 64, "output": str(output), "recipe": "paper",
             "data": {"source": str(write_documents(tmp_path / "texts")), "held_out": 0},
             "training": {"max_steps": 2, "use_cpu": True, "gradient_accumulation_steps": 1, "disable_tqdm": True},
-            "interpolation": asked or interpolation_settings(model_shape(str(folder)), TARGET),
+            "interpolation": asked or scaled_by(model_shape(str(folder)).config, TARGET) or {"kind": "yarn"},
         }
     )  # fmt: skip
     (tmp_path / "run.yaml").write_text(settings.to_yaml())
@@ -143,15 +142,21 @@ def test_a_published_layout_is_planned_and_extended(name: str, tiny_checkpoint: 
     assert rope_state(read_config(output)).original == WINDOWS[name][0]
 
 
+def again(config: PreTrainedConfig, target: int) -> dict[str, Any]:
+    found = scaled_by(config, target)
+    assert found is not None
+    return found
+
+
 def test_searched_divisors_are_stretched_where_a_plan_needs_some(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", PHI_35)
-    settings = interpolation_settings(model_shape(str(folder)), TARGET)
+    settings = again(model_shape(str(folder)).config, TARGET)
     assert settings["short_factor"] == SHORT
     # YaRN by hand, twice the window: pairs of 16 dimensions that turn 32 times and once over the original 4096 tokens.
     turns = np.array([16 * math.log(4096 / (each * 2 * math.pi)) / (2 * math.log(10_000.0)) for each in (32, 1)])
     ramp = np.clip((np.arange(8) - math.floor(turns[0])) / (math.ceil(turns[1]) - math.floor(turns[0])), 0, 1)
     np.testing.assert_allclose(settings["long_factor"], np.array(LONG) / ((1 - ramp) + ramp / 2))
-    assert interpolation_settings(model_shape(str(folder)), 131072)["long_factor"] == pytest.approx(LONG)
+    assert again(model_shape(str(folder)).config, 131072)["long_factor"] == pytest.approx(LONG)
 
 
 def test_a_window_beyond_the_maximum_that_was_left_is_measured(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -205,8 +210,8 @@ def test_a_switch_that_kept_qwen3s_maximum_goes_on_by_its_own_factor(tmp_path: P
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     folder = str(write(tmp_path / "model", {**QWEN_3, "rope_scaling": scaling}))
     assert rope_state(read_config(folder)).maximum == 131072
-    assert interpolation_settings(model_shape(folder), 131072).get("factor", 4.0) == 4.0
-    assert interpolation_settings(model_shape(folder), 262144).get("factor", 8.0) == 8.0
+    assert again(model_shape(folder).config, 131072).get("factor", 4.0) == 4.0
+    assert again(model_shape(folder).config, 262144).get("factor", 8.0) == 8.0
 
 
 def test_a_linear_scaling_is_told_its_original_window(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def settings(tiny_checkpoint: Path, documents: Path, tmp_path: Path) -> dict[str
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs jobs in this process, and takes the preflight for granted; the names of the jobs that ran, in order."""
     passed = Verdict(name="reach", status="pass", detail="taken for granted")
-    monkeypatch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
+    monkeypatch.setattr("skipwise.train.preparation.doctor", lambda *_, **__: [passed])
     ran: list[str] = []
 
     def run(job_file: Path) -> int:

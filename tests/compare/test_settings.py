@@ -3,11 +3,14 @@
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig
 
+from skipwise import cli
 from skipwise.compare import ARM_KINDS, Comparison
 from skipwise.compare.jobs import Planner
 from skipwise.errors import ConfigError
 
+BASE = LlamaConfig(max_position_embeddings=256)
 RUN: dict[str, Any] = {
     "model": "embedded",
     "target": 4096,
@@ -20,7 +23,23 @@ def comparison(**settings: Any) -> Comparison:
 
 
 def jobs_of(made: Comparison) -> dict[str, Any]:
-    return {job.name: job for job in Planner(made, 256).arm_jobs()}
+    return {job.name: job for job in Planner(made, BASE).arm_jobs()}
+
+
+def test_the_help_names_every_kind_of_arm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert cli.main(["compare", "--help"]) == 0
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.split("\n") if "--arms" in line and "Of " in line]
+    assert set(line.split("Of ")[1].split(".")[0].split(", ")) == set(ARM_KINDS)
+
+
+def test_a_scaled_model_is_scaled_by_the_same_kind_in_every_arm() -> None:
+    scaled = LlamaConfig(
+        max_position_embeddings=512, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    )
+    jobs = Planner(comparison(arms=["interpolation-only", "pose"]), scaled).arm_jobs()
+    assert [job.run.interpolation for job in jobs] == [{"kind": "linear"}, {"kind": "linear"}]
 
 
 def test_every_kind_of_arm_makes_a_run() -> None:
@@ -72,7 +91,7 @@ def test_what_all_share_is_in_every_run() -> None:
 
 def test_costs_are_of_one_window_at_each_target() -> None:
     made = comparison(costs={"targets": ["1k", "16k"], "steps": 3})
-    jobs = {job.name: job for job in Planner(made, 256).cost_jobs()}
+    jobs = {job.name: job for job in Planner(made, BASE).cost_jobs()}
     assert set(jobs) == {f"costs/{arm}-{target}" for arm in ("pose", "full") for target in (1024, 16384)}
     for job in jobs.values():
         assert job.run.training["per_device_train_batch_size"] == job.run.training["gradient_accumulation_steps"] == 1
@@ -133,10 +152,10 @@ def test_what_is_refused(settings: dict[str, Any], says: str) -> None:
 def test_windows_that_do_not_fit_into_a_step_are_refused() -> None:
     made = comparison(training={**RUN["training"], "per_device_train_batch_size": 4})
     with pytest.raises(ConfigError, match=r"arm 'full' trains on windows of 4096 tokens and a step has 1024"):
-        Planner(made, 256).arm_jobs()
+        Planner(made, BASE).arm_jobs()
 
 
 def test_an_arm_that_its_sampler_refuses_is_named() -> None:
     made = comparison(arms=["pose", {"name": "too many", "like": "pose", "sampler": {"chunks": 300}}])
     with pytest.raises(ConfigError, match=r"arm 'too many'.*300"):
-        Planner(made, 256).arm_jobs()
+        Planner(made, BASE).arm_jobs()

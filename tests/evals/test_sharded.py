@@ -50,9 +50,9 @@ for split in (False, True):
     task = {"kind": "perplexity", "scored_tokens": 16}
     (result,) = evaluate(model, loaded.tokenizer, [task], [48], [text], cache=kept, share_out=False, progress=False)
     files = sorted(path.parent.name for path in kept.folder.rglob("*.jsonl"))
-    corpus = open_corpus(config.data, loaded.tokenizer)
+    texts = open_corpus(config.data, loaded.tokenizer)
     found.append({
-        "validation": build_validation(config, corpus, loaded, [32, 64], share_out=not split)(),
+        "validation": build_validation(config, texts, loaded, [32, 64], share_out=not split)(),
         "perplexity": result.value,
         "hash": hash_model(model),
         "named": result.details["model_sha256"],

@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny_runs import TARGET, run, write_documents
 
-import skipwise.train
 from skipwise.doctor import Verdict
 from skipwise.inference.engine import Generation, GenerationRequest
 from skipwise.inference.generate import LocalEngine
@@ -53,7 +52,7 @@ def train(
         }
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SKIPWISE_CACHE", str(root / "cache"))
-            patch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
+            patch.setattr("skipwise.train.preparation.doctor", lambda *_, **__: [passed])
             return Run(base=base, folder=run(settings).folder)
 
     return make

@@ -205,13 +205,17 @@ def test_deepspeed_splits_a_float32_copy_and_keeps_halves(small: Profiles) -> No
     assert three.parameters + three.gradients + three.optimizer == pytest.approx(16 * numbers / 4, rel=1e-6)
 
 
+def named(recipe: str) -> RunConfig:
+    return RunConfig.from_mapping({"model": "m", "target": 4096, "recipe": recipe})
+
+
 @pytest.mark.slow
 def test_a_recipe_costs_its_wide_windows(small: Profiles) -> None:
     window, job = Window(train=256, original=256, target=4096), Job(steps=100, global_batch=8)
     planner = TrainingPlanner(small, machine(80), Utilisation(), price=3.0)
     one = planner.estimate(SHORT, job, Sharding())
     eight = planner.estimate(SHORT, job, Sharding(), 8)
-    growing, diluted = (recipe_estimate(planner, one, window, job, name) for name in ("growing", "diluted"))
+    growing, diluted = (recipe_estimate(planner, one, window, job, named(name)) for name in ("growing", "diluted"))
     assert (growing.widest_tokens, diluted.widest_tokens) == (2048, 256)
     assert diluted.hours == pytest.approx(one.hours)
     # Its mask of all pairs is in the type of the weights.
@@ -227,11 +231,11 @@ def test_a_recipe_costs_its_wide_windows(small: Profiles) -> None:
     assert growing.hours == pytest.approx(hours)
     assert growing.cost == pytest.approx(3 * hours)
     # Of eight at a time, one wide window takes the place.
-    assert recipe_estimate(planner, eight, window, job, "growing").hours == pytest.approx(growing.hours)
+    assert recipe_estimate(planner, eight, window, job, named("growing")).hours == pytest.approx(growing.hours)
     # Processes that hold a model together have as many windows as before, however wide.
     for kind, batches in (("ddp", (8, 2, 1)), ("zero3", (8, 8, 8))):
         two = Sharding(processes=2, kind=kind)
-        found = recipe_estimate(planner, planner.estimate(SHORT, job, two), window, job, "growing")
+        found = recipe_estimate(planner, planner.estimate(SHORT, job, two), window, job, named("growing"))
         expected = sum(
             planner.estimate(replace(SHORT, window_tokens=n), Job(steps=steps, global_batch=batch), two).hours
             for (steps, n, _), batch in zip(parts, batches, strict=True)

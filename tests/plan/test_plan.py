@@ -17,10 +17,9 @@ from skipwise import cli
 from skipwise.config import FullTuning, LoraTuning, QloraTuning, RunConfig
 from skipwise.errors import ConfigError
 from skipwise.memory import Sharding
-from skipwise.model import without_weights
+from skipwise.model import scaled_by, without_weights
 from skipwise.model.extend import extended_config
 from skipwise.plan import Deployment, Job, Plan, check_plan, plan
-from skipwise.plan.advice import interpolation_settings
 from skipwise.plan.cards import HUB_NAMES, MODEL_CARDS
 from skipwise.plan.engines import engine_commands, llama_cpp_command, vllm_command
 from skipwise.plan.machines import MACHINES, Utilisation, machine_of
@@ -197,7 +196,8 @@ def test_a_model_that_is_scaled_is_planned_with_more_of_the_same(
     rope = {"rope_theta": 1e4, "original_max_position_embeddings": 256, **rope}
     settings.pop("model_type")
     shape = shape_of(AutoConfig.for_model(kind, **settings, rope_parameters=rope))
-    asked = interpolation_settings(shape, 8192)
+    asked = scaled_by(shape.config, 8192)
+    assert asked is not None
     assert asked.items() >= expected.items()
     window = check_plan(shape, MACHINES["l4"], target=8192)
     written = extended_config(shape.config, interpolation_from(asked), window)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny_runs import STEPS, TARGET, write_documents
 
-import skipwise.train
 from skipwise.doctor import Verdict
 from skipwise.train.trainer import SkipwiseTrainer
 
@@ -54,7 +53,7 @@ def settings(tiny_checkpoint: Path, documents: Path, tmp_path: Path) -> dict[str
 def sound_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the preflight for granted where a test is about something else; it has tests of its own."""
     passed = Verdict(name="reach", status="pass", detail="taken for granted")
-    monkeypatch.setattr(skipwise.train, "doctor", lambda *_, **__: [passed])
+    monkeypatch.setattr("skipwise.train.preparation.doctor", lambda *_, **__: [passed])
 
 
 @pytest.fixture

@@ -315,7 +315,7 @@ def test_layers_that_look_no_further_than_a_part_are_refused(settings: dict[str,
 def test_a_run_by_one_process_says_so_before_it_loads_anything(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skipwise.train.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("skipwise.train.preparation.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(SkipwiseError, match="no whole groups"):
         run(settings, parallel={"context": 2})
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from skipwise.config import RunConfig
+from skipwise.config.stages import run_stages, short_stage
 from skipwise.data.corpus import TokenStore
 from skipwise.data.items import IGNORED_LABEL, TrainingItem, TrainingItems
 from skipwise.errors import ConfigError
 from skipwise.positions import SAMPLERS, FullLength, PoSE, sampler_from
 from skipwise.train.curriculum import Curriculum, Stage, Stretch, collate, collate_diluted
-from skipwise.train.data import run_stages, short_stage
 from skipwise.train.exercises import RetrievalExercises
 from skipwise.train.validation import validation_lengths
 from skipwise.window import Window

@@ -296,6 +296,6 @@ def write_whole(path, text):
     own(path, text)
 
 own, skipwise.train.folder.write_whole = durable.write_whole, write_whole
-skipwise.train.doctor = lambda *_, **__: [Verdict(name="reach", status="pass", detail="taken for granted")]
+skipwise.train.preparation.doctor = lambda *_, **__: [Verdict(name="reach", status="pass", detail="taken for granted")]
 skipwise.train.extend(RunConfig.from_mapping(json.loads(sys.argv[1])))
 """

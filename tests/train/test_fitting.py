@@ -13,7 +13,6 @@ from tiny_runs import STEPS, run
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError
 from skipwise.train.fitting import smaller_batches
-from skipwise.train.folder import RunFolder
 from skipwise.train.process import ran_out_of_memory
 from skipwise.train.trainer import SkipwiseTrainer
 
@@ -75,9 +74,9 @@ def test_what_fits_is_remembered(
 ) -> None:
     tried = room_for(4 * 32)
     stop_after(2)
-    assert not run(settings, training=EIGHT).finished
+    assert not run(settings, training=EIGHT, recipe="paper").finished
     tried.clear()
-    assert run(settings, training=EIGHT, resume=True).finished
+    assert run(settings, training=EIGHT, recipe="paper", resume=True).finished
     assert set(map(tuple, tried)) == {(4, 32)}
 
 
@@ -88,31 +87,52 @@ def test_not_even_one_window_fits(settings: dict[str, Any], room_for: Callable[.
     assert tried == [[2, 32], [1, 32]]
 
 
-def test_no_memory_for_a_grown_window_is_found_at_once(
-    settings: dict[str, Any], room_for: Callable[..., list[list[int]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("asked", [{}, {"recipe": "growing"}])
+def test_no_memory_for_a_grown_window_lowers_the_cap_on_windows(
+    asked: dict[str, Any], settings: dict[str, Any], room_for: Callable[..., list[list[int]]], tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    text, four = {"retrieval": 0.0}, [{"window": "4x", "share": 0.7}]
+    whole = run(settings, data=text, recipe="growing", growth=four, output=str(tmp_path / "whole"))
+    tried = room_for(200)
+    fitted = run(settings, data=text, **asked)
+    # The widest comes second: eight times the window, and what fits is four times as wide.
+    assert tried[:6] == [[1, 32], [1, 32], [1, 256], [1, 32], [1, 32], [1, 128]]
+    assert losses(fitted.log) == losses(whole.log)
+    begun = RunConfig.from_yaml(fitted.folder / "run.yaml")
+    assert (begun.recipe, len(begun.growth)) == ("growing", 2), "it is the same run"
+    assert json.loads((fitted.folder / "begun.json").read_text())["widest_tokens"] == 128
+    assert fitted.record["widest_tokens"] == 128
+    assert "no memory for a single window of 256 tokens, to which `growth` comes" in caplog.text
+    assert "going on with windows of 128 at most" in caplog.text
+
+
+def test_windows_that_cannot_grow_at_all_stay_short(
+    settings: dict[str, Any], room_for: Callable[..., list[list[int]]], tmp_path: Path
 ) -> None:
     text = {"retrieval": 0.0}
-    whole = run(settings, data=text, recipe="diluted", output=str(tmp_path / "whole"))
-    tried = room_for(200)
-    # The widest comes second. Who names no recipe has the one that fits, from the beginning.
+    short = run(settings, data=text, recipe="diluted", output=str(tmp_path / "short"))
+    tried = room_for(32)
     fitted = run(settings, data=text)
-    assert tried[:4] == [[1, 32], [1, 32], [1, 256], [1, 32]]
-    assert all(shape == [1, 32] for shape in tried[3:])
-    assert losses(fitted.log) == losses(whole.log)
-    assert RunConfig.from_yaml(fitted.folder / "run.yaml").recipe == "diluted"
-    assert "recipe: diluted, and not growing, as there is no memory for a single window of 256 tokens" in caplog.text
-    with pytest.raises(CheckpointError, match="no memory for a single window of 256 tokens, to which `growth` comes"):
-        run(settings, data=text, recipe="growing", output=str(tmp_path / "asked"))
+    assert [shape for shape in tried if shape != [1, 32]] == [[1, 256], [1, 128], [1, 64]]
+    assert losses(fitted.log) == losses(short.log)
 
 
-def test_a_run_that_was_started_over_is_started_anew_with_its_recipe(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_is_started_anew_reads_the_cap_and_what_was_resolved(
+    settings: dict[str, Any], room_for: Callable[..., list[list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of several processes, of which one has found that there is no memory and all are started anew."""
-    Path(settings["output"]).mkdir()
-    RunFolder(RunConfig.from_mapping(settings)).start_over("diluted")
+    tried = room_for(200)
+    with monkeypatch.context() as patch:
+        patch.setattr("skipwise.train.steps.load_to_train", lambda _: pytest.fail("stopped here"))
+        with pytest.raises(pytest.fail.Exception):
+            run(settings, data={"retrieval": 0.0})
+    tried.clear()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert RunConfig.from_yaml(run(settings, data={"retrieval": 0.0}).folder / "run.yaml").recipe == "diluted"
+    monkeypatch.setattr("skipwise.train.session.resolve", lambda *_: pytest.fail("resolved anew"))
+    assert run(settings, data={"retrieval": 0.0}).finished
+    assert [1, 256] not in tried
+    assert [1, 128] in tried
 
 
 def test_memory_that_runs_out_later_is_another_matter(

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import run
 from transformers import AutoModelForCausalLM
 
-import skipwise.train
 from skipwise import cli
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import save_model
@@ -70,6 +69,6 @@ def test_a_run_that_saves_other_weights_than_it_trained_says_so(
         weights["model.norm.weight"] = weights["model.norm.weight"] + torch.eye(32)[0]
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
-    monkeypatch.setattr(skipwise.train, "save_model", save_other)
+    monkeypatch.setattr("skipwise.train.delivery.save_model", save_other)
     with pytest.raises(CheckpointError, match=r"1 tensors differ, model\.norm\.weight by 1;"):
         run(settings, training={"max_steps": 1})

@@ -22,11 +22,13 @@ from skipwise.train import extend
 from skipwise.train.trainer import SkipwiseTrainer
 
 settings = json.loads(Path(sys.argv[1]).read_text())
-engine, fitting, spoilt = settings.pop("engine"), settings.pop("fitting"), settings.pop("spoilt")
+engine, fitting, tokens, spoilt = (settings.pop(name) for name in ("engine", "fitting", "tokens", "spoilt"))
 own_step, own_loss = SkipwiseTrainer.training_step, SkipwiseTrainer.compute_loss
 
 def training_step(trainer, model, inputs, *more):
     if os.environ["RANK"] == "1" and len(inputs["input_ids"]) > fitting:
+        raise torch.OutOfMemoryError("as if there were no more")
+    if inputs["input_ids"].numel() > tokens:
         raise torch.OutOfMemoryError("as if there were no more")
     return own_step(trainer, model, inputs, *more)
 
@@ -60,12 +62,13 @@ def trained(
     restarts: int = 0,
     engine: str = "ddp",
     fitting: int = 100,
+    tokens: int = 10**6,
     spoilt: int = 0,
     resume: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
     script, file = tmp_path / "script.py", tmp_path / "settings.json"
     script.write_text(SCRIPT)
-    file.write_text(json.dumps({**settings, "engine": engine, "fitting": fitting, "spoilt": spoilt}))
+    file.write_text(json.dumps({**settings, "engine": engine, "fitting": fitting, "tokens": tokens, "spoilt": spoilt}))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.run(
         [*torchrun, "--max-restarts", str(restarts), str(script), str(file), *(["resume"] if resume else [])],
@@ -84,7 +87,7 @@ def trained(
 def settings_of(model: Path, documents: Path, output: Path, **training: Any) -> dict[str, Any]:
     return {
         "model": str(model),
-        "recipe": "paper",  # Whatever the number of processes; who names none has windows that grow in one alone.
+        "recipe": "paper",
         "target": 256,
         "window": 32,
         "output": str(output),
@@ -113,6 +116,27 @@ def test_one_of_two_without_memory_has_all_started_anew_with_fewer_at_a_time(
     assert done.returncode == 0, done.stderr
     assert "there is no memory for 4 windows at a time" in done.stderr
     assert json.loads((tmp_path / "two" / "begun.json").read_text())["most_at_a_time"] == 2
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_who_names_no_recipe_has_windows_that_grow_as_far_as_one_of_two_has_memory(
+    tiny_checkpoint: Path, documents: Path, tmp_path: Path
+) -> None:
+    """Of a step of one window of 256 tokens one process has it; both are started anew with windows of 128."""
+    alone = settings_of(tiny_checkpoint, documents, tmp_path / "alone", gradient_accumulation_steps=8)
+    alone |= {"recipe": "growing", "growth": [{"window": "4x", "share": 0.7}]}
+    settings = settings_of(tiny_checkpoint, documents, tmp_path / "two", gradient_accumulation_steps=4)
+    settings.pop("recipe")
+    for each in (alone, settings):
+        each["data"]["retrieval"] = 0.0
+    done = trained(tmp_path, settings, restarts=1, tokens=128)
+    assert done.returncode == 0, done.stderr
+    assert "there is no memory for a single window of 256 tokens" in done.stderr
+    record = json.loads((tmp_path / "two" / "skipwise.json").read_text())
+    assert (record["config"]["recipe"], record["widest_tokens"]) == ("growing", 128)
+    assert record["reasons"][0].startswith("recipe: growing, which measured best")
+    assert trained(tmp_path, alone, processes=1).returncode == 0
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
 
 

@@ -20,7 +20,7 @@ from tiny_runs import STEPS, run
 from torch import nn
 from transformers import AutoModelForCausalLM, GPTJConfig, GPTJForCausalLM
 
-import skipwise.train
+import skipwise.train.delivery
 from skipwise import doctor as preflight
 from skipwise.config import QloraTuning, RunConfig
 from skipwise.errors import ConfigError
@@ -59,7 +59,7 @@ def is_packed(module: nn.Module) -> bool:
 def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What runs say of the model that they train: its modules, what has gradients, and its logits in the end."""
     said: dict[str, Any] = {"steps": []}
-    own_step, own_merge = SkipwiseTrainer.training_step, skipwise.train.merged_in_full
+    own_step, own_merge = SkipwiseTrainer.training_step, skipwise.train.delivery.merged_in_full
 
     def training_step(trainer: SkipwiseTrainer, model: Any, *arguments: Any, **keywords: Any) -> torch.Tensor:
         loss = own_step(trainer, model, *arguments, **keywords)
@@ -78,7 +78,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return own_merge(tuned, *arguments)
 
     monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
-    monkeypatch.setattr(skipwise.train, "merged_in_full", merged_in_full)
+    monkeypatch.setattr("skipwise.train.delivery.merged_in_full", merged_in_full)
     return said
 
 
@@ -96,7 +96,7 @@ def test_the_base_is_in_four_bits_and_the_plain_model_computes_what_was_trained(
         probed.append([type(layer.self_attn.q_proj) for layer in model.base_model.layers])
         return preflight(model, *arguments, **keywords)
 
-    monkeypatch.setattr(skipwise.train, "doctor", doctor)
+    monkeypatch.setattr("skipwise.train.preparation.doctor", doctor)
     steps = {"max_steps": 16, "learning_rate": 5e-3}
     result = run(settings, tuning={**QLORA, "quant": quant}, training=steps)
     assert result.finished

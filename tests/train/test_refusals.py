@@ -9,7 +9,6 @@ import pytest
 from tiny_runs import run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import skipwise.train
 from skipwise.config import RunConfig
 from skipwise.errors import (
     CheckpointError,
@@ -34,7 +33,7 @@ def test_a_model_that_isolates_the_chunks_is_refused_before_training(
         decoder.forward = lambda *args, **kwargs: own(*args, **{**kwargs, "attention_mask": None})
         return loaded
 
-    monkeypatch.setattr(skipwise.train, "load_model", load_isolating)
+    monkeypatch.setattr("skipwise.train.preparation.load_model", load_isolating)
     monkeypatch.setattr(SkipwiseTrainer, "train", lambda *_, **__: pytest.fail("it was trained"))
     with pytest.raises(UnsupportedModelError, match=r"preflight failed.*do not see each other"):
         run(settings)

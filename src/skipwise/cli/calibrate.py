@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +111,7 @@ def calibrate(
     from skipwise.calibrate import Search
     from skipwise.calibrate import calibrate as choose
     from skipwise.cli.evaluate_documents import held_out_of
-    from skipwise.data.corpus import open_corpus
+    from skipwise.data.corpus import StoredCorpus, open_corpus
     from skipwise.data.documents import look_through
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache
@@ -139,7 +140,9 @@ def calibrate(
     network: Any = loaded.model
     shows = not as_json and state.is_main_process
     corpus = open_corpus(data, loaded.tokenizer, sources, progress=shows)
-    texts = calibration_documents(corpus, target, held_out_end=None if run is None else run.end)
+    if isinstance(corpus, StoredCorpus) and run is not None:
+        corpus = replace(corpus, held_out_end=run.end)
+    texts = calibration_documents(corpus, target)
     found = choose(
         network.to(state.device),
         loaded.tokenizer,

@@ -42,7 +42,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Of base, interpolation-only, plain, randpos, pose, cream, sentences, full, full-equal-time.",
+            help="Of base, interpolation-only, plain, randpos, cream, sentences, pose, recipe, full, full-equal-time.",
             show_default="base,interpolation-only,plain,randpos,pose",
         ),
     ] = None,

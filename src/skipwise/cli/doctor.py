@@ -5,7 +5,7 @@ Without a target it looks at the files of a checkpoint instead, and mends them i
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,6 @@ import typer
 
 from skipwise.cli.options import AttentionOption, JsonOption, OriginalOption, TrustOption, print_json, read_length
 from skipwise.cli.settings import given
-from skipwise.config.recipes import AUTO
 from skipwise.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def doctor(
         typer.Option(
             metavar="KIND",
             help="How RoPE is stretched: none, linear, ntk, dynamic, yarn, llama3, longrope.",
-            show_default="yarn",
+            show_default="the model's own, else yarn",
         ),
     ] = None,
     dtype: Annotated[
@@ -123,6 +122,7 @@ def doctor(
             "and other settings of a run"
         )
     from skipwise.config import RunConfig, merge_settings, read_settings
+    from skipwise.config.recipes import resolve
 
     flags: dict[str, Any] = {
         "model": model,
@@ -137,22 +137,28 @@ def doctor(
         "seed": seed,
         "trust_remote_code": trust_remote_code or None,
     }
-    run = given_run = RunConfig.from_mapping(merge_settings(read_settings(config) if config else {}, given(flags)))
+    given_run = RunConfig.from_mapping(merge_settings(read_settings(config) if config else {}, given(flags)))
 
     from accelerate import PartialState
 
     from skipwise.doctor import Verdict
     from skipwise.doctor import doctor as probe
-    from skipwise.model import check_read_as_stored, check_trainable, load_model, original_window, read_config
+    from skipwise.model import check_read_as_stored, check_trainable, load_model, read_config
     from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
+    from skipwise.train.checks import model_facts
+    from skipwise.train.preparation import refused_mask
     from skipwise.train.quantized import quantization_of
-    from skipwise.train.recipe import refuses_mask, settle_recipe
 
-    how = run.build_interpolation()
-    model_config = read_config(run.model, original=run.original, trust_remote_code=run.trust_remote_code)
-    check_trainable(run.model, model_config)
-    run = settle_recipe(given_run, model_config)
-    window, training = run.resolve_window(original_window(model_config)), training_settings(run)
+    model_config = read_config(
+        given_run.model, original=given_run.original, trust_remote_code=given_run.trust_remote_code
+    )
+    check_trainable(given_run.model, model_config)
+    facts = model_facts(given_run, model_config)
+    resolved = resolve(given_run, facts)
+    run, window, how = resolved.config, facts.window, resolved.config.build_interpolation()
+    for reason in resolved.reasons:
+        print(reason, file=sys.stderr)
+    training = training_settings(run)
     arguments = training_arguments(run)  # Before the device is asked for, as `use_cpu` decides on it.
     loaded = load_model(
         run.model,
@@ -182,8 +188,9 @@ def doctor(
         detail = f"{run.model} has no tokenizer, which extend needs: put its files beside config.json"
         verdicts.append(Verdict(name="tokenizer", status="note", detail=detail))
     _print(verdicts, as_json)
-    if given_run.recipe == AUTO and not given_run.dilution and refuses_mask(verdicts):
-        print("extend trains this by the recipe paper, which needs no such mask", file=sys.stderr)
+    refused = refused_mask(verdicts)
+    if refused and not (without := resolve(given_run, replace(facts, refuses_mask=refused))).config.dilution:
+        print(f"extend does without: {without.reasons[0]}", file=sys.stderr)
     elif any(verdict.status == "fail" for verdict in verdicts):
         raise typer.Exit(1)
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -254,7 +254,8 @@ def evaluate(
             # One store for every length; tasks pass over the documents that are too short for theirs and count them.
             shows = not as_json and state.is_main_process
             corpus = store_corpus(data, loaded.tokenizer, sources, progress=shows)
-            store = corpus.documents(choice.part, min_tokens=2, held_out_end=None if run is None else run.end)
+            corpus = replace(corpus, held_out_end=None if run is None else run.end)
+            store = corpus.documents(choice.part, min_tokens=2)
             texts = [store.document(index) for index in range(store.num_documents)]
         results = by_step[subject.step] = evals.evaluate(
             network,

@@ -5,7 +5,6 @@ goes by the text, so the same share finds the same documents again however their
 of a document instead, that end is found again in the very same documents.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,32 +60,25 @@ def held_out_of(model: str) -> HeldOut | None:
     Args:
         model: the output folder of a run, finished or not, or one of its checkpoints; any other model as well.
     """
-    from skipwise.train.folder import BEGUN_FILE, RECORD_FILE, SETTINGS_FILE, begun_settings, read_held_out_end
+    from skipwise.records.runs import Run, held_out_end
 
     for folder in (Path(model), Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)):
-        if (record_file := folder / RECORD_FILE).is_file():
-            record = json.loads(record_file.read_text(encoding="utf-8"))
-            data = record["config"]["data"]
-            return HeldOut(
-                share=data["held_out"],
-                source=data["source"],
-                field=data.get("field", "text"),
-                skip_unreadable=data.get("skip_unreadable", False),
-                end=read_held_out_end(record.get("corpus", {})),
-                # Before there was this setting, control tokens that documents spell were tokens.
-                control_tokens=data.get("control_tokens", "tokens"),
-            )
-        if (settings := folder / SETTINGS_FILE).is_file():
-            data = begun_settings(settings).data
-            begun = folder / BEGUN_FILE
-            return HeldOut(
-                share=data.held_out,
-                source=data.source,
-                field=data.field,
-                skip_unreadable=data.skip_unreadable,
-                end=read_held_out_end(json.loads(begun.read_text(encoding="utf-8"))) if begun.is_file() else None,
-                control_tokens=data.control_tokens,
-            )
+        run = Run.open(folder)
+        if (record := run.record()) is not None:
+            data, told = record["config"]["data"], record.get("corpus", {})
+        elif (config := run.config()) is not None:
+            data, told = config.data.model_dump(), run.begun()
+        else:
+            continue
+        return HeldOut(
+            share=data["held_out"],
+            source=data["source"],
+            field=data.get("field", "text"),
+            skip_unreadable=data.get("skip_unreadable", False),
+            end=held_out_end(told),
+            # Before there was this setting, control tokens that documents spell were tokens.
+            control_tokens=data.get("control_tokens", "tokens"),
+        )
     return None
 
 

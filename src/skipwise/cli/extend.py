@@ -54,7 +54,7 @@ def extend(
         typer.Option(
             metavar="NAME",
             help=f"Settings that belong together: {', '.join(RECIPES)}, or auto.",
-            show_default="auto: growing, or diluted where that has no room, paper where positions are said",
+            show_default="auto: chosen by model and documents, and said",
         ),
     ] = None,
     window: Annotated[
@@ -77,7 +77,11 @@ def extend(
     skip_unreadable: SkipUnreadableOption = False,
     interpolation: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="none, linear, ntk, dynamic, yarn, llama3, longrope.", show_default="yarn"),
+        typer.Option(
+            metavar="KIND",
+            help="none, linear, ntk, dynamic, yarn, llama3, longrope.",
+            show_default="the model's own, else yarn",
+        ),
     ] = None,
     sampler: Annotated[
         str | None,
@@ -200,8 +204,9 @@ def _launch(
     import torch
 
     from skipwise.launch import ENGINES, Launch
+    from skipwise.records.runs import SETTINGS_FILE
     from skipwise.train import check_run
-    from skipwise.train.folder import LAUNCH, SETTINGS_FILE, RunFolder
+    from skipwise.train.folder import LAUNCH, RunFolder
 
     on_cpu = bool(run.training.get("use_cpu")) or not torch.accelerator.is_available()
     here = 0 if on_cpu else torch.accelerator.device_count()
@@ -220,7 +225,7 @@ def _launch(
     check_run(run, processes=made.processes * made.machines)
     if made.machines == 1 and "--resume" not in flags:
         # Of several machines another may have begun.
-        RunFolder(run).require_free()
+        RunFolder(run.output_folder).require_free()
     folder = run.output_folder / LAUNCH
     try:
         training = made.write(run.training, folder)

@@ -80,8 +80,8 @@ def state_verdict(
     """
     from skipwise.distributed import process_state
     from skipwise.model import rope_state
+    from skipwise.records.runs import RECORD_FILE
     from skipwise.report import effective_length, state_effective_length
-    from skipwise.train.folder import RECORD_FILE
 
     window = rope_state(config)
     found = [

@@ -31,7 +31,7 @@ from skipwise.config.reading import parse_yaml, read_settings
 from skipwise.data.documents import look_through
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
-from skipwise.model import original_window, read_config
+from skipwise.model import read_config
 from skipwise.train.durable import half_written, write_whole
 from skipwise.train.process import on_stop_signals
 from skipwise.window import parse_length
@@ -68,7 +68,7 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
     run = comparison.run
     shared = RunConfig.from_mapping(run)
     base = read_config(shared.model, original=shared.original, trust_remote_code=shared.trust_remote_code)
-    planner = Planner(comparison, original_window(base))
+    planner = Planner(comparison, base)
     jobs = [*planner.arm_jobs(), *planner.cost_jobs()]
     evaluation = _evaluation(comparison, planner)
     folder = Path(comparison.output)

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedConfig
 
 from skipwise.compare.settings import Arm, Comparison
 from skipwise.config import RunConfig
 from skipwise.config.reading import merge_settings
+from skipwise.config.recipes import resolve
 from skipwise.errors import ConfigError, SkipwiseError
+from skipwise.model import original_window
 from skipwise.train.arguments import training_settings
+from skipwise.train.checks import model_facts
 from skipwise.window import Window
 
 
@@ -44,13 +48,13 @@ class Planner:
 
     Args:
         comparison: the settings.
-        original_tokens: window of the base model.
+        base: config of the base model.
     """
 
-    def __init__(self, comparison: Comparison, original_tokens: int) -> None:
-        self._comparison = comparison
+    def __init__(self, comparison: Comparison, base: PreTrainedConfig) -> None:
+        self._comparison, self._base = comparison, base
         shared = RunConfig.from_mapping(comparison.run)
-        self.window: Window = shared.resolve_window(original_tokens)
+        self.window: Window = shared.resolve_window(original_window(base))
         training = training_settings(shared)
         self.steps: int = training["max_steps"]
         self._at_a_time: int = training["per_device_train_batch_size"]
@@ -141,7 +145,12 @@ class Planner:
         if arm.kind.whole_target:
             tree |= {"window": target, "growth": [], "short_steps": 0.0, "dilution": False}
         output = Path(self._comparison.output) / folder / "model"
-        return RunConfig.from_mapping({**tree, "target": target, "seed": seed, "output": str(output)})
+        try:
+            run = RunConfig.from_mapping({**tree, "target": target, "seed": seed, "output": str(output)})
+            # As `extend` would, but here for the arms as well of which nothing is trained.
+            return resolve(run, model_facts(run, self._base)).config
+        except SkipwiseError as error:
+            raise ConfigError(f"arm {arm.name!r}: {error}") from error
 
     def _check(self, job: Job) -> None:
         """What a run would refuse by its settings alone."""

@@ -18,7 +18,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,9 +176,9 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     if job["documents"] == config.data.source:
         # A part of what each arm has left out, and the same for all: no arm must be left more of the document.
         lengths = validation_lengths(config, config.resolve_window(original))
-        end = find_held_out_end(config, corpus, lengths, keep=config.target)
+        end = find_held_out_end(corpus, lengths, keep=config.target)
     part = "held_out" if data.held_out else "all"
-    store = corpus.documents(part, min_tokens=longest, held_out_end=end)
+    store = replace(corpus, held_out_end=end).documents(part, min_tokens=longest)
     documents = [store.document(index) for index in range(store.num_documents)]
     for measured in job["evaluation"]:
         evaluate(

@@ -1,11 +1,19 @@
-"""Recipes: settings of a run that belong together, under whatever the run itself says.
+"""Recipes, settings that belong together; and `resolve`, which chooses for a run what it leaves open.
 
 A recipe says how positions, text and windows are chosen; steps, learning rate and batch remain the run's own. Which is
 best was measured on a small model (docs/results/recipes-x16.md). A new recipe is one entry here.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from skipwise.config.stages import run_stages
+from skipwise.launch import ENGINE_SETTINGS
+from skipwise.window import Window
+
+if TYPE_CHECKING:
+    from skipwise.config.run import RunConfig
 
 _DILUTED: Mapping[str, Any] = {
     "sampler": {"kind": "pose", "skips": "flat", "text": "aligned", "start": "mixed"},
@@ -29,6 +37,175 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 AUTO = "auto"
-"""The recipe that measured best, `growing`. It is `diluted` where there is no memory for its widest windows, or too few
-documents are as long; and `paper` where attention takes no mask of numbers, or the run says how positions are drawn.
-Of several processes it is `diluted`."""
+"""Leaves the recipe to `resolve`."""
+
+SHOWN_AT_MOST = 16
+"""How often each long document may be shown in grown windows before `resolve` does without growth."""
+
+_TAKE_A_MASK = (None, "sdpa", "eager")
+_MAY_BE_RESOLVED = {"recipe", "interpolation", "sampler", "growth", "keep_tokens", "dilution"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a run's model, documents and machine are, as far as choices depend on it; None for what nobody knows yet.
+
+    Attributes:
+        window: lengths of the run, in tokens.
+        refuses_mask: why a layer cannot attend under the mask it is given; None where all can.
+        interpolation: settings of the interpolation that the model is scaled by already, for this target.
+        own_sampler: the caller brings a position sampler of its own.
+        steps: optimizer steps of the run.
+        step_windows: training windows of one step, over all processes.
+        long_documents: how many documents of the training part have that many tokens.
+        shortest_exercise: tokens of the shortest retrieval exercise.
+    """
+
+    window: Window
+    refuses_mask: str | None = None
+    interpolation: Mapping[str, Any] | None = None
+    own_sampler: bool = False
+    steps: int
+    step_windows: int
+    long_documents: Callable[[int], int] | None = None
+    shortest_exercise: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A run in which nothing is open any more.
+
+    Attributes:
+        config: the run.
+        reasons: what was chosen and why, one line each.
+        warnings: what was asked for and is doubtful, one line each.
+    """
+
+    config: "RunConfig"
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def resolve(given: "RunConfig", facts: Facts) -> Resolved:
+    """Chooses what a run leaves open: recipe, exercises and interpolation. What the run says itself stays.
+
+    Args:
+        given: the run as it was asked for.
+        facts: what is known of its model and documents. What is not known yet is taken to be favourable.
+    """
+    chosen: dict[str, Any] = {}
+    reasons: list[str] = []
+    if given.recipe == AUTO:
+        chosen["recipe"], why = _recipe(given, facts)
+        reasons.append(f"recipe: {chosen['recipe']}, {why}")
+        if own := _own_sampler_fields(given, chosen["recipe"]):
+            reasons.append(f"sampler: that of the recipe {chosen['recipe']}, with {own} as given")
+        if exercises := _exercises(given, facts, chosen["recipe"]):
+            share, line = exercises
+            chosen["data"] = {"retrieval": share}
+            reasons.append(line)
+    else:
+        reasons.append(f"recipe: {given.recipe}, as asked for")
+    if "interpolation" not in given.model_fields_set:
+        chosen["interpolation"], why = _interpolation(given, facts)
+        reasons.append(f"interpolation: {chosen['interpolation']['kind']}, {why}")
+    config = given.over(chosen)
+    warnings = (_told_of_few_documents(config, facts),)
+    return Resolved(config=config, reasons=tuple(reasons), warnings=tuple(filter(None, warnings)))
+
+
+def as_begun(given: "RunConfig", begun: "RunConfig") -> "RunConfig":
+    """A run that goes on: what it leaves open is as it was resolved when it was begun.
+
+    Args:
+        given: the run as it is asked for now.
+        begun: the same as it was resolved then.
+    """
+    data = begun.data.model_dump(include={"retrieval", "control_tokens"})
+    return given.over(begun.model_dump(include=_MAY_BE_RESOLVED) | {"data": data})
+
+
+def _recipe(given: "RunConfig", facts: Facts) -> tuple[str, str]:
+    """The recipe for a run that names none, and why."""
+    if why := _why_papers(given, facts):
+        return "paper", f"without diluted attention, growth of its own and exercises: {why}"
+    if "growth" in given.model_fields_set:
+        return "diluted", "whose windows stay short, as growth is given as none"
+    if given.data.streaming:
+        return "diluted", "whose windows stay short: nobody knows how long streamed documents are"
+    if few := _few_documents(given.over({"recipe": "growing"}), facts):
+        return "diluted", f"whose windows stay short: {few}"
+    why = "which measured best: diluted attention, exercises, and wider windows for the last steps"
+    if any(given.training.get(engine) for engine in ENGINE_SETTINGS):
+        why += ", of more tokens a step than short ones, as the model is split over processes"
+    return "growing", why
+
+
+def _why_papers(given: "RunConfig", facts: Facts) -> str | None:
+    """Why a run cannot have diluted attention unasked; None where it can."""
+    if facts.own_sampler:
+        return "positions are drawn by a sampler of the caller's"
+    if (kind := given.sampler.get("kind", "pose")) != "pose":
+        return f"these go with the sampler pose, and not with {kind}"
+    if facts.refuses_mask:
+        return facts.refuses_mask
+    if given.attention not in _TAKE_A_MASK:
+        return f"attention by {given.attention} takes no mask of numbers"
+    if given.parallel.context > 1:
+        return "windows that are split over processes take no mask of numbers"
+    if given.growth:
+        return (
+            "growth is given, and the mask would take memory by the square of its windows; name the recipe diluted to "
+            "have them nevertheless"
+        )
+    return None
+
+
+def _own_sampler_fields(given: "RunConfig", recipe: str) -> str:
+    """Fields of the recipe's sampler that the run says itself, in words."""
+    fields = [name for name in given.sampler if name != "kind"] if "sampler" in given.model_fields_set else []
+    return ", ".join(fields) if "sampler" in RECIPES[recipe] else ""
+
+
+def _exercises(given: "RunConfig", facts: Facts, recipe: str) -> tuple[float, str] | None:
+    """The share of exercises and a line about it; None where the run says it, or the recipe has none."""
+    share = RECIPES[recipe].get("data", {}).get("retrieval", 0.0)
+    if not share or "retrieval" in given.data.model_fields_set:
+        return None
+    shortest, train = facts.shortest_exercise, facts.window.train
+    if shortest is not None and train < shortest:
+        return 0.0, f"exercises: none, as windows have {train} tokens and the shortest exercise takes {shortest}"
+    return share, f"exercises: {share:.0%} of the windows of documents are generated, as the recipe has them"
+
+
+def _interpolation(given: "RunConfig", facts: Facts) -> tuple[dict[str, Any], str]:
+    """The interpolation of a run that names none, and why."""
+    if facts.interpolation:
+        return dict(facts.interpolation), "as the model is scaled by it already"
+    return dict(given.interpolation), "as the model is not scaled yet"
+
+
+def _few_documents(config: "RunConfig", facts: Facts) -> str | None:
+    """That so few documents are as long as windows that have grown that these would be learnt by heart; else None."""
+    if facts.long_documents is None:
+        return None
+    window = facts.window
+    stages = run_stages(config, window, facts.steps)
+    ends = [*(stage.begin for stage in stages[1:]), facts.steps]
+    for stage, end in zip(stages, ends, strict=True):
+        tokens = stage.window.train
+        if tokens <= window.train:
+            continue
+        shown = (end - stage.begin) * max(1, facts.step_windows * window.train // tokens)
+        documents = facts.long_documents(tokens)
+        if shown > SHOWN_AT_MOST * documents:
+            each = f", and each would be shown {shown / documents:.0f} times" if documents else ""
+            return f"{documents:,} documents have the {tokens} tokens of a window that has grown{each}"
+    return None
+
+
+def _told_of_few_documents(config: "RunConfig", facts: Facts) -> str | None:
+    """A warning for growth that was asked for."""
+    if config.data.streaming or not config.growth or not (few := _few_documents(config, facts)):
+        return None
+    return f"growth: {few}; give longer ones, or data.join: true"

@@ -247,13 +247,13 @@ class RunConfig(StrictModel):
     Attributes:
         model: a folder, a hub name, a `.gguf` file, or `embedded` for the small model that comes with the package.
         recipe: a name of `skipwise.config.recipes.RECIPES`, whose settings lie under the run's own; or `auto`, by which
-            `settled` chooses one for the model.
+            `skipwise.config.recipes.resolve` chooses one.
         target: context length to extend to, in tokens.
         window: training window in tokens; by default the smaller of the original window and 2k.
         original: window that the base model was pre-trained for, in tokens, where its config does not tell: Qwen3's
             says 40960 where it was 32768. By default what the config says.
         output: folder of the extended model; by default `runs/<model>-<target>`.
-        interpolation: kind and fields of the interpolation.
+        interpolation: kind and fields of the interpolation; by default what the model is scaled by already, else YaRN.
         sampler: kind and fields of the position sampler.
         data: what to train on.
         tuning: which parameters are trained.
@@ -337,39 +337,26 @@ class RunConfig(StrictModel):
         changed = {} if stage is None else {"sampler": stage.sampler}
         return sampler_from(merge_settings({"sampler": self.sampler}, changed)["sampler"])
 
-    def settled(self, *, takes_masks: bool, processes: int = 1) -> "RunConfig":
-        """The run with a recipe, where that was left to skipwise (`auto`).
+    def over(self, below: Mapping[str, Any]) -> "RunConfig":
+        """The run's own settings over those below, as `merge_settings` lays them.
 
-        Args:
-            takes_masks: whether every layer of the model attends under the mask that it is given.
-            processes: of the run; windows grow in one alone unasked, as in several that was not measured.
+        Raises:
+            ConfigError: the two do not go together.
         """
-        if self.recipe != AUTO:
-            return self
-        masked = takes_masks and self.parallel.context == 1 and self.attention in (None, "sdpa", "eager")
-        own = {"sampler", "growth"} & self.model_fields_set
-        # Of what is streamed nobody knows how long it is until it has come.
-        grows = "growing" if processes == 1 and not self.data.streaming else "diluted"
-        return self.with_recipe(grows if masked and not own else "paper")
-
-    def with_recipe(self, name: str) -> "RunConfig":
-        """The run's own settings over those of a recipe."""
-        return RunConfig.from_mapping(self._own() | {"recipe": name})
-
-    def with_retrieval(self, share: float) -> "RunConfig":
-        """The run with another share of retrieval exercises."""
-        return self.with_data(retrieval=share)
+        return RunConfig.from_mapping(merge_settings(below, self.given_settings()))
 
     def with_data(self, **changes: Any) -> "RunConfig":
         """The run with other settings of its documents."""
         return self.model_copy(update={"data": self.data.model_copy(update=changes)})
 
-    def _own(self) -> dict[str, Any]:
+    def given_settings(self) -> dict[str, Any]:
         """The settings that were given, of documents the single ones, as a recipe has some of these too.
 
-        The others are whole: what a variant is told by is a default of its own.
+        Others are whole: what a variant is told by is a default of its own. Without a recipe that is left open.
         """
         given = {name: value for name, value in self.model_dump().items() if name in self.model_fields_set}
+        if self.recipe == AUTO:
+            given.pop("recipe", None)
         return given | {name: self.data.model_dump(exclude_unset=True) for name in given if name == "data"}
 
     @property
@@ -415,7 +402,7 @@ class RunConfig(StrictModel):
 
     def to_yaml(self) -> str:
         """The run as YAML, every default spelled out; of a run without a recipe yet, what its recipe is chosen by."""
-        return yaml.safe_dump(self._own() if self.recipe == AUTO else self.model_dump(), sort_keys=False)
+        return yaml.safe_dump(self.given_settings() if self.recipe == AUTO else self.model_dump(), sort_keys=False)
 
 
 def _over_recipe(settings: dict[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from skipwise.config import DataConfig, RunConfig
 from skipwise.data.corpus import store_corpus
 from skipwise.evals import SampleCache, evaluate
 from skipwise.model import load_model, original_window, read_config
+from skipwise.records.runs import Run
 from skipwise.report import Arm, results_table, write_report
 from skipwise.report.records import Record
 from skipwise.train import begin_or_go_on
-from skipwise.train.folder import SETTINGS_FILE
 from skipwise.window import Window
 
 BASE = Path(__file__).parent / "base"
@@ -221,8 +221,8 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
 
 def _goes_on(folder: Path, run: RunConfig) -> bool:
     """Whether the folder holds this very demo, stopped before its end."""
-    begun = run.output_folder / SETTINGS_FILE
-    return (folder / _SAMPLES).exists() and (not begun.exists() or RunConfig.from_yaml(begun) == run)
+    begun = Run.open(run.output_folder).config()
+    return (folder / _SAMPLES).exists() and begun in (None, run)
 
 
 def _write_page(

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skipwise.config import QloraTuning, RunConfig
+from skipwise.config import QloraTuning
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import load_model, named_path, original_window, read_config, rope_state, with_scaled_attention
-from skipwise.train.folder import RECORD_FILE, SETTINGS_FILE
+from skipwise.records.runs import ADAPTER, Run
 from skipwise.train.tuning import load_additions, merged
 
-ADAPTER = "adapter"
 _ADAPTER_FILE = "adapter_config.json"
 _SAME = ("kind", "theta", "original", "maximum", "factor", "attention_factor")
 
@@ -57,12 +56,12 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
         CheckpointError, UnsupportedModelError, ConfigError: as `load_model`.
     """
     folder = named_path(source)
-    is_run = (folder / SETTINGS_FILE).is_file()
-    if is_run and not (folder / RECORD_FILE).is_file():
+    run = Run.open(folder)
+    if run.is_begun and not run.is_finished:
         raise ConfigError(
             f"the run in {str(folder)!r} is not finished; go on with skipwise extend --resume, export afterwards"
         )
-    config = RunConfig.from_yaml(folder / SETTINGS_FILE) if is_run else None
+    config = run.config()
     trusted: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     four_bit = config is not None and isinstance(config.tuning, QloraTuning)
     if config is None or four_bit or not (folder / ADAPTER / _ADAPTER_FILE).is_file():

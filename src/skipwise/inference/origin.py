@@ -1,6 +1,5 @@
 """What an extended model came from: read off its run's record, and held against the weights."""
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from transformers import PreTrainedModel
 
 from skipwise.errors import CheckpointError
 from skipwise.model import original_window, rope_state
+from skipwise.records.runs import Run
 
 logger = logging.getLogger("skipwise")
 
-_RECORD_FILE, _ADAPTER, _ADAPTER_CONFIG = "skipwise.json", "adapter", "adapter_config.json"
+_ADAPTER_CONFIG = "adapter_config.json"
 # Layers whose merged weights are compared with base and adapter: the outermost would show another base at once.
 _CHECKED = 2
 
@@ -58,33 +58,33 @@ def read_origin(
         CheckpointError: the record cannot be read, or the adapter is none.
     """
     folder = Path(source).expanduser()
-    record, own = folder / _RECORD_FILE, folder / _ADAPTER
-    if not record.is_file() and base is None:
+    run = Run.open(folder)
+    if not run.is_finished and base is None:
         if adapter is not None:
             raise CheckpointError(f"{str(source)!r} is no run of skipwise extend; say what its base model is, by base")
         return None
-    model, tuning = _recorded(record) if record.is_file() else (None, None)
+    model, tuning = _recorded(run)
     base = base or model
     if base is None:
-        raise CheckpointError(f"record {str(record)!r} names no base model; say where it is by base (--base)")
+        raise CheckpointError(f"the record of {str(folder)!r} names no base model; say where it is by base (--base)")
     # Additions that were trained over weights in 4 bits make no model of the base in full precision: the merged weights
     # are what was trained.
-    is_own = adapter is None and own.is_dir() and tuning != "qlora"
-    chosen = own if is_own else Path(adapter).expanduser() if adapter is not None else None
+    is_own = adapter is None and run.adapter is not None and tuning != "qlora"
+    chosen = run.adapter if is_own else Path(adapter).expanduser() if adapter is not None else None
     if chosen is not None and not (chosen / _ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"adapter is {str(chosen)!r}, which has no {_ADAPTER_CONFIG}; give an adapter's folder")
     return Origin(folder=folder, base=str(base), adapter=chosen, is_own=is_own)
 
 
-def _recorded(record: Path) -> tuple[str | None, str | None]:
+def _recorded(run: Run) -> tuple[str | None, str | None]:
     """The base model and the kind of tuning of a run's record, as far as it names them."""
     try:
-        config = json.loads(record.read_text(encoding="utf-8")).get("config", {})
+        config = (run.record() or {}).get("config", {})
         return config.get("model"), (config.get("tuning") or {}).get("kind")
-    except (OSError, ValueError, AttributeError) as error:
+    except (CheckpointError, AttributeError) as error:
         raise CheckpointError(
-            f"record {str(record)!r} cannot be read ({error!r}); copy the run again, or put it aside and say where its "
-            "base model is by base (--base)"
+            f"the record of {str(run.folder)!r} cannot be read ({error}); put it aside and say where its base model is "
+            "by base (--base)"
         ) from error
 
 

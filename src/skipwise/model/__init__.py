@@ -14,6 +14,7 @@ from skipwise.model.extend import (
     longest_input,
     original_window,
     rope_state,
+    scaled_by,
     with_rope,
     with_scaled_attention,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "save_attention_scale",
     "save_config",
     "save_model",
+    "scaled_by",
     "share_weights",
     "stored_weights",
     "unpack_checkpoint",

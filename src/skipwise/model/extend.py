@@ -14,7 +14,15 @@ from skipwise.errors import ConfigError, UnsupportedModelError
 from skipwise.model.quantized import is_four_bit
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
-from skipwise.rope import Interpolation, RopeState, read_rope, with_attention_scale, with_original, write_rope
+from skipwise.rope import (
+    Interpolation,
+    LongRoPE,
+    RopeState,
+    read_rope,
+    with_attention_scale,
+    with_original,
+    write_rope,
+)
 from skipwise.window import Window
 
 
@@ -34,6 +42,32 @@ def longest_input(config: PreTrainedConfig) -> int:
         return rope_state(config).maximum
     except (ConfigError, UnsupportedModelError):
         return text_config(config).max_position_embeddings
+
+
+# What a scaled model was trained with, and must be scaled with again.
+_KEPT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+
+
+def scaled_by(config: PreTrainedConfig, target_tokens: int) -> dict[str, Any] | None:
+    """Settings of the interpolation that a model is scaled by already: extending it again must be of the same kind.
+
+    Where its factor is not the ratio of its windows, it grows with the target, as `write_rope` asks for; divisors that
+    were searched are stretched.
+
+    Returns:
+        Its kind and fields; None for a model that is not scaled.
+    """
+    state = rope_state(config)
+    if not state.scaled:
+        return None
+    settings = {"kind": state.kind, **{name: state.parameters[name] for name in _KEPT if name in state.parameters}}
+    if state.was_searched and isinstance(state.interpolation, LongRoPE):
+        longer = state.interpolation.stretched(state.spec, state.window, max(target_tokens, state.maximum))
+        return settings | {name: list(getattr(longer, name)) for name in ("short_factor", "long_factor")}
+    nominal = state.maximum / state.original
+    if state.kind in ("linear", "llama3", "yarn") and nominal > 1 and abs(state.factor / nominal - 1) > 1e-6:
+        settings["factor"] = state.factor * target_tokens / state.maximum
+    return settings
 
 
 def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Window) -> PreTrainedModel:

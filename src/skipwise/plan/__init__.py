@@ -24,9 +24,10 @@ from skipwise.config import LoraTuning
 from skipwise.errors import ConfigError
 from skipwise.memory import Sharding
 from skipwise.model.extend import extended_config
-from skipwise.plan.advice import Advice, advise, interpolation_settings
+from skipwise.plan.advice import Advice, advise
 from skipwise.plan.machines import MACHINES, Machine, Utilisation, machine_of, this_cpu
 from skipwise.plan.profiles import Profiles
+from skipwise.plan.recipe import planned_run
 from skipwise.plan.serving import (
     SERVED_BITS,
     Deployment,
@@ -45,7 +46,6 @@ from skipwise.plan.training import (
     approaches,
     smallest_machine,
 )
-from skipwise.rope import interpolation_from
 from skipwise.window import Window
 
 __all__ = [
@@ -333,5 +333,5 @@ def check_plan(
     if sharding is not None:
         Sharding(processes=count, kind=sharding)
     lengths = Window(train=train, original=shape.original_tokens, target=target)
-    extended_config(shape.config, interpolation_from(interpolation_settings(shape, target)), lengths)
+    extended_config(shape.config, planned_run(shape, lengths, count).config.build_interpolation(), lengths)
     return lengths

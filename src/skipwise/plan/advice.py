@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from skipwise.config import RunConfig
 from skipwise.launch import deepspeed_settings, fsdp_settings
 from skipwise.memory import SHARDINGS, Sharding
 from skipwise.model import rope_state
@@ -12,15 +13,14 @@ from skipwise.plan.cards import HUB_NAMES, TEXT_PARTS
 from skipwise.plan.engines import engine_commands
 from skipwise.plan.machines import Machine, Utilisation
 from skipwise.plan.profiles import Profiles
-from skipwise.plan.recipe import RecipeEstimate, recipe_estimate
+from skipwise.plan.recipe import RecipeEstimate, fitting_estimate, growth_that_fits, planned_run
 from skipwise.plan.serving import Deployment, routing_length
 from skipwise.plan.shape import ModelShape
 from skipwise.plan.training import Job, TrainingEstimate, TrainingPlanner
 from skipwise.report.quantities import bytes_text, digits_text, seconds_text
-from skipwise.rope import LongRoPE, eras, interpolation_from
+from skipwise.rope import eras
 from skipwise.window import Window, length_label
 
-_GROWING, _DILUTED, _PAPER = "growing", "diluted", "paper"
 _BEFORE = (
     "Before the large run: `skipwise doctor` on this model and machine; then 100 steps of this config, and `skipwise "
     "eval` for perplexity and passkeys at the target and --task regression against the base. Go on when perplexity "
@@ -28,8 +28,6 @@ _BEFORE = (
 )
 # Beyond two weeks a plan is hardly one.
 _LONG_HOURS = 24 * 14
-# What a scaled model was trained with, and must be scaled with again.
-_KEPT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +79,12 @@ def advise(
         requests: at once, in serving.
     """
     shape = profiles.shape
-    interpolation = interpolation_settings(shape, window.target)
-    kind = interpolation["kind"]
+    run = planned_run(shape, window, training[0].sharding.processes).config
+    kind = run.interpolation["kind"]
     short = [one for one in training if one.approach.window_tokens == window.train]
     # In full, by low-rank additions, and over weights in 4 bits: the first that fits.
     chosen = next((one for one in short if one.fits), None)
-    recipe = grown = None
-    if chosen is not None:
-        # Diluted attention is a mask for every layer, and would show local ones what they never look at.
-        names = (_PAPER, _PAPER) if _slides(shape) else (_GROWING, _DILUTED)
-        grown, small = (recipe_estimate(planner, chosen, window, job, name) for name in names)
-        recipe = grown if grown.fits else small
+    recipe = None if chosen is None else fitting_estimate(planner, chosen, window, job, run)
     words = [
         _nothing_fits_words(short, machine, nearest)
         if chosen is None or recipe is None
@@ -101,8 +94,8 @@ def advise(
         _window_words(shape, window),
         *(f"Beware: {setting}." for setting in eras.unapplied(shape.text.to_dict())),
     ]
-    if chosen is not None and grown is not None:
-        words.append(_recipe_words(grown))
+    if chosen is not None and recipe is not None:
+        words.append(_recipe_words(run, recipe, window))
         words.append(_batch_words(chosen, machine, job))
         if (moving := planner.moving_seconds(chosen.approach, chosen.sharding, chosen.accumulation)) > (
             chosen.step_seconds / 2
@@ -123,15 +116,15 @@ def advise(
         words.append("Nothing is to be run yet: choose one of the settings that fit, and plan again.")
     else:
         words.append(_BEFORE)
-    extended = extended_config(shape.config, interpolation_from(interpolation), window)
+    extended = extended_config(shape.config, run.build_interpolation(), window)
     base = HUB_NAMES.get(shape.name, shape.name)
     return Advice(
         words=words,
         config=_config(
             shape,
             window,
-            interpolation,
-            (_PAPER if _slides(shape) else _DILUTED) if recipe is None else recipe.name,
+            run,
+            recipe,
             chosen,
             machine,
             job,
@@ -150,25 +143,6 @@ def advise(
         ),
         recipe=recipe,
     )
-
-
-def interpolation_settings(shape: ModelShape, target_tokens: int) -> dict[str, Any]:
-    """YaRN, or whatever the model is scaled by already: extending it again must be of the same kind.
-
-    Where its factor is not the ratio of its windows, it grows with the target, as `write_rope` asks for; divisors that
-    were searched are stretched.
-    """
-    state = rope_state(shape.config)
-    if not state.scaled:
-        return {"kind": "yarn"}
-    settings = {"kind": state.kind, **{name: state.parameters[name] for name in _KEPT if name in state.parameters}}
-    if state.was_searched and isinstance(state.interpolation, LongRoPE):
-        longer = state.interpolation.stretched(state.spec, state.window, max(target_tokens, state.maximum))
-        return settings | {name: list(getattr(longer, name)) for name in ("short_factor", "long_factor")}
-    nominal = state.maximum / state.original
-    if state.kind in ("linear", "llama3", "yarn") and nominal > 1 and abs(state.factor / nominal - 1) > 1e-6:
-        settings["factor"] = state.factor * target_tokens / state.maximum
-    return settings
 
 
 def _stored_words(shape: ModelShape) -> list[str]:
@@ -275,22 +249,25 @@ def _slides(shape: ModelShape) -> bool:
     return any(layer.window_tokens is not None for layer in shape.layers)
 
 
-def _recipe_words(grown: RecipeEstimate) -> str:
-    """The recipe whose windows grow, where its widest fits; else the one whose memory never grows."""
-    if grown.name == _PAPER:
-        return "Recipe: paper. Layers with a sliding window take no mask but their own, so attention is not diluted."
-    widest, takes = length_label(grown.widest_tokens), bytes_text(grown.total_bytes)
-    if grown.fits:
+def _recipe_words(run: RunConfig, found: RecipeEstimate, window: Window) -> str:
+    """The recipe that `extend` takes here by itself, and how wide its windows can grow."""
+    if not run.growth:
         return (
-            f"Recipe: growing. For the last steps windows grow to {widest}, with as many tokens at a time as before "
-            f"where that can be, and take {takes}, which fits. A query that learns among more keys finds its way "
-            "better at the target (docs/results/recipes-x16.md). In one process extend takes it by itself."
+            f"Recipe: {run.recipe}. Layers with a sliding window take no mask but their own: attention is not diluted."
         )
-    return (
-        f"Recipe: diluted. Windows that grow to {widest} would take {takes}, which does not fit. Diluted attention "
-        "counts each key for all that a skip leaves out, with the memory of the short window; extend falls back on it "
-        "by itself."
-    )
+    asked, widest = length_label(found.asked_tokens), length_label(found.widest_tokens)
+    words = f"Recipe: {run.recipe}. "
+    if found.widest_tokens > window.train:
+        words += (
+            f"For the last steps windows grow to {widest}, with as many tokens at a time as before where that can be, "
+            f"and take {bytes_text(found.total_bytes)}. A query that learns among more keys finds its way better at "
+            "the target (docs/results/recipes-x16.md)."
+        )
+    else:
+        words += "Windows stay short, as there is no memory for wider ones; attention is diluted all the same."
+    if found.widest_tokens < found.asked_tokens:
+        words += f" Windows of {asked} do not fit; extend finds that on its second step and lowers them by itself."
+    return words
 
 
 def _moving_words(moving: float, chosen: TrainingEstimate, machine: Machine) -> str:
@@ -365,8 +342,8 @@ def _serving_words(
 def _config(
     shape: ModelShape,
     window: Window,
-    interpolation: Mapping[str, Any],
-    recipe: str,
+    run: RunConfig,
+    recipe: RecipeEstimate | None,
     chosen: TrainingEstimate | None,
     machine: Machine,
     job: Job,
@@ -394,12 +371,14 @@ def _config(
         "model": HUB_NAMES.get(shape.name, shape.name),
         "target": length_label(window.target),
         "window": length_label(window.train),
-        "recipe": recipe,
-        "interpolation": dict(interpolation),
+        "recipe": run.recipe,
+        "interpolation": dict(run.interpolation),
         # Not there yet: a run on anything but the user's own text would be a waste.
         "data": {"source": "documents"},
         "training": training,
     }
+    if recipe is not None and recipe.widest_tokens < recipe.asked_tokens:
+        config["growth"] = growth_that_fits(run, window, recipe)
     if shape.told_original is not None:
         config["original"] = length_label(shape.told_original)
     if chosen is not None and chosen.approach.tuning.kind != "full":

@@ -18,15 +18,16 @@ from typing import Any
 from pydantic import FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 
 from skipwise.errors import CheckpointError, ConfigError, DataError, PositionError, UnsupportedModelError
+from skipwise.records.runs import RECORD_FILE
 from skipwise.report.comparison import Comparison, ExtendedRun
 from skipwise.report.evidence import Evidence, Output
 from skipwise.report.records import Arm, Record
 from skipwise.rope import read_rope
 
-COMPARISON_FILE, RECORDS_FILE, RUN_FILE = "comparison.json", "records.jsonl", "skipwise.json"
+COMPARISON_FILE, RECORDS_FILE = "comparison.json", "records.jsonl"
 _FORMS = (
     f"give .jsonl files of results, NAME=FILE, folders of a comparison ({COMPARISON_FILE}) or of an extended model "
-    f"({RUN_FILE})"
+    f"({RECORD_FILE})"
 )
 _MOST_OUTPUTS = 6
 _MOST_LETTERS = 200
@@ -81,7 +82,7 @@ def read_evidence(
             for name, record in records:
                 by_arm[name].append(record)
             continue
-        if path.is_dir() and (path / RUN_FILE).is_file():
+        if path.is_dir() and (path / RECORD_FILE).is_file():
             runs.append(read_run(path))
             continue
         if not path.is_file() or path.suffix != ".jsonl":
@@ -142,7 +143,7 @@ def read_run(folder: Path) -> ExtendedRun:
     Raises:
         CheckpointError: when its record cannot be read.
     """
-    path = folder / RUN_FILE
+    path = folder / RECORD_FILE
     value = _without_nulls(_json(path, CheckpointError))
     name = _one_line(folder.resolve().name)
     return _valid(_RUN, {**value, "name": name} if isinstance(value, dict) else value, repr(str(path)), CheckpointError)
@@ -240,7 +241,7 @@ def _windows_of_models(arm: Arm) -> Iterator[dict[str, int | None]]:
     """What the measured models say of their windows, where they lie on this machine."""
     models = {record.details.get("model") for record in arm.results}
     for folder in sorted(Path(model) for model in models if isinstance(model, str) and model):
-        if (folder / RUN_FILE).is_file():
+        if (folder / RECORD_FILE).is_file():
             yield _lengths(read_run(folder).window)
         elif (folder / "config.json").is_file():
             try:

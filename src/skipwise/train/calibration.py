@@ -17,12 +17,12 @@ from accelerate import PartialState
 
 from skipwise.calibrate import Calibration, calibrate
 from skipwise.config import DataConfig
-from skipwise.data.corpus import Corpus, HeldOutEnd
+from skipwise.data.corpus import Corpus
 from skipwise.errors import CheckpointError, SkipwiseError
 from skipwise.evals import SampleCache
 from skipwise.model import replace_file, rope_state, save_attention_scale
+from skipwise.records.runs import RECORD_FILE
 from skipwise.report import state_attention_factor
-from skipwise.train.folder import RECORD_FILE
 
 CALIBRATION_FILE = "calibration.json"
 """The record of a calibration in a folder that no run of skipwise left; a run's own record has it as an entry."""
@@ -33,7 +33,7 @@ _OFFERED = 64
 logger = logging.getLogger("skipwise")
 
 
-def calibration_documents(corpus: Corpus, target: int, *, held_out_end: HeldOutEnd | None = None) -> list[np.ndarray]:
+def calibration_documents(corpus: Corpus, target: int) -> list[np.ndarray]:
     """Documents to calibrate on: of the training part, so that none that an evaluation reads is among them.
 
     Where a run holds nothing out, those of the default share are left to evaluations all the same.
@@ -41,7 +41,6 @@ def calibration_documents(corpus: Corpus, target: int, *, held_out_end: HeldOutE
     Args:
         corpus: the run's documents.
         target: how long each must be, in tokens; where none is, short ones are joined.
-        held_out_end: end of a document that is left to evaluations as well.
 
     Returns:
         Token ids of each, 1-D.
@@ -51,7 +50,7 @@ def calibration_documents(corpus: Corpus, target: int, *, held_out_end: HeldOutE
     """
     held_out = corpus.data.held_out or DataConfig().held_out
     corpus = replace(corpus, data=corpus.data.model_copy(update={"held_out": held_out}))
-    return corpus.long_documents("train", _OFFERED, min_tokens=target, held_out_end=held_out_end, spread=True)
+    return corpus.long_documents("train", _OFFERED, min_tokens=target, spread=True)
 
 
 def calibrate_run(

@@ -1,17 +1,16 @@
 """The checkpoints of a run, in the order they were trained, and how to load one."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
 
-from skipwise.config import QloraTuning, RunConfig
+from skipwise.config import QloraTuning
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import LoadedModel, four_bits, load_model, original_window, read_config
+from skipwise.records.runs import Run
 from skipwise.train.durable import damage, sealed_checkpoints
-from skipwise.train.folder import RECORD_FILE
 from skipwise.train.quantized import merged_in_full, run_dtype
 from skipwise.train.tuning import merged
 
@@ -40,9 +39,9 @@ def run_checkpoints(folder: Path) -> list[RunCheckpoint]:
         ConfigError: it holds no run, or no checkpoint yet.
     """
     found = {step: RunCheckpoint(step, path) for step, path in sealed_checkpoints(folder).items()}
-    if (record := folder / RECORD_FILE).exists():
+    if (record := Run.open(folder).record()) is not None:
         # The last checkpoint holds the finished model once more.
-        steps = json.loads(record.read_text(encoding="utf-8"))["steps"]
+        steps = record["steps"]
         found[steps] = RunCheckpoint(steps, folder)
     if not found:
         raise ConfigError(
@@ -68,7 +67,11 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
         raise CheckpointError(f"{checkpoint.folder.name} is damaged: {reason}; delete it, or evaluate another")
     if not (checkpoint.folder / _ADAPTER_FILE).exists():
         return load_model(checkpoint.folder, **how)
-    config = RunConfig.from_yaml(run_folder / "run.yaml")
+    config = Run.open(run_folder).config()
+    if config is None:
+        raise CheckpointError(
+            f"{checkpoint.folder.name} is of low-rank additions, and beside it no run.yaml says to what"
+        )
     base = read_config(config.model, original=config.original, trust_remote_code=how.get("trust_remote_code", False))
     window = config.resolve_window(original_window(base))
 

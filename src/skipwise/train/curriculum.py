@@ -93,7 +93,7 @@ class Curriculum(torch.utils.data.Dataset):
         short: Stretch | None = None,
         short_steps: float = 0.0,
     ) -> None:
-        self._stretches, self._num_steps, self._window_tokens = list(stretches), num_steps, window_tokens
+        self._stretches, self._num_steps, self.window_tokens = list(stretches), num_steps, window_tokens
         self._items_per_step, self._items_at_a_time = items_per_step, items_at_a_time
         self._skipped, self._evenly = frozenset(skipped), evenly
         self._short, self._short_steps, self._keep_tokens = short, short_steps, keep_tokens
@@ -123,11 +123,11 @@ class Curriculum(torch.utils.data.Dataset):
         """Tokens of a window of this step where it has grown and a batch of so many places has no second; else None."""
         stretch = self._stretch(step)
         alone = self._windows(stretch, at_a_time) == 1
-        return stretch.tokens if alone and stretch.tokens > self._window_tokens else None
+        return stretch.tokens if alone and stretch.tokens > self.window_tokens else None
 
     def _windows(self, stretch: Stretch, places: int) -> int:
         """How many windows of a stretch have the tokens of so many places; at least one, at most one a place."""
-        return min(places, max(1, places * self._window_tokens // stretch.tokens))
+        return min(places, max(1, places * self.window_tokens // stretch.tokens))
 
     def _stretch(self, step: int) -> Stretch:
         if step == 1:

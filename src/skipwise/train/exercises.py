@@ -73,16 +73,19 @@ class RetrievalExercises:
         return TrainingItem(input_ids[kept], sample.position_ids, labels[kept], is_sample=False)
 
 
+def shortest_exercise(tokenizer: Any) -> int:
+    """Tokens of the shortest exercise."""
+    return PasskeyBuilder(tokenizer).shortest_tokens(np.random.default_rng(0))
+
+
 def require_room(tokenizer: Any, window: Window) -> None:
     """Refuses a training window that is too short for an exercise.
 
     Raises:
         ConfigError: it is.
     """
-    try:
-        PasskeyBuilder(tokenizer).build(window.train, 0.5, np.random.default_rng(0))
-    except ConfigError as error:
+    if window.train < (shortest := shortest_exercise(tokenizer)):
         raise ConfigError(
             f"setting 'data.retrieval' asks for exercises, and a training window of {window.train} tokens is too short "
-            f"for one ({error}); train with a longer --window, or without"
-        ) from error
+            f"for one, which takes {shortest} with this tokenizer; train with a longer --window, or without"
+        )

@@ -1,34 +1,29 @@
-"""Memory that runs out on the first steps: half as many windows at a time, twice as often, and the same step."""
+"""Out-of-memory recovery on the first steps: a smaller micro-batch and more accumulation, or narrower grown windows."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError
 from skipwise.train.arguments import training_settings
 from skipwise.train.curriculum import Curriculum
 from skipwise.train.process import ran_out_of_memory
-from skipwise.train.recipe import NoRoomToGrowError
 from skipwise.train.trainer import SkipwiseTrainer
 
 # A later step that needs more than those before it has wider windows, or others have taken memory meanwhile.
 _FIRST_STEPS = 3
 
 
-class TooManyAtATimeError(CheckpointError):
-    """There is no memory for as many windows at a time.
+class TooMuchAtATimeError(CheckpointError):
+    """There is no memory for as much at a time, and less may fit.
 
     Attributes:
-        most: how many to go on with.
+        less: what to go on with, as `RunFolder.remember` keeps it.
     """
 
-    def __init__(self, tried: int, most: int, windows: int, processes: int, groups: int) -> None:
-        self.most = most
-        goes_on = "going on" if processes == 1 else "start it anew by --resume, as --max-restarts does, and it goes on"
-        super().__init__(
-            f"there is no memory for {tried} windows at a time: {goes_on} with {most}, {windows // most} times a step "
-            f"in each process, and the {windows * groups} windows of a step stay the same"
-        )
+    def __init__(self, message: str, less: Mapping[str, int]) -> None:
+        self.less = less
+        super().__init__(message)
 
 
 @contextlib.contextmanager
@@ -40,9 +35,8 @@ def fewer_at_a_time(trainer: SkipwiseTrainer, first_step: int) -> Iterator[None]
         first_step: steps done before, in a run that goes on.
 
     Raises:
-        TooManyAtATimeError: fewer windows at a time may fit.
-        NoRoomToGrowError: not even one that has grown does.
-        CheckpointError: not even one does, or a later step has none.
+        TooMuchAtATimeError: fewer windows at a time may fit, or narrower ones where they have grown.
+        CheckpointError: not even a single window does, or a later step has none.
     """
     arguments = trainer.args
     try:
@@ -55,12 +49,9 @@ def fewer_at_a_time(trainer: SkipwiseTrainer, first_step: int) -> Iterator[None]
     else:
         return
     curriculum: Curriculum = trainer.train_dataset  # type: ignore[assignment]
-    if step <= _FIRST_STEPS and (tokens := curriculum.grown_tokens(step - 1, tried)):
-        raise NoRoomToGrowError(
-            f"there is no memory for a single window of {tokens} tokens, to which `growth` comes ({words}): give it "
-            "less, split windows by parallel.context, or take the recipe diluted, whose windows stay short"
-        )
     # Outside of the handler, so that what the error's frames hold is not kept by the one that follows.
+    if step <= _FIRST_STEPS and (tokens := curriculum.grown_tokens(step - 1, tried)):
+        raise _too_wide(tokens, curriculum.window_tokens, words, arguments.world_size)
     if step - first_step > _FIRST_STEPS:
         raise CheckpointError(
             f"there is no memory for step {step} ({words}), and for those before there was: where `growth` makes "
@@ -72,9 +63,32 @@ def fewer_at_a_time(trainer: SkipwiseTrainer, first_step: int) -> Iterator[None]
             f"there is no memory for a single window ({words}); train on a shorter --window, with --tuning lora, in "
             "bfloat16, split it by parallel.context, or the model by --launch fsdp2; `skipwise plan` tells what fits"
         )
-    windows = tried * arguments.gradient_accumulation_steps
+    raise _too_many(tried, arguments.gradient_accumulation_steps, arguments.world_size, trainer.num_groups)
+
+
+def _too_wide(tokens: int, window_tokens: int, words: str, processes: int) -> TooMuchAtATimeError:
+    """Grown windows of half as many tokens may fit; none is narrower than the training window."""
+    narrower = max(window_tokens, tokens // 2)
+    return TooMuchAtATimeError(
+        f"there is no memory for a single window of {tokens} tokens, to which `growth` comes ({words}): "
+        f"{_goes_on(processes)} with windows of {narrower} at most",
+        {"widest_tokens": narrower},
+    )
+
+
+def _too_many(tried: int, times: int, processes: int, groups: int) -> TooMuchAtATimeError:
+    """At most half as many windows at a time may fit, as often as makes the same step."""
+    windows = tried * times
     most = max(fewer for fewer in range(1, tried // 2 + 1) if windows % fewer == 0)
-    raise TooManyAtATimeError(tried, most, windows, arguments.world_size, trainer.num_groups)
+    return TooMuchAtATimeError(
+        f"there is no memory for {tried} windows at a time: {_goes_on(processes)} with {most}, {windows // most} times "
+        f"a step in each process, and the {windows * groups} windows of a step stay the same",
+        {"most_at_a_time": most},
+    )
+
+
+def _goes_on(processes: int) -> str:
+    return "going on" if processes == 1 else "start it anew by --resume, as --max-restarts does, and it goes on"
 
 
 def smaller_batches(config: RunConfig, most: int | None) -> RunConfig:

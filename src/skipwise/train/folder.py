@@ -1,46 +1,41 @@
 """The folder of a run: who may write into it, and where a run goes on from.
 
 run.yaml             the run's settings, as it was begun
-begun.json           what the settings do not say: the sampler itself and the corpus it was begun with
+begun.json           what the settings do not say: the sampler itself and the corpus it was begun with, why settings
+                     are as they are, and how much at a time was found to fit into memory
 checkpoint-<step>/   model, optimizer and random state, a few of the newest, each whole and sealed (see durable.py)
 skipwise.json        what was done; its presence says that the run is finished
 bad-items.json       steps that went wrong, their items, and those that the run does without (see guard.py)
 launch/              of a run started by --launch: its settings, and the config of its engine
 logs/rank-<n>.txt    of several processes, what all but the first have to say
-recipe-instead.txt   the recipe of a run that names none, where the one that it was begun with had no memory
 .lock                held by the run that writes here, gone with its last process; .saving/, a checkpoint being written
 """
 
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from skipwise.config import RunConfig
-from skipwise.config.recipes import AUTO
+from skipwise.config.recipes import Resolved
 from skipwise.data.corpus import HeldOutEnd
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.records.runs import BEGUN_FILE, SETTINGS_FILE, Run, held_out_end
 from skipwise.train.durable import STAGING, half_written, newest_sound, write_whole
 
 logger = logging.getLogger("skipwise")
 
-RECORD_FILE = "skipwise.json"
-SETTINGS_FILE = "run.yaml"
-BEGUN_FILE = "begun.json"
-_COUNTS = ("windows", "at_a_time", "most_at_a_time")
 _LOCK_FILE = ".lock"
-_INSTEAD_FILE = "recipe-instead.txt"
 _LOGS = "logs"
 LAUNCH = "launch"
-# What a run that was stopped before it had begun may leave, beside what it had half written of these three files.
-_TRACES = {_LOCK_FILE, _LOGS, LAUNCH, BEGUN_FILE, _INSTEAD_FILE, STAGING}
-_FIRST_FILES = (SETTINGS_FILE, BEGUN_FILE, _INSTEAD_FILE)
+# What a run that was stopped before it had begun may leave, beside what it had half written of these two files.
+_TRACES = {_LOCK_FILE, _LOGS, LAUNCH, BEGUN_FILE, STAGING}
+_FIRST_FILES = (SETTINGS_FILE, BEGUN_FILE)
 
 
 # A run may go on with its windows spread over more processes or fewer; how many make a step is held to in `begin`.
@@ -48,21 +43,33 @@ _SPREAD = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 
 
 class RunFolder:
-    """The output folder of a run.
+    """The output folder of a run, which the run lets go of where it leaves the `with`.
 
     Args:
-        config: the run.
+        path: where it is, or will be.
+
+    Attributes:
+        path: as given.
+        run: what a run has left there.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.path = config.output_folder
-        self._config = config
+    def __init__(self, path: Path) -> None:
+        self.path, self.run = path, Run.open(path)
         self._lock = FileLock(self.path / _LOCK_FILE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._lock.is_locked:
+            # Before it is let go: whoever waits for it opens another.
+            (self.path / _LOCK_FILE).unlink(missing_ok=True)
+            self._lock.release()
 
     @property
     def is_to_be_resumed(self) -> bool:
         """Whether an elastic launcher has started this process anew, after a failure of a run that had begun."""
-        return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and (self.path / SETTINGS_FILE).exists()
+        return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and self.run.is_begun
 
     def require_free(self) -> None:
         """Refuses a folder that holds anything; makes none, as the run may yet be refused.
@@ -80,29 +87,39 @@ class RunFolder:
         if not writable:
             raise self._cannot_write(f"{str(nearest)!r} is no folder that you may write in; give another with --output")
         if taken:
-            run = (self.path / SETTINGS_FILE).exists()
+            run = self.run.is_begun
             cure = "; go on with --resume, or give" if run else ", and holds no run to go on with; give"
             raise ConfigError(f"output folder {str(self.path)!r} is not empty{cure} another with --output")
 
-    def checkpoint(self) -> Path | None:
+    def begun_reasons(self) -> tuple[str, ...]:
+        """Why it was resolved so; runs of earlier versions do not say.
+
+        Raises:
+            CheckpointError: what it was begun with cannot be read.
+        """
+        return tuple(self.run.begun().get("reasons", ()))
+
+    def checkpoint(self, config: RunConfig) -> Path | None:
         """The newest checkpoint that is as it was written, to resume from; None where there is none.
+
+        Args:
+            config: the run that is to go on.
 
         Raises:
             ConfigError: there is no run, it was begun with other settings, is finished, or still goes on.
             CheckpointError: the folder cannot be written.
         """
-        settings_file = self.path / SETTINGS_FILE
-        if not settings_file.exists():
+        begun = self.run.config()
+        if begun is None:
             raise ConfigError(f"there is no run in {str(self.path)!r} to resume; start it without --resume")
-        begun = begun_settings(settings_file)
         said = [name for name in RunConfig.model_fields if name not in ("guard", "parallel")]
-        changed = [name for name in said if _of_run(begun, name) != _of_run(self._config, name)]
+        changed = [name for name in said if _of_run(begun, name) != _of_run(config, name)]
         if changed:
             raise ConfigError(
                 f"the run in {str(self.path)!r} was begun with other settings of {', '.join(changed)}; "
                 "resume it with its own, or begin another with --output"
             )
-        if (self.path / RECORD_FILE).exists():
+        if self.run.is_finished:
             raise ConfigError(f"the run in {str(self.path)!r} is finished; begin another with --output")
         self._claim()
         return newest_sound(self.path, logger.warning)
@@ -114,7 +131,7 @@ class RunFolder:
             CheckpointError: what it was begun with cannot be read.
         """
         # Runs of earlier versions do not say.
-        return int(self._begun().get("at_a_time", now))
+        return int(self.run.begun().get("at_a_time", now))
 
     def most_at_a_time(self) -> int | None:
         """How many windows at a time have been found to fit; None where none was found not to.
@@ -122,43 +139,27 @@ class RunFolder:
         Raises:
             CheckpointError: what the run was begun with cannot be read.
         """
-        return self._begun().get("most_at_a_time")
+        return self.run.begun().get("most_at_a_time")
 
-    def remember_most_at_a_time(self, windows: int) -> None:
-        """Keeps that no more windows at a time fit; whichever process finds it.
+    def widest_tokens(self) -> int | None:
+        """Tokens of the widest window that may fit; None where none was found not to.
+
+        Raises:
+            CheckpointError: what the run was begun with cannot be read.
+        """
+        return self.run.begun().get("widest_tokens")
+
+    def remember(self, less: Mapping[str, int]) -> None:
+        """Keeps that no more fits than this: `most_at_a_time`, or `widest_tokens`; whichever process finds it.
 
         Raises:
             CheckpointError: the folder cannot be written.
         """
         try:
-            text = json.dumps({**self._begun(), "most_at_a_time": windows}, indent=2)
+            text = json.dumps({**self.run.begun(), **less}, indent=2)
             write_whole(self.path / BEGUN_FILE, text + "\n")
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
-
-    def recipe_instead(self) -> str | None:
-        """The recipe that a run which names none was started over with; None where none was."""
-        file = self.path / _INSTEAD_FILE
-        return file.read_text(encoding="utf-8").strip() if file.exists() else None
-
-    def start_over(self, recipe: str) -> None:
-        """Forgets a run that has hardly begun, so that it begins again with another recipe; whichever process asks.
-
-        Raises:
-            CheckpointError: the folder cannot be written.
-        """
-        try:
-            write_whole(self.path / _INSTEAD_FILE, recipe + "\n")
-            for checkpoint in self.path.glob("checkpoint-*"):
-                shutil.rmtree(checkpoint, ignore_errors=True)
-            for file in (SETTINGS_FILE, BEGUN_FILE):
-                (self.path / file).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._cannot_write(error.strerror) from error
-
-    def keep_retrieval(self, share: float) -> None:
-        """Takes note of the share of exercises, which is none where those of a recipe do not fit."""
-        self._config = self._config.with_retrieval(share)
 
     def begun_held_out_end(self, choose: Callable[[], HeldOutEnd | None]) -> HeldOutEnd | None:
         """The end of a document that the run was begun without; of a new run the one that is chosen.
@@ -166,19 +167,27 @@ class RunFolder:
         Raises:
             CheckpointError: what it was begun with cannot be read.
         """
-        return read_held_out_end(begun) if (begun := self._begun()) else choose()
+        return held_out_end(begun) if (begun := self.run.begun()) else choose()
 
     def begin(
-        self, *, sampler: str, corpus: str, windows: int, at_a_time: int, held_out_end: HeldOutEnd | None = None
+        self,
+        resolved: Resolved,
+        *,
+        sampler: str,
+        corpus: str,
+        windows: int,
+        at_a_time: int,
+        end: HeldOutEnd | None = None,
     ) -> None:
         """Claims the folder for this run, or checks that a resumed run is the one that was begun.
 
         Args:
+            resolved: the run, and why it is as it is.
             sampler: the position sampler as text.
             corpus: fingerprint of the training tokens.
             windows: of an optimizer step, over all processes.
             at_a_time: of them, on each device.
-            held_out_end: end of a document that is not among the training tokens.
+            end: of a document that is not among the training tokens.
 
         Raises:
             ConfigError: the run was begun with another sampler, on other documents or with more or fewer windows a
@@ -190,52 +199,32 @@ class RunFolder:
         state.wait_for_everyone()
         self._claim()
         state.wait_for_everyone()
-        if begun := self._begun():
-            if changed := [name for name, value in now.items() if begun.get(name) != value]:
-                raise ConfigError(
-                    f"the run in {str(self.path)!r} was begun with another {' and '.join(changed)}; "
-                    "bring that back, or begin another with --output"
-                )
-            # Runs of earlier versions do not say.
-            if (before := begun.get("windows", windows)) != windows:
-                raise ConfigError(
-                    f"the run in {str(self.path)!r} was begun with {before} windows a step and would go on with "
-                    f"{windows}: choose training.gradient_accumulation_steps, or per_device_train_batch_size, so that "
-                    f"over {state.num_processes} processes they are {before} again"
-                )
+        if begun := self.run.begun():
+            self._check_begun(begun, now, windows)
         elif state.is_main_process:
+            told = {"reasons": [*resolved.reasons, *resolved.warnings]}
+            begun = {**now, "windows": windows, "at_a_time": at_a_time, "held_out_end": end and end._asdict(), **told}
             try:
-                write_whole(self.path / SETTINGS_FILE, self._config.to_yaml())
-                end = held_out_end and held_out_end._asdict()
-                begun = {**now, "windows": windows, "at_a_time": at_a_time, "held_out_end": end}
-                text = json.dumps(begun, indent=2)
-                write_whole(self.path / BEGUN_FILE, text + "\n")
+                write_whole(self.path / SETTINGS_FILE, resolved.config.to_yaml())
+                write_whole(self.path / BEGUN_FILE, json.dumps(begun, indent=2) + "\n")
             except OSError as error:
                 raise self._cannot_write(error.strerror) from error
         state.wait_for_everyone()
 
-    def _begun(self) -> dict[str, Any]:
-        """What a run was begun with; nothing where none was."""
-        file = self.path / BEGUN_FILE
-        try:
-            begun = dict(json.loads(file.read_text(encoding="utf-8")))
-            if wrong := [name for name in _COUNTS if not isinstance(begun.get(name, 1), int)]:
-                raise ValueError(f"{wrong[0]} is {begun[wrong[0]]!r}")
-            return begun
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{str(file)!r} cannot be read, and says what the run was begun with ({str(error).splitlines()[0]}); "
-                "begin another with --output"
-            ) from error
-
-    def release(self) -> None:
-        """Lets go of the folder."""
-        if self._lock.is_locked:
-            # Before it is let go: whoever waits for it opens another.
-            (self.path / _LOCK_FILE).unlink(missing_ok=True)
-            self._lock.release()
+    def _check_begun(self, begun: Mapping[str, Any], now: Mapping[str, str], windows: int) -> None:
+        """Refuses to go on with another sampler, on other documents, or with more or fewer windows a step."""
+        if changed := [name for name, value in now.items() if begun.get(name) != value]:
+            raise ConfigError(
+                f"the run in {str(self.path)!r} was begun with another {' and '.join(changed)}; "
+                "bring that back, or begin another with --output"
+            )
+        # Runs of earlier versions do not say.
+        if (before := begun.get("windows", windows)) != windows:
+            raise ConfigError(
+                f"the run in {str(self.path)!r} was begun with {before} windows a step and would go on with "
+                f"{windows}: choose training.gradient_accumulation_steps, or per_device_train_batch_size, so that "
+                f"over {PartialState().num_processes} processes they are {before} again"
+            )
 
     def _claim(self) -> None:
         """Takes the folder for this run, as long as its first process lives."""
@@ -261,26 +250,6 @@ class RunFolder:
 
     def _cannot_write(self, reason: str | None) -> CheckpointError:
         return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}")
-
-
-def read_held_out_end(begun: Mapping[str, Any]) -> HeldOutEnd | None:
-    """The end of a document that a run holds out, by what it was begun with; runs of earlier versions hold out none."""
-    end = begun.get("held_out_end")
-    return HeldOutEnd(end["store"], end["number"], end["begin"]) if end else None
-
-
-def begun_settings(file: Path) -> RunConfig:
-    """The settings that a run was begun with; of an earlier version, what was done where they do not say.
-
-    Raises:
-        ConfigError: they cannot be read.
-    """
-    begun = RunConfig.from_yaml(file)
-    if begun.recipe == AUTO:
-        begun = begun.with_recipe("paper")
-    if "control_tokens" not in begun.data.model_fields_set:
-        begun = begun.with_data(control_tokens="tokens")
-    return begun
 
 
 def log_file(folder: Path) -> Path | None:

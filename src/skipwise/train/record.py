@@ -17,39 +17,30 @@ from skipwise.data.documents import Sources
 from skipwise.data.stream import DocumentStream, LaneCounts
 from skipwise.doctor import Verdict
 from skipwise.positions import PositionSampler
+from skipwise.records.runs import RECORD_FILE
 from skipwise.report import write_model_card
 from skipwise.train.durable import write_whole
-from skipwise.train.folder import RECORD_FILE
+from skipwise.train.session import Session
 from skipwise.window import Window
 
 
-def run_record(
-    config: RunConfig,
-    training: dict[str, Any],
-    window: Window,
-    sampler: PositionSampler,
-    sources: Sources,
-    documents: TokenStore | DocumentStream,
-    verdicts: Sequence[Verdict],
-) -> dict[str, Any]:
+def run_record(run: Session, documents: TokenStore | DocumentStream) -> dict[str, Any]:
     """What is known of a run before its first step, ready for JSON.
 
     Args:
-        config: the run.
-        training: its `training` settings with every default spelled out.
-        window: its lengths, in tokens.
-        sampler: the one in use, which may be the caller's own.
-        sources: where documents come from.
+        run: the run.
         documents: what is trained on.
-        verdicts: of the preflight.
     """
+    config = run.config
     return {
-        "config": {**config.model_dump(), "training": training},
-        "window": dataclasses.asdict(window),
-        "sampler": sampler_text(sampler),
+        "config": {**config.model_dump(), "training": run.training},
+        "reasons": [*run.resolved.reasons, *run.resolved.warnings],
+        "window": dataclasses.asdict(run.checked.window),
+        "widest_tokens": max(stage.window.train for stage in run.stages),
+        "sampler": sampler_text(run.checked.sampler),
         "interpolation": repr(config.build_interpolation()),
-        "corpus": _corpus(sources, documents),
-        "preflight": [dataclasses.asdict(verdict) for verdict in verdicts],
+        "corpus": _corpus(run.checked.sources, documents),
+        "preflight": [dataclasses.asdict(verdict) for verdict in run.verdicts],
         "seed": config.seed,
         "versions": versions(*(["bitsandbytes"] if config.tuning.kind == "qlora" else [])),
     }

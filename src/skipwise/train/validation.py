@@ -37,12 +37,11 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
     return lengths
 
 
-def find_held_out_end(config: RunConfig, corpus: Corpus, lengths: Sequence[int], keep: int) -> HeldOutEnd | None:
+def find_held_out_end(corpus: Corpus, lengths: Sequence[int], keep: int) -> HeldOutEnd | None:
     """The end of a document to hold out, where whole documents leave validation less than its shortest length.
 
     Args:
-        config: the run.
-        corpus: its documents.
+        corpus: the run's documents.
         lengths: of validation, in tokens.
         keep: tokens that must be left of the document to be trained on; its widest window.
 
@@ -50,7 +49,7 @@ def find_held_out_end(config: RunConfig, corpus: Corpus, lengths: Sequence[int],
         The end; None where whole documents suffice, none is long enough to be shared, or nothing is to be held out.
         Of a stream nobody knows how long its documents are before they have come.
     """
-    data = config.data
+    data = corpus.data
     if not data.held_out or not isinstance(corpus, StoredCorpus):
         return None
     return choose_held_out_end(
@@ -75,12 +74,7 @@ def tell_held_out_end(end: HeldOutEnd, store: TokenStore) -> dict[str, Any]:
 
 
 def build_validation(
-    config: RunConfig,
-    corpus: Corpus,
-    loaded: LoadedModel,
-    lengths: list[int],
-    share_out: bool = True,
-    held_out_end: HeldOutEnd | None = None,
+    config: RunConfig, corpus: Corpus, loaded: LoadedModel, lengths: list[int], share_out: bool = True
 ) -> Validate | None:
     """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
 
@@ -88,9 +82,8 @@ def build_validation(
         config: the run.
         corpus: its documents.
         loaded: the model that is trained, and its tokenizer.
-        share_out: each of several processes measures its share of the documents.
-        held_out_end: end of a document that is held out beside whole ones.
         lengths: as `validation_lengths` gives them; those that no held-out document has are left out, with a warning.
+        share_out: each of several processes measures its share of the documents.
 
     Returns:
         What measures it; None, with a warning, where nothing is held out or nothing is long enough.
@@ -98,40 +91,25 @@ def build_validation(
     if config.data.held_out == 0:
         logger.warning("no validation while training: data.held_out is 0, so every document is trained on")
         return None
-    unmet: DataError | None = None
-    documents: list[np.ndarray] = []
-    measured = list(lengths)
-    while measured and not documents:
-        try:
-            documents = _held_out(config, corpus, measured[-1], held_out_end)
-        except DataError as error:
-            unmet = unmet or error
-            measured.pop()
-    if not documents:
-        logger.warning(f"no validation while training: {unmet}")
+    texts, measured = _longest_held_out(config, corpus, lengths)
+    if not texts:
         return None
-    if unmet:
-        left_out = ", ".join(map(str, lengths[len(measured) :]))
-        logger.warning(
-            f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, nor "
-            "have several joined; hold out more of them (data.held_out) or give longer ones"
-        )
     task = {
         "kind": "perplexity",
-        "num_documents": len(documents),
+        "num_documents": len(texts),
         "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2),
     }
 
     where = ", ".join(map(length_label, measured))
 
     def validate() -> dict[str, float]:
-        logger.info(f"validating on {len(documents)} documents at {where} tokens")
+        logger.info(f"validating on {len(texts)} documents at {where} tokens")
         results = evaluate(
             loaded.model,
             loaded.tokenizer,
             [task],
             measured,
-            documents,
+            texts,
             seed=config.seed,
             progress=False,
             share_out=share_out,
@@ -141,13 +119,33 @@ def build_validation(
     return validate
 
 
-def _held_out(config: RunConfig, corpus: Corpus, at_least: int, end: HeldOutEnd | None) -> list[np.ndarray]:
+def _longest_held_out(config: RunConfig, corpus: Corpus, lengths: Sequence[int]) -> tuple[list[np.ndarray], list[int]]:
+    """Held-out documents of the greatest length that some have, and the lengths up to it; says what is left out."""
+    unmet: DataError | None = None
+    for measured in (lengths[:number] for number in range(len(lengths), 0, -1)):
+        try:
+            texts = _held_out(config, corpus, measured[-1])
+        except DataError as error:
+            unmet = unmet or error
+            continue
+        if unmet:
+            left_out = ", ".join(map(str, lengths[len(measured) :]))
+            logger.warning(
+                f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, "
+                "nor have several joined; hold out more of them (data.held_out) or give longer ones"
+            )
+        return texts, list(measured)
+    logger.warning(f"no validation while training: {unmet}")
+    return [], []
+
+
+def _held_out(config: RunConfig, corpus: Corpus, at_least: int) -> list[np.ndarray]:
     """Some held-out documents of that many tokens, joined where none has them by itself.
 
     Of the end of a document as many pieces as are asked for, where it is long enough.
     """
     number = config.validation.num_documents
-    documents = corpus.long_documents("held_out", number, min_tokens=at_least, held_out_end=end)
-    if end is not None and len(documents) == 1:
-        documents = np.array_split(documents[0], min(number, len(documents[0]) // at_least))
-    return documents
+    texts = corpus.long_documents("held_out", number, min_tokens=at_least)
+    if isinstance(corpus, StoredCorpus) and corpus.held_out_end is not None and len(texts) == 1:
+        texts = np.array_split(texts[0], min(number, len(texts[0]) // at_least))
+    return texts

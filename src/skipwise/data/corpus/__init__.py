@@ -51,33 +51,29 @@ class StoredCorpus:
     Attributes:
         data: which documents, and how they are read and divided into parts.
         sources: the same, looked through.
+        tokenizer: the model's own.
         folder: of the token files.
+        held_out_end: end of a document that is held out beside whole ones (see `choose_held_out_end`).
     """
 
     data: DataConfig
     sources: Sources
+    tokenizer: "PreTrainedTokenizerBase"
     folder: Path
+    held_out_end: HeldOutEnd | None = None
 
     @property
     def files(self) -> TokenFiles:
         """The tokens of all documents, whatever their part and length."""
         return TokenFiles(self.folder)
 
-    def documents(
-        self,
-        part: Part = "all",
-        *,
-        min_tokens: int = 1,
-        join: bool | None = None,
-        held_out_end: HeldOutEnd | None = None,
-    ) -> TokenStore:
+    def documents(self, part: Part = "all", *, min_tokens: int = 1, join: bool | None = None) -> TokenStore:
         """The documents of one part that are long enough.
 
         Args:
             part: all, those for training, or those held out from it (told apart by `Document.identity`, so by text).
             min_tokens: documents with fewer are dropped, or joined; `data.min_tokens` where that is more.
             join: joins short documents in reading order, a separator token between; by default as `data.join` says.
-            held_out_end: end of a document that is held out beside whole ones (see `choose_held_out_end`).
 
         Raises:
             DataError: no document is long enough.
@@ -87,20 +83,24 @@ class StoredCorpus:
             join=self.data.join if join is None else join,
             part=part,
             held_out_share=self.data.held_out,
-            held_out_end=held_out_end,
+            held_out_end=self.held_out_end,
         )
         return TokenStore(self.folder, view, files_passed_over=self.sources.kinds_passed_over.total())
 
-    def long_documents(
-        self, part: Part, number: int, *, min_tokens: int, held_out_end: HeldOutEnd | None = None, spread: bool = False
-    ) -> list[np.ndarray]:
+    def number_of(self, tokens: int) -> int:
+        """How many training documents have at least this many tokens."""
+        try:
+            return self.documents("train", min_tokens=tokens).num_documents
+        except DataError:
+            return 0
+
+    def long_documents(self, part: Part, number: int, *, min_tokens: int, spread: bool = False) -> list[np.ndarray]:
         """Some documents of one part that are long enough, else short ones joined, which a warning says.
 
         Args:
             part: as in `documents`.
             number: how many at most.
             min_tokens: how long each must be.
-            held_out_end: as in `documents`.
             spread: from all over the corpus, as neighbours are alike; else the first.
 
         Returns:
@@ -109,14 +109,13 @@ class StoredCorpus:
         Raises:
             DataError: also joined ones are too short, or the tokenizer has no token to put between.
         """
-        how: dict[str, Any] = {"min_tokens": min_tokens, "held_out_end": held_out_end}
         try:
-            store = self.documents(part, **how)
+            store = self.documents(part, min_tokens=min_tokens)
         except DataError as too_short:
             if self.data.join or self.files.separator_id is None:
                 raise
             try:
-                store = self.documents(part, **how, join=True)
+                store = self.documents(part, min_tokens=min_tokens, join=True)
             except DataError:
                 raise too_short from None
             which = {"held_out": "held-out documents", "train": "training documents", "all": "documents"}[part]
@@ -214,7 +213,7 @@ def store_corpus(
                 f"tokens cannot be written to {str(root)!r}: {error.strerror or error}. Make room, or set "
                 "SKIPWISE_CACHE to a folder on another disk; parts that are complete stay and are not done again"
             ) from error
-    return StoredCorpus(data=data, sources=looked, folder=folder)
+    return StoredCorpus(data=data, sources=looked, tokenizer=tokenizer, folder=folder)
 
 
 def _key(field: str, encoder: Encoder, identities: list[list[Any]]) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 from skipwise.config import DataConfig
 from skipwise.data.documents import Sources
 from skipwise.data.formats import UnreadableError
-from skipwise.data.store import HeldOutEnd
 from skipwise.data.stream.lanes import DocumentStream
 from skipwise.data.stream.parts import is_of_part, together, tokens_of
 from skipwise.data.stream.shards import Shards
@@ -64,13 +63,7 @@ class StreamedCorpus:
         )
 
     def long_documents(
-        self,
-        part: Literal["train", "held_out"],
-        number: int,
-        *,
-        min_tokens: int,
-        held_out_end: HeldOutEnd | None = None,
-        spread: bool = False,
+        self, part: Literal["train", "held_out"], number: int, *, min_tokens: int, spread: bool = False
     ) -> list[np.ndarray]:
         """Some documents of one part, the first in the shards' own order; joined where none is long enough.
 
@@ -78,7 +71,6 @@ class StreamedCorpus:
             part: those for training, or those held out from it.
             number: how many at most.
             min_tokens: how long each must be.
-            held_out_end: of no document of a stream, as nobody knows their lengths before they have come.
             spread: without effect, as a stream is read from its beginning.
 
         Returns:

@@ -74,9 +74,7 @@ class PasskeyBuilder:
         Raises:
             ConfigError: when instruction, key and question alone are longer than `length_tokens`.
         """
-        key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
-        needle = self._encode(NEEDLE.format(key=key))
-        question, answer = split_answer(self._tokenizer, QUESTION, f" {key}")
+        key, needle, question, answer = self._parts(rng)
         room = length_tokens - len(self._instruction) - len(needle) - len(question) - len(answer)
         if room < 0:
             raise ConfigError(
@@ -88,3 +86,14 @@ class PasskeyBuilder:
         cut = round(depth * room)
         prompt = self._instruction + filler[:cut] + needle + filler[cut:] + question
         return PasskeyPrompt(prompt_ids=prompt, answer_ids=answer, key=key, depth=depth)
+
+    def shortest_tokens(self, rng: np.random.Generator) -> int:
+        """Tokens of the shortest prompt and answer that `build` would make of these draws."""
+        _, needle, question, answer = self._parts(rng)
+        return len(self._instruction) + len(needle) + len(question) + len(answer)
+
+    def _parts(self, rng: np.random.Generator) -> tuple[str, list[int], list[int], list[int]]:
+        """A key; and token ids of the sentence that hides it, of the question, and of its answer."""
+        key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
+        needle = self._encode(NEEDLE.format(key=key))
+        return key, needle, *split_answer(self._tokenizer, QUESTION, f" {key}")

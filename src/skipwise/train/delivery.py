@@ -1,0 +1,139 @@
+"""The end of a run: the trained model gathered, merged, saved and calibrated, and the record of what was done."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from peft import PeftModel
+
+from skipwise.config import QloraTuning
+from skipwise.doctor import Verdict
+from skipwise.model import check_saved, portability_note, save_model, share_weights
+from skipwise.records.runs import ADAPTER
+from skipwise.train.calibration import calibrate_run
+from skipwise.train.data import shows_bars
+from skipwise.train.durable import step_of
+from skipwise.train.preparation import load
+from skipwise.train.quantized import give_back, merge_record, merged_in_full, run_dtype
+from skipwise.train.record import finite_log, streamed_counts, write_record
+from skipwise.train.session import Session
+from skipwise.train.sharding import gathered, loaded_whole
+from skipwise.train.steps import Trained
+from skipwise.train.tuning import apply_tuning, merged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: of the extended model; of the checkpoints where the run was stopped.
+        finished: False where the run was stopped on request and can be resumed.
+        steps: optimizer steps done so far.
+        verdicts: of the preflight.
+        log: the Trainer's log, one dict an entry: loss by step, validation perplexities from before training on.
+        record: what stands in `skipwise.json`; empty where the run was stopped.
+    """
+
+    folder: Path
+    finished: bool
+    steps: int
+    verdicts: list[Verdict]
+    log: list[dict[str, Any]]
+    record: dict[str, Any]
+
+
+def deliver(run: Session, trained: Trained) -> ExtendResult:
+    """Leaves the extended model in its folder, where the run is finished."""
+    trainer = trained.trainer
+    steps, log = trainer.state.global_step, finite_log(trainer.state.log_history)
+    record: dict[str, Any] = {}
+    if trained.finished:
+        record = trained.record | _what_was_done(run, trained, steps, log)
+        _write_model(run, trained, record)
+    return ExtendResult(
+        folder=run.folder.path,
+        finished=trained.finished,
+        steps=steps,
+        verdicts=run.verdicts,
+        log=log,
+        record=record,
+    )
+
+
+def _what_was_done(run: Session, trained: Trained, steps: int, log: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the record says of the steps."""
+    done = {
+        "steps": steps,
+        # Seconds and peak memory are those of this process, from this step on.
+        "resumed_at_step": None if run.checkpoint is None else step_of(run.checkpoint),
+        "seconds": round(run.stopwatch.seconds, 1),
+        "training_seconds": round(sum(entry.get("step_seconds", 0.0) for entry in log), 1),
+        "peak_bytes": run.stopwatch.peak_bytes,
+        "bad_steps": run.bad_items.bad_steps,
+        "skipped_items": run.bad_items.skipped,
+        "log": log,
+    }
+    if (stream := trained.material.stream) is not None:
+        done["corpus"] = trained.record["corpus"] | streamed_counts(stream, run.checked.sources)
+    return done
+
+
+def _write_model(run: Session, trained: Trained, record: dict[str, Any]) -> None:
+    """Saves the model as a plain one, calibrates it where that is asked for, and writes the record last."""
+    folder, writes = run.folder.path, trained.trainer.is_world_process_zero()
+    plain = _plain_model(run, trained, record)
+    # The chunked loss, which stood in for the model's own forward pass.
+    vars(plain).pop("forward", None)
+    assert run.loaded is not None
+    if writes:
+        save_model(plain, run.loaded.tokenizer, folder)
+        with loaded_whole(run.arguments):
+            check_saved(plain, folder)
+    factor = None
+    if trained.material.to_calibrate_on is not None:
+        record["calibration"], factor = _calibrated(run, trained, plain)
+    if writes:
+        note = portability_note(plain.config)
+        notes = [note] if note else []
+        write_record(folder, record, run.checked.window, run.verdicts, notes=notes, factor=factor)
+
+
+def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
+    """The trained model without additions, whole in the process that writes; additions are saved beside it.
+
+    In the other processes of a split model it is the one that was trained.
+    """
+    trainer, tuning = trained.trainer, run.config.tuning
+    model: Any = trainer.model
+    writes = trainer.is_world_process_zero()
+    if run.split:
+        model = gathered(trainer, lambda: apply_tuning(load(run).model, tuning))
+    if writes and isinstance(model, PeftModel):
+        model.save_pretrained(str(run.folder.path / ADAPTER), save_embedding_layers=False)
+        share_weights(run.folder.path / ADAPTER)
+    if isinstance(tuning, QloraTuning):
+        dtype = run_dtype(run.config, run.checked.base)
+        record["merge"] = merge_record(tuning, dtype)
+        if writes or trained.material.to_calibrate_on is not None:
+            plain = merged_in_full(model, load(run, dtype="float32").model, tuning, dtype)
+            give_back(model)
+            return plain
+    elif writes or not run.split:
+        return merged(model)
+    return model
+
+
+def _calibrated(run: Session, trained: Trained, plain: Any) -> tuple[dict[str, Any], str]:
+    """The attention factor chosen: the entry for the record, and a line for the card."""
+    trainer, documents = trained.trainer, trained.material.to_calibrate_on
+    assert run.loaded is not None
+    assert documents is not None
+    # At the target a pass may need the memory that gradients and the optimizer hold.
+    plain.zero_grad(set_to_none=True)
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    plain.to(PartialState().device)
+    how = {"seed": run.config.seed, "progress": shows_bars(run.config)}
+    return calibrate_run(plain, run.loaded.tokenizer, documents, run.folder.path, **how)

@@ -1,0 +1,93 @@
+"""The model of a run: loaded with its interpolation, and probed before anything is trained."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate import PartialState
+
+from skipwise.doctor import Verdict, doctor, require_healthy
+from skipwise.model import LoadedModel, check_read_as_stored, load_model
+from skipwise.train.arguments import CHECKPOINTING, mixed_precision
+from skipwise.train.context import context_group, probe_context
+from skipwise.train.quantized import quantization_of
+from skipwise.train.session import Session
+from skipwise.train.sharding import loaded_whole
+
+logger = logging.getLogger("skipwise")
+
+
+def load(run: Session, **how: Any) -> LoadedModel:
+    """The model of a run under its interpolation, as it is now: of the last checkpoint, where that is a whole model.
+
+    Args:
+        run: the run.
+        how: more arguments of `load_model`; by default as it is trained.
+    """
+    config, whole = run.config, run.whole_checkpoint
+    how = how or {
+        "dtype": config.dtype,
+        "quantization": quantization_of(config, run.arguments, run.checked.base),
+    }
+    with loaded_whole(run.arguments):
+        return load_model(
+            whole or config.model,
+            interpolation=None if whole else config.build_interpolation(),
+            window=None if whole else run.checked.window,
+            original=None if whole else config.original,
+            attention=config.attention,
+            trust_remote_code=config.trust_remote_code,
+            **how,
+        )
+
+
+def load_to_train(run: Session) -> LoadedModel:
+    """The same on the device that it is trained on."""
+    loaded = load(run)
+    check_read_as_stored(loaded.model)
+    loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
+    return loaded
+
+
+def prepare(run: Session) -> None:
+    """Loads the model and probes it.
+
+    Raises:
+        UnsupportedModelError: the preflight failed, and for more than a mask that the run can do without.
+    """
+    run.loaded = load_to_train(run)
+    config, model = run.config, run.loaded.model
+    with loaded_whole(run.arguments):
+        verdicts = doctor(
+            model,
+            run.checked.window,
+            config.build_interpolation(),
+            tokenizer=run.loaded.tokenizer,
+            gradient_checkpointing=run.training[CHECKPOINTING],
+            mixed_precision=mixed_precision(run.arguments),
+            check_dilution=config.dilution,
+            # In the other processes of a parallel run the transformers library writes no files.
+            check_reload=PartialState().is_main_process,
+            seed=config.seed,
+        )
+    run.context = context_group(config, run.arguments.device)
+    if run.context is not None:
+        how = (run.context, mixed_precision(run.arguments), config.seed)
+        verdicts.append(probe_context(model, run.checked.window, *how))
+    for verdict in verdicts:
+        logger.info(verdict.line)
+    if (refused := refused_mask(verdicts)) and run.without_mask(refused):
+        verdicts = [verdict for verdict in verdicts if verdict.status != "fail"]
+    require_healthy(verdicts)
+    run.verdicts = verdicts
+
+
+def refused_mask(verdicts: Sequence[Verdict]) -> str | None:
+    """Why the mask of diluted attention is refused, where that is all that a preflight has failed for; else None.
+
+    In 16 bits that may be rounding, under which the mask's effect on a small model cannot be seen.
+    """
+    failed = [verdict for verdict in verdicts if verdict.status == "fail"]
+    if [verdict.name for verdict in failed] != ["dilution"]:
+        return None
+    return f"the preflight does not see that the model takes its mask ({failed[0].detail})"

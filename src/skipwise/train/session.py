@@ -1,0 +1,197 @@
+"""What one process knows of the run that it trains, from its settings to the last step."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from skipwise.config import FullTuning, RunConfig
+from skipwise.config.recipes import Resolved, resolve
+from skipwise.config.stages import RunStage, run_stages
+from skipwise.data.corpus import Corpus, StoredCorpus, open_corpus
+from skipwise.doctor import Verdict
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.model import LoadedModel
+from skipwise.positions import PositionSampler
+from skipwise.train.arguments import training_arguments, training_settings
+from skipwise.train.checks import CheckedRun, check_run
+from skipwise.train.context import ContextGroup
+from skipwise.train.data import shows_bars
+from skipwise.train.durable import newest_sound
+from skipwise.train.fitting import smaller_batches
+from skipwise.train.folder import RunFolder
+from skipwise.train.guard import BadItems
+from skipwise.train.process import Stopwatch
+from skipwise.train.sharding import is_sharded
+from skipwise.train.validation import find_held_out_end
+
+logger = logging.getLogger("skipwise")
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """One process's part in a run.
+
+    Attributes:
+        folder: of the run.
+        given: the run as it was asked for; of one that goes on, as it was begun.
+        resumes: whether it goes on.
+        checked: what is known without weights.
+        resolved: the run, in which nothing is open any more, and why.
+        arguments: of the Trainer, with as many windows at a time as fit.
+        checkpoint: to go on from; None for the beginning.
+        bad_items: what went wrong before.
+        stopwatch: from when it began.
+        corpus: the documents, without the end of one that is held out; None until the run is resolved.
+        loaded: the model that is trained, and its tokenizer.
+        verdicts: of the preflight.
+        context: the processes that hold each window together; None where each has windows of its own.
+    """
+
+    folder: RunFolder
+    given: RunConfig
+    resumes: bool
+    checked: CheckedRun
+    resolved: Resolved
+    arguments: transformers.TrainingArguments
+    checkpoint: Path | None
+    bad_items: BadItems
+    stopwatch: Stopwatch
+    corpus: Corpus | None = None
+    loaded: LoadedModel | None = None
+    verdicts: list[Verdict] = dataclasses.field(default_factory=list)
+    context: ContextGroup | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """The run, with as many windows at a time as fit."""
+        return smaller_batches(self.resolved.config, self.folder.most_at_a_time())
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Its `training` settings with every default spelled out."""
+        return training_settings(self.config)
+
+    @property
+    def stages(self) -> list[RunStage]:
+        """Its stages, whose windows are no wider than there is memory for."""
+        window, steps = self.checked.window, self.checked.facts.steps
+        sampler = self.checked.sampler if self.checked.facts.own_sampler else None
+        return run_stages(self.resolved.config, window, steps, sampler, self.folder.widest_tokens())
+
+    @property
+    def split(self) -> bool:
+        """Whether no process holds the whole model."""
+        return is_sharded(self.arguments)
+
+    @property
+    def whole_checkpoint(self) -> Path | None:
+        """The checkpoint, where it is a whole extended model; of low-rank additions, or shards, it holds no more."""
+        return self.checkpoint if isinstance(self.resolved.config.tuning, FullTuning) and not self.split else None
+
+    def resolve(self) -> None:
+        """Chooses what the run leaves open, by its documents too, and says what and why; once, as it is then stored."""
+        facts, given = self.checked.facts, self.given
+        if not self.resumes:
+            if not given.data.streaming:
+                corpus = self._open_corpus()
+                assert isinstance(corpus, StoredCorpus)
+                facts = dataclasses.replace(facts, long_documents=corpus.number_of)
+            self.resolved = resolve(given, facts)
+        for reason in self.resolved.reasons:
+            logger.info(reason)
+        for warning in self.resolved.warnings:
+            logger.warning(warning)
+        self._open_corpus()
+
+    def without_mask(self, why: str) -> bool:
+        """Takes note that the model refuses the mask of diluted attention; whether the run can do without it."""
+        facts = dataclasses.replace(self.checked.facts, refuses_mask=why)
+        without = resolve(self.given, facts)
+        if self.resumes or without.config.dilution:
+            return False
+        self.checked, self.resolved = dataclasses.replace(self.checked, facts=facts), without
+        return True
+
+    def begin_again(self) -> None:
+        """Goes back to the last checkpoint, or the beginning, with as much at a time as is found to fit by now."""
+        self.loaded = None
+        self.arguments = training_arguments(self.config)
+        self.checkpoint = newest_sound(self.folder.path, logger.warning)
+        self.arguments.eval_on_start = self.checkpoint is None
+
+    def _open_corpus(self) -> Corpus:
+        """Opens the documents once, and chooses the end of one to hold out, which depends on the stages."""
+        if self.corpus is None:
+            how = {"progress": shows_bars(self.config)}
+            self.corpus = open_corpus(self.config.data, self.checked.tokenizer, self.checked.sources, **how)
+        corpus, lengths = self.corpus, self.checked.validation_lengths
+        widest = max(stage.window.train for stage in self.stages)
+        end = self.folder.begun_held_out_end(lambda: find_held_out_end(corpus, lengths, widest))
+        if isinstance(corpus, StoredCorpus):
+            self.corpus = dataclasses.replace(corpus, held_out_end=end)
+        return self.corpus
+
+
+def open_session(
+    folder: RunFolder, given: RunConfig, sampler: PositionSampler | None, *, resume: bool, skip_bad_items: bool
+) -> Session:
+    """Looks at all that can be wrong with a run before its model is loaded.
+
+    Args:
+        folder: of the run.
+        given: the run.
+        sampler: in place of its own.
+        resume: go on with what was begun there.
+        skip_bad_items: without the items of steps that went wrong.
+
+    Raises:
+        SkipwiseError: as `skipwise.train.extend`.
+    """
+    if folder.is_to_be_resumed:
+        # What was skipped is on record; what has gone wrong since is not to be skipped unasked.
+        resume, skip_bad_items = True, False
+    if skip_bad_items and not resume:
+        raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
+    begun = folder.run.config() if resume else None
+    checked = check_run(given, sampler, begun=begun)
+    resolved = checked.resolved
+    if begun is not None:
+        resolved = dataclasses.replace(resolved, reasons=folder.begun_reasons())
+    most = folder.most_at_a_time() if resume else None
+    # First, as it tells the processes of a parallel run of one another.
+    arguments = training_arguments(smaller_batches(resolved.config, most))
+    checkpoint = folder.checkpoint(resolved.config) if resume else folder.require_free()
+    # Validation before training has been, where a run goes on.
+    arguments.eval_on_start = checkpoint is None
+    return Session(
+        folder=folder,
+        given=resolved.config if resume else given,
+        resumes=resume,
+        checked=checked,
+        resolved=resolved,
+        arguments=arguments,
+        checkpoint=checkpoint,
+        bad_items=_bad_items(folder, resolved.config, skip_bad_items),
+        stopwatch=Stopwatch(),
+    )
+
+
+def _bad_items(folder: RunFolder, config: RunConfig, skip: bool) -> BadItems:
+    """What has gone wrong in the run before.
+
+    Raises:
+        CheckpointError: too much, and the run is started anew without a word about it.
+    """
+    bad_items = BadItems(folder.path)
+    if skip:
+        logger.info(f"going on without {len(bad_items.skip()):,} items of steps that went wrong")
+    elif folder.is_to_be_resumed and len(bad_items.bad_steps) >= config.guard.bad_steps:
+        raise CheckpointError(
+            f"{len(bad_items.bad_steps)} steps have gone wrong, and starting anew does not mend them: their items are "
+            f"in {str(bad_items.path)!r}; go on without them by --resume --skip-bad-items"
+        )
+    return bad_items

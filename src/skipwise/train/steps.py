@@ -1,0 +1,172 @@
+"""The steps of a run: what they are made of, the Trainer that takes them, and less at a time where memory runs out."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import transformers
+from accelerate import PartialState
+
+from skipwise.calibrate import require_calibratable
+from skipwise.data.corpus import TokenStore
+from skipwise.data.stream import DocumentStream
+from skipwise.loss import use_chunked_loss
+from skipwise.train.calibration import calibration_documents
+from skipwise.train.context import num_groups
+from skipwise.train.curriculum import Curriculum, collate, collate_diluted
+from skipwise.train.data import build_curriculum
+from skipwise.train.durable import step_of
+from skipwise.train.fitting import TooMuchAtATimeError, fewer_at_a_time
+from skipwise.train.guard import StepGuard
+from skipwise.train.preparation import load_to_train
+from skipwise.train.process import free_memory
+from skipwise.train.record import run_record, sampler_text
+from skipwise.train.session import Session
+from skipwise.train.sharding import keep_for_the_loss
+from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, Validate, stream_places
+from skipwise.train.tuning import apply_tuning
+from skipwise.train.validation import build_validation, tell_held_out_end
+
+logger = logging.getLogger("skipwise")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a run is trained and measured on.
+
+    Attributes:
+        curriculum: its items in order.
+        documents: of its first stage.
+        validate: measures the model while it is trained; None for never.
+        to_calibrate_on: documents to choose an attention factor by; None where none is to be chosen.
+    """
+
+    curriculum: Curriculum
+    documents: TokenStore | DocumentStream
+    validate: Validate | None
+    to_calibrate_on: list[np.ndarray] | None
+
+    @property
+    def stream(self) -> DocumentStream | None:
+        """The documents, where they are streamed."""
+        return self.documents if isinstance(self.documents, DocumentStream) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A run whose steps are done, or were stopped on request.
+
+    Attributes:
+        trainer: that has trained it.
+        material: that it was trained on.
+        record: what is known of it before its first step, ready for JSON.
+        finished: False where it was stopped.
+    """
+
+    trainer: SkipwiseTrainer
+    material: Material
+    record: dict[str, Any]
+    finished: bool
+
+
+def train(run: Session) -> Trained:
+    """Trains; where memory runs out on the first steps again with less at a time, from the last checkpoint on.
+
+    Raises:
+        TooMuchAtATimeError: of several processes, which wait for this one: only whoever started them can start them
+            anew, to go on with less.
+        SkipwiseError: as `skipwise.train.extend`.
+    """
+    try:
+        return _train(run)
+    except TooMuchAtATimeError as error:
+        run.folder.remember(error.less)
+        logger.warning(str(error))
+        if PartialState().num_processes > 1:
+            raise
+    # Outside of the handler, without what the error held of the last try.
+    run.begin_again()
+    free_memory()
+    run.loaded = load_to_train(run)
+    return train(run)
+
+
+def _train(run: Session) -> Trained:
+    transformers.set_seed(run.config.seed)
+    material = _material(run)
+    record = _begin(run, material)
+    assert run.loaded is not None
+    use_chunked_loss(run.loaded.model)
+    model = apply_tuning(run.loaded.model, run.config.tuning)
+    keep_for_the_loss(model, run.arguments)
+    stop = StopOnRequest(logger.warning)
+    trainer = SkipwiseTrainer(
+        guard=StepGuard(run.config.guard, run.bad_items, material.curriculum.describe, logger.warning),
+        model=model,
+        args=run.arguments,
+        train_dataset=material.curriculum,
+        data_collator=collate_diluted if run.config.dilution else collate,
+        tokenizer=run.loaded.tokenizer,
+        validate=material.validate,
+        stream=material.stream,
+        context=run.context,
+        callbacks=[stop],
+    )
+    checkpoint = run.checkpoint
+    with stop.listening(), fewer_at_a_time(trainer, 0 if checkpoint is None else step_of(checkpoint)):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finished = not stop.requested or trainer.state.global_step == trainer.state.max_steps
+    return Trained(trainer=trainer, material=material, record=record, finished=finished)
+
+
+def _material(run: Session) -> Material:
+    """Documents made into a curriculum, validation, and what to calibrate on."""
+    config, loaded, arguments, corpus = run.config, run.loaded, run.arguments, run.corpus
+    assert loaded is not None
+    assert corpus is not None
+    begun_with = run.folder.at_a_time(arguments.train_batch_size)
+    curriculum, opened = build_curriculum(
+        config,
+        corpus,
+        run.checked.window,
+        run.stages,
+        run.training["max_steps"],
+        items_per_step=_windows_a_step(run),
+        items_at_a_time=begun_with,
+        skipped=run.bad_items.skipped,
+        evenly=begun_with != arguments.train_batch_size,
+        together=run.context is not None or bool(arguments.deepspeed or arguments.fsdp),
+    )
+    if isinstance(opened, DocumentStream) and run.checkpoint is not None:
+        opened.restore(stream_places(run.checkpoint))
+    validate = build_validation(config, corpus, loaded, run.checked.validation_lengths, share_out=not run.split)
+    to_calibrate_on = None
+    if config.calibrate:
+        # What cannot be calibrated is said before hours of training.
+        to_calibrate_on = calibration_documents(corpus, run.checked.window.target)
+        require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
+    return Material(curriculum=curriculum, documents=opened, validate=validate, to_calibrate_on=to_calibrate_on)
+
+
+def _begin(run: Session, material: Material) -> dict[str, Any]:
+    """Claims the folder, and gives the record of what is known before the first step."""
+    documents = material.documents
+    end = documents.view.held_out_end if isinstance(documents, TokenStore) else None
+    run.folder.begin(
+        run.resolved,
+        sampler=sampler_text(run.checked.sampler),
+        corpus=documents.fingerprint,
+        windows=_windows_a_step(run),
+        at_a_time=run.arguments.train_batch_size,
+        end=end,
+    )
+    record = run_record(run, documents)
+    if end is not None and isinstance(documents, TokenStore):
+        record["corpus"]["held_out_end"] = tell_held_out_end(end, documents)
+    return record
+
+
+def _windows_a_step(run: Session) -> int:
+    arguments = run.arguments
+    return arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(run.config)
