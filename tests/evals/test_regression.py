@@ -22,7 +22,7 @@ from skipwise.evals.tasks.regression import ShortWindowRegression, bootstrap_qua
 from skipwise.model import load_model, rotary_tables, save_model, with_rope
 from skipwise.records.results import EvalResult
 from skipwise.rope import INTERPOLATIONS, YaRN
-from skipwise.runtime import forward
+from skipwise.runtime import chunks
 from skipwise.window import Window
 
 from .conftest import make_llama, with_adapters
@@ -172,7 +172,7 @@ def test_pieces_do_not_change_the_scores(context, base_folder, texts, monkeypatc
     disturb(context.model)
     inputs = torch.from_numpy(texts[0][None].astype(np.int64))
     at_once = paired_scores(base, {"a": context.model, "b": base}, inputs, where="test")
-    monkeypatch.setattr(forward, "_CHUNK_TOKENS", {"cpu": 17})
+    monkeypatch.setattr(chunks, "_CHUNK_TOKENS", {"cpu": 17})
     monkeypatch.setattr(paired, "_PIECE_BYTES", 5 * 4 * 256)
     in_pieces = paired_scores(base, {"a": context.model, "b": base}, inputs, where="test")
     for arm in "ab":
