@@ -319,12 +319,12 @@ def test_what_is_no_base_of_this_model_is_refused(context, base_folder, tmp_path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "regression.base is not set; give the model"),
-        ({"base": 5}, "regression.base is 5; give the model"),
+        ({}, "regression.base is ''; give at least 1 characters: the model that this one was extended from"),
+        ({"base": 5}, "regression.base is 5; give text: the model"),
         ({"base": "x", "untrained": "maybe"}, "regression.untrained is 'maybe'; give true or false"),
         ({"base": "x", "trust_remote_code": 1}, "regression.trust_remote_code is 1; give true or false"),
         ({"base": "x", "num_buckets": 0}, "regression.num_buckets is 0"),
-        ({"base": "x", "bos": "sometimes"}, "'sometimes'; allowed are"),
+        ({"base": "x", "bos": "sometimes"}, "regression.bos is 'sometimes'; give 'tokenizer', 'always' or 'never'"),
     ],
 )
 def test_settings_are_checked(settings: dict, message: str) -> None:

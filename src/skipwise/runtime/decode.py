@@ -80,32 +80,41 @@ def greedy_outputs(
     """
     model = plain_model(model)
     outputs: list[list[int]] = [[] for _ in prompts]
+
+    def is_enough(row: int, output: list[int]) -> bool:
+        return enough is not None and enough(row, output)
+
     going = list(range(len(prompts)))
     while going:
         parts = {row: _next_part(model, prompts[row], outputs[row]) for row in going}
 
         def is_done(row: int, output: list[int], parts: dict[int, _Part] = parts) -> bool:
-            whole = enough is not None and enough(row, outputs[row] + output)
-            return whole or len(output) == parts[row].max_new_tokens
+            return is_enough(row, outputs[row] + output) or len(output) == parts[row].max_new_tokens
 
-        written: dict[int, list[int]] = {}
-        for rows in _batches(model, parts):
-            length = max(_held_length(model, parts[row]) for row in rows)
-            batch, likeliest = _prefill(model, {row: parts[row] for row in rows}, length, where, chunk_tokens)
-            written |= _written_answers(batch, parts, likeliest)
-            written |= _decode(batch, likeliest, set(written), eos_ids, is_done)
-        for row, output in written.items():
+        for row, output in _write(model, parts, eos_ids, is_done, where, chunk_tokens).items():
             outputs[row] += output
-        # Those that went as far as their part, and neither to the end nor as far as is enough.
-        going = [
-            row
-            for row in going
-            if len(written[row]) == parts[row].max_new_tokens
-            and len(outputs[row]) < prompts[row].max_new_tokens
-            and outputs[row] != list(prompts[row].answer_ids or ())
-            and not (enough is not None and enough(row, outputs[row]))
-        ]
+            ended = len(output) < parts[row].max_new_tokens or len(outputs[row]) == prompts[row].max_new_tokens
+            if ended or outputs[row] == list(prompts[row].answer_ids or ()) or is_enough(row, outputs[row]):
+                going.remove(row)
     return outputs
+
+
+def _write(
+    model: Any,
+    parts: Mapping[int, "_Part"],
+    eos_ids: Collection[int],
+    is_done: Callable[[int, list[int]], bool],
+    where: Callable[[int], str],
+    chunk_tokens: int | None,
+) -> dict[int, list[int]]:
+    """What follows each part, by row, in batches; arguments as of `greedy_outputs` and `_decode`."""
+    written: dict[int, list[int]] = {}
+    for rows in _batches(model, parts):
+        length = max(_held_length(model, parts[row]) for row in rows)
+        batch, likeliest = _prefill(model, {row: parts[row] for row in rows}, length, where, chunk_tokens)
+        written |= _written_answers(batch, parts, likeliest)
+        written |= _decode(batch, likeliest, set(written), eos_ids, is_done)
+    return written
 
 
 class _Part(NamedTuple):

@@ -1,17 +1,33 @@
-"""From token NLLs to records: what the perplexity tasks share."""
+"""From token NLLs to records: what the tasks that score documents share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from skipwise.evals.context import ChosenDocuments, EvalContext, Task
-from skipwise.records.results import EvalResult, Sample, hash_tokens
+from skipwise.evals.context import ChosenDocuments, EvalContext
+from skipwise.evals.settings import Settings
+from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.records.stats import Estimate, bootstrap_ratio
 
 INTERVAL = "bootstrap over documents"
+
+
+class ScoresDocuments(Settings):
+    """What a task inherits that scores documents; it has settings `num_documents` and `bos`."""
+
+    __slots__ = ()
+
+    @property
+    def uses_documents(self) -> bool:
+        """Whether it reads documents: always."""
+        return True
+
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses documents that are all shorter than the largest length."""
+        long_documents(context, self, max(lengths))
 
 
 def long_documents(context: EvalContext, task: Any, longest: int) -> ChosenDocuments:
@@ -26,10 +42,10 @@ def long_documents(context: EvalContext, task: Any, longest: int) -> ChosenDocum
 
 def document_samples(
     context: EvalContext,
-    task: Task,
+    task: Any,
     length: int,
     chosen: ChosenDocuments,
-    measure: Callable[[int, np.ndarray], Sample],
+    measure: Callable[[int, np.ndarray, str], Sample],
     **scope: Any,
 ) -> list[Sample]:
     """One sample a document, in order.
@@ -39,17 +55,18 @@ def document_samples(
         task: what is measured.
         length: input length in tokens.
         chosen: the documents.
-        measure: the sample of one document, from its index and token ids.
+        measure: the sample of one document, from its index, its token ids, and what is measured, for an error's text.
         **scope: JSON values of whatever else decides the choice or the samples.
     """
 
     def compute(places: Sequence[int]) -> list[Sample]:
-        return [measure(chosen.indices[place], chosen.bodies[place]) for place in places]
+        documents = ((chosen.indices[place], chosen.bodies[place]) for place in places)
+        return [measure(index, ids, f"{task.name}, length {length}, document {index}") for index, ids in documents]
 
     return context.samples(task, length, len(chosen.bodies), compute, **scope)
 
 
-def nll_sample(task: Task, length: int, document: int, token_ids: Tensor, nlls: Tensor) -> Sample:
+def nll_sample(task: Any, length: int, document: int, token_ids: Tensor, nlls: Tensor) -> Sample:
     """The record of one document.
 
     Args:
@@ -69,8 +86,36 @@ def nll_sample(task: Task, length: int, document: int, token_ids: Tensor, nlls: 
     }
 
 
+def perplexities(
+    context: EvalContext,
+    task: Any,
+    lengths: Sequence[int],
+    chosen: ChosenDocuments,
+    score: Callable[[int, np.ndarray, str], tuple[Tensor, Tensor]],
+    **scope: Any,
+) -> Iterator[Measurement]:
+    """The perplexity at each length over the same documents.
+
+    Args:
+        context: what is measured.
+        task: whose perplexity.
+        lengths: input lengths in tokens.
+        chosen: the documents.
+        score: from a length, a document's token ids and a name for errors, token ids (1, n) of what the model is given
+            of it, and the NLLs of the tokens that it is scored on.
+        **scope: JSON values that the documents and their tokens depend on; they join the results' details.
+    """
+    for length in lengths:
+
+        def measure(index: int, ids: np.ndarray, where: str, length: int = length) -> Sample:
+            return nll_sample(task, length, index, *score(length, ids, where))
+
+        samples = document_samples(context, task, length, chosen, measure, **scope)
+        yield Measurement([perplexity_result(task, context, length, samples, chosen.num_skipped, **scope)], samples)
+
+
 def perplexity_result(
-    task: Task, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int, **details: Any
+    task: Any, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int, **details: Any
 ) -> EvalResult:
     """`exp(sum of NLL / sum of tokens)` over documents, with a bootstrap interval over documents.
 

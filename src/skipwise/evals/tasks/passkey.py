@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
-from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext, as_input, check_at_least
+from skipwise.evals.context import EvalContext, as_input
 from skipwise.evals.prompts import running_text, warn_of_zeros
-from skipwise.evals.settings import check_choice
+from skipwise.evals.settings import Count, Haystack, check_depths, check_settings
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder, PasskeyPrompt
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.records.stats import wilson
@@ -36,18 +35,13 @@ class Passkey:
     """
 
     name: ClassVar[str] = "passkey"
-    trials: int = 50
-    num_depths: int = 10
-    haystack: Literal["filler", "documents"] = "filler"
+    trials: Count = 50
+    num_depths: Count = 10
+    haystack: Haystack = "filler"
 
     def __post_init__(self) -> None:
-        check_at_least(self, trials=1, num_depths=1)
-        if self.trials % self.num_depths:
-            raise ConfigError(
-                f"passkey has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, such as"
-                f" {max(1, self.trials // self.num_depths) * self.num_depths}"
-            )
-        check_choice(self, "haystack", ("filler", "documents"))
+        check_settings(self)
+        check_depths(self)
 
     @property
     def uses_documents(self) -> bool:

@@ -5,18 +5,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import Field
 from torch import Tensor
 
 from skipwise.errors import ConfigError
 from skipwise.evals.cache import hash_model
-from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
+from skipwise.evals.context import EvalContext, as_input
 from skipwise.evals.paired import paired_scores
-from skipwise.evals.settings import check_switches, check_text
-from skipwise.evals.tasks.nll import INTERVAL, long_documents
+from skipwise.evals.settings import NO_KEY, BosPolicy, Count
+from skipwise.evals.tasks.nll import INTERVAL, ScoresDocuments, long_documents
 from skipwise.evals.tasks.position import bucket_edges
 from skipwise.model import LoadedModel, load_model, read_config, rope_state
 from skipwise.model.extend import built_around
@@ -29,9 +30,14 @@ MODEL_ARM, UNTRAINED_ARM = "model", "interpolation only"
 _QUANTILES = {"kl_median": 0.5, "kl_p99": 0.99}
 _QUANTILE_RESAMPLES = 500
 
+Base = Annotated[
+    str,
+    Field(min_length=1, description="the model that this one was extended from: a folder, a hub name or a .gguf file"),
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShortWindowRegression(ReadsDocuments):
+class ShortWindowRegression(ScoresDocuments):
     """How far a model has moved from its base on inputs that the base could already read.
 
         kl(t) = sum over v of p_base(v | x_<t) * ln(p_base(v | x_<t) / p_model(v | x_<t))
@@ -56,18 +62,12 @@ class ShortWindowRegression(ReadsDocuments):
     """
 
     name: ClassVar[str] = "regression"
-    base: str = field(default="", metadata=NO_KEY)
+    base: Base = field(default="", metadata=NO_KEY)
     untrained: bool = True
-    num_documents: int = field(default=20, metadata=NO_KEY)
-    num_buckets: int = 4
+    num_documents: Count = field(default=20, metadata=NO_KEY)
+    num_buckets: Count = 4
     bos: BosPolicy = "tokenizer"
     trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        check_text(self, "base", "the model that this one was extended from: a folder, a hub name or a .gguf file")
-        check_at_least(self, num_documents=1, num_buckets=1)
-        check_switches(self, "untrained", "trust_remote_code")
-        check_bos(self)
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Refuses lengths beyond the base's window, by its config, and documents that are all too short."""

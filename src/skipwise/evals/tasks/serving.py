@@ -4,15 +4,17 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from transformers import DynamicCache
 
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext, as_input, check_at_least
+from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.settings import Count, Settings
 from skipwise.evals.tasks.regression import paired_mean
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.records.stats import Estimate
@@ -24,7 +26,7 @@ from skipwise.runtime.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
+class Serving(Settings):
     """Time and memory of one request alone: a prompt of random tokens is read, and a few tokens are written greedily.
 
     Results of each length, prompt and `new_tokens` together:
@@ -48,12 +50,9 @@ class Serving:
     """
 
     name: ClassVar[str] = "serving"
-    new_tokens: int = 8
-    repeats: int = 3
-    warm_ups: int = 1
-
-    def __post_init__(self) -> None:
-        check_at_least(self, new_tokens=1, repeats=1, warm_ups=0)
+    new_tokens: Count = 8
+    repeats: Count = 3
+    warm_ups: Annotated[int, Field(ge=0)] = 1
 
     @property
     def uses_documents(self) -> bool:
