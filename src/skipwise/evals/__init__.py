@@ -7,7 +7,7 @@ A new task is one class with `name`, `uses_documents`, `check_lengths` and `run`
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache
-from skipwise.evals.context import EvalContext, Task, result_files
+from skipwise.evals.context import EvalContext, Task
 from skipwise.evals.prompts import texts_of_any_length
 from skipwise.evals.ruler import RULER
 from skipwise.evals.suite import Suite
@@ -32,7 +32,7 @@ from skipwise.evals.tasks.serving import Serving
 from skipwise.evals.tasks.sliding import SlidingWindowPerplexity
 from skipwise.evals.tasks.truncated import TruncatedPerplexity
 from skipwise.names import did_you_mean
-from skipwise.records.results import EvalResult, Measurement, Sample
+from skipwise.records.results import EvalResult, Measurement, Sample, sample_line
 from skipwise.runtime.forward import check_length
 
 logger = logging.getLogger("skipwise")
@@ -85,7 +85,7 @@ def evaluate(
     share_out: bool = True,
     whole: Collection[str] = (),
 ) -> list[EvalResult]:
-    """All results of a model: every task at every length that it can be measured at; what is left out is logged.
+    """Measures a model with every task at every length that it can be measured at; what is left out is logged.
 
     Args:
         model: a causal language model of the transformers library.
@@ -103,6 +103,9 @@ def evaluate(
         share_out: each rank of a distributed run measures its share of the samples; of a model that is split over ranks
             all of them take part in each, and must measure all.
         whole: names of tasks that are refused unless they can be measured at every length.
+
+    Returns:
+        All results, in the order measured.
 
     Raises:
         ConfigError: when a task or setting cannot be used, or a task at no length.
@@ -126,36 +129,37 @@ def evaluate(
         share_out=share_out,
         is_recorded=out is not None,
     )
-    with _evaluation_mode(model), texts_of_any_length(tokenizer):
-        return _run(made, context, _lengths_of_tasks(made, context, lengths, whole), out, samples_out)
-
-
-def _run(
-    tasks: Sequence[Task],
-    context: EvalContext,
-    of_tasks: Sequence[Sequence[int]],
-    out: str | Path | None,
-    samples_out: str | Path | None,
-) -> list[EvalResult]:
-    """Runs each task at its lengths; every result and sample is written down as soon as it is there."""
+    # Every rank of a distributed run has all results; the first writes them down.
+    files = (out, samples_out) if process_state().is_main_process else (None, None)
     results: list[EvalResult] = []
-    shown = context.progress and process_state().is_main_process and sum(map(len, of_tasks)) > 1
-    with (
-        result_files(out, samples_out) as write,
+    with ExitStack() as stack:
+        result_file, sample_file = (
+            stack.enter_context(Path(path).open("a", encoding="utf-8")) if path is not None else None for path in files
+        )
+        stack.enter_context(_evaluation_mode(model))
+        stack.enter_context(texts_of_any_length(tokenizer))
+        of_tasks = _lengths_of_tasks(made, context, lengths, whole)
         # All that is asked for, by tokens of a length: it knows the time left where a single length's bar does not.
-        tqdm(
-            desc="evaluation",
-            total=sum(map(sum, of_tasks)),
-            disable=not shown,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
-            leave=False,
-        ) as bar,
-    ):
-        for task, lengths in zip(tasks, of_tasks, strict=True):
-            for measurement in task.run(context, lengths):
+        whole = stack.enter_context(
+            tqdm(
+                desc="evaluation",
+                total=sum(map(sum, of_tasks)),
+                disable=not (progress and process_state().is_main_process and sum(map(len, of_tasks)) > 1),
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+                leave=False,
+            )
+        )
+        for task, own in zip(made, of_tasks, strict=True):
+            for measurement in task.run(context, own):
                 results += measurement.results
-                write(measurement)
-                bar.update(max((result.length_tokens for result in measurement.results), default=0))
+                for file, lines in (
+                    (sample_file, map(sample_line, measurement.samples)),
+                    (result_file, (result.to_json() for result in measurement.results)),
+                ):
+                    if file is not None:
+                        file.writelines(line + "\n" for line in lines)
+                        file.flush()
+                whole.update(max((result.length_tokens for result in measurement.results), default=0))
     return results
 
 
