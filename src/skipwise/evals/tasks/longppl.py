@@ -101,22 +101,20 @@ class LongPPL(ScoresDocuments):
                 "scorer_model": hash_model(scorer.context.model),
                 "scorer_tokenizer": hash_tokenizer(scorer.context.tokenizer),
             }
-        for length in lengths:
 
-            def measure(index: int, body: np.ndarray, where: str, length: int = length) -> Sample:
-                ids = as_input(bos, body[: length - len(bos)])
-                (nlls,) = token_nlls(context.model, ids, where=where)
-                sample = nll_sample(self, length, index, ids, nlls)
-                is_key = self._key_tokens(context, scorer, body, length - len(bos), nlls.numpy(), where)
-                if is_key is None:
-                    return sample | {"key_tokens": None, "unscorable": "its tokens are not those of its own text"}
-                # Without a token before it, the first one has no NLL.
-                is_key = is_key[len(is_key) - len(nlls) :]
-                return sample | {"key_tokens": int(is_key.sum()), "key_nll_sum": float(nlls.numpy()[is_key].sum())}
+        def measure(length: int, index: int, body: np.ndarray, where: str) -> Sample:
+            ids = as_input(bos, body[: length - len(bos)])
+            (nlls,) = token_nlls(context.model, ids, where=where)
+            sample = nll_sample(self, length, index, ids, nlls)
+            is_key = self._key_tokens(context, scorer, body, length - len(bos), nlls.numpy(), where)
+            if is_key is None:
+                return sample | {"key_tokens": None, "unscorable": "its tokens are not those of its own text"}
+            # Without a token before it, the first one has no NLL.
+            is_key = is_key[len(is_key) - len(nlls) :]
+            return sample | {"key_tokens": int(is_key.sum()), "key_nll_sum": float(nlls.numpy()[is_key].sum())}
 
-            samples = document_samples(context, self, length, chosen, measure, **scope)
-            results = self._results(context, length, samples, chosen.num_skipped, max(lengths))
-            yield Measurement(results, samples)
+        for length, samples in document_samples(context, self, lengths, chosen, measure, **scope):
+            yield Measurement(self._results(context, length, samples, chosen.num_skipped, max(lengths)), samples)
 
     def _check_scorer(
         self, scorer: str, context: EvalContext, lengths: Sequence[int], bodies: Sequence[np.ndarray]

@@ -43,27 +43,29 @@ def long_documents(context: EvalContext, task: Any, longest: int) -> ChosenDocum
 def document_samples(
     context: EvalContext,
     task: Any,
-    length: int,
+    lengths: Sequence[int],
     chosen: ChosenDocuments,
-    measure: Callable[[int, np.ndarray, str], Sample],
+    measure: Callable[[int, int, np.ndarray, str], Sample],
     **scope: Any,
-) -> list[Sample]:
-    """One sample a document, in order.
+) -> Iterator[tuple[int, list[Sample]]]:
+    """Each length with one sample a document, in order.
 
     Args:
         context: where they are measured, or found again.
         task: what is measured.
-        length: input length in tokens.
+        lengths: input lengths in tokens.
         chosen: the documents.
-        measure: the sample of one document, from its index, its token ids, and what is measured, for an error's text.
+        measure: the sample of one document, from a length, its index, its token ids, and a name for an error's text.
         **scope: JSON values of whatever else decides the choice or the samples.
     """
+    for length in lengths:
 
-    def compute(places: Sequence[int]) -> list[Sample]:
-        documents = ((chosen.indices[place], chosen.bodies[place]) for place in places)
-        return [measure(index, ids, f"{task.name}, length {length}, document {index}") for index, ids in documents]
+        def compute(places: Sequence[int], length: int = length) -> list[Sample]:
+            documents = ((chosen.indices[place], chosen.bodies[place]) for place in places)
+            where = f"{task.name}, length {length}, document"
+            return [measure(length, index, ids, f"{where} {index}") for index, ids in documents]
 
-    return context.samples(task, length, len(chosen.bodies), compute, **scope)
+        yield length, context.samples(task, length, len(chosen.bodies), compute, **scope)
 
 
 def nll_sample(task: Any, length: int, document: int, token_ids: Tensor, nlls: Tensor) -> Sample:
@@ -105,12 +107,11 @@ def perplexities(
             of it, and the NLLs of the tokens that it is scored on.
         **scope: JSON values that the documents and their tokens depend on; they join the results' details.
     """
-    for length in lengths:
 
-        def measure(index: int, ids: np.ndarray, where: str, length: int = length) -> Sample:
-            return nll_sample(task, length, index, *score(length, ids, where))
+    def measure(length: int, index: int, ids: np.ndarray, where: str) -> Sample:
+        return nll_sample(task, length, index, *score(length, ids, where))
 
-        samples = document_samples(context, task, length, chosen, measure, **scope)
+    for length, samples in document_samples(context, task, lengths, chosen, measure, **scope):
         yield Measurement([perplexity_result(task, context, length, samples, chosen.num_skipped, **scope)], samples)
 
 

@@ -41,19 +41,16 @@ class NLLByPosition(ScoresDocuments):
         """Measures each length on the same documents: one result a bucket, in order of position."""
         bos = context.bos(self.bos)
         chosen = long_documents(context, self, max(lengths))
-        for length in lengths:
-            edges = bucket_edges(length, self.num_buckets)
+        longest = {"longest_tokens": max(lengths)}
 
-            def measure(
-                index: int, body: np.ndarray, where: str, length: int = length, edges: list[int] = edges
-            ) -> Sample:
-                ids = as_input(bos, body[: length - len(bos)])
-                (nlls,) = token_nlls(context.model, ids, where=where)
-                # The first score belongs to position 1.
-                sums = np.add.reduceat(nlls.numpy(), [edge - 1 for edge in edges[:-1]])
-                return nll_sample(self, length, index, ids, nlls) | {"bucket_sums": sums.tolist()}
+        def measure(length: int, index: int, body: np.ndarray, where: str) -> Sample:
+            ids = as_input(bos, body[: length - len(bos)])
+            (nlls,) = token_nlls(context.model, ids, where=where)
+            # The first score belongs to position 1.
+            sums = np.add.reduceat(nlls.numpy(), [edge - 1 for edge in bucket_edges(length, self.num_buckets)[:-1]])
+            return nll_sample(self, length, index, ids, nlls) | {"bucket_sums": sums.tolist()}
 
-            samples = document_samples(context, self, length, chosen, measure, longest_tokens=max(lengths))
+        for length, samples in document_samples(context, self, lengths, chosen, measure, **longest):
             sums = np.array([sample["bucket_sums"] for sample in samples])
             results = [
                 context.result(
@@ -64,10 +61,10 @@ class NLLByPosition(ScoresDocuments):
                     num_samples=len(sums),
                     num_skipped=chosen.num_skipped,
                     interval=INTERVAL,
-                    longest_tokens=max(lengths),
+                    **longest,
                     position_from=begin,
                     position_to=end,
                 )
-                for bucket, (begin, end) in enumerate(pairwise(edges))
+                for bucket, (begin, end) in enumerate(pairwise(bucket_edges(length, self.num_buckets)))
             ]
             yield Measurement(results, samples)

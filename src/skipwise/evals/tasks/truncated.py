@@ -45,16 +45,16 @@ class TruncatedPerplexity(ScoresDocuments):
         """Measures all lengths on the same documents."""
         bos = context.bos(self.bos)
         chosen = long_documents(context, self, max(lengths))
-        passes = [[length] for length in lengths] if rope_follows_length(context.model) else [list(lengths)]
-        for cuts in passes:
+        longest = {"longest_tokens": max(lengths)}
+        for cuts in [[length] for length in lengths] if rope_follows_length(context.model) else [list(lengths)]:
 
-            def measure(index: int, body: np.ndarray, where: str, cuts: list[int] = cuts) -> Sample:
-                ids = as_input(bos, body[: max(cuts) - len(bos)])
+            def measure(length: int, index: int, body: np.ndarray, where: str, cuts: list[int] = cuts) -> Sample:
+                ids = as_input(bos, body[: length - len(bos)])
                 (nlls,) = token_nlls(context.model, ids, where=where)
                 return {"cuts": [nll_sample(self, cut, index, ids[:, :cut], nlls[: cut - 1]) for cut in cuts]}
 
-            longest = {"longest_tokens": max(lengths)}
-            documents = document_samples(context, self, max(cuts), chosen, measure, cuts=cuts, **longest)
+            each = document_samples(context, self, [max(cuts)], chosen, measure, cuts=cuts, **longest)
+            _, documents = next(each)
             for place, cut in enumerate(cuts):
                 samples = [document["cuts"][place] for document in documents]
                 result = perplexity_result(self, context, cut, samples, chosen.num_skipped, **longest)
