@@ -204,7 +204,7 @@ def test_lengths_without_room_are_refused_before_the_model_runs() -> None:
     [
         ({"trials": 0}, "needles.trials is 0"),
         ({"num_needles": 1}, "needles.num_needles is 1; give 2 or more"),
-        ({"num_needles": 2000}, "needles.num_needles is 2000; there are keys for 1024 at most"),
+        ({"num_needles": 2000}, "needles.num_needles is 2000; give 1024 or less"),
         ({"kinds": "single"}, "needles.kinds is 'single'.*: a list of kinds"),
         ({"kinds": 5}, "needles.kinds is 5.*: a list of kinds"),
         ({"kinds": [["single"]]}, r"needles.kinds is \[\['single'\]\]; .*give 'single', 'multi_key'"),

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
+import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -34,6 +35,33 @@ class Settings:
         check_settings(self)
 
 
+class AtDepths(Settings):
+    """What a task inherits that hides something in equal parts of a text, the same number of times in each."""
+
+    __slots__ = ()
+    name: ClassVar[str]
+    trials: int
+    num_depths: int
+    haystack: Haystack
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.trials % self.num_depths:
+            raise ConfigError(
+                f"{self.name} has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, "
+                f"such as {max(1, self.trials // self.num_depths) * self.num_depths}"
+            )
+
+    @property
+    def uses_documents(self) -> bool:
+        """Whether documents are what hides it."""
+        return self.haystack == "documents"
+
+    def depth(self, trial: int, rng: np.random.Generator) -> float:
+        """Where a trial hides it, 0 start to 1 end: at a random place in the part that is its turn."""
+        return (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
+
+
 def check_settings(task: Any) -> None:
     """Holds each field of a task against its annotation.
 
@@ -46,15 +74,6 @@ def check_settings(task: Any) -> None:
         except ValidationError as error:
             words = allowed_words(error.errors()[0]) + (f": {meaning}" if meaning else "")
             raise ConfigError(f"{task.name}.{name} is {shortened(getattr(task, name))}; {words}") from error
-
-
-def check_depths(task: Any) -> None:
-    """Raises ConfigError when a task's trials do not divide into its depths."""
-    if task.trials % task.num_depths:
-        raise ConfigError(
-            f"{task.name} has {task.trials} trials for {task.num_depths} depths; give a multiple of the depths, such as"
-            f" {max(1, task.trials // task.num_depths) * task.num_depths}"
-        )
 
 
 @cache

@@ -22,7 +22,7 @@ from skipwise.evals.prompts import (
     split_answer,
     string_match_all,
 )
-from skipwise.evals.settings import Count, Haystack, check_depths, check_settings
+from skipwise.evals.settings import AtDepths, Count, Haystack
 from skipwise.evals.tasks.passkey_prompt import FILLER
 from skipwise.records.results import EvalResult, Measurement, Sample
 
@@ -63,7 +63,7 @@ class Needle(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NeedleGrid:
+class NeedleGrid(AtDepths):
     """Share of the asked needles that the model's answer contains, by length, kind and depth.
 
     Kinds: `single` hides one needle; `multi_key` hides others like it beside; `multi_value` hides several values of one
@@ -89,20 +89,9 @@ class NeedleGrid:
     kinds: Annotated[Sequence[NeedleKind], Field(min_length=1, description="a list of kinds")] = KINDS
     trials: Count = 25
     num_depths: Count = 5
-    num_needles: Annotated[int, Field(ge=2)] = 4
+    num_needles: Annotated[int, Field(ge=2, le=len(_ADJECTIVES) * len(_NOUNS))] = 4
     max_new_tokens: Count = 128
     haystack: Haystack = "filler"
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        check_depths(self)
-        if self.num_needles > (most := len(_ADJECTIVES) * len(_NOUNS)):
-            raise ConfigError(f"needles.num_needles is {self.num_needles}; there are keys for {most} at most")
-
-    @property
-    def uses_documents(self) -> bool:
-        """Whether the needles hide in documents."""
-        return self.haystack == "documents"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Refuses lengths that a trial's prompt and answer do not fit without hay, and a haystack without text."""
@@ -141,7 +130,7 @@ class NeedleGrid:
             ConfigError: when instruction, needles, question and answer alone are longer than the length.
         """
         rng = context.rng(f"{self.name} {kind}", length_tokens, trial)
-        depth = (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
+        depth = self.depth(trial, rng)
         needles, num_asked = self._needles(kind, depth, rng)
         asked = needles[:num_asked]
         question, answer = _question(kind, asked, rng)

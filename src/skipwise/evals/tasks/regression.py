@@ -17,7 +17,7 @@ from skipwise.evals.cache import hash_model
 from skipwise.evals.context import EvalContext, as_input
 from skipwise.evals.paired import paired_scores
 from skipwise.evals.settings import NO_KEY, BosPolicy, Count
-from skipwise.evals.tasks.nll import INTERVAL, ScoresDocuments, long_documents
+from skipwise.evals.tasks.nll import INTERVAL, ScoresDocuments, document_samples, long_documents
 from skipwise.evals.tasks.position import bucket_edges
 from skipwise.model import LoadedModel, load_model, read_config, rope_state
 from skipwise.model.extend import built_around
@@ -89,16 +89,14 @@ class ShortWindowRegression(ScoresDocuments):
             arms[UNTRAINED_ARM] = under_config_of(context.model, base)
         # Its path is no part of what samples depend on; what lies there is.
         scope: dict[str, Any] = {} if context.cache is None else {"base_sha256": hash_model(base)}
-        for length in lengths:
+        about = {"num_skipped": chosen.num_skipped, "longest_tokens": max(lengths)}
 
-            def compute(items: Sequence[int], length: int = length) -> list[Sample]:
-                inputs = ((chosen.indices[i], as_input(bos, chosen.bodies[i][: length - len(bos)])) for i in items)
-                return [self._sample(base, arms, document, input_ids) for document, input_ids in inputs]
+        def measure(length: int, index: int, body: np.ndarray, where: str) -> Sample:
+            return self._sample(base, arms, index, as_input(bos, body[: length - len(bos)]), where)
 
-            samples = context.samples(self, length, len(chosen.bodies), compute, **scope)
-            about = {"num_skipped": chosen.num_skipped, "longest_tokens": max(lengths)}
-            results = [self._results(context, length, samples, arm, about) for arm in arms]
-            yield Measurement([result for of_arm in results for result in of_arm], samples)
+        for length, samples in document_samples(context, self, lengths, chosen, measure, **scope):
+            results = [one for arm in arms for one in self._results(context, length, samples, arm, about)]
+            yield Measurement(results, samples)
 
     def _load_base(self, context: EvalContext) -> Any:
         """The base where the model is and in its precision, so that nothing but the models differs."""
@@ -112,7 +110,7 @@ class ShortWindowRegression(ScoresDocuments):
         _check_comparable(self.base, loaded, context)
         return loaded.model.to(model.device)  # pyright: ignore[reportArgumentType]
 
-    def _sample(self, base: Any, arms: Mapping[str, Any], document: int, input_ids: Tensor) -> Sample:
+    def _sample(self, base: Any, arms: Mapping[str, Any], document: int, input_ids: Tensor, where: str) -> Sample:
         """The record of one document: sums of each bucket for the means, every token's KL for its quantiles."""
         length = input_ids.shape[1]
         # The first score belongs to position 1.
@@ -121,7 +119,6 @@ class ShortWindowRegression(ScoresDocuments):
         def bucket_sums(scores: Tensor) -> list[float]:
             return np.add.reduceat(scores.numpy(), begins).tolist()
 
-        where = f"regression, length {length}, document {document}"
         scores = paired_scores(base, arms, input_ids, where=where)
         return {
             "task": self.name,
