@@ -122,8 +122,7 @@ def caches(run: str) -> None:
         begun = time.perf_counter()
         with (
             patch.object(forward, "empty_cache", cache),
-            patch.object(forward, "pass_columns", lambda *_: CHUNK),
-            patch.object(forward, "chunk_columns", lambda *_, **__: CHUNK),
+            patch.object(forward, "score_columns", lambda *_: CHUNK),
         ):
             # The library's integers take minutes a prompt; passkeys tell kinds apart less than perplexity does.
             tasks = [perplexity] if name in LIBRARY else [perplexity, passkey]

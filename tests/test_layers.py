@@ -27,12 +27,12 @@ ORDER = (
     "launch",
     # what a run is, what it leaves, what training computes
     "config",
-    "records",
     "distributed",
     "attention",
     "loss",
     # texts and models
     "data",
+    "records",
     "model",
     "doctor",
     "runtime",

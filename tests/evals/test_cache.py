@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -13,8 +14,11 @@ from transformers import LlamaForCausalLM
 import skipwise.evals.context
 from skipwise.errors import ConfigError
 from skipwise.evals import EvalResult, Measurement, SampleCache, evaluate
-from skipwise.evals.cache import hash_model, write_sample
-from skipwise.evals.context import NO_KEY
+from skipwise.evals.cache import _hash_files, hash_code, hash_model, write_sample
+from skipwise.evals.settings import NO_KEY
+from skipwise.evals.tasks import passkey
+from skipwise.records import stats
+from skipwise.runtime import session
 
 from .conftest import ByteTokenizer, KeyReader, make_llama
 
@@ -91,8 +95,6 @@ def test_weights_are_hashed_for_a_cache_or_a_record_alone_and_once(measure, docu
 
 def test_an_interrupted_run_goes_on_where_it_stopped(measure, monkeypatch, tmp_path) -> None:
     model, stop_at = make_llama(), [3]
-    from skipwise.evals.tasks import passkey
-
     monkeypatch.setattr(passkey, "_BATCH_TOKENS", 1)
     answers = passkey.greedy_answers
     asked = []
@@ -157,6 +159,17 @@ def test_what_writes_and_ends_an_answer_is_part_of_the_key(measure, tokenizer, m
     assert measure(model)[1] == 0
     monkeypatch.setattr("skipwise.evals.context.hash_code", lambda task: "another version")
     assert measure(model)[1], "other code"
+
+
+def test_code_of_the_tasks_and_of_what_runs_models_is_part_of_the_key(monkeypatch) -> None:
+    read = Path.read_bytes
+    hashes = [hash_code(passkey.Passkey)]
+    for changed in (Path(module.__file__ or "") for module in (passkey, session, stats)):
+        monkeypatch.setattr(Path, "read_bytes", lambda file, changed=changed: read(file) + b"#" * (file == changed))
+        _hash_files.cache_clear()
+        hashes.append(hash_code(passkey.Passkey))
+    _hash_files.cache_clear()
+    assert len({*hashes}) == 4
 
 
 def test_the_strength_of_additions_counts() -> None:

@@ -12,7 +12,7 @@ import transformers as hf
 from peft import PromptTuningConfig, get_peft_model
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.runtime import forward
+from skipwise.runtime import chunks, forward
 from skipwise.runtime.forward import check_length, logit_pieces, token_nlls
 
 from .conftest import make_llama, with_adapters
@@ -137,8 +137,8 @@ def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
     + [(kind, torch.float32, 2**30, [16, 16, 16, 2]) for kind in ("llama-eager", "mistral", "gemma3")],
 )
 def test_chunks_without_a_mask_or_one_pass_where_it_is_light(kind, dtype, pass_bytes, shown, monkeypatch) -> None:
-    monkeypatch.setattr(forward, "_PASS_BYTES", pass_bytes)
-    monkeypatch.setattr(forward, "_CHUNK_TOKENS", {"cpu": 16})
+    monkeypatch.setattr(chunks, "_PASS_BYTES", pass_bytes)
+    monkeypatch.setattr(chunks, "_CHUNK_TOKENS", {"cpu": 16})
     model = MODELS[kind]().to(dtype)
     seen: list[tuple[int, bool]] = []
 
@@ -167,14 +167,14 @@ def test_chunks_without_a_mask_or_one_pass_where_it_is_light(kind, dtype, pass_b
 def test_one_pass_where_the_device_has_room_for_it_and_attends_without_a_square(
     device, free, inside, columns, monkeypatch
 ) -> None:
-    monkeypatch.setattr(forward, "_free_bytes", lambda device: free)
+    monkeypatch.setattr(chunks, "_free_bytes", lambda device: free)
     config = make_llama(intermediate_size=inside).config
     model = SimpleNamespace(config=config, dtype=torch.float32, device=torch.device(device))
-    assert forward.pass_columns(model, 1, 1000) == columns
+    assert chunks.pass_columns(model, 1, 1000) == columns
 
 
 def test_a_cpu_says_what_is_free() -> None:
-    free = forward._free_bytes(torch.device("cpu"))
+    free = chunks._free_bytes(torch.device("cpu"))
     assert 2**20 < free <= psutil.virtual_memory().total
 
 

@@ -235,9 +235,9 @@ def test_a_scorer_with_another_tokenizer_must_hold_the_texts_in_its_own_tokens(t
     [
         ({"min_gain": "abc"}, "longppl.min_gain is 'abc'; give a number"),
         ({"max_nll": True}, "longppl.max_nll is True; give a number"),
-        ({"max_nll": float("nan")}, "longppl.max_nll is nan; give a number"),
-        ({"scorer": 5}, "longppl.scorer is 5; give the model that chooses"),
-        ({"scorer": ""}, "longppl.scorer is not set; give the model that chooses"),
+        ({"max_nll": float("nan")}, "longppl.max_nll is nan; give a finite number"),
+        ({"scorer": 5}, "longppl.scorer is 5; give text: the model that chooses"),
+        ({"scorer": ""}, "longppl.scorer is ''; give at least 1 characters: the model that chooses"),
         ({"short_tokens": None}, "longppl.short_tokens is None"),
     ],
 )

@@ -177,7 +177,7 @@ def test_documents_can_hide_the_key(documents) -> None:
         ({"num_depths": 2.0}, "passkey.num_depths is 2.0; give a whole number"),
         ({"haystack": ["filler"]}, r"passkey.haystack is \['filler'\]; "),
         ({"trials": 25, "num_depths": 10}, "25 trials for 10 depths; give a multiple of the depths, such as 20"),
-        ({"haystack": "hay"}, "'hay'; allowed are filler, documents"),
+        ({"haystack": "hay"}, "passkey.haystack is 'hay'; give 'filler' or 'documents'"),
     ],
 )
 def test_settings_are_checked(settings: dict, message: str) -> None:

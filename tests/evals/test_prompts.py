@@ -229,7 +229,7 @@ def test_nan_logits_stop_with_the_item(details: dict, kind: str, monkeypatch) ->
         return output
 
     context.model.forward = poisoned
-    with pytest.raises(CheckpointError, match=rf"quiz, length 24{kind}, item 3: logits are NaN after 2 tokens"):
+    with pytest.raises(CheckpointError, match=rf"quiz, length 24{kind}, item 3: logits are NaN at position 1"):
         answer_prompts(context, Quiz(), 24, 5, build.__getitem__, string_match_all)
 
 

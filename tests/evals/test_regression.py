@@ -22,7 +22,7 @@ from skipwise.evals.tasks.regression import ShortWindowRegression, bootstrap_qua
 from skipwise.model import load_model, rotary_tables, save_model, with_rope
 from skipwise.records.results import EvalResult
 from skipwise.rope import INTERPOLATIONS, YaRN
-from skipwise.runtime import forward
+from skipwise.runtime import chunks
 from skipwise.window import Window
 
 from .conftest import make_llama, with_adapters
@@ -172,7 +172,7 @@ def test_pieces_do_not_change_the_scores(context, base_folder, texts, monkeypatc
     disturb(context.model)
     inputs = torch.from_numpy(texts[0][None].astype(np.int64))
     at_once = paired_scores(base, {"a": context.model, "b": base}, inputs, where="test")
-    monkeypatch.setattr(forward, "_CHUNK_TOKENS", {"cpu": 17})
+    monkeypatch.setattr(chunks, "_CHUNK_TOKENS", {"cpu": 17})
     monkeypatch.setattr(paired, "_PIECE_BYTES", 5 * 4 * 256)
     in_pieces = paired_scores(base, {"a": context.model, "b": base}, inputs, where="test")
     for arm in "ab":
@@ -319,12 +319,12 @@ def test_what_is_no_base_of_this_model_is_refused(context, base_folder, tmp_path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "regression.base is not set; give the model"),
-        ({"base": 5}, "regression.base is 5; give the model"),
+        ({}, "regression.base is ''; give at least 1 characters: the model that this one was extended from"),
+        ({"base": 5}, "regression.base is 5; give text: the model"),
         ({"base": "x", "untrained": "maybe"}, "regression.untrained is 'maybe'; give true or false"),
         ({"base": "x", "trust_remote_code": 1}, "regression.trust_remote_code is 1; give true or false"),
         ({"base": "x", "num_buckets": 0}, "regression.num_buckets is 0"),
-        ({"base": "x", "bos": "sometimes"}, "'sometimes'; allowed are"),
+        ({"base": "x", "bos": "sometimes"}, "regression.bos is 'sometimes'; give 'tokenizer', 'always' or 'never'"),
     ],
 )
 def test_settings_are_checked(settings: dict, message: str) -> None:

@@ -14,7 +14,9 @@ from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM
 import skipwise.evals.tasks.serving as module
 from skipwise.errors import ConfigError
 from skipwise.evals import EvalResult, SampleCache, evaluate
-from skipwise.evals.tasks.serving import cache_bytes, serve
+from skipwise.evals.tasks.serving import serve
+from skipwise.runtime import peak as peaks
+from skipwise.runtime.caches import cache_bytes
 
 from .conftest import make_llama, with_adapters
 
@@ -127,7 +129,7 @@ def test_memory_is_the_peak_not_what_is_left(tokenizer) -> None:
 
 
 def test_where_no_peak_is_kept_it_is_looked_up(tokenizer, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CLEAR_REFS", tmp_path / "no" / "file")
+    monkeypatch.setattr(peaks, "_CLEAR_REFS", tmp_path / "no" / "file")
     peak = by_metric(evaluate(make_llama(), tokenizer, [QUICK], [64], progress=False))["peak_bytes"]
     assert peak.details["peak_of"] == "process, looked up"
     assert peak.value > 2**20

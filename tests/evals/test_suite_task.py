@@ -286,7 +286,7 @@ def test_what_cannot_be_measured_says_so_before_other_tasks_are(
         with pytest.raises((ConfigError, DataError), match=message):
             evaluate(model, ByteTokenizer(), ["passkey", Suite(folder=str(folder))], lengths, progress=False)
     for folder in ("", None, 3):
-        with pytest.raises(ConfigError, match=r"suite\.folder is .*; give the folder of a suite"):
+        with pytest.raises(ConfigError, match=r"suite\.folder is .*; give .*: the folder of a suite"):
             Suite(folder=folder)  # pyright: ignore[reportArgumentType]
 
 

@@ -6,10 +6,16 @@ from model_families import SMALL
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from skipwise.errors import ConfigError
-from skipwise.evals.tasks.serving import cache_bytes
 from skipwise.inference.generate import LocalEngine
 from skipwise.inference.modes import TwoModes
-from skipwise.runtime.caches import BLOCK_TOKENS, CACHES, GroupQuantizedLayer, can_rewind, make_cache
+from skipwise.runtime.caches import (
+    BLOCK_TOKENS,
+    CACHES,
+    GroupQuantizedLayer,
+    cache_bytes,
+    can_rewind,
+    make_cache,
+)
 
 from .conftest import answer, random_ids
 

@@ -142,7 +142,7 @@ def test_logits_that_are_no_numbers_are_an_error(runs: dict[str, Run]) -> None:
     broken = TwoModes.load(runs["full"].folder)
     with torch.no_grad():
         broken.model("long").get_output_embeddings().weight[3] = float("nan")  # pyright: ignore[reportCallIssue,reportArgumentType,reportIndexIssue,reportOptionalMemberAccess]
-    with pytest.raises(CheckpointError, match="logits are NaN after 200 tokens"):
+    with pytest.raises(CheckpointError, match="logits are NaN at position 199"):
         answer(LocalEngine(broken), PROMPTS["long"])
     assert len(answer(LocalEngine(broken), PROMPTS["short"])) == 8
 

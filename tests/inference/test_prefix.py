@@ -1,9 +1,10 @@
 from typing import Any
 
 import pytest
+import torch
 
 from skipwise.inference.engine import GenerationRequest
-from skipwise.inference.generate import LocalEngine
+from skipwise.inference.generate import LocalEngine, LocalGeneration
 from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
 
@@ -35,7 +36,13 @@ def test_numbers_from_a_prefix_are_the_same_to_the_bit(
     cache: str, modes: TwoModes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("skipwise.inference.generate.check_logits", lambda logits, *_: seen.append(logits.clone()))
+    choose = LocalGeneration._choose
+
+    def watched(generation: LocalGeneration, logits: torch.Tensor) -> int:
+        seen.append(logits.clone())
+        return choose(generation, logits)
+
+    monkeypatch.setattr(LocalGeneration, "_choose", watched)
     prompt = DOCUMENT + random_ids(30, 8)
     answer(LocalEngine(modes, cache=cache, chunk_tokens=64, prefixes=0), prompt)
     engine = LocalEngine(modes, cache=cache, chunk_tokens=64)

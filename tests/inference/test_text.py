@@ -1,9 +1,11 @@
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizer_kinds import tokenizer_of_kind
 from transformers import AutoTokenizer
 
 from skipwise.inference.text import TextStream
@@ -34,6 +36,38 @@ def test_pieces_make_the_text_up_to_the_first_stop(tokenizer: Any, text: str, st
         assert text.startswith(given)
         assert len(given) <= min(ends)
         assert not any(one in given for one in stop)
+
+
+spellings = cache(tokenizer_of_kind)
+
+
+def streamed(tokenizer: Any, ids: list[int]) -> str:
+    stream = TextStream(tokenizer)
+    return "".join(stream.add(token) for token in ids) + stream.finish()
+
+
+@pytest.mark.parametrize("kind", ["qwen", "unigram"])
+@given(places=st.lists(st.integers(0, 10**6), max_size=30))
+def test_pieces_of_any_tokens_make_what_they_spell_together(kind: str, places: list[int]) -> None:
+    # Tokens as a model may write them: spaces at their beginning, bytes of letters that never come to an end.
+    ids = [place % len(spellings(kind)) for place in places]
+    assert streamed(spellings(kind), ids) == spellings(kind).decode(ids, skip_special_tokens=True)
+
+
+@given(text=st.text(max_size=20))
+def test_letters_in_bytes_between_pieces_with_spaces(text: str) -> None:
+    tokenizer = spellings("llama2")
+    ids = tokenizer(text.encode("utf-8", "ignore").decode(), add_special_tokens=False)["input_ids"]
+    assert streamed(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_a_byte_that_spoils_those_before_is_no_error() -> None:
+    """`DecodeStream` of the tokenizers library gives nothing more from here on; what was given stays as it was."""
+    tokenizer = spellings("llama2")
+    vocabulary = tokenizer.get_vocab()
+    ids = [vocabulary[token] for token in ("<0x48>", "<0x88>", "<0x22>")]
+    assert tokenizer.decode(ids) == "\ufffd" * 3
+    assert streamed(tokenizer, ids) == "H" + "\ufffd" * 2
 
 
 def test_letters_wait_until_they_are_whole(tokenizer: Any) -> None:

@@ -9,11 +9,11 @@ from model_families import FAMILIES, SMALL
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from skipwise.errors import ConfigError, UnsupportedModelError
-from skipwise.evals.tasks.serving import cache_bytes
 from skipwise.memory import kv_cache_bytes, prefill_flops, training_flops
 from skipwise.model import without_weights
 from skipwise.plan.cards import MODEL_CARDS
 from skipwise.plan.shape import count_parameters, layer_shapes, model_shape, require_longer, shape_of
+from skipwise.runtime.caches import cache_bytes
 
 # In 10^9, as their makers publish them; of deepseek-v3 without the module that predicts a second token.
 PUBLISHED = {

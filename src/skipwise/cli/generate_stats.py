@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from skipwise.evals.tasks.serving import Peak
 from skipwise.inference.generate import LocalEngine, LocalGeneration
 from skipwise.report.quantities import bytes_text, seconds_text
+from skipwise.runtime.peak import Peak
 
 
 class _Row(NamedTuple):

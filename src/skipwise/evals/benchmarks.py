@@ -18,15 +18,15 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, ClassVar
 
 import yaml
 
-from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.context import EvalContext
+from skipwise.evals.context import EvalContext, result_files
 from skipwise.names import did_you_mean
 from skipwise.records.results import EvalResult, Measurement, Sample
 from skipwise.records.stats import CONFIDENCE, Estimate
@@ -110,10 +110,26 @@ def run_benchmarks(
         DataError: when the data of a benchmark are not to be had, or a prompt does not fit the model's window.
     """
     check_harness()
+    folder = None if tasks_folder is None else Path(tasks_folder).expanduser().resolve()
+    _check_arguments(tokenizer, folder, limit, batch_size)
+    context = EvalContext(model=model, tokenizer=tokenizer, seed=seed, progress=progress)
+    results: list[EvalResult] = []
+    with _quiet_harness(progress), result_files(out, samples_out, partial(json.dumps, ensure_ascii=False)) as write:
+        benchmarks = [_benchmark(name, folder) for name in names]
+        # All data first: what is missing is said before anything is computed.
+        tasks = [_load_task(benchmark, folder) for benchmark in benchmarks]
+        for benchmark, task in zip(benchmarks, tasks, strict=True):
+            measured = _measure(context, benchmark, task, limit, batch_size)
+            results += measured.results
+            write(measured)
+    return results
+
+
+def _check_arguments(tokenizer: Any, folder: Path | None, limit: int | None, batch_size: int) -> None:
+    """Raises ConfigError where benchmarks cannot be run with these."""
     for name, value in {"limit": limit, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ConfigError(f"benchmarks' {name} is {value}; give a whole number of at least 1")
-    folder = None if tasks_folder is None else Path(tasks_folder).expanduser().resolve()
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"tasks folder is {str(folder)!r} and no such folder exists; check its path")
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
@@ -121,28 +137,6 @@ def run_benchmarks(
             "the model's tokenizer has neither a beginning- nor an end-of-sequence token, and lm-evaluation-harness "
             "needs one of them; name one in its tokenizer_config.json"
         )
-    context = EvalContext(model=model, tokenizer=tokenizer, seed=seed, progress=progress)
-    # Every rank has all results; the first writes them down.
-    files = (samples_out, out) if process_state().is_main_process else (None, None)
-    results: list[EvalResult] = []
-    with _quiet_harness(progress), contextlib.ExitStack() as stack:
-        sample_file, result_file = (
-            stack.enter_context(Path(path).open("a", encoding="utf-8")) if path is not None else None for path in files
-        )
-        benchmarks = [_benchmark(name, folder) for name in names]
-        # All data first: what is missing is said before anything is computed.
-        tasks = [_load_task(benchmark, folder) for benchmark in benchmarks]
-        for benchmark, task in zip(benchmarks, tasks, strict=True):
-            measured = _measure(context, benchmark, task, limit, batch_size)
-            results += measured.results
-            for file, lines in (
-                (sample_file, (json.dumps(sample, ensure_ascii=False) for sample in measured.samples)),
-                (result_file, (result.to_json() for result in measured.results)),
-            ):
-                if file is not None:
-                    file.writelines(line + "\n" for line in lines)
-                    file.flush()
-    return results
 
 
 def _benchmark(name: str, folder: Path | None) -> Benchmark:

@@ -24,6 +24,8 @@ from torch.distributed.tensor import DTensor
 from skipwise import __version__
 from skipwise.records.results import Sample
 
+# Packages that samples are made by.
+_CODE = ("evals", "runtime", "records")
 _HASHED_BYTES = 64 * 2**20
 # Settings that loading and saving change, and nothing is computed from. The type of numbers is hashed with each tensor.
 _INCIDENTAL = ("architectures", "transformers_version", "dtype", "torch_dtype")
@@ -82,14 +84,15 @@ def library_versions() -> dict[str, str]:
 
 
 def hash_code(task: type) -> str:
-    """SHA-256 of the sources of this package and of a task's own module, wherever that lies."""
+    """SHA-256 of the sources that samples are made by, and of a task's own module, wherever that lies."""
     return _hash_files(frozenset({getattr(sys.modules[task.__module__], "__file__", None) or ""}))
 
 
 @cache
 def _hash_files(files: frozenset[str]) -> str:
     digest = hashlib.sha256()
-    for file in sorted({*Path(__file__).parent.rglob("*.py"), *(Path(name) for name in files if name)}):
+    own = (file for package in _CODE for file in (Path(__file__).parents[1] / package).rglob("*.py"))
+    for file in sorted({*own, *(Path(name) for name in files if name)}):
         digest.update(f"{file.name} ".encode() + file.read_bytes())
     return digest.hexdigest()
 

@@ -2,11 +2,12 @@
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,17 +17,10 @@ from tqdm import tqdm
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions, write_sample
+from skipwise.evals.settings import BosPolicy
 from skipwise.model import embedding_rows
-from skipwise.names import did_you_mean
-from skipwise.records.results import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer
+from skipwise.records.results import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer, sample_line
 from skipwise.records.stats import Estimate
-
-BosPolicy = Literal["tokenizer", "always", "never"]
-"""When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
-
-NO_KEY: Mapping[str, Any] = {"sample_key": False}
-"""Metadata of a task's setting that no single sample depends on: how many there are, or a path whose content the
-samples' scope tells."""
 
 
 class Task(Protocol):
@@ -56,17 +50,6 @@ class Task(Protocol):
             lengths: input lengths in tokens, those to be generated included.
         """
         ...
-
-
-class ReadsDocuments:
-    """What a task inherits that cannot do without documents."""
-
-    __slots__ = ()
-
-    @property
-    def uses_documents(self) -> bool:
-        """Yes."""
-        return True
 
 
 class ChosenDocuments(NamedTuple):
@@ -304,17 +287,33 @@ def as_input(*parts: Sequence[int] | np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([np.asarray(part, np.int64) for part in parts]))[None]
 
 
-def check_at_least(task: Any, **minima: int) -> None:
-    """Raises ConfigError when a whole-number setting of a task is below its minimum."""
-    for name, minimum in minima.items():
-        value = getattr(task, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise ConfigError(f"{task.name}.{name} is {value!r}; give a whole number of at least {minimum}")
+@contextmanager
+def result_files(
+    out: str | Path | None, samples_out: str | Path | None, line: Callable[[Sample], str] = sample_line
+) -> Iterator[Callable[[Measurement], None]]:
+    """What writes measurements into files, each as soon as it is there, after what the files already hold.
 
+    Args:
+        out: gets a line of JSON for each result.
+        samples_out: gets a line for each sample.
+        line: makes the line of a sample.
+    """
+    with ExitStack() as stack:
+        # Every rank of a distributed run has all results; the first writes them down.
+        result_file, sample_file = (
+            stack.enter_context(Path(path).open("a", encoding="utf-8"))
+            if path is not None and process_state().is_main_process
+            else None
+            for path in (out, samples_out)
+        )
 
-def check_bos(task: Any) -> None:
-    """Raises ConfigError when a task's `bos` is no policy."""
-    known = BosPolicy.__args__
-    if task.bos not in known:
-        hint = did_you_mean(task.bos, known)
-        raise ConfigError(f"{task.name}.bos is {task.bos!r}; {hint}allowed are {', '.join(known)}")
+        def write(measurement: Measurement) -> None:
+            for file, lines in (
+                (sample_file, map(line, measurement.samples)),
+                (result_file, (result.to_json() for result in measurement.results)),
+            ):
+                if file is not None:
+                    file.writelines(one + "\n" for one in lines)
+                    file.flush()
+
+        yield write

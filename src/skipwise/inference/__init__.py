@@ -4,7 +4,6 @@
     modes.py     the base model and the extended one around the same weights
     origin.py    where both come from
     low_rank.py  the difference that full tuning made, as an adapter
-    caches.py    kinds of KV cache
     prefix.py    caches of earlier requests on the same document
     text.py      text of tokens as they come
     generate.py  the engine of this process

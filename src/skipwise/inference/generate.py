@@ -3,26 +3,23 @@
 import threading
 import time
 from collections.abc import Hashable
-from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
-from transformers.cache_utils import Cache
 
 from skipwise.errors import ConfigError
-from skipwise.evals.tasks.serving import cache_bytes
 from skipwise.inference.engine import FinishReason, GenerationRequest, GenerationStats, Mode
 from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
 from skipwise.inference.text import TextStream
 from skipwise.model import embedding_rows
-from skipwise.runtime.attention import chunk_attention
-from skipwise.runtime.caches import BLOCK_TOKENS, can_rewind, make_cache
+from skipwise.runtime.caches import BLOCK_TOKENS, cache_bytes, make_cache
+from skipwise.runtime.chunks import chunk_columns
 from skipwise.runtime.decode import end_token_ids
-from skipwise.runtime.forward import check_logits, chunk_columns
-from skipwise.runtime.length_rope import held_length, rope_of_length, tables_at
+from skipwise.runtime.length_rope import held_length, tables_at
+from skipwise.runtime.session import Session
 
 # Temperatures from 0 up to here: logits divided by so little are infinite, and no draw can be made of them.
 _GREEDY_BELOW = 1e-5
@@ -112,10 +109,10 @@ class LocalGeneration:
         self.finish_reason: FinishReason | None = None
         self._engine, self._request = engine, request
         self._model: Any = engine.modes.model(mode)
-        self._cache: Cache | None = None
-        self._tables: Hashable = None
-        # Tokens that the cache holds are the first `_read` of these.
+        # What the model has read are the first of these.
         self._ids = list(request.prompt_ids)
+        self._session: Session | None = None
+        self._tables: Hashable = None
         self._read = self._reused = self._cache_bytes = 0
         self._prefill_seconds = self._decode_seconds = 0.0
         self._text, self._settled = TextStream(engine.modes.tokenizer, request.stop), ""
@@ -146,7 +143,7 @@ class LocalGeneration:
             new_tokens=len(self._ids) - prompt_tokens,
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
-            cache_bytes=self._cache_bytes if self._cache is None else cache_bytes(self._cache),
+            cache_bytes=self._cache_bytes if self._session is None else cache_bytes(self._session.cache),
         )
 
     def step(self) -> list[int]:
@@ -194,47 +191,37 @@ class LocalGeneration:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    @torch.no_grad()
     def _forward(self) -> int | None:
         """Reads the next chunk, or the last token; the token that follows, where all is read."""
         length = held_length(self._model, len(self._ids), self._request.total_tokens)
-        if self._cache is None or tables_at(self._model, length) != self._tables:
+        if self._session is None or tables_at(self._model, length) != self._tables:
             # Of the answer, too, where it has grown past what the keys so far were rotated for.
-            self._open_cache(length)
-        end = min(self._read + self._engine.chunk_tokens, len(self._ids))
-        wants_token, device = end == len(self._ids), self._model.device
-        # A cache whose size is fixed gives attention columns that hold nothing yet, and a mask for them.
-        unmasked = end - self._read > 1 and self._cache is not None and can_rewind(self._cache)
-        in_chunks = chunk_attention(self._model) if unmasked else nullcontext()
-        with self._engine.modes.one_at_a_time, rope_of_length(self._model, length), in_chunks:
-            logits: Tensor = self._model(
-                input_ids=torch.tensor([self._ids[self._read : end]], device=device),
-                position_ids=torch.arange(self._read, end, device=device)[None],
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1 if wants_token else torch.empty(0, dtype=torch.long, device=device),
-            ).logits
+            self._session = self._begin(length)
+        end = min(self._session.columns + self._engine.chunk_tokens, len(self._ids))
+        chunk, wants_token = torch.tensor([self._ids[self._session.columns : end]]), end == len(self._ids)
+        with self._engine.modes.one_at_a_time:
+            logits = self._session.step(chunk, int(wants_token))
         self._read = end
-        if not wants_token:
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)  # Or this chunk's seconds would be the next one's.
-            return None
-        check_logits(logits, lambda _: "request", lambda *_: f"after {end} tokens")
-        return self._choose(logits[:, -1].float())
+        if wants_token:
+            return self._choose(logits[:, -1].float())
+        if logits.device.type != "cpu":
+            torch.accelerator.synchronize(logits.device)  # Or this chunk's seconds would be the next one's.
+        return None
 
-    def _open_cache(self, length: int) -> None:
-        """A cache that holds the beginning of the tokens already, or an empty one.
+    def _begin(self, length: int) -> Session:
+        """A session whose cache holds the beginning of the tokens already, or nothing.
 
         Args:
             length: whose rotary tables its keys have, where the model's follow the length.
         """
-        self._cache, self._read, self._tables = None, 0, tables_at(self._model, length)
+        self._session, self._read, self._tables = None, 0, tables_at(self._model, length)
         if found := self._engine.prefixes.take(self._prefix_kind, self._ids):
-            self._cache, self._read = found
+            cache, self._read = found
         else:
-            self._cache = make_cache(self._engine.cache_kind, self._model, self._request.total_tokens)
+            cache = make_cache(self._engine.cache_kind, self._model, self._request.total_tokens)
         # Read anew or not: what the prompt had of an earlier cache, it had.
         self._reused = max(self._reused, min(self._read, len(self._request.prompt_ids)))
+        return Session(self._model, cache, length=length, columns=self._read, names=["request"])
 
     @property
     def _prefix_kind(self) -> Hashable:
@@ -263,8 +250,8 @@ class LocalGeneration:
         """Ends it; its cache is kept for requests that begin alike, unless an error left it half written."""
         self._settled += self._text.finish()
         self.finish_reason = reason
-        cache, self._cache = self._cache, None
-        if cache is not None:
-            self._cache_bytes = cache_bytes(cache)
+        session, self._session = self._session, None
+        if session is not None and session.cache is not None:
+            self._cache_bytes = cache_bytes(session.cache)
             if keep:
-                self._engine.prefixes.give(self._prefix_kind, self._ids[: self._read], cache)
+                self._engine.prefixes.give(self._prefix_kind, self._ids[: self._read], session.cache)

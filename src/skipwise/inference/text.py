@@ -10,6 +10,9 @@ _UNKNOWN = "\ufffd"
 class TextStream:
     """Turns tokens into text one by one.
 
+    Not the tokenizers library's `DecodeStream`: it raises where a byte spoils letters before it, as bytes of
+    SentencePiece can, holds back what is half a letter at the end, and takes no tokenizer without an engine.
+
     Args:
         tokenizer: of the model.
         stop: texts that end the output.

@@ -275,9 +275,9 @@ def main() -> None:
     question = json.loads(sys.argv[1])
     if question["what"] == "step":
         use_one_malloc_arena()
-    from skipwise.evals.tasks.serving import Peak
     from skipwise.model import four_bits, load_model
-    from skipwise.runtime.forward import pass_columns
+    from skipwise.runtime.chunks import pass_columns
+    from skipwise.runtime.peak import Peak
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     step = question["what"] == "step"

@@ -4,7 +4,7 @@ Layers of a limited reach (sliding windows) hold their window and no more in eve
 that see everything are kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +14,16 @@ from transformers.cache_utils import BaseQuantizedLayer, Cache, DynamicLayer
 
 from skipwise.errors import ConfigError
 from skipwise.names import did_you_mean
+from skipwise.runtime.attention import sees_everything
+from skipwise.runtime.room_cache import RoomCache
 
 BLOCK_TOKENS = 64
 """Tokens that are rounded together in caches of few bits."""
+
+
+def empty_cache(model: Any, num_rows: int, num_columns: int) -> Cache:
+    """An empty cache for `num_rows` of at most `num_columns` tokens: with room for all of them, where layers allow."""
+    return RoomCache(model, num_rows, num_columns) if sees_everything(model) else DynamicCache(config=model.config)
 
 
 def make_cache(kind: str, model: Any, total_tokens: int) -> Cache:
@@ -201,3 +208,25 @@ CACHES: dict[str, Callable[[Any, int], Cache]] = {
 def can_rewind(cache: Cache) -> bool:
     """Whether a cache can be cut back to its first tokens: each layer holds all of them, and in order."""
     return all(type(layer) in (DynamicLayer, GroupQuantizedLayer) for layer in cache.layers)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of all tensors that a cache of the transformers library holds, each counted once.
+
+    What a sliding layer keeps of a larger tensor counts, not that tensor, which is gone at the next token but one.
+    """
+    tensors = {id(tensor): tensor for layer in cache.layers for tensor in _tensors_in(vars(layer))}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    # No function inside another that calls itself: such a cycle would keep the cache until Python looks for garbage.
+    if isinstance(value, Tensor):
+        # Scalars are a layer's settings, as the size of its window.
+        if value.ndim > 1:
+            yield value
+    elif isinstance(value, dict):
+        yield from _tensors_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors_in(part)

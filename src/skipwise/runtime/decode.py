@@ -1,23 +1,21 @@
 """Greedy answers to prompts of different lengths, in batches through the KV cache.
 
 Long prompts are prefilled one by one, in chunks, short ones together; then they are aligned at their ends by unused
-columns on the left, and decoded together;
-logits are made for the last position only. Memory grows with the cache and the chunk, never with `n x vocabulary` nor
-`n x n`.
+columns on the left, and decoded together. Logits are made for the last position only.
 """
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from skipwise.runtime.attention import chunk_attention
-from skipwise.runtime.forward import check_logits, chunk_columns, empty_cache, logit_columns, plain_model
-from skipwise.runtime.length_rope import held_length, next_switch, rope_of_length, tables_at
+from skipwise.runtime.caches import empty_cache
+from skipwise.runtime.chunks import chunk_columns, logit_columns
+from skipwise.runtime.forward import plain_model
+from skipwise.runtime.length_rope import held_length, next_switch, tables_at
 from skipwise.runtime.room_cache import RoomCache
+from skipwise.runtime.session import Session
 
 # Prompts run together while their tokens, padding and answers included, stay below this.
 BATCH_TOKENS = 16384
@@ -42,7 +40,6 @@ class Request(Protocol):
         ...
 
 
-@torch.no_grad()
 def greedy_outputs(
     model: Any,
     prompts: Sequence[Request],
@@ -83,34 +80,41 @@ def greedy_outputs(
     """
     model = plain_model(model)
     outputs: list[list[int]] = [[] for _ in prompts]
+
+    def is_enough(row: int, output: list[int]) -> bool:
+        return enough is not None and enough(row, output)
+
     going = list(range(len(prompts)))
     while going:
         parts = {row: _next_part(model, prompts[row], outputs[row]) for row in going}
 
         def is_done(row: int, output: list[int], parts: dict[int, _Part] = parts) -> bool:
-            whole = enough is not None and enough(row, outputs[row] + output)
-            return whole or len(output) == parts[row].max_new_tokens
+            return is_enough(row, outputs[row] + output) or len(output) == parts[row].max_new_tokens
 
-        written: dict[int, list[int]] = {}
-        for rows in _batches(model, parts):
-            length = max(_held_length(model, parts[row]) for row in rows)
-            with rope_of_length(model, length):
-                reader = _Reader(model, rows, max(parts[row].max_new_tokens for row in rows), where)
-                likeliest = reader.prefill([parts[row].prompt_ids for row in rows], chunk_tokens)
-                written |= _written_answers(reader, parts, likeliest)
-                written |= _decode(reader, likeliest, set(written), eos_ids, is_done)
-        for row, output in written.items():
+        for row, output in _write(model, parts, eos_ids, is_done, where, chunk_tokens).items():
             outputs[row] += output
-        # Those that went as far as their part, and neither to the end nor as far as is enough.
-        going = [
-            row
-            for row in going
-            if len(written[row]) == parts[row].max_new_tokens
-            and len(outputs[row]) < prompts[row].max_new_tokens
-            and outputs[row] != list(prompts[row].answer_ids or ())
-            and not (enough is not None and enough(row, outputs[row]))
-        ]
+            ended = len(output) < parts[row].max_new_tokens or len(outputs[row]) == prompts[row].max_new_tokens
+            if ended or outputs[row] == list(prompts[row].answer_ids or ()) or is_enough(row, outputs[row]):
+                going.remove(row)
     return outputs
+
+
+def _write(
+    model: Any,
+    parts: Mapping[int, "_Part"],
+    eos_ids: Collection[int],
+    is_done: Callable[[int, list[int]], bool],
+    where: Callable[[int], str],
+    chunk_tokens: int | None,
+) -> dict[int, list[int]]:
+    """What follows each part, by row, in batches; arguments as of `greedy_outputs` and `_decode`."""
+    written: dict[int, list[int]] = {}
+    for rows in _batches(model, parts):
+        length = max(_held_length(model, parts[row]) for row in rows)
+        batch, likeliest = _prefill(model, {row: parts[row] for row in rows}, length, where, chunk_tokens)
+        written |= _written_answers(batch, parts, likeliest)
+        written |= _decode(batch, likeliest, set(written), eos_ids, is_done)
+    return written
 
 
 class _Part(NamedTuple):
@@ -165,190 +169,127 @@ def _batches(model: Any, prompts: Mapping[int, Request]) -> Iterator[list[int]]:
         yield batch
 
 
-def _written_answers(reader: "_Reader", prompts: Mapping[int, Request], likeliest: Tensor) -> dict[int, list[int]]:
-    """Answers that greedy decoding would write, by row; the reader is left as it was.
+class _Batch(NamedTuple):
+    """Rows that are read together.
+
+    Attributes:
+        session: has read them.
+        rows: what the caller calls each that is still there.
+        piece_tokens: columns whose logits are made at a time.
+    """
+
+    session: Session
+    rows: list[int]
+    piece_tokens: int
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Reads `ids` (rows, n), few beside a chunk; the token that is likeliest after each, (rows, n)."""
+        pieces = ids.split(self.piece_tokens, dim=1)
+        return torch.cat([self.session.step(piece, piece.shape[1]).argmax(-1) for piece in pieces], dim=1)
+
+    def kept(self, places: list[int]) -> "_Batch":
+        """What is left when it goes on with these of its rows, by their place among them, in order."""
+        if len(places) == len(self.rows):
+            return self
+        self.session.keep(places)
+        return self._replace(rows=[self.rows[place] for place in places])
+
+
+def _prefill(
+    model: Any,
+    prompts: Mapping[int, Request],
+    length: int,
+    where: Callable[[int], str],
+    chunk_tokens: int | None,
+) -> tuple[_Batch, Tensor]:
+    """Reads the prompts of one batch.
 
     Args:
-        reader: has read the prompts.
+        model: that reads them.
+        prompts: by what the caller calls each row.
+        length: whose rotary tables they are read with.
+        where: what a row is, for an error's text.
+        chunk_tokens: columns of one pass; None for what suits.
+
+    Returns:
+        The batch, and the token that is likeliest after each prompt, (rows,).
+    """
+    given, names, rows = [prompt.prompt_ids for prompt in prompts.values()], list(map(where, prompts)), len(prompts)
+    width = max(map(len, given))
+    cache = empty_cache(model, rows, width + max(prompt.max_new_tokens for prompt in prompts.values()))
+    padding = torch.tensor([width - len(ids) for ids in given], device=model.device)
+    session = Session(model, cache, length=length, padding=padding, names=names)
+    columns = chunk_tokens or chunk_columns(model, rows)
+    logits: list[Tensor] = []
+    if width > columns and isinstance(cache, RoomCache):
+        # Row after row: nothing is padded, and no chunk of a row needs a mask for what it is not to see.
+        columns = chunk_tokens or chunk_columns(model, 1, masked=False)
+        for place, ids in enumerate(given):
+            alone = Session(model, cache.row(place, width - len(ids)), length=length, names=names[place : place + 1])
+            logits += alone.prefill(torch.tensor([list(ids)]), chunk_tokens=columns)
+        cache.fill(width)
+        session.columns = width
+    else:
+        # Any token will do as padding: it is masked.
+        padded = torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in given])
+        logits += session.prefill(padded, chunk_tokens=columns)
+    batch = _Batch(session, list(prompts), logit_columns(model, rows))
+    return batch, torch.cat(logits)[:, -1].argmax(-1)
+
+
+def _written_answers(batch: _Batch, prompts: Mapping[int, Request], likeliest: Tensor) -> dict[int, list[int]]:
+    """Answers that greedy decoding would write, by row; the batch is left as it was.
+
+    Args:
+        batch: has read the prompts.
         prompts: those of all rows.
         likeliest: (rows,), the argmax after each prompt.
     """
     hoped = [
         list(answer) if (answer := prompts[row].answer_ids) and answer[0] == token else []
-        for row, token in zip(reader.rows, likeliest.tolist(), strict=True)
+        for row, token in zip(batch.rows, likeliest.tolist(), strict=True)
     ]
     # The last token is predicted, not read. What fills up a shorter row comes after it and changes nothing in it.
     given = [answer[:-1] for answer in hoped]
     width = max(map(len, given))
     written: list[list[int]] = [[] for _ in given]
     if width:
-        with reader.rewound(width):
-            written = reader.read(torch.tensor([ids + [0] * (width - len(ids)) for ids in given])).tolist()
+        with batch.session.rewound():
+            written = batch.read(torch.tensor([ids + [0] * (width - len(ids)) for ids in given])).tolist()
     return {
         row: answer
-        for row, answer, ids in zip(reader.rows, hoped, written, strict=True)
+        for row, answer, ids in zip(batch.rows, hoped, written, strict=True)
         if answer and ids[: len(answer) - 1] == answer[1:]
     }
 
 
 def _decode(
-    reader: "_Reader",
+    batch: _Batch,
     likeliest: Tensor,
     finished: Collection[int],
     eos_ids: Collection[int],
     is_done: Callable[[int, list[int]], bool],
 ) -> dict[int, list[int]]:
-    """Outputs of the reader's rows that are not finished, token by token.
+    """Outputs of the batch's rows that are not finished, token by token.
 
     Args:
-        reader: has read the prompts.
+        batch: has read the prompts.
         likeliest: (rows,), the argmax after each prompt.
         finished: rows to leave out.
         eos_ids: tokens that end an output.
         is_done: whether a row's output is complete.
     """
-    outputs: dict[int, list[int]] = {row: [] for row in reader.rows if row not in finished}
-    going = [place for place, row in enumerate(reader.rows) if row in outputs]
-    reader.keep(going)
-    likeliest = likeliest[going]
-    while reader.rows:
+    outputs: dict[int, list[int]] = {row: [] for row in batch.rows if row not in finished}
+    going = [place for place, row in enumerate(batch.rows) if row in outputs]
+    batch, likeliest = batch.kept(going), likeliest[going]
+    while batch.rows:
         going = []
-        for place, (row, token) in enumerate(zip(reader.rows, likeliest.tolist(), strict=True)):
+        for place, (row, token) in enumerate(zip(batch.rows, likeliest.tolist(), strict=True)):
             if token not in eos_ids:
                 outputs[row].append(token)
                 if not is_done(row, outputs[row]):
                     going.append(place)
-        reader.keep(going)
+        batch, likeliest = batch.kept(going), likeliest[going]
         if going:
-            likeliest = reader.read(likeliest[going][:, None])[:, -1]
+            likeliest = batch.read(likeliest[:, None])[:, -1]
     return outputs
-
-
-class _Reader:
-    """Rows in a KV cache that end together; the model's argmax after them.
-
-    Args:
-        model: a causal language model of the transformers library, in evaluation mode.
-        rows: what the caller calls each row.
-        max_new_tokens: most that any row is to be continued by.
-        where: what a row is, for an error's text.
-
-    Attributes:
-        rows: what the caller calls each row that is still there.
-    """
-
-    def __init__(self, model: Any, rows: list[int], max_new_tokens: int, where: Callable[[int], str]) -> None:
-        self.rows = rows
-        self._model, self._where, self._max_new_tokens = model, where, max_new_tokens
-        self._columns = 0
-        # 1-D, one entry per row: columns of padding on its left.
-        self._padding = torch.zeros(len(rows), dtype=torch.long, device=model.device)
-
-    def prefill(self, prompts: Sequence[Sequence[int]], chunk_tokens: int | None) -> Tensor:
-        """Reads prompts in chunks.
-
-        Returns:
-            (rows,), the token that is likeliest after each.
-        """
-        width = max(map(len, prompts))
-        self._cache = empty_cache(self._model, len(prompts), width + self._max_new_tokens)
-        self._padding += torch.tensor([width - len(prompt) for prompt in prompts], device=self._padding.device)
-        columns = chunk_tokens or chunk_columns(self._model, len(prompts))
-        if width > columns and isinstance(self._cache, RoomCache):
-            return self._prefill_rows(self._cache, prompts, width, chunk_tokens)
-        # Any token will do as padding: it is masked.
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        *earlier, last = ids.split(columns, dim=1)
-        no_columns = torch.empty(0, dtype=torch.long, device=self._model.device)
-        for chunk in earlier:
-            self._forward(chunk, no_columns)
-        return self._likeliest(self._forward(last, 1))[:, -1]
-
-    def _prefill_rows(
-        self, cache: RoomCache, prompts: Sequence[Sequence[int]], width: int, chunk_tokens: int | None
-    ) -> Tensor:
-        """Row after row: nothing is padded, and no chunk of a row needs a mask for what it is not to see."""
-        device = self._model.device
-        no_columns = torch.empty(0, dtype=torch.long, device=device)
-        chunk_tokens = chunk_tokens or chunk_columns(self._model, 1, masked=False)
-        logits = []
-        with chunk_attention(self._model):
-            for place, prompt in enumerate(prompts):
-                row_cache = cache.row(place, width - len(prompt))
-                for start in range(0, len(prompt), chunk_tokens):
-                    ids = torch.tensor([list(prompt[start : start + chunk_tokens])], device=device)
-                    end = start + ids.shape[1]
-                    is_last = end == len(prompt)
-                    output = self._model(
-                        input_ids=ids,
-                        position_ids=torch.arange(start, end, device=device)[None],
-                        past_key_values=row_cache,
-                        use_cache=True,
-                        logits_to_keep=1 if is_last else no_columns,
-                    )
-                    if is_last:
-                        logits.append(output.logits[:, -1:])
-        cache.fill(width)
-        self._columns = width
-        return self._likeliest(torch.cat(logits))[:, -1]
-
-    def read(self, ids: Tensor) -> Tensor:
-        """Reads `ids` (rows, n), of any n that is small beside a chunk.
-
-        Returns:
-            (rows, n), the token that is likeliest after each.
-        """
-        pieces = ids.split(logit_columns(self._model, len(self.rows)), dim=1)
-        return torch.cat([self._likeliest(self._forward(piece, 0)) for piece in pieces], dim=1)
-
-    def keep(self, places: list[int]) -> None:
-        """Goes on with these of its rows, by their place among them, in order."""
-        if len(places) == len(self.rows):
-            return
-        chosen = torch.tensor(places, dtype=torch.long, device=self._padding.device)
-        self.rows = [self.rows[place] for place in places]
-        self._padding = self._padding[chosen]
-        self._cache.batch_select_indices(chosen)
-
-    @contextmanager
-    def rewound(self, num_tokens: int) -> Iterator[None]:
-        """Forgets, at its end, the `num_tokens` that are read within."""
-        # A sliding layer throws away what leaves its window: its few tensors are kept. Updates make new ones.
-        sliding = {
-            index: copy.copy(layer)
-            for index, (layer, slides) in enumerate(zip(self._cache.layers, self._cache.is_sliding, strict=True))
-            if slides
-        }
-        yield
-        layers: list[Any] = self._cache.layers
-        for index, layer in enumerate(layers):
-            if index in sliding:
-                layers[index] = sliding[index]
-            else:
-                layer.crop(-num_tokens)
-        self._columns -= num_tokens
-
-    def _forward(self, ids: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-        """Logits (rows, columns asked for, vocabulary) of the next columns `ids` (rows, n)."""
-        device = self._padding.device
-        end = self._columns + ids.shape[1]
-        columns = torch.arange(end, device=device) - self._padding[:, None]
-        output = self._model(
-            input_ids=ids.to(device),
-            attention_mask=(columns >= 0).long(),
-            position_ids=columns[:, self._columns :].clamp(min=0),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=logits_to_keep,
-        )
-        self._columns = end
-        return output.logits
-
-    def _likeliest(self, logits: Tensor) -> Tensor:
-        before = self._columns - logits.shape[1] + 1 - self._padding
-
-        def place(row: int, column: int) -> str:
-            return f"after {int(before[row]) + column} tokens"
-
-        check_logits(logits, lambda row: self._where(self.rows[row]), place)
-        return logits.argmax(-1)

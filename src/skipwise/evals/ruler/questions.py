@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import NO_KEY, EvalContext
+from skipwise.evals.context import EvalContext
 from skipwise.evals.prompts import string_match_any
 from skipwise.evals.ruler.draft import Draft, Drafter, filler_words
 from skipwise.evals.ruler.facts import FactWorld, Question
 from skipwise.evals.ruler.question_file import QuestionPool, read_questions
 from skipwise.evals.ruler.task import RulerTask
+from skipwise.evals.settings import NO_KEY
 
 MADE_UP = "generated facts"
 _INSTRUCTION = "Answer the question from the passages given. Write the answer alone and nothing else."

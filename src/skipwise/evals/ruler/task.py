@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import NO_KEY, EvalContext, check_at_least
+from skipwise.evals.context import EvalContext
 from skipwise.evals.prompts import Prompt, Score, answer_prompts, score_results
 from skipwise.evals.ruler.draft import Drafter, PromptEncoder
 from skipwise.evals.ruler.fitting import fit_length, smallest_prompt
+from skipwise.evals.settings import NO_KEY, Count, check_settings
 from skipwise.evals.thinking import AfterThought
 from skipwise.records.results import Measurement
 
@@ -30,14 +33,12 @@ class RulerTask:
     name: ClassVar[str]
     max_new_tokens: ClassVar[int]
     score: ClassVar[Score]
-    trials: int = field(default=50, metadata=NO_KEY)
+    trials: Count = field(default=50, metadata=NO_KEY)
     chat: bool = False
-    thinking_tokens: int = 0
+    thinking_tokens: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        check_at_least(self, trials=1, thinking_tokens=0)
-        if not isinstance(self.chat, bool):
-            raise ConfigError(f"{self.name}.chat is {self.chat!r}; give true or false")
+        check_settings(self)
         if self.thinking_tokens and not self.chat:
             raise ConfigError(
                 f"{self.name}.thinking_tokens is {self.thinking_tokens}, and plain text is not thought about: set "

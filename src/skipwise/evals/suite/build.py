@@ -1,5 +1,6 @@
 """Builds a suite: draws questions about the documents and fits each to its length."""
 
+import itertools
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals.suite.continuation import Continue
 from skipwise.evals.suite.fact import Fact
 from skipwise.evals.suite.fitting import CLOSEST_SHARE, fit_size
-from skipwise.evals.suite.folder import SuiteFolder, new_suite
+from skipwise.evals.suite.folder import SuiteFolder, SuiteWriter, new_suite
 from skipwise.evals.suite.item import Draft, Item, encode_item, total_tokens
 from skipwise.evals.suite.kind import LABELS, Kind, Place
 from skipwise.evals.suite.library import Library
@@ -60,9 +61,6 @@ def build_suite(
         tokenizer_name: what people call it.
         progress: show bars.
 
-    Returns:
-        The suite.
-
     Raises:
         ConfigError: when an argument cannot be used, or something is already at `out`.
         DataError: when documents cannot be read or do not suffice.
@@ -74,21 +72,8 @@ def build_suite(
         library = Library(_shown(_chosen(looked.documents(), held_out), progress))
         maker = _ItemMaker(library, tokenizer, seed)
         _check_documents(library, kinds)
-        described: dict[str, dict[str, Any]] = {}
-        joined: dict[str, int] = {}
         with tqdm(desc="Items", total=len(lengths) * len(kinds) * num_items, disable=not progress) as bar:
-            first = _first_items(maker, kinds, lengths, bar)
-            for length in lengths:
-                for name in kinds:
-                    made = {item.kind: [item] for item in first[length, name]}
-                    for number in range(1, num_items):
-                        for item in maker.items(KINDS[name], length, number):
-                            made[item.kind].append(item)
-                        bar.update()
-                    for kind, items in made.items():
-                        writer.add_items(length, kind, items)
-                        described[kind] = _described(KINDS[name], items[0])
-                        joined[f"{length}-{kind}"] = sum(len(item.documents) > KINDS[name].num_texts for item in items)
+            described, joined = _add_items(writer, maker, kinds, lengths, num_items, bar)
         writer.finish(
             {
                 "seed": seed,
@@ -105,6 +90,26 @@ def build_suite(
             }
         )
     return SuiteFolder(out)
+
+
+def _add_items(
+    writer: SuiteWriter, maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], num_items: int, bar: Any
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Makes and writes all items; what the suite says of each kind, and how many items join documents."""
+    described: dict[str, dict[str, Any]] = {}
+    joined: dict[str, int] = {}
+    first = _first_items(maker, kinds, lengths, bar)
+    for length, name in itertools.product(lengths, kinds):
+        made = {item.kind: [item] for item in first[length, name]}
+        for number in range(1, num_items):
+            for item in maker.items(KINDS[name], length, number):
+                made[item.kind].append(item)
+            bar.update()
+        for kind, items in made.items():
+            writer.add_items(length, kind, items)
+            described[kind] = _described(KINDS[name], items[0])
+            joined[f"{length}-{kind}"] = sum(len(item.documents) > KINDS[name].num_texts for item in items)
+    return described, joined
 
 
 def _check_documents(library: Library, kinds: Sequence[str]) -> None:

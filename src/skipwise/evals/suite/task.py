@@ -4,11 +4,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import NO_KEY, EvalContext
+from skipwise.evals.context import EvalContext
 from skipwise.evals.prompts import Prompt, answer_prompts, score_results, string_match_all
+from skipwise.evals.settings import NO_KEY, Settings
 from skipwise.evals.suite.choice import choice_log_likelihoods
 from skipwise.evals.suite.folder import SuiteFolder
 from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
@@ -21,7 +24,7 @@ logger = logging.getLogger("skipwise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Suite:
+class Suite(Settings):
     """Scores of a private benchmark that `build_suite` made of documents, by length and kind of question.
 
     Open answers are generated greedily; a number counts when the output contains it, a continuation when the output
@@ -40,11 +43,7 @@ class Suite:
     """
 
     name: ClassVar[str] = "suite"
-    folder: str = field(metadata=NO_KEY)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.folder, str) or not self.folder:
-            raise ConfigError(f"suite.folder is {self.folder!r}; give the folder of a suite (--suite)")
+    folder: Annotated[str, Field(min_length=1, description="the folder of a suite (--suite)")] = field(metadata=NO_KEY)
 
     @property
     def uses_documents(self) -> bool:

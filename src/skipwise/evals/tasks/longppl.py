@@ -3,17 +3,26 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
+from pydantic import Field
 
 from skipwise.data.tokens import Reading, TextEncoder, encoder_of
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError
 from skipwise.evals.cache import hash_model
-from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.settings import check_numbers, check_text
-from skipwise.evals.tasks.nll import INTERVAL, document_samples, long_documents, mean_nll, nll_sample, perplexity_result
+from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.settings import NO_KEY, BosPolicy, Count
+from skipwise.evals.tasks.nll import (
+    INTERVAL,
+    ScoresDocuments,
+    document_samples,
+    long_documents,
+    mean_nll,
+    nll_sample,
+    perplexity_result,
+)
 from skipwise.evals.tasks.sliding import WindowSpan, windowed_nlls
 from skipwise.model import load_model, read_config, rope_state
 from skipwise.model.source import locate, quiet_transformers
@@ -26,9 +35,14 @@ logger = logging.getLogger("skipwise")
 # Tokens behind the cut that are decoded and encoded too, so that the cut itself changes nothing before it.
 _MARGIN_TOKENS = 64
 
+Scorer = Annotated[
+    str | None,
+    Field(min_length=1, description="the model that chooses: a folder, a hub name or a .gguf file"),
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LongPPL(ReadsDocuments):
+class LongPPL(ScoresDocuments):
     """Perplexity of the evaluated model over key tokens, and which those are is a scorer's judgement.
 
         exp(sum of NLL / number of tokens) over tokens with  NLL(short) - NLL(long) > min_gain  and  NLL(long) < max_nll
@@ -54,20 +68,13 @@ class LongPPL(ReadsDocuments):
     """
 
     name: ClassVar[str] = "longppl"
-    scorer: str | None = field(default=None, metadata=NO_KEY)
-    short_tokens: int = 4096
-    stride_tokens: int = 1024
+    scorer: Scorer = field(default=None, metadata=NO_KEY)
+    short_tokens: Annotated[int, Field(ge=2)] = 4096
+    stride_tokens: Count = 1024
     min_gain: float = 2.0
     max_nll: float = 2.0
-    num_documents: int = field(default=20, metadata=NO_KEY)
+    num_documents: Count = field(default=20, metadata=NO_KEY)
     bos: BosPolicy = "tokenizer"
-
-    def __post_init__(self) -> None:
-        check_at_least(self, short_tokens=2, stride_tokens=1, num_documents=1)
-        check_numbers(self, "min_gain", "max_nll")
-        if self.scorer is not None:
-            check_text(self, "scorer", "the model that chooses: a folder, a hub name or a .gguf file")
-        check_bos(self)
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Refuses lengths without a short context, documents that are too short, and a scorer that cannot read them.
@@ -94,23 +101,20 @@ class LongPPL(ReadsDocuments):
                 "scorer_model": hash_model(scorer.context.model),
                 "scorer_tokenizer": hash_tokenizer(scorer.context.tokenizer),
             }
-        for length in lengths:
 
-            def measure(index: int, body: np.ndarray, length: int = length) -> Sample:
-                where = f"longppl, length {length}, document {index}"
-                ids = as_input(bos, body[: length - len(bos)])
-                (nlls,) = token_nlls(context.model, ids, where=where)
-                sample = nll_sample(self, length, index, ids, nlls)
-                is_key = self._key_tokens(context, scorer, body, length - len(bos), nlls.numpy(), where)
-                if is_key is None:
-                    return sample | {"key_tokens": None, "unscorable": "its tokens are not those of its own text"}
-                # Without a token before it, the first one has no NLL.
-                is_key = is_key[len(is_key) - len(nlls) :]
-                return sample | {"key_tokens": int(is_key.sum()), "key_nll_sum": float(nlls.numpy()[is_key].sum())}
+        def measure(length: int, index: int, body: np.ndarray, where: str) -> Sample:
+            ids = as_input(bos, body[: length - len(bos)])
+            (nlls,) = token_nlls(context.model, ids, where=where)
+            sample = nll_sample(self, length, index, ids, nlls)
+            is_key = self._key_tokens(context, scorer, body, length - len(bos), nlls.numpy(), where)
+            if is_key is None:
+                return sample | {"key_tokens": None, "unscorable": "its tokens are not those of its own text"}
+            # Without a token before it, the first one has no NLL.
+            is_key = is_key[len(is_key) - len(nlls) :]
+            return sample | {"key_tokens": int(is_key.sum()), "key_nll_sum": float(nlls.numpy()[is_key].sum())}
 
-            samples = document_samples(context, self, length, chosen, measure, **scope)
-            results = self._results(context, length, samples, chosen.num_skipped, max(lengths))
-            yield Measurement(results, samples)
+        for length, samples in document_samples(context, self, lengths, chosen, measure, **scope):
+            yield Measurement(self._results(context, length, samples, chosen.num_skipped, max(lengths)), samples)
 
     def _check_scorer(
         self, scorer: str, context: EvalContext, lengths: Sequence[int], bodies: Sequence[np.ndarray]

@@ -6,12 +6,13 @@ between models measured here and not with figures printed elsewhere.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext, check_at_least
+from skipwise.evals.context import EvalContext
 from skipwise.evals.prompts import (
     Prompt,
     answer_prompts,
@@ -21,7 +22,7 @@ from skipwise.evals.prompts import (
     split_answer,
     string_match_all,
 )
-from skipwise.evals.settings import check_choice
+from skipwise.evals.settings import AtDepths, Count, Haystack
 from skipwise.evals.tasks.passkey_prompt import FILLER
 from skipwise.records.results import EvalResult, Measurement, Sample
 
@@ -62,7 +63,7 @@ class Needle(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NeedleGrid:
+class NeedleGrid(AtDepths):
     """Share of the asked needles that the model's answer contains, by length, kind and depth.
 
     Kinds: `single` hides one needle; `multi_key` hides others like it beside; `multi_value` hides several values of one
@@ -85,30 +86,12 @@ class NeedleGrid:
     """
 
     name: ClassVar[str] = "needles"
-    kinds: Sequence[NeedleKind] = KINDS
-    trials: int = 25
-    num_depths: int = 5
-    num_needles: int = 4
-    max_new_tokens: int = 128
-    haystack: Literal["filler", "documents"] = "filler"
-
-    def __post_init__(self) -> None:
-        check_at_least(self, trials=1, num_depths=1, num_needles=2, max_new_tokens=1)
-        if not isinstance(self.kinds, list | tuple) or not self.kinds or not all(kind in KINDS for kind in self.kinds):
-            raise ConfigError(f"needles.kinds is {self.kinds!r}; give a list of some of {', '.join(KINDS)}")
-        if self.trials % self.num_depths:
-            raise ConfigError(
-                f"needles has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, such as"
-                f" {max(1, self.trials // self.num_depths) * self.num_depths}"
-            )
-        if self.num_needles > (most := len(_ADJECTIVES) * len(_NOUNS)):
-            raise ConfigError(f"needles.num_needles is {self.num_needles}; there are keys for {most} at most")
-        check_choice(self, "haystack", ("filler", "documents"))
-
-    @property
-    def uses_documents(self) -> bool:
-        """Whether the needles hide in documents."""
-        return self.haystack == "documents"
+    kinds: Annotated[Sequence[NeedleKind], Field(min_length=1, description="a list of kinds")] = KINDS
+    trials: Count = 25
+    num_depths: Count = 5
+    num_needles: Annotated[int, Field(ge=2, le=len(_ADJECTIVES) * len(_NOUNS))] = 4
+    max_new_tokens: Count = 128
+    haystack: Haystack = "filler"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Refuses lengths that a trial's prompt and answer do not fit without hay, and a haystack without text."""
@@ -147,7 +130,7 @@ class NeedleGrid:
             ConfigError: when instruction, needles, question and answer alone are longer than the length.
         """
         rng = context.rng(f"{self.name} {kind}", length_tokens, trial)
-        depth = (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
+        depth = self.depth(trial, rng)
         needles, num_asked = self._needles(kind, depth, rng)
         asked = needles[:num_asked]
         question, answer = _question(kind, asked, rng)

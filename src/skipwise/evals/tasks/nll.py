@@ -1,17 +1,33 @@
-"""From token NLLs to records: what the perplexity tasks share."""
+"""From token NLLs to records: what the tasks that score documents share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from skipwise.evals.context import ChosenDocuments, EvalContext, Task
-from skipwise.records.results import EvalResult, Sample, hash_tokens
+from skipwise.evals.context import ChosenDocuments, EvalContext
+from skipwise.evals.settings import Settings
+from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.records.stats import Estimate, bootstrap_ratio
 
 INTERVAL = "bootstrap over documents"
+
+
+class ScoresDocuments(Settings):
+    """What a task inherits that scores documents; it has settings `num_documents` and `bos`."""
+
+    __slots__ = ()
+
+    @property
+    def uses_documents(self) -> bool:
+        """Whether it reads documents: always."""
+        return True
+
+    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
+        """Refuses documents that are all shorter than the largest length."""
+        long_documents(context, self, max(lengths))
 
 
 def long_documents(context: EvalContext, task: Any, longest: int) -> ChosenDocuments:
@@ -26,30 +42,33 @@ def long_documents(context: EvalContext, task: Any, longest: int) -> ChosenDocum
 
 def document_samples(
     context: EvalContext,
-    task: Task,
-    length: int,
+    task: Any,
+    lengths: Sequence[int],
     chosen: ChosenDocuments,
-    measure: Callable[[int, np.ndarray], Sample],
+    measure: Callable[[int, int, np.ndarray, str], Sample],
     **scope: Any,
-) -> list[Sample]:
-    """One sample a document, in order.
+) -> Iterator[tuple[int, list[Sample]]]:
+    """Each length with one sample a document, in order.
 
     Args:
         context: where they are measured, or found again.
         task: what is measured.
-        length: input length in tokens.
+        lengths: input lengths in tokens.
         chosen: the documents.
-        measure: the sample of one document, from its index and token ids.
+        measure: the sample of one document, from a length, its index, its token ids, and a name for an error's text.
         **scope: JSON values of whatever else decides the choice or the samples.
     """
+    for length in lengths:
 
-    def compute(places: Sequence[int]) -> list[Sample]:
-        return [measure(chosen.indices[place], chosen.bodies[place]) for place in places]
+        def compute(places: Sequence[int], length: int = length) -> list[Sample]:
+            documents = ((chosen.indices[place], chosen.bodies[place]) for place in places)
+            where = f"{task.name}, length {length}, document"
+            return [measure(length, index, ids, f"{where} {index}") for index, ids in documents]
 
-    return context.samples(task, length, len(chosen.bodies), compute, **scope)
+        yield length, context.samples(task, length, len(chosen.bodies), compute, **scope)
 
 
-def nll_sample(task: Task, length: int, document: int, token_ids: Tensor, nlls: Tensor) -> Sample:
+def nll_sample(task: Any, length: int, document: int, token_ids: Tensor, nlls: Tensor) -> Sample:
     """The record of one document.
 
     Args:
@@ -69,8 +88,35 @@ def nll_sample(task: Task, length: int, document: int, token_ids: Tensor, nlls: 
     }
 
 
+def perplexities(
+    context: EvalContext,
+    task: Any,
+    lengths: Sequence[int],
+    chosen: ChosenDocuments,
+    score: Callable[[int, np.ndarray, str], tuple[Tensor, Tensor]],
+    **scope: Any,
+) -> Iterator[Measurement]:
+    """The perplexity at each length over the same documents.
+
+    Args:
+        context: what is measured.
+        task: whose perplexity.
+        lengths: input lengths in tokens.
+        chosen: the documents.
+        score: from a length, a document's token ids and a name for errors, token ids (1, n) of what the model is given
+            of it, and the NLLs of the tokens that it is scored on.
+        **scope: JSON values that the documents and their tokens depend on; they join the results' details.
+    """
+
+    def measure(length: int, index: int, ids: np.ndarray, where: str) -> Sample:
+        return nll_sample(task, length, index, *score(length, ids, where))
+
+    for length, samples in document_samples(context, task, lengths, chosen, measure, **scope):
+        yield Measurement([perplexity_result(task, context, length, samples, chosen.num_skipped, **scope)], samples)
+
+
 def perplexity_result(
-    task: Task, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int, **details: Any
+    task: Any, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int, **details: Any
 ) -> EvalResult:
     """`exp(sum of NLL / sum of tokens)` over documents, with a bootstrap interval over documents.
 

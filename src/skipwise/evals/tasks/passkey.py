@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
-from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext, as_input, check_at_least
+from skipwise.evals.context import EvalContext, as_input
 from skipwise.evals.prompts import running_text, warn_of_zeros
-from skipwise.evals.settings import check_choice
+from skipwise.evals.settings import AtDepths, Count, Haystack
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder, PasskeyPrompt
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.records.stats import wilson
@@ -20,7 +19,7 @@ _BATCH_TOKENS = 16384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passkey:
+class Passkey(AtDepths):
     """Share of five-digit keys that the model would repeat, by length and by where in the text the key was.
 
     A trial counts when the argmax at every answer token, in one pass over prompt and answer, is the answer's token:
@@ -36,23 +35,9 @@ class Passkey:
     """
 
     name: ClassVar[str] = "passkey"
-    trials: int = 50
-    num_depths: int = 10
-    haystack: Literal["filler", "documents"] = "filler"
-
-    def __post_init__(self) -> None:
-        check_at_least(self, trials=1, num_depths=1)
-        if self.trials % self.num_depths:
-            raise ConfigError(
-                f"passkey has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, such as"
-                f" {max(1, self.trials // self.num_depths) * self.num_depths}"
-            )
-        check_choice(self, "haystack", ("filler", "documents"))
-
-    @property
-    def uses_documents(self) -> bool:
-        """Whether the key hides in documents."""
-        return self.haystack == "documents"
+    trials: Count = 50
+    num_depths: Count = 10
+    haystack: Haystack = "filler"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Refuses lengths that a trial's instruction, key and question alone exceed, and a haystack without text."""
@@ -86,8 +71,7 @@ class Passkey:
         """One trial, from its own seed: neither batches nor other lengths change it."""
         rng = context.rng(self.name, length, trial)
         filler_ids = running_text(context, length, rng) if self.uses_documents else None
-        depth = (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
-        return PasskeyBuilder(context.tokenizer, filler_ids).build(length, depth, rng)
+        return PasskeyBuilder(context.tokenizer, filler_ids).build(length, self.depth(trial, rng), rng)
 
     def _sample(self, context: EvalContext, length: int, prompt: PasskeyPrompt, output_ids: list[int]) -> Sample:
         return {

@@ -5,16 +5,18 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.tasks.nll import document_samples, long_documents, nll_sample, perplexity_result
-from skipwise.records.results import Measurement, Sample
+from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.settings import NO_KEY, BosPolicy, Count
+from skipwise.evals.tasks.nll import ScoresDocuments, long_documents, perplexities
+from skipwise.records.results import Measurement
 from skipwise.runtime.forward import token_nlls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LastTokensPerplexity(ReadsDocuments):
+class LastTokensPerplexity(ScoresDocuments):
     """Last-N perplexity: does a longer context help to predict the very same tokens?
 
         exp(sum of NLL / number of tokens) over the last N tokens of each document's first C tokens,
@@ -32,16 +34,10 @@ class LastTokensPerplexity(ReadsDocuments):
     """
 
     name: ClassVar[str] = "perplexity"
-    scored_tokens: int = 128
-    num_documents: int = field(default=50, metadata=NO_KEY)
-    cut_tokens: int | None = None
+    scored_tokens: Count = 128
+    num_documents: Count = field(default=50, metadata=NO_KEY)
+    cut_tokens: Count | None = None
     bos: BosPolicy = "tokenizer"
-
-    def __post_init__(self) -> None:
-        check_at_least(self, scored_tokens=1, num_documents=1)
-        if self.cut_tokens is not None:
-            check_at_least(self, cut_tokens=1)
-        check_bos(self)
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Refuses lengths that leave scored tokens no context or are beyond the cut, and documents below the cut."""
@@ -55,17 +51,10 @@ class LastTokensPerplexity(ReadsDocuments):
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length on the same documents."""
-        cut = self.cut_tokens or max(lengths)
-        bos = context.bos(self.bos)
-        chosen = long_documents(context, self, cut)
-        for length in lengths:
+        cut, bos = self.cut_tokens or max(lengths), context.bos(self.bos)
 
-            def measure(index: int, body: np.ndarray, length: int = length) -> Sample:
-                ids = as_input(bos, body[cut - length : cut - len(bos)])
-                where = f"perplexity, length {length}, document {index}"
-                nlls = token_nlls(context.model, ids, length - self.scored_tokens, where=where)
-                return nll_sample(self, length, index, ids, nlls)
+        def score(length: int, body: np.ndarray, where: str) -> tuple[Tensor, Tensor]:
+            ids = as_input(bos, body[cut - length : cut - len(bos)])
+            return ids, token_nlls(context.model, ids, length - self.scored_tokens, where=where)
 
-            samples = document_samples(context, self, length, chosen, measure, cut_tokens=cut)
-            result = perplexity_result(self, context, length, samples, chosen.num_skipped, cut_tokens=cut)
-            yield Measurement([result], samples)
+        return perplexities(context, self, lengths, long_documents(context, self, cut), score, cut_tokens=cut)

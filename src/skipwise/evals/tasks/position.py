@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.tasks.nll import INTERVAL, document_samples, long_documents, mean_nll, nll_sample
+from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.settings import NO_KEY, BosPolicy, Count
+from skipwise.evals.tasks.nll import INTERVAL, ScoresDocuments, document_samples, long_documents, mean_nll, nll_sample
 from skipwise.records.results import Measurement, Sample
 from skipwise.runtime.forward import token_nlls
 
@@ -19,7 +20,7 @@ def bucket_edges(length_tokens: int, num_buckets: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NLLByPosition(ReadsDocuments):
+class NLLByPosition(ScoresDocuments):
     """Mean negative log-likelihood by position in the input, in one pass over the first L tokens of each document.
 
     Buckets double in size: the last is the second half of the input, the one before it the second quarter, and so on.
@@ -32,33 +33,24 @@ class NLLByPosition(ReadsDocuments):
     """
 
     name: ClassVar[str] = "nll_by_position"
-    num_buckets: int = 8
-    num_documents: int = field(default=20, metadata=NO_KEY)
+    num_buckets: Count = 8
+    num_documents: Count = field(default=20, metadata=NO_KEY)
     bos: BosPolicy = "tokenizer"
-
-    def __post_init__(self) -> None:
-        check_at_least(self, num_buckets=1, num_documents=1)
-        check_bos(self)
-
-    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Refuses documents that are all shorter than the largest length."""
-        long_documents(context, self, max(lengths))
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length on the same documents: one result a bucket, in order of position."""
         bos = context.bos(self.bos)
         chosen = long_documents(context, self, max(lengths))
-        for length in lengths:
-            edges = bucket_edges(length, self.num_buckets)
+        longest = {"longest_tokens": max(lengths)}
 
-            def measure(index: int, body: np.ndarray, length: int = length, edges: list[int] = edges) -> Sample:
-                ids = as_input(bos, body[: length - len(bos)])
-                (nlls,) = token_nlls(context.model, ids, where=f"nll_by_position, length {length}, document {index}")
-                # The first score belongs to position 1.
-                sums = np.add.reduceat(nlls.numpy(), [edge - 1 for edge in edges[:-1]])
-                return nll_sample(self, length, index, ids, nlls) | {"bucket_sums": sums.tolist()}
+        def measure(length: int, index: int, body: np.ndarray, where: str) -> Sample:
+            ids = as_input(bos, body[: length - len(bos)])
+            (nlls,) = token_nlls(context.model, ids, where=where)
+            # The first score belongs to position 1.
+            sums = np.add.reduceat(nlls.numpy(), [edge - 1 for edge in bucket_edges(length, self.num_buckets)[:-1]])
+            return nll_sample(self, length, index, ids, nlls) | {"bucket_sums": sums.tolist()}
 
-            samples = document_samples(context, self, length, chosen, measure, longest_tokens=max(lengths))
+        for length, samples in document_samples(context, self, lengths, chosen, measure, **longest):
             sums = np.array([sample["bucket_sums"] for sample in samples])
             results = [
                 context.result(
@@ -69,10 +61,10 @@ class NLLByPosition(ReadsDocuments):
                     num_samples=len(sums),
                     num_skipped=chosen.num_skipped,
                     interval=INTERVAL,
-                    longest_tokens=max(lengths),
+                    **longest,
                     position_from=begin,
                     position_to=end,
                 )
-                for bucket, (begin, end) in enumerate(pairwise(edges))
+                for bucket, (begin, end) in enumerate(pairwise(bucket_edges(length, self.num_buckets)))
             ]
             yield Measurement(results, samples)

@@ -5,18 +5,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import Field
 from torch import Tensor
 
 from skipwise.errors import ConfigError
 from skipwise.evals.cache import hash_model
-from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
+from skipwise.evals.context import EvalContext, as_input
 from skipwise.evals.paired import paired_scores
-from skipwise.evals.settings import check_switches, check_text
-from skipwise.evals.tasks.nll import INTERVAL, long_documents
+from skipwise.evals.settings import NO_KEY, BosPolicy, Count
+from skipwise.evals.tasks.nll import INTERVAL, ScoresDocuments, document_samples, long_documents
 from skipwise.evals.tasks.position import bucket_edges
 from skipwise.model import LoadedModel, load_model, read_config, rope_state
 from skipwise.model.extend import built_around
@@ -29,9 +30,14 @@ MODEL_ARM, UNTRAINED_ARM = "model", "interpolation only"
 _QUANTILES = {"kl_median": 0.5, "kl_p99": 0.99}
 _QUANTILE_RESAMPLES = 500
 
+Base = Annotated[
+    str,
+    Field(min_length=1, description="the model that this one was extended from: a folder, a hub name or a .gguf file"),
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShortWindowRegression(ReadsDocuments):
+class ShortWindowRegression(ScoresDocuments):
     """How far a model has moved from its base on inputs that the base could already read.
 
         kl(t) = sum over v of p_base(v | x_<t) * ln(p_base(v | x_<t) / p_model(v | x_<t))
@@ -56,18 +62,12 @@ class ShortWindowRegression(ReadsDocuments):
     """
 
     name: ClassVar[str] = "regression"
-    base: str = field(default="", metadata=NO_KEY)
+    base: Base = field(default="", metadata=NO_KEY)
     untrained: bool = True
-    num_documents: int = field(default=20, metadata=NO_KEY)
-    num_buckets: int = 4
+    num_documents: Count = field(default=20, metadata=NO_KEY)
+    num_buckets: Count = 4
     bos: BosPolicy = "tokenizer"
     trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        check_text(self, "base", "the model that this one was extended from: a folder, a hub name or a .gguf file")
-        check_at_least(self, num_documents=1, num_buckets=1)
-        check_switches(self, "untrained", "trust_remote_code")
-        check_bos(self)
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Refuses lengths beyond the base's window, by its config, and documents that are all too short."""
@@ -89,16 +89,14 @@ class ShortWindowRegression(ReadsDocuments):
             arms[UNTRAINED_ARM] = under_config_of(context.model, base)
         # Its path is no part of what samples depend on; what lies there is.
         scope: dict[str, Any] = {} if context.cache is None else {"base_sha256": hash_model(base)}
-        for length in lengths:
+        about = {"num_skipped": chosen.num_skipped, "longest_tokens": max(lengths)}
 
-            def compute(items: Sequence[int], length: int = length) -> list[Sample]:
-                inputs = ((chosen.indices[i], as_input(bos, chosen.bodies[i][: length - len(bos)])) for i in items)
-                return [self._sample(base, arms, document, input_ids) for document, input_ids in inputs]
+        def measure(length: int, index: int, body: np.ndarray, where: str) -> Sample:
+            return self._sample(base, arms, index, as_input(bos, body[: length - len(bos)]), where)
 
-            samples = context.samples(self, length, len(chosen.bodies), compute, **scope)
-            about = {"num_skipped": chosen.num_skipped, "longest_tokens": max(lengths)}
-            results = [self._results(context, length, samples, arm, about) for arm in arms]
-            yield Measurement([result for of_arm in results for result in of_arm], samples)
+        for length, samples in document_samples(context, self, lengths, chosen, measure, **scope):
+            results = [one for arm in arms for one in self._results(context, length, samples, arm, about)]
+            yield Measurement(results, samples)
 
     def _load_base(self, context: EvalContext) -> Any:
         """The base where the model is and in its precision, so that nothing but the models differs."""
@@ -112,7 +110,7 @@ class ShortWindowRegression(ReadsDocuments):
         _check_comparable(self.base, loaded, context)
         return loaded.model.to(model.device)  # pyright: ignore[reportArgumentType]
 
-    def _sample(self, base: Any, arms: Mapping[str, Any], document: int, input_ids: Tensor) -> Sample:
+    def _sample(self, base: Any, arms: Mapping[str, Any], document: int, input_ids: Tensor, where: str) -> Sample:
         """The record of one document: sums of each bucket for the means, every token's KL for its quantiles."""
         length = input_ids.shape[1]
         # The first score belongs to position 1.
@@ -121,7 +119,6 @@ class ShortWindowRegression(ReadsDocuments):
         def bucket_sums(scores: Tensor) -> list[float]:
             return np.add.reduceat(scores.numpy(), begins).tolist()
 
-        where = f"regression, length {length}, document {document}"
         scores = paired_scores(base, arms, input_ids, where=where)
         return {
             "task": self.name,

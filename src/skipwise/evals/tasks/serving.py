@@ -1,32 +1,32 @@
 """What a request of each length costs: seconds of prefill and of a token, bytes of the cache, peak memory."""
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-import psutil
 import torch
+from pydantic import Field
 from torch import Tensor
 from transformers import DynamicCache
 
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext, as_input, check_at_least
+from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.settings import Count, Settings
 from skipwise.evals.tasks.regression import paired_mean
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.records.stats import Estimate
-from skipwise.runtime.forward import pass_columns, plain_model
-from skipwise.runtime.length_rope import rope_of_length
-
-_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+from skipwise.runtime.caches import cache_bytes
+from skipwise.runtime.chunks import pass_columns
+from skipwise.runtime.forward import plain_model
+from skipwise.runtime.peak import Peak
+from skipwise.runtime.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
+class Serving(Settings):
     """Time and memory of one request alone: a prompt of random tokens is read, and a few tokens are written greedily.
 
     Results of each length, prompt and `new_tokens` together:
@@ -50,12 +50,9 @@ class Serving:
     """
 
     name: ClassVar[str] = "serving"
-    new_tokens: int = 8
-    repeats: int = 3
-    warm_ups: int = 1
-
-    def __post_init__(self) -> None:
-        check_at_least(self, new_tokens=1, repeats=1, warm_ups=0)
+    new_tokens: Count = 8
+    repeats: Count = 3
+    warm_ups: Annotated[int, Field(ge=0)] = 1
 
     @property
     def uses_documents(self) -> bool:
@@ -135,34 +132,19 @@ def serve(model: Any, prompt: Tensor, new_tokens: int) -> Request:
         prompt: token ids (1, n).
         new_tokens: how many to write; each is read too, so that the cache holds `n + new_tokens` tokens.
     """
-    model = plain_model(model)
-    cache, read = DynamicCache(config=model.config), 0
-    prompt = prompt.to(model.device)
-    total = prompt.shape[1] + new_tokens
-
-    def step(ids: Tensor, *, wants_token: bool) -> Tensor:
-        """(1, 1), the token after `ids` (1, n), which are read; anything where none is wanted."""
-        nonlocal read
-        positions = torch.arange(read, read + ids.shape[1], device=model.device)[None]
-        read += ids.shape[1]
-        rows = 1 if wants_token else torch.empty(0, dtype=torch.long, device=model.device)
-        logits = model(
-            input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=rows
-        ).logits
-        return logits.argmax(-1) if wants_token else ids
-
+    model, prompt = plain_model(model), prompt.to(model.device)
+    num_tokens, cache = prompt.shape[1], DynamicCache(config=model.config)
+    # As the library runs it: its cache, its own attention, and logits that nobody looks at.
+    session = Session(model, cache, length=num_tokens + new_tokens, in_parts=False)
     peak = Peak(model.device)
-    with rope_of_length(model, total):
-        began = _now(model.device)
-        *earlier, last = prompt.split(pass_columns(model, 1, prompt.shape[1]), dim=1)
-        for chunk in earlier:
-            step(chunk, wants_token=False)
-        token = step(last, wants_token=True)
-        prefilled = _now(model.device)
-        peak.look()
-        for _ in range(new_tokens):
-            token = step(token, wants_token=True)
-        done = _now(model.device)
+    began = _now(model.device)
+    (logits,) = session.prefill(prompt, chunk_tokens=pass_columns(model, 1, num_tokens))
+    token = logits.argmax(-1)
+    prefilled = _now(model.device)
+    peak.look()
+    for _ in range(new_tokens):
+        token = session.step(token).argmax(-1)
+    done = _now(model.device)
     return Request(
         prefill_seconds=prefilled - began,
         token_seconds=(done - prefilled) / new_tokens,
@@ -170,68 +152,6 @@ def serve(model: Any, prompt: Tensor, new_tokens: int) -> Request:
         peak_bytes=peak.look(),
         peak_of=peak.of,
     )
-
-
-def cache_bytes(cache: Any) -> int:
-    """Bytes of all tensors that a cache of the transformers library holds, each counted once.
-
-    What a sliding layer keeps of a larger tensor counts, not that tensor, which is gone at the next token but one.
-    """
-    tensors = {id(tensor): tensor for layer in cache.layers for tensor in _tensors_in(vars(layer))}
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    # No function inside another that calls itself: such a cycle would keep the cache until Python looks for garbage.
-    if isinstance(value, Tensor):
-        # Scalars are a layer's settings, as the size of its window.
-        if value.ndim > 1:
-            yield value
-    elif isinstance(value, dict):
-        yield from _tensors_in(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors_in(part)
-
-
-class Peak:
-    """The most memory in use since it was made.
-
-    Attributes:
-        of: what is counted, for people.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._highest = 0
-        self._read, self.of = _counter(device)
-
-    def look(self) -> int:
-        """The peak up to now, in bytes."""
-        self._highest = max(self._highest, self._read())
-        return self._highest
-
-
-def _counter(device: torch.device) -> tuple[Callable[[], int], str]:
-    """What reads the peak from now on, or what is in use now where no peak is kept; and its name."""
-    backend: Any = getattr(torch, device.type, None)
-    if device.type != "cpu" and hasattr(backend, "reset_peak_memory_stats"):
-        backend.reset_peak_memory_stats(device)
-        return lambda: backend.max_memory_allocated(device), f"peak of {device.type} allocator"
-    if device.type != "cpu" and hasattr(backend, "driver_allocated_memory"):
-        return backend.driver_allocated_memory, f"{device.type} driver, looked up"
-    with contextlib.suppress(OSError):
-        # 5 sets the high-water mark of the resident set back to what is resident now (Linux, proc_pid_clear_refs(5)).
-        _CLEAR_REFS.write_text("5")
-        _high_water_bytes()
-        return _high_water_bytes, "high-water mark of process"
-    return lambda: psutil.Process().memory_info().rss, "process, looked up"
-
-
-def _high_water_bytes() -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no VmHWM")
 
 
 def _now(device: torch.device) -> float:

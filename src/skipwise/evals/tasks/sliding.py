@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.tasks.nll import document_samples, long_documents, nll_sample, perplexity_result
-from skipwise.records.results import Measurement, Sample
+from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.settings import NO_KEY, BosPolicy, Count
+from skipwise.evals.tasks.nll import ScoresDocuments, long_documents, perplexities
+from skipwise.records.results import Measurement
 from skipwise.runtime.forward import token_nlls
 
 # Windows run together while their tokens stay below this.
@@ -77,7 +78,7 @@ def windowed_nlls(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlidingWindowPerplexity(ReadsDocuments):
+class SlidingWindowPerplexity(ScoresDocuments):
     """Sliding-window perplexity: every token of a document, with the context that a window of length L gives it.
 
         exp(sum of NLL / number of tokens) over all tokens of all documents
@@ -97,17 +98,10 @@ class SlidingWindowPerplexity(ReadsDocuments):
     """
 
     name: ClassVar[str] = "sliding"
-    stride_tokens: int | None = None
-    num_documents: int = field(default=20, metadata=NO_KEY)
-    cut_tokens: int | None = None
+    stride_tokens: Count | None = None
+    num_documents: Count = field(default=20, metadata=NO_KEY)
+    cut_tokens: Count | None = None
     bos: BosPolicy = "tokenizer"
-
-    def __post_init__(self) -> None:
-        check_at_least(self, num_documents=1)
-        for name in ("stride_tokens", "cut_tokens"):
-            if getattr(self, name) is not None:
-                check_at_least(self, **{name: 1})
-        check_bos(self)
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Refuses a stride that is no shorter than a length, and documents that are all shorter than the largest."""
@@ -120,19 +114,13 @@ class SlidingWindowPerplexity(ReadsDocuments):
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length on the same tokens."""
-        bos = context.bos(self.bos)
-        chosen = long_documents(context, self, max(lengths))
-        cut = self.cut_tokens or 2 * max(lengths)
-        for length in lengths:
+        bos, longest = context.bos(self.bos), max(lengths)
+        cut = self.cut_tokens or 2 * longest
 
-            def measure(index: int, body: np.ndarray, length: int = length) -> Sample:
-                body = body[:cut]
-                spans = window_spans(len(body), length - len(bos), self.stride_tokens or length // 2)
-                where = f"sliding, length {length}, document {index}"
-                nlls = windowed_nlls(context.model, bos, body, spans, where=where)
-                return nll_sample(self, length, index, as_input(bos, body), nlls)
+        def score(length: int, body: np.ndarray, where: str) -> tuple[Tensor, Tensor]:
+            body = body[:cut]
+            spans = window_spans(len(body), length - len(bos), self.stride_tokens or length // 2)
+            return as_input(bos, body), windowed_nlls(context.model, bos, body, spans, where=where)
 
-            scope = {"longest_tokens": max(lengths), "cut_tokens": cut}
-            samples = document_samples(context, self, length, chosen, measure, **scope)
-            result = perplexity_result(self, context, length, samples, chosen.num_skipped, **scope)
-            yield Measurement([result], samples)
+        scope = {"longest_tokens": longest, "cut_tokens": cut}
+        return perplexities(context, self, lengths, long_documents(context, self, longest), score, **scope)

@@ -6,15 +6,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from skipwise.evals.context import NO_KEY, BosPolicy, EvalContext, ReadsDocuments, as_input, check_at_least, check_bos
-from skipwise.evals.tasks.nll import document_samples, long_documents, nll_sample, perplexity_result
+from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.settings import NO_KEY, BosPolicy, Count
+from skipwise.evals.tasks.nll import (
+    ScoresDocuments,
+    document_samples,
+    long_documents,
+    nll_sample,
+    perplexity_result,
+)
 from skipwise.records.results import Measurement, Sample
 from skipwise.runtime.forward import token_nlls
 from skipwise.runtime.length_rope import rope_follows_length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TruncatedPerplexity(ReadsDocuments):
+class TruncatedPerplexity(ScoresDocuments):
     """Perplexity of the first L tokens of each document.
 
         exp(sum of NLL / number of tokens) over the first L tokens of all documents
@@ -31,31 +38,23 @@ class TruncatedPerplexity(ReadsDocuments):
     """
 
     name: ClassVar[str] = "truncated"
-    num_documents: int = field(default=20, metadata=NO_KEY)
+    num_documents: Count = field(default=20, metadata=NO_KEY)
     bos: BosPolicy = "tokenizer"
-
-    def __post_init__(self) -> None:
-        check_at_least(self, num_documents=1)
-        check_bos(self)
-
-    def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Refuses documents that are all shorter than the largest length."""
-        long_documents(context, self, max(lengths))
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures all lengths on the same documents."""
         bos = context.bos(self.bos)
         chosen = long_documents(context, self, max(lengths))
-        passes = [[length] for length in lengths] if rope_follows_length(context.model) else [list(lengths)]
-        for cuts in passes:
+        longest = {"longest_tokens": max(lengths)}
+        for cuts in [[length] for length in lengths] if rope_follows_length(context.model) else [list(lengths)]:
 
-            def measure(index: int, body: np.ndarray, cuts: list[int] = cuts) -> Sample:
-                ids = as_input(bos, body[: max(cuts) - len(bos)])
-                (nlls,) = token_nlls(context.model, ids, where=f"truncated, length {max(cuts)}, document {index}")
+            def measure(length: int, index: int, body: np.ndarray, where: str, cuts: list[int] = cuts) -> Sample:
+                ids = as_input(bos, body[: length - len(bos)])
+                (nlls,) = token_nlls(context.model, ids, where=where)
                 return {"cuts": [nll_sample(self, cut, index, ids[:, :cut], nlls[: cut - 1]) for cut in cuts]}
 
-            longest = {"longest_tokens": max(lengths)}
-            documents = document_samples(context, self, max(cuts), chosen, measure, cuts=cuts, **longest)
+            each = document_samples(context, self, [max(cuts)], chosen, measure, cuts=cuts, **longest)
+            _, documents = next(each)
             for place, cut in enumerate(cuts):
                 samples = [document["cuts"][place] for document in documents]
                 result = perplexity_result(self, context, cut, samples, chosen.num_skipped, **longest)

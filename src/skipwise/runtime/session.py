@@ -1,0 +1,205 @@
+"""Running a model over a long input: the one place that calls it with a cache.
+
+    session = Session(model, empty_cache(model, 1, 1100), length=1000)
+    for logits in session.prefill(ids, chunk_tokens=512):       # ids (1, 1000): read in two chunks
+        token = logits[:, -1:].argmax(-1)                       # of the last position alone
+    token = session.step(token)[:, -1:].argmax(-1)              # one token more
+
+Token ids go in, logits come out: of the positions asked for and no others. Memory grows with the cache and the chunk,
+never with `n x vocabulary` nor `n x n`. Logits are the model's own forward's, so soft caps and scales of the head are
+in them. Evaluation takes scores from a prefill's columns (`forward`), batches of prompts go on by steps (`decode`),
+and the engine makes each chunk or token one step.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, StaticLayer
+
+from skipwise.errors import CheckpointError
+from skipwise.runtime.attention import chunk_attention
+from skipwise.runtime.length_rope import rope_follows_length, rope_of_length
+
+CURE = "the weights or the precision cannot be trusted: load the model in float32 or bfloat16, or check its checkpoint"
+
+
+class Session:
+    """Rows of tokens that a model reads together, any number of columns at a time.
+
+    Args:
+        model: a causal language model of the transformers library, in evaluation mode, without a wrapper.
+        cache: gets the keys and values; None where all is read in one pass and nothing after it.
+        length: of the whole input in tokens, which RoPE that follows the length is made for.
+        columns: that the cache holds already.
+        padding: columns before each row's first token, int64 (rows,); None where no row has any. Then no mask is made
+            but what the model makes itself.
+        names: what each row is, for an error's text; None leaves the logits unchecked.
+        in_parts: whether chunks without padding may be attended to as in `runtime.attention`.
+
+    Attributes:
+        cache: keys and values so far.
+        columns: read so far, padding included.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        cache: Cache | None,
+        *,
+        length: int,
+        columns: int = 0,
+        padding: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        in_parts: bool = True,
+    ) -> None:
+        self.cache, self.columns = cache, columns
+        self._model, self._padding, self._names = model, padding, names
+        # A cache whose size is fixed gives attention columns that hold nothing yet, and a mask for them.
+        fixed = cache is not None and any(isinstance(layer, StaticLayer) for layer in cache.layers)
+        self._in_parts = in_parts and padding is None and not fixed
+        self._rope = partial(rope_of_length, model, length) if rope_follows_length(model) else nullcontext
+
+    @torch.no_grad()
+    def prefill(
+        self, ids: Tensor, last: int = 1, *, chunk_tokens: int, piece_tokens: int | None = None
+    ) -> Iterator[Tensor]:
+        """Reads the next columns in chunks and yields the logits of the last of them, in order and in pieces.
+
+        Args:
+            ids: token ids (rows, n).
+            last: columns whose logits are asked for.
+            chunk_tokens: columns of one pass through the decoder.
+            piece_tokens: columns of one piece at most; by default all of a chunk. A piece is gone when the next is
+                made, if whoever takes it lets go of it.
+
+        Yields:
+            (rows, columns, vocabulary) in the model's own type.
+
+        Raises:
+            CheckpointError: a logit is NaN, or the largest of a position infinite.
+        """
+        to_come = ids.shape[1]
+        for chunk in ids.split(chunk_tokens, dim=1):
+            to_come -= chunk.shape[1]
+            asked = min(chunk.shape[1], max(0, last - to_come))
+            if piece_tokens is not None and asked > piece_tokens:
+                yield from self._in_pieces(chunk, asked, piece_tokens)
+                continue
+            logits = self.step(chunk, asked)
+            if asked:
+                yield logits
+            del logits
+
+    @torch.no_grad()
+    def step(self, ids: Tensor, last: int = 1) -> Tensor:
+        """Reads the next columns in one pass.
+
+        Args:
+            ids: token ids (rows, n).
+            last: columns whose logits are asked for, 0 to n.
+
+        Returns:
+            Logits (rows, last, vocabulary) in the model's own type.
+
+        Raises:
+            CheckpointError: as `prefill`.
+        """
+        none = torch.empty(0, dtype=torch.long, device=self._model.device)
+        with self._ready(ids):
+            logits = self._model(**self._inputs(ids), logits_to_keep=last or none).logits
+        self.columns += ids.shape[1]
+        logits = logits[:, logits.shape[1] - last :]
+        if last:
+            self._check(logits, self.columns - last)
+        return logits
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Goes on with these rows alone, by their place among those that are left, in order."""
+        assert self.cache is not None
+        chosen = torch.tensor(places, dtype=torch.long, device=self._model.device)
+        self.cache.batch_select_indices(chosen)
+        self._padding = None if self._padding is None else self._padding[chosen]
+        self._names = None if self._names is None else [self._names[place] for place in places]
+
+    @contextmanager
+    def rewound(self) -> Iterator[None]:
+        """Forgets, at its end, what is read within: little, and no chunk."""
+        assert self.cache is not None
+        layers: list[Any] = self.cache.layers
+        # A sliding layer throws away what leaves its window: its few tensors are kept. Updates make new ones.
+        sliding = {
+            index: copy.copy(layer)
+            for index, (layer, slides) in enumerate(zip(layers, self.cache.is_sliding, strict=True))
+            if slides
+        }
+        before = self.columns
+        yield
+        for index, layer in enumerate(layers):
+            if index in sliding:
+                layers[index] = sliding[index]
+            else:
+                layer.crop(before - self.columns)
+        self.columns = before
+
+    @contextmanager
+    def _ready(self, ids: Tensor) -> Iterator[None]:
+        """Within, the model may read `ids`. For each call anew: between calls others may run this model."""
+        in_parts = chunk_attention(self._model) if self._in_parts and ids.shape[1] > 1 else nullcontext()
+        with self._rope(), in_parts:
+            yield
+
+    def _inputs(self, ids: Tensor) -> dict[str, Any]:
+        device, end = self._model.device, self.columns + ids.shape[1]
+        inputs = {"input_ids": ids.to(device), "past_key_values": self.cache, "use_cache": self.cache is not None}
+        # Positions are said explicitly: with a cache no mask of ones is needed, and nobody guesses at packed documents.
+        if self._padding is None:
+            return inputs | {"position_ids": torch.arange(self.columns, end, device=device).expand(len(ids), -1)}
+        own = torch.arange(end, device=device) - self._padding[:, None]
+        return inputs | {
+            "attention_mask": (own >= 0).long(),
+            "position_ids": own[:, self.columns :].clamp(min=0),
+        }
+
+    def _in_pieces(self, chunk: Tensor, last: int, piece_tokens: int) -> Iterator[Tensor]:
+        """One pass through the decoder; then the model's own forward over slices of what came out, as in `loss`."""
+        decoder: nn.Module = self._model.base_model
+        with self._ready(chunk):
+            outputs = decoder(**self._inputs(chunk))
+        self.columns += chunk.shape[1]
+        first = self.columns - last
+        for hidden in outputs.last_hidden_state[:, -last:].split(piece_tokens, dim=1):
+            with _standing(decoder, type(outputs)(last_hidden_state=hidden)):
+                logits = self._model(inputs_embeds=hidden, use_cache=False).logits
+            self._check(logits, first)
+            first += hidden.shape[1]
+            yield logits
+            del logits
+
+    def _check(self, logits: Tensor, first: int) -> None:
+        """Refuses logits (rows, n, vocabulary) of the columns from `first` on that no distribution follows from."""
+        if self._names is None:
+            return
+        largest = logits.amax(-1)  # NaN where any is
+        if not largest.isfinite().all():
+            row, column = (~largest.isfinite()).nonzero()[0].tolist()
+            kind = "NaN" if largest[row, column].isnan() else "infinite"
+            position = first + column - (0 if self._padding is None else int(self._padding[row]))
+            raise CheckpointError(f"{self._names[row]}: logits are {kind} at position {position}; {CURE}")
+
+
+@contextmanager
+def _standing(decoder: nn.Module, outputs: Any) -> Iterator[None]:
+    """Within, the decoder answers any input with `outputs`."""
+    replaced = decoder.__dict__.get("forward")
+    decoder.forward = lambda *_, **__: outputs
+    try:
+        yield
+    finally:
+        del decoder.forward
+        if replaced is not None:
+            decoder.forward = replaced
