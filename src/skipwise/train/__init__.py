@@ -35,7 +35,6 @@ from typing import Any
 import numpy as np
 import transformers
 from accelerate import PartialState
-from peft import PeftModel
 from transformers import PreTrainedConfig
 
 from skipwise.allocator import use_one_malloc_arena
@@ -100,8 +99,7 @@ from skipwise.train.recipe import (
 )
 from skipwise.train.record import finite_log, run_record, sampler_text, streamed_counts, write_record
 from skipwise.train.sharding import gathered, is_sharded, keep_for_the_loss, loaded_whole
-from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places
-from skipwise.train.tuning import apply_tuning, check_tuning, merged
+from skipwise.train.tuning import apply_tuning, check_tuning, is_adapted, merged
 from skipwise.train.validation import build_validation, find_held_out_end, tell_held_out_end, validation_lengths
 from skipwise.window import Window
 
@@ -388,6 +386,8 @@ def _extend(
         together=context is not None or bool(arguments.deepspeed or arguments.fsdp),
         held_out_end=end,
     )
+    from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, stream_places  # Loads all of the Trainer.
+
     stream = documents if isinstance(documents, DocumentStream) else None
     if stream is not None and checkpoint is not None:
         stream.restore(stream_places(checkpoint))
@@ -448,7 +448,7 @@ def _extend(
         writes = trainer.is_world_process_zero()
         if split:
             model = gathered(trainer, lambda: apply_tuning(load(**in_training).model, config.tuning))
-        if writes and isinstance(model, PeftModel):
+        if writes and is_adapted(model):
             model.save_pretrained(str(folder.path / "adapter"), save_embedding_layers=False)
             share_weights(folder.path / "adapter")
         plain: Any = model

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.model import LoadedModel
 from skipwise.train.data import run_store, shows_bars
-from skipwise.train.trainer import Validate
 from skipwise.window import Window, length_label
+
+if TYPE_CHECKING:
+    from skipwise.train.trainer import Validate
 
 logger = logging.getLogger("skipwise")
 
@@ -89,7 +91,7 @@ def build_validation(
     lengths: list[int],
     share_out: bool = True,
     held_out_end: HeldOutEnd | None = None,
-) -> Validate | None:
+) -> "Validate | None":
     """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
 
     Args:
