@@ -69,6 +69,7 @@ def commands(folder: Path) -> dict[str, tuple[str, list[str]]]:
         "extend, to its first step": (FIRST_STEP, ["extend", model, "--target", "128", "--data", documents, *run]),
         "plan llama-3-8b": (COMMAND, ["plan", "llama-3-8b", "--target", "32k"]),
         "import skipwise.train": ("import skipwise.train", []),
+        "import of plan": ("from skipwise.plan import plan", []),
     }
 
 

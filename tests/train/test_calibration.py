@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from tiny_runs import STEPS, run
 from transformers import AutoModelForCausalLM
 
-import skipwise.train
 import skipwise.train.calibration as module
 from skipwise import cli
 from skipwise.calibrate import Calibration, FactorScores, Search, calibrate
@@ -141,7 +140,7 @@ def test_a_calibration_that_fails_loses_no_trained_model(
 def test_what_cannot_be_calibrated_is_refused_before_training(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(skipwise.train, "SkipwiseTrainer", None)
+    monkeypatch.setattr("skipwise.train.trainer.SkipwiseTrainer", None)
     with pytest.raises(ConfigError, match=r"interpolation is 'ntk'.*yarn, longrope"):
         run(settings, calibrate=True, interpolation={"kind": "ntk"})
     with pytest.raises(ConfigError, match="passkey length is 128 tokens"):

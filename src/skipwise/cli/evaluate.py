@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("skipwise")
 
 NEGATIVE = 1
-_STDLIB = "stdlib"
 
 EPILOG = """Example: skipwise eval ./my-model --task perplexity,passkey --length 2k,8k,32k --out results.jsonl
 
@@ -86,7 +85,7 @@ def evaluate(
     ] = None,
     documents: Annotated[
         str, typer.Option("--documents", metavar="SOURCE", help="A file, a folder, a hub data set, or stdlib.")
-    ] = _STDLIB,
+    ] = "stdlib",
     field: Annotated[str, typer.Option("--field", metavar="NAME", help="Entry with the text.")] = "text",
     skip_unreadable: SkipUnreadableOption = False,
     all_documents: Annotated[
@@ -193,14 +192,13 @@ def evaluate(
     asked = None if length is None else [parse_length(part) for part in length.split(",")]
 
     from skipwise.data.documents import require_there
-    from skipwise.evals.catalogue import task_names
+    from skipwise.evals.catalogue import READERS, task_names
 
     names = task or ("suite" if suite is not None else "perplexity,passkey")
-    task_names(names)
+    if set(task_names(names)) & set(READERS):
+        require_there(documents)
     if not all_checkpoints:
         find_place(model)
-    if documents != _STDLIB:
-        require_there(documents)
     with loading(f"reading the model {model}"):
         from skipwise import evals
         from skipwise.cli.evaluate_documents import choose_documents, held_out_of

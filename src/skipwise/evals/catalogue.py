@@ -36,6 +36,9 @@ TASK_HOMES = {
 TASK_GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(name for name in TASK_HOMES if name.startswith("ruler_"))}
 """Names that stand for several tasks."""
 
+READERS = ("perplexity", "sliding", "truncated", "longppl", "nll_by_position", "regression")
+"""Tasks that read documents whatever their settings are."""
+
 
 def task_names(names: str) -> list[str]:
     """The tasks that names mean.
