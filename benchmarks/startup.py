@@ -1,6 +1,6 @@
 """How soon the command does its work: each verb against the bare import of its libraries, measured in turn.
 
-    python benchmarks/startup.py [--source src] [--before OTHER_TREE/src] [--rounds 5]
+    python benchmarks/startup.py [--source src] [--before OTHER_TREE/src] [--rounds 5] [--skip NAME ...]
 
 A ratio is the command's best time over the best of `python -c "import torch, transformers"`, of processor time (with
 that of its child processes) and of the clock; rounds take all commands in turn, so that a busy machine is busy for all.
@@ -79,11 +79,13 @@ def run(code: str, arguments: list[str], source: Path, folder: Path) -> tuple[Ti
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": str(folder / "cache")}
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, **pipes) as process:
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(
+        command, env=environment, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
         last = begin
         assert process.stdout is not None
-        while process.stdout.read1():  # pyright: ignore[reportAttributeAccessIssue] - a buffered pipe
+        while process.stdout.read(2**16):
             last = time.perf_counter()
     end, after = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -101,7 +103,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=Path(__file__).parents[1] / "src")
     parser.add_argument("--before", type=Path, help="another source tree, to compare with")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="*", help="names of rows")
+    parser.add_argument("--skip", nargs="*", default=[], help="names of rows")
     asked = parser.parse_args()
     trees = {"before": asked.before, "now": asked.source} if asked.before else {"now": asked.source}
     with tempfile.TemporaryDirectory() as name:
@@ -110,7 +112,7 @@ def main() -> None:
         for number in range(8):
             (folder / "documents" / f"{number}.txt").write_text(f"The river {number} is wide and low. " * 40)
         subprocess.run([sys.executable, "-c", TINY, str(folder / "model")], check=True)
-        rows = {row: it for row, it in commands(folder).items() if not asked.only or row in asked.only}
+        rows = {row: it for row, it in commands(folder).items() if row not in asked.skip}
         bare, found, ended = list[Times](), dict[tuple[str, str], list[Times]](), dict[tuple[str, str], int]()
         for _ in range(asked.rounds):
             bare.append(run(BARE, [], asked.source, folder)[0])

@@ -58,9 +58,10 @@ def without(*packages: str) -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Imports within go without the garbage collector, which passes over what they made ever after.
+    """Imports within go without the garbage collector, which passes over what is there ever after, too.
 
-    A quarter of the time that transformers takes to load, as hardly any of it is garbage.
+    For the beginning of a process: hardly any of what libraries make as they load is garbage, and going through it took
+    a quarter of the time to load transformers, and a second when the process ends.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -77,15 +78,12 @@ def load_transformers() -> None:
 
     For a process that is the command's own: a program that uses skipwise as a library may need the rest.
     """
-    if "transformers" in sys.modules:
-        return
-    with uncollected():
-        importlib.import_module("torch")
-        with without(*_UNUSED):
-            utils = importlib.import_module("transformers.utils.import_utils")
-            for name in _UNUSED:
-                getattr(utils, f"is_{name}_available")()  # It remembers the answer.
-        importlib.import_module("transformers.modeling_utils")
+    importlib.import_module("torch")
+    with without(*_UNUSED):
+        utils = importlib.import_module("transformers.utils.import_utils")
+        for name in _UNUSED:
+            getattr(utils, f"is_{name}_available")()  # It remembers the answer.
+    importlib.import_module("transformers.modeling_utils")
 
 
 @contextmanager
@@ -95,7 +93,7 @@ def without_four_bits() -> Iterator[None]:
     It would wherever that is installed, which takes a second. A model with such weights has loaded it already.
     """
     hides = _FOUR_BITS not in sys.modules
-    with uncollected(), without(_FOUR_BITS):
+    with without(_FOUR_BITS):
         peft = importlib.import_module("peft.import_utils")
         try:
             yield

@@ -12,13 +12,16 @@ from skipwise.imports import load_transformers, uncollected
 def loading(doing: str) -> Iterator[None]:
     """Says on stderr what takes its time from here on, and loads torch and transformers; a verb imports its own within.
 
-    Where they are loaded already, as in a program of several commands, nothing is said.
+    Where they are loaded already, as in a program that calls several commands, nothing is said.
 
     Args:
         doing: such as `reading the model ./my-model`; of several processes the first says it.
     """
-    if "transformers" not in sys.modules and os.environ.get("RANK", "0") == "0":
+    if "transformers" in sys.modules:
+        yield
+        return
+    if os.environ.get("RANK", "0") == "0":
         print(doing, file=sys.stderr, flush=True)
-    load_transformers()
     with uncollected():
+        load_transformers()
         yield
