@@ -19,6 +19,7 @@ ORDER = (
     "names",
     "window",
     "allocator",
+    "imports",
     # pure: numpy and the standard library only
     "positions",
     "coverage",

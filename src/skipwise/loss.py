@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
-from torch.distributed.fsdp import FSDPModule
 
 from skipwise.attention import mark_causal
 
@@ -248,6 +247,8 @@ def use_chunked_loss(model: Any) -> None:
 
 def _is_split(layer: nn.Module) -> bool:
     """Whether FSDP (of version 2) has split this layer, by itself or with others."""
+    from torch.distributed.fsdp import FSDPModule
+
     return isinstance(layer, FSDPModule)
 
 

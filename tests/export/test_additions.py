@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_runs import run, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import skipwise.export as exports
+import skipwise.export.exporting as exports
 from skipwise import cli
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export import export

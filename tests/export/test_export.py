@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tokenizers import processors
 from transformers import AutoTokenizer
 
-import skipwise.export as exports
+import skipwise.export.exporting as exports
 from skipwise import cli
 from skipwise.demo.run import BASE
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError

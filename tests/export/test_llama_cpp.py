@@ -10,7 +10,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-import skipwise.export as exports
+import skipwise.export.exporting as exports
 from skipwise.config import RunConfig
 from skipwise.demo.run import BASE
 from skipwise.errors import CheckpointError

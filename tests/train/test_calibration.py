@@ -141,7 +141,7 @@ def test_a_calibration_that_fails_loses_no_trained_model(
 def test_what_cannot_be_calibrated_is_refused_before_training(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skipwise.train.steps.SkipwiseTrainer", None)
+    monkeypatch.setattr("skipwise.train.trainer.SkipwiseTrainer", None)
     with pytest.raises(ConfigError, match=r"interpolation is 'ntk'.*yarn, longrope"):
         run(settings, calibrate=True, interpolation={"kind": "ntk"})
     with pytest.raises(ConfigError, match="passkey length is 128 tokens"):

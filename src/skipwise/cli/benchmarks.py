@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption
+from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
     from skipwise.evals import EvalResult
@@ -66,9 +68,11 @@ def benchmarks(
 
     Under torchrun or accelerate launch the questions are shared out over the processes.
     """
-    from skipwise.distributed import process_state
-    from skipwise.evals.benchmarks import BENCHMARKS, check_harness, run_benchmarks
-    from skipwise.model import load_model
+    find_place(model)
+    with loading(f"reading the model {model}"):
+        from skipwise.distributed import process_state
+        from skipwise.evals.benchmarks import BENCHMARKS, check_harness, run_benchmarks
+        from skipwise.model import load_model
 
     check_harness()
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)

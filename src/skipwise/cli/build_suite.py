@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import JsonOption, SkipUnreadableOption, TrustOption, print_json
 from skipwise.cli.tokenizer import load_tokenizer
 from skipwise.window import parse_length
@@ -53,8 +54,9 @@ def build_suite(
     """Make a private benchmark of documents: no network, no second model, the same bytes for the same seed."""
     lengths = [parse_length(part) for part in length.split(",")]
 
-    from skipwise.data.documents import look_through
-    from skipwise.evals import suite
+    with loading(f"reading {documents}"):
+        from skipwise.data.documents import look_through
+        from skipwise.evals import suite
 
     built = suite.build_suite(
         look_through(documents, field=field, skip_unreadable=skip_unreadable),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import (
     AttentionOption,
     DtypeOption,
@@ -18,6 +19,7 @@ from skipwise.cli.options import (
     print_json,
 )
 from skipwise.errors import ConfigError
+from skipwise.model.place import find_place
 from skipwise.window import parse_length
 
 if TYPE_CHECKING:
@@ -108,17 +110,19 @@ def calibrate(
     if not dry_run:
         _check_folders(model, output)
 
-    from skipwise.calibrate import Search
-    from skipwise.calibrate import calibrate as choose
-    from skipwise.cli.evaluate_documents import held_out_of
-    from skipwise.data.corpus import StoredCorpus, open_corpus
-    from skipwise.data.documents import look_through
-    from skipwise.distributed import process_state
-    from skipwise.evals import SampleCache
-    from skipwise.model import load_model, read_config, rope_state
-    from skipwise.rope import check_carries_factor
-    from skipwise.runtime.forward import check_length
-    from skipwise.train.calibration import calibration_documents, write_calibration
+    find_place(model)
+    with loading(f"reading the model {model}"):
+        from skipwise.calibrate import Search
+        from skipwise.calibrate import calibrate as choose
+        from skipwise.cli.evaluate_documents import held_out_of
+        from skipwise.data.corpus import StoredCorpus, open_corpus
+        from skipwise.data.documents import look_through
+        from skipwise.distributed import process_state
+        from skipwise.evals import SampleCache
+        from skipwise.model import load_model, read_config, rope_state
+        from skipwise.rope import check_carries_factor
+        from skipwise.runtime.forward import check_length
+        from skipwise.train.calibration import calibration_documents, write_calibration
 
     search = Search(**{name: value for name, value in asked.items() if value is not None})
     config = read_config(model, trust_remote_code=trust_remote_code)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import JsonOption, print_json, read_length
 from skipwise.cli.settings import assigned, given
 from skipwise.window import parse_length
@@ -106,8 +107,9 @@ def compare(
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("skipwise").setLevel(logging.WARNING if as_json else logging.INFO)
-    from skipwise.compare import Comparison, ComparisonStopped
-    from skipwise.compare import compare as run
+    with loading("making the comparison ready"):
+        from skipwise.compare import Comparison, ComparisonStopped
+        from skipwise.compare import compare as run
 
     if suite is not None:
         evaluation = dict(tree.get("evaluation") or {})

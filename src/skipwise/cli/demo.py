@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import JsonOption, print_json
 
 INTERRUPTED = 130
@@ -34,7 +35,8 @@ def demo(
     Exit 1 if perplexity does not fall with every doubling of the context, or more than a tenth of the passkeys is lost
     at any length. After Ctrl-C the same command goes on where it was.
     """
-    from skipwise.demo import Claims, run_demo
+    with loading("making the demonstration ready"):
+        from skipwise.demo import Claims, run_demo
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("skipwise").setLevel(logging.INFO)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import AttentionOption, JsonOption, OriginalOption, TrustOption, print_json, read_length
 from skipwise.cli.settings import given
 from skipwise.errors import ConfigError
+from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
     from skipwise.doctor import Verdict
@@ -139,15 +141,17 @@ def doctor(
     }
     given_run = RunConfig.from_mapping(merge_settings(read_settings(config) if config else {}, given(flags)))
 
-    from accelerate import PartialState
+    find_place(given_run.model)
+    with loading(f"probing the model {given_run.model}"):
+        from accelerate import PartialState
 
-    from skipwise.doctor import Verdict
-    from skipwise.doctor import doctor as probe
-    from skipwise.model import check_read_as_stored, check_trainable, load_model, read_config
-    from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
-    from skipwise.train.checks import model_facts
-    from skipwise.train.preparation import refused_mask
-    from skipwise.train.quantized import quantization_of
+        from skipwise.doctor import Verdict
+        from skipwise.doctor import doctor as probe
+        from skipwise.model import check_read_as_stored, check_trainable, load_model, read_config
+        from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
+        from skipwise.train.checks import model_facts
+        from skipwise.train.preparation import refused_mask
+        from skipwise.train.quantized import quantization_of
 
     model_config = read_config(
         given_run.model, original=given_run.original, trust_remote_code=given_run.trust_remote_code
@@ -199,18 +203,18 @@ def _check_up(
     model: str, base: str | None, fix: bool, out: Path | None, trust_remote_code: bool, as_json: bool
 ) -> None:
     """Looks at a checkpoint's files; exit 1 if something is wrong that was not mended."""
-    from skipwise.doctor.checkup import check_up, write_mended
-    from skipwise.model import path_beside, read_config
-    from skipwise.model.source import locate
-
     if out is not None and not fix:
         raise ConfigError(f"--out is {str(out)!r}, and nothing is written without --fix; give both")
-    place = locate(model, weights=False)
+    place = find_place(model)
     if not place.is_folder or place.gguf_file is not None:
         raise ConfigError(
             f"model is {model!r}, no checkpoint folder whose files could be looked at; give one, or --target to probe "
             "what extend would train"
         )
+    with loading(f"looking at the files of {model}"):
+        from skipwise.doctor.checkup import check_up, write_mended
+        from skipwise.model import path_beside, read_config
+
     known = None if base is None else read_config(base, trust_remote_code=trust_remote_code).to_dict()
     found = check_up(place.name, known)
     _print(found.verdicts, as_json)

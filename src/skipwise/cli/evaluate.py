@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import (
     AttentionOption,
     DtypeOption,
@@ -20,6 +21,7 @@ from skipwise.cli.options import (
 from skipwise.cli.settings import assigned
 from skipwise.cli.verdict import Rule, require_retrieval, require_short_length, scored_tasks, state_verdict
 from skipwise.errors import ConfigError
+from skipwise.model.place import find_place
 from skipwise.window import Window, parse_length
 
 if TYPE_CHECKING:
@@ -189,15 +191,24 @@ def evaluate(
         raise ConfigError("no length is given: say which input lengths to measure, such as --length 2k,8k")
     asked = None if length is None else [parse_length(part) for part in length.split(",")]
 
-    from skipwise import evals
-    from skipwise.cli.evaluate_documents import choose_documents, held_out_of
-    from skipwise.config import DataConfig
-    from skipwise.data.corpus import store_corpus
-    from skipwise.data.documents import look_through
-    from skipwise.distributed import process_state
-    from skipwise.evals.suite import SuiteFolder
-    from skipwise.model import load_model, read_config
-    from skipwise.runtime.forward import check_length
+    from skipwise.data.documents import require_there
+    from skipwise.evals.catalogue import READERS, task_names
+
+    names = task or ("suite" if suite is not None else "perplexity,passkey")
+    if set(task_names(names)) & set(READERS):
+        require_there(documents)
+    if not all_checkpoints:
+        find_place(model)
+    with loading(f"reading the model {model}"):
+        from skipwise import evals
+        from skipwise.cli.evaluate_documents import choose_documents, held_out_of
+        from skipwise.config import DataConfig
+        from skipwise.data.corpus import store_corpus
+        from skipwise.data.documents import look_through
+        from skipwise.distributed import process_state
+        from skipwise.evals.suite import SuiteFolder
+        from skipwise.model import load_model, read_config
+        from skipwise.runtime.forward import check_length
 
     flags = {
         "num_documents": num_documents,
@@ -208,8 +219,7 @@ def evaluate(
         "scorer": scorer,
         "folder": None if suite is None else str(suite),
     }
-    default_task = "suite" if suite is not None else "perplexity,passkey"
-    tasks = make_tasks(task or default_task, {k: v for k, v in flags.items() if v is not None}, settings or [])
+    tasks = make_tasks(names, {k: v for k, v in flags.items() if v is not None}, settings or [])
     if verdict:
         require_retrieval(tasks)
     lengths = asked or SuiteFolder(suite or "").lengths
@@ -300,9 +310,10 @@ def make_tasks(names: str, flags: dict[str, Any], assignments: Sequence[str] = (
         ConfigError: for an unknown task, and for a setting that no task of these has.
     """
     from skipwise.evals import TASK_GROUPS, TASKS, make_task
+    from skipwise.evals.catalogue import task_names
 
-    kinds = [kind for name in names.split(",") for kind in TASK_GROUPS.get(name.strip(), [name.strip()])]
-    known = {kind: {field.name for field in fields(TASKS[kind])} for kind in kinds if kind in TASKS}
+    kinds = task_names(names)
+    known = {kind: {field.name for field in fields(TASKS[kind])} for kind in kinds}
     for name, value in flags.items():
         if not any(name in settable for settable in known.values()):
             raise ConfigError(f"{name} is set to {value!r} and no task of {names} has such a setting: leave it out")
@@ -318,7 +329,7 @@ def make_tasks(names: str, flags: dict[str, Any], assignments: Sequence[str] = (
     return [
         make_task(
             {"kind": kind}
-            | {name: value for name, value in flags.items() if name in known.get(kind, ())}
+            | {name: value for name, value in flags.items() if name in known[kind]}
             | single.get(kind, {})
         )
         for kind in kinds

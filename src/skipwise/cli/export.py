@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import JsonOption, TrustOption, print_json, read_length
+from skipwise.model.place import find_place
 
 EPILOG = """Example: skipwise export my-model-32k --to gguf --dtype q8_0
 
@@ -81,7 +83,12 @@ def export(
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
-    from skipwise.export import export as make
+    from skipwise.export import check_format
+
+    check_format(to)
+    find_place(run)
+    with loading(f"reading the model {run}"):
+        from skipwise.export import export as make
 
     made = make(
         run,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import (
     AttentionOption,
     JsonOption,
@@ -139,6 +140,8 @@ def extend(
 ) -> None:
     """Extend a model's context window by training on short windows with positions that skip ahead."""
     from skipwise.config import RunConfig, merge_settings, read_settings
+    from skipwise.data.documents import require_there
+    from skipwise.model.place import find_place
 
     flags: dict[str, Any] = {
         "model": model,
@@ -175,8 +178,11 @@ def extend(
         if value is not None:
             raise ConfigError(f"{flag} is for several processes; say by --launch which engine trains in them")
 
-    from skipwise.train import extend as train
-    from skipwise.train.folder import log_file
+    find_place(run.model)
+    require_there(run.data.source)
+    with loading(f"reading the model {run.model}"):
+        from skipwise.train import extend as train
+        from skipwise.train.folder import log_file
 
     own_file = log_file(run.output_folder)
     if own_file is None:

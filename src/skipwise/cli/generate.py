@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import (
     AttentionOption,
     DtypeOption,
@@ -17,6 +18,7 @@ from skipwise.cli.options import (
     read_length,
 )
 from skipwise.errors import ConfigError, DataError
+from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
     from skipwise.inference.engine import GenerationRequest
@@ -110,10 +112,12 @@ def generate(
     """Continue a prompt, however long it is, up to the model's window."""
     text = _prompt_text(prompt, file)
 
-    from accelerate import PartialState
+    find_place(model)
+    with loading(f"reading the model {model}"):
+        from accelerate import PartialState
 
-    from skipwise.inference.generate import LocalEngine
-    from skipwise.inference.modes import TwoModes
+        from skipwise.inference.generate import LocalEngine
+        from skipwise.inference.modes import TwoModes
 
     how: dict[str, Any] = {
         "dtype": dtype,

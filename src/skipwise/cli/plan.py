@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipwise.cli.loading import loading
 from skipwise.cli.options import JsonOption, OriginalOption, TrustOption, print_json, read_length
 from skipwise.errors import ConfigError
+from skipwise.model.place import find_place
 from skipwise.names import did_you_mean
 from skipwise.window import parse_length
 
@@ -127,18 +129,24 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """What an extension takes in memory, time and money, to train and to serve; no weights are read."""
-    from skipwise.config import LoraTuning
-    from skipwise.plan import Job, check_plan
-    from skipwise.plan import plan as make_plan
-    from skipwise.plan.as_json import plan_json
+    from skipwise.plan.cards import MODEL_CARDS
     from skipwise.plan.machines import machine_of
-    from skipwise.plan.pages import write_plan_page
-    from skipwise.plan.shape import model_shape
 
     for path in (out, write_config):
         if path is not None:
             _check_writable(path)
-    utilisation, place, lora = _utilisation(shares or []), machine_of(machine), LoraTuning(rank=rank)
+    utilisation, place = _utilisation(shares or []), machine_of(machine)
+    if model not in MODEL_CARDS:
+        find_place(model)
+    with loading(f"planning for {model}"):
+        from skipwise.config import LoraTuning
+        from skipwise.plan import Job, check_plan
+        from skipwise.plan import plan as make_plan
+        from skipwise.plan.as_json import plan_json
+        from skipwise.plan.pages import write_plan_page
+        from skipwise.plan.shape import model_shape
+
+    lora = LoraTuning(rank=rank)
     asked: dict[str, Any] = {
         "target": target,
         "window": window,
@@ -200,7 +208,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _utilisation(shares: list[str]) -> "Utilisation":
-    from skipwise.plan import Utilisation
+    from skipwise.plan.machines import Utilisation
 
     given: dict[str, Any] = {}
     for share in shares:

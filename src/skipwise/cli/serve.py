@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from skipwise.cli.keys import KeysOption, default_key_file
+from skipwise.cli.loading import loading
 from skipwise.cli.options import (
     AttentionOption,
     DtypeOption,
@@ -164,11 +165,12 @@ def _embedded(
     how: dict[str, Any],
 ) -> tuple["Backend", int]:
     """The engine in this process, and its window."""
-    from accelerate import PartialState
+    with loading(f"reading the model {model}"):
+        from accelerate import PartialState
 
-    from skipwise.inference.generate import LocalEngine
-    from skipwise.inference.modes import TwoModes
-    from skipwise.serve.backends import Embedded
+        from skipwise.inference.generate import LocalEngine
+        from skipwise.inference.modes import TwoModes
+        from skipwise.serve.backends import Embedded
 
     modes = TwoModes.load(model, base=base, device=PartialState().device, **how)
     # No prefix is kept: what one key sent never serves another, and memory is free when a request is done.

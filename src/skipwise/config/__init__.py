@@ -1,42 +1,61 @@
-"""What a run is: strict settings, read from YAML and flags, and recipes, which name settings that belong together.
+"""What a run is: strict settings, read from YAML and flags, and recipes, which name settings that belong together."""
 
-Names load on first use, so that the recipes can be had without the settings' own imports.
-"""
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from skipwise.imports import lazily
 
 if TYPE_CHECKING:
     from skipwise.config.reading import merge_settings, read_settings
     from skipwise.config.run import (
         DataConfig,
         FullTuning,
+        GrowthConfig,
         GuardConfig,
         Length,
         LoraTuning,
+        LowRankTuning,
+        ParallelConfig,
         QloraTuning,
         RunConfig,
         StrictModel,
         Tuning,
+        ValidationConfig,
     )
+
+_HOMES = {
+    "DataConfig": "run",
+    "FullTuning": "run",
+    "GrowthConfig": "run",
+    "GuardConfig": "run",
+    "Length": "run",
+    "LoraTuning": "run",
+    "LowRankTuning": "run",
+    "ParallelConfig": "run",
+    "QloraTuning": "run",
+    "RunConfig": "run",
+    "StrictModel": "run",
+    "Tuning": "run",
+    "ValidationConfig": "run",
+    "merge_settings": "reading",
+    "read_settings": "reading",
+}
 
 __all__ = [
     "DataConfig",
     "FullTuning",
+    "GrowthConfig",
     "GuardConfig",
     "Length",
     "LoraTuning",
+    "LowRankTuning",
+    "ParallelConfig",
     "QloraTuning",
     "RunConfig",
     "StrictModel",
     "Tuning",
+    "ValidationConfig",
     "merge_settings",
     "read_settings",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "reading" if name.endswith("settings") else "run"
-    return getattr(import_module(f"{__name__}.{home}"), name)
+__getattr__ = lazily(__name__, _HOMES)

@@ -19,7 +19,8 @@ from skipwise.doctor.verdict import Verdict
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.model.baichuan import llama_config
 from skipwise.model.library import library_config, library_defaults
-from skipwise.model.source import BAICHUAN, ModelSource, one_line_errors
+from skipwise.model.place import ModelSource
+from skipwise.model.source import BAICHUAN, one_line_errors
 from skipwise.rope import eras
 
 

@@ -19,7 +19,6 @@ from typing import IO, Any
 
 import torch
 import transformers
-from torch.distributed.tensor import DTensor
 
 from skipwise import __version__
 from skipwise.records.results import Sample
@@ -102,6 +101,8 @@ def hash_model(model: Any) -> str:
 
     Where it was loaded from is no part of it, nor whether it is split over processes: all of them call this then.
     """
+    from torch.distributed.tensor import DTensor
+
     # FSDP gives each model that it splits a class of its own, named so.
     digest = hashlib.sha256(type(model).__name__.removeprefix("FSDP").encode())
     settings: Mapping[str, Any] = model.config.to_dict()

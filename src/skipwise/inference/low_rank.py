@@ -1,17 +1,18 @@
 """What full tuning changed, as a low-rank adapter: one set of weights and a small difference in place of two sets."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from skipwise.config import LoraTuning
 from skipwise.errors import ConfigError
 from skipwise.model import built_around, load_model, share_weights
-from skipwise.train.tuning import apply_tuning
+from skipwise.train.tuning import apply_tuning, is_lora_layer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def low_rank_difference(base: str | Path, tuned: str | Path, rank: int, folder: str | Path, **how: Any) -> float:
@@ -65,7 +66,7 @@ def write_difference(before: PreTrainedModel, after: PreTrainedModel, rank: int,
     module: Any
     with torch.no_grad():
         for name, module in wrapped.get_base_model().named_modules():
-            if isinstance(module, LoraLayer):
+            if is_lora_layer(module):
                 _cut(module, weights[f"{name}.weight"].float() - module.get_base_layer().weight.float(), rank)
             elif hasattr(module, "modules_to_save"):
                 module.modules_to_save["default"].load_state_dict(after.get_submodule(name).state_dict())
@@ -75,7 +76,7 @@ def write_difference(before: PreTrainedModel, after: PreTrainedModel, rank: int,
 
 
 @torch.no_grad()
-def difference_error(adapted: PeftModel, before: PreTrainedModel, after: PreTrainedModel) -> float:
+def difference_error(adapted: "PeftModel", before: PreTrainedModel, after: PreTrainedModel) -> float:
     """What a base model with an adapter lacks of what was tuned; see `low_rank_difference`.
 
     Args:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 from skipwise.errors import CheckpointError
 from skipwise.model import original_window, rope_state
 from skipwise.records.runs import Run
+from skipwise.train.tuning import is_lora_layer
 
 logger = logging.getLogger("skipwise")
 
@@ -109,7 +109,7 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
         )
     if not origin.is_own:
         return
-    adapted = [(name, module) for name, module in long.named_modules() if isinstance(module, LoraLayer)]
+    adapted = [(name, module) for name, module in long.named_modules() if is_lora_layer(module)]
     chosen = dict([*adapted[: _CHECKED // 2], *adapted[-(_CHECKED - _CHECKED // 2) :]])
     stored = dict(_stored(origin.folder, {f"{name}.weight" for name in chosen}))
     if not stored:

@@ -8,38 +8,80 @@ whatever its config says, and attention that reads its scale from the rope's con
 keep that too. So `with_rope` builds anew, around the same parameters.
 """
 
-from skipwise.model.converted import portability_note
-from skipwise.model.extend import (
-    built_around,
-    longest_input,
-    original_window,
-    rope_state,
-    scaled_by,
-    with_rope,
-    with_scaled_attention,
-)
-from skipwise.model.load import (
-    LoadedModel,
-    check_loads_in_four_bits,
-    load_model,
-    read_config,
-    without_weights,
-)
-from skipwise.model.quantized import (
-    FourBits,
-    check_read_as_stored,
-    dequantized,
-    four_bit_layers,
-    four_bits,
-    is_four_bit,
-)
-from skipwise.model.rotary import rotary_tables
-from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
-from skipwise.model.saved import check_saved
-from skipwise.model.source import named_path, path_beside
-from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
-from skipwise.model.tokenizer import embedding_rows, read_tokenizer
-from skipwise.model.unpack import unpack_checkpoint
+from typing import TYPE_CHECKING
+
+from skipwise.imports import lazily
+
+if TYPE_CHECKING:
+    from skipwise.model.converted import portability_note
+    from skipwise.model.extend import (
+        built_around,
+        longest_input,
+        original_window,
+        rope_state,
+        scaled_by,
+        with_rope,
+        with_scaled_attention,
+    )
+    from skipwise.model.load import (
+        LoadedModel,
+        check_loads_in_four_bits,
+        load_model,
+        read_config,
+        without_weights,
+    )
+    from skipwise.model.place import named_path, path_beside
+    from skipwise.model.quantized import (
+        FourBits,
+        check_read_as_stored,
+        dequantized,
+        four_bit_layers,
+        four_bits,
+        is_four_bit,
+    )
+    from skipwise.model.rotary import rotary_tables
+    from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
+    from skipwise.model.saved import check_saved
+    from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
+    from skipwise.model.tokenizer import embedding_rows, read_tokenizer
+    from skipwise.model.unpack import unpack_checkpoint
+
+_HOMES = {
+    "FourBits": "quantized",
+    "LoadedModel": "load",
+    "StoredWeights": "stored",
+    "built_around": "extend",
+    "check_loads_in_four_bits": "load",
+    "check_read_as_stored": "quantized",
+    "check_saved": "saved",
+    "check_trainable": "stored",
+    "dequantized": "quantized",
+    "embedding_rows": "tokenizer",
+    "four_bit_layers": "quantized",
+    "four_bits": "quantized",
+    "is_four_bit": "quantized",
+    "load_model": "load",
+    "longest_input": "extend",
+    "named_path": "place",
+    "original_window": "extend",
+    "path_beside": "place",
+    "portability_note": "converted",
+    "read_config": "load",
+    "read_tokenizer": "tokenizer",
+    "replace_file": "save",
+    "rope_state": "extend",
+    "rotary_tables": "rotary",
+    "scaled_by": "extend",
+    "save_attention_scale": "save",
+    "save_config": "save",
+    "save_model": "save",
+    "share_weights": "save",
+    "stored_weights": "stored",
+    "unpack_checkpoint": "unpack",
+    "with_rope": "extend",
+    "with_scaled_attention": "extend",
+    "without_weights": "load",
+}
 
 __all__ = [
     "FourBits",
@@ -77,3 +119,5 @@ __all__ = [
     "with_scaled_attention",
     "without_weights",
 ]
+
+__getattr__ = lazily(__name__, _HOMES)

@@ -25,8 +25,9 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from skipwise.errors import CheckpointError, UnsupportedModelError
+from skipwise.model.place import ModelSource
 from skipwise.model.rotary import ALIBI
-from skipwise.model.source import BAICHUAN, ModelSource, own_file
+from skipwise.model.source import BAICHUAN, own_file
 
 logger = logging.getLogger("skipwise")
 

@@ -9,8 +9,9 @@ from tokenizers import AddedToken, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from skipwise.errors import CheckpointError
+from skipwise.model.place import ModelSource
 from skipwise.model.sentencepieces import fast_tokenizer, read_pieces
-from skipwise.model.source import ModelSource, own_file
+from skipwise.model.source import own_file
 
 _SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None}
 

@@ -23,10 +23,10 @@ from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.model.baichuan import llama_config, llama_weights
 from skipwise.model.extend import built_around, extended_config, rope_state, told_config
 from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
+from skipwise.model.place import ModelSource
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
 from skipwise.model.source import (
-    ModelSource,
     locate,
     one_line_errors,
     own_file,

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.errors import CheckpointError
+from skipwise.imports import without
 from skipwise.model.extend import decoder_key, scaled_config
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import with_both_eras
@@ -82,7 +83,8 @@ def _write_checkpoint(
     shard_bytes: int | None,
 ) -> None:
     limit: dict[str, Any] = {} if shard_bytes is None else {"max_shard_size": shard_bytes}
-    with quiet_transformers():
+    # Asked whether it is DeepSpeed's, accelerate would load that for a model that no engine has touched.
+    with quiet_transformers(), without("deepspeed"):
         model.save_pretrained(folder, state_dict=state_dict, **limit)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

@@ -1,13 +1,11 @@
-"""Where a model comes from: a folder, a hub name or a GGUF file; and what is wrong with it, in one line."""
+"""What lies where a model is, on this machine or the hub; and what is wrong with it, in one line."""
 
-import importlib.util
 import json
 import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,10 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, UnsupportedModelError
+from skipwise.model.place import PICKLE_SUFFIXES, TO_SAFETENSORS, ModelSource, find_place
 
 logger = logging.getLogger("skipwise")
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _NO_SUCH_ATTENTION = re.compile(
     r"\w+ does not support (Flash Attention \d|an attention implementation through torch[\w.']*( flex_attention)?)"
 )
@@ -30,42 +27,6 @@ _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BAICHUAN = "baichuan"
 """Model type whose weights are read here, pickles as tensors alone, since transformers has no class for it."""
 _NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
-_TO_SAFETENSORS = (
-    'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as '
-    "M; M.from_pretrained('OLD', use_safetensors=False).save_pretrained('NEW')\", copy the tokenizer files, load NEW"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSource:
-    """What the transformers library is to be asked for.
-
-    Attributes:
-        name: a folder, or a name on the hub.
-        gguf_file: name of the GGUF file in that folder, where the model is one.
-    """
-
-    name: str
-    gguf_file: str | None = None
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether the model lies on this machine; otherwise its name is the hub's."""
-        return Path(self.name).is_dir()
-
-    @property
-    def file_arguments(self) -> dict[str, str]:
-        """Keyword arguments that tell `from_pretrained` of a GGUF file."""
-        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
-
-    def __str__(self) -> str:
-        return str(Path(self.name) / self.gguf_file) if self.gguf_file else self.name
-
-
-EMBEDDED = "embedded"
-"""Name of the small model that comes with the package."""
-
-_EMBEDDED_FOLDER = Path(__file__).parents[1] / "demo" / "base"
 
 
 def locate(source: str | Path, *, weights: bool) -> ModelSource:
@@ -79,25 +40,12 @@ def locate(source: str | Path, *, weights: bool) -> ModelSource:
         CheckpointError: nothing is there, or the weights are pickles, which run code when they are opened.
         ConfigError: it is a GGUF file and the `gguf` package is not installed.
     """
-    path = Path(source).expanduser()
-    if str(source) == EMBEDDED and not path.exists():
-        path = _EMBEDDED_FOLDER
-    if path.suffix == ".gguf":
-        return _locate_gguf(path)
-    if path.is_file():
-        if path.suffix in _PICKLE_SUFFIXES:
-            raise CheckpointError(f"model is {str(path)!r}, a pickle, which can run any code; {_TO_SAFETENSORS}")
-        raise CheckpointError(f"model is the file {str(path)!r}; give the folder around it, or a .gguf file")
-    if path.is_dir():
-        _check_folder(path, weights)
-        return ModelSource(name=str(path))
-    if not _HUB_NAME.fullmatch(str(source)):
-        raise CheckpointError(
-            f"model is {str(source)!r} and no such folder exists; give a checkpoint folder, a hub name such as "
-            "org/name, or a .gguf file"
-        )
-    _require_hub(str(source))
-    return ModelSource(name=str(source))
+    place = find_place(source)
+    if not place.is_folder:
+        _require_hub(place.name)
+    elif weights and place.gguf_file is None:
+        _check_weights(Path(place.name))
+    return place
 
 
 def _require_hub(name: str) -> None:
@@ -120,34 +68,7 @@ def _require_hub(name: str) -> None:
         ) from error
 
 
-def named_path(source: str | Path) -> Path:
-    """The path of a model, so that its last part is a name: also of `.` and `..`, which have none."""
-    path = Path(source).expanduser()
-    return path.resolve() if path.name in ("", "..") else path
-
-
-def path_beside(source: str | Path, ending: str) -> Path:
-    """Where what is made of a model goes: beside it, under its name and an ending; of a hub name here."""
-    path = named_path(source)
-    folder = path.parent if path.exists() else Path()
-    return folder / f"{path.name.removesuffix('.gguf')}-{ending}"
-
-
-def _locate_gguf(path: Path) -> ModelSource:
-    if not path.is_file():
-        raise CheckpointError(f"model is {str(path)!r} and no such file exists; check the path of the .gguf file")
-    if importlib.util.find_spec("gguf") is None:
-        raise ConfigError(f"model is {str(path)!r} and the gguf package is missing; run: pip install 'skipwise[gguf]'")
-    return ModelSource(name=str(path.parent), gguf_file=path.name)
-
-
-def _check_folder(folder: Path, weights: bool) -> None:
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"model is {str(folder)!r}, which has no config.json; give the folder that save_pretrained wrote"
-        )
-    if not weights:
-        return
+def _check_weights(folder: Path) -> None:
     if any(file.name != _ADAPTER_WEIGHTS for file in folder.glob("*.safetensors")):
         return
     if (folder / _ADAPTER_WEIGHTS).is_file():
@@ -155,13 +76,13 @@ def _check_folder(folder: Path, weights: bool) -> None:
             f"model is {str(folder)!r}, low-rank additions without the weights that they are added to; give the run "
             "that they are of, or what skipwise export --to hf makes of it"
         )
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickles and packed_config(ModelSource(name=str(folder))) is not None:
         return
     if pickles:
         raise CheckpointError(
             f"model is {str(folder)!r}, whose weights are pickles ({pickles[0]}), which can run any code; "
-            f"{_TO_SAFETENSORS}"
+            f"{TO_SAFETENSORS}"
         )
     raise CheckpointError(
         f"model is {str(folder)!r}, which has a config.json but no weights; a *.safetensors file must lie beside it"
@@ -248,7 +169,7 @@ def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
         if "cannot be loaded with `safetensors`" in str(error):
             raise CheckpointError(
                 f"model {str(source)!r} has no safetensors weights on the hub, and pickled ones can run any code; "
-                f"{_TO_SAFETENSORS}"
+                f"{TO_SAFETENSORS}"
             ) from error
         if refused := _NO_SUCH_ATTENTION.match(message):
             raise ConfigError(f"model {str(source)!r}: {refused[0]}; give another attention, such as eager") from error

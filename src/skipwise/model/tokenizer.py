@@ -11,8 +11,9 @@ from transformers.utils import cached_file
 
 from skipwise.errors import CheckpointError
 from skipwise.model.baichuan_tokenizer import baichuan_tokenizer
+from skipwise.model.place import ModelSource
 from skipwise.model.rotary import text_config
-from skipwise.model.source import ModelSource, locate, one_line_errors, packed_config, quiet_transformers
+from skipwise.model.source import locate, one_line_errors, packed_config, quiet_transformers
 
 # Any of these holds a vocabulary; without one, some of the library's classes make an empty tokenizer of nothing.
 _VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.json", "vocab.txt")

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,7 +30,7 @@ from skipwise.memory import Moment, StepProfile
 from skipwise.model import four_bit_layers
 from skipwise.model.source import quiet_transformers
 from skipwise.plan.shape import decoder_blocks
-from skipwise.train.tuning import apply_tuning
+from skipwise.train.tuning import apply_tuning, is_adapted
 
 # The second layer differs from the third: only where a layer is run after it is its input gone that none needs again.
 _LAYERS = 3
@@ -141,7 +140,7 @@ def trace_step(
         if checkpointing:
             tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             tuned.enable_input_require_grads()
-        plain = tuned.get_base_model() if isinstance(tuned, PeftModel) else tuned
+        plain = tuned.get_base_model() if is_adapted(tuned) else tuned
         if not library_loss:
             use_chunked_loss(plain)
         first, below, last = (decoder_blocks(plain)[place] for place in (0, -2, -1))

@@ -7,25 +7,69 @@ report.py      the whole: as a page (page.py, page.html), Markdown, CSV, JSON
 model_card.py  the README.md of an extended checkpoint
 """
 
-from skipwise.report.comparison import ArmRun, ComparedArm, Comparison, Cost, Difference, ExtendedRun, Reached
-from skipwise.report.coverage_plot import Curve, draw_coverage
-from skipwise.report.drawing import Figure
-from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, mean_scores, short_limit
-from skipwise.report.evidence import Evidence, Output
-from skipwise.report.heatmaps import depth_grid, passkey_grid
-from skipwise.report.lines import perplexity_by_length
-from skipwise.report.model_card import (
-    state_attention_factor,
-    state_effective_length,
-    state_results,
-    write_model_card,
-)
-from skipwise.report.page import Section, render_page
-from skipwise.report.reading import read_evidence
-from skipwise.report.records import Arm, Measure
-from skipwise.report.report import Report, write_report
-from skipwise.report.tables import Table, results_table, table_of
-from skipwise.report.verdict import verdict_words
+from typing import TYPE_CHECKING
+
+from skipwise.imports import lazily
+
+if TYPE_CHECKING:
+    from skipwise.report.comparison import ArmRun, ComparedArm, Comparison, Cost, Difference, ExtendedRun, Reached
+    from skipwise.report.coverage_plot import Curve, draw_coverage
+    from skipwise.report.drawing import Figure
+    from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, mean_scores, short_limit
+    from skipwise.report.evidence import Evidence, Output
+    from skipwise.report.heatmaps import depth_grid, passkey_grid
+    from skipwise.report.lines import perplexity_by_length
+    from skipwise.report.model_card import (
+        state_attention_factor,
+        state_effective_length,
+        state_results,
+        write_model_card,
+    )
+    from skipwise.report.page import Section, render_page
+    from skipwise.report.reading import read_evidence
+    from skipwise.report.records import Arm, Measure
+    from skipwise.report.report import Report, write_report
+    from skipwise.report.tables import Table, results_table, table_of
+    from skipwise.report.verdict import verdict_words
+
+_HOMES = {
+    "Arm": "records",
+    "ArmRun": "comparison",
+    "ComparedArm": "comparison",
+    "Comparison": "comparison",
+    "Cost": "comparison",
+    "Curve": "coverage_plot",
+    "Difference": "comparison",
+    "EffectiveLength": "effective",
+    "Evidence": "evidence",
+    "ExtendedRun": "comparison",
+    "Figure": "drawing",
+    "MeanScore": "effective",
+    "Measure": "records",
+    "Output": "evidence",
+    "Reached": "comparison",
+    "Report": "report",
+    "Section": "page",
+    "Table": "tables",
+    "basis": "effective",
+    "depth_grid": "heatmaps",
+    "draw_coverage": "coverage_plot",
+    "effective_length": "effective",
+    "mean_scores": "effective",
+    "passkey_grid": "heatmaps",
+    "perplexity_by_length": "lines",
+    "read_evidence": "reading",
+    "render_page": "page",
+    "results_table": "tables",
+    "short_limit": "effective",
+    "state_attention_factor": "model_card",
+    "state_effective_length": "model_card",
+    "state_results": "model_card",
+    "table_of": "tables",
+    "verdict_words": "verdict",
+    "write_model_card": "model_card",
+    "write_report": "report",
+}
 
 __all__ = [
     "Arm",
@@ -65,3 +109,5 @@ __all__ = [
     "write_model_card",
     "write_report",
 ]
+
+__getattr__ = lazily(__name__, _HOMES)

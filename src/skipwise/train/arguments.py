@@ -6,23 +6,25 @@ import os
 from typing import Any
 
 import torch
-import transformers
-from transformers.integrations import get_reporting_integration_callbacks
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
+from skipwise.imports import without_four_bits
 from skipwise.launch import ENGINE_SETTINGS, deepspeed_settings, fsdp_settings
 from skipwise.names import did_you_mean
 from skipwise.train.context import num_groups
 from skipwise.train.sharding import check_sharding
+
+with without_four_bits():  # What belongs to the Trainer loads peft.
+    from transformers import TrainingArguments
 
 logger = logging.getLogger("skipwise")
 
 GLOBAL_BATCH = 64
 """Windows of one optimizer step where the run's settings say nothing: the paper's."""
 
-_KNOWN = {field.name for field in dataclasses.fields(transformers.TrainingArguments) if field.init}
-_SWITCHES = {f.name for f in dataclasses.fields(transformers.TrainingArguments) if f.type in (bool, bool | None)}
+_KNOWN = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+_SWITCHES = {f.name for f in dataclasses.fields(TrainingArguments) if f.type in (bool, bool | None)}
 # Later releases of transformers 5 renamed it and warn of the old name.
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
 
@@ -91,7 +93,7 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
     return settings
 
 
-def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
+def training_arguments(config: RunConfig) -> TrainingArguments:
     """`training_settings` as the Trainer takes them, with validation before training.
 
     Raises:
@@ -105,7 +107,7 @@ def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
     if every is None:
         every = max(1, round(settings["max_steps"] / 4))
     try:
-        arguments = transformers.TrainingArguments(
+        arguments = TrainingArguments(
             **settings,
             output_dir=str(config.output_folder),
             seed=config.seed,
@@ -115,9 +117,7 @@ def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
             eval_on_start=True,
             remove_unused_columns=False,
         )
-        # The Trainer asks for trackers last of all; made here once, a missing package is found before any work.
-        for tracker in get_reporting_integration_callbacks(arguments.report_to):
-            tracker()
+        _try_trackers(arguments)
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         if settings.get("bf16") and not settings.get("use_cpu") and not torch.accelerator.is_available():
             raise ConfigError(
@@ -136,7 +136,16 @@ def training_arguments(config: RunConfig) -> transformers.TrainingArguments:
     return arguments
 
 
-def mixed_precision(arguments: transformers.TrainingArguments) -> torch.dtype | None:
+def _try_trackers(arguments: TrainingArguments) -> None:
+    """The Trainer asks for trackers last of all; made here once, a missing package is found before any work."""
+    if arguments.report_to:
+        from transformers.integrations import get_reporting_integration_callbacks
+
+        for tracker in get_reporting_integration_callbacks(arguments.report_to):
+            tracker()
+
+
+def mixed_precision(arguments: TrainingArguments) -> torch.dtype | None:
     """The 16-bit type that the Trainer computes in by autocast, or None; `accelerate launch` may say it as well."""
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     name = "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else launched

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
 
 from skipwise.config import QloraTuning
 from skipwise.errors import CheckpointError, ConfigError
@@ -12,7 +11,7 @@ from skipwise.model import LoadedModel, four_bits, load_model, original_window, 
 from skipwise.records.runs import Run
 from skipwise.train.durable import damage, sealed_checkpoints
 from skipwise.train.quantized import merged_in_full, run_dtype
-from skipwise.train.tuning import merged
+from skipwise.train.tuning import load_additions, merged
 
 _ADAPTER_FILE = "adapter_config.json"
 
@@ -86,10 +85,10 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
             dtype = run_dtype(config, base)
             device = torch.accelerator.current_accelerator() or torch.device("cpu")
             quantized = load(dtype=dtype, quantization=four_bits(tuning, device, compute=dtype))
-            tuned = PeftModel.from_pretrained(quantized.model, str(checkpoint.folder))
+            tuned = load_additions(quantized.model, checkpoint.folder)
             model = merged_in_full(tuned, load(dtype="float32").model, tuning, loaded.model.dtype)
         else:
-            model = merged(PeftModel.from_pretrained(loaded.model, str(checkpoint.folder)))
+            model = merged(load_additions(loaded.model, checkpoint.folder))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"adapter {str(checkpoint.folder)!r} does not fit {config.model!r}: {str(error).splitlines()[0]}"

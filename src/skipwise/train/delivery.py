@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from peft import PeftModel
 
 from skipwise.config import QloraTuning
 from skipwise.doctor import Verdict
@@ -20,7 +19,7 @@ from skipwise.train.record import finite_log, streamed_counts, write_record
 from skipwise.train.session import Session
 from skipwise.train.sharding import gathered, loaded_whole
 from skipwise.train.steps import Trained
-from skipwise.train.tuning import apply_tuning, merged
+from skipwise.train.tuning import apply_tuning, is_adapted, merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +109,7 @@ def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
     writes = trainer.is_world_process_zero()
     if run.split:
         model = gathered(trainer, lambda: apply_tuning(load(run).model, tuning))
-    if writes and isinstance(model, PeftModel):
+    if writes and is_adapted(model):
         model.save_pretrained(str(run.folder.path / ADAPTER), save_embedding_layers=False)
         share_weights(run.folder.path / ADAPTER)
     if isinstance(tuning, QloraTuning):

@@ -12,13 +12,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from skipwise.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 SEAL_FILE = "seal.json"
 STAGING = ".saving"
@@ -47,6 +48,8 @@ def newest_sound(folder: Path, warn: Callable[[str], None]) -> Path | None:
         folder: the run's output folder.
         warn: is told of each that is damaged and passed over.
     """
+    from accelerate import PartialState
+
     state, found = PartialState(), [None]
     if state.is_main_process:
         for checkpoint in reversed(sealed_checkpoints(folder).values()):
@@ -55,7 +58,9 @@ def newest_sound(folder: Path, warn: Callable[[str], None]) -> Path | None:
                 break
             warn(f"{checkpoint.name} is damaged ({reason}) and passed over; the one before it is used")
     if state.num_processes > 1:
-        torch.distributed.broadcast_object_list(found, src=0)
+        from torch.distributed import broadcast_object_list
+
+        broadcast_object_list(found, src=0)
     return found[0]
 
 
@@ -86,6 +91,9 @@ def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
     Raises:
         CheckpointError: it cannot be written, as on a full disk. Older checkpoints are as they were.
     """
+    import torch
+    from accelerate import PartialState
+
     state, name = PartialState(), f"checkpoint-{step}"
     staged, final = run_folder / STAGING / name, run_folder / name
     try:
@@ -155,14 +163,18 @@ def half_written(folder: Path, names: Iterable[str]) -> list[Path]:
     return [left for name in names for left in sorted(folder.glob(f".{glob.escape(name)}*.new"))]
 
 
-def _seal(folder: Path, state: PartialState) -> None:
+def _seal(folder: Path, state: "PartialState") -> None:
     """Writes sizes and hashes of all files, which processes share out; all are on the disk afterwards."""
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     own = []
     for name in files[state.process_index :: state.num_processes]:
         _to_disk(folder / name)
         own.append((name, {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}))
-    entries = gather_object(own) if state.num_processes > 1 else own
+    entries = own
+    if state.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        entries = gather_object(own)
     if state.is_main_process:
         write_whole(folder / SEAL_FILE, json.dumps(dict(sorted(entries)), indent=2) + "\n")
 

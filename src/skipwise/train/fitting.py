@@ -2,13 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError
 from skipwise.train.arguments import training_settings
 from skipwise.train.curriculum import Curriculum
 from skipwise.train.process import ran_out_of_memory
-from skipwise.train.trainer import SkipwiseTrainer
+
+if TYPE_CHECKING:
+    from skipwise.train.trainer import SkipwiseTrainer
 
 # A later step that needs more than those before it has wider windows, or others have taken memory meanwhile.
 _FIRST_STEPS = 3
@@ -27,7 +30,7 @@ class TooMuchAtATimeError(CheckpointError):
 
 
 @contextlib.contextmanager
-def fewer_at_a_time(trainer: SkipwiseTrainer, first_step: int) -> Iterator[None]:
+def fewer_at_a_time(trainer: "SkipwiseTrainer", first_step: int) -> Iterator[None]:
     """Within, memory that runs out within a step is told, on the first steps with what would fit.
 
     Args:

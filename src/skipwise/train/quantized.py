@@ -25,7 +25,7 @@ _BASE = ".base_layer"
 
 
 def quantization_of(
-    config: RunConfig, arguments: transformers.TrainingArguments, base: PreTrainedConfig
+    config: RunConfig, arguments: "transformers.TrainingArguments", base: PreTrainedConfig
 ) -> FourBits | None:
     """How a run loads its base; None where it is not quantized.
 

@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import transformers
-from peft import PeftModel
 from torch import nn
 from transformers.integrations import deepspeed
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
+from skipwise.train.tuning import is_adapted
 
 
-def is_sharded(arguments: transformers.TrainingArguments) -> bool:
+def is_sharded(arguments: "transformers.TrainingArguments") -> bool:
     """Whether no process holds the whole model while it is trained: FSDP, or stage 3 of ZeRO."""
     return bool(arguments.fsdp) or (arguments.deepspeed is not None and arguments.hf_deepspeed_config.is_zero3())
 
 
-def check_sharding(config: RunConfig, arguments: transformers.TrainingArguments) -> None:
+def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments") -> None:
     """Refuses what a split model cannot do.
 
     Raises:
@@ -37,7 +37,7 @@ def check_sharding(config: RunConfig, arguments: transformers.TrainingArguments)
 
 
 @contextlib.contextmanager
-def loaded_whole(arguments: transformers.TrainingArguments) -> Iterator[None]:
+def loaded_whole(arguments: "transformers.TrainingArguments") -> Iterator[None]:
     """Within, models are built whole: transformers would hand DeepSpeed each weight as it is made, and a model of
     shards without their engine can neither be probed nor given low-rank additions."""
     if arguments.deepspeed is None:
@@ -50,7 +50,7 @@ def loaded_whole(arguments: transformers.TrainingArguments) -> Iterator[None]:
         deepspeed.set_hf_deepspeed_config(arguments.hf_deepspeed_config)
 
 
-def keep_for_the_loss(model: Any, arguments: transformers.TrainingArguments) -> None:
+def keep_for_the_loss(model: Any, arguments: "transformers.TrainingArguments") -> None:
     """Tells ZeRO's stage 3 that the loss, which is taken in the whole model's forward pass, needs the head's weights.
 
     DeepSpeed holds weights only around the layer that owns them; the gradient of the chunked loss is made before.
@@ -63,14 +63,14 @@ def keep_for_the_loss(model: Any, arguments: transformers.TrainingArguments) -> 
         return
     import deepspeed as engine  # pyright: ignore[reportMissingImports]
 
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = model.get_base_model() if is_adapted(model) else model
     for child in plain.children():
         if child is not plain.base_model:
             for parameter in child.parameters():
                 engine.zero.register_external_parameter(model, parameter)
 
 
-def gathered(trainer: transformers.Trainer, rebuild: Callable[[], Any]) -> Any:
+def gathered(trainer: "transformers.Trainer", rebuild: Callable[[], Any]) -> Any:
     """The trained model, whole, in the memory of the first process; in the others the one that was trained.
 
     Args:
@@ -82,7 +82,7 @@ def gathered(trainer: transformers.Trainer, rebuild: Callable[[], Any]) -> Any:
         return trainer.model
     whole: Any = rebuild()
     kept: set[str] = set()
-    if isinstance(whole, PeftModel):
+    if is_adapted(whole):
         # What is frozen is as it is built; in 4 bits it is more than an engine gathers.
         named = list(whole.named_parameters(remove_duplicate=False))
         kept = {name for name, parameter in named if not parameter.requires_grad}

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import transformers
@@ -24,9 +24,11 @@ from skipwise.train.process import free_memory
 from skipwise.train.record import run_record, sampler_text
 from skipwise.train.session import Session
 from skipwise.train.sharding import keep_for_the_loss
-from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest, Validate, stream_places
 from skipwise.train.tuning import apply_tuning
 from skipwise.train.validation import build_validation, tell_held_out_end
+
+if TYPE_CHECKING:
+    from skipwise.train.trainer import SkipwiseTrainer, Validate
 
 logger = logging.getLogger("skipwise")
 
@@ -44,7 +46,7 @@ class Material:
 
     curriculum: Curriculum
     documents: TokenStore | DocumentStream
-    validate: Validate | None
+    validate: "Validate | None"
     to_calibrate_on: list[np.ndarray] | None
 
     @property
@@ -64,7 +66,7 @@ class Trained:
         finished: False where it was stopped.
     """
 
-    trainer: SkipwiseTrainer
+    trainer: "SkipwiseTrainer"
     material: Material
     record: dict[str, Any]
     finished: bool
@@ -93,6 +95,8 @@ def train(run: Session) -> Trained:
 
 
 def _train(run: Session) -> Trained:
+    from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest  # Loads all of the library's Trainer.
+
     transformers.set_seed(run.config.seed)
     material = _material(run)
     record = _begin(run, material)
@@ -139,6 +143,8 @@ def _material(run: Session) -> Material:
         together=run.context is not None or bool(arguments.deepspeed or arguments.fsdp),
     )
     if isinstance(opened, DocumentStream) and run.checkpoint is not None:
+        from skipwise.train.trainer import stream_places
+
         opened.restore(stream_places(run.checkpoint))
     validate = build_validation(config, corpus, loaded, run.checked.validation_lengths, share_out=not run.split)
     to_calibrate_on = None

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from peft import PeftModel
 from torch.utils.data import Sampler, SequentialSampler
 from tqdm import tqdm
 from transformers import TrainerCallback
@@ -28,6 +27,7 @@ from skipwise.train.context import ContextGroup, GroupSampler
 from skipwise.train.durable import forget_older, whole_or_not_at_all
 from skipwise.train.guard import StepGuard
 from skipwise.train.process import on_stop_signals, peak_bytes
+from skipwise.train.tuning import is_adapted
 
 logger = logging.getLogger("skipwise")
 
@@ -192,7 +192,7 @@ class SkipwiseTrainer(transformers.Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads low-rank additions and shards; a whole model was built from the checkpoint, which loads any class."""
-        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+        if is_adapted(self.model) or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -200,7 +200,7 @@ class SkipwiseTrainer(transformers.Trainer):
         folder = output_dir or str(self.args.output_dir)
         if not self.args.should_save:
             return
-        if isinstance(self.model, PeftModel):
+        if is_adapted(self.model):
             # Of a model in shards `state_dict` is gathered from them.
             self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
             share_weights(folder)

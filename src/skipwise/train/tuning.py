@@ -7,24 +7,39 @@ carry additions that no gradient ever reached, and every process of a parallel r
 import contextlib
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
 from skipwise.errors import ConfigError
+from skipwise.imports import without_four_bits
 from skipwise.names import did_you_mean
 from skipwise.train.widening import narrow_again, widen_trained
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
 logger = logging.getLogger("skipwise")
 
 
-def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> PreTrainedModel | PeftModel:
+def is_adapted(model: Any) -> "TypeGuard[PeftModel]":
+    """Whether a model has low-rank additions around it; as long as peft is not loaded, none has."""
+    return "peft" in sys.modules and isinstance(model, sys.modules["peft"].PeftModel)
+
+
+def is_lora_layer(module: nn.Module) -> "TypeGuard[LoraLayer]":
+    """Whether a module is a layer with low-rank additions."""
+    return "peft" in sys.modules and isinstance(module, sys.modules["peft"].tuners.lora.LoraLayer)
+
+
+def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> "PreTrainedModel | PeftModel":
     """Readies a model for training.
 
     Args:
@@ -50,18 +65,20 @@ def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> PreTrainedModel | Pe
         ends = _embeddings(model)
         in_full += [name for name, module in _text_modules(model) if any(module is end for end in ends)]
     towers = [re.escape(name) for name in _tower_names(model)]
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=tuning.rank,
-        lora_alpha=tuning.alpha or 2 * tuning.rank,  # pyright: ignore[reportArgumentType]
-        lora_dropout=tuning.dropout,
-        target_modules=tuning.target_modules or "all-linear",
-        exclude_modules=rf"({'|'.join(towers)})(\..*)?" if towers else None,
-        modules_to_save=in_full or None,
-        ensure_weight_tying=tuning.train_embeddings and model.config.get_text_config().tie_word_embeddings,
-    )
     linear = [name for name, module in _text_modules(model) if isinstance(module, nn.Linear)]
     with _quiet_peft():
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=tuning.rank,
+            lora_alpha=tuning.alpha or 2 * tuning.rank,  # pyright: ignore[reportArgumentType]
+            lora_dropout=tuning.dropout,
+            target_modules=tuning.target_modules or "all-linear",
+            exclude_modules=rf"({'|'.join(towers)})(\..*)?" if towers else None,
+            modules_to_save=in_full or None,
+            ensure_weight_tying=tuning.train_embeddings and model.config.get_text_config().tie_word_embeddings,
+        )
         # Of ranks that peft itself has set aside for experts joined into one tensor, whether or not they are asked for.
         warnings.filterwarnings("ignore", message=r".*(rank|alpha)_pattern keys did not match", category=RuntimeWarning)
         try:
@@ -77,20 +94,22 @@ def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> PreTrainedModel | Pe
     return tuned
 
 
-def load_additions(model: PreTrainedModel, folder: str | Path) -> PeftModel:
+def load_additions(model: PreTrainedModel, folder: str | Path) -> "PeftModel":
     """A model with low-rank additions that were saved, around it and in its layers; it is changed in place.
 
     Raises:
         OSError, ValueError, RuntimeError, KeyError: the additions cannot be read, or belong to another model.
     """
     with _quiet_peft():
+        from peft import PeftModel
+
         return PeftModel.from_pretrained(model, str(folder))
 
 
 @contextlib.contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """Silences what peft sets off by reading a property that later releases of transformers 5 renamed."""
-    with warnings.catch_warnings():
+    """peft without bitsandbytes, and without what it sets off by reading a property that transformers 5 renamed."""
+    with without_four_bits(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         yield
 
@@ -120,9 +139,9 @@ def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning | QloraTuning) ->
     logger.info(f"low-rank additions of rank {tuning.rank} reach {share:.0%} of the weights beside the embeddings")
 
 
-def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The plain model, with low-rank additions added to the weights they belong to."""
-    if isinstance(model, PeftModel):
+def merged(model: Any) -> PreTrainedModel:
+    """The plain model, with low-rank additions, if there are any around it, added to the weights they belong to."""
+    if is_adapted(model):
         inner: Any = model.merge_and_unload()
         narrow_again(inner)
         return inner

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +13,10 @@ from skipwise.data.store import TokenFiles, choose_held_out_end
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.model import LoadedModel
-from skipwise.train.trainer import Validate
 from skipwise.window import Window, length_label
+
+if TYPE_CHECKING:
+    from skipwise.train.trainer import Validate
 
 logger = logging.getLogger("skipwise")
 
@@ -75,7 +77,7 @@ def tell_held_out_end(end: HeldOutEnd, store: TokenStore) -> dict[str, Any]:
 
 def build_validation(
     config: RunConfig, corpus: Corpus, loaded: LoadedModel, lengths: list[int], share_out: bool = True
-) -> Validate | None:
+) -> "Validate | None":
     """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
 
     Args:

@@ -106,6 +106,22 @@ def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
     return found
 
 
+def require_there(source: str | Path | Sequence[str | Path]) -> None:
+    """Refuses sources that do not exist, before anything is read; no folder is walked for it.
+
+    Raises:
+        DataError: one does not exist.
+    """
+    passed_over = PassedOver()
+    for one in [source] if isinstance(source, str | Path) else source:
+        if not Path(one).expanduser().exists() and not glob.has_magic(str(one)) and str(one) != "stdlib":
+            made = _source(one, Finder())
+            for fault in made.faults if made is not None else ():
+                passed_over.add(fault)
+    if passed_over:
+        raise DataError(_refusal(passed_over, "", False))
+
+
 def _source(source: str | Path, finder: Finder) -> Source | None:
     text, path = str(source), Path(source).expanduser()
     if text == "stdlib" and not path.exists():

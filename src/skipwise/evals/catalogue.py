@@ -1,0 +1,66 @@
+"""The tasks by name, none of them loaded: names are checked before torch is."""
+
+from collections.abc import Collection
+from typing import Any
+
+from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
+
+TASK_HOMES = {
+    "perplexity": "tasks.perplexity.LastTokensPerplexity",
+    "sliding": "tasks.sliding.SlidingWindowPerplexity",
+    "truncated": "tasks.truncated.TruncatedPerplexity",
+    "longppl": "tasks.longppl.LongPPL",
+    "nll_by_position": "tasks.position.NLLByPosition",
+    "passkey": "tasks.passkey.Passkey",
+    "needles": "tasks.needles.NeedleGrid",
+    "ruler_niah_single_1": "ruler.niah.NeedleSingle1",
+    "ruler_niah_single_2": "ruler.niah.NeedleSingle2",
+    "ruler_niah_single_3": "ruler.niah.NeedleSingle3",
+    "ruler_niah_multikey_1": "ruler.niah.NeedleMultiKey1",
+    "ruler_niah_multikey_2": "ruler.niah.NeedleMultiKey2",
+    "ruler_niah_multikey_3": "ruler.niah.NeedleMultiKey3",
+    "ruler_niah_multivalue": "ruler.niah.NeedleMultiValue",
+    "ruler_niah_multiquery": "ruler.niah.NeedleMultiQuery",
+    "ruler_vt": "ruler.variables.VariableTracking",
+    "ruler_cwe": "ruler.common_words.CommonWords",
+    "ruler_fwe": "ruler.frequent_words.FrequentWords",
+    "ruler_qa_1": "ruler.questions.SingleHopQuestions",
+    "ruler_qa_2": "ruler.questions.TwoHopQuestions",
+    "regression": "tasks.regression.ShortWindowRegression",
+    "suite": "suite.task.Suite",
+    "serving": "tasks.serving.Serving",
+}
+"""Where in this package the class of each task is."""
+
+TASK_GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(name for name in TASK_HOMES if name.startswith("ruler_"))}
+"""Names that stand for several tasks."""
+
+READERS = ("perplexity", "sliding", "truncated", "longppl", "nll_by_position", "regression")
+"""Tasks that read documents whatever their settings are."""
+
+
+def task_names(names: str) -> list[str]:
+    """The tasks that names mean.
+
+    Args:
+        names: separated by commas; a group's name stands for all its tasks.
+
+    Raises:
+        ConfigError: one is unknown.
+    """
+    kinds = [kind for name in names.split(",") for kind in TASK_GROUPS.get(name.strip(), [name.strip()])]
+    for kind in kinds:
+        check_known("task", kind, TASK_HOMES)
+    return kinds
+
+
+def check_known(what: str, name: Any, known: Collection[str]) -> None:
+    """Refuses a name that is not among those known, with the nearest.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if name not in list(known):
+        hint = did_you_mean(name, known).strip() or "use one of them"
+        raise ConfigError(f"{what} is {name!r}; known are {', '.join(known)}: {hint}")

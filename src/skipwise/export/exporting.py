@@ -1,0 +1,397 @@
+"""`export()`: written beside its folder, loaded again from there, compared, and only then given its name."""
+
+import importlib.util
+import json
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import AutoConfig
+
+from skipwise.doctor.verdict import Verdict
+from skipwise.errors import CheckpointError, ConfigError
+from skipwise.export import check_format, comparison, engines
+from skipwise.export.card import write_card
+from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
+from skipwise.export.gguf_tokenizer import TEXTS
+from skipwise.export.runners import ENGINES, ImitatedRunner, Runner, TransformersRunner, closing, gguf_runner
+from skipwise.export.source import Trained, load_trained
+from skipwise.inference.low_rank import difference_error, write_difference
+from skipwise.model import load_model, path_beside, rope_state, save_config, save_model
+from skipwise.model.converted import is_read_as_another
+from skipwise.model.extend import built_around
+from skipwise.model.rotary import text_config
+from skipwise.names import did_you_mean
+from skipwise.train.record import versions
+from skipwise.train.tuning import load_additions
+
+RECORD_FILE = "export.json"
+_HF_DTYPES = ("float32", "bfloat16", "float16")
+_SHARD_BYTES = 5 * 10**9
+# Load, measure, write, load again, compare.
+_STAGES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        folder: where it lies.
+        format: one of `FORMATS`.
+        dtype: numbers of its weights.
+        engine: what loaded it again for the comparison.
+        verdicts: of the comparison, one a part.
+        commands: to serve it, by engine.
+        notes: what a user should know.
+    """
+
+    folder: Path
+    format: str
+    dtype: str
+    engine: str
+    verdicts: Sequence[Verdict]
+    commands: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def export(
+    source: str | Path,
+    *,
+    to: str,
+    output: str | Path | None = None,
+    dtype: str | None = None,
+    base: str | None = None,
+    engine: str | None = None,
+    shard_bytes: int = _SHARD_BYTES,
+    long_tokens: int | None = None,
+    rank: int | None = None,
+    trust_remote_code: bool = False,
+    progress: bool = False,
+) -> Exported:
+    """Exports an extended model, loads the export again, and compares it with the model.
+
+    Args:
+        source: the output folder of a finished run, or any checkpoint folder.
+        to: `hf`, a whole checkpoint; `gguf`, a file for llama.cpp; `adapter`, a run's low-rank additions alone, or
+            the difference to its base cut to a `rank`, with the config of the extended model.
+        output: folder to make; None for one beside the source, named after it and the format.
+        dtype: of the weights: `float32`, `bfloat16` or `float16` for hf (None: as the source has them); `f32`, `f16`,
+            `bf16` or `q8_0` for gguf (None: f16). An adapter keeps its own.
+        base: where the run's base model is now.
+        engine: that a GGUF file is compared by: `llama.cpp` or `transformers`; None for llama.cpp where it is
+            installed.
+        shard_bytes: largest file of weights of an hf export.
+        long_tokens: of the long prompt that models are compared on; None for the whole window up to 8192 tokens, else
+            256 beyond the original window.
+        rank: of an adapter where there are no low-rank additions (`skipwise.inference.low_rank`): what it loses is
+            measured and said, and refuses nothing.
+        trust_remote_code: run Python code that comes with the model.
+        progress: show on a terminal what is being done.
+
+    Returns:
+        What was made, how it compares, and commands to serve it.
+
+    Raises:
+        ConfigError: a setting is unknown, a package missing, or the format cannot carry the model's rotary embedding.
+        UnsupportedModelError: the format has no place for this kind of model.
+        CheckpointError: the export differs from the model by more than its number format, or cannot be written;
+            nothing is left then.
+    """
+    check_format(to)
+    dtype = _dtype(to, dtype)
+    if engine not in (None, *ENGINES):
+        raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
+    folder = Path(output) if output is not None else path_beside(source, to)
+    if to == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise ConfigError("--to gguf needs the package gguf, which is missing; run: pip install 'skipwise[gguf]'")
+    if rank is not None and (to != "adapter" or rank < 1):
+        raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
+    if folder.exists():
+        raise ConfigError(f"output folder {str(folder)!r} exists already; give another with --out")
+    with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
+        trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
+        if to == "adapter":
+            _check_adapter(trained, str(source), rank)
+        job = _Job(trained, folder, dtype, engine, shard_bytes, long_tokens, rank, trust_remote_code, bar)
+        make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
+                complete = Path(unfinished) / folder.name
+                complete.mkdir()
+                made = make(complete)
+                complete.rename(folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"export {str(folder)!r} cannot be written ({error}); choose another folder"
+            ) from error
+    return made
+
+
+def _dtype(to: str, dtype: str | None) -> str | None:
+    allowed = {"hf": _HF_DTYPES, "gguf": tuple(DTYPES), "adapter": ()}[to]
+    if to == "gguf" and dtype is None:
+        return "f16"
+    if dtype is not None and dtype not in allowed:
+        what = (
+            f"{did_you_mean(dtype, allowed)}give one of {', '.join(allowed)}"
+            if allowed
+            else "an adapter keeps its own: leave it out"
+        )
+        raise ConfigError(f"--dtype is {dtype!r}; for --to {to} {what}")
+    return dtype
+
+
+def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
+    """Refuses an adapter where there is none to export, or none to cut."""
+    if rank is not None and trained.adapter is not None:
+        raise ConfigError(f"{source!r} has low-rank additions of its own; leave --rank out to export them")
+    if rank is not None and trained.base is None:
+        raise ConfigError(f"{source!r} is no run of skipwise extend; name the model it was made of with --base")
+    if rank is None and trained.four_bit:
+        raise ConfigError(
+            f"the additions of {source!r} were trained over weights in 4 bits, and over the base model's own they make "
+            "another model; export --to hf, or cut the difference of the whole weights to a --rank"
+        )
+    if rank is None and trained.adapter is None:
+        raise ConfigError(
+            f"{source!r} has no low-rank additions to export alone (adapter/); export --to hf, or cut its difference "
+            "to its base to a --rank"
+        )
+    if trained.base is not None and is_read_as_another(trained.base):
+        raise ConfigError(
+            f"the base of {source!r} is {trained.base!r}, which is read as a model of type "
+            f"{trained.model.config.model_type}, and an adapter fits that alone: make it by skipwise export --to hf, "
+            "and name it with --base"
+        )
+
+
+class _Job:
+    """One export, from the trained model in memory to a folder that is compared.
+
+    The trained model is measured first, and then its weights are rounded in place, so that no more than two models are
+    in memory at once.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        folder: Path,
+        dtype: str | None,
+        engine: str | None,
+        shard_bytes: int,
+        long_tokens: int | None,
+        rank: int | None,
+        trust_remote_code: bool,
+        bar: Any,
+    ) -> None:
+        self.bar = bar
+        self.trained, self.folder, self.dtype, self.engine = trained, folder, dtype, engine
+        self.shard_bytes, self.rank, self.trust_remote_code = shard_bytes, rank, trust_remote_code
+        self.model: Any = trained.model
+        self.state = rope_state(self.model.config)
+        self.reference = TransformersRunner(self.model, trained.tokenizer)
+        self.prompts = comparison.prompts(self.reference, self.state, long_tokens)
+        self.ids = [self.reference.token_ids(text) for text in TEXTS]
+
+    def hf(self, folder: Path) -> Exported:
+        """A whole checkpoint."""
+        dtype = self.dtype or self.trained.stored
+        before = self._measure_trained()
+        self._begin("write")
+        # Parameters alone: tables in 16 bits would be other tables.
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+        save_model(self.model, self.trained.tokenizer, folder, shard_bytes=self.shard_bytes)
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.float()
+        self._begin("load it again")
+        again = load_model(folder, dtype="float32", trust_remote_code=self.trust_remote_code)
+        verdicts = [
+            comparison.compare_config(folder, self.state),
+            *self._compare(TransformersRunner(again.model, again.tokenizer), before),
+        ]
+        return self._finish(
+            folder,
+            to="hf",
+            what=f"a checkpoint in {dtype}",
+            dtype=dtype,
+            engine="transformers",
+            verdicts=verdicts,
+            commands=engines.hf_commands(self.folder, self.model.config),
+        )
+
+    def gguf(self, folder: Path) -> Exported:
+        """A GGUF file."""
+        dtype = self.dtype or "f16"
+        plan = plan_gguf(self.model, self.trained.tokenizer)
+        before = self._measure_trained()
+        self._begin("write")
+        name = self.trained.folder.name.removesuffix(".gguf")
+        path = folder / f"{name}-{DTYPES[dtype]}.gguf"
+        write_gguf(path, self.model, plan, dtype, name)
+        for parameter in self.model.parameters():
+            parameter.data = rounded(parameter, dtype)
+        self._begin("load it again")
+        with closing(gguf_runner(path, self.model, self.engine)) as runner:
+            by_llama_cpp = runner.name.startswith("llama.cpp")
+            verdicts = [
+                comparison.compare_entries(read_gguf(path).entries, self.state),
+                *self._compare(runner, before, dtype if by_llama_cpp else None),
+            ]
+            engine = runner.name
+        notes = [] if plan.rope.note is None else [plan.rope.note]
+        if not by_llama_cpp:
+            notes.append(
+                "llama.cpp itself was not run; with llama-cpp-python installed (pip install 'skipwise[llama-cpp]') it "
+                "is"
+            )
+        return self._finish(
+            folder,
+            to="gguf",
+            what=f"a GGUF file in {DTYPES[dtype]}",
+            dtype=dtype,
+            engine=engine,
+            verdicts=verdicts,
+            commands=engines.gguf_commands(self.folder / path.name, self.state, plan.rope),
+            notes=notes,
+        )
+
+    def adapter(self, folder: Path) -> Exported:
+        """Low-rank additions, with the config that their base model must be given."""
+        adapter, base = self.trained.adapter, self.trained.base
+        assert base is not None
+        before, stated = self._measure_trained(), None
+        self._begin("write")
+        if adapter is None:
+            assert self.rank is not None
+            stated = write_difference(self._load_base(base), self.model, self.rank, folder)
+        else:
+            for file in adapter.iterdir():
+                if file.is_file() and file.name != "README.md":
+                    shutil.copy(file, folder / file.name)
+        save_config(self.model.config, folder)
+        self.trained.tokenizer.save_pretrained(folder)
+        self._begin("load it again")
+        # As its user loads it: the base model's weights under the config that lies with the adapter.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
+        plain = self._load_base(base)
+        parameters = dict(plain.named_parameters(remove_duplicate=False))
+        extended = built_around(type(plain), config, parameters, plain)
+        with_additions: Any = load_additions(extended, folder).eval()
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        runner, notes = TransformersRunner(with_additions, self.trained.tokenizer), []
+        if stated is None:
+            compared = self._compare(runner, before)
+        else:
+            self._begin("compare")
+            error = difference_error(with_additions, plain, self.model)
+            tables = self.reference.tables(len(self.prompts.long))
+            compared = comparison.compare_cut(runner, self.prompts, tables, self.ids, before, stated, error)
+            notes.append(
+                f"The difference to the base is cut to rank {self.rank}: skipwise generate "
+                f"{shlex.quote(str(self.trained.folder))} --adapter {shlex.quote(str(self.folder))} serves both modes "
+                "with it from one set of weights; skipwise eval says what the rank costs"
+            )
+        return self._finish(
+            folder,
+            to="adapter",
+            what=f"an adapter of rank {settings['r']} for {base}",
+            dtype="as trained" if stated is None else "float32",
+            engine="transformers and peft",
+            verdicts=[comparison.compare_config(folder, self.state), *compared],
+            commands=engines.adapter_commands(self.folder, base, self.model.config, settings),
+            notes=[
+                "The window is in config.json beside the adapter; a base model loaded without it has its short window: "
+                f"AutoModelForCausalLM.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder)), then "
+                "PeftModel.from_pretrained(model, folder)",
+                *notes,
+            ],
+        )
+
+    def _load_base(self, base: str) -> Any:
+        return load_model(base, dtype="float32", trust_remote_code=self.trust_remote_code).model
+
+    def _begin(self, stage: str) -> None:
+        self.bar.set_description(stage)
+        self.bar.update()
+
+    def _measure_trained(self) -> comparison.Measured:
+        self._begin("measure the model")
+        return comparison.measure(self.reference, self.prompts)
+
+    def _compare(self, exported: Runner, before: comparison.Measured, imitated: str | None = None) -> list[Verdict]:
+        """Compares with the model, whose weights are rounded by now; `imitated` is what llama.cpp computes in."""
+        self._begin("compare")
+        after = comparison.measure(self.reference, self.prompts)
+        tables = self.reference.tables(len(self.prompts.long))
+        by_engine = after
+        if imitated is not None:
+            imitation = ImitatedRunner(self.model, self.trained.tokenizer, imitated)
+            by_engine = comparison.measure(imitation, self.prompts)
+        return comparison.compare(
+            exported,
+            self.prompts,
+            self.state,
+            tables,
+            self.ids,
+            before,
+            after,
+            by_engine,
+            self.reference,
+        )
+
+    def _finish(
+        self,
+        folder: Path,
+        *,
+        to: str,
+        what: str,
+        dtype: str,
+        engine: str,
+        verdicts: Sequence[Verdict],
+        commands: Mapping[str, str],
+        notes: Sequence[str] = (),
+    ) -> Exported:
+        comparison.require_equal(verdicts, what)
+        write_card(
+            folder,
+            source=self.trained.folder,
+            what=what,
+            commands=commands,
+            verdicts=verdicts,
+            engine=engine,
+            notes=notes,
+            whole=to == "hf",
+        )
+        record = {
+            "format": to,
+            "dtype": dtype,
+            "source": str(self.trained.folder),
+            "base": self.trained.base,
+            "window": {"original": self.state.original, "maximum": self.state.maximum},
+            "rope_parameters": text_config(self.model.config).to_dict()["rope_parameters"],
+            "compared_by": engine,
+            "long_prompt_tokens": len(self.prompts.long),
+            "comparison": [asdict(verdict) for verdict in verdicts],
+            "commands": dict(commands),
+            "notes": list(notes),
+            "versions": versions(),
+        }
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return Exported(
+            folder=self.folder,
+            format=to,
+            dtype=dtype,
+            engine=engine,
+            verdicts=verdicts,
+            commands=commands,
+            notes=notes,
+        )

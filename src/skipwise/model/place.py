@@ -1,0 +1,102 @@
+"""Where a model is: a folder, a hub name or a GGUF file; what no model can be is refused before a library is loaded."""
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from skipwise.errors import CheckpointError, ConfigError
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+"""Of weights that run code when they are opened."""
+TO_SAFETENSORS = (
+    'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as '
+    "M; M.from_pretrained('OLD', use_safetensors=False).save_pretrained('NEW')\", copy the tokenizer files, load NEW"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """What the transformers library is to be asked for.
+
+    Attributes:
+        name: a folder, or a name on the hub.
+        gguf_file: name of the GGUF file in that folder, where the model is one.
+    """
+
+    name: str
+    gguf_file: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the model lies on this machine; otherwise its name is the hub's."""
+        return Path(self.name).is_dir()
+
+    @property
+    def file_arguments(self) -> dict[str, str]:
+        """Keyword arguments that tell `from_pretrained` of a GGUF file."""
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+    def __str__(self) -> str:
+        return str(Path(self.name) / self.gguf_file) if self.gguf_file else self.name
+
+
+EMBEDDED = "embedded"
+"""Name of the small model that comes with the package."""
+
+_EMBEDDED_FOLDER = Path(__file__).parents[1] / "demo" / "base"
+
+
+def find_place(source: str | Path) -> ModelSource:
+    """What `source` means; neither weights nor the hub are looked at.
+
+    Args:
+        source: a checkpoint folder, a hub name (`org/name`), the path of a `.gguf` file, or `embedded`.
+
+    Raises:
+        CheckpointError: nothing is there, or no model.
+        ConfigError: it is a GGUF file and the `gguf` package is not installed.
+    """
+    path = Path(source).expanduser()
+    if str(source) == EMBEDDED and not path.exists():
+        path = _EMBEDDED_FOLDER
+    if path.suffix == ".gguf":
+        return _place_of_gguf(path)
+    if path.is_file():
+        if path.suffix in PICKLE_SUFFIXES:
+            raise CheckpointError(f"model is {str(path)!r}, a pickle, which can run any code; {TO_SAFETENSORS}")
+        raise CheckpointError(f"model is the file {str(path)!r}; give the folder around it, or a .gguf file")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"model is {str(path)!r}, which has no config.json; give the folder that save_pretrained wrote"
+            )
+        return ModelSource(name=str(path))
+    if not _HUB_NAME.fullmatch(str(source)):
+        raise CheckpointError(
+            f"model is {str(source)!r} and no such folder exists; give a checkpoint folder, a hub name such as "
+            "org/name, or a .gguf file"
+        )
+    return ModelSource(name=str(source))
+
+
+def named_path(source: str | Path) -> Path:
+    """The path of a model, so that its last part is a name: also of `.` and `..`, which have none."""
+    path = Path(source).expanduser()
+    return path.resolve() if path.name in ("", "..") else path
+
+
+def path_beside(source: str | Path, ending: str) -> Path:
+    """Where what is made of a model goes: beside it, under its name and an ending; of a hub name here."""
+    path = named_path(source)
+    folder = path.parent if path.exists() else Path()
+    return folder / f"{path.name.removesuffix('.gguf')}-{ending}"
+
+
+def _place_of_gguf(path: Path) -> ModelSource:
+    if not path.is_file():
+        raise CheckpointError(f"model is {str(path)!r} and no such file exists; check the path of the .gguf file")
+    if importlib.util.find_spec("gguf") is None:
+        raise ConfigError(f"model is {str(path)!r} and the gguf package is missing; run: pip install 'skipwise[gguf]'")
+    return ModelSource(name=str(path.parent), gguf_file=path.name)
