@@ -28,8 +28,8 @@ from skipwise.report import (
     Arm,
     Measure,
     Table,
+    depth_grid,
     drawing,
-    passkey_grid,
     perplexity_by_length,
     results_table,
     table_of,
@@ -192,7 +192,7 @@ def test_markdown_cells_stay_in_their_cell() -> None:
 
 
 def drawings(arms: list[Arm]) -> list[str]:
-    figures = perplexity_by_length(arms, original_tokens=256), passkey_grid(arms, original_tokens=256)
+    figures = perplexity_by_length(arms, original_tokens=256), depth_grid(arms, "passkey", original_tokens=256)
     return [panel for figure in figures for panel in figure.panels]
 
 

@@ -351,17 +351,7 @@ class _Job:
         if imitated is not None:
             imitation = ImitatedRunner(self.model, self.trained.tokenizer, imitated)
             by_engine = comparison.measure(imitation, self.prompts)
-        return comparison.compare(
-            exported,
-            self.prompts,
-            self.state,
-            tables,
-            self.ids,
-            before,
-            after,
-            by_engine,
-            self.reference,
-        )
+        return comparison.compare(exported, self.prompts, tables, self.ids, before, after, by_engine, self.reference)
 
     def _finish(
         self,

@@ -105,7 +105,6 @@ def measure(runner: Runner, given: Prompts) -> Measured:
 def compare(
     exported: Runner,
     given: Prompts,
-    state: RopeState,
     tables: Mapping[str, RopeTable],
     ids: Sequence[list[int]],
     trained: Measured,
@@ -118,7 +117,6 @@ def compare(
     Args:
         exported: the export.
         given: prompts.
-        state: of the trained model's rotary embedding.
         tables: of the trained model, for an input of the long prompt's length.
         ids: token ids of `TEXTS` by the trained model's tokenizer.
         trained: logits of the trained model.

@@ -12,7 +12,7 @@ from skipwise.report.coverage_plot import Curve, draw_coverage
 from skipwise.report.drawing import Figure
 from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, mean_scores, short_limit
 from skipwise.report.evidence import Evidence, Output
-from skipwise.report.heatmaps import depth_grid, passkey_grid
+from skipwise.report.heatmaps import depth_grid
 from skipwise.report.lines import perplexity_by_length
 from skipwise.report.model_card import (
     state_attention_factor,
@@ -51,7 +51,6 @@ __all__ = [
     "draw_coverage",
     "effective_length",
     "mean_scores",
-    "passkey_grid",
     "perplexity_by_length",
     "read_evidence",
     "render_page",

@@ -10,16 +10,11 @@ from matplotlib.patches import Rectangle
 
 from skipwise.report.drawing import INK, STYLE, Figure, relative_luminance, svg_of
 from skipwise.report.quantities import TO
-from skipwise.report.records import PASSKEY, Arm, DepthBand, Record
+from skipwise.report.records import Arm, DepthBand, Record
 from skipwise.report.tables import ABSENT
 from skipwise.window import length_label
 
 SHARE_COLOURS = colormaps["cividis"]
-
-
-def passkey_grid(arms: Sequence[Arm], *, original_tokens: int) -> Figure:
-    """Share of passkeys found by length and depth; see `depth_grid`."""
-    return depth_grid(arms, PASSKEY.task, original_tokens=original_tokens, what="keys")
 
 
 def depth_grid(

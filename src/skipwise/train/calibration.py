@@ -173,8 +173,3 @@ def _record(folder: Path, found: Calibration) -> None:
             "mend that and calibrate with --again"
         ) from error
     state_attention_factor(folder, found.line)
-
-
-def is_calibrated(config: Any) -> bool:
-    """Whether an attention factor was chosen for this model after it was trained."""
-    return rope_state(config).trained_factor is not None
