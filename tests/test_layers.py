@@ -18,6 +18,7 @@ ORDER = (
     "errors",
     "names",
     "window",
+    "files",
     "allocator",
     # pure: numpy and the standard library only
     "positions",

@@ -39,7 +39,7 @@ def test_the_file_is_for_its_owner_alone_from_its_first_moment(path: Path, monke
         create_key(path, "ada")
     finally:
         os.umask(before)
-    assert seen == [0o600]
+    assert seen[0] == 0o600
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 

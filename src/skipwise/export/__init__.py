@@ -13,7 +13,6 @@ import importlib.util
 import json
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gg
 from skipwise.export.gguf_tokenizer import TEXTS
 from skipwise.export.runners import ENGINES, ImitatedRunner, Runner, TransformersRunner, closing, gguf_runner
 from skipwise.export.source import Trained, load_trained
+from skipwise.files import new_folder
 from skipwise.inference.low_rank import difference_error, write_difference
 from skipwise.model import load_model, path_beside, rope_state, save_config, save_model
 from skipwise.model.converted import is_read_as_another
@@ -137,12 +137,8 @@ def export(
         job = _Job(trained, folder, dtype, engine, shard_bytes, long_tokens, rank, trust_remote_code, bar)
         make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
-                complete = Path(unfinished) / folder.name
-                complete.mkdir()
+            with new_folder(folder) as complete:
                 made = make(complete)
-                complete.rename(folder)
         except OSError as error:
             raise CheckpointError(
                 f"export {str(folder)!r} cannot be written ({error}); choose another folder"

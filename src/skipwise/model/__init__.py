@@ -33,7 +33,7 @@ from skipwise.model.quantized import (
     is_four_bit,
 )
 from skipwise.model.rotary import rotary_tables
-from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
+from skipwise.model.save import save_attention_scale, save_config, save_model, share_weights
 from skipwise.model.saved import check_saved
 from skipwise.model.source import named_path, path_beside
 from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
@@ -62,7 +62,6 @@ __all__ = [
     "portability_note",
     "read_config",
     "read_tokenizer",
-    "replace_file",
     "rope_state",
     "rotary_tables",
     "save_attention_scale",

@@ -19,6 +19,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skipwise.errors import ConfigError
+from skipwise.files import replace_file
 
 KEY = re.compile(r"skipwise-([0-9a-f]{12})-([0-9a-f]{64})")
 DEFAULT_ROLE = "default"
@@ -275,12 +276,5 @@ def _change(path: Path, change: Callable[[KeyFile], T]) -> T:
     with FileLock(path.with_name(f".{path.name}.lock"), mode=0o600):
         content = read_keys(path)
         result = change(content)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-        beside.unlink(missing_ok=True)
-        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(content.model_dump_json(indent=2, exclude_none=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        replace_file(path, content.model_dump_json(indent=2, exclude_none=True) + "\n", mode=0o600)
     return result

@@ -26,7 +26,8 @@ from skipwise.config import RunConfig
 from skipwise.config.recipes import AUTO
 from skipwise.data.corpus import HeldOutEnd
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.train.durable import STAGING, half_written, newest_sound, write_whole
+from skipwise.files import half_written, replace_file
+from skipwise.train.durable import STAGING, newest_sound
 
 logger = logging.getLogger("skipwise")
 
@@ -132,7 +133,7 @@ class RunFolder:
         """
         try:
             text = json.dumps({**self._begun(), "most_at_a_time": windows}, indent=2)
-            write_whole(self.path / BEGUN_FILE, text + "\n")
+            replace_file(self.path / BEGUN_FILE, text + "\n")
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
 
@@ -148,7 +149,7 @@ class RunFolder:
             CheckpointError: the folder cannot be written.
         """
         try:
-            write_whole(self.path / _INSTEAD_FILE, recipe + "\n")
+            replace_file(self.path / _INSTEAD_FILE, recipe + "\n")
             for checkpoint in self.path.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
             for file in (SETTINGS_FILE, BEGUN_FILE):
@@ -205,11 +206,11 @@ class RunFolder:
                 )
         elif state.is_main_process:
             try:
-                write_whole(self.path / SETTINGS_FILE, self._config.to_yaml())
+                replace_file(self.path / SETTINGS_FILE, self._config.to_yaml())
                 end = held_out_end and held_out_end._asdict()
                 begun = {**now, "windows": windows, "at_a_time": at_a_time, "held_out_end": end}
                 text = json.dumps(begun, indent=2)
-                write_whole(self.path / BEGUN_FILE, text + "\n")
+                replace_file(self.path / BEGUN_FILE, text + "\n")
             except OSError as error:
                 raise self._cannot_write(error.strerror) from error
         state.wait_for_everyone()
