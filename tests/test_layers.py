@@ -34,9 +34,9 @@ ORDER = (
     # texts and models
     "data",
     "model",
+    "records",
     "doctor",
     "runtime",
-    "records",
     # what is done with them
     "evals",
     "calibrate",

@@ -24,8 +24,8 @@ from skipwise.config import RunConfig
 from skipwise.data.corpus import build_store
 from skipwise.evals import SampleCache, evaluate
 from skipwise.model import load_model, original_window, read_config
+from skipwise.records.results import EvalResult
 from skipwise.report import Arm, results_table, write_report
-from skipwise.report.records import Record
 from skipwise.train import begin_or_go_on
 from skipwise.train.folder import SETTINGS_FILE
 from skipwise.window import Window
@@ -112,7 +112,7 @@ class Claims:
     worst_passkeys: float
 
     @classmethod
-    def of(cls, results: Sequence[Record]) -> "Claims":
+    def of(cls, results: Sequence[EvalResult]) -> "Claims":
         """Reads the records of one arm."""
         perplexities = [result.value for result in _by_length(results, "perplexity")]
         passkeys = [result.value for result in _by_length(results, "accuracy")]
@@ -250,6 +250,6 @@ def _write_page(
     )
 
 
-def _by_length(results: Sequence[Record], metric: str) -> list[Record]:
+def _by_length(results: Sequence[EvalResult], metric: str) -> list[EvalResult]:
     """Records of one metric, shortest first."""
     return sorted((result for result in results if result.metric == metric), key=lambda result: result.length_tokens)

@@ -14,12 +14,12 @@ from typing import Any
 
 from skipwise.doctor.file_checks import CHECKS, readable
 from skipwise.doctor.patient import CONFIG, TOKENIZER, Patient, read_file, require_numbers
-from skipwise.doctor.verdict import Verdict
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.files import new_folder
 from skipwise.model.baichuan import llama_config
 from skipwise.model.library import library_config, library_defaults
 from skipwise.model.source import BAICHUAN, ModelSource, one_line_errors
+from skipwise.records.verdict import Verdict
 from skipwise.rope import eras
 
 

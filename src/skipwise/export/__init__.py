@@ -22,7 +22,6 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from skipwise.doctor.verdict import Verdict
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export import comparison, engines
 from skipwise.export.card import write_card
@@ -37,6 +36,7 @@ from skipwise.model.converted import is_read_as_another
 from skipwise.model.extend import built_around
 from skipwise.model.rotary import text_config
 from skipwise.names import did_you_mean
+from skipwise.records.verdict import Verdict
 from skipwise.train.record import versions
 from skipwise.train.tuning import load_additions
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from skipwise.doctor.verdict import Verdict
+from skipwise.records.verdict import Verdict
 from skipwise.report.tables import markdown_cell
 
 _HEADING = "## Export"

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from skipwise.doctor.verdict import Verdict, judge
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export.gguf_tokenizer import TEXTS
 from skipwise.export.runners import Runner
+from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeState, RopeTable, float32_angle_error, read_rope
 
 # Frequencies are powers taken in float32, and pass through several formats of it.

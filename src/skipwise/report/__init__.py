@@ -7,7 +7,7 @@ report.py      the whole: as a page (page.py, page.html), Markdown, CSV, JSON
 model_card.py  the README.md of an extended checkpoint
 """
 
-from skipwise.report.comparison import ArmRun, ComparedArm, Comparison, Cost, Difference, ExtendedRun, Reached
+from skipwise.records.comparison import ArmRun, ComparedArm, Comparison, Cost, Difference, ExtendedRun, Reached
 from skipwise.report.coverage_plot import Curve, draw_coverage
 from skipwise.report.drawing import Figure
 from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, mean_scores, short_limit

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from skipwise.report.comparison import Comparison, ExtendedRun
+from skipwise.records.comparison import Comparison, ExtendedRun
 from skipwise.report.records import Arm
 
 

@@ -6,12 +6,12 @@ It says what it was told and nothing else; what was not measured is named as not
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import jinja2
 import yaml
 
 from skipwise.errors import CheckpointError
+from skipwise.records.verdict import Verdict
 from skipwise.report.effective import EffectiveLength, basis
 from skipwise.report.records import Arm, measures
 from skipwise.report.tables import markdown_cell, settings_text, table_of
@@ -29,25 +29,6 @@ _EFFECTIVE = "Effective context length:"
 _FACTOR = "Attention factor:"
 _UNMEASURED = f"{_EFFECTIVE} not measured; `skipwise eval <this folder> --task ruler --verdict` measures it"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-class Verdict(Protocol):
-    """What one probe of the preflight found; `skipwise.doctor` makes them."""
-
-    @property
-    def name(self) -> str:
-        """Of the probe."""
-        ...
-
-    @property
-    def status(self) -> str:
-        """`pass`, `fail` or `note`."""
-        ...
-
-    @property
-    def detail(self) -> str:
-        """What was measured."""
-        ...
 
 
 def write_model_card(

@@ -8,7 +8,8 @@ import rich.box
 import rich.table
 from rich.text import Text
 
-from skipwise.report.records import Arm, Measure, Record, lengths, measures
+from skipwise.records.results import EvalResult
+from skipwise.report.records import Arm, Measure, lengths, measures
 from skipwise.window import length_label
 
 # With an interval each, more do not fit beside each other on 80 characters.
@@ -81,7 +82,7 @@ def table_of(arms: Sequence[Arm], measure: Measure, *, arms_down: bool = False) 
     columns = [arm.by_length(measure) for arm in arms]
     at = lengths(arms, measure)
 
-    def cell(found: Mapping[int, Record], length: int) -> str:
+    def cell(found: Mapping[int, EvalResult], length: int) -> str:
         return measure.text_with_interval(found[length]) if length in found else ABSENT
 
     has_intervals = any(found[n].ci_low is not None for found in columns for n in found)

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from skipwise.report.comparison import Difference
+from skipwise.records.comparison import Difference
+from skipwise.records.results import EvalResult
 from skipwise.report.evidence import Evidence
 from skipwise.report.quantities import bytes_text, seconds_text
-from skipwise.report.records import LOG_RATIO, PASSKEY, PERPLEXITY, Arm, Measure, Record
+from skipwise.report.records import LOG_RATIO, PASSKEY, PERPLEXITY, Arm, Measure
 from skipwise.report.sections.costs import mean_seconds
 from skipwise.report.sections.provenance import cautions
 from skipwise.report.sections.quality import REGRESSION, difference_text
@@ -232,13 +233,13 @@ def _best_at_the_end(arms: Sequence[Arm]) -> Arm:
     return min(arms, key=end)
 
 
-def _overlap(first: Record, second: Record) -> bool:
+def _overlap(first: EvalResult, second: EvalResult) -> bool:
     if None in (first.ci_low, first.ci_high, second.ci_low, second.ci_high):
         return math.isclose(first.value, second.value)
     return first.ci_low <= second.ci_high and second.ci_low <= first.ci_high  # type: ignore[operator]
 
 
-def _value(record: Record) -> str:
+def _value(record: EvalResult) -> str:
     return Measure.of(record).text_with_interval(record)
 
 

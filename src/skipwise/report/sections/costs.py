@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from skipwise.report.comparison import ArmRun
+from skipwise.records.comparison import ArmRun
 from skipwise.report.drawing import Figure
 from skipwise.report.evidence import Evidence
 from skipwise.report.lines import Line, Point, Unit, line_panel, lines_of

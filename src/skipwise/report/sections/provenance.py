@@ -8,11 +8,11 @@ import numpy as np
 from skipwise.coverage import coverage_with_error
 from skipwise.errors import SkipwiseError
 from skipwise.positions import PositionSampler, sampler_from, sampler_label
+from skipwise.records.results import EvalResult
 from skipwise.report.coverage_plot import coverage_panel
 from skipwise.report.drawing import Figure
 from skipwise.report.evidence import Evidence
 from skipwise.report.page import Section
-from skipwise.report.records import Record
 from skipwise.report.tables import ABSENT, Table, settings_text, shortened
 from skipwise.window import Window, length_label
 
@@ -232,7 +232,7 @@ def _tasks_table(evidence: Evidence) -> Table | None:
     return Table(title="What was measured", header=header, rows=rows, wraps=True) if rows else None
 
 
-def _records(evidence: Evidence) -> Iterator[Record]:
+def _records(evidence: Evidence) -> Iterator[EvalResult]:
     return (record for arm in evidence.arms for record in arm.results)
 
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
+from skipwise.records.comparison import Difference
+from skipwise.records.results import EvalResult
 from skipwise.report.charts import Dot, axis_edges, dot_panel
-from skipwise.report.comparison import Difference
 from skipwise.report.drawing import Figure
 from skipwise.report.effective import is_score
 from skipwise.report.evidence import Evidence
 from skipwise.report.lines import perplexity_by_length
 from skipwise.report.page import Section
 from skipwise.report.quantities import per_cent_of_log, signed_text
-from skipwise.report.records import LOG_RATIO, Arm, Measure, Record, measures
+from skipwise.report.records import LOG_RATIO, Arm, Measure, measures
 from skipwise.report.tables import ABSENT, Table, table_of
 from skipwise.window import length_label
 
@@ -234,7 +235,7 @@ def _row_name(arm: Arm, part: str) -> str:
     return f"{arm.name}: {part}" if part else arm.name
 
 
-def _regression_cell(record: Record | None, metric: str, part: str) -> str:
+def _regression_cell(record: EvalResult | None, metric: str, part: str) -> str:
     return ABSENT if record is None else Measure(REGRESSION, metric, part).text_with_interval(record)
 
 
