@@ -28,7 +28,9 @@ from skipwise.records.results import EvalResult
 from skipwise.records.verdict import Verdict
 from skipwise.report import (
     Arm,
+    Evidence,
     Measure,
+    Report,
     Table,
     depth_grid,
     drawing,
@@ -36,7 +38,6 @@ from skipwise.report import (
     results_table,
     table_of,
     write_model_card,
-    write_report,
 )
 from skipwise.report.drawing import COLOURS, relative_luminance
 from skipwise.report.heatmaps import SHARE_COLOURS
@@ -49,6 +50,10 @@ PAPERS = ("#ffffff", "#15181c")  # light and dark, as in page.html
 
 
 Result = partial(EvalResult, num_samples=50)
+
+
+def write_report(path: Path, arms: list[Arm], *, title: str, original_tokens: int, made: dict[str, str]) -> None:
+    Report.of(Evidence(arms=arms, original_tokens=original_tokens), title=title, made=made).write_page(path)
 
 
 def perplexities(*values: float) -> list[EvalResult]:

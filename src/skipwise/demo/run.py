@@ -25,7 +25,7 @@ from skipwise.data.corpus import build_store
 from skipwise.evals import SampleCache, evaluate
 from skipwise.model import load_model, original_window, read_config
 from skipwise.records.results import EvalResult
-from skipwise.report import Arm, results_table, write_report
+from skipwise.report import Arm, Evidence, Report, results_table
 from skipwise.train import begin_or_go_on
 from skipwise.train.folder import SETTINGS_FILE
 from skipwise.window import Window
@@ -235,11 +235,9 @@ def _write_page(
     seconds: float,
     seed: int,
 ) -> None:
-    write_report(
-        path,
-        arms,
+    Report.of(
+        Evidence(arms=arms, original_tokens=original),
         title=f"From {original} to {target} tokens",
-        original_tokens=original,
         made={
             "command": "skipwise demo",
             "training": f"{trained['steps']} steps, {trained['seconds']:.0f} s",
@@ -247,7 +245,7 @@ def _write_page(
             "seed": str(seed),
             "versions": ", ".join(f"{name} {version}" for name, version in trained["versions"].items()),
         },
-    )
+    ).write_page(path)
 
 
 def _by_length(results: Sequence[EvalResult], metric: str) -> list[EvalResult]:

@@ -23,7 +23,7 @@ from skipwise.report.model_card import (
 from skipwise.report.page import Section, render_page
 from skipwise.report.reading import read_evidence
 from skipwise.report.records import Arm, Measure
-from skipwise.report.report import Report, write_report
+from skipwise.report.report import Report
 from skipwise.report.tables import Table, results_table, table_of
 from skipwise.report.verdict import verdict_words
 
@@ -62,5 +62,4 @@ __all__ = [
     "table_of",
     "verdict_words",
     "write_model_card",
-    "write_report",
 ]

@@ -1,6 +1,6 @@
 """What a report reads: evaluation records, grouped by arm, and how their numbers are written."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,6 +61,10 @@ class Measure(NamedTuple):
         between = " to " if self.metric == LOG_RATIO else TO
         return f"{self.text(record.value)} ({low.removesuffix('%')}{between}{high})"
 
+    def texts(self, records: Mapping[int, EvalResult]) -> dict[int, str]:
+        """Values with their intervals, by length."""
+        return {length: self.text_with_interval(record) for length, record in records.items()}
+
 
 PERPLEXITY = Measure("perplexity", "perplexity")
 PASSKEY = Measure("passkey", "accuracy")
@@ -107,8 +111,3 @@ def is_whole(record: EvalResult) -> bool:
 def measures(arms: Iterable[Arm]) -> list[Measure]:
     """All that was measured over whole inputs on any arm, in the order of first appearance."""
     return list(dict.fromkeys(Measure.of(r) for arm in arms for r in arm.results if is_whole(r)))
-
-
-def lengths(arms: Iterable[Arm], measure: Measure) -> list[int]:
-    """Every length in tokens at which some arm was measured, shortest first."""
-    return sorted({length for arm in arms for length in arm.by_length(measure)})
