@@ -1,17 +1,16 @@
 """From evaluation records to what people read: figures, one HTML page, a model card, a table in the terminal.
 
 reading.py     files and folders -> evidence.py, all that a report is made from
-records.py     records by arm, and how numbers are written; comparison.py, how the arms were trained
+records.py     records by arm, and how numbers are written
 sections/      evidence -> sections of words, figures and tables; verdict.py says them in short
 report.py      the whole: as a page (page.py, page.html), Markdown, CSV, JSON
 model_card.py  the README.md of an extended checkpoint
 """
 
-from skipwise.records.comparison import ArmRun, ComparedArm, Comparison, Cost, Difference, ExtendedRun, Reached
 from skipwise.report.coverage_plot import Curve, draw_coverage
 from skipwise.report.drawing import Figure
 from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, mean_scores, short_limit
-from skipwise.report.evidence import Evidence, Output
+from skipwise.report.evidence import Evidence
 from skipwise.report.heatmaps import depth_grid
 from skipwise.report.lines import perplexity_by_length
 from skipwise.report.model_card import (
@@ -25,24 +24,15 @@ from skipwise.report.reading import read_evidence
 from skipwise.report.records import Arm, Measure
 from skipwise.report.report import Report
 from skipwise.report.tables import Table, results_table, table_of
-from skipwise.report.verdict import verdict_words
 
 __all__ = [
     "Arm",
-    "ArmRun",
-    "ComparedArm",
-    "Comparison",
-    "Cost",
     "Curve",
-    "Difference",
     "EffectiveLength",
     "Evidence",
-    "ExtendedRun",
     "Figure",
     "MeanScore",
     "Measure",
-    "Output",
-    "Reached",
     "Report",
     "Section",
     "Table",
@@ -60,6 +50,5 @@ __all__ = [
     "state_effective_length",
     "state_results",
     "table_of",
-    "verdict_words",
     "write_model_card",
 ]
