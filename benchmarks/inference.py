@@ -26,7 +26,7 @@ from skipwise.config import DataConfig
 from skipwise.data.corpus import store_corpus
 from skipwise.evals import evaluate
 from skipwise.inference.low_rank import low_rank_difference
-from skipwise.inference.modes import TwoModes, tensor_bytes
+from skipwise.inference.modes import TwoModes
 from skipwise.inference.origin import read_origin
 from skipwise.model import load_model
 from skipwise.runtime import forward
@@ -74,6 +74,16 @@ def perplexities(model: Any, modes: TwoModes, lengths: Sequence[int], documents:
     task = {"kind": "perplexity", "scored_tokens": 192, "num_documents": documents}
     results = evaluate(model, modes.tokenizer, [task], lengths, held_out(modes), allow_beyond=True, progress=False)
     return [result.value for result in results]
+
+
+def tensor_bytes(modes: TwoModes) -> int:
+    """Bytes of all parameters and buffers, those that the modes share counted once."""
+    storages: dict[int, int] = {}
+    for mode in modes.modes:
+        model = modes.model(mode)
+        for tensor in (*model.parameters(), *model.buffers()):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
 
 
 def low_rank(run: str) -> None:

@@ -13,8 +13,8 @@ import typer
 
 import skipwise
 from skipwise import cli
-from skipwise.doctor.verdict import Verdict
 from skipwise.errors import ConfigError, DataError
+from skipwise.records.verdict import Verdict
 from skipwise.rope import YaRN
 
 VERBS = [command.name or getattr(command.callback, "__name__", "") for command in cli.build_app().registered_commands]

@@ -1,13 +1,14 @@
 """The effective context length: two rules, lower bounds, and honest refusals. All numbers here are made up."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from skipwise.errors import CheckpointError, DataError
+from skipwise.records.results import EvalResult
 from skipwise.records.stats import wilson
 from skipwise.report import (
     EffectiveLength,
@@ -20,29 +21,19 @@ from skipwise.report import (
 from skipwise.report.effective import Rule
 from skipwise.window import Window
 
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """The shape of an EvalResult."""
-
-    task: str
-    length_tokens: int
-    value: float
-    ci_low: float | None
-    ci_high: float | None = None
-    metric: str = "score"
-    num_samples: int = 50
-    details: dict[str, Any] = field(default_factory=dict)
+Score = partial(EvalResult, metric="score", num_samples=50, ci_high=None)
 
 
-def scores(**by_length: float) -> list[Score]:
+def scores(**by_length: float) -> list[EvalResult]:
     return [
         Score(task="vt", length_tokens=int(name[1:]), value=value, ci_low=value - 0.02, ci_high=value + 0.01)
         for name, value in by_length.items()
     ]
 
 
-def effective(results: list[Score], advertised: int, rule: Rule = "ruler", *, original: int = 1024) -> EffectiveLength:
+def effective(
+    results: list[EvalResult], advertised: int, rule: Rule = "ruler", *, original: int = 1024
+) -> EffectiveLength:
     return effective_length(results, advertised_tokens=advertised, original_tokens=original, rule=rule)
 
 
@@ -118,7 +109,7 @@ def test_a_length_that_nobody_measured_falls_short_of_nothing(
 
 
 def test_so_few_samples_that_all_of_them_right_tell_nothing_are_told() -> None:
-    def found(right: int, of: int) -> list[Score]:
+    def found(right: int, of: int) -> list[EvalResult]:
         low, high = wilson(right, of).low, wilson(right, of).high
         return [Score(task="passkey", length_tokens=512, value=right / of, ci_low=low, ci_high=high, num_samples=of)]
 
@@ -161,7 +152,7 @@ def test_the_relative_rule_errs_as_rarely_as_it_says() -> None:
     assert 0.01 < held / 1500 < 0.04
 
 
-def ruler(length: int, num_samples: int = 20) -> list[Score]:
+def ruler(length: int, num_samples: int = 20) -> list[EvalResult]:
     return [
         Score(
             task=f"ruler_{number}", length_tokens=length, value=1.0, ci_low=0.84, ci_high=1.0, num_samples=num_samples

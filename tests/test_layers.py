@@ -18,6 +18,7 @@ ORDER = (
     "errors",
     "names",
     "window",
+    "files",
     "allocator",
     "imports",
     # pure: numpy and the standard library only
@@ -35,6 +36,7 @@ ORDER = (
     "data",
     "records",
     "model",
+    "records",
     "doctor",
     "runtime",
     # what is done with them

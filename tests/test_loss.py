@@ -26,7 +26,7 @@ from transformers import (
 
 import skipwise.loss
 from skipwise.config import LoraTuning
-from skipwise.loss import IGNORED, NextTokenLoss, diluted_mask, training_inputs, training_logits, use_chunked_loss
+from skipwise.loss import IGNORED, NextTokenLoss, diluted_mask, training_inputs, use_chunked_loss
 from skipwise.positions import PoSE
 from skipwise.train.arguments import CHECKPOINTING
 from skipwise.train.tuning import apply_tuning
@@ -95,7 +95,7 @@ def batch() -> dict[str, Tensor]:
 
 def naive_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """The reference of `NextTokenLoss`'s docstring; float64 logits stay as they are."""
-    logits = training_logits(model, batch["input_ids"], batch["position_ids"])
+    logits = model(**training_inputs(batch["input_ids"], batch["position_ids"])).logits
     if logits.dtype != torch.float64:
         logits = logits.float()
     return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())

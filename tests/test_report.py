@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,20 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
 from rich.console import Console
 
+from skipwise.records.results import EvalResult
+from skipwise.records.verdict import Verdict
 from skipwise.report import (
     Arm,
+    Evidence,
     Measure,
+    Report,
     Table,
+    depth_grid,
     drawing,
-    passkey_grid,
     perplexity_by_length,
     results_table,
     table_of,
     write_model_card,
-    write_report,
 )
 from skipwise.report.drawing import COLOURS, relative_luminance
 from skipwise.report.heatmaps import SHARE_COLOURS
@@ -46,28 +49,21 @@ SVG = "{http://www.w3.org/2000/svg}"
 PAPERS = ("#ffffff", "#15181c")  # light and dark, as in page.html
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """The shape of an EvalResult."""
-
-    task: str
-    metric: str
-    length_tokens: int
-    value: float
-    ci_low: float | None
-    ci_high: float | None
-    num_samples: int = 50
-    details: dict[str, Any] = field(default_factory=dict)
+Result = partial(EvalResult, num_samples=50)
 
 
-def perplexities(*values: float) -> list[Result]:
+def write_report(path: Path, arms: list[Arm], *, title: str, original_tokens: int, made: dict[str, str]) -> None:
+    Report.of(Evidence(arms=arms, original_tokens=original_tokens), title=title, made=made).write_page(path)
+
+
+def perplexities(*values: float) -> list[EvalResult]:
     return [
         Result(task="perplexity", metric="perplexity", length_tokens=n, value=v, ci_low=v * 0.93, ci_high=v * 1.07)
         for n, v in zip(LENGTHS, values, strict=True)
     ]
 
 
-def passkeys(*shares: float) -> list[Result]:
+def passkeys(*shares: float) -> list[EvalResult]:
     """The share over all depths and at each of five, better towards the end."""
     results = []
     for length, share in zip(LENGTHS, shares, strict=True):
@@ -192,7 +188,7 @@ def test_markdown_cells_stay_in_their_cell() -> None:
 
 
 def drawings(arms: list[Arm]) -> list[str]:
-    figures = perplexity_by_length(arms, original_tokens=256), passkey_grid(arms, original_tokens=256)
+    figures = perplexity_by_length(arms, original_tokens=256), depth_grid(arms, "passkey", original_tokens=256)
     return [panel for figure in figures for panel in figure.panels]
 
 
@@ -352,13 +348,6 @@ def test_the_page_escapes_what_it_is_told(tmp_path: Path, arms: list[Arm]) -> No
 # The model card
 
 
-@dataclass(frozen=True)
-class Probe:
-    name: str
-    status: str
-    detail: str
-
-
 CARD: dict[str, Any] = {
     "window": Window(train=256, original=256, target=4096),
     "interpolation": {"kind": "yarn", "beta_fast": 32.0},
@@ -401,7 +390,7 @@ def test_a_card_gives_results_verdicts_and_notes(tmp_path: Path, arms: list[Arm]
         tmp_path,
         base="small",
         results=arms,
-        verdicts=[Probe("chunks", "pass", "they see\neach other")],
+        verdicts=[Verdict(name="chunks", status="pass", detail="they see\neach other")],
         notes=["Code only."],
         **CARD,
     ).read_text()

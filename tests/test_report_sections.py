@@ -22,11 +22,11 @@ from made_up_results import (
     write_lines,
 )
 
+from skipwise.records.results import EvalResult
 from skipwise.report import Evidence, Report, Section, read_evidence
 from skipwise.report.charts import Dot, axis_edges
 from skipwise.report.lines import Line, Point, line_panel
 from skipwise.report.quantities import bytes_text, seconds_text, signed_text
-from skipwise.report.reading import StoredRecord
 from skipwise.report.records import Arm, Measure
 from skipwise.report.tables import markdown_text
 
@@ -60,7 +60,7 @@ def section(report: Report, title: str) -> Section:
 
 
 def arm_of(name: str, lines: list[dict[str, Any]]) -> Arm:
-    return Arm(name=name, results=[StoredRecord(**line) for line in lines])
+    return Arm(name=name, results=[EvalResult(**line) for line in lines])
 
 
 # Numbers
@@ -88,7 +88,7 @@ def test_a_log_ratio_is_told_in_per_cent() -> None:
     measure = Measure("regression", "log_perplexity_ratio")
     assert measure.text(math.log(1.05)) == "+5.0%"
     line = record("regression", "log_perplexity_ratio", 256, math.log(1.05), math.log(0.99), math.log(1.11))
-    assert measure.text_with_interval(StoredRecord(**line)) == "+5.0% (−1.0 to +11.0%)"
+    assert measure.text_with_interval(EvalResult(**line)) == "+5.0% (−1.0 to +11.0%)"
 
 
 # Sections

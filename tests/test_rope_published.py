@@ -19,9 +19,9 @@ from skipwise.rope import (
     Unscaled,
     YaRN,
     read_rope,
-    target_window,
     write_rope,
 )
+from skipwise.window import Window
 
 HEADS = {"hidden_size": 4096, "num_attention_heads": 32}
 LLAMA_31 = HEADS | {
@@ -124,7 +124,7 @@ def test_published_configs_are_recognised(published: dict[str, Any], kind: str, 
 
 
 def extended(published: dict[str, Any], interpolation: Interpolation, target: int) -> dict[str, Any]:
-    window = target_window(published, train=2048, target=target)
+    window = Window(train=2048, original=read_rope(published).original, target=target)
     return write_rope(published, interpolation, window)
 
 

@@ -47,11 +47,6 @@ def training_inputs(
     return {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": mask, "use_cache": False}
 
 
-def training_logits(model: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-    """All logits (batch, n, vocabulary) under training's own arguments; for short probes, never for whole windows."""
-    return model(**training_inputs(input_ids, position_ids)).logits
-
-
 def diluted_mask(position_ids: Tensor, diluted: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """A causal mask under which the keys of a chunk stand for those that the skip behind it leaves out.
 

@@ -92,3 +92,11 @@ def finish(generation: Generation) -> list[int]:
 def answer(engine: LocalEngine, prompt: Sequence[int], new: int = 8, **how: Any) -> list[int]:
     with engine.start(GenerationRequest(prompt_ids=prompt, max_new_tokens=new, **how)) as generation:
         return finish(generation)
+
+
+def tensor_bytes(modes: TwoModes) -> int:
+    """Bytes of all parameters and buffers, those that the modes share counted once."""
+    models = [modes.model(mode) for mode in modes.modes]
+    tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())

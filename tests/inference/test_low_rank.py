@@ -6,9 +6,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from skipwise.errors import ConfigError
 from skipwise.inference.low_rank import low_rank_difference, write_difference
-from skipwise.inference.modes import TwoModes, tensor_bytes
+from skipwise.inference.modes import TwoModes
 
-from .conftest import Run, random_ids
+from .conftest import Run, random_ids, tensor_bytes
 
 
 @torch.no_grad()

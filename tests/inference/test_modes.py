@@ -10,11 +10,11 @@ from tiny_runs import TARGET
 from transformers import AutoModelForCausalLM
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.inference.modes import TwoModes, tensor_bytes, with_adapter
+from skipwise.inference.modes import TwoModes, with_adapter
 from skipwise.inference.origin import Origin, check_base
 from skipwise.model import rotary_tables
 
-from .conftest import ORIGINAL, TUNINGS, Run, random_ids
+from .conftest import ORIGINAL, TUNINGS, Run, random_ids, tensor_bytes
 
 
 def plain(folder: Path) -> Any:

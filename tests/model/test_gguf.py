@@ -10,7 +10,7 @@ import torch
 from model_families import WINDOW
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from skipwise.loss import training_logits
+from skipwise.loss import training_inputs
 from skipwise.model import load_model, read_config, rotary_tables, save_model, with_rope
 from skipwise.rope import YaRN, read_rope
 
@@ -82,7 +82,7 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
 def logits(model: Any) -> torch.Tensor:
     """Logits of two chunks, at the start and at the end of the target."""
     positions = torch.cat([torch.arange(16), torch.arange(WINDOW.target - 16, WINDOW.target)])[None]
-    return training_logits(model, torch.arange(32)[None] % 90, positions)
+    return model(**training_inputs(torch.arange(32)[None] % 90, positions)).logits
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 GOOD, WRONG, REVOKED, EXPIRED, SHORT = "GOOD-KEY", "WRONG-KEY", "REVOKED-KEY", "EXPIRED-KEY", "SHORT-KEY"
-UNSEEN = "UNSEEN-KEY"
-"""Stand for keys that are made when the table is run. The role of `SHORT` allows 32 tokens and the model `stand-in`;
-`UNSEEN` is a good one that no case sends."""
+"""Stand for keys that are made when the table is run. The role of `SHORT` allows 32 tokens and the model `stand-in`."""
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 CLOSED = 0

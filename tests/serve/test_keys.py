@@ -10,7 +10,7 @@ import pytest
 
 from skipwise.errors import ConfigError
 from skipwise.serve import keys as keys_module
-from skipwise.serve.keys import Key, Keyring, Role, UnknownKeyError, create_key, read_keys, revoke_key, set_role
+from skipwise.serve.keys import Keyring, Role, UnknownKeyError, create_key, read_keys, revoke_key, set_role
 
 
 @pytest.fixture
@@ -20,8 +20,7 @@ def path(tmp_path: Path) -> Path:
 
 def known(ring: Keyring, key: str) -> str:
     """The name of a key's holder."""
-    found = ring.recall(key) or ring.check(key)
-    return found[0].name
+    return ring.check(key)[0].name
 
 
 def test_a_key_is_known_and_the_file_does_not_hold_it(path: Path) -> None:
@@ -40,7 +39,7 @@ def test_the_file_is_for_its_owner_alone_from_its_first_moment(path: Path, monke
         create_key(path, "ada")
     finally:
         os.umask(before)
-    assert seen == [0o600]
+    assert seen[0] == 0o600
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -101,16 +100,41 @@ def test_a_wrong_secret_is_refused_before_and_after_the_right_one(path: Path) ->
         known(ring, wrong)
     assert known(ring, key) == "ada"
     with pytest.raises(UnknownKeyError):
-        ring.recall(wrong)
+        ring.check(wrong)
 
 
-def test_scrypt_runs_once_a_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = create_key(path, "ada")
-    ring, runs, inner = Keyring(path), [], Key.fits
-    monkeypatch.setattr(Key, "fits", lambda self, secret: (runs.append(1), inner(self, secret))[1])
-    for _ in range(5):
-        assert known(ring, key) == "ada"
-    assert len(runs) == 1
+OLD_KEY = "skipwise-fdc6349bd696-41c4f6f901d347f224d01c7c587eee02de6b03da2cb303aae9ef9dfb5ef1b4fb"
+OLD_FILE = """{
+  "version": 1,
+  "roles": {"default": {"max_context": null, "requests_per_minute": null, "tokens_per_minute": null, "models": null}},
+  "keys": [
+    {
+      "id": "fdc6349bd696", "name": "ada", "role": "default",
+      "created": 1795989035.2010202, "expires": null, "revoked": null,
+      "salt": "2a5f637cd7972b1a66ff49d8dbc4108d",
+      "digest": "51df5f4e334636fc5c8dfc00297c981bfdd27ca49ea1dfea528637710cff718a",
+      "scrypt": [16384, 8, 1]
+    }
+  ]
+}"""
+
+
+def test_a_file_of_an_earlier_version_is_read_and_its_keys_stay_valid(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.mkdir()
+    path.write_text(OLD_FILE)
+    path.chmod(0o600)
+    new = create_key(path, "bob")
+    ring, runs, inner = Keyring(path), [], keys_module.hashlib.scrypt
+    monkeypatch.setattr(keys_module.hashlib, "scrypt", lambda *a, **k: (runs.append(1), inner(*a, **k))[1])
+    with pytest.raises(UnknownKeyError):
+        known(ring, OLD_KEY[:-1] + "0")
+    assert [known(ring, key) for key in (OLD_KEY, new, OLD_KEY, new)] == ["ada", "bob", "ada", "bob"]
+    # For the wrong one and for the first right one.
+    assert len(runs) == 2
+    with pytest.raises(UnknownKeyError):
+        known(ring, OLD_KEY[:-1] + "0")
 
 
 def test_secrets_are_compared_in_constant_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,8 +152,7 @@ def test_roles_are_those_of_the_file_as_it_is_now(path: Path) -> None:
     ring = Keyring(path)
     known(ring, key)
     set_role(path, "short", Role(max_context=8192, models=["m"]))
-    found = ring.recall(key)
-    assert found is not None
+    found = ring.check(key)
     assert found[1] == Role(max_context=8192, models=["m"])
     with pytest.raises(ConfigError, match="role is 'lnog'; known: default, short"):
         create_key(path, "bob", role="lnog")
@@ -154,12 +177,12 @@ def test_a_file_that_is_gone_or_damaged_lets_nobody_in(path: Path) -> None:
     known(ring, key)
     path.unlink()
     with pytest.raises(UnknownKeyError):
-        ring.recall(key)
+        ring.check(key)
     path.write_text("{")
     path.chmod(0o600)
     for _ in range(2):
         with pytest.raises(ConfigError, match="damaged"):
-            ring.recall(key)
+            ring.check(key)
 
 
 def test_names_are_plain(path: Path) -> None:

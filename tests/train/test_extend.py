@@ -21,7 +21,7 @@ from skipwise.data.documents import is_held_out
 from skipwise.errors import (
     ConfigError,
 )
-from skipwise.loss import training_logits
+from skipwise.loss import training_inputs
 from skipwise.model import load_model
 from skipwise.positions import PositionSample
 from skipwise.train import ExtendResult, extend
@@ -195,7 +195,8 @@ def test_plain_transformers_computes_what_was_trained(finished: ExtendResult) ->
     positions[:, 100:] += TARGET - 200
     plain = AutoModelForCausalLM.from_pretrained(finished.folder)
     trained = load_model(finished.folder).model
-    assert torch.equal(training_logits(plain, ids, positions), training_logits(trained, ids, positions))
+    inputs = training_inputs(ids, positions)
+    assert torch.equal(plain(**inputs).logits, trained(**inputs).logits)
     assert plain.config.max_position_embeddings == TARGET
     assert plain.config.eos_token_id is None  # The Trainer would have written the tokenizer's into it.
 

@@ -24,7 +24,7 @@ import skipwise.train.delivery
 from skipwise import doctor as preflight
 from skipwise.config import QloraTuning, RunConfig
 from skipwise.errors import ConfigError
-from skipwise.loss import training_logits
+from skipwise.loss import training_inputs
 from skipwise.model import check_read_as_stored, dequantized, four_bit_layers, four_bits, load_model
 from skipwise.train import ExtendResult
 from skipwise.train.checkpoints import load_checkpoint, run_checkpoints
@@ -73,7 +73,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return loss
 
     def merged_in_full(tuned: PeftModel, *arguments: Any) -> Any:
-        said["logits"] = training_logits(tuned.get_base_model().eval(), *ids_and_positions())
+        said["logits"] = tuned.get_base_model().eval()(**training_inputs(*ids_and_positions())).logits
         said["adapter"] = {name: each.clone() for name, each in get_peft_model_state_dict(tuned).items()}
         return own_merge(tuned, *arguments)
 
@@ -123,13 +123,13 @@ def test_the_base_is_in_four_bits_and_the_plain_model_computes_what_was_trained(
     assert plain.dtype == torch.float32
     assert not hasattr(plain.config, "quantization_config")
     assert all(type(module) is nn.Linear for module in plain.modules() if isinstance(module, nn.Linear))
-    logits = training_logits(plain.eval(), *ids_and_positions())
+    logits = plain.eval()(**training_inputs(*ids_and_positions())).logits
     assert torch.allclose(logits, trained["logits"], rtol=1e-4, atol=1e-4)
     # With the weights that were not trained over it would be another model.
     base = load_model(settings["model"], interpolation=RunConfig.from_mapping({**settings}).build_interpolation(),
                       window=RunConfig.from_mapping({**settings}).resolve_window(64), dtype="float32")  # fmt: skip
     onto = PeftModel.from_pretrained(base.model, str(result.folder / "adapter")).merge_and_unload()  # type: ignore
-    other = training_logits(onto.eval(), *ids_and_positions())
+    other = onto.eval()(**training_inputs(*ids_and_positions())).logits
     assert (other - trained["logits"]).abs().max() > 100 * (logits - trained["logits"]).abs().max()
 
     record = json.loads((result.folder / "skipwise.json").read_text())

@@ -241,7 +241,7 @@ class _Trial:
     """
 
     def __init__(self, context: EvalContext, lengths: tuple[int, ...], search: Search) -> None:
-        *self._shorter, self._target = lengths
+        self._target = lengths[-1]
         self._context, self.lengths = context, lengths
         self._passkey = Passkey(trials=search.trials, num_depths=search.trials)
         self._perplexity = LastTokensPerplexity(

@@ -31,8 +31,8 @@ from skipwise.config.reading import parse_yaml, read_settings
 from skipwise.data.documents import look_through
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
+from skipwise.files import half_written, replace_file
 from skipwise.model import read_config
-from skipwise.train.durable import half_written, write_whole
 from skipwise.train.process import on_stop_signals
 from skipwise.window import parse_length
 
@@ -137,7 +137,7 @@ def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for left in half_written(folder, [SETTINGS_FILE]):
             left.unlink(missing_ok=True)
-        write_whole(file, comparison.to_yaml())
+        replace_file(file, comparison.to_yaml())
     except OSError as error:
         raise CheckpointError(f"folder {str(folder)!r} cannot be written: {error.strerror}") from error
 

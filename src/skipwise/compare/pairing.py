@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from skipwise.records.comparison import Difference
 from skipwise.records.results import EvalResult
 from skipwise.records.stats import Estimate, bootstrap_ratio, widened, wilson
 
@@ -46,36 +47,6 @@ class Scores:
     sums: np.ndarray
     weights: np.ndarray
     is_nll: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """How far an arm is from the reference on the same samples.
-
-    Attributes:
-        arm: whose.
-        reference: from whom.
-        task: what was measured.
-        metric: `perplexity`, for which values are ln(arm / reference), or the task's score, for which they are arm
-            minus reference.
-        length_tokens: at which length.
-        value: mean over seeds.
-        ci_low: lower end of the 95% interval; None for a single sample.
-        ci_high: upper end.
-        num_pairs: samples.
-        num_seeds: of training.
-    """
-
-    arm: str
-    reference: str
-    task: str
-    metric: str
-    length_tokens: int
-    value: float
-    ci_low: float | None
-    ci_high: float | None
-    num_pairs: int
-    num_seeds: int
 
 
 def read_scores(files: Sequence[Path]) -> dict[Cell, Scores]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from skipwise.compare.jobs import Job, Planner
-from skipwise.compare.pairing import Difference, differences, pooled_results, read_scores
+from skipwise.compare.pairing import differences, pooled_results, read_scores
 from skipwise.compare.settings import Arm, Comparison
 from skipwise.compare.worker import Outcome
 from skipwise.config.reading import merge_settings
+from skipwise.records.comparison import Difference
 from skipwise.records.results import EvalResult
 
 RECORDS_FILE = "records.jsonl"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from skipwise.allocator import use_huge_pages
+from skipwise.files import replace_file
 
 Failure = Literal["out of memory", "not a number", "error"]
 
@@ -60,9 +61,7 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """Writes it, whole or not at all."""
-        unfinished = folder / f"{OUTCOME_FILE}.new"
-        unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(folder / OUTCOME_FILE)
+        replace_file(folder / OUTCOME_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Outcome | None":

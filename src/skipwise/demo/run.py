@@ -24,9 +24,9 @@ from skipwise.config import DataConfig, RunConfig
 from skipwise.data.corpus import store_corpus
 from skipwise.evals import SampleCache, evaluate
 from skipwise.model import load_model, original_window, read_config
+from skipwise.records.results import EvalResult
 from skipwise.records.runs import Run
-from skipwise.report import Arm, results_table, write_report
-from skipwise.report.records import Record
+from skipwise.report import Arm, Evidence, Report, results_table
 from skipwise.train import begin_or_go_on
 from skipwise.window import Window
 
@@ -112,7 +112,7 @@ class Claims:
     worst_passkeys: float
 
     @classmethod
-    def of(cls, results: Sequence[Record]) -> "Claims":
+    def of(cls, results: Sequence[EvalResult]) -> "Claims":
         """Reads the records of one arm."""
         perplexities = [result.value for result in _by_length(results, "perplexity")]
         passkeys = [result.value for result in _by_length(results, "accuracy")]
@@ -235,11 +235,9 @@ def _write_page(
     seconds: float,
     seed: int,
 ) -> None:
-    write_report(
-        path,
-        arms,
+    Report.of(
+        Evidence(arms=arms, original_tokens=original),
         title=f"From {original} to {target} tokens",
-        original_tokens=original,
         made={
             "command": "skipwise demo",
             "training": f"{trained['steps']} steps, {trained['seconds']:.0f} s",
@@ -247,9 +245,9 @@ def _write_page(
             "seed": str(seed),
             "versions": ", ".join(f"{name} {version}" for name, version in trained["versions"].items()),
         },
-    )
+    ).write_page(path)
 
 
-def _by_length(results: Sequence[Record], metric: str) -> list[Record]:
+def _by_length(results: Sequence[EvalResult], metric: str) -> list[EvalResult]:
     """Records of one metric, shortest first."""
     return sorted((result for result in results if result.metric == metric), key=lambda result: result.length_tokens)

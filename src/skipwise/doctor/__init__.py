@@ -11,7 +11,6 @@ class, the attention backend and the installed versions, so it is measured on th
     checkup.py     faults in the files of a checkpoint that others made, and a mended copy
     patient.py     these files while they are looked at and mended
     file_checks.py one check a fault
-    verdict.py     what a probe found, in one line
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from skipwise.doctor.bench import Bench, undisturbed
 from skipwise.doctor.checkpoint import local, loss, precision, reload, tables, unapplied
 from skipwise.doctor.chunks import causal, dilution, mask, positions, reach, rows, shift
 from skipwise.doctor.layers import layers
-from skipwise.doctor.verdict import Verdict, require_healthy
+from skipwise.records.verdict import Verdict, require_healthy
 from skipwise.rope import Interpolation
 from skipwise.window import Window
 

@@ -10,7 +10,6 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from skipwise.doctor.bench import LOCAL_LAYERS, Bench, angle_error, largest, local_span
-from skipwise.doctor.verdict import Verdict, judge
 from skipwise.loss import IGNORED, NextTokenLoss
 from skipwise.model import is_four_bit, load_model, rotary_tables, save_config, save_model
 from skipwise.model.extend import built_around
@@ -18,6 +17,7 @@ from skipwise.model.rotary import text_config
 from skipwise.model.save import CONFIG_FILE
 from skipwise.model.saved import LIMIT_BYTES, differences, first_layers, layers_to_reread, weight_bytes, wrongly_saved
 from skipwise.model.source import quiet_transformers
+from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeSpec, RopeTable, eras, read_rope
 from skipwise.rope.tables import unscaled_frequencies
 

@@ -7,7 +7,6 @@ checkpoint, its base model, or its family says what is right; else the verdict s
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import Any
 
 from skipwise.doctor.file_checks import CHECKS, readable
 from skipwise.doctor.patient import CONFIG, TOKENIZER, Patient, read_file, require_numbers
-from skipwise.doctor.verdict import Verdict
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.files import new_folder
 from skipwise.model.baichuan import llama_config
 from skipwise.model.library import library_config, library_defaults
 from skipwise.model.place import ModelSource
 from skipwise.model.source import BAICHUAN, one_line_errors
+from skipwise.records.verdict import Verdict
 from skipwise.rope import eras
 
 
@@ -120,10 +120,7 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
             f"--out is {str(target)!r}, inside the checkpoint, which is left alone; give a folder elsewhere"
         )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as unfinished:
-            complete = Path(unfinished) / target.name
-            complete.mkdir()
+        with new_folder(target) as complete:
             for each in sorted(each for each in source.iterdir() if each.name not in (CONFIG, TOKENIZER)):
                 if each.is_dir():
                     shutil.copytree(each, complete / each.name, copy_function=_link)
@@ -132,7 +129,6 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
             _write(complete / CONFIG, checkup.config)
             if checkup.tokenizer is not None:
                 _write(complete / TOKENIZER, checkup.tokenizer)
-            complete.rename(target)
     except OSError as error:
         raise CheckpointError(
             f"mended copy {str(target)!r} cannot be written ({error}); choose another folder"

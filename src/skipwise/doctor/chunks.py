@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from skipwise.doctor.bench import Bench, angle_error, largest, local_span, rms
-from skipwise.doctor.verdict import Verdict, judge
 from skipwise.loss import IGNORED, NextTokenLoss
 from skipwise.model import rotary_tables
+from skipwise.records.verdict import Verdict, judge
 
 # Attention that is masked out gives a gradient of exactly zero; what is far away, and seen, gives far more than this.
 _SMALLEST_SHARE = 1e-7

@@ -8,9 +8,9 @@ import numpy as np
 
 from skipwise.doctor.patient import TOKENIZER, Patient, number
 from skipwise.doctor.published import UNTOLD_QWEN2
-from skipwise.doctor.verdict import Verdict, judge
 from skipwise.errors import SkipwiseError
 from skipwise.model.library import library_config, library_tables
+from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeState, RopeTable, eras, read_rope
 
 _FALLBACK = 10_000.0

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from skipwise.doctor.bench import Bench
-from skipwise.doctor.verdict import Verdict, judge
 from skipwise.loss import training_inputs
+from skipwise.records.verdict import Verdict, judge
 
 _NAMED_AT_MOST = 4
 

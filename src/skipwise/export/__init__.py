@@ -16,10 +16,11 @@ from skipwise.imports import lazily
 from skipwise.names import did_you_mean
 
 if TYPE_CHECKING:
-    from skipwise.export.exporting import Exported, export
+    from skipwise.export.card import Exported
+    from skipwise.export.exporting import export
 
 _HOMES = {
-    "Exported": "exporting",
+    "Exported": "card",
     "export": "exporting",
 }
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from skipwise.doctor.verdict import Verdict, judge
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export.gguf_tokenizer import TEXTS
 from skipwise.export.runners import Runner
+from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeState, RopeTable, float32_angle_error, read_rope
 
 # Frequencies are powers taken in float32, and pass through several formats of it.
@@ -105,7 +105,6 @@ def measure(runner: Runner, given: Prompts) -> Measured:
 def compare(
     exported: Runner,
     given: Prompts,
-    state: RopeState,
     tables: Mapping[str, RopeTable],
     ids: Sequence[list[int]],
     trained: Measured,
@@ -118,7 +117,6 @@ def compare(
     Args:
         exported: the export.
         given: prompts.
-        state: of the trained model's rotary embedding.
         tables: of the trained model, for an input of the long prompt's length.
         ids: token ids of `TEXTS` by the trained model's tokenizer.
         trained: logits of the trained model.

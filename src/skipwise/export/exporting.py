@@ -4,9 +4,8 @@ import importlib.util
 import json
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import InitVar, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,21 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from skipwise.doctor.verdict import Verdict
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export import check_format, comparison, engines
-from skipwise.export.card import write_card
+from skipwise.export.card import Exported, write_card
 from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
 from skipwise.export.gguf_tokenizer import TEXTS
 from skipwise.export.runners import ENGINES, ImitatedRunner, Runner, TransformersRunner, closing, gguf_runner
 from skipwise.export.source import Trained, load_trained
+from skipwise.files import new_folder
 from skipwise.inference.low_rank import difference_error, write_difference
 from skipwise.model import load_model, path_beside, rope_state, save_config, save_model
 from skipwise.model.converted import is_read_as_another
 from skipwise.model.extend import built_around
 from skipwise.model.rotary import text_config
 from skipwise.names import did_you_mean
+from skipwise.records.verdict import Verdict
 from skipwise.train.record import versions
 from skipwise.train.tuning import load_additions
 
@@ -36,29 +36,6 @@ _HF_DTYPES = ("float32", "bfloat16", "float16")
 _SHARD_BYTES = 5 * 10**9
 # Load, measure, write, load again, compare.
 _STAGES = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
-    """What was exported.
-
-    Attributes:
-        folder: where it lies.
-        format: one of `FORMATS`.
-        dtype: numbers of its weights.
-        engine: what loaded it again for the comparison.
-        verdicts: of the comparison, one a part.
-        commands: to serve it, by engine.
-        notes: what a user should know.
-    """
-
-    folder: Path
-    format: str
-    dtype: str
-    engine: str
-    verdicts: Sequence[Verdict]
-    commands: Mapping[str, str]
-    notes: Sequence[str]
 
 
 def export(
@@ -119,15 +96,12 @@ def export(
         trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
         if to == "adapter":
             _check_adapter(trained, str(source), rank)
-        job = _Job(trained, folder, dtype, engine, shard_bytes, long_tokens, rank, trust_remote_code, bar)
-        make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
+        job = _Job(trained, folder, dtype, engine, shard_bytes, rank, trust_remote_code, bar, long_tokens)
+        make: Callable[[Path], tuple[str, Exported]] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
-                complete = Path(unfinished) / folder.name
-                complete.mkdir()
-                made = make(complete)
-                complete.rename(folder)
+            with new_folder(folder) as complete:
+                what, made = make(complete)
+                job.finish(complete, what, made)
         except OSError as error:
             raise CheckpointError(
                 f"export {str(folder)!r} cannot be written ({error}); choose another folder"
@@ -173,35 +147,32 @@ def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
         )
 
 
+@dataclass
 class _Job:
     """One export, from the trained model in memory to a folder that is compared.
 
     The trained model is measured first, and then its weights are rounded in place, so that no more than two models are
-    in memory at once.
+    in memory at once. `hf`, `gguf` and `adapter` say in a few words what they made.
     """
 
-    def __init__(
-        self,
-        trained: Trained,
-        folder: Path,
-        dtype: str | None,
-        engine: str | None,
-        shard_bytes: int,
-        long_tokens: int | None,
-        rank: int | None,
-        trust_remote_code: bool,
-        bar: Any,
-    ) -> None:
-        self.bar = bar
-        self.trained, self.folder, self.dtype, self.engine = trained, folder, dtype, engine
-        self.shard_bytes, self.rank, self.trust_remote_code = shard_bytes, rank, trust_remote_code
-        self.model: Any = trained.model
+    trained: Trained
+    folder: Path
+    dtype: str | None
+    engine: str | None
+    shard_bytes: int
+    rank: int | None
+    trust_remote_code: bool
+    bar: Any
+    long_tokens: InitVar[int | None]
+
+    def __post_init__(self, long_tokens: int | None) -> None:
+        self.model: Any = self.trained.model
         self.state = rope_state(self.model.config)
-        self.reference = TransformersRunner(self.model, trained.tokenizer)
+        self.reference = TransformersRunner(self.model, self.trained.tokenizer)
         self.prompts = comparison.prompts(self.reference, self.state, long_tokens)
         self.ids = [self.reference.token_ids(text) for text in TEXTS]
 
-    def hf(self, folder: Path) -> Exported:
+    def hf(self, folder: Path) -> tuple[str, Exported]:
         """A whole checkpoint."""
         dtype = self.dtype or self.trained.stored
         before = self._measure_trained()
@@ -218,17 +189,10 @@ class _Job:
             comparison.compare_config(folder, self.state),
             *self._compare(TransformersRunner(again.model, again.tokenizer), before),
         ]
-        return self._finish(
-            folder,
-            to="hf",
-            what=f"a checkpoint in {dtype}",
-            dtype=dtype,
-            engine="transformers",
-            verdicts=verdicts,
-            commands=engines.hf_commands(self.folder, self.model.config),
-        )
+        commands = engines.hf_commands(self.folder, self.model.config)
+        return f"a checkpoint in {dtype}", self._exported("hf", dtype, "transformers", verdicts, commands)
 
-    def gguf(self, folder: Path) -> Exported:
+    def gguf(self, folder: Path) -> tuple[str, Exported]:
         """A GGUF file."""
         dtype = self.dtype or "f16"
         plan = plan_gguf(self.model, self.trained.tokenizer)
@@ -253,18 +217,10 @@ class _Job:
                 "llama.cpp itself was not run; with llama-cpp-python installed (pip install 'skipwise[llama-cpp]') it "
                 "is"
             )
-        return self._finish(
-            folder,
-            to="gguf",
-            what=f"a GGUF file in {DTYPES[dtype]}",
-            dtype=dtype,
-            engine=engine,
-            verdicts=verdicts,
-            commands=engines.gguf_commands(self.folder / path.name, self.state, plan.rope),
-            notes=notes,
-        )
+        commands = engines.gguf_commands(self.folder / path.name, self.state, plan.rope)
+        return f"a GGUF file in {DTYPES[dtype]}", self._exported("gguf", dtype, engine, verdicts, commands, notes)
 
-    def adapter(self, folder: Path) -> Exported:
+    def adapter(self, folder: Path) -> tuple[str, Exported]:
         """Low-rank additions, with the config that their base model must be given."""
         adapter, base = self.trained.adapter, self.trained.base
         assert base is not None
@@ -300,20 +256,18 @@ class _Job:
                 f"{shlex.quote(str(self.trained.folder))} --adapter {shlex.quote(str(self.folder))} serves both modes "
                 "with it from one set of weights; skipwise eval says what the rank costs"
             )
-        return self._finish(
-            folder,
-            to="adapter",
-            what=f"an adapter of rank {settings['r']} for {base}",
-            dtype="as trained" if stated is None else "float32",
-            engine="transformers and peft",
-            verdicts=[comparison.compare_config(folder, self.state), *compared],
-            commands=engines.adapter_commands(self.folder, base, self.model.config, settings),
-            notes=[
-                "The window is in config.json beside the adapter; a base model loaded without it has its short window: "
-                f"AutoModelForCausalLM.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder)), then "
-                "PeftModel.from_pretrained(model, folder)",
-                *notes,
-            ],
+        notes.insert(
+            0,
+            "The window is in config.json beside the adapter; a base model loaded without it has its short window: "
+            f"AutoModelForCausalLM.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder)), then "
+            "PeftModel.from_pretrained(model, folder)",
+        )
+        verdicts = [comparison.compare_config(folder, self.state), *compared]
+        commands = engines.adapter_commands(self.folder, base, self.model.config, settings)
+        dtype = "as trained" if stated is None else "float32"
+        return (
+            f"an adapter of rank {settings['r']} for {base}",
+            self._exported("adapter", dtype, "transformers and peft", verdicts, commands, notes),
         )
 
     def _load_base(self, base: str) -> Any:
@@ -336,62 +290,36 @@ class _Job:
         if imitated is not None:
             imitation = ImitatedRunner(self.model, self.trained.tokenizer, imitated)
             by_engine = comparison.measure(imitation, self.prompts)
-        return comparison.compare(
-            exported,
-            self.prompts,
-            self.state,
-            tables,
-            self.ids,
-            before,
-            after,
-            by_engine,
-            self.reference,
+        return comparison.compare(exported, self.prompts, tables, self.ids, before, after, by_engine, self.reference)
+
+    def _exported(
+        self, to: str, dtype: str, engine: str, verdicts: Sequence[Verdict], commands: Mapping[str, str],
+        notes: Sequence[str] = (),
+    ) -> Exported:  # fmt: skip
+        return Exported(
+            folder=self.folder, format=to, dtype=dtype, engine=engine, verdicts=verdicts, commands=commands, notes=notes
         )
 
-    def _finish(
-        self,
-        folder: Path,
-        *,
-        to: str,
-        what: str,
-        dtype: str,
-        engine: str,
-        verdicts: Sequence[Verdict],
-        commands: Mapping[str, str],
-        notes: Sequence[str] = (),
-    ) -> Exported:
-        comparison.require_equal(verdicts, what)
-        write_card(
-            folder,
-            source=self.trained.folder,
-            what=what,
-            commands=commands,
-            verdicts=verdicts,
-            engine=engine,
-            notes=notes,
-            whole=to == "hf",
-        )
+    def finish(self, folder: Path, what: str, made: Exported) -> None:
+        """Refuses an export that differs from the model, and else writes its card and its record.
+
+        Raises:
+            CheckpointError: it differs by more than its number format.
+        """
+        comparison.require_equal(made.verdicts, what)
+        write_card(folder, self.trained.folder, what, made)
         record = {
-            "format": to,
-            "dtype": dtype,
+            "format": made.format,
+            "dtype": made.dtype,
             "source": str(self.trained.folder),
             "base": self.trained.base,
             "window": {"original": self.state.original, "maximum": self.state.maximum},
             "rope_parameters": text_config(self.model.config).to_dict()["rope_parameters"],
-            "compared_by": engine,
+            "compared_by": made.engine,
             "long_prompt_tokens": len(self.prompts.long),
-            "comparison": [asdict(verdict) for verdict in verdicts],
-            "commands": dict(commands),
-            "notes": list(notes),
+            "comparison": [asdict(verdict) for verdict in made.verdicts],
+            "commands": dict(made.commands),
+            "notes": list(made.notes),
             "versions": versions(),
         }
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        return Exported(
-            folder=self.folder,
-            format=to,
-            dtype=dtype,
-            engine=engine,
-            verdicts=verdicts,
-            commands=commands,
-            notes=notes,
-        )

@@ -253,13 +253,3 @@ def with_adapter(short: PreTrainedModel, origin: Origin, trust_remote_code: bool
     plain = cast(PreTrainedModel, wrapped.get_base_model())
     plain.requires_grad_(False)
     return plain.eval()
-
-
-def tensor_bytes(modes: TwoModes) -> int:
-    """Bytes of all parameters and buffers, those that the modes share counted once."""
-    storages: dict[int, int] = {}
-    for mode in modes.modes:
-        model = modes.model(mode)
-        for tensor in (*model.parameters(), *model.buffers()):
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    return sum(storages.values())

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         is_four_bit,
     )
     from skipwise.model.rotary import rotary_tables
-    from skipwise.model.save import replace_file, save_attention_scale, save_config, save_model, share_weights
+    from skipwise.model.save import save_attention_scale, save_config, save_model, share_weights
     from skipwise.model.saved import check_saved
     from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
     from skipwise.model.tokenizer import embedding_rows, read_tokenizer
@@ -68,7 +68,6 @@ _HOMES = {
     "portability_note": "converted",
     "read_config": "load",
     "read_tokenizer": "tokenizer",
-    "replace_file": "save",
     "rope_state": "extend",
     "rotary_tables": "rotary",
     "scaled_by": "extend",
@@ -105,7 +104,6 @@ __all__ = [
     "portability_note",
     "read_config",
     "read_tokenizer",
-    "replace_file",
     "rope_state",
     "rotary_tables",
     "save_attention_scale",

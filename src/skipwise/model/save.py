@@ -1,15 +1,14 @@
 """Checkpoint folders that readers of both transformers eras understand."""
 
 import json
-import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.errors import CheckpointError
+from skipwise.files import new_folder, replace_file
 from skipwise.imports import without
 from skipwise.model.extend import decoder_key, scaled_config
 from skipwise.model.source import quiet_transformers
@@ -53,11 +52,8 @@ def save_model(
         if folder.exists():
             _write_checkpoint(model, tokenizer, folder, state_dict, shard_bytes)
             return
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
-            complete = Path(unfinished) / folder.name
+        with new_folder(folder) as complete:
             _write_checkpoint(model, tokenizer, complete, state_dict, shard_bytes)
-            complete.rename(folder)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint folder is {str(folder)!r} and cannot be written ({error}); choose another"
@@ -134,16 +130,6 @@ def save_attention_scale(folder: str | Path, config: PreTrainedConfig, scale: fl
         replace_file(path, _readable(written, key))
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read or written ({error}); give a whole checkpoint") from error
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Writes a text file so that it is never half there: beside it first, then in its place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _readable(written: dict[str, Any], key: str | None) -> str:

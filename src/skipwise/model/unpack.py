@@ -11,7 +11,6 @@ Source: GPTQ, arXiv 2210.17323, as AutoGPTQ and GPTQModel pack it; AWQ, arXiv 23
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from json import JSONDecodeError
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.files import new_folder
 
 _SHARD_BYTES = 4 * 10**9
 _PACKED = (".qweight", ".qzeros", ".scales", ".g_idx")
@@ -50,17 +50,13 @@ def unpack_checkpoint(source: str | Path, output: str | Path) -> Path:
     try:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         weight = _reader_of(config.pop("quantization_config", None) or {})
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as unfinished:
-            complete = Path(unfinished) / output.name
-            complete.mkdir()
+        with new_folder(output) as complete:
             for file in source.iterdir():
                 if file.is_file() and file.suffix != ".safetensors" and file.name not in _OF_PACKED_WEIGHTS:
                     shutil.copy(file, complete)
             (complete / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float16")
             _write(_plain_tensors(source, weight, dtype), complete)
-            complete.rename(output)
     except (OSError, SafetensorError, JSONDecodeError) as error:
         raise CheckpointError(f"{str(source)!r} cannot be read, or {str(output)!r} written: {error}") from error
     return output

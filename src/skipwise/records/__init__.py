@@ -1,1 +1,1 @@
-"""What measurements leave on disk, and the statistics over them."""
+"""What runs and measurements leave on disk, and the statistics over them."""

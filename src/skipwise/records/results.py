@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import FiniteFloat, PositiveInt
 
 from skipwise.errors import DataError
 
@@ -32,14 +33,14 @@ class EvalResult:
     """
 
     task: str
-    length_tokens: int
+    length_tokens: PositiveInt
     metric: str
-    value: float
-    ci_low: float | None
-    ci_high: float | None
+    value: FiniteFloat
+    ci_low: FiniteFloat | None
+    ci_high: FiniteFloat | None
     num_samples: int
-    num_skipped: int
-    seed: int
+    num_skipped: int = 0
+    seed: int = 0
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -51,7 +52,7 @@ class EvalResult:
         """Reads what `to_json` wrote.
 
         Raises:
-            DataError: when the line is not a JSON object with exactly these fields.
+            DataError: when the line is not a JSON object with these fields and no other.
         """
         try:
             return cls(**json.loads(line))

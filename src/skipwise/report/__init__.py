@@ -1,7 +1,7 @@
 """From evaluation records to what people read: figures, one HTML page, a model card, a table in the terminal.
 
 reading.py     files and folders -> evidence.py, all that a report is made from
-records.py     records by arm, and how numbers are written; comparison.py, how the arms were trained
+records.py     records by arm, and how numbers are written
 sections/      evidence -> sections of words, figures and tables; verdict.py says them in short
 report.py      the whole: as a page (page.py, page.html), Markdown, CSV, JSON
 model_card.py  the README.md of an extended checkpoint
@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from skipwise.imports import lazily
 
 if TYPE_CHECKING:
-    from skipwise.report.comparison import ArmRun, ComparedArm, Comparison, Cost, Difference, ExtendedRun, Reached
     from skipwise.report.coverage_plot import Curve, draw_coverage
     from skipwise.report.drawing import Figure
     from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, mean_scores, short_limit
-    from skipwise.report.evidence import Evidence, Output
-    from skipwise.report.heatmaps import depth_grid, passkey_grid
+    from skipwise.report.evidence import Evidence
+    from skipwise.report.heatmaps import depth_grid
     from skipwise.report.lines import perplexity_by_length
     from skipwise.report.model_card import (
         state_attention_factor,
@@ -28,26 +27,17 @@ if TYPE_CHECKING:
     from skipwise.report.page import Section, render_page
     from skipwise.report.reading import read_evidence
     from skipwise.report.records import Arm, Measure
-    from skipwise.report.report import Report, write_report
+    from skipwise.report.report import Report
     from skipwise.report.tables import Table, results_table, table_of
-    from skipwise.report.verdict import verdict_words
 
 _HOMES = {
     "Arm": "records",
-    "ArmRun": "comparison",
-    "ComparedArm": "comparison",
-    "Comparison": "comparison",
-    "Cost": "comparison",
     "Curve": "coverage_plot",
-    "Difference": "comparison",
     "EffectiveLength": "effective",
     "Evidence": "evidence",
-    "ExtendedRun": "comparison",
     "Figure": "drawing",
     "MeanScore": "effective",
     "Measure": "records",
-    "Output": "evidence",
-    "Reached": "comparison",
     "Report": "report",
     "Section": "page",
     "Table": "tables",
@@ -56,7 +46,6 @@ _HOMES = {
     "draw_coverage": "coverage_plot",
     "effective_length": "effective",
     "mean_scores": "effective",
-    "passkey_grid": "heatmaps",
     "perplexity_by_length": "lines",
     "read_evidence": "reading",
     "render_page": "page",
@@ -66,27 +55,17 @@ _HOMES = {
     "state_effective_length": "model_card",
     "state_results": "model_card",
     "table_of": "tables",
-    "verdict_words": "verdict",
     "write_model_card": "model_card",
-    "write_report": "report",
 }
 
 __all__ = [
     "Arm",
-    "ArmRun",
-    "ComparedArm",
-    "Comparison",
-    "Cost",
     "Curve",
-    "Difference",
     "EffectiveLength",
     "Evidence",
-    "ExtendedRun",
     "Figure",
     "MeanScore",
     "Measure",
-    "Output",
-    "Reached",
     "Report",
     "Section",
     "Table",
@@ -95,7 +74,6 @@ __all__ = [
     "draw_coverage",
     "effective_length",
     "mean_scores",
-    "passkey_grid",
     "perplexity_by_length",
     "read_evidence",
     "render_page",
@@ -105,9 +83,7 @@ __all__ = [
     "state_effective_length",
     "state_results",
     "table_of",
-    "verdict_words",
     "write_model_card",
-    "write_report",
 ]
 
 __getattr__ = lazily(__name__, _HOMES)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from skipwise.errors import DataError
+from skipwise.records.results import EvalResult
 from skipwise.report.quantities import TO
-from skipwise.report.records import Record, is_whole
+from skipwise.report.records import is_whole
 from skipwise.window import length_label
 
 Rule = Literal["ruler", "relative"]
@@ -187,7 +188,7 @@ def short_limit(original_tokens: int, advertised_tokens: int) -> int:
     return original_tokens if original_tokens < advertised_tokens else advertised_tokens // 2
 
 
-def mean_scores(results: Iterable[Record]) -> list[MeanScore]:
+def mean_scores(results: Iterable[EvalResult]) -> list[MeanScore]:
     """Mean over all retrieval tasks at each length, shortest first; of what was measured twice the later counts.
 
     The interval of the mean is put together from those of the tasks (they are independent):
@@ -203,7 +204,7 @@ def mean_scores(results: Iterable[Record]) -> list[MeanScore]:
     Source: Zou and Donner, "Construction of confidence limits about effect measures" (2008): limits of a sum by
         recovering each part's variance from its own limits.
     """
-    by_length: dict[int, dict[tuple, Record]] = defaultdict(dict)
+    by_length: dict[int, dict[tuple, EvalResult]] = defaultdict(dict)
     for result in results:
         if is_score(result):
             by_length[result.length_tokens][result.task, result.details.get("kind")] = result
@@ -213,14 +214,14 @@ def mean_scores(results: Iterable[Record]) -> list[MeanScore]:
     return [_mean_score(length, list(records.values())) for length, records in sorted(by_length.items())]
 
 
-def is_score(record: Record) -> bool:
+def is_score(record: EvalResult) -> bool:
     """Whether a record is a retrieval score over a whole input; what a control scores without the context is none."""
     is_control = str(record.details.get("kind", "")).endswith("_control")
     return record.metric in _METRICS and is_whole(record) and not is_control
 
 
 def effective_length(
-    results: Iterable[Record], *, advertised_tokens: int, original_tokens: int, rule: Rule = "ruler"
+    results: Iterable[EvalResult], *, advertised_tokens: int, original_tokens: int, rule: Rule = "ruler"
 ) -> EffectiveLength:
     """The largest length up to which the score holds, by its lower 95% bound.
 
@@ -281,7 +282,7 @@ def _keeps_share(score: MeanScore, short: MeanScore) -> bool:
     return difference >= math.hypot(score.value - score.ci_low, RELATIVE_SHARE * (short.ci_high - short.value))
 
 
-def _mean_score(length: int, records: Sequence[Record]) -> MeanScore:
+def _mean_score(length: int, records: Sequence[EvalResult]) -> MeanScore:
     value = math.fsum(record.value for record in records) / len(records)
     below = _reach([None if record.ci_low is None else record.value - record.ci_low for record in records])
     above = _reach([None if record.ci_high is None else record.ci_high - record.value for record in records])
@@ -301,7 +302,7 @@ def _reach(reaches: Sequence[float | None]) -> float | None:
     return math.hypot(*known) / len(reaches) if len(known) == len(reaches) else None
 
 
-def _require_same_tasks(by_length: Mapping[int, Mapping[tuple, Record]]) -> None:
+def _require_same_tasks(by_length: Mapping[int, Mapping[tuple, EvalResult]]) -> None:
     shortest = min(by_length)
     for length, records in by_length.items():
         if differing := {name for name, _ in records.keys() ^ by_length[shortest].keys()}:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from skipwise.report.comparison import Comparison, ExtendedRun
+from skipwise.records.comparison import ComparedArm, Comparison, Cost, Difference, ExtendedRun
+from skipwise.records.results import EvalResult
 from skipwise.report.records import Arm
 
 
@@ -45,9 +46,29 @@ class Evidence:
     outputs: Sequence[Output] = ()
 
     @property
+    def compared(self) -> Mapping[str, ComparedArm]:
+        """How each arm was trained, by name; none where nothing was compared."""
+        return {} if self.comparison is None else self.comparison.arms
+
+    @property
+    def costs(self) -> Sequence[Cost]:
+        """Of training steps."""
+        return () if self.comparison is None else self.comparison.costs
+
+    @property
+    def differences(self) -> Sequence[Difference]:
+        """Between arms and the reference."""
+        return () if self.comparison is None else self.comparison.differences
+
+    @property
+    def records(self) -> list[EvalResult]:
+        """Of all arms."""
+        return [record for arm in self.arms for record in arm.results]
+
+    @property
     def longest_tokens(self) -> int:
         """The longest length measured on any arm; 0 where nothing was."""
-        return max((record.length_tokens for arm in self.arms for record in arm.results), default=0)
+        return max((record.length_tokens for record in self.records), default=0)
 
     @property
     def advertised_tokens(self) -> int:
@@ -62,20 +83,19 @@ class Evidence:
     @property
     def names(self) -> list[str]:
         """Every arm's name, those without any result last; an arm's place gives it its colour in all figures."""
-        compared = () if self.comparison is None else self.comparison.arms
-        return list(dict.fromkeys((*(arm.name for arm in self.arms), *compared)))
+        return list(dict.fromkeys((*(arm.name for arm in self.arms), *self.compared)))
+
+    def number(self, name: str) -> int:
+        """The place of an arm among all, which gives it its colour."""
+        return [*self.names, name].index(name)
 
     def is_base(self, arm: Arm) -> bool:
         """Whether an arm is the model as it was: said by the comparison, or by its name."""
-        if self.comparison is not None and (known := self.comparison.arms.get(arm.name)):
-            return not known.trained and _kind(known.interpolation) == "none"
+        if known := self.compared.get(arm.name):
+            return not known.trained and (known.interpolation or {}).get("kind", "none") == "none"
         return arm.name == "base"
 
     @property
     def base(self) -> Arm | None:
         """The arm that is the model as it was."""
         return next((arm for arm in self.arms if self.is_base(arm)), None)
-
-
-def _kind(settings: Mapping[str, object] | None) -> object:
-    return "none" if settings is None else settings.get("kind", "none")

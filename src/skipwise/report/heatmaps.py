@@ -8,18 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
+from skipwise.records.results import EvalResult
 from skipwise.report.drawing import INK, STYLE, Figure, relative_luminance, svg_of
 from skipwise.report.quantities import TO
-from skipwise.report.records import PASSKEY, Arm, DepthBand, Record
+from skipwise.report.records import Arm, DepthBand
 from skipwise.report.tables import ABSENT
 from skipwise.window import length_label
 
 SHARE_COLOURS = colormaps["cividis"]
-
-
-def passkey_grid(arms: Sequence[Arm], *, original_tokens: int) -> Figure:
-    """Share of passkeys found by length and depth; see `depth_grid`."""
-    return depth_grid(arms, PASSKEY.task, original_tokens=original_tokens, what="keys")
 
 
 def depth_grid(
@@ -51,7 +47,7 @@ def depth_grid(
 
 def _share_panel(
     name: str,
-    cells: Mapping[tuple[int, DepthBand], Record],
+    cells: Mapping[tuple[int, DepthBand], EvalResult],
     columns: Sequence[int],
     rows: Sequence[DepthBand],
     original_tokens: int,
@@ -88,7 +84,7 @@ def _depth_label(depth: DepthBand) -> str:
     return f"{100 * depth.start:.0f}{TO}{100 * depth.end:.0f}%"
 
 
-def _draw_cell(axes: Axes, x: int, y: int, record: Record | None) -> None:
+def _draw_cell(axes: Axes, x: int, y: int, record: EvalResult | None) -> None:
     if record is None:
         axes.text(x, y, ABSENT, ha="center", va="center")
         return

@@ -4,50 +4,24 @@ It says what it was told and nothing else; what was not measured is named as not
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
-import jinja2
 import yaml
 
 from skipwise.errors import CheckpointError
+from skipwise.records.verdict import Verdict
 from skipwise.report.effective import EffectiveLength, basis
+from skipwise.report.page import TEMPLATES
 from skipwise.report.records import Arm, measures
 from skipwise.report.tables import markdown_cell, settings_text, table_of
 from skipwise.window import Window, length_label
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
 _MEASURED = "## What was measured"
 _EFFECTIVE = "Effective context length:"
 _FACTOR = "Attention factor:"
 _UNMEASURED = f"{_EFFECTIVE} not measured; `skipwise eval <this folder> --task ruler --verdict` measures it"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-class Verdict(Protocol):
-    """What one probe of the preflight found; `skipwise.doctor` makes them."""
-
-    @property
-    def name(self) -> str:
-        """Of the probe."""
-        ...
-
-    @property
-    def status(self) -> str:
-        """`pass`, `fail` or `note`."""
-        ...
-
-    @property
-    def detail(self) -> str:
-        """What was measured."""
-        ...
 
 
 def write_model_card(
@@ -97,7 +71,7 @@ def write_model_card(
         "Data": settings_text(data),
     }
     path = folder / "README.md"
-    text = _TEMPLATES.get_template("card.md").render(
+    text = TEMPLATES.get_template("card.md").render(
         front=yaml.safe_dump(front, sort_keys=True, allow_unicode=True),
         name=Path(base).name,
         target=length_label(window.target),
@@ -128,16 +102,11 @@ def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> Pa
     Raises:
         CheckpointError: when the card has no line for it.
     """
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
     verdicts = "; ".join(one.line for one in found).replace("effective context length ", "")
     scores = found[0].scores
-    line = f"{verdicts}; {basis(scores)}; mean score {', '.join(score.text for score in scores)}"
-    text, count = re.subn(rf"(?m)^- {_EFFECTIVE}.*$", lambda _: f"- {_EFFECTIVE} {line}", text)
-    if count != 1:
-        raise CheckpointError(f"{str(path)!r} has no line '- {_EFFECTIVE} ...' to state the verdict in; add one to it")
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    return path
+    line = f"- {_EFFECTIVE} {verdicts}; {basis(scores)}; mean score {', '.join(score.text for score in scores)}"
+    missing = f"line '- {_EFFECTIVE} ...' to state the verdict in"
+    return _replace(folder, rf"(?m)^- {_EFFECTIVE}.*$", lambda _: line, missing)
 
 
 def state_results(folder: Path, arms: Sequence[Arm]) -> Path:
@@ -153,20 +122,12 @@ def state_results(folder: Path, arms: Sequence[Arm]) -> Path:
     Raises:
         CheckpointError: when there is no card, or it has no section for it.
     """
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    blocks = [
-        f"{markdown_cell(table.title)}:\n\n{table.markdown()}"
-        for measure in measures(arms)
-        for table in [table_of(arms, measure, arms_down=len(arms) > 4)]
-    ]
+    tables = [table_of(arms, measure, arms_down=len(arms) > 4) for measure in measures(arms)]
+    blocks = [_MEASURED, *(f"{markdown_cell(table.title)}:\n\n{table.markdown()}" for table in tables)]
     blocks.append("These numbers hold for the lengths, tasks and documents that were measured.")
-    section = _MEASURED + "\n\n" + "\n\n".join(blocks) + "\n\n"
-    text, count = re.subn(rf"(?ms)^{_MEASURED}$.*?(?=^## |\Z)", lambda _: section, text)
-    if count != 1:
-        raise CheckpointError(f"{str(path)!r} has no section {_MEASURED!r} to put results in; add one to it")
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    return path
+    section = "\n\n".join(blocks) + "\n\n"
+    missing = f"section {_MEASURED!r} to put results in"
+    return _replace(folder, rf"(?ms)^{_MEASURED}$.*?(?=^## |\Z)", lambda _: section, missing)
 
 
 def state_attention_factor(folder: Path, chosen: str) -> Path:
@@ -182,14 +143,22 @@ def state_attention_factor(folder: Path, chosen: str) -> Path:
     Raises:
         CheckpointError: when the card has no line to put it below.
     """
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    text = re.sub(rf"(?m)^- {_FACTOR}.*\n", "", text)
     line = f"- {_FACTOR} {markdown_cell(chosen)}\n"
-    text, count = re.subn(r"(?m)^- Interpolation:.*\n", lambda found: found[0] + line, text)
+    pattern = rf"(?m)(^- {_FACTOR}.*\n)*(^- Interpolation:.*\n)(^- {_FACTOR}.*\n)*"
+    missing = "line '- Interpolation: ...' to put the factor below"
+    return _replace(folder, pattern, lambda found: found[2] + line, missing)
+
+
+def _replace(folder: Path, pattern: str, text: Callable[[re.Match[str]], str], missing: str) -> Path:
+    """Replaces the one place of a card that a pattern matches.
+
+    Raises:
+        CheckpointError: the card has no such place, or several; `missing` says what.
+    """
+    path = folder / "README.md"
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    after, count = re.subn(pattern, text, before)
     if count != 1:
-        raise CheckpointError(
-            f"{str(path)!r} has no line '- Interpolation: ...' to put the factor below; add one to it"
-        )
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        raise CheckpointError(f"{str(path)!r} has no {missing}; add one to it")
+    path.write_text(after, encoding="utf-8", errors="backslashreplace")
     return path

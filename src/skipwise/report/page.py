@@ -14,7 +14,7 @@ from markupsafe import Markup
 from skipwise.report.drawing import Figure
 from skipwise.report.tables import Table
 
-_TEMPLATES = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=jinja2.select_autoescape(["html"]),
     undefined=jinja2.StrictUndefined,
@@ -53,7 +53,7 @@ def render_page(
         verdict: what was found, one sentence an entry.
         made: how the numbers came about, by name: the command, versions, seeds, time.
     """
-    html = _TEMPLATES.get_template("page.html").render(
+    html = TEMPLATES.get_template("page.html").render(
         title=title, sections=sections, verdict=verdict, made=made, drawing=Markup
     )
     path.write_text(html, encoding="utf-8", errors="backslashreplace")

@@ -10,18 +10,19 @@ come from one place, unless further ones are given its name: NAME=FILE.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import FiniteFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from skipwise.errors import CheckpointError, ConfigError, DataError, PositionError, UnsupportedModelError
+from skipwise.records.comparison import Comparison, ExtendedRun
+from skipwise.records.results import EvalResult
 from skipwise.records.runs import RECORD_FILE
-from skipwise.report.comparison import Comparison, ExtendedRun
 from skipwise.report.evidence import Evidence, Output
-from skipwise.report.records import Arm, Record
+from skipwise.report.records import Arm
 from skipwise.rope import read_rope
 
 COMPARISON_FILE, RECORDS_FILE = "comparison.json", "records.jsonl"
@@ -33,23 +34,7 @@ _MOST_OUTPUTS = 6
 _MOST_LETTERS = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredRecord:
-    """One line of a results file, in the shape of an `EvalResult` of `skipwise.evals`."""
-
-    task: str
-    length_tokens: PositiveInt
-    metric: str
-    value: FiniteFloat
-    ci_low: FiniteFloat | None
-    ci_high: FiniteFloat | None
-    num_samples: int
-    num_skipped: int = 0
-    seed: int = 0
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-_RECORD, _COMPARISON, _RUN = TypeAdapter(StoredRecord), TypeAdapter(Comparison), TypeAdapter(ExtendedRun)
+_RECORD, _COMPARISON, _RUN = TypeAdapter(EvalResult), TypeAdapter(Comparison), TypeAdapter(ExtendedRun)
 
 
 def read_evidence(
@@ -67,7 +52,7 @@ def read_evidence(
         DataError: for a file that cannot be read, with its name and the line.
         CheckpointError: for an extended model whose record cannot be read.
     """
-    by_arm: dict[str, list[Record]] = {}
+    by_arm: dict[str, list[EvalResult]] = {}
     found_in: dict[str, Path] = {}
     comparisons: list[Comparison] = []
     runs: list[ExtendedRun] = []
@@ -115,7 +100,7 @@ def read_evidence(
     )
 
 
-def read_records(path: Path) -> list[StoredRecord]:
+def read_records(path: Path) -> list[EvalResult]:
     """Records of a file, in its order; empty lines are passed over.
 
     Raises:
@@ -193,7 +178,7 @@ def _one_place(found_in: dict[str, Path], name: str, path: Path) -> None:
         )
 
 
-def _arm_of(record: StoredRecord, otherwise: str) -> str:
+def _arm_of(record: EvalResult, otherwise: str) -> str:
     compared = record.details.get("compared")
     return _one_line(compared if isinstance(compared, str) else otherwise)
 
@@ -217,13 +202,13 @@ def _with_plain_names(comparison: Comparison) -> Comparison:
     )
 
 
-def _records_beside(folder: Path) -> list[StoredRecord]:
+def _records_beside(folder: Path) -> list[EvalResult]:
     """A comparison all of whose arms failed may have left no records."""
     path = folder / RECORDS_FILE
     return read_records(path) if path.exists() else []
 
 
-def _by_step(name: str, records: Sequence[Record]) -> list[Arm]:
+def _by_step(name: str, records: Sequence[EvalResult]) -> list[Arm]:
     """One arm, or one for each checkpoint where results tell several steps apart."""
     steps = list(dict.fromkeys(record.details.get("step") for record in records))
     if len(steps) < 2:

@@ -1,60 +1,14 @@
-"""What a report reads: evaluation records, grouped by arm, and how their numbers are written.
-
-The records are those of `skipwise.evals`, known here by shape alone, so that a report needs no model library.
-"""
+"""What a report reads: evaluation records, grouped by arm, and how their numbers are written."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
+from skipwise.records.results import EvalResult
 from skipwise.report.quantities import TO, bytes_text, digits_text, per_cent_of_log, seconds_text, signed_text
 
 LOG_RATIO = "log_perplexity_ratio"
 _SHARES = ("accuracy", "score", "same_top", "key_share")
-
-
-class Record(Protocol):
-    """One measured number with its interval, as `skipwise eval` writes it."""
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        ...
-
-    @property
-    def metric(self) -> str:
-        """What the value is."""
-        ...
-
-    @property
-    def length_tokens(self) -> int:
-        """Length of the input in tokens."""
-        ...
-
-    @property
-    def value(self) -> float:
-        """The point estimate; shares from 0 to 1."""
-        ...
-
-    @property
-    def ci_low(self) -> float | None:
-        """Lower end of its 95% interval, or None."""
-        ...
-
-    @property
-    def ci_high(self) -> float | None:
-        """Upper end."""
-        ...
-
-    @property
-    def num_samples(self) -> int:
-        """Inputs that were measured."""
-        ...
-
-    @property
-    def details(self) -> Mapping[str, Any]:
-        """Settings, and the depth or positions that the number is limited to."""
-        ...
 
 
 class Measure(NamedTuple):
@@ -68,7 +22,7 @@ class Measure(NamedTuple):
     part: str = ""
 
     @classmethod
-    def of(cls, record: Record) -> "Measure":
+    def of(cls, record: EvalResult) -> "Measure":
         """The measure of a record; the model's own arm of `regression` is the task's whole, not a part of it."""
         arm = record.details.get("arm")
         part = record.details.get("kind") or (arm if arm != "model" else None)
@@ -98,7 +52,7 @@ class Measure(NamedTuple):
             return bytes_text(value)
         return seconds_text(value) if self.metric.endswith("_seconds") else digits_text(value)
 
-    def text_with_interval(self, record: Record) -> str:
+    def text_with_interval(self, record: EvalResult) -> str:
         """A value and its interval: `9.19 (8.90–9.48)`; the value alone when the record has no interval."""
         if record.ci_low is None or record.ci_high is None:
             return self.text(record.value)
@@ -106,6 +60,10 @@ class Measure(NamedTuple):
         # Signs make a dash between two numbers hard to read.
         between = " to " if self.metric == LOG_RATIO else TO
         return f"{self.text(record.value)} ({low.removesuffix('%')}{between}{high})"
+
+    def texts(self, records: Mapping[int, EvalResult]) -> dict[int, str]:
+        """Values with their intervals, by length."""
+        return {length: self.text_with_interval(record) for length, record in records.items()}
 
 
 PERPLEXITY = Measure("perplexity", "perplexity")
@@ -129,14 +87,14 @@ class Arm:
     """
 
     name: str
-    results: Sequence[Record]
+    results: Sequence[EvalResult]
 
-    def by_length(self, measure: Measure) -> dict[int, Record]:
+    def by_length(self, measure: Measure) -> dict[int, EvalResult]:
         """Its records of one measure over the whole input, by length in tokens, shortest first."""
         found = {r.length_tokens: r for r in self.results if is_whole(r) and Measure.of(r) == measure}
         return dict(sorted(found.items()))
 
-    def by_length_and_depth(self, task: str = PASSKEY.task, part: str = "") -> dict[tuple[int, DepthBand], Record]:
+    def by_length_and_depth(self, task: str = PASSKEY.task, part: str = "") -> dict[tuple[int, DepthBand], EvalResult]:
         """Its records of single depths of a retrieval task, by length in tokens and depth."""
         return {
             (r.length_tokens, DepthBand(r.details["depth_from"], r.details["depth_to"])): r
@@ -145,7 +103,7 @@ class Arm:
         }
 
 
-def is_whole(record: Record) -> bool:
+def is_whole(record: EvalResult) -> bool:
     """Whether a record speaks of the whole input, not of a depth or a stretch of positions within it."""
     return "depth_from" not in record.details and "position_from" not in record.details
 
@@ -153,8 +111,3 @@ def is_whole(record: Record) -> bool:
 def measures(arms: Iterable[Arm]) -> list[Measure]:
     """All that was measured over whole inputs on any arm, in the order of first appearance."""
     return list(dict.fromkeys(Measure.of(r) for arm in arms for r in arm.results if is_whole(r)))
-
-
-def lengths(arms: Iterable[Arm], measure: Measure) -> list[int]:
-    """Every length in tokens at which some arm was measured, shortest first."""
-    return sorted({length for arm in arms for length in arm.by_length(measure)})

@@ -12,7 +12,7 @@ from typing import Any
 
 from skipwise.report.evidence import Evidence
 from skipwise.report.page import Section, render_page
-from skipwise.report.records import Arm, Measure
+from skipwise.report.records import Measure
 from skipwise.report.sections import sections_of
 from skipwise.report.sections.provenance import made_of
 from skipwise.report.sections.retrieval import effective_lengths
@@ -113,31 +113,6 @@ class Report:
             },
             "made": dict(self.made),
         }
-
-
-def write_report(
-    path: Path,
-    arms: Sequence[Arm],
-    *,
-    title: str,
-    original_tokens: int,
-    made: Mapping[str, str],
-    target_tokens: int | None = None,
-    verdict: Sequence[str] | None = None,
-) -> None:
-    """Writes the page on what an extension bought; what no arm was measured on is left out.
-
-    Args:
-        path: the HTML file to write.
-        arms: models under comparison, the base first, the extended one last.
-        title: of the page.
-        original_tokens: window of the base model, in tokens.
-        made: how the numbers came about, by name: the command, versions, seeds, time.
-        target_tokens: window of the extended one; None: as far as was measured.
-        verdict: sentences; by default what the numbers say.
-    """
-    evidence = Evidence(arms=arms, original_tokens=original_tokens, target_tokens=target_tokens)
-    Report.of(evidence, title=title, made=made, verdict=verdict).write_page(path)
 
 
 def _rows(evidence: Evidence) -> Iterator[dict[str, Any]]:

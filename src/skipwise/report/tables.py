@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import rich.box
 import rich.table
 from rich.text import Text
 
-from skipwise.report.records import Arm, Measure, Record, lengths, measures
+from skipwise.report.records import Arm, Measure, measures
 from skipwise.window import length_label
 
 # With an interval each, more do not fit beside each other on 80 characters.
@@ -70,6 +70,16 @@ def shortened(name: str, most: int = 36) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
+def by_length(title: str, rows: Sequence[tuple[str, Mapping[int, str]]], first: str = "Arm") -> Table:
+    """A row for each name, a column for each length in tokens that some row has."""
+    at = sorted({length for _, cells in rows for length in cells})
+    return Table(
+        title=title,
+        header=(first, *map(length_label, at)),
+        rows=tuple((name, *(cells.get(length, ABSENT) for length in at)) for name, cells in rows),
+    )
+
+
 def table_of(arms: Sequence[Arm], measure: Measure, *, arms_down: bool = False) -> Table:
     """One measure by length and arm, with intervals.
 
@@ -78,29 +88,15 @@ def table_of(arms: Sequence[Arm], measure: Measure, *, arms_down: bool = False) 
         measure: of what.
         arms_down: a row for each arm that was measured so, where there are too many for a column each.
     """
-    columns = [arm.by_length(measure) for arm in arms]
-    at = lengths(arms, measure)
-
-    def cell(found: Mapping[int, Record], length: int) -> str:
-        return measure.text_with_interval(found[length]) if length in found else ABSENT
-
-    has_intervals = any(found[n].ci_low is not None for found in columns for n in found)
+    found = [(arm.name, arm.by_length(measure)) for arm in arms]
+    has_intervals = any(record.ci_low is not None for _, records in found for record in records.values())
     title = f"{measure.title}, with 95% intervals" if has_intervals else measure.title
+    rows = [(name, measure.texts(records)) for name, records in found if records or not arms_down]
+    table = by_length(title, rows)
     if arms_down:
-        return Table(
-            title=title,
-            header=("Arm", *map(length_label, at)),
-            rows=tuple(
-                (arm.name, *(cell(found, length) for length in at))
-                for arm, found in zip(arms, columns, strict=True)
-                if found
-            ),
-        )
-    return Table(
-        title=title,
-        header=("Tokens", *(arm.name for arm in arms)),
-        rows=tuple((length_label(length), *(cell(found, length) for found in columns)) for length in at),
-    )
+        return table
+    header, *columns = zip(table.header, *table.rows, strict=True)
+    return replace(table, header=("Tokens", *header[1:]), rows=tuple(columns))
 
 
 def results_table(arms: Sequence[Arm]) -> rich.table.Table:

@@ -18,7 +18,6 @@ from skipwise.rope.tables import RopeSpec, RopeTable, float32_angle_error
 from skipwise.rope.writing import (
     ATTENTION_FACTOR_KINDS,
     check_carries_factor,
-    target_window,
     with_attention_scale,
     with_original,
     write_rope,
@@ -42,7 +41,6 @@ __all__ = [
     "float32_angle_error",
     "interpolation_from",
     "read_rope",
-    "target_window",
     "with_attention_scale",
     "with_both_eras",
     "with_original",

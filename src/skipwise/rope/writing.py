@@ -76,11 +76,6 @@ def with_original(config: Mapping[str, Any], original: int) -> dict[str, Any]:
     return eras.with_text_part(config, recorded)
 
 
-def target_window(config: Mapping[str, Any], *, train: int, target: int) -> Window:
-    """The window of an extension of this model to `target`, its original length from the config; all in tokens."""
-    return Window(train=train, original=read_rope(config).original, target=target)
-
-
 def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: Window) -> dict[str, Any]:
     """Writes an extension into a config, for readers of both eras.
 

@@ -3,10 +3,10 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -55,13 +55,10 @@ class _Service:
     default_max_tokens: int
     draining: bool = False
 
-
-class Served(Protocol):
-    """The whole application: what a server runs."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answers."""
-        ...
+    def drain(self) -> None:
+        """From now on, and for good, new requests are refused."""
+        self.draining = True
+        self.backend.drain()
 
 
 def create_app(
@@ -71,7 +68,7 @@ def create_app(
     audit: AuditLog | None = None,
     bounds: Bounds | None = None,
     default_max_tokens: int = 256,
-) -> tuple[Served, "Drain"]:
+) -> tuple[Gate, Callable[[], None]]:
     """The server over a backend.
 
     Args:
@@ -101,19 +98,7 @@ def create_app(
     add_handlers(app)
     _add_routes(app, service)
     gate = Gate(app, keyring, bounds or Bounds(), audit or AuditLog(None), service.metrics)
-    return gate, Drain(service)
-
-
-class Drain:
-    """Makes an application refuse new requests, for good."""
-
-    def __init__(self, service: _Service) -> None:
-        self._service = service
-
-    def __call__(self) -> None:
-        """From now on."""
-        self._service.draining = True
-        self._service.backend.drain()
+    return gate, service.drain
 
 
 def _add_routes(app: FastAPI, service: _Service) -> None:

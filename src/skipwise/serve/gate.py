@@ -28,7 +28,6 @@ PUBLIC = ("/", "/health", "/openapi.json")
 CLIENT_GONE = 499
 
 _HEAD_BYTES = 32 << 10
-_CHECKS_AT_ONCE, _CHECKS_WAITING = 2, 32
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -83,9 +82,8 @@ class Gate:
     def __init__(self, app: Any, keyring: Keyring | None, bounds: Bounds, audit: AuditLog, metrics: Metrics) -> None:
         self._app, self._keyring, self._bounds = app, keyring, bounds
         self._audit, self._metrics = audit, metrics
-        self._requests = self._buffered = self._checks = 0
+        self._requests = self._buffered = 0
         self._complaint = ""
-        self._checking = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Answers a request."""
@@ -129,7 +127,7 @@ class Gate:
         if self._keyring is None:
             _check_host(headers)
         elif scope["path"] not in PUBLIC:
-            caller = await self._caller(headers, self._keyring)
+            caller = self._caller(headers, self._keyring)
         record.key, record.name = caller.id, caller.name
         held = _Held()
         try:
@@ -141,22 +139,13 @@ class Gate:
         finally:
             self._buffered -= held.size
 
-    async def _caller(self, headers: dict[bytes, bytes], keyring: Keyring) -> Caller:
+    def _caller(self, headers: dict[bytes, bytes], keyring: Keyring) -> Caller:
         kind, _, presented = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         presented = presented.strip()
         if kind.lower() != "bearer" or not presented:
             raise Refusal(401, "no API key was given; send the header 'Authorization: Bearer KEY'", code="no_api_key")
         try:
-            found = keyring.recall(presented)
-            if found is None:
-                if self._checks >= _CHECKS_WAITING:
-                    raise Refusal(429, "too many new keys at once; try again", code="overloaded", retry_after=2)
-                self._checks += 1
-                try:
-                    async with self._checking:
-                        found = await asyncio.to_thread(keyring.check, presented)
-                finally:
-                    self._checks -= 1
+            key, role = keyring.check(presented)
         except UnknownKeyError as error:
             raise Refusal(401, str(error), code="invalid_api_key") from error
         except ConfigError as error:
@@ -165,7 +154,6 @@ class Gate:
                 print(f"skipwise: {error}", file=sys.stderr)
             self._complaint = str(error)
             raise Refusal(503, "keys cannot be checked now; try again later", retry_after=30) from error
-        key, role = found
         return Caller(id=key.id, name=key.name, role=role)
 
     async def _body(

@@ -1,8 +1,7 @@
 """API keys and their roles: a private file that holds no key, and the keyring of a server that knows it.
 
-A key reads `skipwise-<id>-<secret>`. The id finds its record at once; the record holds scrypt's digest of the secret,
-so that whoever reads the file cannot use a key. A secret that was right once is remembered by a keyed hash in memory,
-so that scrypt, slow on purpose, runs once a key and not once a request.
+A key reads `skipwise-<id>-<secret>`. The id finds its record; the record holds the SHA-256 of the secret, so whoever
+reads the file cannot use a key. Secrets are 256 random bits, which nobody finds by trying: a slow hash adds nothing.
 """
 
 import hashlib
@@ -20,11 +19,10 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skipwise.errors import ConfigError
+from skipwise.files import replace_file
 
 KEY = re.compile(r"skipwise-([0-9a-f]{12})-([0-9a-f]{64})")
 DEFAULT_ROLE = "default"
-# n, r, p of scrypt: 16 MiB and some 50 ms for each try.
-_SCRYPT = (1 << 14, 8, 1)
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -55,7 +53,8 @@ class Key(BaseModel):
         name: of whoever holds it, for the audit log.
         role: a name in the file's roles.
         created, expires, revoked: seconds since 1970; None for never.
-        salt, digest: hexadecimal, of scrypt with the parameters `scrypt` (n, r, p).
+        digest: hexadecimal SHA-256 of the secret.
+        salt, scrypt: of records by earlier versions, whose digest is scrypt's with this salt and these n, r, p.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -66,9 +65,9 @@ class Key(BaseModel):
     created: float
     expires: float | None = None
     revoked: float | None = None
-    salt: str = Field(pattern=r"^[0-9a-f]{32}$")
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
-    scrypt: list[int] = Field(min_length=3, max_length=3)
+    salt: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+    scrypt: list[int] | None = Field(default=None, min_length=3, max_length=3)
 
     def state(self, now: float) -> str:
         """`active`, `expired` or `revoked`."""
@@ -77,8 +76,13 @@ class Key(BaseModel):
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
     def fits(self, secret: str) -> bool:
-        """Whether the secret is this key's, by scrypt; takes its time."""
-        return hmac.compare_digest(_digest(secret, self.salt, self.scrypt), self.digest)
+        """Whether the secret is this key's; for a record with `scrypt` this takes some 50 ms."""
+        made = _digest(secret)
+        if self.scrypt is not None:
+            n, r, p = self.scrypt
+            salt = bytes.fromhex(self.salt or "")
+            made = hashlib.scrypt(secret.encode(), salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=32).hex()
+        return hmac.compare_digest(made, self.digest)
 
 
 class KeyFile(BaseModel):
@@ -140,7 +144,7 @@ def create_key(path: Path, name: str, *, role: str = DEFAULT_ROLE, seconds: floa
         ConfigError: an unknown role or a name that is none.
     """
     _check_name("name", name)
-    secret, salt, now = secrets.token_hex(32), secrets.token_hex(16), time.time()
+    secret, now = secrets.token_hex(32), time.time()
 
     def add(content: KeyFile) -> str:
         if role not in content.roles:
@@ -155,9 +159,7 @@ def create_key(path: Path, name: str, *, role: str = DEFAULT_ROLE, seconds: floa
             role=role,
             created=now,
             expires=None if seconds is None else now + seconds,
-            salt=salt,
-            digest=_digest(secret, salt, _SCRYPT),
-            scrypt=list(_SCRYPT),
+            digest=_digest(secret),
         )
         content.keys.append(record)
         return f"skipwise-{number}-{secret}"
@@ -215,11 +217,7 @@ class Keyring:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = path, clock
-        self._pepper = secrets.token_bytes(32)
-        # By id, the record that a secret was checked against and the keyed hash of the secret.
-        self._verified: dict[str, tuple[Key, bytes]] = {}
         self._seen: tuple[int, ...] | None = None
-        # By id. Never changed but put in place as a whole, as `check` may read it in another thread.
         self._known: dict[str, tuple[Key, Role]] = {}
         self._follow()
 
@@ -227,45 +225,27 @@ class Keyring:
         self._follow()
         return sum(key.state(self._clock()) == "active" for key, _ in self._known.values())
 
-    def recall(self, presented: str) -> tuple[Key, Role] | None:
-        """The key's record and role if its secret has been checked before; None where scrypt has to decide.
+    def check(self, presented: str) -> tuple[Key, Role]:
+        """The key's record and role.
 
         Raises:
             UnknownKeyError: it is none, wrong, expired or revoked.
             ConfigError: the file cannot be used any more.
         """
         self._follow()
-        key, role, secret = self._parse(presented)
-        remembered = self._verified.get(key.id)
-        if remembered is None or remembered[0].digest != key.digest:
-            return None
-        if not hmac.compare_digest(remembered[1], self._hash(secret)):
-            raise UnknownKeyError("the API key is not known here")
-        return self._usable(key, role)
-
-    def check(self, presented: str) -> tuple[Key, Role]:
-        """As `recall`, but runs scrypt, and remembers a secret that was right. May run in another thread."""
-        key, role, secret = self._parse(presented)
-        if not key.fits(secret):
-            raise UnknownKeyError("the API key is not known here")
-        self._verified[key.id] = (key, self._hash(secret))
-        return self._usable(key, role)
-
-    def _parse(self, presented: str) -> tuple[Key, Role, str]:
         match = KEY.fullmatch(presented)
         found = self._known.get(match[1]) if match else None
-        if match is None or found is None:
+        if match is None or found is None or not found[0].fits(match[2]):
             raise UnknownKeyError("the API key is not known here")
-        return *found, match[2]
-
-    def _usable(self, key: Key, role: Role) -> tuple[Key, Role]:
+        key, role = found
+        if key.scrypt is not None:
+            # Once a start: from here on this key is as quick as others.
+            key = key.model_copy(update={"digest": _digest(match[2]), "scrypt": None})
+            self._known[key.id] = (key, role)
         # Only who holds the secret is told why.
         if (state := key.state(self._clock())) != "active":
             raise UnknownKeyError(f"the API key is {state}")
         return key, role
-
-    def _hash(self, secret: str) -> bytes:
-        return hmac.digest(self._pepper, secret.encode(), "sha256")
 
     def _follow(self) -> None:
         """Reads the file again if it has changed; one that is gone has no keys."""
@@ -281,10 +261,8 @@ class Keyring:
             self._seen = seen
 
 
-def _digest(secret: str, salt: str, parameters: list[int] | tuple[int, ...]) -> str:
-    n, r, p = parameters
-    made = hashlib.scrypt(secret.encode(), salt=bytes.fromhex(salt), n=n, r=r, p=p, maxmem=256 * n * r, dklen=32)
-    return made.hex()
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _check_name(what: str, name: str) -> None:
@@ -298,12 +276,5 @@ def _change(path: Path, change: Callable[[KeyFile], T]) -> T:
     with FileLock(path.with_name(f".{path.name}.lock"), mode=0o600):
         content = read_keys(path)
         result = change(content)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-        beside.unlink(missing_ok=True)
-        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(content.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        replace_file(path, content.model_dump_json(indent=2, exclude_none=True) + "\n", mode=0o600)
     return result

@@ -1,4 +1,8 @@
-"""Requests and tokens a minute of each key: buckets that fill steadily and hold a minute's worth."""
+"""Requests and tokens a minute of each key: buckets that fill steadily and hold a minute's worth.
+
+The library `limits` has windows and no buckets: it takes nothing back where a request used less than it might have, and
+its moving window, the one that allows no double burst, keeps an entry in memory for each token.
+"""
 
 import time
 from collections.abc import Callable

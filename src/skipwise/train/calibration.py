@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +19,8 @@ from skipwise.config import DataConfig
 from skipwise.data.corpus import Corpus
 from skipwise.errors import CheckpointError, SkipwiseError
 from skipwise.evals import SampleCache
-from skipwise.model import replace_file, rope_state, save_attention_scale
+from skipwise.files import new_folder, replace_file
+from skipwise.model import rope_state, save_attention_scale
 from skipwise.records.runs import RECORD_FILE
 from skipwise.report import state_attention_factor
 
@@ -102,17 +102,13 @@ def write_calibration(folder: Path, config: Any, found: Calibration, *, output: 
         _record(folder, found)
         return folder
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as unfinished:
-            copy = Path(unfinished) / output.name
-            copy.mkdir()
+        with new_folder(output) as copy:
             # The checkpoint's own files; what else a run left in folders beside them stays there.
             for file in sorted(path for path in folder.iterdir() if path.is_file()):
                 shutil.copy2(file, copy)
             if changes:
                 save_attention_scale(copy, config, found.scale)
             _record(copy, found)
-            copy.rename(output)
     except OSError as error:
         raise CheckpointError(f"{str(output)!r} cannot be written ({error}); choose another folder") from error
     return output
@@ -138,8 +134,3 @@ def _record(folder: Path, found: Calibration) -> None:
             "mend that and calibrate with --again"
         ) from error
     state_attention_factor(folder, found.line)
-
-
-def is_calibrated(config: Any) -> bool:
-    """Whether an attention factor was chosen for this model after it was trained."""
-    return rope_state(config).trained_factor is not None

@@ -23,9 +23,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from skipwise.config import RunConfig
 from skipwise.doctor import Verdict
 from skipwise.doctor.bench import local_span, rms, undisturbed
-from skipwise.doctor.verdict import judge
 from skipwise.errors import ConfigError, UnsupportedModelError
 from skipwise.loss import IGNORED, training_inputs
+from skipwise.records.verdict import judge
 from skipwise.train.ring import use_ring_on_cpu
 from skipwise.window import Window
 

@@ -4,12 +4,10 @@ A folder `checkpoint-<step>` of a run is there whole or not at all: until its la
 `.saving/checkpoint-<step>`. What a disk did to it afterwards shows by its seal.
 """
 
-import glob
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from skipwise.errors import CheckpointError
+from skipwise.files import replace_file, to_disk
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -109,7 +108,7 @@ def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
             shutil.rmtree(final, ignore_errors=True)
             staged.rename(final)
             staged.parent.rmdir()
-            _to_disk(run_folder)
+            to_disk(run_folder)
         state.wait_for_everyone()
     except _WRITE_ERRORS as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -147,28 +146,12 @@ def forget_older(run_folder: Path, written: int, limit: int | None, keep: Path |
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a small file so that its old text or its new one is there, never a part of either."""
-    # Of its own, as several processes may have something to say at once.
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    beside.write_text(text, encoding="utf-8")
-    _to_disk(beside)
-    beside.rename(path)
-    _to_disk(path.parent)
-
-
-def half_written(folder: Path, names: Iterable[str]) -> list[Path]:
-    """What processes that were killed while `write_whole` wrote these files have left beside them."""
-    # Earlier versions left out the number of the process.
-    return [left for name in names for left in sorted(folder.glob(f".{glob.escape(name)}*.new"))]
-
-
 def _seal(folder: Path, state: "PartialState") -> None:
     """Writes sizes and hashes of all files, which processes share out; all are on the disk afterwards."""
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     own = []
     for name in files[state.process_index :: state.num_processes]:
-        _to_disk(folder / name)
+        to_disk(folder / name)
         own.append((name, {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}))
     entries = own
     if state.num_processes > 1:
@@ -176,18 +159,9 @@ def _seal(folder: Path, state: "PartialState") -> None:
 
         entries = gather_object(own)
     if state.is_main_process:
-        write_whole(folder / SEAL_FILE, json.dumps(dict(sorted(entries)), indent=2) + "\n")
+        replace_file(folder / SEAL_FILE, json.dumps(dict(sorted(entries)), indent=2) + "\n")
 
 
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    """Waits until a file or folder is on the disk and not only on its way there."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

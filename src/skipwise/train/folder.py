@@ -25,8 +25,9 @@ from skipwise.config import RunConfig
 from skipwise.config.recipes import Resolved
 from skipwise.data.corpus import HeldOutEnd
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.files import half_written, replace_file
 from skipwise.records.runs import BEGUN_FILE, SETTINGS_FILE, Run, held_out_end
-from skipwise.train.durable import STAGING, half_written, newest_sound, write_whole
+from skipwise.train.durable import STAGING, newest_sound
 
 logger = logging.getLogger("skipwise")
 
@@ -157,7 +158,7 @@ class RunFolder:
         """
         try:
             text = json.dumps({**self.run.begun(), **less}, indent=2)
-            write_whole(self.path / BEGUN_FILE, text + "\n")
+            replace_file(self.path / BEGUN_FILE, text + "\n")
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
 
@@ -205,8 +206,8 @@ class RunFolder:
             told = {"reasons": [*resolved.reasons, *resolved.warnings]}
             begun = {**now, "windows": windows, "at_a_time": at_a_time, "held_out_end": end and end._asdict(), **told}
             try:
-                write_whole(self.path / SETTINGS_FILE, resolved.config.to_yaml())
-                write_whole(self.path / BEGUN_FILE, json.dumps(begun, indent=2) + "\n")
+                replace_file(self.path / SETTINGS_FILE, resolved.config.to_yaml())
+                replace_file(self.path / BEGUN_FILE, json.dumps(begun, indent=2) + "\n")
             except OSError as error:
                 raise self._cannot_write(error.strerror) from error
         state.wait_for_everyone()

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from skipwise.config import GuardConfig
 from skipwise.errors import CheckpointError
-from skipwise.train.durable import write_whole
+from skipwise.files import replace_file
 
 BAD_ITEMS_FILE = "bad-items.json"
 
@@ -72,7 +72,7 @@ class BadItems:
             return
         text = json.dumps({"bad_steps": self.bad_steps, "skipped": self.skipped}, indent=2)
         try:
-            write_whole(self.path, text + "\n")
+            replace_file(self.path, text + "\n")
         except OSError as error:
             raise CheckpointError(f"{str(self.path)!r} cannot be written: {error.strerror}") from error
 

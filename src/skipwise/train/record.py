@@ -16,10 +16,10 @@ from skipwise.data.corpus import TokenStore
 from skipwise.data.documents import Sources
 from skipwise.data.stream import DocumentStream, LaneCounts
 from skipwise.doctor import Verdict
+from skipwise.files import replace_file
 from skipwise.positions import PositionSampler
 from skipwise.records.runs import RECORD_FILE
 from skipwise.report import write_model_card
-from skipwise.train.durable import write_whole
 from skipwise.train.session import Session
 from skipwise.window import Window
 
@@ -109,7 +109,7 @@ def write_record(
         notes=notes,
     )
     text = json.dumps(record, indent=2, allow_nan=False, default=str)
-    write_whole(folder / RECORD_FILE, text + "\n")
+    replace_file(folder / RECORD_FILE, text + "\n")
 
 
 def sampler_text(sampler: PositionSampler) -> str:

@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from skipwise.data.documents import Document, LocalFiles, PassedOver, Source
 from skipwise.data.store import FORMAT, StoreWriter, TokenFiles
-from skipwise.data.store.writer import sync_folder, write_json
 from skipwise.data.tokens import Encoder, tokenized
 from skipwise.errors import DataError
+from skipwise.files import replace_file, to_disk
 
 # Large enough that starting a part costs nothing, small enough that what a death undoes is minutes.
 _PART_BYTES = 256 << 20
@@ -266,7 +266,7 @@ def _tokenize(folder: Path, part: CorpusPart, how: Tokenization, bar: _Progress)
         if [found.identity() for found in part.sources] != part.identity:
             raise DataError("documents changed while being read; start again when they are complete")
         partial.rename(folder)
-        sync_folder(folder.parent)
+        to_disk(folder.parent)
         bar.made(writer)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -372,12 +372,12 @@ class _SharedBuild:
                         return False
                     writer.append(TokenFiles(folder))
                     names.append(part.name)
-                    write_json(self._record, {"parts": names, "state": writer.state()})
+                    replace_file(self._record, json.dumps({"parts": names, "state": writer.state()}) + "\n")
                     shutil.rmtree(folder, ignore_errors=True)
                 self._bar.joined(len(names))
             writer.finish(**self._how.closing)
         partial.rename(self._folder)
-        sync_folder(self._folder.parent)
+        to_disk(self._folder.parent)
         shutil.rmtree(self._room, ignore_errors=True)
         return True
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from skipwise.data.documents.document import Document, is_held_out, split_point
-from skipwise.data.documents.finding import DocumentFile, Finder, FoundFiles, printable
+from skipwise.data.documents.finding import Finder, FoundFiles, printable
 from skipwise.data.documents.passed_over import PassedOver, kinds_line
 from skipwise.data.documents.sources import SOURCES, HubDataset, LocalFiles, Source
 from skipwise.data.formats import ALLOWED, UnreadableError, reader_of
@@ -28,7 +28,6 @@ from skipwise.errors import DataError
 
 __all__ = [
     "Document",
-    "DocumentFile",
     "HubDataset",
     "LocalFiles",
     "PassedOver",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from skipwise.data.documents.document import Document
 from skipwise.data.documents.finding import DocumentFile, printable
@@ -20,45 +20,6 @@ _HASHED_BYTES = 256 << 20
 _SAMPLED_BYTES = 64 << 10
 
 SOURCES = f"give a file ({ALLOWED}), a folder or glob of such files, a hub data set (owner/name[:split]), or stdlib"
-
-
-class Source(Protocol):
-    """Something that documents are read from."""
-
-    @property
-    def passed_over(self) -> Mapping[str, int]:
-        """How many files of each kind were passed over because skipwise does not read that kind."""
-        ...
-
-    @property
-    def faults(self) -> Sequence[UnreadableError]:
-        """What was found that cannot be looked into."""
-        ...
-
-    def size_bytes(self) -> int | None:
-        """Bytes on disk, None when that cannot be known before reading."""
-        ...
-
-    def identity(self) -> list[Any]:
-        """What tells these documents from any others at little cost, as plain JSON values."""
-        ...
-
-    def look(self, field: str, passed_over: PassedOver) -> list[Any]:
-        """Looks at what `identity` reads, and returns that; what cannot be read is added to `passed_over`."""
-        ...
-
-    def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
-        """Yields the documents lazily, always in the same order.
-
-        Args:
-            field: entry that holds the text, in files that have such.
-            passed_over: is told what cannot be read, which is left out then; None to raise an error instead.
-        """
-        ...
-
-    def read_bytes(self) -> int:
-        """How many of them have been read by now, for a progress bar."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,7 +120,12 @@ class LocalFiles:
         return [file.name, status.st_size, digest.hexdigest(), *place]
 
     def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
-        """Yields the documents file by file."""
+        """Yields the documents lazily, file by file, always in the same order.
+
+        Args:
+            field: entry that holds the text, in files that have such.
+            passed_over: is told what cannot be read, which is left out then; None to raise an error instead.
+        """
         self._finished_bytes = 0
         for fault in self.faults:
             _pass_over(fault, passed_over)
@@ -233,7 +199,7 @@ class HubDataset:
         return identity
 
     def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
-        """Yields the rows of the split."""
+        """Yields the rows of the split; arguments as for `LocalFiles`."""
         import datasets
 
         label = ":".join(part for part in (self.name, self.config, self.split) if part)
@@ -257,6 +223,10 @@ class HubDataset:
             raise DataError(
                 f"hub data set {label!r} breaks off after row {number} ({reason}); start again, or fetch it to a file"
             ) from None
+
+
+Source = LocalFiles | HubDataset
+"""What documents are read from. Both tell what was passed over, an `identity`, and what a `look` finds."""
 
 
 def _pass_over(fault: UnreadableError, passed_over: PassedOver | None) -> None:

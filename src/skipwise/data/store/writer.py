@@ -14,6 +14,7 @@ import numpy as np
 
 from skipwise.data.documents import PassedOver
 from skipwise.data.store.files import BLOCK_BYTES, DIGEST_BYTES, FORMAT, TokenFiles
+from skipwise.files import replace_file
 
 _BLOCK_DOCUMENTS = 1 << 20
 
@@ -148,7 +149,7 @@ class StoreWriter:
         }
         if self._passed_over:
             meta["passed_over"] = self._passed_over.to_json()
-        write_json(self._folder / "meta.json", meta)
+        replace_file(self._folder / "meta.json", json.dumps(meta) + "\n")
 
     def _flush(self) -> None:
         for name, values in self._waiting.items():
@@ -214,26 +215,6 @@ class _Output:
             room = BLOCK_BYTES - self.size % BLOCK_BYTES
             yield view[:room]
             view = view[room:]
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Writes a record so that it is there whole or as it was before; it is on the disk when this returns."""
-    aside = path.with_name(f"{path.name}.new")
-    with _Output(aside) as out:
-        out.write((json.dumps(record) + "\n").encode())
-        out.finish()
-    aside.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Returns when the names in a folder are on the disk; a system without such a call keeps them by itself."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _split_name(name: str) -> tuple[str, int]:

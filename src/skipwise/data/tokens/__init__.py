@@ -9,8 +9,8 @@ texts.py       one text, or a chat by its template: every prompt that holds what
 documents.py   a corpus, in parallel threads
 """
 
-from skipwise.data.tokens.documents import Encoder, Piece, tokenized
+from skipwise.data.tokens.documents import Encoder, tokenized
 from skipwise.data.tokens.engines import Reading, require_fast
 from skipwise.data.tokens.texts import TextEncoder, encoder_of
 
-__all__ = ["Encoder", "Piece", "Reading", "TextEncoder", "encoder_of", "require_fast", "tokenized"]
+__all__ = ["Encoder", "Reading", "TextEncoder", "encoder_of", "require_fast", "tokenized"]

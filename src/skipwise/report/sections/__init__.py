@@ -6,7 +6,7 @@ costs.py       of training and of serving
 provenance.py  samplers, failures, what was run
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from skipwise.report.evidence import Evidence
 from skipwise.report.page import Section
@@ -27,7 +27,7 @@ from skipwise.report.sections.quality import (
 from skipwise.report.sections.retrieval import depth_sections, retrieval_section
 
 # In reading order; a section of yours is a function and one line here.
-SECTIONS: Sequence[Callable[[Evidence], Sequence[Section]]] = (
+SECTIONS: Sequence[Callable[[Evidence], Iterable[Section]]] = (
     perplexity_section,
     depth_sections,
     retrieval_section,

@@ -1,10 +1,10 @@
 """What the arms cost: memory and time of training, by arm and by target length, and of serving by length."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from skipwise.report.comparison import ArmRun
+from skipwise.records.comparison import ArmRun
 from skipwise.report.drawing import Figure
 from skipwise.report.evidence import Evidence
 from skipwise.report.lines import Line, Point, Unit, line_panel, lines_of
@@ -12,8 +12,7 @@ from skipwise.report.page import Section
 from skipwise.report.quantities import bytes_text, seconds_text
 from skipwise.report.records import measures
 from skipwise.report.sections.quality import SERVING
-from skipwise.report.tables import ABSENT, Table, table_of
-from skipwise.window import length_label
+from skipwise.report.tables import ABSENT, Table, by_length, shortened, table_of
 
 _SERVING_TITLES = {
     "prefill_seconds": "Time to read the prompt",
@@ -23,28 +22,27 @@ _SERVING_TITLES = {
 }
 
 
-def training_section(evidence: Evidence) -> Sequence[Section]:
+def training_section(evidence: Evidence) -> Iterator[Section]:
     """Time and memory of the runs, and of one step by target length."""
     tables = [table for table in (_runs_table(evidence), _costs_table(evidence)) if table]
     if not tables:
-        return ()
+        return
     words = []
-    if evidence.comparison and any(arm.trained and arm.runs for arm in evidence.comparison.arms.values()):
+    if any(arm.trained and arm.runs for arm in evidence.compared.values()):
         words.append("Time and peak memory of training; where there are several seeds, mean time and largest peak.")
     if figure := _costs_figure(evidence):
         words.append(
             "Skip-wise training reads examples of one length whatever the target, so its cost stays about the same; "
             "training on texts as long as the target grows with it."
         )
-    section = Section(title="What training cost", words=words, figures=[figure] if figure else (), tables=tables)
-    return (section,)
+    yield Section(title="What training cost", words=words, figures=[figure] if figure else (), tables=tables)
 
 
-def serving_section(evidence: Evidence) -> Sequence[Section]:
+def serving_section(evidence: Evidence) -> Iterator[Section]:
     """Time and memory of answering, by length."""
     found = [measure for measure in measures(evidence.arms) if measure.task == SERVING]
     if not found:
-        return ()
+        return
     panels = [
         line_panel(
             lines_of(evidence.arms, measure),
@@ -55,7 +53,7 @@ def serving_section(evidence: Evidence) -> Sequence[Section]:
         for measure in found
         if all(r.value > 0 for arm in evidence.arms for r in arm.by_length(measure).values())
     ]
-    section = Section(
+    yield Section(
         title="What serving costs",
         words=["Time and memory of one request, by the length of its prompt."],
         figures=[Figure(caption="Serving by length; all axes are logarithmic; lower is better.", panels=tuple(panels))]
@@ -69,7 +67,6 @@ def serving_section(evidence: Evidence) -> Sequence[Section]:
             for measure in found
         ],
     )
-    return (section,)
 
 
 def mean_seconds(runs: Sequence[ArmRun]) -> float | None:
@@ -81,8 +78,7 @@ def mean_seconds(runs: Sequence[ArmRun]) -> float | None:
 def _runs_table(evidence: Evidence) -> Table | None:
     """A row for each arm or extended model that was trained."""
     rows = []
-    compared = {} if evidence.comparison is None else evidence.comparison.arms
-    for name, arm in compared.items():
+    for name, arm in evidence.compared.items():
         if arm.trained and arm.done:
             steps, tokens = _same([run.steps for run in arm.done]), _same([run.tokens for run in arm.done])
             peak = max((run.peak_bytes for run in arm.done if run.peak_bytes is not None), default=None)
@@ -102,37 +98,25 @@ def _runs_table(evidence: Evidence) -> Table | None:
 
 def _costs_table(evidence: Evidence) -> Table | None:
     """One step of each arm by target length."""
-    costs = () if evidence.comparison is None else evidence.comparison.costs
-    if not costs:
-        return None
-    at = sorted({cost.target_tokens for cost in costs})
-    by_place = {(cost.arm, cost.target_tokens): cost for cost in costs}
-
-    def cell(arm: str, target: int) -> str:
-        cost = by_place.get((arm, target))
-        if cost is None:
-            return ABSENT
+    rows: dict[str, dict[int, str]] = {}
+    for cost in evidence.costs:
         if cost.status == "failed":
-            return f"failed: {_short(cost.error)}" if cost.error else "failed"
-        known = [_text(seconds_text, cost.step_seconds), _text(bytes_text, cost.peak_bytes)]
-        return ", ".join(text for text in known if text != ABSENT) or ABSENT
-
-    return Table(
-        title="One training step by target length: time and peak memory",
-        header=("Arm", *map(length_label, at)),
-        rows=tuple((arm, *(cell(arm, target) for target in at)) for arm in {cost.arm: 0 for cost in costs}),
-    )
+            told = f"failed: {shortened(' '.join(cost.error.split()), 40)}" if cost.error else "failed"
+        else:
+            known = [_text(seconds_text, cost.step_seconds), _text(bytes_text, cost.peak_bytes)]
+            told = ", ".join(text for text in known if text != ABSENT) or ABSENT
+        rows.setdefault(cost.arm, {})[cost.target_tokens] = told
+    return by_length("One training step by target length: time and peak memory", [*rows.items()]) if rows else None
 
 
 def _costs_figure(evidence: Evidence) -> Figure | None:
     """The PoSE paper's figure 3: time and memory of a step against the target length."""
-    costs = () if evidence.comparison is None else evidence.comparison.costs
-    panels = []
+    costs, panels = evidence.costs, []
     for title, field in (("Time of a step", "step_seconds"), ("Peak memory", "peak_bytes")):
         lines = [
             Line(
                 name=arm,
-                index=evidence.names.index(arm) if arm in evidence.names else len(evidence.names),
+                index=evidence.number(arm),
                 points=[Point(cost.target_tokens, value) for cost in of_arm if (value := getattr(cost, field))],
                 failed=[cost.target_tokens for cost in of_arm if cost.status == "failed"],
             )
@@ -176,8 +160,3 @@ def _same(counts: Sequence[int | None]) -> str:
     """One count, or from the smallest to the largest."""
     known = sorted({count for count in counts if count is not None})
     return " to ".join(f"{count:,}" for count in dict.fromkeys((known[0], known[-1]))) if known else ABSENT
-
-
-def _short(text: str, most: int = 40) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"

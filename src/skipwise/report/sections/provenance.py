@@ -1,6 +1,6 @@
 """Where the numbers come from: samplers and what they train, arms that failed, what was run, how it was made."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from skipwise.report.coverage_plot import coverage_panel
 from skipwise.report.drawing import Figure
 from skipwise.report.evidence import Evidence
 from skipwise.report.page import Section
-from skipwise.report.records import Record
 from skipwise.report.tables import ABSENT, Table, settings_text, shortened
 from skipwise.window import Window, length_label
 
@@ -30,7 +29,7 @@ _TOLD = {
 }
 
 
-def coverage_section(evidence: Evidence) -> Sequence[Section]:
+def coverage_section(evidence: Evidence) -> Iterator[Section]:
     """How often each sampler trains each relative distance; one figure for each window."""
     figures, rows = [], []
     for window, named in _samplers(evidence).items():
@@ -56,22 +55,21 @@ def coverage_section(evidence: Evidence) -> Sequence[Section]:
                 )
             )
     if not figures:
-        return ()
+        return
     table = Table(
         title="The distance that is trained least",
         header=("Arm", "Positions", "Lowest share", "at distance", "below 1% from"),
         rows=tuple(rows),
     )
-    section = Section(
+    yield Section(
         title="Which distances were trained",
         words=["A model can only use distances between tokens that some training example showed it."],
         figures=figures,
         tables=[table],
     )
-    return (section,)
 
 
-def failures_section(evidence: Evidence) -> Sequence[Section]:
+def failures_section(evidence: Evidence) -> Iterator[Section]:
     """Runs that failed, and why."""
     rows = tuple(
         (
@@ -80,44 +78,43 @@ def failures_section(evidence: Evidence) -> Sequence[Section]:
             run.failure or ABSENT,
             shortened(" ".join((run.error or ABSENT).split()), _MOST_LETTERS),
         )
-        for name, arm in (evidence.comparison.arms if evidence.comparison else {}).items()
+        for name, arm in evidence.compared.items()
         for run in arm.failed
     )
-    if not rows:
-        return ()
-    table = Table(title="Runs that failed", header=("Arm", "Seed", "Why", "Message"), rows=rows, wraps=True)
-    return (Section(title="What failed", tables=[table]),)
+    if rows:
+        table = Table(title="Runs that failed", header=("Arm", "Seed", "Why", "Message"), rows=rows, wraps=True)
+        yield Section(title="What failed", tables=[table])
 
 
-def outputs_section(evidence: Evidence) -> Sequence[Section]:
+def outputs_section(evidence: Evidence) -> Iterator[Section]:
     """A few outputs, where they were asked for."""
     if not evidence.outputs:
-        return ()
+        return
     rows = tuple(
         (one.task, length_label(one.length_tokens), one.output or ABSENT, one.expected or ABSENT)
         for one in evidence.outputs
     )
     table = Table(title="Outputs", header=("Task", "Tokens", "Written", "Expected"), rows=rows, wraps=True)
     words = ["The first sample of each task and length, at most six, cut after 200 letters."]
-    return (Section(title="Some outputs", words=words, tables=[table]),)
+    yield Section(title="Some outputs", words=words, tables=[table])
 
 
-def run_section(evidence: Evidence) -> Sequence[Section]:
+def run_section(evidence: Evidence) -> Iterator[Section]:
     """Settings of the arms and of the tasks."""
-    tables = [table for table in (_arms_table(evidence), _tasks_table(evidence)) if table]
-    return (Section(title="What was run", words=cautions(evidence), tables=tables),) if tables else ()
+    if tables := [table for table in (_arms_table(evidence), _tasks_table(evidence)) if table]:
+        yield Section(title="What was run", words=cautions(evidence), tables=tables)
 
 
 def cautions(evidence: Evidence) -> list[str]:
     """What keeps the numbers from comparing, or from meaning what they seem to; a sentence each."""
     found = []
     texts: dict[tuple[str, int, str], set[str]] = {}
-    for record in _records(evidence):
+    for record in evidence.records:
         if (documents := record.details.get("documents_sha256")) is not None:
             texts.setdefault((record.task, record.length_tokens, record.metric), set()).add(str(documents))
     if tasks := sorted({task for (task, _, _), known in texts.items() if len(known) > 1}):
         found.append(f"Not all arms were measured on the same documents ({', '.join(tasks)}): these do not compare.")
-    if any(record.details.get("may_have_been_trained_on") for record in _records(evidence)):
+    if any(record.details.get("may_have_been_trained_on") for record in evidence.records):
         found.append("Some documents may have been trained on, which flatters the models that were.")
     return found
 
@@ -145,9 +142,9 @@ def made_of(evidence: Evidence) -> dict[str, str]:
         if known := _distinct(evidence, name):
             made[title] = "\n".join(known)
     made["seeds of evaluation"] = ", ".join(
-        sorted({str(seed) for record in _records(evidence) if (seed := getattr(record, "seed", None)) is not None})
+        sorted({str(seed) for record in evidence.records if (seed := getattr(record, "seed", None)) is not None})
     )
-    if known := [r.details["versions"] for r in _records(evidence) if isinstance(r.details.get("versions"), Mapping)]:
+    if known := [r.details["versions"] for r in evidence.records if isinstance(r.details.get("versions"), Mapping)]:
         made.setdefault("versions", settings_text(known[0]))
     return {name: value for name, value in made.items() if value}
 
@@ -189,8 +186,7 @@ def _is_told(settings: Mapping[str, Any], sampler: str) -> bool:
 
 
 def _arms_table(evidence: Evidence) -> Table | None:
-    compared = evidence.comparison.arms if evidence.comparison else {}
-    if not compared:
+    if not evidence.compared:
         return None
     rows = tuple(
         (
@@ -200,7 +196,7 @@ def _arms_table(evidence: Evidence) -> Table | None:
             settings_text(arm.sampler or {}) or ABSENT,
             settings_text(arm.settings) or ABSENT,
         )
-        for name, arm in compared.items()
+        for name, arm in evidence.compared.items()
     )
     header = ("Arm", "Trained", "Interpolation", "Positions", "Other settings")
     return Table(title="The arms", header=header, rows=rows, wraps=True)
@@ -209,7 +205,7 @@ def _arms_table(evidence: Evidence) -> Table | None:
 def _tasks_table(evidence: Evidence) -> Table | None:
     """Settings and numbers of samples of each task, once for each way it was measured."""
     ways: dict[tuple[str, str], dict[int, int]] = {}
-    for record in _records(evidence):
+    for record in evidence.records:
         settings = record.details.get("settings")
         simple = {
             name: value
@@ -232,12 +228,8 @@ def _tasks_table(evidence: Evidence) -> Table | None:
     return Table(title="What was measured", header=header, rows=rows, wraps=True) if rows else None
 
 
-def _records(evidence: Evidence) -> Iterator[Record]:
-    return (record for arm in evidence.arms for record in arm.results)
-
-
 def _distinct(evidence: Evidence, name: str) -> list[str]:
-    values = (record.details.get(name) for record in _records(evidence))
+    values = (record.details.get(name) for record in evidence.records)
     return list(dict.fromkeys(_one_line(value) for value in values if isinstance(value, str) and value))
 
 

@@ -1,17 +1,17 @@
 """How well the arms predict text: by length, beside the reference, within the short window, and how soon."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from skipwise.records.comparison import Difference
 from skipwise.report.charts import Dot, axis_edges, dot_panel
-from skipwise.report.comparison import Difference
 from skipwise.report.drawing import Figure
 from skipwise.report.effective import is_score
 from skipwise.report.evidence import Evidence
 from skipwise.report.lines import perplexity_by_length
 from skipwise.report.page import Section
 from skipwise.report.quantities import per_cent_of_log, signed_text
-from skipwise.report.records import LOG_RATIO, Arm, Measure, Record, measures
-from skipwise.report.tables import ABSENT, Table, table_of
+from skipwise.report.records import LOG_RATIO, Measure, measures
+from skipwise.report.tables import ABSENT, Table, by_length, table_of
 from skipwise.window import length_label
 
 REGRESSION, SERVING = "regression", "serving"
@@ -25,12 +25,12 @@ _REGRESSION_COLUMNS = {
 }
 
 
-def perplexity_section(evidence: Evidence) -> Sequence[Section]:
+def perplexity_section(evidence: Evidence) -> Iterator[Section]:
     """How well each arm predicts text, by length."""
     found = [measure for measure in measures(evidence.arms) if measure.metric in _PERPLEXITIES]
     if not found:
-        return ()
-    section = Section(
+        return
+    yield Section(
         title="Perplexity by length",
         words=[
             "How well each model predicts the next token of text when it is given more and more of what stands before. "
@@ -42,21 +42,19 @@ def perplexity_section(evidence: Evidence) -> Sequence[Section]:
         ],
         tables=[table_of(evidence.arms, measure, arms_down=evidence.many) for measure in found],
     )
-    return (section,)
 
 
-def differences_section(evidence: Evidence) -> Sequence[Section]:
+def differences_section(evidence: Evidence) -> Iterator[Section]:
     """Every arm beside the reference, paired by document or prompt."""
-    comparison = evidence.comparison
-    if comparison is None or not comparison.differences:
-        return ()
+    if not evidence.differences:
+        return
     groups: dict[tuple[str, str], list[Difference]] = {}
-    for one in comparison.differences:
+    for one in evidence.differences:
         groups.setdefault((one.task, one.metric), []).append(one)
-    reference = comparison.differences[0].reference
-    pairs, seeds = comparison.differences[0].num_pairs, comparison.differences[0].num_seeds
+    first = evidence.differences[0]
+    reference, pairs, seeds = first.reference, first.num_pairs, first.num_seeds
     counted = f" Over {pairs} pairs" + (f" and {seeds} seeds of training." if seeds else ".") if pairs else ""
-    section = Section(
+    yield Section(
         title=f"Paired differences to {reference}",
         words=[
             f"Each arm and {reference} read the same documents and prompts, so what these have in common drops out and "
@@ -66,7 +64,6 @@ def differences_section(evidence: Evidence) -> Sequence[Section]:
         figures=[_differences_figure(evidence, of_group) for of_group in groups.values()],
         tables=[_differences_table(of_group) for of_group in groups.values()],
     )
-    return (section,)
 
 
 def difference_text(difference: Difference) -> str:
@@ -77,33 +74,30 @@ def difference_text(difference: Difference) -> str:
     return f"{value} ({interval}) points" if interval else f"{value} points"
 
 
-def regression_section(evidence: Evidence) -> Sequence[Section]:
+def regression_section(evidence: Evidence) -> Iterator[Section]:
     """What the short window lost, against the base."""
-    rows = [
-        (arm, part, found)
-        for arm in evidence.arms
-        for part in dict.fromkeys(Measure.of(r).part for r in arm.results if r.task == REGRESSION)
-        if (found := {n: arm.by_length(Measure(REGRESSION, n, part)) for n in _REGRESSION_COLUMNS})
-    ]
-    at = sorted({length for _, _, found in rows for by_length in found.values() for length in by_length})
+    rows = []
+    for arm in evidence.arms:
+        for part in dict.fromkeys(Measure.of(r).part for r in arm.results if r.task == REGRESSION):
+            measures_of_part = [Measure(REGRESSION, metric, part) for metric in _REGRESSION_COLUMNS]
+            columns = [measure.texts(arm.by_length(measure)) for measure in measures_of_part]
+            rows.append((f"{arm.name}: {part}" if part else arm.name, columns))
+    at = sorted({length for _, columns in rows for texts in columns for length in texts})
     if not at:
-        return ()
-    tables = []
-    for length in at:
-        measured = [(_row_name(arm, part), part, found) for arm, part, found in rows]
-        cells = tuple(
-            (name, *(_regression_cell(found[metric].get(length), metric, part) for metric in _REGRESSION_COLUMNS))
-            for name, part, found in measured
-            if any(length in by_length for by_length in found.values())
+        return
+    tables = [
+        Table(
+            title=f"At {length_label(length)} tokens, with 95% intervals",
+            header=("Arm", *_REGRESSION_COLUMNS.values()),
+            rows=tuple(
+                (name, *(texts.get(length, ABSENT) for texts in columns))
+                for name, columns in rows
+                if any(length in texts for texts in columns)
+            ),
         )
-        tables.append(
-            Table(
-                title=f"At {length_label(length)} tokens, with 95% intervals",
-                header=("Arm", *_REGRESSION_COLUMNS.values()),
-                rows=cells,
-            )
-        )
-    section = Section(
+        for length in at
+    ]
+    yield Section(
         title="What short text lost",
         words=[
             "Each model beside the base it was made from, token by token on the same documents, inside the base's own "
@@ -113,14 +107,13 @@ def regression_section(evidence: Evidence) -> Sequence[Section]:
         ],
         tables=tables,
     )
-    return (section,)
 
 
-def reached_section(evidence: Evidence) -> Sequence[Section]:
+def reached_section(evidence: Evidence) -> Iterator[Section]:
     """How many training tokens it took to reach a perplexity."""
     comparison = evidence.comparison
     if comparison is None or not comparison.reached:
-        return ()
+        return
     figures, tables = [], []
     for perplexity, length in sorted({(one.perplexity, one.length_tokens) for one in comparison.reached}):
         here = [one for one in comparison.reached if (one.perplexity, one.length_tokens) == (perplexity, length)]
@@ -128,7 +121,7 @@ def reached_section(evidence: Evidence) -> Sequence[Section]:
         title = f"Tokens to perplexity {perplexity:g} at {length_label(length)}"
         by_arm = {arm: {one.seed: one.tokens for one in here if one.arm == arm} for arm in {o.arm: 0 for o in here}}
         dots = [
-            Dot(arm, evidence.names.index(arm) if arm in evidence.names else 0, sum(known) / len(known) / 1e6)
+            Dot(arm, evidence.number(arm), sum(known) / len(known) / 1e6)
             for arm, tokens in by_arm.items()
             if (known := [count for count in tokens.values() if count is not None]) and len(known) == len(tokens)
         ]
@@ -141,27 +134,25 @@ def reached_section(evidence: Evidence) -> Sequence[Section]:
             for arm, tokens in by_arm.items()
         )
         tables.append(Table(title=title, header=("Arm", *(f"Seed {seed}" for seed in seeds)), rows=rows))
-    section = Section(
+    yield Section(
         title="Tokens to reach a perplexity",
         words=["How much text an arm was trained on when its perplexity at that length first fell so low."],
         figures=figures,
         tables=tables,
     )
-    return (section,)
 
 
-def others_section(evidence: Evidence) -> Sequence[Section]:
+def others_section(evidence: Evidence) -> Iterator[Section]:
     """Whatever else was measured, as tables."""
-    scores = {Measure.of(record) for arm in evidence.arms for record in arm.results if is_score(record)}
+    scores = {Measure.of(record) for record in evidence.records if is_score(record)}
     found = [
         measure
         for measure in measures(evidence.arms)
         if measure not in scores and measure.metric not in _PERPLEXITIES and measure.task not in (REGRESSION, SERVING)
     ]
-    if not found:
-        return ()
-    tables = [table_of(evidence.arms, measure, arms_down=evidence.many) for measure in found]
-    return (Section(title="What else was measured", tables=tables),)
+    if found:
+        tables = [table_of(evidence.arms, measure, arms_down=evidence.many) for measure in found]
+        yield Section(title="What else was measured", tables=tables)
 
 
 def _scaled(difference: Difference) -> tuple[float, float | None, float | None]:
@@ -190,11 +181,7 @@ def _differences_figure(evidence: Evidence, group: Sequence[Difference]) -> Figu
     named = _title(group[0])
     panels, beyond = [], False
     for length in dict.fromkeys((at[-1], *within)):
-        dots = [
-            Dot(one.arm, evidence.names.index(one.arm) if one.arm in evidence.names else 0, *_scaled(one))
-            for one in group
-            if one.length_tokens == length
-        ]
+        dots = [Dot(one.arm, evidence.number(one.arm), *_scaled(one)) for one in group if one.length_tokens == length]
         beyond |= axis_edges(dots) is not None
         panels.append(
             dot_panel(
@@ -211,31 +198,16 @@ def _differences_figure(evidence: Evidence, group: Sequence[Difference]) -> Figu
 
 
 def _differences_table(group: Sequence[Difference]) -> Table:
-    at = sorted({one.length_tokens for one in group})
-    found = {(one.arm, one.length_tokens): _texts(one) for one in group}
-
-    def cell(arm: str, length: int) -> str:
-        value, interval = found.get((arm, length), (ABSENT, ""))
-        return f"{value} ({interval})" if interval else value
-
+    rows: dict[str, dict[int, str]] = {}
+    for one in group:
+        value, interval = _texts(one)
+        rows.setdefault(one.arm, {})[one.length_tokens] = f"{value} ({interval})" if interval else value
     unit = "per cent" if group[0].is_log_ratio else "points"
-    return Table(
-        title=f"{_title(group[0])}: {unit} more than {group[0].reference}, with 95% intervals",
-        header=("Arm", *map(length_label, at)),
-        rows=tuple((arm, *(cell(arm, length) for length in at)) for arm in {one.arm: 0 for one in group}),
-    )
+    return by_length(f"{_title(group[0])}: {unit} more than {group[0].reference}, with 95% intervals", [*rows.items()])
 
 
 def _title(difference: Difference) -> str:
     return Measure(difference.task, difference.metric).title
-
-
-def _row_name(arm: Arm, part: str) -> str:
-    return f"{arm.name}: {part}" if part else arm.name
-
-
-def _regression_cell(record: Record | None, metric: str, part: str) -> str:
-    return ABSENT if record is None else Measure(REGRESSION, metric, part).text_with_interval(record)
 
 
 def _tokens_text(tokens: int | None) -> str:

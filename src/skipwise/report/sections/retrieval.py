@@ -1,6 +1,7 @@
 """Whether the arms find what stands far back: by length and depth, by task and length, and how far that holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from skipwise.errors import DataError
 from skipwise.report.effective import (
@@ -16,7 +17,7 @@ from skipwise.report.heatmaps import depth_grid
 from skipwise.report.page import Section
 from skipwise.report.quantities import TO
 from skipwise.report.records import PASSKEY, Arm, Measure
-from skipwise.report.tables import ABSENT, Table
+from skipwise.report.tables import ABSENT, Table, by_length
 from skipwise.window import length_label
 
 _WORDS = {
@@ -27,32 +28,22 @@ _WORDS = {
 }
 
 
-def depth_sections(evidence: Evidence) -> Sequence[Section]:
+def depth_sections(evidence: Evidence) -> Iterator[Section]:
     """Heat maps of each task that has results by depth, one figure for each of its kinds."""
     found: dict[str, list[str]] = {}
-    for arm in evidence.arms:
-        for record in arm.results:
-            parts = found.setdefault(record.task, []) if "depth_from" in record.details else None
-            if parts is not None and (part := Measure.of(record).part) not in parts:
-                parts.append(part)
-    return [
-        Section(
-            title=f"{'Passkeys' if task == PASSKEY.task else task.replace('_', ' ').capitalize()} found by length and "
-            "depth",
+    for record in evidence.records:
+        if "depth_from" in record.details:
+            parts = found.setdefault(record.task, [])
+            parts += [part for part in [Measure.of(record).part] if part not in parts]
+    for task, parts in found.items():
+        named = "Passkeys" if task == PASSKEY.task else task.replace("_", " ").capitalize()
+        what = "keys" if task == PASSKEY.task else "answers" if task not in _WORDS else "needles"
+        original = evidence.original_tokens
+        yield Section(
+            title=f"{named} found by length and depth",
             words=[_WORDS[task]] if task in _WORDS else (),
-            figures=[
-                depth_grid(
-                    evidence.arms,
-                    task,
-                    original_tokens=evidence.original_tokens,
-                    part=part,
-                    what="keys" if task == PASSKEY.task else "answers" if task not in _WORDS else "needles",
-                )
-                for part in parts
-            ],
+            figures=[depth_grid(evidence.arms, task, original_tokens=original, part=p, what=what) for p in parts],
         )
-        for task, parts in found.items()
-    ]
 
 
 def effective_lengths(evidence: Evidence) -> dict[str, tuple[EffectiveLength, EffectiveLength]]:
@@ -75,11 +66,11 @@ def effective_lengths(evidence: Evidence) -> dict[str, tuple[EffectiveLength, Ef
     return found
 
 
-def retrieval_section(evidence: Evidence) -> Sequence[Section]:
+def retrieval_section(evidence: Evidence) -> Iterator[Section]:
     """Every retrieval task by length, the mean over them, and the effective length underlined."""
     scored = [arm for arm in evidence.arms if any(map(is_score, arm.results))]
     if not scored:
-        return ()
+        return
     found = effective_lengths(evidence)
     words = [
         "Scores of all retrieval tasks. The effective length, underlined, is the largest up to which the lower end of "
@@ -102,7 +93,7 @@ def retrieval_section(evidence: Evidence) -> Sequence[Section]:
         for table in [_tasks_table(arm, found.get(arm.name))]
         if len(table.rows) > 2 or arm.name not in found
     ]
-    return (Section(title="Retrieval by task and length", words=words, tables=tables),)
+    yield Section(title="Retrieval by task and length", words=words, tables=tables)
 
 
 def _means_table(found: Mapping[str, tuple[EffectiveLength, EffectiveLength]]) -> Table:
@@ -133,34 +124,17 @@ def _means_table(found: Mapping[str, tuple[EffectiveLength, EffectiveLength]]) -
 
 def _tasks_table(arm: Arm, effective: tuple[EffectiveLength, EffectiveLength] | None) -> Table:
     """Tasks of one arm by length, the mean last."""
-    measures = list(dict.fromkeys(Measure.of(record) for record in arm.results if is_score(record)))
-    by_task = {measure: arm.by_length(measure) for measure in measures}
-    at = sorted({length for found in by_task.values() for length in found})
     rows = [
-        (
-            _task_name(measure),
-            *(measure.text_with_interval(found[length]) if length in found else ABSENT for length in at),
-        )
-        for measure, found in by_task.items()
+        (", ".join(filter(None, (measure.task, measure.part))).replace("_", " "), measure.texts(arm.by_length(measure)))
+        for measure in dict.fromkeys(Measure.of(record) for record in arm.results if is_score(record))
     ]
-    underlined: set[tuple[int, int]] = set()
     if effective is not None:
-        ruler = effective[0]
-        scores = {score.length_tokens: score for score in ruler.scores}
-        rows.append(("mean", *(_score_text(scores[length]) for length in at)))
-        if ruler.effective_tokens:
-            column = 1 + at.index(ruler.effective_tokens)
-            underlined = {(-1, column), (len(rows) - 1, column)}
-    return Table(
-        title=f"{arm.name}: scores by task, with 95% intervals",
-        header=("Task", *map(length_label, at)),
-        rows=tuple(rows),
-        underlined=frozenset(underlined),
-    )
-
-
-def _task_name(measure: Measure) -> str:
-    return ", ".join(filter(None, (measure.task, measure.part))).replace("_", " ")
+        rows.append(("mean", {score.length_tokens: _score_text(score) for score in effective[0].scores}))
+    table = by_length(f"{arm.name}: scores by task, with 95% intervals", rows, first="Task")
+    if effective is None or not effective[0].effective_tokens:
+        return table
+    column = table.header.index(length_label(effective[0].effective_tokens))
+    return replace(table, underlined=frozenset({(-1, column), (len(rows) - 1, column)}))
 
 
 def _score_text(score: MeanScore) -> str:

@@ -1,7 +1,4 @@
-"""What a report knows of a comparison besides its records: arms, paired differences, costs and failures.
-
-`skipwise compare` leaves it as `comparison.json`; known here by shape alone, so that a report needs no model library.
-"""
+"""What `skipwise compare` leaves as `comparison.json`: arms, paired differences, costs and failures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
