@@ -151,6 +151,7 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache, evaluate
     from skipwise.model import load_model, original_window, read_config
+    from skipwise.train.data import RunDocuments
     from skipwise.train.validation import find_held_out_end, validation_lengths
 
     results, samples = folder / "results.jsonl", folder / "samples.jsonl"
@@ -177,7 +178,7 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     if job["documents"] == data.source:
         # A part of what each arm has left out, and the same for all: no arm must be left more of the document.
         lengths = validation_lengths(config, config.resolve_window(original))
-        end = find_held_out_end(config, sources, tokenizer, lengths, keep=config.target)
+        end = find_held_out_end(config, RunDocuments(config, sources, tokenizer), lengths, keep=config.target)
     store = build_store(
         sources,
         tokenizer,

@@ -12,7 +12,7 @@ from skipwise.config.stages import RunStage, short_stage
 from skipwise.data.corpus import HeldOutEnd, Part, TokenStore, build_store
 from skipwise.data.documents import Sources, kinds_line, look_through
 from skipwise.data.items import TrainingItems
-from skipwise.data.store import View
+from skipwise.data.store import TokenFiles, View
 from skipwise.data.stream import DocumentStream, check_streaming, open_stream
 from skipwise.errors import DataError
 from skipwise.positions import PositionSampler
@@ -93,6 +93,17 @@ class RunDocuments:
             control_tokens=self._config.data.control_tokens,
             progress=shows_bars(self._config),
         )
+
+    def files(self) -> TokenFiles:
+        """The token files of all documents.
+
+        Raises:
+            DataError: as `build_store`.
+        """
+        every = View()
+        if not self._stores:
+            self._stores[every] = self._opened(every)
+        return TokenFiles(next(iter(self._stores.values())).folder)
 
     def number_of(self, tokens: int) -> int:
         """How many documents that are trained on have that many tokens."""

@@ -94,16 +94,17 @@ class Session:
     def resolve(self) -> None:
         """Chooses what the run leaves open, by its documents too, and says what and why; once, as it is then stored."""
         facts, given = self.checked.facts, self.given
+        widest = self._choose_held_out_end()
         if not self.resumes:
             if not given.data.streaming:
-                self._choose_held_out_end()
                 facts = dataclasses.replace(facts, long_documents=self.documents.number_of)
             self.resolved = resolve(given, facts)
+            if widest != max(stage.window.train for stage in self.stages):
+                self._choose_held_out_end()
         for reason in self.resolved.reasons:
             logger.info(reason)
         for warning in self.resolved.warnings:
             logger.warning(warning)
-        self._choose_held_out_end()
 
     def without_mask(self, why: str) -> bool:
         """Takes note that the model refuses the mask of diluted attention; whether the run can do without it."""
@@ -121,14 +122,14 @@ class Session:
         self.checkpoint = newest_sound(self.folder.path, logger.warning)
         self.arguments.eval_on_start = self.checkpoint is None
 
-    def _choose_held_out_end(self) -> None:
+    def _choose_held_out_end(self) -> int:
+        """Chooses the end for the run as it is resolved so far, and gives the tokens of its widest window."""
         widest = max(stage.window.train for stage in self.stages)
         checked, documents = self.checked, self.documents
         documents.held_out_end = self.folder.begun_held_out_end(
-            lambda: find_held_out_end(
-                self.config, documents.sources, documents.tokenizer, checked.validation_lengths, widest
-            )
+            lambda: find_held_out_end(self.config, documents, checked.validation_lengths, widest)
         )
+        return widest
 
 
 def open_session(

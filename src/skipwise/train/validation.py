@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from skipwise.config import RunConfig
-from skipwise.data.corpus import HeldOutEnd, TokenStore, build_store
-from skipwise.data.documents import Sources
+from skipwise.data.corpus import HeldOutEnd, TokenStore
 from skipwise.data.store import TokenFiles, choose_held_out_end
 from skipwise.data.stream import first_documents
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.model import LoadedModel
-from skipwise.train.data import RunDocuments, shows_bars
+from skipwise.train.data import RunDocuments
 from skipwise.train.trainer import Validate
 from skipwise.window import Window, length_label
 
@@ -41,14 +40,13 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
 
 
 def find_held_out_end(
-    config: RunConfig, sources: Sources, tokenizer: Any, lengths: Sequence[int], keep: int
+    config: RunConfig, documents: RunDocuments, lengths: Sequence[int], keep: int
 ) -> HeldOutEnd | None:
     """The end of a document to hold out, where whole documents leave validation less than its shortest length.
 
     Args:
         config: the run.
-        sources: its documents, looked through.
-        tokenizer: the model's own.
+        documents: of it.
         lengths: of validation, in tokens.
         keep: tokens that must be left of the document to be trained on; its widest window.
 
@@ -59,10 +57,8 @@ def find_held_out_end(
     data = config.data
     if not data.held_out or data.streaming:
         return None
-    how: dict[str, Any] = {"control_tokens": data.control_tokens, "progress": shows_bars(config)}
-    files = TokenFiles(build_store(sources, tokenizer, min_tokens=1, **how).folder)
     return choose_held_out_end(
-        files,
+        documents.files(),
         share=data.held_out,
         at_least=lengths[0],
         enough=lengths[-1],
