@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from skipwise.config import RunConfig
 from skipwise.data.documents import is_held_out
+from skipwise.data.store import TokenFiles
 from skipwise.errors import (
     ConfigError,
 )
@@ -98,6 +99,22 @@ def test_stopped_before_the_first_checkpoint_begins_again(settings: dict[str, An
     (folder / "run.yaml").write_text(settings_of_run)
     (folder / "checkpoint-3").mkdir()  # Killed while it was written: without a seal it is no checkpoint.
     assert_equal_weights(whole.folder, run(settings, resume=True).folder)
+
+
+@pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize("recipe", ["paper", "auto"])
+def test_tokens_are_verified_once(recipe: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(settings, recipe="paper", output=settings["output"] + "-before")  # So that they are there.
+    verified: list[Path] = []
+    own = TokenFiles.verify
+
+    def verify(files: TokenFiles, **how: Any) -> None:
+        verified.append(files.folder)
+        own(files, **how)
+
+    monkeypatch.setattr(TokenFiles, "verify", verify)
+    run(settings, recipe=recipe)
+    assert len(verified) == 1
 
 
 @pytest.mark.usefixtures("sound_model")
