@@ -13,7 +13,7 @@ os.environ.pop("SKIPWISE_DEBUG", None)
 import gc
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,3 +80,12 @@ def fresh_python() -> Callable[[str], None]:
         assert done.returncode == 0, done.stderr
 
     return run
+
+
+@pytest.fixture
+def sound_model() -> Iterator[None]:
+    """Takes the preflight for granted."""
+    from tiny_runs import preflight_taken_for_granted
+
+    with preflight_taken_for_granted():
+        yield

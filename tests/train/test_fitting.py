@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_runs import STEPS, run
+from tiny_runs import STEPS, losses, run, weights
 
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError
@@ -43,10 +42,6 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[int]]]:
     return room_for
 
 
-def losses(log: list[dict[str, Any]]) -> list[float]:
-    return [entry["loss"] for entry in log if "loss" in entry]
-
-
 @pytest.mark.parametrize("changes", [{"recipe": "paper"}, {"growth": GROWN}, {"growth": GROWN, "dilution": True}])
 def test_fewer_at_a_time_train_the_same(
     changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path, room_for: Callable[..., list[list[int]]],
@@ -56,10 +51,10 @@ def test_fewer_at_a_time_train_the_same(
     tried = room_for(2 * 32)
     fitted = run(settings, training=EIGHT, **changes)
     assert tried[:3] == [[8, 32], [4, 32], [2, 32]]
-    assert losses(fitted.log) == pytest.approx(losses(whole.log), rel=1e-4)
-    assert len(losses(fitted.log)) == STEPS
-    for name, weight in load_file(whole.folder / "model.safetensors").items():
-        found = load_file(fitted.folder / "model.safetensors")[name]
+    assert losses(fitted.folder) == pytest.approx(losses(whole.folder), rel=1e-4)
+    assert len(losses(fitted.folder)) == STEPS
+    for name, weight in weights(whole.folder).items():
+        found = weights(fitted.folder)[name]
         # An entry of tiny gradient, which Adam scales up, may go either way by rounding.
         assert torch.isclose(found, weight, rtol=1e-3, atol=1e-4).float().mean() > 0.99, name
     assert fitted.record["config"]["training"]["per_device_train_batch_size"] == 2
@@ -98,7 +93,7 @@ def test_no_memory_for_a_grown_window_is_found_at_once(
     fitted = run(settings, data=text)
     assert tried[:4] == [[1, 32], [1, 32], [1, 256], [1, 32]]
     assert all(shape == [1, 32] for shape in tried[3:])
-    assert losses(fitted.log) == losses(whole.log)
+    assert losses(fitted.folder) == losses(whole.folder)
     assert RunConfig.from_yaml(fitted.folder / "run.yaml").recipe == "diluted"
     assert "recipe: diluted, and not growing, as there is no memory for a single window of 256 tokens" in caplog.text
     with pytest.raises(CheckpointError, match="no memory for a single window of 256 tokens, to which `growth` comes"):
