@@ -15,7 +15,7 @@ from skipwise.data.tokens import Encoder, TextEncoder, documents, texts
 from skipwise.data.tokens.long_texts import encode_in_pieces
 
 SIZE, CONTEXT = 300, 64
-TEXT = (Path(__file__).parent.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
 TOKENIZERS = {kind: tokenizer_of_kind(kind) for kind in KINDS} | {"byte": byte_tokenizer()}
 ANYWHERE = {kind: kind not in ("unigram", "wordpiece") for kind in TOKENIZERS}
 
