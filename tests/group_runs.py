@@ -1,7 +1,6 @@
 """Runs of `extend` by several processes of one group, as their records tell of them."""
 
 import atexit
-import json
 import os
 import shutil
 import signal
@@ -103,7 +102,3 @@ def train(settings: dict[str, Any], how: dict[str, Any]) -> None:
     except SkipwiseError as error:
         print(error, file=sys.stderr, flush=True)
         os._exit(2)
-
-
-if __name__ == "__main__":
-    train(*map(json.loads, sys.argv[1:]))

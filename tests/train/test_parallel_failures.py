@@ -1,13 +1,9 @@
 """Several processes of which one runs out of memory, or has a loss that is no number under DeepSpeed."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import group_runs
 import pytest
 from group_runs import begun, trained
 from tiny_runs import losses, record_of
@@ -16,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 def test_one_of_two_without_memory_has_all_started_anew_with_fewer_at_a_time(
-    group_settings: dict[str, Any], tmp_path: Path
+    group_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def settings(name: str, windows: int) -> dict[str, Any]:
         training = {"per_device_train_batch_size": windows, "gradient_accumulation_steps": 1}
@@ -25,17 +21,12 @@ def test_one_of_two_without_memory_has_all_started_anew_with_fewer_at_a_time(
         }  # fmt: skip
 
     alone = trained(1, settings("alone", 8))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [json.dumps(settings("two", 4)), json.dumps({"fitting": 2})]
-    done = subprocess.run(
-        [*torchrun, "--max-restarts", "1", group_runs.__file__, *arguments],
-        env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "there is no memory for 4 windows at a time" in done.stderr
+    run = begun(2, settings("two", 4), fitting=2)
+    assert run.wait() != 0
+    assert "there is no memory for 4 windows at a time" in run.stderr
+    # As torchrun starts them anew (see test_launch).
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    trained(2, settings("two", 4), fitting=2)
     assert json.loads((tmp_path / "two" / "begun.json").read_text())["most_at_a_time"] == 2
     assert losses(tmp_path / "two") == pytest.approx(losses(alone), rel=1e-4)
 
