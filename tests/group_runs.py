@@ -91,7 +91,7 @@ def train(settings: dict[str, Any], how: dict[str, Any]) -> None:
         return own_loss(trainer, model, inputs, *more, **keywords) * (float("nan") if spoilt else 1)
 
     if "seen" in how:
-        Curriculum.__getitem__ = item
+        Curriculum.__getitem__ = item  # pyright: ignore
     SkipwiseTrainer.training_step, SkipwiseTrainer.compute_loss = step, loss  # pyright: ignore
     if engine := how.get("engine"):
         launch = Launch(engine=engine, processes=int(os.environ["WORLD_SIZE"]))

@@ -161,10 +161,10 @@ def test_a_killed_process_is_started_anew_and_the_run_goes_on(tiny_checkpoint: P
             flags += ["--set", f"{name}={value}"]
         return ["extend", str(tiny_checkpoint), *flags, "--output", str(tmp_path / output)]
 
-    environment = {"SKIPWISE_CACHE": str(tmp_path / "cache")}
-    launched("-m skipwise", *arguments("whole"), processes=2, **environment)
+    cache = str(tmp_path / "cache")
+    launched("-m skipwise", *arguments("whole"), processes=2, SKIPWISE_CACHE=cache)
     launch = ["--launch", "ddp", "--nproc", "2", "--max-restarts", "1"]
-    run = start("-m skipwise", *arguments("killed"), *launch, **environment)
+    run = start("-m skipwise", *arguments("killed"), *launch, SKIPWISE_CACHE=cache)
     (agent,) = run.processes
     while run.returncode is None and not (tmp_path / "killed" / "checkpoint-4").exists():
         time.sleep(0.02)
