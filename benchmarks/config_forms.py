@@ -3,7 +3,7 @@
     python benchmarks/config_forms.py > docs/results/config-forms.md
 
 Tables are compared to 2e-6 and attention factors to 1e-6, those of transformers being its own rotary module's for the
-folder. The same is asserted by tests/test_rope_forms.py.
+folder. The same is asserted by tests/rope/test_rope_forms.py.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     python benchmarks/published_layouts.py > docs/results/published-layouts.md
 
-Folders of tiny random models, with the configs of tests/test_published_layouts.py as transformers 4 wrote them. The
-rotary table of each folder that is made is compared with that which the transformers library computes for a config
+Folders of tiny random models, with the configs of tests/rope/test_published_layouts.py as transformers 4 wrote them.
+The rotary table of each folder that is made is compared with that which the transformers library computes for a config
 written by hand.
 """
 

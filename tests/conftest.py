@@ -10,9 +10,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.pop("SKIPWISE_DEBUG", None)
 
+import gc
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ from hypothesis import settings
 # Times differ too much between machines for a deadline, and a red test must be red again on the next run.
 settings.register_profile("skipwise", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("skipwise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage_to_look_through() -> None:
+    """Leaves what has been imported out of later searches for garbage: libraries have one at the end of each run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +80,12 @@ def fresh_python() -> Callable[[str], None]:
         assert done.returncode == 0, done.stderr
 
     return run
+
+
+@pytest.fixture
+def sound_model() -> Iterator[None]:
+    """Takes the preflight for granted."""
+    from tiny_runs import preflight_taken_for_granted
+
+    with preflight_taken_for_granted():
+        yield

@@ -14,7 +14,6 @@ import yaml
 import skipwise.train
 from skipwise import cli
 from skipwise.config import RunConfig
-from skipwise.doctor import Verdict
 from skipwise.train import ExtendResult
 
 
@@ -131,11 +130,11 @@ def test_a_mistake_is_one_line_and_exit_2(
 
 
 @pytest.fixture
-def command(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+def command(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound_model: None
+) -> Callable[..., list[str]]:
     """A run of two steps, in a folder whose name a shell would split."""
     monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
-    passed = Verdict(name="reach", status="pass", detail="taken for granted")
-    monkeypatch.setattr("skipwise.train.preparation.doctor", lambda *_, **__: [passed])
     documents = tmp_path / "documents"
     documents.mkdir()
     for i in range(12):

@@ -3,12 +3,10 @@
 import importlib
 import json
 import shlex
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import start
 from safetensors import safe_open
 
 from skipwise import cli
@@ -96,23 +94,11 @@ sys.exit(cli.main(["demo", "--output", sys.argv[1], "--seed", "3"]))
 
 def demo_until(words: str | None, folder: Path) -> tuple[int, str]:
     """Exit code and output of a demo that gets a Ctrl-C as soon as it has said these words."""
-    # The parent may have SIGINT ignored, as what runs in the background has.
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-c", SMALLEST, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout is not None
-    said = b""
-    while words and words.encode() not in said:
-        byte = process.stdout.read(1)
-        assert byte, said.decode()
-        said += byte
+    demo = start(SMALLEST, folder)
     if words:
-        process.send_signal(signal.SIGINT)
-    said += process.stdout.read()
-    return process.wait(), said.decode()
+        demo.until(words)
+        demo.interrupt()
+    return demo.wait(), demo.stdout + demo.stderr
 
 
 def kept_samples(folder: Path) -> list[tuple[str, int]]:

@@ -1,8 +1,8 @@
 import ast
 import inspect
-from collections.abc import Callable
 
 import pytest
+from forked import launched
 
 import skipwise
 
@@ -44,11 +44,11 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         skipwise.no_such  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_a_function_is_not_hidden_by_the_module_of_its_own_name(fresh_python: Callable[[str], None]) -> None:
+def test_a_function_is_not_hidden_by_the_module_of_its_own_name() -> None:
     # The order of the first imports is what matters: the module first, then the public name.
     names = [name for name, home in skipwise._HOMES.items() if name == home]
     assert {"coverage", "doctor"} <= set(names)
-    fresh_python(
+    launched(
         "import importlib, sys\n"
         f"for name in {names}:\n"
         "    for module in [module for module in sys.modules if module.split('.')[0] == 'skipwise']:\n"

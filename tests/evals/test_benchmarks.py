@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from forked import launched
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
@@ -309,6 +308,7 @@ def test_the_verb_prints_a_table_and_leaves_the_tokenizer_as_it_was(tokenizer, t
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_two_processes_ask_what_one_asks(tokenizer, tmp_path) -> None:
     save_model(make_llama(), tokenizer, tmp_path / "model")
     folder = riddles(tmp_path / "tasks", shots=2)
@@ -320,13 +320,10 @@ def test_two_processes_ask_what_one_asks(tokenizer, tmp_path) -> None:
         "how = dict(tasks_folder=folder, out=out, samples_out=samples, progress=False)\n"
         "run_benchmarks(*load_model(model), ['riddles'], **how)\n"
     )
-    script = tmp_path / "script.py"
-    script.write_text(code)
 
-    def run(name: str, *launcher: str) -> list[str]:
+    def run(name: str, processes: int | None) -> list[str]:
         files = [tmp_path / f"{name}.jsonl", tmp_path / f"{name}-samples.jsonl"]
-        arguments = [script, tmp_path / "model", folder, *files]
-        subprocess.run([sys.executable, *launcher, *map(str, arguments)], check=True, capture_output=True)
+        launched(code, tmp_path / "model", folder, *files, processes=processes)
         return [file.read_text() for file in files]
 
-    assert run("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2") == run("one")
+    assert run("two", 2) == run("one", None)

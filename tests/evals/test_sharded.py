@@ -5,13 +5,11 @@ In one process over the gloo back end, as accelerate does not split models on CP
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import launched
 from tiny_runs import write_documents
 from transformers import AutoModelForCausalLM
 
@@ -68,14 +66,8 @@ def found(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> li
     """What the whole model and the split one give."""
     folder = tmp_path_factory.mktemp("sharded")
     (folder / "documents").mkdir()
-    command = [sys.executable, "-c", SCRIPT, str(tiny_checkpoint), str(write_documents(folder / "documents"))]
-    done = subprocess.run(
-        [*command, str(folder / "cache")],
-        env={**os.environ, "SKIPWISE_CACHE": str(folder / "tokens")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    documents = write_documents(folder / "documents")
+    done = launched(SCRIPT, tiny_checkpoint, documents, folder / "cache", SKIPWISE_CACHE=str(folder / "tokens"))
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import run, write_documents
+from tiny_runs import preflight_taken_for_granted, run, settings_of, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import skipwise.export.exporting as exports
@@ -25,27 +25,11 @@ def named(made: Any) -> dict[str, Any]:
 def trained_run(folder: Path, model: Path, tuning: dict[str, Any]) -> Path:
     """A finished run of a few steps, kept in bfloat16."""
     (folder / "docs").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
+    settings = settings_of(model, write_documents(folder / "docs"), folder / "run")
+    settings |= {"dtype": "bfloat16", "tuning": tuning}
+    with pytest.MonkeyPatch.context() as patch, preflight_taken_for_granted():
         patch.setenv("SKIPWISE_CACHE", str(folder / "cache"))
-        settings = {
-            "model": str(model),
-            "target": 256,
-            "window": 32,
-            "output": str(folder / "run"),
-            "data": {"source": str(write_documents(folder / "docs")), "held_out": 0.2},
-            "validation": {"num_documents": 1, "every_steps": 0},
-            "dtype": "bfloat16",
-            "tuning": tuning,
-            "training": {
-                "max_steps": 3,
-                "learning_rate": 5e-2,
-                "warmup_steps": 0,
-                "gradient_checkpointing": False,
-                "save_strategy": "no",
-                "disable_tqdm": True,
-            },
-        }
-        return run(settings).folder
+        return run(settings, training={"max_steps": 3, "learning_rate": 5e-2}).folder
 
 
 @pytest.fixture(scope="module")

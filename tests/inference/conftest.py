@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import TARGET, run, write_documents
+from tiny_runs import preflight_taken_for_granted, run, settings_of, write_documents
 
-from skipwise.doctor import Verdict
 from skipwise.inference.engine import Generation, GenerationRequest
 from skipwise.inference.generate import LocalEngine
 from skipwise.inference.modes import TwoModes
@@ -36,24 +35,15 @@ def train(
     root = tmp_path_factory.mktemp("runs")
     (root / "documents").mkdir()
     documents = write_documents(root / "documents")
-    passed = Verdict(name="reach", status="pass", detail="taken for granted")
 
     def make(name: str, tuning: dict[str, Any]) -> Run:
         base = checkpoint_of_blocks if tuning["kind"] == "qlora" else tiny_checkpoint
-        settings = {
-            "model": str(base),
-            "target": TARGET,
-            "window": 32,
-            "output": str(root / name.replace(" ", "-")),
-            "data": {"source": str(documents), "held_out": 0.2},
-            "validation": {"num_documents": 1, "every_steps": 0},
-            "tuning": tuning,
-            "training": {"max_steps": 4, "learning_rate": 1e-2, "warmup_steps": 0, "disable_tqdm": True},
-        }
-        with pytest.MonkeyPatch.context() as patch:
+        settings = settings_of(base, documents, root / name.replace(" ", "-"))
+        with pytest.MonkeyPatch.context() as patch, preflight_taken_for_granted():
             patch.setenv("SKIPWISE_CACHE", str(root / "cache"))
-            patch.setattr("skipwise.train.preparation.doctor", lambda *_, **__: [passed])
-            return Run(base=base, folder=run(settings).folder)
+            return Run(
+                base=base, folder=run(settings, tuning=tuning, training={"gradient_accumulation_steps": 1}).folder
+            )
 
     return make
 

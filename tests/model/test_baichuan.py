@@ -9,7 +9,7 @@ import pytest
 import torch
 from baichuan_reference import CODE, LAYERS, Baichuan, add_tokenizer, baichuan, config, save_baichuan
 from peft import PeftModel
-from tiny_runs import run, write_documents
+from tiny_runs import run, settings_of, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from skipwise.config import QloraTuning
@@ -316,17 +316,9 @@ def test_a_tokenizer_that_cannot_be_made_is_one_line(content: Any, settings: Any
 
 def test_a_run_ends_in_a_plain_checkpoint_and_its_exports(second: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
-    settings = {
-        "model": str(second),
-        "target": 256,
-        "output": str(tmp_path / "run"),
-        "data": {"source": str(write_documents(tmp_path / "texts"))},
-        "tuning": {"kind": "lora", "rank": 2},
-        "training": {"max_steps": 1, "per_device_train_batch_size": 1},
-        "validation": {"every_steps": 0, "num_documents": 1},
-        "recipe": "paper",
-    }
-    result = run(settings)
+    settings = settings_of(second, write_documents(tmp_path / "texts"), tmp_path / "run")
+    changes = {"tuning": {"kind": "lora", "rank": 2}, "training": {"max_steps": 1}, "recipe": "paper"}
+    result = run(settings, **changes)
     assert AutoConfig.from_pretrained(result.folder).model_type == "llama"
     assert "was a Baichuan" in (result.folder / "README.md").read_text()
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import STEPS, TARGET, write_documents
+from tiny_runs import settings_of, write_documents
 
-from skipwise.doctor import Verdict
 from skipwise.train.trainer import SkipwiseTrainer
 
 
@@ -29,31 +28,16 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(tiny_checkpoint: Path, documents: Path, tmp_path: Path) -> dict[str, Any]:
-    """A run of a few steps of two windows."""
-    return {
-        "model": str(tiny_checkpoint),
-        "target": TARGET,
-        "window": 32,
-        "output": str(tmp_path / "run"),
-        "data": {"source": str(documents), "held_out": 0.2},
-        "validation": {"num_documents": 1, "every_steps": 0},
-        "training": {
-            "max_steps": STEPS,
-            "learning_rate": 1e-2,
-            "warmup_steps": 0,
-            "gradient_accumulation_steps": 2,
-            "gradient_checkpointing": False,
-            "save_strategy": "no",
-            "disable_tqdm": True,
-        },
-    }
+    return settings_of(tiny_checkpoint, documents, tmp_path / "run")
 
 
 @pytest.fixture
-def sound_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the preflight for granted where a test is about something else; it has tests of its own."""
-    passed = Verdict(name="reach", status="pass", detail="taken for granted")
-    monkeypatch.setattr("skipwise.train.preparation.doctor", lambda *_, **__: [passed])
+def group_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of runs by several processes, four steps, which train the same whatever the number of processes."""
+    # Who names no recipe has windows that grow in one process alone.
+    changed = {"recipe": "paper", "data": {**settings["data"], "held_out": 0.0}, "validation": {"every_steps": 0}}
+    training = {"learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 2, "use_cpu": True}
+    return {**settings, **changed, "training": {**settings["training"], **training}}
 
 
 @pytest.fixture

@@ -1,17 +1,16 @@
 """Windows split over processes train what one process trains, by PyTorch's own ring; the rest is refused."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from tiny_runs import run
+from forked import launched
+from group_runs import as_if_killed, assert_trained_alike, trained
+from tiny_runs import losses, record_of, run
 from torch.utils.data import BatchSampler
 from transformers import AutoTokenizer, MistralConfig
 
@@ -21,63 +20,19 @@ from skipwise.train import check_run
 from skipwise.train.arguments import training_settings
 from skipwise.train.context import GroupSampler
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
-
-def launched(script: str, folder: Path, processes: int, *arguments: Any) -> str:
-    """What the first of so many processes, each with this script, has to say."""
-    file = folder / "script.py"
-    file.write_text(script)
-    done = subprocess.run(
-        [*TORCHRUN, str(processes), str(file), *map(str, arguments)],
-        env={**os.environ, "SKIPWISE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-RUN = """
-import json, os, sys
-import torch
-from skipwise.config import RunConfig
-from skipwise.train import extend
-from skipwise.train.curriculum import Curriculum
-from skipwise.train.trainer import SkipwiseTrainer
-
-settings, last, seen = json.loads(sys.argv[1]), *sys.argv[2:]
-own_item, own_loss, rank = Curriculum.__getitem__, SkipwiseTrainer.compute_loss, int(os.environ["RANK"])
-
-def getitem(curriculum, place):
-    with open(f"{seen}-{rank}", "a") as file:
-        file.write(f"{place}\\n")
-    return own_item(curriculum, place)
-
-def compute_loss(trainer, model, inputs, *arguments, **keywords):
-    # Nobody has a whole window.
-    if trainer.get_cp_size() > 1:
-        assert inputs["input_ids"].shape[1] in (32 // trainer.get_cp_size(), 256 // trainer.get_cp_size())
-    spoilt = last == "spoil" and rank == 1 and trainer.state.global_step == 2
-    return own_loss(trainer, model, inputs, *arguments, **keywords) * (float("nan") if spoilt else 1)
-
-Curriculum.__getitem__, SkipwiseTrainer.compute_loss = getitem, compute_loss
-result = extend(RunConfig.from_mapping(settings), resume=last == "resume")
-if rank == 0:
-    context = [verdict.status for verdict in result.verdicts if verdict.name == "context"]
-    assert context == ["pass"] * (settings["parallel"]["context"] > 1), result.verdicts
-"""
+def mark_processes(test: Any) -> Any:
+    return pytest.mark.slow(pytest.mark.xdist_group("processes")(test))
 
 
 @pytest.fixture
-def trained(settings: dict[str, Any], tmp_path: Path) -> Any:
+def by_groups(settings: dict[str, Any], tmp_path: Path) -> Any:
     """Trains by so many processes in groups of so many: two steps at a window of 32, and two at the target."""
 
     def train(
-        name: str, processes: int, context: int, last: str = "no", **changes: Any
-    ) -> tuple[Path, dict[str, Any], list[list[int]]]:
-        settings["training"] |= {
-            "max_steps": 4,
+        name: str, processes: int, context: int, *, how: dict[str, Any] | None = None, **changes: Any
+    ) -> tuple[Path, list[list[int]]]:
+        training = settings["training"] | {
             "learning_rate": 1e-3,
             # Or Adam makes whole steps of gradients that are nothing but rounding, which is each CPU's own.
             "adam_epsilon": 1e-6,
@@ -87,82 +42,63 @@ def trained(settings: dict[str, Any], tmp_path: Path) -> Any:
             "save_steps": 2,
             "use_cpu": True,
         }
-        settings["growth"] = {"window": 256, "share": 0.5}
-        changed = {"output": str(tmp_path / name), "parallel": {"context": context}, **changes}
-        seen = tmp_path / f"seen-{name}-{last}"
-        launched(RUN, tmp_path, processes, json.dumps(settings | changed), last, seen)
-        places = [list(map(int, Path(f"{seen}-{rank}").read_text().split())) for rank in range(processes)]
-        return tmp_path / name, json.loads((tmp_path / name / "skipwise.json").read_text()), places
+        own = {"output": str(tmp_path / name), "parallel": {"context": context}, "training": training}
+        seen = tmp_path / f"seen-{len(list(tmp_path.iterdir()))}"
+        run = {**settings, "growth": {"window": 256, "share": 0.5}, **own, **changes}
+        folder = trained(processes, run, seen=str(seen), **(how or {}))
+        probed = [verdict["status"] for verdict in record_of(folder)["preflight"] if verdict["name"] == "context"]
+        assert probed == ["pass"] * (context > 1)
+        return folder, [list(map(int, Path(f"{seen}-{rank}").read_text().split())) for rank in range(processes)]
 
     return train
 
 
-def logged(record: dict[str, Any]) -> list[list[float]]:
-    """Losses, gradient norms and validation perplexities of a run."""
-    names = ("loss", "grad_norm", "eval_perplexity_64", "eval_perplexity_256")
-    return [[entry[name] for entry in record["log"] if name in entry] for name in names]
-
-
-def equal(left: Path, right: Path) -> None:
-    from safetensors.torch import load_file
-
-    weights, others = load_file(left / "model.safetensors"), load_file(right / "model.safetensors")
-    assert weights.keys() == others.keys()
-    for name, weight in weights.items():
-        assert (others[name] - weight).abs().max() < 1e-5, name
-
-
-@pytest.mark.slow
-def test_two_processes_with_half_a_window_each_train_what_one_trains(trained: Any) -> None:
-    alone, record, items = trained("alone", 1, 1)
-    halves, half_record, places = trained("halves", 2, 2)
+@mark_processes
+def test_two_processes_with_half_a_window_each_train_what_one_trains(by_groups: Any) -> None:
+    alone, items = by_groups("alone", 1, 1)
+    halves, places = by_groups("halves", 2, 2)
     assert places == [items[0]] * 2, "both have all items"
-    for expected, found in zip(logged(record), logged(half_record), strict=True):
-        assert len(expected) >= 2
-        assert found == pytest.approx(expected, rel=1e-4)
-    equal(alone, halves)
-    # As if it had been killed after the second step: to the same bits.
+    assert_trained_alike(alone, halves)
+    assert len(losses(alone)) >= 2
+    # To the same bits.
     whole = (halves / "model.safetensors").read_bytes()
     for folder in (halves, alone):
-        for left in ("skipwise.json", "model.safetensors"):
-            (folder / left).unlink()
-        shutil.rmtree(folder / "checkpoint-4")
-    resumed, _, places = trained("halves", 2, 2, "resume")
+        as_if_killed(folder, 2)
+    resumed, places = by_groups("halves", 2, 2, how={"resume": True})
     assert (resumed / "model.safetensors").read_bytes() == whole
     assert places == [items[0][8:]] * 2
     # What one process began two go on with.
-    moved, _, _ = trained("alone", 2, 2, "resume")
-    equal(moved, halves)
+    moved, _ = by_groups("alone", 2, 2, how={"resume": True})
+    assert_trained_alike(moved, halves)
 
 
-@pytest.mark.slow
-def test_two_groups_of_two_train_what_one_process_trains(trained: Any) -> None:
-    alone, record, items = trained("alone", 1, 1)
-    groups, group_record, places = trained("groups", 4, 2)
+@mark_processes
+def test_two_groups_of_two_train_what_one_process_trains(by_groups: Any) -> None:
+    alone, items = by_groups("alone", 1, 1)
+    groups, places = by_groups("groups", 4, 2)
     assert places[0] == places[1] == items[0][::2], "a group has the same items, every other one"
     assert places[2] == places[3] == items[0][1::2]
-    for expected, found in zip(logged(record), logged(group_record), strict=True):
-        assert found == pytest.approx(expected, rel=1e-4)
-    equal(alone, groups)
+    assert_trained_alike(alone, groups)
+    if find_spec("deepspeed"):
+        # The model split by DeepSpeed as well.
+        assert_trained_alike(alone, by_groups("split", 2, 2, how={"engine": "zero3"})[0])
 
 
-@pytest.mark.slow
-def test_low_rank_additions_exercises_and_bad_steps(trained: Any, settings: dict[str, Any]) -> None:
+@mark_processes
+def test_low_rank_additions_exercises_and_bad_steps(by_groups: Any, settings: dict[str, Any]) -> None:
     """Labels stand in one process's part alone; of a bad step each item is told once, with its own loss."""
     changes = {
         "tuning": {"kind": "lora", "rank": 4},
         "window": 256,
         "data": {**settings["data"], "retrieval": 0.5},
     }
-    alone, record, _ = trained("alone", 1, 1, **changes)
-    halves, half_record, _ = trained("halves", 2, 2, **changes)
-    assert logged(half_record)[0] == pytest.approx(logged(record)[0], rel=1e-4)
-    equal(alone, halves)
-    spoilt, record, _ = trained("spoilt", 2, 2, "spoil", **changes)
+    alone, _ = by_groups("alone", 1, 1, **changes)
+    assert_trained_alike(alone, by_groups("halves", 2, 2, **changes)[0])
+    spoilt, _ = by_groups("spoilt", 2, 2, how={"spoilt": 3}, **changes)
     told = json.loads((spoilt / "bad-items.json").read_text())["bad_steps"]
     assert [item["place"] for item in told["3"]["items"]] == [8, 9, 10, 11]
     assert {item["loss"] for item in told["3"]["items"]} == {"nan"}
-    assert record["bad_steps"] == told
+    assert record_of(spoilt)["bad_steps"] == told
 
 
 PARTS = """
@@ -227,37 +163,9 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.slow
-def test_parts_make_the_loss_and_gradients_of_the_whole(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    launched(PARTS, tmp_path, 2, tiny_checkpoint)
-
-
-ZERO = """
-import json, sys
-from pathlib import Path
-from skipwise.config import RunConfig
-from skipwise.launch import Launch
-from skipwise.train import extend
-
-settings = json.loads(sys.argv[1])
-launch = Launch(engine="zero3", processes=2)
-settings["training"] = launch.write(settings["training"], Path(settings["output"], "launch"))
-extend(RunConfig.from_mapping(settings))
-"""
-
-
-@pytest.mark.slow
-def test_deepspeed_splits_the_model_and_groups_the_windows(
-    trained: Any, settings: dict[str, Any], tmp_path: Path
-) -> None:
-    pytest.importorskip("deepspeed")
-    alone, record, _ = trained("alone", 1, 1)
-    split = tmp_path / "split"
-    changed = {"output": str(split), "parallel": {"context": 2}}
-    launched(ZERO, tmp_path, 2, json.dumps(settings | changed))
-    found = json.loads((split / "skipwise.json").read_text())
-    assert logged(found)[0] == pytest.approx(logged(record)[0], rel=1e-4)
-    equal(alone, split)
+@mark_processes
+def test_parts_make_the_loss_and_gradients_of_the_whole(tiny_checkpoint: Path) -> None:
+    launched(PARTS, tiny_checkpoint, processes=2)
 
 
 def test_a_group_gets_the_same_batches_and_every_batch_goes_to_one_group() -> None:

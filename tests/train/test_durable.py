@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from forked import start
 from tiny_runs import STEPS, run
 
 from skipwise.errors import CheckpointError, ConfigError
@@ -256,10 +257,8 @@ def test_what_a_run_was_begun_with_is_read_with_care(
 @pytest.mark.usefixtures("sound_model")
 @pytest.mark.parametrize("nth", [1, 2], ids=["settings", "what it was begun with"])
 def test_a_run_killed_while_it_writes_its_first_files_begins_again(settings: dict[str, Any], nth: int) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_WRITING, json.dumps(settings), str(nth)], capture_output=True, text=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = start(KILLED_WRITING, json.dumps(settings), nth)
+    assert killed.wait() == -signal.SIGKILL, killed.stderr
     folder = Path(settings["output"])
     assert len(list(folder.glob(".*.new"))) == 1
     if nth == 1:

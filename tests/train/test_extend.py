@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_runs import STEPS, TARGET, run
+from tiny_runs import STEPS, TARGET, assert_equal_weights, losses, run, settings_of, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from skipwise.config import RunConfig
@@ -25,21 +24,9 @@ from skipwise.errors import (
 from skipwise.loss import training_inputs
 from skipwise.model import load_model
 from skipwise.positions import PositionSample
-from skipwise.train import ExtendResult, extend
+from skipwise.train import ExtendResult
 from skipwise.train.trainer import SkipwiseTrainer
 from skipwise.window import Window
-
-
-def weights(folder: Path | str) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "model.safetensors")
-
-
-def assert_equal_weights(one: Path | str, other: Path | str) -> None:
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
-
 
 # --- exact resume ----------------------------------------------------------------------------------------------------
 
@@ -78,14 +65,10 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
     assert (resumed.finished, resumed.steps) == (True, STEPS)
     assert resumed.record["resumed_at_step"] == 2
     assert_equal_weights(whole.folder, resumed.folder)
-    assert losses(resumed) == losses(whole)
+    assert losses(resumed.folder) == losses(whole.folder)
 
     trained, base = weights(whole.folder), weights(settings["model"])
     assert any(not torch.equal(tensor, base[name]) for name, tensor in trained.items())
-
-
-def losses(result: ExtendResult) -> list[float]:
-    return [entry["loss"] for entry in result.log if "loss" in entry]
 
 
 @pytest.mark.usefixtures("sound_model")
@@ -146,26 +129,14 @@ def test_a_second_ctrl_c_interrupts_at_once(
 @pytest.fixture(scope="module")
 def finished(tiny_checkpoint: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> ExtendResult:
     """A run with its preflight, saving on the way."""
-    return extend(
-        RunConfig.from_mapping(
-            {
-                "model": str(tiny_checkpoint),
-                "target": TARGET,
-                "window": 32,
-                "output": str(tmp_path_factory.mktemp("finished") / "run"),
-                "data": {"source": str(documents), "held_out": 0.2},
-                "validation": {"num_documents": 2, "every_steps": 2},
-                "training": {
-                    "max_steps": STEPS,
-                    "learning_rate": 1e-3,
-                    "gradient_accumulation_steps": 1,
-                    "save_steps": 2,
-                    "disable_tqdm": True,
-                },
-                "seed": 5,
-            }
-        )
-    )
+    settings = settings_of(tiny_checkpoint, documents, tmp_path_factory.mktemp("finished") / "run")
+    settings["training"] = {
+        "max_steps": STEPS,
+        "learning_rate": 1e-3,
+        "gradient_accumulation_steps": 1,
+        "save_steps": 2,
+    }
+    return run(settings, validation={"num_documents": 2, "every_steps": 2}, seed=5)
 
 
 def test_the_folder_holds_a_checkpoint_that_both_eras_read(finished: ExtendResult) -> None:

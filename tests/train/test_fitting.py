@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_runs import STEPS, run
+from tiny_runs import STEPS, losses, run, weights
 
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError
@@ -42,10 +41,6 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[int]]]:
     return room_for
 
 
-def losses(log: list[dict[str, Any]]) -> list[float]:
-    return [entry["loss"] for entry in log if "loss" in entry]
-
-
 @pytest.mark.parametrize("changes", [{"recipe": "paper"}, {"growth": GROWN}, {"growth": GROWN, "dilution": True}])
 def test_fewer_at_a_time_train_the_same(
     changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path, room_for: Callable[..., list[list[int]]],
@@ -55,10 +50,10 @@ def test_fewer_at_a_time_train_the_same(
     tried = room_for(2 * 32)
     fitted = run(settings, training=EIGHT, **changes)
     assert tried[:3] == [[8, 32], [4, 32], [2, 32]]
-    assert losses(fitted.log) == pytest.approx(losses(whole.log), rel=1e-4)
-    assert len(losses(fitted.log)) == STEPS
-    for name, weight in load_file(whole.folder / "model.safetensors").items():
-        found = load_file(fitted.folder / "model.safetensors")[name]
+    assert losses(fitted.folder) == pytest.approx(losses(whole.folder), rel=1e-4)
+    assert len(losses(fitted.folder)) == STEPS
+    for name, weight in weights(whole.folder).items():
+        found = weights(fitted.folder)[name]
         # An entry of tiny gradient, which Adam scales up, may go either way by rounding.
         assert torch.isclose(found, weight, rtol=1e-3, atol=1e-4).float().mean() > 0.99, name
     assert fitted.record["config"]["training"]["per_device_train_batch_size"] == 2
@@ -98,7 +93,7 @@ def test_no_memory_for_a_grown_window_lowers_the_cap_on_windows(
     fitted = run(settings, data=text, **asked)
     # The widest comes second: eight times the window, and what fits is four times as wide.
     assert tried[:6] == [[1, 32], [1, 32], [1, 256], [1, 32], [1, 32], [1, 128]]
-    assert losses(fitted.log) == losses(whole.log)
+    assert losses(fitted.folder) == losses(whole.folder)
     begun = RunConfig.from_yaml(fitted.folder / "run.yaml")
     assert (begun.recipe, len(begun.growth)) == ("growing", 2), "it is the same run"
     assert json.loads((fitted.folder / "begun.json").read_text())["widest_tokens"] == 128
@@ -115,7 +110,7 @@ def test_windows_that_cannot_grow_at_all_stay_short(
     tried = room_for(32)
     fitted = run(settings, data=text)
     assert [shape for shape in tried if shape != [1, 32]] == [[1, 256], [1, 128], [1, 64]]
-    assert losses(fitted.log) == losses(short.log)
+    assert losses(fitted.folder) == losses(short.folder)
 
 
 def test_a_run_that_is_started_anew_reads_the_cap_and_what_was_resolved(

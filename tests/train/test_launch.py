@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import transformers
+from forked import launched, start
 from torch.distributed.run import config_from_args, get_args_parser
 
 from skipwise import cli
@@ -132,18 +132,20 @@ def test_engines_are_those_of_the_help() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_what_only_the_processes_find_has_no_traceback(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("short")
-    command = [sys.executable, "-m", "skipwise", "extend", str(tiny_checkpoint), "--target", "256"]
+    command = ["extend", tiny_checkpoint, "--target", 256]
     command += ["--data", str(tmp_path / "short.txt"), "--set", "data.held_out=0.0", "--set", "training.use_cpu=true"]
     command += ["--output", str(tmp_path / "run"), "--launch", "ddp", "--nproc", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 2, done.stderr
+    done = start("-m skipwise", *command)
+    assert done.wait() == 2, done.stderr
     assert "skipwise: no document has" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the process to kill by Linux's /proc")
 def test_a_killed_process_is_started_anew_and_the_run_goes_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
     documents = tmp_path / "documents"
@@ -151,26 +153,24 @@ def test_a_killed_process_is_started_anew_and_the_run_goes_on(tiny_checkpoint: P
     for i in range(12):
         (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
 
-    def command(output: str, *more: str) -> list[str]:
+    def arguments(output: str) -> list[str]:
         settings = {"data.held_out": 0.0, "training.use_cpu": "true", "training.gradient_accumulation_steps": 2}
         settings |= {"training.save_steps": 2, "validation.every_steps": 0, "training.learning_rate": 1e-3}
-        flags = ["--target", "256", "--window", "32", "--data", str(documents), "--steps", "40", *more]
+        flags = ["--target", "256", "--window", "32", "--data", str(documents), "--steps", "40"]
         for name, value in settings.items():
             flags += ["--set", f"{name}={value}"]
-        launch = ["--launch", "ddp", "--nproc", "2", "--output", str(tmp_path / output)]
-        return [sys.executable, "-m", "skipwise", "extend", str(tiny_checkpoint), *flags, *launch]
+        return ["extend", str(tiny_checkpoint), *flags, "--output", str(tmp_path / output)]
 
-    environment = {**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command("whole"), env=environment, check=True, capture_output=True)
-    run = subprocess.Popen(
-        command("killed", "--max-restarts", "1"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    while run.poll() is None and not (tmp_path / "killed" / "checkpoint-4").exists():
+    cache = str(tmp_path / "cache")
+    launched("-m skipwise", *arguments("whole"), processes=2, SKIPWISE_CACHE=cache)
+    launch = ["--launch", "ddp", "--nproc", "2", "--max-restarts", "1"]
+    run = start("-m skipwise", *arguments("killed"), *launch, SKIPWISE_CACHE=cache)
+    (agent,) = run.processes
+    while run.returncode is None and not (tmp_path / "killed" / "checkpoint-4").exists():
         time.sleep(0.02)
-    (second,) = [pid for pid in children(run.pid) if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+    (second,) = [pid for pid in children(agent.pid) if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
     os.kill(second, signal.SIGKILL)
-    told = run.communicate()[0].decode()
-    assert run.returncode == 0, told
+    assert run.wait() == 0, run.stdout + run.stderr
     records = [json.loads((tmp_path / name / "skipwise.json").read_text()) for name in ("whole", "killed")]
     assert records[0]["resumed_at_step"] is None
     assert 4 <= records[1]["resumed_at_step"] < 40

@@ -16,7 +16,7 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
-from tiny_runs import STEPS, run
+from tiny_runs import STEPS, assert_equal_weights, losses, run, weights
 from torch import nn
 from transformers import AutoModelForCausalLM, GPTJConfig, GPTJForCausalLM
 
@@ -26,7 +26,6 @@ from skipwise.config import QloraTuning, RunConfig
 from skipwise.errors import ConfigError
 from skipwise.loss import training_inputs
 from skipwise.model import check_read_as_stored, dequantized, four_bit_layers, four_bits, load_model
-from skipwise.train import ExtendResult
 from skipwise.train.checkpoints import load_checkpoint, run_checkpoints
 from skipwise.train.trainer import SkipwiseTrainer
 
@@ -82,10 +81,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return said
 
 
-def losses(result: ExtendResult) -> list[float]:
-    return [entry["loss"] for entry in result.log if "loss" in entry]
-
-
 @pytest.mark.parametrize("quant", ["nf4", "fp4"])
 def test_the_base_is_in_four_bits_and_the_plain_model_computes_what_was_trained(
     quant: str, settings: dict[str, Any], trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -117,7 +112,7 @@ def test_the_base_is_in_four_bits_and_the_plain_model_computes_what_was_trained(
         assert set(gradients.values()) == {torch.float32}
     for before, after in zip(trained["steps"][0]["base"], trained["steps"][-1]["base"], strict=True):
         assert torch.equal(before, after)
-    assert sum(losses(result)[-4:]) < 0.9 * sum(losses(result)[:4])
+    assert sum(losses(result.folder)[-4:]) < 0.9 * sum(losses(result.folder)[:4])
 
     plain = AutoModelForCausalLM.from_pretrained(result.folder)
     assert plain.dtype == torch.float32
@@ -204,12 +199,10 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
     assert not any("base_layer" in name for name in load_file(checkpoint / "adapter_model.safetensors"))
     torch.manual_seed(99)
     resumed = run(settings, **how, resume=True)
-    assert losses(resumed) == losses(whole)
-    first, second = (load_file(each.folder / "model.safetensors") for each in (whole, resumed))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
-    base = load_file(Path(settings["model"]) / "model.safetensors")
-    assert not any(torch.equal(weight.float(), base[name]) for name, weight in first.items())
+    assert losses(resumed.folder) == losses(whole.folder)
+    assert_equal_weights(resumed.folder, whole.folder)
+    base = weights(settings["model"])
+    assert not any(torch.equal(weight.float(), base[name]) for name, weight in weights(whole.folder).items())
     adapters = [load_file(each.folder / "adapter" / "adapter_model.safetensors") for each in (whole, resumed)]
     assert {weight.dtype for weight in adapters[0].values()} == {torch.float32}
     assert all(torch.equal(weight, adapters[1][name]) for name, weight in adapters[0].items())
@@ -310,10 +303,11 @@ def test_an_unknown_kind_of_four_bits_is_refused(settings: dict[str, Any]) -> No
 
 @pytest.mark.slow
 def test_full_and_lora_need_no_bitsandbytes(settings: dict[str, Any], fresh_python: Callable[[str], None]) -> None:
-    for kind in ("full", "lora"):
-        own = {**settings, "tuning": {"kind": kind}, "output": f"{settings['output']}-{kind}"}
-        fresh_python(
-            "import sys; sys.modules['bitsandbytes'] = None\n"
-            "from skipwise import RunConfig, extend\n"
-            f"assert extend(RunConfig.from_mapping({own!r})).finished"
-        )
+    runs = [
+        {**settings, "tuning": {"kind": kind}, "output": f"{settings['output']}-{kind}"} for kind in ("full", "lora")
+    ]
+    fresh_python(
+        "import sys; sys.modules['bitsandbytes'] = None\n"
+        "from skipwise import RunConfig, extend\n"
+        f"assert all(extend(RunConfig.from_mapping(run)).finished for run in {runs!r})"
+    )

@@ -4,14 +4,12 @@ accelerate turns FSDP off on CPUs, so what it calls is called here: PyTorch's ow
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import launched
 
 SCRIPT = """
 import json, sys
@@ -84,17 +82,15 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("kind", ["full", "tied", "checkpointing", "lora", "qlora", "qlora16"])
 def test_fully_sharded_trains_what_one_process_trains(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     if kind.startswith("qlora"):
         pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
-    (tmp_path / "script.py").write_text(SCRIPT)
 
     def run(processes: int) -> dict[str, Any]:
         out = tmp_path / f"{processes}.pt"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command += [str(tmp_path / "script.py"), str(tiny_checkpoint), kind, str(out)]
-        subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+        launched(SCRIPT, tiny_checkpoint, kind, out, processes=processes)
         return torch.load(out)
 
     alone, split = run(1), run(2)

@@ -1,10 +1,6 @@
 """Runs whose documents are streamed: stopped and gone on with, without bad items, and by several processes."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +8,9 @@ from typing import Any
 import pyarrow
 import pytest
 import torch
+from group_runs import as_if_killed, trained
 from pyarrow import parquet
-from safetensors.torch import load_file
-from tiny_runs import STEPS, run
+from tiny_runs import STEPS, assert_equal_weights, losses, run
 
 from skipwise.train.trainer import SkipwiseTrainer
 
@@ -37,15 +33,6 @@ def streamed(settings: dict[str, Any], shards: Path) -> dict[str, Any]:
     return {**settings, "data": data}
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def same(one: Path, other: Path) -> bool:
-    first, second = weights(one), weights(other)
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
 @pytest.mark.usefixtures("sound_model")
 @pytest.mark.parametrize(
     "changes", [{}, {"growth": {"window": 64, "share": 0.5}}, {"data": {"retrieval": 0.5}, "window": 200}]
@@ -65,10 +52,9 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
     assert not run(streamed, output=str(tmp_path / "again"), **changes).finished
     again = run(streamed, output=str(tmp_path / "again"), resume=True, **changes)
     assert again.finished
-    assert same(whole.folder, again.folder)
-    losses = [[entry["loss"] for entry in result.log if "loss" in entry] for result in (whole, again)]
-    assert len(losses[0]) == STEPS
-    assert losses[0] == losses[1]
+    assert_equal_weights(whole.folder, again.folder)
+    assert len(losses(whole.folder)) == STEPS
+    assert losses(whole.folder) == losses(again.folder)
 
 
 @pytest.mark.usefixtures("sound_model")
@@ -107,50 +93,22 @@ def test_bad_items_are_told_and_done_without(streamed: dict[str, Any], monkeypat
     assert item["row"] < len(text)
 
 
-WORLD = """
-import json, os, sys
-from skipwise.config import RunConfig
-from skipwise.train import extend
-
-model, shards, output, accumulation, last = sys.argv[1:]
-training = {"max_steps": 6, "gradient_accumulation_steps": int(accumulation), "learning_rate": 1e-3, "warmup_steps": 0,
-            "save_steps": 3, "use_cpu": True, "disable_tqdm": True}
-config = RunConfig.from_mapping({"model": model, "target": 256, "window": 32, "output": output,
-                                 "data": {"source": shards, "held_out": 0.0, "streaming": True, "buffer": 3},
-                                 "training": training, "validation": {"every_steps": 0}})
-result = extend(config, resume=last == "resume")
-if os.environ["RANK"] == "0":
-    print(json.dumps([entry["loss"] for entry in result.log if "loss" in entry]))
-"""
-
-
 @pytest.mark.slow
-def test_the_same_is_streamed_whatever_the_number_of_processes(
-    tiny_checkpoint: Path, shards: Path, tmp_path: Path
-) -> None:
+@pytest.mark.xdist_group("processes")
+def test_the_same_is_streamed_whatever_the_number_of_processes(streamed: dict[str, Any], tmp_path: Path) -> None:
     """Four windows a step by one process and by two, and a run begun by two that one goes on with."""
-    script = tmp_path / "script.py"
-    script.write_text(WORLD)
 
-    def losses(output: str, processes: int, last: str = "no") -> list[float]:
-        arguments = [tiny_checkpoint, shards, tmp_path / output, 4 // processes, last]
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        done = subprocess.run(
-            [*launcher, str(script), *map(str, arguments)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return json.loads(done.stdout.splitlines()[-1])
+    def run(name: str, processes: int, **how: Any) -> list[float]:
+        training = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3, "use_cpu": True}
+        training["gradient_accumulation_steps"] = 4 // processes
+        settings = {**streamed, "output": str(tmp_path / name), "data": {**streamed["data"], "held_out": 0.0}}
+        settings |= {"validation": {"every_steps": 0}, "training": {**streamed["training"], **training}}
+        return losses(trained(processes, settings, **how))
 
-    alone = losses("one", 1)
-    assert losses("two", 2) == pytest.approx(alone, rel=1e-4)
+    alone = run("one", 1)
+    assert run("two", 2) == pytest.approx(alone, rel=1e-4)
     moved = tmp_path / "two"
     places = [json.loads((moved / "checkpoint-3" / f"stream-{rank}.json").read_text()) for rank in (0, 1)]
     assert [sorted(each) for each in places] == [["0", "2"], ["1", "3"]]
-    # As if it had been killed after the fourth step.
-    for left in ("skipwise.json", "model.safetensors"):
-        (moved / left).unlink()
-    shutil.rmtree(moved / "checkpoint-6")
-    assert losses("two", 1, "resume") == pytest.approx(alone, rel=1e-4)
+    as_if_killed(moved, 3)
+    assert run("two", 1, resume=True) == pytest.approx(alone, rel=1e-4)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_rope_config import ORIGINAL, PLAIN, TARGET, WINDOW, assert_same, family_config, global_table
 from transformers import AutoConfig
 
 from skipwise.errors import ConfigError, UnsupportedModelError
@@ -22,6 +21,8 @@ from skipwise.rope import (
     write_rope,
 )
 from skipwise.window import Window
+
+from .test_rope_config import ORIGINAL, PLAIN, TARGET, WINDOW, assert_same, family_config, global_table
 
 HEADS = {"hidden_size": 4096, "num_attention_heads": 32}
 LLAMA_31 = HEADS | {

@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 from rope_forms import library_table, write
-from test_rope_forms import assert_same, table
 from tiny_runs import write_documents
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
@@ -28,6 +27,8 @@ from skipwise.model.library import library_tables
 from skipwise.plan.shape import model_shape
 from skipwise.rope import NTK, Interpolation, read_rope
 from skipwise.window import Window
+
+from .test_rope_forms import assert_same, table
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "bos_token_id": 1,

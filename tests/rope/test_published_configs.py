@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from rope_forms import library_table, write
-from test_rope_forms import assert_same, table
 
 from skipwise.doctor.checkup import check_up, write_mended
 from skipwise.errors import CheckpointError, UnsupportedModelError
 from skipwise.model import read_config, rope_state
 from skipwise.rope import read_rope
+
+from .test_rope_forms import assert_same, table
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16,

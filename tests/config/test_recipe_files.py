@@ -20,7 +20,7 @@ from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
 from skipwise.plan.training import TrainingPlanner
 
-FOLDER = Path(__file__).parent.parent / "recipes"
+FOLDER = Path(__file__).parents[2] / "recipes"
 RUNS = {"one-24gb-gpu": ("rtx-4090", 1, "diluted"), "node-8x80gb": ("a100-80", 8, "growing")}
 
 
