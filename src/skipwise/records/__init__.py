@@ -1,1 +1,1 @@
-"""What measurements leave on disk, and the statistics over them."""
+"""Records of measurements on disk, and their statistics."""
