@@ -1,7 +1,7 @@
 """Settings of the memory allocator that make a training step on a CPU faster and smaller.
 
-Measured on SmolLM2-135M (docs/results/training-step.md). Without glibc or Linux they have no effect. They do not import
-torch, so that they can be applied before it.
+Measured on SmolLM2-135M (docs/results/training-step.md). They have no effect without Linux and glibc. They do not
+import torch, so that they can be applied before it.
 """
 
 import contextlib

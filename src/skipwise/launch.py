@@ -93,8 +93,8 @@ class Launch:
                 raise ConfigError(f"{flag} is {value}; give {least} or more")
         if self.machines > 1 and not self.rendezvous:
             raise ConfigError(
-                f"--nnodes is {self.machines}, and the machines need a place to meet: give --rdzv HOST or HOST:PORT "
-                "with the name of one of them, the same on all"
+                f"--nnodes is {self.machines}, and several machines need a rendezvous: give --rdzv HOST or HOST:PORT "
+                "of one of them, the same on all"
             )
         if self.rendezvous and not self.rendezvous.rpartition(":")[2].isdecimal() and ":" in self.rendezvous:
             raise ConfigError(f"--rdzv is {self.rendezvous!r}; give HOST or HOST:PORT, such as node0:{DEFAULT_PORT}")

@@ -320,12 +320,12 @@ class Sharding:
 
     def __post_init__(self) -> None:
         if self.processes < 1:
-            raise ConfigError(f"processes are {self.processes}; give 1 or more")
+            raise ConfigError(f"the number of processes is {self.processes}; give 1 or more")
         if self.kind not in SHARDINGS:
             hint = did_you_mean(self.kind, SHARDINGS)
             raise ConfigError(f"the sharding is {self.kind!r}; {hint}give one of {', '.join(SHARDINGS)}")
         if self.processes == 1 and self.kind != "ddp":
-            raise ConfigError(f"{self.kind} splits over several accelerators and there is 1; give a larger --count")
+            raise ConfigError(f"{self.kind} shards over several accelerators, but there is 1; give a larger --count")
 
     def share(self, stage: int) -> int:
         """Divisor for the size of state that is sharded from ZeRO stage `stage` on."""

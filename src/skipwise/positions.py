@@ -59,7 +59,9 @@ class PositionSample:
                     f"{name} is {values.dtype} of shape {values.shape}; it must be int64 of shape (n,), n >= 1"
                 )
             if values[0] < 0 or np.count_nonzero(values[1:] > values[:-1]) < len(values) - 1:
-                raise PositionError(f"{name} must be 0 or above and rise strictly; it starts {values[:8].tolist()}")
+                raise PositionError(
+                    f"{name} must be 0 or above and strictly increasing; it starts {values[:8].tolist()}"
+                )
         if len(self.token_index) != len(self.position_ids):
             raise PositionError(
                 f"a sample has {len(self.token_index)} tokens and {len(self.position_ids)} positions; give one for each"

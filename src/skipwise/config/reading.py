@@ -28,7 +28,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise ConfigError(
-            f"config {str(path)!r} is not YAML{line}; mend it: one setting a line, such as `target: 32k`"
+            f"config {str(path)!r} is not YAML{line}; fix it: one setting per line, such as `target: 32k`"
         ) from error
     if not isinstance(settings, dict):
         raise ConfigError(f"config {str(path)!r} holds no settings; write at least `model: ...` and `target: 32k`")

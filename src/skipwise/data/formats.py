@@ -26,13 +26,13 @@ _PARQUET_BUFFER = 1 << 20
 
 FAULTS = {
     "missing": "no documents there",
-    "kind": "of a kind that is not read",
+    "kind": "of an unsupported kind",
     "closed": "cannot be opened",
     "broken": "damaged or incomplete",
-    "empty": "without any record",
+    "empty": "without records",
     "encoding": "not UTF-8",
-    "record": "no record that can be read",
-    "field": "without text in the field",
+    "record": "not a valid record",
+    "field": "no text in the field",
 }
 """Kinds of faults of files and records, with their descriptions, in the order of reports."""
 
@@ -147,7 +147,7 @@ def column_of(schema: "pyarrow.Schema", field: str, where: str) -> str:
 def _no_field(record: Mapping[str, Any], field: str, where: str) -> UnreadableError:
     there = ", ".join(sorted(record)) or "none"
     return UnreadableError(
-        "field", where, f"has no field {field!r}; its fields are {there}", "name the one with the text as the field"
+        "field", where, f"has no field {field!r}; its fields are {there}", "name the field that holds the text"
     )
 
 
@@ -168,7 +168,7 @@ def _read_lines(file: BinaryIO, name: str, field: str, cut: bool = False) -> Ite
         yield 0, error
         return
     if not found:
-        cure = "it must hold one JSON object a line: remove it or fetch it again"
+        cure = "it must hold one JSON object per line: remove it or fetch it again"
         yield 0, UnreadableError("empty", name, "is empty", cure)
 
 
@@ -179,9 +179,7 @@ def _text_of_line(line: bytes, field: str, where: str) -> str:
         # For deep nesting and integers of thousands of digits, json raises other errors.
         known = isinstance(error, json.JSONDecodeError)
         reason = f"{error.msg}, column {error.colno}" if known else "nested too deep, or a number too long"
-        raise UnreadableError(
-            "record", where, f"is not JSON that can be read ({reason})", "mend or remove the line"
-        ) from None
+        raise UnreadableError("record", where, f"is not JSON ({reason})", "fix or remove the line") from None
     if record is None:
         return ""
     if not isinstance(record, dict):
@@ -198,7 +196,7 @@ def _text_of_line(line: bytes, field: str, where: str) -> str:
             "encoding",
             where,
             "has a lone surrogate (\\ud800 to \\udfff), which is not text",
-            "mend or remove the line",
+            "fix or remove the line",
         )
     return text
 

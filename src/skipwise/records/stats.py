@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
         except OverflowError as error:
             upper = "" if self.high is None else f" (95% interval up to {self.high:.4g})"
             raise CheckpointError(
-                f"the mean NLL is {self.value:.4g} nats a token{upper}; above 709 its exponential is beyond any float: "
+                f"the mean NLL is {self.value:.4g} nats per token{upper}; above 709 its exponential overflows a float: "
                 "check that the checkpoint is whole and loaded in its own dtype"
             ) from error
 

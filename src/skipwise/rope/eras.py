@@ -121,7 +121,7 @@ def global_entry(text: Mapping[str, Any]) -> dict[str, Any]:
     spelled = entry.pop("type", None)
     name = entry.get("rope_type") or spelled or "default"
     if not isinstance(name, str):
-        raise UnsupportedModelError(f"rope type is {name!r}; write its name as text, such as 'yarn'")
+        raise UnsupportedModelError(f"rope type is {name!r}; write it as text, such as 'yarn'")
     entry["rope_type"] = standard_type(_model_type(text), name)
     if name == "telechat3-yarn" and entry.get("attention_factor") is None and entry.get("factor"):
         entry["attention_factor"] = _TELECHAT_WEIGHT * math.log(entry["factor"]) + 1.0

@@ -72,7 +72,7 @@ class Linear:
     """Position interpolation: `inv_freq / alpha` for every pair.
 
     Attributes:
-        factor: used in place of `alpha`; None for `target / original`.
+        factor: used instead of `alpha`; None for `target / original`.
 
     Source: Chen et al., arXiv 2306.15595, equation 4.
     """
@@ -226,8 +226,8 @@ class YaRN:
         _check_factor(self.kind, self.factor)
         if not self.beta_fast >= self.beta_slow > 0:
             raise ConfigError(
-                f"yarn has beta_fast={self.beta_fast}, beta_slow={self.beta_slow}; both count turns and beta_fast "
-                "must not be the smaller, such as 32 and 1"
+                f"yarn has beta_fast={self.beta_fast}, beta_slow={self.beta_slow}; both count turns, and beta_fast "
+                "must not be smaller than beta_slow; for example 32 and 1"
             )
         if self.attention_factor is not None and not self.attention_factor > 0:
             raise ConfigError(
@@ -305,7 +305,7 @@ class Llama3:
         if not self.high_freq_factor >= self.low_freq_factor > 0:
             raise ConfigError(
                 f"llama3 has low_freq_factor={self.low_freq_factor}, high_freq_factor={self.high_freq_factor}; the "
-                "high one must not be smaller, such as 1 and 4"
+                "high one must not be smaller than the low one; for example 1 and 4"
             )
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:

@@ -177,16 +177,16 @@ def _kind(model_type: str, parameters: Mapping[str, Any]) -> str:
         )
     if kind == "dynamic" and parameters.get("alpha") and model_type.startswith("hunyuan"):
         raise UnsupportedModelError(
-            f"rope type is 'dynamic' with alpha {parameters['alpha']:g}, by which {model_type} raises its base, and "
-            "which cannot be extended; start from a model without it"
+            f"rope type is 'dynamic' with alpha {parameters['alpha']:g}, which raises the base of {model_type} "
+            "and cannot be extended; start from a model without it"
         )
     absent = [name for name in _REQUIRED.get(kind, ()) if parameters.get(name) is None]
     if kind == "yarn" and "factor" in parameters:
         absent = []  # for yarn, a null factor means target / original
     if absent:
         raise ConfigError(
-            f"config's rope type is {rope_type!r} and its entry has no {' and no '.join(absent)}, without which "
-            "transformers refuses it; add what the model was trained with"
+            f"config's rope type is {rope_type!r} and its entry has no {' and no '.join(absent)}, which "
+            "transformers requires; add the value that the model was trained with"
         )
     return "none" if kind == "linear" and parameters["factor"] == 1 else kind
 
@@ -231,14 +231,14 @@ def _ambiguity(
         )
     if unlike := eras.unlike_types(text):
         return (
-            f"config's rope entry says rope_type {unlike[0]!r} and type {unlike[1]!r}, of which transformers takes the "
+            f"config's rope entry says rope_type {unlike[0]!r} and type {unlike[1]!r}, and transformers uses the "
             "first; correct it, or have skipwise doctor --fix do so"
         )
     thetas = eras.own_thetas(text)
     if len(thetas) > 1 or not thetas <= {parameters["rope_theta"]}:
         return (
-            f"config gives layers bases of their own, layer_rope_theta {sorted(thetas)}, which no interpolation here "
-            "stretches one by one; extend a model whose layers share one base"
+            f"config gives layers different bases (layer_rope_theta {sorted(thetas)}), which no interpolation here "
+            "can extend; choose a model whose layers share one base"
         )
     return None
 

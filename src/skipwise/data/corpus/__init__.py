@@ -192,7 +192,7 @@ def store_corpus(
     require_fast(tokenizer)
     encoder = Encoder(tokenizer, data.control_tokens)
     if data.join and encoder.separator_id is None:
-        raise DataError("join is on and the tokenizer has no end or begin token to put between; set one or join=False")
+        raise DataError("join is on, but the tokenizer has no end or begin token as a separator; set one or join=False")
     looked = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     root = Path(cache_dir or os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser()
     folder = root / _key(looked.reading, encoder, looked.identities)
@@ -211,8 +211,8 @@ def store_corpus(
             looked.refuse_all(error)
         except OSError as error:
             raise DataError(
-                f"tokens cannot be written to {str(root)!r}: {error.strerror or error}. Make room, or set "
-                "SKIPWISE_CACHE to a folder on another disk; parts that are complete stay and are not done again"
+                f"tokens cannot be written to {str(root)!r}: {error.strerror or error}. Free some space, "
+                "or set SKIPWISE_CACHE to a folder on another disk; completed parts are kept"
             ) from error
     return StoredCorpus(data=data, sources=looked, folder=folder)
 

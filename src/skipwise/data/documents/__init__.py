@@ -98,8 +98,8 @@ def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
         try:
             made = _source(one, finder)
         except OSError as error:
-            reason = f"cannot be looked at ({error.strerror})"
-            made = _none(UnreadableError("closed", printable(one), reason, "mend its permissions or leave it out"))
+            reason = f"cannot be accessed ({error.strerror})"
+            made = _none(UnreadableError("closed", printable(one), reason, "fix its permissions or leave it out"))
         # A file belongs to the first source that has it. A source without files of its own is dropped.
         if made is not None and made not in found:
             found.append(made)
@@ -113,7 +113,7 @@ def _source(source: str | Path, finder: Finder) -> Source | None:
         return LocalFiles(files=files, is_canonical=True) if files else None
     if path.is_file():
         if reader_of(path) is None:
-            reason = "is of a kind that skipwise does not read"
+            reason = "is of an unsupported kind"
             return _none(UnreadableError("kind", printable(path), reason, f"give {ALLOWED}"))
         if not path.stat().st_size:
             return _none(UnreadableError("empty", printable(path), "is empty", "give a file with text"))
@@ -235,15 +235,15 @@ def _refuse_or_warn(looked: Sources, passed_over: PassedOver) -> None:
     is_any = any(not isinstance(found, LocalFiles) or found.files for found in looked.sources)
     can_go_on = is_any and "missing" not in passed_over
     if looked.skip_unreadable and can_go_on:
-        logger.warning(f"going on without what cannot be read: {passed_over.line()}")
+        logger.warning(f"skipping what cannot be read: {passed_over.line()}")
         return
     raise DataError(_refusal(passed_over, kinds_line(looked.kinds_passed_over), can_go_on))
 
 
 def _refusal(passed_over: PassedOver, kinds: str, can_go_on: bool) -> str:
     one = passed_over.first if len(passed_over) == 1 else None
-    told = str(one) if one is not None else f"documents cannot all be read: {passed_over.line()}"
-    others = f"; of kinds that are not read: {kinds}" if kinds else ""
-    without = "go on without by data.skip_unreadable: true (--skip-unreadable)"
-    cure = f"; {'or' if one is not None else 'mend them, or'} {without}" if can_go_on else ""
+    told = str(one) if one is not None else f"some documents cannot be read: {passed_over.line()}"
+    others = f"; files of unsupported kinds: {kinds}" if kinds else ""
+    skip = "skip what is unreadable with data.skip_unreadable: true (--skip-unreadable)"
+    cure = f"; {'or' if one is not None else 'fix them, or'} {skip}" if can_go_on else ""
     return f"{told}{others}{cure}"

@@ -129,7 +129,7 @@ class Finder:
             # A link that must not be followed may lead to a folder, whatever its name.
             if is_read or (isinstance(error, PermissionError) and os.path.islink(path)):  # noqa: PTH114 - as above
                 reason = f"cannot be read ({error.strerror})"
-                cure = "mend its permissions or what it links to, or leave it out"
+                cure = "fix its permissions or its link, or leave it out"
                 found.faults.append(UnreadableError("closed", printable(path), reason, cure))
             return
         if not stat.S_ISREG(status.st_mode):
@@ -200,7 +200,7 @@ def _listed(folder: Path, faults: list[UnreadableError]) -> list[os.DirEntry[str
         where = f"folder {printable(folder)}"
         if all(where != fault.where for fault in faults):
             reason = f"cannot be listed ({error.strerror})"
-            faults.append(UnreadableError("closed", where, reason, "mend its permissions or leave it out"))
+            faults.append(UnreadableError("closed", where, reason, "fix its permissions or leave it out"))
         return []
 
 

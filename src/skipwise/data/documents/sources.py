@@ -256,7 +256,7 @@ class HubDataset:
                 raise DataError(_unreachable(label, error)) from None
             reason = " ".join(str(error).split())[:200]
             raise DataError(
-                f"hub data set {label!r} breaks off after row {number} ({reason}); start again, or fetch it to a file"
+                f"hub data set {label!r} breaks off after row {number} ({reason}); start again, or download it first"
             ) from None
 
 
@@ -298,7 +298,7 @@ def _opened(path: Path) -> BinaryIO:
             "closed",
             printable(path),
             f"cannot be opened ({error.strerror})",
-            "mend its permissions or leave it out",
+            "fix its permissions or leave it out",
         ) from None
 
 

@@ -221,7 +221,7 @@ class TokenStore:
         """
         counts, view = self.counts, self.view
         if not counts.seen:
-            return "nothing in the documents can be read; mend some, or give others"
+            return "nothing in the documents can be read; fix some, or give others"
         if counts.seen == counts.other_part:
             return (
                 f"none of {counts.seen} documents is in the {view.part} part (held_out_share={view.held_out_share}); "

@@ -110,7 +110,7 @@ class StreamedCorpus:
                 "more or longer documents"
             )
         if not long:
-            logger.warning(f"documents are joined: none that was looked at has {min_tokens} tokens by itself")
+            logger.warning(f"documents are joined: none of those searched has {min_tokens} tokens by itself")
         return long or joined
 
     def _texts(self) -> Iterator[str]:

@@ -96,7 +96,7 @@ class DocumentStream:
         self._encoder = Encoder(tokenizer, control_tokens)
         self.separator_id = self._encoder.separator_id if join else None
         if join and self.separator_id is None:
-            raise DataError("join is on and the tokenizer has no end or begin token to put between; leave join off")
+            raise DataError("join is on, but the tokenizer has no end or begin token as a separator; turn join off")
         self._shards, self._num_lanes, self._seed, self._buffer = shards, lanes, seed, buffer
         self._join, self._held_out_share = join, held_out_share
         self.sentence_ends = self._encoder.sentence_ends()

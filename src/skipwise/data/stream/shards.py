@@ -46,7 +46,7 @@ class Shards:
             self._parts = [part.reshard() for part in self._parts]
         self._ends = list(accumulate(part.num_shards for part in self._parts))
         if not len(self):
-            raise DataError("no shard of the documents can be read; mend some, or give others")
+            raise DataError("no shard of the documents can be read; fix some, or give others")
         identity = [field, len(self), looked.identities]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
@@ -71,7 +71,7 @@ class Shards:
             # Truncated files, vanished mounts and network errors each raise exceptions of their own.
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise DataError(
-                f"shard {shard} of the documents breaks off after row {row} ({reason}); mend it and go on with --resume"
+                f"shard {shard} of the documents breaks off after row {row} ({reason}); fix it, then --resume the run"
             ) from None
 
     def blocks(self, shard: int, first: int, rows: int) -> Iterator[list[str | UnreadableError]]:

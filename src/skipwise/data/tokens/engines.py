@@ -77,12 +77,12 @@ def require_fast(tokenizer: Any) -> None:
         return
     folder = str(getattr(tokenizer, "name_or_path", ""))
     found = [name for name in _CONVERTIBLE if folder and (Path(folder) / name).is_file()]
-    cure = "its files hold nothing to make a fast one of: give a checkpoint that has a tokenizer.json"
+    cure = "it has no files to convert to a fast one: give a checkpoint that has a tokenizer.json"
     if found:
         cure = (
-            f'make a fast one of its {found[0]}: python -c "from transformers import TokenizersBackend as T; '
-            f"T.from_pretrained({folder!r}).save_pretrained('NEW')\", compare the ids of some text, and put the files "
-            "of NEW in place of the checkpoint's own"
+            f'convert its {found[0]} to a fast one: python -c "from transformers import TokenizersBackend as T; '
+            f"T.from_pretrained({folder!r}).save_pretrained('NEW')\", compare the ids of some text, and replace the "
+            "checkpoint's own tokenizer files by those of NEW"
         )
     raise DataError(f"the tokenizer is a slow {type(tokenizer).__name__}, and documents need a fast one; {cure}")
 
