@@ -28,7 +28,7 @@ SHARDINGS = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}
 # bitsandbytes: block size of the weights, and of the scales in double quantization.
 _BLOCK, _SCALES_BLOCK = 64, 256
 
-# DeepSpeed's defaults (reduce_bucket_size, allgather_bucket_size, stage3_max_live_parameters), in numbers of 16 bits.
+# DeepSpeed's defaults (reduce_bucket_size, allgather_bucket_size, stage3_max_live_parameters), in 16-bit values.
 _BUCKET, _LIVE_PARAMETERS = 5 * 10**8, 10**9
 
 

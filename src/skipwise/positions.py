@@ -81,7 +81,7 @@ class PositionSample:
         return sample
 
     @classmethod
-    def _as_made(cls, token_index: np.ndarray, position_ids: np.ndarray) -> "PositionSample":
+    def _unchecked(cls, token_index: np.ndarray, position_ids: np.ndarray) -> "PositionSample":
         """Makes a sample without checks, for the samplers of this module. They keep the rules by construction, as their
         tests verify, and checks would take as long as the draws."""
         sample = object.__new__(cls)
@@ -196,7 +196,7 @@ class PoSE:
         if self.start == "anywhere" or (self.start == "mixed" and rng.random() >= FROM_THE_BEGINNING):
             start = int(rng.random() * (room - offsets[-1] + 1))
             offsets = [start + offset for offset in offsets]
-        return PositionSample._as_made(_in_chunks(lengths, offsets), _in_chunks(lengths, skips))
+        return PositionSample._unchecked(_in_chunks(lengths, offsets), _in_chunks(lengths, skips))
 
     def _draw_skips(self, window: Window, rng: np.random.Generator) -> list[int]:
         """`u_1 .. u_{N-1}`, non-decreasing, in `0..Lt-Lc`."""
@@ -226,7 +226,7 @@ class RandPos:
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
         """See `PositionSampler.sample`."""
         token_index = _contiguous_text(num_tokens, window, rng)
-        return PositionSample._as_made(token_index, _sorted_subset(window.train, window.target, rng))
+        return PositionSample._unchecked(token_index, _sorted_subset(window.train, window.target, rng))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +272,7 @@ class CREAM:
         position_ids = np.arange(window.train)
         position_ids[end_tokens:] += middle_end - first
         position_ids[window.train - end_tokens :] = np.arange(window.target - end_tokens, window.target)
-        return PositionSample._as_made(token_index, position_ids)
+        return PositionSample._unchecked(token_index, position_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,7 +324,7 @@ class SentenceGaps:
         # Slots are distinct places in the sequence of sentences and unused positions; a step of k is a gap of k - 1.
         slots[1:] -= slots[:-1] + 1
         steps[starts] += slots
-        return PositionSample._as_made(token_index, steps.cumsum())
+        return PositionSample._unchecked(token_index, steps.cumsum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,7 +335,7 @@ class Plain:
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
         """See `PositionSampler.sample`."""
-        return PositionSample._as_made(_contiguous_text(num_tokens, window, rng), np.arange(window.train))
+        return PositionSample._unchecked(_contiguous_text(num_tokens, window, rng), np.arange(window.train))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +349,7 @@ class FullLength:
         _check_document(num_tokens, window)
         length = min(window.target, num_tokens)
         start = rng.integers(0, num_tokens - length + 1)
-        return PositionSample._as_made(np.arange(start, start + length), np.arange(length))
+        return PositionSample._unchecked(np.arange(start, start + length), np.arange(length))
 
 
 SAMPLERS: dict[str, type[PositionSampler]] = {

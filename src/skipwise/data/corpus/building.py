@@ -277,34 +277,34 @@ class _SharedBuild:
 
     def __init__(self, folder: Path, parts: Sequence[CorpusPart], how: Tokenization, bar: _Progress) -> None:
         self._folder, self._parts, self._how, self._bar = folder, parts, how, bar
-        self._room = folder.with_name(f"{folder.name}.parts")
-        self._record = self._room / "joined.json"
+        self._parts_folder = folder.with_name(f"{folder.name}.parts")
+        self._record = self._parts_folder / "joined.json"
 
     def run(self) -> None:
         """Returns when the store is complete, whichever process completed it."""
-        while not self._is_there():
+        while not self._complete():
             while missing := self._missing():
                 self._bar.missing(missing)
                 if not any(self._take(part) for part in missing):
                     time.sleep(_PAUSE_SECONDS)  # other processes hold them all; one may still die
             self._bar.missing([])
 
-    def _is_there(self) -> bool:
+    def _complete(self) -> bool:
         """Whether the store is complete. Completes it first if all parts are there."""
-        with self._held():
+        with self._acquire():
             if is_sound(self._folder):
                 # The folder may exist again: a process that takes a part's lock too late creates it.
-                shutil.rmtree(self._room, ignore_errors=True)
+                shutil.rmtree(self._parts_folder, ignore_errors=True)
                 return True
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._room.mkdir(exist_ok=True)
+            self._parts_folder.mkdir(exist_ok=True)
             names, state = self._joined()
             whole = state is not None and StoreWriter.can_go_on(_partial_of(self._folder), state)
             if not whole or names != [part.name for part in self._parts[: len(names)]]:
                 self._record.unlink(missing_ok=True)
             return not self._missing() and self._join()
 
-    def _held(self) -> AcquireReturnProxy:
+    def _acquire(self) -> AcquireReturnProxy:
         """Waits for the store's lock; meanwhile shows how far its holder has joined the parts."""
         while True:
             with contextlib.suppress(Timeout):
@@ -324,7 +324,7 @@ class _SharedBuild:
         # The order matters: a part is in joined.json before its folder is deleted, and the store has its name before
         # the folder of parts is deleted. Listing a folder asks a network file system anew; a single name may be cached.
         try:
-            there = {found.name for found in self._room.iterdir()}
+            there = {found.name for found in self._parts_folder.iterdir()}
         except FileNotFoundError:
             return []
         there.update(self._joined()[0])
@@ -334,7 +334,7 @@ class _SharedBuild:
 
     def _take(self, part: CorpusPart) -> bool:
         """Tokenizes a part if it is still missing; returns False if another process holds its lock."""
-        folder = self._room / part.name
+        folder = self._parts_folder / part.name
         try:
             held = FileLock(_lock_of(folder)).acquire(blocking=False)
         except Timeout:
@@ -365,7 +365,7 @@ class _SharedBuild:
             partial.mkdir()
         with StoreWriter(partial, self._how.encoder.dtype, state) as writer:
             for part in self._parts[len(names) :]:
-                folder = self._room / part.name
+                folder = self._parts_folder / part.name
                 with FileLock(_lock_of(folder)):  # keeps the build of another store from moving it away
                     if not is_sound(folder, whole=True):
                         shutil.rmtree(folder, ignore_errors=True)
@@ -378,7 +378,7 @@ class _SharedBuild:
             writer.finish(**self._how.closing)
         partial.rename(self._folder)
         sync_folder(self._folder.parent)
-        shutil.rmtree(self._room, ignore_errors=True)
+        shutil.rmtree(self._parts_folder, ignore_errors=True)
         return True
 
 

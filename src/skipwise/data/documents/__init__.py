@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 # `name`, `owner/name`, each with `:split` or `:config:split`.
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+)(?=:))?(?::(?P<split>[\w.-]+))?")
 # Inspecting more than this may take long, so it is logged.
-_SAID_BYTES, _SAID_FILES = 32 << 20, 5000
+_LOGGED_BYTES, _LOGGED_FILES = 32 << 20, 5000
 
 
 def stdlib_documents() -> Iterator[Document]:
@@ -99,7 +99,7 @@ def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
             made = _source(one, finder)
         except OSError as error:
             reason = f"cannot be accessed ({error.strerror})"
-            made = _none(UnreadableError("closed", printable(one), reason, "fix its permissions or leave it out"))
+            made = _faulty(UnreadableError("closed", printable(one), reason, "fix its permissions or leave it out"))
         # A file belongs to the first source that has it. A source without files of its own is dropped.
         if made is not None and made not in found:
             found.append(made)
@@ -114,9 +114,9 @@ def _source(source: str | Path, finder: Finder) -> Source | None:
     if path.is_file():
         if reader_of(path) is None:
             reason = "is of an unsupported kind"
-            return _none(UnreadableError("kind", printable(path), reason, f"give {ALLOWED}"))
+            return _faulty(UnreadableError("kind", printable(path), reason, f"give {ALLOWED}"))
         if not path.stat().st_size:
-            return _none(UnreadableError("empty", printable(path), "is empty", "give a file with text"))
+            return _faulty(UnreadableError("empty", printable(path), "is empty", "give a file with text"))
         return _local(finder.file(path), text)
     if path.is_dir():
         return _local(finder.walked(path), text)
@@ -124,7 +124,7 @@ def _source(source: str | Path, finder: Finder) -> Source | None:
         return _local(finder.globbed(path), text)
     if isinstance(source, str) and (match := _HUB_NAME.fullmatch(text)):
         return HubDataset(name=match["name"], config=match["config"], split=match["split"] or "train")
-    return _none(UnreadableError("missing", f"no documents at {printable(text)!r}:", "it does not exist", SOURCES))
+    return _faulty(UnreadableError("missing", f"no documents at {printable(text)!r}:", "it does not exist", SOURCES))
 
 
 def _local(found: FoundFiles, source: str) -> LocalFiles | None:
@@ -138,7 +138,7 @@ def _local(found: FoundFiles, source: str) -> LocalFiles | None:
     return LocalFiles(files=found.files, passed_over=found.passed_over, faults=faults)
 
 
-def _none(fault: UnreadableError) -> LocalFiles:
+def _faulty(fault: UnreadableError) -> LocalFiles:
     return LocalFiles(files=[], faults=[fault])
 
 
@@ -218,7 +218,7 @@ def look_through(
     sources = find_sources(source)
     size = sum(found.size_bytes() or 0 for found in sources)
     files = sum(len(found.files) for found in sources if isinstance(found, LocalFiles))
-    if size > _SAID_BYTES or files > _SAID_FILES:
+    if size > _LOGGED_BYTES or files > _LOGGED_FILES:
         logger.info(f"inspecting {files:,} files of documents, {size / 1e6:,.0f} MB")
     passed_over = PassedOver()
     identities = [found.look(field, passed_over) for found in sources]

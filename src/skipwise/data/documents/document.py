@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One text and the name it is known by.
+    """One text and its name.
 
     Attributes:
         name: path relative to the source, with a line number where a file holds several documents. It depends on how

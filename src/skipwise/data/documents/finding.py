@@ -29,7 +29,7 @@ _STDLIB_SKIPPED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentFile:
-    """One file, and the name its documents go by."""
+    """One file, and the name of its documents."""
 
     path: Path
     name: str
@@ -82,7 +82,7 @@ class Finder:
         fixed = Path(*_until_magic(pattern.parts))
         begin = len(fixed.parts)
         for match in sorted(_Glob(found).matches(fixed, pattern.parts[begin:]), key=str):
-            # `**` matches a folder and its files alike, so there only the files count.
+            # `**` matches folders as well as the files in them, so only the files are added.
             if not os.path.isdir(match):  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
                 self._add(found, match, str(match.relative_to(fixed)))
             elif "**" not in pattern.parts:

@@ -104,7 +104,7 @@ class TokenStore:
         self.separator_id = files.separator_id if self.view.join else None
 
         # Document i is the i-th member of `shown`: a document of the files, or the last one of a joined document.
-        found = _surveyed(files, self.view)
+        found = _survey(files, self.view)
         self._shown, self._joined = found.shown, found.joined
         self.counts = Counts(
             seen=files.num_documents,
@@ -283,7 +283,7 @@ class _Survey(NamedTuple):
     longest: tuple[int, int]
 
 
-def _surveyed(files: TokenFiles, view: View) -> _Survey:
+def _survey(files: TokenFiles, view: View) -> _Survey:
     """Goes through the length and the split of every document, block by block."""
     shown, short, last = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     joining = _Joining(view.min_tokens)

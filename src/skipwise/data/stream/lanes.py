@@ -129,8 +129,8 @@ class DocumentStream:
         moving = self._lanes[lane]
         moving.note(step)
         for _ in range(passed_over):
-            moving.go_on(min_tokens)
-        found = moving.go_on(min_tokens)
+            moving.next_document(min_tokens)
+        found = moving.next_document(min_tokens)
         moving.look_ahead(self._pool, min_tokens)
         return found
 
@@ -198,7 +198,7 @@ class DocumentStream:
         shards, lanes = len(self._shards), self._num_lanes
         order = EpochOrder(shards, self._seed, epoch)
         places = range(lane % shards, shards, lanes)
-        return _Looked(order, places), lane // shards, len(range(lane % shards, lanes, shards))
+        return _OrderEntries(order, places), lane // shards, len(range(lane % shards, lanes, shards))
 
     def _of_shard(self, epoch: int, turn: int, shard: int, row: int, share: int, shares: int) -> "Iterator[_Text]":
         """A lane's texts of a shard, block by block; each block is shuffled."""
@@ -278,7 +278,7 @@ class _Lane:
         self._ahead: tuple[int, Future[Streamed]] | None = None
         self._before: dict[int, Place] = {}
 
-    def go_on(self, min_tokens: int) -> Streamed:
+    def next_document(self, min_tokens: int) -> Streamed:
         """Moves to the next document of at least `min_tokens` tokens, and returns it."""
         ahead, self._ahead = self._ahead, None
         # Always wait for the search ahead, as two must not read at once; drop its result if the length differs.
@@ -316,7 +316,7 @@ class _Lane:
         return next((place for noted, place in sorted(self._before.items()) if noted >= step), self._at)
 
 
-class _Looked(Sequence[int]):
+class _OrderEntries(Sequence[int]):
     """The entries of an order at some places, computed on access."""
 
     def __init__(self, order: EpochOrder, places: range) -> None:

@@ -81,7 +81,7 @@ class Encoder:
         short = [text for text in texts if not is_long(text)]
         encodings = iter(self._texts.engine.encode_batch_fast(short, add_special_tokens=False))
         self._count(sum(map(len, short)))
-        self._look_for_control_tokens(texts)
+        self._warn_of_control_tokens(texts)
         ids = (self._texts.pieces(text, self._count) if is_long(text) else next(encodings).ids for text in texts)
         prefix = np.array(self.prefix, self.dtype)
         return [np.concatenate([prefix, np.array(own, self.dtype)]) for own in ids]
@@ -95,7 +95,7 @@ class Encoder:
         with self._lock:
             self.num_characters += characters
 
-    def _look_for_control_tokens(self, texts: list[str]) -> None:
+    def _warn_of_control_tokens(self, texts: list[str]) -> None:
         """Warns once if documents spell control tokens, since their author may mean the tokens."""
         # Read once: another thread may warn meanwhile and set it to None.
         spelled = self._spelled
