@@ -127,5 +127,5 @@ def test_what_cannot_be_split_is_refused() -> None:
         ConfigError, match=r"sharding is 'zero4'; did you mean 'zero3'\? give one of ddp, zero1, zero2, zero3, fsdp"
     ):
         Sharding(processes=2, kind="zero4")
-    with pytest.raises(ConfigError, match="processes are 0"):
+    with pytest.raises(ConfigError, match="number of processes is 0"):
         Sharding(processes=0)

@@ -334,8 +334,8 @@ def test_full_length_takes_what_there_is() -> None:
     ("token_index", "position_ids", "message"),
     [
         ([0, 1], [0, 1, 2], "2 tokens and 3 positions"),
-        ([0, 0], [0, 1], "token_index must be 0 or above and rise strictly"),
-        ([0, 1], [1, 0], "position_ids must be 0 or above and rise strictly"),
+        ([0, 0], [0, 1], "token_index must be 0 or above and strictly increasing"),
+        ([0, 1], [1, 0], "position_ids must be 0 or above and strictly increasing"),
         ([-1, 1], [0, 1], "token_index must be 0 or above"),
         ([], [], "n >= 1"),
         ([[0, 1]], [0, 1], r"shape \(1, 2\)"),

@@ -1,7 +1,7 @@
-"""How this process gets memory from the operating system: settings that make a step on a CPU smaller and faster.
+"""Settings of the memory allocator that make a training step on a CPU faster and smaller.
 
-Measured on SmolLM2-135M (docs/results/training-step.md). Where the C library is not glibc, or the system not Linux,
-both do nothing. Neither needs torch, so that they can come before it.
+Measured on SmolLM2-135M (docs/results/training-step.md). They have no effect without Linux and glibc. They do not
+import torch, so that they can be applied before it.
 """
 
 import contextlib
@@ -14,11 +14,10 @@ _ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
 def use_huge_pages(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Has torch ask for pages of 2 MiB under tensors of that size and more; before torch makes its first one.
+    """Makes torch request pages of 2 MiB for tensors of at least that size. Call it before torch makes a tensor.
 
-    A fresh tensor costs a page fault for each of its pages, and activations come and go at every layer. Tensors that
-    begin at a multiple of 2 MiB also leave fewer holes between them in the heap. Where the environment has
-    `THP_MEM_ALLOC_ENABLE` already, that stays.
+    A new tensor costs a page fault for each of its pages, and every layer allocates and frees activations. Tensors
+    aligned to 2 MiB also fragment the heap less. An existing `THP_MEM_ALLOC_ENABLE` is kept.
 
     Args:
         environment: of this process, or of one to be started.
@@ -29,8 +28,8 @@ def use_huge_pages(environment: MutableMapping[str, str] = os.environ) -> None:
 def use_one_malloc_arena() -> None:
     """Lets all threads allocate from one heap.
 
-    Autograd runs the backward pass in a thread of its own, and glibc gives each thread its own heap: what the forward
-    pass frees would then never serve the backward pass. On a CPU that is several hundred megabytes of a training step.
+    Autograd runs the backward pass in its own thread, and glibc gives each thread its own heap. So the backward pass
+    could not reuse what the forward pass frees, which costs several hundred megabytes in a training step on a CPU.
     """
     if sys.platform != "linux":
         return
@@ -39,7 +38,7 @@ def use_one_malloc_arena() -> None:
 
 
 def give_back_free_memory() -> None:
-    """Gives the operating system what the heap holds and nobody uses."""
+    """Returns unused memory of the heap to the operating system."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):

@@ -1,7 +1,7 @@
-"""Attention under training's own dense causal mask, without the work that the mask throws away.
+"""Attention under the dense causal mask of training, without most of the masked work.
 
-Under a dense mask, torch's `scaled_dot_product_attention` computes every pair of query and key, half of which a causal
-mask then forbids. Here the queries go in a few blocks, each with the keys up to its own end alone.
+Under a dense mask, torch's `scaled_dot_product_attention` computes every query-key pair, although a causal mask forbids
+half of them. Here the queries are split into a few blocks, each with only the keys up to its own end.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _BLOCKS = 4
-"""Leaves out 3/8 of the pairs; eight blocks would leave out 7/16, but small blocks cost more than they spare."""
+"""Four blocks skip 3/8 of the pairs. Eight would skip 7/16, but the overhead of small blocks exceeds the gain."""
 
 _MARK = "_skipwise_causal"
 
@@ -24,13 +24,13 @@ Attend = Callable[..., tuple[Tensor, None]]
 
 
 def mark_causal(mask: Tensor) -> Tensor:
-    """Has the library's `sdpa` attention leave out what this mask forbids; the result is the same up to rounding.
+    """Makes the library's `sdpa` attention skip later keys under this mask; the result is the same up to rounding.
 
-    The mark is on the object, as looking at the numbers would have an accelerator wait at every layer. A copy does not
-    carry it. Whatever attends under another mask, or by another implementation, goes its own way.
+    The mark is an attribute of the tensor object, because inspecting its values would synchronize with the accelerator
+    at every layer. Copies of the mask do not have it. Other masks and other attention implementations are unaffected.
 
     Args:
-        mask: numbers (batch, 1, n, n) that forbid each query all later keys, whatever else they say.
+        mask: additive mask (batch, 1, n, n) that forbids each query all later keys; it may forbid or weight others.
 
     Returns:
         The mask itself.
@@ -48,11 +48,11 @@ def _in_blocks(attend: Attend) -> Attend:
     ) -> tuple[Tensor, None]:
         """The library's arguments: query, key and value (batch, heads, n, width); returns (batch, n, heads, width)."""
         n = query.shape[2]
-        # A cache has other keys, a bias a size of its own, and dropout would draw other numbers for blocks.
+        # With a cache there are more keys than queries; a bias has its own shape; dropout would draw other numbers.
         as_one = key.shape[2] != n or how.get("position_bias") is not None or how.get("dropout", 0.0) > 0
         if attention_mask is None or not hasattr(attention_mask, _MARK) or n < _BLOCKS or as_one:
             return attend(module, query, key, value, attention_mask, *rest, **how)
-        # Heads that share keys get their copies once; each block making its own would keep them all for backward.
+        # Repeat shared key-value heads once: if each block did, the backward pass would keep a copy for every block.
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

@@ -1,10 +1,11 @@
 """How often one training example trains each relative distance (figure 5 of the PoSE paper).
 
 The coverage of distance D is the probability that some pair of an example's positions is D apart. A model can only use
-distances it was trained on, so this is what a position sampler is for, and it is known before any training.
+distances it was trained on, so coverage measures what a position sampler achieves, before any training.
 
-It is exact for `plain`, `full` and PoSE of one, two and three chunks; every other sampler is sampled, with its standard
-error. Symbols as in positions.py; x = u_1, y = u_2 - u_1 and z = u_2 are the skips of three chunks, B = Lt - Lc.
+Coverage is exact for `plain`, `full` and PoSE with one, two or three chunks. For every other sampler it is estimated
+from samples, with a standard error. Symbols as in positions.py; x = u_1, y = u_2 - u_1 and z = u_2 are the skips of
+three chunks, B = Lt - Lc.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +24,8 @@ class Coverage:
 
     Attributes:
         share: float64 (target,), index = relative distance, value = probability that one example trains it.
-        standard_error: float64 (target,), of `share`; 0 where exact.
-        num_samples: examples drawn; 0 when the answer is exact.
+        standard_error: float64 (target,), of `share`; 0 if exact.
+        num_samples: number of examples drawn; 0 if exact.
     """
 
     share: np.ndarray
@@ -34,17 +35,17 @@ class Coverage:
     @property
     def lowest_distance(self) -> int:
         """The first distance, in tokens, that has the smallest share."""
-        # The first of those that rounding alone sets apart.
+        # Shares that differ only by rounding count as equal.
         return int((self.share <= self.share.min() + 1e-12).argmax())
 
     def first_below(self, share: float) -> int | None:
-        """The first distance, in tokens, with a smaller share than this; None where there is none."""
+        """The first distance, in tokens, with a smaller share than this; None if there is none."""
         first = int((self.share < share).argmax())
         return first if self.share[first] < share else None
 
 
 def coverage(sampler: PositionSampler, window: Window, *, num_samples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Probability that one example trains each relative distance; `coverage_with_error` without the error.
+    """Probability that one example trains each relative distance; see `coverage_with_error`.
 
     Returns:
         float64 (target,), index = relative distance.
@@ -55,20 +56,20 @@ def coverage(sampler: PositionSampler, window: Window, *, num_samples: int = 100
 def coverage_with_error(
     sampler: PositionSampler, window: Window, *, num_samples: int = 1000, seed: int = 0
 ) -> Coverage:
-    """Probability that one example trains each relative distance, and how well it is known.
+    """Probability that one example trains each relative distance, with its standard error.
 
-    Documents are taken to be at least as long as the target. Sampled shares have the binomial standard error
+    Documents are assumed to be at least as long as the target. Sampled shares have the binomial standard error
     `sqrt(p (1 - p) / n)` at `p = (hits + 1) / (n + 2)`, so that a distance never seen has an error of about `1 / n`.
 
     Args:
-        sampler: any position sampler, also one from outside.
+        sampler: any position sampler, including a user's own.
         window: the three lengths.
-        num_samples: examples to draw where no exact answer is known.
-        seed: of those draws.
+        num_samples: number of examples to draw if no exact result is known.
+        seed: seed of these draws.
 
     Raises:
-        ConfigError: when num_samples is below 1.
-        PositionError: when the sampler cannot work in this window.
+        ConfigError: num_samples is below 1.
+        PositionError: the sampler cannot work in this window.
 
     Source: PoSE, arXiv 2309.10400, figure 5; the exact counting is our own.
     """
@@ -87,7 +88,7 @@ def coverage_with_error(
 
 
 def _exact(sampler: PositionSampler, window: Window) -> np.ndarray | None:
-    """Exact coverage, or None where only sampling gives one."""
+    """Exact coverage; None if it can only be sampled."""
     if isinstance(sampler, FullLength):
         return np.ones(window.target)
     short = (np.arange(window.target) < window.train).astype(np.float64)
@@ -106,8 +107,8 @@ def _exact(sampler: PositionSampler, window: Window) -> np.ndarray | None:
     if sampler.skips == "flat":
         weight = _flat_last_skip(3, window) / np.arange(1, budget + 2)
         return _three_chunks(_last_skip_weighted(weight, window), window)
-    # Two sorted draws: every pair x < z has twice the probability of a pair x = z. That is an even spread over all
-    # pairs x <= z, less a part of the diagonal, where the last two chunks join and the example has two chunks.
+    # Two sorted draws: every pair x < z has twice the probability of a pair x = z. This equals a uniform law over all
+    # pairs x <= z minus part of the diagonal, where the last two chunks join and the example has two chunks.
     even = np.full(budget + 1, 2 / ((budget + 1) * (budget + 2)))
     spread = _three_chunks(_last_skip_weighted(even, window), window)
     joined = _two_chunks(window.train - 2, np.full(budget + 1, 1 / (budget + 1)), window)
@@ -115,7 +116,7 @@ def _exact(sampler: PositionSampler, window: Window) -> np.ndarray | None:
 
 
 def _flat_last_skip(num_pairs: int, window: Window) -> np.ndarray:
-    """Law of PoSE's last flat skip: the largest of `num_pairs` draws of `U{-(Lc-1)..Lt-1}`, clipped; (B + 1,)."""
+    """Law of PoSE's last flat skip: the largest of `num_pairs` draws from `U{-(Lc-1)..Lt-1}`, clipped; (B + 1,)."""
     cumulative = np.arange(window.train, window.target + 1) / (window.target + window.train - 1)
     cumulative = cumulative**num_pairs
     cumulative[-1] = 1.0
@@ -125,8 +126,8 @@ def _flat_last_skip(num_pairs: int, window: Window) -> np.ndarray:
 def _two_chunks(longest_first: int, skip: np.ndarray, window: Window) -> np.ndarray:
     """Coverage of two chunks, `l_0 ~ U{1..longest_first}`, with the skip's law `skip`, float64 (B + 1,).
 
-    D is trained inside a chunk when `D < max(l_0, Lc - l_0)` and across when `u + 1 <= D <= u + Lc - 1`, whatever
-    `l_0`: the two are independent.
+    D is trained inside a chunk when `D < max(l_0, Lc - l_0)`, and across chunks when `u + 1 <= D <= u + Lc - 1`,
+    whatever `l_0`. So the two events are independent.
     """
     distance = np.arange(window.target)
     first = np.arange(1, longest_first + 1)
@@ -140,12 +141,13 @@ def _two_chunks(longest_first: int, skip: np.ndarray, window: Window) -> np.ndar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SkipLaw:
-    """What `_three_chunks` needs of the joint law of x and y = z - x, all in float64.
+    """The joint law of x and y = z - x, as `_three_chunks` needs it; all in float64.
 
     Attributes:
         first, gap, last: (B + 1,) each, the laws of x, y and z.
         first_if_gap_from, gap_if_first_from: D -> (B + 1,): P(x, y >= D) by x, and P(y, x >= D) by y.
-        pairs: (B,), for e = D - Lc the summed probability of D being trained across two pairs of chunks at once.
+        pairs: (B,), index e = D - Lc: the probability that D is trained across two given pairs of chunks at once,
+            summed over the choices of two pairs.
     """
 
     first: np.ndarray
@@ -157,12 +159,12 @@ class _SkipLaw:
 
 
 class _Lengths:
-    """Law of the three lengths: `l_0 ~ U{1..Lc-2}`, then l_1 and l_2 = Lc - l_0 - l_1 alike, l_1 ~ U{1..Lc-l_0-1}.
+    """Law of the three lengths: `l_0 ~ U{1..Lc-2}`, `l_1 ~ U{1..Lc-l_0-1}`; `l_2 = Lc - l_0 - l_1` has the law of l_1.
 
     Attributes:
-        each: float64 (Lc + 1,), index l_0 = P(l_0, l_1) for every l_1 that fits.
-        room: int64 (Lc + 1,), how many do.
-        first_below, other_below: float64 (Lc + 1,), index k = P(l_0 < k), P(l_1 < k) = P(l_2 < k).
+        each: float64 (Lc + 1,), index l_0, value P(l_0, l_1), which is the same for every possible l_1.
+        room: int64 (Lc + 1,), index l_0, value = number of possible l_1.
+        first_below, other_below: float64 (Lc + 1,), index k, values P(l_0 < k) and P(l_1 < k) = P(l_2 < k).
     """
 
     def __init__(self, train: int) -> None:
@@ -178,11 +180,11 @@ class _Lengths:
         self.other_below = _before(other)
 
     def first_and_other_below(self, other: int) -> np.ndarray:
-        """P(l_0 < k, l_1 < other) by k, float64 (Lc + 1,); the same with l_2 for l_1."""
+        """P(l_0 < k, l_1 < other) by k, float64 (Lc + 1,); likewise with l_2 for l_1."""
         return _before(self.each * np.minimum(self.room, other - 1))
 
     def both_others_below(self) -> Iterator[np.ndarray]:
-        """P(l_1 < k, l_2 < c) by k <= Lc - c, float64 (Lc + 1,), for c = 1, 2, .. Lc - 1 in turn."""
+        """Yields P(l_1 < k, l_2 < c) by k <= Lc - c, float64 (Lc + 1,), for c = 1, 2, .. Lc - 1."""
         row = np.zeros(self.train + 1)
         yield row
         for equal in range(1, self.train - 1):
@@ -193,7 +195,7 @@ class _Lengths:
 
 
 def _before(values: np.ndarray) -> np.ndarray:
-    """Sums of all earlier entries; same shape."""
+    """Sums of all earlier entries (exclusive cumulative sum); same shape."""
     return np.concatenate([[0.0], values[:-1].cumsum()])
 
 
@@ -206,12 +208,12 @@ def _slide(law: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def _three_chunks(law: _SkipLaw, window: Window) -> np.ndarray:
     """Coverage of three chunks by inclusion and exclusion over the pairs of chunks.
 
-    Across chunks 0-1, 1-2 and 0-2 the distances `[x + 1, x + l_0 + l_1 - 1]`, `[y + 1, y + l_1 + l_2 - 1]` and
-    `[z + l_1 + 1, z + Lc - 1]` are trained, inside chunk i those below `l_i`. With e = D - Lc, for D >= Lc these say
+    Chunks 0-1, 1-2 and 0-2 train the distances `[x + 1, x + l_0 + l_1 - 1]`, `[y + 1, y + l_1 + l_2 - 1]` and
+    `[z + l_1 + 1, z + Lc - 1]`; chunk i by itself trains those below `l_i`. With e = D - Lc, for D >= Lc this means
 
         0-1: x = e + c, l_2 < c     1-2: y = e + a, l_0 < a     0-2: z = D - r, l_1 < r     with a, c, r in 1 .. Lc - 1.
 
-    All three at once would need `a + c + r = 2 Lc - D <= Lc` and so fewer than Lc tokens: pairs of events are enough.
+    All three at once would need `a + c + r = 2 Lc - D <= Lc`, so fewer than Lc tokens. So two events at a time suffice.
     For D < Lc, D is missed only if no chunk is longer than D, z >= D, and at most one of x and y is below D.
     """
     train, budget = window.train, window.target - window.train
@@ -277,7 +279,7 @@ def _first_skip_weighted(window: Window) -> _SkipLaw:
 
 
 def _last_skip_weighted(weight: np.ndarray, window: Window) -> _SkipLaw:
-    """Skips with P(x, z) = weight(z) for x <= z <= B; x and y are alike."""
+    """Skips with P(x, z) = weight(z) for x <= z <= B; x and y have the same law."""
     train, budget = window.train, window.target - window.train
     lengths = _Lengths(train)
     by_last, by_sum = np.zeros(train), np.zeros(2 * train)
@@ -290,7 +292,7 @@ def _last_skip_weighted(weight: np.ndarray, window: Window) -> _SkipLaw:
     doubled = _slide(weight, by_sum)[::2]
     pairs = _slide(weight, by_last)
     pairs[: len(doubled)] += doubled
-    from_on = np.concatenate([weight[::-1].cumsum()[::-1], np.zeros(train)])  # P(z >= k) by one x
+    from_on = np.concatenate([weight[::-1].cumsum()[::-1], np.zeros(train)])  # P(x, z >= k) for any one x
 
     def other_from(distance: int) -> np.ndarray:
         return from_on[distance : distance + budget + 1]
@@ -306,8 +308,8 @@ def _last_skip_weighted(weight: np.ndarray, window: Window) -> _SkipLaw:
 
 
 def _covered_by(position_ids: np.ndarray, target: int) -> np.ndarray:
-    """Which distances occur between the positions of one example: bool (target,)."""
-    first = np.flatnonzero(np.diff(position_ids, prepend=-2) != 1)  # of each run of neighbouring positions
+    """Which distances occur between the positions of one example, bool (target,)."""
+    first = np.flatnonzero(np.diff(position_ids, prepend=-2) != 1)  # the start of each run of consecutive positions
     if len(first) ** 2 <= 4 * target:
         start = position_ids[first]
         end = np.append(position_ids[first[1:] - 1], position_ids[-1])

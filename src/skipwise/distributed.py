@@ -1,4 +1,4 @@
-"""This process among those of a distributed run."""
+"""The state of this process in a distributed run."""
 
 import atexit
 from datetime import timedelta
@@ -8,18 +8,18 @@ from accelerate import PartialState
 
 
 def process_state() -> PartialState:
-    """This process and its device; where there is no accelerator, of a run on CPUs."""
+    """The rank and device of this process; on CPUs if there is no accelerator."""
     close_group_at_exit()
-    # A rank that has nothing to measure waits for one that has a long input; the default gives up after ten minutes.
+    # A rank without work waits for ranks that evaluate long inputs; the default timeout is ten minutes.
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
 
 
 def close_group_at_exit() -> None:
-    """Has the process group closed before the interpreter ends, whoever started it and however often this is called.
+    """Closes the process group at interpreter exit, whoever created it. May be called repeatedly.
 
-    A group that still stands then is torn down among the process's static objects; now and then a thread of gloo is
-    still running, and a process that has done all its work ends by SIGABRT ("terminate called without an active
-    exception"), which its launcher reports as a failed run.
+    An open group would be destroyed with the process's static objects. If a gloo thread still runs then, a process that
+    has finished its work ends by SIGABRT ("terminate called without an active exception"), and its launcher reports a
+    failed run.
     """
     atexit.unregister(_close_group)
     atexit.register(_close_group)

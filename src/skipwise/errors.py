@@ -1,18 +1,18 @@
-"""Every error that skipwise raises on purpose.
+"""All errors that skipwise raises deliberately.
 
     SkipwiseError
     |-- ConfigError            a setting is unknown, missing, out of range, or contradicts another
     |-- DataError              a document, corpus or stored token file cannot be used
     |-- PositionError          a position sample or window breaks its own rules
-    |-- UnsupportedModelError  the model cannot be extended by positions, with the reason
+    |-- UnsupportedModelError  the model cannot be extended by position ids
     `-- CheckpointError        a checkpoint cannot be read, written, resumed or trusted
 
-Each message is one line: what was given, what is allowed, what to do. The command line prints it as it is and exits 2.
+Each message is one line: what was given, what is allowed, what to do. The command line prints it and exits with 2.
 """
 
 
 class SkipwiseError(Exception):
-    """Base of all errors that are the caller's to mend."""
+    """Base class of all errors that the caller can fix."""
 
 
 class ConfigError(SkipwiseError):
@@ -28,7 +28,7 @@ class PositionError(SkipwiseError):
 
 
 class UnsupportedModelError(SkipwiseError):
-    """The model cannot be extended by its position indices."""
+    """The model cannot be extended by position ids."""
 
 
 class CheckpointError(SkipwiseError):

@@ -1,9 +1,9 @@
-"""Engines that train one model in several processes: what `training` says for each, in the engine's own settings.
+"""Engines for distributed training, their settings, and the command that starts the processes.
 
 ddp     each process holds the whole model
-fsdp2   parameters, gradients and optimizer split, by PyTorch (FSDP of version 2)
-zero2   gradients and optimizer split, by DeepSpeed
-zero3   parameters, too
+fsdp2   parameters, gradients and optimizer state sharded by PyTorch (FSDP version 2)
+zero2   gradients and optimizer state sharded by DeepSpeed
+zero3   parameters, gradients and optimizer state sharded by DeepSpeed
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from skipwise.errors import ConfigError
 DEFAULT_PORT = 29400
 SECONDS_TO_STOP = 600
 LAUNCHED = "SKIPWISE_LAUNCHED"
-"""Tells the processes by which flags they were started."""
+"""Environment variable with the flags that the processes were started with."""
 
-# Settings of `training` that choose an engine; one at most is there.
+# Settings of `training` that choose an engine; at most one engine is chosen.
 ENGINE_SETTINGS = ("fsdp", "fsdp_config", "deepspeed")
 
 
 def fsdp_settings() -> dict[str, Any]:
-    """What transformers hands to FSDP: layer by layer, split again after each forward pass, checkpoints whole."""
+    """FSDP settings for transformers: wrapped by layer, resharded after the forward pass, full checkpoints."""
     return {
         "version": 2,
         "reshard_after_forward": True,
@@ -37,10 +37,10 @@ def fsdp_settings() -> dict[str, Any]:
 
 
 def deepspeed_settings(stage: int) -> dict[str, Any]:
-    """DeepSpeed's own config for a stage of ZeRO; what is `auto` the Trainer fills in from the run."""
+    """DeepSpeed's config for a ZeRO stage; the Trainer fills in values that are `auto`."""
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
     if stage == 3:
-        # So that checkpoints, and the model at the end, hold whole weights.
+        # Checkpoints and the final model then hold full weights.
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     return {
         "zero_optimization": zero,
@@ -57,23 +57,22 @@ ENGINES: dict[str, dict[str, dict[str, Any]]] = {
     "zero2": {"deepspeed": deepspeed_settings(2)},
     "zero3": {"deepspeed": deepspeed_settings(3)},
 }
-"""Of each engine the setting of `training` that takes a file, and what stands in the file."""
+"""For each engine, the setting of `training` that names its config file, and the content of that file."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How a run is started in several processes, by torchrun's elastic agent.
+    """A run in several processes, started by torchrun's elastic agent.
 
     Attributes:
-        engine: a name of `ENGINES`.
-        processes: on each machine.
-        machines: how many; the same command is given on each of them.
-        rendezvous: host, or host:port, that all of several machines reach; one of them.
-        max_restarts: how often all processes are started anew after one has failed; they go on from the last
-            checkpoint.
+        engine: a key of `ENGINES`.
+        processes: number of processes per machine.
+        machines: number of machines; each is given the same command.
+        rendezvous: host or host:port of one of the machines, reachable from all; needed for several machines.
+        max_restarts: how often all processes are restarted after one fails; they resume from the last checkpoint.
 
     Raises:
-        ConfigError: for an unknown engine, numbers below one, or several machines without a place to meet.
+        ConfigError: an unknown engine, a number out of range, or several machines without a valid rendezvous.
     """
 
     engine: str
@@ -94,21 +93,21 @@ class Launch:
                 raise ConfigError(f"{flag} is {value}; give {least} or more")
         if self.machines > 1 and not self.rendezvous:
             raise ConfigError(
-                f"--nnodes is {self.machines}, and the machines need a place to meet: give --rdzv HOST or HOST:PORT "
-                "with the name of one of them, the same on all"
+                f"--nnodes is {self.machines}, and several machines need a rendezvous: give --rdzv HOST or HOST:PORT "
+                "of one of them, the same on all"
             )
         if self.rendezvous and not self.rendezvous.rpartition(":")[2].isdecimal() and ":" in self.rendezvous:
             raise ConfigError(f"--rdzv is {self.rendezvous!r}; give HOST or HOST:PORT, such as node0:{DEFAULT_PORT}")
 
     def write(self, training: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Writes the engine's config file, and gives a run's `training` settings with it in place.
+        """Writes the engine's config file, and returns `training` settings that use it.
 
         Args:
             training: the run's own settings.
-            folder: where to; it is made.
+            folder: folder for the file; created if missing.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         settings = {name: value for name, value in training.items() if name not in ENGINE_SETTINGS}
@@ -121,7 +120,7 @@ class Launch:
         return settings
 
     def command(self, arguments: Sequence[str]) -> list[str]:
-        """The command that starts the processes on this machine, each of them `skipwise` with these arguments."""
+        """The command that starts this machine's processes, each running `skipwise` with these arguments."""
         here = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.processes)]
         if self.machines == 1:
             here += ["--standalone"]
@@ -130,21 +129,21 @@ class Launch:
             place = host if ":" in host else f"{host}:{DEFAULT_PORT}"
             here += ["--nnodes", str(self.machines), "--rdzv-backend", "c10d", "--rdzv-endpoint", place]
             here += ["--rdzv-id", "skipwise"]
-        # A step, and a checkpoint of all of a large model, take longer than the half minute that torchrun would wait.
+        # A step and a full checkpoint of a large model take longer than torchrun's default of 30 seconds.
         here += ["--shutdown-timeout", str(SECONDS_TO_STOP)]
         return [*here, "--max-restarts", str(self.max_restarts), "-m", "skipwise", *arguments]
 
     def flags(self) -> list[str]:
-        """The flags of `skipwise extend` that start as many again, on this machine."""
+        """The flags of `skipwise extend` that start the same processes again on this machine."""
         several = ["--nnodes", str(self.machines), "--rdzv", self.rendezvous or ""] if self.machines > 1 else []
         return ["--launch", self.engine, "--nproc", str(self.processes), *several]
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, with what the processes need in it."""
+        """Environment for the processes: this process's own, with additions."""
         environment = dict(os.environ) | {LAUNCHED: shlex.join(self.flags())}
         if self.machines == 1:
-            # Otherwise torch 2.13 shares one store over all restarts, and the new may find the addresses of the dead.
+            # Otherwise torch 2.13 keeps one store over all restarts, and new processes may find addresses of dead ones.
             environment.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-        # Of torch's own calls, whose next names DeepSpeed does not use yet.
+        # DeepSpeed still uses names that torch has deprecated.
         environment.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.distributed.c10d_logger")
         return environment

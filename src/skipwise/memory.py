@@ -1,16 +1,16 @@
-"""Bytes and floating-point operations, from shapes alone.
+"""Memory in bytes and compute in floating-point operations, from shapes alone.
 
-What a model holds and computes, as plain arithmetic over three values that `skipwise.plan` reads off a model:
+Plain arithmetic over three descriptions that `skipwise.plan` derives from a model:
 
-    ParameterCounts   how many numbers, by kind
-    LayerShape        what attention of one layer reads, and what its cache keeps of a token
-    StepProfile       what one training step holds beside parameters and the optimizer's state
+    ParameterCounts   number of parameters, by kind
+    LayerShape        attention heads of a layer, and what its cache holds per token
+    StepProfile       memory of one training step besides parameters and optimizer state
 
-and, with `Sharding`, over how many processes which of them is split. Nothing here is rounded or assumed: speeds and
-the share of them that is reached belong to `skipwise.plan`.
+`Sharding` says which of these are split over how many processes. Nothing here is estimated: hardware speeds and
+utilization belong to `skipwise.plan`.
 
-Symbols: T = tokens read, W = a sliding window, n_q and n_kv = heads of queries and of keys, d_k and d_v = numbers of a
-key and of a value in one head, s = the training window, b = windows at a time.
+Symbols: T = tokens read, W = sliding window, n_q and n_kv = number of query heads and of key-value heads, d_k and
+d_v = size of a key and of a value in one head.
 """
 
 from collections.abc import Sequence
@@ -23,28 +23,28 @@ from skipwise.names import did_you_mean
 FLOAT32_BYTES = 4
 
 SHARDINGS = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}
-"""Ways to train on several processes, and from which stage of ZeRO on each splits."""
+"""Ways to train on several processes, with the ZeRO stage of each."""
 
-# Of bitsandbytes: numbers with one scale, and scales with one of their own.
+# bitsandbytes: block size of the weights, and of the scales in double quantization.
 _BLOCK, _SCALES_BLOCK = 64, 256
 
-# DeepSpeed's defaults (reduce_bucket_size, allgather_bucket_size, stage3_max_live_parameters), in numbers of 16 bits.
+# DeepSpeed's defaults (reduce_bucket_size, allgather_bucket_size, stage3_max_live_parameters), in 16-bit values.
 _BUCKET, _LIVE_PARAMETERS = 5 * 10**8, 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterCounts:
-    """Numbers of a model's parameters by kind; what is tied counts once.
+    """Number of a model's parameters by kind; tied parameters count once.
 
     Attributes:
-        embedding: of tokens, 0-d positions none; a tied head is this one.
-        head: from hidden states to logits; 0 where it is tied.
-        attention: projections of queries, keys, values and outputs.
-        mlp: dense feed-forward layers, and experts that see every token.
-        experts: of which each token sees some.
-        active_experts: what one token sees of them.
-        norms: scales of norms, biases of them.
-        other: routers, and what fits nowhere else.
+        embedding: token embeddings, including a tied head.
+        head: output projection to logits; 0 if tied.
+        attention: query, key, value and output projections.
+        mlp: dense feed-forward layers, and shared experts, which process every token.
+        experts: all routed experts.
+        active_experts: the routed experts that process one token.
+        norms: weights and biases of norms.
+        other: routers and everything else.
     """
 
     embedding: int = 0
@@ -58,33 +58,33 @@ class ParameterCounts:
 
     @property
     def total(self) -> int:
-        """All that is stored."""
+        """All stored parameters."""
         return sum(getattr(self, field.name) for field in fields(self)) - self.active_experts
 
     @property
     def active_in_layers(self) -> int:
-        """What one token is multiplied with between the embedding and the head."""
+        """Parameters that process one token between the embedding and the head."""
         return self.total - self.embedding - self.head - self.experts + self.active_experts
 
     @property
     def head_multiplied(self) -> int:
-        """What one hidden state is multiplied with to become logits."""
+        """Parameters of the product that turns a hidden state into logits."""
         return self.head or self.embedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerShape:
-    """One decoder layer as its attention and its cache see it.
+    """Shape of one decoder layer's attention and cache.
 
     Attributes:
         query_heads: n_q.
-        kv_heads: n_kv, heads that keys and values are kept for.
-        key_dim: d_k, the rotary part included.
+        kv_heads: n_kv.
+        key_dim: d_k, including the rotary part.
         value_dim: d_v.
-        window_tokens: W, how many tokens a query sees, itself included; None for all before it.
-        latent_dim: numbers kept of a token by an engine that caches the compressed state of latent attention, rotary
-            part included; None where attention has no such state.
-        owns_cache: False for a layer that reads the cache of an earlier one.
+        window_tokens: W, number of tokens that a query attends to, including its own; None for all earlier ones.
+        latent_dim: values per token in the compressed cache of latent attention, including the rotary part; None if
+            attention has no latent state.
+        owns_cache: False for a layer that uses the cache of an earlier one.
     """
 
     query_heads: int
@@ -96,13 +96,13 @@ class LayerShape:
     owns_cache: bool = True
 
     def cached_tokens(self, length_tokens: int) -> int:
-        """Tokens whose keys and values are kept after `length_tokens`: a query of a window W sees W - 1 before it."""
+        """Tokens in the cache after `length_tokens`; with a window W the next query attends to W - 1 earlier ones."""
         if self.window_tokens is None:
             return length_tokens
         return min(self.window_tokens - 1, length_tokens)
 
     def cached_values(self, *, latent: bool) -> int:
-        """Numbers kept of one token: `n_kv (d_k + d_v)`, or the compressed state where there is one and it is asked."""
+        """Cached values per token: `n_kv (d_k + d_v)`, or with `latent` the compressed state if there is one."""
         if not self.owns_cache:
             return 0
         if latent and self.latent_dim is not None:
@@ -110,24 +110,25 @@ class LayerShape:
         return self.kv_heads * (self.key_dim + self.value_dim)
 
     def attended_pairs(self, length_tokens: int) -> int:
-        """Pairs of a query and a key that it sees, over `length_tokens` queries: `T (T + 1) / 2` without a window."""
+        """Number of attended query-key pairs over `length_tokens` queries: `T (T + 1) / 2` without a window."""
         full = min(length_tokens, self.window_tokens or length_tokens)
         return full * (full + 1) // 2 + (length_tokens - full) * full
 
 
 def four_bit_bytes(numbers: int, *, double_quant: bool = True) -> int:
-    """Bytes of one weight in 4 bits, as bitsandbytes lays it out.
+    """Bytes of one weight tensor in 4 bits, in the layout of bitsandbytes.
 
-        ceil(n / 2)                  two numbers in a byte
-        4 ceil(n / 64)               a float32 scale for each block of 64 (B of them), or with double_quant
-        B + 4 ceil(B / 256) + 4      scales in 8 bits, a float32 scale for each 256 of these, and their mean
-        64 (+ 1024)                  the 16 values that four bits stand for (and the 256 of the scales), in each weight
+        ceil(n / 2)                  two parameters per byte
+        4 ceil(n / 64)               a float32 scale for each of the B blocks of 64; or, with double_quant,
+        B + 4 ceil(B / 256) + 4      8-bit scales, a float32 scale for each 256 of these, and their mean
+        64 (+ 1024)                  the code book of 16 float32 values (and that of the scales, 256), for each tensor
 
     Args:
-        numbers: n, of the weight.
-        double_quant: whether scales are in 8 bits.
+        numbers: n, parameters of the tensor.
+        double_quant: whether the scales are quantized to 8 bits.
 
-    Source: QLoRA (arXiv 2305.14314, section 3): 4.127 bits a number of a large weight, 4.5 without double quantization.
+    Source: QLoRA (arXiv 2305.14314, section 3): 4.127 bits per parameter of a large tensor, 4.5 without double
+        quantization.
     """
     blocks = -(-numbers // _BLOCK)
     scales = (
@@ -137,16 +138,16 @@ def four_bit_bytes(numbers: int, *, double_quant: bool = True) -> int:
 
 
 def kv_cache_bytes(layers: Sequence[LayerShape], length_tokens: int, *, bits: float = 16, latent: bool = True) -> int:
-    """Bytes of the cache after `length_tokens`.
+    """Bytes of the KV cache after `length_tokens`.
 
         sum over layers of  min(W - 1, T) * n_kv * (d_k + d_v) * bits / 8
 
     Args:
-        layers: of the model.
+        layers: layers of the model.
         length_tokens: T.
-        bits: of one number; 4.5 for 4 bits with a 16-bit scale for every 32 numbers.
-        latent: whether the engine keeps the compressed state of latent attention, where there is one; vLLM does, and
-            transformers since it no longer expands it.
+        bits: bits per value; 4.5 for 4 bits with a 16-bit scale for every 32 values.
+        latent: whether the engine caches the compressed state of latent attention, if there is one. vLLM does, and so
+            does transformers since it no longer expands that state.
 
     Source: DeepSeek-V2 (arXiv 2405.04434, section 2.1, table 1) compares the plain and the latent case.
     """
@@ -155,12 +156,12 @@ def kv_cache_bytes(layers: Sequence[LayerShape], length_tokens: int, *, bits: fl
 
 
 def prefill_flops(counts: ParameterCounts, layers: Sequence[LayerShape], length_tokens: int) -> int:
-    """Operations to read `length_tokens` and to make the logits of the last one.
+    """Operations to prefill `length_tokens` and to compute the logits of the last token.
 
-        2 P T + sum over layers of  2 pairs n_q (d_k + d_v)
+        2 P T + sum over layers of  2 pairs n_q (d_k + d_v), and 2 operations per parameter of the head
 
-    with P parameters that a token meets inside the layers. Without windows the sum is `2 T^2 n_q d L` for heads of
-    `d_k = d_v = d`: the causal half of what full attention would be.
+    P is the number of active parameters in the layers. Without windows the sum is `2 T^2 n_q d L` for L layers with
+    `d_k = d_v = d`: half of full, non-causal attention.
     """
     return (
         2 * counts.active_in_layers * length_tokens
@@ -177,17 +178,18 @@ def training_flops(
     checkpointing: bool,
     frozen: bool = False,
 ) -> int:
-    """Operations of one window, forward and backward: three forward passes, four where layers are computed again.
+    """Operations of one window, forward and backward: those of three forward passes, or four with recomputation.
 
-    Every position makes logits here. The head is never computed again; skipwise makes its gradient in the forward pass.
+    Logits of every position are counted. The head is never recomputed; skipwise computes its gradient in the forward
+    pass.
 
     Args:
         counts: parameters of the model.
-        layers: of the model.
+        layers: layers of the model.
         window_tokens: length of a training example.
-        checkpointing: layers are computed again in the backward pass.
-        frozen: the weights are not trained, so that no pass makes their gradients; attention has none to spare. What
-            low-rank additions compute is not counted.
+        checkpointing: gradient checkpointing: layers are recomputed in the backward pass.
+        frozen: the weights are not trained, which saves the pass for their gradients; attention has no weights, so it
+            saves nothing. Operations of low-rank adapters are not counted.
     """
     weights = 2 * counts.active_in_layers * window_tokens
     attention = sum(2 * layer.attended_pairs(window_tokens) * _per_pair(layer) for layer in layers)
@@ -207,24 +209,24 @@ def decode_bytes(
     latent: bool = True,
     cache_copies: float = 1.0,
 ) -> int:
-    """Bytes that are read to make one more token for each of `requests`: all weights that are met once, every cache.
+    """Bytes read in one decoding step for `requests` requests: the active weights once, and every cache.
 
-    Of experts, different requests meet different ones: as many as that, up to all of them, are read. A layer that
-    shares an earlier one's cache reads it once more.
+    Requests are assumed to use different experts, so `requests` times the active experts are read, up to all of them. A
+    layer that uses an earlier layer's cache reads it again.
 
     Args:
         counts: parameters of the model.
-        layers: of the model.
-        length_tokens: of each request so far.
-        requests: at once.
-        weight_bits: of a number in the layers.
-        kv_bits: of a number in the cache.
+        layers: layers of the model.
+        length_tokens: current length of each request.
+        requests: number of requests in the batch.
+        weight_bits: bits per parameter in the layers.
+        kv_bits: bits per value in the cache.
         latent: as for `kv_cache_bytes`.
-        cache_copies: how often accelerators that share the model hold a cache; each reads its own.
+        cache_copies: number of copies of a cache over the accelerators that share the model; each reads its own.
     """
     experts = min(counts.experts, counts.active_experts * requests)
     products = counts.attention + counts.mlp + experts
-    # Head, norms and routers stay in 16 bits, as in `skipwise.plan.serving.weight_bytes`.
+    # Head, norms and routers are kept in 16 bits, as in `skipwise.plan.serving.weight_bytes`.
     others = counts.head_multiplied + counts.norms + counts.other
     read = [replace(layer, owns_cache=True) for layer in layers]
     cache = cache_copies * kv_cache_bytes(read, length_tokens, bits=kv_bits, latent=latent)
@@ -234,9 +236,9 @@ def decode_bytes(
 def decode_flops(
     counts: ParameterCounts, layers: Sequence[LayerShape], length_tokens: int, *, latent: bool = True
 ) -> int:
-    """Operations to make one more token after `length_tokens`: products with weights, and with all keys and values.
+    """Operations to decode one token after `length_tokens`: products with the weights and with all keys and values.
 
-    An engine that keeps the compressed state of latent attention computes with it, for every head.
+    With `latent`, every head computes with the compressed state of latent attention instead.
     """
     attention = 0
     for layer in layers:
@@ -246,33 +248,34 @@ def decode_flops(
 
 
 class Moment(NamedTuple):
-    """What is held at one moment of a step, in bytes, which grows evenly with the number of layers.
+    """Bytes in use at one moment of a training step; linear in the number of layers.
 
     Attributes:
-        per_layer: of each layer.
-        outside: of embeddings, final norm and loss, and of the layer at work.
+        per_layer: bytes per layer.
+        outside: bytes of embeddings, final norm and loss, and temporaries of the layer being computed.
     """
 
     per_layer: int
     outside: int
 
     def held(self, num_layers: int) -> int:
-        """Of a model of `num_layers`."""
+        """Bytes in use for a model with `num_layers` layers."""
         return self.outside + num_layers * self.per_layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepProfile:
-    """What one micro-batch holds, as a step of the model itself shows it.
+    """Memory of one micro-batch, as traced on the model itself.
 
-    The peak is at one of few moments, each of which grows evenly with the number of layers: the end of the forward
-    pass, the backward pass of the last layer, and, given last, that of the first layer with the embedding.
+    The peak is at one of a few moments, each linear in the number of layers: the end of the forward pass, the backward
+    pass of the last layer, and, as the last entry, the backward pass of the first layer with the embedding.
 
     Attributes:
-        moments: each beside parameters and the optimizer's state, and beside gradients where those are held.
-        gradients_held: all gradients were there before, from another micro-batch of the step; else they come to be in
-            this one, and count in its moments.
-        loss_bytes: of the first moment, what the loss takes: its logits, and the gradient of a head that is trained.
+        moments: bytes at each moment, without parameters and optimizer state, and without gradients if
+            `gradients_held`.
+        gradients_held: whether all gradients exist already, from an earlier micro-batch of the step. Otherwise this
+            micro-batch creates them, and they are included in its moments.
+        loss_bytes: the part of the first moment that the loss needs: logits, and the gradient of a trained head.
     """
 
     moments: tuple[Moment, ...]
@@ -280,20 +283,20 @@ class StepProfile:
     loss_bytes: int = 0
 
     def with_more(self, num_bytes: int) -> "StepProfile":
-        """With so much more while activations are kept: from the end of the forward pass until the last layer is done.
+        """A profile with more bytes in all moments but the last, that is while most activations are kept.
 
         Args:
-            num_bytes: of holes that an allocator leaves, say.
+            num_bytes: additional bytes, such as fragmentation of the allocator.
         """
         *until, after = self.moments
         heavier = (moment._replace(outside=moment.outside + num_bytes) for moment in until)
         return replace(self, moments=(*heavier, after))
 
     def peak(self, num_layers: int, gradients: int) -> int:
-        """The most that is held at once of gradients, activations and all else that a step makes, in bytes.
+        """Peak bytes of gradients, activations and temporaries of a step.
 
         Args:
-            num_layers: of the model.
+            num_layers: number of layers of the model.
             gradients: bytes of all gradients.
         """
         most = max(moment.held(num_layers) for moment in self.moments)
@@ -302,12 +305,12 @@ class StepProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:
-    """Over how many processes the state of training is split, and how.
+    """How the training state is sharded over data-parallel processes.
 
     Attributes:
-        processes: that train together, each on windows of its own.
-        kind: what is split: `ddp` nothing, `zero1` the optimizer's state, `zero2` gradients too, `zero3` (DeepSpeed)
-            and `fsdp` (full shard) parameters too.
+        processes: number of processes, each training on its own windows.
+        kind: what is sharded: `ddp` nothing, `zero1` the optimizer state, `zero2` also gradients, `zero3` (DeepSpeed)
+            and `fsdp` (full shard) also parameters.
 
     Source: ZeRO, arXiv 1910.02054, section 5.
     """
@@ -317,39 +320,39 @@ class Sharding:
 
     def __post_init__(self) -> None:
         if self.processes < 1:
-            raise ConfigError(f"processes are {self.processes}; give 1 or more")
+            raise ConfigError(f"the number of processes is {self.processes}; give 1 or more")
         if self.kind not in SHARDINGS:
             hint = did_you_mean(self.kind, SHARDINGS)
             raise ConfigError(f"the sharding is {self.kind!r}; {hint}give one of {', '.join(SHARDINGS)}")
         if self.processes == 1 and self.kind != "ddp":
-            raise ConfigError(f"{self.kind} splits over several accelerators and there is 1; give a larger --count")
+            raise ConfigError(f"{self.kind} shards over several accelerators, but there is 1; give a larger --count")
 
     def share(self, stage: int) -> int:
-        """By how much something is divided that is split from `stage` on."""
+        """Divisor for the size of state that is sharded from ZeRO stage `stage` on."""
         return self.processes if SHARDINGS[self.kind] >= stage else 1
 
     @property
     def splits_parameters(self) -> bool:
-        """Whether each process holds a part of the parameters only."""
+        """Whether each process holds only a shard of the parameters."""
         return self.share(3) > 1
 
     @property
     def is_deepspeed(self) -> bool:
-        """Whether DeepSpeed's engine trains: it has 16-bit weights and gradients, and float32 ones in its optimizer."""
+        """Whether DeepSpeed trains, with 16-bit weights and gradients and float32 copies in its optimizer."""
         return self.kind.startswith("zero")
 
     def moved_bytes(self, *, gathered_bytes: int, trained: int, micro_batches: int) -> int:
-        """Bytes that each process sends in a step, and as many that it receives.
+        """Bytes that each process sends in a step; it receives as many.
 
-            ddp         gradients are summed once a step, in float32: each sent twice
-            zero1       likewise in 16 bits: summed, then the new parameters are handed out
-            zero2       summed after every micro-batch, as each keeps its part alone
-            zero3, fsdp every micro-batch gathers the parameters forward and again backward, and sums gradients
+            ddp         one all-reduce of float32 gradients per step, which sends each twice
+            zero1       in 16 bits, gradients are reduced and the new parameters gathered, once per step
+            zero2       like zero1, but gradients are reduced after every micro-batch, as each process keeps its shard
+            zero3, fsdp every micro-batch gathers the parameters in the forward and backward pass, and reduces gradients
 
         Args:
-            gathered_bytes: of all parameters, as they are gathered: 2 each, or fewer where they are quantized.
-            trained: how many of them are trained; gradients are summed in 16 bits where parameters are split.
-            micro_batches: of a step, in each process.
+            gathered_bytes: bytes of all parameters as they are gathered: 2 each, or fewer if quantized.
+            trained: number of trained parameters; their gradients are reduced in 16 bits, except by ddp.
+            micro_batches: micro-batches per step in each process.
 
         Source: ZeRO, arXiv 1910.02054, section 7.
         """
@@ -365,14 +368,14 @@ class Sharding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingState:
-    """Bytes of the state of training in one process, whole models where nothing is split.
+    """Bytes of the training state in one process; unsharded unless made by `sharded`.
 
     Attributes:
-        parameters: of the model.
-        gradients: of what is trained.
-        optimizer: the optimizer's state, with a float32 copy of what is trained where parameters are 16-bit.
-        in_transit: what is between processes: the largest part of split parameters that is whole at once, or the
-            buckets in which data parallel training sums gradients.
+        parameters: parameters of the model.
+        gradients: gradients of the trained parameters.
+        optimizer: optimizer state, with a float32 copy of the trained parameters if those are 16-bit.
+        in_transit: communication buffers: the sharded parameters gathered at one time, or the buckets of gradient
+            reduction.
     """
 
     parameters: int
@@ -382,23 +385,23 @@ class TrainingState:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all four."""
         return self.parameters + self.gradients + self.optimizer + self.in_transit
 
     def sharded(
         self, sharding: Sharding, *, numbers: int, trained: int, whole_bytes: int, unsplit: int = 0
     ) -> "TrainingState":
-        """What one process of several holds of it.
+        """The state in one of several processes.
 
         Args:
-            sharding: over how many, and how.
-            numbers: parameters of the model.
-            trained: how many of them are.
-            whole_bytes: what FSDP has whole at once.
-            unsplit: bytes of parameters that each process holds whatever the sharding: scales of weights in 4 bits.
+            sharding: number of processes, and what is sharded.
+            numbers: number of parameters of the model.
+            trained: number of trained parameters.
+            whole_bytes: bytes of parameters that FSDP gathers at one time.
+            unsplit: bytes of parameters that every process holds under any sharding, such as scales of 4-bit weights.
 
-        Source: of buckets, torch's DistributedDataParallel, which keeps a copy of all gradients unless
-            `gradient_as_bucket_view` is set, which the Trainer does not; and DeepSpeed's defaults.
+        Source for buckets: torch's DistributedDataParallel, which keeps a copy of all gradients unless
+            `gradient_as_bucket_view` is set (the Trainer does not set it); and DeepSpeed's defaults.
         """
         in_transit = 0
         if sharding.processes > 1:
@@ -419,5 +422,5 @@ class TrainingState:
 
 
 def _per_pair(layer: LayerShape) -> int:
-    """Multiplications of one query with one key, and with its value."""
+    """Multiplications for one query-key pair over all heads, including the product with the value."""
     return layer.query_heads * (layer.key_dim + layer.value_dim)

@@ -1,13 +1,13 @@
-"""Names that people misspell."""
+"""Suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """`did you mean 'h100'? `, in front of all that may be given; nothing where no known name is near.
+    """The hint `did you mean 'h100'? ` to put before the list of allowed names; empty if no known name is similar.
 
-    Capitals count for nothing, and names that begin with the one given come first: of `A100` both sizes.
+    Case is ignored. Names that begin with the given one are preferred: `A100` suggests both sizes of it.
     """
     by_lower, lower = {name.lower(): name for name in known}, str(given)[:64].lower()
     longer = [name for name in by_lower if lower and name.startswith(lower)][:3]

@@ -1,8 +1,8 @@
-"""Position samplers: which tokens of a document a training example shows, and at which positions.
+"""Position samplers choose the tokens of a training example and their position ids.
 
-A model with a context of `Lt` positions is trained on examples of `Lc < Lt` tokens whose position ids skip, so that
-over many examples every relative distance is seen. Symbols: `Lc` = window.train, `Lo` = window.original,
-`Lt` = window.target, `Lx` = tokens of the document, all in tokens.
+A model is trained for a context of `Lt` positions on examples of `Lc < Lt` tokens whose position ids skip. Over many
+examples it sees every relative distance. Symbols: `Lc` = window.train, `Lo` = window.original, `Lt` = window.target,
+`Lx` = length of the document, all in tokens.
 
     PoSE          N chunks with random lengths and skips
     RandPos       a random subset of positions
@@ -11,8 +11,8 @@ over many examples every relative distance is seen. Symbols: `Lc` = window.train
     Plain         a short window without skips
     FullLength    the whole target, the baseline
 
-Every draw comes from the generator passed in: the same generator state gives the same sample. A new variant is one
-frozen dataclass whose fields are its hyperparameters, and one line in `SAMPLERS`.
+All draws come from the generator passed in: the same generator state gives the same sample. A new sampler is a frozen
+dataclass whose fields are its hyperparameters, and one line in `SAMPLERS`.
 """
 
 import itertools
@@ -31,9 +31,9 @@ from skipwise.window import Window
 TEXTS = ("uniform", "contiguous", "aligned")
 SKIPS = ("sequential", "simplex", "flat")
 STARTS = ("document", "anywhere", "mixed")
-FROM_THE_BEGINNING = 0.25  # share of mixed examples
-FEW_DRAWS = 256  # of a subset, up to which the plain call to numpy is the faster
-FEW_CHUNKS = 6  # up to which it is faster to shift them one by one
+FROM_THE_BEGINNING = 0.25  # share of examples that start at the document's beginning, with start="mixed"
+FEW_DRAWS = 256  # subsets up to this size are drawn faster by numpy's choice
+FEW_CHUNKS = 6  # up to this number, shifting the chunks one by one is faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,7 +45,7 @@ class PositionSample:
         position_ids: int64 (n,), position given to each token, strictly increasing, >= 0.
 
     Raises:
-        PositionError: when the arrays break these rules; `checked` also holds them against document and target.
+        PositionError: the arrays break these rules; `checked` also compares them with document and target.
     """
 
     token_index: np.ndarray
@@ -59,7 +59,9 @@ class PositionSample:
                     f"{name} is {values.dtype} of shape {values.shape}; it must be int64 of shape (n,), n >= 1"
                 )
             if values[0] < 0 or np.count_nonzero(values[1:] > values[:-1]) < len(values) - 1:
-                raise PositionError(f"{name} must be 0 or above and rise strictly; it starts {values[:8].tolist()}")
+                raise PositionError(
+                    f"{name} must be 0 or above and strictly increasing; it starts {values[:8].tolist()}"
+                )
         if len(self.token_index) != len(self.position_ids):
             raise PositionError(
                 f"a sample has {len(self.token_index)} tokens and {len(self.position_ids)} positions; give one for each"
@@ -69,29 +71,29 @@ class PositionSample:
     def checked(
         cls, token_index: np.ndarray, position_ids: np.ndarray, *, num_tokens: int, target: int
     ) -> "PositionSample":
-        """Makes a sample that also fits its document of `num_tokens` tokens and its window of `target` positions.
+        """Makes a sample, and checks it against its document of `num_tokens` tokens and `target` positions.
 
         Raises:
-            PositionError: when a token lies past the document's end, or a position at or past the target.
+            PositionError: a token lies past the document's end, or a position at or past the target.
         """
         sample = cls(token_index=token_index, position_ids=position_ids)
         sample.check_ends(num_tokens=num_tokens, target=target)
         return sample
 
     @classmethod
-    def _as_made(cls, token_index: np.ndarray, position_ids: np.ndarray) -> "PositionSample":
-        """Makes a sample without checks, for the samplers of this file: what they draw keeps the rules by the way it
-        is drawn, and their tests hold it to them; checks would take as long as the draws."""
+    def _unchecked(cls, token_index: np.ndarray, position_ids: np.ndarray) -> "PositionSample":
+        """Makes a sample without checks, for the samplers of this module. They keep the rules by construction, as their
+        tests verify, and checks would take as long as the draws."""
         sample = object.__new__(cls)
         object.__setattr__(sample, "token_index", token_index)
         object.__setattr__(sample, "position_ids", position_ids)
         return sample
 
     def check_ends(self, *, num_tokens: int, target: int) -> None:
-        """Holds a sample, whose arrays rise, against its document and window.
+        """Checks the last token and position of a sample against its document and window.
 
         Raises:
-            PositionError: when a token lies past the document's end, or a position at or past the target.
+            PositionError: a token lies past the document's end, or a position at or past the target.
         """
         if self.token_index[-1] >= num_tokens or self.position_ids[-1] >= target:
             raise PositionError(
@@ -101,7 +103,7 @@ class PositionSample:
 
 
 class PositionSampler(Protocol):
-    """Draws one training example's tokens and positions."""
+    """Draws the tokens and positions of training examples."""
 
     uses_sentence_ends: ClassVar[bool]
 
@@ -111,41 +113,44 @@ class PositionSampler(Protocol):
         Args:
             num_tokens: length of the document, `Lx`.
             window: the three lengths.
-            rng: source of every draw.
+            rng: source of all draws.
 
         Raises:
-            PositionError: when the document is shorter than window.train.
+            PositionError: the document is shorter than window.train.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoSE:
-    """Positional skip-wise examples: N chunks, random lengths, random skips between them.
+    """Positional skip-wise examples: N chunks of random lengths with random skips between them.
 
-    Lengths `l_i`: each but the last uniform over what leaves one token for every later chunk (figure 6: N = 2 has
-    `l_0 ~ U{1..Lc-1}`; N = 3 has `l_0 ~ U{1..Lc-2}`, `l_1 ~ U{1..Lc-l_0-1}`). With `st_i = l_0 + ... + l_{i-1}`:
+    Lengths `l_i`: each but the last is uniform over all values that leave one token for every later chunk (figure 6:
+    N = 2 has `l_0 ~ U{1..Lc-1}`; N = 3 has `l_0 ~ U{1..Lc-2}`, `l_1 ~ U{1..Lc-l_0-1}`). With
+    `st_i = l_0 + ... + l_{i-1}`:
 
     - positions of chunk i are `u_i + st_i + [0, l_i)`, `u_0 = 0` (eq. 3, 4), `u_i` by `skips`:
-        - sequential: `u_i ~ U{u_{i-1}..Lt-Lc}`, the paper's. Distances near `Lt` are starved.
-        - simplex: `N - 1` sorted draws from `U{0..Lt-Lc}`; all gaps are alike. The same as sequential for N = 2.
+        - sequential: `u_i ~ U{u_{i-1}..Lt-Lc}`, as in the paper. Distances near `Lt` are rare.
+        - simplex: `N - 1` sorted draws from `U{0..Lt-Lc}`; all gaps have the same law. For N = 2 same as sequential.
         - flat: the last skip is the largest of `N(N-1)/2` draws from `U{-(Lc-1)..Lt-1}`, clipped to `{0..Lt-Lc}`; the
           others are sorted draws from `U{0..u_{N-1}}`.
     - tokens of chunk i are `v_i + st_i + [0, l_i)`, `v_0 = 0` (eq. 5), `v_i` by `text`:
         - uniform: `v_i ~ U{v_{i-1}..Lx-Lc}`.
         - contiguous: `v_i = 0`, the document's first `Lc` tokens.
-        - aligned: `v_i = min(u_i, Lx - Lc)`: text keeps its own distances as far as the document reaches.
-    - `start` document: as above, chunk one is always the document's beginning. anywhere: all `v_i` are moved by one
-      draw from `U{0..Lx-Lc-v_{N-1}}`, so that what lies far back is not always a title and a licence. mixed: a quarter
-      of the examples from the document's beginning, where short requests begin too, the others from anywhere.
+        - aligned: `v_i = min(u_i, Lx - Lc)`: positions match the text's own distances as far as the document reaches.
+    - `start`:
+        - document: as above; the first chunk begins the document.
+        - anywhere: all `v_i` are shifted by one draw from `U{0..Lx-Lc-v_{N-1}}`, so that the distant context is not
+          always a title and a licence.
+        - mixed: a quarter of the examples as document, since short requests begin there too, the others as anywhere.
 
-    Why flat is flat. N = 2: a distance D >= Lc is trained when `u_1 + 1 <= D <= u_1 + Lc - 1`. For every D in
-    `Lc..Lt-Lc` that is `Lc - 1` of the `Lt + Lc - 1` equally likely draws. The clipped mass adds to the short window
-    and to the last `Lc` distances, which get between one and two times as much. (Exact equality up to `Lt - 1` forces
-    `u_1` onto a grid of step `Lc - 1`; then distances near the grid points are trained by very few pairs.) N > 2: the
-    last skip is the largest of all distances between chunks; were these `N(N-1)/2` distances independent and uniform,
-    their largest would have just this law. For N = 3 and chunks of equal length they are uniform where `Lt >> Lc`;
-    for larger N nearly.
+    Why flat gives flat coverage. N = 2: a distance D >= Lc is trained when `u_1 + 1 <= D <= u_1 + Lc - 1`. For every D
+    in `Lc..Lt-Lc` these are `Lc - 1` of the `Lt + Lc - 1` equally likely draws. The clipped draws add to the short
+    window and to the last `Lc` distances, which get between one and two times as much. (Exact equality up to `Lt - 1`
+    would force `u_1` onto a grid of step `Lc - 1`; then very few pairs would train distances near the grid points.)
+    N > 2: the last skip is the largest of all distances between chunks. If these `N(N-1)/2` distances were independent
+    and uniform, their maximum would have exactly this law. For N = 3, chunks of equal length and `Lt >> Lc` they are
+    uniform; for larger N nearly so.
 
     Attributes:
         chunks: N, 1 (no skip) to window.train.
@@ -171,7 +176,7 @@ class PoSE:
         _check_choice("sampler.start", self.start, STARTS)
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
-        """Draws a sample; `PositionSampler.sample` says what from what."""
+        """See `PositionSampler.sample`."""
         _check_document(num_tokens, window)
         if self.chunks > window.train:
             raise PositionError(
@@ -191,10 +196,10 @@ class PoSE:
         if self.start == "anywhere" or (self.start == "mixed" and rng.random() >= FROM_THE_BEGINNING):
             start = int(rng.random() * (room - offsets[-1] + 1))
             offsets = [start + offset for offset in offsets]
-        return PositionSample._as_made(_in_chunks(lengths, offsets), _in_chunks(lengths, skips))
+        return PositionSample._unchecked(_in_chunks(lengths, offsets), _in_chunks(lengths, skips))
 
     def _draw_skips(self, window: Window, rng: np.random.Generator) -> list[int]:
-        """`u_1 .. u_{N-1}`, not falling, in `0..Lt-Lc`."""
+        """`u_1 .. u_{N-1}`, non-decreasing, in `0..Lt-Lc`."""
         num_skips, budget = self.chunks - 1, window.target - window.train
         if num_skips == 0:
             return []
@@ -202,7 +207,7 @@ class PoSE:
             return list(itertools.accumulate(_stick_breaking(num_skips, budget, rng)))
         if self.skips == "simplex":
             return _sorted_draws(num_skips, budget, rng)
-        # The largest of n uniform draws by inversion: P(largest <= k-th value) = (k / values)^n.
+        # Draws the largest of n uniform draws by inversion: P(largest <= k-th value) = (k / values)^n.
         num_pairs, num_values = self.chunks * num_skips // 2, window.target + window.train - 1
         largest = int(num_values * rng.random() ** (1.0 / num_pairs)) - (window.train - 1)
         last = min(max(largest, 0), budget)
@@ -219,24 +224,24 @@ class RandPos:
     uses_sentence_ends: ClassVar[bool] = False
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
-        """Draws a sample; `PositionSampler.sample` says what from what."""
+        """See `PositionSampler.sample`."""
         token_index = _contiguous_text(num_tokens, window, rng)
-        return PositionSample._as_made(token_index, _sorted_subset(window.train, window.target, rng))
+        return PositionSample._unchecked(token_index, _sorted_subset(window.train, window.target, rng))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CREAM:
-    """Head and tail of `h` tokens at the two ends of the target range, the rest in one piece between them.
+    """Head and tail of `h` tokens at the two ends of the target range, and the rest in one chunk between them.
 
-    Per example `h` is `Lc // 3` (many distances) or `4 * alpha` (continuity), with probability 1/2 each, at most
-    `(Lc - 1) // 2`. With the middle of `m = Lc - 2h` tokens and `alpha = Lt / Lo`, the middle's last position is
-    `P_e ~ U{h + (m-1) x/2 .. Lo x/2 - h - 1}`, where x is a Gaussian of mean `1 + alpha` and deviation `sigma`,
-    truncated to `[2, 2 alpha]` and rounded. Text: contiguous, from a uniformly drawn start.
+    Per example, `h` is `Lc // 3` (many distances) or `4 * alpha` (continuity), with probability 1/2 each, and at most
+    `(Lc - 1) // 2`. The middle chunk has `m = Lc - 2h` tokens. With `alpha = Lt / Lo`, its last position is
+    `P_e ~ U{h + (m-1) x/2 .. Lo x/2 - h - 1}`, where x is a Gaussian of mean `1 + alpha` and standard deviation
+    `sigma`, truncated to `[2, 2 alpha]` and rounded. Text: contiguous, from a uniformly drawn start.
 
     Source: CREAM, arXiv 2406.07138, section 3. Deliberate deviations from the authors' code: the truncated CDF is
-    normalised (theirs piles what lies outside onto the ends), `h` is drawn per example (theirs per 3000), x is rounded
-    to nearest (theirs down, which never reaches the last half window); where window.train is above window.original both
-    bounds of `P_e` are kept clear of head and tail.
+    normalised (theirs moves the mass outside onto the ends); `h` is drawn per example (theirs per 3000); x is rounded
+    to the nearest integer (theirs down, which never reaches the last half window). If window.train is above
+    window.original, both bounds of `P_e` are clipped so that the middle overlaps neither head nor tail.
     """
 
     uses_sentence_ends: ClassVar[bool] = False
@@ -248,7 +253,7 @@ class CREAM:
             raise ConfigError(f"sampler.sigma is {self.sigma!r}; it must be a number above 0")
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
-        """Draws a sample; `PositionSampler.sample` says what from what."""
+        """See `PositionSampler.sample`."""
         token_index = _contiguous_text(num_tokens, window, rng)
         alpha = window.factor
         end_tokens = window.train // 3 if rng.random() < 0.5 else int(4 * alpha)
@@ -267,18 +272,18 @@ class CREAM:
         position_ids = np.arange(window.train)
         position_ids[end_tokens:] += middle_end - first
         position_ids[window.train - end_tokens :] = np.arange(window.target - end_tokens, window.target)
-        return PositionSample._as_made(token_index, position_ids)
+        return PositionSample._unchecked(token_index, position_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceGaps:
-    """Gaps at sentence ends: the sentences keep their order and are scattered over sorted uniform slots.
+    """Gaps at sentence ends: the sentences keep their order, with random gaps between them.
 
-    The `Lt - Lc` unused positions and the S sentences are put in a row, the first sentence first, and every arrangement
-    of the rest is equally likely. Text: contiguous, from a uniformly drawn start.
+    The `Lt - Lc` unused positions and the S sentences form a sequence that begins with the first sentence. Every
+    arrangement of the rest is equally likely. Text: contiguous, from a uniformly drawn start.
 
     Attributes:
-        sentence_tokens: length of the stand-ins where no sentence ends are known (coverage, text without sentences).
+        sentence_tokens: length of artificial sentences if sentence ends are unknown (as in `coverage`).
 
     Source: LongRecipe, arXiv 2409.00509, section 3.2 (without its choice of tokens).
     """
@@ -293,13 +298,14 @@ class SentenceGaps:
     def sample(
         self, num_tokens: int, window: Window, rng: np.random.Generator, *, sentence_ends: np.ndarray | None = None
     ) -> PositionSample:
-        """Draws a sample; `PositionSampler.sample` says what from what.
+        """See `PositionSampler.sample`.
 
         Args:
             num_tokens: length of the document, `Lx`.
             window: the three lengths.
-            rng: source of every draw.
-            sentence_ends: bool (num_tokens,), True where a token ends a sentence; None for stand-ins of fixed length.
+            rng: source of all draws.
+            sentence_ends: bool (num_tokens,), True where a token ends a sentence; None for artificial sentences of
+                fixed length.
         """
         token_index = _contiguous_text(num_tokens, window, rng)
         if sentence_ends is None:
@@ -310,15 +316,15 @@ class SentenceGaps:
                 f"({num_tokens},), one for each token of the document"
             )
         else:
-            # A sentence starts after each end; an end on the window's last token starts nothing.
+            # A sentence starts after each end, except after the window's last token.
             starts = np.flatnonzero(sentence_ends[token_index[0] : token_index[-1]]) + 1
         slots = _sorted_subset(len(starts), window.target - window.train + len(starts), rng)
         steps = np.ones(window.train, dtype=np.int64)
         steps[0] = 0
-        # Slots are distinct places in the row of sentences and unused positions; their steps beyond 1 are the gaps.
+        # Slots are distinct places in the sequence of sentences and unused positions; a step of k is a gap of k - 1.
         slots[1:] -= slots[:-1] + 1
         steps[starts] += slots
-        return PositionSample._as_made(token_index, steps.cumsum())
+        return PositionSample._unchecked(token_index, steps.cumsum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,8 +334,8 @@ class Plain:
     uses_sentence_ends: ClassVar[bool] = False
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
-        """Draws a sample; `PositionSampler.sample` says what from what."""
-        return PositionSample._as_made(_contiguous_text(num_tokens, window, rng), np.arange(window.train))
+        """See `PositionSampler.sample`."""
+        return PositionSample._unchecked(_contiguous_text(num_tokens, window, rng), np.arange(window.train))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,11 +345,11 @@ class FullLength:
     uses_sentence_ends: ClassVar[bool] = False
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
-        """Draws a sample; `PositionSampler.sample` says what from what."""
+        """See `PositionSampler.sample`."""
         _check_document(num_tokens, window)
         length = min(window.target, num_tokens)
         start = rng.integers(0, num_tokens - length + 1)
-        return PositionSample._as_made(np.arange(start, start + length), np.arange(length))
+        return PositionSample._unchecked(np.arange(start, start + length), np.arange(length))
 
 
 SAMPLERS: dict[str, type[PositionSampler]] = {
@@ -357,13 +363,14 @@ SAMPLERS: dict[str, type[PositionSampler]] = {
 
 
 def sampler_from(settings: str | Mapping[str, Any]) -> PositionSampler:
-    """Makes a sampler from its name, or from a mapping with the name as `kind` and its fields.
+    """Makes a sampler from its settings.
 
     Args:
-        settings: `"randpos"`, or `{"kind": "pose", "chunks": 3, "skips": "flat"}`.
+        settings: a kind (`"randpos"`), or a mapping of `kind` and its fields
+            (`{"kind": "pose", "chunks": 3, "skips": "flat"}`).
 
     Raises:
-        ConfigError: for an unknown kind or field, with the nearest known name, or a field out of range.
+        ConfigError: an unknown kind or field, with the nearest known name; or a field out of range.
     """
     given = {"kind": settings} if isinstance(settings, str) else dict(settings)
     kind = given.pop("kind", None)
@@ -378,21 +385,21 @@ def sampler_from(settings: str | Mapping[str, Any]) -> PositionSampler:
 
 
 def sampler_kind(sampler: PositionSampler) -> str:
-    """The name of a sampler in `SAMPLERS`; that of its class where it is from outside."""
+    """The name of a sampler in `SAMPLERS`; the class name of a user's sampler."""
     return next(
         (kind for kind, variant in SAMPLERS.items() if isinstance(sampler, variant)), type(sampler).__qualname__
     )
 
 
 def sampler_label(sampler: PositionSampler) -> str:
-    """A sampler as tables and plots name it: `pose, 2 chunks, flat`."""
+    """The name of a sampler in tables and plots: `pose, 2 chunks, flat`."""
     if not isinstance(sampler, PoSE):
         return sampler_kind(sampler)
     return f"pose, {sampler.chunks} chunk{'s' * (sampler.chunks > 1)}, {sampler.skips}"
 
 
 def _known(name: str, allowed: Collection[str]) -> str:
-    """What may be given instead of an unknown name, the nearest first."""
+    """The known names, for the message about an unknown one, with the nearest first."""
     return f"{did_you_mean(name, allowed)}known: {', '.join(allowed)}" if allowed else "it has no settings"
 
 
@@ -415,19 +422,19 @@ def _check_document(num_tokens: int, window: Window) -> None:
 
 
 def _contiguous_text(num_tokens: int, window: Window, rng: np.random.Generator) -> np.ndarray:
-    """Token indices of `Lc` tokens in a row from a uniformly drawn start."""
+    """Indices of `Lc` consecutive tokens from a uniformly drawn start."""
     _check_document(num_tokens, window)
     start = rng.integers(0, num_tokens - window.train + 1)
     return np.arange(start, start + window.train)
 
 
 def _stick_breaking(num_pieces: int, total: int, rng: np.random.Generator) -> list[int]:
-    """Pieces in turn, each uniform over `0..` what the earlier ones left of `total`."""
+    """Sizes of pieces, each drawn uniformly from 0 to the rest of `total` that the earlier ones left."""
     pieces = [0] * num_pieces
     for i in range(num_pieces):
-        if total == 0:  # about log2(total) draws use it up, however many pieces are asked
+        if total == 0:  # about log2(total) draws use it up, however many pieces are requested
             break
-        # Four times as fast as rng.integers, and as even as 53 random bits are.
+        # Four times as fast as rng.integers, and uniform up to the 53 bits of a float.
         pieces[i] = int(rng.random() * (total + 1))
         total -= pieces[i]
     return pieces
@@ -437,12 +444,12 @@ def _sorted_draws(num_draws: int, largest: int, rng: np.random.Generator) -> lis
     """Independent draws from `U{0..largest}`, sorted."""
     if num_draws > 8:
         return np.sort(rng.integers(0, largest + 1, size=num_draws)).tolist()
-    # Few are drawn and sorted four times as fast without numpy.
+    # For few draws, plain Python is four times as fast as numpy.
     return sorted(int(rng.random() * (largest + 1)) for _ in range(num_draws))
 
 
 def _in_chunks(lengths: list[int], shifts: list[int]) -> np.ndarray:
-    """0, 1, 2, ... in chunks of these lengths, each chunk shifted; int64 (sum of lengths,)."""
+    """0, 1, 2, ... in chunks of these lengths, each chunk shifted by its shift; int64 (sum of lengths,)."""
     values = np.arange(sum(lengths))
     if len(lengths) > FEW_CHUNKS:
         return values + np.repeat(shifts, lengths)
@@ -459,8 +466,8 @@ def _sorted_subset(size: int, population: int, rng: np.random.Generator) -> np.n
     """A uniformly drawn subset of `{0..population-1}`, sorted; int64 (size,)."""
     if not FEW_DRAWS < size <= population // 2:
         return np.sort(rng.choice(population, size, replace=False, shuffle=False))
-    # For many draws it is faster to take a few too many, drop what came twice, and of the rest as many as are over.
-    # By symmetry every subset of the asked size is as likely as any other.
+    # For many draws it is faster to draw too many with replacement, drop duplicates, and drop the excess at random.
+    # By symmetry every subset of the requested size is equally likely.
     num_draws = int(population * math.log(population / (population - size))) + 24
     while True:
         values = np.sort((rng.random(num_draws) * population).astype(np.int32))

@@ -1,4 +1,4 @@
-"""The three lengths that every part of skipwise speaks about, and how people write lengths."""
+"""The three context lengths of an extension, and how lengths are written."""
 
 import re
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Window:
     """Context lengths of one extension, in tokens.
 
     Attributes:
-        train: length of a training example, `Lc` in the PoSE paper; what a step costs.
-        original: length the base model was pre-trained for, `Lo`.
-        target: length the extended model is to handle, `Lt`.
+        train: length of a training example, `Lc` in the PoSE paper; it decides the cost of a step.
+        original: length that the base model was pre-trained for, `Lo`.
+        target: length that the extended model is to handle, `Lt`.
 
     Raises:
         PositionError: unless all are whole numbers, `2 <= train <= target` and `2 <= original <= target`.
@@ -46,7 +46,7 @@ class Window:
 
 
 def parse_length(text: str | int) -> int:
-    """Reads a length in tokens as people write it.
+    """Parses a length in tokens.
 
     Args:
         text: a whole number, or a number with `k` (1024) or `m` (1024 * 1024): `131072`, `32k`, `1.5k`, `1M`.
@@ -55,7 +55,7 @@ def parse_length(text: str | int) -> int:
         The length in tokens.
 
     Raises:
-        ConfigError: when it is not a positive whole number of tokens.
+        ConfigError: it is not a positive whole number of tokens.
     """
     match = _LENGTH.fullmatch(str(text).strip().replace("_", "").replace(",", ""))
     value = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
@@ -65,7 +65,7 @@ def parse_length(text: str | int) -> int:
 
 
 def length_label(length_tokens: int) -> str:
-    """A length as people write it; `parse_length` reads it back: `256`, `4k`, `1.5k`, `1M`."""
+    """A length in the notation of `parse_length`: `256`, `4k`, `1.5k`, `1M`."""
     for unit, letter in ((1024 * 1024, "M"), (1024, "k")):
         if length_tokens >= unit and length_tokens % (unit // 4) == 0:
             return f"{length_tokens / unit:g}{letter}"

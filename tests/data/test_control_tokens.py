@@ -383,7 +383,7 @@ def test_threads_that_find_it_at_once_say_it_once(caplog: pytest.LogCaptureFixtu
 
         def search(self, text: str) -> Any:
             encoder._spelled = pattern
-            encoder._look_for_control_tokens([ATTACK])
+            encoder._warn_of_control_tokens([ATTACK])
             return pattern.search(text)
 
     encoder._spelled = Slow()  # type: ignore[assignment]

@@ -190,7 +190,7 @@ def test_what_is_no_source_says_what_is(source) -> None:
 
 def test_unreadable_kinds_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    with pytest.raises(DataError, match=r"a\.pdf is of a kind .* \.jsonl"):
+    with pytest.raises(DataError, match=r"a\.pdf is of an unsupported kind.* \.jsonl"):
         _read(tmp_path / "a.pdf")
     with pytest.raises(DataError, match=r"it holds 1 \.pdf"):
         _read(tmp_path)

@@ -159,7 +159,7 @@ def test_a_folder_without_rights_is_named_to_its_user(tmp_path: Path) -> None:
         assert "folder docs/closed cannot be listed (Permission denied)" in line
         # Its name can be seen, and nothing else.
         assert "docs/listed/c.txt" in line
-    assert named.startswith("docs/closed/b.txt cannot be looked at (Permission denied)")
+    assert named.startswith("docs/closed/b.txt cannot be accessed (Permission denied)")
 
 
 @pytest.mark.parametrize("asked", ["docs", "docs/*", "docs/**", "docs/**/*.txt"])

@@ -235,7 +235,7 @@ def test_a_file_that_breaks_off_is_named_by_shard_and_row(
     # The footer is sound and what it points to is not.
     (tmp_path / "0.parquet").write_bytes(b"\0" * 400 + whole[400:])
     opened = open_stream(DataConfig(source=str(tmp_path), held_out=0.0), tokenizer, lanes=1, seed=0)
-    with pytest.raises(DataError, match=r"shard 0 of the documents breaks off after row \d+ \(.+\); mend"):
+    with pytest.raises(DataError, match=r"shard 0 of the documents breaks off after row \d+ \(.+\); fix"):
         taken(opened, [0], range(20))
 
 

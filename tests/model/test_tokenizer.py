@@ -114,7 +114,7 @@ def test_a_slow_tokenizer_is_refused_with_a_cure_that_works(
 def test_a_slow_tokenizer_of_no_use_is_said_to_be(folder: Path) -> None:
     make_slow(folder)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(DataError, match=r"slow CTRLTokenizer.*nothing to make.*has a tokenizer\.json"):
+    with pytest.raises(DataError, match=r"slow CTRLTokenizer.*no files to convert.*has a tokenizer\.json"):
         require_fast(read_tokenizer(folder, read_config(folder)))
 
 

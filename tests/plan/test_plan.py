@@ -264,7 +264,7 @@ def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
         ),
         (["--target", "4k", "--machine", "rtx4090"], "did you mean 'rtx-4090'? give one of"),
         (["--target", "4k", "--window", "8k"], "the training window is 8192 tokens and the target 4096"),
-        (["--target", "4k", "--sharding", "zero3"], "zero3 splits over several accelerators and there is 1"),
+        (["--target", "4k", "--sharding", "zero3"], "zero3 shards over several accelerators, but there is 1"),
         (["--target", "4k", "--count", "2", "--sharding", "zero5"], "the sharding is 'zero5'; did you mean 'zero3'?"),
         (["--target", "4k", "--share", "speed=1"], "--share is 'speed=1'; write NAME=SHARE"),
         (["--target", "4k", "--share", "training=2"], "utilisation.training is 2.0; give a share"),

@@ -75,7 +75,7 @@ def test_torchrun_reads_the_command() -> None:
         ({"processes": 0}, "--nproc is 0; give 1 or more"),
         ({"machines": 0}, "--nnodes is 0; give 1 or more"),
         ({"max_restarts": -1}, "--max-restarts is -1; give 0 or more"),
-        ({"machines": 2}, "a place to meet: give --rdzv HOST"),
+        ({"machines": 2}, "need a rendezvous: give --rdzv HOST"),
         ({"machines": 2, "rendezvous": "node0:"}, "--rdzv is 'node0:'; give HOST or HOST:PORT"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Settings as people write them: YAML, one tree over another, and what is wrong with one, in a line."""
+"""Reads settings from YAML, merges trees of settings, and explains validation errors in one line."""
 
 import re
 import types
@@ -15,10 +15,10 @@ from skipwise.names import did_you_mean
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML file of settings, not yet checked.
+    """Reads a YAML file of settings, without validating them.
 
     Raises:
-        ConfigError: when it is missing, not UTF-8, not YAML, or not a mapping.
+        ConfigError: the file is missing, not UTF-8, not YAML, or not a mapping.
     """
     try:
         settings = parse_yaml(Path(path).read_text(encoding="utf-8"))
@@ -28,7 +28,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise ConfigError(
-            f"config {str(path)!r} is not YAML{line}; mend it: one setting a line, such as `target: 32k`"
+            f"config {str(path)!r} is not YAML{line}; fix it: one setting per line, such as `target: 32k`"
         ) from error
     if not isinstance(settings, dict):
         raise ConfigError(f"config {str(path)!r} holds no settings; write at least `model: ...` and `target: 32k`")
@@ -36,7 +36,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 that reads `2e-5` as a number, as YAML 1.2 and everybody does."""
+    """YAML 1.1, except that `2e-5` is a number, as in YAML 1.2."""
 
 
 _Loader.add_implicit_resolver(
@@ -45,12 +45,12 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """Reads a value as a run's YAML file means it; raises `yaml.YAMLError` where it is not YAML."""
+    """Parses YAML as in a run's config file; raises `yaml.YAMLError` if it is not YAML."""
     return yaml.load(text, _Loader)
 
 
 def merge_settings(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lays one tree of a run's settings over another; a kind that changes takes its fields with it."""
+    """Merges a run's settings; `above` wins. A variant of another kind replaces the one below, fields included."""
     merged = with_kinds(below)
     for name, value in above.items():
         old = merged.get(name)
@@ -67,7 +67,7 @@ _DEFAULT_KINDS = {"interpolation": "yarn", "sampler": "pose", "tuning": "full"}
 
 
 def with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with every variant spelled out, its kind and fields, where they give a name or fields alone."""
+    """The settings with every variant as a mapping of `kind` and fields, where only a name or only fields are given."""
     spelled = dict(settings)
     for name, default in _DEFAULT_KINDS.items():
         value = spelled.get(name)
@@ -79,12 +79,12 @@ def with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """One line for all settings that are wrong: what was given, and what is allowed or near it."""
+    """One line about all invalid settings: what was given, and what is allowed or similar."""
     named: dict[str, list[Any]] = {}
-    # A setting that is missing may be one that is there, misspelt.
+    # Missing settings come last, since one that is present but misspelt may be meant.
     for found in sorted(error.errors(), key=lambda one: one["type"] == "missing"):
         named.setdefault(_setting_name(model, found["loc"]), []).append(found)
-    # A value that may be of several types has an error for each of them, the one that it is of further in.
+    # For a union of types, pydantic reports an error for each type. Keep the deepest, which is of the type meant.
     return "; ".join(
         _explain_one(model, name, found)
         for name, found in named.items()
@@ -139,7 +139,7 @@ _ALLOWED = {
 
 
 def allowed_words(found: Mapping[str, Any]) -> str:
-    """What an error of pydantic allows, in plain words: `give a whole number`, `give 1 or more`."""
+    """What a pydantic error allows, in plain words: `give a whole number`, `give 1 or more`."""
     context = {name: f"{it:g}" if isinstance(it, float) else it for name, it in found.get("ctx", {}).items()}
     if found["type"] not in _ALLOWED:
         return found["msg"][:1].lower() + found["msg"][1:]
@@ -149,13 +149,13 @@ def allowed_words(found: Mapping[str, Any]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """A value as people gave it, of a long one its beginning."""
+    """The repr of a value, shortened to 100 characters."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _description(model: type[BaseModel], path: Sequence[str]) -> str:
-    """What a setting is, where its model says it; of the entries of a list, what the list holds."""
+    """The description of a setting in its model; for an entry of a list, the description of the list."""
     while path and path[-1].isdecimal():
         path = path[:-1]
     fields = [one.model_fields[path[-1]] for one in _models_at(model, path[:-1]) if path[-1] in one.model_fields]
@@ -163,7 +163,7 @@ def _description(model: type[BaseModel], path: Sequence[str]) -> str:
 
 
 def _setting_name(model: type[BaseModel], path: Sequence[str | int]) -> str:
-    """The setting as people write it: a path of pydantic without the tags that tell the types of a union apart."""
+    """The setting as a dotted name: pydantic's path without the tags of unions."""
     *above, last = (str(part) for part in path)
     parts = [
         part
@@ -171,12 +171,12 @@ def _setting_name(model: type[BaseModel], path: Sequence[str | int]) -> str:
         if part.isdecimal() or any(part in found.model_fields for found in _models_at(model, above[:i]))
     ]
     holders = _models_at(model, above)
-    # What stands last in a model is one of its fields, or is meant for one; in a union of plain types it is a tag.
+    # Inside a model the last part is a field, or a misspelt one; in a union of plain types it is a tag.
     return ".".join([*parts, last] if holders or last.isdecimal() else parts)
 
 
 def _models_at(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
-    """The models that a path of field names leads to; the tag of a union of models leads to one of them."""
+    """The models at a path of field names; the tag of a union selects one of its models."""
     models = [model]
     for part in path:
         if part.isdecimal():

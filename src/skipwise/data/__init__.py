@@ -1,1 +1,1 @@
-"""Documents become training items: found, read, tokenized, stored or streamed, and put in order."""
+"""From documents to training items: finding, reading, tokenizing, storing or streaming, and ordering."""

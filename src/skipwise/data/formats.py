@@ -1,9 +1,8 @@
-"""Readers: one file in, its texts out, lazily and with the line each comes from.
+"""Readers: lazily read the texts of one file, each with its line.
 
-Every reader takes the open file, its name for messages and the field that holds the text, and yields `(line, text)`:
-the line or row counted from 1, or 0 where the file is one text. In the place of a text that cannot be read it yields
-the error, which names file and line, and goes on behind it as far as it can. A row that is null or empty is an empty
-text.
+Every reader takes the open file, its name for messages and the name of the text field. It yields `(line, text)`: the
+line or row counted from 1, or 0 if the file is one text. For an unreadable text it yields the error instead, which
+names file and line, and continues after it if it can. A null or empty row is an empty text.
 """
 
 import gzip
@@ -22,29 +21,29 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 _COMPRESSIONS = ("", ".gz", ".zst")
-# Bytes of a Parquet column that are read at a time.
+# Bytes of a Parquet column read at a time.
 _PARQUET_BUFFER = 1 << 20
 
 FAULTS = {
     "missing": "no documents there",
-    "kind": "of a kind that is not read",
+    "kind": "of an unsupported kind",
     "closed": "cannot be opened",
     "broken": "damaged or incomplete",
-    "empty": "without any record",
+    "empty": "without records",
     "encoding": "not UTF-8",
-    "record": "no record that can be read",
-    "field": "without text in the field",
+    "record": "not a valid record",
+    "field": "no text in the field",
 }
-"""What can be wrong with a file or a record, in the order it is told, in a few words."""
+"""Kinds of faults of files and records, with their descriptions, in the order of reports."""
 
 
 class UnreadableError(DataError):
-    """A file, or a record in one, that cannot be read.
+    """A file or a record cannot be read.
 
     Args:
-        kind: of `FAULTS`.
-        where: the file, and the line or row where it has several.
-        reason: what is wrong, after `where` in a sentence.
+        kind: a key of `FAULTS`.
+        where: the file, with the line or row if it has several.
+        reason: what is wrong; a predicate whose subject is `where`.
         cure: what to do.
     """
 
@@ -58,31 +57,31 @@ class UnreadableError(DataError):
 
 Found = tuple[int, str | UnreadableError]
 Reader = Callable[..., Iterator[Found]]
-"""`reader(file, name, field, cut=False)`; of a file that is cut off somewhere, the end is no news."""
+"""`reader(file, name, field, cut=False)`; with `cut`, the file is a truncated sample, and its end is not an error."""
 
 
 def reader_of(path: Path) -> Reader | None:
-    """The reader for a file of this name, None when its kind is not one that skipwise reads."""
+    """The reader for a file of this name; None if its kind is not supported."""
     name = path.name.lower()
     return next((reader for suffix, reader in READERS.items() if name.endswith(suffix)), None)
 
 
 def checker_of(path: Path) -> Reader | None:
-    """A reader for nothing but the errors, where that is cheaper."""
+    """A reader that yields all errors of a file, and no texts where that is cheaper."""
     reader = reader_of(path)
     return _check_text if reader in (_read_text, _read_html) else reader
 
 
 def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
-    """The text of one record; an empty one where the record or its entry is null or empty.
+    """The text of one record; empty if the record or the field is null or empty.
 
     Args:
         record: a JSON object or a table row.
-        field: name of the entry that holds the text; `a.b` is entry `b` of entry `a`, where none is named `a.b`.
+        field: name of the text field; `a.b` is field `b` of field `a`, unless a field is named `a.b`.
         where: file and line, for the message.
 
     Raises:
-        UnreadableError: the field is missing or holds anything but text.
+        UnreadableError: the field is missing, or its value is not text.
     """
     text: Any = record
     path = field
@@ -110,7 +109,7 @@ def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
 
 
 def column_of(schema: "pyarrow.Schema", field: str, where: str) -> str:
-    """The column of a table that is a field, or has it inside.
+    """The name of the table column that is the text field or contains it.
 
     Args:
         schema: of the table.
@@ -118,7 +117,7 @@ def column_of(schema: "pyarrow.Schema", field: str, where: str) -> str:
         where: the file, for the message.
 
     Raises:
-        UnreadableError: there is none, or it can hold no text.
+        UnreadableError: there is no such column, or its type is not text.
     """
     import pyarrow
 
@@ -136,7 +135,7 @@ def column_of(schema: "pyarrow.Schema", field: str, where: str) -> str:
         raise _no_field({name: schema.field(name).type for name in schema.names}, field, where)
     kinds = pyarrow.types
     held = found.value_type if kinds.is_dictionary(found) else found
-    # A column of nulls alone has no type of its own.
+    # A column of only nulls has the null type.
     texts = (kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_null)
     if not any(is_text(held) for is_text in texts):
         raise UnreadableError(
@@ -148,12 +147,12 @@ def column_of(schema: "pyarrow.Schema", field: str, where: str) -> str:
 def _no_field(record: Mapping[str, Any], field: str, where: str) -> UnreadableError:
     there = ", ".join(sorted(record)) or "none"
     return UnreadableError(
-        "field", where, f"has no field {field!r}; its fields are {there}", "name the one with the text as the field"
+        "field", where, f"has no field {field!r}; its fields are {there}", "name the field that holds the text"
     )
 
 
 def _read_lines(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
-    """JSON lines, plain or compressed; blank lines are passed over."""
+    """JSON lines, plain or compressed; blank lines are skipped."""
     found = cut
     try:
         for number, line in enumerate(_raw_lines(file, name, cut), start=1):
@@ -169,7 +168,7 @@ def _read_lines(file: BinaryIO, name: str, field: str, cut: bool = False) -> Ite
         yield 0, error
         return
     if not found:
-        cure = "it must hold one JSON object a line: remove it or fetch it again"
+        cure = "it must hold one JSON object per line: remove it or fetch it again"
         yield 0, UnreadableError("empty", name, "is empty", cure)
 
 
@@ -177,12 +176,10 @@ def _text_of_line(line: bytes, field: str, where: str) -> str:
     try:
         record = json.loads(_decoded(line, where))
     except (ValueError, RecursionError) as error:
-        # Lists in lists in lists, and whole numbers of thousands of digits, have no message of JSON's own.
+        # For deep nesting and integers of thousands of digits, json raises other errors.
         known = isinstance(error, json.JSONDecodeError)
         reason = f"{error.msg}, column {error.colno}" if known else "nested too deep, or a number too long"
-        raise UnreadableError(
-            "record", where, f"is not JSON that can be read ({reason})", "mend or remove the line"
-        ) from None
+        raise UnreadableError("record", where, f"is not JSON ({reason})", "fix or remove the line") from None
     if record is None:
         return ""
     if not isinstance(record, dict):
@@ -193,24 +190,24 @@ def _text_of_line(line: bytes, field: str, where: str) -> str:
             "each line must be one JSON object with the text in it",
         )
     text = text_of(record, field, where)
-    # JSON can spell half of a surrogate pair, which is no character and cannot be encoded.
+    # JSON can escape half of a surrogate pair, which is not a character and cannot be encoded.
     if b"\\ud" in line.lower() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise UnreadableError(
             "encoding",
             where,
             "has a lone surrogate (\\ud800 to \\udfff), which is not text",
-            "mend or remove the line",
+            "fix or remove the line",
         )
     return text
 
 
 def open_parquet(file: BinaryIO) -> "ParquetFile":
-    """A Parquet file whose batches come out of one page of a column at a time.
+    """Opens a Parquet file so that only one page of a column is in memory at a time.
 
-    As it is opened by default, and by a scan of a data set, a whole row group is in memory while its rows are read.
+    With pyarrow's defaults, and in a scan of a data set, a whole row group is in memory while its rows are read.
 
     Raises:
-        pyarrow.ArrowException: it is not one.
+        pyarrow.ArrowException: the file is not a Parquet file.
     """
     from pyarrow import parquet
 
@@ -218,12 +215,12 @@ def open_parquet(file: BinaryIO) -> "ParquetFile":
 
 
 def rows_of(batch: "pyarrow.RecordBatch", field: str, place: Callable[[int], str]) -> Iterator[str | UnreadableError]:
-    """The texts of the rows of a batch, one by one as they are asked for.
+    """Yields the texts of the rows of a batch lazily; for an unreadable row, its error.
 
     Args:
         batch: with the column that `column_of` names.
         field: as in `text_of`.
-        place: what a message calls the i-th row.
+        place: returns the name of the i-th row for messages.
     """
     names = batch.schema.names
     for row in range(len(batch)):
@@ -236,7 +233,7 @@ def rows_of(batch: "pyarrow.RecordBatch", field: str, place: Callable[[int], str
 
 
 def _read_parquet(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
-    """Rows of a Parquet table, of which only the text column is read."""
+    """Rows of a Parquet table; reads only the text column."""
     import pyarrow
 
     row = 0
@@ -248,7 +245,7 @@ def _read_parquet(file: BinaryIO, name: str, field: str, cut: bool = False) -> I
     try:
         with table:
             column = column_of(table.schema_arrow, field, name)
-            # Where a file has both a column `a.b` and a column `a` with a `b` inside, this reads both.
+            # If a file has a column `a.b` and a column `a` with a field `b`, this reads both; `select` keeps one.
             for batch in () if cut else table.iter_batches(batch_size=256, columns=[field]):
                 kept = batch.select([column])
                 begin = row
@@ -261,10 +258,10 @@ def _read_parquet(file: BinaryIO, name: str, field: str, cut: bool = False) -> I
 
 
 def checked_parquet(file: BinaryIO, name: str, field: str) -> "ParquetFile":
-    """Opens a Parquet file that has the field.
+    """Opens a Parquet file and checks that it has rows and the text field.
 
     Raises:
-        UnreadableError: it is none, is empty, or has no such field with text.
+        UnreadableError: the file is not a Parquet file, has no rows, or has no such text field.
     """
     import pyarrow
 
@@ -281,7 +278,7 @@ def checked_parquet(file: BinaryIO, name: str, field: str) -> "ParquetFile":
 
 
 def _read_text(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
-    """A file that is one text."""
+    """A file that is a single text."""
     try:
         lines = (_decoded(line, f"{name}:{number}") for number, line in enumerate(_raw_lines(file, name, cut), start=1))
         text: str | UnreadableError = "".join(lines).replace("\r\n", "\n")
@@ -291,7 +288,7 @@ def _read_text(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iter
 
 
 def _check_text(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
-    """The error of a text, and never the whole of it in memory."""
+    """Yields the error of a text file, if any, without holding the whole file in memory."""
     try:
         for number, line in enumerate(_raw_lines(file, name, cut), start=1):
             _decoded(line, f"{name}:{number}")
@@ -312,9 +309,9 @@ def _read_html(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iter
 
 
 def _raw_lines(file: BinaryIO, name: str, cut: bool) -> Iterator[bytes]:
-    """Lines of a plain, gzip or zstd file as bytes; a compressed file that breaks off is an error, not a short file.
+    """Lines of a plain, gzip or zstd file as bytes; a truncated compressed file is an error, not a short file.
 
-    Of a file that is cut off the last line, which may be a part of one, is left out.
+    With `cut`, the last line is dropped, since it may be incomplete.
     """
     number = 0
     held: bytes | None = None
@@ -328,7 +325,7 @@ def _raw_lines(file: BinaryIO, name: str, cut: bool) -> Iterator[bytes]:
                     yield held
                 held = line
     except (OSError, EOFError, zlib.error) as error:
-        # A cut gzip file ends in an EOFError; of a zstd file Arrow raises nothing more telling than an OSError.
+        # A truncated gzip file ends in an EOFError; for zstd, Arrow raises only a general OSError.
         if cut and (isinstance(error, EOFError) or name.lower().endswith(".zst")):
             return
         raise UnreadableError(
@@ -343,8 +340,8 @@ def _decompressed(file: BinaryIO, name: str, cut: bool) -> BinaryIO:
         case ".zst":
             import pyarrow
 
-            # The zstandard package ends silently at a truncated frame; Arrow's stream says so, but loses what it has
-            # of the read in which it does.
+            # The zstandard package ends silently at a truncated frame. Arrow's stream raises, but loses the data of the
+            # read in which it does, so a sample is read in small steps.
             at_a_time = 1 << 12 if cut else 1 << 20
             return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"), at_a_time)  # type: ignore[arg-type]
         case _:
@@ -353,7 +350,7 @@ def _decompressed(file: BinaryIO, name: str, cut: bool) -> BinaryIO:
 
 def _decoded(line: bytes, where: str) -> str:
     try:
-        # A byte-order mark is no part of the text.
+        # A byte-order mark is not part of the text.
         return line.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UnreadableError(
@@ -369,7 +366,7 @@ def _one_line(error: BaseException) -> str:
 
 
 class _PageText(HTMLParser):
-    """Collects what a reader of the page would read: no scripts, styles or navigation, one line a block."""
+    """Collects the readable text of a page, one line per block, without scripts, styles and navigation."""
 
     _HIDDEN = frozenset({"head", "script", "style", "nav", "template", "noscript", "svg"})
     _INLINE = frozenset(
@@ -384,7 +381,7 @@ class _PageText(HTMLParser):
         self._preformatted = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "body":  # HTML lets a page leave out </head>
+        if tag == "body":  # </head> is optional in HTML
             self._hidden.clear()
         elif tag in self._HIDDEN:
             self._hidden.append(tag)
@@ -402,7 +399,7 @@ class _PageText(HTMLParser):
         if self._hidden:
             return
         if not self._preformatted:
-            # Spaces and line ends inside a block are one space, unless the block has just begun.
+            # White space inside a block collapses to one space, and to none at its beginning.
             data = (" " if data[:1].isspace() else "") + " ".join(data.split()) + (" " if data[-1:].isspace() else "")
             data = data.lstrip() if not self._parts or self._parts[-1][-1:].isspace() else data
         if data:

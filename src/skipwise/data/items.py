@@ -2,7 +2,7 @@
 
     permutation of the epoch -> document -> sampler's tokens and positions -> item
 
-Every epoch visits every document once, in an order of its own, with chunks and skips drawn anew.
+Every epoch visits every document once, in its own order and with newly drawn chunks and skips.
 """
 
 from typing import NamedTuple, Protocol
@@ -21,15 +21,15 @@ _ROUNDS = 6
 
 
 class TrainingItem(NamedTuple):
-    """One example, all arrays 1-D int64 of the same length.
+    """One training example; all arrays are 1-D int64 of the same length.
 
     Attributes:
         input_ids: token ids.
-        position_ids: the position that each token is given.
-        labels: the token ids again, not shifted, -100 where a token is not to be predicted.
-        is_sample: whether the text shown is a sample of all that could stand there, so that its attention may be
-            diluted; the key of an exercise is all there is.
-        place: where it stands in a run; -1 outside of one.
+        position_ids: position id of each token.
+        labels: token ids, not shifted; -100 where a token is not to be predicted.
+        is_sample: whether the item shows a sample of a longer text, so that attention may be diluted
+            (`loss.diluted_mask`). False for exercises, whose hidden key is shown in full.
+        place: index of the item in the run; -1 outside of a run.
     """
 
     input_ids: np.ndarray
@@ -40,18 +40,18 @@ class TrainingItem(NamedTuple):
 
 
 class TrainingItems:
-    """The training examples of a store, computed when they are asked for.
+    """The training items of a store, computed on access.
 
     Args:
         store: documents, each of at least `window.train` tokens.
         sampler: chooses the tokens of a document and their positions.
         window: the three lengths, in tokens.
-        seed: source of every draw, 0 or above.
+        seed: seed of all draws, 0 or above.
         mask_joints: masks the label of every token whose predecessor in the item is not its predecessor in the text.
         near_labels: share of the labels that are kept in chunks before the last.
 
     Raises:
-        DataError: when a document of the store is shorter than `window.train`.
+        DataError: a document of the store is shorter than `window.train`.
     """
 
     def __init__(
@@ -73,30 +73,30 @@ class TrainingItems:
         self._order = EpochOrder(store.num_documents, seed, 0)
 
     def __len__(self) -> int:
-        """Items of one epoch: one for each document."""
+        """Items per epoch: one for each document."""
         return self._store.num_documents
 
     def at(self, place: int) -> TrainingItem:
-        """The item at a place in a run that goes through epoch after epoch."""
+        """The item at a place of a run, counted over all epochs."""
         return self.item(*divmod(place, len(self)))
 
     def describe(self, place: int) -> dict[str, int]:
-        """Epoch of a place in a run, and its document's number in the store."""
+        """The epoch of a place, and the index of its document in the store."""
         epoch, index = divmod(place, len(self))
         return {"epoch": epoch, "document": self.document(epoch, index)}
 
     def document_for(self, place: int, rng: np.random.Generator) -> np.ndarray:
-        """Any document of the store, to hide something in."""
+        """A random document of the store, as the text that an exercise hides something in."""
         return self._store.document(int(rng.integers(self._store.num_documents)))
 
     def document(self, epoch: int, index: int) -> int:
-        """Which document of the store stands at a place of an epoch."""
+        """Index in the store of the document at a place of an epoch."""
         if self._order.epoch != epoch:
             self._order = EpochOrder(len(self), self._seed, epoch)
         return self._order[index]
 
     def item(self, epoch: int, index: int) -> TrainingItem:
-        """Computes one item from nothing but the seed and these two numbers.
+        """Computes one item from only the seed and these two numbers.
 
         Args:
             epoch: 0 or above.
@@ -108,11 +108,11 @@ class TrainingItems:
 
 
 class Tokens(Protocol):
-    """What is known of tokens beside the documents that they make."""
+    """What an item needs to know about a store's or stream's tokens."""
 
     @property
     def separator_id(self) -> int | None:
-        """Token between joined documents, None where none are joined."""
+        """Token between joined documents; None if joining is off."""
         ...
 
     @property
@@ -131,14 +131,14 @@ def item_of(
     mask_joints: bool,
     near_labels: float = 1.0,
 ) -> TrainingItem:
-    """Makes an item of a document.
+    """Makes a training item from a document.
 
     Args:
         document: 1-D, its token ids, at least `window.train`.
-        tokens: the store or stream that it is from.
+        tokens: the store or stream of the document.
         sampler: chooses its tokens and their positions.
         window: the three lengths, in tokens.
-        rng: source of every draw.
+        rng: source of all draws.
         mask_joints: masks the label of every token whose predecessor in the item is not its predecessor in the text.
         near_labels: share of the labels that are kept in chunks before the last.
     """
@@ -147,7 +147,7 @@ def item_of(
         sample = sampler.sample(len(document), window, rng, sentence_ends=ends)  # type: ignore[call-arg]
     else:
         sample = sampler.sample(len(document), window, rng)
-    # A sampler from outside need not have looked at the document's end, beyond which a slice would be cut off.
+    # A user's sampler may point past the document's end, where slicing would silently shorten the item.
     sample.check_ends(num_tokens=len(document), target=window.target)
     chosen = sample.token_index
     first, last = int(chosen[0]), int(chosen[-1])
@@ -159,7 +159,7 @@ def item_of(
         if not in_one_piece:
             labels[(chosen[1:] - chosen[:-1] != 1).nonzero()[0] + 1] = IGNORED_LABEL
         if tokens.separator_id is not None:
-            # In a joined document the separator is the last token of its text; what follows is another's beginning.
+            # The token after a separator begins another document, so it cannot be predicted.
             labels[1:][input_ids[:-1] == tokens.separator_id] = IGNORED_LABEL
     if near_labels < 1.0:
         jumps = (sample.position_ids[1:] - sample.position_ids[:-1] != 1).nonzero()[0]
@@ -169,32 +169,32 @@ def item_of(
 
 
 def generator_of(*key: int) -> np.random.Generator:
-    """`np.random.default_rng(key)`, sooner where each number is one word of 32 bits, as numpy need not cut it."""
+    """Same as `np.random.default_rng(key)`, faster when all numbers are below 2**32."""
     if max(key) >> 32:
         return np.random.default_rng(key)
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(np.array(key, np.uint32))))  # type: ignore[arg-type]
 
 
 class EpochOrder:
-    """A random order of `range(n)` that is computed entry by entry, so that n may be any size at no cost.
+    """A random permutation of `range(n)`, computed entry by entry in constant memory for any n.
 
-    A Feistel network over pairs (left, right) of numbers below `side = ceil(sqrt(n))`: each round adds a keyed hash
-    of one half to the other, which can be undone, so it permutes the `side * side` pairs; who lands at n or above walks
-    on until below it, which happens to about `2 / sqrt(n)` of the entries at most.
+    A Feistel network over pairs (left, right) of numbers below `side = ceil(sqrt(n))`. Each round adds a keyed hash of
+    one half to the other. This is invertible, so the network permutes the `side * side` pairs. A result of n or above
+    is fed back until it is below n (cycle walking); this happens to about `2 / sqrt(n)` of the entries at most.
 
     Args:
         n: number of entries.
-        seed: source of the keys.
-        epoch: which order of this seed.
+        seed: seed of the keys.
+        epoch: each epoch of a seed has its own permutation.
 
     Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (2002): cycle walking and the generalized Feistel
-    network. The round function is the finalizer of SplitMix64, as no adversary is to be kept out.
+    network. The round function is the finalizer of SplitMix64, which suffices as there is no adversary.
     """
 
     def __init__(self, n: int, seed: int, epoch: int) -> None:
         self.n, self.epoch = n, epoch
         self._side = next(side for side in range(int(n**0.5), n + 2) if side * side >= n)
-        # Four words keep these draws apart from those of every item (seed, epoch, index).
+        # A key of four numbers separates these draws from those of items, whose key is (seed, epoch, index).
         state = np.random.SeedSequence((seed, epoch, 0, 1)).generate_state(_ROUNDS, np.uint64)
         self._keys = [int(key) for key in state]
 
@@ -215,7 +215,7 @@ class EpochOrder:
 
 
 def _mixed(word: int) -> int:
-    """SplitMix64's finalizer: 64 bits in, 64 well mixed bits out."""
+    """SplitMix64's finalizer: mixes 64 bits."""
     word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     word = (word ^ (word >> 27)) * 0x94D049BB133111EB & _MASK
     return word ^ (word >> 31)

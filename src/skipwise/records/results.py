@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: one result per measured number, one sample per input."""
+"""Records of an evaluation: one result per measured number, one sample per input."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from pydantic import FiniteFloat, PositiveInt
 from skipwise.errors import DataError
 
 Sample = dict[str, Any]
-"""One input of a task as JSON values: which it was, the hash of its tokens, and what the model made of it."""
+"""One input of a task as JSON values: its identification, the hash of its token ids, and the model's outcome."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,15 +21,15 @@ class EvalResult:
 
     Attributes:
         task: name of the task, a key of `TASKS`.
-        length_tokens: length of the input with the tokens to be generated.
-        metric: what `value` is.
+        length_tokens: length of the input, including the tokens to be generated.
+        metric: name of the measured quantity.
         value: the point estimate.
-        ci_low: lower end of the 95% confidence interval; None where there is none.
-        ci_high: upper end.
-        num_samples: inputs that were measured.
-        num_skipped: inputs that could not be used, such as documents too short for the length.
-        seed: what every draw was derived from.
-        details: settings of the task, hash of the tokenizer, and whatever else tells this number from its neighbours.
+        ci_low: lower end of the 95% confidence interval; None if there is no interval.
+        ci_high: upper end; None if there is no interval.
+        num_samples: number of measured inputs.
+        num_skipped: number of unusable inputs, such as documents too short for the length.
+        seed: seed of all draws.
+        details: settings of the task, hash of the tokenizer, and whatever else identifies this number.
     """
 
     task: str
@@ -52,7 +52,7 @@ class EvalResult:
         """Reads what `to_json` wrote.
 
         Raises:
-            DataError: when the line is not a JSON object with these fields and no other.
+            DataError: the line is not a JSON object with exactly these fields.
         """
         try:
             return cls(**json.loads(line))
@@ -62,14 +62,14 @@ class EvalResult:
 
 
 class Measurement(NamedTuple):
-    """What a task finds out about one length."""
+    """Results and samples of a task at one length."""
 
     results: Sequence[EvalResult]
     samples: Sequence[Sample]
 
 
 def sample_line(sample: Sample) -> str:
-    """One line of JSON; a number that is none is an error here rather than wherever the file is read."""
+    """One line of JSON. NaN and infinity raise here rather than when the file is read."""
     return json.dumps(sample, ensure_ascii=False, allow_nan=False)
 
 
@@ -79,7 +79,7 @@ def hash_tokens(token_ids: Sequence[int] | np.ndarray) -> str:
 
 
 def hash_documents(documents: Sequence[np.ndarray]) -> str:
-    """SHA-256 of all token ids of all documents and of where each ends."""
+    """SHA-256 of the token ids and lengths of all documents."""
     digest = hashlib.sha256()
     for token_ids in documents:
         digest.update(len(token_ids).to_bytes(8, "little"))
@@ -88,7 +88,7 @@ def hash_documents(documents: Sequence[np.ndarray]) -> str:
 
 
 def hash_tokenizer(tokenizer: Any) -> str:
-    """SHA-256 of a tokenizer's vocabulary and of how it cuts a probe text; equal hashes: comparable token counts."""
+    """SHA-256 of a tokenizer's vocabulary and its ids of a probe text; equal hashes mean comparable token counts."""
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
     probe = tokenizer.encode("The 12345 pass keys;\n\tnaïve_Names = 3.14159  # 日本", add_special_tokens=True)
     text = json.dumps([sorted(vocabulary.items()), list(probe)], ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Intervals of shares, of ratios of sums and of means."""
+"""Confidence intervals of proportions, ratios of sums and means."""
 
 import math
 from statistics import NormalDist
@@ -13,17 +13,17 @@ CONFIDENCE = 0.95
 
 
 class Estimate(NamedTuple):
-    """A value with its confidence interval; the ends are None where one sample gives no interval."""
+    """A value with its confidence interval; the ends are None for a single sample, which gives no interval."""
 
     value: float
     low: float | None
     high: float | None
 
     def exp(self) -> "Estimate":
-        """The estimate of the exponential, such as a perplexity from a mean NLL.
+        """The exponential of the estimate and its interval, such as a perplexity from a mean NLL.
 
         Raises:
-            CheckpointError: when one of them is beyond the largest float.
+            CheckpointError: a value is beyond the largest float.
         """
         try:
             low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
@@ -31,18 +31,18 @@ class Estimate(NamedTuple):
         except OverflowError as error:
             upper = "" if self.high is None else f" (95% interval up to {self.high:.4g})"
             raise CheckpointError(
-                f"the mean NLL is {self.value:.4g} nats a token{upper}; above 709 its exponential is beyond any float: "
+                f"the mean NLL is {self.value:.4g} nats per token{upper}; above 709 its exponential overflows a float: "
                 "check that the checkpoint is whole and loaded in its own dtype"
             ) from error
 
 
 def wilson(successes: float, num_trials: int, confidence: float = CONFIDENCE) -> Estimate:
-    """Share of successes with the Wilson score interval.
+    """Proportion of successes with the Wilson score interval.
 
         (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
-    Trials may also be graded, each 0 to 1. The variance of such a grade is at most p (1 - p), that of a trial which
-    only succeeds or fails, so the interval is then wider than it need be. Like p, both ends rise with every grade.
+    Trials may also be graded from 0 to 1. The variance of a grade is at most p (1 - p), that of a binary trial, so the
+    interval is then conservative. Both ends increase with every grade, as p does.
 
     Args:
         successes: number of successes, or sum of the grades; 0 to `num_trials`.
@@ -63,9 +63,9 @@ def wilson(successes: float, num_trials: int, confidence: float = CONFIDENCE) ->
 
 
 def student_t(degrees: int, confidence: float = CONFIDENCE) -> float:
-    """How many standard errors a two-sided interval reaches under Student's distribution: 12.706 at one degree.
+    """Quantile of Student's t distribution for a two-sided interval, in standard errors: 12.706 at one degree.
 
-    Solves for the angle a, with t = sqrt(v) tan(a), by halving its range:
+    Solves for the angle a by bisection, with t = sqrt(v) tan(a):
 
         P(|T| < t) = sin a (1 + 1/2 cos^2 a + ... + (1 3 ... (v-3)) / (2 4 ... (v-2)) cos^(v-2) a)               v even
         P(|T| < t) = 2/pi (a + sin a (cos a + 2/3 cos^3 a + ... + (2 4 ... (v-3)) / (3 5 ... (v-2)) cos^(v-2) a))  v odd
@@ -87,7 +87,7 @@ def student_t(degrees: int, confidence: float = CONFIDENCE) -> float:
         return 2 / math.pi * (angle + within) if is_odd else within
 
     low, high = 0.0, math.pi / 2
-    # As many halvings as a float has bits.
+    # One bisection per bit of a float's mantissa.
     for _ in range(53):
         middle = (low + high) / 2
         low, high = (middle, high) if covered(middle) < confidence else (low, middle)
@@ -103,19 +103,19 @@ def bootstrap_ratio(
     num_resamples: int = 2000,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Ratio of two sums over samples, with the widened interval of resampling whole samples.
+    """Ratio of two sums over samples, with a bootstrap interval over whole samples.
 
         value = sum(sums) / sum(weights)
 
-    Tokens of one document depend on each other, so documents are what is drawn, with their sums and weights together.
-    The interval is that of `widened`.
+    Tokens of one document depend on each other, so whole documents are resampled, with their sums and weights. The
+    interval is that of `widened`.
 
     Args:
         sums: 1-D, one entry per sample, such as the sum of a document's NLLs; none negative.
-        weights: 1-D of the same length, such as the number of tokens scored.
+        weights: 1-D of the same length, such as the number of scored tokens.
         rng: source of the resamples.
-        most: the largest ratio there can be, such as 1 where every sum counts some of the tokens.
-        num_resamples: how many.
+        most: the largest possible ratio, such as 1 if every sum counts some of the tokens.
+        num_resamples: number of resamples.
         confidence: coverage of the interval.
 
     Source: Efron and Tibshirani, "An introduction to the bootstrap" (1993), chapter 13.
@@ -138,30 +138,30 @@ def widened(
     most: float = math.inf,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """A value with its bootstrap interval, widened to cover as it says with few samples too.
+    """A value with its bootstrap interval, widened so that it keeps its nominal coverage with few samples, too.
 
         value - k (value - q_low), value + k (q_high - value),    k = sqrt(n / (n - 1)) t_(n-1) / z
 
-    where q are the quantiles of the resampled values. These spread by the samples' deviation around their own mean,
-    too small by sqrt((n - 1) / n), and their quantiles are a normal distribution's, as if that deviation were known:
-    of nominal 95% they hold the truth half of the time at n = 2 and four times in five at n = 5. `k` is 9.2, 1.6 and
-    1.1 at 2, 5 and 20 samples.
+    q are the quantiles of the resampled values. The plain bootstrap interval is too narrow for two reasons. Its spread
+    is the samples' deviation around their own mean, which is too small by sqrt((n - 1) / n). And its quantiles are
+    those of a normal distribution, as if that deviation were known. A nominal 95% interval covers the true value in
+    half of the cases at n = 2, and in four of five at n = 5. `k` is 9.2, 1.6 and 1.1 at 2, 5 and 20 samples.
 
     Args:
-        value: of all samples.
-        resampled: 1-D, of each resample.
+        value: estimate from all samples.
+        resampled: 1-D, estimate from each resample.
         num_samples: n, at least 2.
-        least: the smallest value there can be.
-        most: the largest value there can be.
+        least: the smallest possible value.
+        most: the largest possible value.
         confidence: coverage of the interval.
 
-    Source: Hesterberg, "What teachers should know about the bootstrap" (2015), on narrowness bias, with both reasons;
-        there the levels of the quantiles are moved by as much, but no quantile leaves the range of two samples.
+    Source: Hesterberg, "What teachers should know about the bootstrap" (2015), on narrowness bias, with both reasons.
+        It moves the levels of the quantiles instead, but no quantile of two samples leaves their range.
     """
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     z = NormalDist().inv_cdf(1 - tail)
     factor = math.sqrt(num_samples / (num_samples - 1)) * student_t(num_samples - 1, confidence) / z
-    # The quantiles of a few skewed samples may both be on one side of the value.
+    # For a few skewed samples, both quantiles may lie on one side of the value.
     low, high = min(value, value - factor * (value - float(low))), max(value, value + factor * (float(high) - value))
     return Estimate(value, max(least, low), min(most, high))

@@ -1,6 +1,6 @@
-"""Interpolations: how the rotary frequencies change so that positions up to the target look like positions seen before.
+"""Interpolations: changes of the rotary frequencies with which positions up to the target resemble those seen before.
 
-Each one gives another `inv_freq` and a factor on cos and sin, in float64, and the entry in the hub's config that makes
+Each gives a new `inv_freq` and a factor on cos and sin, in float64, and the entry in the model's config that makes
 transformers and serving engines compute the same. `alpha = target / original` throughout. Pure: numpy in, numpy out.
 """
 
@@ -16,24 +16,24 @@ from skipwise.window import Window
 
 
 class Interpolation(Protocol):
-    """One way to change the frequencies; a frozen dataclass whose fields are its hyperparameters."""
+    """A change of the frequencies; a frozen dataclass whose fields are its hyperparameters."""
 
     kind: ClassVar[str]
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """The table in use at the target length, from the base model's spec."""
+        """The table at the target length, from the base model's spec."""
         ...
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
-        """The entry for `rope_parameters` that makes transformers compute the same table at the target length."""
+        """The entry of `rope_parameters` with which transformers computes the same table at the target length."""
         ...
 
 
 def _ntk_theta(spec: RopeSpec, stretch: float) -> float:
-    """The base whose slowest turning pair turns `stretch` times slower while the fastest pair keeps its speed."""
+    """The base with which the slowest rotated pair is `stretch` times slower and the fastest pair is unchanged."""
     if spec.rotary_dim == 2:
         raise ConfigError(
-            "rotary_dim is 2, whose only pair turns by 1 radian a position whatever the base, so a base change does "
+            "rotary_dim is 2, whose only pair turns by 1 radian per position whatever the base, so a base change does "
             "nothing; choose kind: linear or yarn"
         )
     return spec.theta * stretch ** (spec.span / (spec.rotary_dim - 2))
@@ -54,12 +54,12 @@ def _check_factor(kind: str, factor: float | None) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unscaled:
-    """No interpolation: `inv_freq_j = theta ** (-2j / d)`, the baseline that shows what interpolation is worth."""
+    """No interpolation: `inv_freq_j = theta ** (-2j / d)`; the baseline for all others."""
 
     kind: ClassVar[str] = "none"
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """See `Interpolation.table`; the window plays no part."""
+        """See `Interpolation.table`; the window is ignored."""
         return RopeTable(inv_freq=unscaled_frequencies(spec), attention_factor=1.0)
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
@@ -69,10 +69,10 @@ class Unscaled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """Position interpolation: `inv_freq / alpha`, every pair slowed alike.
+    """Position interpolation: `inv_freq / alpha` for every pair.
 
     Attributes:
-        factor: used in place of `alpha`; None for `target / original`.
+        factor: used instead of `alpha`; None for `target / original`.
 
     Source: Chen et al., arXiv 2306.15595, equation 4.
     """
@@ -94,10 +94,10 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NTK:
-    """NTK-aware base change: `theta' = theta * alpha ** (d / (d - 2))`; a plain base, which every engine loads.
+    """NTK-aware base change: `theta' = theta * alpha ** (d / (d - 2))`. Only the base changes, so all engines load it.
 
     Attributes:
-        theta: a base chosen freely instead (adjusted base frequency, ABF); None for the formula.
+        theta: a freely chosen base instead (adjusted base frequency, ABF); None for the formula.
 
     Source: bloc97's NTK-aware scaling, as stated in YaRN (arXiv 2309.00071), definition 1; ABF: Xiong et al.,
     arXiv 2309.16039, section 2.1.
@@ -125,18 +125,18 @@ class NTK:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DynamicNTK:
-    """NTK whose base follows the current length `L`: `theta * (factor * L / Lo - (factor - 1)) ** (d / (d - 2))`.
+    """NTK whose base grows with the current length `L`: `theta * (factor * L / Lo - (factor - 1)) ** (d / (d - 2))`.
 
-    The table is the one in force at `L = target`, which is what training at positions up to the target must use.
+    The table is the one at `L = target`, which training at positions up to the target must use.
 
-    Export. transformers measures `L` against `max_position_embeddings` and leaves the base alone below it. That field
-    must be the target, so lengths between original and target cannot have bases of their own in that format. The law is
-    therefore anchored again at the target: `rope_theta` is the base in force there and the exported factor is
+    Export: transformers compares `L` with `max_position_embeddings` and keeps the base below it. That field must be the
+    target, so the format cannot express smaller bases for lengths between original and target. The formula is therefore
+    anchored at the target: `rope_theta` is the base at the target, and the exported factor is
     `factor * alpha / (factor * alpha - factor + 1)`. Up to the target the model uses the table it was trained with;
-    beyond it the base grows by exactly the law above. What is lost is the smaller base for shorter inputs.
+    beyond it the base grows exactly by the formula above. Only the smaller bases for shorter inputs are lost.
 
     Attributes:
-        factor: how fast the base follows; 1 makes the stretch `L / Lo` itself.
+        factor: how fast the base grows with the length; 1 makes the stretch `L / Lo`.
 
     Source: emozilla's dynamic scaling, as stated in YaRN (arXiv 2309.00071), section 3.3; the law with `factor` is that
     of transformers' rope type `dynamic`.
@@ -154,7 +154,7 @@ class DynamicNTK:
         return RopeTable(inv_freq=unscaled_frequencies(changed), attention_factor=1.0)
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
-        """See `Interpolation.parameters`; the law anchored at the target."""
+        """See `Interpolation.parameters`; the formula is anchored at the target."""
         stretch = self._stretch(window)
         return {
             "rope_type": "dynamic",
@@ -167,47 +167,47 @@ class DynamicNTK:
 
 
 def _yarn_attention_factor(scale: float, mscale: float = 1.0) -> float:
-    """`0.1 * mscale * ln(scale) + 1`, 1 where nothing is stretched; `mscale` is DeepSeek's. Source: YaRN, eq. 22."""
+    """`0.1 * mscale * ln(scale) + 1`, 1 for a scale up to 1; `mscale` is DeepSeek's. Source: YaRN, eq. 22."""
     return 0.1 * mscale * math.log(scale) + 1.0 if scale > 1 else 1.0
 
 
 def _pair_that_turns(num_turns: float, spec: RopeSpec, original: int) -> float:
-    """The (fractional) pair of dimensions that turns `num_turns` times over the original window."""
+    """Fractional index of the pair that makes `num_turns` full turns over the original window."""
     return spec.rotary_dim * math.log(original / (num_turns * 2 * math.pi)) / (2 * math.log(spec.theta))
 
 
 def _ramp_bounds(low: float, high: float, spec: RopeSpec) -> tuple[float, float]:
-    """Keeps the ramp on dimensions that exist: the upper bound is `d - 1`, as in the authors' code, not `d / 2 - 1`."""
+    """Clips the bounds of the ramp; the upper limit is `d - 1`, as in the authors' code, not `d / 2 - 1`."""
     return max(low, 0), min(high, spec.rotary_dim - 1)
 
 
 def _ramp(low: float, high: float, num_pairs: int) -> np.ndarray:
-    """0 up to pair `low`, 1 from pair `high`, linear between; the share of interpolation, float64 (num_pairs,)."""
+    """The share of interpolation: 0 up to pair `low`, 1 from pair `high`, linear between; float64 (num_pairs,)."""
     if low == high:
         high += 0.001
-    # Where the original window is under 2 pi tokens, `high` is below `low` and the formula gives 0, in the engines too.
+    # For an original window below 2 pi tokens, `high` is below `low` and the formula gives 0; engines do the same.
     return np.clip((np.arange(num_pairs) - low) / (high - low), 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YaRN:
-    """Fast pairs unchanged, slow pairs divided by alpha, a ramp between; and a sharper softmax.
+    """YaRN: fast pairs unchanged, slow pairs divided by alpha, a linear ramp between; and a sharper softmax.
 
-    `inv_freq_j = base_j * (1 - ramp_j) + base_j / alpha * ramp_j`, the ramp rising over the pairs between the one that
-    turns `beta_fast` times and the one that turns `beta_slow` times over the original window.
+    `inv_freq_j = base_j * (1 - ramp_j) + base_j / alpha * ramp_j`. The ramp rises from 0 at the pair that makes
+    `beta_fast` turns over the original window to 1 at the pair that makes `beta_slow` turns.
 
     Attributes:
-        beta_fast: turns over the original window at and above which a pair is left alone.
-        beta_slow: turns at and below which a pair is fully interpolated.
-        attention_factor: factor on cos and sin; None for `0.1 ln(alpha) + 1`, or with both `mscale` and
+        beta_fast: pairs with at least this many turns over the original window are unchanged.
+        beta_slow: pairs with at most this many turns are fully interpolated.
+        attention_factor: factor on cos and sin. None for `0.1 ln(alpha) + 1`, or with both `mscale` and
             `mscale_all_dim` for `(0.1 mscale ln(alpha) + 1) / (0.1 mscale_all_dim ln(alpha) + 1)`.
-        attention_factor_scale: multiplies that factor: the number that calibration chooses. A factor that is not the
-            formula's is exported twice: as `attention_factor` for transformers, and relative to the formula as
-            `attn_factor` for vLLM and SGLang, which read no other (transformers notes that it does not know this one).
-        truncate: round the two bounds of the ramp outwards to whole pairs, as the authors do.
-        factor: used in place of `alpha`; None for `target / original`.
-        mscale: DeepSeek's weight of the logarithm; None where the model has none.
-        mscale_all_dim: DeepSeek's weight for all dimensions of the head, which its attention applies by itself.
+        attention_factor_scale: multiplies that factor; chosen by calibration. A factor other than the formula's is
+            exported twice: as `attention_factor` for transformers, and as `attn_factor`, relative to the formula, for
+            vLLM and SGLang, which read only that (transformers logs that it does not know `attn_factor`).
+        truncate: rounds the bounds of the ramp outwards to whole pairs, as the authors do.
+        factor: used instead of `alpha`; None for `target / original`.
+        mscale: DeepSeek's weight of the logarithm; None if the model has none.
+        mscale_all_dim: DeepSeek's weight for all dimensions of the head, which its attention applies separately.
 
     Source: Peng et al., arXiv 2309.00071, definition 2 and equations 17 to 22.
     """
@@ -226,8 +226,8 @@ class YaRN:
         _check_factor(self.kind, self.factor)
         if not self.beta_fast >= self.beta_slow > 0:
             raise ConfigError(
-                f"yarn has beta_fast={self.beta_fast}, beta_slow={self.beta_slow}; both count turns and beta_fast "
-                "must not be the smaller, such as 32 and 1"
+                f"yarn has beta_fast={self.beta_fast}, beta_slow={self.beta_slow}; both count turns, and beta_fast "
+                "must not be smaller than beta_slow; for example 32 and 1"
             )
         if self.attention_factor is not None and not self.attention_factor > 0:
             raise ConfigError(
@@ -282,15 +282,15 @@ class YaRN:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama3:
-    """Llama 3.1's scaling: pairs of short wavelength unchanged, of long wavelength divided by alpha, smooth between.
+    """Llama 3.1's scaling: fast pairs unchanged, slow pairs divided by alpha, smooth between.
 
     With `turns_j = original * inv_freq_j / (2 pi)` and `s_j = clip((turns_j - low) / (high - low), 0, 1)`:
     `inv_freq'_j = (1 - s_j) * inv_freq_j / alpha + s_j * inv_freq_j`. No attention factor.
 
     Attributes:
-        low_freq_factor: turns over the original window at and below which a pair is divided by alpha.
-        high_freq_factor: turns at and above which a pair is left alone.
-        factor: used in place of `alpha`; None for `target / original`.
+        low_freq_factor: pairs with at most this many turns over the original window are divided by alpha.
+        high_freq_factor: pairs with at least this many turns are unchanged.
+        factor: used instead of `alpha`; None for `target / original`.
 
     Source: Meta's Llama 3.1 release (models/llama3/reference_impl/model.py, `apply_scaling`).
     """
@@ -305,7 +305,7 @@ class Llama3:
         if not self.high_freq_factor >= self.low_freq_factor > 0:
             raise ConfigError(
                 f"llama3 has low_freq_factor={self.low_freq_factor}, high_freq_factor={self.high_freq_factor}; the "
-                "high one must not be smaller, such as 1 and 4"
+                "high one must not be smaller than the low one; for example 1 and 4"
             )
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
@@ -314,7 +314,7 @@ class Llama3:
         base = unscaled_frequencies(spec)
         turns = window.original * base / (2 * math.pi)
         band = self.high_freq_factor - self.low_freq_factor
-        # Llama 4's factors are equal: a step.
+        # Llama 4's two factors are equal, which makes a step.
         smooth = np.clip((turns - self.low_freq_factor) / band, 0.0, 1.0) if band else turns > self.low_freq_factor
         inv_freq = (1 - smooth) * base / (self.factor or window.factor) + smooth * base
         return RopeTable(inv_freq=inv_freq, attention_factor=1.0)
@@ -333,19 +333,19 @@ class Llama3:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongRoPE:
-    """A divisor for each pair, one list for inputs within the original window and one for longer ones.
+    """LongRoPE: a divisor for each pair, with one list for inputs within the original window and one for longer ones.
 
     `inv_freq_j = base_j / long_factor_j`, attention factor `sqrt(1 + ln(alpha) / ln(original))`. transformers chooses
-    the list by the largest position in the batch, so a batch of short inputs keeps the short list, while the attention
-    factor applies to both.
+    the list by the largest position in the batch, so a batch of short inputs uses the short list. The attention factor
+    applies to both.
 
     Attributes:
-        short_factor: divisors within the original window, rotary_dim / 2 of them; None for all 1.
-        long_factor: divisors beyond it. The paper searches them by evolution; None takes YaRN's (beta 32 and 1), which
-            run from 1 at the fastest pair to alpha at the slowest.
+        short_factor: rotary_dim / 2 divisors for inputs within the original window; None for all 1.
+        long_factor: divisors for longer inputs. The paper finds them by evolutionary search. None takes YaRN's (beta 32
+            and 1), which run from 1 at the fastest pair to alpha at the slowest.
         attention_factor: factor on cos and sin; None for the formula. A given one is exported as `attention_factor` for
             transformers and as `short_mscale` and `long_mscale` for vLLM and SGLang.
-        factor: used in place of `alpha` in that formula; None for `target / original`.
+        factor: used instead of `alpha` in the default divisors and in the formula; None for `target / original`.
 
     Source: Ding et al., arXiv 2402.13753; the attention factor as in the authors' released code.
     """
@@ -372,7 +372,7 @@ class LongRoPE:
             )
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """See `Interpolation.table`; the long list where the target is beyond the original window."""
+        """See `Interpolation.table`; uses the long list if the target is beyond the original window."""
         _check_all_pairs_turn(self.kind, spec)
         short, long = self._factors(spec, window)
         divisors = long if window.target > window.original else short
@@ -397,12 +397,12 @@ class LongRoPE:
         return parameters
 
     def stretched(self, spec: RopeSpec, window: Window, target: int) -> "LongRoPE":
-        """The same divisors for a longer target, where nobody has searched for better: the long list times YaRN's.
+        """Divisors for a longer target without a new search: the long list times YaRN's for the remaining stretch.
 
         Args:
             spec: of the base model.
-            window: what the divisors are for.
-            target: longer than that window's, in tokens.
+            window: the window of the present divisors.
+            target: new target in tokens, longer than that window's.
         """
         further = YaRN(factor=target / window.target).table(spec, replace(window, target=target))
         short, long = self._factors(spec, window)

@@ -1,4 +1,4 @@
-"""What a model's config says about its rotary embedding: the one reader that everybody asks.
+"""Reads the rotary embedding of a model's config. All other modules use this reader.
 
 Configs are plain dicts: `config.to_dict()`, or the content of a `config.json` of either era (see `eras`).
 """
@@ -17,7 +17,7 @@ from skipwise.window import Window
 
 # `rope_type` in a config -> key of INTERPOLATIONS.
 _KIND_OF_TYPE = {"default": "none"} | {kind: kind for kind in ("linear", "dynamic", "yarn", "llama3", "longrope")}
-# What transformers refuses an entry without.
+# Fields that transformers requires, by kind.
 _REQUIRED = {
     "linear": ("factor",),
     "dynamic": ("factor",),
@@ -25,31 +25,32 @@ _REQUIRED = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": ("short_factor", "long_factor"),
 }
-# The fast pairs of a head turn and the others stand still (Gemma 4). With a factor it is scaled linearly; transformers
-# has no other scaling of it, but the base is free.
+# Only the fast pairs of a head are rotated (Gemma 4). A factor scales it linearly, the only scaling that transformers
+# has for it; the base may change freely.
 PROPORTIONAL = "proportional"
-# Besides YaRN, whose factor always is how far the window was stretched; Llama 3.2's 32 is for 16 times the window.
+# Kinds whose factor tells the stretch of the window if the maximum does not. YaRN's factor always does. Llama 3.2 has
+# factor 32 for 16 times the window.
 _STRETCHED_BY_FACTOR = ("linear", "llama3", "longrope")
 TRAINED_FACTOR = "original_attention_factor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeState:
-    """What a config says about the rotary embedding of the layers that see the whole context.
+    """The rotary embedding of the global-attention layers, as read from a config.
 
     Attributes:
-        kind: key of `INTERPOLATIONS`; "none" where nothing is scaled.
+        kind: key of `INTERPOLATIONS`; "none" if unscaled.
         rotary_dim: dimensions of a head that are rotated.
-        span_dim: dimensions that the frequencies are spread over, where these are more (`RopeSpec.span_dim`).
         theta: base of the model before any interpolation.
         original: window that the base model was pre-trained for, in tokens.
-        maximum: longest input that the model handles, in tokens: `max_position_embeddings`, or more where the scaling
-            goes further than that says.
-        factor: how many times the model is stretched already; 1.0 where it is not.
-        parameters: the parameters in today's form, with `rope_type` and `rope_theta`.
-        ambiguity: why the config does not tell enough to be extended, with the cure; None where it does.
-        trained_factor: the attention factor that the model was trained with, where another one was chosen for it
-            afterwards (`with_attention_scale`); None where the one in force is it.
+        maximum: longest input that the model handles, in tokens: `max_position_embeddings`, or more if the scaling
+            reaches further.
+        factor: scaling factor already in force; 1.0 if unscaled.
+        parameters: the parameters in the transformers 5 form, with `rope_type` and `rope_theta`.
+        ambiguity: why the config lacks information needed to extend the model, and what to do; None if it is complete.
+        trained_factor: the attention factor that the model was trained with, if another one was chosen afterwards
+            (`with_attention_scale`); None if the one in force is the trained one.
+        span_dim: dimensions over which the frequencies are spread, if more than `rotary_dim` (`RopeSpec.span_dim`).
     """
 
     kind: str
@@ -75,7 +76,7 @@ class RopeState:
 
     @property
     def window(self) -> Window:
-        """The window that the config stands for; its training length is the original one."""
+        """The window of the config, from original to maximum; its training length is the original length."""
         return Window(train=self.original, original=self.original, target=self.maximum)
 
     @property
@@ -95,7 +96,7 @@ class RopeState:
 
     @property
     def was_searched(self) -> bool:
-        """Whether the model has LongRoPE's divisors from a search, and not those that are taken without one."""
+        """Whether the model has searched LongRoPE divisors, rather than the default ones of `LongRoPE`."""
         if self.kind != "longrope":
             return False
         taken = LongRoPE(factor=self.parameters.get("factor")).parameters(self.spec, self.window)["long_factor"]
@@ -103,33 +104,30 @@ class RopeState:
 
     @property
     def attention_factor(self) -> float:
-        """What cos and sin are multiplied with, at the longest input."""
+        """Factor on cos and sin at the longest input."""
         return self.interpolation.table(self.spec, self.window).attention_factor
 
     @property
     def attention_scale(self) -> float:
-        """The attention factor in force over the one that the model was trained with; 1.0 where it was not changed."""
+        """The attention factor in force divided by the trained one; 1.0 if it was not changed."""
         return 1.0 if self.trained_factor is None else self.attention_factor / self.trained_factor
 
 
 def read_rope(config: Mapping[str, Any]) -> RopeState:
-    """Reads a config of either era.
+    """Reads the rotary embedding from a config of either era.
 
     Args:
-        config: the model's config as a dict; of a model with a text part (`text_config`), that part is read.
-
-    Returns:
-        What it says.
+        config: the model's config as a dict; if it has a `text_config`, that part is read.
 
     Raises:
-        ConfigError: when the base is missing, so that a reader would fall back to one the model was not trained with;
-            or when a length is not a whole number.
-        UnsupportedModelError: when the rotary embedding is of a type that is not known here.
+        ConfigError: the base is missing, so that readers would fall back to one the model was not trained with; a
+            required parameter is missing; or a length is not a whole number.
+        UnsupportedModelError: the rope type is unknown.
     """
     text = eras.text_part(config)
     parameters = eras.global_parameters(text)
     if eras.parameters_by_layer(text) is not None:
-        parameters.pop("truncate", None)  # transformers looks for it beside the layers' entries alone
+        parameters.pop("truncate", None)  # transformers does not read it inside the entry of a layer type
     kind = _kind(text.get("model_type", ""), parameters)
     written = _whole_tokens(text, eras.maximum_name(text))
     base_theta = text.get("original_rope_theta")
@@ -144,7 +142,7 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
         factor = float(parameters.get("factor") or maximum / original)
     is_known = kind != "linear" or _tells_linear_window(text, parameters, written)
     if kind == "yarn" or (kind in _STRETCHED_BY_FACTOR and written <= original and is_known):
-        # The maximum was left at the original window, as Qwen tells its users to: what the model handles is more.
+        # The maximum was left at the original window, as Qwen's documentation tells users to do.
         maximum = max(maximum, round(factor * original))
     proportional = parameters["rope_type"] == PROPORTIONAL
     return RopeState(
@@ -162,11 +160,11 @@ def read_rope(config: Mapping[str, Any]) -> RopeState:
 
 
 def _kind(model_type: str, parameters: Mapping[str, Any]) -> str:
-    """Key of INTERPOLATIONS that an entry stands for.
+    """Key of INTERPOLATIONS for an entry.
 
     Raises:
-        ConfigError: it lacks a parameter of its type.
-        UnsupportedModelError: its type is not known, or means another thing in this model.
+        ConfigError: the entry lacks a parameter that its type requires.
+        UnsupportedModelError: the type is unknown, or means something else in this model.
     """
     rope_type = parameters["rope_type"]
     if rope_type == PROPORTIONAL:
@@ -179,38 +177,38 @@ def _kind(model_type: str, parameters: Mapping[str, Any]) -> str:
         )
     if kind == "dynamic" and parameters.get("alpha") and model_type.startswith("hunyuan"):
         raise UnsupportedModelError(
-            f"rope type is 'dynamic' with alpha {parameters['alpha']:g}, by which {model_type} raises its base, and "
-            "which cannot be extended; start from a model without it"
+            f"rope type is 'dynamic' with alpha {parameters['alpha']:g}, which raises the base of {model_type} "
+            "and cannot be extended; start from a model without it"
         )
     absent = [name for name in _REQUIRED.get(kind, ()) if parameters.get(name) is None]
     if kind == "yarn" and "factor" in parameters:
-        absent = []  # null is target / original there
+        absent = []  # for yarn, a null factor means target / original
     if absent:
         raise ConfigError(
-            f"config's rope type is {rope_type!r} and its entry has no {' and no '.join(absent)}, without which "
-            "transformers refuses it; add what the model was trained with"
+            f"config's rope type is {rope_type!r} and its entry has no {' and no '.join(absent)}, which "
+            "transformers requires; add the value that the model was trained with"
         )
     return "none" if kind == "linear" and parameters["factor"] == 1 else kind
 
 
 def _original(text: Mapping[str, Any], kind: str, parameters: Mapping[str, Any], maximum: int) -> int:
-    """The window that the base model was pre-trained for, in tokens; the maximum where nothing else is on record."""
+    """The window that the base model was pre-trained for, in tokens; the maximum if nothing else is recorded."""
     if kind in eras.KINDS_WITH_ORIGINAL:
         return _whole_tokens(parameters, eras.ORIGINAL)
     recorded = parameters.get(eras.ORIGINAL) or text.get(eras.ORIGINAL)
     has_our_record = text.get("original_rope_theta") is not None
     if recorded is None or (kind == "dynamic" and not has_our_record):
-        return maximum  # transformers anchors dynamic at max_position_embeddings, whatever else is written
+        return maximum  # transformers anchors dynamic at max_position_embeddings, whatever else the config says
     if kind == "none" and not has_our_record:
-        return min(int(recorded), maximum)  # Phi-3's config class has an original length even where nobody set it
+        return min(int(recorded), maximum)  # Phi-3's config class always has an original length
     return int(recorded)
 
 
 def _tells_linear_window(text: Mapping[str, Any], parameters: Mapping[str, Any], maximum: int) -> bool:
-    """Whether a config that is scaled linearly tells the window before from the one after.
+    """Whether a linearly scaled config tells whether its maximum is the window before or after scaling.
 
-    Gemma 3, DeepSeek-Coder and LLaMA-2-7B-32K have the window after scaling as their maximum; Vicuna's 16k models and
-    LongChat have the one before, with `max_sequence_length` beside it.
+    In Gemma 3, DeepSeek-Coder and LLaMA-2-7B-32K the maximum is the window after scaling. In Vicuna's 16k models and
+    LongChat it is the window before, and `max_sequence_length` is the one after.
     """
     recorded = parameters.get(eras.ORIGINAL) or text.get(eras.ORIGINAL)
     return bool(recorded) or text.get("max_sequence_length") == parameters["factor"] * maximum
@@ -219,7 +217,7 @@ def _tells_linear_window(text: Mapping[str, Any], parameters: Mapping[str, Any],
 def _ambiguity(
     text: Mapping[str, Any], kind: str, parameters: Mapping[str, Any], original: int, maximum: int
 ) -> str | None:
-    """Why the config does not tell enough to be extended, with the cure."""
+    """Why the config lacks information needed to extend the model, and what to do; None if it is complete."""
     if kind == "none" and text.get("original_rope_theta") is None and original < maximum:
         return (
             f"config says that the window grew from {original} to {maximum} tokens but not from which base; add "
@@ -228,19 +226,19 @@ def _ambiguity(
     if kind == "linear" and not _tells_linear_window(text, parameters, maximum):
         return (
             f"config is scaled linearly by {parameters['factor']:g} and does not say from which window: "
-            f"max_position_embeddings={maximum} may be the base's or the extended one; give the run the setting "
+            f"max_position_embeddings={maximum} may be the original or the extended window; give the run the setting "
             "original, the window that the base model was pre-trained for"
         )
     if unlike := eras.unlike_types(text):
         return (
-            f"config's rope entry says rope_type {unlike[0]!r} and type {unlike[1]!r}, of which transformers takes the "
+            f"config's rope entry says rope_type {unlike[0]!r} and type {unlike[1]!r}, and transformers uses the "
             "first; correct it, or have skipwise doctor --fix do so"
         )
     thetas = eras.own_thetas(text)
     if len(thetas) > 1 or not thetas <= {parameters["rope_theta"]}:
         return (
-            f"config gives layers bases of their own, layer_rope_theta {sorted(thetas)}, which no interpolation here "
-            "stretches one by one; extend a model whose layers share one base"
+            f"config gives layers different bases (layer_rope_theta {sorted(thetas)}), which no interpolation here "
+            "can extend; choose a model whose layers share one base"
         )
     return None
 

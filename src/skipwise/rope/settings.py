@@ -1,4 +1,4 @@
-"""From what people write in a run's YAML or on the command line to an interpolation."""
+"""Builds an interpolation from the settings of a run's YAML or the command line."""
 
 import dataclasses
 import difflib
@@ -17,13 +17,11 @@ def interpolation_from(settings: str | Mapping[str, Any]) -> Interpolation:
 
     Args:
         settings: a kind (`"yarn"`), or a mapping of `kind` and its fields (`{"kind": "yarn", "beta_fast": 16}`).
-
-    Returns:
-        The interpolation; fields left out have their defaults.
+            Fields left out have their defaults.
 
     Raises:
-        ConfigError: on a kind or field that does not exist, with the nearest name, and on a value of another kind
-            or out of range.
+        ConfigError: an unknown kind or field, with the nearest known name; or a value of the wrong type or out of
+            range.
     """
     fields = {"kind": settings} if isinstance(settings, str) else dict(settings)
     kind = fields.pop("kind", None)
@@ -46,13 +44,13 @@ def _is_number(value: object) -> bool:
 
 
 class _Kind(NamedTuple):
-    """A kind of value: what it is called, and whether a value is one."""
+    """A type of value: its description in messages, and a check for it."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
-# By the types that fields of interpolations have.
+# By the type annotations of the interpolations' fields.
 _KINDS: dict[Any, _Kind] = {
     bool: _Kind("true or false", lambda value: isinstance(value, bool)),
     float: _Kind("a number", _is_number),

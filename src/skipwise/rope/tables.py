@@ -1,7 +1,7 @@
-"""The rotary embedding of a base model, and the table that an embedding computes with. Pure: numpy in, numpy out.
+"""The rotary embedding of a base model, and its table of frequencies. Pure: numpy in, numpy out.
 
-A rotary embedding of `d` dimensions turns the pair `j` of them by `position * inv_freq_j` radians, with
-`inv_freq_j = theta ** (-2j / d)` where nothing is scaled: pair 0 turns fastest.
+A rotary embedding of `d` dimensions rotates pair `j` of them by `position * inv_freq_j` radians. Without scaling,
+`inv_freq_j = theta ** (-2j / d)`, so pair 0 rotates fastest.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ class RopeSpec:
 
     Attributes:
         rotary_dim: dimensions of a head that are rotated; even.
-        theta: the base, `theta`.
-        span_dim: dimensions that the frequencies are spread over, `d`; None where it is those that are rotated. In
-            proportional RoPE (Gemma 4) it is the whole head, of which only the fast pairs turn; YaRN, Llama 3 and
-            LongRoPE refuse that.
+        theta: the base of the frequencies.
+        span_dim: dimensions over which the frequencies are spread, `d`; None for `rotary_dim`. In proportional RoPE
+            (Gemma 4) it is the whole head, although only the fast pairs rotate; YaRN, Llama 3 and LongRoPE refuse that.
 
     Raises:
-        ConfigError: unless `rotary_dim` is even and at least 2, `span_dim` even and no less, and `theta` above 1.
+        ConfigError: unless `rotary_dim` is even and at least 2, `span_dim` is even and at least `rotary_dim`, and
+            `theta` is above 1.
     """
 
     rotary_dim: int
@@ -40,17 +40,17 @@ class RopeSpec:
 
     @property
     def span(self) -> int:
-        """Dimensions that the frequencies are spread over; the table has half as many entries."""
+        """Dimensions over which the frequencies are spread; the table has half as many entries."""
         return self.rotary_dim if self.span_dim is None else self.span_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeTable:
-    """What a rotary embedding computes with.
+    """Frequencies and attention factor of a rotary embedding.
 
     Attributes:
-        inv_freq: float64 (span / 2,), radians a position for each pair of dimensions; 0 for a pair that stands still.
-        attention_factor: what cos and sin are multiplied with; it enters the attention logits squared.
+        inv_freq: float64 (span / 2,), radians per position for each pair of dimensions; 0 for an unrotated pair.
+        attention_factor: factor on cos and sin; it enters the attention logits squared.
     """
 
     inv_freq: np.ndarray
@@ -58,22 +58,22 @@ class RopeTable:
 
 
 def unscaled_frequencies(spec: RopeSpec) -> np.ndarray:
-    """`theta ** (-2j / d)` for the pairs that turn and 0 for the others, float64 (span / 2,).
+    """`theta ** (-2j / d)` for the rotated pairs and 0 for the others, float64 (span / 2,).
 
-    Source: RoFormer (arXiv 2104.09864), section 3.2.2; the zeros are proportional RoPE's, as transformers has it.
+    Source: RoFormer (arXiv 2104.09864), section 3.2.2; the zeros follow proportional RoPE in transformers.
     """
     turning = spec.theta ** (-np.arange(0, spec.rotary_dim, 2, dtype=np.float64) / spec.span)
     return np.pad(turning, (0, (spec.span - spec.rotary_dim) // 2))
 
 
 def float32_angle_error(table: RopeTable, position: int) -> float:
-    """How far the angles of a position are off when computed in float32, as every engine does.
+    """Rounding error of a position's angles when computed in float32, as every engine does.
 
     `max_j |float32(position) * float32(inv_freq_j) - position * inv_freq_j|`, before the reduction modulo 2 pi. The
     error grows with the position and is largest among the fast pairs, whose angles are the largest.
 
     Args:
-        table: the table in float64, taken as the truth.
+        table: the exact table in float64.
         position: index of the position, in tokens.
 
     Returns:

@@ -1,9 +1,11 @@
-"""How an extension is written into a model's config, and how a model that is extended already goes on.
+"""Writes an extension into a model's config, and extends models further that are extended already.
 
-What is written says the same to readers of both eras. Three entries of ours stand at the top level, where readers keep
-what they do not know: `original_max_position_embeddings`, as several kinds have no place for it among their parameters;
-`original_rope_theta`, by which an extended model is recognised as such, whatever its kind; and, where an attention
-factor was calibrated, `original_attention_factor`, the one that the model was trained with.
+The written config means the same to readers of both eras. It has three fields of ours at the top level, where readers
+keep unknown fields:
+
+    original_max_position_embeddings   the original window; several kinds have no parameter for it
+    original_rope_theta                the base before any interpolation; marks a model as extended, whatever the kind
+    original_attention_factor          the trained attention factor, if another one was calibrated
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ from skipwise.window import Window
 
 _PROPORTIONAL_KINDS = ("none", "linear", "ntk")
 
-# Entries of `rope_parameters` that belong to an interpolation; all others are the model's own and stay.
+# Fields of `rope_parameters` that belong to an interpolation; all others are the model's own and are kept.
 _OWNED_ENTRIES = {"rope_type", "rope_theta", "original_max_position_embeddings"}
 _OWNED_ENTRIES |= {"attn_factor", "short_mscale", "long_mscale"}
 _OWNED_ENTRIES |= {field.name for kind in INTERPOLATIONS.values() for field in dataclasses.fields(cast(Any, kind))}
@@ -29,9 +31,9 @@ ATTENTION_FACTOR_KINDS = tuple(
     for name, kind in INTERPOLATIONS.items()
     if "attention_factor" in {field.name for field in dataclasses.fields(cast(Any, kind))}
 )
-"""Keys of `INTERPOLATIONS` whose entry in a config has a place for an attention factor."""
+"""Keys of `INTERPOLATIONS` whose entry in a config can carry an attention factor."""
 
-# Models whose code in transformers knows some kinds only; Phi-MoE's takes LongRoPE's short list at every length.
+# Models whose code in transformers supports only some kinds. Phi-MoE's uses LongRoPE's short list at every length.
 _KINDS_OF_MODEL = {
     "gptj": ("none",),
     "codegen": ("none",),
@@ -42,20 +44,20 @@ _KINDS_OF_MODEL = {
 
 
 def with_original(config: Mapping[str, Any], original: int) -> dict[str, Any]:
-    """Puts on record which window the base model was pre-trained for, where its config does not tell.
+    """Records the window that the base model was pre-trained for, if its config does not say.
 
-    Qwen3's configs say 40960 where it was 32768 and 8192 were kept for the answer; a config that is scaled linearly
-    says one length of two.
+    Qwen3's configs say 40960: 32768 tokens of context and 8192 for the answer. A linearly scaled config gives only one
+    of the two lengths.
 
     Args:
         config: the model's config as a dict, of either era.
-        original: that window, in tokens.
+        original: the original window, in tokens.
 
     Returns:
-        A new config dict; the given one is left alone.
+        A new config dict; the given one is not changed.
 
     Raises:
-        ConfigError: the config computes with another one, or handles fewer tokens.
+        ConfigError: the config computes with another original window, or has a smaller maximum; or as `read_rope`.
         UnsupportedModelError: as `read_rope`.
     """
     state, text = read_rope(config), eras.text_part(config)
@@ -70,7 +72,7 @@ def with_original(config: Mapping[str, Any], original: int) -> dict[str, Any]:
     if not 2 <= original <= state.maximum:
         raise ConfigError(
             f"original is {original} tokens, but the model's config has a maximum of {state.maximum}; give the window "
-            "that it was pre-trained for, 2 or more and at most that"
+            "that it was pre-trained for, from 2 to this maximum"
         )
     recorded = dict(text) | {eras.ORIGINAL: original, "original_rope_theta": state.theta}
     return eras.with_text_part(config, recorded)
@@ -79,30 +81,31 @@ def with_original(config: Mapping[str, Any], original: int) -> dict[str, Any]:
 def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: Window) -> dict[str, Any]:
     """Writes an extension into a config, for readers of both eras.
 
-    `max_position_embeddings` becomes the target; the original window and base stay on record. Where parameters are kept
-    for each layer type, only those of the global layers change. Entries that belong to no interpolation stay.
+    `max_position_embeddings` becomes the target; the original window and base are recorded. If the config has
+    parameters by layer type, only those of the global layers change. Fields that belong to no interpolation are kept.
 
-    A model that is scaled already is never scaled on top of that:
+    An existing scaling is replaced, never compounded:
 
-    - The same kind is worked out anew from the base model's own window and base, so the factor is target / original.
-      The target may be the current maximum: writing the same again changes nothing, and hyperparameters may differ.
-    - Another kind is refused, "none" included: the weights have been trained with the one they have.
-    - A factor on record that is not maximum / original (Llama 3.1: 8 for 16 times the window) does not tell how to go
-      on: the interpolation must then give its own factor, and the message says which keeps the proportion.
-    - A window whose original length is not the one on record, a smaller maximum and a smaller factor are refused.
-    - A calibrated attention factor (`with_attention_scale`) belongs to the window it was chosen for: what is written
-      has the interpolation's own again.
+    - The same kind is computed anew from the base model's window and base, so the factor is target / original. The
+      target may be the current maximum: writing the same extension again changes nothing, and hyperparameters may
+      differ.
+    - Another kind, including "none", is refused: the weights were trained with the present one.
+    - If the recorded factor is not maximum / original (Llama 3.1: 8 for 16 times the window), the new factor cannot be
+      derived. The interpolation must then give one; the error names the factor that keeps the ratio.
+    - A different original window, a smaller maximum and a smaller factor are refused.
+    - A calibrated attention factor (`with_attention_scale`) holds only for the window it was chosen for. The written
+      config has the interpolation's own again.
 
     Args:
         config: the model's config as a dict, of either era.
-        interpolation: what to write.
+        interpolation: the interpolation to write.
         window: the lengths; `window.original` is the base model's.
 
     Returns:
-        A new config dict; the given one is left alone.
+        A new config dict; the given one is not changed.
 
     Raises:
-        ConfigError: as told above, when this kind of model cannot take this kind of interpolation, and as `read_rope`.
+        ConfigError: in the cases above; if the model does not support the interpolation; or as `read_rope`.
         UnsupportedModelError: as `read_rope`.
     """
     text = eras.text_part(config)
@@ -123,7 +126,7 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
         parameters["rope_type"] = PROPORTIONAL
     parameters |= {name: value for name, value in state.parameters.items() if name not in _OWNED_ENTRIES}
     if "original_max_position_embeddings" in state.parameters:
-        # Where it stands there already, the model may compute with it whatever the kind (Ministral 3's attention).
+        # If the entry has it already, the model may compute with it whatever the kind (Ministral 3's attention).
         parameters.setdefault("original_max_position_embeddings", window.original)
 
     written = dict(text) | {
@@ -133,7 +136,7 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
         "original_rope_theta": state.theta,
     }
     if thetas := text.get("layer_rope_theta"):
-        # 0 is a layer without positions; these stand over the base of the entry.
+        # These take precedence over the base of the entry; 0 is a layer without positions.
         written["layer_rope_theta"] = [theta and parameters["rope_theta"] for theta in thetas]
     for replaced in ("rope_scaling", TRAINED_FACTOR):
         written.pop(replaced, None)
@@ -141,22 +144,22 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
 
 
 def with_attention_scale(config: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    """Writes another attention factor into the config of a model that is trained already, for readers of both eras.
+    """Writes another attention factor into the config of a trained model, for readers of both eras.
 
-        attention_factor = scale * the one that the model was trained with
+        attention_factor = scale * trained attention factor
 
-    However often it is written, `scale` counts from there: the trained factor stays on record beside the new one, and a
-    scale of 1 brings it back. Attention logits grow by `scale` squared. Nothing else changes.
+    The trained factor is recorded beside the new one, so `scale` is always relative to it, however often this is
+    called; a scale of 1 restores it. Attention logits grow by `scale` squared. Nothing else changes.
 
     Args:
         config: the model's config as a dict, of either era.
         scale: above 0.
 
     Returns:
-        A new config dict; the given one is left alone.
+        A new config dict; the given one is not changed.
 
     Raises:
-        ConfigError: when the model's interpolation has no place for the factor in a config, and as `write_rope`.
+        ConfigError: the model's interpolation cannot carry the factor in a config; or as `write_rope`.
         UnsupportedModelError: as `read_rope`.
     """
     state = read_rope(config)
@@ -164,7 +167,7 @@ def with_attention_scale(config: Mapping[str, Any], scale: float) -> dict[str, A
     if not 0 < scale < math.inf:
         raise ConfigError(f"attention scale is {scale}; give a number above 0, such as 1.1")
     trained = state.attention_factor if state.trained_factor is None else state.trained_factor
-    # Both kinds that carry a factor have it as a field; where their own formula gives this one, none is written.
+    # Both kinds that carry the factor have it as a field. It is not written if the formula gives the same value.
     formula: Any = dataclasses.replace(cast(Any, state.interpolation), attention_factor=None)
     wanted = scale * trained
     if not math.isclose(formula.table(state.spec, state.window).attention_factor, wanted, rel_tol=1e-12):
@@ -174,7 +177,7 @@ def with_attention_scale(config: Mapping[str, Any], scale: float) -> dict[str, A
 
 
 def check_carries_factor(kind: str) -> None:
-    """Raises ConfigError unless configs of this interpolation have a place for an attention factor."""
+    """Raises ConfigError unless configs of this interpolation can carry an attention factor."""
     if kind not in ATTENTION_FACTOR_KINDS:
         raise ConfigError(
             f"interpolation is {kind!r}, whose entry in a config has no place for an attention factor, so none can be "
@@ -218,7 +221,7 @@ def _check_lengths(state: RopeState, interpolation: Interpolation, window: Windo
 def _check_continues(
     state: RopeState, interpolation: Interpolation, window: Window, parameters: Mapping[str, Any]
 ) -> None:
-    """Refuses to extend a scaled model by another share of the same; see `write_rope`."""
+    """Refuses an extension that does not continue the present scaling; see `write_rope`."""
     if isinstance(interpolation, YaRN):
         for name in ("mscale", "mscale_all_dim"):
             if (recorded := state.parameters.get(name)) != getattr(interpolation, name):
@@ -243,7 +246,7 @@ def _check_continues(
 
 def _check_factor_grows(state: RopeState, interpolation: Linear | Llama3 | YaRN, window: Window, factor: float) -> None:
     nominal = state.maximum / state.original
-    # A maximum that was never raised contradicts nothing: it is how long-context switches are documented.
+    # A maximum left at the original window is no contradiction: model cards document long context this way.
     if interpolation.factor is None and nominal > 1 and not math.isclose(state.factor, nominal, rel_tol=1e-6):
         continued = state.factor * window.target / state.maximum
         raise ConfigError(

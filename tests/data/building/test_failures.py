@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_line_and_what_is_finished_stays(
 
     with monkeypatch.context() as patch:
         patch.setattr(writer._Output, "write", full)
-        with pytest.raises(DataError, match=r"cannot be written to '.*cache': No space left on device\. Make room"):
+        with pytest.raises(DataError, match=r"cannot be written to '.*cache': No space left on device\. Free some"):
             build(source, cache)
     done = len(tokenized) - (where == "a part")
     assert done == (5 if where == "a part" else NUM_FILES)

@@ -1,10 +1,10 @@
-"""Corpus: documents tokenized once, in parallel, into files that the next start finds ready.
+"""Corpus: documents are tokenized once, in parallel, into files that later runs reuse.
 
-    sources -> all their documents -> tokens -> token files -> those of the wanted part -> long enough, or joined
+    sources -> all their documents -> token ids -> token files -> documents of one split -> long enough, or joined
 
-The files are of all documents; which of them a view shows is computed when it is asked for. They are written to a side
-folder and renamed when complete, under a lock: half-written ones have another name, and two processes never write the
-same ones. `building` says how several processes share the work.
+The files hold all documents; a view selects some of them when it is opened. Files are written to a side folder under a
+lock and renamed when complete. So incomplete files have another name, and two processes never write the same ones.
+`building` explains how several processes share the work.
 """
 
 import hashlib
@@ -46,14 +46,14 @@ logger = logging.getLogger("skipwise")
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCorpus:
-    """Documents as tokens on disk, hashed and verified once, when they are opened; all else are views of them.
+    """Documents as token ids on disk. They are hashed and verified once, when opened; everything else is a view.
 
     Attributes:
-        data: which documents, and how they are read and divided into parts.
-        sources: the same, looked through.
+        data: settings of the documents and of their splits.
+        sources: the inspected sources.
         tokenizer: the model's own.
-        folder: of the token files.
-        held_out_end: end of a document that is held out beside whole ones (see `choose_held_out_end`).
+        folder: folder of the token files.
+        held_out_end: end of a document that is held out besides whole documents (see `choose_held_out_end`).
     """
 
     data: DataConfig
@@ -64,16 +64,17 @@ class StoredCorpus:
 
     @property
     def files(self) -> TokenFiles:
-        """The tokens of all documents, whatever their part and length."""
+        """The token files of all documents, of any split and length."""
         return TokenFiles(self.folder)
 
     def documents(self, part: Part = "all", *, min_tokens: int = 1, join: bool | None = None) -> TokenStore:
-        """The documents of one part that are long enough.
+        """The documents of one split that are long enough.
 
         Args:
-            part: all, those for training, or those held out from it (told apart by `Document.identity`, so by text).
-            min_tokens: documents with fewer are dropped, or joined; `data.min_tokens` where that is more.
-            join: joins short documents in reading order, a separator token between; by default as `data.join` says.
+            part: the split: all documents, those for training, or those held out. The split is decided by
+                `Document.identity`, usually the text.
+            min_tokens: documents with fewer tokens are dropped, or joined; `data.min_tokens` if that is more.
+            join: joins short documents in reading order, with a separator token between them; `data.join` by default.
 
         Raises:
             DataError: no document is long enough.
@@ -88,26 +89,26 @@ class StoredCorpus:
         return TokenStore(self.folder, view, files_passed_over=self.sources.kinds_passed_over.total())
 
     def number_of(self, tokens: int) -> int:
-        """How many training documents have at least this many tokens."""
+        """Number of training documents with at least this many tokens."""
         try:
             return self.documents("train", min_tokens=tokens).num_documents
         except DataError:
             return 0
 
     def long_documents(self, part: Part, number: int, *, min_tokens: int, spread: bool = False) -> list[np.ndarray]:
-        """Some documents of one part that are long enough, else short ones joined, which a warning says.
+        """Some long documents of one split. If none is long enough, joins short ones, with a warning.
 
         Args:
             part: as in `documents`.
-            number: how many at most.
-            min_tokens: how long each must be.
-            spread: from all over the corpus, as neighbours are alike; else the first.
+            number: maximum number of documents.
+            min_tokens: minimum length of each.
+            spread: takes them from all over the corpus, since neighbours are alike; else the first ones.
 
         Returns:
-            Token ids of each, 1-D.
+            Token ids of each document, 1-D.
 
         Raises:
-            DataError: also joined ones are too short, or the tokenizer has no token to put between.
+            DataError: joined documents are too short as well, or the tokenizer has no separator token.
         """
         try:
             store = self.documents(part, min_tokens=min_tokens)
@@ -131,16 +132,16 @@ Corpus = StoredCorpus | StreamedCorpus
 def open_corpus(
     data: DataConfig, tokenizer: "PreTrainedTokenizerBase", sources: Sources | None = None, *, progress: bool = True
 ) -> Corpus:
-    """Opens the documents of a run, once: what trains, validates and calibrates on them are views.
+    """Opens the documents of a run, once. Training, validation and calibration use views of the result.
 
     Args:
-        data: which documents, and whether they are tokenized first or read as they are trained on.
-        tokenizer: the model's own, a fast one.
-        sources: what `documents.look_through` has made of `data`, so that files are not looked at again.
-        progress: shows a bar while tokenizing.
+        data: settings of the documents; `data.streaming` tokenizes during training instead of beforehand.
+        tokenizer: the model's own; a fast one.
+        sources: `look_through` of the same data, if at hand, so that files are not inspected again.
+        progress: shows a progress bar while tokenizing.
 
     Raises:
-        DataError: documents cannot be read or streamed, or tokens not be written.
+        DataError: documents cannot be read or streamed, or token files cannot be written.
     """
     require_fast(tokenizer)
     sources = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
@@ -158,40 +159,39 @@ def store_corpus(
     num_workers: int | None = None,
     progress: bool = True,
 ) -> StoredCorpus:
-    """Opens documents as tokens on disk, tokenizing them first where that has not been done.
+    """Opens documents as token ids on disk; tokenizes them first if they are not in the cache.
 
-    The tokens of all documents are kept under a key of what they depend on: the content of every local file (see
-    `LocalFiles.identity`; of a hub data set the commit), the field, the tokenizer's serialization, which control tokens
-    are text, and the version of the format. Whoever asks for the same source with the same tokenizer finds them ready,
-    whatever the other settings are; they are compared with their checksums first (see `TokenFiles.verify`) and made
-    again where they are damaged.
+    The cache key is a hash of everything that the token ids depend on: the content of every local file (see
+    `LocalFiles.identity`) or the commit of a hub data set, the field, the tokenizer's serialization, which control
+    tokens are read as text, and the version of the format. Other settings do not matter. Cached files are compared with
+    their checksums (see `TokenFiles.verify`) and built again if damaged.
 
-    Processes that ask at the same time share the work, on whatever machines: large sources are cut into parts, each of
-    which is tokenized by whoever takes it first (see `building`). Nothing but the folder of `cache_dir` connects them;
-    it must be on a file system whose locks hold on all machines, as NFS 4 is. What an interrupted build has finished
-    the next one uses. The bytes of the store are the same however many processes built it.
+    Processes that build at the same time share the work, also across machines: large sources are cut into parts, and
+    each process takes parts that are not taken yet (see `building`). They communicate only through the folder of
+    `cache_dir`, which must be on a file system whose locks work across machines, such as NFS 4. A build resumes what an
+    interrupted one has finished. The bytes of the store do not depend on the number of processes.
 
-    Each document is tokenized as `tokenizer(text)` would, so with the opening token that the model saw in pre-training
-    where its tokenizer adds one; a closing token is left off, because a window cut from the middle of a text has none.
-    Control tokens that a document spells are text, unless `data.control_tokens` says that they are meant. A long
-    document is tokenized in pieces, to the same ids.
+    Each document is tokenized as by `tokenizer(text)`, so with the begin token if the tokenizer adds one, as in
+    pre-training. The end token is left off, because a window cut from the middle of a text has none. Special tokens
+    spelled in a document are read as text, unless `data.control_tokens` is `tokens`. A long document is tokenized in
+    pieces, to the same ids.
 
     Args:
-        data: which documents.
-        tokenizer: the model's own, a fast one.
-        sources: what `documents.look_through` has made of `data`, so that files are not looked at again.
-        cache_dir: where token files are kept, by default `$SKIPWISE_CACHE` or `~/.cache/skipwise`.
-        num_workers: threads that tokenize, by default one for each processor; processes that torchrun starts on one
-            machine share the processors.
-        progress: shows a progress bar, which of several processes one alone should do.
+        data: settings of the documents.
+        tokenizer: the model's own; a fast one.
+        sources: `look_through` of the same data, if at hand, so that files are not inspected again.
+        cache_dir: folder of the cache, by default `$SKIPWISE_CACHE` or `~/.cache/skipwise`.
+        num_workers: number of tokenizing threads; by default one per processor, divided among the processes that
+            torchrun starts on this machine.
+        progress: shows a progress bar; of several processes only one should.
 
     Raises:
-        DataError: documents cannot be read, or tokens not be written.
+        DataError: documents cannot be read, or token files cannot be written.
     """
     require_fast(tokenizer)
     encoder = Encoder(tokenizer, data.control_tokens)
     if data.join and encoder.separator_id is None:
-        raise DataError("join is on and the tokenizer has no end or begin token to put between; set one or join=False")
+        raise DataError("join is on, but the tokenizer has no end or begin token as a separator; set one or join=False")
     looked = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     root = Path(cache_dir or os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser()
     folder = root / _key(looked.reading, encoder, looked.identities)
@@ -210,8 +210,8 @@ def store_corpus(
             looked.refuse_all(error)
         except OSError as error:
             raise DataError(
-                f"tokens cannot be written to {str(root)!r}: {error.strerror or error}. Make room, or set "
-                "SKIPWISE_CACHE to a folder on another disk; parts that are complete stay and are not done again"
+                f"tokens cannot be written to {str(root)!r}: {error.strerror or error}. Free some space, "
+                "or set SKIPWISE_CACHE to a folder on another disk; completed parts are kept"
             ) from error
     return StoredCorpus(data=data, sources=looked, tokenizer=tokenizer, folder=folder)
 
@@ -222,6 +222,6 @@ def _key(field: str, encoder: Encoder, identities: list[list[Any]]) -> str:
 
 
 def _processors(num_parts: int) -> int:
-    """How many processors are this process's own, where those beside it tokenize other parts."""
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun and its like say so
-    return max(1, (os.cpu_count() or 1) // min(beside, num_parts))
+    """This process's share of the processors, as local processes tokenize different parts at the same time."""
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # set by torchrun and other launchers
+    return max(1, (os.cpu_count() or 1) // min(local_processes, num_parts))

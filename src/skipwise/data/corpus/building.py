@@ -1,17 +1,17 @@
-"""Building: one process, or many on any machines that share the cache folder, tokenize one store.
+"""Building: one or more processes, on any machines that share the cache folder, build one token store.
 
-    <key>/                 the store; it has this name when it is complete
-    <key>.lock             held by who builds a store of one part, or puts the parts of one together
+    <key>/                 the complete store
+    <key>.lock             held while building a store of one part, or while joining the parts of a store
     <key>.partial/         a store that is being written
-    <key>.parts/           of a source of several parts, until the store is there:
-        <part>/            one that is tokenized, by itself a complete token store
-        <part>.lock        held by who tokenizes it
-        <part>.partial/    while it does
-        joined.json        how far <key>.partial/ is; a part is removed when this says that it is in
+    <key>.parts/           for a source of several parts, until the store is complete:
+        <part>/            a tokenized part, itself a complete token store
+        <part>.lock        held while tokenizing the part
+        <part>.partial/    the part while it is being tokenized
+        joined.json        the parts already in <key>.partial/; a part is deleted only after it is listed here
 
-A lock goes with the process that holds it, so what a dead one has left undone the next one does. Lock files are removed
-with their folder alone, when the store is there and nothing is left to be done twice. What is called `.parts` or
-`.partial` and belongs to no build that goes on or will may be deleted.
+The operating system releases the lock of a process that dies, and another process takes over its work. Lock files are
+deleted only with their folder, when the store is complete. Folders named `.parts` or `.partial` may be deleted when no
+build uses them or will resume them.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from skipwise.data.tokens import Encoder, tokenized
 from skipwise.errors import DataError
 from skipwise.files import replace_file, to_disk
 
-# Large enough that starting a part costs nothing, small enough that what a death undoes is minutes.
+# Large enough that the overhead of a part is negligible, small enough that a dead process loses only minutes of work.
 _PART_BYTES = 256 << 20
 _MOST_PARTS = 1024
 _PAUSE_SECONDS = 0.2
@@ -47,10 +47,10 @@ class CorpusPart:
     """Consecutive documents that one process tokenizes.
 
     Attributes:
-        name: hash of all that their tokens depend on, so that they are known again in another source.
-        sources: what they are read from.
-        identity: what the sources' `identity` was when the build began.
-        size_bytes: on disk, None where that cannot be known.
+        name: hash of everything that their token ids depend on, so that builds of other sources can reuse the part.
+        sources: the sources to read.
+        identity: identities of these sources when the build began.
+        size_bytes: size on disk; None if unknown.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Tokenization:
 
     Attributes:
         encoder: the tokenizer.
-        field: entry that holds the text, in files that have such.
-        skip_unreadable: what cannot be read is left out, and counted.
-        workers: threads.
+        field: name of the text field, in formats that have fields.
+        skip_unreadable: whether unreadable files and records are skipped, and counted.
+        workers: number of threads.
     """
 
     encoder: Encoder
@@ -88,11 +88,11 @@ class Tokenization:
 def divided(
     sources: Sequence[Source], identities: Sequence[list[Any]], encoder: Encoder, field: str
 ) -> list[CorpusPart]:
-    """Cuts sources between files into parts of 256 MiB or more, at most about a thousand; little is one part.
+    """Cuts sources between files into parts of at least 256 MiB, at most about a thousand.
 
     Args:
-        sources: in reading order; what is no local file is a part by itself.
-        identities: of each source; these alone decide, so all processes cut alike.
+        sources: in reading order; a hub data set is a part by itself.
+        identities: of each source. They alone decide, so all processes cut alike.
         encoder: the tokenizer.
         field: as in `Tokenization`.
     """
@@ -135,29 +135,29 @@ def divided(
 
 
 def build(folder: Path, parts: Sequence[CorpusPart], how: Tokenization, *, progress: bool) -> None:
-    """Makes the store of these parts, together with whoever else does; returns when it is there.
+    """Builds a store, together with any other processes that do; returns when it is complete.
 
     Args:
-        folder: the store's; the one that holds it must exist.
-        parts: all of the source's.
+        folder: folder of the store; its parent must exist.
+        parts: all parts of the store.
         how: how they are tokenized.
-        progress: shows a bar.
+        progress: shows a progress bar.
 
     Raises:
-        DataError: a document cannot be read, or documents change meanwhile. Parts that are finished stay.
-        OSError: something cannot be written.
+        DataError: a document cannot be read, or documents change meanwhile. Finished parts are kept.
+        OSError: a file cannot be written.
     """
     with _Progress(parts, progress) as bar:
         if len(parts) > 1:
             _SharedBuild(folder, parts, how, bar).run()
             return
         with FileLock(_lock_of(folder)):
-            if not is_sound(folder):  # no other process built it while this one waited
+            if not is_sound(folder):  # another process may have built it while this one waited
                 _tokenize(folder, parts[0], how, bar)
 
 
 def is_sound(folder: Path, *, whole: bool = False) -> bool:
-    """Whether complete token files lie here that agree with their checksums (see `TokenFiles.verify`)."""
+    """Whether a folder holds complete token files that match their checksums (see `TokenFiles.verify`)."""
     try:
         TokenFiles(folder).verify(whole=whole)
     except (DataError, OSError):  # another process that found damage may be removing them
@@ -166,9 +166,9 @@ def is_sound(folder: Path, *, whole: bool = False) -> bool:
 
 
 class _Progress:
-    """A bar of what all processes have done, as far as this one can know: whole parts, and what it reads by itself.
+    """A progress bar over all processes: finished parts of all, and the unfinished part of this one.
 
-    It counts bytes on disk where they are known, else documents.
+    It counts bytes on disk if they are known, else documents.
     """
 
     def __init__(self, parts: Sequence[CorpusPart], shown: bool) -> None:
@@ -179,7 +179,7 @@ class _Progress:
         self._shown = shown
         self._bar: tqdm[NoReturn] | None = None
         self._finished_bytes = self._finished = self._documents = self._tokens = 0
-        # Of the part that is tokenized, and of those before it.
+        # Characters read of the current part, and of the parts before it.
         self._characters = self._before = 0
 
     def __enter__(self) -> "_Progress":
@@ -190,20 +190,20 @@ class _Progress:
             self._bar.close()
 
     def missing(self, parts: Collection[CorpusPart]) -> None:
-        """Takes note of the parts that nobody has finished yet."""
+        """Updates the bar with the parts that no process has finished yet."""
         self._finished = len(self._parts) - len(parts)
         self._finished_bytes = (self._total or 0) - sum(part.size_bytes or 0 for part in parts)
         self._show(self._finished_bytes if self._total else self._documents)
 
     def read(self, documents: Iterator[Document]) -> Iterator[Document]:
-        """Passes documents on, and takes note of how much text has been read."""
+        """Passes documents through, and counts their characters."""
         for document in documents:
             if not document.text.isspace():
                 self._characters += len(document.text)
             yield document
 
     def reading(self, part: CorpusPart, written: StoreWriter, encoder: Encoder) -> None:
-        """Takes note of how far a part of this process's own is: of what was read, what is tokenized by now."""
+        """Updates the bar with this process's current part: the tokenized share of the bytes read."""
         tokenized = encoder.num_characters - self._before
         read = sum(found.read_bytes() for found in part.sources)
         read = read * tokenized // self._characters if self._characters else read
@@ -214,14 +214,14 @@ class _Progress:
         )
 
     def made(self, written: StoreWriter) -> None:
-        """Adds a part of this process's own."""
+        """Adds a part that this process has finished."""
         self._documents += written.documents
         self._tokens += written.tokens
         self._before += self._characters
         self._characters = 0
 
     def joined(self, parts: int) -> None:
-        """Takes note of how many parts have been put together."""
+        """Updates the bar with the number of joined parts."""
         if self._bar is not None and parts:
             self._bar.set_postfix(joined=f"{parts}/{len(self._parts)}")
 
@@ -236,7 +236,7 @@ class _Progress:
     def _begun(self, done: int) -> "tqdm[NoReturn]":
         if self._total is None:
             return tqdm(desc="Tokenizing", unit=" documents", disable=not self._shown)
-        # What was there before must not count for this build's speed.
+        # Parts finished earlier must not count towards the displayed speed.
         initial = done if len(self._parts) > 1 else 0
         return tqdm(
             desc="Tokenizing", total=self._total, initial=initial, unit="B", unit_scale=True, disable=not self._shown
@@ -244,8 +244,8 @@ class _Progress:
 
 
 def _tokenize(folder: Path, part: CorpusPart, how: Tokenization, bar: _Progress) -> None:
-    """Tokenizes a part, under its lock, into a folder that has its name when it is complete and not before."""
-    # Under the lock, whatever lies here is damaged, or what an interrupted build left.
+    """Tokenizes a part into a folder that gets its name when complete; the caller holds the part's lock."""
+    # Under the lock, existing files are damaged or left over from an interrupted build.
     partial = _partial_of(folder)
     for remains in (partial, folder):
         shutil.rmtree(remains, ignore_errors=True)
@@ -273,46 +273,46 @@ def _tokenize(folder: Path, part: CorpusPart, how: Tokenization, bar: _Progress)
 
 
 class _SharedBuild:
-    """A store of several parts, each tokenized by whichever process takes it first."""
+    """Builds a store of several parts, each tokenized by the first process that takes it."""
 
     def __init__(self, folder: Path, parts: Sequence[CorpusPart], how: Tokenization, bar: _Progress) -> None:
         self._folder, self._parts, self._how, self._bar = folder, parts, how, bar
-        self._room = folder.with_name(f"{folder.name}.parts")
-        self._record = self._room / "joined.json"
+        self._parts_folder = folder.with_name(f"{folder.name}.parts")
+        self._record = self._parts_folder / "joined.json"
 
     def run(self) -> None:
-        """Returns when the store is there, whoever has made it."""
-        while not self._is_there():
+        """Returns when the store is complete, whichever process completed it."""
+        while not self._complete():
             while missing := self._missing():
                 self._bar.missing(missing)
                 if not any(self._take(part) for part in missing):
-                    time.sleep(_PAUSE_SECONDS)  # others have them all; one of them may yet die
+                    time.sleep(_PAUSE_SECONDS)  # other processes hold them all; one may still die
             self._bar.missing([])
 
-    def _is_there(self) -> bool:
-        """Whether the store is there, by now at least: who finds all its parts puts them together."""
-        with self._held():
+    def _complete(self) -> bool:
+        """Whether the store is complete. Completes it first if all parts are there."""
+        with self._acquire():
             if is_sound(self._folder):
-                # What is left of the parts: a lock's folder is made again by who reaches for it too late.
-                shutil.rmtree(self._room, ignore_errors=True)
+                # The folder may exist again: a process that takes a part's lock too late creates it.
+                shutil.rmtree(self._parts_folder, ignore_errors=True)
                 return True
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._room.mkdir(exist_ok=True)
+            self._parts_folder.mkdir(exist_ok=True)
             names, state = self._joined()
             whole = state is not None and StoreWriter.can_go_on(_partial_of(self._folder), state)
             if not whole or names != [part.name for part in self._parts[: len(names)]]:
                 self._record.unlink(missing_ok=True)
             return not self._missing() and self._join()
 
-    def _held(self) -> AcquireReturnProxy:
-        """Waits for the store's lock, and tells meanwhile how far its holder is."""
+    def _acquire(self) -> AcquireReturnProxy:
+        """Waits for the store's lock; meanwhile shows how far its holder has joined the parts."""
         while True:
             with contextlib.suppress(Timeout):
                 return FileLock(_lock_of(self._folder)).acquire(timeout=1)
             self._bar.joined(len(self._joined()[0]))
 
     def _joined(self) -> tuple[list[str], dict[str, Any] | None]:
-        """Names of the parts that have been put together, and the state of what they were written to."""
+        """Names of the parts joined so far, and the state of the writer that joined them."""
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -320,11 +320,11 @@ class _SharedBuild:
         return record["parts"], record["state"]
 
     def _missing(self) -> list[CorpusPart]:
-        """The parts that are still to be tokenized; none where their room is gone, so that the store is there."""
-        # In this order, as the record has a part before its folder goes, and the store its name before the room goes. A
-        # listing asks a network file system anew, where a look at a single name may be answered from memory.
+        """The parts still to be tokenized; none if the folder of parts is gone, since the store is then complete."""
+        # The order matters: a part is in joined.json before its folder is deleted, and the store has its name before
+        # the folder of parts is deleted. Listing a folder asks a network file system anew; a single name may be cached.
         try:
-            there = {found.name for found in self._room.iterdir()}
+            there = {found.name for found in self._parts_folder.iterdir()}
         except FileNotFoundError:
             return []
         there.update(self._joined()[0])
@@ -333,14 +333,14 @@ class _SharedBuild:
         return [part for part in self._parts if part.name not in there]
 
     def _take(self, part: CorpusPart) -> bool:
-        """Sees to a part, unless another process is at it: that is what False says."""
-        folder = self._room / part.name
+        """Tokenizes a part if it is still missing; returns False if another process holds its lock."""
+        folder = self._parts_folder / part.name
         try:
             held = FileLock(_lock_of(folder)).acquire(blocking=False)
         except Timeout:
             return False
         except OSError as error:
-            if error.errno in _GONE:  # with its room, as another process has finished the store
+            if error.errno in _GONE:  # the folder of parts: another process has completed the store
                 return True
             raise
         with held:
@@ -349,7 +349,7 @@ class _SharedBuild:
         return True
 
     def _take_over(self, folder: Path) -> bool:
-        """Fetches a part that was tokenized for a store whose other documents have changed since, if there is one."""
+        """Moves in the same part from an unfinished build of another store, such as one whose other files changed."""
         for found in folder.parent.parent.glob(f"*.parts/{folder.name}"):
             with contextlib.suppress(Timeout, OSError), FileLock(_lock_of(found), timeout=0):
                 found.rename(folder)
@@ -357,7 +357,7 @@ class _SharedBuild:
         return False
 
     def _join(self) -> bool:
-        """Puts the parts together, from where that was left; False where one is damaged, which is then missing."""
+        """Joins the parts, resuming where an earlier attempt stopped; deletes a damaged part and returns False."""
         partial = _partial_of(self._folder)
         names, state = self._joined()
         if state is None:
@@ -365,8 +365,8 @@ class _SharedBuild:
             partial.mkdir()
         with StoreWriter(partial, self._how.encoder.dtype, state) as writer:
             for part in self._parts[len(names) :]:
-                folder = self._room / part.name
-                with FileLock(_lock_of(folder)):  # no other store's build takes it over meanwhile
+                folder = self._parts_folder / part.name
+                with FileLock(_lock_of(folder)):  # keeps the build of another store from moving it away
                     if not is_sound(folder, whole=True):
                         shutil.rmtree(folder, ignore_errors=True)
                         return False
@@ -378,12 +378,12 @@ class _SharedBuild:
             writer.finish(**self._how.closing)
         partial.rename(self._folder)
         to_disk(self._folder.parent)
-        shutil.rmtree(self._room, ignore_errors=True)
+        shutil.rmtree(self._parts_folder, ignore_errors=True)
         return True
 
 
 def _lock_of(folder: Path) -> Path:
-    # It stays as long as its folder: were it removed, one process could hold the removed file and another a new one.
+    # Never deleted before its folder: one process could then hold the deleted file and another one a new file.
     return folder.with_name(f"{folder.name}.lock")
 
 

@@ -1,13 +1,13 @@
 """Documents: texts with names, from wherever users keep them.
 
-A source is a file, a folder, a glob, `stdlib`, the name of a hub data set, or a list of these; `find_sources` decides
-which by what exists. Sources are read lazily and in a fixed order: a corpus larger than memory passes piece by piece.
-Before that `look_through` looks at them, and tells all that cannot be read at once.
+A source is a file, a folder, a glob, `stdlib`, the name of a hub data set, or a list of these. `find_sources` tells
+them apart by what exists. Sources are read lazily and in a fixed order, so a corpus may be larger than memory.
+`look_through` inspects them first and reports everything unreadable at once.
 
 document.py     a text with its name, and whether it is held out
-finding.py      files of folders and globs, each once
-sources.py      what documents are read from
-passed_over.py  counts of what cannot be read
+finding.py      the files of folders and globs, each once
+sources.py      the sources: local files and hub data sets
+passed_over.py  counts of unreadable files and records
 """
 
 import glob
@@ -47,44 +47,44 @@ logger = logging.getLogger(__name__)
 
 # `name`, `owner/name`, each with `:split` or `:config:split`.
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+)(?=:))?(?::(?P<split>[\w.-]+))?")
-# Of more than this a look may take so long that it is said.
-_SAID_BYTES, _SAID_FILES = 32 << 20, 5000
+# Inspecting more than this may take long, so it is logged.
+_LOGGED_BYTES, _LOGGED_FILES = 32 << 20, 5000
 
 
 def stdlib_documents() -> Iterator[Document]:
-    """Python sources of the running interpreter's library, in a fixed order: real long text on every machine."""
+    """Python sources of the running interpreter's standard library, in a fixed order: long text on every machine."""
     for file in Finder().standard_library().files:
         yield Document(name=file.name, text=file.path.read_text(encoding="utf-8"), is_canonical=True)
 
 
 def read_documents(source: str | Path | Sequence[str | Path], *, field: str = "text") -> Iterator[Document]:
-    """Reads the documents of a source one by one, in an order that depends on the source alone.
+    """Reads the documents of a source one by one, in an order that depends only on the source.
 
     Args:
         source: a file, folder or glob of the kinds in `data.formats.READERS`; `stdlib`; a hub data set as `owner/name`,
             `owner/name:split` or `owner/name:config:split` (split `train` when left out); or a list of these.
-        field: name of the entry that holds the text in JSON lines, Parquet and hub data sets; `a.b` is entry `b` of
-            entry `a`, where none is named `a.b`.
+        field: name of the text field in JSON lines, Parquet and hub data sets; `a.b` is field `b` of field `a`, unless
+            a field is named `a.b`.
 
     Yields:
-        Documents named by their path relative to the source, followed by `:line` where a file holds many. Rows that are
-        null or empty have no text.
+        Documents. Their name is the path relative to the source, followed by `:line` where a file holds several. A null
+        or empty row has an empty text.
 
     Raises:
-        DataError: when the source is none of these, or anything in it cannot be read; names the file and line.
+        DataError: the source is none of these, or something in it cannot be read; the message names file and line.
     """
     for found in find_sources(source):
         yield from found.documents(field)
 
 
 def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
-    """Finds out what a source is, by what exists; opens no file, and finds none twice.
+    """Tells what kind a source is by what exists. Opens no file; returns each file once.
 
     Args:
         source: as in `read_documents`.
 
     Returns:
-        What documents are read from; what there is none of, or cannot be looked into, is among the `faults` of one.
+        The sources to read from. Missing or inaccessible paths are in the `faults` of a source.
 
     Raises:
         DataError: the source is empty.
@@ -97,9 +97,9 @@ def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
         try:
             made = _source(one, finder)
         except OSError as error:
-            reason = f"cannot be looked at ({error.strerror})"
-            made = _none(UnreadableError("closed", printable(one), reason, "mend its permissions or leave it out"))
-        # A file that an earlier source has is none of this one's; where that leaves nothing, it is no source.
+            reason = f"cannot be accessed ({error.strerror})"
+            made = _faulty(UnreadableError("closed", printable(one), reason, "fix its permissions or leave it out"))
+        # A file belongs to the first source that has it. A source without files of its own is dropped.
         if made is not None and made not in found:
             found.append(made)
     return found
@@ -128,10 +128,10 @@ def _source(source: str | Path, finder: Finder) -> Source | None:
         return LocalFiles(files=files, is_canonical=True) if files else None
     if path.is_file():
         if reader_of(path) is None:
-            reason = "is of a kind that skipwise does not read"
-            return _none(UnreadableError("kind", printable(path), reason, f"give {ALLOWED}"))
+            reason = "is of an unsupported kind"
+            return _faulty(UnreadableError("kind", printable(path), reason, f"give {ALLOWED}"))
         if not path.stat().st_size:
-            return _none(UnreadableError("empty", printable(path), "is empty", "give a file with text"))
+            return _faulty(UnreadableError("empty", printable(path), "is empty", "give a file with text"))
         return _local(finder.file(path), text)
     if path.is_dir():
         return _local(finder.walked(path), text)
@@ -139,7 +139,7 @@ def _source(source: str | Path, finder: Finder) -> Source | None:
         return _local(finder.globbed(path), text)
     if isinstance(source, str) and (match := _HUB_NAME.fullmatch(text)):
         return HubDataset(name=match["name"], config=match["config"], split=match["split"] or "train")
-    return _none(UnreadableError("missing", f"no documents at {printable(text)!r}:", "it does not exist", SOURCES))
+    return _faulty(UnreadableError("missing", f"no documents at {printable(text)!r}:", "it does not exist", SOURCES))
 
 
 def _local(found: FoundFiles, source: str) -> LocalFiles | None:
@@ -153,19 +153,19 @@ def _local(found: FoundFiles, source: str) -> LocalFiles | None:
     return LocalFiles(files=found.files, passed_over=found.passed_over, faults=faults)
 
 
-def _none(fault: UnreadableError) -> LocalFiles:
+def _faulty(fault: UnreadableError) -> LocalFiles:
     return LocalFiles(files=[], faults=[fault])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Sources that have been looked through.
+    """Sources after inspection by `look_through`.
 
     Attributes:
         sources: in reading order.
-        identities: what the `identity` of each was.
-        field: entry that holds the text.
-        skip_unreadable: what cannot be read is left out.
+        identities: `Source.identity` of each source at that time.
+        field: name of the text field.
+        skip_unreadable: whether unreadable files and records are skipped.
     """
 
     sources: list[Source]
@@ -175,28 +175,30 @@ class Sources:
 
     @property
     def reading(self) -> str:
-        """What tokens depend on beside the files: the field, and whether some is left out."""
+        """Reading settings that the tokens depend on: the field, and whether unreadable records are skipped."""
         return f"{self.field}, where it can be read" if self.skip_unreadable else self.field
 
     @property
     def kinds_passed_over(self) -> Counter[str]:
-        """Files of kinds that are not read, by suffix."""
+        """Number of files of unsupported kinds, by suffix."""
         return sum((Counter(found.passed_over) for found in self.sources), Counter[str]())
 
     def passed_over(self) -> PassedOver:
-        """What was found that cannot be looked into; of files and records whoever reads them knows."""
+        """Folders and files that cannot be accessed. Unreadable content is counted by whoever reads it."""
         return PassedOver(fault for found in self.sources for fault in found.faults)
 
     def documents(self) -> Iterator[Document]:
-        """Yields the documents one by one, without those that cannot be read where these are to be left out."""
+        """Yields the documents one by one; skips unreadable ones if `skip_unreadable`."""
         for found in self.sources:
             yield from found.documents(self.field, PassedOver() if self.skip_unreadable else None)
 
     def refuse_all(self, first: UnreadableError) -> NoReturn:
-        """Raises for all that cannot be read, when something is found that no look at samples has shown.
+        """Reads everything again to raise one error about all that is unreadable.
+
+        Needed when reading finds an error that the inspected samples did not show.
 
         Args:
-            first: what was found.
+            first: the error that was found.
         """
         passed_over = PassedOver()
         for found in self.sources:
@@ -206,57 +208,57 @@ class Sources:
         raise DataError(_refusal(passed_over or PassedOver([first]), kinds_line(self.kinds_passed_over), True))
 
     def empty_files(self) -> list[str]:
-        """Names of the files without a byte."""
+        """Names of the files of zero bytes."""
         return [name for found in self.sources if isinstance(found, LocalFiles) for name in found.empty_files()]
 
 
 def look_through(
     source: "str | Path | Sequence[str | Path] | Sources", *, field: str = "text", skip_unreadable: bool = False
 ) -> Sources:
-    """Finds documents and looks at them, so that all that cannot be read is told at once.
+    """Finds and inspects documents, so that everything unreadable is reported at once.
 
-    Of sources up to 256 MiB everything is looked at, in the same go as it is hashed; of larger ones the beginning of
-    each file, and the columns of Parquet files.
+    Sources up to 256 MiB are inspected as a whole while they are hashed. Of larger sources, only the beginning of each
+    file and the columns of Parquet files are inspected.
 
     Args:
-        source: as in `read_documents`; what has been looked through already is given back.
-        field: entry that holds the text.
-        skip_unreadable: goes on without what cannot be read, with a warning.
+        source: as in `read_documents`; `Sources` are returned as they are.
+        field: name of the text field.
+        skip_unreadable: skips what cannot be read, with a warning.
 
     Raises:
-        DataError: something cannot be read and is not to be left out, or there is nothing else.
+        DataError: something cannot be read and is not to be skipped, or nothing is left.
     """
     if isinstance(source, Sources):
         return source
     sources = find_sources(source)
     size = sum(found.size_bytes() or 0 for found in sources)
     files = sum(len(found.files) for found in sources if isinstance(found, LocalFiles))
-    if size > _SAID_BYTES or files > _SAID_FILES:
-        logger.info(f"looking through {files:,} files of documents, {size / 1e6:,.0f} MB")
+    if size > _LOGGED_BYTES or files > _LOGGED_FILES:
+        logger.info(f"inspecting {files:,} files of documents, {size / 1e6:,.0f} MB")
     passed_over = PassedOver()
     identities = [found.look(field, passed_over) for found in sources]
     looked = Sources(sources=sources, identities=identities, field=field, skip_unreadable=skip_unreadable)
     if passed_over:
         _refuse_or_warn(looked, passed_over)
     if kinds := kinds_line(looked.kinds_passed_over):
-        logger.warning(f"files of kinds that are not read are passed over: {kinds}")
+        logger.warning(f"files of unsupported kinds are skipped: {kinds}")
     return looked
 
 
 def _refuse_or_warn(looked: Sources, passed_over: PassedOver) -> None:
-    """Warns of what is left out; raises where that is not wanted, or there is nothing else."""
+    """Warns about what is skipped. Raises if skipping is off, or if nothing is left."""
     is_any = any(not isinstance(found, LocalFiles) or found.files for found in looked.sources)
     can_go_on = is_any and "missing" not in passed_over
     if looked.skip_unreadable and can_go_on:
-        logger.warning(f"going on without what cannot be read: {passed_over.line()}")
+        logger.warning(f"skipping what cannot be read: {passed_over.line()}")
         return
     raise DataError(_refusal(passed_over, kinds_line(looked.kinds_passed_over), can_go_on))
 
 
 def _refusal(passed_over: PassedOver, kinds: str, can_go_on: bool) -> str:
     one = passed_over.first if len(passed_over) == 1 else None
-    told = str(one) if one is not None else f"documents cannot all be read: {passed_over.line()}"
-    others = f"; of kinds that are not read: {kinds}" if kinds else ""
-    without = "go on without by data.skip_unreadable: true (--skip-unreadable)"
-    cure = f"; {'or' if one is not None else 'mend them, or'} {without}" if can_go_on else ""
+    told = str(one) if one is not None else f"some documents cannot be read: {passed_over.line()}"
+    others = f"; files of unsupported kinds: {kinds}" if kinds else ""
+    skip = "skip what is unreadable with data.skip_unreadable: true (--skip-unreadable)"
+    cure = f"; {'or' if one is not None else 'fix them, or'} {skip}" if can_go_on else ""
     return f"{told}{others}{cure}"

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One text and the name it is known by.
+    """One text and its name.
 
     Attributes:
-        name: a path, or a path with a line number, from where the source was given: how it is written decides it.
-        text: what it says.
-        is_canonical: whether the name is the same however the source is written, as in the standard library.
+        name: path relative to the source, with a line number where a file holds several documents. It depends on how
+            the source was written.
+        text: its content.
+        is_canonical: whether the name does not depend on how the source was written, as in the standard library.
     """
 
     name: str
@@ -20,19 +21,20 @@ class Document:
 
     @property
     def identity(self) -> str:
-        """What tells the document from others wherever it lies: its text, or a name that is canonical.
+        """What identifies the document wherever it is stored: its text, or its name if that is canonical.
 
-        By text a document is the same one in a folder, in a part of it, and under another name. The standard library
-        goes by its modules' names, because these last from one version of Python to the next and most texts do not.
+        Identity by text is the same in a folder, in a part of that folder and under another name. Modules of the
+        standard library are identified by name, because names last from one version of Python to the next and most
+        texts do not.
         """
         return self.name if self.is_canonical else self.text.strip()
 
 
 def is_held_out(identity: str, share: float = 0.1) -> bool:
-    """Whether the document of this identity is kept out of training; who is at one share also is at any larger one."""
+    """Whether the document is held out of training. Monotone: held out at 0.1 implies held out at 0.2."""
     return split_point(identity) / 2**64 < share
 
 
 def split_point(identity: str) -> int:
-    """Where the document of this identity stands in [0, 2**64): below `share * 2**64` it is held out."""
+    """Hash of a document's identity in [0, 2**64). Documents below `share * 2**64` are held out."""
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")

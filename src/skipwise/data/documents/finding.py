@@ -1,4 +1,4 @@
-"""Finding files: of folders and globs all that are there, each once, and by name what cannot be looked into."""
+"""Finding the files of folders and globs, each once. Inaccessible folders and files are recorded as faults."""
 
 import fnmatch
 import glob
@@ -14,7 +14,7 @@ from typing import Any
 
 from skipwise.data.formats import UnreadableError, reader_of
 
-# Folders of the standard library that are not everywhere, not text of its own, or deliberately malformed.
+# Folders that are not on every machine, not part of the library itself, or deliberately malformed.
 _STDLIB_SKIPPED = {
     "site-packages",
     "dist-packages",
@@ -29,7 +29,7 @@ _STDLIB_SKIPPED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentFile:
-    """One file, and the name its documents go by."""
+    """One file, and the name of its documents."""
 
     path: Path
     name: str
@@ -37,13 +37,13 @@ class DocumentFile:
 
 @dataclass(slots=True, kw_only=True)
 class FoundFiles:
-    """What there is in a folder, or by a glob.
+    """The files found in a folder or by a glob.
 
     Attributes:
-        files: of kinds that are read, in reading order.
-        passed_over: how many there are of other kinds, by suffix.
-        faults: folders and files that cannot be looked into.
-        repeated: files and folders that were found before, here or in an earlier source.
+        files: of supported kinds, in reading order.
+        passed_over: number of files of other kinds, by suffix.
+        faults: folders and files that cannot be accessed.
+        repeated: number of files and folders that had been found before, here or in an earlier source.
     """
 
     files: list[DocumentFile] = field(default_factory=list)
@@ -53,11 +53,11 @@ class FoundFiles:
 
 
 class Finder:
-    """Finds the files of one source after another, and each file once, whatever leads to it.
+    """Finds the files of one source after another, each file once, whatever path leads to it.
 
-    Links, hard links and other ways to write a path are told by the file itself. Links to folders are followed, after
-    all that is there without them, so that a file has its own name wherever it has one among them; but not back up, to
-    a folder that the link is in.
+    Symbolic links, hard links and other spellings of a path are recognised by the file itself. Links to folders are
+    followed last, so that a file found both directly and through a link keeps its direct name. A link to a folder that
+    contains it is not followed.
     """
 
     def __init__(self) -> None:
@@ -71,18 +71,18 @@ class Finder:
         return found
 
     def walked(self, root: Path) -> FoundFiles:
-        """All files under a folder in the order of their names; hidden files and folders are left out."""
+        """All files under a folder in the order of their names, without hidden files and folders."""
         found = FoundFiles()
         self._walk(found, root, root)
         return found
 
     def globbed(self, pattern: Path) -> FoundFiles:
-        """All files that a glob matches, in the order of their names, with those of the folders that it matches."""
+        """All files that a glob matches, and all files in folders that it matches, in the order of their names."""
         found = FoundFiles()
         fixed = Path(*_until_magic(pattern.parts))
         begin = len(fixed.parts)
         for match in sorted(_Glob(found).matches(fixed, pattern.parts[begin:]), key=str):
-            # `**` matches a folder and its files alike, so there only the files count.
+            # `**` matches folders as well as the files in them, so only the files are added.
             if not os.path.isdir(match):  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
                 self._add(found, match, str(match.relative_to(fixed)))
             elif "**" not in pattern.parts:
@@ -126,10 +126,10 @@ class Finder:
         try:
             status = path.stat()
         except OSError as error:
-            # What a link leads to that may not be followed could be a folder, whatever its name.
+            # A link that must not be followed may lead to a folder, whatever its name.
             if is_read or (isinstance(error, PermissionError) and os.path.islink(path)):  # noqa: PTH114 - as above
                 reason = f"cannot be read ({error.strerror})"
-                cure = "mend its permissions or what it links to, or leave it out"
+                cure = "fix its permissions or its link, or leave it out"
                 found.faults.append(UnreadableError("closed", printable(path), reason, cure))
             return
         if not stat.S_ISREG(status.st_mode):
@@ -143,11 +143,11 @@ class Finder:
 
 
 class _Glob:
-    """The matches of a pattern as `glob.glob` has them, without a folder in silence that cannot be listed."""
+    """Matches of a pattern as by `glob.glob`, except that folders that cannot be listed are recorded as faults."""
 
     def __init__(self, found: FoundFiles) -> None:
         self._found = found
-        # Where `**` has been with the same rest of the pattern: links may lead round, or to one place twice.
+        # Folders that `**` has visited with the same rest of the pattern: links may form cycles or meet.
         self._been: dict[int, set[Any]] = {}
 
     def matches(self, folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
@@ -173,7 +173,7 @@ class _Glob:
         if rest:
             yield from self.matches(folder, rest)
         entries = [entry for entry in self._entries(folder) if not entry.name.startswith(".")]
-        # What is there by its own name comes before what a link leads to.
+        # Direct entries come before links.
         for entry in sorted(entries, key=os.DirEntry.is_symlink):
             if _is_folder(entry):
                 if not (entry.is_symlink() and _leads_back(folder / entry.name)):
@@ -186,13 +186,13 @@ class _Glob:
 
 
 def printable(name: str | Path) -> str:
-    """A path in characters that a terminal, a log and JSON take: bytes that are not UTF-8 are spelled as `\\xff`."""
+    """A path as text for terminals, logs and JSON. Bytes that are not UTF-8 are written as `\\xff`."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _listed(folder: Path, faults: list[UnreadableError]) -> list[os.DirEntry[str]]:
-    """The entries of a folder in the order of their names; a fault where it cannot be listed."""
+    """The entries of a folder in the order of their names; adds a fault if it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -200,12 +200,12 @@ def _listed(folder: Path, faults: list[UnreadableError]) -> list[os.DirEntry[str
         where = f"folder {printable(folder)}"
         if all(where != fault.where for fault in faults):
             reason = f"cannot be listed ({error.strerror})"
-            faults.append(UnreadableError("closed", where, reason, "mend its permissions or leave it out"))
+            faults.append(UnreadableError("closed", where, reason, "fix its permissions or leave it out"))
         return []
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder or leads to one; a link that cannot be followed does not, and is a fault of its own."""
+    """Whether an entry is a folder or a link to one. False for a link that cannot be followed: a fault elsewhere."""
     try:
         return entry.is_dir()
     except OSError:
@@ -213,17 +213,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _leads_back(link: Path) -> bool:
-    """Whether a link leads to a folder that it is in, at any depth."""
+    """Whether a link leads to a folder that contains it, at any depth."""
     return link.parent.resolve().is_relative_to(link.resolve())
 
 
 def _is_new(path: Path, known: set[Any], status: os.stat_result | None = None) -> bool:
-    """Whether a file or folder is met for the first time, whatever path leads there."""
+    """Whether a file or folder is seen for the first time, whatever path leads there; adds it to `known`."""
     try:
         status = status or path.stat()
     except OSError:
-        return True  # Whoever opens it will say what is wrong.
-    # Some file systems number nothing, and some that put others together have a number twice.
+        return True  # Opening it will raise the error.
+    # Some file systems have no inode numbers, and union file systems may use a number twice.
     numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     key = numbers if status.st_ino else path.resolve()
     is_new = key not in known

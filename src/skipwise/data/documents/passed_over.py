@@ -1,4 +1,4 @@
-"""What of a source cannot be read: how much of each kind, and the first few by name."""
+"""What is unreadable in a source: counts by kind, and the first few names."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,10 +10,10 @@ _NAMED = 3
 
 
 class PassedOver:
-    """Counts of files and records that cannot be read, and the names of the first of each kind.
+    """Counts of unreadable files and records, and the names of the first of each kind.
 
     Args:
-        faults: some to begin with.
+        faults: initial ones.
     """
 
     def __init__(self, faults: Iterable[UnreadableError] = ()) -> None:
@@ -31,17 +31,17 @@ class PassedOver:
         return kind in self._counts
 
     def add(self, fault: UnreadableError) -> None:
-        """Counts one more."""
+        """Counts one fault."""
         self.first = self.first or fault
         self._count(fault.kind, 1, [fault.where], fault.reason)
 
     def update(self, record: Mapping[str, Any]) -> None:
-        """Adds what another one's `to_json` says."""
+        """Adds the counts of another `to_json`."""
         for kind, entry in record.items():
             self._count(kind, entry["number"], entry["named"], entry["reason"])
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        """By kind: how many, the names of the first, and what is wrong with the first."""
+        """By kind: the number, the first names, and the reason of the first."""
         return {
             kind: {"number": self._counts[kind], "named": self._named[kind], "reason": self._reasons[kind]}
             for kind in FAULTS
@@ -49,11 +49,11 @@ class PassedOver:
         }
 
     def numbers(self) -> str:
-        """How many of each kind."""
+        """The number of each kind, on one line."""
         return ", ".join(f"{self._counts[kind]:,} {FAULTS[kind]}" for kind in FAULTS if kind in self._counts)
 
     def line(self) -> str:
-        """All of it in a line, with the first names."""
+        """Numbers, first names and reasons of all kinds, on one line."""
         return "; ".join(self._told(kind) for kind in FAULTS if kind in self._counts)
 
     def _told(self, kind: str) -> str:
@@ -72,6 +72,6 @@ class PassedOver:
 
 
 def kinds_line(kinds: Mapping[str, int]) -> str:
-    """Kinds of files by number and name, such as `2 .docx, 1 .pdf`."""
+    """Counts of file suffixes, most frequent first, such as `2 .docx, 1 .pdf`."""
     by_number = sorted(kinds.items(), key=lambda one: (-one[1], one[0]))
     return ", ".join(f"{number:,} {kind}" for kind, number in by_number)

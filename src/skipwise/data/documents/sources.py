@@ -1,4 +1,4 @@
-"""Sources: files of this machine, and data sets of the hub, that documents are read from."""
+"""Sources of documents: local files, and data sets of the Hugging Face hub."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ from skipwise.data.documents.passed_over import PassedOver
 from skipwise.data.formats import ALLOWED, UnreadableError, checker_of, reader_of, text_of
 from skipwise.errors import DataError
 
-# What is read to tell whether documents have changed: sources up to this size as a whole, larger ones in samples.
+# To notice changed documents, sources up to this size are hashed as a whole, larger ones in samples.
 _HASHED_BYTES = 256 << 20
 _SAMPLED_BYTES = 64 << 10
 
@@ -28,9 +28,9 @@ class LocalFiles:
 
     Attributes:
         files: in reading order.
-        passed_over: files found beside them that are of no readable kind, counted by suffix.
-        faults: folders and files found beside them that cannot be looked into.
-        is_canonical: whether their names are the same on every machine.
+        passed_over: number of files beside them of unsupported kinds, by suffix.
+        faults: folders and files beside them that cannot be accessed.
+        is_canonical: whether the names are the same on every machine.
     """
 
     files: list[DocumentFile]
@@ -43,34 +43,35 @@ class LocalFiles:
     _sampled_bytes: int = 0
 
     def empty_files(self) -> list[str]:
-        """Names of the files without a byte, which are no news where the files are the same on every machine."""
+        """Names of the files of zero bytes; none for canonical files, where they are expected."""
         return [] if self.is_canonical else [file.name for file in self.files if not _size(file.path)]
 
     def size_bytes(self) -> int:
-        """Bytes of all files on disk."""
+        """Bytes of all files on disk, compressed files as they are."""
         return sum(_size(file.path) for file in self.files)
 
     def read_bytes(self) -> int:
-        """Bytes read by now, compressed ones as they are on disk."""
+        """Bytes read so far, compressed files as they are on disk."""
         return self._finished_bytes + (self._open.tell() if self._open and not self._open.closed else 0)
 
     def identity(self) -> list[Any]:
-        """Name, size and hash of every file, so that the same content is the same source wherever it lies.
+        """Name, size and hash of every file, so that equal content has equal identity wherever it is stored.
 
-        Of sources above 256 MiB a file's beginning and end stand for the rest, 64 KiB each (less where files are very
-        many), together with its path and time of change: what is written into its middle is noticed by the time alone.
+        Above 256 MiB the hash covers only the first and last 64 KiB of each file (less for very many files), and the
+        file's path and modification time are added. A change in the middle of a file then shows only in that time.
         """
         self._choose_samples()
         return [self.is_canonical, *(self._entry(file) for file in self.files)]
 
     def look(self, field: str, passed_over: PassedOver) -> list[Any]:
-        """`identity`, for which the bytes that it reads are looked at: all of a source that is hashed as a whole.
+        """Returns `identity`, and checks the bytes read for it.
 
-        Of a larger one that is the beginning of each file, and what a Parquet file says of its columns.
+        These are all bytes of a source that is hashed as a whole. Of a larger source they are the beginning of each
+        file, and the schema of Parquet files.
 
         Args:
-            field: entry that holds the text.
-            passed_over: is told what cannot be read.
+            field: name of the text field.
+            passed_over: collects what is unreadable.
         """
         for fault in self.faults:
             passed_over.add(fault)
@@ -79,11 +80,11 @@ class LocalFiles:
 
     @staticmethod
     def sizes_of(identity: list[Any]) -> list[int]:
-        """Bytes that each file had when `identity` looked at it."""
+        """Bytes of each file at the time of `identity`."""
         return [size for _, size, *_ in identity[1:]]
 
     def part(self, begin: int, end: int) -> "LocalFiles":
-        """Those from one file up to another; its `identity` says of each of them what that of all files says."""
+        """Files `begin` to `end - 1`, with the same entries in their `identity` as in that of all files."""
         self._choose_samples()
         return LocalFiles(
             files=self.files[begin:end],
@@ -99,7 +100,7 @@ class LocalFiles:
             self._sampled_bytes = _HASHED_BYTES if self._is_small else min(_SAMPLED_BYTES, at_most)
 
     def _entry(self, file: DocumentFile, field: str = "", passed_over: PassedOver | None = None) -> list[Any]:
-        """What `identity` says of a file; with `passed_over`, what it reads for that is looked at."""
+        """The entry of a file in `identity`; with `passed_over`, the bytes read for it are checked."""
         try:
             handle = _opened(file.path)
         except UnreadableError as error:
@@ -131,7 +132,7 @@ class LocalFiles:
             _pass_over(fault, passed_over)
         for file in self.files:
             reader = reader_of(file.path)
-            assert reader is not None, file  # find_sources lets no other file through
+            assert reader is not None, file  # find_sources returns only files with a reader
             try:
                 self._open = _opened(file.path)
             except UnreadableError as error:
@@ -150,12 +151,12 @@ class LocalFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubDataset:
-    """A data set of the Hugging Face hub, streamed: nothing but the rows that are read is fetched.
+    """A data set of the Hugging Face hub, streamed: only the rows that are read are downloaded.
 
     Attributes:
-        name: `owner/name`, or `name` alone for the oldest sets.
-        config: its configuration, None for its default.
-        split: which split of it.
+        name: `owner/name`, or just `name` for the oldest data sets.
+        config: name of the configuration; None for the default.
+        split: name of the split.
     """
 
     name: str
@@ -164,23 +165,23 @@ class HubDataset:
 
     @property
     def passed_over(self) -> Mapping[str, int]:
-        """Nothing is passed over."""
+        """Always empty."""
         return {}
 
     @property
     def faults(self) -> Sequence[UnreadableError]:
-        """Nothing is known before it is read."""
+        """Always empty: nothing is known before reading."""
         return ()
 
     def size_bytes(self) -> None:
-        """Not known before reading."""
+        """None: unknown before reading."""
 
     def read_bytes(self) -> int:
-        """Not known."""
+        """0: unknown."""
         return 0
 
     def identity(self) -> list[Any]:
-        """Name and split with the commit that the hub's main revision is at now."""
+        """Name, configuration, split, and the current commit of the main revision."""
         from huggingface_hub import HfApi
 
         try:
@@ -190,7 +191,7 @@ class HubDataset:
         return [self.name, self.config, self.split, commit]
 
     def look(self, field: str, passed_over: PassedOver) -> list[Any]:
-        """`identity`, and a look at the first row, which is all that can be had of it soon."""
+        """Returns `identity`, and checks the first row, which is quick to download."""
         identity = self.identity()
         try:
             next(self.documents(field), None)
@@ -221,7 +222,7 @@ class HubDataset:
                 raise DataError(_unreachable(label, error)) from None
             reason = " ".join(str(error).split())[:200]
             raise DataError(
-                f"hub data set {label!r} breaks off after row {number} ({reason}); start again, or fetch it to a file"
+                f"hub data set {label!r} breaks off after row {number} ({reason}); start again, or download it first"
             ) from None
 
 
@@ -238,14 +239,14 @@ def _pass_over(fault: UnreadableError, passed_over: PassedOver | None) -> None:
 def _faults_in(
     file: DocumentFile, handle: BinaryIO, begin: bytes, field: str, *, cut: bool
 ) -> Iterator[UnreadableError]:
-    """What cannot be read of a file.
+    """What is unreadable in a file.
 
     Args:
-        file: which.
-        handle: it, open.
+        file: its path and name.
+        handle: the open file.
         begin: its first bytes.
-        field: entry that holds the text.
-        cut: there are more bytes.
+        field: name of the text field.
+        cut: whether the file goes on after `begin`.
     """
     checker = checker_of(file.path)
     assert checker is not None, file
@@ -253,7 +254,7 @@ def _faults_in(
     handle.seek(0)
     content = handle if cut and is_table else io.BytesIO(begin)
     if not begin and not is_table and ".jsonl" not in file.path.name.lower():
-        return  # an empty text, which is told by itself
+        return  # an empty text, which is reported separately
     for _, found in checker(content, printable(file.path), field, cut):
         if isinstance(found, UnreadableError):
             yield found
@@ -267,12 +268,12 @@ def _opened(path: Path) -> BinaryIO:
             "closed",
             printable(path),
             f"cannot be opened ({error.strerror})",
-            "mend its permissions or leave it out",
+            "fix its permissions or leave it out",
         ) from None
 
 
 def _size(path: Path) -> int:
-    """Bytes on disk; none of a file that has gone, which is told when it is opened."""
+    """Bytes on disk; 0 if the file is gone, since opening it will raise the error."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,9 +1,10 @@
-"""Token store: a source's documents as tokens on disk, and views of those that a run trains on or is measured on.
+"""Token store: a source's documents as token ids on disk, and views of the documents of one split.
 
 files.py     all documents of a source, tokenized once, in flat memory-mapped files with checksums
-writer.py    how they are written, and several put together
-held_out.py  the end of a document, where whole documents do not make up a held-out part
-view.py      the documents of one part that are long enough, or joined: index arrays over those files
+writer.py    writing token files, and concatenating several
+held_out.py  the held-out end of a document, for corpora with too few held-out documents
+numbers.py   sets of document numbers in one bit each
+view.py      the documents of one split that are long enough, or joined
 """
 
 from skipwise.data.store.files import FORMAT, TokenFiles

@@ -1,15 +1,15 @@
-"""Token files: all documents of a source as tokens, memory-mapped, so that all processes share them.
+"""Token files: all documents of a source as token ids, memory-mapped, so that all processes share them.
 
-They are one folder of flat files, so that a hundred million documents cost no Python object each:
+One folder of flat files, so that a hundred million documents need no Python object each:
 
-    meta.json          what they are, and the size and checksums of every other file; written last
-    tokens.bin         1-D uint16 or uint32, the token ids of all documents one after another
+    meta.json          format, dtype and counts, and the size and checksums of every other file; written last
+    tokens.bin         1-D uint16 or uint32, the token ids of all documents, concatenated
     offsets.bin        1-D int64, (num_documents + 1,): document i is tokens[offsets[i] : offsets[i + 1]]
-    splits.bin         1-D uint64, which part a document is in, as `documents.split_point` has it
+    splits.bin         1-D uint64, `documents.split_point` of each document, which decides its split
     digests.bin        2-D uint8, (num_documents, 16): BLAKE2b of each document's token ids
-    origins.bin        2-D int64, (num_documents, 2): which file name below, and the line in it (0: the whole file)
-    files.bin          UTF-8, the file names one after another
-    file_offsets.bin   1-D int64, where each of them starts
+    origins.bin        2-D int64, (num_documents, 2): index into the file names below, and the line (0: the whole file)
+    files.bin          UTF-8, the file names, concatenated
+    file_offsets.bin   1-D int64, where each file name starts
     sentence_ends.bin  1-D bool, one entry per token id: whether the token ends a sentence
 
 All integers are little-endian, as on every machine that trains.
@@ -29,38 +29,37 @@ from skipwise.errors import DataError
 FORMAT = 3
 
 BLOCK_BYTES = 1 << 24
-# How much is compared with its checksums at every start: a few tenths of a second.
+# Blocks verified at every start; takes a few tenths of a second.
 _VERIFIED_BLOCKS = 16
 DIGEST_BYTES = 16
-# Documents whose lengths are looked at together.
+# Documents whose lengths are processed together.
 _BLOCK_DOCUMENTS = 1 << 18
 
 
 class TokenFiles:
-    """All documents of a source as tokens, opened read-only through the page cache.
+    """All documents of a source as token ids, opened read-only through the page cache.
 
     Args:
         folder: folder of complete files.
 
     Attributes:
-        folder: where they lie.
-        num_documents: documents, those without any token among them.
+        folder: folder of the files.
+        num_documents: number of documents, empty ones included.
         tokens: 1-D, the token ids of all documents.
         offsets: 1-D int64, (num_documents + 1,), where each document starts.
-        splits: 1-D uint64, which part each is in.
-        digests: 2-D uint8, (num_documents, 16), hash of the token ids of each.
-        origins: 2-D int64, (num_documents, 2), the file that each is from, and the line in it.
-        file_names: 1-D uint8, UTF-8 of the files' names one after another.
+        splits: 1-D uint64, `documents.split_point` of each document.
+        digests: 2-D uint8, (num_documents, 16), hash of each document's token ids.
+        origins: 2-D int64, (num_documents, 2), the file of each document, and the line in it.
+        file_names: 1-D uint8, UTF-8 of the file names, concatenated.
         file_offsets: 1-D int64, where each name starts.
         sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
-        separator_id: token to put between joined documents, None where the tokenizer has none.
+        separator_id: token to put between joined documents; None if the tokenizer has none.
         tokenizer_fingerprint: hash of the tokenizer.
         dtype: of the token ids.
-        passed_over: what could not be read and was left out, as `PassedOver.to_json` tells it.
+        passed_over: what was unreadable and skipped, as `PassedOver.to_json`.
 
     Raises:
-        DataError: the folder holds no complete files of this format: their sizes are checked, their content is not
-            (see `verify`).
+        DataError: the folder holds no complete files of this format. This checks sizes, not content (see `verify`).
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -88,7 +87,7 @@ class TokenFiles:
         self.sentence_ends = self._map("sentence_ends", "bool")
 
     def document(self, number: int) -> np.ndarray:
-        """Token ids of one document, 1-D, a read-only view of the file."""
+        """Token ids of one document, 1-D; a read-only view of the file."""
         return self.tokens[self.offsets[number] : self.offsets[number + 1]]
 
     def name(self, number: int) -> str:
@@ -98,12 +97,12 @@ class TokenFiles:
         return f"{name}:{line}" if line else name
 
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
-        """A copy of some entries of an array; unlike a look at the array itself it leaves none of them in memory.
+        """A copy of entries `begin` to `end - 1` of an array; unlike a slice, it leaves no mapped pages resident.
 
         Args:
-            name: attribute that the array is.
+            name: attribute name of the array.
             begin: the first entry.
-            end: one more than the last.
+            end: one past the last entry.
         """
         array: np.ndarray = getattr(self, name)
         entry = int(np.prod(array.shape[1:]))
@@ -111,20 +110,20 @@ class TokenFiles:
         return np.fromfile(path, array.dtype, (end - begin) * entry, offset=offset).reshape(-1, *array.shape[1:])
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of documents, one after another, few enough that arrays about them take little memory."""
+        """Consecutive ranges of documents, small enough that arrays over them take little memory."""
         for begin in range(0, self.num_documents, _BLOCK_DOCUMENTS):
             yield begin, min(begin + _BLOCK_DOCUMENTS, self.num_documents)
 
     def verify(self, *, whole: bool = False) -> None:
-        """Compares what lies on disk with its checksums: all of it up to 256 MiB, else 16 random blocks of 16 MiB.
+        """Compares the files with their checksums: all of them up to 256 MiB, else 16 random blocks of 16 MiB.
 
-        Of larger files a start notices a damage that is everywhere, and one in a single place by chance alone.
+        Above 256 MiB this detects widespread damage; it detects a single damaged block only by chance.
 
         Args:
-            whole: compares all of it, whatever its size.
+            whole: compares everything, whatever its size.
 
         Raises:
-            DataError: something has changed since it was written.
+            DataError: a file has changed since it was written.
         """
         blocks = [(name, number) for name, sums in self._checksums.items() for number in range(len(sums))]
         size = sum((self.folder / name).stat().st_size for name in self._checksums)
@@ -138,7 +137,7 @@ class TokenFiles:
 
     def _map(self, name: str, dtype: Any) -> np.ndarray:
         path = self.folder / f"{name}.bin"
-        if not path.stat().st_size:  # nothing cannot be mapped
+        if not path.stat().st_size:  # an empty file cannot be mapped
             return np.zeros(0, dtype)
         # A plain view of the map: slices of np.memmap objects cost microseconds each.
         return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
@@ -148,12 +147,12 @@ class TokenFiles:
 
 
 class Names(Sequence[str]):
-    """Names of some documents, read from disk one by one as they are asked for.
+    """Names of some documents, read from disk on access.
 
     Args:
-        files: where the documents are.
-        size: how many.
-        number: tells which document the i-th is.
+        files: token files of the documents.
+        size: number of names.
+        number: maps an index to the document's number in the files.
     """
 
     def __init__(self, files: TokenFiles, size: int, number: Callable[[int], int]) -> None:

@@ -1,4 +1,4 @@
-"""The end of a document, held out where whole documents do not make up a held-out part."""
+"""The end of a document, held out where too few whole documents are."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ from skipwise.data.store.files import TokenFiles
 
 
 class HeldOutEnd(NamedTuple):
-    """Tokens at the end of a document that are held out; those before them are trained on.
+    """A document whose end is held out; the tokens before it are trained on.
 
     Attributes:
-        store: name of the folder of the token files that this is about; of any others nothing is meant.
-        number: of the document in the files.
-        begin: its first token that is held out.
+        store: folder name of the token files that hold the document. Views of other token files ignore this end.
+        number: number of the document in these files.
+        begin: index of its first held-out token.
     """
 
     store: str
@@ -21,30 +21,30 @@ class HeldOutEnd(NamedTuple):
     begin: int
 
     def length_of(self, length: int, *, held_out: bool) -> int:
-        """How many of the document's tokens are in a part."""
+        """Number of the document's tokens in the held-out or the training split."""
         return length - self.begin if held_out else self.begin
 
     def part_of(self, ids: np.ndarray, *, held_out: bool) -> np.ndarray:
-        """Those of the document's tokens that are in a part."""
+        """The document's token ids in the held-out or the training split."""
         return ids[self.begin :] if held_out else ids[: self.begin]
 
 
 def choose_held_out_end(files: TokenFiles, *, share: float, at_least: int, enough: int, keep: int) -> HeldOutEnd | None:
-    """Chooses the end of the longest document that is trained on, where too little is held out by whole documents.
+    """Chooses the end of the longest training document, if the held-out documents have too few tokens.
 
-    It depends on the files and these numbers alone, so all processes and a resumed run choose alike. As many tokens are
-    held out as the share is of all tokens, or as are enough where that is more, and never more than half of the
-    document. The more is to be kept, the shorter the end, so that one is a part of the other.
+    The result depends only on the files and these numbers, so all processes and a resumed run choose alike. The end has
+    `max(at_least, enough, share * all tokens)` tokens, but at most half of the document, and it leaves `keep` tokens to
+    training. A larger `keep` gives a shorter end, so the ends for different values are nested.
 
     Args:
         files: all documents.
         share: share of documents that is held out.
-        at_least: tokens that must be held out.
-        enough: tokens that are wanted, as far as the document has them.
-        keep: tokens of the document that training must be left.
+        at_least: minimum number of held-out tokens.
+        enough: desired number of held-out tokens.
+        keep: minimum number of the document's tokens left to training.
 
     Returns:
-        The end; None where whole documents suffice for both parts, or no document is long enough to be shared.
+        The end. None if whole documents suffice for both splits, or if no document is long enough to divide.
     """
     total = held_out = 0
     longest_trained, longest = (0, 0), (0, 0)
@@ -57,12 +57,12 @@ def choose_held_out_end(files: TokenFiles, *, share: float, at_least: int, enoug
         longest_trained = max(longest_trained, _longest(np.where(is_held_out, 0, lengths), begin))
     if held_out >= at_least and longest_trained[0]:
         return None
-    # Where every document is held out, a part of one must be trained on.
+    # If every document is held out, part of one must be trained on.
     length, place = longest_trained if longest_trained[0] else longest
     tokens = min(max(at_least, enough, round(share * total)), length // 2, length - keep)
     return HeldOutEnd(files.folder.name, -place, length - tokens) if tokens >= at_least else None
 
 
 def _longest(lengths: np.ndarray, begin: int) -> tuple[int, int]:
-    """Tokens of the longest document, and its number below 0, so that of several as long the first is the largest."""
+    """Length of the longest document, and its negated number, so that `max` takes the first of equal lengths."""
     return int(lengths.max()), -(begin + int(lengths.argmax()))

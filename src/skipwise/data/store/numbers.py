@@ -1,4 +1,4 @@
-"""Sets of document numbers, so small that every process can hold one for a hundred million documents."""
+"""Sets of document numbers, small enough for every process to hold one for a hundred million documents."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ _BLOCK = 512
 
 
 class NumberSet:
-    """A sorted set of the numbers below some bound: one bit for each, and the count before every 512.
+    """A sorted set of non-negative integers: one bit for each below a bound, and the member count before every 512.
 
     Args:
-        bits: 1-D uint8 arrays, one after another; bit `i % 8` of byte `i // 8` says whether `i` is in.
+        bits: consecutive 1-D uint8 arrays; bit `i % 8` of byte `i // 8` says whether `i` is a member.
 
     Source: Jacobson, "Space-efficient Static Trees and Graphs" (1989): rank and select, with one level.
     """
@@ -30,11 +30,11 @@ class NumberSet:
         return bool(self._bits[number >> 3] >> (number & 7) & 1)
 
     def __getitem__(self, index: int) -> int:
-        """The member that has `index` members below it."""
+        """The member with `index` members below it."""
         return int(self.members(index, index + 1)[0])
 
     def members(self, begin: int, end: int) -> np.ndarray:
-        """1-D int64, the members from the `begin`-th to the one before the `end`-th, in order."""
+        """Members `begin` to `end - 1` in ascending order, 1-D int64."""
         if begin >= end:
             return np.zeros(0, np.int64)
         first, last = np.searchsorted(self._before, (begin, end - 1), side="right").tolist()
@@ -44,7 +44,7 @@ class NumberSet:
         return found[begin - begins : end - begins] + (first - 1) * _BLOCK
 
     def below(self, number: int) -> int:
-        """How many members are below a number."""
+        """The number of members below `number`."""
         block, rest = divmod(number, _BLOCK)
         if not rest:
             return int(self._before[block])
@@ -52,11 +52,11 @@ class NumberSet:
         return int(self._before[block]) + int(np.unpackbits(bits, count=rest, bitorder="little").sum())
 
     def mask(self, begin: int, end: int) -> np.ndarray:
-        """1-D bool, of each number from `begin`, a multiple of 8, to the one before `end` whether it is a member."""
+        """Whether each number from `begin` to `end - 1` is a member, 1-D bool; `begin` must be a multiple of 8."""
         bits = self._bits[begin // 8 : -(-end // 8)]
         return np.unpackbits(bits, count=end - begin, bitorder="little").view(bool)
 
     @staticmethod
     def bits(mask: np.ndarray) -> np.ndarray:
-        """1-D uint8, a stretch of bits from a mask, 1-D bool; but for the last stretch 8 divides its length."""
+        """Packs a 1-D bool mask into 1-D uint8 for the constructor; all but the last need a length divisible by 8."""
         return np.packbits(mask, bitorder="little")

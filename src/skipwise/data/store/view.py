@@ -1,4 +1,4 @@
-"""Views of token files: which of their documents a run trains on, or is measured on."""
+"""Views of token files: the documents of one split that are long enough, or joined."""
 
 import hashlib
 import json
@@ -21,14 +21,14 @@ Part = Literal["all", "train", "held_out"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Which documents, and how short ones are treated.
+    """Selects documents, and says what happens to short ones.
 
     Attributes:
         min_tokens: documents with fewer tokens are dropped, or joined.
-        join: joins short documents in reading order, a separator token between, until they have `min_tokens`.
-        part: all documents, those for training, or those held out from it.
+        join: joins short documents in reading order, with a separator token between them, up to `min_tokens`.
+        part: the split: all documents, those for training, or those held out.
         held_out_share: share of documents that is held out.
-        held_out_end: of one document the end alone is held out; None where documents are whole.
+        held_out_end: the document of which only the end is held out; None if no document is divided.
     """
 
     min_tokens: int = 1
@@ -38,24 +38,24 @@ class View:
     held_out_end: HeldOutEnd | None = None
 
     def shared_in(self, files: TokenFiles) -> HeldOutEnd | None:
-        """The end that is held out of a document of these files, where this view is of a part of it."""
+        """The `held_out_end`, if it belongs to these files and this view is of one split; else None."""
         end = self.held_out_end
         return end if end is not None and self.part != "all" and end.store == files.folder.name else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What became of the documents read; `seen == kept + dropped_short + dropped_empty + other_part`.
+    """Counts of documents in a view; `seen == kept + dropped_short + dropped_empty + other_part`.
 
     Attributes:
-        seen: documents read.
-        kept: documents whose text is in the store.
-        documents: documents in the store; fewer than `kept` where short ones were joined.
+        seen: documents in the token files.
+        kept: of these, documents whose text is in the view.
+        documents: documents of the view; fewer than `kept` where short ones are joined.
         dropped_short: shorter than the minimum, or left over from joining.
         dropped_empty: without any text.
-        other_part: held out when training documents were asked for, or the other way round.
-        tokens: tokens in the store.
-        files_passed_over: files of kinds that skipwise does not read.
+        other_part: of the other split.
+        tokens: tokens in the view, separators included.
+        files_passed_over: files of unsupported kinds.
     """
 
     seen: int
@@ -69,30 +69,30 @@ class Counts:
 
 
 class TokenStore:
-    """Tokenized documents on disk, those of one view.
+    """The tokenized documents of one view, on disk.
 
-    Opening maps the files and computes the view from the documents' lengths: for a hundred million of them it takes
-    seconds, and memory of a bit for each, three where short ones are joined. A store sent to another process is opened
-    there again rather than copied.
+    Opening maps the files and computes the view from the documents' lengths. For a hundred million documents this takes
+    seconds, and memory of one bit for each, or three where short ones are joined. Pickling a store copies no tokens:
+    the other process opens the files again.
 
     Args:
         folder: folder of complete token files.
-        view: which documents.
-        files_passed_over: files beside them of kinds that skipwise does not read, for the counts.
+        view: selects the documents; all of them by default.
+        files_passed_over: number of source files of unsupported kinds, for the counts.
 
     Attributes:
-        folder: where it lies; views of the same source and tokenizer share it.
-        view: which documents.
-        counts: what became of the documents read.
-        passed_over: what could not be read and was left out, as `PassedOver.to_json` tells it.
-        min_tokens: length that every document was required to have.
+        folder: folder of the token files; views of the same source and tokenizer share it.
+        view: selects the documents.
+        counts: counts of documents and tokens.
+        passed_over: what was unreadable and skipped, as `PassedOver.to_json`.
+        min_tokens: minimum length of a document.
         shortest_tokens: length of the shortest document.
         longest_tokens: length of the longest document.
-        separator_id: token between joined documents, None when short documents were not joined.
+        separator_id: token between joined documents; None if short documents are not joined.
         sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
 
     Raises:
-        DataError: when the folder holds no complete token files, or the view is of no document.
+        DataError: the folder holds no complete token files, or the view is empty.
     """
 
     def __init__(self, folder: str | Path, view: View | None = None, *, files_passed_over: int = 0) -> None:
@@ -103,8 +103,8 @@ class TokenStore:
         self.min_tokens, self.sentence_ends = self.view.min_tokens, files.sentence_ends
         self.separator_id = files.separator_id if self.view.join else None
 
-        # Document i is the i-th of `shown`: a document of the files, or the last of those that are joined.
-        found = _surveyed(files, self.view)
+        # Document i is the i-th member of `shown`: a document of the files, or the last one of a joined document.
+        found = _survey(files, self.view)
         self._shown, self._joined = found.shown, found.joined
         self.counts = Counts(
             seen=files.num_documents,
@@ -122,17 +122,17 @@ class TokenStore:
 
     @property
     def num_documents(self) -> int:
-        """Documents in the store."""
+        """Number of documents in the view."""
         return self.counts.documents
 
     @property
     def names(self) -> Sequence[str]:
-        """The documents' names, read from disk one by one as they are asked for; of joined ones the first's."""
+        """Names of the documents, read from disk on access; a joined document has the name of its first one."""
         return Names(self._files, self.counts.documents, lambda index: self._numbers(index)[0])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the tokenizer and of every token and document boundary; the same wherever it was built."""
+        """Hash of the tokenizer and of every token and document boundary; the same wherever the store was built."""
         content = [FORMAT, self._files.tokenizer_fingerprint, str(self._files.dtype), self.separator_id]
         digest = hashlib.sha256(json.dumps(content).encode())
         for end, numbers, _ in self._members():
@@ -144,7 +144,7 @@ class TokenStore:
                     digests[numbers == self._shared.number] = np.frombuffer(own, np.uint8)
                 digest.update(digests.data)
         if self._joined:
-            # Where each document begins among all that are shown, by themselves or in a joined one.
+            # Where each document of the view begins in the sequence of the file documents that it is made of.
             begin = 0
             for _, numbers, sizes in self._members():
                 if len(sizes):
@@ -157,10 +157,10 @@ class TokenStore:
         """Token ids of one document.
 
         Args:
-            index: which document, 0 to `num_documents - 1`.
+            index: 0 to `num_documents - 1`.
 
         Returns:
-            1-D, uint16 or uint32, read-only; a view of the file, unless it is several joined.
+            1-D, uint16 or uint32, read-only; a view of the file, unless the document is joined from several.
         """
         if not 0 <= index < self.counts.documents:
             raise IndexError(f"document {index} of a store with {self.counts.documents}")
@@ -175,14 +175,14 @@ class TokenStore:
         return joined
 
     def _document(self, number: int) -> np.ndarray:
-        """What is in this part of a document of the files."""
+        """Token ids of a document of the files, as far as they are in this split."""
         ids = self._files.document(number)
         if self._shared is None or number != self._shared.number:
             return ids
         return self._shared.part_of(ids, held_out=self.view.part == "held_out")
 
     def _numbers(self, index: int) -> list[int]:
-        """Numbers in the files of what a document is made of."""
+        """The file documents that make up document `index` of the view."""
         number = self._shown[index]
         if self._joined is None or number not in self._joined.last:
             return [number]
@@ -192,7 +192,8 @@ class TokenStore:
         return short.members(begin, short.below(number + 1)).tolist()
 
     def _members(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """For each block of documents in the files: its end, numbers of what it shows, how many make up each."""
+        """For the documents of the view that end in each block of the files: the block's end, numbers of the file
+        documents that they are made of, and how many make up each."""
         used = 0
         for begin, end in self._files.blocks():
             shown = begin + np.flatnonzero(self._shown.mask(begin, end))
@@ -213,14 +214,14 @@ class TokenStore:
             yield end, numbers, sizes
 
     def _none_kept(self, longest: tuple[int, int]) -> str:
-        """Says why there is no document, and what to do.
+        """Message for an empty view: the reason, and what to do.
 
         Args:
-            longest: number of the longest document that is not of the other part, and its tokens.
+            longest: number and tokens of the longest document that is not of the other split.
         """
         counts, view = self.counts, self.view
         if not counts.seen:
-            return "nothing in the documents can be read; mend some, or give others"
+            return "nothing in the documents can be read; fix some, or give others"
         if counts.seen == counts.other_part:
             return (
                 f"none of {counts.seen} documents is in the {view.part} part (held_out_share={view.held_out_share}); "
@@ -245,11 +246,11 @@ def _opened(folder: Path, view: View, files_passed_over: int) -> TokenStore:
 
 
 class _Joined(NamedTuple):
-    """Which documents are joined.
+    """The file documents that are joined.
 
     Attributes:
-        short: all that are too short to stand by themselves, in reading order; those at the end may be left over.
-        last: of each joined document the last one.
+        short: all documents below the minimum length; the last ones may be left over.
+        last: the last file document of each joined document.
     """
 
     short: NumberSet
@@ -257,18 +258,18 @@ class _Joined(NamedTuple):
 
 
 class _Survey(NamedTuple):
-    """What a view is made of.
+    """The file documents of a view, and counts of them.
 
     Attributes:
-        shown: documents that stand by themselves, and the last one of each that is joined of several.
-        joined: None where none are.
-        wanted: documents of the part.
-        with_text: those of them that have a token.
-        kept: those of them that are shown.
-        tokens: of all that is shown, separators counted.
-        fewest_tokens: of one that is shown.
-        most_tokens: of one that is shown.
-        longest: number of the longest of the part, and its tokens.
+        shown: long documents, and the last file document of each joined document.
+        joined: the joined documents; None if joining is off.
+        wanted: number of documents of the split.
+        with_text: number of these that have tokens.
+        kept: number of these that are in the view.
+        tokens: tokens in the view, separators included.
+        fewest_tokens: length of the shortest document in the view.
+        most_tokens: length of the longest document in the view.
+        longest: number and tokens of the longest document of the split.
     """
 
     shown: NumberSet
@@ -282,8 +283,8 @@ class _Survey(NamedTuple):
     longest: tuple[int, int]
 
 
-def _surveyed(files: TokenFiles, view: View) -> _Survey:
-    """Looks at the length and the part of every document, a block at a time."""
+def _survey(files: TokenFiles, view: View) -> _Survey:
+    """Goes through the length and the split of every document, block by block."""
     shown, short, last = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     joining = _Joining(view.min_tokens)
     wanted = with_text = kept = tokens = most = 0
@@ -329,29 +330,29 @@ def _surveyed(files: TokenFiles, view: View) -> _Survey:
 
 
 class _Joining:
-    """Joins short documents in reading order, each with as few as make it long enough; what is left over is in none.
+    """Joins consecutive short documents, as few as reach the minimum length; those left over at the end are dropped.
 
     Args:
-        min_tokens: tokens of a joined document, separators counted.
+        min_tokens: minimum length of a joined document, separators included.
     """
 
     def __init__(self, min_tokens: int) -> None:
         self._min_tokens = min_tokens
-        # Tokens of those that wait for more, with a separator after each.
+        # Tokens of the documents not yet joined, with a separator after each.
         self._waiting = 0
 
     def ends(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Goes on with the next short documents.
+        """Joins the next short documents.
 
         Args:
             lengths: 1-D int64, tokens of each.
 
         Returns:
-            Which of them are the last of a joined document, 1-D int64, and the tokens of each of these.
+            Indices of those that complete a joined document, 1-D int64, and the tokens of each joined document.
         """
-        # reach[i]: tokens of the first i, each with a separator.
+        # reach[i]: tokens of the first i documents, each with a separator.
         reach = np.concatenate([[0], np.cumsum(lengths + 1)])
-        # One that begins with the i-th is complete before the first e with reach[e] - reach[i] - 1 >= min_tokens.
+        # A joined document that begins at i ends before the smallest e with reach[e] - reach[i] - 1 >= min_tokens.
         complete = np.searchsorted(reach, reach + self._min_tokens + 1).tolist()
         end = int(np.searchsorted(reach, self._min_tokens + 1 - self._waiting))
         ends = list[int]()

@@ -1,4 +1,4 @@
-"""Writing token files: document by document, or whole other token files one after another."""
+"""Writing token files: document by document, or by appending other token files."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ _BLOCK_DOCUMENTS = 1 << 20
 
 
 class StoreWriter:
-    """Writes token files document by document, holding nothing back but the last few.
-
-    Args:
-        folder: an empty folder, or one that `state` is of.
-        dtype: of the token ids.
-        state: where to go on, as `state` gave it; what was written after that is cut off.
+    """Writes token files document by document, with a small buffer.
 
     Use as a context manager; the files are complete only after `finish`.
+
+    Args:
+        folder: an empty folder, or the folder that `state` belongs to.
+        dtype: of the token ids.
+        state: result of `state()`, to resume from there; later data in the files is truncated.
     """
 
     _FLUSHED_DOCUMENTS = 4096
@@ -66,8 +66,8 @@ class StoreWriter:
 
         Args:
             name: `file` or `file:line`.
-            ids: 1-D, its token ids, of the store's dtype; none for a document without text.
-            split_point: which part it is in, as `documents.split_point` has it.
+            ids: 1-D, its token ids, of the store's dtype; empty for a document without text.
+            split_point: `documents.split_point` of the document, which decides its split.
         """
         file, line = _split_name(name)
         if file != self._last_file or not self._num_files:
@@ -86,18 +86,18 @@ class StoreWriter:
             self._flush()
 
     def pass_over(self, left_out: PassedOver | None) -> None:
-        """Takes note of what could not be read and is not among the documents."""
+        """Records what was unreadable and skipped."""
         if left_out is not None:
             self._passed_over.update(left_out.to_json())
 
     def append(self, part: TokenFiles) -> None:
-        """Appends all documents of complete token files, with the same bytes as if each had been added."""
+        """Appends all documents of complete token files. Writes the same bytes as adding each document."""
         self._flush()
         self._passed_over.update(part.passed_over)
         starts = part.file_offsets
         num_files = len(starts) - 1
         names = [part.file_names[starts[i] : starts[i + 1]].tobytes().decode() for i in (0, num_files - 1) if num_files]
-        # A name that goes on from one document to the next is written once.
+        # A file name shared by the last document so far and the first of the part is written once.
         known = int(self._num_files > 0 and names[:1] == [self._last_file])
         self._out["file_offsets"].write((starts[1 + known :] + (self._out["files"].size - starts[known])).data)
         self._out["files"].write(part.file_names[starts[known] :].data)
@@ -114,7 +114,7 @@ class StoreWriter:
         self._last_file = names[-1] if names else self._last_file
 
     def state(self) -> dict[str, Any]:
-        """What another writer needs to go on from here, as plain JSON values; all up to here is on the disk."""
+        """Plain JSON values from which another writer resumes. Everything up to here is on disk afterwards."""
         self._flush()
         return {
             "documents": self.documents,
@@ -127,12 +127,12 @@ class StoreWriter:
 
     @staticmethod
     def can_go_on(folder: Path, state: dict[str, Any]) -> bool:
-        """Whether a folder holds as many bytes as `state` says."""
+        """Whether the files in a folder are at least as long as `state` says."""
         files = {folder / f"{name}.bin": size for name, (size, *_) in state["outputs"].items()}
         return all(file.exists() and file.stat().st_size >= size for file, size in files.items())
 
     def finish(self, *, separator_id: int | None, sentence_ends: np.ndarray, tokenizer_fingerprint: str) -> None:
-        """Writes all that is left, the record last; when it returns, everything is on the disk."""
+        """Writes the rest of the files, `meta.json` last. Everything is on disk when it returns."""
         self._flush()
         self._out["sentence_ends"].write(sentence_ends.astype(bool).data)
         for out in self._out.values():
@@ -158,17 +158,17 @@ class StoreWriter:
 
 
 class _Output:
-    """A file that is written from begin to end, with a CRC-32 of every block.
+    """A file that is written sequentially, with a CRC-32 of every block.
 
     Args:
         path: the file.
-        size: bytes of it that stay; what follows them is cut off.
-        checksums: of their whole blocks.
-        checksum: of what is left of them.
+        size: bytes to keep; the rest is truncated.
+        checksums: of the complete blocks among these bytes.
+        checksum: of the incomplete last block.
 
     Attributes:
         size: bytes written.
-        checksums: one per block of 16 MiB, the last one of what is left; complete after `finish`.
+        checksums: one per block of 16 MiB; `finish` adds that of an incomplete last block.
     """
 
     def __init__(self, path: Path, size: int = 0, checksums: Sequence[int] = (), checksum: int = 0) -> None:
@@ -186,7 +186,7 @@ class _Output:
     def write(self, data: "bytes | memoryview | array[int]") -> None:
         """Appends the bytes of a buffer."""
         view = memoryview(data)
-        if not view.nbytes:  # nothing cannot be cast
+        if not view.nbytes:  # an empty view may not be cast
             return
         for stretch in self._within_blocks(view.cast("B")):
             self._checksum = zlib.crc32(stretch, self._checksum)
@@ -196,12 +196,12 @@ class _Output:
                 self._checksum = 0
 
     def state(self) -> list[Any]:
-        """Size, checksums and checksum, as the constructor takes them; all up to here is on the disk."""
+        """Size, checksums and checksum for the constructor. Everything up to here is on disk afterwards."""
         self._to_disk()
         return [self.size, [*self.checksums], self._checksum]
 
     def finish(self) -> None:
-        """Returns when all is on the disk."""
+        """Completes the checksums, and returns when everything is on disk."""
         if self.size % BLOCK_BYTES:
             self.checksums.append(self._checksum)
         self._to_disk()
@@ -218,7 +218,7 @@ class _Output:
 
 
 def _split_name(name: str) -> tuple[str, int]:
-    """`file:line` as (file, line), any other name as (name, 0); the two put together again give the name back."""
+    """`file:line` as (file, line), any other name as (name, 0). Lossless: the name can be rebuilt from the result."""
     file, _, line = name.rpartition(":")
     if line.isascii() and line.isdecimal() and not line.startswith("0") and len(line) < 19:
         return file, int(line)

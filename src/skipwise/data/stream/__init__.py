@@ -1,16 +1,17 @@
-"""Streaming: documents read from their shards as they are trained on, for corpora larger than memory and than disk.
+"""Streaming: documents are read from their shards during training, for corpora larger than memory and disk.
 
-    shards in the epoch's order -> lanes -> blocks, shuffled -> documents of the part, long enough or joined -> tokens
+    shards in the epoch's order -> lanes -> shuffled blocks -> documents of the split, long enough or joined -> ids
 
-A run has as many lanes as windows in a step, and each step takes one document of each. Every shard of an epoch belongs
-to one lane, so a process reads the shards of its own lanes alone; where shards are fewer than lanes, some share one and
-each takes its share of the documents. Where a lane stands is three numbers (`Place`), and what comes next is a function
-of these: a run that goes on from a checkpoint, on as many processes or others, repeats no document and leaves none out.
+A run has one lane per window of a step, and each step takes one document from each lane. Every shard of an epoch
+belongs to one lane, so a process reads only the shards of its own lanes. If there are fewer shards than lanes, lanes
+share a shard, and each takes its share of the documents. The place of a lane is three numbers (`Place`) that determine
+what comes next: a run resumed from a checkpoint, on any number of processes, repeats no document and skips none.
 
-shards.py   the shards of local Parquet files, and of hub data sets as the `datasets` library finds them
-parquet.py  Parquet files, a page at a time: the library holds whole row groups, and every lane would have one
-lanes.py    shuffled by shard and block, tokenized ahead, and where each lane stood before a step
-corpus.py   what a run asks for: its stream, and some documents of either part
+shards.py   the shards of local Parquet files, and of hub data sets through the `datasets` library
+parquet.py  Parquet files, a page at a time: the library would hold a whole row group for every lane
+lanes.py    lanes: shuffling by shard and block, tokenizing ahead, and the place of each lane before a step
+parts.py    whether a text is held out, and joining documents
+corpus.py   the interface for a run: its stream, and some documents of either split
 """
 
 from skipwise.data.stream.corpus import StreamedCorpus

@@ -1,4 +1,4 @@
-"""A streamed corpus: what a run trains on, and some documents of either part for validation and calibration."""
+"""A streamed corpus: the stream to train on, and some documents of either split for validation and calibration."""
 
 import logging
 from collections.abc import Iterator
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("skipwise")
 
-# How many documents are looked through for some that are long enough.
+# How many documents are searched for long ones.
 _LOOKED_THROUGH = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamedCorpus:
-    """Documents that are read as they are trained on.
+    """Documents that are read and tokenized during training.
 
     Attributes:
-        data: which documents, and how they are read and divided into parts.
-        sources: the same, looked through.
-        tokenizer: the model's own, a fast one.
+        data: settings of the documents and of their splits.
+        sources: the inspected sources.
+        tokenizer: the model's own; a fast one.
     """
 
     data: DataConfig
@@ -41,14 +41,14 @@ class StreamedCorpus:
     tokenizer: "PreTrainedTokenizerBase"
 
     def stream(self, *, lanes: int, seed: int) -> DocumentStream:
-        """The documents that are trained on, in order.
+        """The training documents, in order.
 
         Args:
-            lanes: windows of a step, over all processes.
-            seed: source of every order.
+            lanes: windows per step, over all processes.
+            seed: seed of all shuffling.
 
         Raises:
-            DataError: they are of a kind that cannot be streamed, or cannot be read.
+            DataError: the documents are of a kind that cannot be streamed, or cannot be read.
         """
         data = self.data
         return DocumentStream(
@@ -65,19 +65,19 @@ class StreamedCorpus:
     def long_documents(
         self, part: Literal["train", "held_out"], number: int, *, min_tokens: int, spread: bool = False
     ) -> list[np.ndarray]:
-        """Some documents of one part, the first in the shards' own order; joined where none is long enough.
+        """Some long documents of one split, the first in the shards' own order. If none is long, joins short ones.
 
         Args:
-            part: those for training, or those held out from it.
-            number: how many at most.
-            min_tokens: how long each must be.
-            spread: without effect, as a stream is read from its beginning.
+            part: the split: documents for training, or held-out documents.
+            number: maximum number of documents.
+            min_tokens: minimum length of each.
+            spread: ignored, since a stream is read from its beginning.
 
         Returns:
-            Token ids of each, 1-D.
+            Token ids of each document, 1-D.
 
         Raises:
-            DataError: of all that were looked through none is long enough, nor are several joined; or as `Shards`.
+            DataError: no document among those searched is long enough, even joined; or as `Shards`.
         """
         data, held_out = self.data, part == "held_out"
         encoder = Encoder(self.tokenizer, data.control_tokens)
@@ -99,14 +99,14 @@ class StreamedCorpus:
             raise DataError(
                 f"of the first {_LOOKED_THROUGH:,} documents at {data.source!r} none that is "
                 f"{'held out' if held_out else 'trained on'} has {min_tokens} tokens, nor have several joined; give "
-                "more documents, or longer ones"
+                "more or longer documents"
             )
         if not long:
-            logger.warning(f"documents are joined: none that was looked at has {min_tokens} tokens by itself")
+            logger.warning(f"documents are joined: none of those searched has {min_tokens} tokens by itself")
         return long or joined
 
     def _texts(self) -> Iterator[str]:
-        """The texts of all shards that can be read; raises at one that cannot, unless these are to be left out."""
+        """The texts of all shards; an unreadable text is skipped if `data.skip_unreadable`, and else raises."""
         shards = Shards(self.sources, self.data.field, skip_unreadable=self.data.skip_unreadable)
         for shard in range(len(shards)):
             for text in shards.texts(shard):

@@ -1,4 +1,4 @@
-"""Lanes of a stream: where each stands, and what comes next in it."""
+"""Lanes of a stream: the place of each, and its next document."""
 
 import hashlib
 import json
@@ -21,17 +21,17 @@ from skipwise.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Keeps the draws of blocks apart from those of items and exercises.
+# Separates the random draws of blocks from those of items and exercises.
 _BLOCKS = 0xB10C
 
 
 class Place(NamedTuple):
-    """Where a lane stands.
+    """How far a lane has read.
 
     Attributes:
-        epoch: which time it goes through the corpus.
-        turn: which of its shards of the epoch it reads.
-        row: how many documents of that shard it has passed, in their shuffled order.
+        epoch: number of complete passes over the corpus.
+        turn: index of the current shard among the lane's shards of the epoch.
+        row: number of documents of that shard already passed, in their shuffled order.
     """
 
     epoch: int = 0
@@ -40,14 +40,14 @@ class Place(NamedTuple):
 
 
 class Streamed(NamedTuple):
-    """A document that a lane came to.
+    """A document from a lane.
 
     Attributes:
         tokens: 1-D, its token ids.
         begins: place of its first text.
-        shard: that this is from.
-        row: of that shard, counted from 0.
-        after: place behind its last text.
+        shard: shard of its first text.
+        row: row of its first text in that shard, counted from 0.
+        after: place after its last text.
     """
 
     tokens: np.ndarray
@@ -58,26 +58,26 @@ class Streamed(NamedTuple):
 
 
 class DocumentStream:
-    """Documents by lane and step, tokenized as they come.
+    """Training documents by lane and step, tokenized on the fly.
 
     Args:
-        shards: where they are read.
-        tokenizer: the model's own, a fast one.
-        lanes: windows of a step, over all processes.
-        seed: source of every order.
-        buffer: documents of a shard that are shuffled together.
-        join: joins a document that is too short with those after it, a separator token between, until both are long
+        shards: the shards to read.
+        tokenizer: the model's own; a fast one.
+        lanes: windows per step, over all processes.
+        seed: seed of all shuffling.
+        buffer: number of consecutive documents of a shard that are shuffled together.
+        join: joins a short document with those after it, with a separator token between them, until they are long
             enough.
-        held_out_share: share of documents, told apart by their text, that are left to validation.
+        held_out_share: share of documents, chosen by their text, that are left out for validation.
         control_tokens: as in `DataConfig`.
 
     Attributes:
-        separator_id: token between joined documents, None where none are joined.
+        separator_id: token between joined documents; None if joining is off.
         sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
-        fingerprint: hash of documents, tokenizer, and what decides their order.
+        fingerprint: hash of the documents, the tokenizer, and everything that decides their order.
 
     Raises:
-        DataError: join is on and the tokenizer has no token to put between, or is a slow one.
+        DataError: the tokenizer is slow, or `join` is on and the tokenizer has no separator token.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class DocumentStream:
         self._encoder = Encoder(tokenizer, control_tokens)
         self.separator_id = self._encoder.separator_id if join else None
         if join and self.separator_id is None:
-            raise DataError("join is on and the tokenizer has no end or begin token to put between; leave join off")
+            raise DataError("join is on, but the tokenizer has no end or begin token as a separator; turn join off")
         self._shards, self._num_lanes, self._seed, self._buffer = shards, lanes, seed, buffer
         self._join, self._held_out_share = join, held_out_share
         self.sentence_ends = self._encoder.sentence_ends()
@@ -104,57 +104,57 @@ class DocumentStream:
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         self._lanes: dict[int, _Lane] = {}
         self._restored: dict[int, Place] = {}
-        # The tokenizer works outside Python's lock, so the next documents are ready when they are asked for.
+        # The tokenizer releases the GIL, so the next documents are prepared in the background.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="streaming")
 
     @property
     def num_shards(self) -> int:
-        """Shards of the corpus."""
+        """Number of shards of the corpus."""
         return len(self._shards)
 
     def take(self, lane: int, step: int, *, min_tokens: int, passed_over: int = 0) -> Streamed:
         """The next document of a lane.
 
         Args:
-            lane: which one, 0 to `lanes - 1`.
-            step: of the run; no lower than any that the lane was asked for before.
-            min_tokens: how long it must be.
-            passed_over: so many documents of the lane are left out first.
+            lane: 0 to `lanes - 1`.
+            step: step of the run; must not decrease from call to call of a lane.
+            min_tokens: minimum length of the document.
+            passed_over: number of documents of the lane to skip first.
 
         Raises:
-            DataError: a whole epoch of the lane has no document as long, or one cannot be read.
+            DataError: a whole epoch of the lane has no document as long, or a document cannot be read.
         """
         if lane not in self._lanes:
             self._lanes[lane] = _Lane(self, lane, self._restored.get(lane, Place()))
         moving = self._lanes[lane]
         moving.note(step)
         for _ in range(passed_over):
-            moving.go_on(min_tokens)
-        found = moving.go_on(min_tokens)
+            moving.next_document(min_tokens)
+        found = moving.next_document(min_tokens)
         moving.look_ahead(self._pool, min_tokens)
         return found
 
     def state(self, step: int) -> dict[str, list[int]]:
-        """Where each lane that is known here stood before a step, by its number, ready for JSON."""
+        """The place before a step of each lane known to this process, by lane number, as JSON values."""
         places = {**self._restored, **{lane: moving.before(step) for lane, moving in self._lanes.items()}}
         return {str(lane): list(place) for lane, place in sorted(places.items())}
 
     def counts(self) -> "dict[int, LaneCounts]":
-        """What the lanes that are known here have come to in the first epoch that gives nothing to train on."""
+        """Unreadable and empty rows of the first epoch, for each lane of this process."""
         return {lane: moving.counts for lane, moving in self._lanes.items()}
 
     def restore(self, states: Sequence[Mapping[str, Sequence[int]]]) -> None:
-        """Goes on from the states of all processes of a run; of a lane that several know the furthest counts."""
+        """Resumes from the states of all processes of a run; if several have a lane, the furthest place is taken."""
         for state in states:
             for lane, numbers in state.items():
                 place = Place(*numbers)
                 self._restored[int(lane)] = max(place, self._restored.get(int(lane), place))
 
     def first_of(self, texts: "Iterator[_Text]", min_tokens: int) -> Streamed:
-        """The first document among texts that is long enough, or several joined.
+        """The first document among texts that is long enough, or is joined from several.
 
         Raises:
-            DataError: they come to the end of an epoch for the second time without one.
+            DataError: the texts reach the end of an epoch twice without such a document.
         """
         gathered: list[np.ndarray] = []
         first, epochs = _Text(), 0
@@ -168,7 +168,7 @@ class DocumentStream:
             if isinstance(found.text, UnreadableError):
                 if not self._shards.skip_unreadable:
                     raise DataError(
-                        f"{found.text}; or go on without such rows by data.skip_unreadable: true (--skip-unreadable)"
+                        f"{found.text}; or skip such rows with data.skip_unreadable: true (--skip-unreadable)"
                     ) from None
                 continue
             if found.text is None or not is_of_part(found.text, self._held_out_share, held_out=False):
@@ -183,7 +183,7 @@ class DocumentStream:
         raise AssertionError("a lane has no end")
 
     def texts(self, lane: int, place: Place) -> "Iterator[_Text]":
-        """All texts of a lane from a place on, for ever; None stands at the end of each epoch."""
+        """All texts of a lane from a place on, without end; an empty `_Text` marks the end of each epoch."""
         epoch, turn, row = place
         while True:
             shards, share, shares = self._of_lane(lane, epoch)
@@ -194,20 +194,20 @@ class DocumentStream:
             yield _Text()
 
     def _of_lane(self, lane: int, epoch: int) -> tuple[Sequence[int], int, int]:
-        """The shards of a lane in an epoch, which share of their documents is its own, and of how many shares."""
+        """The shards of a lane in an epoch, the index of its share of their documents, and the number of shares."""
         shards, lanes = len(self._shards), self._num_lanes
         order = EpochOrder(shards, self._seed, epoch)
         places = range(lane % shards, shards, lanes)
-        return _Looked(order, places), lane // shards, len(range(lane % shards, lanes, shards))
+        return _OrderEntries(order, places), lane // shards, len(range(lane % shards, lanes, shards))
 
     def _of_shard(self, epoch: int, turn: int, shard: int, row: int, share: int, shares: int) -> "Iterator[_Text]":
-        """The texts of a shard that are a lane's own, block by block, each shuffled."""
+        """A lane's texts of a shard, block by block; each block is shuffled."""
         block = row // self._buffer
         for lines in self._shards.blocks(shard, block * self._buffer, self._buffer):
             rng = np.random.default_rng((self._seed, _BLOCKS, epoch, shard, block))
             first = block * self._buffer
             order = enumerate(rng.permutation(len(lines)).tolist(), start=first)
-            # As bytes: one sign outside Latin makes a str two or four times as long.
+            # Kept as UTF-8: a single non-Latin character makes a str take two or four bytes per character.
             own = deque(
                 (nth, line, _packed(lines[line])) for nth, line in order if nth >= row and nth % shares == share
             )
@@ -228,9 +228,9 @@ def _unpacked(text: bytes | UnreadableError) -> str | UnreadableError:
 
 
 class _Text(NamedTuple):
-    """A text with its place in a lane, its shard and row, and the place behind; without one, the end of an epoch.
+    """A text of a lane, with its place, its shard and row, and the place after it.
 
-    In the place of a text that cannot be read is the error.
+    `text` is the error for an unreadable text, and None at the end of an epoch.
     """
 
     text: str | UnreadableError | None = None
@@ -242,12 +242,12 @@ class _Text(NamedTuple):
 
 @dataclass(slots=True)
 class LaneCounts:
-    """Rows of a lane that give nothing to train on: those of the first epoch, which has each of them once.
+    """Counts of a lane's unusable rows in the first epoch, which has every row once.
 
     Attributes:
-        up_to: the lane has been counted up to here, by whichever process; what comes again is not counted again.
-        unreadable: what could not be read.
-        empty: rows of nothing but spaces, null ones among them.
+        up_to: place up to which rows are counted, by this process or before a resume; earlier rows count only once.
+        unreadable: unreadable rows.
+        empty: null rows and rows of only white space.
     """
 
     up_to: Place
@@ -255,7 +255,7 @@ class LaneCounts:
     empty: int = 0
 
     def count(self, found: _Text) -> None:
-        """Takes note of what the lane has come to."""
+        """Counts a text, unless it was counted before."""
         if found.after <= self.up_to:
             return
         self.up_to = found.after
@@ -268,20 +268,20 @@ class LaneCounts:
 
 
 class _Lane:
-    """Where a lane stands, where it stood before the last steps, and what comes next in it."""
+    """A lane: its place, its places before the last steps, and its next document."""
 
     def __init__(self, stream: DocumentStream, number: int, at: Place) -> None:
         self._stream, self._number, self._at = stream, number, at
         self.counts = LaneCounts(up_to=at)
-        # Read up to here: one document further than where the lane stands, while the next is looked for.
+        # The place read up to: one document past the lane's own place while reading ahead.
         self._texts, self._read_up_to = self._counted(stream.texts(number, at)), at
         self._ahead: tuple[int, Future[Streamed]] | None = None
         self._before: dict[int, Place] = {}
 
-    def go_on(self, min_tokens: int) -> Streamed:
-        """Comes to the next document of so many tokens."""
+    def next_document(self, min_tokens: int) -> Streamed:
+        """Moves to the next document of at least `min_tokens` tokens, and returns it."""
         ahead, self._ahead = self._ahead, None
-        # Whatever is looked for is waited for, as two must not read at once; of another length it is of no use.
+        # Always wait for the search ahead, as two must not read at once; drop its result if the length differs.
         found = ahead[1].result() if ahead is not None else None
         if found is None or ahead is None or ahead[0] != min_tokens:
             found = self._next(min_tokens)
@@ -289,7 +289,7 @@ class _Lane:
         return found
 
     def look_ahead(self, pool: ThreadPoolExecutor, min_tokens: int) -> None:
-        """Has a thread look for the document behind."""
+        """Starts searching for the next document in a thread."""
         self._ahead = min_tokens, pool.submit(self._next, min_tokens)
 
     def _next(self, min_tokens: int) -> Streamed:
@@ -300,24 +300,24 @@ class _Lane:
         return found
 
     def _counted(self, texts: Iterator[_Text]) -> Iterator[_Text]:
-        """The texts, counted as they come."""
+        """Passes the texts through, and counts them."""
         for found in texts:
             self.counts.count(found)
             yield found
 
     def note(self, step: int) -> None:
-        """Keeps the place before a step; those of steps that no checkpoint can be of any more are forgotten."""
+        """Records the place before a step; forgets steps for which no checkpoint can be written any more."""
         self._before.setdefault(step, self._at)
-        # A loader is at most one step ahead of what is trained.
+        # The data loader is at most one step ahead of training.
         self._before = {old: place for old, place in self._before.items() if old >= step - 1}
 
     def before(self, step: int) -> Place:
-        """Where it stood before a step: what it has been asked for since is not done yet."""
+        """The place before a step; documents taken since then are not trained on yet."""
         return next((place for noted, place in sorted(self._before.items()) if noted >= step), self._at)
 
 
-class _Looked(Sequence[int]):
-    """Entries of an order at some places, looked up as they are asked for."""
+class _OrderEntries(Sequence[int]):
+    """The entries of an order at some places, computed on access."""
 
     def __init__(self, order: EpochOrder, places: range) -> None:
         self._order, self._places = order, places

@@ -1,4 +1,4 @@
-"""Parquet shards, of which a page is in memory at a time, whatever their row groups are."""
+"""Parquet shards, read one page at a time, whatever the size of their row groups."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,11 +8,11 @@ from skipwise.data.formats import UnreadableError, column_of, open_parquet, rows
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
 
-# Rows that are decoded at a time.
+# Rows decoded at a time.
 _BATCH_ROWS = 16
-# The usual writers look whether a page is full after each so many rows.
+# Common writers check after this many rows whether a page is full.
 _PAGE_ROWS = 1024
-# Bytes of a page above which a shard is not kept open while others are read.
+# A shard with larger pages (bytes) is not kept open while others are read.
 _KEPT_OPEN = 8 << 20
 
 
@@ -23,7 +23,7 @@ class _Shard(NamedTuple):
     row_group: int | None = None
 
     def row_groups(self, metadata: "FileMetaData") -> list[int]:
-        """Those that it has."""
+        """Indices of its row groups in the file."""
         return list(range(metadata.num_row_groups)) if self.row_group is None else [self.row_group]
 
 
@@ -31,7 +31,7 @@ class ParquetShards:
     """Parquet files as shards of texts.
 
     Args:
-        files: paths, or addresses that fsspec opens.
+        files: paths, or URLs for fsspec.
         field: column that holds the text.
     """
 
@@ -41,11 +41,11 @@ class ParquetShards:
 
     @property
     def num_shards(self) -> int:
-        """How many there are."""
+        """Number of shards."""
         return len(self._shards)
 
     def reshard(self) -> "ParquetShards":
-        """The same rows with a shard for each row group."""
+        """The same rows, with one shard per row group."""
         finer = ParquetShards([], self._field)
         for shard in self._shards:
             with _opened(shard.file) as file, open_parquet(file) as table:
@@ -56,12 +56,13 @@ class ParquetShards:
         """The texts of a shard from one of its rows on.
 
         Args:
-            shard: which one.
-            first: row of it, counted from 0. Row groups before it are passed over, rows of its own are decoded.
-            where: the shard's name, for messages.
+            shard: index of the shard.
+            first: row to begin at, counted from 0. Row groups before it are skipped unread; rows before it in its own
+                row group are decoded and dropped.
+            where: name of the shard, for messages.
 
         Yields:
-            Texts; in the place of one that cannot be read the error, with the row's number.
+            Texts; for an unreadable one, the error with its row number.
 
         Raises:
             DataError: the shard has no such field.
@@ -75,7 +76,7 @@ class ParquetShards:
             while groups and first >= (rows := table.metadata.row_group(groups[0]).num_rows):
                 first -= rows
                 del groups[0]
-            # By the thread that asks: those of a pool would decode ahead of it.
+            # In this thread: a thread pool would decode ahead.
             for batch in table.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[self._field], use_threads=False):
                 wanted, begin = batch.select([column]).slice(min(first, len(batch))), row
                 yield from rows_of(wanted, self._field, lambda i, begin=begin: f"row {begin + i + 1} of {where}")
@@ -83,12 +84,12 @@ class ParquetShards:
                 first = max(0, first - len(batch))
 
     def is_heavy(self, shard: int) -> bool:
-        """Whether a shard that has been opened takes so much memory that it should not stay open."""
+        """Whether an opened shard takes too much memory to stay open."""
         return self._page_bytes.get(shard, 0) > _KEPT_OPEN
 
 
 def _page_bytes(metadata: "FileMetaData", group: int, field: str) -> float:
-    """What a page of a column may take, by the mean of its row group: only the pages themselves tell."""
+    """Estimated bytes of a page of a column, from the mean row size of its row group: exact sizes are in the pages."""
     found = metadata.row_group(group)
     columns = (found.column(index) for index in range(found.num_columns))
     size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == field)
@@ -96,7 +97,7 @@ def _page_bytes(metadata: "FileMetaData", group: int, field: str) -> float:
 
 
 def _opened(file: str) -> Any:
-    """A local file, or one that is fetched as it is read."""
+    """Opens a local file, or a remote one that is downloaded as it is read."""
     if "://" in file:
         import fsspec
 

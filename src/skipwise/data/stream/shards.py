@@ -1,4 +1,4 @@
-"""Shards of documents: Parquet files, and data sets of the hub as the `datasets` library finds and reads them."""
+"""Shards of documents: Parquet files, and hub data sets as the `datasets` library finds and reads them."""
 
 import hashlib
 import json
@@ -21,15 +21,15 @@ class Shards:
     """The shards of a source.
 
     Args:
-        source: as in `documents.find_sources`: Parquet files, or a hub data set, or several such; or these when they
-            have been looked through, with a field and a setting of their own.
-        field: entry that holds the text.
-        at_least: so many shards are wanted; where files are fewer, their row groups count as shards.
-        skip_unreadable: files that cannot be read are left out.
+        source: Parquet files, a hub data set, or several of these, as in `documents.find_sources`; or inspected
+            `Sources`, whose own `field` and `skip_unreadable` then apply.
+        field: name of the text field.
+        at_least: desired number of shards; if there are fewer files, each row group becomes a shard.
+        skip_unreadable: skips unreadable files.
 
     Attributes:
-        fingerprint: hash of what the documents depend on.
-        skip_unreadable: whether what cannot be read is left out.
+        fingerprint: hash of everything that the documents depend on.
+        skip_unreadable: whether unreadable files and rows are skipped.
 
     Raises:
         DataError: the source is of another kind, or cannot be read.
@@ -46,7 +46,7 @@ class Shards:
             self._parts = [part.reshard() for part in self._parts]
         self._ends = list(accumulate(part.num_shards for part in self._parts))
         if not len(self):
-            raise DataError("no shard of the documents can be read; mend some, or give others")
+            raise DataError("no shard of the documents can be read; fix some, or give others")
         identity = [field, len(self), looked.identities]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
@@ -54,10 +54,10 @@ class Shards:
         return self._ends[-1]
 
     def texts(self, shard: int, first: int = 0) -> Iterator[str | UnreadableError]:
-        """The texts of a shard, in its own order, from one of them on; in the place of one that is none its error.
+        """The texts of a shard in its own order, from row `first` on; for an unreadable one, its error.
 
         Raises:
-            DataError: the shard breaks off, with the row.
+            DataError: the shard breaks off; the message names the row.
         """
         part, nth = self._part_of(shard)
         row = first
@@ -68,14 +68,14 @@ class Shards:
         except DataError:
             raise
         except Exception as error:
-            # A file that breaks off, a mount that vanishes, a network: each has exceptions of its own.
+            # Truncated files, vanished mounts and network errors each raise exceptions of their own.
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise DataError(
-                f"shard {shard} of the documents breaks off after row {row} ({reason}); mend it and go on with --resume"
+                f"shard {shard} of the documents breaks off after row {row} ({reason}); fix it, then --resume the run"
             ) from None
 
     def blocks(self, shard: int, first: int, rows: int) -> Iterator[list[str | UnreadableError]]:
-        """The texts of a shard by so many at a time; a shard that takes much memory is closed in between.
+        """The texts of a shard in blocks of `rows`; a shard that takes much memory is closed between blocks.
 
         Raises:
             DataError: as `texts`.
@@ -89,13 +89,13 @@ class Shards:
             yield block
 
     def _part_of(self, shard: int) -> "tuple[ParquetShards | _LibraryShards, int]":
-        """The source that a shard is of, and its number there."""
+        """The source of a shard, and the shard's index in it."""
         nth = bisect_right(self._ends, shard)
         return self._parts[nth], shard - self._ends[nth] + self._parts[nth].num_shards
 
 
 class _LibraryShards:
-    """Shards of other files than Parquet, as the `datasets` library reads them."""
+    """Shards of hub data sets that are not Parquet files, read by the `datasets` library."""
 
     def __init__(self, rows: "IterableDataset", field: str) -> None:
         self._rows, self._field = rows, field
@@ -121,10 +121,10 @@ class _LibraryShards:
 
 
 def require_streamable(looked: Sources) -> list[LocalFiles | HubDataset]:
-    """The sources that a stream reads.
+    """The sources, if all can be streamed.
 
     Raises:
-        DataError: one of them is neither of Parquet files nor a hub data set.
+        DataError: a source is neither Parquet files nor a hub data set.
     """
     for found in looked.sources:
         if isinstance(found, LocalFiles):
@@ -138,15 +138,15 @@ def require_streamable(looked: Sources) -> list[LocalFiles | HubDataset]:
 
 
 def check_streaming(looked: Sources, workers: int) -> None:
-    """Finds what cannot be streamed before any work.
+    """Raises before any work if the documents cannot be streamed.
 
     Args:
-        looked: documents of the run.
-        workers: processes that are to load its items.
+        looked: inspected documents of the run.
+        workers: number of data loader processes.
 
     Raises:
-        DataError: documents of another kind.
-        ConfigError: loaders in processes of their own, whose places no checkpoint would know.
+        DataError: documents of a kind that cannot be streamed.
+        ConfigError: there are loader processes; their places in the stream would not reach the checkpoints.
     """
     require_streamable(looked)
     if workers:
@@ -156,7 +156,7 @@ def check_streaming(looked: Sources, workers: int) -> None:
 
 
 def _opened(found: LocalFiles | HubDataset, field: str, skip_unreadable: bool) -> ParquetShards | _LibraryShards:
-    """The shards of a source; of a hub data set of Parquet files these files."""
+    """The shards of a source; a hub data set of Parquet files is read as these files."""
     if isinstance(found, LocalFiles):
         paths = [file.path for file in found.files if not skip_unreadable or _can_be_read(file.path, field)]
         return ParquetShards([str(path.resolve()) for path in paths], field)

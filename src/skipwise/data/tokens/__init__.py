@@ -1,11 +1,11 @@
-"""Tokenizing: texts to ids, exactly as the model's own tokenizer would, but for what a text must not do.
+"""Tokenizing: texts to token ids as by the model's own tokenizer, except that texts cannot inject control tokens.
 
-A text that spells a control token, such as `<|im_end|>`, is text: it gets the ids of the letters that it is written in.
-Only a chat template, and a corpus that is said to mean them, write control tokens.
+A control token spelled in a text, such as `<|im_end|>`, is read as text: it gets the ids of its characters. Only chat
+templates write control tokens, and corpora with `data.control_tokens: tokens`.
 
-engines.py     which tokens control, and a tokenizer's engine that finds none of them in a text
-long_texts.py  a long text in pieces, to the ids of the whole
-texts.py       one text, or a chat by its template: every prompt that holds what a user wrote goes through here
+engines.py     which tokens are control tokens, and an engine that finds none of them in a text
+long_texts.py  tokenizing a long text in pieces, to the ids of the whole
+texts.py       one text, or a chat by its template: every prompt with user text goes through here
 documents.py   a corpus, in parallel threads
 """
 

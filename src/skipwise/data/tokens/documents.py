@@ -1,4 +1,4 @@
-"""A corpus: its documents to token ids, in parallel threads."""
+"""Tokenizing the documents of a corpus in parallel threads."""
 
 import hashlib
 import logging
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("skipwise")
 
-# A batch is one call of the engine in one thread: enough to hide the call, little enough to spread a small corpus.
+# A batch is one call of the engine in one thread: large enough to hide its overhead, small enough to spread a small
+# corpus over the threads.
 _BATCH_CHARACTERS = 1 << 19
 _BATCH_DOCUMENTS = 512
 _LOOK_SECONDS = 0.2
@@ -29,12 +30,12 @@ _SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")  # the last
 
 
 class Piece(NamedTuple):
-    """The tokens of a document for the store.
+    """A tokenized document, as `StoreWriter.add` takes it.
 
     Attributes:
-        name: the document's.
-        ids: 1-D, its token ids; none where it has no text.
-        split_point: which part it is in, as `documents.split_point` has it.
+        name: name of the document.
+        ids: 1-D, its token ids; empty if it has no text.
+        split_point: `documents.split_point` of the document, which decides its split.
     """
 
     name: str
@@ -43,19 +44,19 @@ class Piece(NamedTuple):
 
 
 class Encoder:
-    """Documents' texts to token ids.
+    """Tokenizes the texts of documents.
 
     Args:
         tokenizer: a fast one.
-        reading: `tokens` for documents that mean the control tokens which they spell.
+        reading: `tokens` if control tokens spelled in documents are meant as tokens.
 
     Attributes:
         separator_id: token to put between joined documents: the end token, else the begin token, else None.
         prefix: ids that the tokenizer puts before every text.
-        num_ids: one more than its largest token id.
-        dtype: smallest unsigned integer that holds every token id.
-        fingerprint: hash of all that decides what `encode` returns, and of the separator.
-        num_characters: of texts that have been encoded, by all threads.
+        num_ids: the largest token id plus one.
+        dtype: uint16 if it holds every token id, else uint32.
+        fingerprint: hash of everything that decides the result of `encode`, and of the separator.
+        num_characters: characters encoded so far, by all threads.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", reading: Reading = "text") -> None:
@@ -68,7 +69,7 @@ class Encoder:
         self.num_ids: int = max(self._own.get_vocab().values()) + 1
         self.dtype = np.dtype(np.uint16 if self.num_ids <= 1 << 16 else np.uint32)
         hidden = sorted(self._texts.control_tokens.all) if reading == "text" else []
-        # What hides no token is what earlier versions made, so that their stores are found.
+        # Without hidden tokens this is the string of earlier versions, so that their cached stores are found.
         depends_on = f"{self.separator_id} {plain.to_str()}{hidden or ''}"
         self.fingerprint = hashlib.sha256(depends_on.encode()).hexdigest()
         self.num_characters = 0
@@ -76,17 +77,17 @@ class Encoder:
         self._spelled = any_of(hidden) if hidden else None
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids of each text, 1-D: the prefix, then the text's own."""
+        """Token ids of each text, 1-D, with the prefix."""
         short = [text for text in texts if not is_long(text)]
         encodings = iter(self._texts.engine.encode_batch_fast(short, add_special_tokens=False))
         self._count(sum(map(len, short)))
-        self._look_for_control_tokens(texts)
+        self._warn_of_control_tokens(texts)
         ids = (self._texts.pieces(text, self._count) if is_long(text) else next(encodings).ids for text in texts)
         prefix = np.array(self.prefix, self.dtype)
         return [np.concatenate([prefix, np.array(own, self.dtype)]) for own in ids]
 
     def sentence_ends(self) -> np.ndarray:
-        """1-D bool, one entry per token id: whether its text ends with a full stop, its like, or a line's end."""
+        """1-D bool, one entry per token id: whether its text ends with `.`, `!`, `?`, a full-width form or `\\n`."""
         texts = self._own.decode_batch([[token] for token in range(self.num_ids)], skip_special_tokens=False)
         return np.array([text.endswith(_SENTENCE_ENDS) for text in texts])
 
@@ -94,9 +95,9 @@ class Encoder:
         with self._lock:
             self.num_characters += characters
 
-    def _look_for_control_tokens(self, texts: list[str]) -> None:
-        """Says once that documents spell control tokens, as their author may mean them."""
-        # Another thread may have said it meanwhile.
+    def _warn_of_control_tokens(self, texts: list[str]) -> None:
+        """Warns once if documents spell control tokens, since their author may mean the tokens."""
+        # Read once: another thread may warn meanwhile and set it to None.
         spelled = self._spelled
         found = next(filter(None, map(spelled.search, texts)), None) if spelled else None
         if not found:
@@ -105,21 +106,21 @@ class Encoder:
             is_said, self._spelled = self._spelled is None, None
         if not is_said:
             logger.warning(
-                f"documents spell control tokens, such as {found[0]}, and are read as text, as data.control_tokens is "
-                "text; where they mean the tokens, set data.control_tokens to tokens"
+                f"documents spell control tokens, such as {found[0]}; they are read as text, as data.control_tokens is "
+                "text. If the documents mean the tokens, set data.control_tokens to tokens"
             )
 
 
 def tokenized(
     documents: Iterator[Document], encoder: Encoder, workers: int, waiting_for: Callable[[], None] = lambda: None
 ) -> Iterator[Piece]:
-    """Tokenizes in threads (the engine works outside Python's lock); yields in order, a few batches ahead at most.
+    """Tokenizes in threads, as the engine releases the GIL; yields in order, and runs at most a few batches ahead.
 
     Args:
         documents: in reading order.
         encoder: the tokenizer.
-        workers: threads.
-        waiting_for: is called now and then while the next document takes its time.
+        workers: number of threads.
+        waiting_for: called repeatedly while waiting for the next batch.
     """
     batches = _batches(documents)
     waiting: list[Future[list[Piece]]] = []
@@ -134,7 +135,7 @@ def tokenized(
 
 
 def _pieces(batch: list[Document], encoder: Encoder) -> list[Piece]:
-    """One piece a document; those without text get no token, not even the tokenizer's opening one."""
+    """One piece per document. A document without text has no tokens, not even the begin token."""
     encoded = iter(encoder.encode([document.text for document in batch if document.text.strip()]))
     return [
         Piece(
@@ -161,7 +162,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 @contextmanager
 def _one_thread_a_call() -> Iterator[None]:
-    """Keeps the tokenizers library from threads of its own: ours are bounded, and its own get in the way of forks."""
+    """Turns off the threads of the tokenizers library: ours are bounded in number, and its own interfere with forks."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"

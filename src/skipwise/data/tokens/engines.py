@@ -1,4 +1,4 @@
-"""Engines: a tokenizer's own, copied, and one in which no text spells a control token."""
+"""Engines of fast tokenizers: copies of a tokenizer's own, and copies in which no text can spell a control token."""
 
 import json
 import re
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
-# What the transformers library makes a fast tokenizer of.
+# Files that the transformers library converts to a fast tokenizer.
 _CONVERTIBLE = ("tokenizer.json", "tokenizer.model", "tekken.json")
 
 Reading = Literal["text", "tokens"]
-"""What a text means by the letters of a control token: these letters, or the token."""
+"""How a control token spelled in a text is read: as text, or as the token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlTokens:
-    """The added tokens of a tokenizer that mean something to the model beside what they read as.
+    """The added tokens of a tokenizer, by whether they control the model.
 
     Attributes:
-        special: those that the tokenizer calls special, and its end, begin and other named tokens.
-        written: other ones that a chat template writes, such as `<think>`; the model writes them as well.
-        ordinary: added tokens that are text like any other.
+        special: special tokens of the tokenizer, and its end, begin and other named tokens.
+        written: other tokens that a chat template writes, such as `<think>`; the model generates them, too.
+        ordinary: all other added tokens, which are text.
     """
 
     special: frozenset[str]
@@ -39,7 +39,7 @@ class ControlTokens:
 
     @property
     def all(self) -> frozenset[str]:
-        """Special and written ones."""
+        """The control tokens: special and written ones."""
         return self.special | self.written
 
 
@@ -48,14 +48,14 @@ def control_tokens(tokenizer: Any, chat_template: str | None = None) -> ControlT
 
     Args:
         tokenizer: of the transformers library.
-        chat_template: in place of its own.
+        chat_template: used instead of the tokenizer's own.
 
-    Source: `sanitize_control_tokens` of the transformers library, which goes by the same rule; `chat_control_tokens` of
-        a tokenizer's settings says which tokens a template writes where it puts them together.
+    Source: `sanitize_control_tokens` of the transformers library follows the same rule. The tokenizer setting
+        `chat_control_tokens` names the tokens of templates that assemble them from pieces.
     """
     added = {token.content: token.special for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
     named = {str(token) for token in getattr(tokenizer, "all_special_tokens", ())}
-    # White space is text, whatever its token is called, and so are single bytes.
+    # White space and single bytes are text, whatever their tokens are called.
     added_as_text = {content for content in added if not content.strip() or _BYTE.fullmatch(content)}
     special = {content for content, is_special in added.items() if is_special or content in named} - added_as_text
     declared = getattr(tokenizer, "chat_control_tokens", None)
@@ -68,27 +68,27 @@ def control_tokens(tokenizer: Any, chat_template: str | None = None) -> ControlT
 
 
 def require_fast(tokenizer: Any) -> None:
-    """Refuses a tokenizer that does not run in the tokenizers library, as threads need.
+    """Requires a tokenizer that runs in the tokenizers library, since only that tokenizes in parallel threads.
 
     Raises:
-        DataError: with the command that makes a fast one of its files, where they allow it.
+        DataError: with the command that converts its files to a fast tokenizer, if that is possible.
     """
-    if getattr(tokenizer, "is_fast", False):  # Mistral's own does not say.
+    if getattr(tokenizer, "is_fast", False):  # Mistral's own tokenizer has no such attribute
         return
     folder = str(getattr(tokenizer, "name_or_path", ""))
     found = [name for name in _CONVERTIBLE if folder and (Path(folder) / name).is_file()]
-    cure = "its files hold nothing to make a fast one of: give a checkpoint that has a tokenizer.json"
+    cure = "it has no files to convert to a fast one: give a checkpoint that has a tokenizer.json"
     if found:
         cure = (
-            f'make a fast one of its {found[0]}: python -c "from transformers import TokenizersBackend as T; '
-            f"T.from_pretrained({folder!r}).save_pretrained('NEW')\", compare the ids of some text, and put the files "
-            "of NEW in place of the checkpoint's own"
+            f'convert its {found[0]} to a fast one: python -c "from transformers import TokenizersBackend as T; '
+            f"T.from_pretrained({folder!r}).save_pretrained('NEW')\", compare the ids of some text, and replace the "
+            "checkpoint's own tokenizer files by those of NEW"
         )
     raise DataError(f"the tokenizer is a slow {type(tokenizer).__name__}, and documents need a fast one; {cure}")
 
 
 def engine_of(tokenizer: Any) -> "Tokenizer":
-    """A copy of a tokenizer's engine, in which settings that other code left (truncation, padding) do not count."""
+    """A copy of a tokenizer's engine, without the truncation and padding that other code may have set."""
     from tokenizers import Tokenizer
 
     engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -98,11 +98,11 @@ def engine_of(tokenizer: Any) -> "Tokenizer":
 
 
 def with_hidden_tokens(engine: "Tokenizer", hidden: Collection[str]) -> tuple["Tokenizer", dict[str, str]]:
-    """A copy of an engine in which some tokens go by other names, which no text has, and the names by token.
+    """A copy of an engine in which some tokens are renamed to unguessable names; and these names, by token.
 
-    A text that spells such a token gets its letters' ids, also from a model that would find the token among its pieces
-    (Unigram, or merges that make it), where the engine's own `encode_special_tokens` does not help. Whoever does mean
-    the token writes its name. Ids are the same.
+    A text that spells such a token gets the ids of its characters, even if the engine's model would produce the token
+    itself (a Unigram piece, or the result of merges), where the engine's `encode_special_tokens` does not help. Code
+    that means the token writes its new name. Token ids do not change.
     """
     from tokenizers import Tokenizer
 
@@ -124,7 +124,7 @@ def with_hidden_tokens(engine: "Tokenizer", hidden: Collection[str]) -> tuple["T
 
 
 def _without(merges: list[Any], names: Mapping[str, str], prefix: str) -> list[Any]:
-    """The merges that neither take nor make a token with another name."""
+    """The merges that neither use nor produce a renamed token."""
 
     def is_kept(merge: Any) -> bool:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
@@ -134,15 +134,15 @@ def _without(merges: list[Any], names: Mapping[str, str], prefix: str) -> list[A
 
 
 def unguessable(number: int) -> list[str]:
-    """Words that no text has; of small letters, which normalizers leave alone."""
+    """Random words that occur in no text; in lower-case letters and digits, which normalizers leave alone."""
     key = "".join(secrets.choice(string.ascii_lowercase) for _ in range(24))
     return [f"{key}{place:06d}" for place in range(number)]
 
 
 def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Finds tokens as engines do: the leftmost, and of several there the longest.
+    """A pattern that finds tokens as engines do: the leftmost, and the longest of those.
 
-    Letter by letter, so that a text is read as fast whether there are ten tokens or, as in Gemma 3, six thousand.
+    It is built as a prefix tree, so that ten tokens or, as in Gemma 3, six thousand are searched for equally fast.
     """
     tree: dict[str, Any] = {}
     for token in filter(None, tokens):
@@ -154,7 +154,7 @@ def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
 
 
 def _pattern(node: Mapping[str, Any]) -> str:
-    """What may follow a beginning; the key "" says that a token may end with it."""
+    """The pattern of a node of the prefix tree; the key "" marks the end of a token."""
     further = "|".join(re.escape(letter) + _pattern(rest) for letter, rest in sorted(node.items()) if letter)
     if "" in node:
         return further and f"(?:{further})?"

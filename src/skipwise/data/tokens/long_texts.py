@@ -1,13 +1,14 @@
-"""Long texts: token ids in pieces, so that memory does not grow with the text.
+"""Long texts: tokenizing in pieces, so that memory does not grow with the text.
 
-An engine holds over a hundred bytes for each character of a text while it works on it. So a long text is cut, where the
-ids of the two sides together are those of the whole. A cut is tried on some text around it, and holds where
-1. what stands before it has the same ids whether or not the text goes on behind it, and
+An engine needs over a hundred bytes of memory per character of its input. A long text is therefore cut where the ids of
+the two sides, concatenated, are the ids of the whole. A cut is tested on some context around it. It is accepted if
+1. the context before it has the same ids whether or not the text continues after the cut, and
 2. the piece before it, which begins much earlier, ends in the same ids.
-So the last token before a cut and the first behind it are neighbours in text that goes on to both sides. For byte-pair
-encoding that is a proof: merges cross a place only if they would in those two tokens alone. What comes before a model
-(normalizer, pre-tokenizer) looks at runs of letters, digits or spaces, so cuts are first tried between a word and a
-space, where all of these end. Each piece is read with some text before it, so that it begins as amid a text.
+Then the last token before the cut and the first after it are also neighbours when the text continues on both sides. For
+byte-pair encoding this is a proof: merges cross a place only if they would within those two tokens alone. Normalizers
+and pre-tokenizers work on runs of letters, digits or spaces, so cuts between a word and a space, where all such runs
+end, are tried first. Each piece is tokenized with some text before it, so that its beginning is not the beginning of an
+input.
 """
 
 import logging
@@ -23,7 +24,7 @@ PIECE = 1 << 18
 
 _CONTEXT = 1 << 11
 _NEAR = 1 << 12
-# So many ids before a cut must be the same for all who read them.
+# Number of ids before a cut that must agree.
 _AGREEING = 16
 _TRIES = 4
 _ANYWHERE_TRIES = 32
@@ -37,12 +38,12 @@ Encode = Callable[[str], list[int]]
 
 
 class _Cut(NamedTuple):
-    """A place between two pieces.
+    """A cut between two pieces.
 
     Attributes:
-        place: characters before it.
-        start: where the text begins that the next piece is read with.
-        ids: token ids of what is between.
+        place: number of characters before it.
+        start: where the context before it begins, with which the next piece is tokenized.
+        ids: token ids of this context.
     """
 
     place: int
@@ -59,15 +60,15 @@ def encode_in_pieces(
     size: int = PIECE,
     context: int = _CONTEXT,
 ) -> "array[int]":
-    """Token ids of a text, of 32 bits each: those that `encode` gives for the whole.
+    """Token ids of a text, 32 bits each; the same as `encode(text)`.
 
     Args:
-        text: however long.
-        encode: token ids of a text, without any around it.
-        anywhere: whether cuts may be where there is no white space.
-        note: is told how many characters have been done since it was told last.
+        text: of any length.
+        encode: returns the token ids of a text, without special tokens around it.
+        anywhere: allows cuts where there is no white space.
+        note: called with the number of characters done since the last call; negative when a cut is undone.
         size: characters of a piece.
-        context: characters to both sides that a cut is tried on.
+        context: characters on each side on which a cut is tested.
     """
     done: list[tuple[_Cut, array[int]]] = []
     at, wanted = _Cut(0, 0, []), size
@@ -79,7 +80,7 @@ def encode_in_pieces(
             continue
         after, ids = found or (_Cut(len(text), 0, []), encode(text[at.start :]))
         if ids[: len(at.ids)] != at.ids:
-            # Text further on changes what is before the cut, so it was none: back to the one before, and beyond it.
+            # Later text changes the ids before the cut. Undo it: return to the previous cut and take a longer piece.
             failed, (at, _) = at, done.pop()
             note(at.place - failed.place)
             wanted = 2 * (failed.place - at.place) + size
@@ -87,7 +88,7 @@ def encode_in_pieces(
         if after.place - at.place > 4 * size:
             logger.warning(
                 f"{after.place - at.place:,} characters of a text are tokenized at once, which takes some 130 bytes of "
-                "memory for each, as there is no place among them that could be cut at"
+                "memory for each, as there is no place among them where the text can be cut"
             )
         done.append((at, array("I", ids[len(at.ids) :])))
         note(after.place - at.place)
@@ -99,7 +100,7 @@ def encode_in_pieces(
 def _piece(
     text: str, at: _Cut, wanted: int, encode: Encode, anywhere: bool, context: int
 ) -> tuple[_Cut, list[int]] | None:
-    """The next cut after about so many characters, and the ids of what is before it; None where there is no cut."""
+    """The next cut after about `wanted` characters, and the ids of the piece before it; None if no cut is found."""
     tries = _TRIES
     for place in _places(text, at.place, at.place + wanted, anywhere):
         start = max(place - context, 0)
@@ -117,7 +118,7 @@ def _piece(
 
 
 def _places(text: str, begin: int, end: int, anywhere: bool) -> Iterator[int]:
-    """Places to cut at, the likeliest first."""
+    """Candidate cuts, the most promising first."""
     half = end - (end - begin) // 2
     near = max(half, end - _NEAR)
     for first in (near, half):
@@ -125,11 +126,11 @@ def _places(text: str, begin: int, end: int, anywhere: bool) -> Iterator[int]:
         yield from _last(_BEFORE_SPACE, text, first, end)
     if anywhere:
         yield from _last(_BEFORE_MARK, text, near, end)
-        # Bytes of neighbouring letters may be in one token: few places may be between two of them.
+        # A token may hold bytes of neighbouring characters, so that few places are between two tokens: try more.
         yield from _last(_ANYWHERE, text, near, end, _ANYWHERE_TRIES)
 
 
 def _last(pattern: re.Pattern[str], text: str, begin: int, end: int, most: int = _TRIES) -> list[int]:
-    """The last few places of a pattern, from the last on."""
+    """The last `most` matches of a pattern, the last one first."""
     places = [found.start() for found in pattern.finditer(text, begin, end)]
     return places[: -most - 1 : -1]

@@ -1,4 +1,4 @@
-"""One text, or a chat by its template, to token ids."""
+"""Tokenizing one text, or a chat by its template."""
 
 import re
 import secrets
@@ -19,24 +19,24 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""For tokenizers without a chat template: plain lines."""
+"""Chat template for tokenizers without one: `Role: content`, separated by blank lines."""
 
 
 class TextEncoder:
-    """Texts and chats to token ids, in which no text spells a control token. Threads may share it.
+    """Tokenizes texts and chats; control tokens spelled in a text are read as text. Thread-safe.
 
     Args:
         tokenizer: a fast one of the transformers library.
-        chat_template: in place of its own; without either, chats are plain lines.
-        reading: `tokens` for texts that mean the control tokens which they spell.
-        plain: `engine_of` the tokenizer, where it is at hand.
+        chat_template: used instead of the tokenizer's own; without either, `PLAIN_TEMPLATE`.
+        reading: `tokens` if control tokens spelled in texts are meant as tokens.
+        plain: `engine_of(tokenizer)`, if at hand.
 
     Attributes:
-        engine: a copy of the tokenizer's own, which knows control tokens by other names.
+        engine: a copy of the tokenizer's engine in which control tokens have unguessable names.
         prefix: ids that the tokenizer puts before every text.
-        closing: ids that it puts after.
+        closing: ids that it puts after every text.
         control_tokens: of the tokenizer and the template.
-        has_template: whether there is a template beside the plain lines.
+        has_template: whether the template is not `PLAIN_TEMPLATE`.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class TextEncoder:
             for token, name in self._names.items()
             if name in alone or (normalizer and normalizer.normalize_str(name) != name)
         }
-        # Other models look at all of a word: whether WordPiece knows it, which pieces Unigram gives it.
+        # Other models depend on the whole word: whether WordPiece knows it, how Unigram segments it.
         self._cut_anywhere = type(self.engine.model).__name__ == "BPE"
         self._marks = _Marks(self.control_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Token ids of a text, in bounded memory; with `add_special_tokens` between `prefix` and `closing`."""
+        """Token ids of a text, in bounded memory; `add_special_tokens` adds `prefix` and `closing`."""
         ids = self.pieces(text).tolist() if is_long(text) else self._ids(text)
         return self.prefix + ids + self.closing if add_special_tokens else ids
 
     def pieces(self, text: str, note: Callable[[int], None] = lambda characters: None) -> "array[int]":
-        """Token ids of a text that `is_long`, of 32 bits each; `note` as of `encode_in_pieces`."""
+        """Token ids of a text that `is_long`, 32 bits each; `note` as in `encode_in_pieces`."""
         return encode_in_pieces(text, self._ids, anywhere=self._cut_anywhere, note=note, size=PIECE)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], **how: Any) -> list[int]:
-        """Token ids of a chat, and of the header of the answer to come; with the arguments of `render_chat`."""
+        """Token ids of a chat and of the header of the next answer; arguments as in `render_chat`."""
         return self.encode_rendered(self.render_chat(messages, **how))
 
     def render_chat(
@@ -90,21 +90,21 @@ class TextEncoder:
         ending: str = "",
         **how: Any,
     ) -> str:
-        """A chat as text for `encode_rendered`.
+        """Renders a chat as text for `encode_rendered`.
 
-        Its ids are those of the library's `apply_chat_template` where nobody has spelled a control token. What a
-        message spells is text, and only the template's own tokens are tokens. In an assistant's messages that holds for
-        special tokens alone: others that the template writes, such as `</think>`, came from the model, and templates
-        look for them.
+        The ids equal those of the library's `apply_chat_template` if no message spells a control token. A control token
+        spelled in a message is read as text; only those of the template itself are tokens. In assistant messages this
+        holds only for special tokens: other tokens that the template writes, such as `</think>`, came from the model,
+        and templates look for them.
 
         Args:
             messages: as the library takes them.
-            finish: makes of what the template has written what it should have, such as a thought that is closed.
-            ending: text after that.
+            finish: edits the rendered text, for example to close a `<think>` block.
+            ending: text to append after that.
             how: variables of the template.
 
         Raises:
-            Exception: whatever the template raises on messages that it does not take.
+            Exception: whatever the template raises for messages that it rejects.
         """
         marked = [self._marks.put(message, is_the_models=message.get("role") == "assistant") for message in messages]
         written: Any = self._tokenizer.apply_chat_template(
@@ -114,15 +114,15 @@ class TextEncoder:
         return self._with_names_found(self._marks.resolve(written + self._marks.put(ending), self._names))
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of what `render_chat` made."""
-        # A template that was made for the model has written all special tokens.
+        """Token ids of the result of `render_chat`."""
+        # The model's own template writes all special tokens itself.
         return self.encode(text, add_special_tokens=not self.has_template)
 
     def _with_names_found(self, text: str) -> str:
-        """The text with tokens spelled again that the engine does not find by name where they stand.
+        """Replaces the names of tokens that the engine would not recognise in their place by the tokens themselves.
 
-        It finds some tokens as single words alone. Others it looks for in normalized text, and a normalizer that puts a
-        space before each text, as Llama 2's does, has it find these behind spaces alone.
+        The engine recognises some tokens only as single words. It looks for others in normalized text; if the
+        normalizer puts a space before each text, as Llama 2's does, it recognises these only after a space.
         """
         if not any(name in text for name in self._fragile):
             return text
@@ -137,40 +137,40 @@ class TextEncoder:
         return self._encodings("encode_batch_fast", text).ids
 
     def _encodings(self, how: str, text: str) -> Any:
-        # A batch of one: that is what lets other threads go on meanwhile.
+        # A batch of one, since only the batch methods release the GIL.
         try:
             return getattr(self.engine, how)([text], add_special_tokens=False)[0]
         except TypeError as error:
             raise DataError(
-                "a text has a lone surrogate (\\ud800 to \\udfff), which is no character; leave it out"
+                "a text has a lone surrogate (\\ud800 to \\udfff), which is not a character; remove it"
             ) from error
 
 
 class _Marks:
-    """Marks of what users have spelled, while a template handles it.
+    """Marks control tokens spelled in messages while a template processes them.
 
-    A mark is one character behind the first of a token, so that no template finds the token, and none makes it again by
-    cutting the text, joining it with another, stripping it or writing it in capitals. The character is one of 65,533
-    that mean nothing.
+    A mark is a character after the first character of a spelled token. So a template neither finds the token nor
+    recreates it by slicing, joining, stripping or changing the case of texts. The mark is drawn from 65,533 private-use
+    characters.
 
     Args:
-        tokens: of a tokenizer.
+        tokens: control tokens of a tokenizer.
     """
 
     def __init__(self, tokens: ControlTokens) -> None:
         self._mark = mark = chr(0x100000 + secrets.randbelow(0xFFFD))
         self._any, self._special = (
-            # One may begin within another, and what begins at a text's end may go on in what a template writes next.
+            # A token may begin within another, and one that begins at a text's end may continue in the template's text.
             (re.compile(f"{mark}|(?={any_of(wanted).pattern}).", re.DOTALL), _beginnings(wanted))
             for wanted in (tokens.all, tokens.special)
         )
         added = tokens.all | tokens.ordinary
-        # A token of one letter has its mark behind it.
+        # The mark of a one-character token follows it.
         long, letters = (any_of(token for token in added if (len(token) > 1) == is_long).pattern for is_long in (1, 0))
         self._all = re.compile(f"{mark}(?P<own>{mark}?)|(?P<written>{long}|{letters}(?!{mark}))")
 
     def put(self, value: Any, *, is_the_models: bool = False) -> Any:
-        """A value with each control token marked that one of its strings has, of the model's own words special ones."""
+        """Marks the control tokens in all strings of a value; in the model's own messages only special tokens."""
         if isinstance(value, str):
             pattern, beginnings = self._special if is_the_models else self._any
             most = min(len(value), max(map(len, beginnings), default=0))
@@ -185,7 +185,7 @@ class _Marks:
         return value
 
     def resolve(self, text: str, names: Mapping[str, str]) -> str:
-        """The text without marks, in which tokens that nobody spelled go by their names."""
+        """Removes the marks, and replaces unmarked control tokens by their names."""
 
         def resolved(found: re.Match[str]) -> str:
             written = found["written"]
@@ -195,19 +195,19 @@ class _Marks:
 
 
 def _beginnings(tokens: Collection[str]) -> frozenset[str]:
-    """All that may be the beginning of a token, and is none of them as a whole."""
+    """All non-empty proper prefixes of the tokens."""
     return frozenset(token[:end] for token in tokens for end in range(1, len(token)))
 
 
 class _OtherEncoder:
-    """Any other tokenizer, as far as it can tell texts from tokens."""
+    """Encoder for tokenizers that are not fast, as far as they can tell text from control tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._how = {"split_special_tokens": True} if hasattr(tokenizer, "split_special_tokens") else {}
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """As of `TextEncoder`."""
+        """See `TextEncoder.encode`."""
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens, **self._how))
 
     def encode_chat(
@@ -218,17 +218,17 @@ class _OtherEncoder:
         ending: str = "",
         **how: Any,
     ) -> list[int]:
-        """As of `TextEncoder`, of chats that spell no control token.
+        """See `TextEncoder.encode_chat`; only for chats that spell no control token.
 
         Raises:
-            DataError: of others.
+            DataError: a message spells a control token.
         """
         spelled = any_of(getattr(self._tokenizer, "all_special_tokens", ()))
         found = next(filter(None, (spelled.search(str(message.get("content"))) for message in messages)), None)
         if found:
             raise DataError(
                 f"a message spells the control token {found[0]!r}, and the tokenizer is a "
-                f"{type(self._tokenizer).__name__}, which cannot keep it apart from one that is meant; write it in "
+                f"{type(self._tokenizer).__name__}, which cannot tell it from the token itself; write it in "
                 "another way, or give the model a tokenizer.json"
             )
         text = self._tokenizer.apply_chat_template(
@@ -238,12 +238,12 @@ class _OtherEncoder:
 
 
 def is_long(text: str) -> bool:
-    """Whether a text is read in pieces."""
+    """Whether a text is tokenized in pieces."""
     return len(text) > 2 * PIECE
 
 
 def encoder_of(tokenizer: Any) -> TextEncoder | _OtherEncoder:
-    """Reads texts as texts; made once for a fast tokenizer, for others by what they can do."""
+    """The encoder of any tokenizer, which reads spelled control tokens as text; cached for fast tokenizers."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         return _OtherEncoder(tokenizer)
     return _of_fast(tokenizer, len(tokenizer), str(getattr(tokenizer, "chat_template", None)))
@@ -251,5 +251,5 @@ def encoder_of(tokenizer: Any) -> TextEncoder | _OtherEncoder:
 
 @lru_cache(maxsize=2)
 def _of_fast(tokenizer: Any, _tokens: int, _template: str) -> TextEncoder:
-    # By all that other code may change on a tokenizer that it has in its hands.
+    # The key includes what other code may change on a tokenizer: its number of tokens and its template.
     return TextEncoder(tokenizer)
