@@ -294,9 +294,9 @@ def test_a_chat_models_turns_are_those_of_its_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "settings", "said"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2001107\n", {}, "no model of SentencePiece"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2001107\n", {}, "not a SentencePiece model"),
         (b"", {}, "no pieces"),
-        (None, {}, "no tokenizer.model"),
+        (None, {}, "neither tokenizer.model"),
         # Pieces "a" and "b" alone: SentencePiece's kind, left out, is Unigram.
         (b"\n\x03\n\x01a\n\x03\n\x01b", {}, "Unigram.*tokenizer.json"),
         (..., {"added_tokens_decoder": {"700": {"content": "<far>"}}}, "<far> 700"),

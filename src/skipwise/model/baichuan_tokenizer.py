@@ -1,4 +1,4 @@
-"""A fast tokenizer like that of a Baichuan, whose own is code."""
+"""A fast tokenizer for Baichuan models, whose own tokenizer is custom code."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,11 @@ _SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_
 
 
 def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
-    """Makes the tokenizer of a Baichuan of its files.
+    """Builds the fast tokenizer of a Baichuan model from its files.
 
     Raises:
-        CheckpointError, UnsupportedModelError: no fast one can be made of them.
+        CheckpointError: files are missing, unreadable, or do not belong together.
+        UnsupportedModelError: `tokenizer.model` is not a BPE model.
     """
     settings = _json(place, "tokenizer_config.json")
     if (whole := own_file(place, "tokenizer.json")) is not None:
@@ -28,13 +29,13 @@ def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
         engine = fast_tokenizer(read_pieces(model))
     else:
         raise CheckpointError(
-            f"model {str(place)!r} has no tokenizer.model, of which its tokenizer is made, and no tokenizer.json; copy "
-            "one from the published folder"
+            f"model {str(place)!r} has neither tokenizer.model nor tokenizer.json, so its tokenizer cannot be built; "
+            "copy one of them from the published folder"
         )
     _add_tokens(engine, settings, place)
     special = {name: _text(settings.get(name), usual) for name, usual in _SPECIAL.items()}
     if whole is None:
-        # As its own code has it where its settings do not say.
+        # These defaults are those of the model's own code.
         begin = special["bos_token"] if settings.get("add_bos_token", True) else None
         end = special["eos_token"] if settings.get("add_eos_token", False) else None
         _frame(engine, begin, end)
@@ -50,7 +51,7 @@ def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
 
 
 def _turns(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
-    """The chat template that does what a chat model's code does: one token before a turn, and none after it."""
+    """The chat template that the chat model's code implements: one token before each turn. None for other models."""
     ids = [generation.get(f"{role}_token_id") for role in ("user", "assistant")]
     marks = [engine.id_to_token(index) for index in ids if isinstance(index, int)]
     if len(marks) < 2 or None in marks:
@@ -65,20 +66,20 @@ def _turns(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
 
 
 def _add_tokens(engine: Tokenizer, settings: Mapping[str, Any], place: ModelSource) -> None:
-    """Adds what was given to the vocabulary after it was made, under the ids it had."""
+    """Adds the tokens that were added to the vocabulary later, and checks that they get their recorded ids."""
     told = {index: text for text, index in _json(place, "added_tokens.json").items()}
     told |= {int(index): entry["content"] for index, entry in (settings.get("added_tokens_decoder") or {}).items()}
     new = [told[index] for index in sorted(told) if engine.id_to_token(index) is None]
     engine.add_tokens([AddedToken(text, normalized=False) for text in new])
     if wrong := [f"{text} {index}" for index, text in sorted(told.items()) if engine.token_to_id(text) != index]:
         raise CheckpointError(
-            f"the tokenizer of {str(place)!r} names tokens by ids that its vocabulary does not have ({wrong[0]}, ...); "
-            "its files do not belong together: get them again"
+            f"the tokenizer files of {str(place)!r} disagree on token ids ({wrong[0]}, ...); download them again from "
+            "one place"
         )
 
 
 def _frame(engine: Tokenizer, begin: str | None, end: str | None) -> None:
-    """Has the ends of a text marked."""
+    """Makes the tokenizer add the given tokens at the beginning and end of a text."""
     marks = [text for text in (begin, end) if text is not None]
     if marks:
         template = [*([begin] if begin else ()), "$A", *([end] if end else ())]
@@ -88,7 +89,7 @@ def _frame(engine: Tokenizer, begin: str | None, end: str | None) -> None:
 
 
 def _text(token: Any, usual: str | None) -> str | None:
-    """The text of a special token, which may be written with its settings."""
+    """The text of a special token. The settings hold the text itself or a dict that contains it."""
     return token["content"] if isinstance(token, dict) else token or usual
 
 
