@@ -1,12 +1,13 @@
-"""Exports: an extended model in the form that another program loads, and proof that it is still the same model.
+"""Export an extended model in a format that another program loads, and verify that it is still the same model.
 
-    source.py           the trained model: a run's, with its additions merged in float32, or a checkpoint's
+    source.py           the trained model: of a run, with its adapter merged in float32, or of a checkpoint
     gguf.py             GGUF files; gguf_rope.py, gguf_tokenizer.py: their rotary embedding and tokenizer
-    runners.py          what is exported, loaded again and run: by transformers, or by llama.cpp
-    comparison.py       tables, whole numbers, token ids, logits and greedy text against the trained model's
-    engines.py, card.py commands for vLLM and llama.cpp, and the card that has them
+    runners.py          load an export and run it with transformers or llama.cpp
+    comparison.py       compare rotary tables, lengths, token ids, logits and greedy text with the trained model's
+    engines.py, card.py commands for vLLM and llama.cpp, and the card that contains them
 
-An export is written beside its folder, loaded again from there, compared, and only then given its name.
+An export is written to a temporary folder beside its destination, loaded from there and compared. Only if the
+comparison passes is it renamed to its destination.
 """
 
 import importlib.util
@@ -43,27 +44,27 @@ from skipwise.train.tuning import load_additions
 __all__ = ["FORMATS", "Exported", "export"]
 
 FORMATS = ("hf", "gguf", "adapter")
-"""What a model is exported to."""
+"""Formats that a model can be exported to."""
 
 RECORD_FILE = "export.json"
 _HF_DTYPES = ("float32", "bfloat16", "float16")
 _SHARD_BYTES = 5 * 10**9
-# Load, measure, write, load again, compare.
+# The stages are load, measure, write, load again, compare.
 _STAGES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was exported.
+    """The result of an export.
 
     Attributes:
-        folder: where it lies.
+        folder: folder of the export.
         format: one of `FORMATS`.
-        dtype: numbers of its weights.
-        engine: what loaded it again for the comparison.
-        verdicts: of the comparison, one a part.
-        commands: to serve it, by engine.
-        notes: what a user should know.
+        dtype: number format of the weights.
+        engine: name of the engine that loaded the export for the comparison.
+        verdicts: verdicts of the comparison, one per part.
+        commands: commands that serve the export, by engine.
+        notes: what the user should know.
     """
 
     folder: Path
@@ -93,30 +94,30 @@ def export(
 
     Args:
         source: the output folder of a finished run, or any checkpoint folder.
-        to: `hf`, a whole checkpoint; `gguf`, a file for llama.cpp; `adapter`, a run's low-rank additions alone, or
-            the difference to its base cut to a `rank`, with the config of the extended model.
-        output: folder to make; None for one beside the source, named after it and the format.
-        dtype: of the weights: `float32`, `bfloat16` or `float16` for hf (None: as the source has them); `f32`, `f16`,
-            `bf16` or `q8_0` for gguf (None: f16). An adapter keeps its own.
+        to: `hf` for a whole checkpoint; `gguf` for a llama.cpp file; `adapter` for the run's adapter, or for the
+            difference to the base model truncated to a `rank`, with the config of the extended model.
+        output: folder to create; None for a folder beside the source, named after it and the format.
+        dtype: number format of the weights. For hf `float32`, `bfloat16` or `float16` (None: as in the source); for
+            gguf `f32`, `f16`, `bf16` or `q8_0` (None: f16). An adapter keeps its own dtype.
         base: where the run's base model is now.
-        engine: that a GGUF file is compared by: `llama.cpp` or `transformers`; None for llama.cpp where it is
-            installed.
-        shard_bytes: largest file of weights of an hf export.
-        long_tokens: of the long prompt that models are compared on; None for the whole window up to 8192 tokens, else
-            256 beyond the original window.
-        rank: of an adapter where there are no low-rank additions (`skipwise.inference.low_rank`): what it loses is
-            measured and said, and refuses nothing.
-        trust_remote_code: run Python code that comes with the model.
-        progress: show on a terminal what is being done.
+        engine: engine that loads a GGUF file for the comparison: `llama.cpp` or `transformers`. None for llama.cpp if
+            it is installed.
+        shard_bytes: size limit of a weights file in an hf export.
+        long_tokens: length of the long prompt of the comparison, in tokens. None for the whole window if that is at
+            most 8192 tokens, else 256 tokens beyond the original window.
+        rank: rank of the adapter for a source that has none (`skipwise.inference.low_rank`). The loss from truncation
+            is measured and reported, but never fails the export.
+        trust_remote_code: whether to run Python code that comes with the model.
+        progress: whether to show progress on a terminal.
 
     Returns:
-        What was made, how it compares, and commands to serve it.
+        What was exported, the comparison, and commands to serve it.
 
     Raises:
-        ConfigError: a setting is unknown, a package missing, or the format cannot carry the model's rotary embedding.
-        UnsupportedModelError: the format has no place for this kind of model.
-        CheckpointError: the export differs from the model by more than its number format, or cannot be written;
-            nothing is left then.
+        ConfigError: a setting is unknown, a package is missing, or the format cannot hold the model's rotary embedding.
+        UnsupportedModelError: the format does not support this kind of model.
+        CheckpointError: the export differs from the model by more than its number format explains, or cannot be
+            written. Nothing is left in this case.
     """
     if to not in FORMATS:
         raise ConfigError(f"--to is {to!r}; {did_you_mean(to, FORMATS)}give one of {', '.join(FORMATS)}")
@@ -129,7 +130,7 @@ def export(
     if rank is not None and (to != "adapter" or rank < 1):
         raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
     if folder.exists():
-        raise ConfigError(f"output folder {str(folder)!r} exists already; give another with --out")
+        raise ConfigError(f"output folder {str(folder)!r} already exists; give another with --out")
     with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
         trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
         if to == "adapter":
@@ -158,41 +159,41 @@ def _dtype(to: str, dtype: str | None) -> str | None:
         what = (
             f"{did_you_mean(dtype, allowed)}give one of {', '.join(allowed)}"
             if allowed
-            else "an adapter keeps its own: leave it out"
+            else "an adapter keeps its own dtype: leave --dtype out"
         )
         raise ConfigError(f"--dtype is {dtype!r}; for --to {to} {what}")
     return dtype
 
 
 def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
-    """Refuses an adapter where there is none to export, or none to cut."""
+    """Refuses an adapter export if the source has no adapter, or if a difference cannot be truncated to `rank`."""
     if rank is not None and trained.adapter is not None:
-        raise ConfigError(f"{source!r} has low-rank additions of its own; leave --rank out to export them")
+        raise ConfigError(f"{source!r} has an adapter of its own; leave --rank out to export it")
     if rank is not None and trained.base is None:
-        raise ConfigError(f"{source!r} is no run of skipwise extend; name the model it was made of with --base")
+        raise ConfigError(f"{source!r} is not a run of skipwise extend; name its base model with --base")
     if rank is None and trained.four_bit:
         raise ConfigError(
-            f"the additions of {source!r} were trained over weights in 4 bits, and over the base model's own they make "
-            "another model; export --to hf, or cut the difference of the whole weights to a --rank"
+            f"the adapter of {source!r} was trained on 4-bit weights and does not fit the base model's full weights; "
+            "export --to hf, or truncate the difference of the whole weights to a --rank"
         )
     if rank is None and trained.adapter is None:
         raise ConfigError(
-            f"{source!r} has no low-rank additions to export alone (adapter/); export --to hf, or cut its difference "
-            "to its base to a --rank"
+            f"{source!r} has no adapter to export (adapter/); export --to hf, or truncate its difference to the base "
+            "model to a --rank"
         )
     if trained.base is not None and is_read_as_another(trained.base):
         raise ConfigError(
-            f"the base of {source!r} is {trained.base!r}, which is read as a model of type "
-            f"{trained.model.config.model_type}, and an adapter fits that alone: make it by skipwise export --to hf, "
-            "and name it with --base"
+            f"the base of {source!r} is {trained.base!r}, which is converted to a model of type "
+            f"{trained.model.config.model_type} on loading, and an adapter fits only the converted model: make that "
+            "with skipwise export --to hf, and name it with --base"
         )
 
 
 class _Job:
-    """One export, from the trained model in memory to a folder that is compared.
+    """One export, from the trained model in memory to a compared folder.
 
-    The trained model is measured first, and then its weights are rounded in place, so that no more than two models are
-    in memory at once.
+    The trained model is measured first. Its weights are then rounded in place, so that at most two models are in memory
+    at the same time.
     """
 
     def __init__(
@@ -217,11 +218,11 @@ class _Job:
         self.ids = [self.reference.token_ids(text) for text in TEXTS]
 
     def hf(self, folder: Path) -> Exported:
-        """A whole checkpoint."""
+        """Exports a whole checkpoint."""
         dtype = self.dtype or self.trained.stored
         before = self._measure_trained()
         self._begin("write")
-        # Parameters alone: tables in 16 bits would be other tables.
+        # Only parameters are cast: rotary tables in 16 bits would be inexact.
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(getattr(torch, dtype))
         save_model(self.model, self.trained.tokenizer, folder, shard_bytes=self.shard_bytes)
@@ -244,7 +245,7 @@ class _Job:
         )
 
     def gguf(self, folder: Path) -> Exported:
-        """A GGUF file."""
+        """Exports a GGUF file."""
         dtype = self.dtype or "f16"
         plan = plan_gguf(self.model, self.trained.tokenizer)
         before = self._measure_trained()
@@ -265,8 +266,8 @@ class _Job:
         notes = [] if plan.rope.note is None else [plan.rope.note]
         if not by_llama_cpp:
             notes.append(
-                "llama.cpp itself was not run; with llama-cpp-python installed (pip install 'skipwise[llama-cpp]') it "
-                "is"
+                "llama.cpp itself was not run; to compare with it, install llama-cpp-python (pip install "
+                "'skipwise[llama-cpp]')"
             )
         return self._finish(
             folder,
@@ -280,7 +281,7 @@ class _Job:
         )
 
     def adapter(self, folder: Path) -> Exported:
-        """Low-rank additions, with the config that their base model must be given."""
+        """Exports an adapter, with the config that its base model must be loaded with."""
         adapter, base = self.trained.adapter, self.trained.base
         assert base is not None
         before, stated = self._measure_trained(), None
@@ -295,7 +296,7 @@ class _Job:
         save_config(self.model.config, folder)
         self.trained.tokenizer.save_pretrained(folder)
         self._begin("load it again")
-        # As its user loads it: the base model's weights under the config that lies with the adapter.
+        # Loaded as a user loads it: the base model's weights with the config from the adapter's folder.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
         plain = self._load_base(base)
         parameters = dict(plain.named_parameters(remove_duplicate=False))
@@ -311,9 +312,9 @@ class _Job:
             tables = self.reference.tables(len(self.prompts.long))
             compared = comparison.compare_cut(runner, self.prompts, tables, self.ids, before, stated, error)
             notes.append(
-                f"The difference to the base is cut to rank {self.rank}: skipwise generate "
+                f"The difference to the base is truncated to rank {self.rank}: skipwise generate "
                 f"{shlex.quote(str(self.trained.folder))} --adapter {shlex.quote(str(self.folder))} serves both modes "
-                "with it from one set of weights; skipwise eval says what the rank costs"
+                "with it from one set of weights; measure what the rank costs with skipwise eval"
             )
         return self._finish(
             folder,
@@ -324,7 +325,8 @@ class _Job:
             verdicts=[comparison.compare_config(folder, self.state), *compared],
             commands=engines.adapter_commands(self.folder, base, self.model.config, settings),
             notes=[
-                "The window is in config.json beside the adapter; a base model loaded without it has its short window: "
+                "config.json beside the adapter contains the extended window; without it the base model keeps its "
+                "short window: load it with "
                 f"AutoModelForCausalLM.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder)), then "
                 "PeftModel.from_pretrained(model, folder)",
                 *notes,
@@ -343,7 +345,13 @@ class _Job:
         return comparison.measure(self.reference, self.prompts)
 
     def _compare(self, exported: Runner, before: comparison.Measured, imitated: str | None = None) -> list[Verdict]:
-        """Compares with the model, whose weights are rounded by now; `imitated` is what llama.cpp computes in."""
+        """Compares an export with the model, whose weights are rounded by now.
+
+        Args:
+            exported: the export, loaded again.
+            before: logits of the model before rounding.
+            imitated: number format if llama.cpp runs the export, whose rounding is then imitated; else None.
+        """
         self._begin("compare")
         after = comparison.measure(self.reference, self.prompts)
         tables = self.reference.tables(len(self.prompts.long))

@@ -1,4 +1,4 @@
-"""The README.md of an export: what it is, how to serve it, and how it compares with the trained model."""
+"""Write the README.md of an export: what it is, how to serve it, and how it compares with the trained model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,26 +21,26 @@ def write_card(
     notes: Sequence[str] = (),
     whole: bool = True,
 ) -> Path:
-    """Writes the card of an export: that of its run, where it has one and the folder loads as that does, and a section.
+    """Writes the card of an export: the run's own card, if there is one and it applies, and a section on the export.
 
     Args:
-        folder: of the export.
-        source: of the run.
-        what: the export in a few words.
-        commands: to serve it, by engine.
-        verdicts: of the comparison.
-        engine: that computed the export's side of it.
-        notes: what a user should know.
-        whole: the folder is a checkpoint, as the run's own folder is.
+        folder: folder of the export.
+        source: folder of the run.
+        what: a short description of the export.
+        commands: commands that serve the export, by engine.
+        verdicts: verdicts of the comparison.
+        engine: name of the engine that ran the export for the comparison.
+        notes: what the user should know.
+        whole: whether the export is a whole checkpoint like the run's folder; only then the run's card applies.
     """
     own = source / _CARD
     before = own.read_text(encoding="utf-8") if own.is_file() and whole else f"# {source.name}: {what}\n"
     before = before.split(f"\n{_HEADING}\n")[0].rstrip()
-    lines = [before, "", _HEADING, "", f"This is {what}, made by skipwise of `{source.name}`.", ""]
+    lines = [before, "", _HEADING, "", f"This is {what}, exported by skipwise from `{source.name}`.", ""]
     for name, command in commands.items():
         lines += [f"{markdown_cell(name)}:", "", "```", command, "```", ""]
     lines += [f"- {markdown_cell(note)}" for note in notes] + ([""] if notes else [])
-    lines += [f"It was loaded again, by {engine}, and compared with the trained model:", ""]
+    lines += [f"It was loaded with {engine} and compared with the trained model:", ""]
     lines += [f"- {verdict.status}: {verdict.name}: {markdown_cell(verdict.detail)}" for verdict in verdicts]
     path = folder / _CARD
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
