@@ -284,7 +284,7 @@ class _Trial:
                     bar.update()
 
     def _with_perplexities(self, scale: float) -> FactorScores:
-        context = self._under(scale)
+        context = self._context_with(scale)
         scores = FactorScores(scale=scale, attention_factor=self.trained_factor * scale)
         try:
             for length in self.lengths:
@@ -294,22 +294,22 @@ class _Trial:
                 nlls = [sample["nll_sum"] / sample["scored_tokens"] for sample in measurement.samples]
                 scores = dataclasses.replace(scores, nlls={**scores.nlls, length: nlls})
         except CheckpointError as error:
-            return self._broken(scores, error)
+            return self._excluded(scores, error)
         return scores
 
     def _with_passkeys(self, scores: FactorScores) -> FactorScores:
         try:
-            (measurement,) = self._passkey.run(self._under(scores.scale), [self._target])
+            (measurement,) = self._passkey.run(self._context_with(scores.scale), [self._target])
         except CheckpointError as error:
-            return self._broken(scores, error)
+            return self._excluded(scores, error)
         return dataclasses.replace(scores, found=[sample["correct"] for sample in measurement.samples])
 
-    def _broken(self, scores: FactorScores, error: CheckpointError) -> FactorScores:
+    def _excluded(self, scores: FactorScores, error: CheckpointError) -> FactorScores:
         """Marks a factor with unusable logits as excluded. For the unchanged model this is an error."""
         if scores.scale == UNCHANGED:
             raise error
         return dataclasses.replace(scores, broken=f"its logits cannot be used: {error}")
 
-    def _under(self, scale: float) -> EvalContext:
+    def _context_with(self, scale: float) -> EvalContext:
         """The context with a model that has another factor, built around the same parameters."""
         return dataclasses.replace(self._context, model=with_scaled_attention(self._context.model, scale).eval())

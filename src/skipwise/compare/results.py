@@ -60,10 +60,10 @@ def collect(
             results = [_results(folder / job.name / "results.jsonl") for job in done]
             seeds = [job.seed for job in done if job.seed is not None]
             records += pooled_results(arm.name, results, scores[arm.name], seeds)
-        runs = [{"seed": job.seed, **_told(outcomes[job.name])} for job in of_arm]
+        runs = [{"seed": job.seed, **_run_summary(outcomes[job.name])} for job in of_arm]
         versions = next((o.versions for job in done if (o := outcomes[job.name]) and o.versions), versions)
         arms[arm.name] = _described(arm, of_arm[0], runs)
-    apart = list(differences(scores, comparison.reference))
+    found = list(differences(scores, comparison.reference))
     about = {
         "kind": "comparison",
         "model": comparison.run["model"],
@@ -73,7 +73,7 @@ def collect(
         "steps": planner.steps,
         "tokens_per_step": planner.step_tokens,
         "arms": arms,
-        "differences": [dataclasses.asdict(one) for one in apart],
+        "differences": [dataclasses.asdict(one) for one in found],
         "reached": _reached(comparison, planner, jobs, outcomes),
         "costs": [_cost(job, outcomes[job.name]) for job in jobs if job.measures_costs],
         "made": {
@@ -87,17 +87,19 @@ def collect(
     (folder / RECORDS_FILE).write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
     text = json.dumps(about, indent=2, allow_nan=False, default=str)
     (folder / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
-    return Results(folder=folder, records=records, differences=apart, about=about)
+    return Results(folder=folder, records=records, differences=found, about=about)
 
 
 def _results(file: Path) -> list[EvalResult]:
     return [EvalResult.from_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _told(outcome: Outcome | None) -> dict[str, Any]:
+def _run_summary(outcome: Outcome | None) -> dict[str, Any]:
     """A summary of a run's outcome."""
-    told = ("status", "failure", "error", "steps", "tokens", "training_seconds", "peak_bytes")
-    return {name: getattr(outcome, name) for name in told} if outcome else {**dict.fromkeys(told), "status": "not run"}
+    names = ("status", "failure", "error", "steps", "tokens", "training_seconds", "peak_bytes")
+    return (
+        {name: getattr(outcome, name) for name in names} if outcome else {**dict.fromkeys(names), "status": "not run"}
+    )
 
 
 def _described(arm: Arm, job: Job, runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Check
     Raises:
         CheckpointError: a file cannot be read, or a value that must be a number is not one.
     """
-    config, tokenizer = _as_read(read_file(Path(folder) / CONFIG), folder), None
+    config, tokenizer = _as_converted(read_file(Path(folder) / CONFIG), folder), None
     if (Path(folder) / TOKENIZER).is_file():
         tokenizer = read_file(Path(folder) / TOKENIZER)
     patient = Patient(config=config, tokenizer=tokenizer, base=base, defaults=_defaults(config))
@@ -138,7 +138,7 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
     return target
 
 
-def _as_read(config: dict[str, Any], folder: str | Path) -> dict[str, Any]:
+def _as_converted(config: dict[str, Any], folder: str | Path) -> dict[str, Any]:
     """The config of the model that this checkpoint is converted to on loading; other configs are returned unchanged.
 
     Raises:

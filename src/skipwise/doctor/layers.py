@@ -33,15 +33,15 @@ def layers(bench: Bench) -> Verdict:
     isolated = [path for path, found in share.items() if found == 0]
     over = f"over skips of {', '.join(map(str, skips))}"
     if isolated:
-        detail = f"{over} {len(isolated)} of {len(share)} modules that mix tokens hide chunk one: {_named(isolated)}"
+        detail = f"{over} {len(isolated)} of {len(share)} modules that mix tokens hide chunk one: {_listed(isolated)}"
     else:
         least = min(share, key=share.__getitem__)
         detail = (
             f"{over} chunk one has at least {share[least]:.2g} of chunk two's gradient in each of {len(share)} modules "
             f"that mix tokens (least in {least})"
         )
-    if untold := _without(bench.model, modules):
-        detail += f"; no such module could be told apart in {_named(untold)}"
+    if missing := _layers_without(bench.model, modules):
+        detail += f"; no such module was found in {_listed(missing)}"
     cure = (
         "these layers would not learn the new distances: load the model with another attention (eager, sdpa), with "
         "another transformers version, or without its own code if that ignores attention_mask"
@@ -60,7 +60,7 @@ def mixers(bench: Bench) -> dict[str, nn.Module]:
     mixing: set[nn.Module] = set()
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if _hidden((*args, *kwargs.values()), bench.n) and _hidden(_several(output), bench.n):
+        if _hidden_states((*args, *kwargs.values()), bench.n) and _hidden_states(_as_tuple(output), bench.n):
             mixing.add(module)
 
     with ExitStack() as hooks:
@@ -92,7 +92,7 @@ def shares(bench: Bench, modules: dict[str, nn.Module], skip: int) -> dict[str, 
     recording = True
 
     def cut(value: Any) -> Any:
-        if not _hidden((value,), bench.n):
+        if not _hidden_states((value,), bench.n):
             return value
         leaves.append(value.detach().requires_grad_())
         return leaves[-1]
@@ -102,7 +102,7 @@ def shares(bench: Bench, modules: dict[str, nn.Module], skip: int) -> dict[str, 
 
     def keep_output(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if recording:  # Recomputed layers run this hook again, but the graph to use is that of the first pass.
-            outputs[module] = _hidden(_several(output), bench.n)[0]
+            outputs[module] = _hidden_states(_as_tuple(output), bench.n)[0]
 
     with ExitStack() as hooks, torch.enable_grad():
         for module in modules.values():
@@ -130,11 +130,11 @@ def _takes_mask(module: nn.Module) -> bool:
     return "attention_mask" in inspect.signature(module.forward).parameters
 
 
-def _several(output: Any) -> tuple[Any, ...]:
+def _as_tuple(output: Any) -> tuple[Any, ...]:
     return output if isinstance(output, tuple) else (output,)
 
 
-def _hidden(values: tuple[Any, ...], n: int) -> list[Tensor]:
+def _hidden_states(values: tuple[Any, ...], n: int) -> list[Tensor]:
     """The values that hold one vector per token of the probe: floating point tensors (1, n, width)."""
     return [
         value
@@ -143,7 +143,7 @@ def _hidden(values: tuple[Any, ...], n: int) -> list[Tensor]:
     ]
 
 
-def _without(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
+def _layers_without(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
     """Paths of layers that contain none of the modules, in layer lists in which other layers do."""
     layers = [match.groups() for path in modules if (match := re.match(r"(.*?)\.(\d+)\b", path))]
     lists = dict.fromkeys(path for path, _ in layers)
@@ -155,6 +155,6 @@ def _without(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
     ]
 
 
-def _named(paths: list[str]) -> str:
+def _listed(paths: list[str]) -> str:
     more = len(paths) - _NAMED_AT_MOST
     return ", ".join(paths[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

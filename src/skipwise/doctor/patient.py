@@ -106,8 +106,8 @@ class Patient:
 
     def rewritten(self) -> dict[str, Any]:
         """The config in both formats, with a RoPE base that only the model's class defines written out."""
-        told = {name: value for name, value in self.defaults.items() if name == "rope_theta"}
-        written = eras.with_both_eras(eras.with_text_part(self.config, {**told, **self.text}))
+        from_class = {name: value for name, value in self.defaults.items() if name == "rope_theta"}
+        written = eras.with_both_eras(eras.with_text_part(self.config, {**from_class, **self.text}))
         if self.kind == "yarn" and not eras.names_original(self.text):
             # transformers falls back to the maximum. That is a guess, which must not be recorded as the original.
             for entry in Patient(config=written, tokenizer=None, base=None).entries:

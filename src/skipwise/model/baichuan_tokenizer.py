@@ -33,15 +33,15 @@ def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
             "copy one of them from the published folder"
         )
     _add_tokens(engine, settings, place)
-    special = {name: _text(settings.get(name), usual) for name, usual in _SPECIAL.items()}
+    special = {name: _token_text(settings.get(name), usual) for name, usual in _SPECIAL.items()}
     if whole is None:
         # These defaults are those of the model's own code.
         begin = special["bos_token"] if settings.get("add_bos_token", True) else None
         end = special["eos_token"] if settings.get("add_eos_token", False) else None
-        _frame(engine, begin, end)
+        _add_boundary_tokens(engine, begin, end)
     more = {"model_max_length": settings.get("model_max_length"), "chat_template": settings.get("chat_template")}
     if more["chat_template"] is None:
-        more["chat_template"] = _turns(engine, _json(place, "generation_config.json"))
+        more["chat_template"] = _chat_template(engine, _json(place, "generation_config.json"))
     return PreTrainedTokenizerFast(
         tokenizer_object=engine,
         clean_up_tokenization_spaces=False,
@@ -50,7 +50,7 @@ def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
     )
 
 
-def _turns(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
+def _chat_template(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
     """The chat template that the chat model's code implements: one token before each turn. None for other models."""
     ids = [generation.get(f"{role}_token_id") for role in ("user", "assistant")]
     marks = [engine.id_to_token(index) for index in ids if isinstance(index, int)]
@@ -67,18 +67,18 @@ def _turns(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
 
 def _add_tokens(engine: Tokenizer, settings: Mapping[str, Any], place: ModelSource) -> None:
     """Adds the tokens that were added to the vocabulary later, and checks that they get their recorded ids."""
-    told = {index: text for text, index in _json(place, "added_tokens.json").items()}
-    told |= {int(index): entry["content"] for index, entry in (settings.get("added_tokens_decoder") or {}).items()}
-    new = [told[index] for index in sorted(told) if engine.id_to_token(index) is None]
+    recorded = {index: text for text, index in _json(place, "added_tokens.json").items()}
+    recorded |= {int(index): entry["content"] for index, entry in (settings.get("added_tokens_decoder") or {}).items()}
+    new = [recorded[index] for index in sorted(recorded) if engine.id_to_token(index) is None]
     engine.add_tokens([AddedToken(text, normalized=False) for text in new])
-    if wrong := [f"{text} {index}" for index, text in sorted(told.items()) if engine.token_to_id(text) != index]:
+    if wrong := [f"{text} {index}" for index, text in sorted(recorded.items()) if engine.token_to_id(text) != index]:
         raise CheckpointError(
             f"the tokenizer files of {str(place)!r} disagree on token ids ({wrong[0]}, ...); download them again from "
             "one place"
         )
 
 
-def _frame(engine: Tokenizer, begin: str | None, end: str | None) -> None:
+def _add_boundary_tokens(engine: Tokenizer, begin: str | None, end: str | None) -> None:
     """Makes the tokenizer add the given tokens at the beginning and end of a text."""
     marks = [text for text in (begin, end) if text is not None]
     if marks:
@@ -88,7 +88,7 @@ def _frame(engine: Tokenizer, begin: str | None, end: str | None) -> None:
         )
 
 
-def _text(token: Any, usual: str | None) -> str | None:
+def _token_text(token: Any, usual: str | None) -> str | None:
     """The text of a special token. The settings hold the text itself or a dict that contains it."""
     return token["content"] if isinstance(token, dict) else token or usual
 

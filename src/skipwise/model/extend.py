@@ -55,7 +55,7 @@ def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Wind
     Raises:
         ConfigError: the model is wrapped or quantised, or its config cannot hold this interpolation.
     """
-    return _under(model, lambda config: extended_config(config, interpolation, window))
+    return _rebuilt(model, lambda config: extended_config(config, interpolation, window))
 
 
 def with_scaled_attention(model: PreTrainedModel, scale: float) -> PreTrainedModel:
@@ -69,10 +69,10 @@ def with_scaled_attention(model: PreTrainedModel, scale: float) -> PreTrainedMod
     Raises:
         ConfigError: as for `with_rope`, or the config cannot hold an attention factor for the model's interpolation.
     """
-    return _under(model, lambda config: scaled_config(config, scale))
+    return _rebuilt(model, lambda config: scaled_config(config, scale))
 
 
-def _under(model: PreTrainedModel, change: Callable[[PreTrainedConfig], PreTrainedConfig]) -> PreTrainedModel:
+def _rebuilt(model: PreTrainedModel, change: Callable[[PreTrainedConfig], PreTrainedConfig]) -> PreTrainedModel:
     """Builds the model again from a changed config, around the same parameters."""
     if hasattr(model, "peft_config") or getattr(model, "is_quantized", False):
         raise ConfigError(

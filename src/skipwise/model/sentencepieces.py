@@ -139,35 +139,35 @@ def _merges(pieces: list[tuple[str, float, int]]) -> list[tuple[str, str]]:
 
 
 def _piece(data: bytes) -> tuple[str, float, int]:
-    told = dict(_fields(data))
-    return told[1].decode(), struct.unpack("<f", told.get(2, bytes(4)))[0], told.get(3, _NORMAL)
+    fields = dict(_fields(data))
+    return fields[1].decode(), struct.unpack("<f", fields.get(2, bytes(4)))[0], fields.get(3, _NORMAL)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """Field number and value of each protocol buffer field: an integer for a varint, else raw bytes."""
-    place = 0
-    while place < len(data):
-        key, place = _whole(data, place)
+    offset = 0
+    while offset < len(data):
+        key, offset = _varint(data, offset)
         number, kind = key >> 3, key & 7
         if kind == 0:
-            value, place = _whole(data, place)
+            value, offset = _varint(data, offset)
             yield number, value
             continue
         size = {1: 8, 5: 4}.get(kind)
         if kind == 2:
-            size, place = _whole(data, place)
-        if size is None or place + size > len(data):
-            raise ValueError(f"unexpected data at byte {place}")
-        yield number, data[place : place + size]
-        place += size
+            size, offset = _varint(data, offset)
+        if size is None or offset + size > len(data):
+            raise ValueError(f"unexpected data at byte {offset}")
+        yield number, data[offset : offset + size]
+        offset += size
 
 
-def _whole(data: bytes, place: int) -> tuple[int, int]:
+def _varint(data: bytes, offset: int) -> tuple[int, int]:
     """Decodes a varint (7 bits per byte, lowest first). Returns its value and the offset after it."""
     value = shift = 0
     while True:
-        byte = data[place]
+        byte = data[offset]
         value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
+        offset, shift = offset + 1, shift + 7
         if byte < 128:
-            return value, place
+            return value, offset
