@@ -20,7 +20,7 @@ from skipwise.export.runners import LlamaCppRunner, Runner, TransformersRunner, 
 from skipwise.model import load_model
 
 HF, GGUF = ("float32", "bfloat16", "float16"), ("f32", "f16", "bf16", "q8_0")
-_NUMBERS = re.compile(r"by (\S+) of their size \(allowed (\S+)\).*costs (\S+);.*trained: (\S+)")
+_NUMBERS = re.compile(r"by (\S+) \(relative, allowed (\S+)\).*costs (\S+);.*trained: (\S+)")
 
 
 def main() -> None:

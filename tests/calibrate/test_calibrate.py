@@ -158,7 +158,7 @@ def test_the_record_tells_what_was_tried(loaded: LoadedModel, documents: list[np
     # Of the three that are long enough, whatever their order.
     hashes = {package.hash_tokens(ids) for ids in documents[:3]}
     assert set(told["documents_sha256"]) == hashes
-    assert told["rule"].startswith("Which of the factors measured is chosen. 1. A factor is kept")
+    assert told["rule"].startswith("The rule that chooses among the measured factors. 1. A factor is kept")
 
 
 def test_no_passkey_is_one_of_an_evaluation(loaded: LoadedModel, documents: list[np.ndarray], tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_each_layer_is_found_in_other_architectures(family: str, checkpointing: 
     model = build(MIXING[family])
     verdict = probe_layers(model, checkpointing=checkpointing)
     assert verdict.status == "pass", verdict.line
-    assert "told apart" not in verdict.detail
+    assert "was found in" not in verdict.detail
     isolate(model.get_submodule("model.layers.1.self_attn"))
     verdict = probe_layers(model, checkpointing=checkpointing)
     assert verdict.status == "fail", verdict.line
@@ -152,14 +152,14 @@ def test_what_cannot_be_told_apart_is_probed_as_a_whole_or_said(monkeypatch: pyt
     monkeypatch.setattr(layer_probe, "_takes_mask", lambda module: module not in without and takes_mask(module))
 
     without.add(model.get_submodule("model.layers.1.self_attn"))
-    assert "told apart" not in probe_layers(model).detail
+    assert "was found in" not in probe_layers(model).detail
     isolate(model.get_submodule("model.layers.1.self_attn"))
     assert probe_layers(model).detail.endswith("hide chunk one: model.layers.1")
 
     without.add(model.get_submodule("model.layers.1"))
     verdict = probe_layers(model)
     assert verdict.status == "pass"
-    assert verdict.detail.endswith("could be told apart in model.layers.1")
+    assert verdict.detail.endswith("was found in model.layers.1")
 
     without.update(model.modules())
     verdict = probe_layers(model)

@@ -50,7 +50,7 @@ def test_additions_to_4_bits_are_those_that_the_run_has_merged(
     assert all(torch.equal(tensor.float(), exported[name]) for name, tensor in trained.items())
     # Over the base in full precision they would be another model, which an adapter alone would be loaded as.
     assert cli.main(["export", str(source), "--to", "adapter", "--out", str(tmp_path / "adapter")]) == cli.BAD_INPUT
-    assert "4 bits" in capsys.readouterr().err
+    assert "4-bit weights" in capsys.readouterr().err
     assert not (tmp_path / "adapter").exists()
 
 
@@ -151,7 +151,7 @@ def test_a_cut_adapter_that_does_not_load_as_it_was_cut_is_refused(
         return stated
 
     monkeypatch.setattr(exports, "write_difference", write)
-    with pytest.raises(CheckpointError, match="weights: what was tuned is off by"):
+    with pytest.raises(CheckpointError, match="weights: the tuned difference is off by"):
         export(full_run, to="adapter", rank=8, output=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -159,5 +159,5 @@ def test_a_cut_adapter_that_does_not_load_as_it_was_cut_is_refused(
 def test_a_rank_is_for_what_has_no_additions(lora_run: Path, full_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="of its own; leave --rank out"):
         export(lora_run, to="adapter", rank=4, output=tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"no low-rank additions .* --rank"):
+    with pytest.raises(ConfigError, match=r"has no adapter .* --rank"):
         export(full_run, to="adapter", output=tmp_path / "out")

@@ -244,13 +244,13 @@ def test_weights_are_split_into_files_of_the_size_asked_for(family: Callable[...
         (["--to", "onnx"], ["'onnx'", "hf, gguf, adapter"]),
         (["--to", "hf", "--dtype", "q8_0"], ["'q8_0'", "bfloat16"]),
         (["--to", "gguf", "--dtype", "int4"], ["'int4'", "q8_0"]),
-        (["--to", "adapter", "--dtype", "float32"], ["'float32'", "leave it out"]),
-        (["--to", "adapter"], ["low-rank", "--to hf"]),
-        (["--to", "hf", "--out", "."], ["'.'", "exists already"]),
+        (["--to", "adapter", "--dtype", "float32"], ["'float32'", "leave --dtype out"]),
+        (["--to", "adapter"], ["no adapter", "--to hf"]),
+        (["--to", "hf", "--out", "."], ["'.'", "already exists"]),
         (["--to", "gguf", "--engine", "onnx"], ["'onnx'", "llama.cpp or transformers"]),
         (["--to", "hf", "--long-tokens", "65"], ["65", "64 tokens"]),
         (["--to", "hf", "--rank", "4"], ["--rank is 4", "--to adapter"]),
-        (["--to", "adapter", "--rank", "4"], ["no run", "--base"]),
+        (["--to", "adapter", "--rank", "4"], ["not a run", "--base"]),
     ],
 )
 def test_mistakes_get_one_line(

@@ -233,7 +233,7 @@ def test_doctor_looks_at_it_as_the_model_it_is_read_as(second: Path, tmp_path: P
     add_tokenizer(folder, model_max_length=32)
     found = check_up(folder)
     assert {verdict.name: verdict.status for verdict in found.verdicts}["tokenizer"] == "note"
-    assert "window 64" in {verdict.name: verdict.detail for verdict in found.verdicts}["tokenizer"]
+    assert "window is 64" in {verdict.name: verdict.detail for verdict in found.verdicts}["tokenizer"]
     # A Llama config beside packed weights would be of no use to anybody.
     with pytest.raises(ConfigError, match="export"):
         write_mended(folder, found, tmp_path / "mended")
@@ -294,9 +294,9 @@ def test_a_chat_models_turns_are_those_of_its_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "settings", "said"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2001107\n", {}, "no model of SentencePiece"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2001107\n", {}, "not a SentencePiece model"),
         (b"", {}, "no pieces"),
-        (None, {}, "no tokenizer.model"),
+        (None, {}, "neither tokenizer.model"),
         # Pieces "a" and "b" alone: SentencePiece's kind, left out, is Unigram.
         (b"\n\x03\n\x01a\n\x03\n\x01b", {}, "Unigram.*tokenizer.json"),
         (..., {"added_tokens_decoder": {"700": {"content": "<far>"}}}, "<far> 700"),
@@ -325,7 +325,7 @@ def test_a_run_ends_in_a_plain_checkpoint_and_its_exports(second: Path, tmp_path
     made = export(second, to="hf", output=tmp_path / "llama", dtype="float32")
     assert_same(AutoModelForCausalLM.from_pretrained(made.folder), baichuan(2, 600))
     # Elsewhere the base has other weights than the additions are to.
-    with pytest.raises(ConfigError, match="read as a model of type llama"):
+    with pytest.raises(ConfigError, match="converted to a model of type llama"):
         export(result.folder, to="adapter", output=tmp_path / "adapter")
     export(result.folder, to="adapter", base=str(made.folder), output=tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(made.folder, config=AutoConfig.from_pretrained(tmp_path / "adapter"))

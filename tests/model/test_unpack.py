@@ -51,7 +51,7 @@ def test_what_cannot_be_unpacked_is_refused_in_one_line(tiny_checkpoint: Path, t
     with pytest.raises(ConfigError, match="exists"):
         unpack_checkpoint(tmp_path / "gptq", tmp_path / "fp8")
     set_config(tmp_path / "gptq", {"quant_method": "awq"})
-    with pytest.raises(CheckpointError, match=r"layer .*_proj.*known are 4 bits"):
+    with pytest.raises(CheckpointError, match=r"layer .*_proj.*only AWQ.*4 bits"):
         unpack_checkpoint(tmp_path / "gptq", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     file = tmp_path / "gptq" / "model.safetensors"

@@ -128,7 +128,7 @@ def test_a_guessed_original_window_does_not_become_a_record(tmp_path: Path) -> N
     assert_same(library_table(mended, 131072), library_table(whole, 131072))
     again = check_up(mended)
     assert not again.changed
-    assert any("no original window is on record" in verdict.detail for verdict in again.verdicts)
+    assert any("no original window is recorded" in verdict.detail for verdict in again.verdicts)
     assert json.loads((mended / "config.json").read_text())["max_position_embeddings"] == 131072
 
 

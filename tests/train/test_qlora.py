@@ -150,7 +150,9 @@ def test_rows_of_no_whole_blocks_are_refused_where_they_are_misread(width: int) 
         check_read_as_stored(nn.ModuleDict({"layer": layer}))
         return
     assert width == 32, "bitsandbytes misreads whole blocks, too"
-    with pytest.raises(ConfigError, match=r"misreads its 4-bit weights of 'layer', whose rows of 32 .* train by lora"):
+    with pytest.raises(
+        ConfigError, match=r"misreads its 4-bit weights of 'layer', whose rows of 32 .* train with lora"
+    ):
         check_read_as_stored(nn.ModuleDict({"layer": layer}))
 
 
@@ -260,8 +262,8 @@ def test_a_model_that_is_quantized_already_is_refused(
     load_model(settings["model"], quantization=four).model.save_pretrained(quantized)
     shutil.copy(Path(settings["model"]) / "tokenizer.json", quantized)
     message = refused(settings, model=str(quantized))
-    assert "quantized already" in message
-    assert "train by lora" in message
+    assert "already quantized" in message
+    assert "train with lora" in message
     # What it says to run makes a model that can be trained so.
     monkeypatch.chdir(tmp_path)
     exec(message.split('python -c "')[1].rstrip('"'), {})
@@ -282,7 +284,7 @@ def test_a_gguf_file_is_refused(settings: dict[str, Any], tmp_path: Path) -> Non
     writer.close()
     message = refused(settings, model=str(tmp_path / "m.gguf"))
     assert "GGUF file" in message
-    assert "train by lora" in message
+    assert "train with lora" in message
 
 
 def test_a_gptj_is_refused_with_the_way_around(settings: dict[str, Any], tmp_path: Path) -> None:

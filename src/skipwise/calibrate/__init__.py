@@ -1,19 +1,20 @@
-"""Calibration: an attention factor for the target, chosen after training on a few long documents.
+"""Calibration: after training, choose an attention factor for the target on a few long documents.
 
-Skip-wise training never shows a query more keys than the training window holds. At the target there are more, and
-attention spreads over all of them. A larger factor on cos and sin, a number that the configs of YaRN and LongRoPE carry
-already, sharpens the logits by its square and brings much of the retrieval back, for the price of a few forward passes.
+In skip-wise training a query never sees more keys than the training window holds. At the target there are more keys,
+and attention spreads over all of them. A larger factor on cos and sin sharpens the attention logits by its square. This
+restores much of the retrieval, at the cost of a few forward passes. The configs of YaRN and LongRoPE already contain
+such a factor.
 
     calibration = calibrate(model, tokenizer, documents)
     model = with_scaled_attention(model, calibration.scale)
 
-    choice.py   the rule: which of the factors measured
+    choice.py   the rule that chooses among the measured factors
 
-**Which documents.** Not those that an evaluation reads. One number is chosen here, out of ten or so, so little can be
-learnt by heart; but a score on the documents that it was chosen on would still be the best of ten. `skipwise` takes
-documents of the *training* part: that leaves all held-out ones to evaluations, which need not know of this step, and
-where the model knows these texts it knows them under the factor it was trained with, which errs on the side of no
-change. Passkeys are made from a seed that no evaluation has. The hashes of the documents are in the record.
+**Which documents.** Calibration must not use documents that an evaluation reads. It chooses only one number out of
+about ten, so it can hardly overfit, but a score on the same documents would still be the best of ten. `skipwise` uses
+documents of the *training* split. All held-out documents then remain for evaluations, which need not know about
+calibration. If the model has memorised training texts, it did so under the trained factor, so the error is towards no
+change. Passkeys are generated from a seed that no evaluation uses. The record contains the hashes of the documents.
 """
 
 import dataclasses
@@ -42,21 +43,22 @@ from skipwise.runtime.forward import check_length
 
 __all__ = ["Calibration", "FactorScores", "Search", "calibrate", "require_calibratable"]
 
-# No passkey here is one that an evaluation of the same seed asks for.
+# Offset of the seed, so that calibration never uses the same passkeys as an evaluation.
 _SEEDS_OF_EVALUATIONS = 2**32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is tried, and on how much.
+    """Which factors are tried, and on how much data.
 
     Attributes:
-        scales: factors over the one that the model was trained with; 1, no change, is always tried.
-        refine: tries, between the choice and each of its neighbours, one more.
-        tolerance: how much perplexity may be given for passkeys, 0.03 for 3%; see `choice.Rule`.
-        num_documents: documents at most, each of at least the target.
-        scored_tokens: last tokens of each that perplexity is of; at most half of the shortest length.
-        trials: passkeys at the target, spread evenly over its depths.
+        scales: factors relative to the trained attention factor; 1 (no change) is always tried.
+        refine: whether to try one more factor between the choice and each of its neighbours.
+        tolerance: relative increase in perplexity that is accepted, 0.03 for 3%; see `choice.Rule`.
+        num_documents: maximum number of documents; each is at least as long as the target.
+        scored_tokens: number of tokens at the end of each document that perplexity is measured on; at most half of the
+            shortest length.
+        trials: number of passkeys at the target, spread evenly over its depths.
     """
 
     scales: tuple[float, ...] = (0.9, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3)
@@ -73,7 +75,7 @@ class Search:
                 f"calibration scales are {list(self.scales)}; give numbers above 0, such as 0.9, 1.1, 1.2"
             )
         if not 0 <= self.tolerance < 1:
-            raise ConfigError(f"calibration tolerance is {self.tolerance}; give a share of 0 to 1, such as 0.03")
+            raise ConfigError(f"calibration tolerance is {self.tolerance}; give a share from 0 to 1, such as 0.03")
         for name in ("num_documents", "scored_tokens", "trials"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"calibration {name} is {getattr(self, name)}; give 1 or more")
@@ -81,17 +83,18 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What was tried and what was chosen.
+    """The factors that were tried, and the choice.
 
     Attributes:
-        kind: of the interpolation.
-        trained_factor: the attention factor that the model was trained with.
-        scale: the choice, over that factor; 1.0 for no change.
-        lengths: where perplexity was measured, in tokens; the last one is the target, where passkeys were asked.
-        measured: every factor tried, from the smallest up.
-        documents: SHA-256 of the token ids of each document read.
-        search: what was asked for.
-        seed: of every draw.
+        kind: kind of the interpolation.
+        trained_factor: attention factor that the model was trained with.
+        scale: the choice relative to that factor; 1.0 means no change.
+        lengths: lengths at which perplexity was measured, in tokens. The last one is the target, at which passkeys were
+            measured too.
+        measured: scores of every factor tried, in ascending order.
+        documents: SHA-256 of the token ids of each document used.
+        search: the search settings.
+        seed: seed of all random draws.
     """
 
     kind: str
@@ -105,17 +108,17 @@ class Calibration:
 
     @property
     def attention_factor(self) -> float:
-        """The attention factor chosen."""
+        """The chosen attention factor."""
         return self.trained_factor * self.scale
 
     @property
     def rule(self) -> Rule:
-        """What chose."""
+        """The rule that made the choice."""
         return Rule(target=self.lengths[-1], tolerance=self.search.tolerance)
 
     @property
     def line(self) -> str:
-        """The choice in one line, for people."""
+        """The choice in one line of text."""
         by_scale = {one.scale: one for one in self.measured}
         before, after = by_scale[UNCHANGED], by_scale[self.scale]
         if after is before:
@@ -132,7 +135,7 @@ class Calibration:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values, every score with its 95% interval."""
+        """The calibration as JSON values; every score has its 95% interval."""
         return {
             "interpolation": self.kind,
             "trained_factor": self.trained_factor,
@@ -159,25 +162,26 @@ def calibrate(
     cache: SampleCache | None = None,
     progress: bool = True,
 ) -> Calibration:
-    """Chooses an attention factor for a model; the model itself stays as it is.
+    """Chooses an attention factor for a model. The model is not changed.
 
-    Each factor is tried on a model built around the same parameters. Measured is from cheap to dear, and what the rule
-    has ruled out is not measured further: perplexity at the shorter lengths, at the target, passkeys at the target.
+    Each factor is tried on a model built around the same parameters. Cheap measurements come first: perplexity at the
+    shorter lengths, perplexity at the target, passkeys at the target. Factors that the rule excludes are not measured
+    further.
 
     Args:
-        model: a plain model under an interpolation that carries an attention factor. Where it was calibrated before,
-            scales count from the factor it was trained with all the same.
-        tokenizer: its tokenizer.
-        documents: token ids of each document, 1-D integers, some of at least the target.
-        lengths: where perplexity is measured, in tokens; the longest is the target. By default the original window, the
-            model's whole window, and one between.
-        search: what is tried.
-        seed: what every draw is derived from.
-        cache: where samples of an interrupted run are found again.
-        progress: show bars.
+        model: a plain model whose interpolation has an attention factor. If it was calibrated before, scales are still
+            relative to the factor that it was trained with.
+        tokenizer: the model's tokenizer.
+        documents: token ids of each document, 1-D integers. At least one must be as long as the target.
+        lengths: lengths at which perplexity is measured, in tokens; the longest is the target. The default is the
+            original window, the model's whole window, and their geometric mean.
+        search: what to try; None for the defaults.
+        seed: seed of all random draws.
+        cache: stores samples, so that an interrupted calibration can continue.
+        progress: whether to show progress bars.
 
     Raises:
-        ConfigError: the interpolation cannot carry a factor, the model is wrapped, or a length cannot be used.
+        ConfigError: the interpolation has no attention factor, the model is wrapped, or a length cannot be used.
         DataError: no document is as long as the target.
         CheckpointError: the unchanged model's logits are NaN.
     """
@@ -210,12 +214,12 @@ def calibrate(
 
 
 def require_calibratable(model: Any, tokenizer: Any, documents: Sequence[np.ndarray]) -> None:
-    """Raises what `calibrate` would raise of this model and these documents before its first pass."""
+    """Raises the errors that `calibrate` would raise for this model and these documents before its first pass."""
     _checked(EvalContext(model=model, tokenizer=tokenizer, documents=documents), None, Search())
 
 
 def _checked(context: EvalContext, lengths: Sequence[int] | None, search: Search) -> "_Trial":
-    """A trial of lengths and documents that can be measured."""
+    """Builds a trial, and checks its lengths and documents."""
     state = rope_state(context.model.config)
     check_carries_factor(state.kind)
     between = round(math.sqrt(state.original * state.maximum))
@@ -232,12 +236,12 @@ def _between_neighbours(scale: float, tried: Iterable[float]) -> list[float]:
 
 
 class _Trial:
-    """Measures factors of one model.
+    """Measures attention factors of one model.
 
     Args:
-        context: with the model that is calibrated.
-        lengths: rising; the last is the target.
-        search: what is tried.
+        context: evaluation context with the model to calibrate.
+        lengths: in ascending order, in tokens; the last one is the target.
+        search: the search settings.
     """
 
     def __init__(self, context: EvalContext, lengths: tuple[int, ...], search: Search) -> None:
@@ -255,7 +259,7 @@ class _Trial:
         self.measured: list[FactorScores] = []
 
     def check(self) -> None:
-        """Refuses lengths and documents that cannot be measured, before anything is."""
+        """Refuses lengths and documents that cannot be measured, before any measurement."""
         check_length(self._context.model.config, self._target, allow_beyond=False)
         self._perplexity.check_lengths(self._context, self.lengths)
         self._passkey.check_lengths(self._context, [self._target])
@@ -266,7 +270,7 @@ class _Trial:
         return tuple(hash_tokens(self._context.documents[index]) for index in chosen.indices)
 
     def measure(self, scales: Sequence[float]) -> None:
-        """Adds what the rule needs to know of these scales to what is measured; no change goes first."""
+        """Measures these scales as far as the rule needs, the unchanged model first, and adds them to `measured`."""
         scales = sorted(set(scales) - {one.scale for one in self.measured}, key=lambda scale: scale != UNCHANGED)
         shown = self._context.progress and process_state().is_main_process
         with tqdm(desc="calibration", total=2 * len(scales), disable=not shown, leave=False) as bar:
@@ -280,7 +284,7 @@ class _Trial:
                     bar.update()
 
     def _with_perplexities(self, scale: float) -> FactorScores:
-        context = self._under(scale)
+        context = self._context_with(scale)
         scores = FactorScores(scale=scale, attention_factor=self.trained_factor * scale)
         try:
             for length in self.lengths:
@@ -290,22 +294,22 @@ class _Trial:
                 nlls = [sample["nll_sum"] / sample["scored_tokens"] for sample in measurement.samples]
                 scores = dataclasses.replace(scores, nlls={**scores.nlls, length: nlls})
         except CheckpointError as error:
-            return self._broken(scores, error)
+            return self._excluded(scores, error)
         return scores
 
     def _with_passkeys(self, scores: FactorScores) -> FactorScores:
         try:
-            (measurement,) = self._passkey.run(self._under(scores.scale), [self._target])
+            (measurement,) = self._passkey.run(self._context_with(scores.scale), [self._target])
         except CheckpointError as error:
-            return self._broken(scores, error)
+            return self._excluded(scores, error)
         return dataclasses.replace(scores, found=[sample["correct"] for sample in measurement.samples])
 
-    def _broken(self, scores: FactorScores, error: CheckpointError) -> FactorScores:
-        """Logits that are no numbers rule a factor out; those of the model as it is are an error."""
+    def _excluded(self, scores: FactorScores, error: CheckpointError) -> FactorScores:
+        """Marks a factor with unusable logits as excluded. For the unchanged model this is an error."""
         if scores.scale == UNCHANGED:
             raise error
         return dataclasses.replace(scores, broken=f"its logits cannot be used: {error}")
 
-    def _under(self, scale: float) -> EvalContext:
-        """The context with the model under another factor: another model, around the same parameters."""
+    def _context_with(self, scale: float) -> EvalContext:
+        """The context with a model that has another factor, built around the same parameters."""
         return dataclasses.replace(self._context, model=with_scaled_attention(self._context.model, scale).eval())

@@ -1,4 +1,4 @@
-"""The choice of an attention factor from what was measured of each: numbers in, one number out."""
+"""Choose an attention factor from the scores of each candidate. This module runs no model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,21 +11,22 @@ from skipwise.evals.tasks.regression import paired_mean
 from skipwise.records.stats import CONFIDENCE, Estimate, bootstrap_ratio, wilson
 
 UNCHANGED = 1.0
-"""The scale that leaves the model as it was trained."""
+"""The scale that leaves the trained model unchanged."""
 
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactorScores:
-    """What was measured of one factor; what it was ruled out before is not there.
+    """The scores of one factor. Measurements after the one that excluded it are missing.
 
     Attributes:
-        scale: the factor over the one that the model was trained with.
+        scale: the factor relative to the trained attention factor.
         attention_factor: the factor itself.
-        nlls: by length in tokens, the mean NLL of each document's last tokens, in nats; the same documents for all.
-        found: whether each passkey at the target was found; the same passkeys for all. None where none was asked.
-        broken: what was wrong with the model's logits under this factor, if anything was.
+        nlls: for each length in tokens, the mean NLL of each document's last tokens, in nats. All factors use the same
+            documents.
+        found: whether each passkey at the target was found. All factors use the same passkeys. None if not measured.
+        broken: why the model's logits cannot be used with this factor; None if they can.
     """
 
     scale: float
@@ -35,28 +36,29 @@ class FactorScores:
     broken: str | None = None
 
     def log_perplexity(self, length: int) -> float:
-        """Mean NLL at a length, in nats a token."""
+        """Mean NLL at a length, in nats per token."""
         return float(np.mean(self.nlls[length]))
 
     @property
     def num_found(self) -> int:
-        """Passkeys found."""
+        """Number of passkeys found."""
         return sum(self.found or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Which of the factors measured is chosen.
+    """The rule that chooses among the measured factors.
 
-    1. A factor is kept while the perplexity at every shorter length is within `tolerance` of the unchanged model's, and
-       that at the target within `tolerance` of the best among these.
-    2. A change must have earned its place against no change, on the same inputs: it finds no fewer passkeys, and either
-       measurably more (a one-sided sign test over the trials in which the two differ) or predicts the target's text
-       measurably better (the 95% interval of the paired difference over documents lies below 0).
-    3. Of the changes that are left, and no change if step 1 kept it, the one that finds most passkeys; of several, the
-       nearest to 1, by ratio. None left: no change.
+    1. A factor is kept if its perplexity at every shorter length is within `tolerance` of the unchanged model's, and
+       its perplexity at the target is within `tolerance` of the best of these factors.
+    2. A changed factor must be measurably better than no change on the same inputs. It must find no fewer passkeys, and
+       it must either find significantly more (one-sided sign test over the trials in which the two differ) or predict
+       the text at the target significantly better (the 95% interval of the paired difference over documents is below
+       0).
+    3. Among the remaining changed factors, and no change if step 1 kept it, the factor that finds most passkeys is
+       chosen; among equals, the one nearest to 1 by ratio. If no factor remains, nothing is changed.
 
-    So a choice is worse than no change in nothing but perplexity, and there by no more than the tolerance.
+    The chosen factor can therefore be worse than no change only in perplexity, and by no more than the tolerance.
 
     Attributes:
         target: the longest length, in tokens.
@@ -67,7 +69,7 @@ class Rule:
     tolerance: float
 
     def keeps_short(self, scores: FactorScores, unchanged: FactorScores) -> bool:
-        """Whether no shorter length that was measured lost more than the tolerance."""
+        """Whether perplexity is within the tolerance at every shorter length that was measured."""
         return scores.broken is None and all(
             self._within(scores.log_perplexity(length), unchanged.log_perplexity(length))
             for length in scores.nlls
@@ -75,21 +77,21 @@ class Rule:
         )
 
     def kept(self, measured: Sequence[FactorScores]) -> list[FactorScores]:
-        """What step 1 leaves of factors whose perplexities are known, the unchanged one among them."""
+        """The factors that step 1 keeps. Perplexities must be measured, and the unchanged factor must be included."""
         unchanged = _unchanged(measured)
         short = [one for one in measured if self.keeps_short(one, unchanged) and self.target in one.nlls]
         best = min(one.log_perplexity(self.target) for one in short)
         return [one for one in short if self._within(one.log_perplexity(self.target), best)]
 
     def choose(self, measured: Sequence[FactorScores]) -> FactorScores:
-        """The choice; every factor that step 1 keeps, and the unchanged one, must have passkeys measured."""
+        """The chosen factor. Passkeys must be measured for the unchanged factor and every factor that step 1 keeps."""
         unchanged = _unchanged(measured)
         left = [one for one in self.kept(measured) if one is unchanged or self._earned(one, unchanged)]
-        # By the logarithm, 1/1.1 is as near to 1 as 1.1.
+        # In logarithms, 1/1.1 is as near to 1 as 1.1.
         return min(left or [unchanged], key=lambda one: (-one.num_found, abs(math.log(one.scale)), one.scale))
 
     def verdict(self, scores: FactorScores, measured: Sequence[FactorScores]) -> str:
-        """What the rule says of one factor, in a few words."""
+        """The rule's verdict on one factor, in a few words."""
         unchanged = _unchanged(measured)
         if scores.broken is not None:
             return scores.broken
@@ -118,11 +120,11 @@ def _unchanged(measured: Sequence[FactorScores]) -> FactorScores:
 
 
 def finds_more(found: Sequence[bool], by_other: Sequence[bool]) -> bool:
-    """Whether the first found measurably more of the same passkeys than the other: an exact one-sided sign test.
+    """Whether `found` has significantly more of the same passkeys than `by_other`: an exact one-sided sign test.
 
         sum over k >= wins of C(n, k) / 2^n <= 2.5%,    n = wins + losses
 
-    Trials with the same outcome in both say nothing. Source: McNemar (1947), in its exact form.
+    Trials with the same outcome in both are ignored. Source: McNemar (1947), in its exact form.
     """
     wins = sum(one and not other for one, other in zip(found, by_other, strict=True))
     losses = sum(other and not one for one, other in zip(found, by_other, strict=True))
@@ -138,13 +140,13 @@ def perplexity(scores: FactorScores, length: int, rng: np.random.Generator) -> E
 
 
 def perplexity_ratio(scores: FactorScores, unchanged: FactorScores, length: int) -> Estimate:
-    """Perplexity over the unchanged model's on the same documents, with Student's interval of the paired logarithm."""
+    """Ratio of perplexity to the unchanged model's on the same documents, with Student's interval of paired logs."""
     differences = np.asarray(scores.nlls[length]) - np.asarray(unchanged.nlls[length])
     return paired_mean(differences)[0].exp()
 
 
 def scores_json(scores: FactorScores, measured: Sequence[FactorScores], rule: Rule, seed: int) -> dict[str, Any]:
-    """One factor's scores with their 95% intervals, and what the rule says of it, as JSON values."""
+    """One factor's scores with their 95% intervals and the rule's verdict, as JSON values."""
     unchanged = _unchanged(measured)
     passkeys = None
     if scores.found is not None:

@@ -1,8 +1,8 @@
-"""Arms against each other, sample by sample: what several seeds give together, and how far two arms are apart.
+"""Pool the scores of an arm over seeds, and compare arms sample by sample.
 
-Every arm is measured on the same documents and prompts, so that what is hard about a sample is hard for all, and drops
-out of the difference of two arms. Of each sample two numbers are kept, a sum and a weight (the NLL of a document's
-scored tokens and how many these are; a score and 1), as arrays (seeds, samples).
+Every arm is measured on the same documents and prompts. The difficulty of a sample therefore cancels in the difference
+of two arms. Each sample has a sum and a weight, stored as arrays (seeds, samples): the NLL of a document's scored
+tokens and their number, or a score and 1.
 """
 
 import json
@@ -26,7 +26,7 @@ INTERVAL_WITH_SEEDS = "bootstrap over samples and seeds"
 
 
 class Cell(NamedTuple):
-    """What is measured: a task at a length."""
+    """A measurement: a task at a length."""
 
     task: str
     length_tokens: int
@@ -37,10 +37,10 @@ class Scores:
     """The samples of one cell and arm.
 
     Attributes:
-        names: of each sample, the same for the same sample of another arm.
+        names: name of each sample; the same sample has the same name in every arm.
         sums: (seeds, samples).
         weights: (seeds, samples).
-        is_nll: sums are NLLs in nats and weights tokens; otherwise sums are scores of 0 to 1.
+        is_nll: if True, sums are NLLs in nats and weights are numbers of tokens; otherwise sums are scores from 0 to 1.
     """
 
     names: tuple[str, ...]
@@ -50,9 +50,9 @@ class Scores:
 
 
 def read_scores(files: Sequence[Path]) -> dict[Cell, Scores]:
-    """The scores of an arm, one file of samples for each seed; samples that are no scores are passed over.
+    """Reads the scores of an arm from one file of samples per seed. Samples without a score are skipped.
 
-    A file that lacks a cell which another has takes the cell away: seeds are pooled whole or not at all.
+    A cell is kept only if all files have it with the same samples, so that every cell contains all seeds.
     """
     by_seed: list[dict[Cell, dict[str, tuple[float, float, bool]]]] = []
     for file in files:
@@ -60,7 +60,7 @@ def read_scores(files: Sequence[Path]) -> dict[Cell, Scores]:
         for line in file.read_text(encoding="utf-8").splitlines():
             sample = json.loads(line)
             if (score := _score(sample)) is not None:
-                # The same document may be there more than once, and another task's prompt may have the same tokens.
+                # A document may occur more than once, and prompts of different documents may have the same tokens.
                 name = f"{sample.get('document', '')}:{sample.get('prompt_sha256', '')}"
                 cells[Cell(_task_of(sample), sample["length_tokens"])][name] = score
         by_seed.append(cells)
@@ -74,10 +74,10 @@ def read_scores(files: Sequence[Path]) -> dict[Cell, Scores]:
 
 
 def pooled(scores: Scores, rng: np.random.Generator) -> tuple[Estimate, str]:
-    """Value over all seeds and samples, and what its interval is: a perplexity, or a mean score.
+    """The perplexity or mean score over all seeds and samples, and the name of its interval's method.
 
-    Perplexities of several seeds are averaged as NLLs, which is their geometric mean. Scores of several seeds on one
-    prompt are no independent trials: the interval counts prompts.
+    Over seeds, NLLs are averaged, which is the geometric mean of perplexities. Scores of several seeds on the same
+    prompt are not independent trials, so the interval counts each prompt once.
     """
     num_seeds, num_samples = scores.sums.shape
     if not scores.is_nll:
@@ -94,13 +94,13 @@ def pooled(scores: Scores, rng: np.random.Generator) -> tuple[Estimate, str]:
 def difference(arm: Scores, reference: Scores, rng: np.random.Generator) -> Estimate | None:
     """Mean of arm minus reference on the samples, with an interval over samples and seeds.
 
-    Seeds pair in order; an arm that is not trained has one, which stands against each of the other's. NLLs are
-    resampled; of scores, which are often all alike, resampling would find no spread where there are few, so that their
-    interval is put together from Wilson's of both.
+    Seeds are paired in order. An untrained arm has a single seed, which is paired with every seed of the other arm.
+    Intervals of NLLs are bootstrapped. Scores are often all equal, and with few samples a bootstrap would then show no
+    spread. Their interval is therefore combined from the Wilson intervals of both arms.
 
     Returns:
-        A difference of NLLs, which is that of the logarithms of the perplexities, or of scores; None where the two were
-        not measured on the same samples.
+        The difference of NLLs (of log perplexities), or of scores. None if the arms were not measured on the same
+        samples.
     """
     if arm.names != reference.names or not (arm.weights[0] == reference.weights[0]).all():
         return None
@@ -118,11 +118,11 @@ def _difference_of_shares(arm: Scores, reference: Scores) -> Estimate:
 
         d - sqrt((p - l)^2 - 2 r (p - l) (v - q) + (v - q)^2),  d + sqrt((u - p)^2 - 2 r (u - p) (q - m) + (q - m)^2)
 
-    for means p and q with Wilson's intervals (l, u) and (m, v), and r the correlation of their scores; 0 where one of
-    them is always the same. Several seeds on one prompt count once.
+    p and q are the means, (l, u) and (m, v) their Wilson intervals, and r is the correlation of the scores, or 0 if one
+    arm's scores are all equal. Several seeds on one prompt count once.
 
     Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired
-        data" (1998), method 8; there r has a continuity correction in method 10, which this leaves out.
+        data" (1998), method 8. The continuity correction of r in method 10 is not used.
     """
     per_prompt = [(scores.sums / scores.weights).mean(axis=0) for scores in (arm, reference)]
     (p, below_p, above_p), (q, below_q, above_q) = (_wilson_reach(of) for of in per_prompt)
@@ -137,7 +137,7 @@ def _difference_of_shares(arm: Scores, reference: Scores) -> Estimate:
 
 
 def _wilson_reach(scores: np.ndarray) -> tuple[float, float, float]:
-    """Mean of scores (prompts,), and how far Wilson's interval reaches below and above it."""
+    """Mean of scores (prompts,), and the distances from it to the ends of Wilson's interval, below and above."""
     value, low, high = wilson(float(scores.sum()), len(scores))
     return value, value - (low or 0.0), (high or 0.0) - value
 
@@ -145,13 +145,13 @@ def _wilson_reach(scores: np.ndarray) -> tuple[float, float, float]:
 def pooled_results(
     arm: str, results: Sequence[Sequence[EvalResult]], scores: Mapping[Cell, Scores], seeds: Sequence[int]
 ) -> Iterator[EvalResult]:
-    """The results of an arm over its seeds: each number once.
+    """Yields the results of an arm pooled over its seeds.
 
     Args:
-        arm: its name.
-        results: of each seed.
-        scores: of all seeds together.
-        seeds: of training; empty for an arm that is not trained.
+        arm: name of the arm.
+        results: results of each seed, in the same order.
+        scores: scores of all seeds.
+        seeds: training seeds; empty for an untrained arm.
     """
     num_runs = len(results)
     for index, first in enumerate(results[0]):
@@ -181,7 +181,7 @@ def pooled_results(
 
 
 def differences(scores: Mapping[str, Mapping[Cell, Scores]], reference: str) -> Iterator[Difference]:
-    """Every arm against the reference in every cell that both were measured in."""
+    """Yields the difference of every arm to the reference, in every cell in which both were measured."""
     for arm, cells in scores.items():
         for cell, of_arm in cells.items():
             of_reference = scores.get(reference, {}).get(cell)
@@ -204,7 +204,7 @@ def differences(scores: Mapping[str, Mapping[Cell, Scores]], reference: str) -> 
 
 
 def _score(sample: Mapping[str, Any]) -> tuple[float, float, bool] | None:
-    """Sum, weight, and whether it is an NLL."""
+    """Sum, weight, and whether the sum is an NLL; None if the sample has no score."""
     if "nll_sum" in sample:
         return sample["nll_sum"], sample["scored_tokens"], True
     score = sample.get("correct", sample.get("score"))
@@ -216,7 +216,7 @@ def _task_of(sample: Mapping[str, Any]) -> str:
 
 
 def _named(task: str, details: Mapping[str, Any]) -> str:
-    """A task, with the kind of question where it has several."""
+    """The task's name, followed by the kind of question if it has several."""
     return " ".join(str(part) for part in (task, details.get("kind")) if part)
 
 
@@ -226,11 +226,11 @@ def _mean(scores: Scores) -> float:
 
 
 def _resampled(arm: Scores, reference: Scores | None, rng: np.random.Generator) -> np.ndarray:
-    """Means (resamples,), of an arm or of its difference to the reference, with samples and seeds drawn anew."""
+    """Bootstrap means (resamples,) of an arm, or of its difference to the reference, over samples and seeds."""
     num_samples = len(arm.names)
     num_seeds = max(len(arm.sums), 0 if reference is None else len(reference.sums))
     samples = rng.integers(0, num_samples, size=(_RESAMPLES, num_samples))
-    # A single seed says nothing about others: the interval then is of this one.
+    # A single seed gives no information about other seeds, so the interval is then that of this seed.
     seeds = rng.integers(0, num_seeds, size=(_RESAMPLES, num_seeds))
 
     def means(scores: Scores) -> np.ndarray:

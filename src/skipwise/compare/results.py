@@ -1,7 +1,7 @@
-"""What the jobs of a comparison left, brought together: records pooled over seeds, differences, time and memory.
+"""Collect the results of a comparison's jobs: records pooled over seeds, differences, time and memory.
 
-records.jsonl     one `EvalResult` a line, `details.compared` names the arm
-comparison.json   arms and their runs, differences to the reference, costs, and how it was made
+records.jsonl     one `EvalResult` per line; `details.compared` names the arm
+comparison.json   arms and their runs, differences to the reference, costs, and provenance
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ COMPARISON_FILE = "comparison.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """What a comparison found.
+    """The results of a comparison.
 
     Attributes:
-        folder: where it lies.
-        records: of every arm, pooled over its seeds.
-        differences: of every arm to the reference.
-        about: what stands in `comparison.json`.
+        folder: folder with the results.
+        records: records of every arm, pooled over its seeds.
+        differences: differences of every arm to the reference.
+        about: content of `comparison.json`.
     """
 
     folder: Path
@@ -42,14 +42,14 @@ class Results:
 
     @property
     def failed(self) -> list[str]:
-        """Names of arms of which a run failed."""
+        """Names of arms with at least one failed run."""
         return [name for name, arm in self.about["arms"].items() if any(r["status"] == "failed" for r in arm["runs"])]
 
 
 def collect(
     comparison: Comparison, planner: Planner, jobs: Sequence[Job], folder: Path, *, seconds: float, command: str
 ) -> Results:
-    """Reads what every job left and writes the two files."""
+    """Reads the results of every job and writes the two files."""
     outcomes = {job.name: Outcome.read(folder / job.name) for job in jobs}
     records: list[EvalResult] = []
     scores, arms, versions = {}, {}, {}
@@ -61,10 +61,10 @@ def collect(
             results = [_results(folder / job.name / "results.jsonl") for job in done]
             seeds = [job.seed for job in done if job.seed is not None]
             records += pooled_results(arm.name, results, scores[arm.name], seeds)
-        runs = [{"seed": job.seed, **_told(outcomes[job.name])} for job in of_arm]
+        runs = [{"seed": job.seed, **_run_summary(outcomes[job.name])} for job in of_arm]
         versions = next((o.versions for job in done if (o := outcomes[job.name]) and o.versions), versions)
         arms[arm.name] = _described(arm, of_arm[0], runs)
-    apart = list(differences(scores, comparison.reference))
+    found = list(differences(scores, comparison.reference))
     about = {
         "kind": "comparison",
         "model": comparison.run["model"],
@@ -74,7 +74,7 @@ def collect(
         "steps": planner.steps,
         "tokens_per_step": planner.step_tokens,
         "arms": arms,
-        "differences": [dataclasses.asdict(one) for one in apart],
+        "differences": [dataclasses.asdict(one) for one in found],
         "reached": _reached(comparison, planner, jobs, outcomes),
         "costs": [_cost(job, outcomes[job.name]) for job in jobs if job.measures_costs],
         "made": {
@@ -88,17 +88,19 @@ def collect(
     (folder / RECORDS_FILE).write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
     text = json.dumps(about, indent=2, allow_nan=False, default=str)
     (folder / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
-    return Results(folder=folder, records=records, differences=apart, about=about)
+    return Results(folder=folder, records=records, differences=found, about=about)
 
 
 def _results(file: Path) -> list[EvalResult]:
     return [EvalResult.from_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _told(outcome: Outcome | None) -> dict[str, Any]:
-    """A run in a few words."""
-    told = ("status", "failure", "error", "steps", "tokens", "training_seconds", "peak_bytes")
-    return {name: getattr(outcome, name) for name in told} if outcome else {**dict.fromkeys(told), "status": "not run"}
+def _run_summary(outcome: Outcome | None) -> dict[str, Any]:
+    """A summary of a run's outcome."""
+    names = ("status", "failure", "error", "steps", "tokens", "training_seconds", "peak_bytes")
+    return (
+        {name: getattr(outcome, name) for name in names} if outcome else {**dict.fromkeys(names), "status": "not run"}
+    )
 
 
 def _described(arm: Arm, job: Job, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -107,14 +109,14 @@ def _described(arm: Arm, job: Job, runs: list[dict[str, Any]]) -> dict[str, Any]
         "trained": arm.kind.trained,
         "interpolation": job.run.interpolation if arm.kind.interpolated else None,
         "sampler": job.run.sampler if arm.kind.trained else None,
-        # The kind's own as well, such as its recipe; what interpolates and samples stands above.
+        # Includes the settings of the arm's kind, such as its recipe. Interpolation and sampler are listed above.
         "settings": merge_settings({k: v for k, v in arm.kind.settings.items() if k != "sampler"}, arm.settings),
         "runs": runs,
     }
 
 
 def _cost(job: Job, outcome: Outcome | None) -> dict[str, Any]:
-    """A step of one window at one target: the median of all but the first, which warms up."""
+    """Time and memory of a training step with one window at one target; the median time without the warm-up step."""
     later = sorted(outcome.step_seconds[1:]) if outcome else []
     return {
         "arm": job.arm.name,
@@ -129,9 +131,9 @@ def _cost(job: Job, outcome: Outcome | None) -> dict[str, Any]:
 def _reached(
     comparison: Comparison, planner: Planner, jobs: Sequence[Job], outcomes: dict[str, Outcome | None]
 ) -> list[dict[str, Any]]:
-    """Tokens after which validation at the target first was at or below a perplexity; None where it never was.
+    """Training tokens after which validation at the target first reached a perplexity; None if it never did.
 
-    Unless one is asked for, the perplexity is what the reference ended with.
+    By default the perplexity is the geometric mean of the reference's final values.
     """
     watched = [
         (job, outcome.validation)

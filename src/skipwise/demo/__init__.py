@@ -1,4 +1,4 @@
-"""The whole method in minutes on a small model that ships with the package: measure, extend, measure again, report."""
+"""The whole method in minutes, on a small model that is part of the package: measure, extend, measure again, report."""
 
 from skipwise.demo.run import BASE, Claims, DemoSettings, run_demo
 

@@ -1,12 +1,12 @@
-"""The demo: a Llama of 2.1M parameters, extended from 256 to 4096 tokens on the standard library's sources.
+"""The demo: extend a Llama with 2.1M parameters from 256 to 4096 tokens, on the sources of the standard library.
 
 base model -> perplexity and passkeys by length          arm "base"
-the same, interpolated but not trained                   arm "interpolation only"
+the same model, interpolated but not trained             arm "interpolation only"
 preflight, skip-wise training, the same measurements     arm "extended"
--> a table and a page with two pictures
+-> a table and a page with two figures
 
-A demo that was stopped goes on where it was: what was measured is kept in a folder that is there until the end, and the
-run of training resumes as any run does.
+An interrupted demo continues where it stopped. Measurements are kept in a folder until the demo is complete, and
+training resumes like any run.
 """
 
 import itertools
@@ -34,23 +34,23 @@ BASE = Path(__file__).parent / "base"
 """The embedded base model: a plain checkpoint folder, made by `scripts/train_base.py`."""
 
 _SAMPLES = ".samples"
-"""What has been measured so far; the folder's presence says that the demo has not come to its end."""
+"""Folder with the measurements so far. It exists only while the demo is incomplete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoSettings:
-    """How long the demo takes and what it claims.
+    """Sizes of the demo.
 
     Attributes:
         target: longest context that is measured, in tokens.
-        headroom: how far beyond `target` positions are trained, as a factor: of all distances the longest are met least
-            often, so the model is extended to more than it must do.
-        steps: optimizer steps of 4096 tokens: 30% in windows of 256, 40% in windows of a quarter of the target,
-            the last 30% in windows of half of it.
-        trials: passkeys of each length.
-        num_depths: parts of the text that they are spread over.
-        num_documents: held-out documents for perplexity.
-        scored_tokens: tokens of each that it is taken of.
+        headroom: factor by which trained positions exceed `target`. Training sees the longest distances least often, so
+            the model is extended beyond the measured lengths.
+        steps: optimizer steps of 4096 tokens: 30% with windows of 256 tokens, 40% with windows of a quarter of the
+            target, the last 30% with windows of half of it.
+        trials: number of passkeys per length.
+        num_depths: number of depths that the passkeys are spread over.
+        num_documents: number of held-out documents for perplexity.
+        scored_tokens: number of tokens per document that perplexity is measured on.
     """
 
     target: int = 4096
@@ -67,7 +67,7 @@ class DemoSettings:
         return round(self.target * self.headroom)
 
     def run_config(self, model_folder: Path, seed: int) -> RunConfig:
-        """The run that extends the base: the recipe that wins at this size."""
+        """The run that extends the base model, with the recipe that works best at this size."""
         return RunConfig.from_mapping(
             {
                 "model": str(BASE),
@@ -75,7 +75,7 @@ class DemoSettings:
                 "output": str(model_folder),
                 "interpolation": {"kind": "yarn"},
                 "recipe": "growing",
-                # All for long text: short requests are the base's own, by two modes.
+                # Trained for long text only: in two-mode serving, the base model answers short requests.
                 "sampler": {"start": "anywhere"},
                 "data": {"source": "stdlib", "retrieval": 0.12},
                 "growth": [
@@ -101,10 +101,10 @@ class DemoSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What the demo says of the extended model, read off its own records.
+    """The demo's claims about the extended model, computed from its records.
 
     Attributes:
-        perplexity_falls: perplexity of the same tokens is lower at each longer length.
+        perplexity_falls: whether the perplexity of the same tokens is lower at each longer length.
         worst_passkeys: smallest share of passkeys found at any length.
     """
 
@@ -126,7 +126,7 @@ class Claims:
 
     @property
     def hold(self) -> bool:
-        """Whether all that the demo says is true of this run."""
+        """Whether all claims are true for this run."""
         return self.perplexity_falls and self.retrieves
 
 
@@ -134,27 +134,27 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     """Runs the demo and writes `model/`, `records.jsonl` and `report.html` into a folder.
 
     Args:
-        folder: where to; an earlier demo that was stopped goes on, what a finished one left is replaced.
+        folder: where to write. An interrupted demo is continued; the results of a finished one are replaced.
         settings: sizes; the defaults take a few minutes on two cores.
-        seed: of training and evaluation.
+        seed: seed of training and evaluation.
 
     Returns:
-        The arms base, interpolation only, and extended, with their results.
+        The arms "base", "interpolation only" and "extended", with their results.
 
     Raises:
-        KeyboardInterrupt: it was stopped on request; the same call goes on.
+        KeyboardInterrupt: training was stopped on request. The same call continues it.
     """
     settings = settings or DemoSettings()
     console, begun = Console(), time.monotonic()
     model_folder, records, report = folder / "model", folder / "records.jsonl", folder / "report.html"
     run = settings.run_config(model_folder, seed)
     if _goes_on(folder, run):
-        console.print(f"going on with the demo in {folder}", soft_wrap=True)
+        console.print(f"continuing the demo in {folder}", soft_wrap=True)
     else:
         shutil.rmtree(model_folder, ignore_errors=True)
         shutil.rmtree(folder / _SAMPLES, ignore_errors=True)
         report.unlink(missing_ok=True)
-    # Written anew, of what is measured and what has been.
+    # Written again, from cached and new measurements.
     records.unlink(missing_ok=True)
     samples = SampleCache(folder / _SAMPLES)
     samples.folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
         f"A Llama of {loaded.model.num_parameters() / 1e6:.1f}M parameters with a window of {original} tokens is "
         f"extended to {settings.target} (and {settings.headroom - 1:.0%} headroom: {settings.extended_target}), on the "
         "sources of Python's standard library; "
-        f"{len(documents)} long files are kept out of training to measure on."
+        f"{len(documents)} long files are held out for the measurements."
     )
     arms = [
         measure("base", BASE),
@@ -220,7 +220,7 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
 
 
 def _goes_on(folder: Path, run: RunConfig) -> bool:
-    """Whether the folder holds this very demo, stopped before its end."""
+    """Whether the folder contains an incomplete demo with the same settings."""
     begun = Run.open(run.output_folder).config()
     return (folder / _SAMPLES).exists() and begun in (None, run)
 

@@ -1,8 +1,8 @@
-"""The preflight: a few tiny forward passes that prove, or disprove, that skip-wise training works on this very model.
+"""The preflight: a few tiny forward and backward passes that show whether skip-wise training works on this model.
 
-Skip-wise training fails silently: where the chunks cannot see each other, or the positions are ignored, or the scaling
-never reached the rotary tables, the loss looks normal and nothing is learnt. Whether that happens depends on the model
-class, the attention backend and the installed versions, so it is measured on the user's own, never assumed.
+Skip-wise training can fail silently. If the chunks cannot attend to each other, if the model ignores positions, or if
+the scaling did not reach the rotary tables, the loss looks normal but nothing is learnt. This depends on the model
+class, the attention backend and the installed versions. It is therefore measured on the user's own setup.
 
     bench.py       the model under test, and the passes that probes are made of
     chunks.py      probes of what the chunks see of each other, and of what positions do
@@ -45,21 +45,21 @@ def doctor(
 ) -> list[Verdict]:
     """Probes whether skip-wise training can work on a model that is already extended.
 
-    Modes, gradients, checkpointing, rotary tables and random state are afterwards as they were.
+    Modes, gradients, checkpointing, rotary tables and random state are restored afterwards.
 
     Args:
         model: built with the interpolation in its config, on the device and in the dtype that training uses.
         window: lengths of the extension, in tokens.
-        interpolation: what the model was extended by.
-        tokenizer: names the special tokens to avoid, and is saved and loaded again with the model.
-        gradient_checkpointing: probe with it, as training will run.
-        mixed_precision: 16-bit type that training computes in by autocast; None where it has none.
-        check_dilution: also probe the mask of diluted attention, as `RunConfig.dilution` has it used.
-        check_reload: also save to a temporary folder and load again.
-        seed: of the random tokens.
+        interpolation: the interpolation that the model was extended with.
+        tokenizer: its special tokens are not used in probes. It is saved and loaded together with the model.
+        gradient_checkpointing: whether training will use gradient checkpointing; the probes then use it too.
+        mixed_precision: 16-bit dtype of training's autocast; None if training does not use autocast.
+        check_dilution: also probe the attention mask of diluted attention (`RunConfig.dilution`).
+        check_reload: also save the model to a temporary folder and load it again.
+        seed: seed of the random tokens.
 
     Returns:
-        The verdicts, one a probe; the probe of local attention has none for a model without it.
+        One verdict per probe. Probes that do not apply to the model give none (`local`, `unapplied`).
     """
     probes = (*_PROBES, *([dilution] if check_dilution else []), *([reload] if check_reload else []))
     with undisturbed(model, gradient_checkpointing=gradient_checkpointing):
@@ -68,14 +68,15 @@ def doctor(
 
 
 def _run(probe: Callable[[Bench], Verdict | None], bench: Bench) -> Verdict | None:
-    """A pass that cannot even be made is a verdict as well: training would meet the same error."""
+    """Runs a probe. An exception becomes a failed verdict, because training would meet the same error."""
     try:
         return probe(bench)
-    except Exception as error:  # The model's code is anyone's and may raise anything.
+    except Exception as error:  # Third-party model code may raise anything.
         message = next(iter(str(error).strip().splitlines()), "no message")
         return Verdict(
             name=probe.__name__,
             status="fail",
             detail=f"the probe stopped with {type(error).__name__}: {message[:200]}",
-            cure="training would stop alike: try --attention eager, no checkpointing, or another transformers version",
+            cure="training would stop in the same way: try --attention eager, no gradient checkpointing, or another "
+            "transformers version",
         )

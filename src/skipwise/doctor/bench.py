@@ -1,8 +1,8 @@
-"""The model under test, and the passes that probes are made of.
+"""The model under test, and the passes that probes run.
 
-A probe is a short window of random tokens in two chunks with a skip between them, run exactly as training runs it: the
-arguments of `skipwise.loss.training_inputs`, training mode, mixed precision and gradient checkpointing when asked.
-Every pass starts from the same random numbers, so that dropout drops the same units in passes that are compared.
+A probe is a short window of random tokens in two chunks with a skip between them. It runs exactly as in training: with
+the arguments of `skipwise.loss.training_inputs`, in training mode, and with mixed precision and gradient checkpointing
+if training uses them. Every pass starts from the same random seed, so that dropout drops the same units in all passes.
 """
 
 import warnings
@@ -29,17 +29,17 @@ _ANGLE_POSITIONS = 256
 
 
 class Bench:
-    """A model with random tokens for it, and ways to run it.
+    """A model, random tokens for it, and methods to run it.
 
     Attributes:
         config: the decoder's part of the model's config.
-        n: tokens of a probe; few enough that no layer of local attention hides its first token from its last.
-        half: tokens of the first chunk.
+        n: number of tokens in a probe; few enough that with local attention the last token still sees the first.
+        half: number of tokens in the first chunk.
         ids: (1, n) token ids, none of them special.
-        longest_skip: in tokens; puts the last token at the last position of the target.
-        middle_skip: in tokens; leaves room below the target for `shift`.
+        longest_skip: skip that puts the last token at the last position of the target, in tokens.
+        middle_skip: skip that leaves room for `shift` below the target, in tokens.
         shift: constant to add to positions, in tokens.
-        dtype: what passes compute in: that of mixed precision, else the model's own.
+        dtype: dtype that passes compute in: that of mixed precision, else the model's own.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Bench:
         allowed = rng.permutation(np.setdiff1d(np.arange(self.config.vocab_size), self._special_ids()))
         self._spare, *ids = np.resize(allowed, self.n + 1).tolist()
         self.ids = torch.tensor([ids], device=model.device)
-        # A random direction, as the sum of all logits could cancel.
+        # A random direction, because the effects on all logits could cancel in their sum.
         self._direction = torch.from_numpy(rng.standard_normal(self.config.vocab_size)).float().to(model.device)
 
     def _special_ids(self) -> list[int]:
@@ -74,13 +74,13 @@ class Bench:
         return [one for given in ids if given is not None for one in (given if isinstance(given, list) else [given])]
 
     def positions(self, skip: int, start: int = 0) -> Tensor:
-        """(1, n): two runs of positions from `start` on, the second `skip` further on."""
+        """Positions (1, n) that start at `start` and skip `skip` positions between the two chunks."""
         positions = torch.arange(start, start + self.n, device=self.model.device)
         positions[self.half :] += skip
         return positions[None]
 
     def changed(self, index: int) -> Tensor:
-        """The tokens with the one at `index` exchanged for one that occurs nowhere else."""
+        """The tokens (1, n) with the one at `index` replaced by a token that does not occur in the probe."""
         ids = self.ids.clone()
         ids[0, index] = self._spare
         return ids
@@ -94,15 +94,15 @@ class Bench:
         diluted: bool | None = None,
         model: PreTrainedModel | None = None,
     ) -> Tensor:
-        """Float32 logits (batch, n, vocabulary) of one pass as training makes it.
+        """Float32 logits (batch, n, vocabulary) of one forward pass as in training.
 
         Args:
             positions: (batch, n).
-            ids: (1, n) token ids in place of the bench's own.
-            mask: False leaves training's explicit mask out.
-            diluted: the mask of a row whose attention is diluted, or of one among such rows that is not; None for the
-                mask of ones.
-            model: in place of the model under test.
+            ids: (1, n) token ids to use instead of the bench's own.
+            mask: whether to pass training's explicit attention mask.
+            diluted: use the attention mask of a batch with diluted rows, in which all rows are diluted (True) or none
+                is (False). None for the mask of ones.
+            model: model to run instead of the model under test.
         """
         ids = (self.ids if ids is None else ids).expand_as(positions)
         rows = None if diluted is None else torch.full((len(ids),), diluted, device=ids.device)
@@ -114,25 +114,25 @@ class Bench:
             return (model or self.model)(**inputs).logits.float()
 
     def autocast(self) -> torch.autocast:
-        """Training's mixed precision, which every forward pass runs in; where there is none, it changes nothing."""
+        """The autocast context of training's mixed precision; disabled if training has none."""
         on = self._mixed_precision is not None
         return torch.autocast(self.model.device.type, self._mixed_precision, enabled=on)
 
     def seed(self) -> None:
-        """Starts the random numbers anew, as every pass does."""
+        """Resets the random state, which every pass starts from."""
         torch.manual_seed(self._seed)
 
     def effect(self, skip: int, *, mask: bool = True) -> float:
-        """How far the last token of chunk one moves the logits of chunk two, at most."""
+        """The largest change in chunk two's logits when the last token of chunk one is replaced."""
         positions = self.positions(skip)
         before = self.logits(positions, mask=mask)
         after = self.logits(positions, self.changed(self.half - 1), mask=mask)
         return largest((after - before)[:, self.half :])
 
     def sensitivity(self, skip: int, index: int) -> Tensor:
-        """(n,): how strongly the logits at `index` depend on each token, as the length of a gradient at its embedding.
+        """How strongly the logits at `index` depend on each token: (n,) norms of the gradient at its embedding.
 
-        The gradient is made by the backward pass that training makes, so checkpointing is tried as well.
+        The backward pass is that of training, so gradient checkpointing is tested as well.
         """
         self.seed()
         with self.embeddings_as_leaves() as leaves, torch.enable_grad():
@@ -146,7 +146,7 @@ class Bench:
 
     @contextmanager
     def embeddings_as_leaves(self) -> Iterator[list[Tensor]]:
-        """Within, every pass adds its embeddings to the list, cut off as leaves that gradients can be asked for."""
+        """Inside the context, each pass detaches its embeddings as leaf tensors and appends them to the list."""
         leaves: list[Tensor] = []
 
         def take_leaf(_module: nn.Module, _inputs: Any, embeddings: Tensor) -> Tensor:
@@ -161,17 +161,17 @@ class Bench:
 
     @cached_property
     def noise(self) -> float:
-        """Twice what the logits move when the very same pass is made again; zero on a CPU."""
+        """Twice the largest change in the logits between two identical passes; zero on a CPU."""
         positions = self.positions(self.middle_skip)
         return 2 * largest(self.logits(positions) - self.logits(positions))
 
     def rounding(self, logits: Tensor, dtype: torch.dtype | None = None) -> float:
-        """How far the arithmetic of a dtype, the one of passes unless said, may move such logits."""
+        """The largest change in such logits that rounding may cause, in a dtype (by default that of passes)."""
         return 8 * torch.finfo(dtype or self.dtype).eps * max(1.0, largest(logits)) + self.noise
 
 
 def local_span(config: Any) -> int | None:
-    """Tokens that layers of local attention see, or None where there are no such layers."""
+    """Number of tokens that layers of local attention see, or None if there are no such layers."""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None and not set(kinds) & set(LOCAL_LAYERS):
         return None
@@ -179,27 +179,30 @@ def local_span(config: Any) -> int | None:
 
 
 def largest(difference: Tensor) -> float:
-    """The largest magnitude."""
+    """The largest absolute value."""
     return difference.abs().max().item()
 
 
 def rms(difference: Tensor) -> float:
-    """Root of the mean square: one token that rounding sends to another expert does not decide it."""
+    """Root mean square. A single token that rounding routes to another expert does not dominate it."""
     return difference.square().mean().sqrt().item()
 
 
 def angle_error(tables: Iterable[RopeTable], last: int) -> float:
-    """The largest float32 angle error over positions up to `last`, in radians; one position may be a lucky one."""
+    """The largest float32 angle error at the last positions up to `last`, in radians.
+
+    Several positions are used, because the error at a single one may be small by chance.
+    """
     first = max(0, last - _ANGLE_POSITIONS + 1)
     return max(float32_angle_error(table, position) for table in tables for position in range(first, last + 1))
 
 
 @contextmanager
 def undisturbed(model: PreTrainedModel, *, gradient_checkpointing: bool) -> Iterator[None]:
-    """Puts a model into the state of training, without gradients for its parameters, and back as it was afterwards.
+    """Puts a model into training mode, without gradients for its parameters, and restores its state afterwards.
 
-    What is put back: modes, checkpointing, buffers (tables that follow the length are among them), `requires_grad`, and
-    the state of the random number generators.
+    It restores modes, gradient checkpointing, buffers (including rotary tables that depend on the length),
+    `requires_grad`, and the state of the random number generators.
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
@@ -215,12 +218,12 @@ def undisturbed(model: PreTrainedModel, *, gradient_checkpointing: bool) -> Iter
             if gradient_checkpointing and not checkpointing_before:
                 with warnings.catch_warnings(
                     action="ignore", category=FutureWarning
-                ):  # Not every 5.x has the new name.
+                ):  # The method is deprecated, but not every 5.x version has its replacement.
                     model.gradient_checkpointing_enable({"use_reentrant": False})
             yield
         finally:
             if hasattr(model, "_require_grads_hook") and "_require_grads_hook" not in attributes[0]:
-                model.disable_input_require_grads()  # Enabling checkpointing puts a hook on the embeddings.
+                model.disable_input_require_grads()  # Enabling checkpointing has put a hook on the embeddings.
             for module, saved in zip(modules, attributes, strict=True):
                 vars(module).clear()
                 vars(module).update(saved)

@@ -1,4 +1,4 @@
-"""Probes of the rotary tables, of the loss, and of what is left of a model after saving it and loading it again."""
+"""Probes of the rotary tables, of the loss, and of saving and loading a model."""
 
 import shutil
 import tempfile
@@ -21,43 +21,43 @@ from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeSpec, RopeTable, eras, read_rope
 from skipwise.rope.tables import unscaled_frequencies
 
-# Frequencies are powers taken in float32; one kept in 16 bits would be off by 4e-3.
+# Allows for frequencies computed in float32. Frequencies kept in 16 bits would be off by 4e-3.
 _TABLE_TOLERANCE = 1e-5
 _WORRYING_RADIANS = 0.05
-# Above this a save and a load would take minutes.
+# Saving and loading more than this would take minutes.
 _RELOAD_LIMIT_BYTES = LIMIT_BYTES
 
 
 def local(bench: Bench) -> Verdict | None:
-    """Layers of local attention; a model of nothing else cannot use a longer window."""
+    """Reports layers of local attention. A model that has no other layers cannot use a longer window."""
     span = local_span(bench.config)
     if span is None:
         return None
     kinds = getattr(bench.config, "layer_types", None) or [LOCAL_LAYERS[0]] * bench.config.num_hidden_layers
     num_local = sum(kind in LOCAL_LAYERS for kind in kinds)
     cure = (
-        f"no layer ever looks further back: choose a target of at most {span} tokens, or set sliding_window to null in "
+        f"no layer attends further back: choose a target of at most {span} tokens, or set sliding_window to null in "
         "config.json"
     )
     if num_local == len(kinds) and span < bench.window.target:
         return Verdict(
-            name="local", status="fail", detail=f"every layer attends to the last {span} tokens only", cure=cure
+            name="local", status="fail", detail=f"every layer attends only to the last {span} tokens", cure=cure
         )
     detail = (
-        f"{num_local} of {len(kinds)} layers attend to the last {span} tokens only, and keep their own rotary table"
+        f"{num_local} of {len(kinds)} layers attend only to the last {span} tokens, and keep their own rotary table"
     )
     return Verdict(name="local", status="note", detail=detail)
 
 
 def unapplied(bench: Bench) -> Verdict | None:
-    """Settings of long contexts that transformers does not apply."""
+    """Reports long-context settings that transformers does not apply."""
     found = eras.unapplied(bench.config.to_dict())
     return Verdict(name="unapplied", status="note", detail="; ".join(found)) if found else None
 
 
 def tables(bench: Bench) -> Verdict:
-    """The rotary tables at the target are the interpolation's, attention factor too; local layers keep theirs."""
-    bench.logits(bench.positions(bench.longest_skip))  # A table that follows the length is the target's from here on.
+    """Checks that rotary tables at the target are the interpolation's. Layers of local attention keep their own."""
+    bench.logits(bench.positions(bench.longest_skip))  # Sets tables that depend on the length to those of the target.
     found, expected = rotary_tables(bench.model), _expected_tables(bench)
     off = {path: _deviation(found[path], table) for path, table in expected.items()}
     target, maximum = bench.window.target, bench.config.max_position_embeddings
@@ -69,23 +69,23 @@ def tables(bench: Bench) -> Verdict:
         if off[path] > _TABLE_TOLERANCE
     ]
     fine = (
-        f"{len(found)} rotary table{'s' * (len(found) > 1)} as {bench.interpolation.kind} has it for {target}, "
+        f"{len(found)} rotary table{'s' * (len(found) > 1)} as {bench.interpolation.kind} defines for {target}, "
         f"frequencies and attention factor, to {max(off.values()):.1g}"
     )
     cure = (
         "the scaling did not reach the built model: load it with load_model(..., interpolation=..., window=...), which "
-        "puts it into the config before the model is built, and never cast buffers to 16 bits (model.half())"
+        "sets the config before the model is built, and never cast buffers to 16 bits (model.half())"
     )
     return judge("tables", not faults, "; ".join(faults[:3]) or fine, cure)
 
 
 def precision(bench: Bench) -> Verdict:
-    """How far float32 angles are off at the last positions of the target."""
+    """Reports the float32 error of angles at the last positions of the target."""
     last = bench.window.target - 1
     error = angle_error(rotary_tables(bench.model).values(), last)
     detail = f"float32 angles are off by up to {error:.2g} rad up to position {last}"
     cure = (
-        "neighbouring positions blur there: expect weaker retrieval near the target"
+        "neighbouring positions blur there: expect weaker retrieval near the end of the target"
         if error > _WORRYING_RADIANS
         else ""
     )
@@ -93,28 +93,26 @@ def precision(bench: Bench) -> Verdict:
 
 
 def loss(bench: Bench) -> Verdict:
-    """The loss that training minimises is the one of the model's own logits."""
+    """Checks that training's loss, computed in slices, equals the loss of the model's own logits."""
     positions, labels = bench.positions(bench.middle_skip), bench.ids.clone()
     labels[0, bench.half] = IGNORED
     logits = bench.logits(positions)[0, :-1]
     wanted = nn.functional.cross_entropy(logits, labels[0, 1:], ignore_index=IGNORED).item()
-    few_rows = 16 * bench.config.vocab_size  # So that the head runs over many slices.
+    few_rows = 16 * bench.config.vocab_size  # Small, so that the head runs on many slices.
     bench.seed()
     with torch.no_grad(), bench.autocast():
         found = NextTokenLoss(bench.model, chunk_bytes=few_rows)(bench.ids, positions, labels).item()
     allowed = max(1e-5, torch.finfo(bench.dtype).eps) * abs(wanted)
     detail = f"in slices {found:.6f}, from the model's own logits {wanted:.6f} (rounding allows {allowed:.1g})"
-    cure = (
-        "this class computes its logits in a way that slices do not repeat: report the class, and train another model"
-    )
+    cure = "computing this class's logits in slices changes them: report the class, and train another model"
     return judge("loss", abs(found - wanted) <= allowed, detail, cure)
 
 
 def reload(bench: Bench) -> Verdict:
-    """What is saved and loaded again has the same weights and tables, and the same logits beyond the original window.
+    """Checks that saving and loading keeps weights, rotary tables, and logits beyond the original window.
 
-    Of a large model the weights of some layers are saved and read again, and the logits are those of its own weights
-    under the config that was saved.
+    For a large model, only the weights of some layers are saved and loaded. The logits are then computed with the
+    weights in memory and the saved config.
     """
     model = bench.model.eval()
     positions = bench.positions(bench.longest_skip)
@@ -133,20 +131,23 @@ def reload(bench: Bench) -> Verdict:
         f"{allowed:.2g})"
     )
     cure = (
-        "what is saved is not what is trained: see that config.json keeps rope_parameters with rope_theta, and load "
-        "without changes made after loading"
+        "the saved model differs from the trained one: make sure that config.json keeps rope_parameters with "
+        "rope_theta, and do not change the model after loading it"
     )
     if wrong:
-        cure = f"transformers does not save this {type(model).__name__} as it is in memory: report it, and train a copy"
+        cure = (
+            f"transformers does not save the weights of this {type(model).__name__} correctly: report it, and train "
+            "another model"
+        )
     return judge("reload", not wrong and off <= _TABLE_TOLERANCE and moved <= allowed, detail, cure)
 
 
 def _saved_and_reread(bench: Bench, folder: str) -> tuple[str, dict[str, float] | None, PreTrainedModel]:
-    """Saves as much as takes no long time, and reads it.
+    """Saves as much of the model as is quick, and loads it again.
 
     Returns:
-        What it was, which of its weights are others now and by how much (None where none were saved), and a model to
-        compare with.
+        What was saved, as text; the weights that differ after loading and by how much (None if no weights were saved);
+        and the model whose tables and logits are to be compared.
     """
     model, layers = bench.model, text_config(bench.model.config).num_hidden_layers
     few = layers_to_reread(model, _RELOAD_LIMIT_BYTES)
@@ -157,7 +158,7 @@ def _saved_and_reread(bench: Bench, folder: str) -> tuple[str, dict[str, float] 
     if 1.2 * size > free:
         obstacle = f"weights are {size / 1e9:.3g} GB, and {folder} has {free / 1e9:.3g} GB free"
     elif in_four_bits and few < layers:
-        obstacle = "of weights in 4 bits the library saves all or none, and these are too many"
+        obstacle = "the library saves 4-bit weights only as a whole, and these are too large"
     if obstacle:
         return f"the config alone ({obstacle})", None, _config_reloaded(model, folder)
     save_model(model, bench.tokenizer, folder, state_dict=saved if few < layers else None)
@@ -165,7 +166,7 @@ def _saved_and_reread(bench: Bench, folder: str) -> tuple[str, dict[str, float] 
         again = _reloaded(model, folder)
         return "the whole checkpoint", differences(again.state_dict(), saved), again
     what = f"the config and {few} of {layers} layers" if few < layers else "the whole checkpoint"
-    # What is loaded in 4 bits is dequantized by `load_model`.
+    # `load_model` would dequantize 4-bit weights, so their logits are computed with the weights in memory.
     return what, wrongly_saved(model, folder, few), _config_reloaded(model, folder)
 
 
@@ -176,7 +177,7 @@ def _reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
 
 
 def _config_reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    """A model built from the saved config around the weights in memory: costs nothing at any size."""
+    """Builds a model from the saved config around the weights in memory, which is cheap at any size."""
     with quiet_transformers():
         if not (Path(folder) / CONFIG_FILE).exists():
             save_config(model.config, folder)
@@ -186,12 +187,12 @@ def _config_reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
 
 
 def _brings_own_code(model: PreTrainedModel) -> bool:
-    """Whether the class came with the checkpoint: its code runs already, so loading it again asks for no new trust."""
+    """Whether the class came with the checkpoint. Its code has already run, so loading it again needs no new trust."""
     return type(model).__module__.startswith("transformers_modules")
 
 
 def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
-    """By path as in `rotary_tables`: the interpolation's table; for layers with an entry of their own, that entry's."""
+    """Expected tables by path as in `rotary_tables`: the interpolation's, or that of a layer type's own rope entry."""
     own_names = {own: common for common, own in bench.config.attribute_map.items()}
     config = {own_names.get(name, name): value for name, value in bench.config.to_dict().items()}
     scaled = bench.interpolation.table(read_rope(config).spec, bench.window)
@@ -209,7 +210,7 @@ def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
 
 
 def _deviation(found: RopeTable | None, expected: RopeTable) -> float:
-    """Largest relative difference of frequencies and attention factor; infinite where the shapes differ."""
+    """Largest relative difference of frequencies and attention factor; infinite if the shapes differ."""
     if found is None or found.inv_freq.shape != expected.inv_freq.shape:
         return float("inf")
     scale = np.where(expected.inv_freq == 0, 1.0, expected.inv_freq)

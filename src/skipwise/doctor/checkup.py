@@ -1,7 +1,7 @@
-"""What is wrong with the files of a checkpoint that others made, and a mended copy of it.
+"""Check the files of a third-party checkpoint for faults, and write a mended copy.
 
-Only `config.json` and `tokenizer_config.json` are looked at, and no weights are loaded. A fault is mended where the
-checkpoint, its base model, or its family says what is right; else the verdict says what is missing to know it.
+Only `config.json` and `tokenizer_config.json` are read; no weights are loaded. A fault is mended if the checkpoint, its
+base model, or its family determines the right value. Otherwise the verdict says what is needed to decide.
 """
 
 import json
@@ -26,13 +26,13 @@ from skipwise.rope import eras
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkup:
-    """What was found, and the files as they should be.
+    """The verdicts on a checkpoint, and its mended files.
 
     Attributes:
-        verdicts: one a check.
-        config: content of a mended `config.json`.
-        tokenizer: content of a mended `tokenizer_config.json`; None where there is none.
-        unmended: names of failed checks that nothing here says the right value for.
+        verdicts: one per check.
+        config: mended content of `config.json`.
+        tokenizer: mended content of `tokenizer_config.json`; None if the checkpoint has none.
+        unmended: names of failed checks whose right value is not known.
         changed: whether the mended files differ from the checkpoint's.
     """
 
@@ -49,16 +49,16 @@ class Checkup:
 
 
 def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Checkup:
-    """Looks at the files of a checkpoint.
+    """Checks the files of a checkpoint and mends them in memory.
 
     Args:
         folder: the checkpoint.
-        base: config of the base model as a dict, which says the original base and window; None where it is not at hand.
+        base: config of the base model as a dict, which gives the original RoPE base and window; None if not available.
 
     Raises:
-        CheckpointError: a file cannot be read, or has no number where one must be.
+        CheckpointError: a file cannot be read, or a value that must be a number is not one.
     """
-    config, tokenizer = _as_read(read_file(Path(folder) / CONFIG), folder), None
+    config, tokenizer = _as_converted(read_file(Path(folder) / CONFIG), folder), None
     if (Path(folder) / TOKENIZER).is_file():
         tokenizer = read_file(Path(folder) / TOKENIZER)
     patient = Patient(config=config, tokenizer=tokenizer, base=base, defaults=_defaults(config))
@@ -88,36 +88,35 @@ def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Check
 
 
 def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Path:
-    """Writes a copy of a checkpoint with its files mended; weights and all else are hard links, or copies on another
-    disk.
+    """Writes a copy of a checkpoint with mended files. All other files are hard links, or copies on another disk.
 
     Args:
-        folder: the checkpoint, which is left alone.
-        checkup: of it.
-        output: a new folder.
+        folder: the checkpoint; it is not changed.
+        checkup: the result of `check_up` for this checkpoint.
+        output: a folder that does not exist yet.
 
     Raises:
-        ConfigError: the folder exists or lies inside the checkpoint, or a fault is left that only its maker can decide.
-        CheckpointError: it cannot be written.
+        ConfigError: the output exists or is inside the checkpoint, or a fault is left whose right value is not known.
+        CheckpointError: the copy cannot be written.
     """
     source, target = Path(folder), Path(output)
     if (own := read_file(source / CONFIG).get("model_type")) != checkup.config.get("model_type"):
         raise ConfigError(
-            f"model is {str(folder)!r}, of type {own}, whose config is looked at as the {checkup.config['model_type']} "
-            f"model that it is read as: make that one by skipwise export {folder} --to hf, and mend it"
+            f"model {str(folder)!r} has type {own} and is converted to a {checkup.config['model_type']} model on "
+            f"loading, so only the converted model can be mended: run skipwise export {folder} --to hf, and mend that"
         )
     if checkup.unmended:
         cures = {verdict.name: verdict.cure for verdict in checkup.verdicts}
         ways = [cures[name] for name in checkup.unmended if "--base" not in cures[name]]
         raise ConfigError(
-            f"what is right for {', '.join(checkup.unmended)} cannot be told from {str(folder)!r} alone; "
-            + ("; ".join(ways) if len(ways) == len(checkup.unmended) else "name the model it was made of with --base")
+            f"the right values for {', '.join(checkup.unmended)} cannot be determined from {str(folder)!r} alone; "
+            + ("; ".join(ways) if len(ways) == len(checkup.unmended) else "name the base model with --base")
         )
     if target.exists():
-        raise ConfigError(f"--out is {str(target)!r}, which exists already; give a new folder")
+        raise ConfigError(f"--out is {str(target)!r}, which already exists; give a new folder")
     if source.resolve() in target.resolve().parents:
         raise ConfigError(
-            f"--out is {str(target)!r}, inside the checkpoint, which is left alone; give a folder elsewhere"
+            f"--out is {str(target)!r}, inside the checkpoint, which must not change; give a folder elsewhere"
         )
     try:
         with new_folder(target) as complete:
@@ -136,11 +135,11 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
     return target
 
 
-def _as_read(config: dict[str, Any], folder: str | Path) -> dict[str, Any]:
-    """A config as that of the model which is made of it, where this is another one.
+def _as_converted(config: dict[str, Any], folder: str | Path) -> dict[str, Any]:
+    """The config of the model that this checkpoint is converted to on loading; other configs are returned unchanged.
 
     Raises:
-        UnsupportedModelError: none can be made of it.
+        UnsupportedModelError: the model cannot be converted.
     """
     if config.get("model_type") != BAICHUAN:
         return config
@@ -150,19 +149,21 @@ def _as_read(config: dict[str, Any], folder: str | Path) -> dict[str, Any]:
 
 
 def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model's class adds to a decoder's part within its config, from which the library leaves its defaults out
-    when it saves; nothing where it refuses the config, as a check will say."""
+    """Defaults of the decoder's sub-config, which the library omits when it saves a multimodal config.
+
+    Empty if the config has no sub-config for the decoder, or if the library rejects it (a check reports that).
+    """
     if eras.text_part(config) is config:
         return {}
     try:
         found = library_config(config)
-    except Exception:  # Configs are anyone's, and the library raises anything.
+    except Exception:  # A third-party config can make the library raise anything.
         return {}
     return {} if found is None else library_defaults(found)
 
 
 def _snapshot(patient: Patient) -> str:
-    return json.dumps([patient.config, patient.tokenizer])  # In which 512.0 is not 512.
+    return json.dumps([patient.config, patient.tokenizer])  # As text, because 512.0 == 512 but must be mended.
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:

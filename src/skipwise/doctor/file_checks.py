@@ -1,4 +1,4 @@
-"""The checks of a checkpoint's files: each gives a verdict, and mends what it can where it finds a fault."""
+"""The checks of a checkpoint's files. Each check gives a verdict, and mends a fault if it knows the right value."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,14 +14,14 @@ from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeState, RopeTable, eras, read_rope
 
 _FALLBACK = 10_000.0
-# model_max_length of a tokenizer that has no limit is a number like 1e30.
+# A tokenizer without a limit has a model_max_length such as 1e30.
 _NO_LIMIT = 10**12
-# Frequencies are powers taken in float32 by the library and in float64 here.
+# The library computes frequencies in float32, skipwise in float64.
 _TABLE_TOLERANCE = 1e-5
 
 
 def _lengths(name: str, patient: Patient) -> Verdict:
-    """Lengths are whole numbers."""
+    """Lengths must be integers."""
     wrong = []
     for holder in (patient.text, *patient.entries):
         for key in (eras.maximum_name(patient.text), eras.ORIGINAL):
@@ -36,21 +36,20 @@ def _lengths(name: str, patient: Patient) -> Verdict:
 
 
 def _eras(name: str, patient: Patient) -> Verdict:
-    """Both eras' entries say the same; transformers 5 takes the older entry where they do not."""
+    """`rope_parameters` and `rope_scaling` must agree; if they differ, transformers 5 uses `rope_scaling`."""
     text, faults = patient.text, []
     if patient.passed_over:
         return Verdict(
             name=name, status="fail",
-            detail=f"rope_parameters are one entry for all layers, and transformers passes over such in "
+            detail=f"rope_parameters has one entry for all layers, which transformers ignores for "
             f"{text.get('model_type')}",
-            cure=f"if the model was trained with them, write them under {eras.GLOBAL_LAYERS!r} in rope_parameters",
+            cure=f"if the model was trained with it, write it under {eras.GLOBAL_LAYERS!r} in rope_parameters",
         )  # fmt: skip
     if unlike := eras.unlike_types({**patient.defaults, **text}):
         return Verdict(
             name=name, status="fail",
-            detail=f"the rope entry is of rope_type {unlike[0]!r} and type {unlike[1]!r}, and transformers takes the "
-            "first",
-            cure="write the one that the model was trained with under both names",
+            detail=f"the rope entry has rope_type {unlike[0]!r} and type {unlike[1]!r}; transformers uses the first",
+            cure="write the type that the model was trained with under both names",
         )  # fmt: skip
     if len(patient.entries) == 2:
         today, old = patient.entries
@@ -64,32 +63,32 @@ def _eras(name: str, patient: Patient) -> Verdict:
         fits = [entry for entry in patient.entries if _fits(entry, patient)]
         if len(fits) == 1:
             right = {"rope_theta": text.get("rope_theta"), **_spelled(fits[0])}
-            # In place: an entry may be one of several, each of some of the layers.
+            # Changed in place, because an entry may be one of several for different layers.
             for entry, more in zip(patient.entries, ({}, {"type": right["rope_type"]}), strict=True):
                 entry.clear()
                 entry.update({name: value for name, value in right.items() if name != "type"} | more)
     return judge(
         name, not faults, "; ".join(faults) or "rope_parameters and rope_scaling agree",
-        "the entry whose factor is maximum / original is taken, where one is",
+        "if exactly one entry has the factor maximum / original, it is used; otherwise make them agree",
     )  # fmt: skip
 
 
 def _base(name: str, patient: Patient) -> Verdict:
-    """The base of the rotary embedding was not lost."""
+    """The RoPE base must not have been lost."""
     text = patient.text
     found = [patient.entries[0].get("rope_theta") if patient.entries else None, text.get("rope_theta")]
     found = [float(value) for value in (*found, patient.value("rope_theta")) if value is not None]
     if not found and patient.defaults.get("rope_theta"):
-        found = [float(patient.defaults["rope_theta"])]  # The family's own, as in Gemma 3's published configs.
+        found = [float(patient.defaults["rope_theta"])]  # The family's default; published Gemma 3 configs rely on it.
     known, _, who = patient.known()
     grown = text.get("original_rope_theta")
     if patient.kind == "default" and grown is not None and grown not in found:
-        # A changed base is this model's interpolation.
+        # The changed base is this model's interpolation.
         return judge(
-            name, len({*found}) == 1, f"base {found[:1]}, grown from {grown:g}", "write one base in all places"
+            name, len({*found}) == 1, f"base {found[:1]}, raised from {grown:g}", "write the same base in all places"
         )
     if not found and text.get("model_type") not in ("llama", "mistral", "gpt_neox", "gptj", "codegen"):
-        detail = "no rope_theta is written, and readers fall back to a base of their own"
+        detail = "rope_theta is missing, and readers fall back to a default base"
         return _mend_base(name, patient, detail, known if known is not None else grown)
     if len({*found}) > 1:
         detail = f"rope_theta is {' and '.join(f'{value:g}' for value in sorted({*found}))} in different places"
@@ -97,19 +96,19 @@ def _base(name: str, patient: Patient) -> Verdict:
         return _mend_base(name, patient, detail, sure)
     theta = found[0] if found else _FALLBACK
     if theta == _FALLBACK and known is None and grown not in (None, theta):
-        detail = f"rope_theta is {theta:g}, what readers fall back to, and original_rope_theta {grown:g}"
+        detail = f"rope_theta is {theta:g}, which readers fall back to, but original_rope_theta is {grown:g}"
         return _mend_base(name, patient, detail, grown)
     if patient.base is not None and known is not None and theta != known and patient.kind != "default":
-        return _mend_base(name, patient, f"rope_theta is {theta:g}, and {known:g} in {who}", known)
+        return _mend_base(name, patient, f"rope_theta is {theta:g}, but {known:g} in {who}", known)
     if theta == _FALLBACK and who and known != _FALLBACK:
         what = "another" if known is None else f"{known:g}"
         return _mend_base(
-            name, patient, f"rope_theta is {theta:g}, what readers fall back to, and {who} has {what}", known
+            name, patient, f"rope_theta is {theta:g}, which readers fall back to, but {who} has {what}", known
         )
     if theta == _FALLBACK and not who and text.get("model_type") == "qwen2" and patient.maximum >= UNTOLD_QWEN2:
         detail = (
-            f"rope_theta is {theta:g}, what readers fall back to; of qwen2 models with such a window, those that were "
-            "made of its math models have it, others do not: --base says which this is"
+            f"rope_theta is {theta:g}, which readers fall back to; of qwen2 models with such a window, only those "
+            "derived from its math models have it: give the base model with --base to check"
         )
         return Verdict(name=name, status="note", detail=detail)
     return Verdict(name=name, status="pass", detail=f"base {theta:g}")
@@ -128,30 +127,30 @@ def _mend_base(name: str, patient: Patient, detail: str, theta: float | None) ->
 
 
 def _original(name: str, patient: Patient) -> Verdict:
-    """The original window is the base model's."""
+    """The original window must be the base model's."""
     own, maximum, factor = patient.original, patient.maximum, patient.value("factor")
     _, known, who = patient.known()
     fault, right = None, None
     if own is None and patient.kind in eras.KINDS_WITH_ORIGINAL and known not in (None, patient.value(eras.ORIGINAL)):
         taken = patient.value(eras.ORIGINAL)
-        fault = f"no original window is on record, transformers takes {taken} for it, and it is {known} in {who}"
+        fault = f"no original window is recorded; transformers assumes {taken}, but it is {known} in {who}"
         right = known
     elif own is None:
         return _unrecorded(name, patient)
     elif known is not None and own != known:
-        fault, right = f"original window is {own}, and {known} in {who}", known
+        fault, right = f"original window is {own}, but {known} in {who}", known
     elif len(patient.recorded_originals) > 1:
         where = "beside the entry" if own == patient.text.get(eras.ORIGINAL) else "inside the entry"
         fault = f"original window is {' and '.join(map(str, sorted(patient.recorded_originals)))} in different places"
-        fault, right = f"{fault}, and transformers takes the one {where}", own
+        fault, right = f"{fault}; transformers uses the one {where}", own
     elif own > maximum:
         fault = f"original window is {own}, longer than the maximum of {maximum}"
     elif own == maximum and known is None and (factor or 1) > 1 and _is_ours(patient):
-        fault = f"original window and maximum are both {own}, and yet it is scaled by {factor:g}"
+        fault = f"original window and maximum are both {own}, but the model is scaled by {factor:g}"
     if fault is None:
         return Verdict(name=name, status="pass", detail=f"original window {own}, maximum {maximum}")
     if right is None:
-        cure = "the maximum was never raised, or the original window was written over; give the base model with --base"
+        cure = "the maximum was never raised, or the original window was overwritten; give the base model with --base"
         return Verdict(name=name, status="fail", detail=fault, cure=cure)
     patient.text[eras.ORIGINAL] = right
     if patient.kind in eras.KINDS_WITH_ORIGINAL or patient.value(eras.ORIGINAL) is not None:
@@ -159,92 +158,95 @@ def _original(name: str, patient: Patient) -> Verdict:
     cure = f"the original window is {right}"
     is_of_own = bool(factor and own) and math.isclose(factor * own, maximum, rel_tol=1e-6)
     if is_of_own and patient.kind != "llama3" and maximum > right:
-        # It was scaled from what was extended already.
+        # The factor was computed from a window that was already extended.
         patient.write("factor", maximum / right)
         cure += f", so the factor is {maximum / right:g}"
     return Verdict(name=name, status="fail", detail=fault, cure=cure)
 
 
 def _unrecorded(name: str, patient: Patient) -> Verdict:
-    """What is said where no original window is on record that transformers would take."""
+    """The verdict if no original window is recorded in the place that transformers reads."""
     if patient.kind in eras.KINDS_WITH_ORIGINAL and patient.recorded_originals:
         detail = (
-            f"original window {min(patient.recorded_originals)} stands beside the rope entry, where transformers "
-            f"passes over it in this model and takes {patient.value(eras.ORIGINAL)}"
+            f"original window {min(patient.recorded_originals)} is beside the rope entry, where transformers ignores "
+            f"it for this model and uses {patient.value(eras.ORIGINAL)}"
         )
-        cure = "write it into the entry if the model was trained with it, else remove it"
+        cure = "write it into the entry if the model was trained with it, otherwise remove it"
         return Verdict(name=name, status="fail", detail=detail, cure=cure)
     if patient.kind in eras.KINDS_WITH_ORIGINAL:
         detail = (
-            f"no original window is on record, and transformers takes {patient.value(eras.ORIGINAL)} for it: right "
-            "only if that many tokens were the window before it was scaled"
+            f"no original window is recorded, and transformers assumes {patient.value(eras.ORIGINAL)}: this is right "
+            "only if that was the window before scaling"
         )
         return Verdict(name=name, status="note", detail=detail)
-    detail = f"no original window is on record; the maximum is {patient.maximum}"
+    detail = f"no original window is recorded; the maximum is {patient.maximum}"
     return Verdict(name=name, status="pass", detail=detail)
 
 
 def _maximum(name: str, patient: Patient) -> Verdict | None:
-    """The maximum says how far the scaling goes."""
+    """The maximum must be the length that the scaling reaches."""
     try:
         state = read_rope(patient.whole)
-    except Exception:  # What cannot be read, `readable` says.
+    except Exception:  # The check `readable` reports it.
         return None
     written = patient.maximum
     is_guessed = patient.kind in eras.KINDS_WITH_ORIGINAL and patient.original is None
     if state.kind == "linear" and state.ambiguity is not None and state.factor > 1:
-        detail = f"scaled linearly by {state.factor:g}, and the maximum of {written} may be the window before or after"
-        return Verdict(name=name, status="note", detail=detail, cure="to extend it, give original: the window before")
+        detail = (
+            f"scaled linearly by {state.factor:g}; the maximum of {written} may be the window before or after scaling"
+        )
+        cure = "to extend the model, give the window before scaling as the setting 'original'"
+        return Verdict(name=name, status="note", detail=detail, cure=cure)
     if is_guessed and state.maximum > written:
-        detail = f"maximum of {written}, scaled by {state.factor:g} from a window that is not on record"
+        detail = f"maximum of {written}, scaled by {state.factor:g} from a window that is not recorded"
         return Verdict(name=name, status="note", detail=detail)
     if state.kind in eras.KINDS_WITH_ORIGINAL and state.maximum == state.original:
-        detail = f"{state.kind} from a window of {written} to the same: one of the two lengths may have been lost"
+        detail = f"{state.kind} scales a window of {written} to the same length; one of the two lengths may be lost"
         return Verdict(name=name, status="note", detail=detail)
     if state.maximum <= written or "original" in patient.unmended:
         return Verdict(name=name, status="pass", detail=f"the model handles {written} tokens")
     patient.text[eras.maximum_name({**patient.defaults, **patient.text})] = state.maximum
     if state.kind == "linear":
-        patient.text[eras.ORIGINAL] = state.original  # Nothing else in the entry tells it from the maximum.
+        patient.text[eras.ORIGINAL] = state.original  # A linear entry does not record it otherwise.
     patient.lifted_from = written
     detail = (
-        f"scaled by {state.factor:g} from {state.original}, so the window is {state.maximum} tokens, and the maximum "
-        f"says {written}: some readers take no more than that"
+        f"scaled by {state.factor:g} from {state.original}, so the window is {state.maximum} tokens, but the maximum "
+        f"is {written}, and some readers accept no more than that"
     )
     return Verdict(name=name, status="note", detail=detail, cure=f"the maximum is {state.maximum}")
 
 
 def _doubled(name: str, patient: Patient) -> Verdict:
-    """The model is scaled once."""
+    """The model must be scaled only once."""
     factor, own, grown = patient.value("factor"), patient.original, patient.text.get("original_rope_theta")
     theta = patient.value("rope_theta") or patient.text.get("rope_theta")
     if patient.kind in ("yarn", "linear", "llama3") and grown is not None and theta is not None and theta != grown:
         patient.text["rope_theta"] = grown
         patient.write("rope_theta", grown)
-        detail = f"{patient.kind} scales a base that was raised from {grown:g} to {theta:g} already"
-        return Verdict(name=name, status="fail", detail=detail, cure=f"one of the two; the base becomes {grown:g}")
+        detail = f"{patient.kind} scales a base that was already raised from {grown:g} to {theta:g}"
+        return Verdict(name=name, status="fail", detail=detail, cure=f"only one applies; the base becomes {grown:g}")
     if not factor or own is None or patient.maximum <= own:
         return Verdict(name=name, status="pass", detail="not scaled" if patient.kind == "default" else "scaled once")
     nominal = patient.maximum / own
-    # In files of others, 4 times the window and a factor of 16 are a maximum that was not raised all the way, as in
-    # Yarn-Mistral-7b-128k, as well as a factor that was applied twice.
+    # Only for our own files: in those of others, a factor of 16 for 4 times the window may also be a maximum that was
+    # not raised all the way, as in Yarn-Mistral-7b-128k.
     if nominal > 1 and _is_ours(patient) and math.isclose(factor, nominal**2, rel_tol=1e-2):
         patient.write("factor", nominal)
-        detail = f"factor is {factor:g} for {nominal:g} times the window: it was applied twice"
+        detail = f"factor is {factor:g} for {nominal:g} times the window, so it was applied twice"
         return Verdict(name=name, status="fail", detail=detail, cure=f"the factor is {nominal:g}")
     if factor > nominal and patient.kind == "yarn":
         return Verdict(name=name, status="pass", detail=f"scaled by {factor:g}, from {own}")
     if not math.isclose(factor, nominal, rel_tol=1e-6):
-        detail = f"factor is {factor:g} for {nominal:g} times the window, as some published models have it"
+        detail = f"factor is {factor:g} for {nominal:g} times the window; some published models do this"
         return Verdict(name=name, status="note", detail=detail)
     return Verdict(name=name, status="pass", detail=f"scaled by {factor:g}, from {own} to {patient.maximum}")
 
 
 def _factor(name: str, patient: Patient) -> Verdict:
-    """YaRN's attention factor belongs to its factor, or was calibrated from it, and is said alike to all engines."""
+    """YaRN's attention factor must follow from its factor or be calibrated, and be the same for all engines."""
     given, relative, factor = patient.value("attention_factor"), patient.value("attn_factor"), patient.value("factor")
     if patient.kind != "yarn" or not factor or patient.value("mscale"):
-        return Verdict(name=name, status="pass", detail="no attention factor to be out of step")
+        return Verdict(name=name, status="pass", detail="no attention factor to check")
     formula = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     calibrated = patient.text.get("original_attention_factor")
     if given is None and relative in (None, 1):
@@ -252,25 +254,26 @@ def _factor(name: str, patient: Patient) -> Verdict:
     if given is None:
         given = relative * formula
         patient.write("attention_factor", given)
-        detail = f"attn_factor is {relative:g}, and transformers reads attention_factor, which is left out"
+        detail = f"attn_factor is {relative:g}, but transformers reads attention_factor, which is missing"
         return Verdict(name=name, status="fail", detail=detail, cure=f"attention_factor is {given:.6g}")
     chosen = calibrated is not None or (relative is not None and math.isclose(relative, given / formula, rel_tol=1e-4))
     if not chosen and not math.isclose(given, formula, rel_tol=1e-4):
         other = math.exp(min(10 * (given - 1), 100))
         if not 1.5 <= other < 1e4 or not math.isclose(other, round(other), rel_tol=1e-3):
             detail = (
-                f"attention factor is {given:.6g}, and the formula's {formula:.6g}: no factor's own, so taken as chosen"
+                f"attention factor is {given:.6g} instead of the formula's {formula:.6g}; it fits no other factor, so "
+                "it was probably chosen"
             )
             return Verdict(name=name, status="note", detail=detail)
         patient.write("attention_factor", formula)
         patient.drop("attn_factor")
-        detail = f"attention factor is {given:.6g}, that of a factor of {other:.3g}, and {factor:g} has {formula:.6g}"
+        detail = f"attention factor {given:.6g} belongs to a factor of {other:.3g}; that of {factor:g} is {formula:.6g}"
         cure = f"it becomes {formula:.6g}"
         return Verdict(name=name, status="fail", detail=detail, cure=cure)
     if not math.isclose(relative or 1.0, given / formula, rel_tol=1e-4):
         patient.write("attn_factor", given / formula)
         other = (relative or 1.0) * formula
-        detail = f"attention_factor is {given:.6g}, and attn_factor {relative!r} says {other:.6g} to vLLM"
+        detail = f"attention_factor is {given:.6g}, but vLLM computes {other:.6g} from attn_factor {relative!r}"
         return Verdict(name=name, status="fail", detail=detail, cure=f"attn_factor is {given / formula:.6g}")
     how = "by the formula" if math.isclose(given, formula, rel_tol=1e-4) else "chosen"
     how = how if calibrated is None else f"calibrated from {calibrated:.6g}"
@@ -278,53 +281,56 @@ def _factor(name: str, patient: Patient) -> Verdict:
 
 
 def _tokenizer(name: str, patient: Patient) -> Verdict:
-    """The tokenizer's limit is the model's window."""
+    """The tokenizer's limit must be the model's window."""
     if patient.tokenizer is None:
         return Verdict(name=name, status="note", detail=f"there is no {TOKENIZER}")
     length = patient.tokenizer.get("model_max_length")
     if length is None or (limit := number(length)) is None or limit > _NO_LIMIT:
-        return Verdict(name=name, status="pass", detail="tokenizer has no limit of its own")
+        return Verdict(name=name, status="pass", detail="tokenizer has no limit")
     if length == patient.maximum and isinstance(length, int):
-        return Verdict(name=name, status="pass", detail=f"tokenizer takes {length} tokens, as the model")
+        return Verdict(name=name, status="pass", detail=f"tokenizer takes {length} tokens, like the model")
     if limit > patient.maximum:
-        detail = f"tokenizer takes {limit:.0f} tokens, more than the model's {patient.maximum}, and cuts nothing"
+        detail = f"tokenizer takes {limit:.0f} tokens, more than the model's {patient.maximum}, so it truncates nothing"
         cure = ""
         if patient.kind == "default" and limit >= 2 * patient.maximum and not _is_ours(patient):
-            cure = "if the model was extended that far, its scaling was lost: see the config.json that it came with"
+            cure = "if the model was extended that far, its scaling was lost: see its original config.json"
         return Verdict(name=name, status="note", detail=detail, cure=cure)
-    detail = f"tokenizer's model_max_length is {length!r}, and the model's window {patient.maximum}"
+    detail = f"tokenizer's model_max_length is {length!r}, but the model's window is {patient.maximum}"
     of_the_base = patient.kind != "default" and limit <= (patient.original or 0)
     if not of_the_base and limit != patient.lifted_from and not _is_ours(patient):
-        return Verdict(name=name, status="note", detail=detail)  # Some are published so, as DeepSeek-V3.
+        return Verdict(name=name, status="note", detail=detail)  # Some models are published like this (DeepSeek-V3).
     patient.tokenizer["model_max_length"] = patient.maximum
     if limit == patient.lifted_from:
         return Verdict(name=name, status="note", detail=detail, cure="it becomes the window")
     return Verdict(
-        name=name, status="fail", detail=detail, cure="longer texts would be cut or warned of; it becomes the window"
+        name=name,
+        status="fail",
+        detail=detail,
+        cure="longer texts would be truncated or cause a warning; it becomes the window",
     )
 
 
 def _unapplied(name: str, patient: Patient) -> Verdict | None:
-    """Settings of long contexts that transformers does not apply."""
+    """Reports long-context settings that transformers does not apply."""
     found = eras.unapplied(patient.text)
     return Verdict(name=name, status="note", detail="; ".join(found)) if found else None
 
 
 def readable(name: str, patient: Patient) -> Verdict:
-    """What is left can be read by readers of both eras, and says to transformers what it says here."""
+    """Readers of both formats must read the same settings, and transformers must compute skipwise's rotary tables."""
     try:
         found = read_rope(patient.whole)
         written = patient.rewritten()
         old = {key: value for key, value in eras.text_part(written).items() if key != "rope_parameters"}
         before = read_rope({**patient.defaults, **old}) if "rope_scaling" in old else found
-    except Exception as error:  # Configs are anyone's.
+    except Exception as error:  # A third-party config can contain anything.
         cure = "give the base model with --base" if "rope_theta" in str(error) else ""
         detail = str(error) if isinstance(error, SkipwiseError) else _first_line(error)
         return Verdict(name=name, status="fail", detail=detail, cure=cure)
     detail = f"{found.kind}, base {found.theta:g}, {found.original} to {found.maximum} tokens"
     if (found.kind, found.theta, found.factor) != (before.kind, before.theta, before.factor):
         return Verdict(
-            name=name, status="fail", detail=f"{detail} for today's readers, {before.kind} for older ones",
+            name=name, status="fail", detail=f"{detail} for current readers, but {before.kind} for older ones",
             cure="write the same entry as rope_parameters and rope_scaling",
         )  # fmt: skip
     if (fault := _unlike_the_library(patient.config, found)) is None:
@@ -334,18 +340,18 @@ def readable(name: str, patient: Patient) -> Verdict:
         return Verdict(
             name=name, status="fail", detail=fault, cure=f"it is written as {found.parameters['rope_type']!r}"
         )
-    return Verdict(name=name, status="fail", detail=fault, cure="correct config.json as its maker meant it")
+    return Verdict(name=name, status="fail", detail=fault, cure="correct config.json as the model's authors intended")
 
 
 def _unlike_the_library(config: Mapping[str, Any], state: RopeState) -> str | None:
-    """How transformers' rotary tables for this config differ from those read here; None if they agree."""
+    """How transformers' rotary tables for this config differ from skipwise's; None if they agree or cannot be built."""
     try:
         library = library_config(config)
         if library is None:
-            return None  # Its code comes with it, and is not run.
+            return None  # The model's class is custom code, which is not run.
         tables = library_tables(library, state.maximum)
-    except Exception as error:  # The library raises anything.
-        return f"transformers refuses it ({_first_line(error)})"
+    except Exception as error:  # The library may raise anything.
+        return f"transformers rejects it ({_first_line(error)})"
     ours = state.interpolation.table(state.spec, state.window)
     shared = [table for path, table in tables.items() if not path.endswith(eras.LOCAL_LAYERS)]
     off = max((_off(table, ours) for table in shared), default=0.0)
@@ -373,7 +379,7 @@ CHECKS: dict[str, Callable[[str, Patient], Verdict | None]] = {
     "unapplied": _unapplied,
     "readable": readable,
 }
-"""By name, in the order in which they are made; one without a verdict has nothing to say."""
+"""Checks by name, in the order in which they run. A check that does not apply returns None."""
 
 
 def _spelled(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -381,7 +387,7 @@ def _spelled(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_ours(patient: Patient) -> bool:
-    """Whether skipwise wrote the config, which raises the maximum with the factor."""
+    """Whether skipwise wrote the config. skipwise raises the maximum together with the factor."""
     return patient.text.get("original_rope_theta") is not None
 
 

@@ -1,8 +1,8 @@
-"""The probe of every layer: one that hides chunk one is not made good by another that shows it.
+"""The probe of every layer: a layer that hides chunk one is a fault even if other layers show it.
 
-The network as a whole lets chunk two see chunk one as soon as a single path does, be it one attention layer of many, or
-a recurrent or convolutional path beside attention that is isolated. So each module that mixes tokens is asked for
-itself: its inputs are cut off from what made them, and its own output is traced back to them.
+In the network as a whole, chunk two sees chunk one as soon as a single path does: one attention layer of many, or a
+recurrent or convolutional path beside isolated attention. So each module that mixes tokens is tested on its own. Its
+inputs are detached from the rest of the graph, and its output is traced back to them.
 """
 
 import inspect
@@ -21,46 +21,46 @@ _NAMED_AT_MOST = 4
 
 
 def layers(bench: Bench) -> Verdict:
-    """In every module that mixes tokens, chunk two's output depends on chunk one's input to that module."""
+    """Checks that in every module that mixes tokens, chunk two's output depends on chunk one's input."""
     modules = mixers(bench)
     if not modules:
-        detail = "no module takes hidden states and attention_mask, so the layers are proved as a whole only (reach)"
+        detail = "no module takes hidden states and attention_mask, so the layers are only tested as a whole (reach)"
         return Verdict(name="layers", status="note", detail=detail)
     skips = sorted({1, bench.longest_skip})
     over_skips = [shares(bench, modules, skip) for skip in skips]
     share = {path: min(found[path] for found in over_skips) for path in modules}
-    # A key that is masked out has no gradient at all, while heads that see chunk one may look away to any degree.
+    # The gradient of a masked key is exactly zero. Heads that see chunk one may give it arbitrarily little weight.
     isolated = [path for path, found in share.items() if found == 0]
     over = f"over skips of {', '.join(map(str, skips))}"
     if isolated:
-        detail = f"{over} {len(isolated)} of {len(share)} modules that mix tokens hide chunk one: {_named(isolated)}"
+        detail = f"{over} {len(isolated)} of {len(share)} modules that mix tokens hide chunk one: {_listed(isolated)}"
     else:
         least = min(share, key=share.__getitem__)
         detail = (
-            f"{over} chunk one has {share[least]:.2g} or more of chunk two's gradient in each of {len(share)} modules "
+            f"{over} chunk one has at least {share[least]:.2g} of chunk two's gradient in each of {len(share)} modules "
             f"that mix tokens (least in {least})"
         )
-    if untold := _without(bench.model, modules):
-        detail += f"; no such module could be told apart in {_named(untold)}"
+    if missing := _layers_without(bench.model, modules):
+        detail += f"; no such module was found in {_listed(missing)}"
     cure = (
         "these layers would not learn the new distances: load the model with another attention (eager, sdpa), with "
-        "another transformers version, or without its own code where that ignores attention_mask"
+        "another transformers version, or without its own code if that ignores attention_mask"
     )
     return judge("layers", not isolated, detail, cure)
 
 
 def mixers(bench: Bench) -> dict[str, nn.Module]:
-    """The modules that mix tokens, by path: attention, and where it is given the mask, what stands in its place.
+    """The modules that mix tokens, by path: attention, and its replacements if they take the attention mask.
 
-    They are told by what they do, as names differ: a module that takes an `attention_mask` and turns hidden states into
-    hidden states, and holds no other that does so as well (a decoder layer does both, and holds its attention). What
-    merely chooses keys for attention takes the mask too, but gives indices.
+    They are recognised by what they do, because names differ: such a module takes an `attention_mask`, maps hidden
+    states to hidden states, and contains no other module that does both. (A decoder layer does both, but contains its
+    attention.) Modules that only select keys for attention also take the mask, but return indices.
     """
     candidates = {path: module for path, module in bench.model.named_modules() if path and _takes_mask(module)}
     mixing: set[nn.Module] = set()
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if _hidden((*args, *kwargs.values()), bench.n) and _hidden(_several(output), bench.n):
+        if _hidden_states((*args, *kwargs.values()), bench.n) and _hidden_states(_as_tuple(output), bench.n):
             mixing.add(module)
 
     with ExitStack() as hooks:
@@ -75,23 +75,24 @@ def mixers(bench: Bench) -> dict[str, nn.Module]:
 
 
 def shares(bench: Bench, modules: dict[str, nn.Module], skip: int) -> dict[str, float]:
-    """What chunk one's inputs to a module contribute to its outputs of chunk two, beside what chunk two's do.
+    """How much chunk one's inputs to a module contribute to its outputs of chunk two, relative to chunk two's inputs.
 
         max over tokens i of chunk one |g[i]| / max over tokens j of chunk two |g[j]|
 
-    where g is the gradient, at the inputs, of the outputs of chunk two along a random direction. One pass as training
-    makes it, and one backward pass through each module alone; where training recomputes its layers, so do these.
+    Here g is the gradient, at the inputs, of chunk two's outputs along a random direction. This takes one forward pass
+    as in training, and one backward pass through each module alone. With gradient checkpointing, layers are recomputed
+    as in training.
 
     Returns:
-        By path; zero where the backward pass finds no way from chunk two to chunk one.
+        Shares by path; zero if the backward pass finds no path from chunk two to chunk one.
     """
-    # Keys and values that a layer has from an earlier one lead back to that one's inputs, which is why all are kept.
+    # All inputs are kept: keys and values that a layer shares with an earlier layer lead back to that layer's inputs.
     leaves: list[Tensor] = []
     outputs: dict[nn.Module, Tensor] = {}
     recording = True
 
     def cut(value: Any) -> Any:
-        if not _hidden((value,), bench.n):
+        if not _hidden_states((value,), bench.n):
             return value
         leaves.append(value.detach().requires_grad_())
         return leaves[-1]
@@ -100,8 +101,8 @@ def shares(bench: Bench, modules: dict[str, nn.Module], skip: int) -> dict[str, 
         return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
 
     def keep_output(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if recording:  # Layers that are recomputed come by again, and their graph is that of the first time.
-            outputs[module] = _hidden(_several(output), bench.n)[0]
+        if recording:  # Recomputed layers run this hook again, but the graph to use is that of the first pass.
+            outputs[module] = _hidden_states(_as_tuple(output), bench.n)[0]
 
     with ExitStack() as hooks, torch.enable_grad():
         for module in modules.values():
@@ -129,12 +130,12 @@ def _takes_mask(module: nn.Module) -> bool:
     return "attention_mask" in inspect.signature(module.forward).parameters
 
 
-def _several(output: Any) -> tuple[Any, ...]:
+def _as_tuple(output: Any) -> tuple[Any, ...]:
     return output if isinstance(output, tuple) else (output,)
 
 
-def _hidden(values: tuple[Any, ...], n: int) -> list[Tensor]:
-    """Those of the values that hold a vector for each token of the probe: (1, n, width), real numbers."""
+def _hidden_states(values: tuple[Any, ...], n: int) -> list[Tensor]:
+    """The values that hold one vector per token of the probe: floating point tensors (1, n, width)."""
     return [
         value
         for value in values
@@ -142,8 +143,8 @@ def _hidden(values: tuple[Any, ...], n: int) -> list[Tensor]:
     ]
 
 
-def _without(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
-    """Paths of layers that hold none of the modules, in lists of layers where others do."""
+def _layers_without(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
+    """Paths of layers that contain none of the modules, in layer lists in which other layers do."""
     layers = [match.groups() for path in modules if (match := re.match(r"(.*?)\.(\d+)\b", path))]
     lists = dict.fromkeys(path for path, _ in layers)
     return [
@@ -154,6 +155,6 @@ def _without(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
     ]
 
 
-def _named(paths: list[str]) -> str:
+def _listed(paths: list[str]) -> str:
     more = len(paths) - _NAMED_AT_MOST
     return ", ".join(paths[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

@@ -12,23 +12,22 @@ from skipwise.errors import CheckpointError
 from skipwise.rope import eras, read_rope
 
 CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
-# Rope parameters, and what else is looked at, that are numbers above 0 wherever they are written.
+# Settings other than lengths that must be positive numbers wherever they occur.
 _NUMBERS = ("rope_theta", "factor", "attention_factor", "attn_factor", "original_rope_theta")
 _ENTRIES = ("rope_parameters", "rope_scaling")
 
 
 @dataclass(slots=True)
 class Patient:
-    """A checkpoint's files, mended while they are looked at, so that each check sees what those before it made
-    right.
+    """A checkpoint's files. Checks mend them in place, so that each check sees what earlier checks have mended.
 
     Attributes:
         config: content of `config.json`.
-        tokenizer: content of `tokenizer_config.json`; None where there is none.
-        base: config of the base model; None where it is not at hand.
-        defaults: what the model's class in transformers takes where the config leaves it out.
-        unmended: names of failed checks that nothing here says the right value for.
-        lifted_from: the maximum that stood there before it was found to be less than the model handles, in tokens.
+        tokenizer: content of `tokenizer_config.json`; None if there is none.
+        base: config of the base model; None if not available.
+        defaults: values that the model's class in transformers uses for settings that the config omits.
+        unmended: names of failed checks whose right value is not known.
+        lifted_from: the maximum, in tokens, before it was raised to what the model handles; None if it was not raised.
     """
 
     config: dict[str, Any]
@@ -40,17 +39,17 @@ class Patient:
 
     @property
     def text(self) -> dict[str, Any]:
-        """The decoder's part of the config, to be written into."""
+        """The decoder's part of the config; changes to it change the config."""
         return eras.text_part(self.config)  # pyright: ignore[reportReturnType]
 
     @property
     def whole(self) -> dict[str, Any]:
-        """The config with what its decoder's part leaves out."""
+        """A copy of the config whose decoder's part also contains the defaults."""
         return eras.with_text_part(self.config, {**self.defaults, **self.text})
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """Every dict of the files that transformers takes rope parameters of the global layers from, today's first."""
+        """The dicts that transformers reads rope parameters of the global layers from, `rope_parameters` first."""
         by_layer = eras.parameters_by_layer(self.text) is not None
         found = []
         for name in _ENTRIES:
@@ -64,62 +63,62 @@ class Patient:
 
     @property
     def passed_over(self) -> bool:
-        """Whether there are rope parameters for all layers, where transformers takes none but by layer."""
+        """Whether `rope_parameters` is one entry for all layers, but transformers only reads entries per layer type."""
         return bool(self.text.get("rope_parameters")) and eras.reads_by_layer_alone(self.text)
 
     def value(self, name: str) -> Any:
-        """Of a rope parameter, as transformers takes it."""
+        """The value of a rope parameter that transformers uses."""
         return eras.global_entry({**self.defaults, **self.text}).get(name)
 
     def write(self, name: str, value: Any) -> None:
-        """Writes a rope parameter wherever it is kept."""
+        """Writes a rope parameter into the first entry, and into every other entry that has it."""
         for entry in self.entries:
             if name in entry or entry is self.entries[0]:
                 entry[name] = value
 
     def drop(self, name: str) -> None:
-        """Removes a rope parameter from wherever it is kept."""
+        """Removes a rope parameter from all entries."""
         for entry in self.entries:
             entry.pop(name, None)
 
     @property
     def kind(self) -> str:
-        """The rope type, under transformers' name."""
+        """The rope type, in transformers' spelling."""
         return self.value("rope_type")
 
     @property
     def maximum(self) -> int:
-        """The longest input by the config, in tokens."""
+        """The longest input according to the config, in tokens."""
         return {**self.defaults, **self.text}[eras.maximum_name({**self.defaults, **self.text})]
 
     @property
     def original(self) -> int | None:
-        """The original window on record where transformers takes it from, in tokens; None where none is."""
+        """The original window recorded in the place that transformers reads, in tokens; None if there is no record."""
         if self.kind in eras.KINDS_WITH_ORIGINAL:
             return self.value(eras.ORIGINAL) if eras.names_original(self.text) else None
         return self.value(eras.ORIGINAL) or self.text.get(eras.ORIGINAL)
 
     @property
     def recorded_originals(self) -> set[int]:
-        """Original windows that the files name, inside a rope entry or beside it, in tokens."""
+        """All original windows that the config records, inside a rope entry or beside it, in tokens."""
         named = [holder.get(eras.ORIGINAL) for holder in (self.text, *self.entries)]
         return {value for value in named if value is not None}
 
     def rewritten(self) -> dict[str, Any]:
-        """The config written for readers of both eras, with a base that only its class tells."""
-        told = {name: value for name, value in self.defaults.items() if name == "rope_theta"}
-        written = eras.with_both_eras(eras.with_text_part(self.config, {**told, **self.text}))
+        """The config in both formats, with a RoPE base that only the model's class defines written out."""
+        from_class = {name: value for name, value in self.defaults.items() if name == "rope_theta"}
+        written = eras.with_both_eras(eras.with_text_part(self.config, {**from_class, **self.text}))
         if self.kind == "yarn" and not eras.names_original(self.text):
-            # What transformers takes for it, the maximum, is a guess, and is not to become a record.
+            # transformers falls back to the maximum. That is a guess, which must not be recorded as the original.
             for entry in Patient(config=written, tokenizer=None, base=None).entries:
                 entry.pop(eras.ORIGINAL, None)
         return written
 
     def known(self) -> tuple[float | None, int | None, str]:
-        """Base and original window that the model was pre-trained with, as far as they are known, and who says so.
+        """RoPE base and original window of the model's pre-training, if known, and the source of this knowledge.
 
-        Who says so is empty where nobody knows anything; a published family says at least that the base is not the one
-        that readers fall back to.
+        The source is empty if nothing is known. If it is a published family, the RoPE base is known at least not to be
+        the one that readers fall back to.
         """
         if self.base is not None:
             state = read_rope(self.base)
@@ -135,10 +134,10 @@ class Patient:
 
 
 def require_numbers(patient: Patient, folder: str) -> None:
-    """Refuses a config that says no window, or has something else where objects and numbers above 0 belong.
+    """Refuses a config without a window, or with values that are not objects or positive numbers as required.
 
     Raises:
-        CheckpointError: with what stands there.
+        CheckpointError: names the setting and its value.
     """
     text = {**patient.defaults, **patient.text}
     maximum = eras.maximum_name(text)
@@ -150,14 +149,14 @@ def require_numbers(patient: Patient, folder: str) -> None:
     for holder in (text, *patient.entries):
         for name in (maximum, eras.ORIGINAL, *_NUMBERS):
             value = holder.get(name)
-            # Of lengths, texts of digits are mended.
+            # Lengths written as text are mended by a check.
             is_right_kind = not isinstance(value, bool | str) or (isinstance(value, str) and name not in _NUMBERS)
             if value is not None and not (is_right_kind and (number(value) or 0) > 0):
                 raise CheckpointError(f"config.json of {folder!r} has {name} {value!r}; write a number above 0")
 
 
 def number(value: Any) -> float | None:
-    """A finite number, also one written as text; None for anything else."""
+    """Converts a value, possibly written as text, to a finite float; None if that is not possible."""
     try:
         found = float(value)
     except (TypeError, ValueError):
@@ -166,15 +165,15 @@ def number(value: Any) -> float | None:
 
 
 def read_file(file: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Reads a JSON file that contains an object.
 
     Raises:
-        CheckpointError: it cannot be read, or holds something else.
+        CheckpointError: the file cannot be read, or contains something else.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not a JSON object")
         return content
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(file)!r} cannot be read ({error}); give a checkpoint folder") from error

@@ -1,9 +1,9 @@
-"""An export held against the model it was made of: rotary tables, whole numbers, token ids, logits, and greedy text.
+"""Compare an export with the trained model: rotary tables, lengths, token ids, logits and greedy text.
 
-What may differ is the number format. So the trained model is measured again with its weights rounded to the format,
-which says what the format costs, and an engine that computes in float32 must give these logits up to float32's own
-error. One that rounds its activations as well (llama.cpp) is imitated, and may be as far from them as that, times
-three.
+Only the number format may differ. The trained model is therefore measured again with its weights rounded to the format,
+which shows what the format costs. An engine that computes in float32 must match these logits up to float32 error. An
+engine that also rounds activations (llama.cpp) is imitated. It may deviate from these logits by three times as much as
+the imitation does.
 """
 
 import inspect
@@ -23,30 +23,30 @@ from skipwise.export.runners import Runner
 from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeState, RopeTable, float32_angle_error, read_rope
 
-# Frequencies are powers taken in float32, and pass through several formats of it.
+# Allows for frequencies that are computed in float32 and converted several times.
 _TABLE_TOLERANCE = 1e-5
 _FACTOR_TOLERANCE = 1e-6
-# Root mean square of float32's own error in logits, over that of the logits: without long angles, and for each radian
-# that float32 is off in the angles of the last position.
+# Float32 error of logits, relative to the logits (root mean squares): a constant, and a term per radian of float32
+# error in the angles of the last positions.
 _FLOAT32_ERROR, _ERROR_PER_RADIAN = 1e-4, 0.5
-# What an engine's own rounding may cost, over what the imitation of it costs.
+# Allowed error of an engine's own rounding, relative to the error of its imitation.
 _ACTIVATIONS = 3
-# Of the relative error of weights that were cut, told by float32 sums over the same numbers.
+# Tolerance between two measurements of the truncation error, which are float32 sums over the same values.
 _CUT_TOLERANCE = 1e-4
 _LAST, _GREEDY = 32, 24
 _SHORT_TOKENS = 64
-# What of a window a long prompt is made of: all where that is not long, else what is beyond the original window.
+# Length of the long prompt: the whole window up to the first number, else the original window plus the second.
 _WHOLE_TOKENS, _BEYOND_TOKENS = 8192, 256
-_CURE = "the export is refused, and nothing of it is left"
+_CURE = "the export is refused and was deleted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """What models are compared on.
+    """The prompts of a comparison.
 
     Attributes:
-        short: token ids within the original window.
-        long: token ids beyond it; the same as `short` where the window was never extended.
+        short: token ids of a prompt within the original window.
+        long: token ids of a prompt that reaches beyond the original window, if the window was extended.
     """
 
     short: list[int]
@@ -55,11 +55,11 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a model computes on the prompts.
+    """A model's logits for the prompts.
 
     Attributes:
-        short: float32 (32, vocabulary), logits of the short prompt's last tokens.
-        long: of the long prompt's.
+        short: float32 (32, vocabulary), logits of the last tokens of the short prompt; fewer rows if it is shorter.
+        long: the same for the long prompt.
     """
 
     short: np.ndarray
@@ -67,16 +67,16 @@ class Measured:
 
 
 def prompts(runner: Runner, state: RopeState, long_tokens: int | None = None) -> Prompts:
-    """Real text of the lengths that a comparison needs: sources of Python's standard library.
+    """Prompts of real text: sources of Python's standard library.
 
     Args:
-        runner: whose tokenizer reads it.
-        state: of the model's rotary embedding.
-        long_tokens: of the long prompt; None for the whole window up to 8192 tokens, else 256 beyond the original
-            window.
+        runner: its tokenizer is used.
+        state: rotary settings of the model.
+        long_tokens: length of the long prompt, in tokens. None for the whole window if that is at most 8192 tokens,
+            else 256 tokens beyond the original window.
 
     Raises:
-        ConfigError: the long prompt would not reach beyond the original window, or beyond what the model handles.
+        ConfigError: the long prompt is not longer than the original window, or longer than the model's window.
     """
     window = state.maximum
     if long_tokens is None:
@@ -112,7 +112,7 @@ def compare(
     imitated: Measured,
     reference: Runner,
 ) -> list[Verdict]:
-    """Compares what was exported, loaded again, with the model it was made of.
+    """Compares an export, loaded again, with the trained model.
 
     Args:
         exported: the export.
@@ -120,13 +120,13 @@ def compare(
         tables: of the trained model, for an input of the long prompt's length.
         ids: token ids of `TEXTS` by the trained model's tokenizer.
         trained: logits of the trained model.
-        rounded: logits of the trained model with its weights in the numbers of the format.
-        imitated: logits of the rounded model with activations rounded as the engine rounds them; `rounded` itself for
-            one that computes in float32.
-        reference: the rounded model, which greedy text is held against.
+        rounded: logits of the trained model with its weights rounded to the format.
+        imitated: logits of the rounded model with activations rounded as in the engine; the same as `rounded` for an
+            engine that computes in float32.
+        reference: the rounded model, which greedy text is compared with.
 
     Returns:
-        A verdict of each part.
+        One verdict per part.
     """
     found = measure(exported, given)
     allowed = {
@@ -151,19 +151,19 @@ def compare_cut(
     stated: float,
     error: float,
 ) -> list[Verdict]:
-    """Compares additions that were cut to a rank, loaded again, with the model that they come near to.
+    """Compares an adapter that was truncated to a rank, loaded again, with the trained model that it approximates.
 
     Args:
-        exported: the base model with the additions.
-        given: prompts.
-        tables: of the trained model, for an input of the long prompt's length.
+        exported: the base model with the adapter.
+        given: the prompts.
+        tables: the trained model's rotary tables for an input of the long prompt's length.
         ids: token ids of `TEXTS` by the trained model's tokenizer.
         trained: logits of the trained model.
-        stated: relative error of the weights when they were cut.
-        error: of what was loaded.
+        stated: relative error of the weights, measured at truncation.
+        error: relative error of the loaded weights.
 
     Returns:
-        A verdict of each part; what the rank loses of logits is a note, as it is for the user to judge.
+        One verdict per part. The error in logits is only a note, because the user must judge it.
     """
     found = measure(exported, given)
     return [
@@ -172,7 +172,7 @@ def compare_cut(
         judge(
             "weights",
             math.isclose(error, stated, rel_tol=_CUT_TOLERANCE, abs_tol=_CUT_TOLERANCE),
-            f"what was tuned is off by {error:.3f} of itself, as when it was cut ({stated:.3f})",
+            f"the tuned difference is off by {error:.3f} of its norm, and was by {stated:.3f} when it was truncated",
             _CURE,
         ),
         *(
@@ -180,7 +180,7 @@ def compare_cut(
                 name=name,
                 status="note",
                 detail=f"logits of tokens {length - len(own)} to {length - 1} differ from the trained model's by "
-                f"{_off(own, wanted):.2g} of their size; top tokens as trained: {_same_top(own, wanted):.0%}",
+                f"{_off(own, wanted):.2g} (relative); same top token: {_same_top(own, wanted):.0%}",
             )
             for name, own, wanted, length in (
                 ("short", found.short, trained.short, len(given.short)),
@@ -191,28 +191,28 @@ def compare_cut(
 
 
 def compare_tables(found: Mapping[str, RopeTable], wanted: Mapping[str, RopeTable]) -> list[Verdict]:
-    """Verdicts of the rotary frequencies and of the attention factor; tables by `global` and `local`."""
+    """Verdicts on rotary frequencies and attention factors. Tables are given by `global` and `local`."""
     off = {kind: _deviation(found.get(kind), table) for kind, table in wanted.items()}
     factors = {kind: (table.attention_factor, _factor(found.get(kind))) for kind, table in wanted.items()}
     return [
         judge(
             "tables",
             max(off.values()) <= _TABLE_TOLERANCE,
-            f"inv_freq differs by {max(off.values()):.2g} of itself (allowed {_TABLE_TOLERANCE:g})",
+            f"inv_freq differs by {max(off.values()):.2g} (relative, allowed {_TABLE_TOLERANCE:g})",
             _CURE,
         ),
         judge(
             "factor",
             all(math.isclose(own, other, rel_tol=_FACTOR_TOLERANCE) for own, other in factors.values()),
             "attention factor "
-            + ", ".join(f"{other:.7g} for {own:.7g} ({kind})" for kind, (own, other) in factors.items()),
+            + ", ".join(f"{other:.7g}, trained {own:.7g} ({kind})" for kind, (own, other) in factors.items()),
             _CURE,
         ),
     ]
 
 
 def compare_config(folder: Path, state: RopeState) -> Verdict:
-    """Whether a `config.json` says the model's rotary embedding to readers of both eras, lengths as whole numbers."""
+    """Whether a `config.json` gives readers of both formats the model's rotary settings, with integer lengths."""
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = written.get("text_config", written)
     old = {name: value for name, value in text.items() if name != "rope_parameters"}
@@ -225,12 +225,12 @@ def compare_config(folder: Path, state: RopeState) -> Verdict:
                 faults.append(f"{name} is {getattr(read, name)} for {era}, should be {getattr(state, name)}")
     lengths = {name: text.get(name) for name in ("max_position_embeddings", "original_max_position_embeddings")}
     faults += [f"{name} is {value!r}" for name, value in lengths.items() if not isinstance(value, int | None)]
-    fine = f"{state.kind}, theta {state.theta:g}, {state.original} to {state.maximum} tokens, whole, in both eras"
+    fine = f"{state.kind}, theta {state.theta:g}, {state.original} to {state.maximum} tokens, the same in both formats"
     return judge("integers", not faults, "; ".join(faults) or fine, _CURE)
 
 
 def compare_entries(entries: Mapping[str, Any], state: RopeState) -> Verdict:
-    """Whether a GGUF file's metadata have the model's lengths and base."""
+    """Whether a GGUF file's metadata contain the model's lengths and RoPE base."""
     wanted = {
         "context_length": state.maximum,
         "rope.scaling.original_context_length": state.original,
@@ -251,7 +251,7 @@ def require_equal(verdicts: Sequence[Verdict], what: str) -> None:
     """Refuses an export that differs from the model.
 
     Raises:
-        CheckpointError: a verdict failed; names all that did.
+        CheckpointError: a verdict failed. The message lists every failed verdict.
     """
     failed = [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.status == "fail"]
     if failed:
@@ -266,30 +266,30 @@ def _logits(
     off, cost = _off(found, rounded), _off(rounded, trained)
     good = bool(np.isfinite(found).all()) and off <= allowed
     detail = (
-        f"logits of tokens {length - len(found)} to {length - 1} differ by {off:.2g} of their size (allowed "
-        f"{allowed:.2g}); the "
-        f"format itself costs {cost:.2g}; top tokens as trained: {_same_top(found, trained):.0%}"
+        f"logits of tokens {length - len(found)} to {length - 1} differ by {off:.2g} (relative, allowed "
+        f"{allowed:.2g}); the format itself costs {cost:.2g}; same top token as trained: "
+        f"{_same_top(found, trained):.0%}"
     )
     return judge(name, good, detail, _CURE)
 
 
 def _greedy(exported: Runner, reference: Runner, prompt: list[int], allowed: float) -> Verdict:
-    """Each token that the export writes is the reference's likeliest, or as near to it as the allowed error."""
+    """Checks that each token of the export's greedy text is the reference's best, or ties with it within the error."""
     ids, ties = list(prompt), 0
     for step in range(_GREEDY):
         own, wanted = exported.logits(ids, 1)[0], reference.logits(ids, 1)[0]
         token = int(own.argmax())
         if token != int(wanted.argmax()):
             behind = float(wanted.max() - wanted[token])
-            # Two logits, each off by a few times the root mean square.
+            # Allows for an error of several root mean squares in each of the two logits.
             if behind > 8 * allowed * _rms(wanted[None]):
                 best = int(wanted.argmax())
-                detail = f"token {step + 1} is {token}, by {behind:.3g} below the trained model's own, {best}"
+                detail = f"token {step + 1} is {token}, whose logit is {behind:.3g} below the trained model's {best}"
                 return judge("greedy", False, detail, _CURE)
             ties += 1
         ids.append(token)
-    detail = f"{_GREEDY - ties} of {_GREEDY} tokens of greedy text are the trained model's own" + (
-        f", {ties} within the allowed error of it" if ties else ""
+    detail = f"{_GREEDY - ties} of {_GREEDY} tokens of greedy text are the trained model's" + (
+        f", {ties} tie with them within the allowed error" if ties else ""
     )
     return judge("greedy", True, detail, _CURE)
 
@@ -302,7 +302,7 @@ def _token_ids(exported: Runner, wanted: Sequence[list[int]]) -> Verdict:
         own, other = found[wrong[0]], wanted[wrong[0]]
         place = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
         detail = (
-            f"token ids of {len(wrong)} of {len(wanted)} texts differ, first {own[place : place + 4]} for "
+            f"token ids of {len(wrong)} of {len(wanted)} texts differ, first {own[place : place + 4]} instead of "
             f"{other[place : place + 4]} in {TEXTS[wrong[0]]!r}"
         )
     return judge("tokens", not wrong, detail, _CURE)
@@ -319,7 +319,7 @@ def _angle_error(tables: Mapping[str, RopeTable], length: int) -> float:
 
 
 def _off(found: np.ndarray, wanted: np.ndarray) -> float:
-    """How far logits are off, as a share of their size."""
+    """Relative error of logits, in root mean squares."""
     return _rms(found - wanted) / _rms(wanted)
 
 
@@ -328,7 +328,7 @@ def _same_top(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def _rms(logits: np.ndarray) -> float:
-    """Root mean square over tokens and vocabulary; of each token's logits only their differences count."""
+    """Root mean square over tokens and vocabulary, of each token's logits minus their mean."""
     centred = logits.astype(np.float64)
     return float(np.sqrt(np.mean((centred - centred.mean(-1, keepdims=True)) ** 2)))
 
@@ -346,7 +346,7 @@ def _factor(table: RopeTable | None) -> float:
 
 
 def _library() -> Iterator[str]:
-    """Sources of modules of the standard library, over and over."""
+    """Yields the sources of some standard library modules, repeatedly."""
     import argparse
     import ast
     import inspect as inspection

@@ -1,4 +1,4 @@
-"""Settings of vLLM and llama.cpp that serve an export, with lengths and rope said in full."""
+"""Commands that serve an export with vLLM and llama.cpp, with explicit lengths and rope settings."""
 
 import json
 import shlex
@@ -9,12 +9,12 @@ from skipwise.export.gguf_rope import GgufRope
 from skipwise.model import rope_state
 from skipwise.rope import RopeState
 
-# vLLM allows no more unless told.
+# vLLM's default for --max-lora-rank.
 _VLLM_RANK = 16
 
 
 def hf_commands(folder: Path, config: Any) -> dict[str, str]:
-    """Of a checkpoint folder, whose config has all settings."""
+    """Commands for a checkpoint folder, whose config contains all settings."""
     state = rope_state(config)
     length = ["--max-model-len", str(state.maximum)]
     return {
@@ -26,11 +26,12 @@ def hf_commands(folder: Path, config: Any) -> dict[str, str]:
 
 
 def adapter_commands(folder: Path, base: str, config: Any, adapter: dict[str, Any]) -> dict[str, str]:
-    """Of an adapter over its base model, which must be told the extension; none where vLLM cannot serve the adapter."""
+    """Commands for an adapter on its base model, with the extension's settings; advice if vLLM cannot serve it."""
     state = rope_state(config)
     if adapter.get("modules_to_save"):
         return {
-            "vLLM": "takes no adapter with trained norms or embeddings; serve the whole model: skipwise export --to hf"
+            "vLLM": "does not support adapters with trained norms or embeddings; serve the whole model: skipwise "
+            "export --to hf"
         }
     command = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{folder.name}={folder}"]
     if adapter["r"] > _VLLM_RANK:
@@ -40,7 +41,7 @@ def adapter_commands(folder: Path, base: str, config: Any, adapter: dict[str, An
 
 
 def gguf_commands(path: Path, state: RopeState, rope: GgufRope) -> dict[str, str]:
-    """Of a GGUF file, whose metadata has all settings."""
+    """Commands for a GGUF file, whose metadata contains all settings."""
     command = ["llama-server", "-m", str(path), "-c", str(state.maximum)]
     commands = {"llama.cpp": shlex.join(command)}
     entries = rope.entries
@@ -49,19 +50,19 @@ def gguf_commands(path: Path, state: RopeState, rope: GgufRope) -> dict[str, str
         flags += ["--rope-scale", f"{factor:.8g}"]
     if entries["rope.scaling.type"] == "yarn":
         flags += ["--yarn-orig-ctx", str(state.original)]
-    # Divisors have no flags, and a chosen attention factor none that works: they come from the file.
+    # There are no flags for divisors, and none that works for a chosen attention factor: both come from the file.
     if not rope.tensors:
         commands["llama.cpp, with the rope said in full"] = shlex.join(command + flags)
     return commands
 
 
 def overrides(config: Any, state: RopeState) -> dict[str, Any]:
-    """What of an extended config its base does not say."""
+    """The settings of an extended config that its base model's config lacks, in the form of `--hf-overrides`."""
     text = config.get_text_config(decoder=True)
-    said = {
+    settings = {
         "rope_parameters": text.to_dict()["rope_parameters"],
         "max_position_embeddings": state.maximum,
         "original_max_position_embeddings": state.original,
     }
     inside = next((name for name in config.sub_configs if getattr(config, name, None) is text), None)
-    return {inside: said} if inside else said
+    return {inside: settings} if inside else settings

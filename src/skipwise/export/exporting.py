@@ -34,7 +34,7 @@ from skipwise.train.tuning import load_additions
 RECORD_FILE = "export.json"
 _HF_DTYPES = ("float32", "bfloat16", "float16")
 _SHARD_BYTES = 5 * 10**9
-# Load, measure, write, load again, compare.
+# The stages are load, measure, write, load again, compare.
 _STAGES = 5
 
 
@@ -56,30 +56,30 @@ def export(
 
     Args:
         source: the output folder of a finished run, or any checkpoint folder.
-        to: `hf`, a whole checkpoint; `gguf`, a file for llama.cpp; `adapter`, a run's low-rank additions alone, or
-            the difference to its base cut to a `rank`, with the config of the extended model.
-        output: folder to make; None for one beside the source, named after it and the format.
-        dtype: of the weights: `float32`, `bfloat16` or `float16` for hf (None: as the source has them); `f32`, `f16`,
-            `bf16` or `q8_0` for gguf (None: f16). An adapter keeps its own.
+        to: `hf` for a whole checkpoint; `gguf` for a llama.cpp file; `adapter` for the run's adapter, or for the
+            difference to the base model truncated to a `rank`, with the config of the extended model.
+        output: folder to create; None for a folder beside the source, named after it and the format.
+        dtype: number format of the weights. For hf `float32`, `bfloat16` or `float16` (None: as in the source); for
+            gguf `f32`, `f16`, `bf16` or `q8_0` (None: f16). An adapter keeps its own dtype.
         base: where the run's base model is now.
-        engine: that a GGUF file is compared by: `llama.cpp` or `transformers`; None for llama.cpp where it is
-            installed.
-        shard_bytes: largest file of weights of an hf export.
-        long_tokens: of the long prompt that models are compared on; None for the whole window up to 8192 tokens, else
-            256 beyond the original window.
-        rank: of an adapter where there are no low-rank additions (`skipwise.inference.low_rank`): what it loses is
-            measured and said, and refuses nothing.
-        trust_remote_code: run Python code that comes with the model.
-        progress: show on a terminal what is being done.
+        engine: engine that loads a GGUF file for the comparison: `llama.cpp` or `transformers`. None for llama.cpp if
+            it is installed.
+        shard_bytes: size limit of a weights file in an hf export.
+        long_tokens: length of the long prompt of the comparison, in tokens. None for the whole window if that is at
+            most 8192 tokens, else 256 tokens beyond the original window.
+        rank: rank of the adapter for a source that has none (`skipwise.inference.low_rank`). The loss from truncation
+            is measured and reported, but never fails the export.
+        trust_remote_code: whether to run Python code that comes with the model.
+        progress: whether to show progress on a terminal.
 
     Returns:
-        What was made, how it compares, and commands to serve it.
+        What was exported, the comparison, and commands to serve it.
 
     Raises:
-        ConfigError: a setting is unknown, a package missing, or the format cannot carry the model's rotary embedding.
-        UnsupportedModelError: the format has no place for this kind of model.
-        CheckpointError: the export differs from the model by more than its number format, or cannot be written;
-            nothing is left then.
+        ConfigError: a setting is unknown, a package is missing, or the format cannot hold the model's rotary embedding.
+        UnsupportedModelError: the format does not support this kind of model.
+        CheckpointError: the export differs from the model by more than its number format explains, or cannot be
+            written. Nothing is left in this case.
     """
     check_format(to)
     dtype = _dtype(to, dtype)
@@ -91,7 +91,7 @@ def export(
     if rank is not None and (to != "adapter" or rank < 1):
         raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
     if folder.exists():
-        raise ConfigError(f"output folder {str(folder)!r} exists already; give another with --out")
+        raise ConfigError(f"output folder {str(folder)!r} already exists; give another with --out")
     with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
         trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
         if to == "adapter":
@@ -117,39 +117,39 @@ def _dtype(to: str, dtype: str | None) -> str | None:
         what = (
             f"{did_you_mean(dtype, allowed)}give one of {', '.join(allowed)}"
             if allowed
-            else "an adapter keeps its own: leave it out"
+            else "an adapter keeps its own dtype: leave --dtype out"
         )
         raise ConfigError(f"--dtype is {dtype!r}; for --to {to} {what}")
     return dtype
 
 
 def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
-    """Refuses an adapter where there is none to export, or none to cut."""
+    """Refuses an adapter export if the source has no adapter, or if a difference cannot be truncated to `rank`."""
     if rank is not None and trained.adapter is not None:
-        raise ConfigError(f"{source!r} has low-rank additions of its own; leave --rank out to export them")
+        raise ConfigError(f"{source!r} has an adapter of its own; leave --rank out to export it")
     if rank is not None and trained.base is None:
-        raise ConfigError(f"{source!r} is no run of skipwise extend; name the model it was made of with --base")
+        raise ConfigError(f"{source!r} is not a run of skipwise extend; name its base model with --base")
     if rank is None and trained.four_bit:
         raise ConfigError(
-            f"the additions of {source!r} were trained over weights in 4 bits, and over the base model's own they make "
-            "another model; export --to hf, or cut the difference of the whole weights to a --rank"
+            f"the adapter of {source!r} was trained on 4-bit weights and does not fit the base model's full weights; "
+            "export --to hf, or truncate the difference of the whole weights to a --rank"
         )
     if rank is None and trained.adapter is None:
         raise ConfigError(
-            f"{source!r} has no low-rank additions to export alone (adapter/); export --to hf, or cut its difference "
-            "to its base to a --rank"
+            f"{source!r} has no adapter to export (adapter/); export --to hf, or truncate its difference to the base "
+            "model to a --rank"
         )
     if trained.base is not None and is_read_as_another(trained.base):
         raise ConfigError(
-            f"the base of {source!r} is {trained.base!r}, which is read as a model of type "
-            f"{trained.model.config.model_type}, and an adapter fits that alone: make it by skipwise export --to hf, "
-            "and name it with --base"
+            f"the base of {source!r} is {trained.base!r}, which is converted to a model of type "
+            f"{trained.model.config.model_type} on loading, and an adapter fits only the converted model: make that "
+            "with skipwise export --to hf, and name it with --base"
         )
 
 
 @dataclass
 class _Job:
-    """One export, from the trained model in memory to a folder that is compared.
+    """One export, from the trained model in memory to a compared folder.
 
     The trained model is measured first, and then its weights are rounded in place, so that no more than two models are
     in memory at once. `hf`, `gguf` and `adapter` say in a few words what they made.
@@ -177,7 +177,7 @@ class _Job:
         dtype = self.dtype or self.trained.stored
         before = self._measure_trained()
         self._begin("write")
-        # Parameters alone: tables in 16 bits would be other tables.
+        # Only parameters are cast: rotary tables in 16 bits would be inexact.
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(getattr(torch, dtype))
         save_model(self.model, self.trained.tokenizer, folder, shard_bytes=self.shard_bytes)
@@ -214,8 +214,8 @@ class _Job:
         notes = [] if plan.rope.note is None else [plan.rope.note]
         if not by_llama_cpp:
             notes.append(
-                "llama.cpp itself was not run; with llama-cpp-python installed (pip install 'skipwise[llama-cpp]') it "
-                "is"
+                "llama.cpp itself was not run; to compare with it, install llama-cpp-python (pip install "
+                "'skipwise[llama-cpp]')"
             )
         commands = engines.gguf_commands(self.folder / path.name, self.state, plan.rope)
         return f"a GGUF file in {DTYPES[dtype]}", self._exported("gguf", dtype, engine, verdicts, commands, notes)
@@ -236,7 +236,7 @@ class _Job:
         save_config(self.model.config, folder)
         self.trained.tokenizer.save_pretrained(folder)
         self._begin("load it again")
-        # As its user loads it: the base model's weights under the config that lies with the adapter.
+        # Loaded as a user loads it: the base model's weights with the config from the adapter's folder.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
         plain = self._load_base(base)
         parameters = dict(plain.named_parameters(remove_duplicate=False))
@@ -252,9 +252,9 @@ class _Job:
             tables = self.reference.tables(len(self.prompts.long))
             compared = comparison.compare_cut(runner, self.prompts, tables, self.ids, before, stated, error)
             notes.append(
-                f"The difference to the base is cut to rank {self.rank}: skipwise generate "
+                f"The difference to the base is truncated to rank {self.rank}: skipwise generate "
                 f"{shlex.quote(str(self.trained.folder))} --adapter {shlex.quote(str(self.folder))} serves both modes "
-                "with it from one set of weights; skipwise eval says what the rank costs"
+                "with it from one set of weights; measure what the rank costs with skipwise eval"
             )
         notes.insert(
             0,
@@ -282,7 +282,13 @@ class _Job:
         return comparison.measure(self.reference, self.prompts)
 
     def _compare(self, exported: Runner, before: comparison.Measured, imitated: str | None = None) -> list[Verdict]:
-        """Compares with the model, whose weights are rounded by now; `imitated` is what llama.cpp computes in."""
+        """Compares an export with the model, whose weights are rounded by now.
+
+        Args:
+            exported: the export, loaded again.
+            before: logits of the model before rounding.
+            imitated: number format if llama.cpp runs the export, whose rounding is then imitated; else None.
+        """
         self._begin("compare")
         after = comparison.measure(self.reference, self.prompts)
         tables = self.reference.tables(len(self.prompts.long))

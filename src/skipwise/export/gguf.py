@@ -1,8 +1,8 @@
-"""GGUF files of the Llama, Mistral, Qwen2, Qwen3 and Gemma families, with their rotary embedding and tokenizer.
+"""Write and read GGUF files of the Llama, Mistral, Qwen2, Qwen3 and Gemma families.
 
-Two things in the weights are GGUF's own. Llama's and Mistral's queries and keys are stored with the two dimensions of a
-rotated pair as neighbours, where transformers has them half a head apart. Gemma's norms are stored with the 1 added
-that its class adds. Everything else is renamed only.
+GGUF stores two kinds of weights differently from transformers. In the query and key projections of Llama and Mistral,
+the two dimensions of a rotated pair are neighbours; in transformers they are half a head apart. Gemma's norms are
+stored with the 1 that its class adds in transformers. All other weights are only renamed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,20 +25,20 @@ from skipwise.model.rotary import text_config
 from skipwise.rope.eras import head_dim
 
 DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
-"""Number formats of a GGUF file, by the name that `--dtype` has for them."""
+"""Number formats of a GGUF file, by their `--dtype` name."""
 
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
 
 
 class _Family(NamedTuple):
-    """How llama.cpp runs a kind of model.
+    """How llama.cpp runs a family of models.
 
     Attributes:
-        architecture: its name there.
-        activation: of the feed-forward layers, which is no metadata.
-        permuted: queries and keys have the dimensions of a pair side by side.
-        has_divisors: tensors of divisors of the frequencies are read.
-        is_gemma: norms are stored with 1 added, and some layers may be local.
+        architecture: llama.cpp's name of the family.
+        activation: activation of the feed-forward layers, which the metadata do not contain.
+        permuted: whether the dimensions of a rotated pair are neighbours in queries and keys.
+        has_divisors: whether llama.cpp reads tensors of frequency divisors.
+        is_gemma: whether norms are stored with 1 added and some layers may use local attention.
     """
 
     architecture: str
@@ -58,18 +58,18 @@ FAMILIES = {
     "gemma2": _Family("gemma2", _GELU, is_gemma=True),
     "gemma3_text": _Family("gemma3", _GELU, is_gemma=True),
 }
-"""Kinds of model that are written, by `model_type`."""
+"""Supported families, by `model_type`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufPlan:
-    """All that goes into a file but the weights, found to be possible before any is written.
+    """Everything in a file except the weights. It is planned first, so that an unsupported model leaves no file.
 
     Attributes:
         family: how llama.cpp runs the model.
-        rope: its rotary embedding.
-        tokenizer: its tokenizer.
-        metadata: entries of the architecture, by the end of their key.
+        rope: rotary embedding.
+        tokenizer: tokenizer.
+        metadata: entries of the architecture, by key without the architecture.
     """
 
     family: _Family
@@ -79,22 +79,22 @@ class GgufPlan:
 
 
 def plan_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GgufPlan:
-    """Finds how a model is written as GGUF.
+    """Plans a GGUF file for a model.
 
     Args:
         model: without adapters.
-        tokenizer: that goes with it.
+        tokenizer: the model's tokenizer.
 
     Raises:
-        UnsupportedModelError: it is of a family, or has a part, that is not written.
-        ConfigError: llama.cpp cannot compute its rotary embedding or attention, with the nearest that it can.
+        UnsupportedModelError: the family, or a part of the model or tokenizer, is not supported.
+        ConfigError: llama.cpp cannot compute the rotary embedding or the attention. The message names an alternative.
     """
     config: Any = text_config(model.config)
     family = FAMILIES.get(model.config.model_type)
     if family is None:
         raise UnsupportedModelError(
-            f"model type is {model.config.model_type!r}; as GGUF are written {', '.join(FAMILIES)}: export --to hf and "
-            "convert that with llama.cpp's convert_hf_to_gguf.py"
+            f"model type is {model.config.model_type!r}; GGUF export supports {', '.join(FAMILIES)}: export --to hf "
+            "and convert that with llama.cpp's convert_hf_to_gguf.py"
         )
     state = rope_state(model.config)
     _check_computable(config, family, state.rotary_dim, state.maximum)
@@ -132,18 +132,19 @@ def plan_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ggu
 
 
 def write_gguf(path: Path, model: PreTrainedModel, plan: GgufPlan, dtype: str, name: str) -> None:
-    """Writes the file, one tensor in memory at a time beside the model's own.
+    """Writes a GGUF file. It converts one tensor at a time, to save memory.
 
     Args:
-        path: of the new file.
-        model: that the plan is of.
-        plan: from `plan_gguf`.
-        dtype: key of `DTYPES`, for matrices; norms, biases and divisors are float32, and rows that do not divide into
-            blocks of 32 are F16 in place of Q8_0.
-        name: of the model, for people.
+        path: path of the new file.
+        model: the model that was planned.
+        plan: as returned by `plan_gguf`.
+        dtype: key of `DTYPES`, for matrices. Norms, biases and divisors are float32. Matrices whose rows do not divide
+            into blocks of 32 are F16 instead of Q8_0.
+        name: display name of the model.
 
     Raises:
-        CheckpointError: a weight is not a number, or too large for the format.
+        CheckpointError: a weight is not finite, or too large for the format.
+        UnsupportedModelError: llama.cpp's architecture does not have one of the weights.
     """
     import gguf
 
@@ -158,7 +159,7 @@ def write_gguf(path: Path, model: PreTrainedModel, plan: GgufPlan, dtype: str, n
     for stored_name, weight in stored:
         kind = stored_type(tuple(weight.shape), dtype)
         shape = gguf.quant_shape_to_byte_shape(tuple(weight.shape), kind)
-        # A shape in bytes and the kind that they stand for, as for any quantised tensor.
+        # The writer expects the shape in bytes with the type, as for every quantised tensor.
         writer.add_tensor_info(stored_name, shape, np.dtype(np.uint8), int(np.prod(shape)), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -169,7 +170,7 @@ def write_gguf(path: Path, model: PreTrainedModel, plan: GgufPlan, dtype: str, n
         if not np.isfinite(gguf.dequantize(blocks, stored_type(number.shape, dtype))).all():
             writer.close()
             raise CheckpointError(
-                f"tensor {stored_name} has numbers that {DTYPES[dtype]} cannot hold (largest "
+                f"tensor {stored_name} has values that {DTYPES[dtype]} cannot represent (largest "
                 f"{np.abs(number).max():.4g}); choose --dtype bf16 or f32"
             )
         writer.write_tensor_data(blocks)
@@ -177,7 +178,7 @@ def write_gguf(path: Path, model: PreTrainedModel, plan: GgufPlan, dtype: str, n
 
 
 def stored_type(shape: tuple[int, ...], dtype: str) -> Any:
-    """The kind of numbers, of the gguf package, that a tensor of this shape is stored in."""
+    """The gguf package's type that a tensor of this shape is stored in."""
     import gguf
 
     if len(shape) == 1:
@@ -187,7 +188,7 @@ def stored_type(shape: tuple[int, ...], dtype: str) -> Any:
 
 
 def rounded(weight: torch.Tensor, dtype: str) -> torch.Tensor:
-    """A weight as it is after it was stored in a format: float32, of the same shape."""
+    """The weight after rounding to a format: float32, same shape."""
     import gguf
 
     kind = stored_type(tuple(weight.shape), dtype)
@@ -196,11 +197,11 @@ def rounded(weight: torch.Tensor, dtype: str) -> torch.Tensor:
 
 
 class GgufContent(NamedTuple):
-    """What a file says.
+    """The metadata of a GGUF file.
 
     Attributes:
-        architecture: its family, as llama.cpp names it.
-        entries: metadata of the family, by the end of the key.
+        architecture: llama.cpp's name of the family.
+        entries: metadata of the architecture, by key without the architecture.
         divisors: tensors of the rotary embedding, by name.
     """
 
@@ -210,7 +211,7 @@ class GgufContent(NamedTuple):
 
 
 def read_gguf(path: Path) -> GgufContent:
-    """Reads a file's metadata and the tensors of its rotary embedding, and no weights."""
+    """Reads a file's metadata and the tensors of its rotary embedding, but no weights."""
     import gguf
 
     reader = gguf.GGUFReader(path)
@@ -228,38 +229,39 @@ def read_gguf(path: Path) -> GgufContent:
 
 
 def _check_computable(config: Any, family: _Family, rotary_dim: int, maximum: int) -> None:
-    """Refuses what llama.cpp computes otherwise and takes no metadata for."""
+    """Refuses models that llama.cpp would compute differently, where no metadata could change that."""
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation != family.activation:
         raise UnsupportedModelError(
-            f"model's activation is {activation!r}, and llama.cpp runs this family with {family.activation}"
+            f"model's activation is {activation!r}, but llama.cpp runs this family with {family.activation}; export "
+            "--to hf and serve it with vLLM"
         )
     if rotary_dim != head_dim(config.to_dict()):
         raise UnsupportedModelError(
-            f"{rotary_dim} of {head_dim(config.to_dict())} dimensions of a head are rotated, and llama.cpp rotates all "
+            f"{rotary_dim} of {head_dim(config.to_dict())} dimensions of a head are rotated, but llama.cpp rotates all "
             "of them in this family; export --to hf and serve it with vLLM"
         )
     span = local_span(config)
     if span is not None and not family.is_gemma and span < maximum:
         raise ConfigError(
-            f"layers of the model look back {span} tokens only, and llama.cpp lets them see all {maximum}; set "
-            "sliding_window to null in a copy of the checkpoint if it was trained to see them all, or serve --to hf "
-            "with vLLM"
+            f"layers of the model attend only to the last {span} tokens, but llama.cpp lets them attend to all "
+            f"{maximum}; if the model was trained that way, set sliding_window to null in a copy of the checkpoint, "
+            "otherwise export --to hf and serve it with vLLM"
         )
     if not family.is_gemma or not hasattr(config, "query_pre_attn_scalar"):
         return
-    # llama.cpp knows by the number of layers which sizes scale otherwise.
+    # llama.cpp recognises the sizes that scale attention differently by their number of layers.
     of_hidden = {"gemma2": 46, "gemma3": 62}[family.architecture] == config.num_hidden_layers
     scalar = config.hidden_size // config.num_attention_heads if of_hidden else head_dim(config.to_dict())
     if config.query_pre_attn_scalar != scalar:
         raise UnsupportedModelError(
-            f"config's query_pre_attn_scalar is {config.query_pre_attn_scalar}, and llama.cpp scales the attention of "
-            f"such a model by {scalar}; export --to hf and serve it with vLLM"
+            f"config's query_pre_attn_scalar is {config.query_pre_attn_scalar}, but llama.cpp uses {scalar} for such a "
+            "model; export --to hf and serve it with vLLM"
         )
 
 
 def _tensors(model: PreTrainedModel, plan: GgufPlan) -> Iterator[tuple[str, torch.Tensor | np.ndarray]]:
-    """Name in the file and tensor, divisors first; a tied head is none of its own."""
+    """Yields name in the file and tensor, divisors first. A tied head is left out."""
     import gguf
 
     yield from plan.rope.tensors.items()
@@ -271,7 +273,7 @@ def _tensors(model: PreTrainedModel, plan: GgufPlan) -> Iterator[tuple[str, torc
         stored_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if stored_name is None:
             raise UnsupportedModelError(
-                f"the model has a weight {name!r} that llama.cpp's {plan.family.architecture} lacks"
+                f"the model has a weight {name!r} that llama.cpp's {plan.family.architecture} does not have"
             )
         yield stored_name, weight
 
@@ -283,7 +285,7 @@ def _architecture(family: _Family) -> Any:
 
 
 def _in_gguf_order(name: str, weight: torch.Tensor, model: PreTrainedModel, family: _Family) -> np.ndarray:
-    """Float32 numbers in the order, and with the offset, that llama.cpp wants."""
+    """The weight in float32, with the order of rows and the offset that llama.cpp expects."""
     number, config = weight.detach().float().cpu().numpy(), model.config
     if family.permuted and (".attn_q." in name or ".attn_k." in name):
         heads: Any = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads

@@ -1,20 +1,20 @@
-"""What of a rotary embedding a GGUF file can carry, and what llama.cpp computes from it.
+"""Write rotary embeddings to GGUF files, and compute the tables that llama.cpp uses.
 
 llama.cpp rotates pair `j` at a position by `position * inv_freq_j`, and multiplies cos and sin by a factor:
 
-    base_j      = freq_base ^ (-2j / d) / rope_freqs_j           the tensor where there is one, else 1
+    base_j      = freq_base ^ (-2j / d) / rope_freqs_j           rope_freqs: the tensor if there is one, else 1
     inv_freq_j  = base_j / scale                                 kinds `linear` and none (scale 1)
                 = base_j * (m_j + (1 - m_j) / scale)             `yarn`; m_j falls over the pairs between beta 32 and 1
     factor      = attn_factor * (0.1 ln(scale) + 1 if yarn else 1)
 
-`attn_factor` is the entry `<family>.rope.scaling.attn_factor`. (`yarn_attn_factor`, which converters write, is not
-read for these families, and the flag `--yarn-attn-factor` is overwritten under yarn: a calibrated factor comes through
-in the file or not at all.) The betas are fixed. The tensors of divisors are read for Llama's kind only, so that there
-anything fits.
+`attn_factor` is the entry `<family>.rope.scaling.attn_factor`. Only this entry can hold a calibrated factor:
+`yarn_attn_factor`, which converters write, is not read for these families, and with yarn the flag `--yarn-attn-factor`
+is overwritten. The betas are fixed. llama.cpp reads tensors of divisors only for the Llama architecture, which can
+therefore hold any table.
 
-Source: llama.cpp as in llama-cpp-python 0.3.36: src/llama-context.cpp and src/llama-model.cpp (how the factor is
-composed: what the context multiplies in for yarn cancels against what the kernel does, and `attn_factor` is left),
-ggml/src/ggml-cpu/ops.cpp (`rope_yarn`), ggml/src/ggml.c (`ggml_rope_yarn_corr_dims`).
+Source: llama.cpp as in llama-cpp-python 0.3.36: src/llama-context.cpp and src/llama-model.cpp (composition of the
+factor: the context's yarn factor cancels with the kernel's, which leaves `attn_factor`), ggml/src/ggml-cpu/ops.cpp
+(`rope_yarn`), ggml/src/ggml.c (`ggml_rope_yarn_corr_dims`).
 """
 
 import math
@@ -30,18 +30,18 @@ from skipwise.rope.tables import unscaled_frequencies
 
 _BETA_FAST, _BETA_SLOW = 32.0, 1.0
 _CLOSE = 1e-6
-# Tensor names: divisors at every length, and LongRoPE's two lists.
+# Names of tensors: divisors for every length, and LongRoPE's two lists.
 DIVISORS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufRope:
-    """A rotary embedding as a GGUF file has it.
+    """A rotary embedding in GGUF's form.
 
     Attributes:
-        entries: metadata by the end of its key, as in `rope.freq_base`.
-        tensors: divisors of the frequencies, float32 (rotary_dim / 2,), by the tensor's name.
-        note: how llama.cpp differs from transformers with it, in a sentence; None where it does not.
+        entries: metadata by key without the architecture, such as `rope.freq_base`.
+        tensors: divisors of the frequencies, float32 (rotary_dim / 2,), by tensor name.
+        note: how llama.cpp differs from transformers, in a sentence; None if it does not.
     """
 
     entries: Mapping[str, Any]
@@ -50,24 +50,24 @@ class GgufRope:
 
 
 def to_gguf(state: RopeState, *, has_divisors: bool, local_layers: bool) -> GgufRope:
-    """How a model's rotary embedding is written so that llama.cpp computes the same.
+    """Translates a model's rotary embedding so that llama.cpp computes the same tables.
 
     Args:
-        state: of the model's config.
-        has_divisors: whether llama.cpp reads tensors of divisors for this kind of model (Llama's only).
-        local_layers: whether some layers have a rotary embedding of their own, which the attention factor would reach.
+        state: rotary settings of the model.
+        has_divisors: whether llama.cpp reads tensors of divisors for this architecture (only Llama's).
+        local_layers: whether some layers have their own rotary embedding, to which llama.cpp would also apply the
+            attention factor.
 
     Raises:
-        ConfigError: llama.cpp cannot compute it; the message has the nearest that it can.
+        ConfigError: llama.cpp cannot compute the tables. The message names the nearest alternative.
     """
     parameters, table = state.parameters, state.interpolation.table(state.spec, state.window)
     base = {"rope.freq_base": float(parameters["rope_theta"]), "rope.scaling.original_context_length": state.original}
     if state.kind == "dynamic":
         raise ConfigError(
-            f"rope type is 'dynamic', and llama.cpp has no base that follows the length; up to {state.maximum} tokens "
-            "the model's table is that of a plain change of the base: in a copy of the checkpoint, write rope_type "
-            f"'default' with rope_theta {parameters['rope_theta']:.10g} into rope_parameters and rope_scaling null, "
-            "and export that"
+            f"rope type is 'dynamic', but llama.cpp has no base that depends on the length; up to {state.maximum} "
+            "tokens a fixed base gives the same table: in a copy of the checkpoint, write rope_type 'default' with "
+            f"rope_theta {parameters['rope_theta']:.10g} into rope_parameters and rope_scaling null, and export that"
         )
     if state.kind in ("none", "ntk"):
         return GgufRope(entries={**base, "rope.scaling.type": "none"})
@@ -83,7 +83,7 @@ def to_gguf(state: RopeState, *, has_divisors: bool, local_layers: bool) -> Gguf
         if fits and _close(llama_cpp_table(entries, {}, state.rotary_dim), table):
             return GgufRope(entries=entries)
     if not has_divisors:
-        raise ConfigError(_no_place(state, local_layers))
+        raise ConfigError(_refusal(state, local_layers))
     entries = base | {"rope.scaling.type": "none"}
     if not math.isclose(table.attention_factor, 1.0, rel_tol=_CLOSE):
         entries["rope.scaling.attn_factor"] = table.attention_factor
@@ -94,24 +94,24 @@ def to_gguf(state: RopeState, *, has_divisors: bool, local_layers: bool) -> Gguf
     return GgufRope(
         entries=entries | {"rope.scaling.type": "longrope"},
         tensors={name: np.array(values, dtype=np.float32) for name, values in lists.items()},
-        note=f"llama.cpp takes LongRoPE's long list for every text once its context is above {state.original} tokens, "
-        "transformers for texts above that: serve short texts with a context of their own",
+        note=f"llama.cpp uses LongRoPE's long list for every text if its context is above {state.original} tokens, "
+        "transformers only for texts above that length: serve short texts with a smaller context",
     )
 
 
 def llama_cpp_table(
     entries: Mapping[str, Any], tensors: Mapping[str, np.ndarray], rotary_dim: int, context: int = 0
 ) -> RopeTable:
-    """The table that llama.cpp computes from a file, by its own law (see the module).
+    """The table that llama.cpp computes from a file, by the formulas of this module.
 
     Args:
-        entries: metadata by the end of its key.
-        tensors: of divisors, by name.
-        rotary_dim: dimensions of a head that are rotated.
-        context: that it serves, in tokens; LongRoPE's list depends on it.
+        entries: metadata by key without the architecture.
+        tensors: divisors by tensor name.
+        rotary_dim: number of rotated dimensions per head.
+        context: llama.cpp's context size, in tokens. It decides between LongRoPE's lists.
 
     Raises:
-        UnsupportedModelError: the scaling is of a kind that is not known here.
+        UnsupportedModelError: the scaling is of an unknown kind.
     """
     kind = entries.get("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn", "longrope"):
@@ -128,18 +128,18 @@ def llama_cpp_table(
     if kind != "yarn":
         return RopeTable(inv_freq=base / scale, attention_factor=factor)
     theta = float(entries["rope.freq_base"])
-    low = max(0, math.floor(_pair(_BETA_FAST, original, theta, rotary_dim)))
-    high = min(rotary_dim - 1, math.ceil(_pair(_BETA_SLOW, original, theta, rotary_dim)))
+    low = max(0, math.floor(_pair_index(_BETA_FAST, original, theta, rotary_dim)))
+    high = min(rotary_dim - 1, math.ceil(_pair_index(_BETA_SLOW, original, theta, rotary_dim)))
     kept = 1 - np.clip((np.arange(rotary_dim // 2) - low) / max(0.001, high - low), 0.0, 1.0)
     return RopeTable(inv_freq=base * (kept + (1 - kept) / scale), attention_factor=factor * (1 + 0.1 * math.log(scale)))
 
 
-def _pair(turns: float, original: int, theta: float, rotary_dim: int) -> float:
+def _pair_index(turns: float, original: int, theta: float, rotary_dim: int) -> float:
     return rotary_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
 
 def _spec(entries: Mapping[str, Any], rotary_dim: int) -> RopeSpec:
-    # As the file has it: llama.cpp reads 32 bits.
+    # The file stores the base in float32.
     return RopeSpec(rotary_dim=rotary_dim, theta=float(np.float32(entries.get("rope.freq_base", 10_000.0))))
 
 
@@ -150,22 +150,22 @@ def _close(found: RopeTable, wanted: RopeTable) -> bool:
     )
 
 
-def _no_place(state: RopeState, local_layers: bool) -> str:
+def _refusal(state: RopeState, local_layers: bool) -> str:
     if state.kind == "yarn" and local_layers and state.parameters.get("attention_factor") is not None:
         formula = 0.1 * math.log(state.factor) + 1
         return (
-            f"yarn's attention factor is {state.attention_factor:.6g}, and llama.cpp would scale this model's local "
-            f"layers by it too; nearest is the formula's {formula:.6g}, with attention_factor and attn_factor left out "
-            "of rope_parameters in a copy of the checkpoint"
+            f"yarn's attention factor is {state.attention_factor:.6g}, and llama.cpp would also apply it to this "
+            f"model's local layers; nearest is the formula's {formula:.6g}: remove attention_factor and attn_factor "
+            "from rope_parameters in a copy of the checkpoint"
         )
     if state.kind == "yarn":
         return (
-            "llama.cpp has yarn with beta_fast 32, beta_slow 1 and bounds rounded to whole pairs only, for this kind "
-            f"of model, and the config has beta_fast {state.parameters.get('beta_fast')}, beta_slow "
+            "for this kind of model llama.cpp supports yarn only with beta_fast 32, beta_slow 1 and bounds rounded to "
+            f"whole pairs, but the config has beta_fast {state.parameters.get('beta_fast')}, beta_slow "
             f"{state.parameters.get('beta_slow')}, truncate {state.parameters.get('truncate', True)}; nearest is yarn "
-            "as it comes: extend with that"
+            "with default settings: extend with that"
         )
     return (
-        f"rope type is {state.kind!r}, whose divisors llama.cpp reads for Llama and Mistral models only; nearest is "
+        f"rope type is {state.kind!r}, whose divisors llama.cpp reads only for Llama and Mistral models; nearest is "
         "yarn: extend with --interpolation yarn, or serve the safetensors of --to hf with vLLM"
     )

@@ -1,8 +1,8 @@
-"""A tokenizer as a GGUF file has it: tokens, kinds of tokens, merges or scores, and the name of how text is split.
+"""Write tokenizers to GGUF files: tokens, token types, merges or scores, and the name of the pre-tokenizer.
 
-Two kinds are written: byte-level BPE (`gpt2` in GGUF's terms) and SentencePiece's BPE (`llama`). GGUF does not hold the
-expressions that byte-level BPE splits text by but a name for them, known to llama.cpp. The name is found by trying: of
-the known ones, the first whose splits of a text with all that tells them apart are the tokenizer's own.
+Two kinds are supported: byte-level BPE (`gpt2` in GGUF) and SentencePiece BPE (`llama`). GGUF does not store the
+regular expressions that byte-level BPE splits text with, but a name that llama.cpp knows. The name is found by trying
+the known names: it is the first that splits test texts like the tokenizer does. The texts tell all names apart.
 """
 
 import json
@@ -23,14 +23,14 @@ _LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_RES
 
 
 class _Splits(NamedTuple):
-    """How llama.cpp splits under a name, each expression within the pieces of the one before it."""
+    """How llama.cpp splits text for a name. Each expression splits the pieces that the previous one leaves."""
 
     expressions: tuple[str, ...]
     ignores_merges: bool = False
 
 
-# Names that llama.cpp knows, in the order they are tried. Whole words of the vocabulary are taken as they are where
-# merges are ignored, so that is tried as well.
+# Names that llama.cpp knows, in the order in which they are tried. If merges are ignored, pieces that are in the
+# vocabulary are not split further, so this property must match too.
 SPLITS = {
     "gpt-2": _Splits((_GPT2,)),
     "smollm": _Splits((_DIGIT, _GPT2)),
@@ -58,22 +58,22 @@ TEXTS = (
     "数字１２３と漢字、日本語。 नमस्ते दुनिया 🚀🙂 «quotes» --- ... !!! ?? 1000000 99 7/8\n/path//x ",
     "I'VE I've it'S  \t \n x\u00a0y ''quoted'' 'd 'D a1b22c333d4444",
 )
-"""What tokenizers are told apart and compared by; they have contractions, digits, cases, marks, spaces and line
-ends."""
+"""Texts that tokenizers are compared on. They contain contractions, digits, letter cases, combining marks, spaces and
+line ends."""
 
 
 class GgufTokenizer(NamedTuple):
-    """A tokenizer in GGUF's terms.
+    """A tokenizer in GGUF's form.
 
     Attributes:
         model: `gpt2` or `llama`.
-        pre: name of the splits.
-        tokens: by id, as many as the model has embeddings.
-        types: of each token: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
-        merges: pairs with a space between, in order; None for SentencePiece.
-        scores: of each token, higher first; None for byte-level BPE.
-        entries: further metadata, without `tokenizer.ggml.`.
-        chat_template: of conversations; None where there is none.
+        pre: name of the pre-tokenizer.
+        tokens: tokens by id, as many as the model has embeddings.
+        types: type of each token: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
+        merges: pairs separated by a space, in order; None for SentencePiece.
+        scores: score of each token, where higher scores merge first; None for byte-level BPE.
+        entries: further metadata, by key without `tokenizer.ggml.`.
+        chat_template: the chat template; None if there is none.
     """
 
     model: str
@@ -87,14 +87,14 @@ class GgufTokenizer(NamedTuple):
 
 
 def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
-    """Writes a tokenizer of the transformers library in GGUF's terms.
+    """Translates a tokenizer of the transformers library to GGUF's form.
 
     Args:
-        tokenizer: a fast one.
-        vocab_size: rows of the model's embeddings; ids without a token become unused ones.
+        tokenizer: a fast tokenizer.
+        vocab_size: number of rows of the model's embeddings; ids without a token become unused tokens.
 
     Raises:
-        UnsupportedModelError: it is of a kind, or splits text in a way, that llama.cpp has no name for.
+        UnsupportedModelError: the tokenizer's kind is not supported, or no known name splits text like it does.
     """
     backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -105,17 +105,17 @@ def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
     model = described["model"]
     if model["type"] != "BPE":
         raise UnsupportedModelError(
-            f"tokenizer is of kind {model['type']}; a GGUF file of these models takes byte-level BPE or "
-            f"SentencePiece's BPE"
+            f"tokenizer is of kind {model['type']}; a GGUF file of these models supports byte-level BPE and "
+            f"SentencePiece BPE"
         )
     if not model["merges"]:
-        raise UnsupportedModelError("tokenizer has no merges, and llama.cpp loads no file without them; export --to hf")
+        raise UnsupportedModelError("tokenizer has no merges, and llama.cpp needs them; export --to hf")
     sentence_piece = bool(model.get("byte_fallback"))
     added = {entry["id"]: entry for entry in described["added_tokens"]}
     by_id = {index: token for token, index in tokenizer.get_vocab().items()}
     if max(by_id) >= vocab_size:
         raise UnsupportedModelError(
-            f"tokenizer has ids up to {max(by_id)}, and the model {vocab_size} embeddings; they do not belong together"
+            f"tokenizer has ids up to {max(by_id)}, but the model has {vocab_size} embeddings; they do not match"
         )
     tokens, types = [], []
     for index in range(vocab_size):
@@ -140,10 +140,10 @@ def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
 
 
 def split_name(backend: Tokenizer, *, ignores_merges: bool) -> str:
-    """The name under which llama.cpp splits text as this tokenizer does.
+    """The name of the pre-tokenizer with which llama.cpp splits text like this tokenizer.
 
     Raises:
-        UnsupportedModelError: it splits text in none of the ways known here.
+        UnsupportedModelError: no known name splits text like the tokenizer.
     """
     own: Any = backend.pre_tokenizer
     if own is not None:
@@ -154,13 +154,13 @@ def split_name(backend: Tokenizer, *, ignores_merges: bool) -> str:
                 if [[span for _, span in tried.pre_tokenize_str(text)] for text in TEXTS] == wanted:
                     return name
     raise UnsupportedModelError(
-        f"tokenizer splits text in none of the ways that are known here by llama.cpp's name ({', '.join(SPLITS)}); "
-        "convert --to hf with llama.cpp's convert_hf_to_gguf.py, which knows more of them"
+        f"tokenizer splits text unlike every llama.cpp pre-tokenizer that skipwise knows ({', '.join(SPLITS)}); export "
+        "--to hf and convert that with llama.cpp's convert_hf_to_gguf.py, which knows more of them"
     )
 
 
 def splitter(name: str) -> Any:
-    """What splits text as llama.cpp does under a name, for the tokenizers library."""
+    """A pre-tokenizer of the tokenizers library that splits text like llama.cpp's pre-tokenizer of this name."""
     steps = [pre_tokenizers.Split(Regex(expression), behavior="isolated") for expression in SPLITS[name].expressions]
     return pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
@@ -170,7 +170,7 @@ def _special_tokens(tokenizer: Any) -> dict[str, Any]:
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         if (index := getattr(tokenizer, f"{name}_token_id", None)) is not None:
             entries[f"{key}_token_id"] = int(index)
-    # What the tokenizer really does, not what its settings say.
+    # Taken from what the tokenizer does, because its settings may say something else.
     plain, marked = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
     entries["add_bos_token"] = marked[:1] == [tokenizer.bos_token_id] != plain[:1]
     entries["add_eos_token"] = marked[-1:] == [tokenizer.eos_token_id] != plain[-1:]
@@ -178,16 +178,16 @@ def _special_tokens(tokenizer: Any) -> dict[str, Any]:
 
 
 def _adds_space(backend: Any) -> bool:
-    """Whether a space is put before a text."""
+    """Whether the tokenizer adds a space before a text."""
     encoded = backend.encode("a", add_special_tokens=False).tokens
     return bool(encoded) and encoded[0].startswith("\u2581")
 
 
 def _scores(tokens: list[str], merges: list[str], types: list[int]) -> list[float]:
-    """Of SentencePiece's tokens, so that joining the best pair first is joining in the order of the merges.
+    """Scores of SentencePiece tokens, such that merging the best pair first follows the order of the merges.
 
-    A token's score is minus the place of the first merge that makes it; one that no merge makes is never the result of
-    a joined pair, or is given whole, and its score decides nothing.
+    A token's score is minus the index of the first merge that produces it. The score of a token that no merge produces
+    has no effect.
     """
     first: dict[str, int] = {}
     for place, merge in enumerate(merges):

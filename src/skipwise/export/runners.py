@@ -1,4 +1,4 @@
-"""Models that are run to be compared: by transformers, by llama.cpp, and a GGUF file by transformers' reader."""
+"""Run models for the comparison: with transformers, with llama.cpp, or a GGUF file with transformers' GGUF reader."""
 
 import ctypes
 import functools
@@ -26,26 +26,26 @@ from skipwise.rope import RopeTable
 from skipwise.runtime.forward import logit_pieces
 
 ENGINES = ("llama.cpp", "transformers")
-"""What can run a GGUF file."""
+"""Engines that can run a GGUF file."""
 
 _BATCH = 512
 
 
 class Runner(Protocol):
-    """Something that computes logits of a prompt, and the token ids of a text."""
+    """A model and tokenizer that can be compared: logits, rotary tables and token ids."""
 
     name: str
 
     def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
-        """Float32 (last, vocabulary): of the last tokens of a prompt that begins at position 0."""
+        """Logits of the last tokens of a prompt: float32 (last, vocabulary). The prompt begins at position 0."""
         ...
 
     def tables(self, context: int) -> dict[str, RopeTable]:
-        """Rotary tables for an input of this length: `global`, and `local` of layers with a base of their own."""
+        """Rotary tables for an input of `context` tokens: `global`, and `local` for layers with their own base."""
         ...
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of a text, with whatever the tokenizer puts around it."""
+        """Token ids of a text, including the special tokens that the tokenizer adds."""
         ...
 
 
@@ -54,22 +54,22 @@ class TransformersRunner:
 
     Args:
         model: in evaluation mode; it may have an adapter.
-        tokenizer: that goes with it.
-        name: what the output calls it.
+        tokenizer: the model's tokenizer.
+        name: name of the runner in the output.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "transformers") -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
 
     def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
-        """See `Runner`; a prompt is read a piece at a time, as llama.cpp reads it."""
+        """See `Runner`. The prompt is processed in pieces, as llama.cpp does."""
         first = len(ids) - last
         pieces = logit_pieces(self.model, torch.tensor([list(ids)]), first, chunk_tokens=_BATCH, where=self.name)
         return torch.cat([logits[0].cpu() for _, logits in pieces]).numpy()
 
     @torch.no_grad()
     def tables(self, context: int) -> dict[str, RopeTable]:
-        """See `Runner`; a table that follows the length is made by running a token at the last position."""
+        """See `Runner`. A token at the last position is run first, to set tables that depend on the length."""
         last = torch.tensor([[context - 1]], device=self.model.device)
         self.model(input_ids=torch.zeros_like(last), position_ids=last)
         found = rotary_tables(self.model)
@@ -81,12 +81,12 @@ class TransformersRunner:
 
 
 class ImitatedRunner(TransformersRunner):
-    """A model with what llama.cpp rounds rounded: what weights are multiplied with, and GELU, which it looks up.
+    """A model that imitates llama.cpp's rounding: of the inputs of linear layers, and of GELU, which is a lookup table.
 
     Args:
         model: in evaluation mode.
-        tokenizer: that goes with it.
-        dtype: key of `gguf.DTYPES`, of the matrices.
+        tokenizer: the model's tokenizer.
+        dtype: key of `gguf.DTYPES`, the format of the matrices.
     """
 
     def __init__(self, model: Any, tokenizer: Any, dtype: str) -> None:
@@ -114,7 +114,7 @@ def _half(numbers: Tensor) -> Tensor:
 
 
 def _in_blocks(numbers: Tensor) -> Tensor:
-    """In blocks of 32 with 8 bits each and a scale of 16, as Q8_0; as F16 where rows do not divide into blocks."""
+    """Rounds to Q8_0: blocks of 32 with 8 bits per value and a 16-bit scale. Rows not divisible by 32 become F16."""
     if numbers.shape[-1] % 32:
         return _half(numbers)
     blocks = numbers.unflatten(-1, (-1, 32))
@@ -132,7 +132,7 @@ _ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @functools.cache
 def _silence_llama_cpp() -> Any:
-    """Hands llama.cpp a listener that says nothing. It is kept for good: llama.cpp calls it as long as it is loaded."""
+    """Gives llama.cpp a log callback that prints nothing. It is cached, because llama.cpp may call it at any time."""
     import llama_cpp  # pyright: ignore[reportMissingImports]
 
     quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
@@ -141,10 +141,13 @@ def _silence_llama_cpp() -> Any:
 
 
 class LlamaCppRunner:
-    """A GGUF file run by llama.cpp itself, with a cache of float32.
+    """A GGUF file run by llama.cpp, with a float32 KV cache.
 
     Args:
         path: the file.
+
+    Raises:
+        CheckpointError: llama.cpp does not load the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -158,7 +161,7 @@ class LlamaCppRunner:
         model_settings.n_gpu_layers = 0
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_settings)
         if not self._model:
-            raise CheckpointError(f"llama.cpp does not load {path.name!r}; look why with: llama-cli -m {path.name}")
+            raise CheckpointError(f"llama.cpp cannot load {path.name!r}; see why with: llama-cli -m {path.name}")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._content = read_gguf(path)
 
@@ -172,20 +175,20 @@ class LlamaCppRunner:
         settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
         made = self._api.llama_init_from_model(self._model, settings)
         if not made:
-            raise CheckpointError(f"llama.cpp makes no context of {tokens} tokens; there may be too little memory")
+            raise CheckpointError(f"llama.cpp cannot create a context of {tokens} tokens; it may be out of memory")
         return made
 
     def close(self) -> None:
-        """Frees what llama.cpp holds."""
+        """Frees the model's memory."""
         self._api.llama_model_free(self._model)
 
     def tables(self, context: int) -> dict[str, RopeTable]:
-        """See `Runner`: llama.cpp shows no tables, so that its law is applied to what the file says."""
+        """See `Runner`. llama.cpp does not expose its tables, so they are computed from the file with its formulas."""
         return tables_of(self._content, context)
 
     def logits(self, ids: Sequence[int], last: int) -> np.ndarray:
         """See `Runner`."""
-        # A context of the prompt's length, as the length decides between LongRoPE's lists.
+        # The context has the prompt's length, because the context size decides between LongRoPE's lists.
         context = self._new_context(len(ids))
         try:
             return self._decode(context, ids, last)
@@ -205,7 +208,7 @@ class LlamaCppRunner:
                     batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
                     batch.logits[i] = start + i >= len(ids) - last
                 if (status := api.llama_decode(context, batch)) != 0:
-                    raise CheckpointError(f"llama.cpp does not run a prompt of {len(ids)} tokens (status {status})")
+                    raise CheckpointError(f"llama.cpp cannot run a prompt of {len(ids)} tokens (status {status})")
                 for i in range(len(piece)):
                     if batch.logits[i]:
                         row = api.llama_get_logits_ith(context, i)
@@ -224,20 +227,21 @@ class LlamaCppRunner:
 
 
 def gguf_runner(path: Path, like: PreTrainedModel, engine: str | None = None) -> Runner:
-    """Runs a GGUF file: by llama.cpp where it is installed, else by transformers' reader.
+    """A runner for a GGUF file.
 
     Args:
         path: the file.
-        like: the model it was written from, for settings that transformers' reader has no entry for.
-        engine: `llama.cpp` or `transformers`; None for what there is.
+        like: the model that it was written from, for settings that transformers' GGUF reader does not read.
+        engine: `llama.cpp` or `transformers`; None for llama.cpp if it is installed, else transformers.
 
     Raises:
-        ConfigError: llama.cpp is asked for and not installed, or neither can run the file.
+        ConfigError: llama.cpp is requested but not installed, or neither engine can run the file.
+        CheckpointError: llama.cpp cannot load the file.
     """
     installed = importlib.util.find_spec("llama_cpp") is not None
     if engine == "llama.cpp" and not installed:
         raise ConfigError(
-            "llama-cpp-python is not installed; run: pip install 'skipwise[llama-cpp]' (minutes of compiling)"
+            "llama-cpp-python is not installed; run: pip install 'skipwise[llama-cpp]' (it compiles for minutes)"
         )
     if installed and engine != "transformers":
         return LlamaCppRunner(path)
@@ -245,14 +249,13 @@ def gguf_runner(path: Path, like: PreTrainedModel, engine: str | None = None) ->
 
 
 class _GgufByTransformers(TransformersRunner):
-    """A GGUF file through transformers' own reader of weights and tokenizer.
+    """A GGUF file, with weights and tokenizer loaded by transformers' GGUF reader.
 
-    The reader passes over every rope scaling, so the rotary tables are those that llama.cpp's law makes of the
-    metadata.
+    The reader ignores rope scaling, so the rotary tables are computed from the metadata with llama.cpp's formulas.
     """
 
     def __init__(self, model: Any, tokenizer: Any, content: GgufContent) -> None:
-        super().__init__(model, tokenizer, "transformers' GGUF reader, with rotary tables by llama.cpp's law")
+        super().__init__(model, tokenizer, "transformers' GGUF reader, with rotary tables by llama.cpp's formulas")
         self._content = content
 
     def tables(self, context: int) -> dict[str, RopeTable]:
@@ -273,13 +276,15 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
             config = AutoConfig.from_pretrained(str(path.parent), **place)
         except (ValueError, KeyError) as error:
             raise ConfigError(
-                f"transformers' GGUF reader does not know {content.architecture!r}, and llama.cpp, which does, is not "
-                "installed: pip install 'skipwise[llama-cpp]'"
+                f"transformers' GGUF reader does not support {content.architecture!r}; install llama.cpp, which does: "
+                "pip install 'skipwise[llama-cpp]'"
             ) from error
         read = config.to_dict()
-        # Of the reader's own class: it knows Mistral's files as Llama's, which compute the same.
-        like_it = {name: value for name, value in text_config(like.config).to_dict().items() if name not in _NAMES}
-        config = type(config).from_dict({**like_it, **{name: read[name] for name in _READ if name in read}})
+        # Keep the reader's config class: it reads Mistral's files as Llama's, which is equivalent.
+        like_it = {
+            name: value for name, value in text_config(like.config).to_dict().items() if name not in _OWN_SETTINGS
+        }
+        config = type(config).from_dict({**like_it, **{name: read[name] for name in _READ_SETTINGS if name in read}})
         arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **place}
         if hasattr(transformers, "GgufConfig"):  # As in skipwise.model.load.
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -289,16 +294,16 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
     return _GgufByTransformers(model.eval(), tokenizer, content)
 
 
-_NAMES = ("model_type", "architectures", "transformers_version")
-# What transformers' reader takes from the file.
-_READ = (
+_OWN_SETTINGS = ("model_type", "architectures", "transformers_version")
+# Settings that transformers' reader takes from the file.
+_READ_SETTINGS = (
     *("max_position_embeddings", "num_hidden_layers", "intermediate_size", "hidden_size", "num_attention_heads"),
     *("num_key_value_heads", "rms_norm_eps", "vocab_size", "tie_word_embeddings", "sliding_window"),
 )
 
 
 def install_tables(model: Any, tables: Mapping[str, RopeTable]) -> None:
-    """Puts tables, `global` and `local` ones, into a model of the transformers library."""
+    """Replaces the rotary tables of a transformers model by the given `global` and `local` tables."""
     for path in rotary_tables(model):
         module_path, _, kind = path.rpartition(".") if path.endswith("_attention") else (path, "", "")
         module, prefix = model.get_submodule(module_path), f"{kind}_" if kind else ""
@@ -307,13 +312,13 @@ def install_tables(model: Any, tables: Mapping[str, RopeTable]) -> None:
             if hasattr(module, prefix + name):
                 setattr(module, prefix + name, torch.from_numpy(table.inv_freq).float())
         setattr(module, f"{prefix}attention_scaling", table.attention_factor)
-        # Tables that follow the length would be made anew from the config.
+        # Types whose table depends on the length would recompute it from the config.
         types = getattr(module, "rope_type", None)
         module.rope_type = dict.fromkeys(types, "default") if isinstance(types, dict) else "default"
 
 
 def tables_of(content: GgufContent, context: int) -> dict[str, RopeTable]:
-    """Rotary tables of a file by llama.cpp's law: `global`, and `local` for layers with a base of their own."""
+    """Rotary tables of a file by llama.cpp's formulas: `global`, and `local` for layers with their own base."""
     entries = content.entries
     found = {"global": llama_cpp_table(entries, content.divisors, entries["rope.dimension_count"], context)}
     if (base := entries.get("rope.freq_base_swa")) is not None:
@@ -325,7 +330,7 @@ def tables_of(content: GgufContent, context: int) -> dict[str, RopeTable]:
 
 
 def _mend_splits(tokenizer: Any, path: Path) -> None:
-    """Splits text as the file's name for it says, where transformers' reader does not know that name."""
+    """Sets the pre-tokenizer that the file names, because transformers' reader may not know the name."""
     import gguf
 
     field = gguf.GGUFReader(path).get_field("tokenizer.ggml.pre")
@@ -335,7 +340,7 @@ def _mend_splits(tokenizer: Any, path: Path) -> None:
 
 @contextmanager
 def closing(runner: Runner) -> Iterator[Runner]:
-    """Frees a runner afterwards, where it holds something."""
+    """Frees a llama.cpp runner after use."""
     try:
         yield runner
     finally:

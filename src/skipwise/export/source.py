@@ -1,8 +1,7 @@
-"""The trained model that an export is made of, in float32: a finished run's, low-rank additions merged, or a
-checkpoint's.
+"""Load the trained model for an export, in float32: of a finished run, with its adapter merged, or of a checkpoint.
 
-Additions that were trained over weights in 4 bits belong to these, dequantized (`skipwise.train.quantized`): such a run
-has merged them so itself, and its own weights are what is exported.
+An adapter that was trained on 4-bit weights fits only these weights, dequantized (`skipwise.train.quantized`). The run
+has already merged it, so the run's own weights are exported.
 """
 
 import json
@@ -25,13 +24,13 @@ class Trained(NamedTuple):
     """A trained model.
 
     Attributes:
-        model: float32, in evaluation mode, additions merged in float32.
-        tokenizer: that goes with it.
-        folder: of the run or checkpoint.
-        base: that the run extended; None for a checkpoint that is no run and whose base was not given.
-        adapter: folder of the low-rank additions to the base; None where there are none.
+        model: float32, in evaluation mode, with the adapter merged in float32.
+        tokenizer: the model's tokenizer.
+        folder: folder of the run or checkpoint.
+        base: base model of the run; None for a checkpoint that is not a run and whose base was not given.
+        adapter: folder of the run's adapter; None if there is none.
         stored: dtype of the checkpoint.
-        four_bit: whether it was trained as additions to weights in 4 bits.
+        four_bit: whether the adapter was trained on 4-bit weights.
     """
 
     model: PreTrainedModel
@@ -44,22 +43,24 @@ class Trained(NamedTuple):
 
 
 def load_trained(source: str | Path, *, base: str | None = None, trust_remote_code: bool = False) -> Trained:
-    """Loads what a run has trained.
+    """Loads the trained model of a run, or a checkpoint.
 
     Args:
         source: the output folder of a finished run, or any checkpoint folder.
-        base: where the base model is now, if it is not where the run found it.
-        trust_remote_code: run Python code that comes with the model.
+        base: where the base model is now, if it has moved since the run.
+        trust_remote_code: whether to run Python code that comes with the model.
 
     Raises:
-        ConfigError: the run is not finished.
-        CheckpointError, UnsupportedModelError, ConfigError: as `load_model`.
+        ConfigError: the run is not finished, or as for `load_model`.
+        CheckpointError: the base model cannot be loaded, the adapter does not fit it, or the config does not match the
+            run's settings; or as for `load_model`.
+        UnsupportedModelError: as for `load_model`.
     """
     folder = named_path(source)
     run = Run.open(folder)
     if run.is_begun and not run.is_finished:
         raise ConfigError(
-            f"the run in {str(folder)!r} is not finished; go on with skipwise extend --resume, export afterwards"
+            f"the run in {str(folder)!r} is not finished; continue it with skipwise extend --resume, then export"
         )
     config = run.config()
     trusted: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -76,24 +77,24 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
         del trusted["original"]
     except CheckpointError as error:
         raise CheckpointError(
-            "additions are merged in float32 into the base model that they were trained on, and that cannot be "
-            f"loaded: {error}; say where it is now with --base"
+            "the adapter is merged in float32 into the base model that it was trained on, but that cannot be loaded: "
+            f"{error}; say where it is now with --base"
         ) from error
     try:
         model = merged(load_additions(loaded.model, folder / ADAPTER))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"adapter {str(folder / ADAPTER)!r} does not fit {base!r}: {str(error).splitlines()[0]}; give its base "
-            "with --base"
+            "model with --base"
         ) from error
-    # Calibrated, or given another factor by hand: the run's config is what is in force.
+    # After calibration or a manual change, the attention factor in the run's config is the valid one.
     state = rope_state(read_config(folder, **trusted))
     if state.trained_factor is not None:
         model = with_scaled_attention(model, state.attention_scale)
     if [getattr(rope_state(model.config), name) for name in _SAME] != [getattr(state, name) for name in _SAME]:
         raise CheckpointError(
-            f"config.json of {str(folder)!r} does not say what its run.yaml makes of {base!r}; look with: skipwise "
-            f"doctor {folder}, or give the run's own base with --base"
+            f"config.json of {str(folder)!r} does not match {base!r} extended with the settings in run.yaml; check it "
+            f"with: skipwise doctor {folder}, or give the run's own base model with --base"
         )
     return Trained(model.eval(), loaded.tokenizer, folder, base, folder / ADAPTER, _stored(folder))
 

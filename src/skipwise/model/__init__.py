@@ -1,11 +1,11 @@
-"""Models: load with the interpolation in place, look at what they really rotate by, save so that everyone can read it.
+"""Models: load them with an interpolation, read the rotary tables they use, and save them so that every reader works.
 
-The only package of skipwise that knows the transformers library's model classes. No family is named here except GPT-J
-and Baichuan, which are read as other families' models: whatever keeps its rotary table in its config works.
+This is the only package of skipwise that uses the model classes of the transformers library. It works with every family
+that keeps its rotary settings in the config. Only GPT-J and Baichuan are named: they are converted to other families.
 
-The interpolation goes into the config *before* the model is built. A model that is already built keeps its tables
-whatever its config says, and attention that reads its scale from the rope's config when it is built (DeepSeek) would
-keep that too. So `with_rope` builds anew, around the same parameters.
+The interpolation goes into the config *before* the model is built. A built model keeps its rotary tables whatever its
+config says later. Some attention modules (DeepSeek) also read their scale from the rope config only when they are
+built. `with_rope` therefore builds a new model around the same parameters.
 """
 
 from typing import TYPE_CHECKING

@@ -1,12 +1,13 @@
-"""Baichuan-7B and Baichuan2-7B, which transformers has no class for, as Llama models that compute the same.
+"""Load Baichuan-7B and Baichuan2-7B, which transformers has no class for, as equivalent Llama models.
 
-A folder of them brings its own code. It is never run: what it computes is published, and Llama's but for two things.
+Their folders contain custom code, which is never run. The architecture is published and is Llama's, with two
+differences:
 
-- `W_pack` holds the rows of queries, keys and values one below the other: Llama has them as three weights.
-- Version 2 has a head (`NormHead`) whose rows are divided by their length in every pass; here that is done once.
+- `W_pack` stacks the query, key and value projections in one weight. Llama has three weights.
+- The head of version 2 (`NormHead`) normalises its rows in every forward pass. Here they are normalised once.
 
-Rotary positions have base 10000 and are Llama's own. The models of 13B parameters have ALiBi instead and are refused.
-So an extended Baichuan is saved as a Llama checkpoint, which every reader of Llama loads unchanged.
+Rotary positions are Llama's, with base 10000. The 13B models use ALiBi instead and are refused. An extended Baichuan is
+saved as a Llama checkpoint, which every reader of Llama loads unchanged.
 
 Source: Baichuan 2, arXiv 2309.10305, sections 2.3 and 2.4.
 """
@@ -33,23 +34,23 @@ logger = logging.getLogger("skipwise")
 
 _BASE = 10000.0
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "rms_norm_eps", "vocab_size")
-# Vocabularies of the two versions, where no code lies beside the weights to tell a plain head from a NormHead.
+# Vocabulary sizes of the two versions. They tell a plain head from a NormHead if the folder has no code.
 _PLAIN_VOCABULARY, _NORMALISED_VOCABULARY = 64000, 125696
-# Sizes of the models with ALiBi, likewise.
+# Sizes of the models with ALiBi. They identify these models if the folder has no code.
 _ALIBI_SIZES = {"hidden_size": 5120, "num_attention_heads": 40, "num_hidden_layers": 40}
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def llama_config(config: Mapping[str, Any], place: ModelSource) -> LlamaConfig:
-    """The config of the Llama model that computes what this Baichuan computes.
+    """The config of the equivalent Llama model.
 
     Args:
-        config: as `packed_config` gives it.
-        place: where it lies; the text of its code is looked at.
+        config: as returned by `packed_config`.
+        place: where the model is. The text of its code is searched, but the code is not run.
 
     Raises:
-        UnsupportedModelError: it has ALiBi, is quantized, or asks for what no published Baichuan does.
-        CheckpointError: sizes are missing.
+        UnsupportedModelError: the model has ALiBi, is quantized, or has settings that no published Baichuan uses.
+        CheckpointError: the config lacks sizes.
     """
     window: Any = config.get("max_position_embeddings") or config.get("model_max_length")
     missing = [name for name in _SIZES if config.get(name) is None]
@@ -70,7 +71,7 @@ def llama_config(config: Mapping[str, Any], place: ModelSource) -> LlamaConfig:
         max_position_embeddings=window,
         initializer_range=config.get("initializer_range", 0.02),
         rms_norm_eps=config["rms_norm_eps"],
-        # A normalised head is none of the embeddings, even where these were its rows once.
+        # Normalising changes the head, so it cannot share the embeddings even if the checkpoint tied them.
         tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": _BASE},
         bos_token_id=config.get("bos_token_id", 1),
@@ -83,15 +84,15 @@ def llama_config(config: Mapping[str, Any], place: ModelSource) -> LlamaConfig:
 
 
 def llama_weights(config: Mapping[str, Any], place: ModelSource) -> dict[str, Tensor]:
-    """The weights of a Baichuan under their Llama names; pickles are opened as tensors alone.
+    """The weights of a Baichuan under their Llama names. Only tensors are loaded from pickle files.
 
     Args:
-        config: as `packed_config` gives it.
-        place: where it lies.
+        config: as returned by `packed_config`.
+        place: where the model is.
 
     Raises:
-        CheckpointError: there are none, or a file has more in it than tensors.
-        UnsupportedModelError: nothing says whether the rows of its head are normalised.
+        CheckpointError: there are no weights, or a file is damaged or contains more than tensors.
+        UnsupportedModelError: it cannot be determined whether the rows of the head are normalised.
     """
     normalised = _has_normalised_head(config, place)
     weights: dict[str, Tensor] = {}
@@ -100,26 +101,26 @@ def llama_weights(config: Mapping[str, Any], place: ModelSource) -> dict[str, Te
             stored = load_state_dict(file)
         except (pickle.UnpicklingError, EOFError) as error:
             raise CheckpointError(
-                f"{file!r} holds more than tensors, or is damaged, and is not opened: get the checkpoint again"
+                f"{file!r} is damaged or contains more than tensors, so it is not loaded: download the checkpoint again"
             ) from error
         for name, tensor in stored.items():
             weights.update(_renamed(name, tensor))
     if normalised and "lm_head.weight" in weights:
-        # In float32, whatever is stored: rounded once, to the dtype that is asked for.
+        # In float32 whatever the stored dtype, so that rounding to the requested dtype happens only once.
         weights["lm_head.weight"] = functional.normalize(weights["lm_head.weight"].float(), dim=1)
     return weights
 
 
 def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     if name.endswith("rotary_emb.inv_freq"):
-        return  # Version 1 stores the table that the config describes.
+        return  # Version 1 stores this table; the config already determines it.
     if ".W_pack." not in name:
         yield name, tensor
         return
     if tensor.shape[0] % 3:
-        raise CheckpointError(f"{name} has {tensor.shape[0]} rows, which are no queries, keys and values")
+        raise CheckpointError(f"{name} has {tensor.shape[0]} rows, which three equal projections cannot share")
     for part, rows in zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True):
-        # Of their own memory, since they are written and trained apart.
+        # Each gets its own memory, because they are saved and trained separately.
         yield name.replace("W_pack", part), rows.clone()
 
 
@@ -129,19 +130,19 @@ def _weight_files(place: ModelSource) -> list[str]:
             return [whole]
         if (index := own_file(place, f"{name}.index.json")) is not None:
             return get_checkpoint_shard_files(place.name, index)[0] or []
-    raise CheckpointError(f"model {str(place)!r} has no weights; {' or '.join(_WEIGHTS)}, or shards, must be there")
+    raise CheckpointError(f"model {str(place)!r} has no weights; it needs {' or '.join(_WEIGHTS)}, or their shards")
 
 
 def _refusal_reason(config: Mapping[str, Any], place: ModelSource) -> str | None:
     if _has_alibi(config, place):
         return ALIBI
     if config.get("quantization_config"):
-        return "its weights are quantized already; give the checkpoint that it was made of"
+        return "its weights are already quantized; give the checkpoint that it was made from"
     for name, published in (("rope_scaling", None), ("rope_theta", _BASE)):
         if config.get(name) not in (None, published):
             return (
-                f"its config has {name} {config[name]!r}, which no published Baichuan reads; where its code does not, "
-                "either, take it out of config.json"
+                f"its config has {name} {config[name]!r}, which no published Baichuan reads; if the model's own code "
+                "does not read it either, remove it from config.json"
             )
     return None
 
@@ -155,8 +156,8 @@ def _has_alibi(config: Mapping[str, Any], place: ModelSource) -> bool:
         return True
     if not code and "max_position_embeddings" not in config:
         logger.warning(
-            f"nothing in {str(place)!r} says whether its positions are rotary, as of 7B, or ALiBi, as of 13B; they are "
-            "read as rotary"
+            f"nothing in {str(place)!r} says whether its positions are rotary (as in 7B) or ALiBi (as in 13B); rotary "
+            "is assumed"
         )
     return False
 
@@ -166,18 +167,18 @@ def _has_normalised_head(config: Mapping[str, Any], place: ModelSource) -> bool:
         return "NormHead" in code
     if config["vocab_size"] in (_PLAIN_VOCABULARY, _NORMALISED_VOCABULARY):
         return config["vocab_size"] == _NORMALISED_VOCABULARY
-    # Version 1 of the rotary models has a class of this spelling, and version 2 of the other.
+    # Version 1 spells its class BaiChuan, version 2 Baichuan.
     names = {*(config.get("architectures") or ())}
     if names in ({"BaiChuanForCausalLM"}, {"BaichuanForCausalLM"}):
         return names == {"BaichuanForCausalLM"}
     raise UnsupportedModelError(
         f"model {str(place)!r} (model type {BAICHUAN}) does not say whether the rows of its head are normalised, as in "
-        "version 2: put its modeling_baichuan.py beside the weights, which is looked at and not run"
+        "version 2: put its modeling_baichuan.py beside the weights (it is searched, not run)"
     )
 
 
 def _code(config: Mapping[str, Any], place: ModelSource) -> str:
-    """The text of the code that the model brings along, as far as it defines the model; empty where there is none."""
+    """The text of the Python file in the model's folder that defines its class; empty if there is none."""
     reference = (config.get("auto_map") or {}).get("AutoModelForCausalLM", "")
     module = re.fullmatch(r"(?:.*--)?(\w+)\.\w+", reference if isinstance(reference, str) else "")
     file = own_file(place, f"{module[1] if module else 'modeling_baichuan'}.py")

@@ -1,4 +1,4 @@
-"""A fast tokenizer like that of a Baichuan, whose own is code."""
+"""A fast tokenizer for Baichuan models, whose own tokenizer is custom code."""
 
 import json
 from collections.abc import Mapping
@@ -17,10 +17,11 @@ _SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_
 
 
 def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
-    """Makes the tokenizer of a Baichuan of its files.
+    """Builds the fast tokenizer of a Baichuan model from its files.
 
     Raises:
-        CheckpointError, UnsupportedModelError: no fast one can be made of them.
+        CheckpointError: files are missing, unreadable, or do not belong together.
+        UnsupportedModelError: `tokenizer.model` is not a BPE model.
     """
     settings = _json(place, "tokenizer_config.json")
     if (whole := own_file(place, "tokenizer.json")) is not None:
@@ -29,19 +30,19 @@ def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
         engine = fast_tokenizer(read_pieces(model))
     else:
         raise CheckpointError(
-            f"model {str(place)!r} has no tokenizer.model, of which its tokenizer is made, and no tokenizer.json; copy "
-            "one from the published folder"
+            f"model {str(place)!r} has neither tokenizer.model nor tokenizer.json, so its tokenizer cannot be built; "
+            "copy one of them from the published folder"
         )
     _add_tokens(engine, settings, place)
-    special = {name: _text(settings.get(name), usual) for name, usual in _SPECIAL.items()}
+    special = {name: _token_text(settings.get(name), usual) for name, usual in _SPECIAL.items()}
     if whole is None:
-        # As its own code has it where its settings do not say.
+        # These defaults are those of the model's own code.
         begin = special["bos_token"] if settings.get("add_bos_token", True) else None
         end = special["eos_token"] if settings.get("add_eos_token", False) else None
-        _frame(engine, begin, end)
+        _add_boundary_tokens(engine, begin, end)
     more = {"model_max_length": settings.get("model_max_length"), "chat_template": settings.get("chat_template")}
     if more["chat_template"] is None:
-        more["chat_template"] = _turns(engine, _json(place, "generation_config.json"))
+        more["chat_template"] = _chat_template(engine, _json(place, "generation_config.json"))
     return PreTrainedTokenizerFast(
         tokenizer_object=engine,
         clean_up_tokenization_spaces=False,
@@ -50,8 +51,8 @@ def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
     )
 
 
-def _turns(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
-    """The chat template that does what a chat model's code does: one token before a turn, and none after it."""
+def _chat_template(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
+    """The chat template that the chat model's code implements: one token before each turn. None for other models."""
     ids = [generation.get(f"{role}_token_id") for role in ("user", "assistant")]
     marks = [engine.id_to_token(index) for index in ids if isinstance(index, int)]
     if len(marks) < 2 or None in marks:
@@ -66,20 +67,20 @@ def _turns(engine: Tokenizer, generation: Mapping[str, Any]) -> str | None:
 
 
 def _add_tokens(engine: Tokenizer, settings: Mapping[str, Any], place: ModelSource) -> None:
-    """Adds what was given to the vocabulary after it was made, under the ids it had."""
-    told = {index: text for text, index in _json(place, "added_tokens.json").items()}
-    told |= {int(index): entry["content"] for index, entry in (settings.get("added_tokens_decoder") or {}).items()}
-    new = [told[index] for index in sorted(told) if engine.id_to_token(index) is None]
+    """Adds the tokens that were added to the vocabulary later, and checks that they get their recorded ids."""
+    recorded = {index: text for text, index in _json(place, "added_tokens.json").items()}
+    recorded |= {int(index): entry["content"] for index, entry in (settings.get("added_tokens_decoder") or {}).items()}
+    new = [recorded[index] for index in sorted(recorded) if engine.id_to_token(index) is None]
     engine.add_tokens([AddedToken(text, normalized=False) for text in new])
-    if wrong := [f"{text} {index}" for index, text in sorted(told.items()) if engine.token_to_id(text) != index]:
+    if wrong := [f"{text} {index}" for index, text in sorted(recorded.items()) if engine.token_to_id(text) != index]:
         raise CheckpointError(
-            f"the tokenizer of {str(place)!r} names tokens by ids that its vocabulary does not have ({wrong[0]}, ...); "
-            "its files do not belong together: get them again"
+            f"the tokenizer files of {str(place)!r} disagree on token ids ({wrong[0]}, ...); download them again from "
+            "one place"
         )
 
 
-def _frame(engine: Tokenizer, begin: str | None, end: str | None) -> None:
-    """Has the ends of a text marked."""
+def _add_boundary_tokens(engine: Tokenizer, begin: str | None, end: str | None) -> None:
+    """Makes the tokenizer add the given tokens at the beginning and end of a text."""
     marks = [text for text in (begin, end) if text is not None]
     if marks:
         template = [*([begin] if begin else ()), "$A", *([end] if end else ())]
@@ -88,8 +89,8 @@ def _frame(engine: Tokenizer, begin: str | None, end: str | None) -> None:
         )
 
 
-def _text(token: Any, usual: str | None) -> str | None:
-    """The text of a special token, which may be written with its settings."""
+def _token_text(token: Any, usual: str | None) -> str | None:
+    """The text of a special token. The settings hold the text itself or a dict that contains it."""
     return token["content"] if isinstance(token, dict) else token or usual
 
 

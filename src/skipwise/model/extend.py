@@ -1,4 +1,4 @@
-"""A model under another interpolation: a new config, and a new model around the parameters of the old one."""
+"""Change a model's interpolation: write a new config, and build a new model around the existing parameters."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,17 +27,20 @@ from skipwise.window import Window
 
 
 def rope_state(config: PreTrainedConfig) -> RopeState:
-    """What a config object says about the rotary embedding of its decoder."""
+    """The rotary settings of the config's decoder."""
     return read_rope(common_names(text_config(config)))
 
 
 def original_window(config: PreTrainedConfig) -> int:
-    """The window that the model was pre-trained for, in tokens, also where it was extended since."""
+    """The window that the model was pre-trained for, in tokens, even if the model has been extended since."""
     return rope_state(config).original
 
 
 def longest_input(config: PreTrainedConfig) -> int:
-    """The longest input that the model handles, in tokens; of one without rotary positions, what its config says."""
+    """The longest input that the model handles, in tokens.
+
+    For a model without rotary positions this is `max_position_embeddings`.
+    """
     try:
         return rope_state(config).maximum
     except (ConfigError, UnsupportedModelError):
@@ -71,44 +74,44 @@ def scaled_by(config: PreTrainedConfig, target_tokens: int) -> dict[str, Any] | 
 
 
 def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Window) -> PreTrainedModel:
-    """The same model under another interpolation: a new model around the same parameter tensors.
+    """Builds a model with another interpolation around the same parameter tensors.
 
     Args:
         model: a plain model, neither quantised nor wrapped by an adapter library.
-        interpolation: how its rotary table is stretched. On a model that is extended already it must be of the same
-            kind, and is worked out from the base model again.
+        interpolation: how the rotary table is stretched. If the model is already extended, the interpolation must be of
+            the same kind; it is computed from the base model again.
         window: the lengths that the interpolation is for.
 
     Returns:
-        A model of the same class, mode, device and dtype. Training one changes the parameters of both. Hooks, compiled
-        forwards and gradient checkpointing stay with the old one.
+        A model of the same class, mode, device and dtype. Both models share their parameters: training one changes the
+        other. Hooks, compiled forwards and gradient checkpointing stay with the old model.
 
     Raises:
-        ConfigError: the model is wrapped or quantised, or its config cannot take this interpolation.
+        ConfigError: the model is wrapped or quantised, or its config cannot hold this interpolation.
     """
-    return _under(model, lambda config: extended_config(config, interpolation, window))
+    return _rebuilt(model, lambda config: extended_config(config, interpolation, window))
 
 
 def with_scaled_attention(model: PreTrainedModel, scale: float) -> PreTrainedModel:
-    """The same model with `scale` times the attention factor that it was trained with, around the same parameters.
+    """Builds a model with `scale` times its trained attention factor around the same parameters.
 
     Args:
         model: as for `with_rope`.
-        scale: of the factor on cos and sin; attention logits grow by its square. However often a model is scaled,
-            it counts from what the model was trained with.
+        scale: multiplies the factor on cos and sin; attention logits change by its square. It is relative to the
+            attention factor that the model was trained with, so repeated calls do not accumulate.
 
     Raises:
-        ConfigError: as for `with_rope`; and the model's interpolation cannot carry an attention factor in a config.
+        ConfigError: as for `with_rope`, or the config cannot hold an attention factor for the model's interpolation.
     """
-    return _under(model, lambda config: scaled_config(config, scale))
+    return _rebuilt(model, lambda config: scaled_config(config, scale))
 
 
-def _under(model: PreTrainedModel, change: Callable[[PreTrainedConfig], PreTrainedConfig]) -> PreTrainedModel:
-    """The same model built under a changed config, around the same parameters."""
+def _rebuilt(model: PreTrainedModel, change: Callable[[PreTrainedConfig], PreTrainedConfig]) -> PreTrainedModel:
+    """Builds the model again from a changed config, around the same parameters."""
     if hasattr(model, "peft_config") or getattr(model, "is_quantized", False):
         raise ConfigError(
-            "the model has an adapter or quantised weights, so it cannot be built under another config; merge or "
-            "dequantise it first"
+            "the model has an adapter or quantised weights and cannot be built from another config; merge the adapter "
+            "or dequantise the weights first"
         )
     parameters = dict(model.named_parameters(remove_duplicate=False))
     with quiet_transformers():
@@ -116,50 +119,50 @@ def _under(model: PreTrainedModel, change: Callable[[PreTrainedConfig], PreTrain
 
 
 def told_config(config: PreTrainedConfig, original: int | None) -> PreTrainedConfig:
-    """The config with the window, in tokens, that somebody says the base model was pre-trained for, on record.
+    """Records the user's value for the base model's pre-training window, in tokens, in the config.
 
     Raises:
-        ConfigError: the config says another.
+        ConfigError: the config records another original window.
     """
     return config if original is None else _rewritten(config, lambda decoder: with_original(decoder, original))
 
 
 def extended_config(config: PreTrainedConfig, interpolation: Interpolation, window: Window) -> PreTrainedConfig:
-    """A new config of the same class with the interpolation written in; the given one stays as it is."""
+    """Returns a new config of the same class with the interpolation written in. `config` is not changed."""
     return _rewritten(config, lambda decoder: write_rope(decoder, interpolation, window))
 
 
 def scaled_config(config: PreTrainedConfig, scale: float) -> PreTrainedConfig:
-    """A new config of the same class with `scale` times the attention factor that the model was trained with."""
+    """Returns a new config of the same class with `scale` times the trained attention factor."""
     return _rewritten(config, lambda decoder: with_attention_scale(decoder, scale))
 
 
 def _rewritten(config: PreTrainedConfig, write: Callable[[Mapping[str, Any]], dict[str, Any]]) -> PreTrainedConfig:
-    """A new config of the same class, whose decoder's part is what `write` makes of it as a mapping."""
+    """Returns a new config of the same class, with `write` applied to the decoder's part as a mapping."""
     decoder, key = text_config(config), decoder_key(config)
     written = write(common_names(decoder))
     if written.get("head_dim", ...) is None:
-        # Mixtral's config says None and means this, but transformers' own yarn multiplies it.
+        # Mixtral's config has None and means this value, but transformers' YaRN code multiplies head_dim.
         written["head_dim"] = written["hidden_size"] // written["num_attention_heads"]
     written = {decoder.attribute_map.get(name, name): value for name, value in written.items()}
     new = type(config).from_dict({**config.to_dict(), key: written} if key else written)
     for old, copied in ((config, new), *((getattr(config, part), getattr(new, part)) for part in config.sub_configs)):
-        if old is None:  # Gemma 4 without its tower for sound
+        if old is None:  # Gemma 4 without an audio tower
             continue
-        # Chosen kernels are no part of a config's dict.
+        # A config's dict does not contain the chosen kernels.
         copied._attn_implementation_internal = old._attn_implementation
         copied._experts_implementation_internal = old._experts_implementation
     return new
 
 
 def decoder_key(config: PreTrainedConfig) -> str | None:
-    """Where the config of a model that also sees or hears keeps its decoder's; None where it is the decoder's own."""
+    """The key of the decoder's sub-config in a multimodal config, or None if the config itself is the decoder's."""
     decoder = text_config(config)
     return None if decoder is config else next(key for key in config.sub_configs if getattr(config, key) is decoder)
 
 
 def common_names(config: PreTrainedConfig) -> Mapping[str, Any]:
-    """A config as a mapping in which a family's own names (`n_positions`) are replaced by the common ones."""
+    """The config as a mapping, with family-specific names (`n_positions`) replaced by the common names."""
     common = {own: name for name, own in config.attribute_map.items()}
     return {common.get(name, name): value for name, value in config.to_dict().items()}
 
@@ -170,22 +173,22 @@ def built_around(
     parameters: Mapping[str, nn.Parameter],
     like: PreTrainedModel,
 ) -> PreTrainedModel:
-    """Builds a model from its config around parameters that exist already; its tables and other buffers are new.
+    """Builds a model from a config around existing parameters. Rotary tables and other computed buffers are new.
 
     Args:
-        model_class: what to build.
-        config: with the interpolation in it.
-        parameters: all of them by name; tied ones under each of their names.
-        like: the model whose device, dtype, mode and stored buffers are taken over.
+        model_class: class to build.
+        config: contains the interpolation.
+        parameters: all parameters by name; tied parameters appear under each of their names.
+        like: the new model takes its device, dtype, mode and persistent buffers from this one.
 
     Raises:
-        ConfigError: the model has other parameters than `parameters`.
+        ConfigError: the names or shapes of `parameters` differ from those of the built model.
     """
     with _default_dtype(like.dtype), init_empty_weights(include_buffers=False), no_init_weights():
         model = model_class(config)
     for name, module in like.named_modules():
         if is_four_bit(module):
-            # A layer in 4 bits is more than its parameters.
+            # A 4-bit layer also has state outside its parameters.
             model.set_submodule(name, module)
     wanted = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
     if wanted != {name: parameter.shape for name, parameter in parameters.items()}:
@@ -204,7 +207,7 @@ def built_around(
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New floating tensors have this dtype inside, as they have while the library loads a model in it."""
+    """Sets torch's default dtype inside the context, as the library does while it loads a model."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -1,14 +1,15 @@
-"""GPT-J, whose rotary table is hard-coded, as the Phi model that computes the same function.
+"""Convert GPT-J, whose rotary table is hard-coded, to an equivalent Phi model.
 
-GPT-J's class fills its sines and cosines from base 10000 and the window alone: any other table would be lost when the
-checkpoint is loaded by anything but skipwise. Phi is the same architecture (one layer norm feeding attention and MLP
-side by side, partial rotary, biased head) with its rotary table in the config, and the mapping is exact:
+GPT-J's class computes its sines and cosines only from base 10000 and the window. A stretched table would be lost when
+another library loads the checkpoint. Phi has the same architecture (one layer norm feeds attention and MLP in parallel,
+partial rotary, biased head) and keeps its rotary settings in the config. The mapping is exact:
 
-- GPT-J turns neighbouring pairs `(2i, 2i+1)`, Phi turns `(i, i + r/2)` of the `r` rotary dimensions: the rows of the
-  query and key projections are reordered, head by head. Scores do not change when both are reordered alike.
-- GPT-J's attention has no biases; Phi's become zero.
+- GPT-J rotates neighbouring pairs `(2i, 2i+1)`. Phi rotates the pairs `(i, i + r/2)` of the `r` rotary dimensions. The
+  rows of the query and key projections are therefore reordered in each head. Attention scores do not change, because
+  both projections are reordered alike.
+- GPT-J's attention has no biases. Phi's are set to zero.
 
-So an extended GPT-J is saved as a Phi checkpoint, which every reader of Phi loads unchanged.
+An extended GPT-J is saved as a Phi checkpoint, which every reader of Phi loads unchanged.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from transformers import GPTJConfig, GPTJForCausalLM, PhiConfig, PreTrainedConfi
 
 _BASE = 10000.0
 
-# What the parts of a GPT-J layer are called in a Phi layer; query and key are reordered on the way.
+# Names of the modules of a GPT-J layer in a Phi layer. Query and key projections are also reordered.
 _LAYER_NAMES = {
     "ln_1": "input_layernorm",
     "attn.q_proj": "self_attn.q_proj",
@@ -38,12 +39,12 @@ _OUTER_NAMES = {
 
 
 def is_gptj(config: PreTrainedConfig) -> TypeGuard[GPTJConfig]:
-    """Whether this is the config of a GPT-J."""
+    """Whether this is a GPT-J config."""
     return isinstance(config, GPTJConfig)
 
 
 def phi_config(config: GPTJConfig) -> PhiConfig:
-    """The config of the Phi model that computes what this GPT-J computes."""
+    """The config of the equivalent Phi model."""
     extra: dict[str, Any] = {"converted_from": config.model_type}
     return PhiConfig(
         vocab_size=config.vocab_size,
@@ -74,7 +75,7 @@ def phi_config(config: GPTJConfig) -> PhiConfig:
 
 
 def phi_parameters(model: GPTJForCausalLM) -> dict[str, nn.Parameter]:
-    """The parameters of a GPT-J under their Phi names; all but queries and keys keep their memory.
+    """The parameters of a GPT-J under their Phi names. They share the model's memory, except queries and keys.
 
     Args:
         model: with its weights loaded.
@@ -103,15 +104,15 @@ def _renamed(model: GPTJForCausalLM) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def halves_order(num_heads: int, head_dim: int, rotary_dim: int) -> torch.Tensor:
-    """Where each row of a reordered query or key projection comes from.
+    """The source row of each row of a reordered query or key projection.
 
     Args:
-        num_heads: heads of the projection.
-        head_dim: rows of a head.
-        rotary_dim: the first so many rows of each head turn, in neighbouring pairs.
+        num_heads: number of heads in the projection.
+        head_dim: rows per head.
+        rotary_dim: number of leading rows per head that are rotated, in neighbouring pairs.
 
     Returns:
-        int64 (num_heads * head_dim,): for each head the even rows of the rotary part, then its odd rows, then the rest.
+        int64 (num_heads * head_dim,): for each head the even rotary rows, then the odd rotary rows, then the rest.
     """
     rows = torch.arange(head_dim)
     head = torch.cat([rows[:rotary_dim:2], rows[1:rotary_dim:2], rows[rotary_dim:]])

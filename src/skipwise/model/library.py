@@ -1,4 +1,4 @@
-"""What the transformers library makes of the content of a `config.json`: the judge of how skipwise reads it."""
+"""What the transformers library computes from a `config.json`: the reference for how skipwise reads configs."""
 
 import copy
 from collections.abc import Mapping
@@ -16,16 +16,17 @@ from skipwise.model.source import quiet_transformers
 from skipwise.rope import RopeTable, eras
 
 _CLASSES: tuple[Any, ...] = (AutoModelForCausalLM, AutoModel)
-# Rotary settings are never taken from here: reading them is what is judged.
+# Rotary settings are never taken from the library's defaults, because reading them is what the library checks.
 _ROTARY = ("rope_parameters", "rope_scaling", "rope_theta", eras.ORIGINAL)
-# Base that config classes have where nobody chose one for the family; it says nothing about a model.
-_NOBODYS_THETA = 10_000.0
-# Numbers of a tensor that is not made: no rotary table has so many, and joined experts have a hundred times more.
+# Default base of config classes whose family has not chosen one; it says nothing about a model.
+_GENERIC_THETA = 10_000.0
+# Tensors with at least this many elements get no memory. Rotary tables are far smaller; fused experts are a hundred
+# times larger.
 _LARGE = 1 << 24
 
 
-class _LargeOnesUnmade(TorchFunctionMode):
-    """Large new tensors have a shape and no memory, before a module can make parameters of them."""
+class _LargeTensorsOnMeta(TorchFunctionMode):
+    """Puts large new tensors on the meta device, before a module makes parameters from them."""
 
     _MAKING = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
 
@@ -39,10 +40,10 @@ class _LargeOnesUnmade(TorchFunctionMode):
 
 
 def library_config(config: Mapping[str, Any]) -> PreTrainedConfig | None:
-    """The library's config object for the content of a `config.json`; None where it has no class for the model.
+    """The library's config object for the content of a `config.json`, or None if it has no class for the model.
 
     Raises:
-        Exception: the library refuses it; of any kind.
+        Exception: of any type, if the library rejects the config.
     """
     if config.get("model_type") not in CONFIG_MAPPING:
         return None
@@ -51,38 +52,39 @@ def library_config(config: Mapping[str, Any]) -> PreTrainedConfig | None:
 
 
 def library_defaults(config: PreTrainedConfig) -> dict[str, Any]:
-    """What a decoder's config has whether its file says it or not; rotary settings aside, but for a family's own base.
+    """The decoder's settings including the defaults of its config class.
 
-    Published configs of Gemma 3 leave out the window, the heads and the base, for example.
+    Rotary settings are left out, except a base that the family itself defines. Published configs of Gemma 3, for
+    example, omit the window, the number of heads and the base.
     """
     decoder = text_config(config)
     found = {name: value for name, value in common_names(decoder).items() if name not in _ROTARY}
-    base = getattr(type(decoder), "default_theta", _NOBODYS_THETA)
+    base = getattr(type(decoder), "default_theta", _GENERIC_THETA)
     base = base.get("global", base.get("full_attention")) if isinstance(base, dict) else base
-    return found | ({} if base in (None, _NOBODYS_THETA) else {"rope_theta": base})
+    return found | ({} if base in (None, _GENERIC_THETA) else {"rope_theta": base})
 
 
 def library_tables(config: PreTrainedConfig, length: int) -> dict[str, RopeTable]:
-    """The rotary tables that the library computes with at inputs of `length` tokens, by module as in `rotary_tables`.
+    """The rotary tables that the library uses for inputs of `length` tokens, by module as in `rotary_tables`.
 
-    The model is built without its weights, which costs little at any size, also for a moment; no tables where there is
-    no class for it.
+    The model is built without memory for its weights, so this is cheap at any size. Empty if the library has no class
+    for the model.
 
     Raises:
-        Exception: the library cannot build it; of any kind.
+        Exception: of any type, if the library cannot build the model.
     """
     decoder = copy.deepcopy(text_config(config))
     library_class = next((each for each in _CLASSES if type(decoder) in each._model_mapping), None)
     if library_class is None:
         return {}
-    with quiet_transformers(), init_empty_weights(include_buffers=False), no_init_weights(), _LargeOnesUnmade():
+    with quiet_transformers(), init_empty_weights(include_buffers=False), no_init_weights(), _LargeTensorsOnMeta():
         model = library_class.from_config(decoder)
     shape = (3, 1, 1) if "mrope_section" in (decoder.rope_parameters or {}) else (1, 1)  # time, height and width
     positions = torch.full(shape, length - 1)
     for module in model.modules():
         types = getattr(module, "rope_type", None)
         for layer, kind in types.items() if isinstance(types, dict) else [(None, types)]:
-            # These take their table from the input's length.
+            # The table of these types depends on the input's length.
             if kind in ("dynamic", "longrope"):
                 module(torch.zeros(1), positions, *([layer] if layer else []))
     return rotary_tables(model)

@@ -1,7 +1,7 @@
-"""Decoders whose linear layers are in 4 bits, by the package bitsandbytes through the transformers library.
+"""Decoders with 4-bit linear layers, quantized by bitsandbytes through the transformers library.
 
-    memory     of a weight of n numbers: ceil(n / 2) bytes, and its scales (`skipwise.memory.four_bit_bytes`)
-    kept       embeddings, head, norms, biases, and experts that are joined into one tensor, in the model's dtype
+    memory          a weight of n elements takes ceil(n / 2) bytes plus its scales (`skipwise.memory.four_bit_bytes`)
+    not quantized   embeddings, head, norms, biases, and experts fused into one tensor; they keep the model's dtype
 
 Source: QLoRA, arXiv 2305.14314, section 3.
 """
@@ -24,11 +24,12 @@ from skipwise.model.source import locate
 
 
 class FourBits(NamedTuple):
-    """How a model's linear layers are quantized while it is loaded, and where.
+    """How and where a model's linear layers are quantized during loading.
 
     Attributes:
-        settings: of the transformers library.
-        device: where each weight is quantized as soon as it is read, so that no whole model in full is ever there.
+        settings: quantization settings of the transformers library.
+        device: each weight is quantized there as soon as it is read, so the full-precision model is never in memory as
+            a whole.
     """
 
     settings: BitsAndBytesConfig
@@ -38,17 +39,17 @@ class FourBits(NamedTuple):
 def four_bits(
     tuning: QloraTuning, device: torch.device, *, compute: torch.dtype, storage: torch.dtype = torch.uint8
 ) -> FourBits:
-    """The quantization that a tuning asks for.
+    """The 4-bit quantization that the run's tuning settings ask for.
 
     Args:
-        tuning: of the run.
-        device: where to.
-        compute: dtype of the products.
-        storage: dtype that four bits are packed into: of engines that split a model that of the shards, as they would
-            leave bytes whole, or cast them.
+        tuning: tuning settings of the run.
+        device: device that the weights are quantized on.
+        compute: dtype of the matrix products.
+        storage: dtype that the 4-bit values are packed into. Engines that shard a model need the dtype of the shards:
+            they would not shard uint8, or would cast it.
 
     Raises:
-        ConfigError: as `require_bitsandbytes`.
+        ConfigError: bitsandbytes is not installed.
     """
     require_bitsandbytes()
     settings = BitsAndBytesConfig(
@@ -62,54 +63,50 @@ def four_bits(
 
 
 def require_bitsandbytes() -> None:
-    """Refuses to go on without the package.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Raises ConfigError if the package bitsandbytes is not installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "setting 'tuning.kind' is 'qlora' and the bitsandbytes package is missing; run: pip install "
-            "'skipwise[qlora]', or train by lora"
+            "'skipwise[qlora]', or train with lora"
         )
 
 
 def check_quantizable(source: str | Path, config: PreTrainedConfig) -> None:
-    """Refuses what cannot be loaded in 4 bits.
+    """Refuses models that cannot be loaded in 4 bits.
 
     Args:
         source: as for `load_model`.
-        config: its own, as `AutoConfig` reads it.
+        config: the model's own config, as `AutoConfig` reads it.
 
     Raises:
-        ConfigError: the package is missing, or the model is quantized already, or is rebuilt by `load_model`.
+        ConfigError: bitsandbytes is missing, the model is already quantized, or `load_model` converts its weights.
     """
     require_bitsandbytes()
     place = locate(source, weights=False)
-    without = "give the checkpoint that it was made of, or train by lora"
+    without = "give the checkpoint that it was made from, or train with lora"
     if place.gguf_file is not None:
-        raise ConfigError(f"model is {str(source)!r}, a GGUF file, and qlora quantizes full weights: {without}")
+        raise ConfigError(f"model {str(source)!r} is a GGUF file, and qlora needs unquantized weights: {without}")
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(
-            f"model {str(source)!r} is quantized already, and qlora quantizes full weights: train by lora, or make "
-            'them full once, and train NEW: python -c "from skipwise.model import load_model as l, save_model as s; '
+            f"model {str(source)!r} is already quantized, and qlora needs unquantized weights: train with lora, or "
+            'dequantize once, and train NEW: python -c "from skipwise.model import load_model as l, save_model as s; '
             f"s(*l({str(source)!r}, dtype='auto'), 'NEW')\""
         )
     if is_gptj(config):
         raise ConfigError(
-            f"model {str(source)!r} is a GPT-J, whose weights are reordered while it is loaded: load it with "
-            "load_model, write it with save_model once, and train what that leaves by qlora"
+            f"model {str(source)!r} is a GPT-J, whose weights are reordered while it is loaded, which qlora cannot do: "
+            "load it once with load_model, write it with save_model, and train the result with qlora"
         )
 
 
 def four_bit_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The linear layers, by name, that are in 4 bits once a model is loaded so: all but the head.
+    """The linear layers, by name, that 4-bit loading quantizes: all except the head.
 
     Args:
-        model: not quantized, on any device; without numbers will do.
+        model: not quantized, on any device, including meta.
     """
     kept = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
-    # As the library asks: subclasses of a linear layer compute something of their own.
+    # The library also requires the exact type, because subclasses of a linear layer compute something else.
     return {
         name: module
         for name, module in model.named_modules()
@@ -118,15 +115,15 @@ def four_bit_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def is_four_bit(module: nn.Module) -> bool:
-    """Whether a linear layer's weight is in 4 bits."""
+    """Whether this is a linear layer with a 4-bit weight."""
     return hasattr(module, "quant_state") and isinstance(module, nn.Linear)
 
 
 def keep_packed_as_trained(model: nn.Module) -> None:
-    """Has 4-bit layers leave their weights as they are when they are evaluated on a CPU.
+    """Stops 4-bit layers from repacking their weights when they are evaluated on a CPU.
 
-    bitsandbytes would pack them anew for CPUs that multiply in bfloat16: with scales rounded, and for good, so that
-    training after a validation would go on over other weights and without gradients.
+    On CPUs with bfloat16 products bitsandbytes repacks them permanently, with rounded scales. After a validation,
+    training would then continue with other weights and without gradients.
     """
     for module in model.modules():
         if is_four_bit(module):
@@ -135,13 +132,13 @@ def keep_packed_as_trained(model: nn.Module) -> None:
 
 @torch.no_grad()
 def check_read_as_stored(model: nn.Module) -> None:
-    """Refuses 4-bit layers that bitsandbytes multiplies by other weights than it has stored.
+    """Refuses 4-bit layers that bitsandbytes computes with weights other than the stored ones.
 
-    Its code for CPUs with AVX-512 (seen in 0.50.2) takes every row's first scale to be a new one, which it is not where
-    a block of 64 weights reaches into the next row. Layers of one shape are alike, so one of each is looked at.
+    Its code for CPUs with AVX-512 (seen in 0.50.2) assumes that each row starts a new block. This is wrong if a block
+    of 64 weights continues in the next row. Layers of the same shape behave alike, so one layer per shape is checked.
 
     Raises:
-        ConfigError: there is such a layer.
+        ConfigError: a layer is misread.
     """
     seen: set[torch.Size] = set()
     modules: dict[str, Any] = dict(model.named_modules())
@@ -154,20 +151,20 @@ def check_read_as_stored(model: nn.Module) -> None:
         if width % state.blocksize and not torch.equal(dequantized(layer), _read(layer, state.shape)):
             raise ConfigError(
                 f"setting 'tuning.kind' is 'qlora', and on this CPU bitsandbytes misreads its 4-bit weights of "
-                f"{name!r}, whose rows of {width} are no whole blocks of {state.blocksize}: train by lora, "
-                "or on an accelerator"
+                f"{name!r}, whose rows of {width} are not a multiple of its block size {state.blocksize}: train with "
+                "lora, or on an accelerator"
             )
 
 
 @torch.no_grad()
 def dequantized(layer: Any) -> Tensor:
-    """What a 4-bit layer has stored: its (out, in) weight in float32, on the CPU."""
-    # As one row, as rows that end inside a block are misread on some CPUs (`check_read_as_stored`).
+    """The stored weight of a 4-bit layer: float32 (out, in), on the CPU."""
+    # Read as a single row, because some CPUs misread rows that end inside a block (`check_read_as_stored`).
     return _read(layer, torch.Size([1, layer.quant_state.shape.numel()]))
 
 
 def _read(layer: Any, shape: torch.Size) -> Tensor:
-    """The stored weight, read as one of this shape."""
+    """Dequantizes the layer's weight as if it had this shape; the result has the layer's own shape."""
     from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
 
     weight = layer.weight

@@ -1,4 +1,4 @@
-"""What a built model really rotates by, and why a model cannot be extended: found in its modules, not in its name."""
+"""The rotary tables that a built model uses, and why a model cannot be extended; read from modules, not from names."""
 
 import inspect
 import re
@@ -15,20 +15,20 @@ ALIBI = "it uses ALiBi, which biases attention by distance and has no rotary pos
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The part of a config that describes the decoder: the config itself, unless the model also sees or hears."""
+    """The decoder's part of a config: a sub-config for a multimodal model, else the config itself."""
     return config.get_text_config(decoder=True)
 
 
 def rotary_tables(model: PreTrainedModel) -> dict[str, RopeTable]:
-    """What every rotary module of a built decoder really uses.
+    """The table that each rotary module of a built decoder uses.
 
     Args:
-        model: on any device but meta.
+        model: on any device except meta.
 
     Returns:
-        Table by module path. Where one module serves several kinds of layer, the kind ends the path, as in
-        `model.rotary_emb.full_attention`. For a type that follows the length (dynamic, longrope) it is the table of
-        the last forward pass, or of the window as configured before the first.
+        Table by module path. If one module serves several kinds of layer, the kind is appended to the path, as in
+        `model.rotary_emb.full_attention`. For types whose table depends on the input's length (dynamic, longrope), it
+        is the table of the last forward pass; before the first pass, that of the configured window.
     """
     tables = {}
     for path, name, module in _frequencies(model):
@@ -41,7 +41,7 @@ def rotary_tables(model: PreTrainedModel) -> dict[str, RopeTable]:
 
 
 def _frequencies(model: PreTrainedModel) -> Iterator[tuple[str, str, nn.Module]]:
-    """Path, buffer name and module of the decoder's inverse frequencies; image and sound towers are passed over."""
+    """Yields path, buffer name and module of the decoder's inverse frequencies. Vision and audio towers are skipped."""
     decoder = type(text_config(model.config))
     for path, module in model.named_modules():
         if not isinstance(getattr(module, "config", text_config(model.config)), decoder):
@@ -55,7 +55,7 @@ def refusal_reason(model: PreTrainedModel) -> str | None:
     """Why skip-wise positions cannot extend this model, or None if they can.
 
     Args:
-        model: any device; meta is enough, since only shapes and names are looked at.
+        model: on any device, including meta: only shapes and names are read.
     """
     if getattr(text_config(model.config), "alibi", False):
         return ALIBI

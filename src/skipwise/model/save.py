@@ -1,4 +1,4 @@
-"""Checkpoint folders that readers of both transformers eras understand."""
+"""Write checkpoint folders that both transformers 5 and readers of the transformers 4 format understand."""
 
 import json
 import stat
@@ -16,7 +16,7 @@ from skipwise.rope import with_both_eras
 
 CONFIG_FILE = "config.json"
 KEPT_CONFIG_FILE = "config.before-calibration.json"
-# What another attention factor changes of a config, beside the keys of the 4 era.
+# The config keys that a new attention factor changes, apart from those of the transformers 4 format.
 _CHANGED = (
     "rope_parameters",
     "original_attention_factor",
@@ -33,19 +33,20 @@ def save_model(
     state_dict: dict[str, Any] | None = None,
     shard_bytes: int | None = None,
 ) -> None:
-    """Writes a checkpoint folder that transformers 5 and readers of the 4 era both understand.
+    """Writes a checkpoint folder that both transformers 5 and readers of the transformers 4 format understand.
 
-    A new folder appears only when it is complete; files of an existing one are replaced in place.
+    A new folder appears only when it is complete. In an existing folder, files are replaced in place.
 
     Args:
-        model: as `load_model` gives it, trained or not.
-        tokenizer: that goes with it; None writes none.
-        folder: where to; its parents are made.
-        state_dict: in place of the model's own: whole weights by name of one that is split over processes, or some.
-        shard_bytes: largest file of weights; None for the transformers library's own limit.
+        model: as returned by `load_model`, trained or not.
+        tokenizer: the model's tokenizer; None writes none.
+        folder: where to write; missing parents are created.
+        state_dict: weights by name to write instead of the model's own: the gathered weights of a sharded model, or
+            only some of them.
+        shard_bytes: size limit of a weights file; None for the transformers library's default.
 
     Raises:
-        CheckpointError: it cannot be written there.
+        CheckpointError: the folder cannot be written.
     """
     folder = Path(folder)
     try:
@@ -56,16 +57,16 @@ def save_model(
             _write_checkpoint(model, tokenizer, complete, state_dict, shard_bytes)
     except OSError as error:
         raise CheckpointError(
-            f"checkpoint folder is {str(folder)!r} and cannot be written ({error}); choose another"
+            f"checkpoint folder {str(folder)!r} cannot be written ({error}); choose another"
         ) from error
 
 
 def save_config(config: PreTrainedConfig, folder: str | Path) -> None:
-    """Writes `config.json` as `save_model` does, without any weights.
+    """Writes `config.json` as `save_model` does, without weights.
 
     Args:
-        config: of a whole model.
-        folder: where to; it is made where it is missing.
+        config: of the whole model, not only of its decoder.
+        folder: where to write; created if it does not exist.
     """
     config.save_pretrained(folder)
     _add_legacy_keys(config, Path(folder))
@@ -89,7 +90,7 @@ def _write_checkpoint(
 
 
 def share_weights(folder: str | Path) -> None:
-    """Lets whoever may read a folder's config read its weights, too: safetensors keeps them to their owner."""
+    """Gives the weights the file permissions of the config. safetensors makes them readable only to their owner."""
     config = next(Path(folder).glob("*config.json"))
     for weights in Path(folder).glob("*.safetensors"):
         weights.chmod(stat.S_IMODE(config.stat().st_mode))
@@ -102,19 +103,19 @@ def _add_legacy_keys(config: PreTrainedConfig, folder: Path) -> None:
 
 
 def save_attention_scale(folder: str | Path, config: PreTrainedConfig, scale: float, *, keep: bool = False) -> None:
-    """Writes another attention factor into the config of a checkpoint folder, and touches nothing else in it.
+    """Writes a new attention factor into the config of a checkpoint folder, and changes nothing else.
 
-    The file is replaced at once: whoever reads it finds the old config or the new one.
+    The file is replaced atomically: a reader finds either the old config or the new one.
 
     Args:
         folder: the checkpoint.
-        config: of its model, as `read_config` gives it.
-        scale: of the attention factor that the model was trained with.
-        keep: leaves the config of before the first calibration beside it, as `config.before-calibration.json`.
+        config: the model's config, as returned by `read_config`.
+        scale: multiplies the attention factor that the model was trained with.
+        keep: keep a copy of the config from before the first calibration as `config.before-calibration.json`.
 
     Raises:
         CheckpointError: the config cannot be read or written.
-        ConfigError: the model's interpolation cannot carry an attention factor in a config.
+        ConfigError: the config cannot hold an attention factor for the model's interpolation.
     """
     path, key = Path(folder) / CONFIG_FILE, decoder_key(config)
     new = scaled_config(config, scale).to_dict()
@@ -123,7 +124,7 @@ def save_attention_scale(folder: str | Path, config: PreTrainedConfig, scale: fl
         before = path.read_text(encoding="utf-8")
         written = json.loads(before)
         decoder = {**(written[key] if key else written), **changed}
-        decoder.pop("rope_scaling", None)  # It would stand over what has just been changed.
+        decoder.pop("rope_scaling", None)  # Readers would use this old entry instead of the changed one.
         written = {**written, key: decoder} if key else decoder
         if keep and "original_attention_factor" not in (json.loads(before)[key] if key else json.loads(before)):
             replace_file(path.with_name(KEPT_CONFIG_FILE), before)
@@ -133,6 +134,6 @@ def save_attention_scale(folder: str | Path, config: PreTrainedConfig, scale: fl
 
 
 def _readable(written: dict[str, Any], key: str | None) -> str:
-    """The text of a `config.json` for readers of both eras; `key` is where its decoder's part is, if not at the top."""
+    """The text of a `config.json` for readers of both formats; `key` as `decoder_key` returns it."""
     readable = {**written, key: with_both_eras(written[key])} if key else with_both_eras(written)
     return json.dumps(readable, indent=2, sort_keys=True) + "\n"

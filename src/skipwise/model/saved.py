@@ -1,7 +1,7 @@
-"""What was saved, read again by the transformers library: weights of a folder against those of the model in memory.
+"""Verify a saved checkpoint: load it with the transformers library and compare its weights with the model in memory.
 
-Of a large model some layers do: a model of the same class and only its first layers is loaded, which takes the same
-path through names and conversions, and neither the time nor the memory of the whole.
+For a large model only the first layers are loaded, into a model of the same class. The names and conversions take the
+same path, without the time and memory that the whole model needs.
 """
 
 import copy
@@ -21,15 +21,15 @@ from skipwise.model.source import quiet_transformers
 logger = logging.getLogger("skipwise")
 
 LIMIT_BYTES = 2 * 10**9
-"""Weights that are read again at most, where one layer is not more."""
+"""Limit on the weights that are loaded for verification. One layer is always loaded, even if it is larger."""
 
 
 def layers_to_reread(model: PreTrainedModel, limit_bytes: int = LIMIT_BYTES) -> int:
-    """How many of a model's first layers, with all that is in no layer, are within a limit of bytes; one at least.
+    """How many leading layers, together with all weights outside the layers, fit into a limit; at least one.
 
     Args:
-        model: whole.
-        limit_bytes: as they lie in memory.
+        model: with all of its layers.
+        limit_bytes: limit on the size of these weights in memory, in bytes.
     """
     within = 0
     for num_layers in range(1, text_config(model.config).num_hidden_layers + 1):
@@ -40,7 +40,7 @@ def layers_to_reread(model: PreTrainedModel, limit_bytes: int = LIMIT_BYTES) -> 
 
 
 def first_layers(model: PreTrainedModel, num_layers: int) -> dict[str, Tensor]:
-    """A model's weights by name without those of its later layers."""
+    """A model's weights by name, without the layers after the first `num_layers`."""
     later = tuple(
         f"{path}.{index}."
         for path, module in model.named_modules()
@@ -51,20 +51,21 @@ def first_layers(model: PreTrainedModel, num_layers: int) -> dict[str, Tensor]:
 
 
 def weight_bytes(weights: dict[str, Tensor]) -> int:
-    """Bytes of tensors in memory, each counted once however many names it has."""
+    """Size of the tensors in memory, in bytes. A tensor with several names counts once."""
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in weights.values()}.values())
 
 
 def wrongly_saved(model: PreTrainedModel, folder: str | Path, num_layers: int) -> dict[str, float]:
-    """Which of a model's weights a folder gives back as others.
+    """Finds the weights that differ between a saved folder and the model in memory.
 
     Args:
-        model: that was saved there.
-        folder: whose weights may be those of its first layers alone.
-        num_layers: how many of these to look at.
+        model: the model that was saved.
+        folder: the checkpoint; it may contain only the first layers.
+        num_layers: number of leading layers to compare.
 
     Returns:
-        Largest difference by name; infinite where a weight is not there or has another shape.
+        Largest absolute difference by name, for weights that differ. Infinite if a weight is missing or has another
+        shape.
     """
     own_code: dict[str, Any] = {"trust_remote_code": type(model).__module__.startswith("transformers_modules")}
     with quiet_transformers():
@@ -83,7 +84,7 @@ def wrongly_saved(model: PreTrainedModel, folder: str | Path, num_layers: int) -
     read = {name: tensor for name, tensor in loaded.state_dict().items() if name not in absent}
     own = first_layers(model, num_layers)
     if num_layers < text_config(model.config).num_hidden_layers:
-        # What is as wide as there are layers (of Gemma 4, embeddings for each of them) is no part of fewer.
+        # Tensors whose width depends on the number of layers (Gemma 4's per-layer embeddings) cannot be compared.
         shapes = {name: tensor.shape for name, tensor in loaded.state_dict().items()}
         own = {name: tensor for name, tensor in own.items() if shapes.get(name, tensor.shape) == tensor.shape}
     return differences(read, own)
@@ -91,11 +92,11 @@ def wrongly_saved(model: PreTrainedModel, folder: str | Path, num_layers: int) -
 
 @torch.no_grad()
 def differences(read: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, float]:
-    """How far weights that were read are from a model's own, by name, for those that are not the same.
+    """Largest absolute difference by name, for weights that are not equal.
 
     Args:
-        read: by name; one that is missing, or has another shape, is infinitely far off.
-        own: by name. Rounding to the dtype of what was read is no difference.
+        read: loaded weights by name. The difference is infinite if a weight is missing or has another shape.
+        own: the model's weights by name. They are rounded to the dtype of the loaded weights before the comparison.
     """
     off = {}
     for name, tensor in own.items():
@@ -111,14 +112,14 @@ def differences(read: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, fl
 
 
 def check_saved(model: PreTrainedModel, folder: str | Path) -> None:
-    """Reads again what was saved of a model, as far as it takes no long time.
+    """Loads a saved model, or its first layers if it is large, and compares the weights with those in memory.
 
     Args:
-        model: plain and whole.
+        model: a plain model with all of its layers.
         folder: where `save_model` wrote it.
 
     Raises:
-        CheckpointError: the folder has other weights than the model.
+        CheckpointError: the weights in the folder differ from the model's.
     """
     few, layers = layers_to_reread(model), text_config(model.config).num_hidden_layers
     logger.info(f"reading the saved weights again: {few} of {layers} layers")
@@ -126,12 +127,12 @@ def check_saved(model: PreTrainedModel, folder: str | Path) -> None:
         name, difference = max(wrong.items(), key=lambda item: item[1])
         raise CheckpointError(
             f"{str(folder)!r} does not hold the weights that were trained: {len(wrong)} tensors differ, {name} by "
-            f"{difference:.2g}; see that the disk is sound, and save again from the run's last checkpoint by --resume"
+            f"{difference:.2g}; check the disk, and save again from the run's last checkpoint with --resume"
         )
 
 
 def _with_first_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
-    """The config of the same model with its first layers only."""
+    """Returns a copy of the config that describes only the first `num_layers` layers."""
     cut = copy.deepcopy(config)
     text = text_config(cut)
     whole = text.num_hidden_layers
@@ -139,7 +140,7 @@ def _with_first_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedC
         if isinstance(value, list | tuple) and len(value) == whole:
             setattr(text, name, value[:num_layers])
     if shared := getattr(text, "num_kv_shared_layers", None):
-        # The last so many layers of Gemma 3n and 4 have no keys and values of their own.
+        # The last num_kv_shared_layers layers of Gemma 3n and 4 use the keys and values of earlier layers.
         text.num_kv_shared_layers = max(0, num_layers - (whole - shared))
     text.num_hidden_layers = num_layers
     return cut

@@ -1,10 +1,10 @@
-"""Fast tokenizers made of SentencePiece's `tokenizer.model`, without that library and without code of the folder.
+"""Fast tokenizers built from SentencePiece's `tokenizer.model`, without that library and without code from the folder.
 
-The file is a protocol buffer (`sentencepiece_model.proto`); what it says is put in terms of the tokenizers library.
-SentencePiece's BPE joins the neighbours whose joined piece has the best score, so merges in the order of those scores
-give the same ids. Pieces that its maker gave whole, such as `<reserved_106>`, become added tokens, as transformers has
-them: a text is cut there first. (So of a model that puts a space before a text, a text that begins with such a piece
-has none; and of one that joins spaces, those beside such a piece are lost.)
+The file is a protocol buffer (`sentencepiece_model.proto`). Its content is translated for the tokenizers library.
+SentencePiece's BPE merges the neighbours whose merged piece has the best score, so merges sorted by score give the same
+ids. User-defined pieces, such as `<reserved_106>`, become added tokens, as in transformers: the text is split at them
+first. This has two effects. If the model adds a prefix space, a text that begins with such a piece does not get one. If
+the model collapses spaces, spaces next to such a piece are lost.
 """
 
 import struct
@@ -25,15 +25,15 @@ _KINDS = {1: "Unigram", 2: "BPE", 3: "words", 4: "characters"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:
-    """What a `tokenizer.model` says.
+    """The content of a `tokenizer.model`.
 
     Attributes:
-        pieces: text, score and kind of each, in the order of their ids.
-        byte_fallback: characters without a piece become bytes, not the unknown piece.
-        rules: how texts are rewritten first, as SentencePiece compiles it.
-        prefix: a space is put before a text.
-        joins_spaces: of several spaces one is left, and none at the ends.
-        marks_spaces: spaces become marks.
+        pieces: text, score and kind of each piece, in the order of ids.
+        byte_fallback: whether characters without a piece become bytes instead of the unknown piece.
+        rules: normalisation rules, in SentencePiece's compiled form.
+        prefix: whether a space is added before the text.
+        joins_spaces: whether runs of spaces collapse to one, and leading and trailing spaces are removed.
+        marks_spaces: whether spaces are replaced by the mark U+2581.
     """
 
     pieces: list[tuple[str, float, int]]
@@ -47,12 +47,9 @@ class Pieces:
 def read_pieces(file: str | Path) -> Pieces:
     """Reads a `tokenizer.model`.
 
-    Args:
-        file: of SentencePiece.
-
     Raises:
-        CheckpointError: it is none.
-        UnsupportedModelError: its pieces are not those of BPE.
+        CheckpointError: the file cannot be read, or is not a SentencePiece model.
+        UnsupportedModelError: the model is not a BPE model.
     """
     try:
         model = list(_fields(Path(file).read_bytes()))
@@ -63,12 +60,12 @@ def read_pieces(file: str | Path) -> Pieces:
         if not pieces:
             raise ValueError("it has no pieces")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
-        raise CheckpointError(f"{str(file)!r} is no model of SentencePiece ({error}); get it again, whole") from error
+        raise CheckpointError(f"{str(file)!r} is not a SentencePiece model ({error}); download it again") from error
     kind = trainer.get(3, 1)
     if kind != _BPE:
         raise UnsupportedModelError(
-            f"{str(file)!r} is of SentencePiece's kind {_KINDS.get(kind, kind)}, and a fast tokenizer is made of BPE "
-            "alone here: put a tokenizer.json beside it"
+            f"{str(file)!r} is a SentencePiece model of kind {_KINDS.get(kind, kind)}; only BPE can be converted to a "
+            "fast tokenizer: put a tokenizer.json beside it"
         )
     return Pieces(
         pieces=pieces,
@@ -81,10 +78,10 @@ def read_pieces(file: str | Path) -> Pieces:
 
 
 def fast_tokenizer(read: Pieces) -> Tokenizer:
-    """A tokenizer of the tokenizers library that gives the same ids.
+    """Builds a tokenizer of the tokenizers library that gives the same ids.
 
     Args:
-        read: of a `tokenizer.model`.
+        read: content of a `tokenizer.model`.
     """
     unknown = next((text for text, _, kind in read.pieces if kind == _UNKNOWN), None)
     engine = Tokenizer(
@@ -99,15 +96,16 @@ def fast_tokenizer(read: Pieces) -> Tokenizer:
     spaces: list[Any] = [normalizers.Precompiled(read.rules)] if read.rules else []
     if read.joins_spaces:
         spaces += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
-        # Where spaces were taken away, the steps below would not know a text's beginning.
+        # Once leading spaces are removed, the pre-tokenizer below cannot recognise the beginning of the text.
         spaces += [normalizers.Prepend(" ")] if read.prefix else []
     if read.marks_spaces:
         spaces.append(normalizers.Replace(" ", _MARK))
     engine.normalizer = normalizers.Sequence(spaces)
     restored = [decoders.Replace(_MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
     if read.prefix and not read.joins_spaces:
-        # The first puts a space before a text that begins with none, as no text does by now; the second marks it. One
-        # step alone would leave out the prefix of a text that begins with a mark.
+        # Spaces are marks by now, so no text begins with a space. The first step therefore always adds the prefix
+        # space, and the second replaces it by a mark. A single step would skip the prefix if the text begins with a
+        # mark.
         engine.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False),
@@ -128,7 +126,7 @@ def fast_tokenizer(read: Pieces) -> Tokenizer:
 
 
 def _merges(pieces: list[tuple[str, float, int]]) -> list[tuple[str, str]]:
-    """Pairs of pieces that make a piece, the best first."""
+    """Pairs of pieces that merge into another piece, sorted by score, best first."""
     ids = {text: index for index, (text, _, kind) in enumerate(pieces) if kind == _NORMAL}
     found = []
     for text, index in ids.items():
@@ -141,35 +139,35 @@ def _merges(pieces: list[tuple[str, float, int]]) -> list[tuple[str, str]]:
 
 
 def _piece(data: bytes) -> tuple[str, float, int]:
-    told = dict(_fields(data))
-    return told[1].decode(), struct.unpack("<f", told.get(2, bytes(4)))[0], told.get(3, _NORMAL)
+    fields = dict(_fields(data))
+    return fields[1].decode(), struct.unpack("<f", fields.get(2, bytes(4)))[0], fields.get(3, _NORMAL)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field of a message: a whole number, or the bytes of anything else."""
-    place = 0
-    while place < len(data):
-        key, place = _whole(data, place)
+    """Field number and value of each protocol buffer field: an integer for a varint, else raw bytes."""
+    offset = 0
+    while offset < len(data):
+        key, offset = _varint(data, offset)
         number, kind = key >> 3, key & 7
         if kind == 0:
-            value, place = _whole(data, place)
+            value, offset = _varint(data, offset)
             yield number, value
             continue
         size = {1: 8, 5: 4}.get(kind)
         if kind == 2:
-            size, place = _whole(data, place)
-        if size is None or place + size > len(data):
-            raise ValueError(f"byte {place} is no part of such a file")
-        yield number, data[place : place + size]
-        place += size
+            size, offset = _varint(data, offset)
+        if size is None or offset + size > len(data):
+            raise ValueError(f"unexpected data at byte {offset}")
+        yield number, data[offset : offset + size]
+        offset += size
 
 
-def _whole(data: bytes, place: int) -> tuple[int, int]:
-    """A whole number in seven bits a byte, and where it ends."""
+def _varint(data: bytes, offset: int) -> tuple[int, int]:
+    """Decodes a varint (7 bits per byte, lowest first). Returns its value and the offset after it."""
     value = shift = 0
     while True:
-        byte = data[place]
+        byte = data[offset]
         value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
+        offset, shift = offset + 1, shift + 7
         if byte < 128:
-            return value, place
+            return value, offset

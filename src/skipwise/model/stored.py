@@ -1,10 +1,10 @@
-"""Checkpoints whose weights are stored in fewer bits: loaded as the numbers that these stand for, or refused.
+"""Checkpoints with quantized weights: dequantize them on loading where possible.
 
     fp8, mxfp8, mxfp4, metal, compressed-tensors    dequantized by the transformers library while it loads
     bitsandbytes                                    loaded as stored, then dequantized layer by layer
-    gptq, awq and the like                          left as the library loads them, to be measured; never trained
+    gptq, awq and the like                          left quantized: they can be evaluated, but not trained
 
-What is dequantized is a plain model from then on, and so is what is saved of it.
+A dequantized model is a plain model, and is saved as one.
 """
 
 import importlib.util
@@ -27,20 +27,20 @@ from skipwise.model.rotary import text_config
 _SETTINGS = "quantization_config"
 _BITSANDBYTES = "bitsandbytes"
 _PACKAGES = {_BITSANDBYTES: "bitsandbytes", "compressed-tensors": "compressed_tensors"}
-# By `unpack_checkpoint`.
+# Formats that `unpack_checkpoint` reads.
 _UNPACKED_FROM_FILES = ("gptq", "awq")
 _IN_BLOCKS = ("fp8", "mxfp8")
 _SCALES = ("weight_scale_inv", "weight_scale", "_scales", ".SCB", ".absmax")
 
 
 def stored_as(config: PreTrainedConfig) -> dict[str, Any] | None:
-    """How a checkpoint says that its weights are quantized, as the library's settings; None where they are not."""
+    """The quantization settings in a checkpoint's config, or None if it is not quantized."""
     settings = getattr(config, _SETTINGS, None) or getattr(text_config(config), _SETTINGS, None)
     return settings if settings is None or isinstance(settings, dict) else settings.to_dict()
 
 
 def method_of(settings: dict[str, Any]) -> str:
-    """The name of the format: `fp8`, `gptq`, ..."""
+    """The name of the quantization format: `fp8`, `gptq`, ..."""
     if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
         return _BITSANDBYTES
     method = settings.get("quant_method")
@@ -48,12 +48,12 @@ def method_of(settings: dict[str, Any]) -> str:
 
 
 class StoredWeights(NamedTuple):
-    """What is known of packed weights without reading them.
+    """What is known about quantized weights without loading them.
 
     Attributes:
-        method: the format's name.
-        is_trainable: whether `load_model` dequantizes it.
-        weight_bytes: as they are stored; None where no files are at hand.
+        method: name of the format.
+        is_trainable: whether `load_model` dequantizes the format.
+        weight_bytes: stored size in bytes; None if the files are not available locally.
     """
 
     method: str
@@ -62,35 +62,36 @@ class StoredWeights(NamedTuple):
 
 
 def stored_weights(source: str | Path, config: PreTrainedConfig) -> StoredWeights | None:
-    """How the weights of a checkpoint are packed; None where they are not.
+    """How the weights of a checkpoint are quantized, or None if they are not.
 
     Args:
         source: as for `load_model`.
-        config: its own, as `AutoConfig` reads it.
+        config: the model's own config, as `AutoConfig` reads it.
     """
     settings = stored_as(config)
     if settings is None:
         return None
     method, sizes = method_of(settings), []
-    # Not, for example, the copy of Mistral's in `consolidated.safetensors`.
+    # The pattern excludes copies of the weights, such as Mistral's `consolidated.safetensors`.
     for path in Path(source).expanduser().glob("model*.safetensors"):
         with path.open("rb") as file:
-            # A file is the length of its header in 8 bytes, the header, and the tensors.
+            # The format is 8 bytes with the header's length, then the header, then the tensors.
             sizes.append(path.stat().st_size - 8 - int.from_bytes(file.read(8), "little"))
-    # What only stands for a file that git has not fetched holds no weights.
+    # A Git LFS pointer holds no weights; the size computed from it is not positive.
     known = sum(sizes) if sizes and min(sizes) > 0 else None
     return StoredWeights(method, method == _BITSANDBYTES or _dequantizes(method), known)
 
 
 def check_trainable(source: str | Path, config: PreTrainedConfig) -> None:
-    """Refuses a checkpoint whose weights cannot be trained, by its config alone.
+    """Refuses a checkpoint whose weights cannot be trained; reads only its config.
 
     Args:
         source: as for `load_model`.
-        config: its own, as `AutoConfig` reads it.
+        config: the model's own config, as `AutoConfig` reads it.
 
     Raises:
-        ConfigError: it cannot be dequantized here, with what does it; or the package that does it is missing.
+        ConfigError: the format cannot be dequantized on loading, or the package that reads it is missing. The message
+            says what to do.
     """
     stored = stored_weights(source, config)
     if stored is None:
@@ -103,26 +104,26 @@ def check_trainable(source: str | Path, config: PreTrainedConfig) -> None:
         )
     if stored.is_trainable:
         return
-    cure = "train the checkpoint that it was made of"
+    cure = "train the checkpoint that it was made from"
     if method in _UNPACKED_FROM_FILES:
         folder, fetch = repr(str(source)), ""
         if not Path(source).is_dir():
             folder, fetch = f"s({folder})", "from huggingface_hub import snapshot_download as s; "
         cure = (
-            f'make its weights plain once, and train NEW: python -c "{fetch}from skipwise.model import '
+            f'unpack its weights once, and train NEW: python -c "{fetch}from skipwise.model import '
             f"unpack_checkpoint as u; u({folder}, 'NEW')\""
         )
     raise ConfigError(f"model {str(source)!r} is stored as {method}, which cannot be trained: {cure}")
 
 
 def ask_for_plain_weights(source: str, config: PreTrainedConfig) -> str | None:
-    """Has the library dequantize while it loads a model of this config, where it can.
+    """Sets the config so that the library dequantizes while it loads the model, if it can for this format.
 
     Returns:
-        The format's name, None where nothing is quantized.
+        The name of the format, or None if the model is not quantized.
 
     Raises:
-        UnsupportedModelError: the library does not know the format, and would take the packed numbers for weights.
+        UnsupportedModelError: the library does not know the format. It would load the packed values as weights.
     """
     settings = stored_as(config)
     if settings is None:
@@ -131,7 +132,7 @@ def ask_for_plain_weights(source: str, config: PreTrainedConfig) -> str | None:
     if method != _BITSANDBYTES and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         raise UnsupportedModelError(
             f"model {source!r} is stored as {method}, which the transformers library does not read (it reads "
-            f"{', '.join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))}): give the checkpoint that it was made of"
+            f"{', '.join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))}): give the checkpoint that it was made from"
         )
     if _dequantizes(method):
         setattr(config, _SETTINGS, {**settings, "dequantize": True})
@@ -140,13 +141,13 @@ def ask_for_plain_weights(source: str, config: PreTrainedConfig) -> str | None:
 
 @contextmanager
 def blocks_as_stored(method: str | None) -> Iterator[None]:
-    """Has the library dequantize weights that are no whole blocks of scales as they were quantized.
+    """Corrects the library's dequantization of weights whose size is not a multiple of the block size.
 
-    It takes a block to be an even share of the weight: of 192 rows in blocks of 128 it multiplies the first 96 by the
-    first block's scale, and 576 rows, as DeepSeek-V3 has them, it refuses.
+    The library assumes that blocks divide a weight evenly. With 192 rows and blocks of 128, it multiplies the first 96
+    rows by the first block's scale. It rejects 576 rows, which DeepSeek-V3 has.
 
     Args:
-        method: the format's name, None where nothing is quantized.
+        method: name of the format, or None if the model is not quantized.
     """
     operation = _fp8_operation() if method in _IN_BLOCKS else None
     if operation is None:
@@ -161,7 +162,7 @@ def blocks_as_stored(method: str | None) -> Iterator[None]:
         rows, columns = quantized.shape[-2:]
         below, beside = (size * grid for size, grid in zip(block, scales.shape[-2:], strict=True))
         if not (0 <= below - rows < block[0] and 0 <= beside - columns < block[1]):
-            return evenly(self, quantized, scales, *more, **how)  # Stored in blocks of another size.
+            return evenly(self, quantized, scales, *more, **how)  # The weight has another block size.
         padded = functional.pad(quantized.float(), (0, beside - columns, 0, below - rows))
         return evenly(self, padded, scales, *more, **how)[..., :rows, :columns].contiguous()
 
@@ -173,7 +174,7 @@ def blocks_as_stored(method: str | None) -> Iterator[None]:
 
 
 def _fp8_operation() -> Any:
-    """The library's class that dequantizes; None of a version that has it otherwise."""
+    """The library's class that dequantizes fp8, or None if this version of the library lacks it."""
     from transformers.integrations import finegrained_fp8
 
     operation = getattr(finegrained_fp8, "Fp8Dequantize", None)
@@ -181,11 +182,11 @@ def _fp8_operation() -> Any:
 
 
 def make_plain(model: Any, method: str) -> None:
-    """Makes a plain model of one that was loaded from fewer bits, where its format allows.
+    """Turns a model loaded from quantized weights into a plain model on the CPU, if its format can be dequantized.
 
     Args:
-        model: as the library loads it under `ask_for_plain_weights`; it ends on the CPU.
-        method: that this returned.
+        model: loaded with a config that `ask_for_plain_weights` has set; changed in place.
+        method: the return value of `ask_for_plain_weights`.
     """
     if method == _BITSANDBYTES:
         _dequantize_layers(model)
@@ -195,24 +196,24 @@ def make_plain(model: Any, method: str) -> None:
 
 
 def check_nothing_is_packed(source: str, unexpected: Iterable[str]) -> None:
-    """Refuses packed weights that the config says nothing of: they were taken for plain ones, without their scales.
+    """Refuses quantized weights that the config does not declare: the library has loaded them without their scales.
 
     Args:
-        source: for the message.
-        unexpected: names of tensors that the model has no place for.
+        source: the model's name, for the message.
+        unexpected: names of tensors in the checkpoint that the model does not have.
 
     Raises:
-        CheckpointError: there are scales among them.
+        CheckpointError: some of these tensors are scales.
     """
     if scales := sorted(name for name in unexpected if name.endswith(_SCALES)):
         raise CheckpointError(
-            f"model {source!r} holds packed weights (scales: {scales[0]} and {len(scales) - 1} more), and its "
-            "config.json has no quantization_config to read them by: get the checkpoint again, with its own config"
+            f"model {source!r} holds packed weights (scales: {scales[0]} and {len(scales) - 1} more), but its "
+            "config.json has no quantization_config: download the checkpoint again, with its own config"
         )
 
 
 def forget_quantization(model: Any) -> None:
-    """Takes away from a model of plain numbers that they were packed: saving would pack them anew, or refuse to."""
+    """Removes the marks of quantization from a dequantized model. With them, saving would quantize it again or fail."""
     for holder in (model.config, text_config(model.config)):
         if hasattr(holder, _SETTINGS):
             delattr(holder, _SETTINGS)
@@ -220,7 +221,7 @@ def forget_quantization(model: Any) -> None:
         if name in vars(model):
             delattr(model, name)
     model.is_quantized = False
-    # Whose reverse, when saving, quantizes; the family's own are found again by its class.
+    # On saving, these conversions run in reverse and would quantize. Those of the family are looked up by class again.
     model._weight_conversions = None
 
 
@@ -237,7 +238,7 @@ def _dequantize_layers(model: PreTrainedModel) -> None:
         if is_four_bit(module):
             weight = dequantized(module)
         elif getattr(getattr(layer, "weight", None), "SCB", None) is not None:
-            # Rows of whole numbers, whose 127 stands for the row's scale (LLM.int8(), arXiv 2208.07339, section 2).
+            # int8 rows in which 127 stands for the row's scale (LLM.int8(), arXiv 2208.07339, section 2).
             weight = layer.weight.float() * layer.weight.SCB[:, None] / 127
         else:
             continue

@@ -1,10 +1,10 @@
-"""GPTQ and AWQ checkpoints written anew with plain weights, from their files alone, on any machine.
+"""Convert GPTQ and AWQ checkpoints to plain weights. This needs only their files, and no accelerator.
 
     GPTQ   qweight (in * bits / 32, out), qzeros (groups, out * bits / 32), scales (groups, out), g_idx (in)
-    AWQ    qweight (in, out / 8), qzeros (groups, out / 8), scales (groups, out); 4 bits, in another order of columns
+    AWQ    qweight (in, out / 8), qzeros (groups, out / 8), scales (groups, out); 4 bits, columns in another order
 
-Both hold whole numbers q in words of 32 bits, lowest bits first, and mean `(q - zero) * scale`, with one zero and scale
-for a group of inputs and an output. GPTQ's files of version 1 hold each zero less one.
+Both pack integers q into 32-bit words, lowest bits first. A weight is `(q - zero) * scale`, with one zero and one scale
+per group of inputs and output. GPTQ files of version 1 store each zero minus one.
 
 Source: GPTQ, arXiv 2210.17323, as AutoGPTQ and GPTQModel pack it; AWQ, arXiv 2306.00978, as AutoAWQ packs it (gemm).
 """
@@ -29,20 +29,23 @@ _SHARD_BYTES = 4 * 10**9
 _PACKED = (".qweight", ".qzeros", ".scales", ".g_idx")
 _INDEX = "model.safetensors.index.json"
 _OF_PACKED_WEIGHTS = (_INDEX, "quantize_config.json", "quant_config.json")
-# Which column of eight each four bits of a word are, lowest first.
+# The column, of eight, that each 4-bit field of a word belongs to; lowest bits first.
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def unpack_checkpoint(source: str | Path, output: str | Path) -> Path:
-    """Writes a GPTQ or AWQ checkpoint with plain weights, in the dtype that its config names.
+    """Writes a copy of a GPTQ or AWQ checkpoint with plain weights, in the dtype that its config names.
 
     Args:
         source: the checkpoint's folder.
-        output: a new folder.
+        output: a folder that does not exist yet.
+
+    Returns:
+        The output folder.
 
     Raises:
-        ConfigError: it is stored otherwise, or the output exists.
-        CheckpointError: a layer is packed in a way that is not known, or a file cannot be read or written.
+        ConfigError: the checkpoint is in neither format, or the output exists.
+        CheckpointError: a layer is packed in an unknown way, or a file cannot be read or written.
     """
     source, output = Path(source).expanduser(), Path(output).expanduser()
     if output.exists():
@@ -69,16 +72,16 @@ def _reader_of(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Tensor]], 
     if method == "gptq":
         is_second = settings.get("checkpoint_format") == "gptq_v2"
         return lambda packed: gptq_weight(packed, zero_offset=0 if is_second else 1)
-    raise ConfigError(f"the checkpoint is stored as {method}; give one that is stored as gptq or awq")
+    raise ConfigError(f"the checkpoint is stored as {method}; give a checkpoint that is stored as gptq or awq")
 
 
 def gptq_weight(packed: Mapping[str, Tensor], *, zero_offset: int) -> Tensor:
-    """The (out, in) float32 weight of a layer's `qweight`, `qzeros`, `scales` and, where it has one, `g_idx`."""
+    """The (out, in) float32 weight, from a layer's `qweight`, `qzeros`, `scales` and optional `g_idx`."""
     scales, qweight = packed["scales"], packed["qweight"]
     groups, num_out = scales.shape
     bits = 32 * packed["qzeros"].shape[1] // num_out
     if bits not in (2, 4, 8) or (len(packed["qzeros"]), qweight.shape[1]) != scales.shape:
-        raise ValueError(f"{bits} bits in words of shape {tuple(qweight.shape)}; known are 2, 4 and 8 bits as GPTQ has")
+        raise ValueError(f"{bits} bits in words of shape {tuple(qweight.shape)}; only 2, 4 and 8 bits are supported")
     numbers = _unpacked(qweight.T, bits).T
     zeros = (_unpacked(packed["qzeros"], bits) + zero_offset) & (2**bits - 1)
     group_of = packed.get("g_idx")
@@ -88,11 +91,11 @@ def gptq_weight(packed: Mapping[str, Tensor], *, zero_offset: int) -> Tensor:
 
 
 def awq_weight(packed: Mapping[str, Tensor]) -> Tensor:
-    """The (out, in) float32 weight of a layer's `qweight`, `qzeros` and `scales`."""
+    """The (out, in) float32 weight, from a layer's `qweight`, `qzeros` and `scales`."""
     scales, qweight = packed["scales"], packed["qweight"]
     groups, num_out = scales.shape
     if qweight.shape[1] * 8 != num_out or len(qweight) % groups:
-        raise ValueError(f"words of shape {tuple(qweight.shape)}; known are 4 bits as AWQ's version gemm has them")
+        raise ValueError(f"words of shape {tuple(qweight.shape)}; only AWQ's gemm layout with 4 bits is supported")
     place = torch.tensor(_AWQ_ORDER).argsort()
     numbers, zeros = (
         _unpacked(packed[name], 4).view(-1, num_out // 8, 8)[..., place].reshape(-1, num_out)
@@ -103,7 +106,7 @@ def awq_weight(packed: Mapping[str, Tensor]) -> Tensor:
 
 
 def _unpacked(words: Tensor, bits: int) -> Tensor:
-    """(rows, columns * 32 / bits) whole numbers of (rows, columns) words of 32 bits, lowest bits first."""
+    """Unpacks (rows, columns) 32-bit words to (rows, columns * 32 / bits) integers, lowest bits first."""
     shifts = torch.arange(0, 32, bits, dtype=torch.int32)
     return ((words[..., None] >> shifts) & (2**bits - 1)).flatten(1)
 
@@ -111,7 +114,7 @@ def _unpacked(words: Tensor, bits: int) -> Tensor:
 def _plain_tensors(
     source: Path, weight: Callable[[Mapping[str, Tensor]], Tensor], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a checkpoint by name, layers as plain weights."""
+    """Yields every tensor of a checkpoint with its name; packed layers become plain weights."""
     files = [safe_open(path, framework="pt") for path in sorted(source.glob("*.safetensors"))]
     where = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - the file is no mapping
     stems = {name.removesuffix(".qweight") for name in where if name.endswith(".qweight")}
@@ -133,7 +136,7 @@ def _plain_tensors(
 
 
 def _write(tensors: Iterator[tuple[str, Tensor]], output: Path) -> None:
-    """Writes tensors as they come, in files of bounded size and an index."""
+    """Writes tensors one by one into shards of bounded size, and then their index."""
     index: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     number = written = 0

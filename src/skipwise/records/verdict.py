@@ -1,4 +1,4 @@
-"""What a probe found, in one line, and the refusal to go on when one failed."""
+"""The verdict of a probe in one line, and the refusal to train after a failed one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from skipwise.errors import UnsupportedModelError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one probe found.
+    """The result of one probe.
 
     Attributes:
-        name: of the probe, one word.
-        status: `pass`, `fail` (do not train), or `note` (worth knowing, never in the way).
-        detail: what was measured, with the numbers.
-        cure: what to do about it; empty where there is nothing to do.
+        name: name of the probe, one word.
+        status: `pass`, `fail` (do not train), or `note` (worth knowing, does not stop training).
+        detail: what was measured, with numbers.
+        cure: what to do; empty if there is nothing to do.
     """
 
     name: str
@@ -30,15 +30,15 @@ class Verdict:
 
 
 def judge(name: str, good: bool, detail: str, cure: str) -> Verdict:
-    """A verdict that passes, or fails and then names its cure."""
+    """A verdict that passes if `good`; otherwise it fails with the cure."""
     return Verdict(name=name, status="pass" if good else "fail", detail=detail, cure="" if good else cure)
 
 
 def require_healthy(verdicts: Sequence[Verdict]) -> None:
-    """Refuses to go on after a failed preflight.
+    """Refuses to train after a failed preflight.
 
     Raises:
-        UnsupportedModelError: a verdict failed; names all that did, with their cures.
+        UnsupportedModelError: a verdict failed. The message lists every failed verdict with its cure.
     """
     failed = [f"{verdict.name}: {verdict.detail}; {verdict.cure}" for verdict in verdicts if verdict.status == "fail"]
     if failed:
