@@ -27,6 +27,7 @@ ORDER = (
     "launch",
     "distributed",
     # what training computes, and what a run is
+    "hollow",
     "attention",
     "loss",
     "config",
