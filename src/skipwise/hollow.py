@@ -34,7 +34,7 @@ class HollowTensor(Tensor):
     def __new__(cls, twin: Tensor) -> "HollowTensor":
         """Around its twin."""
         made: Any = Tensor._make_wrapper_subclass(
-            cls, twin.shape, twin.stride(), twin.storage_offset(), dtype=twin.dtype, device="cpu"
+            cls, twin.shape, twin.stride(), twin.storage_offset(), dtype=twin.dtype, device=torch.device("cpu")
         )
         made.twin = twin
         return made
@@ -91,7 +91,10 @@ def _asked(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tu
 
 @functools.cache
 def _fake_mode() -> FakeTensorMode:
-    return FakeTensorMode()
+    mode = FakeTensorMode()
+    # Nothing is asked twice.
+    mode.cache_enabled = False
+    return mode
 
 
 @functools.cache
