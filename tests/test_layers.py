@@ -30,13 +30,13 @@ ORDER = (
     # what a run is, what it leaves, what training computes
     "config",
     "distributed",
+    "hollow",
     "attention",
     "loss",
     # texts and models
     "data",
     "records",
     "model",
-    "records",
     "doctor",
     "runtime",
     # what is done with them

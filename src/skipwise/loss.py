@@ -12,16 +12,16 @@ the head, and older versions lack it. Here the model's own head runs, whatever i
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from skipwise.attention import mark_causal
+from skipwise.hollow import HollowTensor
 
 IGNORED = -100
 """Label of a token that is not scored, as everywhere in the transformers library."""
@@ -172,7 +172,7 @@ class NextTokenLoss:
         # Hooks gather what is sharded or elsewhere, or watch; then the layer itself must be called.
         weight, watched = layer.weight, layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
         # A class of its own may be sharded or packed; a tensor without numbers, for planning, stands for a plain one.
-        if watched or type(weight) not in (nn.Parameter, FakeTensor) or weight.shape[-1:] != hidden.shape[-1:]:
+        if watched or type(weight) not in (nn.Parameter, HollowTensor) or weight.shape[-1:] != hidden.shape[-1:]:
             return None
         if {hidden.dtype, weight.dtype} != {torch.float32} or torch.is_autocast_enabled(hidden.device.type):
             return None
@@ -240,6 +240,11 @@ def use_chunked_loss(model: Any) -> None:
     model.forward = forward_or_loss
 
 
+def slice_starts(num_tokens: int, rows: int) -> Sequence[int]:
+    """Where the slices of a loss begin that takes `rows` tokens at a time."""
+    return range(0, num_tokens, rows)
+
+
 def _is_split(layer: nn.Module) -> bool:
     """Whether FSDP (of version 2) has split this layer, by itself or with others."""
     from torch.distributed.fsdp import FSDPModule
@@ -265,7 +270,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden) if any(ctx.needs_input_grad) else None
         weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[3] else None
         logits = hidden.new_empty(min(rows, len(hidden)), len(weight))
-        for start in range(0, len(hidden), rows):
+        for start in slice_starts(len(hidden), rows):
             piece, target = hidden[start : start + rows], targets[start : start + rows, None]
             scores = torch.mm(piece, weight.T, out=logits[: len(piece)])
             largest = scores.amax(1, keepdim=True)
@@ -297,7 +302,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_grad = torch.zeros_like(hidden) if needed else None
         grads = [] if len(hidden) else [torch.zeros_like(parameter) for parameter in parameters]
-        for start in range(0, len(hidden), rows):
+        for start in slice_starts(len(hidden), rows):
             piece = hidden[start : start + rows].detach().requires_grad_(needed)
             with torch.set_grad_enabled(needed):
                 loss = nn.functional.cross_entropy(head(piece).float(), targets[start : start + rows], reduction="sum")

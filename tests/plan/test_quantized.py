@@ -17,10 +17,11 @@ from skipwise.config import QloraTuning
 from skipwise.loss import use_chunked_loss
 from skipwise.memory import four_bit_bytes
 from skipwise.model import FourBits, four_bits, load_model, read_config
+from skipwise.plan.ledger import Ledger
 from skipwise.plan.machines import MACHINES, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
-from skipwise.plan.trace import Ledger, trace_step
+from skipwise.plan.trace import Tracer
 from skipwise.plan.training import Approach, TrainingPlanner
 from skipwise.train.tuning import apply_tuning
 
@@ -117,22 +118,18 @@ def test_a_step_without_numbers_holds_what_a_real_one_does(
     held = []
     with ledger:
         ids, positions = torch.randint(3, 200, (1, window)), torch.arange(window)[None]
-        before = ledger.mark()
+        before = ledger.live.all
         for _ in range(2):
             ledger.mark()
             with torch.autocast("cpu", autocast) if autocast else nullcontext():
                 loss = tuned(input_ids=ids, position_ids=positions, labels=ids)["loss"]
             loss.backward()
-            held.append(ledger.peak - before)
+            held.append(ledger.peak.all - before)
             del loss
-    profile = trace_step(
-        read_config(str(tiny_checkpoint)),
-        window_tokens=window,
-        tuning=tuning,
-        checkpointing=checkpointing,
-        gradients_held=True,
-        dtype=dtype,
-        autocast=autocast,
+    profile = (
+        Tracer(read_config(str(tiny_checkpoint)))
+        .step(window_tokens=window, tuning=tuning, checkpointing=checkpointing, dtype=dtype, autocast=autocast)
+        .further
     )
     gradients = sum(p.nbytes for p in tuned.parameters() if p.requires_grad)
     assert profile.peak(2, gradients) == held[1]

@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from skipwise.config import FullTuning, LoraTuning
 from skipwise.loss import use_chunked_loss
-from skipwise.plan.trace import Ledger, trace_prefill, trace_step
+from skipwise.plan.ledger import Ledger
+from skipwise.plan.trace import Tracer
 from skipwise.train.tuning import apply_tuning
 
 LAYERS, WINDOW = 4, 256
@@ -45,13 +46,13 @@ def really_held(
     with ledger:
         ids = torch.randint(3, 500, (1, WINDOW))
         positions = torch.arange(WINDOW)[None]
-        before, held = ledger.mark(), []
+        before, held = ledger.live.all, []
         for _ in range(2):
             ledger.mark()
             with torch.autocast("cpu", autocast) if autocast else nullcontext():
                 loss = tuned(input_ids=ids, position_ids=positions, labels=ids)["loss"]
             loss.backward()
-            held.append(ledger.peak - before)
+            held.append(ledger.peak.all - before)
             del loss
     return held
 
@@ -91,24 +92,16 @@ def test_a_step_holds_what_a_real_one_holds(
     config = config_of(kind)
     trained = apply_tuning(AutoModelForCausalLM.from_config(config, dtype=dtype), tuning)
     gradients = sum(p.nbytes for p in trained.parameters() if p.requires_grad)
-    predicted = [
-        trace_step(
-            config,
-            window_tokens=WINDOW,
-            checkpointing=checkpointing,
-            tuning=tuning,
-            dtype=dtype,
-            autocast=autocast,
-            gradients_held=held,
-        ).peak(LAYERS, gradients)
-        for held in (False, True)
-    ]
+    profiles = Tracer(config).step(
+        window_tokens=WINDOW, checkpointing=checkpointing, tuning=tuning, dtype=dtype, autocast=autocast
+    )
+    predicted = [profile.peak(LAYERS, gradients) for profile in profiles]
     measured = really_held(config, tuning, checkpointing=checkpointing, autocast=autocast, dtype=dtype)
     assert predicted == pytest.approx(measured, rel=0.01)
 
 
 def test_a_longer_window_and_a_deeper_model_hold_more() -> None:
-    short, long = (trace_step(config_of("llama"), window_tokens=n, checkpointing=False) for n in (128, 256))
+    short, long = (Tracer(config_of("llama")).step(window_tokens=n, checkpointing=False).further for n in (128, 256))
     forward = [profile.moments[0].per_layer for profile in (short, long)]
     assert forward[1] == pytest.approx(2 * forward[0], rel=0.05)
     assert short.peak(8, 0) > short.peak(4, 0)
@@ -122,13 +115,13 @@ def test_a_prefill_holds_what_a_real_one_holds(chunk: int | None) -> None:
     for parameter in model.parameters():
         ledger.add(parameter)
     with torch.no_grad(), ledger:
-        before = ledger.mark()
+        before = ledger.live.all
         for piece in torch.randint(3, 500, (1, WINDOW)).split(chunk or WINDOW, dim=1):
             at = cache.get_seq_length()
             positions = torch.arange(at, at + piece.shape[1])[None]
             model(input_ids=piece, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    measured = ledger.peak - before
-    predicted = trace_prefill(config, length_tokens=WINDOW, chunk_tokens=chunk).peak(LAYERS)
+    measured = ledger.peak.all - before
+    predicted = Tracer(config).prefill(length_tokens=WINDOW, chunk_tokens=chunk).peak(LAYERS)
     assert predicted == pytest.approx(measured, rel=0.03)
 
 
@@ -137,11 +130,11 @@ def test_the_ledger_counts_a_tensor_while_it_lives() -> None:
     with ledger:
         a = torch.zeros(1024)
         view = a[10:]
-        assert ledger.live == 4096
+        assert ledger.live.all == 4096
         del a
-        assert ledger.live == 4096, "the view keeps it"
+        assert ledger.live.all == 4096, "the view keeps it"
         del view
-        assert (ledger.live, ledger.peak) == (0, 4096)
+        assert (ledger.live.all, ledger.peak.all) == (0, 4096)
     parameter = nn.Parameter(torch.zeros(16))
     ledger.add(parameter)
-    assert ledger.live == 64
+    assert ledger.live.all == 64

@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.model.baichuan import llama_config, llama_weights
 from skipwise.model.extend import built_around, extended_config, rope_state, told_config
+from skipwise.model.gguf_file import read_once
 from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
 from skipwise.model.place import ModelSource
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
@@ -158,7 +159,7 @@ def without_weights(config: PreTrainedConfig, *, trust_remote_code: bool = False
 
 def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
     """The config as the checkpoint has it, of a model that can be extended."""
-    with one_line_errors(place, "the config"):
+    with one_line_errors(place, "the config"), read_once(place):
         if (packed := packed_config(place)) is not None:
             return llama_config(packed, place)
         config = AutoConfig.from_pretrained(place.name, **place.file_arguments, trust_remote_code=trust_remote_code)
@@ -221,7 +222,7 @@ def _load_weights(
         # Blocks left packed can be neither trained nor saved; before this setting existed, they never were.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     stored = None if place.gguf_file else ask_for_plain_weights(str(place), config)
-    with one_line_errors(place, "the model"), without_conversion(), blocks_as_stored(stored):
+    with one_line_errors(place, "the model"), read_once(place), without_conversion(), blocks_as_stored(stored):
         if (packed := packed_config(place)) is not None:
             arguments["state_dict"] = llama_weights(packed, place)
             loaded: Any = LlamaForCausalLM.from_pretrained(None, **arguments, output_loading_info=True)

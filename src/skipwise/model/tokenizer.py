@@ -1,6 +1,7 @@
 """The tokenizer of a model, refused where the model has no embeddings for its ids."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ from transformers.utils import cached_file
 
 from skipwise.errors import CheckpointError
 from skipwise.model.baichuan_tokenizer import baichuan_tokenizer
+from skipwise.model.gguf_file import number_of_tokens, read_once
 from skipwise.model.place import ModelSource
 from skipwise.model.rotary import text_config
 from skipwise.model.source import locate, one_line_errors, packed_config, quiet_transformers
 
+logger = logging.getLogger("skipwise")
+
+# From so many tokens on, a vocabulary of a GGUF file takes seconds to make a tokenizer of.
+_MANY_TOKENS = 100_000
 # Any of these holds a vocabulary; without one, some of the library's classes make an empty tokenizer of nothing.
 _VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.json", "vocab.txt")
 _VOCABULARY_SUFFIXES = (".model", ".tiktoken")
@@ -59,7 +65,9 @@ def load_tokenizer(
         raise CheckpointError(
             f"model {str(place)!r} has no tokenizer; put its files, such as tokenizer.json, beside config.json"
         )
-    with one_line_errors(place, "the tokenizer"):
+    with one_line_errors(place, "the tokenizer"), read_once(place):
+        if place.gguf_file is not None and (tokens := number_of_tokens(place)) >= _MANY_TOKENS:
+            logger.info(f"making a tokenizer of the {tokens} tokens in {str(place)!r}, which takes a while")
         if packed_config(place) is not None:
             tokenizer = baichuan_tokenizer(place)
         else:

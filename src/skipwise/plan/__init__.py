@@ -2,7 +2,8 @@
 
 shape.py       config -> shapes and counts, exact, from modules on the meta device; cards.py, well-known models
 machines.py    accelerators and the shares of their speed that are assumed
-trace.py       what a step or a prefill holds, by running the model's own class on tensors without numbers; profiles.py
+trace.py       what a step or a prefill holds, by running the model's own class on tensors without numbers; ledger.py
+profiles.py    each thing of that once, and what lies between
 training.py    approaches side by side; recipe.py, what a recipe adds to one
 serving.py     requests by length; engines.py, settings for vLLM and llama.cpp
 advice.py      what is recommended and why, in words, and as a config for `skipwise extend`

@@ -23,7 +23,7 @@ from skipwise.memory import Sharding, prefill_flops
 from skipwise.plan.machines import GIB, TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
-from skipwise.plan.trace import trace_prefill
+from skipwise.plan.trace import Tracer
 from skipwise.plan.training import CONTEXT_BYTES, PROCESS_BYTES, Approach, Job, TrainingEstimate, TrainingPlanner
 
 STEPS = 3
@@ -232,8 +232,8 @@ class Measurer:
         half = "float32" if machine.bits == 32 else "bfloat16"
         found = run_apart({**self._question, "what": "prefill", "length": length_tokens, "dtype": half})
         dtype = torch.float32 if machine.bits == 32 else torch.bfloat16
-        profile = trace_prefill(
-            shape.config, length_tokens=length_tokens, chunk_tokens=found["chunk_tokens"], dtype=dtype
+        profile = Tracer(shape.config).prefill(
+            length_tokens=length_tokens, chunk_tokens=found["chunk_tokens"], dtype=dtype
         )
         beside = PROCESS_BYTES if machine.bits == 32 else CONTEXT_BYTES
         operations = prefill_flops(shape.counts, shape.layers, length_tokens)

@@ -12,7 +12,7 @@ from skipwise.errors import UnsupportedModelError
 from skipwise.memory import FLOAT32_BYTES, Moment, StepProfile, four_bit_bytes
 from skipwise.model import four_bit_layers, without_weights
 from skipwise.plan.shape import ModelShape
-from skipwise.plan.trace import trace_prefill, trace_step
+from skipwise.plan.trace import StepProfiles, Tracer
 from skipwise.train.tuning import apply_tuning
 
 # Beside short windows themselves, so many tokens are run, and what more hold is on the line through these: the loss
@@ -94,7 +94,8 @@ class Profiles:
         self.by_formula = shape.has_experts
         # Layers of a limited reach have a mask of all pairs, which grows with the square of the window.
         self._slides = any(layer.window_tokens is not None for layer in shape.layers)
-        self._profiles: dict[object, StepProfile] = {}
+        self._tracer = Tracer(shape.config)
+        self._profiles: dict[object, StepProfiles] = {}
         self._trained: dict[str, tuple[int, int]] = {}
         self._prefill_work: dict[int, int] = {}
         self._four_bit_sizes: list[int] | None = None
@@ -156,21 +157,20 @@ class Profiles:
 
     def _run(self, step: Step) -> StepProfile:
         # In equal terms: settings that come to the same are run once.
-        key = (replace(step, tuning=FullTuning(), in_half=False), step.tuning.model_dump_json(), step.dtype)
+        equal = replace(step, tuning=FullTuning(), in_half=False, gradients_held=True)
+        key = (equal, step.tuning.model_dump_json(), step.dtype)
         if key not in self._profiles:
             self._profiles[key] = self._run_anew(step)
-        return self._profiles[key]
+        return self._profiles[key].further if step.gradients_held else self._profiles[key].first
 
-    def _run_anew(self, step: Step) -> StepProfile:
+    def _run_anew(self, step: Step) -> StepProfiles:
         if not self.by_formula:
             try:
-                return trace_step(
-                    self.shape.config,
+                return self._tracer.step(
                     window_tokens=step.window_tokens,
                     batch=step.batch,
                     tuning=step.tuning,
                     checkpointing=step.checkpointing,
-                    gradients_held=step.gradients_held,
                     dtype=step.dtype,
                     autocast=torch.bfloat16 if step.bits == 16 else None,
                     diluted=step.diluted,
@@ -178,12 +178,13 @@ class Profiles:
                 )
             except UnsupportedModelError:
                 self.by_formula = True
-        return formula_profile(self.shape, step)
+        by_formula = formula_profile(self.shape, step)
+        return StepProfiles(first=by_formula, further=by_formula)
 
     def _run_prefill(self, chunk_tokens: int) -> int:
         if not self.by_formula:
             try:
-                profile = trace_prefill(self.shape.config, length_tokens=chunk_tokens, dtype=torch.bfloat16)
+                profile = self._tracer.prefill(length_tokens=chunk_tokens, dtype=torch.bfloat16)
                 return profile.outside_layers
             except UnsupportedModelError:
                 pass

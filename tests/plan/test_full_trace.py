@@ -1,0 +1,90 @@
+"""What is run of a step for planning tells the bytes of the whole step, which torch's own fake tensors show."""
+
+from typing import Any
+
+import pytest
+import torch
+from full_trace import full_prefill, full_step
+from transformers import AutoConfig
+
+from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
+from skipwise.errors import UnsupportedModelError
+from skipwise.plan.trace import Tracer
+
+FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
+LORA, QLORA = LoraTuning(rank=4), QloraTuning(rank=4)
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 6,
+    "vocab_size": 500,
+    "max_position_embeddings": 512,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "dense": {"model_type": "llama"},
+    "grouped, tied": {"model_type": "llama", "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "biases": {"model_type": "qwen2", "num_key_value_heads": 1},
+    "sliding": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 128},
+    "sliding and full, capped": {"model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 16},
+    "sliding and full, normed heads": {"model_type": "gemma3_text", "num_key_value_heads": 1, "head_dim": 32},
+    "parallel, layer norms": {"model_type": "gpt_neox"},
+    "scaled": {"model_type": "granite", "num_key_value_heads": 2, "logits_scaling": 4.0},
+    "latent": {"model_type": "phi3", "num_key_value_heads": 4, "pad_token_id": 0},
+}
+
+
+def config_of(name: str) -> Any:
+    settings: dict[str, Any] = SIZES | CONFIGS[name]
+    return AutoConfig.for_model(settings.pop("model_type"), **settings)
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 500 logits each, so that the loss of 300 tokens goes in nine slices, and that of 30 in one."""
+    monkeypatch.setattr("skipwise.loss._CHUNK_BYTES", 2**16)
+
+
+def test_a_step_of_few_slices_is_as_the_whole_one() -> None:
+    step = {"window_tokens": 150, "batch": 2, "tuning": LORA, "dtype": BFLOAT16, "autocast": BFLOAT16}
+    config = config_of("grouped, tied")
+    assert Tracer(config).step(**step).further == full_step(config, gradients_held=True, **step)
+
+
+CASES: list[dict[str, Any]] = [
+    {"window_tokens": 30},
+    {"window_tokens": 150, "checkpointing": False},
+    {"window_tokens": 30, "batch": 2},
+    {"window_tokens": 150, "batch": 3, "diluted": True},
+    {"window_tokens": 150, "batch": 2, "library_loss": True},
+    {"window_tokens": 150, "batch": 2, "dtype": FLOAT32, "autocast": None},
+    {"window_tokens": 150, "batch": 2, "dtype": BFLOAT16},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuning", [FullTuning(), LORA, QLORA], ids=lambda tuning: tuning.kind)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_step_is_as_the_whole_one(name: str, tuning: Tuning) -> None:
+    config = config_of(name)
+    tracer = Tracer(config)
+    for case in CASES:
+        dtype = FLOAT32 if tuning.kind == "full" else BFLOAT16
+        step = {"tuning": tuning, "dtype": dtype, "autocast": BFLOAT16, **case}
+        whole = [full_step(config, gradients_held=held, **step) for held in (False, True)]
+        assert list(tracer.step(**step)) == whole, case
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_prefill_is_as_the_whole_one(name: str) -> None:
+    config = config_of(name)
+    for length, chunk in ((300, 300), (300, 128)):
+        found = Tracer(config).prefill(length_tokens=length, chunk_tokens=chunk, dtype=BFLOAT16)
+        assert found == full_prefill(config, length, chunk, BFLOAT16)
+
+
+def test_a_router_that_looks_at_numbers_is_refused() -> None:
+    config = AutoConfig.for_model("mixtral", **SIZES, num_local_experts=4, num_experts_per_tok=2)
+    with pytest.raises(UnsupportedModelError, match="without numbers"):
+        Tracer(config).step(window_tokens=16)
