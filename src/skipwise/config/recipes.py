@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skipwise.config.stages import run_stages
 from skipwise.launch import ENGINE_SETTINGS
 from skipwise.window import Window
 
@@ -189,6 +188,8 @@ def _few_documents(config: "RunConfig", facts: Facts) -> str | None:
     """That so few documents are as long as windows that have grown that these would be learnt by heart; else None."""
     if facts.long_documents is None:
         return None
+    from skipwise.config.stages import run_stages  # Takes numpy, which help texts do without.
+
     window = facts.window
     stages = run_stages(config, window, facts.steps)
     ends = [*(stage.begin for stage in stages[1:]), facts.steps]
