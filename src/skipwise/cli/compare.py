@@ -11,6 +11,7 @@ import typer
 from skipwise.cli.loading import loading
 from skipwise.cli.options import JsonOption, print_json, read_length
 from skipwise.cli.settings import assigned, given
+from skipwise.config.defaults import LEARNING_RATE, STEPS
 from skipwise.window import parse_length
 
 INTERRUPTED = 130
@@ -55,8 +56,10 @@ def compare(
         list[str] | None,
         typer.Option(metavar="SOURCE", help="File, folder, pattern, hub data set or stdlib; may be repeated."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps of each arm.", show_default="1000")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="2e-5")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of each arm.", show_default=str(STEPS))] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default=str(LEARNING_RATE))
+    ] = None,
     length: Annotated[
         str | None,
         typer.Option(

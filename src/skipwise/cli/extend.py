@@ -21,6 +21,7 @@ from skipwise.cli.options import (
     read_length,
 )
 from skipwise.cli.settings import assigned, given
+from skipwise.config.defaults import GLOBAL_BATCH, LEARNING_RATE, STEPS
 from skipwise.config.recipes import RECIPES
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.launch import LAUNCHED
@@ -98,11 +99,13 @@ def extend(
     tuning: Annotated[
         str | None, typer.Option(metavar="KIND", help="What is trained: full, lora or qlora.", show_default="full")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="1000")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="2e-5")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default=str(STEPS))] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default=str(LEARNING_RATE))
+    ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Windows at a time on each device; 64 make a step.", show_default="1"),
+        typer.Option(help=f"Windows at a time on each device; {GLOBAL_BATCH} make a step.", show_default="1"),
     ] = None,
     attention: AttentionOption = None,
     seed: Annotated[int | None, typer.Option(help="Source of every draw.", show_default="0")] = None,

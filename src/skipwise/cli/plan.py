@@ -9,6 +9,7 @@ import typer
 
 from skipwise.cli.loading import loading
 from skipwise.cli.options import JsonOption, OriginalOption, TrustOption, print_json, read_length
+from skipwise.config.defaults import GLOBAL_BATCH, STEPS
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 from skipwise.names import did_you_mean
@@ -78,8 +79,8 @@ def plan(
     context: Annotated[
         int, typer.Option("--context", metavar="N", min=1, help="So many hold each window of full length together.")
     ] = 1,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 1000,
-    global_batch: Annotated[int, typer.Option("--global-batch", min=1, help="Windows of a step.")] = 64,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = STEPS,
+    global_batch: Annotated[int, typer.Option("--global-batch", min=1, help="Windows of a step.")] = GLOBAL_BATCH,
     micro_batch: Annotated[
         int | None,
         typer.Option("--micro-batch", min=1, help="Windows at a time on each.", show_default="as many as fit"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
+from skipwise.config.defaults import GLOBAL_BATCH, STEPS
 from skipwise.memory import FLOAT32_BYTES, Sharding, TrainingState, training_flops
 from skipwise.plan.machines import GIGA, MACHINES, TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles, Step
@@ -30,8 +31,8 @@ class Job:
         micro_batch: windows at a time in each process; None for as many as fit.
     """
 
-    steps: int = 1000
-    global_batch: int = 64
+    steps: int = STEPS
+    global_batch: int = GLOBAL_BATCH
     micro_batch: int | None = None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from skipwise.config import RunConfig
+from skipwise.config.defaults import GLOBAL_BATCH, LEARNING_RATE, STEPS, WARMUP_STEPS
 from skipwise.errors import ConfigError
 from skipwise.imports import without_four_bits
 from skipwise.launch import ENGINE_SETTINGS, deepspeed_settings, fsdp_settings
@@ -20,7 +21,6 @@ with without_four_bits():  # What belongs to the Trainer loads peft.
 
 logger = logging.getLogger("skipwise")
 
-GLOBAL_BATCH = 64
 """Windows of one optimizer step where the run's settings say nothing: the paper's."""
 
 _KNOWN = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
@@ -28,10 +28,10 @@ _SWITCHES = {f.name for f in dataclasses.fields(TrainingArguments) if f.type in 
 # Later releases of transformers 5 renamed it and warn of the old name.
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
 
-# The paper's recipe (section 4.1), under whatever the run's own settings say.
-_RECIPE: dict[str, Any] = {
-    "max_steps": 1000,
-    "learning_rate": 2e-5,
+# What the run's own settings lie over.
+_DEFAULTS: dict[str, Any] = {
+    "max_steps": STEPS,
+    "learning_rate": LEARNING_RATE,
     "lr_scheduler_type": "linear",
     "weight_decay": 0.0,
     "per_device_train_batch_size": 1,
@@ -67,7 +67,7 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         ConfigError: for names that `transformers.TrainingArguments` does not have, or that a run says elsewhere.
     """
     _check_names(config.training)
-    settings = {**_RECIPE, "dataloader_pin_memory": torch.cuda.is_available()}
+    settings = {**_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available()}
     for name, value in config.training.items():
         # The word `no` is false to YAML.
         value = "no" if name.endswith("_strategy") and value is False else value
@@ -88,7 +88,7 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
             raise ConfigError(f"setting 'training.{name}' is {value!r}; give a number of 0 or more, such as 2e-5")
     at_a_time = settings["per_device_train_batch_size"] * num_groups(config)
     # The paper's ten of a thousand steps; of few steps a tenth, as all of them would be spent on warming up.
-    settings.setdefault("warmup_steps", min(10, settings["max_steps"] // 10))
+    settings.setdefault("warmup_steps", min(WARMUP_STEPS, settings["max_steps"] // 10))
     settings.setdefault("gradient_accumulation_steps", max(1, GLOBAL_BATCH // at_a_time))
     return settings
 
