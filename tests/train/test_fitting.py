@@ -102,6 +102,17 @@ def test_no_memory_for_a_grown_window_lowers_the_cap_on_windows(
     assert "going on with windows of 128 at most" in caplog.text
 
 
+def test_windows_that_are_wide_from_the_first_step_may_be_narrowed_too(
+    settings: dict[str, Any], room_for: Callable[..., list[list[int]]]
+) -> None:
+    """A document that is long enough for the narrower windows alone must not make it another corpus."""
+    Path(settings["data"]["source"], "short.txt").write_text("the river is wide and low " * 8)
+    tried = room_for(200)
+    growth = [{"window": "8x", "share": 1.0}]
+    fitted = run(settings, data={"retrieval": 0.0, "held_out": 0.0}, recipe="diluted", growth=growth)
+    assert ([1, 256] in tried, fitted.finished, fitted.record["widest_tokens"]) == (True, True, 128)
+
+
 def test_windows_that_cannot_grow_at_all_stay_short(
     settings: dict[str, Any], room_for: Callable[..., list[list[int]]], tmp_path: Path
 ) -> None:

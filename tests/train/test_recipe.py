@@ -19,6 +19,7 @@ from skipwise.errors import ConfigError, DataError, UnsupportedModelError
 from skipwise.positions import PoSE, RandPos
 from skipwise.records.runs import Run
 from skipwise.train.checks import model_facts
+from skipwise.train.record import sampler_text
 from skipwise.window import Window
 
 SMALL = {"model": "some/model", "target": "32k"}
@@ -141,6 +142,23 @@ def test_exercises_are_left_out_where_windows_are_too_short() -> None:
     assert "exercises" not in told({"data": {"retrieval": 0.5}}, shortest_exercise=2049).split("recipe:")[0]
 
 
+def test_what_was_asked_for_and_is_no_more_is_seen_by_a_run_that_goes_on() -> None:
+    begun = RunConfig.from_mapping(SMALL | {"recipe": "paper", "sampler": {"kind": "pose", "skips": "flat"}})
+    asked = RunConfig.from_mapping(SMALL | {"recipe": "paper", "sampler": {"kind": "pose"}})
+    assert as_begun(asked, begun).sampler == asked.sampler, "which is refused, as it was begun with another"
+
+
+def test_a_scaled_model_keeps_all_that_it_was_trained_with() -> None:
+    rope: dict[str, Any] = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 0.5}
+    rope |= {"high_freq_factor": 2.0, "original_max_position_embeddings": 2048}
+    found = resolved(LlamaConfig(max_position_embeddings=8192, rope_parameters=rope))
+    kept = {name: found.interpolation[name] for name in ("kind", "low_freq_factor", "high_freq_factor")}
+    assert kept == {"kind": "llama3", "low_freq_factor": 0.5, "high_freq_factor": 2.0}
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "truncate": False}
+    rope["original_max_position_embeddings"] = 2048
+    assert resolved(LlamaConfig(max_position_embeddings=8192, rope_parameters=rope)).interpolation["truncate"] is False
+
+
 def test_a_scaled_model_is_scaled_by_the_same_kind_again() -> None:
     base = LlamaConfig(
         max_position_embeddings=4096,
@@ -244,6 +262,17 @@ def test_windows_that_cannot_grow_stay_short_unless_growth_was_asked_for(
     else:
         with pytest.raises(DataError, match=why):
             run(settings, **asked)
+
+
+def test_a_model_that_refuses_the_mask_is_recorded_with_the_sampler_it_was_trained_by(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = Verdict(name="dilution", status="fail", detail="as if")
+    monkeypatch.setattr("skipwise.train.preparation.doctor", lambda *_, **__: [refused])
+    done = run(settings)
+    trained_by = sampler_text(RunConfig.from_yaml(done.folder / "run.yaml").build_sampler())
+    assert trained_by == sampler_text(PoSE())
+    assert json.loads((done.folder / "begun.json").read_text())["sampler"] == trained_by
 
 
 @pytest.mark.usefixtures("sound_model")

@@ -211,9 +211,10 @@ def _launch(
     import importlib.util
 
     import torch
+    import yaml
 
     from skipwise.launch import ENGINES, Launch
-    from skipwise.records.runs import SETTINGS_FILE
+    from skipwise.records.runs import SETTINGS_FILE, Run
     from skipwise.train import check_run
     from skipwise.train.folder import LAUNCH, RunFolder
 
@@ -231,7 +232,8 @@ def _launch(
         )
     if "deepspeed" in ENGINES[engine] and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"--launch {engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2")
-    check_run(run, processes=made.processes * made.machines)
+    begun = Run.open(run.output_folder).config() if "--resume" in flags else None
+    check_run(run, processes=made.processes * made.machines, begun=begun)
     if made.machines == 1 and "--resume" not in flags:
         # Of several machines another may have begun.
         RunFolder(run.output_folder).require_free()
@@ -239,7 +241,9 @@ def _launch(
     try:
         training = made.write(run.training, folder)
         settings = folder / SETTINGS_FILE
-        settings.write_text(run.model_copy(update={"training": training}).to_yaml(), encoding="utf-8")
+        # What the run leaves open stays open: every process resolves it alike.
+        written = run.model_copy(update={"training": training}).given_settings()
+        settings.write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{str(folder)!r} cannot be written: {error.strerror}") from error
     command = made.command(["extend", "--config", str(settings), *flags])

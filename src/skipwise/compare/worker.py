@@ -172,10 +172,10 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     data = config.data.model_copy(update={"source": job["documents"], "min_tokens": None})
     corpus = store_corpus(data, tokenizer)
     end = None
-    if job["documents"] == config.data.source:
+    if job["documents"] == config.data.source and not config.data.streaming:
         # A part of what each arm has left out, and the same for all: no arm must be left more of the document.
         lengths = validation_lengths(config, config.resolve_window(original))
-        end = find_held_out_end(corpus, lengths, keep=config.target)
+        end = find_held_out_end(corpus, lengths, keep=max(config.target, config.data.min_tokens or 0))
     part = "held_out" if data.held_out else "all"
     store = replace(corpus, held_out_end=end).documents(part, min_tokens=longest)
     documents = [store.document(index) for index in range(store.num_documents)]

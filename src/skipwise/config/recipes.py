@@ -121,7 +121,9 @@ def as_begun(given: "RunConfig", begun: "RunConfig") -> "RunConfig":
         begun: the same as it was resolved then.
     """
     data = begun.data.model_dump(include={"retrieval", "control_tokens"})
-    return given.over(begun.model_dump(include=_MAY_BE_RESOLVED) | {"data": data})
+    # Without a named recipe, single fields of a sampler lie over those of the recipe that was chosen.
+    left_open = _MAY_BE_RESOLVED - given.model_fields_set | ({"recipe", "sampler"} if given.recipe == AUTO else set())
+    return given.over(begun.model_dump(include=left_open) | {"data": data})
 
 
 def _recipe(given: "RunConfig", facts: Facts) -> tuple[str, str]:

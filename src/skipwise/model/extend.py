@@ -48,7 +48,7 @@ def longest_input(config: PreTrainedConfig) -> int:
 
 
 # What a scaled model was trained with, and must be scaled with again.
-_KEPT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+_KEPT = ("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor")
 
 
 def scaled_by(config: PreTrainedConfig, target_tokens: int) -> dict[str, Any] | None:

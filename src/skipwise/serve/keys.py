@@ -247,6 +247,11 @@ class Keyring:
             raise UnknownKeyError(f"the API key is {state}")
         return key, role
 
+    @property
+    def has_slow_keys(self) -> bool:
+        """Whether a key of the former version is among them that nobody has used since the file was read."""
+        return any(key.scrypt is not None for key, _ in self._known.values())
+
     def _follow(self) -> None:
         """Reads the file again if it has changed; one that is gone has no keys."""
         try:

@@ -34,8 +34,9 @@ logger = logging.getLogger("skipwise")
 _LOCK_FILE = ".lock"
 _LOGS = "logs"
 LAUNCH = "launch"
-# What a run that was stopped before it had begun may leave, beside what it had half written of these two files.
-_TRACES = {_LOCK_FILE, _LOGS, LAUNCH, BEGUN_FILE, STAGING}
+# What a run that was stopped before it had begun may leave, beside what it had half written of these two files; the
+# last by earlier versions.
+_TRACES = {_LOCK_FILE, _LOGS, LAUNCH, BEGUN_FILE, STAGING, "recipe-instead.txt"}
 _FIRST_FILES = (SETTINGS_FILE, BEGUN_FILE)
 
 

@@ -83,6 +83,11 @@ class Session:
         return run_stages(self.resolved.config, window, steps, sampler, self.folder.widest_tokens())
 
     @property
+    def first_window_tokens(self) -> int:
+        """Tokens of a window of the first step, whether or not there is memory for it: it tells the corpus."""
+        return run_stages(self.resolved.config, self.checked.window, self.checked.facts.steps)[0].window.train
+
+    @property
     def split(self) -> bool:
         """Whether no process holds the whole model."""
         return is_sharded(self.arguments)
@@ -113,7 +118,8 @@ class Session:
         without = resolve(self.given, facts)
         if self.resumes or without.config.dilution:
             return False
-        self.checked, self.resolved = dataclasses.replace(self.checked, facts=facts), without
+        sampler = self.checked.sampler if facts.own_sampler else without.config.build_sampler()
+        self.checked, self.resolved = dataclasses.replace(self.checked, facts=facts, sampler=sampler), without
         return True
 
     def begin_again(self) -> None:

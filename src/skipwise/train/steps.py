@@ -9,7 +9,7 @@ import transformers
 from accelerate import PartialState
 
 from skipwise.calibrate import require_calibratable
-from skipwise.data.corpus import TokenStore
+from skipwise.data.corpus import StoredCorpus, TokenStore
 from skipwise.data.stream import DocumentStream
 from skipwise.loss import use_chunked_loss
 from skipwise.train.calibration import calibration_documents
@@ -20,7 +20,7 @@ from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooMuchAtATimeError, fewer_at_a_time
 from skipwise.train.guard import StepGuard
 from skipwise.train.preparation import load_to_train
-from skipwise.train.process import free_memory
+from skipwise.train.process import Stopwatch, free_memory
 from skipwise.train.record import run_record, sampler_text
 from skipwise.train.session import Session
 from skipwise.train.sharding import keep_for_the_loss
@@ -90,6 +90,8 @@ def train(run: Session) -> Trained:
     # Outside of the handler, without what the error held of the last try.
     run.begin_again()
     free_memory()
+    # Its peak of memory is not that of the try before.
+    run.stopwatch = Stopwatch()
     run.loaded = load_to_train(run)
     return train(run)
 
@@ -162,7 +164,7 @@ def _begin(run: Session, material: Material) -> dict[str, Any]:
     run.folder.begin(
         run.resolved,
         sampler=sampler_text(run.checked.sampler),
-        corpus=documents.fingerprint,
+        corpus=_fingerprint(run, documents),
         windows=_windows_a_step(run),
         at_a_time=run.arguments.train_batch_size,
         end=end,
@@ -171,6 +173,13 @@ def _begin(run: Session, material: Material) -> dict[str, Any]:
     if end is not None and isinstance(documents, TokenStore):
         record["corpus"]["held_out_end"] = tell_held_out_end(end, documents)
     return record
+
+
+def _fingerprint(run: Session, documents: TokenStore | DocumentStream) -> str:
+    """What tells the documents of the first stage; the same however wide the windows are that there is memory for."""
+    if isinstance(run.corpus, StoredCorpus) and run.folder.widest_tokens() is not None:
+        documents = run.corpus.documents("train", min_tokens=run.first_window_tokens)
+    return documents.fingerprint
 
 
 def _windows_a_step(run: Session) -> int:

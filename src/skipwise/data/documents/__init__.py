@@ -113,12 +113,20 @@ def require_there(source: str | Path | Sequence[str | Path]) -> None:
     """
     passed_over = PassedOver()
     for one in [source] if isinstance(source, str | Path) else source:
-        if not Path(one).expanduser().exists() and not glob.has_magic(str(one)) and str(one) != "stdlib":
+        if not _may_exist(one) and not glob.has_magic(str(one)) and str(one) != "stdlib":
             made = _source(one, Finder())
             for fault in made.faults if made is not None else ():
                 passed_over.add(fault)
     if passed_over:
         raise DataError(_refusal(passed_over, "", False))
+
+
+def _may_exist(path: str | Path) -> bool:
+    """Whether something is there; also where that cannot be told, which `look_through` reports."""
+    try:
+        return Path(path).expanduser().exists()
+    except OSError:
+        return True
 
 
 def _source(source: str | Path, finder: Finder) -> Source | None:
