@@ -94,7 +94,7 @@ def test_slurm_starts_an_agent_on_each_node(begun: bool, tmp_path: Path, monkeyp
     environment |= {"SLURM_JOB_NODELIST": "n[17-20]", "SLURM_NNODES": "4"}
     if begun:
         (tmp_path / "runs" / "llama-2-7b-128k").mkdir(parents=True)
-        (tmp_path / "runs" / "llama-2-7b-128k" / "run.yaml").touch()
+        shutil.copy(FOLDER / "node-8x80gb.yaml", tmp_path / "runs" / "llama-2-7b-128k" / "run.yaml")
     done = subprocess.run(
         ["bash", "recipes/slurm.sbatch"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
