@@ -5,10 +5,12 @@ environment are theirs.
 """
 
 import atexit
+import contextlib
 import gc
 import multiprocessing
 import os
 import runpy
+import secrets
 import signal
 import socket
 import sys
@@ -91,6 +93,16 @@ class Forked:
             os.kill(process.pid, signal.SIGINT)
 
 
+def _free_port() -> int:
+    """A port that nobody listens on, below those that the system gives to whoever asks for any: seconds pass until the
+    group's first process has it, and other sockets are opened meanwhile."""
+    while True:
+        port = secrets.randbelow(12_000) + 20_000  # Whatever a test has seeded.
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+
+
 def start(code: str | Callable[..., Any], *arguments: Any, processes: int | None = None, **environment: str) -> Forked:
     """Starts a process that runs code; or so many, as torchrun does.
 
@@ -100,10 +112,7 @@ def start(code: str | Callable[..., Any], *arguments: Any, processes: int | None
         processes: of one group, which know of each other by their environment; None: one that knows of no group.
         environment: variables beside those of this process.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
     started = Forked()
     for rank in range(processes or 1):
         own = {**os.environ, **environment}
