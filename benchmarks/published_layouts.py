@@ -32,8 +32,8 @@ def main() -> None:
     logging.set_verbosity_error()
     print("# The three most downloaded config layouts, tried as a new user would\n")
     print("`python benchmarks/published_layouts.py`: tiny models whose `config.json` is as transformers 4 writes it.")
-    print("Each layout is checked by `doctor`, planned, repaired from a planted fault, extended, and checked again. The")
-    print("rotary tables of the repaired and the extended folder are compared with those that transformers computes.")
+    print("Each layout is checked by `doctor`, planned, repaired from a planted fault, extended, and checked again.")
+    print("Rotary tables of the repaired and the extended folder are compared with those that transformers computes.")
     for name in LAYOUTS:
         with tempfile.TemporaryDirectory() as folder:
             print(f"\n## {name}\n")
