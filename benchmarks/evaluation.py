@@ -1,4 +1,4 @@
-"""Time and memory of perplexity tasks against the plain loops over `model(input_ids, labels=...)`.
+"""Time and memory of perplexity tasks, compared with plain loops over `model(input_ids, labels=...)`.
 
     python benchmarks/evaluation.py sliding [MODEL] [--window 2048] [--stride 512] [--windows 4]
     python benchmarks/evaluation.py truncated [MODEL] [--lengths 1024 2048 4096 8192 16384]
@@ -7,12 +7,12 @@
 MODEL is a folder, hub name or GGUF file, `demo` for the embedded base model, or `wide` for one random layer of
 Llama-7B's shape (width 4096, 32 heads) with a vocabulary of 4096, so that its head weighs as little as in the whole.
 
-`sliding` takes the same windows by the loop of the transformers library's documentation ("Perplexity of fixed-length
-models") and by the task; `truncated` measures the lengths by a plain pass each and by the task, which takes one for all
-of them; `long` is one input alone. For time the sides take turns in one process, and the ratio is
-the median over rounds, of wall time and of processor time; on a machine that others use, believe the latter, taken
-with one thread (OMP_NUM_THREADS=1). Memory is the peak of a process of its own for each side above what it held with
-the model loaded and warm. Tokens are random.
+`sliding` scores the same windows with the loop of the transformers documentation ("Perplexity of fixed-length models")
+and with the task. `truncated` measures each length with a plain pass, and all of them with the task, which makes one
+pass. `long` is one input, by the task only. For time the sides take turns in one process, and the ratio is the median
+over rounds, of wall time and of processor time. On a shared machine use processor time with one thread
+(OMP_NUM_THREADS=1). Memory is the peak of each side in its own process, above what it held with the model loaded and
+warm. Tokens are random.
 """
 
 import argparse
@@ -33,20 +33,18 @@ from skipwise.evals.tasks.sliding import SlidingWindowPerplexity
 from skipwise.evals.tasks.truncated import TruncatedPerplexity
 
 Measure = Callable[[], list[float]]
-"""Runs one side once; its perplexities."""
+"""Runs one side once and returns its perplexities."""
 
 
 class NoTokenizer:
-    """Stands where a tokenizer is asked for its vocabulary and its beginning-of-sequence token: it has neither."""
+    """A tokenizer without a vocabulary or a beginning-of-sequence token."""
 
     bos_token_id = None
 
     def get_vocab(self) -> dict[str, int]:
-        """Nothing."""
         return {}
 
     def encode(self, text: str, **_: Any) -> list[int]:
-        """Nothing."""
         return []
 
 
@@ -77,14 +75,14 @@ def demo_base() -> Path:
 
 
 def perplexities(model: Any, task: Any, lengths: list[int], ids: np.ndarray) -> list[float]:
-    """By skipwise's own task, on one document."""
+    """Perplexities of one document by skipwise's task."""
     context = EvalContext(model=model, tokenizer=NoTokenizer(), documents=[ids], progress=False)
     return [result.value for measurement in task.run(context, lengths) for result in measurement.results]
 
 
 @torch.no_grad()
 def plain_sliding(model: Any, ids: torch.Tensor, window: int, stride: int) -> list[float]:
-    """The documentation's loop: labels of -100 where an earlier window has scored."""
+    """The documentation's loop: tokens that an earlier window scored have the label -100."""
     total, count, scored_to = 0.0, 0, 0
     for begin in range(0, ids.shape[1], stride):
         end = min(begin + window, ids.shape[1])
@@ -101,12 +99,12 @@ def plain_sliding(model: Any, ids: torch.Tensor, window: int, stride: int) -> li
 
 @torch.no_grad()
 def plain_pass(model: Any, ids: torch.Tensor) -> float:
-    """One input, all of its logits at once."""
+    """Perplexity of one input, with all of its logits at once."""
     return model(ids, labels=ids).loss.exp().item()
 
 
 def sides(args: argparse.Namespace, model: Any) -> dict[str, Measure]:
-    """What takes turns, by name."""
+    """The two sides, by name."""
     num_tokens = args.window + (args.windows - 1) * args.stride if args.what == "sliding" else max(args.lengths)
     rng = np.random.default_rng(0)
     body = rng.integers(0, model.config.vocab_size, num_tokens)
@@ -127,18 +125,18 @@ def sides(args: argparse.Namespace, model: Any) -> dict[str, Measure]:
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has held since its peak was last forgotten."""
+    """Peak memory of this process since `forget_peak`."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def forget_peak() -> None:
-    """From now on the peak is a new one."""
+    """Resets the peak of this process."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure_time(args: argparse.Namespace) -> None:
-    """All sides in turn in this process; prints seconds and ratios."""
+    """Runs all sides in turn in this process; prints seconds and ratios."""
     model = load(args.model)
     runs = sides(args, model)
     taken: dict[str, list[Seconds]] = {side: [] for side in runs}
@@ -157,14 +155,14 @@ def measure_time(args: argparse.Namespace) -> None:
 
 
 class Seconds(NamedTuple):
-    """What a clock on the wall and the processor's own say."""
+    """Wall time and processor time."""
 
     wall: float
     cpu: float
 
     @classmethod
     def now(cls) -> "Seconds":
-        """Both clocks."""
+        """Reads both clocks."""
         return cls(time.monotonic(), time.process_time())
 
 
@@ -174,7 +172,7 @@ def show(values: list[float], form: str) -> str:
 
 
 def measure_memory(args: argparse.Namespace) -> None:
-    """One side in this process; prints its extra and whole peak as JSON."""
+    """Runs one side in this process; prints its additional and total peak as JSON."""
     model = load(args.model)
     few = np.zeros(16, np.int64)
     plain_pass(model, torch.from_numpy(few)[None])

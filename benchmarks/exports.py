@@ -1,4 +1,4 @@
-"""Every export of one model with its differences, and passkeys that llama.cpp finds from its GGUF files.
+"""Exports one model in every format, measures the differences, and counts passkeys that llama.cpp finds.
 
     python benchmarks/exports.py runs/demo/model
     python benchmarks/exports.py runs/demo/model --only gguf-f32,gguf-q8_0 --long-tokens 1024 --passkeys 4096
@@ -27,7 +27,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("model")
     arguments.add_argument("--engines", default="llama.cpp,transformers")
-    arguments.add_argument("--only", default="", metavar="NAMES", help="some of the exports, such as hf-bfloat16")
+    arguments.add_argument("--only", default="", metavar="NAMES", help="only these exports, such as hf-bfloat16")
     arguments.add_argument("--long-tokens", type=int)
     arguments.add_argument("--passkeys", type=int, default=0, metavar="TOKENS")
     arguments.add_argument("--trials", type=int, default=20)
@@ -67,7 +67,7 @@ def passkeys(model: str, folder: Path, length: int, trials: int) -> None:
     prompts = [builder.build(length, (trial + 0.5) / trials, rng) for trial in range(trials)]
 
     def found(runner: Runner) -> int:
-        # Given the answer so far, each token of it is the likeliest: greedy text would be the answer.
+        # Every token of the answer is the most likely one after those before it, so greedy text would be the answer.
         return sum(
             bool(
                 (runner.logits([*p.prompt_ids, *p.answer_ids[:-1]], len(p.answer_ids)).argmax(-1) == p.answer_ids).all()

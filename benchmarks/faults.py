@@ -1,11 +1,11 @@
-"""Kills a run again and again at random moments, and compares what it ends with to a run that nothing disturbed.
+"""Kills and resumes a run at random moments, and compares its final weights with those of an undisturbed run.
 
     python benchmarks/faults.py [--kills 50] [--elastic-kills 12] [--seed 0]
 
-A run of the embedded model is begun, killed with SIGKILL, resumed, killed, and so on; then it is left to its end. A
+A run of the embedded model is started, killed with SIGKILL, resumed, killed, and so on; then it is left to finish. A
 third of the moments are drawn from the whole life of a process, a third while it trains, and a third while it writes a
-checkpoint, as those are short. After every kill each checkpoint must be as its seal says. The same follows with two
-processes under torchrun, of which one is killed each time: the elastic agent starts both anew, unasked.
+checkpoint, as writing is short. After every kill each checkpoint must match the hashes in its seal. The same follows
+with two processes under torchrun: one is killed each time, and the elastic agent restarts both.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PHASES = ("any", "training", "writing")
 
 
 def settings(output: Path, documents: Path) -> dict[str, object]:
-    """A run whose steps and checkpoints are short, one after the other."""
+    """Settings of a run with short steps and a checkpoint every second step."""
     return {
         "model": "embedded",
         "recipe": "paper",
@@ -54,7 +54,7 @@ def settings(output: Path, documents: Path) -> dict[str, object]:
 
 
 class Run:
-    """One run in a folder of its own."""
+    """A run in its own folder."""
 
     def __init__(self, folder: Path, documents: Path, launch: list[str]) -> None:
         self.output = folder / "run"
@@ -63,29 +63,29 @@ class Run:
         (folder / "run.yaml").write_text(yaml.safe_dump(settings(self.output, documents)))
         self._launch = launch
         self._environment = {**os.environ, "SKIPWISE_CACHE": str(folder.parent / "cache"), "HF_HUB_OFFLINE": "1"}
-        # Else processes that are started anew may read the addresses of those before them, and wait for ever.
+        # Otherwise restarted processes may read the addresses of dead ones, and wait for ever.
         self._environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Begins the run, or goes on with it where it was begun."""
+        """Starts the run, or resumes it if it was started before."""
         resume = ["--resume"] if (self.output / "run.yaml").exists() else []
         log = (self._folder / "log.txt").open("ab")
         command = [*self._launch, "skipwise", "extend", "--config", str(self._folder / "run.yaml"), *resume]
         return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, start_new_session=True)
 
     def finish(self, process: subprocess.Popen[bytes]) -> bytes:
-        """Waits for the end; returns the weights."""
+        """Waits for the process; returns the final weights."""
         if process.wait() != 0:
             sys.exit(f"the run failed: {(self._folder / 'log.txt').read_text()[-3000:]}")
         return self.weights()
 
     def weights(self) -> bytes:
-        """The finished model's."""
+        """Bytes of the finished model's weights."""
         return (self.output / "model.safetensors").read_bytes()
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run says that it is finished."""
+        """Whether the run's record exists."""
         return (self.output / "skipwise.json").exists()
 
     @property
@@ -94,12 +94,12 @@ class Run:
         return (self.output / STAGING).exists()
 
     def step(self) -> int:
-        """The newest checkpoint's."""
+        """Step of the newest checkpoint; 0 if there is none."""
         return max(sealed_checkpoints(self.output), default=0)
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> bool:
-    """Looks every half millisecond; False where the process ends first."""
+    """Polls every half millisecond; returns False if the process ends first."""
     while process.poll() is None:
         if true():
             return True
@@ -108,13 +108,13 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> bo
 
 
 def kill_at_random(run: Run, process: subprocess.Popen[bytes], rng: random.Random, life: float) -> str | None:
-    """Waits for a moment, and says what the run was at; None where it came to its end before."""
+    """Waits for a random moment; returns what the run was doing, or None if it ended before."""
     phase, begun = rng.choice(PHASES), run.step()
     if phase == "any":
         moment = time.monotonic() + rng.uniform(0.0, life)
         wait_until(lambda: time.monotonic() >= moment, process)
     else:
-        # Some checkpoints later, so that the run gets on; then within its steps, or within its writing.
+        # Some checkpoints later, so that the run makes progress; then during its steps, or while it writes.
         goal = begun + rng.choice((0, 2, 4))
         wait_until(lambda: run.step() >= goal and run.is_writing, process)
         if phase == "training":
@@ -127,12 +127,12 @@ def kill_at_random(run: Run, process: subprocess.Popen[bytes], rng: random.Rando
 
 
 def check(run: Run) -> int:
-    """How many checkpoints are not what their seals say."""
+    """Number of checkpoints that do not match their seals."""
     return sum(damage(folder) is not None for folder in sealed_checkpoints(run.output).values())
 
 
 def kill_alone(folder: Path, documents: Path, kills: int, seed: int) -> None:
-    """One process, killed and resumed by hand."""
+    """Kills and resumes one process."""
     launch = [sys.executable, "-m"]
     whole = Run(folder / "whole", documents, launch)
     begun = time.monotonic()
@@ -155,7 +155,7 @@ def kill_alone(folder: Path, documents: Path, kills: int, seed: int) -> None:
             corrupt += bad
             print(f"kill {phases.total()}: {killed}, checkpoint {run.step()} of {STEPS}, {bad} corrupt", flush=True)
             if run.is_finished:
-                break  # The record was there, and the process had only to go.
+                break  # The record was written; the process was only about to exit.
         equal += (run.weights() if run.is_finished else run.finish(process)) == expected
         rounds += 1
         shutil.rmtree(run.output.parent)
@@ -168,7 +168,7 @@ def kill_alone(folder: Path, documents: Path, kills: int, seed: int) -> None:
 
 
 def kill_one_of_two(folder: Path, documents: Path, kills: int, seed: int) -> None:
-    """Two processes under torchrun, of which one is killed; the agent starts both anew."""
+    """Kills one of two processes under torchrun; the agent restarts both."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launch += ["--max-restarts", str(kills), "--monitor-interval", "0.2", "-m"]
     whole = Run(folder / "whole-2", documents, launch)
@@ -191,14 +191,14 @@ def kill_one_of_two(folder: Path, documents: Path, kills: int, seed: int) -> Non
         done += 1
         corrupt += check(run)
         print(f"kill {done} of one of two: {phase}, checkpoint {run.step()} of {STEPS}", flush=True)
-        # Until the agent has ended the other one.
+        # Wait until the agent has ended the other one.
         wait_until(lambda before=before: not any(psutil.pid_exists(pid) for pid in before), agent)
     equal = run.finish(agent) == expected
     print(json.dumps({"kills of one of two": done, "corrupt": corrupt, "equal to the bit": equal, "seed": seed}))
 
 
 def main() -> None:
-    """Kills and compares."""
+    """Runs both parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--elastic-kills", type=int, default=12)

@@ -1,12 +1,12 @@
-"""Numbers that no change of the code may change, by the public API alone, so that two source trees can be compared.
+"""Numbers that no change of the code may change, computed by the public API, to compare two source trees.
 
     PYTHONPATH=OTHER/src python benchmarks/frozen.py > before.json
     python benchmarks/frozen.py > after.json
     diff before.json after.json
 
-Positions of every sampler, rotary tables of every interpolation, coverage, the losses of short runs over the embedded
-model, and perplexities and passkeys of that model and of what the runs left. The documents are sources of the
-interpreter's own library, so the numbers are those of one version of Python and torch.
+Positions of every sampler, rotary tables of every interpolation, coverage, the losses of short runs on the embedded
+model, and perplexities and passkeys of that model and of the runs' results. The documents are the sources of the
+standard library, so the numbers hold for one version of Python and torch.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ def digest(*arrays: Any) -> str:
 
 
 def pure() -> dict[str, Any]:
-    """What takes neither model nor documents."""
+    """Numbers that need neither model nor documents."""
     found: dict[str, Any] = {}
     for window in WINDOWS:
         name = f"{window.train}/{window.target}"
@@ -51,7 +51,7 @@ def pure() -> dict[str, Any]:
         found[f"coverage {name}"] = digest(coverage(SAMPLERS["pose"](), window))
         for kind, interpolation in INTERPOLATIONS.items():
             if kind == "longrope":
-                continue  # its divisors are searched, not computed
+                continue  # its divisors come from a search, not from a formula
             table = interpolation().table(RopeSpec(rotary_dim=64, theta=10000.0), window)
             found[f"rope {kind} {name}"] = [digest(table.inv_freq), table.attention_factor]
     return found
@@ -69,7 +69,7 @@ def measured(folder: Any, documents: list[np.ndarray]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints all of it as JSON."""
+    """Prints everything as JSON."""
     torch.set_num_threads(1)
     found = pure()
     tokenizer: Any = load_model(BASE).tokenizer

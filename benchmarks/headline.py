@@ -1,13 +1,14 @@
-"""A real model to sixteen times its window and beyond on an accelerator: train each arm, then measure all alike.
+"""Extends a real model to sixteen times its window or more on an accelerator: trains and measures each arm alike.
 
     python benchmarks/headline.py MODEL --train TRAIN.jsonl --heldout HELDOUT.jsonl --target 128k [--window 2k]
         [--arms base interpolation-only plain pose growing] [--steps 100] [--batch 8] [--out runs/headline]
 
-TRAIN and HELDOUT hold documents as long as the target. Every arm that trains takes the same steps of the same number
-of tokens in bfloat16 over weights in float32; then each arm is measured in bfloat16: perplexity of the first tokens up
-to each length from one pass, the passkey grid, and what windows of the original length lost against the base. The
-verdict is over passkeys. Each command is printed before it runs, with its time after it; an arm that fails is told,
-and the next goes on. Arms that are trained are not trained again, so a run that was cut off goes on.
+TRAIN and HELDOUT contain documents as long as the target. Every arm that trains takes the same number of steps with the
+same number of tokens, in bfloat16 over float32 weights. Each arm is then measured in bfloat16: perplexity of the first
+tokens up to each length from one pass, the passkey grid, and the regression to the base on windows of the original
+length. The verdict is over passkeys. Each command is printed before it runs, with its time after it. An arm that fails
+is reported, and the next one starts. An arm that is already trained is not trained again, so an interrupted benchmark
+can be continued.
 """
 
 import argparse
@@ -38,8 +39,8 @@ def main() -> int:
     parser.add_argument("--lengths", default="2k,8k,32k,64k,128k")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=8, help="windows of a step at a time; four times as many make one")
-    parser.add_argument("--original", default="8k", help="the model's own window, where it is held to the base")
+    parser.add_argument("--batch", type=int, default=8, help="windows of a micro-batch; a step has four micro-batches")
+    parser.add_argument("--original", default="8k", help="the model's own window, for the comparison with the base")
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--num-documents", type=int, default=6)
@@ -50,7 +51,7 @@ def main() -> int:
 
 
 def trained(given: argparse.Namespace, arm: str) -> bool:
-    """Trains an arm that is to be trained and is not yet; whether all went well."""
+    """Trains an arm unless it needs no training or is trained already; returns whether that succeeded."""
     folder = given.out / arm
     if arm not in TRAINED or (folder / "model.safetensors").exists():
         return True
@@ -79,7 +80,7 @@ def trained(given: argparse.Namespace, arm: str) -> bool:
 
 
 def measured(given: argparse.Namespace, arm: str) -> bool:
-    """Measures an arm; whether all went well."""
+    """Measures an arm; returns whether that succeeded."""
     source = [str(given.out / arm)] if arm in TRAINED else [given.model]
     if arm == "interpolation-only":
         source += ["--interpolation", "yarn", "--target", given.target]
@@ -93,12 +94,12 @@ def measured(given: argparse.Namespace, arm: str) -> bool:
     ]
     if arm != "base":
         jobs.append(["--task", "regression", "--base", given.model, "--length", given.original, *documents])
-    # The verdict's 1 says that the effective length is below the advertised one: an outcome, not a failure.
+    # The verdict's exit code 1 means that the effective length is below the advertised one: a result, not a failure.
     return all(ran("eval", *source, *job, *shared, also=(1,) if "--verdict" in job else ()) for job in jobs)
 
 
 def ran(*command: str, also: tuple[int, ...] = ()) -> bool:
-    """Runs one command of skipwise, shown beforehand and timed; whether it ended well."""
+    """Prints, runs and times one command of skipwise; returns whether it succeeded."""
     print("\n$ skipwise " + shlex.join(command), flush=True)
     began = time.monotonic()
     code = subprocess.run([sys.executable, "-m", "skipwise", *command]).returncode

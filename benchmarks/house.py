@@ -1,9 +1,9 @@
-"""Sizes of the code at one commit or several, side by side: lines, long files, long functions.
+"""Sizes of the code at one or several commits, side by side: lines, long files, long functions.
 
     python benchmarks/house.py 4370048 HEAD
 
-Lines are those of `wc -l`: blank ones and docstrings count, as a reader meets them all. A function's lines go from its
-`def` to its last line, its docstring left out.
+Lines are counted as by `wc -l`, with blank lines and docstrings. A function is counted from its `def` to its last line,
+without its docstring.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def files_at(commit: str) -> Iterator[tuple[str, str]]:
 
 
 def long_functions(text: str) -> int:
-    """How many functions of a file are longer than they should be."""
+    """Number of functions in a file that are longer than the limit."""
     found = 0
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -43,7 +43,7 @@ def long_functions(text: str) -> int:
 
 
 def sizes(commit: str) -> Counter[str]:
-    """What is counted, by name."""
+    """All counts of a commit, by name."""
     found = Counter[str]()
     for name, text in files_at(commit):
         root, *inner = name.split("/")

@@ -1,9 +1,9 @@
 """Two modes and long inference, measured: the tables of docs/results/inference.md.
 
-python benchmarks/inference.py bits RUN            short mode against the base model, on 1,000 prompts
-python benchmarks/inference.py low-rank RUN        what low-rank differences of a run with full tuning lose, by rank
-python benchmarks/inference.py caches RUN          what kinds of cache lose and take; HQQ and quanto where installed
-python benchmarks/inference.py lengths RUN         speed and memory by length and kind, a process each
+python benchmarks/inference.py bits RUN            short mode compared with the base model, on 1,000 prompts
+python benchmarks/inference.py low-rank RUN        error of low-rank differences after full tuning, by rank
+python benchmarks/inference.py caches RUN          error and time by kind of cache; HQQ and quanto if installed
+python benchmarks/inference.py lengths RUN         speed and memory by length and kind of cache, each in its own process
 """
 
 import argparse
@@ -33,7 +33,7 @@ from skipwise.runtime import forward
 from skipwise.runtime.caches import make_cache
 
 CHUNK = 512
-# Of the transformers library, for comparison: kinds that this project does without.
+# Kinds of cache in transformers that skipwise does not use, for comparison.
 LIBRARY: dict[str, tuple[str | None, dict[str, Any]]] = {
     "fp8": (None, {"backend": "fp8"}),
     "quanto 4 bit": ("optimum", {"backend": "quanto", "nbits": 4}),
@@ -43,14 +43,14 @@ LIBRARY: dict[str, tuple[str | None, dict[str, Any]]] = {
 
 
 def held_out(modes: TwoModes) -> list[np.ndarray]:
-    """Documents that training did not see, each as long as the window."""
+    """Held-out documents, each at least as long as the window."""
     store = store_corpus(DataConfig(), modes.tokenizer).documents("held_out", min_tokens=modes.target)
     return [store.document(index) for index in range(store.num_documents)]
 
 
 @torch.no_grad()
 def bits(run: str) -> None:
-    """Logits of short mode and of the base model on random prompts, with long ones in between."""
+    """Compares logits of short mode and of the base model on random prompts, with long ones in between."""
     modes = TwoModes.load(run)
     origin = read_origin(run)
     assert origin is not None
@@ -70,14 +70,14 @@ def bits(run: str) -> None:
 
 
 def perplexities(model: Any, modes: TwoModes, lengths: Sequence[int], documents: int) -> list[float]:
-    """Of the same last 192 tokens of each document, by length."""
+    """Perplexity of the same last 192 tokens of each document, by length."""
     task = {"kind": "perplexity", "scored_tokens": 192, "num_documents": documents}
     results = evaluate(model, modes.tokenizer, [task], lengths, held_out(modes), allow_beyond=True, progress=False)
     return [result.value for result in results]
 
 
 def tensor_bytes(modes: TwoModes) -> int:
-    """Bytes of all parameters and buffers, those that the modes share counted once."""
+    """Bytes of all parameters and buffers; those that the modes share are counted once."""
     storages: dict[int, int] = {}
     for mode in modes.modes:
         model = modes.model(mode)
@@ -87,7 +87,7 @@ def tensor_bytes(modes: TwoModes) -> int:
 
 
 def low_rank(run: str) -> None:
-    """Error of the weights, bytes and perplexity by rank, between the base alone and both sets of weights."""
+    """Weight error, bytes and perplexity, for both sets of weights and by rank."""
     exact = TwoModes.load(run)
     origin = read_origin(run)
     assert origin is not None
@@ -109,7 +109,7 @@ def low_rank(run: str) -> None:
 
 
 def caches(run: str) -> None:
-    """Perplexity and passkeys at the longest length through each kind of cache, the prompt read in chunks."""
+    """Perplexity and passkeys at the longest length through each kind of cache, with prefill in chunks."""
     modes = TwoModes.load(run)
     model: Any = modes.model("long")
     length = 1 << (modes.target.bit_length() - 1)
@@ -134,7 +134,7 @@ def caches(run: str) -> None:
             patch.object(forward, "empty_cache", cache),
             patch.object(forward, "score_columns", lambda *_: CHUNK),
         ):
-            # The library's integers take minutes a prompt; passkeys tell kinds apart less than perplexity does.
+            # The library's integer caches take minutes a prompt, and passkeys separate kinds less than perplexity does.
             tasks = [perplexity] if name in LIBRARY else [perplexity, passkey]
             try:
                 results = evaluate(model, modes.tokenizer, tasks, [length], held_out(modes), progress=False)
@@ -150,7 +150,7 @@ def caches(run: str) -> None:
 
 
 def lengths(run: str) -> None:
-    """What `skipwise generate --stats` says of prompts of several lengths."""
+    """Prints the statistics of `skipwise generate --stats` for prompts of several lengths."""
     modes = TwoModes.load(run)
     text = "\n".join(str(modes.tokenizer.decode(document.tolist())) for document in held_out(modes)[:2])
     ids = modes.tokenizer(text, verbose=False)["input_ids"]

@@ -1,11 +1,11 @@
-"""What one long document takes: peak memory and time, tokenized in pieces and as a whole.
+"""Peak memory and time of one long document, tokenized in pieces and as a whole.
 
     python benchmarks/long_document.py [--mb 30] [--model embedded]
 
-A text of so many millions of characters, of the standard library's sources, is one document. Each way has a process of
-its own, which builds a token store of it, or has the tokenizer's engine read it at once, as earlier versions did; it
-tells its peak memory beside what it held before, and of the store how often the progress bar moved. A third process
-compares the ids of both.
+The document is a text of `--mb` million characters from the standard library's sources. One process builds a token
+store of it; another gives it to the tokenizer's engine at once, as earlier versions did. Each prints its peak memory
+above what it held before; the store also says how often the progress bar moved. A third process compares the ids of
+both.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def write_text(file: Path, characters: int) -> None:
-    """Writes the document, in ASCII, so that a character is a byte."""
+    """Writes the document in ASCII, where a character is a byte."""
     from skipwise.data.documents import stdlib_documents
 
     sources = "\n".join(document.text for document in stdlib_documents()).encode("ascii", "replace").decode()
@@ -28,7 +28,7 @@ def write_text(file: Path, characters: int) -> None:
 
 
 def measure_here(args: argparse.Namespace) -> None:
-    """One process: prints what it measured as JSON."""
+    """Runs one process; prints its measurements as JSON."""
     from skipwise.config import DataConfig
     from skipwise.data.corpus import store_corpus
     from skipwise.data.tokens import TextEncoder

@@ -1,11 +1,11 @@
-"""Tries every causal language model of the installed transformers library and writes what became of it.
+"""Extends every causal language model of the installed transformers library and reports which ones work.
 
     python benchmarks/model_families.py --out docs/results/model-families.md
 
-Each family is built tiny and random from its own config class (no list of names, no downloads), saved, and then put
-through load, extension, saving, a plain reload, and rebuilding around the same parameters. A family works when the
-table in use is the one asked for, two distant chunks get other logits than in the base model, and all reloads agree bit
-for bit, under every kind that it does not refuse.
+Each family is built tiny and random from its own config class (no list of names, no downloads) and saved. It is then
+loaded, extended, saved, reloaded by plain transformers, and rebuilt around the same parameters. A family works if, for
+every interpolation that it does not refuse, the rotary table in use is the requested one, two distant chunks get other
+logits than in the base model, and all reloads agree bit for bit.
 """
 
 import argparse
@@ -38,7 +38,7 @@ WINDOW = Window(train=32, original=64, target=256)
 LARGEST = 60_000_000
 KINDS = ("yarn", "linear", "longrope", "ntk")
 
-# Whatever of these a config has is set so; the rest keeps its default.
+# A config that has one of these fields gets this value; all other fields keep their defaults.
 SMALL: dict[str, Any] = {
     "vocab_size": 96,
     "vocab_size_per_layer_input": 96,
@@ -86,7 +86,7 @@ SMALL: dict[str, Any] = {
     "image_size": 28,
     "patch_size": 14,
 }
-# A few families whose parts must fit each other in ways that defaults do not.
+# Families whose sizes must fit each other in ways that the settings above do not.
 FITTING: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"max_position_embeddings": WINDOW.original},
     "bamba": {"attn_layer_indices": [1]},
@@ -117,20 +117,20 @@ def tiny_config(model_type: str) -> PreTrainedConfig:
 
 
 def shrunk(config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings of SMALL that this config has, and the same for the configs inside it."""
+    """The settings of SMALL for this config and, recursively, for its sub-configs."""
     default = config.to_dict()
     settings = {name: value for name, value in SMALL.items() if name in default}
     if "qk_rope_head_dim" in default:
-        # Latent attention: every head has its own keys, and head_dim follows from the parts.
+        # Latent attention: every head has its own keys, and head_dim follows from its parts.
         settings |= {"num_key_value_heads": 4}
         settings.pop("head_dim", None)
     if types := default.get("layer_types"):
-        # One of each of two kinds, the one that sees the whole context last.
+        # One layer of each of two kinds; the last one attends to the whole context.
         kinds = sorted(dict.fromkeys(types), key="full_attention".__eq__)
         settings["layer_types"] = [kinds[0], kinds[-1]]
     rope = default.get("rope_parameters") or {}
     if rope.get("rope_type", "default") not in ("default", "proportional"):
-        # Extended already as published: back to the base model.
+        # Published as extended already: undo it.
         settings["rope_parameters"] = {**rope, "rope_type": "default"}
     if "original_max_position_embeddings" in rope:
         settings["rope_parameters"] = {**rope, "rope_type": "default"} | {
@@ -166,7 +166,7 @@ def logits(model: PreTrainedModel, farthest: int = WINDOW.target) -> torch.Tenso
 
 
 def check(folder: Path, kind: str) -> str:
-    """`yes`, or what went wrong first."""
+    """`yes`, or the first thing that went wrong."""
     interpolation = INTERPOLATIONS[kind]()
     base = load_model(folder)
     if torch.equal(logits(base.model), logits(base.model, WINDOW.target // 2)):
@@ -208,7 +208,7 @@ def attempt(folder: Path, kind: str) -> str:
 
 
 def family(model_type: str) -> dict[str, str]:
-    """One row: what became of the family."""
+    """One row of the report: the outcome of each interpolation for a family."""
     with tempfile.TemporaryDirectory() as scratch, quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         folder = Path(scratch)
         try:
@@ -227,7 +227,7 @@ def family(model_type: str) -> dict[str, str]:
 
 
 def refusal_by_config(model_type: str, folder: Path) -> dict[str, str]:
-    """Whether a family that could not be made tiny is refused by its default config alone."""
+    """The refusal of a family that could not be built, if its default config alone is refused."""
     try:
         AutoConfig.for_model(model_type).save_pretrained(folder)
         read_config(folder)
@@ -244,7 +244,7 @@ def reason(error: SkipwiseError, folder: Path) -> str:
 
 def report(rows: list[dict[str, str]]) -> str:
     def works(row: dict[str, str]) -> bool:
-        # A kind may be refused, with the reason, but none may go wrong.
+        # An interpolation may be refused, with the reason, but none may fail.
         found = [row[kind] for kind in KINDS if kind in row and not row[kind].startswith("refused: ")]
         return bool(found) and set(found) == {"yes"}
 
@@ -255,16 +255,16 @@ def report(rows: list[dict[str, str]]) -> str:
     lines = [
         "# Model families",
         "",
-        f"Every causal language model of transformers {transformers.__version__} ({len(rows)} model types), tiny and "
-        f"random, extended from {WINDOW.original} to {WINDOW.target} tokens by `benchmarks/model_families.py`. A "
-        "family works when under every kind that it does not refuse the table in use is the one asked for, the logits "
-        "of distant chunks change, and a plain reload of the saved folder and a rebuilt model both agree bit for bit "
-        "with the loaded one.",
+        "`benchmarks/model_families.py` extends every causal language model of transformers "
+        f"{transformers.__version__} ({len(rows)} model types), tiny and random, from {WINDOW.original} to "
+        f"{WINDOW.target} tokens. A family works if all of this holds for every interpolation that it does not refuse: "
+        "the rotary table in use is the requested one, the logits of distant chunks change, and a plain reload of the "
+        "saved folder and a rebuilt model both agree bit for bit with the loaded one.",
         "",
         f"{len(working)} work, {len(refused)} are refused with the reason, {len(failing)} fail, "
         f"{len(untried)} could not be built from generic tiny settings and were not tried.",
         "",
-        "Baichuan-7B and Baichuan2-7B have no class in transformers and are read as Llama models "
+        "Baichuan-7B and Baichuan2-7B have no class in transformers and are loaded as Llama models "
         "(`tests/model/test_baichuan.py`).",
         "",
         "## Work",

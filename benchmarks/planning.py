@@ -1,10 +1,10 @@
-"""Predicted against measured peak memory of training steps and prefills, each in a process of its own.
+"""Predicted and measured peak memory of training steps and prefills, each in its own process.
 
     python benchmarks/planning.py MODEL [--windows 512 1024 2048] [--lengths 2048 8192 16384] [--tunings full lora]
 
-MODEL is a folder, hub name or GGUF file. Every window is trained in full and with low-rank additions, with activations
-kept and computed again: three steps of one window each by the Trainer of `skipwise extend`. Times stand beside, by the
-shares of speed that `skipwise plan` assumes without `--calibrate`.
+MODEL is a folder, hub name or GGUF file. Every window is trained with full tuning and LoRA, with and without gradient
+checkpointing: three steps of one window each by the Trainer of `skipwise extend`. Times are predicted with the
+utilization that `skipwise plan` assumes without `--calibrate`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ TUNINGS: dict[str, Tuning] = {"full": FullTuning(), "lora": LoraTuning(), "qlora
 
 
 def show(one: Measured) -> None:
-    """A row of the table."""
+    """Prints a row of the table."""
     print(
         f"| {one.name} | {one.predicted_bytes / MIB:,.0f} | {one.measured_bytes / MIB:,.0f} | {one.memory_error:+.1%} "
         f"| {one.predicted_seconds:.2f} | {one.measured_seconds:.2f} |",
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="*", default=[2048, 8192, 16384])
     parser.add_argument("--tunings", nargs="*", choices=TUNINGS, default=["full", "lora"])
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of a step")
-    parser.add_argument("--machine", default="cpu", help="what this machine is, by the names of skipwise plan")
+    parser.add_argument("--machine", default="cpu", help="name of this machine, as in skipwise plan")
     args = parser.parse_args()
     measurer = Measurer(args.model, machine_of(args.machine), Utilisation())
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")

@@ -1,4 +1,4 @@
-"""How long it takes to draw one training example's positions.
+"""Times the drawing of one training example's positions.
 
     python benchmarks/positions.py [--train 2k] [--target 32k 128k] [--repeats 5000]
 

@@ -1,10 +1,10 @@
-"""The three most downloaded layouts of long-context configs, tried as a new user would, command by command.
+"""The three most downloaded config layouts of long-context models, tried as a new user would, command by command.
 
     python benchmarks/published_layouts.py > docs/results/published-layouts.md
 
-Folders of tiny random models, with the configs of tests/rope/test_published_layouts.py as transformers 4 wrote them.
-The rotary table of each folder that is made is compared with that which the transformers library computes for a config
-written by hand.
+The models are tiny and random, with the configs of tests/rope/test_published_layouts.py as transformers 4 writes them.
+The rotary table of each resulting folder is compared with the one that transformers computes for a config written by
+hand.
 """
 
 import json
@@ -30,8 +30,10 @@ from skipwise.demo.run import BASE
 def main() -> None:
     """Prints the record."""
     logging.set_verbosity_error()
-    print("# The three most downloaded layouts, tried as a new user would\n")
-    print("`python benchmarks/published_layouts.py`: tiny models whose `config.json` is as transformers 4 wrote it.")
+    print("# The three most downloaded config layouts, tried as a new user would\n")
+    print("`python benchmarks/published_layouts.py`: tiny models whose `config.json` is as transformers 4 writes it.")
+    print("Each layout is checked by `doctor`, planned, repaired from a planted fault, extended, and checked again.")
+    print("Rotary tables of the repaired and the extended folder are compared with those that transformers computes.")
     for name in LAYOUTS:
         with tempfile.TemporaryDirectory() as folder:
             print(f"\n## {name}\n")
@@ -39,7 +41,7 @@ def main() -> None:
 
 
 def tried(name: str, folder: Path) -> None:
-    """All steps of one layout, each with what it printed."""
+    """Runs and prints all steps of one layout."""
     config, limit, asked, by_hand = LAYOUTS[name]
     model = checkpoint(folder / "model", BASE, config, limit)
     before = library_table(model, 131072)
@@ -74,7 +76,7 @@ def tried(name: str, folder: Path) -> None:
 
 
 def command(folder: Path, *arguments: str, show=lambda line: True) -> None:
-    """Runs a command in a folder and prints it with what it printed."""
+    """Runs a command in a folder; prints it and its output."""
     done = subprocess.run(
         [sys.executable, "-m", "skipwise", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -83,7 +85,7 @@ def command(folder: Path, *arguments: str, show=lambda line: True) -> None:
 
 
 def compare(what: str, found, expected) -> None:
-    """Prints how far a table is from the one that it should be."""
+    """Prints how far a table is from the expected one."""
     off = float(np.max(np.abs(found.inv_freq / expected.inv_freq - 1)))
     factors = f"attention factor {found.attention_factor:.6g}, expected {expected.attention_factor:.6g}"
     print(f"transformers' table of {what} is off by {off:.1g}; {factors}.\n")

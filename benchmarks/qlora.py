@@ -1,10 +1,10 @@
-"""Full, low-rank and 4-bit low-rank tuning of one model: memory, validation perplexity, and two ways to merge.
+"""Full tuning, LoRA and QLoRA of one model: memory, validation perplexity, and two ways to merge.
 
     python benchmarks/qlora.py [--model embedded] [--target 1k] [--steps 40] [--windows 16]
 
-Each tuning is a run of `skipwise extend` in a process of its own. Of QLoRA the validation perplexity is measured of the
-model that was trained, with weights in 4 bits, then of the additions merged into the dequantized weights, which is what
-`extend` leaves, and of the same additions merged into the original ones.
+Each tuning is a run of `skipwise extend` in its own process. For QLoRA the validation perplexity is measured three
+times: of the trained model with weights in 4 bits; of the adapter merged into the dequantized weights, which is what
+`extend` saves; and of the same adapter merged into the original weights.
 """
 
 import argparse
@@ -28,7 +28,7 @@ KIB = 2**10
 
 
 def train(settings: dict[str, Any]) -> dict[str, Any]:
-    """One run in this process: perplexities by length, and bytes of weights as they lie while they are trained."""
+    """Runs one tuning in this process; returns perplexities by length, and bytes of the weights during training."""
     import skipwise.train.steps
     from skipwise.config import RunConfig
     from skipwise.data.corpus import open_corpus
@@ -71,7 +71,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def bytes_of(model: Any) -> int:
-    """Of all parameters, and of the scales of those in 4 bits."""
+    """Bytes of all parameters, and of the scales of 4-bit ones."""
     tensors = list(model.parameters())
     for module in model.modules():
         state = getattr(module, "quant_state", None)
@@ -81,7 +81,7 @@ def bytes_of(model: Any) -> int:
 
 
 def perplexities(entry: dict[str, float]) -> dict[str, float]:
-    """By length."""
+    """Perplexities of a log entry, by length."""
     return {name.rpartition("_")[2]: value for name, value in entry.items() if "perplexity" in name}
 
 
@@ -91,8 +91,8 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--target", default="1k")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--windows", type=int, default=16, help="of a step")
-    parser.add_argument("--documents", type=int, default=16, help="of validation")
+    parser.add_argument("--windows", type=int, default=16, help="windows of a step")
+    parser.add_argument("--documents", type=int, default=16, help="documents of validation")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:

@@ -1,4 +1,4 @@
-"""A real tokenizer on real documents: pieces against the whole, text against tokens, chats against the library.
+"""Checks a real tokenizer on real documents: texts in pieces, texts that spell control tokens, and chats.
 
 python benchmarks/real_text.py MODEL [FOLDER]     # a model or GGUF file; by default the machine's documentation
 """
@@ -18,7 +18,7 @@ _PLAIN = [{"role": "user", "content": "What is a river?"}]
 
 
 def main(model: str, folder: str = "/usr/share/doc") -> None:
-    """Prints what was found."""
+    """Prints the comparisons."""
     tokenizer: Any = load_tokenizer(locate(model, weights=False))
     encoder: Any = encoder_of(tokenizer)
     turn = tokenizer.convert_tokens_to_ids("<|im_start|>")
@@ -38,7 +38,7 @@ def main(model: str, folder: str = "/usr/share/doc") -> None:
 
 
 def documents(folder: Path) -> str:
-    """The texts of a folder one after the other, up to three million characters and a document."""
+    """The texts of a folder, joined; ends with the document that passes three million characters."""
     text = ""
     for path in sorted(
         path for path in folder.rglob("*") if path.is_file() and path.suffix in (".gz", ".txt", ".html")

@@ -1,12 +1,12 @@
-"""What the code around the model costs: windows a second, two processes against one, the share of a step, plain rates.
+"""Cost of the code around the model: windows a second, two processes against one, share of a step, single rates.
 
     python benchmarks/scaling.py windows               # sampling plus collation, by sampler
     python benchmarks/scaling.py processes             # tokens a second of `extend` by one and two processes
-    python benchmarks/scaling.py step MODEL            # share of a training step that is this project's code
-    python benchmarks/scaling.py rates                 # tokenizing, hashing, opening: what estimates stand on
+    python benchmarks/scaling.py step MODEL            # share of skipwise's own code in a training step
+    python benchmarks/scaling.py rates                 # tokenizing, hashing, opening: inputs of estimates
 
-Everything is timed in one process on one thread, but for `processes`, where each has one. `windows` and `processes`
-go by the clock; `step` and `rates` by seconds of the processor, as they are long and others may work on the machine.
+Everything is timed in one process on one thread, except `processes`, where each process has one thread. `windows` and
+`processes` measure wall time. `step` and `rates` measure processor time, as they are long and the machine may be busy.
 """
 
 import argparse
@@ -49,7 +49,7 @@ SAMPLERS: tuple[PositionSampler, ...] = (
     Plain(),
     FullLength(),
 )
-# Of the parts below, those that this project adds to what any loop over a Trainer does.
+# Those of the timed parts that skipwise adds to a plain Trainer.
 PARTS = ("item", "collate", "around the step", "guard and other callbacks", "logging")
 
 
@@ -62,7 +62,7 @@ def stdlib_store(tokenizer: Any) -> TokenStore:
 
 
 def windows(args: argparse.Namespace) -> None:
-    """Prints windows a second of items plus collation."""
+    """Prints windows a second, for items and collation together."""
     import torch
 
     from skipwise.model import load_model
@@ -86,7 +86,7 @@ def windows(args: argparse.Namespace) -> None:
 
 
 def processes(args: argparse.Namespace) -> None:
-    """Prints tokens a second of one and two processes, by the log that each run leaves, taking turns."""
+    """Prints tokens a second of one and two processes in turn, from the log of each run."""
     speeds: dict[int, list[float]] = defaultdict(list)
     losses: dict[int, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -130,19 +130,19 @@ def processes(args: argparse.Namespace) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process and those it has waited for: what others do on the machine counts less than on the clock."""
+    """Processor time of this process and the children it waited for; other work affects it less than wall time."""
     used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 class Parts:
-    """Seconds of the processor spent in functions, by the name of the part that they belong to."""
+    """Processor time spent in functions, by the part that they belong to."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with its seconds counted."""
+        """Wraps a function to count its seconds."""
 
         def call(*arguments: Any, **keywords: Any) -> Any:
             begun = time.process_time()
@@ -155,7 +155,7 @@ class Parts:
 
 
 def step(args: argparse.Namespace) -> None:
-    """Prints which share of the steps of a real model each part of this project's code takes."""
+    """Prints the share of each part of skipwise's code in the training steps of a real model."""
     import torch
     import transformers
     from transformers import TrainerCallback
@@ -179,7 +179,7 @@ def step(args: argparse.Namespace) -> None:
             return parts.timed("item", super().__getitem__)(place)
 
     class TimedTrainer(SkipwiseTrainer):
-        """The Trainer of `extend`, of which what it adds to the base class is timed."""
+        """The Trainer of `extend`; times what it adds to the base class."""
 
         def training_step(self, *arguments: Any, **keywords: Any) -> Any:
             before = parts.seconds["the Trainer's step"]
@@ -193,7 +193,7 @@ def step(args: argparse.Namespace) -> None:
             parts.timed("logging", super().log)(*arguments, **keywords)
 
     class WholeSteps(TrainerCallback):
-        """Seconds from each step's end to the next one's, and of the parts within them."""
+        """Records the time and the seconds of all parts at the end of each step."""
 
         def __init__(self) -> None:
             self.ends: list[tuple[float, dict[str, float]]] = []
@@ -231,7 +231,7 @@ def step(args: argparse.Namespace) -> None:
             callbacks=[StopOnRequest(print), clock],
         )
         for callback in trainer.callback_handler.callbacks:
-            # Those of logging count with it.
+            # Callbacks of logging count with logging.
             for name in ("on_step_begin", "on_pre_optimizer_step", "on_optimizer_step", "on_step_end"):
                 if type(callback).__module__.startswith("skipwise"):
                     part = "guard and other callbacks"
@@ -250,7 +250,7 @@ def step(args: argparse.Namespace) -> None:
 
 
 def rates(args: argparse.Namespace) -> None:
-    """Prints the rates that the estimate for large runs stands on; one thread each."""
+    """Prints the rates that the estimate for large runs uses; one thread each."""
     from skipwise.data.documents import read_documents, split_point
     from skipwise.data.store import StoreWriter, View
     from skipwise.data.tokens import Encoder, tokenized
@@ -305,7 +305,7 @@ def main() -> None:
     one = parts.add_parser("windows")
     one.add_argument("--batch", type=int, default=8)
     one.add_argument("--repeats", type=int, default=4000)
-    one.add_argument("--seconds", type=float, default=8.0, help="at most so long for each sampler")
+    one.add_argument("--seconds", type=float, default=8.0, help="time limit for each sampler")
     one.set_defaults(run=windows)
     one = parts.add_parser("processes")
     one.add_argument("--steps", type=int, default=8)

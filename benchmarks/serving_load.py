@@ -1,12 +1,12 @@
-"""Load on `skipwise serve`: short requests beside long ones, with fair turns and without; and a soak.
+"""Load test of `skipwise serve`: short requests beside long ones, with and without fair turns; and a soak test.
 
     python benchmarks/serving_load.py [--seconds 30]
-    python benchmarks/serving_load.py --soak 30          # minutes, of 8 clients; prints memory over time
+    python benchmarks/serving_load.py --soak 30          # minutes, with 8 clients; prints memory over time
 
-The embedded model at sixteen times its window, by interpolation alone: what it says does not matter here, what it costs
-does. A server is started as people start it. Of the clients a quarter, one at least where there are several, sends
-prompts of some 3,900 tokens, the others such of some 60; each asks again as soon as it is answered, half of them by a
-stream. Every prompt was asked before by itself, and every answer must be the one that it got then.
+The model is the embedded one at sixteen times its window, by interpolation alone: its answers do not matter, its cost
+does. The server is started by the command line. A quarter of the clients (at least one if there are several) send
+prompts of some 3,900 tokens, the others of some 60. Each asks again as soon as it is answered, half of the time as a
+stream. Every prompt is first asked alone, and every later answer must equal that one.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SENTENCE = "def read(path):\n    return open(path).read()\n\n"
 
 @contextmanager
 def server(folder: Path, turns: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Its address and process."""
+    """Starts a server; yields its address and process."""
     command = [sys.executable, "-m", "skipwise", "serve", str(folder), "--base", "embedded", "--port", "0"]
     command += ["--turns", turns, "--waiting", "256", "--name", "m", "--audit", str(folder.parent / "audit.jsonl")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HOME": str(folder)})
@@ -49,7 +49,7 @@ def server(folder: Path, turns: str) -> Iterator[tuple[str, psutil.Process]]:
             line = process.stderr.readline()
             if not line:
                 print(told, file=sys.stderr)
-                sys.exit("the server did not start; it said why above")
+                sys.exit("the server did not start; the reason is above")
             told += line
         yield found[1], psutil.Process(process.pid)
     finally:
@@ -59,18 +59,18 @@ def server(folder: Path, turns: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def prompts_of(client: int, *, is_long: bool) -> list[str]:
-    """Three of its own, which no other client has."""
+    """Three prompts that no other client has."""
     tokens_a_sentence = 17
     times = LONG_TOKENS // tokens_a_sentence - 4 if is_long else 2
     return [f"# client {client}, question {number}\n" + SENTENCE * times for number in range(3)]
 
 
 class Load:
-    """Clients that ask and check.
+    """Clients that send requests and check the answers.
 
     Args:
-        url: of the server.
-        clients: how many.
+        url: address of the server.
+        clients: number of clients.
     """
 
     def __init__(self, url: str, clients: int) -> None:
@@ -84,7 +84,7 @@ class Load:
         self.wrong = self.lost = 0
 
     async def learn(self) -> None:
-        """Asks everything once, one after the other."""
+        """Asks every prompt once, one after the other."""
         for prompts in self._prompts.values():
             for prompt in prompts:
                 self._expected[prompt], _, mode = await self._ask(prompt, stream=False)
@@ -92,7 +92,7 @@ class Load:
                     sys.exit(f"a prompt of {len(prompt)} characters was served in {mode} mode")
 
     async def press(self, seconds: float) -> None:
-        """Asks for so long, all at once."""
+        """Runs all clients at once for the given time."""
         end = time.monotonic() + seconds
         await asyncio.gather(*(self._one(number, end) for number in self._prompts))
 
@@ -113,7 +113,7 @@ class Load:
             turn += 1
 
     async def _ask(self, prompt: str, *, stream: bool) -> tuple[str, float | None, str]:
-        """The text, when its first piece came, and the mode."""
+        """Returns the text, the time of its first piece, and the mode."""
         arguments: dict[str, Any] = {"model": "m", "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0}
         if not stream:
             done: Any = await self._client.completions.create(**arguments)
@@ -127,14 +127,14 @@ class Load:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value that this share lies at or below; by linear interpolation."""
+    """The percentile by linear interpolation."""
     if len(values) == 1:
         return values[0]
     return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
 
 
 async def compare(folder: Path, seconds: float) -> None:
-    """Times of short and long requests by turns and clients, as a table."""
+    """Prints times of short and long requests by turns and clients, as a table."""
     print("| clients (long) | turns | short: answered, median, 95% | long: answered, median, 95% | wrong | lost |")
     print("|---|---|---|---|---|---|")
     for clients in (1, 8, 32):
@@ -153,7 +153,7 @@ async def compare(folder: Path, seconds: float) -> None:
 
 
 async def soak(folder: Path, minutes: float) -> None:
-    """Memory of the server over time, under the load of 8 clients."""
+    """Prints the server's memory over time, under the load of 8 clients."""
     with server(folder, "fair") as (url, process):
         load = Load(url, 8)
         await load.learn()
@@ -177,10 +177,10 @@ async def soak(folder: Path, minutes: float) -> None:
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the load test or the soak test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30, help="of each row")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="a soak instead")
+    parser.add_argument("--seconds", type=float, default=30, help="seconds of each row")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="run a soak test of this length instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "long"

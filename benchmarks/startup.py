@@ -1,11 +1,11 @@
-"""How soon the command does its work: each verb against the bare import of its libraries, measured in turn.
+"""Start-up time of each verb, relative to the bare import of its libraries.
 
     python benchmarks/startup.py [--source src] [--before OTHER_TREE/src] [--rounds 5] [--skip NAME ...]
 
-A ratio is the command's best time over the best of `python -c "import torch, transformers"`, of processor time (with
-that of its child processes) and of the clock; rounds take all commands in turn, so that a busy machine is busy for all.
-The model is a random Llama of two layers, one token a byte. `extend` ends where the optimizer takes its first step.
-`exit` is the time of the clock from the last line that a command prints to its end.
+A ratio is the command's best time over the best time of `python -c "import torch, transformers"`, in processor time
+(including child processes) and in wall time. Rounds run all commands in turn, so that a busy machine slows all of them.
+The model is a random Llama of two layers, with one token for each byte. `extend` ends when the optimizer takes its
+first step. `exit` is the wall time from the last line that a command prints to its end.
 """
 
 import argparse
@@ -25,7 +25,7 @@ FIRST_STEP = (
     "import os; from torch.optim.optimizer import register_optimizer_step_pre_hook as hook; "
     f"hook(lambda *_: os._exit(0)); {COMMAND}"
 )
-# Made by a process of its own, so that this one loads nothing.
+# Run in a separate process, so that this one imports none of these libraries.
 TINY = """
 import sys, torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -42,7 +42,7 @@ LlamaForCausalLM(LlamaConfig(**sizes, max_position_embeddings=64)).save_pretrain
 
 
 class Times(NamedTuple):
-    """Of one run, in seconds: of the processors, of the clock, and from the last line to the end."""
+    """Seconds of one run: processor time, wall time, and wall time from the last line to the end."""
 
     processor: float
     wall: float
@@ -50,7 +50,7 @@ class Times(NamedTuple):
 
 
 def commands(folder: Path) -> dict[str, tuple[str, list[str]]]:
-    """Code and arguments of each row of the table, by its name."""
+    """Code and arguments of each row of the table, by name."""
     model, documents = str(folder / "model"), str(folder / "documents")
     training = [f"--set=training.{name}" for name in ("max_steps=2", "use_cpu=true", "gradient_accumulation_steps=1")]
     run = ["--recipe", "paper", "--set=validation.num_documents=1", *training, "--output", str(folder / "run")]
@@ -74,7 +74,7 @@ def commands(folder: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 def run(code: str, arguments: list[str], source: Path, folder: Path) -> tuple[Times, int]:
-    """Times of one process, and how it ended."""
+    """Times of one process, and its exit code."""
     subprocess.run(["rm", "-rf", str(folder / "run")], check=True)
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": str(folder / "cache")}
@@ -93,7 +93,7 @@ def run(code: str, arguments: list[str], source: Path, folder: Path) -> tuple[Ti
 
 
 def best(runs: list[Times]) -> Times:
-    """The least of each."""
+    """The minimum of each time."""
     return Times(*map(min, zip(*runs, strict=True)))
 
 
@@ -101,9 +101,9 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, default=Path(__file__).parents[1] / "src")
-    parser.add_argument("--before", type=Path, help="another source tree, to compare with")
+    parser.add_argument("--before", type=Path, help="another source tree to compare with")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--skip", nargs="*", default=[], help="names of rows")
+    parser.add_argument("--skip", nargs="*", default=[], help="names of rows to leave out")
     asked = parser.parse_args()
     trees = {"before": asked.before, "now": asked.source} if asked.before else {"now": asked.source}
     with tempfile.TemporaryDirectory() as name:

@@ -1,10 +1,10 @@
-"""What streaming takes: memory against the size of the corpus, documents a second, and how soon a resume goes on.
+"""Cost of streaming: memory by size of the corpus, documents a second, and time to resume.
 
     python benchmarks/streaming.py [--mib 512 2048] [--shards 64] [--lanes 64] [--steps 40]
 
-Parquet shards are written of documents cut at random from the standard library's sources. For each size a process of
-its own opens the stream with the embedded model's tokenizer, takes a document of every lane in each step, and tells its
-peak resident memory; another restores the places of the last step and tells when it has the first document of each.
+The Parquet shards hold documents cut at random from the standard library's sources. For each size one process opens the
+stream with the embedded model's tokenizer, takes a document of every lane in each step, and prints its peak resident
+memory. Another restores the lanes' places of the last step and prints the time until it has the first document.
 """
 
 import argparse
@@ -22,7 +22,7 @@ WINDOW = 2048
 
 
 def write_shards(folder: Path, mib: int, num_shards: int) -> int:
-    """Writes Parquet files of documents of 10 to 100 KB; returns how many documents."""
+    """Writes Parquet files of documents of 10 to 100 KB; returns the number of documents."""
     import pyarrow
     from pyarrow import parquet
 
@@ -38,7 +38,7 @@ def write_shards(folder: Path, mib: int, num_shards: int) -> int:
             begin = rng.randrange(len(text) - length)
             texts.append(text[begin : begin + length])
             size += len(texts[-1])
-        # Compression would find the sources again that all documents are cut from.
+        # Compression would find that all documents are cut from the same sources.
         parquet.write_table(
             pyarrow.table({"text": texts}), folder / f"{shard:04}.parquet", compression="none", row_group_size=100
         )
@@ -47,7 +47,7 @@ def write_shards(folder: Path, mib: int, num_shards: int) -> int:
 
 
 def stream_here(args: argparse.Namespace) -> None:
-    """One process: prints what it measured as JSON, and where its lanes stand."""
+    """Runs one process; prints its measurements and the places of its lanes as JSON."""
     from transformers import AutoTokenizer
 
     from skipwise.config import DataConfig
@@ -81,7 +81,7 @@ def stream_here(args: argparse.Namespace) -> None:
 
 
 def measured(args: argparse.Namespace, folder: Path, places: Any) -> dict[str, Any]:
-    """What a process of its own measures."""
+    """Measurements of a separate process."""
     options = ["--lanes", str(args.lanes), "--steps", str(args.steps), "--buffer", str(args.buffer)]
     command = [sys.executable, __file__, "--folder", str(folder), *options]
     done = subprocess.run(command, input=json.dumps(places), check=True, stdout=subprocess.PIPE, text=True)
@@ -89,7 +89,7 @@ def measured(args: argparse.Namespace, folder: Path, places: Any) -> dict[str, A
 
 
 def main() -> None:
-    """Measures each size, or as one of the processes streams."""
+    """Measures each size; runs as a measuring process if `--folder` is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, nargs="+", default=[512, 2048], help="sizes of the corpus")
     parser.add_argument("--shards", type=int, default=64)

@@ -1,10 +1,10 @@
-"""Time and memory of a training step of `extend` against a bare loop over `model(input_ids, labels=...)`.
+"""Time and memory of a training step of `extend`, compared with a bare loop over `model(input_ids, labels=...)`.
 
     python benchmarks/training_step.py MODEL [--window 2048] [--steps 4] [--rounds 2] [--checkpointing both]
 
-Each measurement is a process of its own (peak memory is the operating system's figure for it); the two sides take
-turns, so that a machine whose speed drifts slows both. The first step of a process warms up and is not timed. Both
-sides have the same float32 weights, the same windows, batch 1 and fused AdamW.
+Each measurement has its own process (peak memory is the operating system's figure for it). The two sides take turns, so
+that a machine whose speed drifts slows both. The first step of a process is a warm-up and is not timed. Both sides have
+the same float32 weights, the same windows, batch 1 and fused AdamW.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SIDES = ("bare", "skipwise")
 
 
 def bare(model: Any, windows: Any, steps: int, checkpointing: bool) -> list[float]:
-    """Seconds of each step of the loop that anyone would write."""
+    """Seconds of each step of a plain loop."""
     import torch
 
     if checkpointing:
@@ -41,7 +41,7 @@ def bare(model: Any, windows: Any, steps: int, checkpointing: bool) -> list[floa
 
 
 def skipwise(model: Any, windows: Any, steps: int, checkpointing: bool) -> list[float]:
-    """Seconds of each step of skipwise's own Trainer, positions with skips drawn and collated on the way."""
+    """Seconds of each step of skipwise's Trainer, including drawing and collating positions with skips."""
     from skipwise.train.timing import step_seconds
 
     ids = [windows[step].numpy() for step in range(steps)]
@@ -49,10 +49,10 @@ def skipwise(model: Any, windows: Any, steps: int, checkpointing: bool) -> list[
 
 
 def measure(args: argparse.Namespace) -> None:
-    """One side in this process; prints one line of JSON."""
+    """Runs one side in this process; prints one line of JSON."""
     from skipwise.allocator import use_huge_pages, use_one_malloc_arena
 
-    if args.side == "skipwise":  # as the command does it
+    if args.side == "skipwise":  # as the command does
         use_huge_pages()
         use_one_malloc_arena()
     import torch

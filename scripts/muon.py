@@ -1,4 +1,4 @@
-"""Muon: momentum whose every step is an orthogonal matrix, so that all directions of a weight learn equally fast."""
+"""Muon: momentum with orthogonalized steps, so that all directions of a weight learn equally fast."""
 
 import math
 from collections.abc import Iterable
@@ -6,22 +6,22 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-# The quintic of the reference implementation: steep at zero, so that five rounds bring singular values near one.
+# The quintic polynomial of the reference implementation: steep at zero, so five rounds bring singular values near one.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """What `torch.optim.Muon` computes with Nesterov's momentum and `adjust_lr_fn="original"`, in float32.
+    """The same as `torch.optim.Muon` with Nesterov's momentum and `adjust_lr_fn="original"`, in float32.
 
-    Torch's rounds to bfloat16. A processor without it computes such products so slowly that they take half of a base's
-    training time.
+    Torch's version rounds to bfloat16. On a processor without bfloat16 such products are so slow that they take half of
+    a base model's training time.
 
     Args:
         matrices: 2-D parameters of any shape.
-        lr: learning rate of a square matrix; a taller one's is larger by the root of rows over columns.
-        momentum: share of the old direction that a step keeps.
-        weight_decay: share of the weights that a step takes off, in units of `lr`.
+        lr: learning rate of a square matrix; taller ones get it times the square root of rows / columns.
+        momentum: weight of the previous direction in a step.
+        weight_decay: share of the weights that a step removes, in units of `lr`.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Moves every matrix once, by its gradient of now."""
+        """Updates every matrix once, from its current gradient."""
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for matrix in group["params"]:
@@ -44,13 +44,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
-    """The matrix with all singular values brought near one, by Newton and Schulz's iteration.
+    """Brings all singular values of a matrix near one, by the Newton-Schulz iteration.
 
     Args:
         matrix: 2-D.
 
     Returns:
-        The same shape; singular values from 0.7 to 1.2, save those that were near nothing.
+        A matrix of the same shape; singular values from 0.7 to 1.2, except those that were near zero.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalized(matrix.T).T

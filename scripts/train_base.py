@@ -3,16 +3,16 @@
     python scripts/train_base.py --out base1 --minutes 27 --compile --bf16
     python scripts/train_base.py --out base2 --minutes 17 --start base1 --rate-scale 0.5 --seed 1 --compile --bf16
 
-A GPT-J or a Qwen of the same width, depth and vocabulary learns from the same batches, to measure the method on other
-families than the one that ships:
+It also trains a GPT-J or a Qwen of the same width, depth and vocabulary on the same batches, to measure the method on
+families other than the one that ships:
 
     python scripts/train_base.py --family gptj --out base-gptj --minutes 12
 
-Three kinds of window share every batch, each with its own mean loss:
+Every batch has three kinds of window, each with its own mean loss:
 
 - text: the standard library's sources (held-out files excepted), every next token;
-- repeats: random tokens said twice or more, scored from the second time on, which grows the copying heads early;
-- passkeys: the evaluation's own prompts in filler or in real text, scored on the five digits only.
+- repeats: random tokens that occur twice or more, scored from the second time on, which forms copying heads early;
+- passkeys: the prompts of the evaluation in filler or in real text, scored on the five digits only.
 
 The result is a plain checkpoint folder; its tokenizer is byte-level BPE with single digits.
 """
@@ -68,15 +68,15 @@ _GATED: dict[str, Any] = {
 
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_GATED)),
-    # Half of a head's dimensions turn: a quarter, as in GPT-J-6B, would leave four frequencies of so small a head.
+    # Half of a head's dimensions are rotary: a quarter, as in GPT-J-6B, would give such a small head four frequencies.
     "gptj": lambda: GPTJForCausalLM(GPTJConfig(**_COMMON, rotary_dim=16)),
     "qwen": lambda: Qwen3ForCausalLM(Qwen3Config(**_GATED)),
 }
-"""By family, what builds a model of 2.1 or 2.2 million parameters with random weights."""
+"""By family: builds a model of 2.1 or 2.2 million parameters with random weights."""
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose digits stand alone, so that a key's digits are five tokens."""
+    """Trains byte-level BPE with single digits, so that a key is five tokens."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -102,9 +102,9 @@ class Batches:
     """Windows of the three kinds, drawn from one seeded generator.
 
     Args:
-        tokenizer: the base model's own.
-        tokens: 1-D, all training text, documents joined by the end token.
-        rng: source of every draw.
+        tokenizer: the base model's.
+        tokens: token ids of all training text, 1-D, documents joined by the end token.
+        rng: source of all randomness.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens: np.ndarray, rng: np.random.Generator) -> None:
@@ -113,13 +113,13 @@ class Batches:
         self.tokenizer = tokenizer
 
     def text(self) -> tuple[np.ndarray, np.ndarray]:
-        """A stretch of source text, every token scored."""
+        """A window of source text, every token scored."""
         start = int(self.rng.integers(0, len(self.tokens) - WINDOW))
         ids = self.tokens[start : start + WINDOW].astype(np.int64)
         return ids, ids
 
     def repeats(self) -> tuple[np.ndarray, np.ndarray]:
-        """A random phrase, then either itself again and again, or itself after a stretch of other tokens."""
+        """A random phrase, repeated through the window or once after other tokens."""
         length = int(self.rng.integers(8, WINDOW // 2))
         phrase = self.rng.integers(1, VOCABULARY, size=length)
         if self.rng.random() < 0.5:
@@ -138,7 +138,7 @@ class Batches:
         return ids, labels
 
     def passkey(self) -> tuple[np.ndarray, np.ndarray]:
-        """A passkey in filler or in source text, filling half the window or more."""
+        """A passkey prompt in filler or source text, of half a window to a whole one."""
         builder = self.in_filler
         if self.rng.random() < 0.5:
             start = int(self.rng.integers(0, len(self.tokens) - WINDOW))
@@ -161,12 +161,12 @@ class Batches:
 
 
 def learning_rate_factor(done: float) -> float:
-    """Linear warm-up over the first 2% of the time, flat, then a linear fall over the last 40%."""
+    """Linear warm-up over the first 2% of the time, constant, then a linear decay over the last 40%."""
     return min(1.0, done / 0.02 + 0.01, max(0.02, (1.0 - done) / 0.4))
 
 
 def losses_by_kind(logits: torch.Tensor, labels: torch.Tensor, sizes: tuple[int, ...]) -> list[torch.Tensor]:
-    """Mean next-token loss of each kind of window; an absent kind is left out."""
+    """Mean next-token loss of each kind of window that is present."""
     parts = []
     for part, target in zip(logits.split(sizes), labels.split(sizes), strict=True):
         if len(part):
@@ -190,15 +190,15 @@ def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
 
 
 def main() -> None:
-    """Trains by the clock (or by a number of steps) and writes the checkpoint folder."""
+    """Trains for a time (or a number of steps) and writes the checkpoint folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=27.0, help="training time; the schedule follows the clock")
-    parser.add_argument("--steps", type=int, help="a fixed number of steps instead of a time, for repeatable runs")
+    parser.add_argument("--steps", type=int, help="fixed number of steps instead of a time, for reproducible runs")
     parser.add_argument("--batch", type=int, default=32)
     begin = parser.add_mutually_exclusive_group()
-    begin.add_argument("--family", choices=FAMILIES, default="llama", help="what a new model is; llama unless told")
-    begin.add_argument("--start", type=Path, help="go on from this checkpoint instead of a new model")
+    begin.add_argument("--family", choices=FAMILIES, default="llama", help="family of a new model")
+    begin.add_argument("--start", type=Path, help="continue from this checkpoint instead of a new model")
     parser.add_argument("--rate-scale", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
