@@ -137,7 +137,7 @@ CASES = [
         "a message with a picture",
         chat(messages=[{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image_url"}]}]),
         400,
-        "messages.0.content: part 1 is of type 'image_url', and this model reads text alone",
+        "messages.0.content: part 1 is of type 'image_url', and this model reads text only",
     ),
     Case(
         "a message without content",
@@ -152,7 +152,7 @@ CASES = [
         "messages.0.content.0.text: give text",
     ),
     Case("5,000 messages", chat(messages=[{"role": "user", "content": "x"}] * 5000), 400, "messages"),
-    Case("tools", chat(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "no tools are called here"),
+    Case("tools", chat(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "calls no tools"),
     Case("a form of answer that is not offered", chat(response_format={"type": "json_object"}), 400, "plain text"),
     Case("a model by a path", of(model="../../etc/passwd"), 404, "this key may use"),
     # keys

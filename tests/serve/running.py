@@ -66,13 +66,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         engine = engine or StandIn()
         backend = backend or Embedded(engine, ByteTokenizer(), turns or Turns())  # type: ignore[arg-type]
         keyring = Keyring(keys) if keys else None
-        app, drain = create_app(
+        app = create_app(
             backend, keyring=keyring, audit=AuditLog(tmp_path / "audit.jsonl"), bounds=bounds, default_max_tokens=16
         )
         where = Address(port=0, **{"grace_seconds": 5.0, **address})
         where.check(keyring)
         bound = where.bind()
-        one = Running(Server(app, where, backend, drain), bound, where.url(bound), engine, backend)
+        one = Running(Server(app, where, backend), bound, where.url(bound), engine, backend)
         one.begin()
         running.append(one)
         return one

@@ -45,7 +45,7 @@ class StandIn:
     chunk_tokens: int = 32
     token_seconds: float = 0.0
     fail_on: int | None = None
-    model_names: tuple[str, ...] = ("stand-in",)
+    name: str = "stand-in"
     log: list[str] = field(default_factory=list)
     open: set[int] = field(default_factory=set)
 

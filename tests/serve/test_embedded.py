@@ -198,7 +198,7 @@ def test_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--host", "0.0.0.0"], "which other machines can reach, and there is no API key"),
+        (["--host", "0.0.0.0"], "which other machines can reach, and there is no valid API key"),
         (["--keys", "nowhere.json"], "there is no such file"),
         (["--engine", "tgi"], "--engine is 'tgi'; give embedded or vllm"),
         (["--tls-cert", "cert.pem"], "give both or neither"),

@@ -50,9 +50,9 @@ def start(folder: Path) -> tuple[int, dict[str, str], Running]:
     engine, address = StandIn(), Address(port=0, head_seconds=0.5, grace_seconds=2)
     backend = Embedded(engine, ByteTokenizer(), Turns())  # type: ignore[arg-type]
     bounds = Bounds(body_bytes=300_000, body_seconds=0.7)
-    app, drain = create_app(backend, keyring=Keyring(path), audit=AuditLog(folder / "audit.jsonl"), bounds=bounds)
+    app = create_app(backend, keyring=Keyring(path), audit=AuditLog(folder / "audit.jsonl"), bounds=bounds)
     bound = address.bind()
-    running = Running(Server(app, address, backend, drain), bound, address.url(bound), engine, backend)
+    running = Running(Server(app, address, backend), bound, address.url(bound), engine, backend)
     running.begin()
     return running.port, keys, running
 

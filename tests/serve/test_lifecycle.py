@@ -98,14 +98,14 @@ def test_who_leaves_while_waiting_never_runs(serve: Callable[..., Any]) -> None:
 
 def test_who_leaves_while_a_text_is_read_never_runs(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     running = serve()
-    began, go_on, inner = threading.Event(), threading.Event(), running.backend._tokenizing._prompts.ids
+    began, go_on, inner = threading.Event(), threading.Event(), running.backend._prompts.ids
 
     def slow(prompt: Any) -> list[int]:
         began.set()
         assert go_on.wait(10)
         return inner(prompt)
 
-    monkeypatch.setattr(running.backend._tokenizing._prompts, "ids", slow)
+    monkeypatch.setattr(running.backend._prompts, "ids", slow)
     gone = socket.create_connection(("127.0.0.1", running.port))
     body = json.dumps({"model": "stand-in", "prompt": "w", "max_tokens": 5}).encode()
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -136,7 +136,7 @@ def test_who_takes_no_answer_is_not_waited_for() -> None:
         def close(self) -> None: ...
 
     async def run(seconds: float) -> int:
-        server = Server(None, Address(), None, lambda: None)  # type: ignore[arg-type]
+        server = Server(None, Address(), None)  # type: ignore[arg-type]
         server.config.load()
         kind: Any = server.config.http_protocol_class
         protocol = kind(server.config, ServerState(), {})
@@ -163,7 +163,7 @@ def test_overload_is_refused_with_a_time_to_come_back(serve: Callable[..., Any])
     assert 3 <= statuses.count(200) < 12
     for status, content, headers in answers:
         if status == 503:
-            assert "2 requests are waiting, and 2 may" in content["error"]["message"]
+            assert "2 requests are waiting and 2 may" in content["error"]["message"]
             assert int(headers["retry-after"]) >= 1
         else:
             assert content["choices"][0]["text"] == answer_to(b"abc", 60)
@@ -264,8 +264,8 @@ class Backend(Embedded):
         print("stopped", flush=True)
 
 backend, address = Backend(StandIn(), ByteTokenizer(), Turns()), Address(port=0)
-app, drain = create_app(backend)
-Server(app, address, backend, drain, lambda: print("ready", flush=True)).run(sockets=[address.bind()])
+app = create_app(backend)
+Server(app, address, backend, lambda: print("ready", flush=True)).run(sockets=[address.bind()])
 """
 
 

@@ -12,7 +12,7 @@ def test_requests_flow_in_steadily() -> None:
     limiter, role = Limiter(lambda: now), Role(requests_per_minute=6)
     for _ in range(6):
         limiter.take_request("a", role)
-    with pytest.raises(Refusal, match="6 requests a minute and has 0 left, of 1") as refusal:
+    with pytest.raises(Refusal, match="6 requests a minute; 0 are left and 1 are needed") as refusal:
         limiter.take_request("a", role)
     assert refusal.value.headers == {"Retry-After": "10"}
     limiter.take_request("b", role)
@@ -31,7 +31,7 @@ def test_tokens_that_were_not_used_come_back() -> None:
     now = 0.0
     limiter, role = Limiter(lambda: now), Role(tokens_per_minute=1000)
     limiter.take_tokens("a", role, 900)
-    with pytest.raises(Refusal, match="1000 tokens a minute and has 100 left, of 300") as refusal:
+    with pytest.raises(Refusal, match="1000 tokens a minute; 100 are left and 300 are needed") as refusal:
         limiter.take_tokens("a", role, 300)
     assert refusal.value.status == 429
     assert refusal.value.headers == {"Retry-After": "12"}

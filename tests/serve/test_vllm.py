@@ -97,7 +97,7 @@ def test_each_key_has_a_salt_of_its_own(started: Any, tmp_path: Path) -> None:
 
 def test_the_same_rules_hold(started: Any) -> None:
     running, client, log = started
-    with pytest.raises(openai.BadRequestError, match="which makes 4097; 'm' holds 4096 tokens"):
+    with pytest.raises(openai.BadRequestError, match="4097 in all; 'm' holds 4096 tokens"):
         client.completions.create(model="m", prompt="x" * 4096, max_tokens=1)
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=running.url + "/v1", api_key="none").models.list()
@@ -139,9 +139,9 @@ def test_told_to_end_while_vllm_starts_it_ends_with_all_that_it_started(tmp_path
     monkeypatch.setenv("STANDIN_LOG", str(tmp_path / "log"))
     monkeypatch.setenv("STANDIN_SLOW", "60")
     backend = Vllm("m", settings(program=STANDIN), BYTES, Turns())
-    app, drain = create_app(backend)
+    app = create_app(backend)
     address = Address(port=0)
-    server = Server(app, address, backend, drain, lambda: pytest.fail("it was never ready"))
+    server = Server(app, address, backend, lambda: pytest.fail("it was never ready"))
     numbers: list[int] = []
 
     def end() -> None:
@@ -244,7 +244,7 @@ def test_places_go_to_who_has_the_fewest_and_then_to_who_came_first() -> None:
         await one("a")
         waiting = [asyncio.ensure_future(one(owner)) for owner in ("a", "a", "b", "a")]
         await asyncio.sleep(0)
-        with pytest.raises(Refusal, match="3 requests of this key are waiting, and 3 may") as refusal:
+        with pytest.raises(Refusal, match="3 requests of this key are waiting and 3 may") as refusal:
             await places.take("a")
         assert refusal.value.status == 429
         assert places.load == (2, 4)

@@ -144,8 +144,8 @@ class Engine(Protocol):
     """Whatever generates."""
 
     @property
-    def model_names(self) -> tuple[str, ...]:
-        """Names that a client may ask for, the usual one first."""
+    def name(self) -> str:
+        """What clients call the model."""
         ...
 
     @property

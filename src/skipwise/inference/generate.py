@@ -61,12 +61,7 @@ class LocalEngine:
         make_cache(cache, long, BLOCK_TOKENS)  # Whether it goes with this model and machine.
         self.prefixes = PrefixStore(prefixes, self.chunk_tokens)
         self.end_ids = end_token_ids(long, modes.tokenizer)
-        self._name = name
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Names that a client may ask for."""
-        return (self._name,)
+        self.name = name
 
     @property
     def original_window(self) -> int:
