@@ -63,13 +63,7 @@ def write_difference(before: PreTrainedModel, after: PreTrainedModel, rank: int,
 
 @torch.no_grad()
 def difference_error(adapted: "PeftModel", before: PreTrainedModel, after: PreTrainedModel) -> float:
-    """The relative error of `low_rank_difference`: what a base model with an adapter lacks of the tuned one.
-
-    Args:
-        adapted: the base model with the adapter.
-        before: the base model.
-        after: the extended model.
-    """
+    """The relative error of `low_rank_difference`: what the base model with an adapter lacks of the tuned one."""
     layers: dict[str, Any] = dict(adapted.get_base_model().named_modules())
     in_full = tuple(f"{name}." for name, layer in layers.items() if hasattr(layer, "modules_to_save"))
     own = dict(before.named_parameters(remove_duplicate=False))

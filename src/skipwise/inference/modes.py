@@ -232,13 +232,7 @@ class TwoModes:
 
 
 def with_adapter(short: PreTrainedModel, origin: Origin, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The extended model around the parameters of the base, with the adapter in its layers, unmerged.
-
-    Args:
-        short: the base model; it stays as it is.
-        origin: says where config and adapter are.
-        trust_remote_code: run Python code that comes with the model.
-    """
+    """The extended model around the base model's parameters, with the adapter of `origin` in its layers, unmerged."""
     config = read_config(origin.folder, trust_remote_code=trust_remote_code)
     use_attention(config, attention_of(short.config))
     parameters = dict(short.named_parameters(remove_duplicate=False))

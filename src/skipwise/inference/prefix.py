@@ -10,15 +10,9 @@ from skipwise.runtime.caches import can_rewind
 
 
 class Prefix(NamedTuple):
-    """Tokens, and their keys and values.
+    """Tokens, and the cache with their keys and values."""
 
-    Attributes:
-        kind: what keys and values depend on beside the tokens: the mode, the kind of cache, the rotary tables.
-        ids: tokens that the cache holds.
-        cache: keys and values of all of them.
-    """
-
-    kind: Hashable
+    kind: Hashable  # what these depend on beside the tokens: the mode, the kind of cache, the rotary tables
     ids: tuple[int, ...]
     cache: Cache
 
@@ -39,9 +33,7 @@ class PrefixStore:
     def take(self, kind: Hashable, ids: Sequence[int]) -> tuple[Cache, int] | None:
         """The cache with the longest beginning of a prompt, cut to it, and its number of tokens; None if there is none.
 
-        Args:
-            kind: as of `Prefix`.
-            ids: the prompt. Its last token is never taken from a cache: it must be read to be continued.
+        The last token of a prompt is never taken from a cache: it must be read to be continued.
         """
         best, length = None, 0
         for prefix in self._kept:
@@ -57,13 +49,7 @@ class PrefixStore:
         return best.cache, length
 
     def give(self, kind: Hashable, ids: Sequence[int], cache: Cache) -> None:
-        """Keeps the cache of a finished request, if it can be cut back later.
-
-        Args:
-            kind: as of `Prefix`.
-            ids: all tokens that the cache holds, in order.
-            cache: not used by anybody else any more.
-        """
+        """Keeps the cache of a finished request, with all tokens that it holds, if it can be cut back later."""
         if self._entries and len(ids) >= self._chunk_tokens and can_rewind(cache):
             self._kept = [*self._kept, Prefix(kind, tuple(ids), cache)][-self._entries :]
 

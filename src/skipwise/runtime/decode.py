@@ -55,8 +55,8 @@ def greedy_outputs(
 
         model.generate(prompt_ids, do_sample=False, max_new_tokens=max_new_tokens)[len(prompt_ids):]
 
-    up to and without an end token, with two ways to end earlier. A prompt with `answer_ids` reads them in one pass; if
-    the argmax before each of them is the answer's own token, greedy decoding would write exactly them, and they are the
+    up to and without an end token, with two ways to end earlier. A prompt's `answer_ids` are read in one pass; if the
+    argmax before each of them is the answer's own token, greedy decoding would write exactly them, and they are the
     output. Otherwise its tokens are generated, from the same prefill. And an output ends when it is `enough`.
 
     Two deviations, for RoPE that follows the input's length. Where LongRoPE changes its list of frequencies, all tokens
@@ -71,9 +71,6 @@ def greedy_outputs(
         enough: called with a prompt's index and its output so far after every token; True ends the output.
         where: name of the prompt with an index, for error messages.
         chunk_tokens: columns of one forward call; by default what suits the device and the rows.
-
-    Returns:
-        Token ids for each prompt.
 
     Raises:
         CheckpointError: a logit is NaN, or the largest of a position infinite.
@@ -156,17 +153,11 @@ def _batches(model: Any, parts: Mapping[int, _Part]) -> Iterator[list[int]]:
 
 
 class _Batch(NamedTuple):
-    """Rows that are read together.
-
-    Attributes:
-        session: has read them.
-        rows: the caller's index of each row that is still there.
-        piece_tokens: columns whose logits are made at a time.
-    """
+    """Rows that are read together: by the caller's index, those that are still there."""
 
     session: Session
     rows: list[int]
-    piece_tokens: int
+    piece_tokens: int  # columns whose logits are made at a time
 
     def read(self, ids: Tensor) -> Tensor:
         """Reads `ids` (rows, n), few beside a chunk; returns the likeliest token after each, (rows, n)."""
@@ -209,13 +200,7 @@ def _prefill(
 
 
 def _written_answers(batch: _Batch, parts: Mapping[int, _Part], likeliest: Tensor) -> dict[int, list[int]]:
-    """Answers that greedy decoding would write, by row; the batch is left as it was.
-
-    Args:
-        batch: has read the prompts.
-        parts: those of all rows.
-        likeliest: (rows,), the argmax after each prompt.
-    """
+    """Answers that greedy decoding would write, by row; the batch, which has read the prompts, is left as it was."""
     answers = [
         list(answer) if (answer := parts[row].answer_ids) and answer[0] == token else []
         for row, token in zip(batch.rows, likeliest.tolist(), strict=True)
@@ -241,15 +226,7 @@ def _decode(
     eos_ids: Collection[int],
     is_done: Callable[[int, list[int]], bool],
 ) -> dict[int, list[int]]:
-    """Outputs of the batch's rows that are not finished, token by token.
-
-    Args:
-        batch: has read the prompts.
-        likeliest: (rows,), the argmax after each prompt.
-        finished: rows to leave out.
-        eos_ids: tokens that end an output.
-        is_done: whether a row's output is complete.
-    """
+    """Outputs of the rows that are not finished, token by token, after the likeliest first ones, (rows,)."""
     outputs: dict[int, list[int]] = {row: [] for row in batch.rows if row not in finished}
     going = [place for place, row in enumerate(batch.rows) if row in outputs]
     batch, likeliest = batch.kept(going), likeliest[going]

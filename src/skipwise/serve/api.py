@@ -200,13 +200,7 @@ class ChatBody(_Sampling):
 
 
 class Answer:
-    """Makes the bodies of one answer, whole or in chunks.
-
-    Args:
-        request_id: of this request.
-        model: the name that was asked for.
-        chat: whether messages are answered.
-    """
+    """Makes the bodies of one answer, whole or in chunks, under the model's name as it was asked for."""
 
     def __init__(self, request_id: str, model: str, *, chat: bool) -> None:
         self._chat = chat

@@ -151,13 +151,7 @@ class Backend(ABC):
 
 
 class Embedded(Backend):
-    """The engine in this process, with fair turns.
-
-    Args:
-        engine: generates the answers.
-        prompts: of the engine's tokenizer.
-        turns: how requests share the engine.
-    """
+    """The engine in this process, with fair turns."""
 
     def __init__(self, engine: Engine, prompts: Prompts, turns: Turns) -> None:
         super().__init__(engine.name, engine.original_window, engine.target, prompts)

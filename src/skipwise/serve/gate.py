@@ -59,13 +59,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks.
-
-    Attributes:
-        id: of the key; "-" where none is needed.
-        name: of the key's holder.
-        role: what they may do.
-    """
+    """Who asks: the id of the key ("-" where none is needed), the holder's name, and what they may do."""
 
     id: str = "-"
     name: str = "-"

@@ -136,7 +136,7 @@ def create_key(path: Path, name: str, *, role: str = DEFAULT_ROLE, seconds: floa
         seconds: until the key expires; None for never.
 
     Returns:
-        The key. It is stored nowhere: this is the only time it is seen.
+        The key, which is stored nowhere.
 
     Raises:
         ConfigError: the role is unknown, or the name has characters that are not allowed.
@@ -160,11 +160,7 @@ def create_key(path: Path, name: str, *, role: str = DEFAULT_ROLE, seconds: floa
 
 
 def revoke_key(path: Path, number: str) -> Key:
-    """Ends a key for good; a running server refuses it from the next request on.
-
-    Args:
-        path: of the key file.
-        number: the key's id, or the key itself.
+    """Ends a key, given by its id or itself, for good; a running server refuses it from the next request on.
 
     Raises:
         ConfigError: there is no such key.

@@ -6,30 +6,9 @@ the only one that allows no double burst, keeps an entry in memory for each toke
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from skipwise.serve.keys import Role
 from skipwise.serve.refusals import Refusal
-
-
-@dataclass(slots=True)
-class Bucket:
-    """What is left of an allowance.
-
-    Attributes:
-        per_minute: what flows in per minute, and the most that the bucket holds.
-        level: what is left; negative after more was used than was taken beforehand.
-        updated: time of `level`, in seconds.
-    """
-
-    per_minute: int
-    level: float
-    updated: float
-
-    def fill(self, per_minute: int, now: float) -> None:
-        """Adds what flowed in until now; the allowance itself may have changed."""
-        self.level = min(float(per_minute), self.level + (now - self.updated) * per_minute / 60)
-        self.per_minute, self.updated = per_minute, now
 
 
 class Limiter:
@@ -41,7 +20,8 @@ class Limiter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: dict[tuple[str, str], Bucket] = {}
+        # What is left of each allowance, and when that was so; below zero after more was used than taken beforehand.
+        self._left: dict[tuple[str, str], tuple[float, float]] = {}
 
     def take_request(self, owner: str, role: Role) -> None:
         """Counts a request.
@@ -69,22 +49,24 @@ class Limiter:
 
     def give_back(self, owner: str, tokens: int) -> None:
         """Returns tokens that were taken and not used."""
-        if (bucket := self._buckets.get((owner, "tokens"))) is not None:
-            bucket.level = min(float(bucket.per_minute), bucket.level + tokens)
+        if (found := self._left.get((owner, "tokens"))) is not None:
+            self._left[owner, "tokens"] = found[0] + tokens, found[1]
 
     def _take(self, owner: str, what: str, limit: int | None, amount: int) -> None:
         if limit is None:
             return
         now = self._clock()
-        bucket = self._buckets.setdefault((owner, what), Bucket(limit, float(limit), now))
-        bucket.fill(limit, now)
-        if bucket.level < amount:
-            wait = (amount - bucket.level) * 60 / limit
+        level, updated = self._left.get((owner, what), (float(limit), now))
+        # A bucket fills steadily and holds a minute's worth, of an allowance that may have changed.
+        level = min(float(limit), level + (now - updated) * limit / 60)
+        if level < amount:
+            self._left[owner, what] = level, now
+            wait = (amount - level) * 60 / limit
             raise Refusal(
                 429,
-                f"this key may use {limit} {what} a minute; {max(0, int(bucket.level))} are left and {amount} are "
-                f"needed; try again in {wait:.1f} seconds",
+                f"this key may use {limit} {what} a minute; {max(0, int(level))} are left and {amount} are needed; try "
+                f"again in {wait:.1f} seconds",
                 code="rate_limit_exceeded",
                 retry_after=wait,
             )
-        bucket.level -= amount
+        self._left[owner, what] = level - amount, now

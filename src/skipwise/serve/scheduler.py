@@ -71,15 +71,11 @@ class Turns:
         return self.short_slots if mode == "short" else self.long_slots
 
     def check_queue(self, waiting: int, own: int, mean_seconds: float) -> None:
-        """Refuses a request if too many wait.
+        """Refuses a request if too many wait: 503 if the queue is full, 429 if the owner's share of it is.
 
         Args:
-            waiting: requests that wait.
-            own: requests of this owner among them.
+            waiting, own: requests that wait, and those of this owner among them.
             mean_seconds: that a request takes; with the number that wait, it says when to try again.
-
-        Raises:
-            Refusal: 503, the queue is full; 429, the owner's share of it is.
         """
 
         def seconds(requests: int) -> float:
@@ -97,15 +93,10 @@ class Job:
     """A request in the scheduler's hands.
 
     Attributes:
-        owner: id of the key.
-        request: what to generate.
-        mode: of the request.
-        deliver: gets what is new, in the computing thread.
         number: in order of arrival.
         bill: decides turns within the owner: seconds of the machine, on top of the smallest bill when it was let in.
         seconds: of the machine that it took.
         generation: while it runs.
-        is_cancelled: whether nobody wants it any more.
     """
 
     owner: str
@@ -138,13 +129,7 @@ class _Owner:
 
 
 class Scheduler:
-    """Runs requests on an engine.
-
-    Args:
-        engine: generates; only this scheduler's thread calls its generations.
-        turns: how requests share it.
-        clock: seconds that steps are billed by.
-    """
+    """Runs requests on an engine, in a thread that alone calls its generations. `clock` bills steps, in seconds."""
 
     def __init__(self, engine: Engine, turns: Turns, clock: Callable[[], float] = time.perf_counter) -> None:
         self._engine, self._turns, self._clock = engine, turns, clock
@@ -178,7 +163,7 @@ class Scheduler:
         Args:
             owner: id of the key.
             request: what to generate.
-            deliver: called with what is new, in the computing thread, until the last.
+            deliver: gets what is new, in the computing thread, until the last.
 
         Raises:
             Refusal: 503, the queue is full or the server stops; 429, the owner's share of the queue is full.
@@ -204,11 +189,7 @@ class Scheduler:
             self._lock.notify()
 
     def turn(self) -> bool:
-        """Lets waiting requests in, and runs one step of one request.
-
-        Returns:
-            Whether there was anything to do.
-        """
+        """Lets waiting requests in, and runs one step of one request. Returns whether there was anything to do."""
         with self._lock:
             dropped = self._drop_cancelled()
             for mode in MODES:

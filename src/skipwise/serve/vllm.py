@@ -78,12 +78,7 @@ class VllmSettings:
 
 
 class Places:
-    """The places of a mode at vLLM. The next one goes to the owner with the fewest, then to who came first.
-
-    Args:
-        places: how many there are.
-        turns: how many requests may wait.
-    """
+    """The places of a mode at vLLM. The next one goes to the owner with the fewest, then to who came first."""
 
     def __init__(self, places: int, turns: Turns) -> None:
         self._places, self._turns = places, turns
@@ -127,14 +122,7 @@ class Places:
 
 
 class Vllm(Backend):
-    """Answers by vLLM's servers, which it starts and ends.
-
-    Args:
-        name: what clients call the model.
-        settings: how the servers are started.
-        prompts: of the tokenizer that both models have.
-        turns: places of each mode, and how many requests may wait.
-    """
+    """Answers by vLLM's servers, which it starts and ends. `prompts` are of the tokenizer that both models have."""
 
     def __init__(self, name: str, settings: VllmSettings, prompts: Prompts, turns: Turns) -> None:
         super().__init__(name, settings.original_window, settings.target, prompts)
