@@ -22,7 +22,7 @@ def rope_of_length(model: Any, num_tokens: int) -> Iterator[None]:
     its own positions and the input's last.
 
     Args:
-        model: a causal language model of the transformers library.
+        model: a causal language model of the transformers library, as everywhere here.
         num_tokens: length of the whole input, new tokens included.
     """
 
@@ -51,12 +51,7 @@ def held_length(model: Any, num_tokens: int, total_tokens: int) -> int:
 
     LongRoPE has two lists of frequencies: keys last until the input grows past the original window, and are then
     recomputed. With dynamic NTK, keys would have to be recomputed for each token: there it is one length for the whole
-    request.
-
-    Args:
-        model: a causal language model of the transformers library.
-        num_tokens: tokens so far.
-        total_tokens: most tokens of the request.
+    request, with all tokens that it may come to.
     """
     return total_tokens if _is_dynamic(model) else num_tokens
 
@@ -72,11 +67,7 @@ def next_switch(model: Any, num_tokens: int) -> int | None:
 
 
 def recompute_at_switches(model: Any) -> None:
-    """Makes the library's `generate` recompute all keys where LongRoPE changes its list, as its own Phi-3 does.
-
-    Args:
-        model: a causal language model of the transformers library; it is changed for good.
-    """
+    """Makes `model.generate` recompute all keys where LongRoPE changes its list, as the library's own Phi-3 does."""
     if _switches(model):
         model.prepare_inputs_for_generation = types.MethodType(_prepare_inputs, model)
 
