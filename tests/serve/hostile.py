@@ -150,7 +150,7 @@ CASES = [
     Case("a length and chunks", http(b"0\r\n\r\n", headers="Content-Length: 2\r\n" + CHUNKED), 400, "send one"),
     Case("HTTP 9.9", b"GET /v1/models HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n", 401),
     Case("a method that is none", http(method="BREW", path="/v1/models"), 405),
-    Case("DELETE", http(method="DELETE", path="/v1/models"), 405),
+    Case("DELETE", http(method="DELETE", path="/v1/models"), 405, "allow: GET"),
     Case("an upgrade to WebSocket", get("/v1/models", headers=UPGRADE), 200),
     # paths
     Case("a way up", get("/../../etc/passwd"), 404),

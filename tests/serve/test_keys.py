@@ -10,7 +10,8 @@ import pytest
 
 from skipwise.errors import ConfigError
 from skipwise.serve import keys as keys_module
-from skipwise.serve.keys import Keyring, Role, UnknownKeyError, create_key, read_keys, revoke_key, set_role
+from skipwise.serve.keys import Keyring, Role, create_key, read_keys, revoke_key, set_role
+from skipwise.serve.refusals import Refusal
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def known(ring: Keyring, key: str) -> str | None:
     """The name of a key's holder; None if the key is refused."""
     try:
         return ring.check(key)[0].name
-    except UnknownKeyError:
+    except Refusal:
         return None
 
 
@@ -79,10 +80,10 @@ def test_revoked_and_expired_keys_are_refused_at_once(path: Path) -> None:
     ring = Keyring(path, clock=lambda: now)
     assert (known(ring, key), known(ring, other), len(ring)) == ("ada", "bob", 2)
     revoke_key(path, key.split("-")[1])
-    with pytest.raises(UnknownKeyError, match="revoked"):
+    with pytest.raises(Refusal, match="revoked"):
         ring.check(key)
     now = read_keys(path).keys[1].created + 101
-    with pytest.raises(UnknownKeyError, match="expired"):
+    with pytest.raises(Refusal, match="expired"):
         ring.check(other)
     assert len(ring) == 0
 
@@ -93,7 +94,7 @@ def test_revoked_and_expired_keys_are_refused_at_once(path: Path) -> None:
 )
 def test_what_is_no_key_is_refused(path: Path, presented: str) -> None:
     create_key(path, "ada")
-    with pytest.raises(UnknownKeyError, match="not known here"):
+    with pytest.raises(Refusal, match="not known here"):
         Keyring(path).check(presented)
 
 

@@ -59,10 +59,6 @@ class Bench:
             pass
         return "".join(self.engine.log)
 
-    @property
-    def load(self) -> tuple[int, int]:
-        return self.scheduler.num_running, self.scheduler.num_waiting
-
     def fail_start(self, of: Callable[[int], Exception | None]) -> None:
         """Has the engine raise at its start, by the first byte of the prompt."""
         inner = self.engine.start
@@ -154,7 +150,7 @@ def test_long_requests_leave_slots_to_short_ones_and_the_other_way_round() -> No
     for name in "xyz":
         bench.ask(name, 40, 4)
     bench.turns(1)
-    assert bench.load == (3, 2)
+    assert bench.scheduler.load == (3, 2)
     log = bench.finish()
     assert log.rindex("L") < log.index("M")
     assert max(log.rindex("x"), log.rindex("y")) < log.rindex("L")
@@ -166,7 +162,7 @@ def test_the_last_slot_is_not_for_who_has_all_others() -> None:
     for _ in range(5):
         bench.ask("h", 1, 30, owner="hog")
     bench.turns(1)
-    assert bench.load == (2, 3)
+    assert bench.scheduler.load == (2, 3)
     bench.ask("g", 1, 2, owner="guest")
     assert bench.finish().rindex("g") < 10
 
@@ -193,14 +189,14 @@ def test_a_cancelled_request_takes_no_further_step() -> None:
     assert bench.finish() == "rrrrr"
     assert [code_of(bench.told[job][-1]) for job in (running, waiting)] == ["shutting_down"] * 2
     assert bench.engine.open == set()
-    assert bench.load == (0, 0)
+    assert bench.scheduler.load == (0, 0)
 
 
 def test_a_full_queue_refuses_with_the_numbers() -> None:
     bench = Bench(waiting=3, waiting_each=2)
     for name, named, status in (("a", "2 requests of this key are waiting and 2", 429), ("b", "3 requests are", 503)):
         # The first takes the key's share of the queue, the second what is left.
-        while bench.load[1] < (2 if name == "a" else 3):
+        while bench.scheduler.load[1] < (2 if name == "a" else 3):
             bench.ask(name, 1, 1, owner=name)
         with pytest.raises(Refusal, match=named) as refusal:
             bench.ask(name, 1, 1, owner=name)
@@ -214,7 +210,7 @@ def test_the_time_to_come_back_is_that_of_requests_and_not_of_all_since_the_star
     for _ in range(300):
         # There is always one that runs, so no bill begins at nothing.
         bench.ask("a", 1, 9)
-        while sum(bench.load) > 1:
+        while sum(bench.scheduler.load) > 1:
             bench.turns(1)
     bench.finish()
     for turns in (1, 1, 0, 0):

@@ -170,7 +170,7 @@ class Embedded(Backend):
     @property
     def load(self) -> tuple[int, int]:
         """How many requests run, and how many wait."""
-        return self._scheduler.num_running, self._scheduler.num_waiting
+        return self._scheduler.load
 
     def mode_of(self, request: GenerationRequest) -> Mode:
         """The mode of a request."""

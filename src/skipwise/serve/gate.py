@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from skipwise.errors import ConfigError
 from skipwise.serve.api import refusal_of, unrouted
 from skipwise.serve.audit import AuditLog, AuditRecord
-from skipwise.serve.keys import Keyring, Role, UnknownKeyError
+from skipwise.serve.keys import Keyring, Role
 from skipwise.serve.metrics import Metrics
 from skipwise.serve.refusals import Refusal, overloaded
 
@@ -153,8 +153,6 @@ class Gate:
             raise Refusal(401, "no API key was given; send the header 'Authorization: Bearer KEY'", code="no_api_key")
         try:
             key, role = keyring.check(presented)
-        except UnknownKeyError as error:
-            raise Refusal(401, str(error), code="invalid_api_key") from error
         except ConfigError as error:
             # Printed once: anybody can ask again and again.
             if str(error) != self._complaint:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skipwise.errors import ConfigError
 from skipwise.files import replace_file
+from skipwise.serve.refusals import Refusal
 
 KEY = re.compile(r"skipwise-([0-9a-f]{12})-([0-9a-f]{64})")
 DEFAULT_ROLE = "default"
@@ -184,10 +185,6 @@ def set_role(path: Path, name: str, role: Role) -> None:
     _change(path, lambda content: content.roles.update({name: role}))
 
 
-class UnknownKeyError(Exception):
-    """The key is not accepted; the message is for its holder and tells no more than that."""
-
-
 class Keyring:
     """The keys of a running server, which follow the file as it changes.
 
@@ -213,14 +210,14 @@ class Keyring:
         """The key's record and role.
 
         Raises:
-            UnknownKeyError: it is not a key, or is wrong, expired or revoked.
+            Refusal: 401, it is not a key, or is wrong, expired or revoked.
             ConfigError: the file cannot be used any more.
         """
         self._follow()
         match = KEY.fullmatch(presented)
         found = self._known.get(match[1]) if match else None
         if match is None or found is None or not found[0].fits(match[2]):
-            raise UnknownKeyError("the API key is not known here")
+            raise Refusal(401, "the API key is not known here", code="invalid_api_key")
         key, role = found
         if key.scrypt is not None:
             # Once per start: from here on this key is as fast as others.
@@ -228,7 +225,7 @@ class Keyring:
             self._known[key.id] = (key, role)
         # Only a holder of the secret is told why.
         if (state := key.state(self._clock())) != "active":
-            raise UnknownKeyError(f"the API key is {state}")
+            raise Refusal(401, f"the API key is {state}", code="invalid_api_key")
         return key, role
 
     @property

@@ -146,16 +146,11 @@ class Scheduler:
         return self._thread is not None and self._thread.is_alive()
 
     @property
-    def num_running(self) -> int:
-        """Requests that take turns."""
+    def load(self) -> tuple[int, int]:
+        """How many requests run, and how many wait."""
         with self._lock:
-            return sum(len(owner.running) for owner in self._owners.values())
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests in the queue."""
-        with self._lock:
-            return sum(owner.num_waiting for owner in self._owners.values())
+            owners = self._owners.values()
+            return sum(len(owner.running) for owner in owners), sum(owner.num_waiting for owner in owners)
 
     def submit(self, owner: str, request: GenerationRequest, deliver: Callable[[Progress], None]) -> Job:
         """Puts a request into the queue.
