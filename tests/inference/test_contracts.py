@@ -26,7 +26,12 @@ IDS = torch.arange(3, 15)[None]
 
 @pytest.fixture
 def model() -> Any:
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61}
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 61,
+    }
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=48, **sizes)).eval()
 
@@ -92,8 +97,14 @@ def test_a_cache_is_its_layers_which_hold_keys_and_values_by_token(model: Any) -
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_rope_that_follows_the_length_names_itself_and_looks_at_the_largest_position(kind: str) -> None:
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4} if kind == "longrope" else {}
-    rope = {"rope_type": kind, "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 32, **factors}
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 61}
+    rope: Any = {
+        "rope_type": kind,
+        "rope_theta": 100.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 32,
+        **factors,
+    }
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 61}
     config = LlamaConfig(intermediate_size=48, max_position_embeddings=32, rope_parameters=rope, **sizes)
     module: Any = LlamaForCausalLM(config).model.rotary_emb
     assert module.rope_type == kind

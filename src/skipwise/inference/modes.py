@@ -170,7 +170,7 @@ class TwoModes:
 
     @contextlib.contextmanager
     def mode(self, mode: Mode) -> Iterator[PreTrainedModel]:
-        """Within, and in this thread alone, `self(...)` and `generate` use this mode, whatever the length.
+        """Inside the context, and in this thread alone, `self(...)` and `generate` use this mode, whatever the length.
 
         Yields:
             The model of that mode.

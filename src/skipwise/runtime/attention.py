@@ -48,7 +48,7 @@ def attends_in_chunks(model: Any) -> bool:
 
 @contextmanager
 def chunk_attention(model: Any) -> Iterator[None]:
-    """Within, a chunk that follows a cache, all rows without padding, is attended to in two parts.
+    """Inside the context, a chunk that follows a cache, all rows without padding, is attended to in two parts.
 
     The numbers are the same up to rounding. Models that it does not suit keep their own attention.
     """

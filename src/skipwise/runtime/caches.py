@@ -99,11 +99,13 @@ class _Packed(NamedTuple):
 
     def followed_by(self, other: "_Packed") -> "_Packed":
         """These blocks and then those."""
-        return _Packed(*(torch.cat(pair, dim=2) for pair in zip(self[:3], other[:3], strict=True)), self.bits)
+        codes, smallest, step = (torch.cat(pair, dim=2) for pair in zip(self[:3], other[:3], strict=True))
+        return _Packed(codes, smallest, step, self.bits)
 
     def first(self, blocks: int) -> "_Packed":
         """A copy of the first blocks, so that the others leave memory."""
-        return _Packed(*(part[:, :, :blocks].clone() for part in self[:3]), self.bits)
+        codes, smallest, step = (part[:, :, :blocks].clone() for part in self[:3])
+        return _Packed(codes, smallest, step, self.bits)
 
 
 class GroupQuantizedLayer(DynamicLayer):
@@ -168,7 +170,7 @@ class GroupQuantizedLayer(DynamicLayer):
     def _rounded_tokens(self) -> int:
         return 0 if self._rounded_keys is None else self._rounded_keys.codes.shape[2] * BLOCK_TOKENS
 
-    def _kept(self, packed: _Packed | None, recent: Tensor, dim: int) -> tuple[_Packed, Tensor] | tuple[None, Tensor]:
+    def _kept(self, packed: _Packed | None, recent: Tensor, dim: int) -> tuple[_Packed | None, Tensor]:
         """Rounds the full blocks among the recent tokens."""
         full = recent.shape[-2] // BLOCK_TOKENS * BLOCK_TOKENS
         if full:

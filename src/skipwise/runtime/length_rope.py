@@ -15,7 +15,7 @@ def rope_follows_length(model: Any) -> bool:
 
 @contextmanager
 def rope_of_length(model: Any, num_tokens: int) -> Iterator[None]:
-    """Within, RoPE that follows the input's length is that of `num_tokens` in every chunk.
+    """Inside the context, RoPE that follows the input's length is that of `num_tokens` in every chunk.
 
     Such modules look at the largest position of a call. Early chunks would be rotated as if the input were short, and a
     module may still hold the tables of a longer input. So each chunk shows them position 0, which resets them, and then

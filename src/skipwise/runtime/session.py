@@ -148,7 +148,7 @@ class Session:
 
     @contextmanager
     def _ready(self, ids: Tensor) -> Iterator[None]:
-        """Within, the model may read `ids`. Entered for each call: between calls, others may run this model."""
+        """Inside the context, the model may read `ids`. One context a call: between calls, others may run the model."""
         in_parts = chunk_attention(self._model) if self._in_parts and ids.shape[1] > 1 else nullcontext()
         with self._rope(), in_parts:
             yield
@@ -194,7 +194,7 @@ class Session:
 
 @contextmanager
 def _standing(decoder: nn.Module, outputs: Any) -> Iterator[None]:
-    """Within, the decoder returns `outputs` for any input."""
+    """Inside the context, the decoder returns `outputs` for any input."""
     replaced = decoder.__dict__.get("forward")
     decoder.forward = lambda *_, **__: outputs
     try:
