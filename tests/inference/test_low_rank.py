@@ -24,11 +24,11 @@ def test_the_error_falls_with_the_rank_and_is_none_at_full_rank(runs: dict[str, 
         off.append(float((modes(ids).logits - exact(ids).logits).abs().max()))
         # Whatever is lost, short mode loses nothing.
         assert torch.equal(modes(ids[:, :60]).logits, exact(ids[:, :60]).logits)
+        assert tensor_bytes(modes) < tensor_bytes(exact) or rank > 1
     assert errors[0] > errors[1] > 0.01
     assert off[0] > off[1] > 10 * off[2]
     assert errors[2] < 1e-5
     assert off[2] < 1e-4
-    assert tensor_bytes(TwoModes.load(run.folder, adapter=tmp_path / "1")) < tensor_bytes(exact)
 
 
 @torch.no_grad()
@@ -58,7 +58,6 @@ def test_biases_that_no_addition_reaches_count_as_lost(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="rank is 0"):
-        low_rank_difference(runs["full"].base, runs["full"].folder, 0, tmp_path)
-    with pytest.raises(ConfigError, match="other parameters"):
-        low_rank_difference("embedded", runs["full"].folder, 4, tmp_path)
+    for base, rank, named in ((runs["full"].base, 0, "rank is 0"), ("embedded", 4, "other parameters")):
+        with pytest.raises(ConfigError, match=named):
+            low_rank_difference(base, runs["full"].folder, rank, tmp_path)

@@ -135,10 +135,9 @@ def test_a_mode_is_for_its_thread_and_ends_with_its_block_whatever_happens(modes
 
 
 def test_what_no_mode_holds_is_refused(modes: TwoModes) -> None:
-    with pytest.raises(ConfigError, match=f"{TARGET + 1} tokens.*long mode holds {TARGET}"):
-        modes.choose(TARGET + 1)
-    with pytest.raises(ConfigError, match=f"{ORIGINAL + 1} tokens.*short mode holds {ORIGINAL}.*let the length choose"):
-        modes.choose(ORIGINAL + 1, "short")
+    for length, mode, held in ((TARGET + 1, None, f"long mode holds {TARGET}"), (ORIGINAL + 1, "short", ORIGINAL)):
+        with pytest.raises(ConfigError, match=f"{length} tokens.*{held}"):
+            modes.choose(length, mode)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="mode is 'middle'"), modes.mode("middle"):  # pyright: ignore[reportArgumentType]
         pass
     with pytest.raises(ConfigError, match="a cache goes with the mode"):
@@ -182,7 +181,6 @@ def test_another_version_of_the_base_is_refused(copied: Path, tiny_checkpoint: P
 
 
 def test_an_adapter_that_is_none_is_refused(copied: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no adapter_config\.json"):
-        TwoModes.load(copied, adapter=tmp_path)
-    with pytest.raises(CheckpointError, match="no run of skipwise extend"):
-        TwoModes.load(tiny_checkpoint, adapter=tmp_path)
+    for source, named in ((copied, r"no adapter_config\.json"), (tiny_checkpoint, "not a run of skipwise extend")):
+        with pytest.raises(CheckpointError, match=named):
+            TwoModes.load(source, adapter=tmp_path)

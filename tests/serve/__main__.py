@@ -3,10 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from serve.hostile import exchange, filled, table
-from serve.test_hostile import start
+from serve.hostile import exchange, filled, start, table
 
-with tempfile.TemporaryDirectory() as place:
-    port, keys, running = start(Path(place))
-    print(table(lambda request: exchange(port, filled(request, keys))))
-    running.end()
+with tempfile.TemporaryDirectory() as place, start(Path(place)) as (running, keys):
+    print(table(lambda request: exchange(running.port, filled(request, keys))))

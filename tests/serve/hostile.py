@@ -1,4 +1,4 @@
-"""Inputs that nobody well-meaning sends, as raw bytes, and the status that each gets.
+"""Inputs that no well-meaning client sends, as raw bytes, and the status that each gets.
 
 PYTHONPATH=tests python -m serve      # from the repository's root: prints them as a table
 """
@@ -6,8 +6,13 @@ PYTHONPATH=tests python -m serve      # from the repository's root: prints them 
 import contextlib
 import json
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from serve.running import Running, serving
+from skipwise.serve.gate import Bounds
+from skipwise.serve.keys import Role, create_key, revoke_key, set_role
 
 GOOD, WRONG, REVOKED, EXPIRED, SHORT = "GOOD-KEY", "WRONG-KEY", "REVOKED-KEY", "EXPIRED-KEY", "SHORT-KEY"
 """Stand for keys that are made when the table is run. The role of `SHORT` allows 32 tokens and the model `stand-in`."""
@@ -17,8 +22,7 @@ CLOSED = 0
 """Status of a connection that is closed without an answer."""
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     name: str
     request: bytes
     status: int
@@ -32,72 +36,57 @@ def http(
     lines += [f"Authorization: Bearer {key}"] if key is not None else []
     lines += [] if "Content-Type" in headers or method == "GET" else ["Content-Type: application/json"]
     lines += [] if "Content-Length" in headers or "Transfer-Encoding" in headers else [f"Content-Length: {len(body)}"]
-    return ("\r\n".join(lines) + "\r\n" + headers + "\r\n").encode("latin-1") + body
+    lines += [headers] if headers else []
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
 
 
-def of(**fields: object) -> bytes:
+def get(path: str, **how: str | None) -> bytes:
+    return http(method="GET", path=path, **how)  # type: ignore[arg-type]
+
+
+def of(key: str = GOOD, **fields: object) -> bytes:
     """A request of completions, with these fields changed."""
-    return http(json.dumps({"model": "stand-in", "prompt": "abc", "max_tokens": 2, **fields}).encode())
+    content = {"model": "stand-in", "prompt": "abc", "max_tokens": 2, **fields}
+    return http(json.dumps(content).encode(), key=key)
 
 
 def raw(text: str, prompt: str = '"abc"') -> bytes:
-    """A request with fields as they stand here."""
+    """A request with these fields, spelled as they are."""
     return http(f'{{"model": "stand-in", "prompt": {prompt}, {text}}}'.encode())
 
 
-def chat(**fields: object) -> bytes:
-    message = [{"role": "user", "content": "abc"}]
-    return http(json.dumps({"model": "stand-in", "messages": message, "max_tokens": 2, **fields}).encode(), path=CHAT)
+def chat(content: object = "abc", *, role: str = "user", **fields: object) -> bytes:
+    messages = [{"role": role, "content": content}]
+    return http(json.dumps({"model": "stand-in", "messages": messages, "max_tokens": 2, **fields}).encode(), path=CHAT)
 
+
+ROLES = "messages.0.role: did you mean 'user'? give 'system', 'developer', 'user' or 'assistant'"
+PICTURE = [{"type": "text", "text": "?"}, {"type": "image_url"}]
+CHUNKS = b"ffff\r\n" + b"x" * 65535 + b"\r\n" + b"fffff\r\n" + b"x" * 1048575
+FORM = "Content-Type: application/x-www-form-urlencoded"
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+CHUNKED, UPGRADE = "Transfer-Encoding: chunked", "Connection: Upgrade\r\nUpgrade: websocket"
 
 CASES = [
     Case("the ordinary request beside them", of(), 200),
     # bodies
-    Case(
-        "a body longer than allowed, said beforehand",
-        http(b"", headers="Content-Length: 99999999999\r\n"),
-        413,
-        "are allowed",
-    ),
-    Case(
-        "a body longer than allowed, in chunks",
-        http(b"", headers="Transfer-Encoding: chunked\r\n")
-        + b"ffff\r\n"
-        + b"x" * 65535
-        + b"\r\n"
-        + b"fffff\r\n"
-        + b"x" * 1048575,
-        413,
-        "are allowed",
-    ),
+    Case("a body longer than allowed, announced", http(headers="Content-Length: 99999999999"), 413, "are allowed"),
+    Case("a body longer than allowed, in chunks", http(headers=CHUNKED) + CHUNKS, 413, "are allowed"),
     Case("a body with GET", http(b"x" * 100, method="GET", path="/v1/models"), 413),
-    Case("a body to a path that is none", http(b"{}", path="/v1/embeddings"), 404, "there is nothing at this path"),
-    Case(
-        "a body of 1 MB to a path that is none",
-        http(b"x" * 1_000_000, path="/v1/embeddings"),
-        404,
-        "there is nothing at this path",
-    ),
+    Case("a body to an unknown path", http(b"{}", path="/v1/embeddings"), 404, "nothing at this path"),
+    Case("a body of 1 MB to an unknown path", http(b"x" * 10**6, path="/v1/embeddings"), 404, "nothing at this path"),
     Case("a body to a path that takes none", http(b"{}", path="/health"), 405, "this path takes another method"),
     Case("half a surrogate pair as a model", of(model="\ud800"), 400, "model: give text without lone surrogates"),
     Case("half a surrogate pair as a field", raw('"\\ud800": 1'), 400, "the body: give text without"),
     Case("no body", http(b""), 400),
-    Case("no JSON", http(b"{{{"), 400),
-    Case("JSON that is no object", http(b"[1, 2]"), 400),
-    Case("bytes that are no UTF-8", http(b'{"model": "stand-in", "prompt": "\xff\xfe\x80"}'), 400),
+    Case("not JSON", http(b"{{{"), 400),
+    Case("JSON that is not an object", http(b"[1, 2]"), 400),
+    Case("bytes that are not UTF-8", http(b'{"model": "stand-in", "prompt": "\xff\xfe\x80"}'), 400),
     Case("half a surrogate pair", raw('"seed": 1', prompt='"\\udfff"'), 400, "give one text"),
     Case("a NUL byte in a text", raw('"max_tokens": 2', prompt='"a\\u0000b"'), 200),
     Case("100,000 brackets, one in another", http(b"[" * 100_000), 400),
-    Case(
-        "another type of content",
-        http(b'{"model": "stand-in", "prompt": "a"}', headers="Content-Type: text/plain\r\n"),
-        400,
-    ),
-    Case(
-        "a form, as a page of the web could send it",
-        http(b"a=b", headers="Content-Type: application/x-www-form-urlencoded\r\n"),
-        400,
-    ),
+    Case("another type of content", http(b'{"model": "stand-in"}', headers="Content-Type: text/plain"), 400),
+    Case("a form, as a web page could send it", http(b"a=b", headers=FORM), 400),
     # values
     Case("a prompt that is a number", of(prompt=7), 400, "prompt"),
     Case("a prompt that is empty", of(prompt=""), 400, "prompt"),
@@ -123,36 +112,16 @@ CASES = [
     Case("two answers at once", of(n=2), 400, "n: a request gets one answer"),
     Case("a temperature next to zero", raw('"temperature": 1e-320'), 200),
     Case("two maxima", chat(max_completion_tokens=3), 400, "not both"),
-    Case("a field that is not known", of(cache_salt="mine"), 400, "cache_salt"),
+    Case("an unknown field", of(cache_salt="mine"), 400, "cache_salt"),
     Case("the same field twice", raw('"max_tokens": 1, "max_tokens": 2'), 200),
     Case("more tokens than the window", of(prompt="x" * 5000), 400, "holds 4096 tokens"),
     Case("messages that are empty", chat(messages=[]), 400, "messages"),
-    Case(
-        "a message of no role that is known",
-        chat(messages=[{"role": "users", "content": "x"}]),
-        400,
-        "messages.0.role: did you mean 'user'? give 'system', 'developer', 'user' or 'assistant'",
-    ),
-    Case(
-        "a message with a picture",
-        chat(messages=[{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image_url"}]}]),
-        400,
-        "messages.0.content: part 1 is of type 'image_url', and this model reads text alone",
-    ),
-    Case(
-        "a message without content",
-        chat(messages=[{"role": "user", "content": None}]),
-        400,
-        "messages.0.content: it is null; give text",
-    ),
-    Case(
-        "a part whose text is a number",
-        chat(messages=[{"role": "user", "content": [{"type": "text", "text": 7}]}]),
-        400,
-        "messages.0.content.0.text: give text",
-    ),
+    Case("a message of an unknown role", chat(role="users"), 400, ROLES),
+    Case("a message with a picture", chat(PICTURE), 400, "messages.0.content: part 1 is of type 'image_url'"),
+    Case("a message without content", chat(None), 400, "messages.0.content: it is null; give text"),
+    Case("a part whose text is a number", chat([{"type": "text", "text": 7}]), 400, "messages.0.content.0.text: give"),
     Case("5,000 messages", chat(messages=[{"role": "user", "content": "x"}] * 5000), 400, "messages"),
-    Case("tools", chat(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "no tools are called here"),
+    Case("tools", chat(tools=TOOLS), 400, "calls no tools"),
     Case("a form of answer that is not offered", chat(response_format={"type": "json_object"}), 400, "plain text"),
     Case("a model by a path", of(model="../../etc/passwd"), 404, "this key may use"),
     # keys
@@ -162,55 +131,56 @@ CASES = [
     Case("an expired key", http(b"{}", key=EXPIRED), 401, "expired"),
     Case("a key of 20,000 letters", http(b"{}", key="k" * 20_000), 401),
     Case("a key in the query", http(b"{}", path=COMPLETIONS + f"?api_key={GOOD}", key=None), 401),
-    Case("another kind of authorization", http(b"{}", key=None, headers="Authorization: Basic YTpi\r\n"), 401),
-    Case(
-        "a wrong key with a huge body: it is not read",
-        http(b"", key=WRONG, headers="Content-Length: 99999999999\r\n"),
-        401,
-    ),
-    Case("metrics without a key", http(method="GET", path="/metrics", key=None), 401),
-    Case(
-        "more context than the role allows",
-        of(max_tokens=100).replace(GOOD.encode(), SHORT.encode()),
-        403,
-        "may ask for 32",
-    ),
-    Case("a model that the role does not allow", of(model="stand-in:long").replace(GOOD.encode(), SHORT.encode()), 404),
+    Case("another kind of authorization", http(b"{}", key=None, headers="Authorization: Basic YTpi"), 401),
+    Case("a wrong key with a huge body: it is not read", http(key=WRONG, headers="Content-Length: 99999999999"), 401),
+    Case("metrics without a key", get("/metrics", key=None), 401),
+    Case("more context than the role allows", of(SHORT, max_tokens=100), 403, "may ask for 32"),
+    Case("a model that the role does not allow", of(SHORT, model="stand-in:long"), 404),
     # HTTP
-    Case("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
-    Case("a header line of 60,000 bytes", http(b"{}", headers="X-Long: " + "a" * 60_000 + "\r\n"), 431),
-    Case("two keys", http(b"{}", headers="Authorization: Bearer other\r\n"), 400, "send each once"),
-    Case("a line break in a header: it ends there", http(b"{}", headers="X-A: b\nSet-Cookie: c\r\n"), 400),
-    Case("a NUL byte in a header", http(b"{}", headers="X-A: b\0c\r\n"), 400),
-    Case("a line break in the path, encoded", http(method="GET", path="/v1/%0d%0aSet-Cookie:%20a=b"), 404),
-    Case("two lengths that differ", http(b"{}", headers="Content-Length: 2\r\nContent-Length: 3\r\n"), 400),
-    Case("a length below zero", http(b"{}", headers="Content-Length: -2\r\n"), 400),
-    Case(
-        "a length and chunks",
-        http(b"0\r\n\r\n", headers="Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"),
-        400,
-        "send one",
-    ),
+    Case("not HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    Case("a header line of 60,000 bytes", http(b"{}", headers="X-Long: " + "a" * 60_000), 431),
+    Case("two keys", http(b"{}", headers="Authorization: Bearer other"), 400, "send each once"),
+    Case("a line break in a header: it ends there", http(b"{}", headers="X-A: b\nSet-Cookie: c"), 400),
+    Case("a NUL byte in a header", http(b"{}", headers="X-A: b\0c"), 400),
+    Case("a line break in the path, encoded", get("/v1/%0d%0aSet-Cookie:%20a=b"), 404),
+    Case("two lengths that differ", http(b"{}", headers="Content-Length: 2\r\nContent-Length: 3"), 400),
+    Case("a length below zero", http(b"{}", headers="Content-Length: -2"), 400),
+    Case("a length and chunks", http(b"0\r\n\r\n", headers="Content-Length: 2\r\n" + CHUNKED), 400, "send one"),
     Case("HTTP 9.9", b"GET /v1/models HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n", 401),
-    Case("a method that is none", http(method="BREW", path="/v1/models"), 405),
-    Case("DELETE", http(method="DELETE", path="/v1/models"), 405),
-    Case(
-        "an upgrade to WebSocket",
-        http(method="GET", path="/v1/models", headers="Connection: Upgrade\r\nUpgrade: websocket\r\n"),
-        200,
-    ),
+    Case("an unknown method", http(method="BREW", path="/v1/models"), 405),
+    Case("DELETE", http(method="DELETE", path="/v1/models"), 405, "allow: GET"),
+    Case("an upgrade to WebSocket", get("/v1/models", headers=UPGRADE), 200),
     # paths
-    Case("a way up", http(method="GET", path="/../../etc/passwd"), 404),
-    Case("a way up, encoded", http(method="GET", path="/%2e%2e/%2e%2e/etc/passwd"), 404),
+    Case("a way up", get("/../../etc/passwd"), 404),
+    Case("a way up, encoded", get("/%2e%2e/%2e%2e/etc/passwd"), 404),
     Case("a way around the key", http(b"{}", path="//v1/completions", key=None), 401),
     Case("a way around the key, encoded", http(b"{}", path="/%76%31/completions", key=None), 401),
     Case("a way around the key, with dots", http(b"{}", path="/health/../v1/completions", key=None), 401),
     Case("a way around the key, by a slash at the end", http(b"{}", path="/v1/completions/", key=None), 401),
-    Case("a slash at the end: no key is sent on", http(method="GET", path="/health/"), 404),
-    Case("a model's path that leads up", http(method="GET", path="/v1/models/../../metrics"), 404, "this key may use"),
+    Case("a slash at the end: no key is sent on", get("/health/"), 404),
+    Case("a model's path that leads up", get("/v1/models/../../metrics"), 404, "this key may use"),
     Case("a whole address as the path", http(b"{}", path="http://other.example/v1/completions", key=None), 401),
-    Case("a path of 40,000 letters", http(method="GET", path="/" + "a" * 40_000), 414),
+    Case("a path of 40,000 letters", get("/" + "a" * 40_000), 414),
 ]
+
+
+@contextlib.contextmanager
+def start(folder: Path) -> Iterator[tuple[Running, dict[str, str]]]:
+    """A server with keys of all kinds, and the keys."""
+    path = folder / "keys.json"
+    set_role(path, "short", Role(max_context=32, models=["stand-in"]))
+    good = create_key(path, "good")
+    keys = {
+        GOOD: good,
+        WRONG: good[:-4] + ("0000" if not good.endswith("0000") else "1111"),
+        REVOKED: create_key(path, "gone"),
+        EXPIRED: create_key(path, "late", seconds=0),
+        SHORT: create_key(path, "small", role="short"),
+    }
+    revoke_key(path, keys[REVOKED])
+    bounds = Bounds(body_bytes=300_000, body_seconds=0.7)
+    with serving(folder, keys=path, bounds=bounds, head_seconds=0.5, grace_seconds=2) as running:
+        yield running, keys
 
 
 def exchange(port: int, request: bytes, seconds: float = 20) -> bytes:

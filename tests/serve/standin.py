@@ -1,4 +1,4 @@
-"""An engine of no model: it says a prompt again from its end, byte by byte, in steps that take as long as told.
+"""An engine without a model: it repeats a prompt from its end, byte by byte, in steps that take a given time.
 
 So every answer tells whose it is, and all of it is known beforehand.
 """
@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from skipwise.errors import ConfigError
-from skipwise.inference.engine import FinishReason, GenerationRequest, GenerationStats, Mode
+from skipwise.inference.engine import Engine, Generation, GenerationRequest, GenerationStats, Mode
 
 
 def answer_to(prompt: bytes, new_tokens: int) -> str:
-    """What is answered: the prompt's bytes from the last to the first, again and again."""
-    reversed_prompt = prompt[::-1]
+    """The answer: the prompt's bytes from the last to the first, again and again."""
     times = -(-new_tokens // len(prompt))
-    return (reversed_prompt * times)[:new_tokens].decode("ascii")
+    return (prompt[::-1] * times)[:new_tokens].decode("ascii")
 
 
 class ByteTokenizer:
-    """A token a byte, as `backends.Prompts` uses a tokenizer."""
+    """One token per byte, in place of `backends.Prompts`."""
 
     num_ids = 256
     has_template = False
@@ -30,33 +29,30 @@ class ByteTokenizer:
 
 
 @dataclass
-class StandIn:
-    """Made for tests of what stands around an engine.
+class StandIn(Engine):
+    """For tests of what stands around an engine.
 
     Attributes:
         token_seconds: that a step takes for each token it reads or writes.
-        fail_on: a byte at which a prompt's first step raises.
+        fail_on: a byte; the first step of a prompt with it raises.
         log: of each step, the first byte of the prompt.
         open: generations that were started and not closed.
     """
 
+    name: str = "stand-in"
     original_window: int = 64
     target: int = 4096
     chunk_tokens: int = 32
     token_seconds: float = 0.0
     fail_on: int | None = None
-    model_names: tuple[str, ...] = ("stand-in",)
     log: list[str] = field(default_factory=list)
     open: set[int] = field(default_factory=set)
 
     def mode_of(self, request: GenerationRequest) -> Mode:
-        if request.total_tokens > self.target:
-            raise ConfigError(f"the request comes to {request.total_tokens} tokens; the window is {self.target}")
-        if request.mode == "short" and request.total_tokens > self.original_window:
-            raise ConfigError(f"the request comes to {request.total_tokens} tokens; short is {self.original_window}")
-        if request.mode is not None:
-            return request.mode
-        return "short" if request.total_tokens <= self.original_window else "long"
+        held = self.original_window if request.mode == "short" else self.target
+        if request.total_tokens > held:
+            raise ConfigError(f"the request comes to {request.total_tokens} tokens, of {held}")
+        return request.mode or ("short" if request.total_tokens <= self.original_window else "long")
 
     def start(self, request: GenerationRequest) -> "StandInGeneration":
         generation = StandInGeneration(self, request)
@@ -64,31 +60,17 @@ class StandIn:
         return generation
 
 
-class StandInGeneration:
+class StandInGeneration(Generation):
     def __init__(self, engine: StandIn, request: GenerationRequest) -> None:
         self._engine, self._request = engine, request
-        self._mode: Mode = engine.mode_of(request)
-        self._read = 0
+        self.mode = engine.mode_of(request)
+        self._read = self._taken = 0
         self._written: list[int] = []
-        self._taken = 0
-        self._reason: FinishReason | None = None
-
-    @property
-    def mode(self) -> Mode:
-        return self._mode
-
-    @property
-    def is_done(self) -> bool:
-        return self._reason is not None
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        return self._reason
 
     @property
     def stats(self) -> GenerationStats:
         return GenerationStats(
-            mode=self._mode,
+            mode=self.mode,
             prompt_tokens=len(self._request.prompt_ids),
             read_tokens=self._read,
             reused_tokens=0,
@@ -111,7 +93,7 @@ class StandInGeneration:
         time.sleep(self._engine.token_seconds)
         self._written.append(prompt[-1 - len(self._written) % len(prompt)])
         if len(self._written) == self._request.max_new_tokens:
-            self._reason = "length"
+            self.finish_reason = "length"
         return self._written[-1:]
 
     def take_text(self) -> str:
@@ -119,11 +101,5 @@ class StandInGeneration:
         return bytes(new).decode("ascii", "replace")
 
     def close(self) -> None:
-        self._reason = self._reason or "closed"
+        self.finish_reason = self.finish_reason or "closed"
         self._engine.open.discard(id(self))
-
-    def __enter__(self) -> "StandInGeneration":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

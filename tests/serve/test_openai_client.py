@@ -3,141 +3,112 @@
 from collections.abc import Callable
 from typing import Any
 
+import openai
 import pytest
 
 from serve.standin import StandIn, answer_to
 
-openai = pytest.importorskip("openai", reason="OpenAI's client is not installed")
+TEXT: dict[str, Any] = {"model": "stand-in", "prompt": "abcdef", "max_tokens": 9}
+CHAT: dict[str, Any] = {"model": "stand-in", "messages": [{"role": "user", "content": "abcdef"}], "max_tokens": 9}
+MODELS = [("stand-in", 4096), ("stand-in:short", 64), ("stand-in:long", 4096)]
 
 
-@pytest.fixture
-def client(serve: Callable[..., Any]) -> Any:
-    return openai.OpenAI(base_url=serve().url + "/v1", api_key="none", max_retries=0)
+def said(content: Any, role: str = "user") -> dict[str, Any]:
+    return CHAT | {"messages": [{"role": role, "content": content}]}
 
 
 def test_models(client: Any) -> None:
-    assert [(one.id, one.max_model_len) for one in client.models.list()] == [
-        ("stand-in", 4096),
-        ("stand-in:short", 64),
-        ("stand-in:long", 4096),
-    ]
-
-
-def test_one_model(client: Any) -> None:
+    assert [(one.id, one.max_model_len) for one in client.models.list()] == MODELS
     assert client.models.retrieve("stand-in:short").max_model_len == 64
-    with pytest.raises(openai.NotFoundError, match="this key may use: stand-in") as error:
-        client.models.retrieve("gpt-5")
-    assert error.value.code == "model_not_found"
 
 
 def test_a_completion(client: Any) -> None:
-    done = client.completions.create(model="stand-in", prompt="abcdef", max_tokens=9)
+    done = client.completions.create(**TEXT)
     assert done.choices[0].text == answer_to(b"abcdef", 9) == "fedcbafed"
     assert done.choices[0].finish_reason == "length"
     assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.total_tokens) == (6, 9, 15)
     assert done.skipwise["mode"] == "short"
-
-
-def test_a_completion_of_token_ids(client: Any) -> None:
-    done = client.completions.create(model="stand-in", prompt=[104, 105], max_tokens=4)
-    assert done.choices[0].text == "ihih"
-
-
-def test_a_stream_of_a_completion(client: Any) -> None:
-    chunks = list(client.completions.create(model="stand-in", prompt="abcdef", max_tokens=9, stream=True))
+    chunks = list(client.completions.create(**TEXT, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == "fedcbafed"
-    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "length"
+    assert chunks[-1].choices[0].finish_reason == "length"
+    ids = client.completions.create(model="stand-in", prompt=[104, 105], max_tokens=4)
+    assert ids.choices[0].text == "ihih"
 
 
 def test_a_chat(client: Any) -> None:
     messages = [{"role": "system", "content": "abc"}, {"role": "user", "content": [{"type": "text", "text": "def"}]}]
     done = client.chat.completions.create(model="stand-in", messages=messages, max_completion_tokens=6)
-    assert done.choices[0].message.content == "fedcba"
-    assert done.choices[0].message.role == "assistant"
+    assert (done.choices[0].message.role, done.choices[0].message.content) == ("assistant", "fedcba")
+    chunks = list(client.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": True}))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "fedcbafed"
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 9)
 
 
 def test_an_answer_may_be_sent_back_as_the_client_keeps_it(client: Any) -> None:
     messages: list[Any] = [{"role": "user", "content": "abc"}]
     for as_object in (False, True):
         message = client.chat.completions.create(model="stand-in", messages=messages, max_tokens=2).choices[0].message
-        # With all that such an object may have and this one has not, and as an object.
+        # With all fields that such an object may have, and as an object.
         messages += [message if as_object else message.model_dump(), {"role": "user", "content": "xyz"}]
     done = client.chat.completions.create(model="stand-in", messages=messages, max_tokens=2)
     assert done.choices[0].message.content == "zy"
 
 
-def test_what_changes_no_text_is_taken_and_what_cannot_be_done_is_refused(client: Any) -> None:
-    ask: dict[str, Any] = {"model": "stand-in", "messages": [{"role": "user", "content": "abc"}]}
+def test_fields_that_change_no_text_are_taken(client: Any) -> None:
     nothing: dict[str, Any] = {"frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "n": 1, "tools": []}
-    forgotten: dict[str, Any] = {"user": "u", "prompt_cache_key": "k", "modalities": ["text"], "metadata": {"a": "b"}}
-    done = client.chat.completions.create(**ask, **nothing, **forgotten, max_tokens=3, max_completion_tokens=3)
-    assert done.choices[0].message.content == "cba"
-    for field, value, told in (
-        ("max_completion_tokens", 4, "give max_completion_tokens or max_tokens, not both"),
-        ("logprobs", True, "probabilities are not told here"),
-        ("response_format", {"type": "json_object"}, "answers are plain text"),
-        ("modalities", ["audio"], "modalities"),
-        ("frequency_penalty", 0.5, "frequency_penalty"),
-        ("store", True, "store"),
-    ):
-        with pytest.raises(openai.BadRequestError, match=told):
-            client.chat.completions.create(**ask, max_tokens=3, **{field: value})
+    ignored: dict[str, Any] = {"user": "u", "prompt_cache_key": "k", "modalities": ["text"], "metadata": {"a": "b"}}
+    done = client.chat.completions.create(**CHAT, **nothing, **ignored, max_completion_tokens=9)
+    assert done.choices[0].message.content == "fedcbafed"
 
 
-def test_a_stream_of_a_chat_with_usage(client: Any) -> None:
-    stream = client.chat.completions.create(
-        model="stand-in",
-        messages=[{"role": "user", "content": "abcdef"}],
-        max_tokens=9,
-        stream=True,
-        stream_options={"include_usage": True},
-    )
-    chunks = list(stream)
-    assert chunks[0].choices[0].delta.role == "assistant"
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "fedcbafed"
-    assert chunks[-1].choices == []
-    assert chunks[-1].usage.completion_tokens == 9
+PICTURE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+TOOL = {"type": "function", "function": {"name": "f"}}
+CONTENT, TOO_LONG = "messages.0.content", "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("request_body", "status", "code", "param", "named"),
+    [
+        (TEXT | {"model": "gpt-5"}, 404, "model_not_found", "model", "this key may use: stand-in"),
+        (TEXT | {"prompt": "x" * 4096, "max_tokens": 1}, 400, TOO_LONG, "prompt", "has 4096 tokens and up to 1"),
+        (TEXT | {"model": "stand-in:short", "prompt": "x" * 60, "max_tokens": 5}, 400, TOO_LONG, "max_tokens", "65"),
+        (TEXT | {"n": 2}, 400, "invalid_request", "n", "one answer"),
+        (CHAT | {"max_completion_tokens": 4}, 400, "invalid_request", None, "max_completion_tokens"),
+        (CHAT | {"logprobs": True}, 400, "invalid_request", "logprobs", "probabilities"),
+        (CHAT | {"response_format": {"type": "json_object"}}, 400, "invalid_request", "response_format.type", "text"),
+        (CHAT | {"modalities": ["audio"]}, 400, "invalid_request", "modalities.0", "text"),
+        (CHAT | {"frequency_penalty": 0.5}, 400, "invalid_request", "frequency_penalty", "0"),
+        (CHAT | {"store": True}, 400, "invalid_request", "store", "False"),
+        (CHAT | {"tools": [TOOL]}, 400, "invalid_request", "tools", "tools"),
+        (said(PICTURE), 400, "invalid_request", CONTENT, "part 0 is of type 'image_url'"),
+        (said(None, "assistant"), 400, "invalid_request", CONTENT, "null"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    client: Any, request_body: dict[str, Any], status: int, code: str, param: str | None, named: str
+) -> None:
+    route = "/chat/completions" if "messages" in request_body else "/completions"
+    with pytest.raises(openai.APIStatusError) as error:
+        client.post(route, body=request_body, cast_to=object)
+    assert (error.value.status_code, error.value.code, error.value.param) == (status, code, param)
+    assert named in str(error.value)
+
+
+def test_a_path_that_is_none_is_told_in_the_same_form(client: Any) -> None:
+    with pytest.raises(openai.NotFoundError) as error:
+        client.embeddings.create(model="stand-in", input="x")
+    assert error.value.type == "not_found_error"
 
 
 @pytest.mark.parametrize(
     ("prompt_tokens", "max_tokens", "mode"), [(60, 4, "short"), (60, 5, "long"), (61, 4, "long"), (63, 1, "short")]
 )
 def test_the_count_of_tokens_chooses_the_mode(client: Any, prompt_tokens: int, max_tokens: int, mode: str) -> None:
-    done = client.completions.create(model="stand-in", prompt="x" * prompt_tokens, max_tokens=max_tokens)
-    assert done.skipwise["mode"] == mode
-    response = client.completions.with_raw_response.create(
-        model="stand-in", prompt="x" * prompt_tokens, max_tokens=max_tokens
-    )
-    assert response.headers["x-skipwise-mode"] == mode
-
-
-def test_a_mode_by_name(client: Any) -> None:
-    assert client.completions.create(model="stand-in:long", prompt="ab", max_tokens=1).skipwise["mode"] == "long"
-    with pytest.raises(openai.BadRequestError, match="which makes 65; 'stand-in:short' holds 64 tokens"):
-        client.completions.create(model="stand-in:short", prompt="x" * 60, max_tokens=5)
-
-
-def test_errors(client: Any) -> None:
-    with pytest.raises(openai.NotFoundError, match="this key may use: stand-in"):
-        client.completions.create(model="gpt-5", prompt="ab")
-    with pytest.raises(openai.BadRequestError, match="4096 tokens and up to 1 are to follow") as error:
-        client.completions.create(model="stand-in", prompt="x" * 4096, max_tokens=1)
-    assert error.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError, match="n: a request gets one answer"):
-        client.completions.create(model="stand-in", prompt="ab", n=2)
-    with pytest.raises(openai.BadRequestError, match="tools"):
-        client.chat.completions.create(
-            model="stand-in",
-            messages=[{"role": "user", "content": "x"}],
-            tools=[{"type": "function", "function": {"name": "f"}}],
-        )
-    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
-    with pytest.raises(openai.BadRequestError, match="part 0 is of type 'image_url', and this model reads text alone"):
-        client.chat.completions.create(model="stand-in", messages=[{"role": "user", "content": picture}])
-    with pytest.raises(openai.BadRequestError, match=r"messages\.0\.content: it is null; give text"):
-        client.chat.completions.create(model="stand-in", messages=[{"role": "assistant", "content": None}])
-    with pytest.raises(openai.NotFoundError, match="there is nothing at this path"):
-        client.embeddings.create(model="stand-in", input="x")
+    asked: dict[str, Any] = {"prompt": "x" * prompt_tokens, "max_tokens": max_tokens}
+    response = client.completions.with_raw_response.create(model="stand-in", **asked)
+    assert response.headers["x-skipwise-mode"] == response.parse().skipwise["mode"] == mode
+    assert client.completions.create(model="stand-in:long", **asked).skipwise["mode"] == "long"
 
 
 def test_a_fault_of_the_servers_own_is_told_as_all_others_and_without_text(
@@ -149,9 +120,8 @@ def test_a_fault_of_the_servers_own_is_told_as_all_others_and_without_text(
         raise ValueError(f"no place for {prompt}")
 
     monkeypatch.setattr(running.backend, "tokenize", fail)
-    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
-    with pytest.raises(openai.InternalServerError, match="the server failed at this request") as error:
-        client.completions.create(model="stand-in", prompt="secret", max_tokens=4)
+    with pytest.raises(openai.InternalServerError) as error:
+        running.client().completions.create(model="stand-in", prompt="secret", max_tokens=4)
     assert error.value.code == "internal_error"
     printed = [str(error.value.body)]
 
@@ -165,12 +135,12 @@ def test_a_fault_of_the_servers_own_is_told_as_all_others_and_without_text(
 
 def test_an_engine_that_fails_is_an_error_without_text_and_ends_no_other(serve: Callable[..., Any], capfd: Any) -> None:
     running = serve(StandIn(fail_on=ord("!")))
-    client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
-    with pytest.raises(openai.InternalServerError, match=r"the engine failed \(RuntimeError\)") as error:
-        client.completions.create(model="stand-in", prompt="secret!", max_tokens=4)
-    assert "secret" not in str(error.value)
-    with pytest.raises(openai.APIError, match="the engine failed"):
-        list(client.completions.create(model="stand-in", prompt="secret!", max_tokens=4, stream=True))
+    client = running.client()
+    for stream in (False, True):
+        with pytest.raises(openai.APIError, match="RuntimeError") as error:
+            list(client.completions.create(model="stand-in", prompt="secret!", max_tokens=4, stream=stream))
+        assert error.value.code == "engine_error"
+        assert "secret" not in str(error.value)
     assert client.completions.create(model="stand-in", prompt="ab", max_tokens=2).choices[0].text == "ba"
     assert running.engine.open == set()
     assert "secret" not in "".join(capfd.readouterr())

@@ -20,10 +20,13 @@ from skipwise.serve.keys import create_key
 from skipwise.serve.page import PAGE, PAGE_POLICY
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_browser = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to open the page in"),
-    pytest.mark.slow,
-]
+
+
+def in_browser(test: Any) -> Any:
+    missing = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to open the page in")
+    return pytest.mark.slow(missing(test))
+
+
 DROP = """(async () => {
   const data = new DataTransfer();
   data.items.add(new File([%s], "report", { type: "text/plain" }));
@@ -67,7 +70,27 @@ class Browser:
         raise AssertionError(f"it did not come to be: {code}; {self.logged}")
 
     async def text(self, element: str) -> str:
-        return await self.run(f"document.getElementById({element!r}).textContent")
+        return await self.run(f"by({element!r}).textContent")
+
+    async def fill(self, element: str, value: object) -> None:
+        await self.run(f"by({element!r}).value = {json.dumps(value)}")
+
+    async def click(self, element: str) -> None:
+        await self.run(f"by({element!r}).click()")
+
+    async def ask(self, question: str) -> None:
+        await self.fill("question", question)
+        await self.click("ask")
+        await self.until("!by('ask').disabled")
+
+    async def check_names(self) -> None:
+        """What a screen reader is told: every control by a name, one heading of the page and one of the answer."""
+        nodes = (await self.call("Accessibility.getFullAXTree"))["nodes"]
+        told = [(one["role"]["value"], one.get("name", {}).get("value", "")) for one in nodes if not one["ignored"]]
+        controls = [one for one in told if one[0] in ("textbox", "combobox", "spinbutton", "button")]
+        assert len(controls) >= 7
+        assert all(name for _, name in controls), controls
+        assert [name for role, name in told if role == "heading"] == ["Ask a document", "Answer"]
 
 
 @asynccontextmanager
@@ -112,22 +135,6 @@ async def opened(url: str, folder: Path, *, width: int, dark: bool) -> AsyncIter
         process.wait(20)
 
 
-async def ask(browser: Browser, question: str) -> None:
-    await browser.run(f"document.getElementById('question').value = {json.dumps(question)}")
-    await browser.run("document.getElementById('ask').click()")
-    await browser.until("!document.getElementById('ask').disabled")
-
-
-async def check_names(browser: Browser) -> None:
-    """What a screen reader is told: every control by a name, one heading of the page and one of the answer."""
-    nodes = (await browser.call("Accessibility.getFullAXTree"))["nodes"]
-    told = [(one["role"]["value"], one.get("name", {}).get("value", "")) for one in nodes if not one["ignored"]]
-    controls = [one for one in told if one[0] in ("textbox", "combobox", "spinbutton", "button")]
-    assert len(controls) >= 7
-    assert all(name for _, name in controls), controls
-    assert [name for role, name in told if role == "heading"] == ["Ask a document", "Answer"]
-
-
 def keep(picture: str, name: str) -> None:
     """For people, where they ask for it."""
     if folder := os.environ.get("SKIPWISE_SCREENSHOTS"):
@@ -148,93 +155,87 @@ def test_what_the_page_speaks_of_is_there() -> None:
     assert len(spoken_of) > 30
 
 
+@in_browser
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
-class TestInBrowser:
-    pytestmark = in_browser
+def test_a_document_is_asked(serve: Callable[..., Any], tmp_path: Path, width: int, dark: bool) -> None:
+    running = serve(StandIn(target=4096))
+    document, question = "The quick brown fox. " * 20, "Who is quick?"
+    prompt = f"{document}\n\n{question}"
+    wide = "[...document.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + .5)"
 
-    def test_a_document_is_asked(self, serve: Callable[..., Any], tmp_path: Path, width: int, dark: bool) -> None:
-        running = serve(StandIn(target=4096))
-        document, question = "The quick brown fox. " * 20, "Who is quick?"
-        prompt = f"{document}\n\n{question}"
+    async def story() -> None:
+        async with opened(running.url, tmp_path / "profile", width=width, dark=dark) as browser:
+            await browser.until("by('model').options.length === 3")
+            assert await browser.run("by('key-row').hidden")
+            await browser.check_names()
+            await browser.run(DROP % ("new Uint8Array([37, 80, 68, 70, 255, 254])", "body"))
+            await browser.until("by('trouble').textContent")
+            assert await browser.text("trouble") == "report is not text in UTF-8; save it as such, or paste its text."
+            assert await browser.text("size") == "No document yet."
+            await browser.run(DROP % (json.dumps(document), "h1" if dark else "#document"))
+            await browser.until("by('document').value.length > 0")
+            assert await browser.text("size") == "420 characters."
+            assert await browser.text("trouble") == ""
+            await browser.ask(question)
+            shown = {name: await browser.text(name) for name in ("answer", "read", "written", "mode")}
+            assert shown == {
+                "answer": answer_to(prompt.encode(), 200),
+                "read": str(len(prompt)),
+                "written": "200",
+                "mode": "long (extended model)",
+            }
+            assert (await browser.text("time")).endswith(" s")
+            assert await browser.run(f"{wide}.map(e => e.tagName + e.id).join()") == ""
+            assert await browser.run("document.documentElement.scrollWidth <= innerWidth")
+            paper = await browser.run("getComputedStyle(document.body).backgroundColor")
+            assert paper == ("rgb(21, 25, 30)" if dark else "rgb(255, 255, 255)")
+            picture = await browser.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+            keep(picture["data"], f"page-{width}-{'dark' if dark else 'light'}")
+            await browser.fill("document", "x" * 5000)
+            await browser.ask(question)
+            assert "Not answered (400)" in await browser.text("trouble")
+            assert "holds 4096 tokens" in await browser.text("trouble")
+            asked = {url.partition("/v1")[0].rstrip("/") for url in browser.asked if url != "data:,"}
+            assert asked == {running.url}
+            # The refusal above is the only thing that the browser complains of.
+            assert all("400" in line for line in browser.logged), browser.logged
 
-        async def story() -> None:
-            async with opened(running.url, tmp_path / "profile", width=width, dark=dark) as browser:
-                await browser.until("document.getElementById('model').options.length === 3")
-                assert await browser.run("document.getElementById('key-row').hidden")
-                await check_names(browser)
-                await browser.run(DROP % ("new Uint8Array([37, 80, 68, 70, 255, 254])", "body"))
-                await browser.until("document.getElementById('trouble').textContent")
-                assert (
-                    await browser.text("trouble") == "report is no text in UTF-8; save it as such, or paste its text."
-                )
-                assert await browser.text("size") == "No document yet."
-                await browser.run(DROP % (json.dumps(document), "h1" if dark else "#document"))
-                await browser.until("document.getElementById('document').value.length > 0")
-                assert await browser.text("size") == "420 characters."
-                assert await browser.text("trouble") == ""
-                await ask(browser, question)
-                assert await browser.text("answer") == answer_to(prompt.encode(), 200)
-                assert await browser.text("read") == str(len(prompt))
-                assert await browser.text("written") == "200"
-                assert await browser.text("mode") == "long (extended model)"
-                assert (await browser.text("time")).endswith(" s")
-                wide = (
-                    "[...document.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + .5)"
-                )
-                assert await browser.run(f"{wide}.map(e => e.tagName + e.id).join()") == ""
-                assert await browser.run("document.documentElement.scrollWidth <= innerWidth")
-                paper = await browser.run("getComputedStyle(document.body).backgroundColor")
-                assert paper == ("rgb(21, 25, 30)" if dark else "rgb(255, 255, 255)")
-                picture = await browser.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-                keep(picture["data"], f"page-{width}-{'dark' if dark else 'light'}")
-                await browser.run("document.getElementById('document').value = 'x'.repeat(5000)")
-                await ask(browser, question)
-                assert "Not answered (400)" in await browser.text("trouble")
-                assert "holds 4096 tokens" in await browser.text("trouble")
-                assert {url.partition("/v1")[0].rstrip("/") for url in browser.asked if url != "data:,"} == {
-                    running.url
-                }
-                # The refusal above is the only thing that the browser complains of.
-                assert all("400" in line for line in browser.logged), browser.logged
+    asyncio.run(story())
 
-        asyncio.run(story())
 
-    def test_a_key_is_asked_for_where_one_is_needed(
-        self, serve: Callable[..., Any], tmp_path: Path, width: int, dark: bool
-    ) -> None:
-        if dark or width > 1000:
-            pytest.skip("once is enough")
-        key = create_key(tmp_path / "keys.json", "ada")
-        running = serve(StandIn(token_seconds=0.01), keys=tmp_path / "keys.json", grace_seconds=0.2)
+@in_browser
+def test_a_key_is_asked_for_where_one_is_needed(serve: Callable[..., Any], tmp_path: Path, keys: Path) -> None:
+    key = create_key(keys, "ada")
+    running = serve(StandIn(token_seconds=0.01), keys=keys, grace_seconds=0.2)
 
-        async def give(browser: Browser, given: str) -> None:
-            await browser.run(f"document.getElementById('key').value = '{given}'")
-            await browser.run("document.getElementById('key').dispatchEvent(new Event('change'))")
+    async def give(browser: Browser, given: str) -> None:
+        await browser.fill("key", given)
+        await browser.run("by('key').dispatchEvent(new Event('change'))")
 
-        async def story() -> None:
-            async with opened(running.url, tmp_path / "profile", width=width, dark=dark) as browser:
-                await browser.until("!document.getElementById('key-row').hidden")
-                assert await browser.text("trouble") == ""
-                await ask(browser, "abc")
-                assert await browser.text("trouble") == "Give an API key first."
-                await give(browser, key[:-1])
-                await browser.until("document.getElementById('trouble').textContent.startsWith('Not answered (401)')")
-                await give(browser, key)
-                await browser.until("document.getElementById('model').options.length === 3")
-                assert await browser.text("trouble") == ""
-                await browser.run("document.getElementById('question').value = 'abc'")
-                await browser.run("document.getElementById('ask').click()")
-                await browser.until("document.getElementById('answer').textContent.length > 3")
-                await browser.run("document.getElementById('stop').click()")
-                await browser.until("document.getElementById('answer').textContent.endsWith('[stopped]')")
-                running.wait_until(lambda: running.engine.open == set())
-                assert await browser.run("localStorage.length + sessionStorage.length + document.cookie.length") == 0
-                # What has come stays when the rest does not.
-                await browser.run("document.getElementById('max-tokens').value = 2000")
-                await browser.run("document.getElementById('ask').click()")
-                await browser.until("document.getElementById('answer').textContent.length > 3")
-                await asyncio.to_thread(running.end)
-                await browser.until("document.getElementById('trouble').textContent.startsWith('Broken off')")
-                assert (await browser.text("answer")).startswith("cba")
+    async def story() -> None:
+        async with opened(running.url, tmp_path / "profile", width=390, dark=False) as browser:
+            await browser.until("!by('key-row').hidden")
+            assert await browser.text("trouble") == ""
+            await browser.ask("abc")
+            assert await browser.text("trouble") == "Give an API key first."
+            await give(browser, key[:-1])
+            await browser.until("by('trouble').textContent.startsWith('Not answered (401)')")
+            await give(browser, key)
+            await browser.until("by('model').options.length === 3")
+            assert await browser.text("trouble") == ""
+            await browser.fill("question", "abc")
+            await browser.click("ask")
+            await browser.until("by('answer').textContent.length > 3")
+            await browser.click("stop")
+            await browser.until("by('answer').textContent.endsWith('[stopped]')")
+            running.wait_until(lambda: running.engine.open == set())
+            assert await browser.run("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+            # What has come stays when the rest does not.
+            await browser.fill("max-tokens", 2000)
+            await browser.click("ask")
+            await browser.until("by('answer').textContent.length > 3")
+            await asyncio.to_thread(running.end)
+            await browser.until("by('trouble').textContent.startsWith('Broken off')")
+            assert (await browser.text("answer")).startswith("cba")
 
-        asyncio.run(story())
+    asyncio.run(story())

@@ -135,7 +135,7 @@ def serve(
         backend, target = _embedded(model, base, name, order, cache, template, how)
     # A token is seldom more than this many bytes of JSON.
     bounds = Bounds(body_bytes=max(1 << 20, 32 * target))
-    app, drain = create_app(backend, keyring=keyring, audit=log, bounds=bounds, default_max_tokens=max_new_tokens)
+    app = create_app(backend, keyring=keyring, audit=log, bounds=bounds, default_max_tokens=max_new_tokens)
 
     def ready() -> None:
         if as_json:
@@ -147,7 +147,7 @@ def serve(
         if keyring is not None and address.certificate is None and not address.is_loopback:
             print("skipwise: without TLS, keys and texts can be read on their way; see --tls-cert", file=sys.stderr)
 
-    Server(app, address, backend, drain, ready).run(sockets=[bound])
+    Server(app, address, backend, ready).run(sockets=[bound])
 
 
 def _name_of(model: str) -> str:

@@ -1,4 +1,4 @@
-"""What a server or a command needs of whatever generates: requests in, steps of tokens out.
+"""What a server or a command needs of an engine: requests in, steps of tokens out.
 
     generation = engine.start(GenerationRequest(prompt_ids=ids, max_new_tokens=100))
     with generation:
@@ -9,9 +9,10 @@
 A step is short, so that a scheduler can take turns between requests, and stop one between any two steps by `close()`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from skipwise.errors import ConfigError
 
@@ -21,21 +22,21 @@ Mode = Literal["short", "long"]
 MODES: tuple[Mode, ...] = ("short", "long")
 
 FinishReason = Literal["stop", "length", "closed"]
-"""`stop`: an end token or a stop text; `length`: `max_new_tokens`; `closed`: somebody had enough of it."""
+"""`stop`: an end token or a stop text; `length`: `max_new_tokens`; `closed`: it was ended from outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """A prompt to be continued.
+    """A prompt to continue.
 
     Attributes:
         prompt_ids: token ids of the prompt, special tokens included; at least one.
-        max_new_tokens: tokens to generate at most; 1 or more.
-        temperature: of the draws; 0, and what is next to it, takes the likeliest token each time.
-        top_p: draws are among the likeliest tokens that together have at least this probability; above 0, at most 1.
-        seed: of the draws; None draws differently each time.
-        stop: texts that end the output, and are no part of it.
-        mode: `short` or `long`; None leaves the choice to the exact count of tokens, which is what requests want.
+        max_new_tokens: most tokens to generate; 1 or more.
+        temperature: of the sampling; 0, or next to it, takes the likeliest token each time.
+        top_p: samples among the likeliest tokens that together have at least this probability; above 0, at most 1.
+        seed: of the sampling; None samples differently each time.
+        stop: texts that end the output, and are not part of it.
+        mode: `short` or `long`; None, the usual choice, lets the exact token count decide.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -67,7 +68,7 @@ class GenerationRequest:
 
     @property
     def total_tokens(self) -> int:
-        """Tokens that the request may come to: the prompt's and all that may be generated."""
+        """Most tokens of the request: the prompt's and all that may be generated."""
         return len(self.prompt_ids) + self.max_new_tokens
 
 
@@ -76,14 +77,14 @@ class GenerationStats:
     """What a generation took so far.
 
     Attributes:
-        mode: that it is served in.
+        mode: its mode.
         prompt_tokens: of the request.
-        reused_tokens: of these, how many an earlier request's cache already had.
+        reused_tokens: how many of these came from an earlier request's cache.
         new_tokens: generated, an end token included.
-        prefill_seconds: of steps that read the prompt, without what passed between steps.
+        prefill_seconds: of steps that read the prompt, without the time between steps.
         decode_seconds: of steps that generated a further token.
-        cache_bytes: that keys and values take.
-        read_tokens: that the cache holds so far, reused ones too: how far the prompt is.
+        cache_bytes: of keys and values.
+        read_tokens: tokens in the cache so far, reused ones included.
     """
 
     mode: Mode
@@ -96,80 +97,75 @@ class GenerationStats:
     read_tokens: int = 0
 
 
-class Generation(Protocol):
-    """A request on its way. One thread at a time may call it; `close`, or leaving a `with`, may come at any time."""
+class Generation(ABC):
+    """A request that is computed. One thread at a time may call it; `close`, or leaving a `with`, may come at any time.
 
-    @property
-    def mode(self) -> Mode:
-        """The mode that it is served in, chosen when it was started."""
-        ...
+    Attributes:
+        mode: chosen when it was started.
+        finish_reason: why it ended; None while it runs.
+    """
+
+    mode: Mode
+    finish_reason: FinishReason | None = None
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing left to do."""
-        ...
+        """Whether nothing is left to do."""
+        return self.finish_reason is not None
 
     @property
-    def finish_reason(self) -> FinishReason | None:
-        """Why it ended; None while it is on its way."""
-        ...
-
-    @property
+    @abstractmethod
     def stats(self) -> GenerationStats:
         """What it took so far."""
-        ...
 
+    @abstractmethod
     def step(self) -> list[int]:
         """Reads one chunk of the prompt, or generates one token.
 
         Returns:
-            The tokens that are new: none while the prompt is read and once it is done, else one. An end token counts.
+            The new tokens: none while the prompt is read and once it is done, else one. An end token counts.
         """
-        ...
 
+    @abstractmethod
     def take_text(self) -> str:
-        """The text that was settled since the last call; what may yet become a stop text or half a letter waits."""
-        ...
+        """Text that is new and final; what may become a stop text, or is half a character, waits."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Ends it and lets go of its memory; the second time does nothing."""
-        ...
+        """Ends it and frees its memory; a second call does nothing."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *exception: object) -> None: ...
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
-class Engine(Protocol):
-    """Whatever generates."""
+class Engine(ABC):
+    """Generates.
 
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Names that a client may ask for, the usual one first."""
-        ...
+    Attributes:
+        name: what clients call the model.
+        original_window: most tokens of a request that the base model serves, new ones included.
+        target: most tokens of any request, new ones included.
+    """
 
-    @property
-    def original_window(self) -> int:
-        """Tokens up to which a request, with what it may generate, is served by the base model."""
-        ...
+    name: str
+    original_window: int
+    target: int
 
-    @property
-    def target(self) -> int:
-        """Tokens that a request may come to at most, with what it may generate."""
-        ...
-
+    @abstractmethod
     def mode_of(self, request: GenerationRequest) -> Mode:
-        """The mode that a request would be served in.
+        """The mode of a request.
 
         Raises:
-            ConfigError: the request is too long, or asks for a mode that cannot hold it or is not there.
+            ConfigError: the request is too long, or asks for a mode that cannot hold it or does not exist.
         """
-        ...
 
+    @abstractmethod
     def start(self, request: GenerationRequest) -> Generation:
-        """Begins a request; no model runs before its first step.
+        """Starts a request; no model runs before its first step.
 
         Raises:
-            ConfigError: as `mode_of`.
+            ConfigError: as `mode_of`; or a token id is not in the vocabulary.
         """
-        ...

@@ -3,14 +3,14 @@
 import threading
 import time
 from collections.abc import Hashable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from skipwise.errors import ConfigError
-from skipwise.inference.engine import FinishReason, GenerationRequest, GenerationStats, Mode
+from skipwise.inference.engine import Engine, FinishReason, Generation, GenerationRequest, GenerationStats, Mode
 from skipwise.inference.modes import TwoModes
 from skipwise.inference.prefix import PrefixStore
 from skipwise.inference.text import TextStream
@@ -21,12 +21,12 @@ from skipwise.runtime.decode import end_token_ids
 from skipwise.runtime.length_rope import held_length, tables_at
 from skipwise.runtime.session import Session
 
-# Temperatures from 0 up to here: logits divided by so little are infinite, and no draw can be made of them.
+# Logits divided by a smaller temperature are infinite and cannot be sampled.
 _GREEDY_BELOW = 1e-5
 
 
-class LocalEngine:
-    """Generates with the transformers library in this process; see `skipwise.inference.engine.Engine`.
+class LocalEngine(Engine):
+    """Generates with the transformers library in this process.
 
     Requests are independent: each has its own cache, filled and read in its one mode. A lock is held for a step, so
     that threads may each have a generation of their own.
@@ -35,11 +35,11 @@ class LocalEngine:
         modes: the model.
         name: what clients call it.
         cache: kind of KV cache, one of `CACHES`.
-        chunk_tokens: tokens of a prompt that are read in one step, a multiple of 64; by default what suits the device.
-        prefixes: caches kept of requests that are done, for later ones on the same document.
+        chunk_tokens: tokens of a prompt that one step reads, a multiple of 64; by default what suits the device.
+        prefixes: caches of finished requests that are kept for later ones on the same document.
 
     Raises:
-        ConfigError: no such kind of cache, or chunks of another size.
+        ConfigError: the kind of cache is unknown, or a number out of range.
     """
 
     def __init__(
@@ -53,45 +53,22 @@ class LocalEngine:
     ) -> None:
         long = modes.model("long")
         self.modes, self.cache_kind, self.lock = modes, cache, threading.RLock()
+        self.name, self.original_window, self.target = name, modes.original_window, modes.target
         self.chunk_tokens = chunk_columns(long, 1) if chunk_tokens is None else chunk_tokens
         if self.chunk_tokens < 1 or self.chunk_tokens % BLOCK_TOKENS:
             raise ConfigError(f"chunk_tokens is {self.chunk_tokens}; give a multiple of {BLOCK_TOKENS}")
         if prefixes < 0:
             raise ConfigError(f"prefixes is {prefixes}; it must be 0 or more")
-        make_cache(cache, long, BLOCK_TOKENS)  # Whether it goes with this model and machine.
+        make_cache(cache, long, BLOCK_TOKENS)  # Raises if it does not suit this model and machine.
         self.prefixes = PrefixStore(prefixes, self.chunk_tokens)
         self.end_ids = end_token_ids(long, modes.tokenizer)
-        self._name = name
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Names that a client may ask for."""
-        return (self._name,)
-
-    @property
-    def original_window(self) -> int:
-        """Tokens up to which a request is served by the base model, in short mode."""
-        return self.modes.original_window
-
-    @property
-    def target(self) -> int:
-        """Tokens that a request may come to at most."""
-        return self.modes.target
 
     def mode_of(self, request: GenerationRequest) -> Mode:
-        """The mode that a request would be served in.
-
-        Raises:
-            ConfigError: as `TwoModes.choose`.
-        """
+        """The mode of a request, by `TwoModes.choose`."""
         return self.modes.choose(request.total_tokens, request.mode)
 
     def start(self, request: GenerationRequest) -> "LocalGeneration":
-        """Begins a request; no model runs before its first step.
-
-        Raises:
-            ConfigError: as `TwoModes.choose`; and a token that the vocabulary does not have.
-        """
+        """Starts a request; no model runs before its first step."""
         mode = self.mode_of(request)
         vocabulary = embedding_rows(self.modes.model(mode).config)
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
@@ -101,23 +78,22 @@ class LocalEngine:
         return LocalGeneration(self, request, mode)
 
 
-class LocalGeneration:
-    """A request on its way in a `LocalEngine`; see `skipwise.inference.engine.Generation`."""
+class LocalGeneration(Generation):
+    """A request that a `LocalEngine` computes."""
 
     def __init__(self, engine: LocalEngine, request: GenerationRequest, mode: Mode) -> None:
-        self.mode: Mode = mode
-        self.finish_reason: FinishReason | None = None
+        self.mode, self.finish_reason = mode, None
         self._engine, self._request = engine, request
         self._model: Any = engine.modes.model(mode)
-        # What the model has read are the first of these.
+        # The first `_read` of these are in the cache.
         self._ids = list(request.prompt_ids)
         self._session: Session | None = None
         self._tables: Hashable = None
         self._read = self._reused = self._cache_bytes = 0
         self._prefill_seconds = self._decode_seconds = 0.0
         self._text, self._settled = TextStream(engine.modes.tokenizer, request.stop), ""
-        self._warpers, self._greedy = LogitsProcessorList(), request.temperature < _GREEDY_BELOW
-        if not self._greedy:
+        self._warpers, self._is_greedy = LogitsProcessorList(), request.temperature < _GREEDY_BELOW
+        if not self._is_greedy:
             self._warpers.append(TemperatureLogitsWarper(float(request.temperature)))
             self._warpers.append(TopPLogitsWarper(float(request.top_p)))
         self._draws = torch.Generator(self._model.device)
@@ -125,11 +101,6 @@ class LocalGeneration:
             self._draws.seed()
         else:
             self._draws.manual_seed(request.seed)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.finish_reason is not None
 
     @property
     def stats(self) -> GenerationStats:
@@ -149,53 +120,44 @@ class LocalGeneration:
     def step(self) -> list[int]:
         """Reads one chunk of the prompt, or generates one token.
 
-        Returns:
-            The tokens that are new: none while the prompt is read and once it is done, else one.
-
         Raises:
             CheckpointError: a logit is NaN, or the largest infinite. The generation is closed then, as after any error.
         """
         with self._engine.lock:
             if self.is_done:
                 return []
-            begun, reads_prompt = time.perf_counter(), self._read < len(self._request.prompt_ids)
+            began, reads_prompt = time.perf_counter(), self._read < len(self._request.prompt_ids)
             try:
                 token = self._forward()
             except BaseException:
                 self._finish("closed", keep=False)
                 raise
             if reads_prompt:
-                self._prefill_seconds += time.perf_counter() - begun
+                self._prefill_seconds += time.perf_counter() - began
             else:
-                self._decode_seconds += time.perf_counter() - begun
+                self._decode_seconds += time.perf_counter() - began
             if token is None:
                 return []
             self._take(token)
             return [token]
 
     def take_text(self) -> str:
-        """The text that was settled since the last call."""
+        """Text that is new and final."""
         with self._engine.lock:
             settled, self._settled = self._settled, ""
             return settled
 
     def close(self) -> None:
-        """Ends it and lets go of its memory; the second time does nothing."""
+        """Ends it and frees its memory."""
         with self._engine.lock:
             if not self.is_done:
                 self._finish("closed")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def _forward(self) -> int | None:
-        """Reads the next chunk, or the last token; the token that follows, where all is read."""
+        """Reads the next chunk or the last token; returns the next token once everything is read."""
         length = held_length(self._model, len(self._ids), self._request.total_tokens)
         if self._session is None or tables_at(self._model, length) != self._tables:
-            # Of the answer, too, where it has grown past what the keys so far were rotated for.
+            # Also when the answer grows past what the keys so far were rotated for.
             self._session = self._begin(length)
         end = min(self._session.columns + self._engine.chunk_tokens, len(self._ids))
         chunk, wants_token = torch.tensor([self._ids[self._session.columns : end]]), end == len(self._ids)
@@ -205,21 +167,17 @@ class LocalGeneration:
         if wants_token:
             return self._choose(logits[:, -1].float())
         if logits.device.type != "cpu":
-            torch.accelerator.synchronize(logits.device)  # Or this chunk's seconds would be the next one's.
+            torch.accelerator.synchronize(logits.device)  # Or this chunk's seconds would count as the next one's.
         return None
 
     def _begin(self, length: int) -> Session:
-        """A session whose cache holds the beginning of the tokens already, or nothing.
-
-        Args:
-            length: whose rotary tables its keys have, where the model's follow the length.
-        """
+        """A session with the rotary tables of `length`; its cache is empty or holds the first tokens already."""
         self._session, self._read, self._tables = None, 0, tables_at(self._model, length)
         if found := self._engine.prefixes.take(self._prefix_kind, self._ids):
             cache, self._read = found
         else:
             cache = make_cache(self._engine.cache_kind, self._model, self._request.total_tokens)
-        # Read anew or not: what the prompt had of an earlier cache, it had.
+        # What the prompt once reused stays counted, even if it is read again for other tables.
         self._reused = max(self._reused, min(self._read, len(self._request.prompt_ids)))
         return Session(self._model, cache, length=length, columns=self._read, names=["request"])
 
@@ -230,7 +188,7 @@ class LocalGeneration:
 
     def _choose(self, logits: Tensor) -> int:
         """The next token by its logits (1, vocabulary)."""
-        if self._greedy:
+        if self._is_greedy:
             return int(logits.argmax(-1))
         warped: Any = self._warpers(torch.empty(1, 0, dtype=torch.long), logits)  # pyright: ignore[reportArgumentType]
         return int(torch.multinomial(warped.softmax(-1), 1, generator=self._draws))
@@ -247,7 +205,7 @@ class LocalGeneration:
             self._finish("length")
 
     def _finish(self, reason: FinishReason, *, keep: bool = True) -> None:
-        """Ends it; its cache is kept for requests that begin alike, unless an error left it half written."""
+        """Ends it. Its cache is kept for requests that begin alike, unless an error left it half written."""
         self._settled += self._text.finish()
         self.finish_reason = reason
         session, self._session = self._session, None

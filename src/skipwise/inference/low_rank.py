@@ -1,4 +1,4 @@
-"""What full tuning changed, as a low-rank adapter: one set of weights and a small difference in place of two sets."""
+"""What full tuning changed, as a low-rank adapter: one set of weights and a small difference instead of two sets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,27 +16,26 @@ if TYPE_CHECKING:
 
 
 def low_rank_difference(base: str | Path, tuned: str | Path, rank: int, folder: str | Path, **how: Any) -> float:
-    """Writes the difference between a base model and what full tuning made of it as an adapter of low rank.
+    """Writes the difference between a base model and its fully tuned form as an adapter of low rank.
 
-    Of each linear layer the difference of weights is cut to its largest singular values, the nearest matrix of that
-    rank (Eckart and Young); norms and embeddings are kept in full.
-    `TwoModes.load(tuned, adapter=folder)` serves both modes with it.
+    The difference of each linear layer is cut to its largest singular values, the nearest matrix of that rank (Eckart
+    and Young); norms and embeddings are kept in full. `TwoModes.load(tuned, adapter=folder)` serves both modes with it.
 
     Args:
         base: the base model, as `load_model` takes it.
         tuned: the extended model.
-        rank: of each layer's difference; at full rank nothing of them is lost.
-        folder: where the adapter is written to.
+        rank: of each layer's difference; at full rank nothing of it is lost.
+        folder: where the adapter is written.
         **how: `dtype` and `trust_remote_code`, as for `load_model`.
 
     Returns:
         The relative error of all parameters together that are not kept in full,
-        `|W_tuned - W_base - B A|_F / |W_tuned - W_base|_F`: 0 where nothing is lost, 1 where all is. What is neither a
-        weight of a linear layer nor kept in full (biases, experts joined into one tensor) stays the base's, and counts
-        as lost.
+        `|W_tuned - W_base - B A|_F / |W_tuned - W_base|_F`: 0 if nothing is lost, 1 if all is. Parameters that are
+        neither a linear layer's weight nor kept in full (biases, experts fused into one tensor) stay the base's, and
+        their difference counts as lost.
 
     Raises:
-        ConfigError: the rank is below 1, or base and tuned model are not of one kind.
+        ConfigError: the rank is below 1, or the models are of different kinds.
     """
     before, _ = load_model(base, **how)
     after, _ = load_model(tuned, **how)
@@ -44,20 +43,7 @@ def low_rank_difference(base: str | Path, tuned: str | Path, rank: int, folder: 
 
 
 def write_difference(before: PreTrainedModel, after: PreTrainedModel, rank: int, folder: str | Path) -> float:
-    """As `low_rank_difference`, of models that are loaded already; both stay as they are.
-
-    Args:
-        before: the base model.
-        after: the extended model.
-        rank: of each layer's difference.
-        folder: where the adapter is written to.
-
-    Returns:
-        The relative error.
-
-    Raises:
-        ConfigError: as `low_rank_difference`.
-    """
+    """As `low_rank_difference`, from loaded models, which stay as they are."""
     if rank < 1:
         raise ConfigError(f"rank is {rank}; it must be 1 or more")
     wrapped = _adapted(before, after, rank)
@@ -77,13 +63,7 @@ def write_difference(before: PreTrainedModel, after: PreTrainedModel, rank: int,
 
 @torch.no_grad()
 def difference_error(adapted: "PeftModel", before: PreTrainedModel, after: PreTrainedModel) -> float:
-    """What a base model with an adapter lacks of what was tuned; see `low_rank_difference`.
-
-    Args:
-        adapted: the base model with the adapter.
-        before: the base model.
-        after: the extended model.
-    """
+    """The relative error of `low_rank_difference`: what the base model with an adapter lacks of the tuned one."""
     layers: dict[str, Any] = dict(adapted.get_base_model().named_modules())
     in_full = tuple(f"{name}." for name, layer in layers.items() if hasattr(layer, "modules_to_save"))
     own = dict(before.named_parameters(remove_duplicate=False))
@@ -100,11 +80,11 @@ def difference_error(adapted: "PeftModel", before: PreTrainedModel, after: PreTr
 
 
 def _adapted(before: PreTrainedModel, after: PreTrainedModel, rank: int) -> Any:
-    """The base model under the tuned one's config, with additions of no effect yet."""
+    """The base model under the tuned one's config, with additions that are still zero."""
     if type(before) is not type(after):
         raise ConfigError(f"the base model is a {type(before).__name__} and the tuned one a {type(after).__name__}")
     extended = built_around(type(before), after.config, dict(before.named_parameters(remove_duplicate=False)), before)
-    # What the adapter will name as its base.
+    # The adapter names this as its base.
     extended.name_or_path = before.name_or_path
     tuning = LoraTuning(rank=rank, alpha=rank, train_norms=True, train_embeddings=True)
     return apply_tuning(extended, tuning)

@@ -1,10 +1,9 @@
 """Two modes in one set of weights: the base model for what fits its window, the extended one for what does not.
 
-Both modes are a model of their own around the *same* parameter tensors, so that nothing is switched while a model
-runs. The short one is the base model, built under its own config; its logits are the base's to the bit because it is
-the base. The long one is built under the extended config, which gives it its own rotary tables and attention factor,
-and carries the adapter, unmerged. Taking a mode is taking one of the two: it costs nothing, an exception leaves nothing
-behind, and threads can be in different modes.
+Each mode is a model of its own around the *same* parameter tensors, so nothing is switched while a model runs. The
+short one is the base model under its own config, so its logits are the base's to the bit. The long one has the extended
+config, with its own rotary tables and attention factor, and the adapter, unmerged. Choosing a mode is choosing one of
+two models: it costs nothing, exceptions leave nothing behind, and threads can be in different modes.
 """
 
 import contextlib
@@ -21,6 +20,7 @@ from skipwise.errors import CheckpointError, ConfigError
 from skipwise.inference.engine import MODES, Mode
 from skipwise.inference.origin import Origin, check_base, read_origin
 from skipwise.model import built_around, load_model, read_config, rope_state
+from skipwise.runtime._transformers import attention_of, use_attention
 from skipwise.runtime.length_rope import (
     held_length,
     recompute_at_switches,
@@ -30,12 +30,12 @@ from skipwise.runtime.length_rope import (
 )
 from skipwise.train.tuning import load_additions
 
-# Arguments of the library's `generate` by which a pass does not end where the tokens so far end.
+# Arguments of the library's `generate` with which a pass may end before the last token so far.
 _READ_IN_PARTS = ("prefill_chunk_size", "prompt_lookup_num_tokens", "assistant_model")
 
 
 class TwoModes:
-    """A model in two modes, and the choice between them by the exact count of tokens.
+    """A model in two modes, and the choice between them by the exact token count.
 
         modes = TwoModes.load("runs/long")
         modes.generate(ids, max_new_tokens=100)        # chooses by prompt and new tokens
@@ -43,9 +43,15 @@ class TwoModes:
             logits = modes(input_ids=ids).logits
 
     Args:
-        short: the base model; None where nobody knows it, and then everything is served in long mode.
+        short: the base model; None if it is not known, and then everything is served in long mode.
         long: the extended model.
         tokenizer: of both.
+
+    Attributes:
+        original_window: most tokens of a request in short mode.
+        target: most tokens of a request in long mode.
+        one_at_a_time: a lock, held while a model runs whose rotary tables follow the input's length, since the model
+            itself holds them.
     """
 
     def __init__(
@@ -55,14 +61,11 @@ class TwoModes:
         for model in {id(model): model for model in self._models.values()}.values():
             recompute_at_switches(model)
         self.one_at_a_time = threading.RLock()
-        """Held while a model runs whose rotary tables follow the length of an input, as they are kept in the model."""
         self._forced: ContextVar[Mode | None] = ContextVar("mode", default=None)
         self.tokenizer = tokenizer
         state = rope_state(long.config)
         self.target: int = state.maximum
-        """Tokens that long mode holds."""
         self.original_window: int = state.original
-        """Tokens up to which requests are served in short mode."""
 
     @classmethod
     def load(
@@ -78,36 +81,35 @@ class TwoModes:
     ) -> "TwoModes":
         """Loads what `skipwise extend` left: both modes around one set of weights.
 
-        Of a LoRA run the base's weights and the adapter are loaded, of a run with full tuning both sets of weights, or
-        with `adapter` the base's and a low-rank difference (`skipwise.inference.low_rank`). A model that is no such
-        run has one mode: `short` where it was never extended, else `long`.
+        Of a LoRA run it loads the base's weights and the adapter; of a run with full tuning both sets of weights or,
+        with `adapter`, the base's and a low-rank difference (`skipwise.inference.low_rank`). Any other model has one
+        mode: `short` if it was never extended, else `long`.
 
         Args:
             source: the run's folder, or any model that `load_model` takes.
-            base: the base model, where it is no longer where the run's record says.
-            adapter: a folder with the difference between base and extended model, in place of the run's own.
+            base: the base model, if it is no longer where the run's record says.
+            adapter: a folder with the difference between base and extended model, instead of the run's own.
             dtype: as for `load_model`, of both.
             attention: as for `load_model`, of both.
-            device: where to; by default the CPU.
+            device: by default the CPU.
             trust_remote_code: run Python code that comes with the model.
 
         Raises:
-            CheckpointError: a model, adapter or record cannot be read, or the base is not the one that was trained.
+            CheckpointError: a model, adapter or record cannot be read, or the base is not the one that was extended.
             UnsupportedModelError, ConfigError: as for `load_model`.
         """
         how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
         origin = read_origin(source, base=base, adapter=adapter)
         if origin is None:
-            model, tokenizer = load_model(source, **how)
-            state = rope_state(model.config)
-            model.to(device)  # pyright: ignore[reportArgumentType]
-            return cls(model if state.original == state.maximum else None, model, tokenizer)
+            modes = cls.long_alone(source, device=device, **how)
+            is_extended = modes.target != modes.original_window
+            return modes if is_extended else cls(modes.model("long"), modes.model("long"), modes.tokenizer)
         try:
             short, tokenizer = load_model(origin.base, **how)
         except CheckpointError as error:
             raise CheckpointError(
-                f"the base model of {str(source)!r}, which short mode is, could not be loaded: {error}; "
-                "say where it is by base (--base), or ask for long mode alone (--mode long)"
+                f"the base model of {str(source)!r}, which short mode is, could not be loaded: {error}; say where it "
+                "is by base (--base), or ask for long mode alone (--mode long)"
             ) from error
         short.to(device)  # pyright: ignore[reportArgumentType]
         if origin.adapter is None:
@@ -121,18 +123,18 @@ class TwoModes:
 
     @classmethod
     def long_alone(cls, source: str | Path, *, device: torch.device | str | None = None, **how: Any) -> "TwoModes":
-        """Loads the merged model alone, for long requests or where the base is gone; arguments as for `load`."""
+        """Loads the merged model alone, for long mode or because the base is gone; arguments as for `load`."""
         model, tokenizer = load_model(source, **how)
         model.to(device)  # pyright: ignore[reportArgumentType]
         return cls(None, model, tokenizer)
 
     @property
     def modes(self) -> tuple[Mode, ...]:
-        """The modes that there are."""
+        """The modes that it has."""
         return tuple(self._models)
 
     def model(self, mode: Mode) -> PreTrainedModel:
-        """The model of a mode, plain: what the transformers library calls a causal language model.
+        """The model of a mode: a causal language model of the transformers library.
 
         Raises:
             ConfigError: there is no such mode.
@@ -149,10 +151,10 @@ class TwoModes:
 
         Args:
             total_tokens: the prompt's tokens and all that may be generated.
-            mode: asked for by name; None takes `short` up to the original window and `long` beyond.
+            mode: the mode that was asked for; None takes `short` up to the original window and `long` beyond.
 
         Raises:
-            ConfigError: the mode is not there, or does not hold so many tokens.
+            ConfigError: the mode does not exist, or does not hold so many tokens.
         """
         fits_short = total_tokens <= self.original_window
         chosen = mode or ("short" if fits_short and "short" in self._models else "long")
@@ -168,7 +170,7 @@ class TwoModes:
 
     @contextlib.contextmanager
     def mode(self, mode: Mode) -> Iterator[PreTrainedModel]:
-        """Within, and in this thread alone, `self(...)` and `generate` use this mode, whatever the length.
+        """Inside the context, and in this thread alone, `self(...)` and `generate` use this mode, whatever the length.
 
         Yields:
             The model of that mode.
@@ -181,7 +183,7 @@ class TwoModes:
             self._forced.reset(token)
 
     def __call__(self, input_ids: torch.Tensor, **arguments: Any) -> Any:
-        """The forward pass, in the mode that is taken or that the input's length chooses.
+        """The forward pass, in the mode of an enclosing `with`, or else of the input's length.
 
         Args:
             input_ids: token ids (batch, n).
@@ -194,20 +196,20 @@ class TwoModes:
             return model(input_ids=input_ids, **arguments)
 
     def generate(self, input_ids: torch.Tensor, *, max_new_tokens: int, **arguments: Any) -> torch.Tensor:
-        """The transformers library's `generate`, in the mode that is taken or that prompt and new tokens choose.
+        """The library's `generate`, in the mode of an enclosing `with`, or else of prompt and new tokens.
 
-        Where a model's rotary tables follow the length of its input, the tokens are those of the engine's.
+        If a model's rotary tables follow the length of its input, the tokens are those of the engine.
 
         Args:
             input_ids: token ids (batch, n).
-            max_new_tokens: tokens to generate at most; they count.
+            max_new_tokens: most tokens to generate; they count for the choice.
             **arguments: of the library's `generate`.
 
         Returns:
             Token ids (batch, n + new), the prompt's first.
 
         Raises:
-            ConfigError: as `choose`; and arguments by which LongRoPE's tokens would be others.
+            ConfigError: as `choose`; and for arguments that would change LongRoPE's tokens.
         """
         total = input_ids.shape[1] + max_new_tokens
         model: Any = self._chosen(total)
@@ -217,10 +219,10 @@ class TwoModes:
         parts = [name for name in _READ_IN_PARTS if arguments.get(name, getattr(own, name, None))]
         if parts and tables_at(model, 1) != tables_at(model, total):
             raise ConfigError(
-                f"{parts[0]} is given, and beyond the original window LongRoPE rotates by all that there is, which the "
-                "library does not see where it reads parts; leave it out"
+                f"{parts[0]} is given, and beyond the original window LongRoPE rotates by the whole length, which the "
+                "library does not see when it reads parts; leave it out"
             )
-        # LongRoPE's follow by themselves (0).
+        # 0 for LongRoPE, whose tables follow by themselves.
         held = held_length(model, 0, total)
         with self.one_at_a_time, rope_of_length(model, held) if held else contextlib.nullcontext():
             return model.generate(input_ids, max_new_tokens=max_new_tokens, **arguments)
@@ -230,15 +232,9 @@ class TwoModes:
 
 
 def with_adapter(short: PreTrainedModel, origin: Origin, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The extended model around the parameters of the base, with the adapter in its layers, unmerged.
-
-    Args:
-        short: the base model; it stays as it is.
-        origin: says where config and adapter are.
-        trust_remote_code: run Python code that comes with the model.
-    """
+    """The extended model around the base model's parameters, with the adapter of `origin` in its layers, unmerged."""
     config = read_config(origin.folder, trust_remote_code=trust_remote_code)
-    config._attn_implementation = short.config._attn_implementation
+    use_attention(config, attention_of(short.config))
     parameters = dict(short.named_parameters(remove_duplicate=False))
     extended = built_around(type(short), config, parameters, short)
     assert origin.adapter is not None
@@ -249,7 +245,7 @@ def with_adapter(short: PreTrainedModel, origin: Origin, trust_remote_code: bool
             f"adapter {str(origin.adapter)!r} cannot be put into its base model ({str(error).splitlines()[0][:200]}); "
             "it must be the one that this run left"
         ) from error
-    # Its layers stay in the model; parameters are the base's own, which nobody trains here.
+    # The adapter's layers stay in the model. Its parameters are the base's own, which nobody trains here.
     plain = cast(PreTrainedModel, wrapped.get_base_model())
     plain.requires_grad_(False)
     return plain.eval()

@@ -1,4 +1,4 @@
-"""What an extended model came from: read off its run's record, and held against the weights."""
+"""What an extended model was made from: read from its run's record, and checked against the weights."""
 
 import logging
 from collections.abc import Iterator
@@ -19,8 +19,6 @@ from skipwise.train.tuning import is_lora_layer
 logger = logging.getLogger("skipwise")
 
 _ADAPTER_CONFIG = "adapter_config.json"
-# Layers whose merged weights are compared with base and adapter: the outermost would show another base at once.
-_CHECKED = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +28,8 @@ class Origin:
     Attributes:
         folder: of the run, with the merged model and its config.
         base: the base model, as `load_model` takes it.
-        adapter: folder of the difference; None where both sets of weights are needed, as after full tuning, or where
-            the additions were trained over weights in 4 bits.
+        adapter: folder of the difference; None if both sets of weights are needed, as after full tuning, or if the
+            additions were trained over weights in 4 bits.
         is_own: whether the adapter is what the run trained, so that base and adapter make the merged weights.
     """
 
@@ -49,26 +47,28 @@ def read_origin(
     Args:
         source: a folder, or any model.
         base: where the base model is now; by default where the record says.
-        adapter: a folder with the difference, in place of the run's own.
+        adapter: a folder with the difference, instead of the run's own.
 
     Returns:
-        None where the source is no run of `skipwise extend` and no base is given.
+        None if the source is not a run of `skipwise extend` and no base is given.
 
     Raises:
-        CheckpointError: the record cannot be read, or the adapter is none.
+        CheckpointError: the record cannot be read, or the folder of the adapter has none.
     """
     folder = Path(source).expanduser()
     run = Run.open(folder)
     if not run.is_finished and base is None:
         if adapter is not None:
-            raise CheckpointError(f"{str(source)!r} is no run of skipwise extend; say what its base model is, by base")
+            raise CheckpointError(
+                f"{str(source)!r} is not a run of skipwise extend; say what its base model is, by base"
+            )
         return None
     model, tuning = _recorded(run)
     base = base or model
     if base is None:
         raise CheckpointError(f"the record of {str(folder)!r} names no base model; say where it is by base (--base)")
-    # Additions that were trained over weights in 4 bits make no model of the base in full precision: the merged weights
-    # are what was trained.
+    # Additions that were trained over 4-bit weights do not fit the base in full precision: the merged weights are what
+    # was trained.
     is_own = adapter is None and run.adapter is not None and tuning != "qlora"
     chosen = run.adapter if is_own else Path(adapter).expanduser() if adapter is not None else None
     if chosen is not None and not (chosen / _ADAPTER_CONFIG).is_file():
@@ -77,7 +77,7 @@ def read_origin(
 
 
 def _recorded(run: Run) -> tuple[str | None, str | None]:
-    """The base model and the kind of tuning of a run's record, as far as it names them."""
+    """The base model and the kind of tuning in a run's record, as far as it names them."""
     try:
         config = (run.record() or {}).get("config", {})
         return config.get("model"), (config.get("tuning") or {}).get("kind")
@@ -91,8 +91,8 @@ def _recorded(run: Run) -> tuple[str | None, str | None]:
 def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) -> None:
     """Refuses a base model that is not the one that the run extended.
 
-    Window and vocabulary must be the same; and where the run left an adapter, base and adapter must make the merged
-    weights that lie beside it.
+    Window and vocabulary must be the same; and if the run left an adapter, base and adapter must make the merged
+    weights beside it.
 
     Raises:
         CheckpointError: it is another model, or another version of it.
@@ -100,7 +100,7 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
     before, after = original_window(short.config), original_window(long.config)
     ends: list[Any] = [model.get_input_embeddings() for model in (short, long)]
     sizes = [tuple(end.weight.shape) for end in ends]
-    # Somebody may have said that the base model was pre-trained for less than its config has.
+    # The run may have been told that the base model was pre-trained for less than its config says.
     may_be_told = not rope_state(short.config).scaled and after < before
     if (before != after and not may_be_told) or sizes[0] != sizes[1]:
         raise CheckpointError(
@@ -110,15 +110,16 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
     if not origin.is_own:
         return
     adapted = [(name, module) for name, module in long.named_modules() if is_lora_layer(module)]
-    chosen = dict([*adapted[: _CHECKED // 2], *adapted[-(_CHECKED - _CHECKED // 2) :]])
-    stored = dict(_stored(origin.folder, {f"{name}.weight" for name in chosen}))
+    # Another base would show in the outermost layers.
+    outermost = dict([*adapted[:1], *adapted[-1:]])
+    stored = dict(_stored(origin.folder, {f"{name}.weight" for name in outermost}))
     if not stored:
         logger.warning(f"the weights of {str(origin.folder)!r} have other names than its model's: base not checked")
-    for name, module in chosen.items():
+    for name, module in outermost.items():
         if (merged := stored.get(f"{name}.weight")) is not None and not _is_merged(module, merged):
             raise CheckpointError(
                 f"{origin.base!r} and the adapter do not make the weights of {str(origin.folder)!r} ({name} differs): "
-                "the base model has changed since; give the one that was trained"
+                "the base model has changed since; give the one that was extended"
             )
 
 
@@ -133,7 +134,7 @@ def _stored(folder: Path, names: set[str]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _is_merged(layer: Any, merged: Tensor) -> bool:
-    """Whether a layer's base weights and addition make these weights, up to rounding in the coarser of their types."""
+    """Whether a layer's base weight and addition make this weight, up to rounding in the coarser of their types."""
     weight: Tensor = layer.get_base_layer().weight.detach()
     expected = (weight.float() + layer.get_delta_weight("default").detach().float()).cpu()
     allowed = 4 * max(torch.finfo(weight.dtype).eps, torch.finfo(merged.dtype).eps) * expected.abs().max()

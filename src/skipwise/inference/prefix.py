@@ -1,6 +1,7 @@
-"""Caches of requests that are done, for later ones that begin with the same tokens."""
+"""Caches of finished requests, for later ones that begin with the same tokens."""
 
 from collections.abc import Hashable, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from transformers.cache_utils import Cache
@@ -9,24 +10,18 @@ from skipwise.runtime.caches import can_rewind
 
 
 class Prefix(NamedTuple):
-    """Tokens and what a model made of them.
+    """Tokens, and the cache with their keys and values."""
 
-    Attributes:
-        kind: what must be the same for the cache to be of use: the mode, the kind of cache, RoPE that follows lengths.
-        ids: tokens that the cache holds.
-        cache: keys and values of all of them.
-    """
-
-    kind: Hashable
+    kind: Hashable  # what these depend on beside the tokens: the mode, the kind of cache, the rotary tables
     ids: tuple[int, ...]
     cache: Cache
 
 
 class PrefixStore:
-    """The caches of the last requests. A cache serves one request at a time: whoever takes it brings it back.
+    """The caches of the last requests. A cache serves one request at a time: it is taken, and given back.
 
     Args:
-        entries: caches kept at most, the oldest given up first; 0 keeps none.
+        entries: most caches to keep; the oldest is dropped first, and 0 keeps none.
         chunk_tokens: tokens of one pass. Prefixes are cut to whole chunks, so that the rest of a prompt goes through
             the same passes as without its prefix, and the numbers are the same to the bit.
     """
@@ -36,11 +31,9 @@ class PrefixStore:
         self._kept: list[Prefix] = []
 
     def take(self, kind: Hashable, ids: Sequence[int]) -> tuple[Cache, int] | None:
-        """A cache that holds the beginning of a prompt, cut to that, and its number of tokens; None where none does.
+        """The cache with the longest beginning of a prompt, cut to it, and its number of tokens; None if there is none.
 
-        Args:
-            kind: as of `Prefix`.
-            ids: the prompt. Its last token is never taken from a cache, as it must be read to be continued.
+        The last token of a prompt is never taken from a cache: it must be read to be continued.
         """
         best, length = None, 0
         for prefix in self._kept:
@@ -56,23 +49,15 @@ class PrefixStore:
         return best.cache, length
 
     def give(self, kind: Hashable, ids: Sequence[int], cache: Cache) -> None:
-        """Keeps the cache of a request that is done, if it can be cut back later.
-
-        Args:
-            kind: as of `Prefix`.
-            ids: all tokens that the cache holds, in order.
-            cache: nobody else uses it any more.
-        """
+        """Keeps the cache of a finished request, with all tokens that it holds, if it can be cut back later."""
         if self._entries and len(ids) >= self._chunk_tokens and can_rewind(cache):
-            self._kept = [*self._kept[-self._entries + 1 :], Prefix(kind, tuple(ids), cache)]
-            self._kept = self._kept[-self._entries :]
+            self._kept = [*self._kept, Prefix(kind, tuple(ids), cache)][-self._entries :]
 
     def clear(self) -> None:
-        """Lets go of all caches."""
+        """Drops all caches."""
         self._kept = []
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    n = min(len(one), len(other))
-    return next((place for place in range(n) if one[place] != other[place]), n)
+    """How many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -1,17 +1,17 @@
-"""Text of tokens as they come: no half letters, and nothing that may yet turn out to be a stop text."""
+"""Text of tokens as they come: no half characters, and nothing that may yet turn out to be a stop text."""
 
 from collections.abc import Sequence
 from typing import Any
 
 _UNKNOWN = "\ufffd"
-"""What a tokenizer writes for bytes that are no letter, or not yet."""
+"""What tokenizers write for bytes that are not a character, or not yet."""
 
 
 class TextStream:
     """Turns tokens into text one by one.
 
-    Not the tokenizers library's `DecodeStream`: it raises where a byte spoils letters before it, as bytes of
-    SentencePiece can, holds back what is half a letter at the end, and takes no tokenizer without an engine.
+    Not the tokenizers library's `DecodeStream`: that raises where a byte spoils characters before it, as bytes of
+    SentencePiece can, holds back half a character at the end, and takes no tokenizer without a Rust engine.
 
     Args:
         tokenizer: of the model.
@@ -25,13 +25,13 @@ class TextStream:
         self.stopped = False
         self._tokenizer, self._stop = tokenizer, stop
         self._ids: list[int] = []
-        # A token's text may depend on those before it: it is what the text grows by when the token is appended to
-        # all from `_begin` on, whose text up to `_read` was given out.
+        # A token's text may depend on those before it. It is what the text of the tokens from `_begin` on grows by when
+        # the token is appended; the text up to `_read` was given out.
         self._begin = self._read = 0
         self._waiting = ""
 
     def add(self, token_id: int) -> str:
-        """The text that is settled with this token."""
+        """The text that is final with this token."""
         self._ids.append(token_id)
         before, text = self._decoded(self._read), self._decoded(len(self._ids))
         if text.endswith(_UNKNOWN) or len(text) <= len(before):
@@ -68,5 +68,5 @@ class TextStream:
 
 
 def _begun(text: str, stop: str) -> int:
-    """Letters at the end of `text` that may be the beginning of `stop`."""
+    """Characters at the end of `text` that may be the beginning of `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,8 +1,8 @@
-"""Attention of one chunk of a long input after another, on a CPU, without a mask.
+"""Attention of a chunk that follows a cache, on a CPU, without a mask.
 
 A chunk sees all that came before it, and of itself what a causal mask allows. Under one mask for both, torch's
 `scaled_dot_product_attention` reads a number for every pair of query and key, nearly all of them zeros. Here the two
-are attended to apart, neither under a mask, and put together by what their softmax sums were.
+parts are computed apart, neither under a mask, and combined by their softmax sums.
 """
 
 from collections.abc import Iterator
@@ -13,15 +13,19 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from skipwise.runtime._transformers import (
+    attention_of,
+    calls_attention_by_name,
+    flash_attention_for_cpu,
+    use_attention,
+)
 
 _NAME = "skipwise_chunk"
-# The kernel under `scaled_dot_product_attention` on a CPU; it alone tells the sums that two parts are put together by.
-_KERNEL = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-# Earlier ones were not seen to take fewer heads of keys than of queries.
+_SDPA, _SDPA_MASK = AttentionInterface()["sdpa"], AttentionMaskInterface()["sdpa"]
+# Kernels of earlier versions were not seen to take fewer heads of keys than of queries.
 _GROUPS_HEADS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
-# The library's extras that change scores; `sdpa` itself knows but the first.
+# The library's extra arguments that change scores; `sdpa` itself knows only the first.
 _UNKNOWN = ("position_bias", "softcap", "sliding_window", "s_aux")
 
 
@@ -31,22 +35,22 @@ def sees_everything(model: Any) -> bool:
 
 
 def attends_in_chunks(model: Any) -> bool:
-    """Whether `chunk_attention` means what the model's own attention means, and is the faster one.
+    """Whether `chunk_attention` is the model's own attention, up to rounding, and faster.
 
-    The model must ask the library for its attention by name, and have keys as wide as values: latent attention has not.
+    The model must look its attention up by name, and have keys as wide as values, as latent attention has not.
     """
     config = model.config.get_text_config()
-    by_name = config._attn_implementation == "sdpa" and getattr(model, "_supports_attention_backend", False)
+    by_name = attention_of(config) == "sdpa" and calls_attention_by_name(model)
     plain = by_name and getattr(config, "kv_lora_rank", None) is None and sees_everything(model)
     here = model.device.type == "cpu" and model.dtype in (torch.float32, torch.bfloat16)
-    return plain and here and _KERNEL is not None
+    return plain and here and flash_attention_for_cpu is not None
 
 
 @contextmanager
 def chunk_attention(model: Any) -> Iterator[None]:
-    """Within, a chunk of tokens that comes after a cache, all rows without padding, is attended to in two parts.
+    """Inside the context, a chunk that follows a cache, all rows without padding, is attended to in two parts.
 
-    The same numbers as without it, up to rounding. Models that it does not suit go their own way.
+    The numbers are the same up to rounding. Models that it does not suit keep their own attention.
     """
     if not attends_in_chunks(model):
         yield
@@ -54,20 +58,20 @@ def chunk_attention(model: Any) -> Iterator[None]:
     AttentionInterface.register(_NAME, _attend)
     AttentionMaskInterface.register(_NAME, _mask)
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}.values()
-    before = [config._attn_implementation for config in configs]
+    before = [attention_of(config) for config in configs]
     try:
         for config in configs:
-            config._attn_implementation = _NAME
+            use_attention(config, _NAME)
         yield
     finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation = implementation
+        for config, name in zip(configs, before, strict=True):
+            use_attention(config, name)
 
 
 def _mask(*sizes: Any, **how: Any) -> Tensor | None:
-    """The library's own mask, where it is any other than causal or a model wants to have it as a tensor."""
+    """The library's own mask, unless it is plainly causal and the model does not want it as a tensor."""
     plain = how.get("allow_is_causal_skip", True) and how.get("attention_mask") is None
-    return None if plain else sdpa_mask(*sizes, **how)
+    return None if plain else _SDPA_MASK(*sizes, **how)
 
 
 def _attend(
@@ -88,17 +92,17 @@ def _attend(
     if attention_mask is not None or past == 0 or n == 1 or not _is_plain(query, value, dropout, how):
         if attention_mask is None and past and n > 1:
             attention_mask = query.new_ones(n, past + n, dtype=torch.bool).tril(past)[None, None]
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **how)
+        return _SDPA(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **how)
     if not _GROUPS_HEADS:
-        key, value = (repeat_kv(each, query.shape[1] // each.shape[1]) for each in (key, value))
-    assert _KERNEL is not None
-    earlier, earlier_sum = _KERNEL(query, key[:, :, :past], value[:, :, :past], scale=scaling)
-    own, own_sum = _KERNEL(query, key[:, :, past:], value[:, :, past:], is_causal=True, scale=scaling)
+        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
+    kernel = flash_attention_for_cpu
+    earlier, earlier_sum = kernel(query, key[:, :, :past], value[:, :, :past], scale=scaling)
+    own, own_sum = kernel(query, key[:, :, past:], value[:, :, past:], is_causal=True, scale=scaling)
     share = torch.sigmoid(own_sum - earlier_sum)[..., None]
     mixed = torch.lerp(earlier.to(share.dtype), own.to(share.dtype), share)
     return mixed.to(query.dtype).transpose(1, 2).contiguous(), None
 
 
 def _is_plain(query: Tensor, value: Tensor, dropout: float, how: dict[str, Any]) -> bool:
-    """Whether scores are scaled products and no more, of heads that keys and values are as wide as."""
+    """Whether scores are scaled products and nothing more, and values are as wide as keys."""
     return query.shape[-1] == value.shape[-1] and dropout == 0 and all(how.get(name) is None for name in _UNKNOWN)

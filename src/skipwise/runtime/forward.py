@@ -13,18 +13,18 @@ from skipwise.runtime.caches import empty_cache
 from skipwise.runtime.chunks import LOGITS_BYTES, logit_columns, score_columns
 from skipwise.runtime.session import CURE, Session
 
-# What a sum over exponentials is taken of at a time: it makes a copy, which then stays in a processor's cache.
+# `logsumexp` copies its input: pieces of this size stay in a processor's cache.
 _SUMMED_BYTES = 4 * 2**20
 
 Where = str | list[str]
-"""What is being measured, for an error's text; or of each row of a batch."""
+"""Name of the input, or of each row of a batch, for error messages."""
 
 
 class LogitPiece(NamedTuple):
-    """Logits of some neighbouring positions.
+    """Logits of neighbouring positions.
 
     Attributes:
-        first: index of the first of these positions in the input.
+        first: index of the first of them in the input.
         logits: float32 (batch, positions, vocabulary); row `i` predicts the token at `first + i + 1`.
     """
 
@@ -38,31 +38,31 @@ def check_length(config: PreTrainedConfig, num_tokens: int, *, allow_beyond: boo
     Args:
         config: of the model.
         num_tokens: length of the longest input.
-        allow_beyond: measure beyond the window on purpose, as for the base model of a comparison.
+        allow_beyond: measure beyond the window on purpose, as with the base model of a comparison.
 
     Raises:
-        ConfigError: when the input is longer and that was not asked for.
+        ConfigError: the input is longer, and `allow_beyond` is not set.
     """
     window = longest_input(config)
     if num_tokens > window and not allow_beyond:
         raise ConfigError(
-            f"length is {num_tokens} tokens and the model's window is {window}; ask for at "
-            "most that, or measure beyond it on purpose with allow_beyond (--allow-beyond)"
+            f"length is {num_tokens} tokens and the model's window is {window}; give at most that, or measure beyond "
+            "it on purpose with allow_beyond (--allow-beyond)"
         )
 
 
 def plain_model(model: Any) -> Any:
-    """The model itself, of one that an adapter library has put its layers into and wrapped: with these layers.
+    """The model inside the wrapper of an adapter library, with the adapter's layers in it; any other model itself.
 
     Raises:
-        ConfigError: when the adapter is no layer of the model but a prompt before its input.
+        ConfigError: the adapter puts a prompt before the input instead of layers into the model.
     """
     if not hasattr(model, "get_base_model"):
         return model
     if model.active_peft_config.is_prompt_learning:
         raise ConfigError(
             f"the model has an adapter of type {model.active_peft_config.peft_type}, which puts a prompt of its own "
-            "before the input, so lengths would not be what they say; evaluate a model with adapters inside its layers"
+            "before the input, so that inputs are longer than stated; evaluate a model with adapters inside its layers"
         )
     return model.get_base_model()
 
@@ -78,7 +78,7 @@ def logit_pieces(
 ) -> Iterator[LogitPiece]:
     """Yields the logits of positions `first` to the last, in order, in pieces of bounded size.
 
-    All pieces together mean the same as::
+    All pieces together equal::
 
         model(input_ids=input_ids).logits[:, first:].float()
 
@@ -88,10 +88,10 @@ def logit_pieces(
         first: index of the first position whose logits are asked for.
         chunk_tokens: positions of one pass through the decoder; by default what suits model and device.
         logits_bytes: largest piece, counted in float32.
-        where: what is being measured, for the error's text.
+        where: name of the input, for error messages.
 
     Raises:
-        CheckpointError: when a logit is NaN, or the largest of a position infinite.
+        CheckpointError: a logit is NaN, or the largest of a position infinite.
     """
     model = plain_model(model)
     rows, num_tokens = input_ids.shape
@@ -117,7 +117,7 @@ def token_nlls(
 ) -> Tensor:
     """Negative log-likelihood of each token from `first_scored` on, given all tokens before it.
 
-    Means the same as::
+    Equals::
 
         log_probabilities = log_softmax(model(input_ids=input_ids[:, :-1]).logits)
         nlls = -log_probabilities.gather(-1, input_ids[:, 1:, None])[:, first_scored - 1 :, 0]
@@ -126,14 +126,14 @@ def token_nlls(
         model: a causal language model of the transformers library, in evaluation mode.
         input_ids: token ids (batch, n).
         first_scored: index of the first token to score, at least 1: the first token has no context.
-        where: what is being measured, for the error's text.
+        where: name of the input, for error messages.
         **limits: `chunk_tokens` and `logits_bytes` as for `logit_pieces`.
 
     Returns:
         Natural-logarithm NLLs, float64 (batch, n - first_scored) on the CPU.
 
     Raises:
-        CheckpointError: when a logit is NaN, or an NLL infinite.
+        CheckpointError: a logit is NaN, or an NLL infinite.
     """
     targets = input_ids.to(model.device)
     nlls = []
@@ -152,7 +152,7 @@ def token_nlls(
 def _check_scored(nlls: Tensor, token_ids: Tensor, first: int, where: Where) -> None:
     """Raises CheckpointError unless all NLLs (rows, n) are finite, of tokens from position `first` on.
 
-    Largest logits are finite by now, so what is not is infinite: the token's own logit is minus infinity.
+    The largest logits are finite by now, so only the token's own logit can be infinite: minus infinity.
     """
     if not nlls.isfinite().all():
         row, column = (~nlls.isfinite()).nonzero()[0].tolist()

@@ -7,30 +7,24 @@ from typing import Any
 
 import torch
 
-_FOLLOWING = ("dynamic", "longrope")
-
 
 def rope_follows_length(model: Any) -> bool:
-    """Whether the model rotates a token by how long its input is, so that an input's beginning is not a shorter one."""
-    return bool(_following(model))
+    """Whether the model's rotary tables depend on the input's length, so that a prefix is not read like the whole."""
+    return any(True for _ in _following(model))
 
 
 @contextmanager
 def rope_of_length(model: Any, num_tokens: int) -> Iterator[None]:
-    """Within, RoPE that follows the input's length is that of `num_tokens` in every chunk.
+    """Inside the context, RoPE that follows the input's length is that of `num_tokens` in every chunk.
 
-    Such modules look at the largest position of a call, so early chunks would be rotated as if the input were short,
-    and a module may still hold what a longer input left behind. So each chunk shows them position 0, which resets them,
-    and then its own positions and the input's last.
+    Such modules look at the largest position of a call. Early chunks would be rotated as if the input were short, and a
+    module may still hold the tables of a longer input. So each chunk shows them position 0, which resets them, and then
+    its own positions and the input's last.
 
     Args:
-        model: a causal language model of the transformers library.
-        num_tokens: length of the whole input, tokens to be generated included.
+        model: a causal language model of the transformers library, as everywhere here.
+        num_tokens: length of the whole input, new tokens included.
     """
-    following = _following(model)
-    if not following:
-        yield
-        return
 
     def see_last_position(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         values = dict(zip(("x", "position_ids", "layer_type"), args, strict=False)) | kwargs
@@ -42,6 +36,7 @@ def rope_of_length(model: Any, num_tokens: int) -> Iterator[None]:
     def drop_last_position(module: Any, args: tuple, output: Any) -> Any:
         return tuple(table[..., :-1, :] for table in output)
 
+    following = list(dict.fromkeys(module for module, _, _ in _following(model)))
     handles = [module.register_forward_pre_hook(see_last_position, with_kwargs=True) for module in following]
     handles += [module.register_forward_hook(drop_last_position) for module in following]
     try:
@@ -52,46 +47,36 @@ def rope_of_length(model: Any, num_tokens: int) -> Iterator[None]:
 
 
 def held_length(model: Any, num_tokens: int, total_tokens: int) -> int:
-    """The length whose tables a request is read with: such that its next token is that of a fresh prefill.
+    """The length whose tables a request is read with, so that its next token is that of a fresh prefill.
 
-    LongRoPE has two lists of frequencies, so keys last until the input grows past the original window and are read anew
-    then. Dynamic NTK would have keys read anew for each token: there it is one length for the whole request.
-
-    Args:
-        model: a causal language model of the transformers library.
-        num_tokens: that are there, the prompt's or more.
-        total_tokens: that the request may come to.
+    LongRoPE has two lists of frequencies: keys last until the input grows past the original window, and are then
+    recomputed. With dynamic NTK, keys would have to be recomputed for each token: there it is one length for the whole
+    request, with all tokens that it may come to.
     """
-    return total_tokens if "dynamic" in _kinds(model) else num_tokens
+    return total_tokens if _is_dynamic(model) else num_tokens
 
 
 def tables_at(model: Any, num_tokens: int) -> Hashable:
-    """What keys of an input of this length depend on beside its tokens; keys of unlike ones do not go together."""
-    if "dynamic" in _kinds(model):
-        return num_tokens
-    return tuple(num_tokens > switch for switch in _switches(model))
+    """What the keys of an input of this length depend on beside its tokens; only equal ones go together."""
+    return num_tokens if _is_dynamic(model) else tuple(num_tokens > switch for switch in _switches(model))
 
 
 def next_switch(model: Any, num_tokens: int) -> int | None:
-    """The longest input, of this length or more, that is still rotated like one of this length; None where any is."""
+    """The longest input, of at least this length, that is rotated like one of this length; None if there is none."""
     return next((switch for switch in _switches(model) if num_tokens <= switch), None)
 
 
 def recompute_at_switches(model: Any) -> None:
-    """Has the library's `generate` read all tokens anew where LongRoPE changes its list, as its Phi-3 does by itself.
-
-    Args:
-        model: a causal language model of the transformers library; for good.
-    """
+    """Makes `model.generate` recompute all keys where LongRoPE changes its list, as the library's own Phi-3 does."""
     if _switches(model):
         model.prepare_inputs_for_generation = types.MethodType(_prepare_inputs, model)
 
 
 def _prepare_inputs(model: Any, input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """The model's own `prepare_inputs_for_generation`, without the keys so far where they are of another list."""
+    """The model's own `prepare_inputs_for_generation`, without the keys so far if they are of the other list."""
     if past_key_values is not None and (past := int(past_key_values.get_seq_length())):
         mask = kwargs.get("attention_mask")
-        # Positions count from behind the padding, of the row that has least.
+        # Positions are counted after the padding, of the row that has least.
         padding = 0 if mask is None or mask.ndim != 2 else mask.shape[1] - int(mask.sum(-1).max())
         if tables_at(model, past - padding) != tables_at(model, input_ids.shape[1] - padding):
             past_key_values.reset()
@@ -100,31 +85,21 @@ def _prepare_inputs(model: Any, input_ids: torch.Tensor, past_key_values: Any = 
     return own(model, input_ids, past_key_values=past_key_values, **kwargs)
 
 
+def _is_dynamic(model: Any) -> bool:
+    return any(kind == "dynamic" for _, kind, _ in _following(model))
+
+
 def _switches(model: Any) -> list[int]:
     """Lengths up to which LongRoPE has the short list, shortest first."""
-    found = set()
-    for module in _following(model):
-        parameters = module.config.rope_parameters
-        kinds = module.rope_type if isinstance(module.rope_type, dict) else {None: module.rope_type}
-        for layers, kind in kinds.items():
-            if kind == "longrope":
-                own = parameters if layers is None else parameters[layers]
-                found.add(int(own["original_max_position_embeddings"]))
-    return sorted(found)
+    kinds = ((kind, parameters) for _, kind, parameters in _following(model))
+    return sorted({int(own["original_max_position_embeddings"]) for kind, own in kinds if kind == "longrope"})
 
 
-def _kinds(model: Any) -> set[str]:
-    """The types of rotary embedding that follow the input's length."""
-    types = [module.rope_type for module in _following(model)]
-    named = [kind for one in types for kind in (one.values() if isinstance(one, dict) else [one])]
-    return {kind for kind in named if kind in _FOLLOWING}
-
-
-def _following(model: Any) -> list[Any]:
-    """The modules whose tables depend on the input's length."""
-    return [module for module in model.modules() if _follows_length(getattr(module, "rope_type", None))]
-
-
-def _follows_length(rope_type: str | dict[str, str] | None) -> bool:
-    kinds = rope_type.values() if isinstance(rope_type, dict) else [rope_type]
-    return any(kind in _FOLLOWING for kind in kinds)
+def _following(model: Any) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+    """Modules whose tables depend on the input's length, with type and parameters; once for each kind of layer."""
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        for layers, kind in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
+            if kind in ("dynamic", "longrope"):
+                parameters = module.config.rope_parameters
+                yield module, kind, parameters if layers is None else parameters[layers]

@@ -1,4 +1,4 @@
-"""The most memory in use: of an accelerator's allocator, or of this process."""
+"""Peak memory, of an accelerator's allocator or of this process."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,10 +12,10 @@ _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 class Peak:
-    """The most memory in use since it was made.
+    """The most memory in use since this object was made.
 
     Attributes:
-        of: what is counted, for people.
+        of: what is counted, in words.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,7 +29,7 @@ class Peak:
 
 
 def _counter(device: torch.device) -> tuple[Callable[[], int], str]:
-    """What reads the peak from now on, or what is in use now where no peak is kept; and its name."""
+    """A function that reads the peak from now on, or memory in use where no peak is kept; and what it counts."""
     backend: Any = getattr(torch, device.type, None)
     if device.type != "cpu" and hasattr(backend, "reset_peak_memory_stats"):
         backend.reset_peak_memory_stats(device)

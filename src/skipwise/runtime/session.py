@@ -1,14 +1,14 @@
-"""Running a model over a long input: the one place that calls it with a cache.
+"""Runs a model over a long input; the only caller of a model with a cache.
 
     session = Session(model, empty_cache(model, 1, 1100), length=1000)
-    for logits in session.prefill(ids, chunk_tokens=512):       # ids (1, 1000): read in two chunks
-        token = logits[:, -1:].argmax(-1)                       # of the last position alone
-    token = session.step(token)[:, -1:].argmax(-1)              # one token more
+    for logits in session.prefill(ids, chunk_tokens=512):       # ids (1, 1000): two chunks
+        token = logits[:, -1:].argmax(-1)                       # the last position alone
+    token = session.step(token)[:, -1:].argmax(-1)              # one more token
 
-Token ids go in, logits come out: of the positions asked for and no others. Memory grows with the cache and the chunk,
-never with `n x vocabulary` nor `n x n`. Logits are the model's own forward's, so soft caps and scales of the head are
-in them. Evaluation takes scores from a prefill's columns (`forward`), batches of prompts go on by steps (`decode`),
-and the engine makes each chunk or token one step.
+Token ids go in, logits of the positions asked for come out. Memory grows with the cache and the chunk, never with
+`n x vocabulary` or `n x n`. Logits come from the model's own forward, soft caps and scales of the head included.
+Evaluation scores the columns of a prefill (`forward`), batches of prompts go on by steps (`decode`), and the engine
+makes each chunk or token one step.
 """
 
 import copy
@@ -33,12 +33,12 @@ class Session:
 
     Args:
         model: a causal language model of the transformers library, in evaluation mode, without a wrapper.
-        cache: gets the keys and values; None where all is read in one pass and nothing after it.
-        length: of the whole input in tokens, which RoPE that follows the length is made for.
-        columns: that the cache holds already.
-        padding: columns before each row's first token, int64 (rows,); None where no row has any. Then no mask is made
-            but what the model makes itself.
-        names: what each row is, for an error's text; None leaves the logits unchecked.
+        cache: takes the keys and values; None if everything is read in one pass.
+        length: tokens of the whole input, for RoPE that follows the length.
+        columns: columns that the cache holds already.
+        padding: columns before each row's first token, int64 (rows,). None if no row has any; then the only mask is
+            the model's own.
+        names: name of each row, for error messages; None leaves the logits unchecked.
         in_parts: whether chunks without padding may be attended to as in `runtime.attention`.
 
     Attributes:
@@ -59,7 +59,7 @@ class Session:
     ) -> None:
         self.cache, self.columns = cache, columns
         self._model, self._padding, self._names = model, padding, names
-        # A cache whose size is fixed gives attention columns that hold nothing yet, and a mask for them.
+        # A cache of fixed size gives attention columns that are still empty, and a mask for them.
         fixed = cache is not None and any(isinstance(layer, StaticLayer) for layer in cache.layers)
         self._in_parts = in_parts and padding is None and not fixed
         self._rope = partial(rope_of_length, model, length) if rope_follows_length(model) else nullcontext
@@ -68,14 +68,14 @@ class Session:
     def prefill(
         self, ids: Tensor, last: int = 1, *, chunk_tokens: int, piece_tokens: int | None = None
     ) -> Iterator[Tensor]:
-        """Reads the next columns in chunks and yields the logits of the last of them, in order and in pieces.
+        """Reads the next columns in chunks, and yields the logits of the last of them in order, in pieces.
 
         Args:
             ids: token ids (rows, n).
             last: columns whose logits are asked for.
             chunk_tokens: columns of one pass through the decoder.
-            piece_tokens: columns of one piece at most; by default all of a chunk. A piece is gone when the next is
-                made, if whoever takes it lets go of it.
+            piece_tokens: most columns of one piece; by default those of a chunk. A piece that the caller lets go of
+                leaves memory before the next is made.
 
         Yields:
             (rows, columns, vocabulary) in the model's own type.
@@ -119,7 +119,7 @@ class Session:
         return logits
 
     def keep(self, places: Sequence[int]) -> None:
-        """Goes on with these rows alone, by their place among those that are left, in order."""
+        """Keeps these rows alone, by their place among those that are left, in order."""
         assert self.cache is not None
         chosen = torch.tensor(places, dtype=torch.long, device=self._model.device)
         self.cache.batch_select_indices(chosen)
@@ -128,10 +128,10 @@ class Session:
 
     @contextmanager
     def rewound(self) -> Iterator[None]:
-        """Forgets, at its end, what is read within: little, and no chunk."""
+        """Forgets at its end what is read within, which must be few columns beside a chunk."""
         assert self.cache is not None
         layers: list[Any] = self.cache.layers
-        # A sliding layer throws away what leaves its window: its few tensors are kept. Updates make new ones.
+        # A sliding layer drops what leaves its window, so it is copied: updates make new tensors.
         sliding = {
             index: copy.copy(layer)
             for index, (layer, slides) in enumerate(zip(layers, self.cache.is_sliding, strict=True))
@@ -148,7 +148,7 @@ class Session:
 
     @contextmanager
     def _ready(self, ids: Tensor) -> Iterator[None]:
-        """Within, the model may read `ids`. For each call anew: between calls others may run this model."""
+        """Inside the context, the model may read `ids`. One context a call: between calls, others may run the model."""
         in_parts = chunk_attention(self._model) if self._in_parts and ids.shape[1] > 1 else nullcontext()
         with self._rope(), in_parts:
             yield
@@ -156,7 +156,7 @@ class Session:
     def _inputs(self, ids: Tensor) -> dict[str, Any]:
         device, end = self._model.device, self.columns + ids.shape[1]
         inputs = {"input_ids": ids.to(device), "past_key_values": self.cache, "use_cache": self.cache is not None}
-        # Positions are said explicitly: with a cache no mask of ones is needed, and nobody guesses at packed documents.
+        # With explicit positions a cache needs no mask of ones, and the library does not look for packed documents.
         if self._padding is None:
             return inputs | {"position_ids": torch.arange(self.columns, end, device=device).expand(len(ids), -1)}
         own = torch.arange(end, device=device) - self._padding[:, None]
@@ -166,7 +166,7 @@ class Session:
         }
 
     def _in_pieces(self, chunk: Tensor, last: int, piece_tokens: int) -> Iterator[Tensor]:
-        """One pass through the decoder; then the model's own forward over slices of what came out, as in `loss`."""
+        """One pass through the decoder, then the model's own forward over slices of its output, as in `loss`."""
         decoder: nn.Module = self._model.base_model
         with self._ready(chunk):
             outputs = decoder(**self._inputs(chunk))
@@ -181,7 +181,7 @@ class Session:
             del logits
 
     def _check(self, logits: Tensor, first: int) -> None:
-        """Refuses logits (rows, n, vocabulary) of the columns from `first` on that no distribution follows from."""
+        """Refuses logits (rows, n, vocabulary), of the columns from `first` on, that define no distribution."""
         if self._names is None:
             return
         largest = logits.amax(-1)  # NaN where any is
@@ -194,7 +194,7 @@ class Session:
 
 @contextmanager
 def _standing(decoder: nn.Module, outputs: Any) -> Iterator[None]:
-    """Within, the decoder answers any input with `outputs`."""
+    """Inside the context, the decoder returns `outputs` for any input."""
     replaced = decoder.__dict__.get("forward")
     decoder.forward = lambda *_, **__: outputs
     try:

@@ -1,7 +1,7 @@
-"""One model with two modes behind OpenAI's API, for many at once: keys and their limits, fair turns, nothing kept.
+"""One model with two modes behind OpenAI's API, for many clients: keys and limits, fair turns, no text kept.
 
     requests -> listen (TLS, slow senders) -> gate (keys, sizes, audit) -> app (routes, limits)
              -> backends: the engine in this process under the scheduler's fair turns, or vLLM's servers
 
-Import from the modules: `keys` alone loads neither the engine nor the web's libraries.
+Import from the modules: `keys` alone loads neither the engine nor the web libraries.
 """

@@ -1,23 +1,32 @@
-"""What clients send and get: the part of OpenAI's API that a text model can keep.
+"""What clients send and get: the part of OpenAI's API that a text model can serve.
 
-Fields that change nothing in the text are read and forgotten; those that ask for what is not done here are refused, so
-that no answer is other than it was asked for.
+Fields that do not change the text are accepted and ignored. Fields that ask for what this server cannot do are refused,
+so that no answer differs from what was asked for.
 """
 
+import sys
 import time
+import traceback
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
+from starlette.exceptions import HTTPException
 
+from skipwise.config.reading import allowed_words
+from skipwise.errors import ConfigError
 from skipwise.inference.engine import GenerationRequest, Mode
 from skipwise.serve.backends import Message
+from skipwise.serve.refusals import Refusal
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenCount = Annotated[int, Field(ge=1, lt=1 << 31)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
-# What may be said of things that are not done here: that none is wanted.
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+# For what this server cannot do: the client may say that it wants none.
 NoList = Annotated[list[Any], Field(max_length=0)] | None
 NoDict = Annotated[dict[str, Any], Field(max_length=0)] | None
 
@@ -30,7 +39,7 @@ class StreamOptions(_Strict):
     """How a stream ends.
 
     Attributes:
-        include_usage: a last chunk has the counts of tokens.
+        include_usage: send a last chunk with the token counts.
     """
 
     include_usage: bool = False
@@ -38,11 +47,11 @@ class StreamOptions(_Strict):
 
 
 class _Sampling(_Strict):
-    """What both kinds of request say of the text to come.
+    """What both kinds of request say about the text to generate.
 
     Attributes:
-        model: a name of those that are served.
-        max_tokens: to be generated at most; None for the server's default, or what is left of the window.
+        model: name of a served model.
+        max_tokens: most tokens to generate; None for the server's default, or what is left of the window.
         temperature: 0 takes the likeliest token each time.
         stop: texts that end the output.
     """
@@ -59,7 +68,7 @@ class _Sampling(_Strict):
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     logit_bias: NoDict = None
-    # Read and forgotten.
+    # Accepted and ignored.
     user: str | None = None
     prompt_cache_key: str | None = None
     metadata: dict[str, Any] | None = None
@@ -69,23 +78,18 @@ class _Sampling(_Strict):
 
     @property
     def new_tokens(self) -> int | None:
-        """To be generated at most, as the request says."""
+        """Most tokens to generate, as the request says."""
         return self.max_tokens
 
-    @property
-    def stop_texts(self) -> tuple[str, ...]:
-        """Texts that end the output."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
     def to_request(self, prompt_ids: list[int], max_new_tokens: int, mode: Mode | None) -> GenerationRequest:
-        """What the engine is to do."""
+        """The request for the engine."""
         return GenerationRequest(
             prompt_ids=prompt_ids,
             max_new_tokens=max_new_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed,
-            stop=self.stop_texts,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             mode=mode,
         )
 
@@ -94,14 +98,14 @@ class CompletionBody(_Sampling):
     """`/v1/completions`.
 
     Attributes:
-        prompt: a text, or token ids.
+        prompt: one text, or its token ids; either may be in a list of one.
     """
 
     prompt: (
         Text
-        | Annotated[list[TokenId], Field(min_length=1)]
+        | TokenIds
         | Annotated[list[Text], Field(min_length=1, max_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=1)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=1)]
     )
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
@@ -125,8 +129,8 @@ class TextPart(_Strict):
 _OTHER_PARTS = ("image_url", "input_image", "image", "input_audio", "audio", "video_url", "video", "file", "refusal")
 
 
-def _of_text(content: Any) -> Any:
-    """Refuses what is no text by its kind, before the forms of a text are tried in turn."""
+def _text_only(content: Any) -> Any:
+    """Names what is not text by its type, before pydantic tries each form of text in turn."""
     if content is None:
         raise PydanticCustomError("no_content", "it is null; give text, or parts of type 'text'")
     if not isinstance(content, str | list):
@@ -134,11 +138,11 @@ def _of_text(content: Any) -> Any:
     for place, part in enumerate(content if isinstance(content, list) else []):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
-            # A type that is not known here is the client's text.
-            told = f"of type '{kind}'" if kind in _OTHER_PARTS else "of a type that is not known here"
+            # An unknown type is the client's text, and not repeated.
+            told = f"of type '{kind}'" if kind in _OTHER_PARTS else "of an unknown type"
             raise PydanticCustomError(
                 "no_text_part",
-                "part {place} is {told}, and this model reads text alone; give parts of type 'text'",
+                "part {place} is {told}, and this model reads text only; give parts of type 'text'",
                 {"place": place, "told": told},
             )
     return content
@@ -148,9 +152,9 @@ class ChatMessage(_Strict):
     """A message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | Annotated[list[TextPart], Field(min_length=1)], BeforeValidator(_of_text)]
+    content: Annotated[str | Annotated[list[TextPart], Field(min_length=1)], BeforeValidator(_text_only)]
     name: str | None = None
-    # Answers come back as they were: with what they had none of.
+    # Clients send answers back as they got them, with these fields empty.
     refusal: None = None
     annotations: NoList = None
     audio: None = None
@@ -159,7 +163,7 @@ class ChatMessage(_Strict):
 
     @property
     def plain(self) -> Message:
-        """As templates take it."""
+        """The message as chat templates take it."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
@@ -191,40 +195,12 @@ class ChatBody(_Sampling):
 
     @property
     def new_tokens(self) -> int | None:
-        """To be generated at most, as the request says under one name or the other."""
+        """Most tokens to generate, under either name."""
         return self.max_completion_tokens or self.max_tokens
 
 
-class Usage(BaseModel):
-    """Tokens of a request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class Taken(BaseModel):
-    """What an answer took; ours, beside what OpenAI's API has.
-
-    Attributes:
-        mode: `short` (the base model) or `long` (the extended one).
-        seconds: since the request came.
-        first_token_seconds: until its first text.
-    """
-
-    mode: str
-    seconds: float
-    first_token_seconds: float | None
-
-
 class Answer:
-    """Makes the bodies of one answer, whole or in chunks.
-
-    Args:
-        request_id: of this request.
-        model: the name that was asked for.
-        chat: whether messages are answered.
-    """
+    """Makes the bodies of one answer, whole or in chunks, under the model's name as it was asked for."""
 
     def __init__(self, request_id: str, model: str, *, chat: bool) -> None:
         self._chat = chat
@@ -234,42 +210,103 @@ class Answer:
             "model": model,
         }
 
-    def whole(self, text: str, finish_reason: str, usage: Usage, taken: Taken) -> dict[str, Any]:
-        """All at once."""
-        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
-        choice = {"index": 0, **content, "finish_reason": finish_reason, "logprobs": None}
-        kind = "chat.completion" if self._chat else "text_completion"
-        return {
-            **self._head,
-            "object": kind,
-            "choices": [choice],
-            "usage": usage.model_dump(),
-            "skipwise": taken.model_dump(),
-        }
+    def whole(self, text: str, finish_reason: str) -> dict[str, Any]:
+        """The whole answer."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return self._body("chat.completion", {"message": message} if self._chat else {"text": text}, finish_reason)
 
     def opening(self) -> dict[str, Any] | None:
         """The chunk before any text; only chats have one."""
-        return self._chunk({"delta": {"role": "assistant", "content": ""}}) if self._chat else None
+        return self._chunk({"role": "assistant", "content": ""}, "") if self._chat else None
 
     def piece(self, text: str) -> dict[str, Any]:
         """A chunk of text."""
-        return self._chunk({"delta": {"content": text}} if self._chat else {"text": text})
+        return self._chunk({"content": text}, text)
 
-    def ending(self, finish_reason: str, taken: Taken) -> dict[str, Any]:
-        """The last chunk of the text."""
-        chunk = self._chunk({"delta": {}} if self._chat else {"text": ""}, finish_reason)
-        return {**chunk, "skipwise": taken.model_dump()}
+    def ending(self, finish_reason: str) -> dict[str, Any]:
+        """The chunk that ends the text."""
+        return self._chunk({}, "", finish_reason)
 
-    def counted(self, usage: Usage) -> dict[str, Any]:
-        """The chunk after it, where it was asked for."""
-        return {**self._chunk({}), "choices": [], "usage": usage.model_dump()}
+    def counts(self) -> dict[str, Any]:
+        """The chunk after the text, for the token counts."""
+        return {**self._chunk({}, ""), "choices": []}
 
-    def _chunk(self, content: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    def _chunk(self, delta: dict[str, str], text: str, finish_reason: str | None = None) -> dict[str, Any]:
+        return self._body("chat.completion.chunk", {"delta": delta} if self._chat else {"text": text}, finish_reason)
+
+    def _body(self, chat_object: str, content: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
         choice = {"index": 0, **content, "finish_reason": finish_reason, "logprobs": None}
-        kind = "chat.completion.chunk" if self._chat else "text_completion"
-        return {**self._head, "object": kind, "choices": [choice]}
+        return {**self._head, "object": chat_object if self._chat else "text_completion", "choices": [choice]}
 
 
 def model_body(name: str, window: int) -> dict[str, Any]:
-    """`/v1/models/NAME`: a name, and the most tokens that a request may come to."""
+    """`/v1/models/NAME`: a name, and the most tokens of a request."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "skipwise", "max_model_len": window}
+
+
+_FIELDS = {
+    name
+    for model in (CompletionBody, ChatBody, ChatMessage, TextPart, StreamOptions, TextFormat)
+    for name in model.model_fields
+}
+# For a union, pydantic says of each type why the value does not fit; for what this server cannot do, how few are
+# allowed. These are clearer.
+_HINTS = {
+    "prompt": "give one text that is not empty, or its token ids",
+    "stop": "give up to 4 texts of 1 to 256 characters",
+    "n": "a request gets one answer; ask again for another",
+    "best_of": "a request gets one answer; ask again for another",
+    "logprobs": "this server returns no probabilities; leave it out",
+    "tools": "this server calls no tools; leave them out",
+    "response_format": "answers are plain text; leave it out",
+}
+_UNROUTED = {
+    400: "the body cannot be read as JSON in UTF-8",
+    404: "there is nothing at this path; see /openapi.json",
+    405: "this path takes another method",
+}
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """What a client is told about an error: never text of a prompt, and of an unexpected error nothing at all."""
+    match error:
+        case Refusal():
+            return error
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException():
+            return unrouted(error.status_code, str(error.detail), (error.headers or {}).get("Allow"))
+        case ConfigError():
+            # The engine's words and numbers about lengths and settings.
+            return Refusal(400, str(error), code="invalid_request")
+    # Its message may hold text of a prompt: stderr gets the type and the place.
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename} line {frames[-1].lineno}" if frames else "nowhere"
+    print(f"skipwise: a request failed: {type(error).__name__} at {where}", file=sys.stderr)
+    return Refusal(500, "the server failed at this request", code="internal_error")
+
+
+def unrouted(status: int, otherwise: str = "", allow: str | None = None) -> Refusal:
+    """The refusal of a request that no route takes."""
+    return Refusal(status, _UNROUTED.get(status, otherwise), code="invalid_request", allow=allow)
+
+
+def _invalid(error: RequestValidationError) -> Refusal:
+    errors = error.errors()
+    # A union gives an error for each type. The type that was meant is the one whose error lies deepest.
+    first = next(one for one in errors if not any(_field(other).startswith(_field(one) + ".") for other in errors))
+    field = _field(first)
+    message = f"{field or 'the body'}: {_HINTS.get(field.partition('.')[0]) or allowed_words(first)}"
+    if first["type"] == "extra_forbidden":
+        field = str(first["loc"][-1])[:80]
+        message = f"{field!r} is not a known field; leave it out"
+    elif first["type"] == "model_attributes_type":
+        message = "the body must be a JSON object, sent with the header 'Content-Type: application/json'"
+    elif first["type"] == "json_invalid":
+        message, field = f"the body is not JSON from character {field} on", ""
+    return Refusal(400, message, code="invalid_request", param=field[:80] or None)
+
+
+def _field(error: Mapping[str, Any]) -> str:
+    """The field of an error, without the names of pydantic's types that stand in its location."""
+    return ".".join(str(part) for part in error["loc"][1:] if part in _FIELDS or isinstance(part, int))

@@ -3,28 +3,22 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
 
 from skipwise import __version__
 from skipwise.inference.engine import GenerationRequest
-from skipwise.serve.api import (
-    Answer,
-    ChatBody,
-    CompletionBody,
-    Taken,
-    Usage,
-    model_body,
-)
+from skipwise.serve.api import Answer, ChatBody, CompletionBody, model_body
 from skipwise.serve.audit import AuditLog, AuditRecord
 from skipwise.serve.backends import Backend, Message, ServedModel
 from skipwise.serve.gate import CLIENT_GONE, Bounds, Caller, Gate
-from skipwise.serve.handlers import add_handlers
 from skipwise.serve.keys import Keyring
 from skipwise.serve.limits import Limiter
 from skipwise.serve.metrics import Metrics
@@ -45,22 +39,6 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@dataclass(slots=True)
-class _Service:
-    """What routes share."""
-
-    backend: Backend
-    limiter: Limiter
-    metrics: Metrics
-    default_max_tokens: int
-    draining: bool = False
-
-    def drain(self) -> None:
-        """From now on, and for good, new requests are refused."""
-        self.draining = True
-        self.backend.drain()
-
-
 def create_app(
     backend: Backend,
     *,
@@ -68,67 +46,74 @@ def create_app(
     audit: AuditLog | None = None,
     bounds: Bounds | None = None,
     default_max_tokens: int = 256,
-) -> tuple[Gate, Callable[[], None]]:
+) -> FastAPI:
     """The server over a backend.
 
     Args:
-        backend: whoever answers; `listen.Server` starts and stops it.
-        keyring: whose keys are asked for; None for a server that only this machine reaches.
-        audit: what is kept of requests.
-        bounds: of what may be sent.
-        default_max_tokens: generated at most where a request does not say.
-
-    Returns:
-        The application, and what makes it refuse requests while those that run are finished.
+        backend: generates the answers; `listen.Server` starts and stops it.
+        keyring: keys that are accepted; None for a server that only this machine reaches.
+        audit: log of requests.
+        bounds: limits on what clients send.
+        default_max_tokens: most tokens to generate where a request does not say.
     """
     service = _Service(backend, Limiter(), Metrics(), default_max_tokens)
-
     app = FastAPI(
         title="skipwise",
         version=__version__,
         description="One model with two modes behind OpenAI's API.",
-        # Their pages load scripts from the network.
+        # These pages load scripts from the network.
         docs_url=None,
         redoc_url=None,
-        # They would send a key on to an address made of what the client sent.
+        # A redirect would send a key on to an address made of what the client sent.
         redirect_slashes=False,
-        # Else an environment variable could have it send traces of requests, bodies among them.
+        # Or an environment variable could make it send traces of requests, bodies included.
         telemetry=dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False),  # pyright: ignore
+        # The gate answers these as it answers all errors, in OpenAI's form.
+        exception_handlers={RequestValidationError: _raise, HTTPException: _raise},
     )
-    add_handlers(app)
-    _add_routes(app, service)
-    gate = Gate(app, keyring, bounds or Bounds(), audit or AuditLog(None), service.metrics)
-    return gate, service.drain
+    app.add_middleware(
+        Gate, keyring=keyring, bounds=bounds or Bounds(), audit=audit or AuditLog(None), metrics=service.metrics
+    )
+    _add_answers(app, service)
+    _add_views(app, service)
+    return app
 
 
-def _add_routes(app: FastAPI, service: _Service) -> None:
+async def _raise(_: Request, error: Exception) -> Response:
+    raise error
+
+
+def _add_answers(app: FastAPI, service: "_Service") -> None:
     @app.post("/v1/completions", responses=_REFUSALS)
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Continues a text."""
-        return await _answer(service, request, body, body.text_or_ids, chat=False)
+        return await _while_connected(request, service.answer(request, body, body.text_or_ids, chat=False))
 
     @app.post("/v1/chat/completions", responses=_REFUSALS)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         """Answers messages."""
-        return await _answer(service, request, body, [one.plain for one in body.messages], chat=True)
+        messages = [one.plain for one in body.messages]
+        return await _while_connected(request, service.answer(request, body, messages, chat=True))
 
+
+def _add_views(app: FastAPI, service: "_Service") -> None:
     @app.get("/v1/models", responses={401: _REFUSALS[401]})
     async def models(request: Request) -> dict[str, Any]:
-        """Lists what may be asked for."""
+        """Lists the models that the key may use."""
         caller: Caller = request.state.caller
-        data = [model_body(name, _window(one, caller)) for name, one in _allowed(service, caller).items()]
+        data = [model_body(name, _window(model, caller)) for name, model in service.allowed(caller).items()]
         return {"object": "list", "data": data}
 
     @app.get("/v1/models/{name:path}", responses={one: _REFUSALS[one] for one in (401, 404)})
     async def model(name: str, request: Request) -> dict[str, Any]:
-        """Says whether one may be asked for."""
+        """Describes one model, if the key may use it."""
         caller: Caller = request.state.caller
-        return model_body(name, _window(_model_for(service, caller, name), caller))
+        return model_body(name, _window(service.model(caller, name), caller))
 
-    @app.get("/health", responses={503: {"description": "Shutting down, or nobody there who computes"}})
+    @app.get("/health", responses={503: {"description": "Shutting down, or the engine is gone"}})
     async def health() -> Response:
         """Whether requests are answered."""
-        well = not service.draining and await service.backend.is_healthy()
+        well = not service.backend.is_draining and await service.backend.is_healthy()
         return JSONResponse({"status": "ok" if well else "unavailable"}, 200 if well else 503)
 
     @app.get("/metrics", response_class=Response, responses={401: _REFUSALS[401]})
@@ -145,224 +130,198 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         return HTMLResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
-async def _answer(
-    service: _Service,
-    request: Request,
-    body: CompletionBody | ChatBody,
-    prompt: str | list[int] | list[Message],
-    *,
-    chat: bool,
-) -> Response:
-    """An answer, whole or as a stream, or a Refusal."""
-    began = time.perf_counter()
-    caller: Caller = request.state.caller
-    record: AuditRecord = request.state.record
-    model = _model_for(service, caller, body.model)
-    record.model = model.name
-    service.limiter.take_request(caller.id, caller.role)
-    ids: Any = prompt
-    if not isinstance(prompt[0], int):
-        ids = await _while_there(request, service.backend.tokenize(prompt))  # type: ignore[arg-type]
-    wanted = _checked(service, caller, model, body, ids)
-    record.prompt_tokens, record.mode = len(wanted.prompt_ids), service.backend.mode_of(wanted)
-    service.limiter.take_tokens(caller.id, caller.role, wanted.total_tokens)
-    running = _Running(service, record, wanted, caller, began)
-    try:
-        entering = running.stack.enter_async_context(service.backend.run(caller.id, wanted))
-        progress = await _while_there(request, entering)
-    except BaseException:
-        # Nothing was computed.
-        await running.stack.aclose()
-        service.limiter.give_back(caller.id, wanted.total_tokens)
-        raise
-    answer = Answer(record.request_id, body.model, chat=chat)
-    headers = {"X-Skipwise-Mode": record.mode}
-    if body.stream:
-        counted = body.stream_options is not None and body.stream_options.include_usage
-        return _Stream(running, _events(running, answer, progress, counted), headers)
-    try:
-        return await _whole(request, running, answer, progress, headers)
-    finally:
-        await running.close()
-
-
-def _allowed(service: _Service, caller: Caller) -> dict[str, ServedModel]:
-    """The models that the caller may ask for."""
-    models, allowed = service.backend.models, caller.role.models
-    return models if allowed is None else {name: model for name, model in models.items() if name in allowed}
-
-
 def _window(model: ServedModel, caller: Caller) -> int:
-    """Tokens that a request of the caller may come to."""
+    """Most tokens of a request of this caller."""
     return min(model.window, caller.role.max_context or model.window)
 
 
-def _model_for(service: _Service, caller: Caller, name: str) -> ServedModel:
-    """The model of that name, which the caller may ask for."""
-    allowed = _allowed(service, caller)
-    if name not in allowed:
-        # The name that was asked for is the client's text: it is told, and kept nowhere.
-        raise Refusal(
-            404,
-            f"model is {name[:80]!r}; this key may use: {', '.join(allowed) or 'none'}",
-            code="model_not_found",
-            param="model",
-        )
-    return allowed[name]
+@dataclass(slots=True)
+class _Service:
+    """What routes share."""
 
+    backend: Backend
+    limiter: Limiter
+    metrics: Metrics
+    default_max_tokens: int
 
-def _checked(
-    service: _Service, caller: Caller, model: ServedModel, body: CompletionBody | ChatBody, ids: list[int]
-) -> GenerationRequest:
-    """The request for the engine, within the model's window and what the role allows."""
-    if not ids:
-        raise Refusal(400, "the prompt is empty; give at least one token of text", param="prompt")
-    largest = service.backend.num_ids
-    if largest is not None and max(ids) >= largest:
-        raise Refusal(400, f"a token id is {max(ids)}; this model's are below {largest}", param="prompt")
-    limit = _window(model, caller)
-    max_new = body.new_tokens or max(1, min(service.default_max_tokens, limit - len(ids)))
-    total = len(ids) + max_new
-    if total > model.window:
-        raise Refusal(
-            400,
-            f"the prompt has {len(ids)} tokens and up to {max_new} are to follow, which makes {total}; {model.name!r} "
-            f"holds {model.window} tokens: shorten the prompt or max_tokens",
-            code="context_length_exceeded",
-            param="max_tokens" if len(ids) < model.window else "prompt",
-        )
-    if total > limit:
-        raise Refusal(
-            403,
-            f"the prompt has {len(ids)} tokens and up to {max_new} are to follow, which makes {total}; this key may "
-            f"ask for {limit}: shorten the prompt or max_tokens, or ask for another role",
-            code="context_length_not_allowed",
-        )
-    return body.to_request(ids, max_new, model.mode)
+    def allowed(self, caller: Caller) -> dict[str, ServedModel]:
+        """The models that the caller may use."""
+        models, names = self.backend.models, caller.role.models
+        return models if names is None else {name: model for name, model in models.items() if name in names}
 
+    def model(self, caller: Caller, name: str) -> ServedModel:
+        """The model of that name, if the caller may use it."""
+        allowed = self.allowed(caller)
+        if name not in allowed:
+            # The name is the client's text: it is sent back, and recorded nowhere.
+            message = f"model is {name[:80]!r}; this key may use: {', '.join(allowed) or 'none'}"
+            raise Refusal(404, message, code="model_not_found", param="model")
+        return allowed[name]
 
-class _Running:
-    """A request that is computed, and what has to be settled when it ends, however it ends."""
+    async def answer(
+        self, request: Request, body: CompletionBody | ChatBody, prompt: str | list[int] | list[Message], *, chat: bool
+    ) -> Response:
+        """An answer, whole or as a stream. Raises Refusal."""
+        began = time.perf_counter()
+        caller: Caller = request.state.caller
+        record: AuditRecord = request.state.record
+        model = self.model(caller, body.model)
+        record.model = model.name
+        self.limiter.take_request(caller.id, caller.role)
+        ids: Any = prompt if isinstance(prompt[0], int) else await self.backend.tokenize(prompt)  # type: ignore[arg-type]
+        wanted = self._checked(caller, model, body, ids)
+        record.prompt_tokens, record.mode = len(ids), self.backend.mode_of(wanted)
+        answer, headers = Answer(record.request_id, body.model, chat=chat), {"X-Skipwise-Mode": record.mode}
+        async with AsyncExitStack() as stack:
+            computation = await stack.enter_async_context(self._computation(caller, record, wanted, began))
+            if body.stream:
+                counts = body.stream_options is not None and body.stream_options.include_usage
+                return _Stream(_events(computation, answer, counts), stack.pop_all(), headers)
+            text = "".join([progress.text async for progress in computation])
+            content = answer.whole(text, computation.finish_reason)
+            return JSONResponse(content | computation.usage | computation.taken, headers=headers)
 
-    def __init__(
-        self, service: _Service, record: AuditRecord, wanted: GenerationRequest, caller: Caller, began: float
-    ) -> None:
-        self.stack = AsyncExitStack()
-        self._service, self._record, self._wanted, self._caller = service, record, wanted, caller
-        self._began = began
-        self._first_token_seconds: float | None = None
-        self._closed = False
+    def _checked(
+        self, caller: Caller, model: ServedModel, body: CompletionBody | ChatBody, ids: list[int]
+    ) -> GenerationRequest:
+        """The request for the engine, within the model's window and the role's limits."""
+        if not ids:
+            raise Refusal(400, "the prompt is empty; give at least one token of text", param="prompt")
+        largest = self.backend.num_ids
+        if largest is not None and max(ids) >= largest:
+            raise Refusal(400, f"a token id is {max(ids)}; this model's are below {largest}", param="prompt")
+        limit = _window(model, caller)
+        max_new = body.new_tokens or max(1, min(self.default_max_tokens, limit - len(ids)))
+        total = len(ids) + max_new
+        if total > limit:
+            given = f"the prompt has {len(ids)} tokens and up to {max_new} may follow, {total} in all"
+            if total > model.window:
+                raise Refusal(
+                    400,
+                    f"{given}; {model.name!r} holds {model.window} tokens: shorten the prompt or max_tokens",
+                    code="context_length_exceeded",
+                    param="max_tokens" if len(ids) < model.window else "prompt",
+                )
+            raise Refusal(
+                403,
+                f"{given}; this key may ask for {limit}: shorten the prompt or max_tokens, or ask for another role",
+                code="context_length_not_allowed",
+            )
+        return body.to_request(ids, max_new, model.mode)
 
-    def note(self, progress: Progress) -> None:
-        """Counts what has come."""
-        self._record.completion_tokens += progress.tokens
-        if progress.text and self._first_token_seconds is None:
-            self._first_token_seconds = time.perf_counter() - self._began
+    @asynccontextmanager
+    async def _computation(
+        self, caller: Caller, record: AuditRecord, wanted: GenerationRequest, began: float
+    ) -> AsyncIterator["_Computation"]:
+        """The request while it is computed. Leaving early stops it; at the end, unused tokens are given back."""
+        self.limiter.take_tokens(caller.id, caller.role, wanted.total_tokens)
+        unused = wanted.total_tokens
+        try:
+            async with self.backend.run(caller.id, wanted) as progress:
+                computation = _Computation(progress, record, began)
+                try:
+                    yield computation
+                finally:
+                    unused = wanted.max_new_tokens - record.completion_tokens
+                    self._count(computation)
+        finally:
+            self.limiter.give_back(caller.id, unused)
 
-    def fail(self, status: int) -> None:
-        """Notes what became of it after its answer had begun."""
-        self._record.status = status
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens so far."""
-        read, written = self._record.prompt_tokens, self._record.completion_tokens
-        return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
-
-    @property
-    def taken(self) -> Taken:
-        """Time so far."""
-        return Taken(
-            mode=str(self._record.mode),
-            seconds=round(time.perf_counter() - self._began, 4),
-            first_token_seconds=self._first_token_seconds and round(self._first_token_seconds, 4),
-        )
-
-    async def close(self) -> None:
-        """Stops what computes, if it still does, and settles the account."""
-        if self._closed:
-            return
-        self._closed = True
-        await self.stack.aclose()
-        record, mode = self._record, str(self._record.mode)
-        self._service.limiter.give_back(self._caller.id, self._wanted.max_new_tokens - record.completion_tokens)
-        metrics = self._service.metrics
+    def _count(self, computation: "_Computation") -> None:
+        record, metrics, mode = computation.record, self.metrics, str(computation.record.mode)
         metrics.tokens.labels("prompt", mode).inc(record.prompt_tokens)
         metrics.tokens.labels("completion", mode).inc(record.completion_tokens)
-        metrics.request_seconds.labels(mode).observe(time.perf_counter() - self._began)
-        if self._first_token_seconds is not None:
-            metrics.first_token_seconds.labels(mode).observe(self._first_token_seconds)
+        metrics.request_seconds.labels(mode).observe(time.perf_counter() - computation.began)
+        if computation.first_token_seconds is not None:
+            metrics.first_token_seconds.labels(mode).observe(computation.first_token_seconds)
+
+
+@dataclass(slots=True)
+class _Computation:
+    """A request that is computed: iterate over its progress once. Raises Refusal if it fails or is cut off."""
+
+    progress: AsyncIterator[Progress]
+    record: AuditRecord
+    began: float
+    first_token_seconds: float | None = None
+    finish_reason: str = "stop"
+
+    async def __aiter__(self) -> AsyncIterator[Progress]:
+        async for one in self.progress:
+            self.record.completion_tokens += one.tokens
+            if one.text and self.first_token_seconds is None:
+                self.first_token_seconds = time.perf_counter() - self.began
+            if one.error is not None:
+                raise one.error
+            self.finish_reason = one.finish_reason or self.finish_reason
+            yield one
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """The field `usage`: tokens so far."""
+        read, written = self.record.prompt_tokens, self.record.completion_tokens
+        return {"usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}}
+
+    @property
+    def taken(self) -> dict[str, Any]:
+        """The field `skipwise`, which OpenAI's API does not have: the mode, and seconds since the request came."""
+        first = self.first_token_seconds
+        return {
+            "skipwise": {
+                "mode": self.record.mode,
+                "seconds": round(time.perf_counter() - self.began, 4),
+                "first_token_seconds": None if first is None else round(first, 4),
+            }
+        }
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events; when the client goes away, what computes them stops."""
+    """Server-sent events. However they end, `stack` is closed, which stops the computation."""
 
-    def __init__(self, running: _Running, events: AsyncGenerator[str], headers: dict[str, str]) -> None:
+    def __init__(self, events: AsyncGenerator[str], stack: AsyncExitStack, headers: dict[str, str]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._running, self._events = running, events
+        self._events, self._stack = events, stack
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # Or the audit's line could be written before it is noted that the client has gone.
+            # Before the gate writes the audit's line: this records that the client has left.
             await self._events.aclose()
-            await self._running.close()
+            await self._stack.aclose()
 
 
-async def _events(
-    running: _Running, answer: Answer, progress: AsyncIterator[Progress], counted: bool
-) -> AsyncGenerator[str]:
-    complete = False
+async def _events(computation: _Computation, answer: Answer, counts: bool) -> AsyncGenerator[str]:
+    is_complete = False
     try:
         if (opening := answer.opening()) is not None:
             yield _event(opening)
-        async for one in progress:
-            running.note(one)
-            if (refusal := _refusal_of(one)) is not None:
-                running.fail(refusal.status)
-                complete = True
-                yield _event(refusal.body)
-                return
+        async for one in computation:
             if one.text:
                 yield _event(answer.piece(one.text))
-            if one.finish_reason is not None:
-                yield _event(answer.ending(one.finish_reason, running.taken))
-        if counted:
-            yield _event(answer.counted(running.usage))
-        complete = True
+        yield _event(answer.ending(computation.finish_reason) | computation.taken)
+        if counts:
+            yield _event(answer.counts() | computation.usage)
+        is_complete = True
         yield "data: [DONE]\n\n"
+    except Refusal as refusal:
+        is_complete = True
+        computation.record.status = refusal.status
+        yield _event(refusal.body)
     finally:
-        if not complete:
-            running.fail(CLIENT_GONE)
+        if not is_complete:
+            computation.record.status = CLIENT_GONE
 
 
-async def _whole(
-    request: Request, running: _Running, answer: Answer, progress: AsyncIterator[Progress], headers: dict[str, str]
-) -> Response:
-    """All of an answer at once, unless the client goes away before."""
-
-    async def collect() -> tuple[str, Progress]:
-        texts = []
-        async for one in progress:
-            running.note(one)
-            texts.append(one.text)
-            if one.is_last:
-                return "".join(texts), one
-        raise AssertionError("an answer without an end")
-
-    text, last = await _while_there(request, collect())
-    if (refusal := _refusal_of(last)) is not None:
-        raise refusal
-    content = answer.whole(text, last.finish_reason or "stop", running.usage, running.taken)
-    return JSONResponse(content, headers=headers)
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
-async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What comes of the work, which ends where the client goes away before.
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client leaves before.
 
     Raises:
-        Refusal: 499, which nobody gets and the audit keeps.
+        Refusal: 499, which nobody receives and the audit log records.
     """
 
     async def leave() -> None:
@@ -373,19 +332,9 @@ async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Refusal(CLIENT_GONE, "the client went away before its answer was there")
+            raise Refusal(CLIENT_GONE, "the client left before its answer was complete")
         return working.result()
     finally:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-def _refusal_of(progress: Progress) -> Refusal | None:
-    if progress.finish_reason == "closed":
-        return Refusal(503, "the server shut down before the answer was complete", code="shutting_down", retry_after=5)
-    return progress.error
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

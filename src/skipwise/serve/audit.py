@@ -1,4 +1,4 @@
-"""Who asked, when, for how many tokens, and what became of it: a line of JSON a request, and never a word of text."""
+"""The audit log: who asked, when, for how many tokens, and the outcome; one JSON line per request, never any text."""
 
 import json
 import os
@@ -15,15 +15,15 @@ class AuditRecord:
     """A request, as the log keeps it. All values are the server's own words and numbers, or a key's name.
 
     Attributes:
-        request_id: that the response carries, too.
+        request_id: also in the response, as `X-Request-ID`.
         key: id of the key; "-" for none.
-        name: of its holder.
-        client: address that it came from: a proxy's, where one is in between.
+        name: of the key's holder.
+        client: address of the connection: a proxy's, if there is one in between.
         endpoint: the route; never the path as it was sent.
-        model: that was asked for, of those that are served.
-        mode: `short` or `long`, where it came so far.
-        prompt_tokens, completion_tokens: counted.
-        status: of HTTP; 499 where the client went away before its answer was complete.
+        model: the served model that was asked for.
+        mode: `short` or `long`, once it is chosen.
+        prompt_tokens, completion_tokens: exact counts.
+        status: HTTP status; 499 if the client left before its answer was complete.
         seconds: from the request's head to its last byte.
     """
 
@@ -41,13 +41,13 @@ class AuditRecord:
 
 
 class AuditLog:
-    """A file that lines are added to, made so that only its owner can read it.
+    """Appends lines to a file that only its owner can read.
 
     Args:
         path: of the file; None keeps no log.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -56,30 +56,31 @@ class AuditLog:
         if path is not None:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                os.close(self._open(path))
+                self._append(path, "")
             except OSError as error:
                 raise ConfigError(
                     f"the audit log {str(path)!r} cannot be written ({error.strerror}); give another --audit FILE"
                 ) from error
 
     def write(self, record: AuditRecord) -> None:
-        """Adds a line. A disk that is full stops no answer; it is complained about once."""
+        """Adds a line. If that fails, as on a full disk, requests are still answered, and stderr says so once."""
         if self._path is None:
             return
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z"
-        line = json.dumps({"time": moment, **asdict(record), "seconds": round(record.seconds, 4)}) + "\n"
         try:
-            # Opened each time, so that whoever moves a full log away gets a new one.
-            number = self._open(self._path)
-            try:
-                os.write(number, line.encode())
-            finally:
-                os.close(number)
+            self._append(
+                self._path, json.dumps({"time": moment, **asdict(record), "seconds": round(record.seconds, 4)}) + "\n"
+            )
         except OSError as error:
             if not self._complained:
                 print(f"skipwise: the audit log cannot be written ({error.strerror})", file=sys.stderr)
             self._complained = True
 
     @staticmethod
-    def _open(path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    def _append(path: Path, line: str) -> None:
+        # Opened for each line, so that a log that was moved away is begun anew.
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(number, line.encode())
+        finally:
+            os.close(number)

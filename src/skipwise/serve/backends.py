@@ -1,12 +1,13 @@
-"""Who answers: the engine in this process, or other servers behind this one; either way by exact counts of tokens."""
+"""What answers requests: the engine in this process, or servers behind this one; with exact token counts either way."""
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from skipwise.data.tokens import TextEncoder
 from skipwise.errors import ConfigError, DataError, UnsupportedModelError
@@ -14,11 +15,10 @@ from skipwise.inference.engine import Engine, GenerationRequest, Mode
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Progress, Scheduler, Turns
 
-# Characters from which on a text is a long one.
-_LONG_TEXT = 1 << 16
+_LONG_TEXT_CHARACTERS = 1 << 16
 
 Message = dict[str, str]
-"""Of a chat: `role` and `content`."""
+"""A message of a chat: `role` and `content`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,9 @@ class ServedModel:
     """What clients may ask for by a name.
 
     Attributes:
-        name: that they ask for.
-        mode: that all its requests are served in; None for the exact count of tokens to decide.
-        window: most tokens of a request, those to be generated included.
+        name: the name.
+        mode: the mode of all its requests; None lets the exact token count decide.
+        window: most tokens of a request, new ones included.
     """
 
     name: str
@@ -36,77 +36,21 @@ class ServedModel:
     window: int
 
 
-class Backend(Protocol):
-    """Whoever answers."""
-
-    @property
-    def models(self) -> dict[str, ServedModel]:
-        """By name, the usual one first."""
-        ...
-
-    @property
-    def num_ids(self) -> int | None:
-        """One more than the largest token id; None where that is not known here."""
-        ...
-
-    @property
-    def load(self) -> tuple[int, int]:
-        """Requests that run, and that wait."""
-        ...
-
-    def mode_of(self, request: GenerationRequest) -> Mode:
-        """The mode that a request is served in. Raises ConfigError where it is too long."""
-        ...
-
-    async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Token ids of a text, or of a chat by the model's template, special tokens included."""
-        ...
-
-    def run(self, owner: str, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Progress]]:
-        """Within, the answer as it comes; whoever leaves early stops what computes it."""
-        ...
-
-    async def is_healthy(self) -> bool:
-        """Whether an answer can be expected."""
-        ...
-
-    async def start(self) -> None:
-        """Makes it ready."""
-        ...
-
-    def drain(self) -> None:
-        """Refuses requests from now on."""
-        ...
-
-    async def stop(self) -> None:
-        """Ends it; what still runs is cut off."""
-        ...
-
-
-def served_models(name: str, original_window: int, target: int) -> dict[str, ServedModel]:
-    """The names of a model with two modes: its own, by which length decides, and one for each mode."""
-    models = [ServedModel(name=name, mode=None, window=target)]
-    if target > original_window:
-        models.append(ServedModel(name=f"{name}:short", mode="short", window=original_window))
-        models.append(ServedModel(name=f"{name}:long", mode="long", window=target))
-    return {model.name: model for model in models}
-
-
 class Prompts:
-    """Text and chats to token ids, as a fast tokenizer of the transformers library makes them.
+    """Turns texts and chats into token ids, as a fast tokenizer of the transformers library does.
 
-    Control tokens that a client spells are text. Who means the tokens sends token ids.
+    Control tokens that a client spells out are plain text. Clients that mean the tokens send token ids.
 
     Args:
-        tokenizer: the model's own.
-        chat_template: a Jinja template; None for the tokenizer's own, and if it has none a plain one of lines.
+        tokenizer: of the model.
+        chat_template: a Jinja template; None for the tokenizer's own or, if it has none, plain lines.
 
     Attributes:
-        has_template: whether there is one beside the plain one.
+        has_template: whether there is a template other than plain lines.
         num_ids: one more than the largest token id.
 
     Raises:
-        UnsupportedModelError: the tokenizer is of another kind.
+        UnsupportedModelError: the tokenizer is not a fast one.
     """
 
     def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
@@ -122,7 +66,7 @@ class Prompts:
         """Token ids, special tokens included. Any thread may call this.
 
         Raises:
-            Refusal: 400, the template has no place for such a chat, or its text is none.
+            Refusal: 400, the template does not take these messages, or the text is not valid.
         """
         try:
             if isinstance(prompt, str):
@@ -138,75 +82,107 @@ class Prompts:
         except DataError:
             raise
         except Exception as error:
-            # Templates raise on what they do not like, in words of their own that may hold the text.
+            # Templates raise errors of their own, whose messages may hold the text.
             reason = f"the model's chat template refuses these messages ({type(error).__name__})"
             raise Refusal(400, f"{reason}; begin with a user's message and take turns", param="messages") from error
 
 
-class Tokenizing:
-    """Tokenizes beside the event loop, so that others are answered meanwhile.
+class Backend(ABC):
+    """What answers requests.
 
     Args:
-        prompts: how.
+        name: what clients call the model. It chooses the mode by length; `name:short` and `name:long` ask for one.
+        original_window: most tokens of a request in short mode.
+        target: most tokens of a request in long mode.
+        prompts: tokenizes.
+
+    Attributes:
+        models: what clients may ask for, by name.
+        num_ids: one more than the largest token id; None if that is not known here.
+        is_draining: whether new requests are refused.
     """
 
-    def __init__(self, prompts: Prompts) -> None:
+    def __init__(self, name: str, original_window: int, target: int, prompts: Prompts) -> None:
+        served = [ServedModel(name=name, mode=None, window=target)]
+        if target > original_window:
+            served.append(ServedModel(name=f"{name}:short", mode="short", window=original_window))
+            served.append(ServedModel(name=f"{name}:long", mode="long", window=target))
+        self.models = {model.name: model for model in served}
+        self.num_ids: int | None = prompts.num_ids
+        self.is_draining = False
         self._prompts = prompts
-        # One long text at a time, so that short ones always find a thread; who leaves before its turn is passed over.
+        # One long text at a time, so that short ones always find a thread. If its client leaves, it is not begun.
         self._long_texts = ThreadPoolExecutor(1, "skipwise-long-text")
 
-    async def __call__(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Token ids of a text or chat."""
+    async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids of a text, or of a chat by the model's template, special tokens included."""
         size = len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
-        threads = self._long_texts if size > _LONG_TEXT else None
+        threads = self._long_texts if size > _LONG_TEXT_CHARACTERS else None
         return await asyncio.get_running_loop().run_in_executor(threads, self._prompts.ids, prompt)
 
+    def drain(self) -> None:
+        """Refuses new requests from now on; those that are here go on."""
+        self.is_draining = True
 
-class Embedded:
-    """The engine in this process, with fair turns.
+    @property
+    @abstractmethod
+    def load(self) -> tuple[int, int]:
+        """How many requests run, and how many wait."""
 
-    Args:
-        engine: whatever generates.
-        prompts: of its tokenizer.
-        turns: how requests share it.
-    """
+    @abstractmethod
+    def mode_of(self, request: GenerationRequest) -> Mode:
+        """The mode of a request. Raises ConfigError if the request is too long."""
+
+    @abstractmethod
+    def run(self, owner: str, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Progress]]:
+        """A context with the answer as it comes. Leaving it early stops the computation."""
+
+    @abstractmethod
+    async def is_healthy(self) -> bool:
+        """Whether an answer can be expected."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Makes it ready."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Ends it, and cuts off what still runs."""
+
+
+class Embedded(Backend):
+    """The engine in this process, with fair turns."""
 
     def __init__(self, engine: Engine, prompts: Prompts, turns: Turns) -> None:
+        super().__init__(engine.name, engine.original_window, engine.target, prompts)
         self._engine = engine
         self._scheduler = Scheduler(engine, turns)
-        self.num_ids = prompts.num_ids
-        self._tokenizing = Tokenizing(prompts)
-        models = served_models(engine.model_names[0], engine.original_window, engine.target)
-        self.models = {name: model for name, model in models.items() if self._has(model.mode)}
+        self.models = {name: model for name, model in self.models.items() if self._has(model.mode)}
 
     def _has(self, mode: Mode | None) -> bool:
-        """Whether the engine has a mode; where the base model is gone, it has no short one."""
+        """Whether the engine has a mode; without the base model it has no short one."""
         try:
-            self._engine.mode_of(GenerationRequest(prompt_ids=[0], max_new_tokens=1, mode=mode))
+            self.mode_of(GenerationRequest(prompt_ids=[0], max_new_tokens=1, mode=mode))
         except ConfigError:
             return False
         return True
 
     @property
     def load(self) -> tuple[int, int]:
-        """Requests that run, and that wait."""
-        return self._scheduler.num_running, self._scheduler.num_waiting
+        """How many requests run, and how many wait."""
+        return self._scheduler.load
 
     def mode_of(self, request: GenerationRequest) -> Mode:
-        """The mode that a request is served in."""
+        """The mode of a request."""
         return self._engine.mode_of(request)
-
-    async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Token ids of a text or chat."""
-        return await self._tokenizing(prompt)
 
     @asynccontextmanager
     async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:
-        """Within, the answer as it comes."""
+        """A context with the answer as it comes."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Progress]()
 
         def deliver(progress: Progress) -> None:
-            # The loop may be gone when the server ends in haste.
+            # The loop may be closed already when the server ends at once.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(queue.put_nowait, progress)
 
@@ -224,15 +200,16 @@ class Embedded:
             self._scheduler.cancel(job)
 
     async def is_healthy(self) -> bool:
-        """Whether the computing thread is there."""
+        """Whether the computing thread runs."""
         return self._scheduler.is_running
 
     async def start(self) -> None:
-        """Begins to compute."""
+        """Starts the computing thread."""
         self._scheduler.start()
 
     def drain(self) -> None:
-        """Refuses requests from now on."""
+        """Refuses new requests from now on."""
+        super().drain()
         self._scheduler.drain()
 
     async def stop(self) -> None:

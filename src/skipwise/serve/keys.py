@@ -1,7 +1,7 @@
-"""API keys and their roles: a private file that holds no key, and the keyring of a server that knows it.
+"""API keys and their roles: a private file that holds no key, and the keyring of a server that follows it.
 
-A key reads `skipwise-<id>-<secret>`. The id finds its record; the record holds the SHA-256 of the secret, so whoever
-reads the file cannot use a key. Secrets are 256 random bits, which nobody finds by trying: a slow hash adds nothing.
+A key reads `skipwise-<id>-<secret>`. The id finds its record, which holds the SHA-256 of the secret, so whoever reads
+the file cannot use a key. Secrets are 256 random bits, which nobody finds by trying: a slow hash adds nothing.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skipwise.errors import ConfigError
 from skipwise.files import replace_file
+from skipwise.serve.refusals import Refusal
 
 KEY = re.compile(r"skipwise-([0-9a-f]{12})-([0-9a-f]{64})")
 DEFAULT_ROLE = "default"
@@ -31,9 +32,9 @@ class Role(BaseModel):
     """What holders of a key may do; None sets no limit beyond the server's own.
 
     Attributes:
-        max_context: tokens of a request, those to be generated included.
+        max_context: most tokens of a request, new ones included.
         requests_per_minute: of each key.
-        tokens_per_minute: of each key, those to be generated included.
+        tokens_per_minute: of each key, new ones included.
         models: names that may be asked for.
     """
 
@@ -49,8 +50,8 @@ class Key(BaseModel):
     """The record of a key, without the key.
 
     Attributes:
-        id: the part of the key that is no secret.
-        name: of whoever holds it, for the audit log.
+        id: the part of the key that is not secret.
+        name: of the holder, for the audit log.
         role: a name in the file's roles.
         created, expires, revoked: seconds since 1970; None for never.
         digest: hexadecimal SHA-256 of the secret.
@@ -76,17 +77,17 @@ class Key(BaseModel):
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
     def fits(self, secret: str) -> bool:
-        """Whether the secret is this key's; for a record with `scrypt` this takes some 50 ms."""
-        made = _digest(secret)
+        """Whether the secret is this key's. For a record with `scrypt` this takes about 50 ms."""
+        digest = _digest(secret)
         if self.scrypt is not None:
             n, r, p = self.scrypt
             salt = bytes.fromhex(self.salt or "")
-            made = hashlib.scrypt(secret.encode(), salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=32).hex()
-        return hmac.compare_digest(made, self.digest)
+            digest = hashlib.scrypt(secret.encode(), salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=32).hex()
+        return hmac.compare_digest(digest, self.digest)
 
 
 class KeyFile(BaseModel):
-    """All that a key file holds."""
+    """The content of a key file."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -96,7 +97,7 @@ class KeyFile(BaseModel):
 
 
 def read_keys(path: Path) -> KeyFile:
-    """Reads a key file; an absent one has no keys.
+    """Reads a key file; a missing one has no keys.
 
     Raises:
         ConfigError: it is damaged, or others may write to it.
@@ -111,37 +112,35 @@ def read_keys(path: Path) -> KeyFile:
         raise ConfigError(f"the key file {str(path)!r} cannot be read ({error.strerror}); give another") from error
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
-            f"the key file {str(path)!r} has mode {mode:03o}, so others could add keys to it; chmod 600 it, and see "
-            "what it holds by 'skipwise keys list'"
+            f"the key file {str(path)!r} has mode {mode:03o}, so others could add keys to it; chmod 600 it, and check "
+            "its keys with 'skipwise keys list'"
         )
     try:
-        found = KeyFile.model_validate_json(text)
+        content = KeyFile.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ConfigError(f"the key file {str(path)!r} is damaged: {where}: {first['msg']}; restore it") from error
-    for key in found.keys:
-        if key.role not in found.roles:
-            raise ConfigError(
-                f"the key file {str(path)!r} is damaged: key {key.id} has the role {key.role!r}, of no name"
-            )
-    return found
+    for key in content.keys:
+        if key.role not in content.roles:
+            raise ConfigError(f"the key file {str(path)!r} is damaged: key {key.id} has the unknown role {key.role!r}")
+    return content
 
 
 def create_key(path: Path, name: str, *, role: str = DEFAULT_ROLE, seconds: float | None = None) -> str:
-    """Makes a key and keeps its record.
+    """Makes a key and stores its record.
 
     Args:
-        path: of the key file, which is made if need be.
-        name: of whoever will hold it.
-        role: of those in the file.
-        seconds: until it expires; None for never.
+        path: of the key file, which is created if need be.
+        name: of the holder.
+        role: one of the file's roles.
+        seconds: until the key expires; None for never.
 
     Returns:
-        The key. It is kept nowhere: this is the only time it is seen.
+        The key, which is stored nowhere.
 
     Raises:
-        ConfigError: an unknown role or a name that is none.
+        ConfigError: the role is unknown, or the name has characters that are not allowed.
     """
     _check_name("name", name)
     secret, now = secrets.token_hex(32), time.time()
@@ -151,28 +150,18 @@ def create_key(path: Path, name: str, *, role: str = DEFAULT_ROLE, seconds: floa
             raise ConfigError(
                 f"role is {role!r}; known: {', '.join(sorted(content.roles))}; make it with 'skipwise keys role {role}'"
             )
-        taken = {key.id for key in content.keys}
-        number = next(one for one in iter(lambda: secrets.token_hex(6), "") if one not in taken)
-        record = Key(
-            id=number,
-            name=name,
-            role=role,
-            created=now,
-            expires=None if seconds is None else now + seconds,
-            digest=_digest(secret),
-        )
-        content.keys.append(record)
+        number = secrets.token_hex(6)
+        while any(key.id == number for key in content.keys):
+            number = secrets.token_hex(6)
+        expires = None if seconds is None else now + seconds
+        content.keys.append(Key(id=number, name=name, role=role, created=now, expires=expires, digest=_digest(secret)))
         return f"skipwise-{number}-{secret}"
 
     return _change(path, add)
 
 
 def revoke_key(path: Path, number: str) -> Key:
-    """Ends a key for good; a running server refuses it from the next request on.
-
-    Args:
-        path: of the key file.
-        number: the key's id, or the key itself.
+    """Ends a key, given by its id or itself, for good; a running server refuses it from the next request on.
 
     Raises:
         ConfigError: there is no such key.
@@ -191,21 +180,13 @@ def revoke_key(path: Path, number: str) -> Key:
 
 
 def set_role(path: Path, name: str, role: Role) -> None:
-    """Makes a role or changes it, for all its keys at once."""
+    """Makes a role, or changes it for all its keys at once."""
     _check_name("role", name)
-
-    def put(content: KeyFile) -> None:
-        content.roles[name] = role
-
-    _change(path, put)
-
-
-class UnknownKeyError(Exception):
-    """The key is of no use; the message is for its holder and says no more than it may."""
+    _change(path, lambda content: content.roles.update({name: role}))
 
 
 class Keyring:
-    """The keys of a running server; follows its file as that changes.
+    """The keys of a running server, which follow the file as it changes.
 
     Args:
         path: of the key file.
@@ -229,31 +210,31 @@ class Keyring:
         """The key's record and role.
 
         Raises:
-            UnknownKeyError: it is none, wrong, expired or revoked.
+            Refusal: 401, it is not a key, or is wrong, expired or revoked.
             ConfigError: the file cannot be used any more.
         """
         self._follow()
         match = KEY.fullmatch(presented)
         found = self._known.get(match[1]) if match else None
         if match is None or found is None or not found[0].fits(match[2]):
-            raise UnknownKeyError("the API key is not known here")
+            raise Refusal(401, "the API key is not known here", code="invalid_api_key")
         key, role = found
         if key.scrypt is not None:
-            # Once a start: from here on this key is as quick as others.
+            # Once per start: from here on this key is as fast as others.
             key = key.model_copy(update={"digest": _digest(match[2]), "scrypt": None})
             self._known[key.id] = (key, role)
-        # Only who holds the secret is told why.
+        # Only a holder of the secret is told why.
         if (state := key.state(self._clock())) != "active":
-            raise UnknownKeyError(f"the API key is {state}")
+            raise Refusal(401, f"the API key is {state}", code="invalid_api_key")
         return key, role
 
     @property
     def has_slow_keys(self) -> bool:
-        """Whether a key of the former version is among them that nobody has used since the file was read."""
+        """Whether it has a key of the former version that was not used since the file was read."""
         return any(key.scrypt is not None for key, _ in self._known.values())
 
     def _follow(self) -> None:
-        """Reads the file again if it has changed; one that is gone has no keys."""
+        """Reads the file again if it has changed; a missing one has no keys."""
         try:
             now = self._path.stat()
             seen = (now.st_ino, now.st_mtime_ns, now.st_size, now.st_mode)
@@ -272,11 +253,13 @@ def _digest(secret: str) -> str:
 
 def _check_name(what: str, name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{what} is {name!r}; give up to 64 letters, digits and . _ @ -, the first a letter or digit")
+        raise ConfigError(
+            f"{what} is {name!r}; give up to 64 letters, digits and . _ @ -, beginning with a letter or digit"
+        )
 
 
 def _change(path: Path, change: Callable[[KeyFile], T]) -> T:
-    """Changes the file: it has its old content or its new one at any moment, and nobody else can read it."""
+    """Changes the file, which has its old or its new content at any moment and is readable by its owner alone."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with FileLock(path.with_name(f".{path.name}.lock"), mode=0o600):
         content = read_keys(path)

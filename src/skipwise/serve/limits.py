@@ -1,39 +1,14 @@
-"""Requests and tokens a minute of each key: buckets that fill steadily and hold a minute's worth.
+"""Requests and tokens per minute of each key: token buckets that hold one minute's worth.
 
-The library `limits` has windows and no buckets: it takes nothing back where a request used less than it might have, and
-its moving window, the one that allows no double burst, keeps an entry in memory for each token.
+The library `limits` has windows and no buckets: it cannot give back what a request did not use, and its moving window,
+the only one that allows no double burst, keeps an entry in memory for each token.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from skipwise.serve.keys import Role
 from skipwise.serve.refusals import Refusal
-
-
-@dataclass(slots=True)
-class Bucket:
-    """What is left of an allowance.
-
-    Attributes:
-        per_minute: that flows in, and the most it holds.
-        level: what is there now; below zero where more was used than was taken beforehand.
-        updated: when that was so, in seconds.
-    """
-
-    per_minute: int
-    level: float
-    updated: float
-
-    def fill(self, per_minute: int, now: float) -> None:
-        """Brings it up to now, and to an allowance that may have changed."""
-        self.level = min(float(per_minute), self.level + (now - self.updated) * per_minute / 60)
-        self.per_minute, self.updated = per_minute, now
-
-    def seconds_until(self, amount: float) -> float:
-        """How long until so much is there; 0 where it is."""
-        return max(0.0, (amount - self.level) * 60 / self.per_minute)
 
 
 class Limiter:
@@ -45,13 +20,14 @@ class Limiter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: dict[tuple[str, str], Bucket] = {}
+        # What is left of each allowance, and when that was so; below zero after more was used than taken beforehand.
+        self._left: dict[tuple[str, str], tuple[float, float]] = {}
 
     def take_request(self, owner: str, role: Role) -> None:
         """Counts a request.
 
         Raises:
-            Refusal: 429, there were too many within a minute.
+            Refusal: 429, too many within a minute.
         """
         self._take(owner, "requests", role.requests_per_minute, 1)
 
@@ -59,35 +35,38 @@ class Limiter:
         """Counts all tokens that a request may come to, before it runs.
 
         Raises:
-            Refusal: 429, there were too many within a minute; 403, the request alone is more than a minute's worth.
+            Refusal: 429, too many within a minute; 403, the request alone exceeds a minute's worth.
         """
         limit = role.tokens_per_minute
         if limit is not None and tokens > limit:
             raise Refusal(
                 403,
-                f"the request comes to {tokens} tokens, those to be generated included, and this key may use {limit} "
-                "tokens a minute; send less, or ask for another role",
+                f"the request comes to {tokens} tokens, prompt and new ones, and this key may use {limit} tokens a "
+                "minute; send less, or ask for another role",
                 code="tokens_per_minute_exceeded",
             )
         self._take(owner, "tokens", limit, tokens)
 
     def give_back(self, owner: str, tokens: int) -> None:
         """Returns tokens that were taken and not used."""
-        if (bucket := self._buckets.get((owner, "tokens"))) is not None:
-            bucket.level = min(float(bucket.per_minute), bucket.level + tokens)
+        if (found := self._left.get((owner, "tokens"))) is not None:
+            self._left[owner, "tokens"] = found[0] + tokens, found[1]
 
     def _take(self, owner: str, what: str, limit: int | None, amount: int) -> None:
         if limit is None:
             return
         now = self._clock()
-        bucket = self._buckets.setdefault((owner, what), Bucket(limit, float(limit), now))
-        bucket.fill(limit, now)
-        if wait := bucket.seconds_until(amount):
+        level, updated = self._left.get((owner, what), (float(limit), now))
+        # A bucket fills steadily and holds a minute's worth, of an allowance that may have changed.
+        level = min(float(limit), level + (now - updated) * limit / 60)
+        if level < amount:
+            self._left[owner, what] = level, now
+            wait = (amount - level) * 60 / limit
             raise Refusal(
                 429,
-                f"this key may use {limit} {what} a minute and has {max(0, int(bucket.level))} left, of {amount} that "
-                f"are needed; try again in {wait:.1f} seconds",
+                f"this key may use {limit} {what} a minute; {max(0, int(level))} are left and {amount} are needed; try "
+                f"again in {wait:.1f} seconds",
                 code="rate_limit_exceeded",
                 retry_after=wait,
             )
-        bucket.level -= amount
+        self._left[owner, what] = level - amount, now

@@ -1,4 +1,7 @@
-"""From an application to a server on a port: where it listens, how long it waits for slow senders, and how it ends."""
+"""From an application to a server on a port: where it listens, how long it waits for slow clients, and how it ends.
+
+The only file that knows what uvicorn and h11 look like inside; `tests/serve/test_contracts.py` asks them.
+"""
 
 import asyncio
 import contextlib
@@ -21,9 +24,9 @@ from skipwise.errors import ConfigError
 from skipwise.serve.backends import Backend
 from skipwise.serve.keys import Keyring
 
-_HEAD_BYTES = 64 << 10  # that may wait for the rest of a head
+_HEAD_BYTES = 64 << 10  # buffered while a head is incomplete
 _SECONDS_TO_TELL = 2.0
-_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all of this kind
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; all of TLS 1.3 are of this kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +35,9 @@ class Address:
 
     Attributes:
         host, port: of this machine; port 0 takes a free one.
-        certificate, private_key: files of TLS, in PEM form; both or neither.
-        head_seconds: within which a request's head has to be there.
-        grace_seconds: for requests to be finished when the server is told to end.
+        certificate, private_key: TLS files in PEM form; both or neither.
+        head_seconds: within which the head of a request has to arrive.
+        grace_seconds: for requests to finish when the server is told to end.
     """
 
     host: str = "127.0.0.1"
@@ -47,22 +50,20 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether no other machine can reach it."""
-        if self.host == "localhost":
-            return True
         with contextlib.suppress(ValueError):
-            return ipaddress.ip_address(self.host).is_loopback
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         return False
 
     def check(self, keyring: Keyring | None) -> None:
-        """Refuses to be reached by others without keys, and TLS that cannot work.
+        """Refuses to be reached by other machines without keys, and TLS files that cannot work.
 
         Raises:
             ConfigError: with what to do.
         """
         if not self.is_loopback and not keyring:
             raise ConfigError(
-                f"--host is {self.host!r}, which other machines can reach, and there is no API key that holds; make "
-                "one with 'skipwise keys create NAME' and give --keys FILE, or listen on 127.0.0.1"
+                f"--host is {self.host!r}, which other machines can reach, and there is no valid API key; make one "
+                "with 'skipwise keys create NAME' and give --keys FILE, or listen on 127.0.0.1"
             )
         if (self.certificate is None) != (self.private_key is None):
             raise ConfigError("TLS takes both --tls-cert FILE and --tls-key FILE; one was given: give both or neither")
@@ -78,41 +79,42 @@ class Address:
                 ) from error
 
     def bind(self) -> socket.socket:
-        """Takes the port.
+        """Takes the port, without listening: until the model is there, connections are refused and not kept waiting.
 
         Raises:
-            ConfigError: it is taken, or the host is none of this machine's.
+            ConfigError: the port is taken, or the host is not this machine's.
         """
         try:
             family, *_, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
             bound = socket.socket(family, socket.SOCK_STREAM)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Nobody is listened to yet: until the model is there, who calls is refused and not kept waiting.
             bound.bind(where[:2])
             return bound
         except (OSError, UnicodeError) as error:
             raise self.taken(error) from error
 
     def taken(self, error: Exception) -> ConfigError:
-        """What is said where it cannot listen."""
+        """The error of an address where the server cannot listen."""
         reason = getattr(error, "strerror", None) or error
         return ConfigError(f"cannot listen on {self.host} port {self.port} ({reason}); give another --host or --port")
 
     def url(self, bound: socket.socket) -> str:
-        """Of the server that listens on a socket."""
+        """URL of the server that listens on a socket."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' if self.certificate else ''}://{host}:{bound.getsockname()[1]}"
 
 
-class _Patient(H11Protocol):
-    """HTTP that waits, but not for ever: for the head of a request, of which a byte now and then does not keep a
-    connection, and for a client to take its answer.
+class _PatientProtocol(H11Protocol):
+    """HTTP with two more timeouts: for the head of a request, which a byte now and then does not extend, and for a
+    client to take its answer.
     """
 
     head_seconds = 10.0
     reading_seconds = 60.0
-    _waiting: asyncio.TimerHandle | None = None
-    _writing: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -122,67 +124,60 @@ class _Patient(H11Protocol):
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
             self._wait_for_head()
-        elif self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+        else:
+            self._end("head")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._waiting, self._writing):
-            if timer is not None:
-                timer.cancel()
+        for name in [*self._timers]:
+            self._end(name)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # To close would be to wait for the client to take the rest.
-        self._writing = self.loop.call_later(self.reading_seconds, self.transport.abort)
+        # Abort: to close would be to wait for the client to take the rest.
+        self._timers["reading"] = self.loop.call_later(self.reading_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._writing is not None:
-            self._writing.cancel()
-            self._writing = None
+        self._end("reading")
 
     def _wait_for_head(self) -> None:
-        if self._waiting is None and not self.transport.is_closing():
-            self._waiting = self.loop.call_later(self.head_seconds, self._give_up)
+        if "head" not in self._timers and not self.transport.is_closing():
+            self._timers["head"] = self.loop.call_later(self.head_seconds, self._give_up)
 
     def _give_up(self) -> None:
-        self._waiting = None
+        self._end("head")
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self.transport.close()
 
+    def _end(self, name: str) -> None:
+        if (timer := self._timers.pop(name, None)) is not None:
+            timer.cancel()
+
 
 class Server(uvicorn.Server):
-    """A server that, told to end, finishes what runs and refuses what is new.
+    """A server that finishes what runs and refuses what is new when it is told to end.
 
     Args:
         app: the application.
         address: where it listens.
-        backend: is started before it listens, and stopped at the end or when the grace is over.
-        drain: makes the application refuse requests.
-        ready: is called when it listens.
+        backend: started before the server listens, and stopped at the end or when the grace period is over.
+        ready: called when it listens.
     """
 
-    def __init__(
-        self,
-        app: Any,
-        address: Address,
-        backend: Backend,
-        drain: Callable[[], None],
-        ready: Callable[[], None] = lambda: None,
-    ) -> None:
-        patient = type("Patient", (_Patient,), {"head_seconds": address.head_seconds})
+    def __init__(self, app: Any, address: Address, backend: Backend, ready: Callable[[], None] = lambda: None) -> None:
+        protocol = type("_Protocol", (_PatientProtocol,), {"head_seconds": address.head_seconds})
         super().__init__(
             uvicorn.Config(
                 app,
-                http=patient,
+                http=protocol,
                 ws="none",
+                # `startup` and `shutdown` below start and stop the backend: an error must come out of `run`.
                 lifespan="off",
                 # Its lines would hold paths, which are the client's text, and tracebacks of what was cut off.
                 access_log=False,
                 log_level="critical",
-                # Whoever is on this machine could say that they come from elsewhere.
+                # Any client on this machine could claim to come from elsewhere.
                 proxy_headers=False,
                 server_header=False,
                 h11_max_incomplete_event_size=_HEAD_BYTES,
@@ -193,11 +188,11 @@ class Server(uvicorn.Server):
                 ssl_ciphers=_CIPHERS,
             )
         )
-        self._address, self._backend, self._drain, self._ready = address, backend, drain, ready
+        self._address, self._backend, self._ready = address, backend, ready
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn does; a terminal that is closed ends it in good order, too, unless nohup is to keep it."""
+        """As uvicorn does, and SIGHUP of a closed terminal as well, unless nohup has it ignored."""
         with super().capture_signals():
             number = getattr(signal, "SIGHUP", None)
             is_main = threading.current_thread() is threading.main_thread()
@@ -211,16 +206,16 @@ class Server(uvicorn.Server):
                 signal.signal(number, before)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """A signal: the first ends it in good order, a second at once."""
-        self._drain()
+        """A signal: the first one ends the server gracefully, a second one at once."""
+        self._backend.drain()
         self.force_exit = self.should_exit
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Makes the backend ready, and listens, unless it was told to end meanwhile.
+        """Starts the backend, and listens, unless it was told to end meanwhile.
 
         Raises:
-            ConfigError: the backend cannot start, or somebody else has begun to listen there.
+            ConfigError: the backend cannot start, or another process has begun to listen there.
         """
         await self._backend.start()
         try:
@@ -234,22 +229,21 @@ class Server(uvicorn.Server):
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends in good order."""
-        self._drain()
+        """Ends gracefully."""
+        self._backend.drain()
         cutting = asyncio.ensure_future(self._cut_off())
         try:
             await super().shutdown(sockets=sockets)
         finally:
             cutting.cancel()
             await self._backend.stop()
-            # Whoever was cut off is told so before the loop ends.
+            # Clients that were cut off are told so before the loop ends.
             if self.server_state.tasks:
                 await asyncio.wait(self.server_state.tasks, timeout=_SECONDS_TO_TELL)
 
     async def _cut_off(self) -> None:
-        """When the grace is over, what still runs is told so."""
         await asyncio.sleep(self._address.grace_seconds)
-        print("skipwise: the grace is over; what still ran is cut off", file=sys.stderr)
+        print("skipwise: the grace period is over; what still ran is cut off", file=sys.stderr)
         await self._backend.stop()
 
 

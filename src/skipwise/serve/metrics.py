@@ -1,4 +1,4 @@
-"""Counts and times for Prometheus, in a registry of their own. Nothing in them is of a single key or a text."""
+"""Counts and times for Prometheus, in their own registry. None is of a single key or a text."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -23,7 +23,7 @@ class Metrics:
         self.request_seconds = Histogram(
             "skipwise_request_seconds", "Until the last byte", ["mode"], buckets=_SECONDS, registry=registry
         )
-        self.running = Gauge("skipwise_running_requests", "Requests that take turns", registry=registry)
+        self.running = Gauge("skipwise_running_requests", "Requests being computed", registry=registry)
         self.waiting = Gauge("skipwise_waiting_requests", "Requests in the queue", registry=registry)
 
     def render(self) -> bytes:

@@ -9,7 +9,7 @@ PAGE = resources.files("skipwise.serve").joinpath("page.html").read_text(encodin
 
 
 def _hashes(tag: str) -> str:
-    """The sources of a policy that allow what stands between these tags of the page, and nothing else."""
+    """The policy's sources for the contents of these tags of the page."""
     bodies = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in bodies]
     return " ".join(f"'sha256-{digest}'" for digest in digests)

@@ -12,14 +12,15 @@ _TYPES = {
 
 
 class Refusal(Exception):  # noqa: N818 (it is an answer, and as such no error)
-    """An answer with a status from 400 on.
+    """An answer with a status of 400 or more.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         message: one line: what was given, what is allowed, what to do. It never holds text of a prompt.
         code: a word for programs.
-        param: the field that is at fault.
-        retry_after: seconds after which it is worth trying again.
+        param: the field at fault.
+        retry_after: seconds after which the client may try again.
+        allow: the methods that the path takes, as the header `Allow` lists them.
     """
 
     def __init__(
@@ -30,31 +31,32 @@ class Refusal(Exception):  # noqa: N818 (it is an answer, and as such no error)
         code: str | None = None,
         param: str | None = None,
         retry_after: float | None = None,
+        allow: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
-        self.retry_after = retry_after
+        self.retry_after, self._allow = retry_after, allow
 
     @property
     def body(self) -> dict[str, Any]:
-        """As OpenAI's clients read it."""
+        """The JSON that OpenAI's clients read."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:
-        """That go with it."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
-        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        """HTTP headers that belong to this refusal."""
+        retry_after = None if self.retry_after is None else str(max(1, math.ceil(self.retry_after)))
+        authenticate = "Bearer" if self.status == 401 else None
+        headers = {"Retry-After": retry_after, "WWW-Authenticate": authenticate, "Allow": self._allow}
+        return {name: value for name, value in headers.items() if value is not None}
 
 
-_UNROUTED = {
-    400: "the body cannot be read as JSON in UTF-8",
-    404: "there is nothing at this path; see /openapi.json",
-    405: "this path takes another method",
-}
+def overloaded(message: str, retry_after: float = 2) -> Refusal:
+    """The server has too much to do."""
+    return Refusal(503, f"{message}; try again later", code="overloaded", retry_after=retry_after)
 
 
-def unrouted(status: int, otherwise: str = "") -> Refusal:
-    """What a request gets that no route takes."""
-    return Refusal(status, _UNROUTED.get(status, otherwise), code="invalid_request")
+def shutting_down(message: str = "the server is shutting down; try again soon") -> Refusal:
+    """The server takes no more requests, or cut one off."""
+    return Refusal(503, message, code="shutting_down", retry_after=5)

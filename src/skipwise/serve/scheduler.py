@@ -1,14 +1,13 @@
-"""Fair turns: one thread that computes, and requests that take turns of single steps.
+"""Fair turns: one engine, many requests, one step at a time.
 
-A step is one chunk of a prompt or one token. After each step its time is put on the bill of its request and of its
-owner (the holder of a key); the next step goes to the owner with the smallest bill, and of that owner's requests to the
-one with the smallest. So every owner gets the same share of the machine, whatever their requests are like, and a
-request of 128k tokens delays a short one by no more than one step. (This is fair queueing with the cost known
-afterwards, where deficit round robin would have to guess it beforehand.) Whoever comes anew starts at the smallest bill
-there is: time when nothing was asked is not saved up.
+A step is one chunk of a prompt or one token. The time of each step is added to the bill of its request and of its
+owner, the holder of a key. The next step goes to the owner with the smallest bill, and among that owner's requests to
+the one with the smallest. So every owner gets an equal share of the machine, whatever they ask for, and a request of
+128k tokens delays a short one by one step at most. (This is fair queueing with costs known afterwards; deficit round
+robin would have to guess them.) An owner who comes anew starts at the smallest bill: idle time earns no credit.
 
-Requests that wait hold no memory. Those that run are at most `short_slots` in the base model's window and `long_slots`
-beyond it, apart from each other, so neither kind can keep the other out.
+Waiting requests hold no memory. At most `short_slots` requests run in short mode and `long_slots` in long mode, so that
+neither kind keeps the other out.
 """
 
 import contextlib
@@ -21,26 +20,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from skipwise.errors import ConfigError, SkipwiseError
-from skipwise.inference.engine import MODES, Engine, FinishReason, Generation, GenerationRequest, GenerationStats, Mode
-from skipwise.serve.refusals import Refusal
+from skipwise.inference.engine import MODES, Engine, FinishReason, Generation, GenerationRequest, Mode
+from skipwise.serve.refusals import Refusal, overloaded, shutting_down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What became of a request since the last time.
+    """What is new of a request.
 
     Attributes:
-        text: that is new.
-        tokens: how many are new.
-        finish_reason: why it ended; None while it is on its way.
-        stats: at its end.
-        error: what a client is told where it failed.
+        text: new text.
+        tokens: how many tokens are new.
+        finish_reason: why it ended; None while it runs.
+        error: what the client is told if it failed or was cut off.
     """
 
     text: str = ""
     tokens: int = 0
     finish_reason: FinishReason | None = None
-    stats: GenerationStats | None = None
     error: Refusal | None = None
 
     @property
@@ -54,12 +51,12 @@ class Turns:
     """How requests share the machine.
 
     Attributes:
-        fair: the smallest bill first; otherwise each request runs to its end in the order of arrival.
-        short_slots, long_slots: requests of each mode that may run at once; what they hold of the cache is the memory
-            that serving takes.
-        waiting: requests of all owners that may wait.
-        waiting_each: of one owner.
-        several_owners: keep the last slot of each mode for others than an owner who has all before it.
+        fair: the smallest bill first; otherwise each request runs to its end, in order of arrival.
+        short_slots, long_slots: most requests of each mode that run at once; their caches are the memory that serving
+            takes beside the model.
+        waiting: most requests that wait, of all owners.
+        waiting_each: most requests of one owner that wait.
+        several_owners: keep the last slot of each mode from an owner who has all the others.
     """
 
     fair: bool = True
@@ -70,8 +67,25 @@ class Turns:
     several_owners: bool = False
 
     def slots(self, mode: Mode) -> int:
-        """Requests of a mode that may run at once."""
+        """Most requests of a mode that run at once."""
         return self.short_slots if mode == "short" else self.long_slots
+
+    def check_queue(self, waiting: int, own: int, mean_seconds: float) -> None:
+        """Refuses a request if too many wait: 503 if the queue is full, 429 if the owner's share of it is.
+
+        Args:
+            waiting, own: requests that wait, and those of this owner among them.
+            mean_seconds: that a request takes; with the number that wait, it says when to try again.
+        """
+
+        def seconds(requests: int) -> float:
+            return min(60.0, max(1.0, mean_seconds * requests / 2))
+
+        if waiting >= self.waiting:
+            raise overloaded(f"{waiting} requests are waiting and {self.waiting} may", seconds(waiting))
+        if own >= self.waiting_each:
+            message = f"{own} requests of this key are waiting and {self.waiting_each} may; try again later"
+            raise Refusal(429, message, code="too_many_requests", retry_after=seconds(own))
 
 
 @dataclass(slots=True, eq=False)
@@ -79,15 +93,10 @@ class Job:
     """A request in the scheduler's hands.
 
     Attributes:
-        owner: id of the key.
-        request: what to generate.
-        mode: that it will be served in.
-        deliver: takes what is new, in the computing thread.
         number: in order of arrival.
-        bill: that turns are given by: seconds of the machine, on top of the smallest bill of its owner's others.
+        bill: decides turns within the owner: seconds of the machine, on top of the smallest bill when it was let in.
         seconds: of the machine that it took.
         generation: while it runs.
-        cancelled: whether somebody has had enough of it.
     """
 
     owner: str
@@ -98,7 +107,7 @@ class Job:
     bill: float = 0.0
     seconds: float = 0.0
     generation: Generation | None = None
-    cancelled: bool = False
+    is_cancelled: bool = False
 
 
 @dataclass(slots=True)
@@ -111,77 +120,56 @@ class _Owner:
     def num_waiting(self) -> int:
         return sum(map(len, self.waiting.values()))
 
+    @property
+    def jobs(self) -> Iterator[Job]:
+        return itertools.chain(self.running, *self.waiting.values())
+
     def num_running(self, mode: Mode) -> int:
         return sum(job.mode == mode for job in self.running)
 
 
 class Scheduler:
-    """Runs requests of an engine.
-
-    Args:
-        engine: whatever generates; only this scheduler's thread calls its generations.
-        turns: how requests share it.
-        clock: seconds that steps are billed by.
-    """
+    """Runs requests on an engine, in a thread that alone calls its generations. `clock` bills steps, in seconds."""
 
     def __init__(self, engine: Engine, turns: Turns, clock: Callable[[], float] = time.perf_counter) -> None:
         self._engine, self._turns, self._clock = engine, turns, clock
         self._lock = threading.Condition()
         self._owners: dict[str, _Owner] = {}
         self._numbers = itertools.count(1)
-        self._draining = self._stopped = False
+        self._is_draining = self._is_stopped = False
         self._mean_seconds = 1.0
         self._thread: threading.Thread | None = None
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a thread that computes."""
+        """Whether the computing thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
-    def num_running(self) -> int:
-        """Requests that take turns."""
+    def load(self) -> tuple[int, int]:
+        """How many requests run, and how many wait."""
         with self._lock:
-            return sum(len(owner.running) for owner in self._owners.values())
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests in the queue."""
-        with self._lock:
-            return sum(owner.num_waiting for owner in self._owners.values())
+            owners = self._owners.values()
+            return sum(len(owner.running) for owner in owners), sum(owner.num_waiting for owner in owners)
 
     def submit(self, owner: str, request: GenerationRequest, deliver: Callable[[Progress], None]) -> Job:
         """Puts a request into the queue.
 
         Args:
-            owner: id of the key it came with.
+            owner: id of the key.
             request: what to generate.
-            deliver: takes what is new, in the computing thread, until one that is the last.
+            deliver: gets what is new, in the computing thread, until the last.
 
         Raises:
-            Refusal: 503, the queue is full or the server stops; 429, the owner's own share of it is full.
+            Refusal: 503, the queue is full or the server stops; 429, the owner's share of the queue is full.
             ConfigError: the request is too long.
         """
         job = Job(owner, request, self._engine.mode_of(request), deliver)
         with self._lock:
-            if self._draining or self._stopped:
-                raise Refusal(503, "the server is shutting down; ask again soon", code="shutting_down", retry_after=5)
-            waiting = sum(one.num_waiting for one in self._owners.values())
-            if waiting >= self._turns.waiting:
-                raise Refusal(
-                    503,
-                    f"{waiting} requests are waiting, and {self._turns.waiting} may; try again later",
-                    code="overloaded",
-                    retry_after=self._seconds_of_waiting(waiting),
-                )
+            if self._is_draining or self._is_stopped:
+                raise shutting_down()
             own = self._owners[owner].num_waiting if owner in self._owners else 0
-            if own >= self._turns.waiting_each:
-                raise Refusal(
-                    429,
-                    f"{own} requests of this key are waiting, and {self._turns.waiting_each} may; try again later",
-                    code="too_many_requests",
-                    retry_after=self._seconds_of_waiting(own),
-                )
+            self._turns.check_queue(sum(one.num_waiting for one in self._owners.values()), own, self._mean_seconds)
             job.number = next(self._numbers)
             if owner not in self._owners:
                 self._owners[owner] = _Owner(bill=min((one.bill for one in self._owners.values()), default=0.0))
@@ -190,24 +178,19 @@ class Scheduler:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Stops a request before its next step; it may have ended already. Any thread may call this."""
+        """Stops a request before its next step, unless it has ended. Any thread may call this."""
         with self._lock:
-            job.cancelled = True
+            job.is_cancelled = True
             self._lock.notify()
 
     def turn(self) -> bool:
-        """Lets in what may run, and runs one step of one request.
-
-        Returns:
-            Whether there was anything to do.
-        """
+        """Lets waiting requests in, and runs one step of one request. Returns whether there was anything to do."""
         with self._lock:
             dropped = self._drop_cancelled()
             for mode in MODES:
                 self._admit(mode)
             job = self._next_job()
-        for one in dropped:
-            self._end(one, Progress(finish_reason="closed"))
+        self._cut_off(dropped)
         if job is None:
             return bool(dropped)
         began = self._clock()
@@ -228,75 +211,75 @@ class Scheduler:
         return True
 
     def start(self) -> None:
-        """Begins to compute, in a thread of its own."""
+        """Starts the computing thread."""
         self._thread = threading.Thread(target=self._run, name="skipwise-compute", daemon=True)
         self._thread.start()
 
     def drain(self) -> None:
-        """Takes no request from now on; those that are here go on."""
+        """Refuses new requests from now on; those that are here go on."""
         with self._lock:
-            self._draining = True
+            self._is_draining = True
 
     def stop(self) -> None:
-        """Ends the thread after its step; what still runs ends with the reason `closed`."""
+        """Ends the thread after its step, and cuts off what still runs."""
         with self._lock:
-            self._stopped = True
+            self._is_stopped = True
             self._lock.notify()
         if self._thread is not None:
             self._thread.join()
-        self._close_all()
+        self._cut_off_all()
 
-    def _close_all(self) -> None:
+    def _cut_off_all(self) -> None:
         with self._lock:
-            left = [job for owner in self._owners.values() for job in self._jobs_of(owner)]
+            left = [job for owner in self._owners.values() for job in owner.jobs]
             self._owners.clear()
         for job in left:
             with contextlib.suppress(Exception):
-                self._end(job, Progress(finish_reason="closed"))
+                self._cut_off([job])
 
     def _run(self) -> None:
         try:
             while True:
-                busy = self.turn()
+                is_busy = self.turn()
                 with self._lock:
-                    if self._stopped:
+                    if self._is_stopped:
                         return
-                    if not busy and not self._owners:
+                    if not is_busy and not self._owners:
                         self._lock.wait()
         except Exception as error:
-            # Errors of requests do not come here. Without this thread nobody is answered: nobody is to wait for it.
+            # Errors of requests do not come here. Without this thread nobody is answered, so nobody may wait for it.
             print(
                 f"skipwise: the computing thread ended by {type(error).__name__}; restart the server", file=sys.stderr
             )
             with self._lock:
-                self._stopped = True
-            self._close_all()
+                self._is_stopped = True
+            self._cut_off_all()
 
     def _step(self, job: Job) -> Progress:
-        """One step, and what it brought; the first one also makes the generation."""
+        """One step and what it brought; the first one also starts the generation."""
         try:
             if job.generation is None:
                 job.generation = self._engine.start(job.request)
-            generation = job.generation
-            new = generation.step()
-            text = generation.take_text()
-            if not generation.is_done:
-                return Progress(text=text, tokens=len(new))
-            reason = generation.finish_reason or "stop"
-            return Progress(text=text, tokens=len(new), finish_reason=reason, stats=generation.stats)
+            new, text = job.generation.step(), job.generation.take_text()
+            reason = (job.generation.finish_reason or "stop") if job.generation.is_done else None
+            return Progress(text=text, tokens=len(new), finish_reason=reason)
         except ConfigError as error:
-            return Progress(error=Refusal(400, str(error), code="invalid_request"))
+            refusal = Refusal(400, str(error), code="invalid_request")
         except SkipwiseError as error:
-            # Words of our own about the model, such as a logit that is NaN.
-            return Progress(error=Refusal(500, str(error), code="engine_error"))
+            # The package's own words about the model, such as a NaN logit.
+            refusal = Refusal(500, str(error), code="engine_error")
         except Exception as error:
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-                short = Refusal(
-                    503, "memory ran out; ask for fewer tokens, or later", code="out_of_memory", retry_after=30
-                )
-                return Progress(error=short)
-            # Its message may hold text of the prompt: only the kind is told.
-            return Progress(error=Refusal(500, f"the engine failed ({type(error).__name__})", code="engine_error"))
+                message = "memory ran out; ask for fewer tokens, or later"
+                refusal = Refusal(503, message, code="out_of_memory", retry_after=30)
+            else:
+                # Its message may hold text of the prompt: only the type is told.
+                refusal = Refusal(500, f"the engine failed ({type(error).__name__})", code="engine_error")
+        return Progress(error=refusal)
+
+    def _cut_off(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._end(job, Progress(error=shutting_down("the server shut down before the answer was complete")))
 
     @staticmethod
     def _end(job: Job, progress: Progress) -> None:
@@ -308,7 +291,7 @@ class Scheduler:
             job.deliver(progress)
 
     def _next_job(self) -> Job | None:
-        """Whose turn it is; among equals, who came first."""
+        """Whose turn it is; among equals, the one that came first."""
         if not self._turns.fair:
             running = (job for owner in self._owners.values() for job in owner.running)
             return min(running, key=lambda job: job.number, default=None)
@@ -317,33 +300,29 @@ class Scheduler:
         return min(owner.running, key=lambda job: (job.bill, job.number)) if owner else None
 
     def _admit(self, mode: Mode) -> None:
-        """Fills the slots of a mode: first of who has the fewest running, then of who has the smallest bill."""
+        """Fills the slots of a mode: first from the owner with the fewest running, then with the smallest bill."""
         slots = self._turns.slots(mode)
         each = slots - 1 if self._turns.several_owners and slots > 1 else slots
-        free = slots - sum(owner.num_running(mode) for owner in self._owners.values())
-        for _ in range(free):
+
+        def rank(owner: _Owner) -> tuple[float, ...]:
+            arrival = owner.waiting[mode][0].number
+            return (owner.num_running(mode), owner.bill, arrival) if self._turns.fair else (arrival,)
+
+        for _ in range(slots - sum(owner.num_running(mode) for owner in self._owners.values())):
             able = [one for one in self._owners.values() if one.waiting[mode] and one.num_running(mode) < each]
             if not able:
                 return
-            ranks = [
-                (one.num_running(mode), one.bill, one.waiting[mode][0].number)
-                if self._turns.fair
-                else (one.waiting[mode][0].number,)
-                for one in able
-            ]
-            self._let_in(able[ranks.index(min(ranks))], mode)
-
-    def _let_in(self, owner: _Owner, mode: Mode) -> None:
-        job = owner.waiting[mode].popleft()
-        job.bill = min((one.bill for one in owner.running), default=0.0)
-        if not owner.running:
-            # No credit for the time without a request that ran.
-            active = (one.bill for one in self._owners.values() if one.running)
-            owner.bill = max(owner.bill, min(active, default=owner.bill))
-        owner.running.append(job)
+            owner = min(able, key=rank)
+            job = owner.waiting[mode].popleft()
+            job.bill = min((one.bill for one in owner.running), default=0.0)
+            if not owner.running:
+                # No credit for the time without a running request.
+                active = (one.bill for one in self._owners.values() if one.running)
+                owner.bill = max(owner.bill, min(active, default=owner.bill))
+            owner.running.append(job)
 
     def _drop_cancelled(self) -> list[Job]:
-        dropped = [job for owner in self._owners.values() for job in self._jobs_of(owner) if job.cancelled]
+        dropped = [job for owner in self._owners.values() for job in owner.jobs if job.is_cancelled]
         for job in dropped:
             owner = self._owners[job.owner]
             (owner.running if job in owner.running else owner.waiting[job.mode]).remove(job)
@@ -351,16 +330,5 @@ class Scheduler:
         return dropped
 
     def _forget_idle(self) -> None:
-        """Owners without a request are as good as new ones, when they come again."""
-        for name in [name for name, owner in self._owners.items() if not next(self._jobs_of(owner), None)]:
-            del self._owners[name]
-
-    @staticmethod
-    def _jobs_of(owner: _Owner) -> Iterator[Job]:
-        yield from owner.running
-        for queue in owner.waiting.values():
-            yield from queue
-
-    def _seconds_of_waiting(self, requests: int) -> float:
-        """A guess at when a place is free: the time a request takes of the machine, times those before."""
-        return min(60.0, max(1.0, self._mean_seconds * requests / 2))
+        """Owners without a request count as new when they come again."""
+        self._owners = {name: owner for name, owner in self._owners.items() if next(owner.jobs, None)}

@@ -1,7 +1,7 @@
-"""vLLM behind this server: two of its servers, one for each mode, and the same keys, limits and answers before them.
+"""vLLM behind this server: two of its servers, one for each mode, with the same keys, limits and answers in front.
 
-A prompt is tokenized here and sent on as token ids, so what was counted is what runs. Each key's prompts have a salt of
-their own, without which vLLM would find one key's prompt in another's prefix cache.
+Prompts are tokenized here and sent on as token ids, so what was counted is what runs. Each key's prompts have their own
+salt; without it, vLLM would reuse one key's prompts from the prefix cache for another key.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,12 @@ from typing import Any
 
 from skipwise.errors import ConfigError
 from skipwise.inference.engine import FinishReason, GenerationRequest, Mode
-from skipwise.serve.backends import Message, Prompts, Tokenizing, served_models
-from skipwise.serve.refusals import Refusal
+from skipwise.serve.backends import Backend, Prompts
+from skipwise.serve.refusals import Refusal, shutting_down
 from skipwise.serve.scheduler import Progress, Turns
 
 _SECONDS_TO_STOP = 20.0
+_SECONDS_OF_A_REQUEST = 2.0  # a guess, for clients that are told when to try again
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -41,9 +42,9 @@ class VllmSettings:
         extended: folder of the extended checkpoint.
         original_window, target: tokens of each.
         memory_shares: of each accelerator's memory, for the base and for the extended model.
-        arguments: further ones of `vllm serve`, for both.
-        program: what is started; its first word may be a path.
-        ready_seconds: within which both have to answer.
+        arguments: more arguments of `vllm serve`, for both.
+        program: the command; its first word may be a path.
+        ready_seconds: within which both servers have to answer.
     """
 
     base: str
@@ -56,7 +57,7 @@ class VllmSettings:
     ready_seconds: float = 1800.0
 
     def command(self, mode: Mode, port: int) -> list[str]:
-        """The command of one mode's server, which this machine alone can reach."""
+        """The command of one mode's server, which only this machine can reach."""
         model, window = (self.base, self.original_window) if mode == "short" else (self.extended, self.target)
         share = self.memory_shares[0 if mode == "short" else 1]
         return [
@@ -64,25 +65,20 @@ class VllmSettings:
             *("serve", model, "--served-model-name", mode),
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--max-model-len", str(window), "--gpu-memory-utilization", f"{share:g}"),
-            # Its own files of defaults (top_k, penalties) would change what was asked for.
+            # The model's own defaults (top_k, penalties) would change what was asked for.
             *("--generation-config", "vllm"),
             *("--no-enable-log-requests", "--disable-uvicorn-access-log"),
             *self.arguments,
         ]
 
     def environment(self, token: str) -> dict[str, str]:
-        """This process's, without reports of usage to anybody, and with the token that its requests need."""
+        """This process's environment, without usage reports to anybody, and with the token that requests need."""
         quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1"}
         return {**os.environ, **quiet, "VLLM_API_KEY": token}
 
 
 class Places:
-    """Places of a mode at vLLM, given to owners in turn: to who has the fewest, and among those to who came first.
-
-    Args:
-        places: that there are.
-        turns: how many may wait.
-    """
+    """The places of a mode at vLLM. The next one goes to the owner with the fewest, then to who came first."""
 
     def __init__(self, places: int, turns: Turns) -> None:
         self._places, self._turns = places, turns
@@ -91,28 +87,13 @@ class Places:
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many are taken, and how many wait."""
+        """How many are taken, and how many requests wait."""
         return self._taken.total(), len(self._waiting)
 
     async def take(self, owner: str) -> None:
-        """Waits for a place.
-
-        Raises:
-            Refusal: too many wait already.
-        """
+        """Waits for a place. Raises Refusal if too many wait already."""
         own = sum(one == owner for one, _ in self._waiting)
-        for count, limit, status in (
-            (len(self._waiting), self._turns.waiting, 503),
-            (own, self._turns.waiting_each, 429),
-        ):
-            if count >= limit:
-                whose = "" if status == 503 else " of this key"
-                raise Refusal(
-                    status,
-                    f"{count} requests{whose} are waiting, and {limit} may; try again later",
-                    code="overloaded",
-                    retry_after=min(60, count),
-                )
+        self._turns.check_queue(len(self._waiting), own, _SECONDS_OF_A_REQUEST)
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((owner, turn))
         self._hand_out()
@@ -140,45 +121,37 @@ class Places:
                 turn.set_result(None)
 
 
-class Vllm:
-    """Answers by vLLM's servers, which it starts and ends.
-
-    Args:
-        name: that clients ask for.
-        settings: how they are started.
-        prompts: of the tokenizer that both models have.
-        turns: places of each mode, and how many may wait.
-    """
+class Vllm(Backend):
+    """Answers by vLLM's servers, which it starts and ends. `prompts` are of the tokenizer that both models have."""
 
     def __init__(self, name: str, settings: VllmSettings, prompts: Prompts, turns: Turns) -> None:
-        self.num_ids, self._tokenizing = prompts.num_ids, Tokenizing(prompts)
-        self._settings, self._turns = settings, turns
-        self.models = served_models(name, settings.original_window, settings.target)
+        super().__init__(name, settings.original_window, settings.target, prompts)
+        self._settings = settings
         self._modes: tuple[Mode, ...] = ("short", "long") if len(self.models) > 1 else ("short",)
         self._places = {mode: Places(turns.slots(mode), turns) for mode in self._modes}
         self._addresses: dict[Mode, str] = {}
         self._processes: list[asyncio.subprocess.Process] = []
         self._token, self._pepper = secrets.token_hex(32), secrets.token_bytes(32)
         self._session: Any = None
-        self._draining = False
 
     @property
     def load(self) -> tuple[int, int]:
-        """Requests that run, and that wait."""
-        loads = [places.load for places in self._places.values()]
-        return sum(running for running, _ in loads), sum(waiting for _, waiting in loads)
+        """How many requests run, and how many wait."""
+        running, waiting = zip(*(places.load for places in self._places.values()), strict=True)
+        return sum(running), sum(waiting)
 
     def mode_of(self, request: GenerationRequest) -> Mode:
-        """The mode that a request is served in."""
-        if request.total_tokens > self._settings.target:
-            raise ConfigError(f"the request comes to {request.total_tokens} tokens, of {self._settings.target} at most")
-        return request.mode or ("short" if request.total_tokens <= self._settings.original_window else "long")
+        """The mode of a request."""
+        total, settings = request.total_tokens, self._settings
+        if total > settings.target:
+            raise ConfigError(f"the request comes to {total} tokens; {settings.target} is the most")
+        return request.mode or ("short" if total <= settings.original_window else "long")
 
     async def start(self) -> None:
-        """Starts the servers and waits until they answer, or until this one is told to end.
+        """Starts the servers and waits until they answer, or until this server is told to end.
 
         Raises:
-            ConfigError: there is no vLLM, one ends at once, or takes too long.
+            ConfigError: vLLM is not installed, ends at once, or takes too long.
         """
         import aiohttp
 
@@ -186,7 +159,7 @@ class Vllm:
             headers={"Authorization": f"Bearer {self._token}"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
             connector=aiohttp.TCPConnector(limit=0),
-            # No proxy that the environment names comes between.
+            # No proxy from the environment.
             trust_env=False,
         )
         try:
@@ -198,7 +171,8 @@ class Vllm:
                 )
                 self._processes.append(process)
                 self._addresses[mode] = f"http://127.0.0.1:{port}"
-            await asyncio.gather(*(self._wait_until_ready(place) for place in range(len(self._modes))))
+            waits = zip(self._modes, self._processes, strict=True)
+            await asyncio.gather(*(self._wait_until_ready(mode, process) for mode, process in waits))
         except FileNotFoundError as error:
             await self.stop()
             program = self._settings.program[0]
@@ -209,22 +183,20 @@ class Vllm:
             await self.stop()
             raise
 
-    async def _wait_until_ready(self, place: int) -> None:
-        mode, process = self._modes[place], self._processes[place]
-        end = time.monotonic() + self._settings.ready_seconds
-        while time.monotonic() < end and not self._draining:
+    async def _wait_until_ready(self, mode: Mode, process: asyncio.subprocess.Process) -> None:
+        seconds = self._settings.ready_seconds
+        end = time.monotonic() + seconds
+        while not self.is_draining:
             if process.returncode is not None:
                 raise ConfigError(
-                    f"vLLM's server of the {mode} mode ended with code {process.returncode} before it answered; what "
-                    "it printed above says why"
+                    f"vLLM's server of the {mode} mode ended with code {process.returncode} before it answered; its "
+                    "output above says why"
                 )
             if await self._answers(mode):
                 return
+            if time.monotonic() >= end:
+                raise ConfigError(f"vLLM's server of the {mode} mode did not answer in {seconds:g} seconds")
             await asyncio.sleep(0.2)
-        if not self._draining:
-            raise ConfigError(
-                f"vLLM's server of the {mode} mode did not answer in {self._settings.ready_seconds:g} seconds"
-            )
 
     async def _answers(self, mode: Mode) -> bool:
         with contextlib.suppress(Exception):
@@ -238,28 +210,21 @@ class Vllm:
             return False
         return all(await asyncio.gather(*(self._answers(mode) for mode in self._modes)))
 
-    async def tokenize(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Token ids of a text or chat."""
-        return await self._tokenizing(prompt)
-
     @asynccontextmanager
     async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:
-        """Within, the answer as it comes; leaving closes the connection, at which vLLM stops."""
+        """A context with the answer as it comes. Leaving it closes the connection, and vLLM stops."""
         mode = self.mode_of(request)
-        self._refuse_if(self._draining)
+        if self.is_draining:
+            raise shutting_down()
         await self._places[mode].take(owner)
         try:
-            # The grace may have ended while it waited.
-            self._refuse_if(self._session.closed)
-            async with self._post(mode, "/v1/completions", self._body(owner, mode, request)) as response:
+            # The grace period may have ended while it waited.
+            if self._session.closed:
+                raise shutting_down()
+            async with self._completion(mode, self._body(owner, mode, request)) as response:
                 yield self._progress(response)
         finally:
             self._places[mode].leave(owner)
-
-    @staticmethod
-    def _refuse_if(is_ending: bool) -> None:
-        if is_ending:
-            raise Refusal(503, "the server is shutting down; ask again soon", code="shutting_down", retry_after=5)
 
     def _body(self, owner: str, mode: Mode, request: GenerationRequest) -> dict[str, Any]:
         seed = {} if request.seed is None else {"seed": request.seed}
@@ -271,11 +236,28 @@ class Vllm:
             "top_p": request.top_p,
             "stop": list(request.stop),
             "stream": True,
-            # Counts in each chunk, so that an answer broken off is counted, too.
+            # Counts in each chunk, so that an answer that is broken off is counted, too.
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "cache_salt": hmac.new(self._pepper, owner.encode(), "sha256").hexdigest(),
             **seed,
         }
+
+    @asynccontextmanager
+    async def _completion(self, mode: Mode, body: dict[str, Any]) -> AsyncIterator[Any]:
+        import aiohttp
+
+        try:
+            response = await self._session.post(f"{self._addresses[mode]}/v1/completions", json=body)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _failed(f"the engine of the {mode} mode does not answer") from error
+        async with response:
+            if response.status in (400, 413, 422):
+                # vLLM's words may quote the prompt; only the client who sent it gets them.
+                message = await _message(response)
+                raise Refusal(400, f"the engine refuses this request: {message}", code="invalid_request")
+            if response.status != 200:
+                raise _failed(f"the engine of the {mode} mode failed with status {response.status}")
+            yield response
 
     async def _progress(self, response: Any) -> AsyncIterator[Progress]:
         import aiohttp
@@ -297,35 +279,14 @@ class Vllm:
                     yield Progress(text=choice.get("text") or "", tokens=new)
         except (aiohttp.ClientError, TimeoutError, ValueError):
             reason = None
-        # Other reasons, such as `abort`, are of answers that are not whole.
+        # Other reasons, such as `abort`, are of answers that are not complete.
         if reason in _FINISH:
             yield Progress(finish_reason=_FINISH[reason])
         else:
             yield Progress(error=_failed("the engine broke off"))
 
-    @asynccontextmanager
-    async def _post(self, mode: Mode, path: str, body: dict[str, Any]) -> AsyncIterator[Any]:
-        import aiohttp
-
-        try:
-            response = await self._session.post(f"{self._addresses[mode]}{path}", json=body)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _failed(f"the engine of the {mode} mode does not answer") from error
-        async with response:
-            if response.status in (400, 413, 422):
-                # Its words may quote the prompt; they go to nobody but who sent it.
-                message = await _message(response)
-                raise Refusal(400, f"the engine refuses this request: {message}", code="invalid_request")
-            if response.status != 200:
-                raise _failed(f"the engine of the {mode} mode failed with status {response.status}")
-            yield response
-
-    def drain(self) -> None:
-        """Refuses requests from now on."""
-        self._draining = True
-
     async def stop(self) -> None:
-        """Ends the servers. Whoever calls this while another does waits for the same end."""
+        """Ends the servers. A second caller waits for the same end."""
         if self._session is not None:
             await self._session.close()
         for process in self._processes:
@@ -340,11 +301,7 @@ class Vllm:
 
 
 def find_program() -> str:
-    """The path of vLLM's command: on the path, or beside this interpreter.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The path of the command `vllm`, on PATH or beside this interpreter. Raises ConfigError if there is none."""
     beside = Path(sys.executable).with_name("vllm")
     found = shutil.which("vllm") or (str(beside) if beside.exists() else None)
     if found is None:
@@ -364,7 +321,7 @@ async def _message(response: Any) -> str:
 
 
 def _signal(process: asyncio.subprocess.Process, number: int) -> None:
-    # A session of its own: its workers get the signal, too.
+    # The server has a session of its own, so its workers get the signal, too.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
