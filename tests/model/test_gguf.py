@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_families import WINDOW
+from tiny_models import WINDOW
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skipwise.loss import training_inputs

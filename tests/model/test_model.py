@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from model_families import FAMILIES, PROPORTIONAL, WINDOW, kinds_of
+from tiny_models import FAMILIES, PROPORTIONAL, WINDOW, kinds_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from skipwise.errors import CheckpointError, ConfigError

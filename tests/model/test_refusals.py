@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from model_families import WINDOW
+from tiny_models import WINDOW
 from transformers import AutoConfig
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError

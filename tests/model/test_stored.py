@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import FAMILIES, GEMMA4, SMALL
 from quantized_checkpoints import set_config, write_bitsandbytes, write_compressed_tensors, write_fp8, write_mxfp4
 from safetensors.torch import load_file, save_file
+from tiny_models import FAMILIES, GEMMA4, SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -169,7 +169,7 @@ def test_some_layers_of_every_family_can_be_read_again(family: str, checkpoint: 
 @pytest.mark.parametrize("family", ["gemma4_text", "gemma3n_text"])
 def test_some_layers_of_a_model_whose_last_share_keys_can_be_read_again(family: str, tmp_path: Path) -> None:
     layers: dict[str, Any] = {"num_hidden_layers": 6, "layer_types": GEMMA4["layer_types"] * 3}
-    config = AutoConfig.for_model(family, **{**SMALL, **GEMMA4, **layers, "num_kv_shared_layers": 3})
+    config = AutoConfig.for_model(family, **{**SHAPE, **GEMMA4, **layers, "num_kv_shared_layers": 3})
     if family == "gemma3n_text":
         config.activation_sparsity_pattern, config.intermediate_size = [0.0] * 6, [48] * 6
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

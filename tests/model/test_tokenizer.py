@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from byte_tokenizer import byte_tokenizer
+from tiny_models import byte_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
