@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from skipwise.imports import lazily
 
 if TYPE_CHECKING:
+    from skipwise.model._transformers import attention_of, set_attention
     from skipwise.model.converted import portability_note
     from skipwise.model.extend import (
         built_around,
@@ -50,6 +51,7 @@ _HOMES = {
     "FourBits": "quantized",
     "LoadedModel": "load",
     "StoredWeights": "stored",
+    "attention_of": "_transformers",
     "built_around": "extend",
     "check_loads_in_four_bits": "load",
     "check_read_as_stored": "quantized",
@@ -74,6 +76,7 @@ _HOMES = {
     "save_attention_scale": "save",
     "save_config": "save",
     "save_model": "save",
+    "set_attention": "_transformers",
     "share_weights": "save",
     "stored_weights": "stored",
     "unpack_checkpoint": "unpack",
@@ -86,6 +89,7 @@ __all__ = [
     "FourBits",
     "LoadedModel",
     "StoredWeights",
+    "attention_of",
     "built_around",
     "check_loads_in_four_bits",
     "check_read_as_stored",
@@ -110,6 +114,7 @@ __all__ = [
     "save_config",
     "save_model",
     "scaled_by",
+    "set_attention",
     "share_weights",
     "stored_weights",
     "unpack_checkpoint",

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.model._transformers import set_attention
 from skipwise.model.baichuan import llama_config, llama_weights
 from skipwise.model.extend import built_around, extended_config, rope_state, told_config
 from skipwise.model.gguf_file import read_once
@@ -112,7 +113,7 @@ def load_model(
             _warn_of_reset(before, target)
         if is_gptj(config):
             gptj: Any = _load_weights(place, config, dtype, None, None, trust_remote_code)
-            target._attn_implementation = attention
+            set_attention(target, attention)
             model = built_around(PhiForCausalLM, target, phi_parameters(gptj), gptj)
         else:
             model = _load_weights(place, target, dtype, attention, quantization, trust_remote_code)

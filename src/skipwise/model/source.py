@@ -13,9 +13,9 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import cached_file
 
 from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, UnsupportedModelError
+from skipwise.model._transformers import find_file
 from skipwise.model.place import PICKLE_SUFFIXES, TO_SAFETENSORS, ModelSource, find_place
 
 logger = logging.getLogger("skipwise")
@@ -111,7 +111,7 @@ def own_config(place: ModelSource) -> dict[str, Any]:
 
 def own_file(place: ModelSource, name: str) -> str | None:
     """Where a file of a model lies on this machine, fetched from the hub if need be; None where it has none such."""
-    return cached_file(place.name, name, _raise_exceptions_for_missing_entries=False)
+    return find_file(place.name, name)
 
 
 @contextmanager

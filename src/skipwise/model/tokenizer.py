@@ -8,9 +8,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from skipwise.errors import CheckpointError
+from skipwise.model._transformers import find_file, set_engine
 from skipwise.model.baichuan_tokenizer import baichuan_tokenizer
 from skipwise.model.gguf_file import number_of_tokens, read_once
 from skipwise.model.place import ModelSource
@@ -115,10 +115,7 @@ def _named_in_files(place: ModelSource) -> set[str]:
     """Every string of a checkpoint's tokenizer files, its tokens among them; none of a GGUF file."""
     if place.gguf_file is not None:
         return set()
-    optional: dict[str, Any] = dict.fromkeys(
-        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
-    )
-    paths = [cached_file(place.name, name, **optional) for name in _FILES]
+    paths = [find_file(place.name, name) for name in _FILES]
     return set(_strings([json.loads(Path(path).read_text(encoding="utf-8")) for path in paths if path]))
 
 
@@ -137,7 +134,7 @@ def _without_added(tokenizer: Any, tokens: Mapping[int, str]) -> None:
     """Takes added tokens out of a fast tokenizer, so that no text becomes them and nothing is ended by them."""
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] not in tokens]
-    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(described))
+    set_engine(tokenizer, Tokenizer.from_str(json.dumps(described)))
     for name in PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES:
         if str(getattr(tokenizer, name)) in tokens.values():
             setattr(tokenizer, name, None)

@@ -16,6 +16,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from skipwise.model import attention_of, set_attention
+
 _NAME = "skipwise_chunk"
 # The kernel under `scaled_dot_product_attention` on a CPU; it alone tells the sums that two parts are put together by.
 _KERNEL = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
@@ -36,7 +38,7 @@ def attends_in_chunks(model: Any) -> bool:
     The model must ask the library for its attention by name, and have keys as wide as values: latent attention has not.
     """
     config = model.config.get_text_config()
-    by_name = config._attn_implementation == "sdpa" and getattr(model, "_supports_attention_backend", False)
+    by_name = attention_of(config) == "sdpa" and getattr(model, "_supports_attention_backend", False)
     plain = by_name and getattr(config, "kv_lora_rank", None) is None and sees_everything(model)
     here = model.device.type == "cpu" and model.dtype in (torch.float32, torch.bfloat16)
     return plain and here and _KERNEL is not None
@@ -54,14 +56,14 @@ def chunk_attention(model: Any) -> Iterator[None]:
     AttentionInterface.register(_NAME, _attend)
     AttentionMaskInterface.register(_NAME, _mask)
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}.values()
-    before = [config._attn_implementation for config in configs]
+    before = [attention_of(config) for config in configs]
     try:
         for config in configs:
-            config._attn_implementation = _NAME
+            set_attention(config, _NAME)
         yield
     finally:
         for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation = implementation
+            set_attention(config, implementation)
 
 
 def _mask(*sizes: Any, **how: Any) -> Tensor | None:

@@ -6,6 +6,7 @@ import psutil
 import torch
 from transformers import DynamicCache
 
+from skipwise.model import attention_of
 from skipwise.runtime.attention import attends_in_chunks
 
 LOGITS_BYTES = 48 * 2**20
@@ -61,7 +62,7 @@ def pass_columns(model: Any, rows: int, num_tokens: int) -> int:
     config = model.config.get_text_config()
     inside = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     token_bytes = (_HIDDEN_ALIVE * config.hidden_size + _INSIDE_ALIVE * inside) * model.dtype.itemsize
-    masked = model.config._attn_implementation == "eager" or any(DynamicCache(config=model.config).is_sliding)
+    masked = attention_of(model.config) == "eager" or any(DynamicCache(config=model.config).is_sliding)
     linear = not masked and model.device.type in _LINEAR_ATTENTION
     if linear and rows * num_tokens * token_bytes <= min(_PASS_BYTES, _FREE_SHARE * _free_bytes(model.device)):
         return num_tokens
