@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from skipwise.window import Window
 
@@ -97,6 +97,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek_v3": LATENT,
     "gptj": {"n_inner": 48, "rotary_dim": 8},
 }
+# lfm3 came with transformers 5.23.
+FAMILIES = {family: settings for family, settings in FAMILIES.items() if family in CONFIG_MAPPING}
 # Families whose class in transformers supports only some interpolations.
 PROPORTIONAL = ("gemma4_text", "gemma4", "lfm3")
 KINDS_OF_FAMILY: dict[str, tuple[str, ...]] = {"phi3": ("longrope",), **dict.fromkeys(PROPORTIONAL, ("linear", "ntk"))}
