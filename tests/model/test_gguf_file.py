@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from skipwise.model import load_model
+from skipwise.model import load_model, read_config, read_tokenizer, tokenizer_cache
 from skipwise.model.gguf_file import number_of_tokens, read_once
 from skipwise.model.source import ModelSource
 
@@ -102,3 +102,114 @@ def test_a_real_model_is_as_the_library_reads_it() -> None:
     weights = expected.state_dict()
     assert found.model.state_dict().keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in found.model.state_dict().items())
+
+
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+PIECES = ["<pad>", "<eos>", "<bos>", "<unk>", *BYTES, "▁", *"aehlo", "he", "ll", "hell", "zero"]
+
+
+@pytest.fixture(params=["gemma3", "llama"])
+def vocabulary(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A GGUF file with a vocabulary alone, of SentencePiece's kind or of byte-level BPE; and an empty cache."""
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return write_vocabulary(folder / "made-up.gguf", request.param, PIECES)
+
+
+def write_vocabulary(path: Path, family: str, pieces: list[str]) -> Path:
+    writer = gguf.GGUFWriter(path, family)
+    if family == "gemma3":
+        writer.add_tokenizer_model("llama")
+        writer.add_token_types([3, 3, 3, 2, *[6] * 256, *[1] * (len(pieces) - 260)])
+        writer.add_token_scores([-float(index) for index in range(len(pieces))])
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("llama-bpe")
+        writer.add_token_types([1] * len(pieces))
+        writer.add_token_merges(["h e", "l l", "he ll"])
+    writer.add_chat_template("{% for message in messages %}<bos>{{ message.content }}{% endfor %}")
+    writer.add_token_list(pieces)
+    for name, index in (("bos", 2), ("eos", 1), ("pad", 0), ("unk", 3)):
+        getattr(writer, f"add_{name}_token_id")(index)
+    writer.add_context_length(512)
+    writer.add_block_count(1)
+    writer.add_head_count(2)
+    writer.add_embedding_length(32)
+    writer.add_tensor("token_embd.weight", np.ones((len(pieces), 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def saved(tokenizer: Any, folder: Path) -> dict[str, str]:
+    tokenizer.save_pretrained(folder)
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def no_conversion(*_: Any, **__: Any) -> Any:
+    pytest.fail("the library made a tokenizer again")
+
+
+def test_a_tokenizer_is_made_once_and_then_read_as_it_was(
+    vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(vocabulary)
+    first: Any = read_tokenizer(vocabulary, config)
+    moved = vocabulary.rename(tmp_path / "moved.gguf")
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", no_conversion)
+    second: Any = read_tokenizer(moved, config)
+    assert type(second) is type(first)
+    for text in (*TEXTS, "hello <bos> he\x00"):
+        assert second(text) == first(text)
+        assert second.decode(second(text).input_ids) == first.decode(first(text).input_ids)
+    assert second.name_or_path == str(tmp_path)
+    assert saved(second, tmp_path / "second") == saved(first, tmp_path / "first")
+    messages = [{"role": "user", "content": "hello"}]
+    chats = [each.apply_chat_template(messages, return_dict=False) for each in (first, second)]
+    assert chats[0] == chats[1]
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of it", b"\xff\xfe"])
+def test_a_damaged_entry_is_made_again(damage: bytes, vocabulary: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    config = read_config(vocabulary)
+    expected = read_tokenizer(vocabulary, config)("hello").input_ids
+    (entry,) = (tmp_path / "cache" / "tokenizers").iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(damage or whole.replace(b'"zero"', b'"nine"'))
+    assert read_tokenizer(vocabulary, config)("hello").input_ids == expected
+    assert entry.read_bytes() == whole
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", no_conversion)
+    assert read_tokenizer(vocabulary, config)("hello").input_ids == expected
+
+
+def test_an_entry_is_of_one_vocabulary_its_neighbours_and_versions(
+    vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(vocabulary)
+    made: list[int] = []
+
+    def number_made() -> int:
+        read_tokenizer(vocabulary, config)
+        return len(list((tmp_path / "cache" / "tokenizers").iterdir()))
+
+    made.append(number_made())
+    (vocabulary.parent / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    made.append(number_made())
+    monkeypatch.setattr(tokenizer_cache, "version", lambda name: f"{name} of tomorrow")
+    made.append(number_made())
+    monkeypatch.setattr(tokenizer_cache, "_CODE", ("tokenizer.py",))
+    made.append(number_made())
+    assert made == [1, 2, 3, 4]
+    weights = vocabulary.read_bytes()[:-4] + b"\x00\x00\x00\x40"
+    vocabulary.write_bytes(weights)
+    assert number_made() == 4, "other weights, the same tokenizer"
+    vocabulary.write_bytes(weights.replace(b"zero", b"nine"))
+    assert number_made() == 5
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(vocabulary: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in its place")
+    assert read_tokenizer(vocabulary, read_config(vocabulary))("hello").input_ids

@@ -41,9 +41,19 @@ def read_once(place: ModelSource) -> Iterator[None]:
 
 
 def number_of_tokens(place: ModelSource) -> int:
-    """How many tokens the vocabulary of a GGUF file has; 0 where it has none."""
-    field = _reader_class()(Path(place.name) / str(place.gguf_file)).get_field(_TOKENS)
+    """How many tokens the vocabulary of a GGUF file has; 0 if it has none."""
+    field = _reader(place).get_field(_TOKENS)
     return 0 if field is None else len(field.data)
+
+
+def header(place: ModelSource) -> memoryview:
+    """The bytes of a GGUF file before its weights: metadata, and names, shapes and places of tensors."""
+    reader = _reader(place)
+    return memoryview(reader.data)[: reader.data_offset]
+
+
+def _reader(place: ModelSource) -> Any:
+    return _reader_class()(Path(place.name) / str(place.gguf_file))
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from skipwise.model.gguf_file import number_of_tokens, read_once
 from skipwise.model.place import ModelSource
 from skipwise.model.rotary import text_config
 from skipwise.model.source import locate, one_line_errors, packed_config, quiet_transformers
+from skipwise.model.tokenizer_cache import kept_tokenizer
 
 logger = logging.getLogger("skipwise")
 
-# From so many tokens on, a vocabulary of a GGUF file takes seconds to make a tokenizer of.
+# Making a tokenizer from a GGUF file with so many tokens takes seconds.
 _MANY_TOKENS = 100_000
 # Any of these holds a vocabulary; without one, some of the library's classes make an empty tokenizer of nothing.
 _VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.json", "vocab.txt")
@@ -60,21 +62,28 @@ def has_tokenizer(place: ModelSource) -> bool:
 def load_tokenizer(
     place: ModelSource, config: PreTrainedConfig | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """`read_tokenizer` for a source that is found already; without a config its ids are held against nothing."""
+    """`read_tokenizer` for a source that is found already. Without a config, token ids are not checked."""
     if not has_tokenizer(place):
         raise CheckpointError(
             f"model {str(place)!r} has no tokenizer; put its files, such as tokenizer.json, beside config.json"
         )
+    rows = None if config is None else embedding_rows(config)
+    make = partial(_made, place, rows, trust_remote_code)
     with one_line_errors(place, "the tokenizer"), read_once(place):
-        if place.gguf_file is not None and (tokens := number_of_tokens(place)) >= _MANY_TOKENS:
-            logger.info(f"making a tokenizer of the {tokens} tokens in {str(place)!r}, which takes a while")
-        if packed_config(place) is not None:
-            tokenizer = baichuan_tokenizer(place)
-        else:
-            how = {**place.file_arguments, "trust_remote_code": trust_remote_code}
-            tokenizer = AutoTokenizer.from_pretrained(place.name, **how)
-    if config is not None:
-        _check_ids(place, tokenizer, embedding_rows(config))
+        return make() if place.gguf_file is None or trust_remote_code else kept_tokenizer(place, rows, make)
+
+
+def _made(place: ModelSource, rows: int | None, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Reads a tokenizer, and holds its token ids against the number of embeddings, `rows`, if that is known."""
+    if place.gguf_file is not None and (tokens := number_of_tokens(place)) >= _MANY_TOKENS:
+        logger.info(f"making a tokenizer of the {tokens} tokens in {str(place)!r}, which takes some seconds once")
+    if packed_config(place) is not None:
+        tokenizer = baichuan_tokenizer(place)
+    else:
+        how = {**place.file_arguments, "trust_remote_code": trust_remote_code}
+        tokenizer = AutoTokenizer.from_pretrained(place.name, **how)
+    if rows is not None:
+        _check_ids(place, tokenizer, rows)
     return tokenizer
 
 
