@@ -14,7 +14,6 @@ from skipwise.imports import lazily
 
 if TYPE_CHECKING:
     from skipwise.model._transformers import attention_of, set_attention
-    from skipwise.model.converted import portability_note
     from skipwise.model.extend import (
         built_around,
         longest_input,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from skipwise.model.rotary import rotary_tables
     from skipwise.model.save import save_attention_scale, save_config, save_model, share_weights
     from skipwise.model.saved import check_saved
+    from skipwise.model.source import portability_note
     from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
     from skipwise.model.tokenizer import embedding_rows, read_tokenizer
     from skipwise.model.unpack import unpack_checkpoint
@@ -67,7 +67,7 @@ _HOMES = {
     "named_path": "place",
     "original_window": "extend",
     "path_beside": "place",
-    "portability_note": "converted",
+    "portability_note": "source",
     "read_config": "load",
     "read_tokenizer": "tokenizer",
     "rope_state": "extend",

@@ -26,9 +26,10 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from skipwise.errors import CheckpointError, UnsupportedModelError
+from skipwise.model._transformers import find_file
 from skipwise.model.place import ModelSource
 from skipwise.model.rotary import ALIBI
-from skipwise.model.source import BAICHUAN, own_file
+from skipwise.model.source import BAICHUAN
 
 logger = logging.getLogger("skipwise")
 
@@ -126,9 +127,9 @@ def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def _weight_files(place: ModelSource) -> list[str]:
     for name in _WEIGHTS:
-        if (whole := own_file(place, name)) is not None:
+        if (whole := find_file(place.name, name)) is not None:
             return [whole]
-        if (index := own_file(place, f"{name}.index.json")) is not None:
+        if (index := find_file(place.name, f"{name}.index.json")) is not None:
             return get_checkpoint_shard_files(place.name, index)[0] or []
     raise CheckpointError(f"model {str(place)!r} has no weights; it needs {' or '.join(_WEIGHTS)}, or their shards")
 
@@ -181,5 +182,5 @@ def _code(config: Mapping[str, Any], place: ModelSource) -> str:
     """The text of the Python file in the model's folder that defines its class; empty if there is none."""
     reference = (config.get("auto_map") or {}).get("AutoModelForCausalLM", "")
     module = re.fullmatch(r"(?:.*--)?(\w+)\.\w+", reference if isinstance(reference, str) else "")
-    file = own_file(place, f"{module[1] if module else 'modeling_baichuan'}.py")
+    file = find_file(place.name, f"{module[1] if module else 'modeling_baichuan'}.py")
     return "" if file is None else Path(file).read_text(encoding="utf-8", errors="replace")
