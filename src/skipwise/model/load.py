@@ -243,7 +243,7 @@ def _load_weights(
     if place.gguf_file is not None:
         forget_quantization(model)
     elif stored is not None:
-        make_plain(model, stored)
+        make_plain(model, stored, arguments["dtype"])
     else:
         check_nothing_is_packed(str(place), report["unexpected_keys"])
     keep_packed_as_trained(model)

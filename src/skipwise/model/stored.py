@@ -144,18 +144,21 @@ def blocks_as_stored(method: str | None) -> AbstractContextManager[None]:
     return uneven_blocks_dequantized() if method in _IN_BLOCKS else nullcontext()
 
 
-def make_plain(model: Any, method: str) -> None:
+def make_plain(model: Any, method: str, dtype: str | torch.dtype) -> None:
     """Turns a model loaded from quantized weights into a plain model on the CPU, if its format can be dequantized.
 
     Args:
         model: loaded with a config that `ask_for_plain_weights` has set; changed in place.
         method: the return value of `ask_for_plain_weights`.
+        dtype: the dtype that was asked for.
     """
     if method == _BITSANDBYTES:
         _dequantize_layers(model)
     if method == _BITSANDBYTES or _dequantizes(method):
         forget_quantization(model)
         model.to("cpu")
+        if dtype is torch.float32:
+            model.float()  # transformers 5.21 leaves dequantized mxfp4 in bfloat16, in which its numbers are exact.
 
 
 def check_nothing_is_packed(source: str, unexpected: Iterable[str]) -> None:
