@@ -1,10 +1,17 @@
 """Checkpoints of all families, made once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tiny_models import family_config, save_tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tokenizers_of_earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIPWISE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ logger = logging.getLogger("skipwise")
 
 # What the library reads beside a GGUF file when it makes a tokenizer.
 _READ_TOO = (".json", ".jinja", ".model", ".txt")
-_CODE = ("tokenizer_cache.py", "tokenizer.py", "_transformers.py")
+_CODE = ("tokenizer_cache.py", "tokenizer.py", "gguf_file.py", "_transformers.py")
 # The engine, and what a class builds its own first engine from.
 _OF_THE_ENGINE = {"_tokenizer", "_vocab", "_merges"}
 
