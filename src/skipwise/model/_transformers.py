@@ -6,22 +6,21 @@ about each name. The exception is what only one file uses: `skipwise.model.gguf_
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tokenizers import Tokenizer
-from torch import Tensor
-from torch.nn import functional
-from transformers import PreTrainedConfig
 from transformers.utils.hub import cached_file
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-def attention_of(config: PreTrainedConfig) -> str:
+
+def attention_of(config: "PreTrainedConfig") -> str:
     """The attention implementation that a model of this config uses: `sdpa`, `eager`, ..."""
     return config._attn_implementation  # pyright: ignore[reportReturnType]
 
 
-def set_attention(config: PreTrainedConfig, implementation: str | None) -> None:
+def set_attention(config: "PreTrainedConfig", implementation: str | None) -> None:
     """Sets the implementation in a config and its sub-configs; a model built from it already uses it at once.
 
     `model.set_attn_implementation` is the library's own way for a built model. For a config it has none.
@@ -29,7 +28,7 @@ def set_attention(config: PreTrainedConfig, implementation: str | None) -> None:
     config._attn_implementation = implementation
 
 
-def copy_kernels(config: PreTrainedConfig, into: PreTrainedConfig) -> None:
+def copy_kernels(config: "PreTrainedConfig", into: "PreTrainedConfig") -> None:
     """Copies the choice of kernels, which `to_dict` leaves out, without that of sub-configs."""
     into._attn_implementation_internal = config._attn_implementation
     into._experts_implementation_internal = config._experts_implementation
@@ -73,13 +72,14 @@ def uneven_blocks_dequantized() -> Iterator[None]:
     The library assumes that blocks divide a weight evenly. With 192 rows and blocks of 128, it multiplies the first 96
     rows by the first block's scale. It rejects 576 rows, which DeepSeek-V3 has.
     """
-    operation = _fp8_operation()
-    if operation is None:
-        yield
-        return
+    import torch
+    from torch.nn import functional
+    from transformers.integrations import finegrained_fp8
+
+    operation: Any = finegrained_fp8.Fp8Dequantize
     evenly = operation._dequantize_one
 
-    def dequantize(self: Any, quantized: Tensor, scales: Tensor, *more: Any, **how: Any) -> Tensor:
+    def dequantize(self: Any, quantized: torch.Tensor, scales: torch.Tensor, *more: Any, **how: Any) -> torch.Tensor:
         block = getattr(self.hf_quantizer.quantization_config, "weight_block_size", None)
         if block is None or scales.ndim < 2 or quantized.dtype != torch.float8_e4m3fn:
             return evenly(self, quantized, scales, *more, **how)
@@ -95,11 +95,3 @@ def uneven_blocks_dequantized() -> Iterator[None]:
         yield
     finally:
         operation._dequantize_one = evenly
-
-
-def _fp8_operation() -> Any:
-    """The library's class that dequantizes fp8, or None in versions without it."""
-    from transformers.integrations import finegrained_fp8
-
-    operation = getattr(finegrained_fp8, "Fp8Dequantize", None)
-    return operation if hasattr(operation, "_dequantize_one") else None
