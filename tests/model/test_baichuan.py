@@ -9,7 +9,8 @@ import pytest
 import torch
 from baichuan_reference import CODE, LAYERS, Baichuan, add_tokenizer, baichuan, config, save_baichuan
 from peft import PeftModel
-from refusals import refused
+from refusals import Trap, refused
+from tiny_models import WINDOW
 from tiny_runs import run, settings_of, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -35,22 +36,10 @@ from skipwise.plan.machines import MACHINES
 from skipwise.plan.serving import Deployment
 from skipwise.plan.shape import model_shape
 from skipwise.rope import RopeSpec, YaRN
-from skipwise.window import Window
 
 MODELS = Path(__file__).parent / "sentencepiece_models"
-WINDOW = Window(train=32, original=64, target=256)
 IDS = torch.arange(48)[None] * 7 % 640
 LAYOUTS = ("bin", "safetensors", "bin-shards", "safetensors-shards")
-
-
-class Trap:
-    """Leaves a mark when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 @pytest.fixture(scope="module")

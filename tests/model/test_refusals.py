@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from refusals import refused
+from refusals import Trap, refused
 from tiny_models import WINDOW
 from transformers import AutoConfig
 
@@ -68,16 +68,6 @@ def test_models_without_rotary_positions_are_refused(
     if family == "falcon":
         AutoConfig.for_model(family, **small, alibi=False).save_pretrained(tmp_path)
         assert read_config(tmp_path).model_type == "falcon"
-
-
-class Trap:
-    """A pickle that leaves a mark when it is opened."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
