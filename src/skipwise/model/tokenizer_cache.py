@@ -3,8 +3,8 @@
 The transformers library recovers merges from the pieces of a vocabulary and reads the file several times. This takes
 7 s for the 262 thousand tokens of Gemma 3. The result is written once, and read by later processes.
 
-An entry is named by a hash of all that the conversion reads: the GGUF file up to its first weight, small files beside
-it, the number of embeddings, versions, and the code here. Weights are not hashed, as the library makes a tokenizer of
+An entry is named by a hash of all that the conversion depends on: the GGUF file up to its first weight, size and time of
+files beside it, the number of embeddings, versions, and the code here. Weights are not hashed, as the library makes a tokenizer of
 metadata and names of tensors alone, which stand before them.
 
 An entry has three lines: a hash of the other two, which describe the Python object and its engine.
@@ -30,7 +30,7 @@ from skipwise.model.place import ModelSource
 
 logger = logging.getLogger("skipwise")
 
-# What the library reads beside a GGUF file when it makes a tokenizer.
+# Files that the library may read beside a GGUF file when it makes a tokenizer.
 _READ_TOO = (".json", ".jinja", ".model", ".txt")
 _CODE = ("tokenizer_cache.py", "tokenizer.py", "gguf_file.py", "_transformers.py")
 # The engine, and what a class builds its own first engine from.
@@ -44,7 +44,7 @@ def kept_tokenizer(
 
     Args:
         place: of the GGUF file.
-        rows: number of embeddings that `make` holds the token ids against, or None.
+        rows: number of embeddings that `make` checks token ids against, or None.
         make: makes the tokenizer, without code from the checkpoint.
     """
     path = _folder() / f"{_key(place, rows)}.txt"
@@ -52,7 +52,7 @@ def kept_tokenizer(
         return _read(path, place)
     except FileNotFoundError:
         pass
-    except Exception as error:  # A damaged entry; libraries raise what they like on one.
+    except Exception as error:  # The entry is damaged, for which libraries raise errors of many types.
         logger.info(f"making the tokenizer of {str(place)!r} again: {str(path)!r} is damaged ({error})")
     tokenizer = make()
     shell = _shell_of(tokenizer)
@@ -70,13 +70,12 @@ def _folder() -> Path:
 
 
 def _key(place: ModelSource, rows: int | None) -> str:
-    folder = Path(place.name)
     versions = [version(name) for name in ("transformers", "tokenizers", "skipwise")]
-    digest = hashlib.sha256(json.dumps([versions, rows]).encode())
-    files = [Path(__file__).with_name(name) for name in _CODE]
-    files += [path for path in sorted(folder.iterdir()) if path.suffix in _READ_TOO]
-    for file in files:
-        digest.update(f"{file.name} ".encode() + hashlib.sha256(file.read_bytes()).digest())
+    beside = [path for path in sorted(Path(place.name).iterdir()) if path.suffix in _READ_TOO]
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in beside]
+    digest = hashlib.sha256(json.dumps([versions, rows, states]).encode())
+    for name in _CODE:
+        digest.update(Path(__file__).with_name(name).read_bytes())
     digest.update(header(place))
     return digest.hexdigest()
 
@@ -97,13 +96,15 @@ def _read(path: Path, place: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def _shell_of(tokenizer: Any) -> dict[str, Any] | None:
-    """What `_built` needs to make the tokenizer's Python object; None if it would not come out as it is."""
+    """What `_built` needs to make the tokenizer's Python object; None if the result would differ."""
+    if not tokenizer.is_fast:
+        return None
     given = tokenizer.init_kwargs
     settings = {name: value for name, value in given.items() if _is_plain(value)}
-    # Some may have been taken out since the object was made.
+    # Some may have been removed since the object was made.
     settings |= {name: getattr(tokenizer, name) for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if name in given}
     empty = Tokenizer(models.BPE())
-    # A tokenizer whose engine has none when it is made replaces it whenever its special tokens change.
+    # If its first engine has none, a tokenizer replaces it whenever special tokens change.
     empty.post_processor = tokenizer.backend_tokenizer.post_processor
     shell = {"class": type(tokenizer).__name__, "settings": settings, "engine": empty.to_str()}
     try:
