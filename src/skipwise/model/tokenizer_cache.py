@@ -4,8 +4,8 @@ The transformers library recovers merges from the pieces of a vocabulary and rea
 7 s for the 262 thousand tokens of Gemma 3. The result is written once, and read by later processes.
 
 An entry is named by a hash of all that the conversion depends on: the GGUF file up to its first weight, name, size and
-time of files beside it, the number of embeddings, versions, and the code here. Weights are not hashed: the library makes
-a tokenizer of metadata and names of tensors alone, and these stand before the weights.
+time of files beside it, the number of embeddings, versions, and the code here. Weights are not hashed: the library
+makes a tokenizer of metadata and names of tensors alone, and these stand before the weights.
 
 An entry has three lines: a hash of the other two, which describe the Python object and its engine.
 """
