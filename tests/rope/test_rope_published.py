@@ -82,7 +82,8 @@ def test_published_configs_are_read_as_transformers_reads_them(
     state = read_rope(published)
     assert (state.kind, state.original, state.factor) == (kind, original, factor)
     assert state.scaled == (kind != "none")
-    small = AutoConfig.for_model(**copy.deepcopy(published) | {"vocab_size": 8, "intermediate_size": 8})
+    settings: dict[str, Any] = copy.deepcopy(published) | {"vocab_size": 8, "intermediate_size": 8}
+    small = AutoConfig.for_model(**settings)
     family = published["model_type"]
     code = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     rotary_class = next(value for name, value in vars(code).items() if name.endswith("RotaryEmbedding"))
