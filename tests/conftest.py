@@ -1,4 +1,4 @@
-"""Settings of every test: no network, few threads, quiet libraries; and one tiny checkpoint."""
+"""Settings for all tests (no network, few threads, quiet libraries) and the tiny checkpoint that most of them use."""
 
 import os
 
@@ -26,7 +26,7 @@ settings.load_profile("skipwise")
 
 @pytest.fixture(scope="module", autouse=True)
 def little_garbage_to_look_through() -> None:
-    """Leaves what has been imported out of later searches for garbage: libraries have one at the end of each run."""
+    """Excludes imported modules from garbage collection, which libraries trigger at the end of each run."""
     gc.collect()
     gc.freeze()
 
@@ -34,46 +34,26 @@ def little_garbage_to_look_through() -> None:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random two-layer Llama of window 64 and a tokenizer of one token per byte."""
-    return _save_tiny(tmp_path_factory.mktemp("tiny_checkpoint"), hidden_size=32)
+    return _save_checkpoint(tmp_path_factory.mktemp("tiny_checkpoint"), hidden_size=32)
 
 
 @pytest.fixture(scope="session")
 def checkpoint_of_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same twice as wide: rows are whole blocks of 64 weights, as bitsandbytes needs them on some CPUs."""
-    return _save_tiny(tmp_path_factory.mktemp("checkpoint_of_blocks"), hidden_size=64)
+    """The same, twice as wide: each row is a whole block of 64 weights, as bitsandbytes needs on some CPUs."""
+    return _save_checkpoint(tmp_path_factory.mktemp("checkpoint_of_blocks"), hidden_size=64)
 
 
-def _save_tiny(folder: Path, hidden_size: int) -> Path:
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+def _save_checkpoint(folder: Path, hidden_size: int) -> Path:
+    from tiny_models import save_tiny, tiny_config  # Loads transformers, which few tests of the command line need.
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=hidden_size,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    absent = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    config = tiny_config("llama", vocab_size=256, hidden_size=hidden_size, intermediate_size=64, **absent)
+    return save_tiny(folder, config)
 
 
 @pytest.fixture(scope="session")
 def fresh_python() -> Callable[[str], None]:
-    """Runs code in an interpreter that has imported nothing yet; what it prints on stderr is the failure's message."""
+    """Runs code in a new interpreter and fails with its stderr if it fails."""
 
     def run(code: str) -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -84,7 +64,7 @@ def fresh_python() -> Callable[[str], None]:
 
 @pytest.fixture
 def sound_model() -> Iterator[None]:
-    """Takes the preflight for granted."""
+    """Skips the preflight, which has its own tests."""
     from tiny_runs import preflight_taken_for_granted
 
     with preflight_taken_for_granted():

@@ -1,4 +1,7 @@
-"""Checkpoints whose weights are stored in fewer bits, and what their numbers stand for, by plain loops."""
+"""Checkpoints with quantized weights, and by plain loops the numbers that they stand for.
+
+Each `write_` function copies a plain checkpoint and returns all weights by name, float32, as they are meant to be read.
+"""
 
 import json
 import shutil
@@ -9,29 +12,48 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+_Weight = torch.Tensor
+_Stored = dict[str, torch.Tensor]
 BLOCK = 16
 # What 4 bits of sign, exponent and mantissa (1, 2, 1) stand for: OCP Microscaling Formats 1.0, table 5.
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
-def write_fp8(source: Path, folder: Path, block: int = BLOCK) -> dict[str, torch.Tensor]:
-    """Copies a checkpoint with its linear layers in float8, a scale a block of 16 by 16, as Qwen3-FP8 has them of 128.
+def _packed_copy(
+    source: Path,
+    folder: Path,
+    settings: dict[str, object],
+    pack: Callable[[torch.Tensor], tuple[_Stored, torch.Tensor]],
+) -> dict[str, torch.Tensor]:
+    """Copies a checkpoint with its linear layers packed.
 
     Args:
         source: plain.
         folder: where to.
-        block: rows and columns of a block; the last of a weight may have fewer.
+        settings: `quantization_config` of the copy.
+        pack: gives, for the weight of a layer, tensors by the ending of their name, and the numbers that they mean.
 
     Returns:
         All weights by name, float32, as they are meant to be read.
     """
     shutil.copytree(source, folder, dirs_exist_ok=True)
-    stored: dict[str, torch.Tensor] = {}
-    meant: dict[str, torch.Tensor] = {}
+    stored: _Stored = {}
+    meant: _Stored = {}
     for name, weight in load_file(source / "model.safetensors").items():
         if not name.endswith("_proj.weight"):
             stored[name] = meant[name] = weight.float()
             continue
+        tensors, meant[name] = pack(weight)
+        stored |= {name.removesuffix("weight") + ending: tensor for ending, tensor in tensors.items()}
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    set_config(folder, settings)
+    return meant
+
+
+def write_fp8(source: Path, folder: Path, block: int = BLOCK) -> dict[str, torch.Tensor]:
+    """Float8 with a scale for each block of rows and columns (Qwen3-FP8 has 128; the last block may have fewer)."""
+
+    def pack(weight: torch.Tensor) -> tuple[_Stored, torch.Tensor]:
         rows, columns = weight.shape
         scales = torch.zeros(-(-rows // block), -(-columns // block))
         packed, whole = torch.zeros(rows, columns, dtype=torch.float8_e4m3fn), torch.zeros(rows, columns)
@@ -41,60 +63,40 @@ def write_fp8(source: Path, folder: Path, block: int = BLOCK) -> dict[str, torch
                 scales[i, j] = weight[at].abs().max() / 448
                 packed[at] = (weight[at] / scales[i, j]).to(torch.float8_e4m3fn)
                 whole[at] = packed[at].float() * scales[i, j]
-        stored |= {name: packed, f"{name}_scale_inv": scales}
-        meant[name] = whole
-    save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    set_config(
-        folder,
-        {
-            "quant_method": "fp8",
-            "fmt": "e4m3",
-            "activation_scheme": "dynamic",
-            "weight_block_size": [block, block],
-            "modules_to_not_convert": ["lm_head"],
-        },
-    )
-    return meant
+        return {"weight": packed, "weight_scale_inv": scales}, whole
+
+    settings: dict[str, object] = {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [block, block],
+        "modules_to_not_convert": ["lm_head"],
+    }
+    return _packed_copy(source, folder, settings, pack)
 
 
 def write_compressed_tensors(source: Path, folder: Path) -> dict[str, torch.Tensor]:
-    """Copies a checkpoint with its linear layers in float8 and a scale a row, as the package compressed-tensors has it.
+    """Float8 with a scale for each row, as the package compressed-tensors stores it."""
 
-    Returns:
-        As `write_fp8`.
-    """
-    shutil.copytree(source, folder, dirs_exist_ok=True)
-    stored: dict[str, torch.Tensor] = {}
-    meant: dict[str, torch.Tensor] = {}
-    for name, weight in load_file(source / "model.safetensors").items():
-        if not name.endswith("_proj.weight"):
-            stored[name] = meant[name] = weight.float()
-            continue
+    def pack(weight: torch.Tensor) -> tuple[_Stored, torch.Tensor]:
         scales = weight.abs().amax(dim=1, keepdim=True) / 448
         packed = (weight / scales).to(torch.float8_e4m3fn)
-        stored |= {name: packed, f"{name}_scale": scales}
-        meant[name] = torch.stack([row.float() * scale for row, scale in zip(packed, scales, strict=True)])
-    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+        whole = torch.stack([row.float() * scale for row, scale in zip(packed, scales, strict=True)])
+        return {"weight": packed, "weight_scale": scales}, whole
+
     weights = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False}
-    set_config(
-        folder,
-        {
-            "quant_method": "compressed-tensors",
-            "format": "float-quantized",
-            "quantization_status": "compressed",
-            "ignore": ["lm_head"],
-            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-        },
-    )
-    return meant
+    settings: dict[str, object] = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+    return _packed_copy(source, folder, settings, pack)
 
 
 def write_mxfp4(source: Path, folder: Path) -> dict[str, torch.Tensor]:
-    """Copies a gpt-oss checkpoint with its experts in mxfp4: two numbers a byte, a power of two for each 32 of a row.
-
-    Returns:
-        As `write_fp8`, under the names of a plain checkpoint.
-    """
+    """The experts of a gpt-oss in mxfp4: two numbers per byte, and a power of two for each 32 of a row."""
     shutil.copytree(source, folder, dirs_exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     stored = load_file(source / "model.safetensors")
@@ -118,11 +120,7 @@ def write_mxfp4(source: Path, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def write_bitsandbytes(source: Path, folder: Path, bits: int) -> dict[str, torch.Tensor]:
-    """A checkpoint as the transformers library writes it in bitsandbytes' 4 (nf4) or 8 bits, read by a plain loop.
-
-    Returns:
-        As `write_fp8`.
-    """
+    """bitsandbytes' 4 bits (nf4) or 8 bits, as the transformers library writes them."""
     settings = BitsAndBytesConfig(
         load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
     )
@@ -150,11 +148,7 @@ def write_bitsandbytes(source: Path, folder: Path, bits: int) -> dict[str, torch
 
 
 def write_gptq(source: Path, folder: Path, bits: int = 4, version: str = "gptq") -> dict[str, torch.Tensor]:
-    """Copies a checkpoint with linear layers of random numbers as GPTQ packs them, its inputs in shuffled groups.
-
-    Returns:
-        As `write_fp8`.
-    """
+    """Random numbers in linear layers, as GPTQ packs them, with inputs in shuffled groups."""
     less = 1 if version == "gptq" else 0
     settings = {"quant_method": "gptq", "bits": bits, "group_size": 16, "desc_act": True, "checkpoint_format": version}
 
@@ -183,18 +177,13 @@ def _write_in_groups(
     folder: Path,
     settings: dict[str, object],
     bits: int,
-    pack: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]],
+    words: Callable[[torch.Tensor, torch.Tensor], _Stored],
     shuffled: bool,
 ) -> dict[str, torch.Tensor]:
-    shutil.copytree(source, folder, dirs_exist_ok=True)
     generator = torch.Generator().manual_seed(0)
-    stored: dict[str, torch.Tensor] = {}
-    meant: dict[str, torch.Tensor] = {}
-    for name, weight in load_file(source / "model.safetensors").items():
-        if not name.endswith("_proj.weight"):
-            stored[name] = meant[name] = weight.float()
-            continue
-        (outputs, inputs), stem = weight.shape, name.removesuffix(".weight")
+
+    def pack(weight: torch.Tensor) -> tuple[_Stored, torch.Tensor]:
+        outputs, inputs = weight.shape
         groups = inputs // 16
         numbers = torch.randint(0, 2**bits, (inputs, outputs), generator=generator)
         zeros = torch.randint(0, 2**bits, (groups, outputs), generator=generator)
@@ -205,12 +194,10 @@ def _write_in_groups(
             for j in range(outputs):
                 group = group_of[i]
                 whole[j, i] = float(numbers[i, j] - zeros[group, j]) * float(scales[group, j])
-        packed = pack(numbers, zeros) | {"scales": scales} | ({"g_idx": group_of.int()} if shuffled else {})
-        stored |= {f"{stem}.{part}": tensor for part, tensor in packed.items()}
-        meant[name] = whole
-    save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    set_config(folder, settings)
-    return meant
+        packed = words(numbers, zeros) | {"scales": scales} | ({"g_idx": group_of.int()} if shuffled else {})
+        return packed, whole
+
+    return _packed_copy(source, folder, settings, pack)
 
 
 def packed_words(numbers: torch.Tensor, bits: int, order: Sequence[int]) -> torch.Tensor:

@@ -29,7 +29,7 @@ _OTHER_LETTERS = (
 
 
 def _text() -> list[str]:
-    source = (Path(__file__).parent / "byte_tokenizer.py").read_text(encoding="utf-8")
+    source = (Path(__file__).parent / "tiny_models.py").read_text(encoding="utf-8")
     prose = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")[:20_000]
     return [*source.splitlines(), *prose.splitlines(keepends=True), *[_OTHER_LETTERS] * 8]
 

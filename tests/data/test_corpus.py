@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from byte_tokenizer import BEGIN, END, byte_tokenizer
 from corpora import build_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import BEGIN, END, byte_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 

@@ -233,6 +233,6 @@ def test_a_file_name_that_is_not_utf_8_is_read_stored_and_printed(
 
 @pytest.fixture
 def byte_tokens() -> Any:
-    from byte_tokenizer import byte_tokenizer
+    from tiny_models import byte_tokenizer
 
     return byte_tokenizer()

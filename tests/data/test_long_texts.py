@@ -6,10 +6,10 @@ from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
-from byte_tokenizer import byte_tokenizer
 from corpora import build_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import byte_tokenizer
 from tokenizer_kinds import END, KINDS, THINK, tokenizer_of_kind
 
 from skipwise.data.tokens import Encoder, TextEncoder, documents, texts

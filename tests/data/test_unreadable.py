@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
-from byte_tokenizer import byte_tokenizer
 from corpora import build_store, open_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from tiny_models import byte_tokenizer
 
 from skipwise.config import DataConfig
 from skipwise.data.documents import HubDataset, look_through, read_documents

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from byte_tokenizer import END, byte_tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tiny_models import END, byte_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import SMALL
+from tiny_models import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from skipwise.errors import ConfigError
@@ -152,7 +152,7 @@ def test_few_bits_take_few_bytes(modes: TwoModes) -> None:
 @pytest.fixture(scope="module")
 def sliding_model() -> Any:
     types = ["sliding_attention", "full_attention"]
-    config = AutoConfig.for_model("gemma3_text", **SMALL, head_dim=16, sliding_window=32, layer_types=types)
+    config = AutoConfig.for_model("gemma3_text", **SHAPE, head_dim=16, sliding_window=32, layer_types=types)
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).eval()
 

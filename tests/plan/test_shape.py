@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import FAMILIES, SMALL
+from tiny_models import FAMILIES, SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from skipwise.errors import ConfigError, UnsupportedModelError
@@ -36,7 +36,7 @@ KEEPING_OTHERS, CONVERTED = ("lfm3",), ("gptj",)
 def tiny_config(family: str) -> Any:
     settings = FAMILIES[family]
     if "text_config" not in settings:
-        settings = {**SMALL, **settings}
+        settings = {**SHAPE, **settings}
     if family == "gpt_neox":
         # Its heads are not grouped, and no config of it has this; one that had it would be ignored by its code.
         settings.pop("num_key_value_heads")

@@ -2,24 +2,13 @@
 
 import copy
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    DeepseekV3Config,
-    Gemma3TextConfig,
-    Gemma4TextConfig,
-    GPTNeoXConfig,
-    LlamaConfig,
-    Phi3Config,
-    PreTrainedConfig,
-    Qwen3Config,
-    StableLmConfig,
-)
+from tiny_models import GEMMA3, GEMMA4, LATENT, tiny_config
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma4TextConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from skipwise.errors import ConfigError
@@ -38,64 +27,21 @@ from skipwise.window import Window
 
 ORIGINAL, TARGET = 256, 4096
 WINDOW = Window(train=128, original=ORIGINAL, target=TARGET)
-TINY: dict[str, Any] = {
-    "vocab_size": 32,
-    "hidden_size": 64,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": ORIGINAL,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 PLAIN = {"rope_type": "default", "rope_theta": 250_000.0}
-
-
-def deepseek_config() -> DeepseekV3Config:
-    latent: dict[str, Any] = {
-        "q_lora_rank": 16,
-        "kv_lora_rank": 16,
-        "qk_rope_head_dim": 8,
-        "qk_nope_head_dim": 8,
-        "v_head_dim": 8,
-    }
-    experts: dict[str, Any] = {
-        "n_routed_experts": 4,
-        "n_group": 1,
-        "topk_group": 1,
-        "num_experts_per_tok": 2,
-        "num_mtp_layers": 0,
-    }
-    experts |= {"moe_intermediate_size": 16, "first_k_dense_replace": 1}
-    return DeepseekV3Config(**TINY, **latent, **experts, rope_parameters=dict(PLAIN))
-
-
-# Of each family the rotary dimension too: it is a share of the head, or the latent part, or the head itself.
-FAMILIES: dict[str, tuple[PreTrainedConfig, int]] = {
-    "llama": (LlamaConfig(**TINY, rope_parameters=dict(PLAIN)), 16),
-    "qwen3": (Qwen3Config(**TINY, head_dim=32, num_key_value_heads=2, rope_parameters=dict(PLAIN)), 32),
-    "gemma3": (
-        Gemma3TextConfig(
-            **TINY,
-            head_dim=16,
-            num_key_value_heads=2,
-            sliding_window=64,
-            layer_types=["sliding_attention", "full_attention"],
-            rope_parameters={
-                "sliding_attention": {"rope_type": "default", "rope_theta": 12_000.0},
-                "full_attention": dict(PLAIN),
-            },
-        ),
-        16,
-    ),
-    "phi3": (Phi3Config(**TINY, original_max_position_embeddings=ORIGINAL, rope_parameters=dict(PLAIN)), 16),
-    "gpt_neox": (GPTNeoXConfig(**TINY, rope_parameters={**PLAIN, "partial_rotary_factor": 0.5}), 8),
-    "stablelm": (
-        StableLmConfig(**TINY, num_key_value_heads=4, rope_parameters={**PLAIN, "partial_rotary_factor": 0.5}),
-        8,
-    ),
-    "deepseek_v3": (deepseek_config(), 8),
+HALF = {"rope_parameters": {**PLAIN, "partial_rotary_factor": 0.5}}
+LAYERS = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 12_000.0},
+    "full_attention": dict(PLAIN),
+}
+# Of each family its settings, and the rotary dimension: the head, a share of it, or the latent part.
+FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
+    "llama": ({}, 16),
+    "qwen3": ({"head_dim": 32}, 32),
+    "gemma3_text": ({**GEMMA3, "rope_parameters": LAYERS}, 16),
+    "phi3": ({"original_max_position_embeddings": ORIGINAL}, 16),
+    "gpt_neox": (HALF, 8),
+    "stablelm": (HALF, 8),
+    "deepseek_v3": (LATENT | {"num_mtp_layers": 0}, 8),
 }
 CASES = [
     (family, kind)
@@ -106,7 +52,8 @@ CASES = [
 
 
 def family_config(family: str) -> dict[str, Any]:
-    return FAMILIES[family][0].to_dict()
+    settings = {"max_position_embeddings": ORIGINAL, "rope_parameters": dict(PLAIN), **FAMILIES[family][0]}
+    return tiny_config(family, **settings).to_dict()
 
 
 def model_of(config: dict[str, Any]) -> Any:
@@ -175,7 +122,7 @@ def test_lengths_and_base_survive_save_and_reload(family: str, kind: str, tmp_pa
         assert_same(state.interpolation.table(state.spec, state.window), global_table(reloaded))
 
 
-@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3_text", "deepseek_v3"])
 def test_writing_the_same_again_changes_nothing(family: str):
     for kind in INTERPOLATIONS if family != "phi3" else ("none", "ntk", "longrope"):
         once = write_rope(family_config(family), interpolation_from(kind), WINDOW)
@@ -210,35 +157,35 @@ def test_4_era_names_of_single_families():
     assert (
         "attention_factor" in write_rope(family_config("phi3"), LongRoPE(attention_factor=1.5), WINDOW)["rope_scaling"]
     )
-    gemma3 = write_rope(family_config("gemma3"), YaRN(), WINDOW)
+    gemma3 = write_rope(family_config("gemma3_text"), YaRN(), WINDOW)
     assert (gemma3["rope_theta"], gemma3["rope_local_base_freq"]) == (250_000.0, 12_000.0)
     assert gemma3["rope_scaling"]["rope_type"] == "yarn"
 
 
 def test_layers_with_a_sliding_window_keep_their_table():
-    before = tables_in_use(model_of(family_config("gemma3")))
+    before = tables_in_use(model_of(family_config("gemma3_text")))
     for kind in INTERPOLATIONS:
-        after = tables_in_use(model_of(write_rope(family_config("gemma3"), interpolation_from(kind), WINDOW)))
+        after = tables_in_use(model_of(write_rope(family_config("gemma3_text"), interpolation_from(kind), WINDOW)))
         np.testing.assert_array_equal(after["sliding_attention"].inv_freq, before["sliding_attention"].inv_freq)
         assert kind == "none" or (after["full_attention"].inv_freq < before["full_attention"].inv_freq).any()
     with pytest.raises(ConfigError, match="truncate"):
-        write_rope(family_config("gemma3"), YaRN(truncate=False), WINDOW)
+        write_rope(family_config("gemma3_text"), YaRN(truncate=False), WINDOW)
 
 
 def test_a_4_era_config_of_a_model_with_two_bases_is_read_and_written():
-    legacy = family_config("gemma3")
+    legacy = family_config("gemma3_text")
     del legacy["rope_parameters"]
     legacy |= {"rope_theta": 250_000.0, "rope_local_base_freq": 12_000.0, "rope_scaling": None}
     assert (
         write_rope(legacy, YaRN(), WINDOW)["rope_parameters"]
-        == (write_rope(family_config("gemma3"), YaRN(), WINDOW)["rope_parameters"])
+        == (write_rope(family_config("gemma3_text"), YaRN(), WINDOW)["rope_parameters"])
     )
 
 
 def test_the_text_part_of_a_composite_config_is_extended():
-    whole = {"model_type": "gemma3", "text_config": family_config("gemma3"), "vision_config": {"hidden_size": 8}}
+    whole = {"model_type": "gemma3", "text_config": family_config("gemma3_text"), "vision_config": {"hidden_size": 8}}
     written = write_rope(whole, YaRN(), WINDOW)
-    assert written["text_config"] == write_rope(family_config("gemma3"), YaRN(), WINDOW)
+    assert written["text_config"] == write_rope(family_config("gemma3_text"), YaRN(), WINDOW)
     assert written["vision_config"] == whole["vision_config"]
     assert read_rope(written).scaled
     assert not read_rope(whole).scaled
@@ -311,9 +258,7 @@ def test_a_base_is_not_lowered():
 
 
 def gemma4_config() -> Gemma4TextConfig:
-    layers = ["sliding_attention", "full_attention"]
-    heads: dict[str, Any] = {"head_dim": 16, "global_head_dim": 32}
-    return Gemma4TextConfig(**TINY, **heads, layer_types=layers)
+    return cast(Gemma4TextConfig, tiny_config("gemma4_text", **GEMMA4, max_position_embeddings=ORIGINAL))
 
 
 @pytest.mark.parametrize("kind", ["none", "linear", "ntk"])

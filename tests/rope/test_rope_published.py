@@ -22,27 +22,10 @@ from skipwise.rope import (
 )
 from skipwise.window import Window
 
+from .test_published_layouts import LLAMA_31, PHI_35, QWEN_25
 from .test_rope_config import ORIGINAL, PLAIN, TARGET, WINDOW, assert_same, family_config, global_table
 
 HEADS = {"hidden_size": 4096, "num_attention_heads": 32}
-LLAMA_31 = HEADS | {
-    "model_type": "llama",
-    "max_position_embeddings": 131072,
-    "rope_theta": 500000.0,
-    "rope_scaling": {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-        "rope_type": "llama3",
-    },
-}
-QWEN_SWITCH = HEADS | {
-    "model_type": "qwen2",
-    "max_position_embeddings": 32768,
-    "rope_theta": 1000000.0,
-    "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"},
-}
 LINEAR_4_ERA = HEADS | {
     "model_type": "llama",
     "max_position_embeddings": 16384,
@@ -54,15 +37,6 @@ DYNAMIC_4_ERA = HEADS | {
     "max_position_embeddings": 4096,
     "rope_theta": 10000.0,
     "rope_scaling": {"factor": 2.0, "type": "dynamic"},
-}
-PHI3_128K = {
-    "model_type": "phi3",
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 131072,
-    "original_max_position_embeddings": 4096,
-    "rope_theta": 10000.0,
-    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.1, 1.4, 2, 3, 5, 9, 20, 40]},
 }
 DEEPSEEK_V3 = {
     "model_type": "deepseek_v3",
@@ -89,39 +63,35 @@ NEOX_4_ERA = {
     "rotary_emb_base": 20000,
     "rotary_pct": 0.5,
 }
-PUBLISHED = [LLAMA_31, QWEN_SWITCH, LINEAR_4_ERA, DYNAMIC_4_ERA, PHI3_128K, DEEPSEEK_V3, NEOX_4_ERA]
+# The config; kind, original window and factor that it says.
+PUBLISHED = [
+    (LLAMA_31, "llama3", 8192, 8.0),
+    (QWEN_25, "yarn", 32768, 4.0),
+    (LINEAR_4_ERA, "linear", 16384, 4.0),
+    (DYNAMIC_4_ERA, "dynamic", 4096, 1.0),
+    (PHI_35, "longrope", 4096, 32.0),
+    (DEEPSEEK_V3, "yarn", 4096, 40.0),
+    (NEOX_4_ERA, "none", 2048, 1.0),
+]
 
 
-@pytest.mark.parametrize("published", PUBLISHED, ids=lambda config: config["model_type"])
-def test_published_configs_are_read_as_transformers_reads_them(published: dict[str, Any]):
+@pytest.mark.parametrize(("published", "kind", "original", "factor"), PUBLISHED)
+def test_published_configs_are_read_as_transformers_reads_them(
+    published: dict[str, Any], kind: str, original: int, factor: float
+):
     state = read_rope(published)
-    length = published["max_position_embeddings"]
-    small = AutoConfig.for_model(**copy.deepcopy(published), vocab_size=8, num_hidden_layers=1, intermediate_size=8)
+    assert (state.kind, state.original, state.factor) == (kind, original, factor)
+    assert state.scaled == (kind != "none")
+    settings: dict[str, Any] = copy.deepcopy(published) | {"vocab_size": 8, "intermediate_size": 8}
+    small = AutoConfig.for_model(**settings)
     family = published["model_type"]
     code = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     rotary_class = next(value for name, value in vars(code).items() if name.endswith("RotaryEmbedding"))
     rotary = torch.nn.ModuleList([rotary_class(small)])
+    length = published["max_position_embeddings"]
     assert_same(state.interpolation.table(state.spec, state.window), global_table(rotary, length))
-    # And the two ways of writing agree with each other once transformers has been through it.
+    # The form that transformers writes is read alike.
     assert read_rope(small.to_dict()).interpolation == state.interpolation
-
-
-@pytest.mark.parametrize(
-    ("published", "kind", "original", "factor"),
-    [
-        (LLAMA_31, "llama3", 8192, 8.0),
-        (QWEN_SWITCH, "yarn", 32768, 4.0),
-        (LINEAR_4_ERA, "linear", 16384, 4.0),
-        (DYNAMIC_4_ERA, "dynamic", 4096, 1.0),
-        (PHI3_128K, "longrope", 4096, 32.0),
-        (DEEPSEEK_V3, "yarn", 4096, 40.0),
-        (NEOX_4_ERA, "none", 2048, 1.0),
-    ],
-)
-def test_published_configs_are_recognised(published: dict[str, Any], kind: str, original: int, factor: float):
-    state = read_rope(published)
-    assert (state.kind, state.original, state.factor) == (kind, original, factor)
-    assert state.scaled == (kind != "none")
 
 
 def extended(published: dict[str, Any], interpolation: Interpolation, target: int) -> dict[str, Any]:
@@ -137,9 +107,9 @@ def test_a_factor_that_does_not_follow_from_the_lengths_must_be_given():
 
 def test_a_long_context_switch_is_not_undone_in_silence():
     with pytest.raises(ConfigError, match=r"target is 65536 .* handles 131072 already"):
-        extended(QWEN_SWITCH, YaRN(), 65536)
-    assert extended(QWEN_SWITCH, YaRN(), 131072)["rope_parameters"]["factor"] == 4.0
-    assert extended(QWEN_SWITCH, YaRN(), 262144)["rope_parameters"]["factor"] == 8.0
+        extended(QWEN_25, YaRN(), 65536)
+    assert extended(QWEN_25, YaRN(), 131072)["rope_parameters"]["factor"] == 4.0
+    assert extended(QWEN_25, YaRN(), 262144)["rope_parameters"]["factor"] == 8.0
 
 
 def test_a_linear_scaling_of_unknown_origin_is_refused_until_the_config_tells():
@@ -159,9 +129,9 @@ def test_dynamic_scaling_of_others_continues_from_their_maximum():
 
 def test_searched_divisors_are_not_replaced_in_silence():
     with pytest.raises(ConfigError, match="searched for it"):
-        extended(PHI3_128K, LongRoPE(), 262144)
+        extended(PHI_35, LongRoPE(), 262144)
     longer = LongRoPE(short_factor=(1.0,) * 8, long_factor=(1.1, 1.5, 2.5, 4, 8, 20, 40, 64))
-    assert extended(PHI3_128K, longer, 262144)["rope_scaling"]["long_factor"][-1] == 64
+    assert extended(PHI_35, longer, 262144)["rope_scaling"]["long_factor"][-1] == 64
 
 
 def test_the_weights_of_deepseeks_logarithm_must_go_on():

@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from skipwise.doctor.bench import LOCAL_LAYERS, Bench, angle_error, largest, local_span
 from skipwise.loss import IGNORED, NextTokenLoss
-from skipwise.model import is_four_bit, load_model, rotary_tables, save_config, save_model
+from skipwise.model import attention_of, is_four_bit, load_model, rotary_tables, save_config, save_model, set_attention
 from skipwise.model.extend import built_around
 from skipwise.model.rotary import text_config
 from skipwise.model.save import CONFIG_FILE
@@ -171,7 +171,7 @@ def _saved_and_reread(bench: Bench, folder: str) -> tuple[str, dict[str, float] 
 
 
 def _reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    attention, own_code = model.config._attn_implementation, _brings_own_code(model)
+    attention, own_code = attention_of(model.config), _brings_own_code(model)
     loaded = load_model(folder, dtype=model.dtype, attention=attention, trust_remote_code=own_code)
     return loaded.model.to(model.device)  # pyright: ignore[reportArgumentType]
 
@@ -182,7 +182,7 @@ def _config_reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
         if not (Path(folder) / CONFIG_FILE).exists():
             save_config(model.config, folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=_brings_own_code(model))
-        config._attn_implementation = model.config._attn_implementation
+        set_attention(config, attention_of(model.config))
         return built_around(type(model), config, dict(model.named_parameters(remove_duplicate=False)), model)
 
 

@@ -21,6 +21,7 @@ import torch
 import transformers
 
 from skipwise import __version__
+from skipwise.model import attention_of
 from skipwise.records.results import Sample
 
 # Packages that samples are made by.
@@ -107,7 +108,7 @@ def hash_model(model: Any) -> str:
     digest = hashlib.sha256(type(model).__name__.removeprefix("FSDP").encode())
     settings: Mapping[str, Any] = model.config.to_dict()
     settings = {name: value for name, value in settings.items() if name not in _INCIDENTAL and name[0] != "_"}
-    settings["attention"] = str(model.config._attn_implementation)
+    settings["attention"] = str(attention_of(model.config))
     settings["end_tokens"] = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     # Additions that are not merged: their strength is no parameter.
     settings["additions"] = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}

@@ -18,7 +18,7 @@ from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions, write_sample
 from skipwise.evals.settings import BosPolicy
-from skipwise.model import embedding_rows
+from skipwise.model import attention_of, embedding_rows
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer, sample_line
 from skipwise.records.stats import Estimate
 
@@ -137,7 +137,7 @@ class EvalContext:
             "tokenizer_sha256": hash_tokenizer(self.tokenizer),
             "model": self.model.config.name_or_path,
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "attention": str(self.model.config._attn_implementation),
+            "attention": str(attention_of(self.model.config)),
             "device": self.model.device.type,
             "versions": library_versions(),
         }

@@ -23,9 +23,9 @@ from skipwise.export.source import Trained, load_trained
 from skipwise.files import new_folder
 from skipwise.inference.low_rank import difference_error, write_difference
 from skipwise.model import load_model, path_beside, rope_state, save_config, save_model
-from skipwise.model.converted import is_read_as_another
 from skipwise.model.extend import built_around
 from skipwise.model.rotary import text_config
+from skipwise.model.source import is_read_as_another
 from skipwise.names import did_you_mean
 from skipwise.records.verdict import Verdict
 from skipwise.train.record import versions

@@ -19,8 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.inference.engine import MODES, Mode
 from skipwise.inference.origin import Origin, check_base, read_origin
-from skipwise.model import built_around, load_model, read_config, rope_state
-from skipwise.runtime._transformers import attention_of, use_attention
+from skipwise.model import attention_of, built_around, load_model, read_config, rope_state, set_attention
 from skipwise.runtime.length_rope import (
     held_length,
     recompute_at_switches,
@@ -234,7 +233,7 @@ class TwoModes:
 def with_adapter(short: PreTrainedModel, origin: Origin, trust_remote_code: bool = False) -> PreTrainedModel:
     """The extended model around the base model's parameters, with the adapter of `origin` in its layers, unmerged."""
     config = read_config(origin.folder, trust_remote_code=trust_remote_code)
-    use_attention(config, attention_of(short.config))
+    set_attention(config, attention_of(short.config))
     parameters = dict(short.named_parameters(remove_duplicate=False))
     extended = built_around(type(short), config, parameters, short)
     assert origin.adapter is not None

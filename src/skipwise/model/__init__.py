@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from skipwise.imports import lazily
 
 if TYPE_CHECKING:
-    from skipwise.model.converted import portability_note
+    from skipwise.model._transformers import attention_of, set_attention
     from skipwise.model.extend import (
         built_around,
         longest_input,
@@ -42,50 +42,31 @@ if TYPE_CHECKING:
     from skipwise.model.rotary import rotary_tables
     from skipwise.model.save import save_attention_scale, save_config, save_model, share_weights
     from skipwise.model.saved import check_saved
+    from skipwise.model.source import portability_note
     from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
     from skipwise.model.tokenizer import embedding_rows, read_tokenizer
     from skipwise.model.unpack import unpack_checkpoint
 
-_HOMES = {
-    "FourBits": "quantized",
-    "LoadedModel": "load",
-    "StoredWeights": "stored",
-    "built_around": "extend",
-    "check_loads_in_four_bits": "load",
-    "check_read_as_stored": "quantized",
-    "check_saved": "saved",
-    "check_trainable": "stored",
-    "dequantized": "quantized",
-    "embedding_rows": "tokenizer",
-    "four_bit_layers": "quantized",
-    "four_bits": "quantized",
-    "is_four_bit": "quantized",
-    "load_model": "load",
-    "longest_input": "extend",
-    "named_path": "place",
-    "original_window": "extend",
-    "path_beside": "place",
-    "portability_note": "converted",
-    "read_config": "load",
-    "read_tokenizer": "tokenizer",
-    "rope_state": "extend",
-    "rotary_tables": "rotary",
-    "scaled_by": "extend",
-    "save_attention_scale": "save",
-    "save_config": "save",
-    "save_model": "save",
-    "share_weights": "save",
-    "stored_weights": "stored",
-    "unpack_checkpoint": "unpack",
-    "with_rope": "extend",
-    "with_scaled_attention": "extend",
-    "without_weights": "load",
+_NAMES_OF_MODULES = {
+    "_transformers": "attention_of set_attention",
+    "extend": "built_around longest_input original_window rope_state scaled_by with_rope with_scaled_attention",
+    "load": "check_loads_in_four_bits load_model LoadedModel read_config without_weights",
+    "place": "named_path path_beside",
+    "quantized": "check_read_as_stored dequantized four_bit_layers four_bits FourBits is_four_bit",
+    "rotary": "rotary_tables",
+    "save": "save_attention_scale save_config save_model share_weights",
+    "saved": "check_saved",
+    "source": "portability_note",
+    "stored": "check_trainable stored_weights StoredWeights",
+    "tokenizer": "embedding_rows read_tokenizer",
+    "unpack": "unpack_checkpoint",
 }
 
 __all__ = [
     "FourBits",
     "LoadedModel",
     "StoredWeights",
+    "attention_of",
     "built_around",
     "check_loads_in_four_bits",
     "check_read_as_stored",
@@ -110,6 +91,7 @@ __all__ = [
     "save_config",
     "save_model",
     "scaled_by",
+    "set_attention",
     "share_weights",
     "stored_weights",
     "unpack_checkpoint",
@@ -118,4 +100,4 @@ __all__ = [
     "without_weights",
 ]
 
-__getattr__ = lazily(__name__, _HOMES)
+__getattr__ = lazily(__name__, {name: module for module, names in _NAMES_OF_MODULES.items() for name in names.split()})

@@ -26,14 +26,17 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from skipwise.errors import CheckpointError, UnsupportedModelError
+from skipwise.model._transformers import find_file
 from skipwise.model.place import ModelSource
 from skipwise.model.rotary import ALIBI
-from skipwise.model.source import BAICHUAN, own_file
+from skipwise.model.source import BAICHUAN
 
 logger = logging.getLogger("skipwise")
 
 _BASE = 10000.0
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "rms_norm_eps", "vocab_size")
+# Settings with the same names and defaults as Llama's.
+_OPTIONAL = ("hidden_act", "initializer_range", "bos_token_id", "eos_token_id")
 # Vocabulary sizes of the two versions. They tell a plain head from a NormHead if the folder has no code.
 _PLAIN_VOCABULARY, _NORMALISED_VOCABULARY = 64000, 125696
 # Sizes of the models with ALiBi. They identify these models if the folder has no code.
@@ -61,21 +64,12 @@ def llama_config(config: Mapping[str, Any], place: ModelSource) -> LlamaConfig:
         raise UnsupportedModelError(f"model {str(place)!r} (model type {BAICHUAN}) cannot be extended: {reason}")
     extra: dict[str, Any] = {"converted_from": BAICHUAN}
     return LlamaConfig(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_hidden_layers=config["num_hidden_layers"],
-        num_attention_heads=config["num_attention_heads"],
+        **{name: config[name] for name in (*_SIZES, *_OPTIONAL) if name in config},
         num_key_value_heads=config["num_attention_heads"],
-        hidden_act=config.get("hidden_act", "silu"),
         max_position_embeddings=window,
-        initializer_range=config.get("initializer_range", 0.02),
-        rms_norm_eps=config["rms_norm_eps"],
         # Normalising changes the head, so it cannot share the embeddings even if the checkpoint tied them.
         tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": _BASE},
-        bos_token_id=config.get("bos_token_id", 1),
-        eos_token_id=config.get("eos_token_id", 2),
         pad_token_id=config.get("pad_token_id", 0),
         architectures=["LlamaForCausalLM"],
         dtype=config.get("dtype") or config.get("torch_dtype"),
@@ -126,9 +120,9 @@ def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def _weight_files(place: ModelSource) -> list[str]:
     for name in _WEIGHTS:
-        if (whole := own_file(place, name)) is not None:
+        if (whole := find_file(place.name, name)) is not None:
             return [whole]
-        if (index := own_file(place, f"{name}.index.json")) is not None:
+        if (index := find_file(place.name, f"{name}.index.json")) is not None:
             return get_checkpoint_shard_files(place.name, index)[0] or []
     raise CheckpointError(f"model {str(place)!r} has no weights; it needs {' or '.join(_WEIGHTS)}, or their shards")
 
@@ -181,5 +175,5 @@ def _code(config: Mapping[str, Any], place: ModelSource) -> str:
     """The text of the Python file in the model's folder that defines its class; empty if there is none."""
     reference = (config.get("auto_map") or {}).get("AutoModelForCausalLM", "")
     module = re.fullmatch(r"(?:.*--)?(\w+)\.\w+", reference if isinstance(reference, str) else "")
-    file = own_file(place, f"{module[1] if module else 'modeling_baichuan'}.py")
+    file = find_file(place.name, f"{module[1] if module else 'modeling_baichuan'}.py")
     return "" if file is None else Path(file).read_text(encoding="utf-8", errors="replace")

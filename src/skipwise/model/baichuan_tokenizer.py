@@ -9,9 +9,9 @@ from tokenizers import AddedToken, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from skipwise.errors import CheckpointError
+from skipwise.model._transformers import find_file
 from skipwise.model.place import ModelSource
 from skipwise.model.sentencepieces import fast_tokenizer, read_pieces
-from skipwise.model.source import own_file
 
 _SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None}
 
@@ -24,9 +24,9 @@ def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
         UnsupportedModelError: `tokenizer.model` is not a BPE model.
     """
     settings = _json(place, "tokenizer_config.json")
-    if (whole := own_file(place, "tokenizer.json")) is not None:
+    if (whole := find_file(place.name, "tokenizer.json")) is not None:
         engine = Tokenizer.from_file(whole)
-    elif (model := own_file(place, "tokenizer.model")) is not None:
+    elif (model := find_file(place.name, "tokenizer.model")) is not None:
         engine = fast_tokenizer(read_pieces(model))
     else:
         raise CheckpointError(
@@ -95,5 +95,5 @@ def _token_text(token: Any, usual: str | None) -> str | None:
 
 
 def _json(place: ModelSource, name: str) -> dict[str, Any]:
-    file = own_file(place, name)
+    file = find_file(place.name, name)
     return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))

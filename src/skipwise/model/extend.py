@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from skipwise.errors import ConfigError, UnsupportedModelError
+from skipwise.model._transformers import copy_kernels
 from skipwise.model.quantized import is_four_bit
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
@@ -149,9 +150,7 @@ def _rewritten(config: PreTrainedConfig, write: Callable[[Mapping[str, Any]], di
     for old, copied in ((config, new), *((getattr(config, part), getattr(new, part)) for part in config.sub_configs)):
         if old is None:  # Gemma 4 without an audio tower
             continue
-        # A config's dict does not contain the chosen kernels.
-        copied._attn_implementation_internal = old._attn_implementation
-        copied._experts_implementation_internal = old._experts_implementation
+        copy_kernels(old, copied)
     return new
 
 

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch.overrides import TorchFunctionMode
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+)
 from transformers.initialization import no_init_weights
 
 from skipwise.model.extend import common_names
@@ -15,7 +23,7 @@ from skipwise.model.rotary import rotary_tables, text_config
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import RopeTable, eras
 
-_CLASSES: tuple[Any, ...] = (AutoModelForCausalLM, AutoModel)
+_CLASSES: tuple[Any, ...] = ((MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM), (MODEL_MAPPING, AutoModel))
 # Rotary settings are never taken from the library's defaults, because reading them is what the library checks.
 _ROTARY = ("rope_parameters", "rope_scaling", "rope_theta", eras.ORIGINAL)
 # Default base of config classes whose family has not chosen one; it says nothing about a model.
@@ -74,7 +82,7 @@ def library_tables(config: PreTrainedConfig, length: int) -> dict[str, RopeTable
         Exception: of any type, if the library cannot build the model.
     """
     decoder = copy.deepcopy(text_config(config))
-    library_class = next((each for each in _CLASSES if type(decoder) in each._model_mapping), None)
+    library_class = next((each for known, each in _CLASSES if type(decoder) in known), None)
     if library_class is None:
         return {}
     with quiet_transformers(), init_empty_weights(include_buffers=False), no_init_weights(), _LargeTensorsOnMeta():

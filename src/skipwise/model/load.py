@@ -1,4 +1,4 @@
-"""From a folder, a hub name or a GGUF file to a model with the interpolation built in."""
+"""Loads models from a folder, the hub or a GGUF file, with the interpolation built in."""
 
 import copy
 import logging
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
+    GgufConfig,
     LlamaForCausalLM,
     PhiForCausalLM,
     PreTrainedConfig,
@@ -20,6 +20,7 @@ from transformers import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.model._transformers import find_file, set_attention
 from skipwise.model.baichuan import llama_config, llama_weights
 from skipwise.model.extend import built_around, extended_config, rope_state, told_config
 from skipwise.model.gguf_file import read_once
@@ -30,7 +31,6 @@ from skipwise.model.rotary import refusal_reason
 from skipwise.model.source import (
     locate,
     one_line_errors,
-    own_file,
     packed_config,
     quiet_transformers,
     without_conversion,
@@ -73,28 +73,25 @@ def load_model(
 
     Args:
         source: a checkpoint folder (safetensors), a hub name, or the path of a `.gguf` file.
-        interpolation: how its rotary table is stretched; None leaves the checkpoint as it is.
-        window: the lengths that the interpolation is for; goes with `interpolation`.
-        original: window that the base model was pre-trained for, in tokens, where its config does not tell (Qwen3's
-            says 40960 where it was 32768); None for what the config says.
-        dtype: of the parameters: `"float32"`, `torch.bfloat16`, ..., or `"auto"` for the checkpoint's own (float32 for
-            a GGUF file). None means `"auto"` where there is an accelerator, else float32.
-        attention: `"sdpa"`, `"eager"`, `"flash_attention_2"`, ... or a kernel of the hub; None leaves the choice to
-            the library.
-        quantization: puts the linear layers in 4 bits while they are loaded; of a checkpoint in full precision.
-        needs_tokenizer: refuse a folder without one; otherwise None is in its place.
+        interpolation: how the rotary table is stretched; None leaves the model as it is.
+        window: the lengths that the interpolation is for; required with `interpolation`.
+        original: window that the base model was pre-trained for, in tokens, if its config does not say (Qwen3's says
+            40960, but it was 32768); None for the config's.
+        dtype: dtype of the parameters: `"float32"`, `torch.bfloat16`, ..., or `"auto"` for the checkpoint's own
+            (float32 for a GGUF file). None means `"auto"` with an accelerator, else float32.
+        attention: `"sdpa"`, `"eager"`, `"flash_attention_2"`, ... or a kernel on the hub; None: the library chooses.
+        quantization: quantizes the linear layers of a full-precision checkpoint to 4 bits while they are loaded.
+        needs_tokenizer: refuse a folder without a tokenizer; if False, the tokenizer may be None.
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Returns:
-        The model in evaluation mode, on the CPU or where it is quantized, and its tokenizer. A GPT-J comes back as the
-        Phi model that computes the same function, since GPT-J's own class cannot be told another table (see
-        `skipwise.model.gptj`); a Baichuan, which the library has no class for, as the Llama model
-        (`skipwise.model.baichuan`).
+        The model in evaluation mode, on the CPU or the device of `quantization`, and its tokenizer. A GPT-J is returned
+        as an equivalent Phi (`skipwise.model.gptj`), a Baichuan as an equivalent Llama (`skipwise.model.baichuan`).
 
     Raises:
-        CheckpointError: missing, damaged, incomplete, with pickled weights, or with a tokenizer of another vocabulary.
-        UnsupportedModelError: the model has no rotary positions to extend, with the reason.
-        ConfigError: a setting or package stands in the way.
+        CheckpointError: missing, damaged, incomplete, with pickled weights, or with a tokenizer for another vocabulary.
+        UnsupportedModelError: the model has no rotary positions to extend; the message says why.
+        ConfigError: a setting is wrong, or a package is missing.
     """
     if (interpolation is None) != (window is None):
         raise ConfigError("interpolation and window go together: give load_model both or neither")
@@ -112,11 +109,11 @@ def load_model(
             _warn_of_reset(before, target)
         if is_gptj(config):
             gptj: Any = _load_weights(place, config, dtype, None, None, trust_remote_code)
-            target._attn_implementation = attention
+            set_attention(target, attention)
             model = built_around(PhiForCausalLM, target, phi_parameters(gptj), gptj)
         else:
             model = _load_weights(place, target, dtype, attention, quantization, trust_remote_code)
-    # A tokenizer warns of, or cuts, texts longer than this; the model's window is the limit now.
+    # A tokenizer warns of texts longer than this, or cuts them.
     if tokenizer is not None:
         tokenizer.model_max_length = max(tokenizer.model_max_length, rope_state(model.config).maximum)
     return LoadedModel(model, tokenizer)  # pyright: ignore[reportArgumentType]
@@ -125,7 +122,7 @@ def load_model(
 def read_config(
     source: str | Path, *, original: int | None = None, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
-    """Reads a model's config without its weights, and refuses the model if it cannot be extended.
+    """Reads a model's config without its weights, and refuses a model that cannot be extended.
 
     Args:
         source, original: as for `load_model`.
@@ -151,14 +148,14 @@ def check_loads_in_four_bits(source: str | Path, *, trust_remote_code: bool = Fa
 
 
 def without_weights(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A model of this config on the meta device: its modules, names and shapes, and no numbers."""
+    """Builds a model on the meta device: modules, names and shapes without weights."""
     with quiet_transformers(), torch.device("meta"):
-        # From a copy: building a model settles the config's attention kernels, and the real one chooses its own.
+        # From a copy, because building a model sets the attention implementation in its config.
         return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
 
 
 def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
-    """The config as the checkpoint has it, of a model that can be extended."""
+    """The checkpoint's own config; refuses a model that cannot be extended."""
     with one_line_errors(place, "the config"), read_once(place):
         if (packed := packed_config(place)) is not None:
             return llama_config(packed, place)
@@ -178,7 +175,7 @@ def _own_config(place: ModelSource, trust_remote_code: bool) -> PreTrainedConfig
 
 
 def _warn_of_reset(before: PreTrainedConfig, after: PreTrainedConfig) -> None:
-    """Says it where a calibrated attention factor, which was for the old window, gives way to the interpolation's."""
+    """Warns if the extension replaces a calibrated attention factor, which was for the old window."""
     old, new = rope_state(before), rope_state(after)
     if old.trained_factor is not None:
         logger.warning(
@@ -194,7 +191,7 @@ def _refusal(place: ModelSource, config: PreTrainedConfig, reason: str) -> Unsup
 
 def _check_attention(attention: str | None) -> None:
     known = ["eager", *sorted(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in name)]
-    # With a slash it is a kernel of the hub, which transformers fetches through the package `kernels`.
+    # A name with a slash is a kernel on the hub.
     if attention is not None and attention not in known and "/" not in attention:
         raise ConfigError(
             f"attention is {attention!r}; {did_you_mean(attention, known)}give one of {', '.join(known)}, or a kernel "
@@ -210,7 +207,7 @@ def _load_weights(
     quantization: FourBits | None,
     trust_remote_code: bool,
 ) -> PreTrainedModel:
-    """Builds the model from the config and fills in its weights; a missing one is an error, never random numbers."""
+    """Builds the model from the config and loads its weights. A missing weight is an error."""
     arguments: dict[str, Any] = {**place.file_arguments, "config": config, "dtype": _parameter_dtype(dtype, place)}
     if attention is not None:
         arguments["attn_implementation"] = attention
@@ -218,15 +215,15 @@ def _load_weights(
         arguments |= {"quantization_config": quantization.settings, "device_map": {"": quantization.device}}
     if place.gguf_file is None:
         arguments["use_safetensors"] = True
-    elif hasattr(transformers, "GgufConfig"):
-        # Blocks left packed can be neither trained nor saved; before this setting existed, they never were.
-        arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    else:
+        # Packed blocks can be neither trained nor saved.
+        arguments["quantization_config"] = GgufConfig(dequantize=True)
     stored = None if place.gguf_file else ask_for_plain_weights(str(place), config)
     with one_line_errors(place, "the model"), read_once(place), without_conversion(), blocks_as_stored(stored):
         if (packed := packed_config(place)) is not None:
             arguments["state_dict"] = llama_weights(packed, place)
             loaded: Any = LlamaForCausalLM.from_pretrained(None, **arguments, output_loading_info=True)
-            if own_file(place, "generation_config.json") is not None:
+            if find_file(place.name, "generation_config.json") is not None:
                 loaded[0].generation_config = GenerationConfig.from_pretrained(place.name)
         else:
             loaded = AutoModelForCausalLM.from_pretrained(
@@ -246,7 +243,7 @@ def _load_weights(
     if place.gguf_file is not None:
         forget_quantization(model)
     elif stored is not None:
-        make_plain(model, stored)
+        make_plain(model, stored, arguments["dtype"])
     else:
         check_nothing_is_packed(str(place), report["unexpected_keys"])
     keep_packed_as_trained(model)

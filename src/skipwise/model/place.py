@@ -1,4 +1,4 @@
-"""Where a model is: a folder, a hub name or a GGUF file; what no model can be is refused before a library is loaded."""
+"""Where a model is: a folder, a hub name or a GGUF file. This module loads no library, so it can check early."""
 
 import importlib.util
 import re
@@ -9,7 +9,7 @@ from skipwise.errors import CheckpointError, ConfigError
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
-"""Of weights that run code when they are opened."""
+"""Suffixes of weights that can run code when they are opened."""
 TO_SAFETENSORS = (
     'if you trust where they come from, convert them once: python -c "from transformers import AutoModelForCausalLM as '
     "M; M.from_pretrained('OLD', use_safetensors=False).save_pretrained('NEW')\", copy the tokenizer files, load NEW"
@@ -18,11 +18,11 @@ TO_SAFETENSORS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """What the transformers library is to be asked for.
+    """Where a model is, in the terms of transformers.
 
     Attributes:
         name: a folder, or a name on the hub.
-        gguf_file: name of the GGUF file in that folder, where the model is one.
+        gguf_file: name of the GGUF file in that folder; None for a checkpoint.
     """
 
     name: str
@@ -30,12 +30,12 @@ class ModelSource:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the model lies on this machine; otherwise its name is the hub's."""
+        """Whether the model is a local folder; otherwise its name is one on the hub."""
         return Path(self.name).is_dir()
 
     @property
     def file_arguments(self) -> dict[str, str]:
-        """Keyword arguments that tell `from_pretrained` of a GGUF file."""
+        """Keyword arguments of `from_pretrained` for a GGUF file; empty otherwise."""
         return {"gguf_file": self.gguf_file} if self.gguf_file else {}
 
     def __str__(self) -> str:
@@ -49,13 +49,13 @@ _EMBEDDED_FOLDER = Path(__file__).parents[1] / "demo" / "base"
 
 
 def find_place(source: str | Path) -> ModelSource:
-    """What `source` means; neither weights nor the hub are looked at.
+    """Finds what `source` means, without a look at weights or the hub.
 
     Args:
         source: a checkpoint folder, a hub name (`org/name`), the path of a `.gguf` file, or `embedded`.
 
     Raises:
-        CheckpointError: nothing is there, or no model.
+        CheckpointError: nothing is there, or it is no model.
         ConfigError: it is a GGUF file and the `gguf` package is not installed.
     """
     path = Path(source).expanduser()
@@ -82,13 +82,13 @@ def find_place(source: str | Path) -> ModelSource:
 
 
 def named_path(source: str | Path) -> Path:
-    """The path of a model, so that its last part is a name: also of `.` and `..`, which have none."""
+    """The path of a model whose last part is a name; `.` and `..` are resolved, since they have none."""
     path = Path(source).expanduser()
     return path.resolve() if path.name in ("", "..") else path
 
 
 def path_beside(source: str | Path, ending: str) -> Path:
-    """Where what is made of a model goes: beside it, under its name and an ending; of a hub name here."""
+    """Output path for what is made from a model: beside it, with an ending; for a hub name, in this folder."""
     path = named_path(source)
     folder = path.parent if path.exists() else Path()
     return folder / f"{path.name.removesuffix('.gguf')}-{ending}"

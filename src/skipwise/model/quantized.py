@@ -19,6 +19,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from skipwise.config import QloraTuning
 from skipwise.errors import ConfigError
+from skipwise.model._transformers import kept_in_float32
 from skipwise.model.gptj import is_gptj
 from skipwise.model.source import locate
 
@@ -105,7 +106,7 @@ def four_bit_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     Args:
         model: not quantized, on any device, including meta.
     """
-    kept = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+    kept = [*get_keys_to_not_convert(model), *kept_in_float32(model)]
     # The library also requires the exact type, because subclasses of a linear layer compute something else.
     return {
         name: module

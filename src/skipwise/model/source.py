@@ -1,4 +1,4 @@
-"""What lies where a model is, on this machine or the hub; and what is wrong with it, in one line."""
+"""Finds and reads a checkpoint's files, on this machine or the hub, and turns a library's errors into one line."""
 
 import json
 import logging
@@ -13,20 +13,21 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import cached_file
 
 from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, UnsupportedModelError
+from skipwise.model._transformers import find_file
 from skipwise.model.place import PICKLE_SUFFIXES, TO_SAFETENSORS, ModelSource, find_place
 
 logger = logging.getLogger("skipwise")
 
+BAICHUAN = "baichuan"
+"""A model type without a class in transformers. `skipwise.model.baichuan` reads its weights, also from pickles."""
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
+# What transformers says of an attention implementation that a model has not.
 _NO_SUCH_ATTENTION = re.compile(
     r"\w+ does not support (Flash Attention \d|an attention implementation through torch[\w.']*( flex_attention)?)"
 )
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
-BAICHUAN = "baichuan"
-"""Model type whose weights are read here, pickles as tensors alone, since transformers has no class for it."""
-_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 
 
 def locate(source: str | Path, *, weights: bool) -> ModelSource:
@@ -34,10 +35,10 @@ def locate(source: str | Path, *, weights: bool) -> ModelSource:
 
     Args:
         source: a checkpoint folder, a hub name (`org/name`), the path of a `.gguf` file, or `embedded`.
-        weights: whether a folder must have them; its config is enough to plan with.
+        weights: whether a folder must contain weights.
 
     Raises:
-        CheckpointError: nothing is there, or the weights are pickles, which run code when they are opened.
+        CheckpointError: nothing is there, or the weights are pickles, which can run code.
         ConfigError: it is a GGUF file and the `gguf` package is not installed.
     """
     place = find_place(source)
@@ -49,9 +50,9 @@ def locate(source: str | Path, *, weights: bool) -> ModelSource:
 
 
 def _require_hub(name: str) -> None:
-    """Refuses a hub name that is not on this machine while the hub cannot be reached.
+    """Refuses a model that is only on the hub if the hub cannot be reached.
 
-    The library would ask six times, with growing pauses, and say so in twelve lines.
+    Without this check the library would ask six times, with growing pauses.
     """
     if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(name, "config.json"), str):
         return
@@ -59,9 +60,8 @@ def _require_hub(name: str) -> None:
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (HfHubHTTPError, HFValidationError, EntryNotFoundError):
-        # It answers; what it says is told by whoever reads the config.
-        return
-    except Exception as error:  # of the network: their types are those of its current HTTP library
+        return  # The hub answers. Reading the config raises the right error.
+    except Exception as error:  # Network errors have the types of the hub's current HTTP library.
         raise CheckpointError(
             f"model is {name!r}; no such folder exists and the hub cannot be reached ({_first_line(error)}): check the "
             "name and the connection, or give a local folder"
@@ -73,8 +73,8 @@ def _check_weights(folder: Path) -> None:
         return
     if (folder / _ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(
-            f"model is {str(folder)!r}, low-rank additions without the weights that they are added to; give the run "
-            "that they are of, or what skipwise export --to hf makes of it"
+            f"model is {str(folder)!r}, an adapter without its base model; give the run that it is from, or the folder "
+            "that skipwise export --to hf writes for that run"
         )
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickles and packed_config(ModelSource(name=str(folder))) is not None:
@@ -85,33 +85,60 @@ def _check_weights(folder: Path) -> None:
             f"{TO_SAFETENSORS}"
         )
     raise CheckpointError(
-        f"model is {str(folder)!r}, which has a config.json but no weights; a *.safetensors file must lie beside it"
+        f"model is {str(folder)!r}, which has a config.json but no weights; put the *.safetensors files beside it"
     )
 
 
 def packed_config(place: ModelSource) -> dict[str, Any] | None:
-    """The content of a Baichuan's `config.json`; None of any other model.
-
-    Args:
-        place: of a model.
-    """
+    """The content of `config.json` if the model is a Baichuan, else None."""
     config = own_config(place)
     return config if config.get("model_type") == BAICHUAN else None
 
 
 def own_config(place: ModelSource) -> dict[str, Any]:
-    """The content of a model's `config.json`; empty where there is none that can be read, as of a GGUF file."""
-    file = None if place.gguf_file else own_file(place, "config.json")
+    """The content of a model's `config.json`; empty if there is none or it cannot be parsed."""
+    file = None if place.gguf_file else find_file(place.name, "config.json")
     try:
         config = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError:
-        return {}  # Whoever needs it says what is wrong with it.
+        return {}
     return config if isinstance(config, dict) else {}
 
 
-def own_file(place: ModelSource, name: str) -> str | None:
-    """Where a file of a model lies on this machine, fetched from the hub if need be; None where it has none such."""
-    return cached_file(place.name, name, _raise_exceptions_for_missing_entries=False)
+# What libraries raise while they read a checkpoint that is damaged, incomplete or of another kind.
+_RAISED = (ImportError, OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError)
+_RAISED += (SafetensorError, StrictDataclassError)
+_CONVERTED = {
+    "gptj": (
+        "This model was a GPT-J and is stored as the Phi model that computes the same function, because GPT-J's own "
+        "class hard-codes its rotary table and would silently drop the longer window. Load it as it is (model type "
+        "phi), with any program that reads Phi; do not convert it back."
+    ),
+    BAICHUAN: (
+        "This model was a Baichuan, a folder with code of its own, and is stored as the Llama model that computes the "
+        "same function: its packed projections are apart, and where the rows of its head were normalised in every pass "
+        "they are so now. Load it as it is (model type llama), with any program that reads Llama; it needs no code and "
+        "no trust_remote_code."
+    ),
+}
+
+
+def portability_note(config: Any) -> str | None:
+    """What a model card must say about loading a converted model elsewhere; None for other models.
+
+    Args:
+        config: the `PreTrainedConfig` of a loaded model.
+    """
+    return _CONVERTED.get(getattr(config, "converted_from", None) or "")
+
+
+def is_read_as_another(source: str | Path) -> bool:
+    """Whether `load_model` converts the model to another family, so that weights have other names elsewhere.
+
+    Args:
+        source: as for `load_model`.
+    """
+    return own_config(locate(source, weights=False)).get("model_type") in _CONVERTED
 
 
 @contextmanager
@@ -131,9 +158,9 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def without_conversion() -> Iterator[None]:
-    """Keeps the library from sending the name of a model without safetensors to a service that converts it."""
+    """Stops the library from sending a model's name to a service that converts pickles to safetensors."""
     before = os.environ.get(_NO_CONVERSION)
-    os.environ[_NO_CONVERSION] = "1"  # Read whenever weights are looked for.
+    os.environ[_NO_CONVERSION] = "1"  # The library reads it each time it looks for weights.
     try:
         yield
     finally:
@@ -145,45 +172,45 @@ def without_conversion() -> Iterator[None]:
 
 @contextmanager
 def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
-    """Turns what the library raises while it reads `part` of a checkpoint into one of skipwise's one-line errors."""
+    """Turns what libraries raise while they read `part` of a checkpoint into one-line errors of skipwise."""
     try:
         yield
     except SkipwiseError:
         raise
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{part} of {str(source)!r} is damaged ({_first_line(error)}); copy or download the checkpoint again"
-        ) from error
-    except ImportError as error:
-        raise ConfigError(f"{part} of {str(source)!r} needs a package that is missing: {_first_line(error)}") from error
-    except StrictDataclassError as error:
-        said = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{part} of {str(source)!r} could not be read ({said}); mend it there") from error
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, HFValidationError) as error:
-        message = _first_line(error)
-        if "trust_remote_code" in str(error):
-            raise ConfigError(
-                f"model {str(source)!r} brings its own code, which is not run unless asked; "
-                "read that code, then set trust_remote_code"
-            ) from error
-        if "cannot be loaded with `safetensors`" in str(error):
-            raise CheckpointError(
-                f"model {str(source)!r} has no safetensors weights on the hub, and pickled ones can run any code; "
-                f"{TO_SAFETENSORS}"
-            ) from error
-        if refused := _NO_SUCH_ATTENTION.match(message):
-            raise ConfigError(f"model {str(source)!r}: {refused[0]}; give another attention, such as eager") from error
-        if "does not recognize this architecture" in str(error) or "Unrecognized configuration class" in str(error):
-            raise UnsupportedModelError(
-                f"model {str(source)!r}: transformers has no decoder class for it ({message})"
-            ) from error
-        place = "check the name and the connection, or give a local folder"
-        if source.is_folder:
-            place = "skipwise doctor says what is wrong with it" if part == "the config" else "check the folder"
-        raise CheckpointError(f"{part} of {str(source)!r} could not be read ({message}); {place}") from error
+    except _RAISED as error:
+        raise _told(error, source, part) from error
+
+
+def _told(error: Exception, source: ModelSource, part: str) -> SkipwiseError:
+    """The error of ours for an error of a library, by its type, else by what it says."""
+    whole, said, model = str(error), _first_line(error), f"model {str(source)!r}"
+    if isinstance(error, SafetensorError):
+        return CheckpointError(f"{part} of {str(source)!r} is damaged ({said}); copy or download the checkpoint again")
+    if isinstance(error, ImportError):
+        return ConfigError(f"{part} of {str(source)!r} needs a package that is missing: {said}")
+    if isinstance(error, StrictDataclassError):
+        return CheckpointError(
+            f"{part} of {str(source)!r} could not be read ({' '.join(whole.split())[:200]}); correct it there"
+        )
+    if "trust_remote_code" in whole:
+        return ConfigError(
+            f"{model} brings its own code, which is not run unless asked; read that code, then set trust_remote_code"
+        )
+    if "cannot be loaded with `safetensors`" in whole:
+        return CheckpointError(
+            f"{model} has no safetensors weights on the hub, and pickled ones can run any code; {TO_SAFETENSORS}"
+        )
+    if refused := _NO_SUCH_ATTENTION.match(said):
+        return ConfigError(f"{model}: {refused[0]}; give another attention, such as eager")
+    if "does not recognize this architecture" in whole or "Unrecognized configuration class" in whole:
+        return UnsupportedModelError(f"{model}: transformers has no decoder class for it ({said})")
+    cure = "check the name and the connection, or give a local folder"
+    if source.is_folder:
+        cure = "skipwise doctor says what is wrong with it" if part == "the config" else "check the folder"
+    return CheckpointError(f"{part} of {str(source)!r} could not be read ({said}); {cure}")
 
 
 def _first_line(error: Exception) -> str:
-    """The first sentence or line of what a library said, short enough for one line of ours."""
+    """The first line of an error's message, at most 200 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]

@@ -9,18 +9,18 @@ A dequantized model is a plain model, and is saved as one.
 
 import importlib.util
 import inspect
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
+from skipwise.model._transformers import forget_conversions, uneven_blocks_dequantized
 from skipwise.model.quantized import dequantized, is_four_bit
 from skipwise.model.rotary import text_config
 
@@ -139,60 +139,26 @@ def ask_for_plain_weights(source: str, config: PreTrainedConfig) -> str | None:
     return method
 
 
-@contextmanager
-def blocks_as_stored(method: str | None) -> Iterator[None]:
-    """Corrects the library's dequantization of weights whose size is not a multiple of the block size.
-
-    The library assumes that blocks divide a weight evenly. With 192 rows and blocks of 128, it multiplies the first 96
-    rows by the first block's scale. It rejects 576 rows, which DeepSeek-V3 has.
-
-    Args:
-        method: name of the format, or None if the model is not quantized.
-    """
-    operation = _fp8_operation() if method in _IN_BLOCKS else None
-    if operation is None:
-        yield
-        return
-    evenly = operation._dequantize_one
-
-    def dequantize(self: Any, quantized: Tensor, scales: Tensor, *more: Any, **how: Any) -> Tensor:
-        block = getattr(self.hf_quantizer.quantization_config, "weight_block_size", None)
-        if block is None or scales.ndim < 2 or quantized.dtype != torch.float8_e4m3fn:
-            return evenly(self, quantized, scales, *more, **how)
-        rows, columns = quantized.shape[-2:]
-        below, beside = (size * grid for size, grid in zip(block, scales.shape[-2:], strict=True))
-        if not (0 <= below - rows < block[0] and 0 <= beside - columns < block[1]):
-            return evenly(self, quantized, scales, *more, **how)  # The weight has another block size.
-        padded = functional.pad(quantized.float(), (0, beside - columns, 0, below - rows))
-        return evenly(self, padded, scales, *more, **how)[..., :rows, :columns].contiguous()
-
-    operation._dequantize_one = dequantize
-    try:
-        yield
-    finally:
-        operation._dequantize_one = evenly
+def blocks_as_stored(method: str | None) -> AbstractContextManager[None]:
+    """Corrects what the library makes of partial blocks while it loads a format with a scale per block."""
+    return uneven_blocks_dequantized() if method in _IN_BLOCKS else nullcontext()
 
 
-def _fp8_operation() -> Any:
-    """The library's class that dequantizes fp8, or None if this version of the library lacks it."""
-    from transformers.integrations import finegrained_fp8
-
-    operation = getattr(finegrained_fp8, "Fp8Dequantize", None)
-    return operation if hasattr(operation, "_dequantize_one") else None
-
-
-def make_plain(model: Any, method: str) -> None:
+def make_plain(model: Any, method: str, dtype: str | torch.dtype) -> None:
     """Turns a model loaded from quantized weights into a plain model on the CPU, if its format can be dequantized.
 
     Args:
         model: loaded with a config that `ask_for_plain_weights` has set; changed in place.
         method: the return value of `ask_for_plain_weights`.
+        dtype: the dtype that was asked for.
     """
     if method == _BITSANDBYTES:
         _dequantize_layers(model)
     if method == _BITSANDBYTES or _dequantizes(method):
         forget_quantization(model)
         model.to("cpu")
+        if dtype is torch.float32:
+            model.float()  # transformers 5.21 leaves dequantized mxfp4 in bfloat16, in which its numbers are exact.
 
 
 def check_nothing_is_packed(source: str, unexpected: Iterable[str]) -> None:
@@ -221,8 +187,7 @@ def forget_quantization(model: Any) -> None:
         if name in vars(model):
             delattr(model, name)
     model.is_quantized = False
-    # On saving, these conversions run in reverse and would quantize. Those of the family are looked up by class again.
-    model._weight_conversions = None
+    forget_conversions(model)
 
 
 def _dequantizes(method: str) -> bool:

@@ -16,7 +16,11 @@ from skipwise.window import Window
 
 
 class Interpolation(Protocol):
-    """A change of the frequencies; a frozen dataclass whose fields are its hyperparameters."""
+    """A change of the frequencies; a frozen dataclass whose fields are its hyperparameters.
+
+    Raises:
+        ConfigError: when made, if a field is out of range; from both methods, if it does not suit the model.
+    """
 
     kind: ClassVar[str]
 
@@ -52,6 +56,11 @@ def _check_factor(kind: str, factor: float | None) -> None:
         raise ConfigError(f"{kind} factor is {factor}; give 1 or more, or leave it out for target / original")
 
 
+def _check_positive(kind: str, name: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ConfigError(f"{kind} {name} is {value}; give a positive number or leave it out")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unscaled:
     """No interpolation: `inv_freq_j = theta ** (-2j / d)`; the baseline for all others."""
@@ -59,11 +68,9 @@ class Unscaled:
     kind: ClassVar[str] = "none"
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """See `Interpolation.table`; the window is ignored."""
         return RopeTable(inv_freq=unscaled_frequencies(spec), attention_factor=1.0)
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
-        """See `Interpolation.parameters`."""
         return {"rope_type": "default", "rope_theta": spec.theta}
 
 
@@ -84,11 +91,9 @@ class Linear:
         _check_factor(self.kind, self.factor)
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """See `Interpolation.table`."""
         return RopeTable(inv_freq=unscaled_frequencies(spec) / (self.factor or window.factor), attention_factor=1.0)
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
-        """See `Interpolation.parameters`."""
         return {"rope_type": "linear", "rope_theta": spec.theta, "factor": self.factor or window.factor}
 
 
@@ -111,12 +116,10 @@ class NTK:
             raise ConfigError(f"ntk theta is {self.theta}; give a base above 1, or leave it out for the NTK formula")
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """See `Interpolation.table`."""
         changed = replace(spec, theta=self._changed_theta(spec, window))
         return RopeTable(inv_freq=unscaled_frequencies(changed), attention_factor=1.0)
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
-        """See `Interpolation.parameters`."""
         return {"rope_type": "default", "rope_theta": self._changed_theta(spec, window)}
 
     def _changed_theta(self, spec: RopeSpec, window: Window) -> float:
@@ -149,12 +152,10 @@ class DynamicNTK:
         _check_factor(self.kind, self.factor)
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """See `Interpolation.table`."""
         changed = replace(spec, theta=_ntk_theta(spec, self._stretch(window)))
         return RopeTable(inv_freq=unscaled_frequencies(changed), attention_factor=1.0)
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
-        """See `Interpolation.parameters`; the formula is anchored at the target."""
         stretch = self._stretch(window)
         return {
             "rope_type": "dynamic",
@@ -229,15 +230,10 @@ class YaRN:
                 f"yarn has beta_fast={self.beta_fast}, beta_slow={self.beta_slow}; both count turns, and beta_fast "
                 "must not be smaller than beta_slow; for example 32 and 1"
             )
-        if self.attention_factor is not None and not self.attention_factor > 0:
-            raise ConfigError(
-                f"yarn attention_factor is {self.attention_factor}; give a positive number or leave it out"
-            )
-        if not self.attention_factor_scale > 0:
-            raise ConfigError(f"yarn attention_factor_scale is {self.attention_factor_scale}; give a positive number")
+        _check_positive(self.kind, "attention_factor", self.attention_factor)
+        _check_positive(self.kind, "attention_factor_scale", self.attention_factor_scale)
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """See `Interpolation.table`."""
         _check_all_pairs_turn(self.kind, spec)
         low = _pair_that_turns(self.beta_fast, spec, window.original)
         high = _pair_that_turns(self.beta_slow, spec, window.original)
@@ -249,7 +245,6 @@ class YaRN:
         return RopeTable(inv_freq=inv_freq, attention_factor=self._attention_factor(window))
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
-        """See `Interpolation.parameters`."""
         parameters: dict[str, Any] = {
             "rope_type": "yarn",
             "rope_theta": spec.theta,
@@ -309,7 +304,6 @@ class Llama3:
             )
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """See `Interpolation.table`."""
         _check_all_pairs_turn(self.kind, spec)
         base = unscaled_frequencies(spec)
         turns = window.original * base / (2 * math.pi)
@@ -320,7 +314,6 @@ class Llama3:
         return RopeTable(inv_freq=inv_freq, attention_factor=1.0)
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
-        """See `Interpolation.parameters`."""
         return {
             "rope_type": "llama3",
             "rope_theta": spec.theta,
@@ -359,20 +352,16 @@ class LongRoPE:
     def __post_init__(self) -> None:
         _check_factor(self.kind, self.factor)
         for name in ("short_factor", "long_factor"):
-            values = getattr(self, name)
-            if values is not None:
-                object.__setattr__(self, name, tuple(float(value) for value in values))
-                if min(values, default=0) <= 0:
-                    raise ConfigError(
-                        f"longrope {name} has a divisor that is not positive; give rotary_dim / 2 positive numbers"
-                    )
-        if self.attention_factor is not None and not self.attention_factor > 0:
-            raise ConfigError(
-                f"longrope attention_factor is {self.attention_factor}; give a positive number or leave it out"
-            )
+            if (values := getattr(self, name)) is None:
+                continue
+            object.__setattr__(self, name, tuple(map(float, values)))
+            if min(values, default=0) <= 0:
+                raise ConfigError(
+                    f"longrope {name} has a divisor that is not positive; give rotary_dim / 2 positive numbers"
+                )
+        _check_positive(self.kind, "attention_factor", self.attention_factor)
 
     def table(self, spec: RopeSpec, window: Window) -> RopeTable:
-        """See `Interpolation.table`; uses the long list if the target is beyond the original window."""
         _check_all_pairs_turn(self.kind, spec)
         short, long = self._factors(spec, window)
         divisors = long if window.target > window.original else short
@@ -381,7 +370,6 @@ class LongRoPE:
         )
 
     def parameters(self, spec: RopeSpec, window: Window) -> dict[str, Any]:
-        """See `Interpolation.parameters`."""
         short, long = self._factors(spec, window)
         parameters: dict[str, Any] = {
             "rope_type": "longrope",

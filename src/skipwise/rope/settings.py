@@ -1,14 +1,14 @@
 """Builds an interpolation from the settings of a run's YAML or the command line."""
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from skipwise.errors import ConfigError
+from skipwise.names import did_you_mean
 from skipwise.rope.interpolations import INTERPOLATIONS, Interpolation
 
 
@@ -26,12 +26,15 @@ def interpolation_from(settings: str | Mapping[str, Any]) -> Interpolation:
     fields = {"kind": settings} if isinstance(settings, str) else dict(settings)
     kind = fields.pop("kind", None)
     if kind not in list(INTERPOLATIONS):
-        raise ConfigError(f"interpolation kind is {kind!r}; {_allowed(str(kind), INTERPOLATIONS)}")
+        raise ConfigError(
+            f"interpolation kind is {kind!r}; {did_you_mean(kind, INTERPOLATIONS)}allowed: {', '.join(INTERPOLATIONS)}"
+        )
     interpolation_class: Any = INTERPOLATIONS[kind]
     known = {field.name: field.type for field in dataclasses.fields(interpolation_class)}
     for name, value in fields.items():
         if name not in known:
-            raise ConfigError(f"interpolation {kind!r} has no field {name!r}; {_allowed(name, known)}")
+            allowed = f"allowed: {', '.join(known)}" if known else "it takes none"
+            raise ConfigError(f"interpolation {kind!r} has no field {name!r}; {did_you_mean(name, known)}{allowed}")
         kinds = typing.get_args(known[name]) or (known[name],)
         if not any(_KINDS[one].holds(value) for one in kinds):
             allowed = " or ".join(_KINDS[one].words for one in kinds)
@@ -59,10 +62,3 @@ _KINDS: dict[Any, _Kind] = {
     ),
     types.NoneType: _Kind("null", lambda value: value is None),
 }
-
-
-def _allowed(given: str, names: Iterable[str]) -> str:
-    names = list(names)
-    nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    choice = f"allowed: {', '.join(names)}" if names else "it takes none"
-    return f"{choice}; did you mean {nearest[0]!r}?" if nearest else choice

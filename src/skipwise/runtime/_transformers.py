@@ -11,16 +11,6 @@ flash_attention_for_cpu: Any = getattr(torch.ops.aten, "_scaled_dot_product_flas
 """The kernel of `scaled_dot_product_attention` on a CPU. It also returns the scores' log-sum-exp; None if absent."""
 
 
-def attention_of(config: Any) -> str | None:
-    """The name of the attention that models of this config use, such as `sdpa` or `eager`."""
-    return config._attn_implementation
-
-
-def use_attention(config: Any, name: str | None) -> None:
-    """Makes models of this config use another attention from their next pass on."""
-    config._attn_implementation = name
-
-
 def calls_attention_by_name(model: Any) -> bool:
     """Whether the model's layers look their attention function up by the config's name at each pass."""
     return getattr(model, "_supports_attention_backend", False)

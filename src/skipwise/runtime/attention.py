@@ -14,12 +14,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from skipwise.runtime._transformers import (
-    attention_of,
-    calls_attention_by_name,
-    flash_attention_for_cpu,
-    use_attention,
-)
+from skipwise.model import attention_of, set_attention
+from skipwise.runtime._transformers import calls_attention_by_name, flash_attention_for_cpu
 
 _NAME = "skipwise_chunk"
 _SDPA, _SDPA_MASK = AttentionInterface()["sdpa"], AttentionMaskInterface()["sdpa"]
@@ -61,11 +57,11 @@ def chunk_attention(model: Any) -> Iterator[None]:
     before = [attention_of(config) for config in configs]
     try:
         for config in configs:
-            use_attention(config, _NAME)
+            set_attention(config, _NAME)
         yield
     finally:
-        for config, name in zip(configs, before, strict=True):
-            use_attention(config, name)
+        for config, implementation in zip(configs, before, strict=True):
+            set_attention(config, implementation)
 
 
 def _mask(*sizes: Any, **how: Any) -> Tensor | None:

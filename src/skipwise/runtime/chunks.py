@@ -6,7 +6,7 @@ import psutil
 import torch
 from transformers import DynamicCache
 
-from skipwise.runtime._transformers import attention_of
+from skipwise.model import attention_of
 from skipwise.runtime.attention import attends_in_chunks
 
 LOGITS_BYTES = 48 * 2**20

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from byte_tokenizer import byte_tokenizer
 from corpora import build_store
+from tiny_models import byte_tokenizer
 
 from skipwise.data import tokens as tokenizing
 from skipwise.data.corpus import TokenStore, building

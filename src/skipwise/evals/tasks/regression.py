@@ -19,7 +19,7 @@ from skipwise.evals.paired import paired_scores
 from skipwise.evals.settings import NO_KEY, BosPolicy, Count
 from skipwise.evals.tasks.nll import INTERVAL, ScoresDocuments, document_samples, long_documents
 from skipwise.evals.tasks.position import bucket_edges
-from skipwise.model import LoadedModel, load_model, read_config, rope_state
+from skipwise.model import LoadedModel, attention_of, load_model, read_config, rope_state
 from skipwise.model.extend import built_around
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
 from skipwise.records.stats import CONFIDENCE, Estimate, bootstrap_ratio, student_t, widened
@@ -104,7 +104,7 @@ class ShortWindowRegression(ScoresDocuments):
         loaded = load_model(
             self.base,
             dtype=model.dtype,
-            attention=model.config._attn_implementation,
+            attention=attention_of(model.config),
             trust_remote_code=self.trust_remote_code,
         )
         _check_comparable(self.base, loaded, context)
