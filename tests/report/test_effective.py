@@ -10,15 +10,8 @@ import pytest
 from skipwise.errors import CheckpointError, DataError
 from skipwise.records.results import EvalResult
 from skipwise.records.stats import wilson
-from skipwise.report import (
-    EffectiveLength,
-    effective_length,
-    mean_scores,
-    short_limit,
-    state_effective_length,
-    write_model_card,
-)
-from skipwise.report.effective import Rule
+from skipwise.report.effective import EffectiveLength, Rule, effective_length, mean_scores, short_limit
+from skipwise.report.model_card import state_effective_length, write_model_card
 from skipwise.window import Window
 
 Score = partial(EvalResult, metric="score", num_samples=50, ci_high=None)

@@ -26,22 +26,13 @@ from rich.console import Console
 
 from skipwise.records.results import EvalResult
 from skipwise.records.verdict import Verdict
-from skipwise.report import (
-    Arm,
-    Evidence,
-    Measure,
-    Report,
-    Table,
-    depth_grid,
-    drawing,
-    perplexity_by_length,
-    results_table,
-    table_of,
-    write_model_card,
-)
+from skipwise.report import drawing
 from skipwise.report.drawing import COLOURS, relative_luminance
-from skipwise.report.heatmaps import SHARE_COLOURS
-from skipwise.report.records import PASSKEY, PERPLEXITY
+from skipwise.report.evidence import PASSKEY, PERPLEXITY, Arm, Evidence, Measure
+from skipwise.report.figures import SHARE_COLOURS, depth_grid, perplexity_by_length
+from skipwise.report.model_card import write_model_card
+from skipwise.report.report import Report
+from skipwise.report.tables import Table, results_table, table_of
 from skipwise.window import Window, length_label, parse_length
 
 LENGTHS = (256, 512, 1024, 2048, 4096)

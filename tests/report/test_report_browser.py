@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from made_up_results import write_comparison, write_extended
 
-from skipwise.report import Report, read_evidence
+from skipwise.report.reading import read_evidence
+from skipwise.report.report import Report
 
 
 def chromium() -> str | None:

@@ -19,8 +19,8 @@ from made_up_results import (
 
 from skipwise import cli
 from skipwise.errors import CheckpointError, ConfigError, DataError
-from skipwise.report import Measure, read_evidence
-from skipwise.report.records import PERPLEXITY
+from skipwise.report.evidence import PERPLEXITY, Measure
+from skipwise.report.reading import read_evidence
 
 
 def test_a_file_is_one_arm_named_after_it_or_as_told(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_comparison_tells_windows_arms_and_costs(tmp_path: Path) -> None:
     assert (evidence.original_tokens, evidence.target_tokens) == (256, 4096)
     assert evidence.comparison is not None
     assert [arm.name for arm in evidence.arms] == list(evidence.comparison.arms)[:-1]
-    assert evidence.names[-1] == "full"
+    assert evidence.number("full") == len(evidence.arms), "an arm without results comes last"
     assert evidence.base is evidence.arms[0]
     assert evidence.comparison.arms["full"].failed[0].why == "out of memory"
 

@@ -23,11 +23,12 @@ from made_up_results import (
 )
 
 from skipwise.records.results import EvalResult
-from skipwise.report import Evidence, Report, Section, read_evidence
-from skipwise.report.charts import Dot, axis_edges
-from skipwise.report.lines import Line, Point, line_panel
+from skipwise.report.evidence import Arm, Evidence, Measure
+from skipwise.report.figures import Line, Point, axis_edges, dot_panel, line_panel
+from skipwise.report.page import Section
 from skipwise.report.quantities import bytes_text, seconds_text, signed_text
-from skipwise.report.records import Arm, Measure
+from skipwise.report.reading import read_evidence
+from skipwise.report.report import Report
 from skipwise.report.tables import markdown_text
 
 SECRET = "The cat sat on the confidential mat"
@@ -169,13 +170,22 @@ def test_differences_are_told_in_per_cent_and_points(report: Report) -> None:
     assert {row[0]: row[-1] for row in accuracy.rows}["randpos"] == "−30.0 (−38.0 to −22.0)"
 
 
+def dots(*points: tuple[float, float | None, float | None]) -> list[Line]:
+    return [Line(name=f"arm {i}", index=i, points=[Point(256, *point)]) for i, point in enumerate(points)]
+
+
 def test_an_arm_far_off_leaves_the_others_their_room() -> None:
-    far = [Dot("base", 0, 2200, 2100, 2300), Dot("a", 1, 2, 1, 3), Dot("b", 2, -4, -6, -2), Dot("c", 3, 20, 18, 22)]
+    far = dots((2200, 2100, 2300), (2, 1, 3), (-4, -6, -2), (20, 18, 22))
     edges = axis_edges(far)
     assert edges is not None
     assert -12 < edges[0] < -6
     assert 22 < edges[1] < 30
     assert axis_edges(far[1:]) is None
+
+
+def test_an_interval_with_one_end_is_none() -> None:
+    panel = dot_panel(dots((2, 1, None), (3, None, 4), (4, 3, 5)), title="Perplexity", x_title="per cent")
+    assert 'aria-label="Perplexity, per cent: arm 0 2; arm 1 3; arm 2 4 (3\N{EN DASH}5)."' in panel
 
 
 def test_short_text_is_told_by_arm_and_its_untrained_twin(report: Report) -> None:

@@ -12,9 +12,10 @@ import yaml
 from skipwise.errors import CheckpointError
 from skipwise.records.verdict import Verdict
 from skipwise.report.effective import EffectiveLength, basis
-from skipwise.report.records import Arm, measures
-from skipwise.report.tables import markdown_cell, settings_text, table_of
-from skipwise.report.templates import TEMPLATES
+from skipwise.report.evidence import Arm, measures
+from skipwise.report.page import TEMPLATES
+from skipwise.report.quantities import settings_text
+from skipwise.report.tables import markdown_cell, table_of
 from skipwise.window import Window, length_label
 
 _MEASURED = "## What was measured"

@@ -21,8 +21,7 @@ from skipwise.errors import CheckpointError, ConfigError, DataError, PositionErr
 from skipwise.records.comparison import Comparison, ExtendedRun
 from skipwise.records.results import EvalResult
 from skipwise.records.runs import RECORD_FILE
-from skipwise.report.evidence import Evidence, Output
-from skipwise.report.records import Arm
+from skipwise.report.evidence import Arm, Evidence, Output
 from skipwise.rope import read_rope
 
 COMPARISON_FILE, RECORDS_FILE = "comparison.json", "records.jsonl"

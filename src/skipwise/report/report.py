@@ -5,20 +5,52 @@ report.write_page(Path("report.html"))
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipwise.report.evidence import Evidence
+from skipwise.report.evidence import Evidence, Measure
+from skipwise.report.measured import (
+    depth_sections,
+    differences_section,
+    effective_lengths,
+    others_section,
+    perplexity_section,
+    regression_section,
+    retrieval_section,
+)
 from skipwise.report.page import Section, render_page
-from skipwise.report.records import Measure
-from skipwise.report.sections import sections_of
-from skipwise.report.sections.provenance import made_of
-from skipwise.report.sections.retrieval import effective_lengths
+from skipwise.report.ran import (
+    coverage_section,
+    failures_section,
+    made_of,
+    outputs_section,
+    reached_section,
+    run_section,
+    serving_section,
+    training_section,
+)
 from skipwise.report.tables import markdown_text
 from skipwise.report.verdict import verdict_words
 from skipwise.window import length_label
+
+# In reading order; a section of yours is a function and one line here.
+SECTIONS: Sequence[Callable[[Evidence], Iterable[Section]]] = (
+    perplexity_section,
+    depth_sections,
+    retrieval_section,
+    differences_section,
+    regression_section,
+    training_section,
+    serving_section,
+    reached_section,
+    coverage_section,
+    others_section,
+    outputs_section,
+    failures_section,
+    run_section,
+)
 
 CSV_COLUMNS = (
     *("arm", "task", "part", "metric", "length_tokens", "value", "ci_low", "ci_high", "num_samples", "num_skipped"),
@@ -67,7 +99,7 @@ class Report:
             title=title or f"From {length_label(lengths[0])} to {length_label(lengths[1])} tokens",
             evidence=evidence,
             verdict=verdict_words(evidence) if verdict is None else verdict,
-            sections=sections_of(evidence),
+            sections=[section for make in SECTIONS for section in make(evidence)],
             made={**made_of(evidence), **(made or {})},
         )
 
