@@ -2,13 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import FiniteFloat
+from pydantic import AfterValidator, FiniteFloat
 
 from skipwise.window import Window
 
+COMPARISON_FILE, RECORDS_FILE = "comparison.json", "records.jsonl"
+
 Status = Literal["done", "failed"]
+
+
+def one_line(name: str) -> str:
+    """A name without line breaks and without letters that a drawing cannot hold."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in name).split()) or "unnamed"
+
+
+# A name as it is read from a file.
+Name = Annotated[str, AfterValidator(one_line)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +98,8 @@ class Difference:
         num_seeds: of training, pooled.
     """
 
-    arm: str
-    reference: str
+    arm: Name
+    reference: Name
     task: str
     metric: str
     length_tokens: int
@@ -108,7 +119,7 @@ class Difference:
 class Reached:
     """How many training tokens an arm needed to reach a perplexity; None: it never did."""
 
-    arm: str
+    arm: Name
     seed: int
     perplexity: FiniteFloat
     length_tokens: int
@@ -119,7 +130,7 @@ class Reached:
 class Cost:
     """What one training step of an arm takes for a target window, in seconds and bytes; None where it failed."""
 
-    arm: str
+    arm: Name
     target_tokens: int
     step_seconds: FiniteFloat | None = None
     peak_bytes: int | None = None
@@ -145,9 +156,9 @@ class Comparison:
 
     model: str
     window: Window
-    reference: str | None = None
+    reference: Name | None = None
     seeds: Sequence[int] = ()
-    arms: Mapping[str, ComparedArm] = field(default_factory=dict)
+    arms: Mapping[Name, ComparedArm] = field(default_factory=dict)
     differences: Sequence[Difference] = ()
     reached: Sequence[Reached] = ()
     costs: Sequence[Cost] = ()
@@ -172,7 +183,7 @@ class ExtendedRun:
         peak_bytes: most memory this process held.
     """
 
-    name: str
+    name: Name
     window: Window
     config: Mapping[str, Any]
     sampler: str
