@@ -130,9 +130,9 @@ def svg_of(canvas: Canvas, label: str) -> str:
     for placeholder, variable in _CSS.items():
         body = body.replace(placeholder, variable)
     label = "".join(letter if letter.isprintable() else " " for letter in label)
-    width, height = float(view[3]), float(view[4])
+    width, height = (f"{float(points) * 4 / 3:.0f}" for points in (view[3], view[4]))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-        f'aria-label="{escape(label)}" width="{width * 4 / 3:.0f}" height="{height * 4 / 3:.0f}" '
+        f'aria-label="{escape(label)}" width="{width}" height="{height}" style="--width: {width}px" '
         f'viewBox="{" ".join(view.groups())}">{body.rstrip()}'
     )
