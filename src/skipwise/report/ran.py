@@ -19,7 +19,7 @@ from skipwise.report.figures import Line, Point, Unit, coverage_panel, dot_panel
 from skipwise.report.measured import SERVING
 from skipwise.report.page import Figure, Section
 from skipwise.report.quantities import ABSENT, bytes_text, seconds_text, settings_text, shortened
-from skipwise.report.tables import Table, by_length, table_of
+from skipwise.report.tables import Table, by_length, table, table_of
 from skipwise.report.words import say, section
 from skipwise.window import Window, length_label
 
@@ -48,8 +48,7 @@ _SHOWN = {
 
 def training_section(evidence: Evidence) -> Iterator[Section]:
     """Time and memory of the runs, and of one step by target length."""
-    tables = [table for table in (_runs_table(evidence), _costs_table(evidence)) if table]
-    if tables:
+    if tables := [*_runs_table(evidence), *_costs_table(evidence)]:
         figure = _costs_figure(evidence)
         several = any(arm.trained and arm.runs for arm in evidence.compared.values())
         figures = [figure] if figure else ()
@@ -111,7 +110,7 @@ def mean_seconds(runs: Sequence[ArmRun]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _runs_table(evidence: Evidence) -> Table | None:
+def _runs_table(evidence: Evidence) -> list[Table]:
     """A row for each arm or extended model that was trained."""
     rows = []
     for name, arm in evidence.compared.items():
@@ -121,29 +120,28 @@ def _runs_table(evidence: Evidence) -> Table | None:
             peak = max((run.peak_bytes for run in arm.done if run.peak_bytes is not None), default=None)
             rows.append((name, len(arm.done), steps, tokens, seconds, peak))
     rows += [(run.name, 1, _range([run.steps]), ABSENT, run.seconds, run.peak_bytes) for run in evidence.runs]
-    if not rows:
-        return None
-    return Table(
-        title="Training runs that came to their end",
-        header=("Arm", "Runs", "Steps", "Tokens", "Time", "Peak memory"),
-        rows=tuple(
+    header = ("Arm", "Runs", "Steps", "Tokens", "Time", "Peak memory")
+    return table(
+        "Training runs that came to their end",
+        header,
+        (
             (name, str(runs), steps, tokens, _written(seconds, seconds_text), _written(peak, bytes_text))
             for name, runs, steps, tokens, seconds, peak in rows
         ),
     )
 
 
-def _costs_table(evidence: Evidence) -> Table | None:
+def _costs_table(evidence: Evidence) -> list[Table]:
     """One step of each arm by target length."""
     rows: dict[str, dict[int, str]] = {}
     for cost in evidence.costs:
         if cost.status == "failed":
-            cell = f"failed: {shortened(' '.join(cost.error.split()), 40)}" if cost.error else "failed"
+            cell = f"failed: {shortened(_joined(cost.error), 40)}" if cost.error else "failed"
         else:
             known = [_written(cost.step_seconds, seconds_text, ""), _written(cost.peak_bytes, bytes_text, "")]
             cell = ", ".join(filter(None, known)) or ABSENT
         rows.setdefault(cost.arm, {})[cost.target_tokens] = cell
-    return by_length("One training step by target length: time and peak memory", [*rows.items()]) if rows else None
+    return [by_length("One training step by target length: time and peak memory", [*rows.items()])] if rows else []
 
 
 def _costs_figure(evidence: Evidence) -> Figure | None:
@@ -209,12 +207,8 @@ def coverage_section(evidence: Evidence) -> Iterator[Section]:
             at = length_label(lowest) if lowest else ABSENT
             rows.append((name, sampler_label(sampler), share, at, _written(starved, length_label, "never")))
     if figures:
-        table = Table(
-            title="The distance that is trained least",
-            header=("Arm", "Positions", "Lowest share", "at distance", "below 1% from"),
-            rows=tuple(rows),
-        )
-        yield section("coverage", figures=figures, tables=[table])
+        header = ("Arm", "Positions", "Lowest share", "at distance", "below 1% from")
+        yield section("coverage", figures=figures, tables=table("The distance that is trained least", header, rows))
 
 
 def _samplers(evidence: Evidence) -> dict[Window, list[tuple[str, PositionSampler]]]:
@@ -251,35 +245,28 @@ def _sampler_settings(evidence: Evidence) -> Iterator[tuple[str, Mapping[str, An
 
 def failures_section(evidence: Evidence) -> Iterator[Section]:
     """Runs that failed, and why."""
-    rows = tuple(
-        (
-            name,
-            _written(run.seed, str),
-            run.failure or ABSENT,
-            shortened(" ".join((run.error or ABSENT).split()), _MOST_LETTERS),
-        )
+    rows = (
+        (name, _written(run.seed, str), run.failure or ABSENT, shortened(_joined(run.error or ABSENT), _MOST_LETTERS))
         for name, arm in evidence.compared.items()
         for run in arm.failed
     )
-    if rows:
-        header = ("Arm", "Seed", "Why", "Message")
-        yield section("failed", tables=[Table(title="Runs that failed", header=header, rows=rows, wraps=True)])
+    if tables := table("Runs that failed", ("Arm", "Seed", "Why", "Message"), rows, wraps=True):
+        yield section("failed", tables=tables)
 
 
 def outputs_section(evidence: Evidence) -> Iterator[Section]:
     """A few outputs, where they were asked for."""
-    rows = tuple(
+    rows = (
         (one.task, length_label(one.length_tokens), one.output or ABSENT, one.expected or ABSENT)
         for one in evidence.outputs
     )
-    if rows:
-        header = ("Task", "Tokens", "Written", "Expected")
-        yield section("outputs", tables=[Table(title="Outputs", header=header, rows=rows, wraps=True)])
+    if tables := table("Outputs", ("Task", "Tokens", "Written", "Expected"), rows, wraps=True):
+        yield section("outputs", tables=tables)
 
 
 def run_section(evidence: Evidence) -> Iterator[Section]:
     """Settings of the arms and of the tasks, and what to beware of."""
-    if tables := [table for table in (_arms_table(evidence), _tasks_table(evidence)) if table]:
+    if tables := [*_arms_table(evidence), *_tasks_table(evidence)]:
         yield replace(section("run", tables=tables), words=cautions(evidence))
 
 
@@ -325,8 +312,8 @@ def _window_text(window: Window) -> str:
     return f"trained {window.train}, original {window.original}, target {window.target} tokens"
 
 
-def _arms_table(evidence: Evidence) -> Table | None:
-    rows = tuple(
+def _arms_table(evidence: Evidence) -> list[Table]:
+    rows = (
         (
             name,
             "yes" if arm.trained else "no",
@@ -335,10 +322,10 @@ def _arms_table(evidence: Evidence) -> Table | None:
         for name, arm in evidence.compared.items()
     )
     header = ("Arm", "Trained", "Interpolation", "Positions", "Other settings")
-    return Table(title="The arms", header=header, rows=rows, wraps=True) if rows else None
+    return table("The arms", header, rows, wraps=True)
 
 
-def _tasks_table(evidence: Evidence) -> Table | None:
+def _tasks_table(evidence: Evidence) -> list[Table]:
     """Settings and numbers of samples of each task, once for each way it was measured."""
     ways: dict[tuple[str, str], dict[int, int]] = {}
     for record in evidence.records:
@@ -351,12 +338,11 @@ def _tasks_table(evidence: Evidence) -> Table | None:
         samples = ways.setdefault((record.task, settings_text(simple) or ABSENT), {})
         # A single depth has a part of the length's samples.
         samples[record.length_tokens] = max(samples.get(record.length_tokens, 0), record.num_samples)
-    rows = tuple(
+    rows = (
         (task, ", ".join(map(length_label, sorted(samples))), _range([*samples.values()]), settings)
         for (task, settings), samples in ways.items()
     )
-    header = ("Task", "Tokens", "Samples", "Settings")
-    return Table(title="What was measured", header=header, rows=rows, wraps=True) if rows else None
+    return table("What was measured", ("Task", "Tokens", "Samples", "Settings"), rows, wraps=True)
 
 
 def _distinct(evidence: Evidence, name: str) -> list[str]:
@@ -365,5 +351,8 @@ def _distinct(evidence: Evidence, name: str) -> list[str]:
 
 
 def _one_line(value: Any) -> str:
-    text = settings_text(value) if isinstance(value, Mapping) else str(value)
-    return shortened(" ".join(text.split()), 400)
+    return shortened(_joined(settings_text(value) if isinstance(value, Mapping) else str(value)), 400)
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())

@@ -79,7 +79,7 @@ def read_evidence(
     if not comparisons and not by_arm:
         raise DataError(f"{', '.join(map(repr, sources))} has no results; `skipwise eval --out` writes them")
     arms = [arm for name, records in by_arm.items() if records for arm in _by_step(name, records)]
-    windows = [(made.window.original, made.window.target) for made in comparisons or runs]
+    windows: list[tuple[int, int | None]] = [(made.window.original, made.window.target) for made in comparisons or runs]
     windows += _windows_of_models(arms)
     if original_tokens is None and not windows:
         raise ConfigError(

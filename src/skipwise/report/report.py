@@ -1,4 +1,4 @@
-"""One report: title, verdict, sections, how it was made; and the forms in which it leaves: a page, Markdown, CSV, JSON.
+"""One report: title, verdict, sections, how it was made; as a page, Markdown, CSV or JSON.
 
 report = Report.of(read_evidence(["base.jsonl", "extended.jsonl"]), title="32k")
 report.write_page(Path("report.html"))
@@ -10,46 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skipwise.report import measured, ran
 from skipwise.report.evidence import Evidence, Measure
-from skipwise.report.measured import (
-    depth_sections,
-    differences_section,
-    effective_lengths,
-    others_section,
-    perplexity_section,
-    regression_section,
-    retrieval_section,
-)
 from skipwise.report.page import Section, render_page
-from skipwise.report.ran import (
-    coverage_section,
-    failures_section,
-    made_of,
-    outputs_section,
-    reached_section,
-    run_section,
-    serving_section,
-    training_section,
-)
 from skipwise.report.tables import markdown_text
 from skipwise.report.verdict import verdict_words
 from skipwise.window import length_label
 
 # In reading order; a section of yours is a function and one line here.
 SECTIONS: Sequence[Callable[[Evidence], Iterable[Section]]] = (
-    perplexity_section,
-    depth_sections,
-    retrieval_section,
-    differences_section,
-    regression_section,
-    training_section,
-    serving_section,
-    reached_section,
-    coverage_section,
-    others_section,
-    outputs_section,
-    failures_section,
-    run_section,
+    measured.perplexity_section,
+    measured.depth_sections,
+    measured.retrieval_section,
+    measured.differences_section,
+    measured.regression_section,
+    ran.training_section,
+    ran.serving_section,
+    ran.reached_section,
+    ran.coverage_section,
+    measured.others_section,
+    ran.outputs_section,
+    ran.failures_section,
+    ran.run_section,
 )
 
 CSV_COLUMNS = (
@@ -94,13 +76,13 @@ class Report:
             made: what else is known of how it was made; comes after what the evidence tells.
             verdict: sentences; None: what the numbers say.
         """
-        lengths = (evidence.original_tokens, evidence.advertised_tokens)
+        lengths = map(length_label, (evidence.original_tokens, evidence.advertised_tokens))
         return cls(
-            title=title or f"From {length_label(lengths[0])} to {length_label(lengths[1])} tokens",
+            title=title or f"From {' to '.join(lengths)} tokens",
             evidence=evidence,
             verdict=verdict_words(evidence) if verdict is None else verdict,
             sections=[section for make in SECTIONS for section in make(evidence)],
-            made={**made_of(evidence), **(made or {})},
+            made={**ran.made_of(evidence), **(made or {})},
         )
 
     def write_page(self, path: Path) -> None:
@@ -117,10 +99,8 @@ class Report:
             blocks += map(markdown_text, section.words)
             for table in section.tables:
                 blocks += [f"{markdown_text(table.title)}:", table.markdown()]
-        blocks.append("## How this was made")
-        blocks.append(
-            "\n".join(f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in self.made.items())
-        )
+        made = (f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in self.made.items())
+        blocks += ["## How this was made", "\n".join(made)]
         return "\n\n".join(block for block in blocks if block) + "\n"
 
     def write_csv(self, path: Path) -> None:
@@ -141,7 +121,7 @@ class Report:
             "sections": [section.title for section in self.sections],
             "effective": {
                 name: {one.rule: {"effective_tokens": one.effective_tokens, "decided": one.decided} for one in found}
-                for name, found in effective_lengths(self.evidence).items()
+                for name, found in measured.effective_lengths(self.evidence).items()
             },
             "made": dict(self.made),
         }

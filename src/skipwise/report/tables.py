@@ -1,7 +1,7 @@
 """Tables of results: one value that the page, the model card and the terminal each draw their own way."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import rich.box
@@ -55,6 +55,12 @@ def markdown_cell(text: str) -> str:
 def markdown_text(text: str) -> str:
     """Text on one line that Markdown shows as it is: no HTML, no markup of its own."""
     return re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, wraps: bool = False) -> list[Table]:
+    """A table in a list, which is empty where there are no rows."""
+    made = tuple(map(tuple, rows))
+    return [Table(title=title, header=tuple(header), rows=made, wraps=wraps)] if made else []
 
 
 def by_length(title: str, rows: Sequence[tuple[str, Mapping[int, str]]], first: str = "Arm") -> Table:
