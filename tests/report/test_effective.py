@@ -7,12 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from skipwise.errors import CheckpointError, DataError
+from skipwise.errors import DataError
 from skipwise.records.results import EvalResult
 from skipwise.records.stats import wilson
 from skipwise.report.effective import EffectiveLength, Rule, effective_length, mean_scores, short_limit
-from skipwise.report.model_card import state_effective_length, write_model_card
-from skipwise.window import Window
 
 Score = partial(EvalResult, metric="score", num_samples=50, ci_high=None)
 
@@ -219,26 +217,3 @@ def test_depths_controls_and_perplexities_are_no_scores() -> None:
 def test_the_later_measurement_counts() -> None:
     (mean,) = mean_scores([*scores(L1024=0.2), *scores(L1024=0.9)])
     assert mean.value == 0.9
-
-
-def test_the_model_card_states_it_beside_the_configured_length(tmp_path) -> None:
-    window = Window(train=1024, original=2048, target=8192)
-    settings = {"kind": "yarn"}
-    write_model_card(
-        tmp_path, base="m", window=window, interpolation=settings, sampler=settings, tuning=settings, data=settings
-    )
-    card = tmp_path / "README.md"
-    assert "- Configured context length: 8192 tokens\n- Effective context length: not measured" in card.read_text()
-    results = scores(L1024=0.99, L2048=0.9, L8192=0.6)
-    found = [effective(results, 8192, "ruler"), effective(results, 8192, "relative")]
-    for _ in range(2):
-        state_effective_length(tmp_path, found)
-    text = card.read_text()
-    assert "- Effective context length: 2k under RULER's rule" in text
-    assert "2k under the relative rule" in text
-    assert "over 1 task x 50 prompts a length: vt; these are not RULER's 13 tasks" in text
-    assert "mean score 1k 99.0% (at least 97.0%), 2k 90.0% (at least 88.0%), 8k 60.0% (at least 58.0%)\n" in text
-    assert text.count("Effective context length:") == 1
-    card.write_text("mine")
-    with pytest.raises(CheckpointError, match="has no line"):
-        state_effective_length(tmp_path, found)

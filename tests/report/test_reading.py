@@ -217,30 +217,6 @@ def test_the_verb_writes_page_markdown_and_csv(tmp_path: Path, capsys: pytest.Ca
     assert {row["part"] for row in rows if row["task"] == "needles"} == {"single"}
 
 
-def test_results_go_into_a_card_and_replace_those_before(tmp_path: Path) -> None:
-    folder = write_extended(tmp_path / "model")
-    card = folder / "README.md"
-    card.write_text("# x\n\n## What was measured\n\nNothing was measured.\n\n## Limits\n\n- one\n")
-    lines = [one for one in records_of("pose", kinds=()) if one["task"] == "perplexity"]
-    source = str(write_lines(tmp_path / "small.jsonl", lines))
-    for _ in range(2):
-        assert cli.main(["report", source, str(folder), "--card", str(folder), "--out", str(tmp_path / "r.html")]) == 0
-    text = card.read_text()
-    assert "Nothing was measured" not in text
-    assert text.count("| 4k | 7.37 (6.85–7.96) |") == 1  # noqa: RUF001
-    assert text.endswith("## Limits\n\n- one\n")
-
-
-def test_a_card_without_its_section_is_refused_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = str(write_lines(tmp_path / "small.jsonl", list(records_of("pose"))))
-    options = ["--original", "256", "--card", str(tmp_path), "--out", str(tmp_path / "r.html")]
-    assert cli.main(["report", source, *options]) == 2
-    assert "## What was measured" in capsys.readouterr().err
-    assert not (tmp_path / "r.html").exists()
-
-
 @pytest.mark.parametrize("option", ["--out", "--markdown", "--csv"])
 def test_a_place_that_cannot_be_written_is_refused_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
