@@ -205,7 +205,7 @@ def test_an_arm_tells_what_its_kind_brings() -> None:
     arm = Arm.from_setting({"name": "undiluted", "like": "recipe", "dilution": False})
     run = SimpleNamespace(interpolation={"kind": "yarn"}, sampler={"kind": "pose"})
     described = skipwise.compare.results._described(arm, SimpleNamespace(run=run), [])  # pyright: ignore
-    assert described["settings"] == {"recipe": "growing", "dilution": False}
+    assert described.settings == {"recipe": "growing", "dilution": False}
 
 
 def test_what_cannot_be_read_is_told_before_the_first_arm(settings, in_process, tmp_path) -> None:
