@@ -1,6 +1,7 @@
 """llama.cpp itself runs the files that are written: the same tokens, the same logits beyond the window, the passkey."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from skipwise.demo.run import BASE
 from skipwise.errors import CheckpointError
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.export import comparison, export, gguf
-from skipwise.export.runners import LlamaCppRunner, TransformersRunner, closing
+from skipwise.export.runners import LlamaCppRunner, TransformersRunner
 from skipwise.model import load_model, save_model
 from skipwise.train import extend
 
