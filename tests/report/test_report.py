@@ -282,16 +282,16 @@ def test_the_verdict_is_first_about_the_best_arm_then_about_all_else(report: Rep
         "“pose, three chunks”, has +1.1% (−0.2 to +2.4%), paired by document; 172 (160–186) for base."
     )
     for number, words in (
-        (1, "to pose may be nil at that length for “pose, three chunks”"),
+        (1, "to pose contains zero at that length for “pose, three chunks”"),
         (2, "4k for pose and “pose, three chunks”; 512 for interpolation only and randpos; 256 for base"),
-        (4, "On short text, perplexity beside the base"),
+        (4, "Perplexity on short text, against the base"),
         (-1, "1 of 6 arms failed: full (out of memory)."),
     ):
         assert words in report.verdict[number]
 
 
 def test_without_pairs_overlapping_intervals_are_not_told_apart() -> None:
-    assert "a is not told apart from b" in verdict_on(*perplexities(a=7.0, b=7.4, c=9.0))[1]
+    assert "do not separate a from b" in verdict_on(*perplexities(a=7.0, b=7.4, c=9.0))[1]
 
 
 def test_arms_with_the_same_number_are_the_lowest_together() -> None:
