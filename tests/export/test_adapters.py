@@ -18,10 +18,6 @@ from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model
 
 
-def named(made: Any) -> dict[str, Any]:
-    return {verdict.name: verdict for verdict in made.verdicts}
-
-
 def trained_run(folder: Path, model: Path, tuning: dict[str, Any]) -> Path:
     """A finished run of a few steps, kept in bfloat16."""
     (folder / "docs").mkdir()
