@@ -81,17 +81,8 @@ def export(
         CheckpointError: the export differs from the model by more than its number format explains, or cannot be
             written. Nothing is left in this case.
     """
-    check_format(to)
-    dtype = _dtype(to, dtype)
-    if engine not in (None, *ENGINES):
-        raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
     folder = Path(output) if output is not None else path_beside(source, to)
-    if to == "gguf" and importlib.util.find_spec("gguf") is None:
-        raise ConfigError("--to gguf needs the package gguf, which is missing; run: pip install 'skipwise[gguf]'")
-    if rank is not None and (to != "adapter" or rank < 1):
-        raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
-    if folder.exists():
-        raise ConfigError(f"output folder {str(folder)!r} already exists; give another with --out")
+    _check_settings(to, dtype, engine, rank, folder)
     with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
         trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
         if to == "adapter":
@@ -107,15 +98,22 @@ def export(
             ) from error
 
 
-def _dtype(to: str, dtype: str | None) -> str | None:
+def _check_settings(to: str, dtype: str | None, engine: str | None, rank: int | None, folder: Path) -> None:
+    """Raises for what can be seen before the model is loaded."""
+    check_format(to)
     allowed = {"hf": _HF_DTYPES, "gguf": tuple(DTYPES), "adapter": ()}[to]
-    if dtype in (None, *allowed):
-        return dtype
-    what = f"{did_you_mean(dtype, allowed)}give one of {', '.join(allowed)}"
-    raise ConfigError(
-        f"--dtype is {dtype!r}; for --to {to} "
-        + (what if allowed else "an adapter keeps its own dtype: leave --dtype out")
-    )
+    if dtype not in (None, *allowed):
+        known = f"{did_you_mean(dtype, allowed)}give one of {', '.join(allowed)}"
+        what = known if allowed else "an adapter keeps its own dtype: leave --dtype out"
+        raise ConfigError(f"--dtype is {dtype!r}; for --to {to} {what}")
+    if engine not in (None, *ENGINES):
+        raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
+    if to == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise ConfigError("--to gguf needs the package gguf, which is missing; run: pip install 'skipwise[gguf]'")
+    if rank is not None and (to != "adapter" or rank < 1):
+        raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
+    if folder.exists():
+        raise ConfigError(f"output folder {str(folder)!r} already exists; give another with --out")
 
 
 def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:

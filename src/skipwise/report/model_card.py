@@ -36,7 +36,7 @@ def write_model_card(
     verdicts: Sequence[Verdict] = (),
     notes: Sequence[str] = (),
 ) -> Path:
-    """Writes `README.md` into a checkpoint folder, with the front matter that the hub reads.
+    """Writes `README.md` into a checkpoint folder, with the front matter that the hub reads; returns its path.
 
     Args:
         folder: the checkpoint.
@@ -45,14 +45,11 @@ def write_model_card(
         interpolation: its kind and settings.
         sampler: of positions: its kind and settings.
         tuning: what was trained: its kind and settings.
-        data: where the text came from: source and settings.
+        data: source of the text, and settings.
         attention_factor: chosen by a calibration after training, and by what; None without one.
         results: what was measured, one arm per model.
         verdicts: of the preflight.
-        notes: limits and anything else a user should know, a sentence or more each.
-
-    Returns:
-        The file written.
+        notes: limits and other remarks, a sentence or more each.
     """
     front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["long-context", "skipwise"]}
     if _HUB_NAME.fullmatch(base) and not Path(base).exists():
