@@ -28,16 +28,24 @@ def effective(
     return effective_length(results, advertised_tokens=advertised, original_tokens=original, rule=rule)
 
 
-def test_the_lower_bound_decides_not_the_mean() -> None:
-    # 0.87 is above RULER's 0.856, its lower end 0.85 is not.
-    found = effective(scores(L1024=0.99, L2048=0.90, L4096=0.87, L8192=0.40), 8192)
-    assert (found.effective_tokens, found.measured_tokens, found.holds) == (2048, 8192, False)
-    assert "2k under RULER's rule" in found.line
-    assert "85.6%" in found.line
-
-
-def test_a_length_beyond_a_failing_one_does_not_count() -> None:
-    assert effective(scores(L1024=0.99, L2048=0.50, L4096=0.99), 4096).effective_tokens == 1024
+@pytest.mark.parametrize(
+    ("by_length", "advertised", "effective_tokens", "words"),
+    [
+        # 0.87 is above RULER's 0.856, its lower end 0.85 is not.
+        ({"L1024": 0.99, "L2048": 0.90, "L4096": 0.87, "L8192": 0.40}, 8192, 2048, ["2k under RULER's rule", "85.6%"]),
+        # A length beyond a failing one does not count.
+        ({"L1024": 0.99, "L2048": 0.50, "L4096": 0.99}, 4096, 1024, []),
+        # A window does not hold further than it was measured.
+        ({"L1024": 0.99, "L2048": 0.99}, 4096, 2048, ["measured to 2k only"]),
+    ],
+)
+def test_the_lower_bound_decides_up_to_the_first_length_that_fails(
+    by_length: dict[str, float], advertised: int, effective_tokens: int, words: list[str]
+) -> None:
+    found = effective(scores(**by_length), advertised)
+    assert (found.effective_tokens, found.holds) == (effective_tokens, False)
+    assert found.measured_tokens == max(int(name[1:]) for name in by_length)
+    assert all(word in found.line for word in words)
 
 
 def test_the_relative_rule_holds_a_model_to_its_own_short_score() -> None:
@@ -70,12 +78,6 @@ def test_a_score_is_not_held_to_itself() -> None:
 
 def test_short_is_the_original_window_or_half_of_one_never_extended() -> None:
     assert (short_limit(4096, 32768), short_limit(4096, 4097), short_limit(4096, 4096)) == (4096, 4096, 2048)
-
-
-def test_a_window_is_not_believed_further_than_it_was_measured() -> None:
-    found = effective(scores(L1024=0.99, L2048=0.99), 4096)
-    assert not found.holds
-    assert "measured to 2k only" in found.line
 
 
 @pytest.mark.parametrize(
