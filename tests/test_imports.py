@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_peft_takes_a_hidden_package_for_missing_and_can_look_again() -> None:
     peft = importlib.import_module("peft.import_utils")
     peft.is_bnb_available.cache_clear()
     with imports.without("bitsandbytes"):
-        assert peft.is_bnb_available() == ("bitsandbytes" in importlib.sys.modules)
+        assert peft.is_bnb_available() == ("bitsandbytes" in sys.modules)
     peft.is_bnb_available.cache_clear()
     peft.is_bnb_4bit_available.cache_clear()
     assert peft.is_bnb_available() == (importlib.util.find_spec("bitsandbytes") is not None)
