@@ -10,13 +10,14 @@ import argparse
 import re
 import shutil
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.export import Exported, export
-from skipwise.export.runners import LlamaCppRunner, Runner, TransformersRunner, closing
+from skipwise.export.runners import LlamaCppRunner, Runner, TransformersRunner
 from skipwise.model import load_model
 
 HF, GGUF = ("float32", "bfloat16", "float16"), ("f32", "f16", "bf16", "q8_0")

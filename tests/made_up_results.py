@@ -2,11 +2,15 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from skipwise.positions import sampler_from
+from skipwise.records.results import EvalResult
+from skipwise.report.evidence import Arm
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 # Perplexities and shares of keys by length; `full` failed and has none.
@@ -93,6 +97,11 @@ def records_of(arm: str, *, kinds: Sequence[str] = ("single", "multi_value")) ->
         ratio = math.log(PERPLEXITIES[arm][0] / PERPLEXITIES["base"][0])
         for name, more in (("model", 0.0), ("interpolation only", 0.1)):
             yield from regression(256, ratio + more, name)
+
+
+def arm_of(name: str, lines: Iterable[dict[str, Any]]) -> Arm:
+    """An arm with these records."""
+    return Arm(name=name, results=[EvalResult(**line) for line in lines])
 
 
 def serving(length: int) -> Iterator[dict[str, Any]]:
@@ -221,8 +230,6 @@ def write_comparison(folder: Path, changes: Mapping[str, Any] | None = None, **h
 
 def write_extended(folder: Path) -> Path:
     """The folder of an extended model: its record alone."""
-    from skipwise.positions import sampler_from
-
     folder.mkdir(parents=True, exist_ok=True)
     run = {
         "config": {"model": "models/small", "sampler": POSE, "training": {"max_steps": 100}, "notes": None},

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from skipwise import cli
 from skipwise.demo import BASE, Claims, DemoSettings, run_demo
 from skipwise.evals import EvalResult
-from skipwise.report import Arm
+from skipwise.report.evidence import Arm
 
 
 def result(metric: str, length: int, value: float) -> EvalResult:

@@ -7,11 +7,11 @@ Names load on first use: `import skipwise` imports neither torch nor transformer
 """
 
 import sys
-from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skipwise import errors
+from skipwise.imports import lazily
 from skipwise.window import Window
 
 if TYPE_CHECKING:
@@ -72,12 +72,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
@@ -85,10 +80,10 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps a public function from being hidden by the submodule of its own name.
+    """Keeps a public function from being hidden by the submodule of the same name.
 
-    Importing the submodule `skipwise.coverage`, from anywhere, makes Python bind `coverage` on the package to that
-    module. The public name `skipwise.coverage` is the function, whatever was imported before it.
+    Importing the submodule `skipwise.coverage`, from anywhere, makes Python bind `coverage` on the package to the
+    module. The public name `skipwise.coverage` is always the function.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

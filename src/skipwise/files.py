@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Write files and folders atomically: complete, or not there."""
 
 import glob
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def replace_file(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Writes a file so that its old text or its new one is there, never a part of either; on the disk on return.
+    """Replaces a file atomically, and waits until it is on the disk.
 
     Args:
         path: the file; its folder exists.
-        text: all of it.
-        mode: of the new file, less the umask, from its first moment.
+        text: the new content.
+        mode: permissions of the new file from its creation, less the umask.
     """
-    # Named after the process, as several may have something to say at once.
+    # Several processes may write at once.
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     beside.unlink(missing_ok=True)
     try:
@@ -31,14 +31,14 @@ def replace_file(path: Path, text: str, *, mode: int = 0o666) -> None:
 
 
 def half_written(folder: Path, names: Iterable[str]) -> list[Path]:
-    """What processes that were killed while `replace_file` wrote these files have left beside them."""
-    # Earlier versions left out the number of the process.
+    """Temporary files that killed processes have left beside these files."""
+    # In earlier versions their names had no process number.
     return [left for name in names for left in sorted(folder.glob(f".{glob.escape(name)}*.new"))]
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Within, an empty folder is filled; it becomes `path` when the block ends well, and is gone otherwise."""
+    """Context with an empty folder to fill, which becomes `path` at the end and is deleted after an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as unfinished:
         complete = Path(unfinished) / path.name
@@ -48,9 +48,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def to_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk and not only on their way there."""
+    """Waits until a file, or the names in a folder, are on the disk."""
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
-        return  # A system without such a call keeps names by itself.
+        return  # Such a system cannot sync folders, and need not.
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -1,7 +1,7 @@
-"""Imports that cost what they must: of the libraries that a verb uses, when it uses them.
+"""Faster imports: only the libraries that a verb uses, when it uses them.
 
-transformers and peft load whatever they find installed, and Python's garbage collector goes again and again through all
-that an import makes. Both are most of the seconds before the first line of a verb; see docs/results/startup.md.
+transformers and peft import every optional package that is installed, and Python's garbage collector scans all new
+objects again and again. Together this is most of the start-up time of a verb; see docs/results/startup.md.
 """
 
 import gc
@@ -12,25 +12,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-# Transformers loads them for losses of object detection, assisted generation, and data sets handed to its Trainer.
+# transformers imports them for object detection losses, assisted generation, and data sets passed to its Trainer.
 _UNUSED = ("scipy", "sklearn", "datasets")
 _FOUR_BITS = "bitsandbytes"
 
 
-def _is_no_missing_kernel(record: logging.LogRecord) -> bool:
-    return "gemm_4bit_forward from kernels-community" not in record.msg
-
-
-# Its own code is as good, and nobody can install that kernel who does not know of it.
-logging.getLogger(f"{_FOUR_BITS}.backends.cpu.ops").addFilter(_is_no_missing_kernel)
+# bitsandbytes warns that an optional kernel is missing, which users can neither see nor need.
+_MISSING_KERNEL = "gemm_4bit_forward from kernels-community"
+logging.getLogger(f"{_FOUR_BITS}.backends.cpu.ops").addFilter(lambda record: _MISSING_KERNEL not in record.msg)
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose names load on first use, so that its light modules can be had alone.
+    """The `__getattr__` of a package whose names load on first use, so that importing it is cheap.
 
     Args:
         package: its `__name__`.
-        homes: the module of the package in which each name is defined.
+        homes: by name, the module of the package that defines it.
     """
 
     def get(name: str) -> Any:
@@ -45,10 +42,10 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 @contextmanager
 def without(*packages: str) -> Iterator[None]:
-    """Within, packages that are not loaded yet look as if they were not installed."""
+    """Context in which packages that are not loaded yet seem not to be installed."""
     hidden = [name for name in packages if name not in sys.modules]
     for name in hidden:
-        sys.modules[name] = None  # pyright: ignore[reportArgumentType] - as documented, it halts an import
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType] - documented: makes an import fail
     try:
         yield
     finally:
@@ -58,10 +55,10 @@ def without(*packages: str) -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Imports within go without the garbage collector, which passes over what is there ever after, too.
+    """Context for imports without garbage collection; later collections skip the objects that exist by then.
 
-    For the beginning of a process: hardly any of what libraries make as they load is garbage, and going through it took
-    a quarter of the time to load transformers, and a second when the process ends.
+    For the beginning of a process: hardly anything that imports create is garbage, and scanning it took a quarter of
+    the time to import transformers, and a second at the end of the process.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -74,23 +71,23 @@ def uncollected() -> Iterator[None]:
 
 
 def load_transformers() -> None:
-    """Loads what all models of transformers are made of, and tells it for good that what no verb uses is not there.
+    """Imports the model code of transformers, and makes it take packages that no verb uses for missing.
 
-    For a process that is the command's own: a program that uses skipwise as a library may need the rest.
+    For processes of the command line alone: a program that uses skipwise as a library may need these packages.
     """
     importlib.import_module("torch")
     with without(*_UNUSED):
         utils = importlib.import_module("transformers.utils.import_utils")
         for name in _UNUSED:
-            getattr(utils, f"is_{name}_available")()  # It remembers the answer.
+            getattr(utils, f"is_{name}_available")()  # The answer is cached.
     importlib.import_module("transformers.modeling_utils")
 
 
 @contextmanager
 def without_four_bits() -> Iterator[None]:
-    """Within, peft does not load bitsandbytes for a model without weights in 4 bits.
+    """Context in which peft does not import bitsandbytes, which takes a second.
 
-    It would wherever that is installed, which takes a second. A model with such weights has loaded it already.
+    A model with 4-bit weights has imported it already, and is not affected.
     """
     hides = _FOUR_BITS not in sys.modules
     with without(_FOUR_BITS):

@@ -1,8 +1,10 @@
 """Several seeds together and two arms sample by sample, against brute force and by what pairing is for."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,49 +21,48 @@ def nlls(sums: np.ndarray, weights: np.ndarray | None = None) -> Scores:
 
 
 def shares(correct: np.ndarray) -> Scores:
-    correct = np.atleast_2d(np.asarray(correct, np.float64))
-    return Scores(
-        names=tuple(map(str, range(correct.shape[1]))), sums=correct, weights=np.ones(correct.shape), is_nll=False
-    )
+    return dataclasses.replace(nlls(correct, np.ones(1)), is_nll=False)
 
 
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+def paired(arm: Scores, reference: Scores) -> tuple[float, float, float]:
+    """Difference with both ends of its interval."""
+    found = difference(arm, reference, rng())
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    return found.value, found.low, found.high
+
+
 def test_what_is_hard_for_both_drops_out_of_their_difference() -> None:
     hard = np.random.default_rng(1).normal(30, 12, size=24)
     arm = nlls(hard - 1 + np.random.default_rng(2).normal(0, 0.2, 24))
-    paired = difference(arm, nlls(hard), rng())
-    assert paired is not None
-    assert paired.low is not None
-    assert paired.high is not None
-    assert paired.value == pytest.approx(-0.1, abs=0.02)
-    assert paired.low < -0.1 < paired.high < 0
+    value, low, high = paired(arm, nlls(hard))
+    assert value == pytest.approx(-0.1, abs=0.02)
+    assert low < -0.1 < high < 0
     # By itself each arm's interval is far wider than what lies between them.
     alone, _ = pooled(arm, rng())
     assert alone.high is not None
-    assert math.log(alone.high / alone.value) > 5 * (paired.high - paired.value)
+    assert math.log(alone.high / alone.value) > 5 * (high - value)
 
 
 def test_the_interval_is_that_of_the_paired_t_where_samples_are_many_and_normal() -> None:
     gaps = np.random.default_rng(3).normal(-0.5, 2.0, size=400)
     reference = np.full(400, 50.0)
-    found = difference(nlls(reference + gaps), nlls(reference), rng())
+    value, low, high = paired(nlls(reference + gaps), nlls(reference))
     error = gaps.std(ddof=1) / math.sqrt(400) / 10
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.value == pytest.approx(gaps.mean() / 10)
-    assert found.value - found.low == pytest.approx(1.966 * error, rel=0.08)
-    assert found.high - found.value == pytest.approx(1.966 * error, rel=0.08)
+    assert value == pytest.approx(gaps.mean() / 10)
+    assert value - low == pytest.approx(1.966 * error, rel=0.08)
+    assert high - value == pytest.approx(1.966 * error, rel=0.08)
 
 
 def test_documents_weigh_by_their_tokens() -> None:
     weights = np.array([10.0, 90.0])
-    found = difference(nlls(np.array([20.0, 90.0]), weights), nlls(np.array([10.0, 90.0]), weights), rng())
-    assert found is not None
-    assert found.value == pytest.approx(10 / 100)
+    value, _, _ = paired(nlls(np.array([20.0, 90.0]), weights), nlls(np.array([10.0, 90.0]), weights))
+    assert value == pytest.approx(10 / 100)
 
 
 def test_seeds_that_disagree_widen_the_interval() -> None:
@@ -70,12 +71,9 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     apart = np.stack([documents, documents + 3, documents - 3])
     spread = []
     for seeds in (alike, apart):
-        found = difference(nlls(seeds), nlls(documents), rng())
-        assert found is not None
-        assert found.low is not None
-        assert found.high is not None
-        assert found.value == pytest.approx(0, abs=1e-9)
-        spread.append(found.high - found.low)
+        value, low, high = paired(nlls(seeds), nlls(documents))
+        assert value == pytest.approx(0, abs=1e-9)
+        spread.append(high - low)
     assert spread[1] > 5 * spread[0] > 0
 
 
@@ -95,15 +93,10 @@ def test_one_prompt_asked_of_several_seeds_is_one_prompt() -> None:
 
 def test_scores_that_are_all_alike_leave_room_for_others() -> None:
     # Resampling five ones finds nothing but ones, and would be certain of what five prompts cannot tell.
-    found = difference(shares(np.ones(5)), shares(np.ones(5)), rng())
-    assert found is not None
-    assert found.value == 0
     lowest = wilson(5, 5).low or 0.0
-    assert (found.low, found.high) == (pytest.approx(lowest - 1), pytest.approx(1 - lowest))
-    apart = difference(shares(np.zeros(5)), shares(np.ones(5)), rng())
-    assert apart is not None
-    assert apart.value == apart.low == -1
-    assert -1 < (apart.high or 0) < 0
+    assert paired(shares(np.ones(5)), shares(np.ones(5))) == pytest.approx((0, lowest - 1, 1 - lowest))
+    value, low, high = paired(shares(np.zeros(5)), shares(np.ones(5)))
+    assert value == low == -1 < high < 0
 
 
 @pytest.mark.parametrize(("both", "one_only", "other_only"), [(0.5, 0.2, 0.1), (0.85, 0.1, 0.0), (0.1, 0.4, 0.1)])
@@ -112,9 +105,8 @@ def test_intervals_of_paired_scores_cover_as_they_say(both: float, one_only: flo
     chances = [both, one_only, other_only, 1 - both - one_only - other_only]
     for _ in range(600):
         kind = draws.choice(4, size=num_prompts, p=chances)
-        found = difference(shares(kind < 2), shares((kind == 0) | (kind == 2)), rng())
-        assert found is not None
-        covered += (found.low or 0) <= one_only - other_only <= (found.high or 0)
+        _, low, high = paired(shares(kind < 2), shares((kind == 0) | (kind == 2)))
+        covered += low <= one_only - other_only <= high
     assert covered / 600 >= 0.93
 
 
@@ -127,17 +119,11 @@ def test_arms_on_other_samples_are_not_compared() -> None:
 
 
 def write_samples(file: Path, nll_sums: list[float], correct: list[bool]) -> Path:
-    lines = [
-        {
-            "task": "perplexity",
-            "length_tokens": 64,
-            "document": d,
-            "prompt_sha256": f"p{d}",
-            "nll_sum": s,
-            "scored_tokens": 8,
-        }
-        for d, s in enumerate(nll_sums)
-    ] + [
+    shared = {"task": "perplexity", "length_tokens": 64, "scored_tokens": 8}
+    lines: list[dict[str, Any]] = [
+        {**shared, "document": d, "prompt_sha256": f"p{d}", "nll_sum": nll} for d, nll in enumerate(nll_sums)
+    ]
+    lines += [
         {"task": "passkey", "length_tokens": 64, "prompt_sha256": f"q{i}", "correct": c} for i, c in enumerate(correct)
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -110,52 +110,37 @@ def test_yaml_gives_back_the_same_comparison(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "named"),
     [
-        ({"arms": ["poze"]}, "arm 'poze' is no kind of arm; did you mean 'pose'"),
-        ({"arms": []}, "setting 'arms' is"),
-        ({"arms": "pose"}, "give a list"),
-        ({"arms": ["pose", "pose"]}, "more than once"),
-        ({"arms": [{"like": "pose"}]}, "or {name:, like:, ...}"),
-        (
-            {"arms": ["pose", {"name": "x", "like": "pose", "target": 8192}]},
-            "sets 'target', which all arms of a comparison",
-        ),
-        ({"arms": ["pose", {"name": "x", "like": "pose", "training": {"max_steps": 3}}]}, "equal tokens"),
-        ({"reference": "plain"}, "setting 'reference' is 'plain'; it must be one of the arms base, pose, full"),
-        ({"seeds": [1, 1]}, "setting 'seeds'"),
-        ({"seeds": []}, "setting 'seeds'"),
-        ({"seed": 1}, "a comparison has 'seeds'"),
-        ({"costs": {"targets": ["1k"], "arms": ["base"]}}, "setting 'costs.arms' has 'base'"),
-        ({"evaluation": {"taks": []}}, "evaluation.taks"),
-        ({"windw": 3}, "setting 'windw' is unknown; did you mean 'window'"),
-        ({"arms": ["pose", {"name": "../../x", "like": "pose"}]}, "arm '../../x' cannot be called that"),
-        ({"arms": ["pose", {"name": "a/b", "like": "pose"}]}, "arm 'a/b' cannot be called that"),
-        ({"arms": ["pose", {"name": "x", "like": ["pose"]}]}, "arm 'x' is like ['pose']"),
-        (
-            {"arms": ["pose", {"name": "x", "like": "pose", "training": "fast"}]},
-            "arm 'x': setting 'training' is 'fast'",
-        ),
-        ({"arms": ["pose", {"name": "x", "like": "pose", "sampler": "poze"}]}, "arm 'x': sampler.kind is 'poze'"),
-        ({"data": "stdlib"}, "setting 'data' is 'stdlib'"),
-        ({"run": {"model": "x"}}, "setting 'run' is unknown"),
-        ({"reference": "base", "arms": ["base", "full", "full-equal-time"]}, "is not trained"),
+        ({"arms": ["poze"]}, ["'poze'", "'pose'"]),
+        ({"arms": []}, ["'arms'"]),
+        ({"arms": "pose"}, ["'arms'"]),
+        ({"arms": ["pose", "pose"]}, ["'arms'", "'pose'"]),
+        ({"arms": [{"like": "pose"}]}, ["'arms'"]),
+        ({"arms": ["pose", {"name": "x", "like": "pose", "target": 8192}]}, ["'x'", "'target'"]),
+        ({"arms": ["pose", {"name": "x", "like": "pose", "training": {"max_steps": 3}}]}, ["'training.max_steps'"]),
+        ({"reference": "plain"}, ["'reference'", "'plain'", "base, pose, full"]),
+        ({"reference": "base", "arms": ["base", "full", "full-equal-time"]}, ["'full-equal-time'", "'base'"]),
+        ({"seeds": [1, 1]}, ["'seeds'"]),
+        ({"seeds": []}, ["'seeds'"]),
+        ({"seed": 1}, ["'seed'", "'seeds'"]),
+        ({"costs": {"targets": ["1k"], "arms": ["base"]}}, ["'costs.arms'", "'base'"]),
+        ({"evaluation": {"taks": []}}, ["evaluation.taks"]),
+        ({"windw": 3}, ["'windw'", "'window'"]),
+        ({"arms": ["pose", {"name": "../../x", "like": "pose"}]}, ["'../../x'"]),
+        ({"arms": ["pose", {"name": "a/b", "like": "pose"}]}, ["'a/b'"]),
+        ({"arms": ["pose", {"name": "x", "like": ["pose"]}]}, ["'x'", "['pose']"]),
+        ({"arms": ["pose", {"name": "x", "like": "pose", "training": "fast"}]}, ["'x'", "'training'", "'fast'"]),
+        ({"arms": ["pose", {"name": "x", "like": "pose", "sampler": "poze"}]}, ["'x'", "sampler.kind", "'poze'"]),
+        ({"data": "stdlib"}, ["'data'", "'stdlib'"]),
+        ({"run": {"model": "x"}}, ["'run'"]),
+        # Four windows of 256 tokens a step are no window of 4096.
+        ({"training": {**RUN["training"], "per_device_train_batch_size": 4}}, ["'full'", "4096", "1024"]),
+        ({"arms": ["pose", {"name": "too many", "like": "pose", "sampler": {"chunks": 300}}]}, ["'too many'", "300"]),
     ],
 )
-def test_what_is_refused(settings: dict[str, Any], says: str) -> None:
+def test_what_is_refused(settings: dict[str, Any], named: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        comparison(**settings)
-    assert says in str(error.value)
+        Planner(comparison(**settings), BASE).arm_jobs()
+    assert all(name in str(error.value) for name in named), error.value
     assert "\n" not in str(error.value)
-
-
-def test_windows_that_do_not_fit_into_a_step_are_refused() -> None:
-    made = comparison(training={**RUN["training"], "per_device_train_batch_size": 4})
-    with pytest.raises(ConfigError, match=r"arm 'full' trains on windows of 4096 tokens and a step has 1024"):
-        Planner(made, BASE).arm_jobs()
-
-
-def test_an_arm_that_its_sampler_refuses_is_named() -> None:
-    made = comparison(arms=["pose", {"name": "too many", "like": "pose", "sampler": {"chunks": 300}}])
-    with pytest.raises(ConfigError, match=r"arm 'too many'.*300"):
-        Planner(made, BASE).arm_jobs()

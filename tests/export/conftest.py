@@ -1,6 +1,7 @@
 """Extended models to export: the embedded one, and random ones of the families that GGUF files are written of."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from skipwise.demo.run import BASE
+from skipwise.export import exporting, gguf
 from skipwise.model import load_model, save_model, with_scaled_attention
 from skipwise.rope import INTERPOLATIONS
 from skipwise.window import Window
@@ -78,6 +80,30 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             window = Window(train=256, original=256, target=1024)
             made[key] = extended("embedded", kind, window, tmp_path_factory.mktemp("embedded") / key, scale)
         return made[key]
+
+    return make
+
+
+FAULTS = {"factor": {"rope.scaling.factor": 2.0}, "attn_factor": {"rope.scaling.attn_factor": 1.0}, "order": {}}
+"""Faults of a GGUF file: entries of its metadata, or the order of rows of queries and keys."""
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes every GGUF file have one of `FAULTS`."""
+
+    def make(fault: str) -> None:
+        write, order = gguf.write_gguf, gguf._in_gguf_order
+
+        def faulty(path: Path, model: Any, plan: Any, dtype: str, name: str) -> None:
+            write(path, model, replace(plan, metadata={**plan.metadata, **FAULTS[fault]}), dtype, name)
+
+        def not_permuted(name: str, weight: Any, model: Any, family: Any) -> Any:
+            return order(name, weight, model, family._replace(permuted=False))
+
+        monkeypatch.setattr(exporting, "write_gguf", faulty)
+        if fault == "order":
+            monkeypatch.setattr(gguf, "_in_gguf_order", not_permuted)
 
     return make
 

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,21 @@ from skipwise.rope import ATTENTION_FACTOR_KINDS, INTERPOLATIONS, YaRN, read_rop
 from skipwise.window import Window
 
 KINDS = ("yarn", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("linear", "ntk", "llama3")))
-FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
 # Of a prompt beyond the original window, short enough for a test.
 LONG = 320
 
 
-def named(made: Any) -> dict[str, Any]:
-    return {verdict.name: verdict for verdict in made.verdicts}
+gguf_only = pytest.mark.skipif(find_spec("gguf") is None, reason="files are written by the gguf package")
+
+
+def assert_same(made: Any) -> None:
+    """The export is the model, and one part of them was compared each."""
+    assert [verdict.status for verdict in made.verdicts] == ["pass"] * 7, [verdict.line for verdict in made.verdicts]
+
+
+def content_of(folder: Path) -> gguf.GgufContent:
+    (file,) = folder.glob("*.gguf")
+    return gguf.read_gguf(file)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,8 +47,7 @@ def test_the_embedded_model_comes_back_from_safetensors_in_bfloat16(
     kind: str, embedded: Callable[..., Path], tmp_path: Path
 ) -> None:
     source = embedded(kind)
-    made = export(source, to="hf", dtype="bfloat16", output=tmp_path / "out", long_tokens=LONG)
-    assert [verdict.status for verdict in made.verdicts] == ["pass"] * 7
+    assert_same(export(source, to="hf", dtype="bfloat16", output=tmp_path / "out", long_tokens=LONG))
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (written["dtype"], read_rope(written)) == ("bfloat16", rope_state(read_config(source)))
@@ -49,38 +57,35 @@ def test_the_embedded_model_comes_back_from_safetensors_in_bfloat16(
     assert json.loads((tmp_path / "out" / "export.json").read_text())["long_prompt_tokens"] == LONG
 
 
+@gguf_only
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_embedded_model_comes_back_from_a_gguf_file(
     kind: str, embedded: Callable[..., Path], tmp_path: Path
 ) -> None:
-    pytest.importorskip("gguf", reason="files are written by the gguf package")
     out = tmp_path / "out"
     made = export(embedded(kind), to="gguf", dtype="q8_0", output=out, engine="transformers", long_tokens=LONG)
-    assert [verdict.status for verdict in made.verdicts] == ["pass"] * 7
+    assert_same(made)
     assert "transformers" in made.engine
-    (file,) = out.glob("*.gguf")
-    content = gguf.read_gguf(file)
+    content = content_of(out)
     assert content.entries["context_length"] == 1024
     assert content.entries["rope.scaling.original_context_length"] == 256
     assert content.entries["rope.scaling.type"] == {"ntk": "none", "llama3": "none"}.get(kind, kind)
     assert content.entries.get("rope.scaling.factor") == (4.0 if kind in ("yarn", "linear") else None)
     assert (gguf_rope.DIVISORS in content.divisors) == (kind == "llama3")
-    assert f"llama-server -m {file} -c 1024" in (out / "README.md").read_text()
+    assert f"llama-server -m {next(out.glob('*.gguf'))} -c 1024" in (out / "README.md").read_text()
 
 
+@gguf_only
 def test_a_maximum_left_at_the_original_window_is_no_limit_of_a_file(
     embedded: Callable[..., Path], tmp_path: Path
 ) -> None:
-    reader = pytest.importorskip("gguf", reason="files are written by the gguf package").GGUFReader
     source = tmp_path / "switched-on"
     shutil.copytree(embedded("yarn"), source)
     config = json.loads((source / "config.json").read_text())
     assert (config["max_position_embeddings"], config["rope_parameters"]["factor"]) == (1024, 4.0)
     (source / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 256}))
-    made = export(source, to="gguf", output=tmp_path / "out", engine="transformers", long_tokens=LONG)
-    (file,) = (tmp_path / "out").glob("*.gguf")
-    assert reader(file).get_field("llama.context_length").contents() == 1024
-    assert [verdict.status for verdict in made.verdicts] == ["pass"] * 7
+    assert_same(export(source, to="gguf", output=tmp_path / "out", engine="transformers", long_tokens=LONG))
+    assert content_of(tmp_path / "out").entries["context_length"] == 1024
 
 
 @pytest.mark.parametrize("tokens", [64, 257])
@@ -91,36 +96,35 @@ def test_a_long_prompt_reaches_beyond_the_original_window(
         export(family("llama"), to="hf", output=tmp_path / "out", long_tokens=tokens)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_families_come_back_from_gguf_files(name: str, family: Callable[..., Path], tmp_path: Path) -> None:
-    pytest.importorskip("gguf", reason="files are written by the gguf package")
-    made = export(family(name), to="gguf", dtype="f16", output=tmp_path / "out", engine="transformers")
-    assert {verdict.status for verdict in made.verdicts} == {"pass"}, [verdict.line for verdict in made.verdicts]
+@gguf_only
+@pytest.mark.parametrize(
+    ("name", "kind", "dtype"),
+    [
+        *((name, "yarn", "f16") for name in ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")),
+        *(("llama", kind, "bf16") for kind in ("linear", "ntk", "llama3")),
+    ],
+)
+def test_families_and_interpolations_come_back_from_gguf_files(
+    name: str, kind: str, dtype: str, family: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert_same(export(family(name, kind), to="gguf", dtype=dtype, output=tmp_path / "out", engine="transformers"))
 
 
-@pytest.mark.parametrize("kind", ["linear", "ntk", "llama3"])
-def test_interpolations_come_back_from_gguf_files(kind: str, family: Callable[..., Path], tmp_path: Path) -> None:
-    pytest.importorskip("gguf", reason="files are written by the gguf package")
-    made = export(family("llama", kind), to="gguf", dtype="bf16", output=tmp_path / "out", engine="transformers")
-    assert {verdict.status for verdict in made.verdicts} == {"pass"}, [verdict.line for verdict in made.verdicts]
-
-
+@gguf_only
 def test_a_calibrated_factor_comes_through(family: Callable[..., Path], tmp_path: Path) -> None:
-    pytest.importorskip("gguf", reason="files are written by the gguf package")
     source = family("qwen2", scale=1.2)
     state = rope_state(read_config(source))
     assert state.attention_factor == pytest.approx(1.2 * (0.1 * np.log(4) + 1))
     export(source, to="gguf", output=tmp_path / "gguf", engine="transformers")
-    content = gguf.read_gguf(next((tmp_path / "gguf").glob("*.gguf")))
-    assert content.entries["rope.scaling.attn_factor"] == pytest.approx(1.2)
+    assert content_of(tmp_path / "gguf").entries["rope.scaling.attn_factor"] == pytest.approx(1.2)
     export(source, to="hf", output=tmp_path / "hf")
     assert rope_state(read_config(tmp_path / "hf")) == state
 
 
+@gguf_only
 def test_longrope_has_both_lists_in_a_file_and_a_note(family: Callable[..., Path], tmp_path: Path) -> None:
-    pytest.importorskip("gguf", reason="files are written by the gguf package")
     made = export(family("llama", "longrope"), to="gguf", output=tmp_path / "out", engine="transformers")
-    content = gguf.read_gguf(next((tmp_path / "out").glob("*.gguf")))
+    content = content_of(tmp_path / "out")
     assert content.entries["rope.scaling.type"] == "longrope"
     assert {*content.divisors} == {gguf_rope.LONG, gguf_rope.SHORT}
     assert any("long list" in note for note in made.notes)
@@ -147,56 +151,24 @@ def test_what_llama_cpp_cannot_compute_is_refused_with_the_nearest(
     assert list(tmp_path.iterdir()) == []
 
 
-def _wrong_factor(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gguf.write_gguf
-
-    def write(path: Path, model: Any, plan: Any, dtype: str, name: str) -> None:
-        right(path, model, _with(plan, {"rope.scaling.factor": 2.0}), dtype, name)
-
-    monkeypatch.setattr(exports, "write_gguf", write)
-
-
-def _dropped_factor(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gguf.write_gguf
-
-    def write(path: Path, model: Any, plan: Any, dtype: str, name: str) -> None:
-        right(path, model, _with(plan, {"rope.scaling.attn_factor": 1.0}), dtype, name)
-
-    monkeypatch.setattr(exports, "write_gguf", write)
-
-
-def _not_permuted(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gguf._in_gguf_order
-    monkeypatch.setattr(
-        gguf,
-        "_in_gguf_order",
-        lambda name, weight, model, kind: right(name, weight, model, kind._replace(permuted=False)),
-    )
-
-
-def _with(plan: Any, changes: dict[str, Any]) -> Any:
-    values = {name: getattr(plan, name) for name in ("family", "rope", "tokenizer")}
-    return gguf.GgufPlan(**values, metadata={**plan.metadata, **changes})
-
-
+@gguf_only
 @pytest.mark.parametrize(
     ("fault", "scale", "names"),
     [
-        (_wrong_factor, 1.0, ["tables", "factor", "long"]),
-        (_dropped_factor, 1.2, ["factor", "short", "long"]),
-        (_not_permuted, 1.0, ["short", "long"]),
+        ("factor", 1.0, ["tables", "factor", "long"]),
+        ("attn_factor", 1.2, ["factor", "short", "long"]),
+        ("order", 1.0, ["short", "long"]),
     ],
 )
 def test_planted_faults_in_a_file_are_refused_and_leave_nothing(
-    fault: Callable[..., None],
+    fault: str,
     scale: float,
     names: list[str],
+    plant: Callable[[str], None],
     family: Callable[..., Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("gguf", reason="files are written by the gguf package")
-    fault(monkeypatch)
+    plant(fault)
     with pytest.raises(CheckpointError) as refused:
         export(family("llama", scale=scale), to="gguf", output=tmp_path / "out", engine="transformers")
     assert all(f"{name}: " in str(refused.value) for name in names), refused.value
@@ -276,30 +248,25 @@ def test_gguf_without_its_package(family: Callable[..., Path], tmp_path: Path, m
         export(family("llama"), to="gguf", output=tmp_path / "out")
 
 
-def test_a_model_here_gets_its_name(
+def test_the_command_prints_what_was_compared_and_a_model_here_gets_its_name(
     family: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = Path(shutil.copytree(family("llama"), tmp_path / "model"))
     monkeypatch.chdir(model)
     assert cli.main(["export", ".", "--to", "hf", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "model-hf")
-    assert (tmp_path / "model-hf" / "README.md").read_text().startswith("# model: ")
-    monkeypatch.chdir(tmp_path)
-    assert path_beside("model", "hf") == Path("model-hf")
-    assert path_beside("owner/name", "gguf") == Path("name-gguf")
-    (tmp_path / "file.gguf").touch()
-    assert path_beside(tmp_path / "file.gguf", "hf") == tmp_path / "file-hf"
-
-
-def test_the_command_prints_what_was_compared(
-    family: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = str(family("llama"))
-    assert cli.main(["export", source, "--to", "hf", "--out", str(tmp_path / "out"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert (printed["format"], printed["folder"]) == ("hf", str(tmp_path / "out"))
+    assert (printed["format"], printed["folder"]) == ("hf", str(tmp_path / "model-hf"))
     assert {verdict["status"] for verdict in printed["verdicts"]} == {"pass"}
     assert "vllm serve" in printed["commands"]["vLLM"]
+    assert (tmp_path / "model-hf" / "README.md").read_text().startswith("# model: ")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.gguf").touch()
+    for source, to, name in (
+        ("model", "hf", "model-hf"),
+        ("owner/name", "gguf", "name-gguf"),
+        ("file.gguf", "hf", "file-hf"),
+    ):
+        assert path_beside(source, to) == Path(name)
 
 
 def test_commands_say_the_extension(family: Callable[..., Path]) -> None:

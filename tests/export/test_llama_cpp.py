@@ -1,6 +1,7 @@
 """llama.cpp itself runs the files that are written: the same tokens, the same logits beyond the window, the passkey."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-import skipwise.export.exporting as exports
 from skipwise.config import RunConfig
 from skipwise.demo.run import BASE
 from skipwise.errors import CheckpointError
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
-from skipwise.export import comparison, export, gguf
-from skipwise.export.runners import LlamaCppRunner, TransformersRunner, closing
+from skipwise.export import comparison, export
+from skipwise.export.runners import LlamaCppRunner, TransformersRunner, gguf_runner
 from skipwise.model import load_model, save_model
 from skipwise.train import extend
 
@@ -66,25 +66,15 @@ def test_longrope_is_the_same_in_llama_cpp(scale: float, embedded: Callable[...,
 
 @pytest.mark.parametrize("fault", ["factor", "attn_factor", "order"])
 def test_llama_cpp_shows_planted_faults_in_its_logits(
-    fault: str, family: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str,
+    plant: Callable[[str], None],
+    family: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    right, order = gguf.write_gguf, gguf._in_gguf_order
-
-    def write(path: Path, model: Any, plan: Any, dtype: str, name: str) -> None:
-        changes = {"factor": {"rope.scaling.factor": 2.0}, "attn_factor": {"rope.scaling.attn_factor": 1.0}}
-        values = {key: getattr(plan, key) for key in ("family", "rope", "tokenizer")}
-        changed = gguf.GgufPlan(**values, metadata={**plan.metadata, **changes.get(fault, {})})
-        right(path, model, changed, dtype, name)
-
-    monkeypatch.setattr(exports, "write_gguf", write)
+    plant(fault)
     # The file's tables are compared as well; here only what llama.cpp computes is to tell.
     monkeypatch.setattr(comparison, "compare_tables", lambda *_: [])
-    if fault == "order":
-        monkeypatch.setattr(
-            gguf,
-            "_in_gguf_order",
-            lambda name, weight, model, kind: order(name, weight, model, kind._replace(permuted=False)),
-        )
     with pytest.raises(CheckpointError, match="long: logits"):
         export(family("llama", scale=1.2), to="gguf", dtype="f32", output=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -172,8 +162,6 @@ def test_both_runners_of_a_file_agree(embedded: Callable[..., Path], tmp_path: P
     source = embedded("yarn")
     export(source, to="gguf", dtype="f32", output=tmp_path / "out")
     path = next((tmp_path / "out").glob("*.gguf"))
-    from skipwise.export.runners import gguf_runner
-
     model = load_model(source, dtype="float32").model
     read = gguf_runner(path, model, "transformers")
     ids = torch.randint(3, 1000, (900,), generator=torch.Generator().manual_seed(0)).tolist()

@@ -7,19 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from skipwise.errors import CheckpointError, DataError
+from skipwise.errors import DataError
 from skipwise.records.results import EvalResult
 from skipwise.records.stats import wilson
-from skipwise.report import (
-    EffectiveLength,
-    effective_length,
-    mean_scores,
-    short_limit,
-    state_effective_length,
-    write_model_card,
-)
-from skipwise.report.effective import Rule
-from skipwise.window import Window
+from skipwise.report.effective import EffectiveLength, Rule, effective_length, mean_scores, short_limit
 
 Score = partial(EvalResult, metric="score", num_samples=50, ci_high=None)
 
@@ -37,16 +28,24 @@ def effective(
     return effective_length(results, advertised_tokens=advertised, original_tokens=original, rule=rule)
 
 
-def test_the_lower_bound_decides_not_the_mean() -> None:
-    # 0.87 is above RULER's 0.856, its lower end 0.85 is not.
-    found = effective(scores(L1024=0.99, L2048=0.90, L4096=0.87, L8192=0.40), 8192)
-    assert (found.effective_tokens, found.measured_tokens, found.holds) == (2048, 8192, False)
-    assert "2k under RULER's rule" in found.line
-    assert "85.6%" in found.line
-
-
-def test_a_length_beyond_a_failing_one_does_not_count() -> None:
-    assert effective(scores(L1024=0.99, L2048=0.50, L4096=0.99), 4096).effective_tokens == 1024
+@pytest.mark.parametrize(
+    ("by_length", "advertised", "effective_tokens", "words"),
+    [
+        # 0.87 is above RULER's 0.856, its lower end 0.85 is not.
+        ({"L1024": 0.99, "L2048": 0.90, "L4096": 0.87, "L8192": 0.40}, 8192, 2048, ["2k under RULER's rule", "85.6%"]),
+        # A length beyond a failing one does not count.
+        ({"L1024": 0.99, "L2048": 0.50, "L4096": 0.99}, 4096, 1024, []),
+        # A window does not hold further than it was measured.
+        ({"L1024": 0.99, "L2048": 0.99}, 4096, 2048, ["measured to 2k only"]),
+    ],
+)
+def test_the_lower_bound_decides_up_to_the_first_length_that_fails(
+    by_length: dict[str, float], advertised: int, effective_tokens: int, words: list[str]
+) -> None:
+    found = effective(scores(**by_length), advertised)
+    assert (found.effective_tokens, found.holds) == (effective_tokens, False)
+    assert found.measured_tokens == max(int(name[1:]) for name in by_length)
+    assert all(word in found.line for word in words)
 
 
 def test_the_relative_rule_holds_a_model_to_its_own_short_score() -> None:
@@ -79,12 +78,6 @@ def test_a_score_is_not_held_to_itself() -> None:
 
 def test_short_is_the_original_window_or_half_of_one_never_extended() -> None:
     assert (short_limit(4096, 32768), short_limit(4096, 4097), short_limit(4096, 4096)) == (4096, 4096, 2048)
-
-
-def test_a_window_is_not_believed_further_than_it_was_measured() -> None:
-    found = effective(scores(L1024=0.99, L2048=0.99), 4096)
-    assert not found.holds
-    assert "measured to 2k only" in found.line
 
 
 @pytest.mark.parametrize(
@@ -226,26 +219,3 @@ def test_depths_controls_and_perplexities_are_no_scores() -> None:
 def test_the_later_measurement_counts() -> None:
     (mean,) = mean_scores([*scores(L1024=0.2), *scores(L1024=0.9)])
     assert mean.value == 0.9
-
-
-def test_the_model_card_states_it_beside_the_configured_length(tmp_path) -> None:
-    window = Window(train=1024, original=2048, target=8192)
-    settings = {"kind": "yarn"}
-    write_model_card(
-        tmp_path, base="m", window=window, interpolation=settings, sampler=settings, tuning=settings, data=settings
-    )
-    card = tmp_path / "README.md"
-    assert "- Configured context length: 8192 tokens\n- Effective context length: not measured" in card.read_text()
-    results = scores(L1024=0.99, L2048=0.9, L8192=0.6)
-    found = [effective(results, 8192, "ruler"), effective(results, 8192, "relative")]
-    for _ in range(2):
-        state_effective_length(tmp_path, found)
-    text = card.read_text()
-    assert "- Effective context length: 2k under RULER's rule" in text
-    assert "2k under the relative rule" in text
-    assert "over 1 task x 50 prompts a length: vt; these are not RULER's 13 tasks" in text
-    assert "mean score 1k 99.0% (at least 97.0%), 2k 90.0% (at least 88.0%), 8k 60.0% (at least 58.0%)\n" in text
-    assert text.count("Effective context length:") == 1
-    card.write_text("mine")
-    with pytest.raises(CheckpointError, match="has no line"):
-        state_effective_length(tmp_path, found)

@@ -1,139 +1,109 @@
-"""Reports: numbers as people read them, figures that keep their promises, one self-contained page, honest model cards.
-
-All numbers here are made up.
-"""
+"""A report from made-up results of six arms: how numbers are written, its sections, its verdict, its page."""
 
 # ruff: noqa: RUF001 - intervals are written with an en dash
 
+import dataclasses
 import io
-import itertools
+import json
 import math
 import re
 from collections.abc import Callable
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from matplotlib.colors import to_hex, to_rgb
+from made_up_results import (
+    PERPLEXITIES,
+    arm_of,
+    comparison,
+    record,
+    records_of,
+    share,
+    write_comparison,
+    write_extended,
+    write_lines,
+)
 from rich.console import Console
 
 from skipwise.records.results import EvalResult
-from skipwise.records.verdict import Verdict
-from skipwise.report import (
-    Arm,
-    Evidence,
-    Measure,
-    Report,
-    Table,
-    depth_grid,
-    drawing,
-    perplexity_by_length,
-    results_table,
-    table_of,
-    write_model_card,
-)
-from skipwise.report.drawing import COLOURS, relative_luminance
-from skipwise.report.heatmaps import SHARE_COLOURS
-from skipwise.report.records import PASSKEY, PERPLEXITY
-from skipwise.window import Window, length_label, parse_length
+from skipwise.report.evidence import PASSKEY, PERPLEXITY, Arm, Evidence, Measure
+from skipwise.report.page import Section
+from skipwise.report.quantities import bytes_text, seconds_text, signed_text
+from skipwise.report.reading import read_evidence
+from skipwise.report.report import Report
+from skipwise.report.tables import Table, markdown_text, results_table, table_of
 
-LENGTHS = (256, 512, 1024, 2048, 4096)
-SVG = "{http://www.w3.org/2000/svg}"
-PAPERS = ("#ffffff", "#15181c")  # light and dark, as in page.html
+SECRET = "The cat sat on the confidential mat"
+HOSTILE = "<script>alert(1)</script>\"'&$\\frac{|\x07\n--><img src=x onerror=1>"
 
 
-Result = partial(EvalResult, num_samples=50)
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    folder = tmp_path_factory.mktemp("models")
+    return read_evidence([str(write_comparison(folder / "c")), str(write_extended(folder / "small-4k"))])
 
 
-def write_report(path: Path, arms: list[Arm], *, title: str, original_tokens: int, made: dict[str, str]) -> None:
-    Report.of(Evidence(arms=arms, original_tokens=original_tokens), title=title, made=made).write_page(path)
+@pytest.fixture(scope="module")
+def report(evidence: Evidence) -> Report:
+    return Report.of(evidence)
 
 
-def perplexities(*values: float) -> list[EvalResult]:
+@pytest.fixture(scope="module")
+def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "r.html"
+    report.write_page(path)
+    return path.read_text()
+
+
+def section(report: Report, title: str) -> Section:
+    return next(one for one in report.sections if one.title == title)
+
+
+def cells(table: Table) -> dict[str, tuple[str, ...]]:
+    return {row[0]: row[1:] for row in table.rows}
+
+
+def verdict_on(*arms: Arm) -> list[str]:
+    return list(Report.of(Evidence(arms=arms, original_tokens=256)).verdict)
+
+
+def perplexities(**arms: float) -> list[Arm]:
+    """Arms measured at 4096 tokens alone, with intervals of half a perplexity each way."""
     return [
-        Result(task="perplexity", metric="perplexity", length_tokens=n, value=v, ci_low=v * 0.93, ci_high=v * 1.07)
-        for n, v in zip(LENGTHS, values, strict=True)
+        arm_of(name, [record("perplexity", "perplexity", 4096, value, value - 0.5, value + 0.5)])
+        for name, value in arms.items()
     ]
 
 
-def passkeys(*shares: float) -> list[EvalResult]:
-    """The share over all depths and at each of five, better towards the end."""
-    results = []
-    for length, share in zip(LENGTHS, shares, strict=True):
-        cells = [round(min(1.0, share * (0.6 + 0.2 * band)), 1) for band in range(5)]
-        mean = sum(cells) / 5
-        low, high = max(0.0, mean - 0.1), min(1.0, mean + 0.1)
-        shape = {"task": "passkey", "length_tokens": length, "ci_low": low, "ci_high": high}
-        results.append(Result(metric="accuracy", value=mean, **shape))
-        results += [
-            Result(
-                metric="accuracy_at_depth",
-                value=value,
-                num_samples=10,
-                details={"depth_from": band / 5, "depth_to": (band + 1) / 5},
-                **shape,
-            )
-            for band, value in enumerate(cells)
-        ]
-    return results
-
-
-@pytest.fixture(scope="module")
-def arms() -> list[Arm]:
-    return [
-        Arm(name="base", results=perplexities(8.13, 41.0, 94.8, 412.0, 2083.9) + passkeys(1, 0, 0, 0, 0)),
-        Arm(
-            name="interpolation only",
-            results=perplexities(9.27, 15.1, 20.7, 16.2, 14.4) + passkeys(1, 0.8, 0.5, 0.3, 0),
-        ),
-        Arm(name="extended", results=perplexities(8.62, 11.4, 13.9, 11.0, 9.19) + passkeys(1, 1, 1, 0.8, 0.5)),
-    ]
-
-
-@pytest.fixture(scope="module")
-def panels(arms: list[Arm]) -> list[str]:
-    return drawings(arms)
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, arms: list[Arm]) -> Path:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    made = {"Command": "skipwise demo --seed 0 --out " + "runs/" * 30, "Versions": "made up 1.0", "Time": "0 s"}
-    write_report(path, arms, title="Made-up numbers", original_tokens=256, made=made)
-    return path
-
-
-# Numbers and names
-
-
-@given(st.integers(1, 1 << 24))
-def test_a_length_is_written_so_that_it_reads_back(length: int) -> None:
-    assert parse_length(length_label(length)) == length
+# Numbers, and tables of them
 
 
 @pytest.mark.parametrize(
-    ("length", "text"), [(256, "256"), (1536, "1.5k"), (4096, "4k"), (1000, "1000"), (1 << 20, "1M")]
+    ("write", "texts"),
+    [
+        (PERPLEXITY.text, {8.13: "8.13", 94.8: "94.8", 2083.9: "2,084", 0.0: "0"}),
+        (PASSKEY.text, {0.856: "86%"}),
+        (bytes_text, {512: "512 B", 1.5 * 2**20: "1.50 MiB", 80 * 2**30: "80.0 GiB", 0: "0 B"}),
+        (seconds_text, {0.0123: "12.3 ms", 0.9: "0.90 s", 88.1: "88.1 s", 1200: "20 min", 9000: "2.5 h"}),
+        (signed_text, {4.21: "+4.2", -0.3: "−0.3", 0.04: "0.0", -0.04: "0.0"}),
+        (Measure("regression", "log_perplexity_ratio").text, {math.log(1.05): "+5.0%"}),
+    ],
 )
-def test_lengths_are_written_as_people_write_them(length: int, text: str) -> None:
-    assert length_label(length) == text
+def test_numbers_are_written_as_people_read_them(write: Callable[[float], str], texts: dict[float, str]) -> None:
+    assert {value: write(value) for value in texts} == texts
 
 
-@pytest.mark.parametrize(("value", "text"), [(8.13, "8.13"), (94.8, "94.8"), (2083.9, "2,084"), (0.0, "0")])
-def test_values_keep_three_digits(value: float, text: str) -> None:
-    assert PERPLEXITY.text(value) == text
-
-
-def test_shares_are_written_in_per_cent() -> None:
-    assert PASSKEY.text(0.856) == "86%"
-    result = Result(task="passkey", metric="accuracy", length_tokens=8, value=0.8, ci_low=0.7, ci_high=0.88)
-    assert PASSKEY.text_with_interval(result) == "80% (70–88%)"
+def test_intervals_are_written_after_their_value() -> None:
+    ratio = record("regression", "log_perplexity_ratio", 256, math.log(1.05), math.log(0.99), math.log(1.11))
+    for line, text in (
+        (record("passkey", "accuracy", 8, 0.8, 0.7, 0.88), "80% (70–88%)"),
+        (ratio, "+5.0% (−1.0 to +11.0%)"),
+        (record("passkey", "accuracy", 8, 0.8, None, None), "80%"),
+    ):
+        result = EvalResult(**line)
+        assert Measure.of(result).text_with_interval(result) == text
 
 
 @pytest.mark.parametrize(("task", "title"), [("perplexity", "Perplexity"), ("sliding", "Sliding perplexity")])
@@ -141,142 +111,215 @@ def test_a_title_says_nothing_twice(task: str, title: str) -> None:
     assert Measure(task, "perplexity").title == title
 
 
-def test_the_later_of_two_records_counts() -> None:
-    arm = Arm(name="base", results=perplexities(1, 2, 3, 4, 5) + perplexities(9, 2, 3, 4, 5))
-    assert arm.by_length(PERPLEXITY)[256].value == 9
+def test_tables_hold_whole_inputs_only_and_mark_what_was_not_measured() -> None:
+    lines = list(records_of("pose", kinds=()))
+    again = record("perplexity", "perplexity", 256, 9.0, None, None)
+    short, whole = arm_of("short", lines[:1]), arm_of("whole", [*lines, again])
+    table = table_of([short, whole], PERPLEXITY)
+    assert table.header == ("Tokens", "short", "whole")
+    assert table.rows[0] == ("256", "8.75 (8.14–9.45)", "9.00"), "the later of two records counts"
+    assert table.rows[4] == ("4k", "–", "7.37 (6.85–7.96)")
+    assert [row[0] for row in table_of([whole], PASSKEY).rows] == ["256", "512", "1k", "2k", "4k"]
 
 
-def test_tables_hold_whole_inputs_only_and_mark_what_was_not_measured(arms: list[Arm]) -> None:
-    short = Arm(name="short", results=arms[0].results[:1])
-    table = table_of([short, arms[2]], PERPLEXITY)
-    assert table.header == ("Tokens", "short", "extended")
-    assert table.rows[0] == ("256", "8.13 (7.56–8.70)", "8.62 (8.02–9.22)")
-    assert table.rows[4] == ("4k", "–", "9.19 (8.55–9.83)")
-    assert [row[0] for row in table_of(arms, PASSKEY).rows] == ["256", "512", "1k", "2k", "4k"]
-
-
-def test_the_terminal_table_fits_eighty_columns_and_takes_names_literally(arms: list[Arm]) -> None:
+@pytest.mark.parametrize("number", [3, 15])
+def test_the_terminal_table_fits_eighty_columns_and_takes_names_literally(number: int) -> None:
+    lines = [one for one in records_of("pose", kinds=()) if one["task"] in ("perplexity", "passkey")]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(results_table([*arms[:2], Arm(name="[red]x", results=arms[2].results)]))
-    text = console.export_text()
-    assert "[red]x" in text
-    assert "2,084" in text
-    assert "Passkey accuracy" in text
-    assert max(map(len, text.splitlines())) <= 80
-
-
-def test_many_arms_stand_below_each_other_in_the_terminal(arms: list[Arm]) -> None:
-    console = Console(width=80, record=True, file=io.StringIO())
-    many = [Arm(name=f"[i]{n}", results=arms[n % 3].results) for n in range(15)]
-    console.print(results_table(many))
+    console.print(results_table([arm_of(f"[i]{n}", lines) for n in range(number)]))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
-    for n in range(15):
-        assert len(re.findall(rf"\[i\]{n}\b", text)) == 2, "perplexity and passkeys"
-    heads = [line.split() for line in text.splitlines() if "4k" in line]
-    assert [line[-5:] for line in heads] == [["256", "512", "1k", "2k", "4k"]] * 2
-    assert "2,084" in text
+    assert "7.37" in text
+    assert "accuracy" in text
+    # A column for few arms; for many a row each, of perplexity and of passkeys, below the lengths of each.
+    assert all(len(re.findall(rf"\[i\]{n}\b", text)) == (1 if number == 3 else 2) for n in range(number))
+    heads = [line.split()[-5:] for line in text.splitlines() if line.split()[-1:] == ["4k"]]
+    assert heads == ([] if number == 3 else [["256", "512", "1k", "2k", "4k"]] * 2)
 
 
-def test_markdown_cells_stay_in_their_cell() -> None:
+def test_text_in_markdown_has_no_markup_of_its_own() -> None:
     table = Table(title="", header=("a", "b"), rows=(("x|y", "<b>\nz"),))
     assert table.markdown().splitlines()[2] == "| x\\|y | &lt;b> z |"
+    assert markdown_text("a *b* <c> [d](e)\n# f") == "a \\*b\\* &lt;c> \\[d\\](e) \\# f"
 
 
-# Figures
+# Sections
 
 
-def drawings(arms: list[Arm]) -> list[str]:
-    figures = perplexity_by_length(arms, original_tokens=256), depth_grid(arms, "passkey", original_tokens=256)
-    return [panel for figure in figures for panel in figure.panels]
+def test_all_sections_come_in_reading_order(report: Report) -> None:
+    assert [one.title for one in report.sections] == [
+        "Perplexity by length",
+        "Passkeys found by length and depth",
+        "Needles found by length and depth",
+        "Retrieval by task and length",
+        "Paired differences to pose",
+        "What short text lost",
+        "What training cost",
+        "What serving costs",
+        "Tokens to reach a perplexity",
+        "Which distances were trained",
+        "What failed",
+        "What was run",
+    ]
 
 
-def test_drawings_are_svg_with_a_label_and_their_numbers_in_words(arms: list[Arm], panels: list[str]) -> None:
-    assert len(panels) == 1 + len(arms)
-    for panel in panels:
-        root = ElementTree.fromstring(panel)
-        assert root.tag == f"{SVG}svg"
-        assert root.get("role") == "img"
-    assert "base: 256 8.13, 512 41.0, 1k 94.8, 2k 412, 4k 2,084." in panels[0]
-    assert "4k, depth 80–100%: 70%" in panels[3]
+def test_what_was_not_measured_has_no_section(tmp_path: Path) -> None:
+    only = write_lines(tmp_path / "a.jsonl", [record("perplexity", "perplexity", 256, 9.0, None, None)])
+    found = Report.of(read_evidence([str(only)], original_tokens=256))
+    assert [one.title for one in found.sections] == ["Perplexity by length", "What was run"]
+    assert found.verdict == ["Perplexity at 256 tokens: 9.00 for a."]
 
 
-def test_drawings_are_the_same_bytes_each_time(arms: list[Arm], panels: list[str]) -> None:
-    assert drawings(arms) == panels
-    assert not any("<metadata" in panel for panel in panels)
+def test_every_kind_of_needle_has_a_figure_with_every_arm(report: Report) -> None:
+    figures = section(report, "Needles found by length and depth").figures
+    assert [figure.title for figure in figures] == ["Single", "Multi value"]
+    assert all(len(figure.panels) == len(PERPLEXITIES) for figure in figures)
 
 
-def test_drawings_on_one_page_share_no_names_and_reach_for_nothing_outside(panels: list[str]) -> None:
-    together = "".join(panels)
-    names = re.findall(r'\bid="([^"]+)"', together)
-    assert len(names) == len(set(names))
-    targets = re.findall(r'href="([^"]+)"', together) + re.findall(r"url\(([^)]+)\)", together)
-    assert targets
-    assert {target.removeprefix("#") for target in targets} <= set(names)
+def test_the_effective_length_is_underlined(page: str, report: Report) -> None:
+    """Randpos has a mean of 0.93 at 512 and of 0.88 at 1k, whose lower end is below 0.856."""
+    means = section(report, "Retrieval by task and length").tables[0]
+    assert {name: row[-2] for name, row in cells(means).items()} == {
+        "base": "256",
+        "interpolation only": "512",
+        "pose": "4k",
+        "pose, three chunks": "4k",
+        "randpos": "512",
+    }
+    randpos = list(cells(means)).index("randpos")
+    assert [column for row, column in means.underlined if row == randpos and column < 6] == [2]
+    assert re.search(r'<td class="effective">93% \(\d+–\d+%\)</td>', page)
+    assert re.search(r'<th scope="col" class="effective">4k</th>', page)
+    css = re.search(r"\.effective \{([^}]*)\}", page)
+    assert css
+    assert "text-decoration: underline" in css[1]
+    assert "<ins>4k</ins>" in report.markdown()
 
 
-def test_names_of_arms_are_drawn_as_they_are(arms: list[Arm]) -> None:
-    hostile = Arm(name='<script>"$\\frac{1$ --> &', results=arms[0].results)
-    for panel in drawings([hostile]):
-        assert "<script" not in panel
-        ElementTree.fromstring(panel)
+def test_an_arm_that_never_holds_has_nothing_underlined() -> None:
+    weak = arm_of("weak", [share("passkey", "accuracy", length, 0.2) for length in (256, 512)])
+    found = Report.of(Evidence(arms=[weak], original_tokens=256))
+    (table,) = section(found, "Retrieval by task and length").tables
+    assert not table.underlined
+    assert table.rows[0][-2] == "none"
 
 
-def test_cells_carry_the_colour_of_their_share_on_one_scale(arms: list[Arm], panels: list[str]) -> None:
-
-    fills = [set(re.findall(r"fill: (#[0-9a-f]{6})", panel)) for panel in panels[1:]]
-    for arm, found in zip(arms, fills, strict=True):
-        expected = {to_hex(SHARE_COLOURS(record.value)) for record in arm.by_length_and_depth().values()}
-        assert found - {"#000000", "#ffffff"} == expected
-
-
-def contrast(first: Any, second: Any) -> float:
-    low, high = sorted((relative_luminance(first), relative_luminance(second)))
-    return (high + 0.05) / (low + 0.05)
+def test_means_over_different_tasks_are_not_decided_and_still_shown() -> None:
+    lines = [share("passkey", "accuracy", 256, 1.0), share("ruler_vt", "score", 512, 1.0)]
+    shown = section(
+        Report.of(Evidence(arms=[arm_of("uneven", lines)], original_tokens=256)), "Retrieval by task and length"
+    )
+    assert any("Not decided for uneven" in word for word in shown.words)
+    assert [row[0] for row in shown.tables[0].rows] == ["passkey", "ruler vt"]
 
 
-@pytest.mark.parametrize("colour", COLOURS)
-@pytest.mark.parametrize("paper", PAPERS)
-def test_lines_stand_out_on_light_and_dark(colour: str, paper: str) -> None:
-    assert contrast(colour, paper) >= 3
+@pytest.mark.parametrize(
+    ("title", "table", "arm", "expected"),
+    [
+        # By hand: 8.9 / 7.37 is 1.2076; 0.7 is 30 points below 1; 8.75 / 8.4 is 1.0417.
+        ("Paired differences to pose", 0, "randpos", {-1: "+20.8 (+19.2 to +22.3)"}),
+        ("Paired differences to pose", 1, "randpos", {-1: "−30.0 (−38.0 to −22.0)"}),
+        ("What short text lost", 0, "pose", {0: "+4.2% (+2.9 to +5.4%)", -1: "94% (93–95%)"}),
+        ("What short text lost", 0, "pose: interpolation only", {0: "+15.1% (+13.7 to +16.5%)"}),
+        ("What training cost", 0, "pose", dict(enumerate(("2", "100", "409,600", "88.6 s", "858 MiB")))),
+        ("What training cost", 0, "small-4k", dict(enumerate(("1", "100", "–", "88.1 s", "870 MiB")))),
+        ("What training cost", 1, "pose", {-1: "0.94 s, 866 MiB"}),
+        ("What training cost", 1, "full", {-1: "failed: out of memory"}),
+        ("What serving costs", 0, "pose", {0: "51.9 ms"}),
+        ("What serving costs", 3, "pose", {-1: "512 MiB"}),
+        ("Tokens to reach a perplexity", 0, "pose", {0: "122,880", 1: "122,880"}),
+        ("Tokens to reach a perplexity", 0, "randpos", {0: "not reached", 1: "not reached"}),
+        ("What failed", 0, "full", {0: "0", 1: "out of memory", 2: "CUDA out of memory: tried to allocate 9 GiB"}),
+    ],
+)
+def test_tables_have_the_numbers(report: Report, title: str, table: int, arm: str, expected: dict[int, str]) -> None:
+    row = cells(section(report, title).tables[table])[arm]
+    assert {column: row[column] for column in expected} == expected
 
 
-def test_the_ground_is_the_page_that_contrast_was_measured_on() -> None:
-    template = Path(drawing.__file__).with_name("page.html").read_text()
-    assert tuple(re.findall(r"--paper: (#\w+)", template)) == PAPERS
+def test_costs_by_target_mark_what_failed(report: Report) -> None:
+    shown = section(report, "What training cost")
+    assert "full" not in cells(shown.tables[0])
+    assert "full: 1k 1.1 s, 2k 2.3 s, 4k 4.6 s, 8k failed." in shown.figures[0].panels[0]
+    assert "A cross marks" in shown.figures[0].caption
+    assert len(section(report, "What serving costs").figures[0].panels) == 4
 
 
-# Linear sRGB as it appears without one kind of cone. Source: Machado, Oliveira and Fernandes 2009, severity 1.0.
-CONES = {
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-}
+def test_samplers_that_are_the_same_are_one_curve(report: Report) -> None:
+    table = section(report, "Which distances were trained").tables[0]
+    assert [row[:2] for row in table.rows] == [
+        ("pose, small-4k", "pose, 2 chunks, flat"),
+        ("pose, three chunks", "pose, 3 chunks, flat"),
+        ("randpos", "randpos"),
+        ("full", "full"),
+    ]
+    assert table.rows[3][2] == "100%"
 
 
-def lab(colour: str, cones: list[list[float]]) -> np.ndarray:
-    """CIELAB of a colour seen without some cones."""
-    srgb = np.array(to_rgb(colour))
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    seen = np.clip(np.array(cones) @ linear, 0, 1)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    xyz = to_xyz @ seen / (0.9505, 1, 1.089)
-    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+def test_a_sampler_of_the_callers_own_is_not_drawn(tmp_path: Path) -> None:
+    folder = write_extended(tmp_path / "m")
+    run = json.loads((folder / "skipwise.json").read_text())
+    (folder / "skipwise.json").write_text(json.dumps(run | {"sampler": "MyOwn"}))
+    line = write_lines(tmp_path / "a.jsonl", [record("perplexity", "perplexity", 256, 9.0, None, None)])
+    found = Report.of(read_evidence([str(folder), str(line)]))
+    assert "Which distances were trained" not in [one.title for one in found.sections]
 
 
-@pytest.mark.parametrize("kind", CONES)
-def test_the_demos_three_lines_are_apart_for_colour_blind_readers(kind: str) -> None:
-    for first, second in itertools.combinations(COLOURS[:3], 2):
-        assert np.linalg.norm(lab(first, CONES[kind]) - lab(second, CONES[kind])) > 30
+def test_what_was_run_is_told_with_its_hashes(report: Report) -> None:
+    assert report.made["documents, sha256"] == "d0c5" * 16
+    assert report.made["tokenizer, sha256"] == "70ce" * 16
+    assert report.made["seeds of training"] == "0, 1"
+    assert "PoSE(chunks=2" in report.made["run small-4k"]
 
 
-def test_the_number_in_every_cell_can_be_read(arms: list[Arm]) -> None:
-    for share in np.linspace(0, 1, 101):
-        fill = SHARE_COLOURS(share)
-        ink = "#000000" if relative_luminance(fill) > 0.179 else "#ffffff"
-        assert contrast(fill, ink) >= 4.5
-    assert math.isclose(contrast("#000000", "#ffffff"), 21)
+# The verdict
+
+
+def test_the_verdict_is_first_about_the_best_arm_then_about_all_else(report: Report) -> None:
+    assert report.verdict[0] == (
+        "Perplexity at 4k tokens, 16 times the original window: 7.37 (6.85–7.96) for pose, the lowest; the next, "
+        "“pose, three chunks”, has +1.1% (−0.2 to +2.4%), paired by document; 172 (160–186) for base."
+    )
+    for number, words in (
+        (1, "to pose contains zero at that length for “pose, three chunks”"),
+        (2, "4k for pose and “pose, three chunks”; 512 for interpolation only and randpos; 256 for base"),
+        (4, "Perplexity on short text, against the base"),
+        (-1, "1 of 6 arms failed: full (out of memory)."),
+    ):
+        assert words in report.verdict[number]
+
+
+def test_without_pairs_overlapping_intervals_are_not_told_apart() -> None:
+    assert "do not separate a from b" in verdict_on(*perplexities(a=7.0, b=7.4, c=9.0))[1]
+
+
+def test_arms_with_the_same_number_are_the_lowest_together() -> None:
+    assert verdict_on(*perplexities(a=7.001, b=7.004, c=8.0))[0].endswith(": 7.00 for a and b, the lowest.")
+
+
+def test_different_documents_are_cautioned_against() -> None:
+    arms = [
+        arm_of(name, [record("perplexity", "perplexity", 256, 9.0, None, None, documents_sha256=name * 8)])
+        for name in ("a", "b")
+    ]
+    assert any("same documents" in word for word in verdict_on(*arms))
+
+
+def test_nothing_is_said_where_nothing_was_measured() -> None:
+    (word,) = verdict_on()
+    assert word.startswith("Nothing was measured")
+
+
+def test_fifteen_arms_stay_readable() -> None:
+    """All are in the legend, bands are left away, and tables have a row for each."""
+    lines = [one for one in records_of("pose", kinds=()) if one["task"] == "perplexity"]
+    arms = [arm_of(f"arm {number}", lines) for number in range(15)]
+    made = Report.of(Evidence(arms=arms, original_tokens=256))
+    shown = section(made, "Perplexity by length")
+    assert list(cells(shown.tables[0])) == [arm.name for arm in arms]
+    assert "Intervals are in the table" in shown.figures[0].caption
+    assert "and 9 more" in made.verdict[0]
 
 
 # The page
@@ -301,113 +344,67 @@ class Outline(HTMLParser):
             self.headings.append(data)
 
 
-def test_the_page_is_one_file_that_asks_for_nothing(page: Path) -> None:
-    outline = Outline(page.read_text())
+def test_the_page_is_one_file_that_asks_for_nothing(page: str, report: Report) -> None:
+    outline = Outline(page)
+    assert outline.headings[:3] == ["From 256 to 4k tokens", "In short", "Perplexity by length"]
+    assert outline.headings[-1] == "How this was made"
     assert not {"script", "link", "img", "iframe", "object"} & set(outline.tags)
-    assert all(
-        value and value.startswith("#") for name, value in outline.attributes if name in ("src", "href", "xlink:href")
+    links = [value for name, value in outline.attributes if name in ("src", "href", "xlink:href")]
+    assert all(value and value.startswith("#") for value in links)
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert (
+        outline.tags.count("figure") == outline.tags.count("figcaption") == sum(len(s.figures) for s in report.sections)
     )
-    assert not re.search(r"@import|url\((?!#)", page.read_text())
+    assert outline.tags.count("table") == outline.tags.count("caption") == sum(len(s.tables) for s in report.sections)
+    assert len(page) < 4_000_000
 
 
-def test_the_page_begins_with_the_verdict_and_ends_with_how_it_was_made(page: Path) -> None:
-    assert Outline(page.read_text()).headings == [
-        "Made-up numbers",
-        "In short",
-        "Perplexity by length",
-        "Passkeys found by length and depth",
-        "Retrieval by task and length",
-        "What was run",
-        "How this was made",
-    ]
+def test_the_same_evidence_gives_the_same_page(evidence: Evidence, tmp_path: Path) -> None:
+    small = dataclasses.replace(evidence, arms=evidence.arms[:1], comparison=None, runs=())
+    for name in ("a", "b"):
+        Report.of(small).write_page(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_page_shows_every_arm_in_two_figures_with_their_tables(page: Path) -> None:
-    tags = Outline(page.read_text()).tags
-    assert (tags.count("figure"), tags.count("table"), tags.count("svg")) == (2, 3, 4)
-    assert tags.count("caption") == 3
-    assert tags.count("figcaption") == 2
+def test_no_text_of_documents_or_outputs_enters_unless_asked_for(tmp_path: Path) -> None:
+    hidden = {"text": SECRET, "settings": {"question": SECRET * 5, "depths": [SECRET]}, "output": SECRET}
+    lines = [one | {"details": one["details"] | hidden} for one in records_of("pose", kinds=["single"])]
+    source = write_lines(tmp_path / "a.jsonl", lines)
+    sample = {"task": "passkey", "length_tokens": 256, "output": SECRET, "answer": "12345"}
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps(sample) + "\n" + json.dumps(sample | {"output": "x" * 900, "length_tokens": 512}))
+    for asked in (None, samples):
+        made = Report.of(read_evidence([str(source)], original_tokens=256, samples=asked))
+        for write, path in ((made.write_page, tmp_path / "r.html"), (made.write_csv, tmp_path / "r.csv")):
+            write(path)
+            assert (SECRET in path.read_text()) == (asked is not None and path.suffix == ".html")
+        assert (SECRET in made.markdown()) == (asked is not None)
+        assert "x" * 201 not in (tmp_path / "r.html").read_text()
 
 
-def test_the_page_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
-    write_report(path, [Arm(name="base", results=passkeys(1, 0, 0, 0, 0))], title="x", original_tokens=256, made={})
-    assert Outline(path.read_text()).headings[2:-2] == [
-        "Passkeys found by length and depth",
-        "Retrieval by task and length",
-    ]
-
-
-def test_the_page_escapes_what_it_is_told(tmp_path: Path, arms: list[Arm]) -> None:
-    bad = "<script>alert(1)</script>"
-    path = tmp_path / "page.html"
-    write_report(path, [Arm(name=bad, results=arms[0].results)], title=bad, original_tokens=256, made={bad: bad})
-    assert "<script" not in path.read_text()
-
-
-# The model card
-
-
-CARD: dict[str, Any] = {
-    "window": Window(train=256, original=256, target=4096),
-    "interpolation": {"kind": "yarn", "beta_fast": 32.0},
-    "sampler": {"kind": "pose", "chunks": 2, "skips": "flat"},
-    "tuning": {"kind": "full"},
-    "data": {"source": "stdlib"},
-}
-
-
-def front_matter(card: str) -> dict[str, Any]:
-    return yaml.safe_load(card.split("---\n")[1])
-
-
-def test_a_card_says_what_was_done(tmp_path: Path) -> None:
-    card = write_model_card(tmp_path, base="someone/small-7b", **CARD).read_text()
-    assert front_matter(card) == {
-        "base_model": "someone/small-7b",
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["long-context", "skipwise"],
-    }
-    for part in (
-        "# small-7b, extended to 4k tokens",
-        "- Training window: 256 tokens\n",
-        "- Target window: 4096 tokens (16 times)\n",
-    ):
-        assert part in card
-    assert "- Positions: pose (chunks 2, skips flat)\n" in card
-    assert "AutoModelForCausalLM.from_pretrained" in card
-
-
-def test_a_card_without_results_says_so_and_claims_nothing(tmp_path: Path) -> None:
-    card = write_model_card(tmp_path, base="someone/small-7b", **CARD).read_text()
-    assert "No results were at hand" in card
-    assert not re.search(r"perplexity|passkey|%|checks", card, re.IGNORECASE)
-
-
-def test_a_card_gives_results_verdicts_and_notes(tmp_path: Path, arms: list[Arm]) -> None:
-    card = write_model_card(
-        tmp_path,
-        base="small",
-        results=arms,
-        verdicts=[Verdict(name="chunks", status="pass", detail="they see\neach other")],
-        notes=["Code only."],
-        **CARD,
-    ).read_text()
-    assert "| 4k | 2,084 (1,938–2,230) | 14.4 (13.4–15.4) | 9.19 (8.55–9.83) |" in card
-    assert "Nothing was measured" not in card
-    assert "- pass: chunks: they see each other" in card
-    assert "- Code only." in card
-
-
-@pytest.mark.parametrize("base", ["runs/model", "/models/big", "small", "weights.gguf"])
-def test_a_path_is_not_passed_off_as_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("runs/model").mkdir(parents=True)
-    assert "base_model" not in front_matter(write_model_card(tmp_path, base=base, **CARD).read_text())
+@pytest.mark.slow
+def test_hostile_names_stay_names(tmp_path: Path) -> None:
+    changed: dict[str, Any] = comparison()
+    changed["arms"] = {HOSTILE: changed["arms"]["pose"], "full": changed["arms"]["full"]}
+    changed["arms"]["full"]["runs"][0]["error"] = HOSTILE
+    for name in ("differences", "costs", "reached"):
+        changed[name] = [entry | {"arm": HOSTILE} for entry in changed[name] if entry["arm"] in ("pose", "base")]
+    folder = write_comparison(tmp_path / "c", {**changed, "made": {HOSTILE: HOSTILE}, "reference": HOSTILE}, kinds=())
+    write_lines(tmp_path / "hostile", list(records_of("pose", kinds=())), compared=HOSTILE).replace(
+        folder / "records.jsonl"
+    )
+    made = Report.of(read_evidence([str(folder)]), title=HOSTILE)
+    made.write_page(tmp_path / "r.html")
+    html = (tmp_path / "r.html").read_text()
+    assert "<script" not in html
+    assert "<img" not in html
+    for panel in [panel for one in made.sections for figure in one.figures for panel in figure.panels]:
+        ElementTree.fromstring(panel)
+    assert not re.search(r"<(?!/?ins>)", made.markdown())
+    assert all(line.count("|") >= 2 for line in made.markdown().splitlines() if line.startswith("| &lt;"))
 
 
 def test_a_report_needs_no_model_library(fresh_python: Callable[[str], None]) -> None:
     fresh_python(
-        "import sys, skipwise.report\nassert not {'torch', 'transformers', 'matplotlib.pyplot'} & {*sys.modules}"
+        "import sys, skipwise.report.report\nassert not {'torch', 'transformers', 'matplotlib.pyplot'} & {*sys.modules}"
     )

@@ -138,7 +138,8 @@ def compare(
 
 def _write_report(folder: Path) -> list[str]:
     """Writes the page, the tables as Markdown and the records as CSV beside them; what it says in short."""
-    from skipwise.report import Report, read_evidence
+    from skipwise.report.reading import read_evidence
+    from skipwise.report.report import Report
 
     report = Report.of(read_evidence([str(folder)]))
     report.write_page(folder / "report.html")
@@ -150,7 +151,8 @@ def _write_report(folder: Path) -> list[str]:
 def _show(results: Any, verdict: list[str]) -> None:
     from rich.console import Console
 
-    from skipwise.report import Arm, results_table
+    from skipwise.report.evidence import Arm
+    from skipwise.report.tables import results_table
 
     arms = {}
     for record in results.records:

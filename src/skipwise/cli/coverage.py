@@ -213,7 +213,7 @@ def _write_plot(path: Path, panels: list[tuple[Window, list[tuple["PositionSampl
     from matplotlib.figure import Figure
 
     from skipwise.positions import sampler_label
-    from skipwise.report import Curve, draw_coverage
+    from skipwise.report.figures import Curve, draw_coverage
 
     # Text stays text and no dates go in: the file is small, and the same call writes the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "skipwise", "font.size": 9}):

@@ -8,7 +8,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from skipwise.evals import EvalResult
-    from skipwise.report import MeanScore
+    from skipwise.report.effective import MeanScore
 
 # What other metrics say, such as the share of key tokens, is neither good nor bad.
 _MORE_IS_BETTER = ("score", "accuracy", "same_top")
@@ -17,11 +17,9 @@ _LESS_IS_BETTER = ("perplexity", "longppl", "nll", "kl_", "log_perplexity_ratio"
 
 def print_results(results: Sequence["EvalResult"]) -> None:
     """One row a number; what was found at each depth or position goes into a grid of its own for each task."""
-    from skipwise.report.records import is_whole
-
     console = Console()
     table = _table("task", "tokens", "measure", "value", "95% interval", "n", "skipped")
-    whole = [result for result in results if is_whole(result)]
+    whole = [result for result in results if result.is_whole]
     for result in whole:
         table.add_row(
             result.task,
@@ -71,10 +69,8 @@ def print_mean_scores(scores: Sequence["MeanScore"]) -> None:
 
 def print_checkpoints(by_step: Mapping[int, Sequence["EvalResult"]]) -> None:
     """A row for each checkpoint, a column for each number over whole inputs; the best of each merit stands out."""
-    from skipwise.report.records import is_whole
-
     whole = {
-        step: {(_named(r.task, r), r.length_tokens, r.metric): r.value for r in results if is_whole(r)}
+        step: {(_named(r.task, r), r.length_tokens, r.metric): r.value for r in results if r.is_whole}
         for step, results in by_step.items()
     }
     columns = list(dict.fromkeys(column for values in whole.values() for column in values))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from skipwise.config import LoraTuning
     from skipwise.plan import Machine, Plan, Utilisation
     from skipwise.plan.measure import CalibratedPlanning
-    from skipwise.report import Table
+    from skipwise.report.tables import Table
     from skipwise.window import Window
 
 EPILOG = """Example: skipwise plan llama-3-8b --target 128k --machine h100 --count 8 --price 2.5

@@ -64,7 +64,9 @@ def report(
         if path is not None:
             _check_writable(name, path)
 
-    from skipwise.report import Report, read_evidence, state_results
+    from skipwise.report.model_card import state_results
+    from skipwise.report.reading import read_evidence
+    from skipwise.report.report import Report
 
     made = Report.of(read_evidence(sources, original_tokens=original, samples=samples), title=title)
     if card is not None:

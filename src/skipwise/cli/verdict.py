@@ -9,7 +9,7 @@ from skipwise.errors import ConfigError
 
 if TYPE_CHECKING:
     from skipwise.evals import EvalResult, Task
-    from skipwise.report import EffectiveLength
+    from skipwise.report.effective import EffectiveLength
 
 
 class Rule(StrEnum):
@@ -52,7 +52,7 @@ def require_short_length(rule: Rule, config: Any, lengths: Sequence[int]) -> Non
         ConfigError: when it cannot be decided.
     """
     from skipwise.model import rope_state
-    from skipwise.report import short_limit
+    from skipwise.report.effective import short_limit
 
     state = rope_state(config)
     limit = short_limit(state.original, state.maximum)
@@ -81,7 +81,8 @@ def state_verdict(
     from skipwise.distributed import process_state
     from skipwise.model import rope_state
     from skipwise.records.runs import RECORD_FILE
-    from skipwise.report import effective_length, state_effective_length
+    from skipwise.report.effective import effective_length
+    from skipwise.report.model_card import state_effective_length
 
     window = rope_state(config)
     found = [
@@ -99,7 +100,7 @@ def state_verdict(
 def _print(asked: Sequence["EffectiveLength"], as_json: bool) -> None:
     from skipwise.cli.evaluate_tables import print_mean_scores
     from skipwise.cli.options import print_json
-    from skipwise.report import basis
+    from skipwise.report.effective import basis
 
     if as_json:
         for one in asked:

@@ -1,15 +1,15 @@
-"""Matched arms over one base model: the same tokens, seeds, optimizer and evaluation; only what is compared differs.
+"""Compare ways to extend one base model (arms) with the same tokens, seeds, optimizer and evaluation.
 
     comparison -> jobs -> one process each: train, evaluate -> pooled over seeds, paired with the reference -> folder
 
-    settings.py   a comparison as a strict value; what an arm's name stands for
+    settings.py   settings of a comparison, and the kinds of arms
     jobs.py       one arm with one seed as a run of `skipwise.extend`, on equal tokens
     worker.py     one job in a process of its own
-    pairing.py    several seeds together; two arms sample by sample
-    results.py    what the jobs left, as records
+    pairing.py    pool seeds; pair arms sample by sample
+    results.py    collect what the jobs left
 
-A comparison that was interrupted goes on at the arm and step where it stopped; an arm that fails is recorded as failed,
-and the rest go on.
+An interrupted comparison resumes at the arm and step where it stopped. An arm that fails is recorded as failed, and the
+others go on.
 """
 
 import json
@@ -44,29 +44,28 @@ logger = logging.getLogger("skipwise")
 
 
 class ComparisonStopped(KeyboardInterrupt):
-    """Stopped on request; what is done is kept, and `resume` goes on from there."""
+    """Stopped on request; `resume` goes on from there."""
 
 
 def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool = False, command: str = "") -> Results:
-    """Runs every arm, each in a process of its own, and brings their results together.
+    """Runs every arm, each in a process of its own, and collects their results.
 
     Args:
         comparison: what to compare.
         resume: go on with a comparison that was interrupted, or was given more arms, seeds or costs since.
-        retry_failed: run once more what failed before.
-        command: what made it, for the record.
+        retry_failed: run failed jobs again.
+        command: the command line, for the record.
 
     Returns:
-        What was measured; the folder holds the same as `records.jsonl` and `comparison.json`.
+        The results, as they are in the folder's `records.jsonl` and `comparison.json`.
 
     Raises:
-        ConfigError: settings that cannot be used, or a folder that is taken.
-        DataError: documents that cannot be read.
-        CheckpointError, UnsupportedModelError: a base model that cannot be read or extended.
+        ConfigError: settings cannot be used, or the folder is taken.
+        DataError: documents cannot be read.
+        CheckpointError, UnsupportedModelError: the base model cannot be read or extended.
         ComparisonStopped: on Ctrl-C.
     """
-    run = comparison.run
-    shared = RunConfig.from_mapping(run)
+    shared = RunConfig.from_mapping(comparison.run)
     base = read_config(shared.model, original=shared.original, trust_remote_code=shared.trust_remote_code)
     planner = Planner(comparison, base)
     jobs = [*planner.arm_jobs(), *planner.cost_jobs()]
@@ -79,19 +78,17 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
         outcome = Outcome.read(folder / job.name)
         if outcome is not None and not (retry_failed and outcome.status == "failed"):
             continue
+        (folder / job.name).mkdir(parents=True, exist_ok=True)
         if job.arm.kind.as_long_as_reference and not job.measures_costs:
-            timed = _timed(job, comparison, planner, folder)
-            if timed is None:
-                failed = Outcome(
-                    status="failed", failure="error", error="no time to go by: see the arms it is timed by"
-                )
-                (folder / job.name).mkdir(parents=True, exist_ok=True)
-                failed.write(folder / job.name)
+            steps = _steps_in_time(job, comparison, planner, folder)
+            if steps is None:
+                error = "no time to go by: see the arms it is timed by"
+                Outcome(status="failed", failure="error", error=error).write(folder / job.name)
                 continue
-            job = timed
+            job = planner.with_steps(job, steps)
         logger.info(f"[{place}/{len(jobs)}] {job.name}")
         job_begun = time.monotonic()
-        outcome = _run(job, folder, planner, comparison, evaluation)
+        outcome = _run(job, folder / job.name, planner, comparison, evaluation)
         took = time.monotonic() - job_begun
         if outcome.status == "failed":
             logger.warning(f"    failed after {took:.0f} s: {outcome.failure}: {outcome.error}")
@@ -101,7 +98,7 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
 
 
 def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None:
-    """Finds what cannot be read before the first arm is trained; each would find it for itself."""
+    """Raises for unreadable documents before the first arm is trained."""
     seen = []
     for job in jobs:
         data = job.run.data
@@ -113,18 +110,15 @@ def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None
 
 
 def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
-    """Takes the folder for this comparison, or checks that a resumed one changes nothing that was measured before."""
+    """Takes the folder for this comparison, or checks that a resumed one has the settings it was begun with."""
     file = folder / SETTINGS_FILE
     if resume:
         if not file.is_file():
             raise ConfigError(f"there is no comparison in {str(folder)!r} to go on with; start it without --resume")
         begun = Comparison.from_mapping(read_settings(file))
         changed = [name for name in ("run", "evaluation") if getattr(begun, name) != getattr(comparison, name)]
-        changed += [
-            arm.name
-            for arm in begun.arms
-            if arm.name in {a.name for a in comparison.arms} and arm not in comparison.arms
-        ]
+        names = {arm.name for arm in comparison.arms}
+        changed += [arm.name for arm in begun.arms if arm.name in names and arm not in comparison.arms]
         if changed:
             raise ConfigError(
                 f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; go on with "
@@ -143,23 +137,15 @@ def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
 
 
 def _evaluation(comparison: Comparison, planner: Planner) -> list[dict[str, Any]]:
-    """Tasks with the lengths that each is measured at, checked."""
+    """Tasks with their lengths, checked."""
     asked, window = comparison.evaluation, planner.window
     doublings = [window.original * 2**power for power in range((window.target // window.original).bit_length())]
     lengths = sorted(asked.lengths or {*doublings, window.target})
     tasks = [dict(task) if isinstance(task, dict) else {"kind": task} for task in asked.tasks]
     tasks += [{"kind": "suite", "folder": suite} for suite in asked.suites]
     if asked.regression:
-        short = [window.original]
-        tasks.append(
-            {
-                "kind": "regression",
-                "base": comparison.run["model"],
-                "untrained": False,
-                "num_documents": 16,
-                "lengths": short,
-            }
-        )
+        base = {"kind": "regression", "base": comparison.run["model"], "untrained": False}
+        tasks.append({**base, "num_documents": 16, "lengths": [window.original]})
     measured = []
     for task in tasks:
         given = task.pop("lengths", None)
@@ -175,51 +161,44 @@ def _evaluation(comparison: Comparison, planner: Planner) -> list[dict[str, Any]
     return measured
 
 
-def _timed(job: Job, comparison: Comparison, planner: Planner, folder: Path) -> Job | None:
-    """The job with as many steps as fit into the reference's time, by the time that the same steps took with equal
-    tokens; None where one of the two is not known.
+def _steps_in_time(job: Job, comparison: Comparison, planner: Planner, folder: Path) -> int | None:
+    """Steps of full length that fit into the reference's training time; None if one of the two times is unknown.
+
+    The time of a step of full length is that of the arm that trains at full length on equal tokens.
     """
     like = next((arm for arm in comparison.arms if arm.kind.whole_target and not arm.kind.as_long_as_reference), None)
     if like is None:
         raise ConfigError(f"arm {job.arm.name!r} is timed by an arm like 'full', and there is none: add it")
     seconds = []
     for name in (comparison.reference, like.name):
-        outcome = Outcome.read(folder / "arms" / name / f"seed-{job.seed}")
+        outcome = Outcome.read(folder / planner.name_of(name, job.seed))
         if outcome is None or outcome.status == "failed" or not outcome.steps:
             return None
         seconds.append(outcome.training_seconds / outcome.steps)
-    return planner.with_steps(job, max(1, round(planner.steps * seconds[0] / seconds[1])))
+    return max(1, round(planner.steps * seconds[0] / seconds[1]))
 
 
 def _run(
-    job: Job, folder: Path, planner: Planner, comparison: Comparison, evaluation: Sequence[dict[str, Any]]
+    job: Job, place: Path, planner: Planner, comparison: Comparison, evaluation: Sequence[dict[str, Any]]
 ) -> Outcome:
     """Runs a job in a process of its own and waits for it."""
-    place = folder / job.name
-    place.mkdir(parents=True, exist_ok=True)
     (place / OUTCOME_FILE).unlink(missing_ok=True)
-    of_arm = [
-        measured
-        for measured in evaluation
-        # A base held to itself tells nothing.
-        if measured["task"]["kind"] != "regression" or job.arm.kind.interpolated
-    ]
-    source = comparison.evaluation.documents or job.run.data.source
-    tokens_per_step = (
-        job.run.resolve_window(planner.window.original).train if job.measures_costs else planner.step_tokens
-    )
+    kind = job.arm.kind
+    # Comparing the base with itself would tell nothing.
+    of_arm = [measured for measured in evaluation if measured["task"]["kind"] != "regression" or kind.interpolated]
+    one_window = job.run.resolve_window(planner.window.original).train
     text = {
         "name": job.name,
         "arm": job.arm.name,
         "seed": job.seed,
-        "trained": job.arm.kind.trained,
-        "interpolated": job.arm.kind.interpolated,
+        "trained": kind.trained,
+        "interpolated": kind.interpolated,
         "measures_costs": job.measures_costs,
-        "tokens_per_step": tokens_per_step,
+        "tokens_per_step": one_window if job.measures_costs else planner.step_tokens,
         "run": parse_yaml(job.run.to_yaml()),
         "evaluation": [] if job.measures_costs else of_arm,
         "evaluation_seed": comparison.evaluation.seed,
-        "documents": source,
+        "documents": comparison.evaluation.documents or job.run.data.source,
     }
     job_file = place / "job.json"
     job_file.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
@@ -240,15 +219,15 @@ def _run(
 
 
 def _run_process(job_file: Path) -> int:
-    """Runs the worker on a job and gives back its exit code; what it prints goes into the job's log."""
+    """Runs the worker on a job, with its output in the job's log; returns the exit code."""
     command = [sys.executable, "-m", "skipwise.compare.worker", str(job_file)]
     with (job_file.parent / "log.txt").open("a", encoding="utf-8") as log:
         # Progress bars are for a terminal.
         shown = None if sys.stderr.isatty() else log
-        # In a session of its own, so that Ctrl-C reaches it once, through here: a second one would end it unsaved.
+        # In a session of its own, so that Ctrl-C reaches it only once, from here; a second would end it unsaved.
         process = subprocess.Popen(command, stdout=log, stderr=shown, start_new_session=True)
         try:
-            # Also where the shell has Ctrl-C ignored, as it has for what runs in the background.
+            # Also where the shell has Ctrl-C ignored, as for background processes.
             with on_stop_signals(_interrupt):
                 return process.wait()
         except KeyboardInterrupt:

@@ -1,6 +1,6 @@
-"""From a comparison to jobs: one arm with one seed, or one measurement of cost, each for a process of its own.
+"""Make the jobs of a comparison: one arm with one seed, or one measurement of costs, each for its own process.
 
-Equal tokens: every arm takes as many tokens a step as the shared run, in as many steps, whatever its window.
+Equal tokens: every arm takes as many steps as the shared run, with as many tokens each, whatever its window.
 """
 
 import math
@@ -27,12 +27,12 @@ class Job:
     """One process of a comparison.
 
     Attributes:
-        name: folder of its results under the comparison's, and what its progress is called.
-        arm: whose it is.
+        name: folder of its results, below the comparison's.
+        arm: what is run.
         seed: of training; None where nothing is trained.
         run: settings of the run, with `output` within the job's folder.
-        target_tokens: the target that it is for; another than the comparison's where it measures costs.
-        measures_costs: times a few steps and evaluates nothing.
+        target_tokens: target window; differs from the comparison's where costs are measured.
+        measures_costs: whether it only times a few steps and evaluates nothing.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Job:
 
 
 class Planner:
-    """Makes the jobs of a comparison and refuses what cannot be run before anything is.
+    """Makes the jobs of a comparison, and raises for those that cannot run before any is started.
 
     Args:
         comparison: the settings.
@@ -61,60 +61,49 @@ class Planner:
         self.step_tokens: int = self.window.train * self._at_a_time * training["gradient_accumulation_steps"]
 
     def arm_jobs(self) -> list[Job]:
-        """Every arm with every seed; those that are timed by another come last."""
+        """Every arm with every seed; arms whose steps depend on another's time come last."""
         timed_last = sorted(self._comparison.arms, key=lambda arm: arm.kind.as_long_as_reference)
-        jobs = [
-            self._arm_job(arm, seed)
+        return [
+            self._checked(self._arm_job(arm, seed))
             for arm in timed_last
             for seed in (self._comparison.seeds if arm.kind.trained else [None])
         ]
-        for job in jobs:
-            if job.arm.kind.trained:
-                self._check(job)
-        return jobs
 
     def cost_jobs(self) -> list[Job]:
-        """A few steps of one window at each target, for the arms whose cost is asked for."""
+        """A few steps with one window at each target, for the arms whose costs are asked for."""
         costs = self._comparison.costs
         if costs is None:
             return []
         full = [arm.name for arm in self._comparison.arms if arm.kind.whole_target][:1]
         names = costs.arms or list(dict.fromkeys([self._comparison.reference, *full]))
+        one_window = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
         jobs = []
         for arm in map(self._comparison.arm, names):
             for target in sorted(costs.targets):
-                measured = {
+                settings = {
                     "target": target,
                     "data": {"held_out": 0.0, "min_tokens": target},
-                    "training": {
-                        "max_steps": costs.steps + 1,
-                        "per_device_train_batch_size": 1,
-                        "gradient_accumulation_steps": 1,
-                        "save_strategy": "no",
-                    },
+                    "training": {"max_steps": costs.steps + 1, **one_window, "save_strategy": "no"},
                     "growth": [],
                     "short_steps": 0.0,
                 }
-                run = self._run(arm, self._comparison.seeds[0], f"costs/{arm.name}-{target}", target, measured)
-                jobs.append(
-                    Job(
-                        name=f"costs/{arm.name}-{target}",
-                        arm=arm,
-                        seed=self._comparison.seeds[0],
-                        run=run,
-                        target_tokens=target,
-                        measures_costs=True,
-                    )
-                )
-                self._check(jobs[-1])
+                seed, name = self._comparison.seeds[0], f"costs/{arm.name}-{target}"
+                run = self._run(arm, seed, name, target, settings)
+                job = Job(name=name, arm=arm, seed=seed, run=run, target_tokens=target, measures_costs=True)
+                jobs.append(self._checked(job))
         return jobs
 
+    @staticmethod
+    def name_of(arm: str, seed: int | None) -> str:
+        """The name of the job of an arm with a seed."""
+        return f"arms/{arm}" + ("" if seed is None else f"/seed-{seed}")
+
     def with_steps(self, job: Job, steps: int) -> Job:
-        """The job with another number of steps, as time allows."""
+        """The job with another number of steps."""
         return self._arm_job(job.arm, job.seed, {"training": {"max_steps": steps}})
 
     def _arm_job(self, arm: Arm, seed: int | None, more: dict[str, Any] | None = None) -> Job:
-        name = f"arms/{arm.name}" + ("" if seed is None else f"/seed-{seed}")
+        name = self.name_of(arm.name, seed)
         own_window = arm.run_config(self._comparison.run).window
         train = self.window.target if arm.kind.whole_target else own_window or self.window.train
         at_a_time = max(1, self._at_a_time * self.window.train // train)
@@ -147,16 +136,19 @@ class Planner:
         output = Path(self._comparison.output) / folder / "model"
         try:
             run = RunConfig.from_mapping({**tree, "target": target, "seed": seed, "output": str(output)})
-            # As `extend` would, but here for the arms as well of which nothing is trained.
+            # As in `extend`, but also for arms that are not trained.
             return resolve(run, model_facts(run, self._base)).config
         except SkipwiseError as error:
             raise ConfigError(f"arm {arm.name!r}: {error}") from error
 
-    def _check(self, job: Job) -> None:
-        """What a run would refuse by its settings alone."""
+    def _checked(self, job: Job) -> Job:
+        """The job; raises what its run would raise for its settings alone."""
+        if not job.arm.kind.trained:
+            return job
         try:
             training_settings(job.run)
             window = job.run.resolve_window(self.window.original)
             job.run.build_sampler().sample(window.target, window, np.random.default_rng(0))
         except SkipwiseError as error:
             raise ConfigError(f"arm {job.arm.name!r}: {error}") from error
+        return job

@@ -9,7 +9,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,6 @@ from skipwise.records.results import EvalResult
 from skipwise.records.stats import Estimate, bootstrap_ratio, widened, wilson
 
 _RESAMPLES = 4000
-
-INTERVAL = "bootstrap over samples"
-INTERVAL_WITH_SEEDS = "bootstrap over samples and seeds"
 
 
 class Cell(NamedTuple):
@@ -62,7 +59,7 @@ def read_scores(files: Sequence[Path]) -> dict[Cell, Scores]:
             if (score := _score(sample)) is not None:
                 # A document may occur more than once, and prompts of different documents may have the same tokens.
                 name = f"{sample.get('document', '')}:{sample.get('prompt_sha256', '')}"
-                cells[Cell(_task_of(sample), sample["length_tokens"])][name] = score
+                cells[Cell(_named(sample["task"], sample), sample["length_tokens"])][name] = score
         by_seed.append(cells)
     found = {}
     for cell in by_seed[0] if by_seed else ():
@@ -85,10 +82,10 @@ def pooled(scores: Scores, rng: np.random.Generator) -> tuple[Estimate, str]:
         return wilson(share * num_samples, num_samples), "Wilson" if num_seeds == 1 else "Wilson, counting prompts once"
     if num_seeds == 1:
         return bootstrap_ratio(scores.sums[0], scores.weights[0], rng).exp(), "bootstrap over documents"
-    means = _resampled(scores, None, rng)
-    value = _mean(scores)
-    estimate = Estimate(value, None, None) if num_samples < 2 else widened(value, means, num_samples)
-    return estimate.exp(), INTERVAL_WITH_SEEDS
+    estimate = Estimate(_mean(scores), None, None)
+    if num_samples > 1:
+        estimate = widened(estimate.value, _resampled(scores, None, rng), num_samples)
+    return estimate.exp(), "bootstrap over samples and seeds"
 
 
 def difference(arm: Scores, reference: Scores, rng: np.random.Generator) -> Estimate | None:
@@ -104,13 +101,12 @@ def difference(arm: Scores, reference: Scores, rng: np.random.Generator) -> Esti
     """
     if arm.names != reference.names or not (arm.weights[0] == reference.weights[0]).all():
         return None
-    value = _mean(arm) - _mean(reference)
     if not arm.is_nll:
         return _difference_of_shares(arm, reference)
+    value = _mean(arm) - _mean(reference)
     if len(arm.names) < 2:
         return Estimate(value, None, None)
-    resampled = _resampled(arm, reference, rng)
-    return widened(value, resampled, len(arm.names), least=-math.inf)
+    return widened(value, _resampled(arm, reference, rng), len(arm.names), least=-math.inf)
 
 
 def _difference_of_shares(arm: Scores, reference: Scores) -> Estimate:
@@ -153,31 +149,17 @@ def pooled_results(
         scores: scores of all seeds.
         seeds: training seeds; empty for an untrained arm.
     """
-    num_runs = len(results)
-    for index, first in enumerate(results[0]):
-        same = [of_seed[index] for of_seed in results]
-        details = {**first.details, "compared": arm, "train_seeds": list(seeds)}
-        details.pop("train_seed", None)
+    for same in zip(*results, strict=True):
+        first = same[0]
         estimate, interval = Estimate(first.value, first.ci_low, first.ci_high), first.details.get("interval")
-        if num_runs > 1:
-            estimate = Estimate(float(np.mean([one.value for one in same])), None, None)
-            interval = None
+        if len(results) > 1:
+            estimate, interval = Estimate(float(np.mean([one.value for one in same])), None, None), None
             cell = scores.get(Cell(_named(first.task, first.details), first.length_tokens))
-            whole = not {"depth_from", "position_from"} & first.details.keys()
-            if cell is not None and whole and first.metric in ("perplexity", "accuracy", "score"):
+            if cell is not None and first.is_whole and first.metric in ("perplexity", "accuracy", "score"):
                 estimate, interval = pooled(cell, np.random.default_rng(0))
-        yield EvalResult(
-            task=first.task,
-            length_tokens=first.length_tokens,
-            metric=first.metric,
-            value=estimate.value,
-            ci_low=estimate.low,
-            ci_high=estimate.high,
-            num_samples=first.num_samples,
-            num_skipped=first.num_skipped,
-            seed=first.seed,
-            details={**details, "interval": interval},
-        )
+        details = {**first.details, "compared": arm, "train_seeds": list(seeds), "interval": interval}
+        details.pop("train_seed", None)
+        yield replace(first, value=estimate.value, ci_low=estimate.low, ci_high=estimate.high, details=details)
 
 
 def differences(scores: Mapping[str, Mapping[Cell, Scores]], reference: str) -> Iterator[Difference]:
@@ -188,19 +170,20 @@ def differences(scores: Mapping[str, Mapping[Cell, Scores]], reference: str) -> 
             if arm == reference or of_reference is None:
                 continue
             found = difference(of_arm, of_reference, np.random.default_rng(0))
-            if found is not None:
-                yield Difference(
-                    arm=arm,
-                    reference=reference,
-                    task=cell.task,
-                    metric="perplexity" if of_arm.is_nll else "accuracy",
-                    length_tokens=cell.length_tokens,
-                    value=found.value,
-                    ci_low=found.low,
-                    ci_high=found.high,
-                    num_pairs=len(of_arm.names),
-                    num_seeds=max(len(of_arm.sums), len(of_reference.sums)),
-                )
+            if found is None:
+                continue
+            yield Difference(
+                arm=arm,
+                reference=reference,
+                task=cell.task,
+                metric="perplexity" if of_arm.is_nll else "accuracy",
+                length_tokens=cell.length_tokens,
+                value=found.value,
+                ci_low=found.low,
+                ci_high=found.high,
+                num_pairs=len(of_arm.names),
+                num_seeds=max(len(of_arm.sums), len(of_reference.sums)),
+            )
 
 
 def _score(sample: Mapping[str, Any]) -> tuple[float, float, bool] | None:
@@ -209,10 +192,6 @@ def _score(sample: Mapping[str, Any]) -> tuple[float, float, bool] | None:
         return sample["nll_sum"], sample["scored_tokens"], True
     score = sample.get("correct", sample.get("score"))
     return None if score is None else (float(score), 1.0, False)
-
-
-def _task_of(sample: Mapping[str, Any]) -> str:
-    return _named(sample["task"], sample)
 
 
 def _named(task: str, details: Mapping[str, Any]) -> str:

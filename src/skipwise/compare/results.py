@@ -1,13 +1,13 @@
 """Collect the results of a comparison's jobs: records pooled over seeds, differences, time and memory.
 
 records.jsonl     one `EvalResult` per line; `details.compared` names the arm
-comparison.json   arms and their runs, differences to the reference, costs, and provenance
+comparison.json   `skipwise.records.comparison.Comparison`
 """
 
 import dataclasses
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,10 @@ from typing import Any
 from skipwise.compare.jobs import Job, Planner
 from skipwise.compare.pairing import differences, pooled_results, read_scores
 from skipwise.compare.settings import Arm, Comparison
-from skipwise.compare.worker import Outcome
+from skipwise.compare.worker import RESULTS_FILE, SAMPLES_FILE, Outcome
 from skipwise.config.reading import merge_settings
-from skipwise.records.comparison import Difference
+from skipwise.records import comparison as record
 from skipwise.records.results import EvalResult
-
-RECORDS_FILE = "records.jsonl"
-COMPARISON_FILE = "comparison.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +34,7 @@ class Results:
 
     folder: Path
     records: list[EvalResult]
-    differences: list[Difference]
+    differences: list[record.Difference]
     about: dict[str, Any]
 
     @property
@@ -49,96 +46,98 @@ class Results:
 def collect(
     comparison: Comparison, planner: Planner, jobs: Sequence[Job], folder: Path, *, seconds: float, command: str
 ) -> Results:
-    """Reads the results of every job and writes the two files."""
-    outcomes = {job.name: Outcome.read(folder / job.name) for job in jobs}
+    """Reads the results of every job and writes the two files.
+
+    Args:
+        comparison: its settings.
+        planner: that made the jobs.
+        jobs: all of them ended.
+        folder: of the comparison.
+        seconds: how long it took.
+        command: what made it.
+    """
+    outcomes = {job.name: Outcome.of(folder / job.name) for job in jobs}
     records: list[EvalResult] = []
     scores, arms, versions = {}, {}, {}
     for arm in comparison.arms:
         of_arm = [job for job in jobs if job.arm.name == arm.name and not job.measures_costs]
-        done = [job for job in of_arm if (outcome := outcomes[job.name]) is not None and outcome.status == "done"]
+        done = [job for job in of_arm if outcomes[job.name].status == "done"]
         if done:
-            scores[arm.name] = read_scores([folder / job.name / "samples.jsonl" for job in done])
-            results = [_results(folder / job.name / "results.jsonl") for job in done]
+            scores[arm.name] = read_scores([folder / job.name / SAMPLES_FILE for job in done])
             seeds = [job.seed for job in done if job.seed is not None]
-            records += pooled_results(arm.name, results, scores[arm.name], seeds)
-        runs = [{"seed": job.seed, **_run_summary(outcomes[job.name])} for job in of_arm]
-        versions = next((o.versions for job in done if (o := outcomes[job.name]) and o.versions), versions)
-        arms[arm.name] = _described(arm, of_arm[0], runs)
+            records += pooled_results(arm.name, [_results(folder / job.name) for job in done], scores[arm.name], seeds)
+        versions = next((found for job in done if (found := outcomes[job.name].versions)), versions)
+        arms[arm.name] = _described(arm, of_arm[0], [outcomes[job.name].run(job.seed) for job in of_arm])
     found = list(differences(scores, comparison.reference))
-    about = {
-        "kind": "comparison",
-        "model": comparison.run["model"],
-        "window": dataclasses.asdict(planner.window),
-        "reference": comparison.reference,
-        "seeds": comparison.seeds,
-        "steps": planner.steps,
-        "tokens_per_step": planner.step_tokens,
-        "arms": arms,
-        "differences": [dataclasses.asdict(one) for one in found],
-        "reached": _reached(comparison, planner, jobs, outcomes),
-        "costs": [_cost(job, outcomes[job.name]) for job in jobs if job.measures_costs],
-        "made": {
-            "command": command,
-            "seconds": f"{seconds:.0f}",
-            "seeds": ", ".join(map(str, comparison.seeds)),
-            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        },
-        "settings": comparison.to_mapping(),
-    }
-    (folder / RECORDS_FILE).write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+    about = dataclasses.asdict(
+        record.Comparison(
+            model=comparison.run["model"],
+            window=planner.window,
+            reference=comparison.reference,
+            seeds=comparison.seeds,
+            steps=planner.steps,
+            tokens_per_step=planner.step_tokens,
+            arms=arms,
+            differences=found,
+            reached=_reached(comparison, planner, jobs, outcomes),
+            costs=[_cost(job, outcomes[job.name]) for job in jobs if job.measures_costs],
+            made={
+                "command": command,
+                "seconds": f"{seconds:.0f}",
+                "seeds": ", ".join(map(str, comparison.seeds)),
+                "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+            },
+            settings=comparison.to_mapping(),
+        )
+    )
+    lines = "".join(one.to_json() + "\n" for one in records)
+    (folder / record.RECORDS_FILE).write_text(lines, encoding="utf-8")
     text = json.dumps(about, indent=2, allow_nan=False, default=str)
-    (folder / COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / record.COMPARISON_FILE).write_text(text + "\n", encoding="utf-8")
     return Results(folder=folder, records=records, differences=found, about=about)
 
 
-def _results(file: Path) -> list[EvalResult]:
-    return [EvalResult.from_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+def _results(folder: Path) -> list[EvalResult]:
+    return [EvalResult.from_json(line) for line in (folder / RESULTS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
-def _run_summary(outcome: Outcome | None) -> dict[str, Any]:
-    """A summary of a run's outcome."""
-    names = ("status", "failure", "error", "steps", "tokens", "training_seconds", "peak_bytes")
-    return (
-        {name: getattr(outcome, name) for name in names} if outcome else {**dict.fromkeys(names), "status": "not run"}
+def _described(arm: Arm, job: Job, runs: Sequence[record.ArmRun]) -> record.ComparedArm:
+    return record.ComparedArm(
+        like=arm.like,
+        trained=arm.kind.trained,
+        interpolation=job.run.interpolation if arm.kind.interpolated else None,
+        sampler=job.run.sampler if arm.kind.trained else None,
+        # Includes the settings of the arm's kind, such as its recipe. Interpolation and sampler are listed above.
+        settings=merge_settings({k: v for k, v in arm.kind.settings.items() if k != "sampler"}, arm.settings),
+        runs=runs,
     )
 
 
-def _described(arm: Arm, job: Job, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "like": arm.like,
-        "trained": arm.kind.trained,
-        "interpolation": job.run.interpolation if arm.kind.interpolated else None,
-        "sampler": job.run.sampler if arm.kind.trained else None,
-        # Includes the settings of the arm's kind, such as its recipe. Interpolation and sampler are listed above.
-        "settings": merge_settings({k: v for k, v in arm.kind.settings.items() if k != "sampler"}, arm.settings),
-        "runs": runs,
-    }
-
-
-def _cost(job: Job, outcome: Outcome | None) -> dict[str, Any]:
+def _cost(job: Job, outcome: Outcome) -> record.Cost:
     """Time and memory of a training step with one window at one target; the median time without the warm-up step."""
-    later = sorted(outcome.step_seconds[1:]) if outcome else []
-    return {
-        "arm": job.arm.name,
-        "target_tokens": job.target_tokens,
-        "step_seconds": later[len(later) // 2] if later else None,
-        "peak_bytes": outcome.peak_bytes if outcome and outcome.status == "done" else None,
-        "status": outcome.status if outcome else "not run",
-        "error": outcome.error if outcome else None,
-    }
+    done = outcome.status == "done"
+    later = sorted(outcome.step_seconds[1:])
+    return record.Cost(
+        arm=job.arm.name,
+        target_tokens=job.target_tokens,
+        step_seconds=later[len(later) // 2] if later else None,
+        peak_bytes=outcome.peak_bytes if done else None,
+        status=outcome.status,
+        error=outcome.error,
+    )
 
 
 def _reached(
-    comparison: Comparison, planner: Planner, jobs: Sequence[Job], outcomes: dict[str, Outcome | None]
-) -> list[dict[str, Any]]:
+    comparison: Comparison, planner: Planner, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]
+) -> list[record.Reached]:
     """Training tokens after which validation at the target first reached a perplexity; None if it never did.
 
     By default the perplexity is the geometric mean of the reference's final values.
     """
     watched = [
-        (job, outcome.validation)
+        (job, validation)
         for job in jobs
-        if (outcome := outcomes[job.name]) is not None and outcome.validation and not job.measures_costs
+        if (validation := outcomes[job.name].validation) and not job.measures_costs and job.seed is not None
     ]
     ends = [validation[-1][1] for job, validation in watched if job.arm.name == comparison.reference]
     reach = comparison.reach or (statistics.geometric_mean(ends) if ends else None)
@@ -148,12 +147,12 @@ def _reached(
     for job, validation in watched:
         steps = [step for step, perplexity in validation if perplexity <= reach]
         found.append(
-            {
-                "arm": job.arm.name,
-                "seed": job.seed,
-                "perplexity": reach,
-                "length_tokens": planner.window.target,
-                "tokens": steps[0] * planner.step_tokens if steps else None,
-            }
+            record.Reached(
+                arm=job.arm.name,
+                seed=job.seed or 0,
+                perplexity=reach,
+                length_tokens=planner.window.target,
+                tokens=steps[0] * planner.step_tokens if steps else None,
+            )
         )
     return found

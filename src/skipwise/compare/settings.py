@@ -1,4 +1,4 @@
-"""A comparison as a strict value: the settings that all arms share, and what each arm does otherwise.
+"""Settings of a comparison: those that all arms share, and what each arm changes.
 
     model: ./my-model
     target: 32k
@@ -8,7 +8,7 @@
     reference: pose
     seeds: [0, 1]
 
-Whatever is no setting of a comparison is one of `skipwise.config.RunConfig` and holds for every arm.
+All other settings are those of `skipwise.config.RunConfig` and hold for every arm.
 """
 
 import re
@@ -25,14 +25,15 @@ from skipwise.names import did_you_mean
 
 
 class ArmKind(StrictModel):
-    """What the name of an arm stands for.
+    """A kind of arm.
 
     Attributes:
-        trained: whether it is trained at all.
-        interpolated: whether its RoPE is stretched.
+        trained: whether it is trained.
+        interpolated: whether its RoPE is interpolated.
         settings: of its run, over those that all arms share.
-        whole_target: trains on whole targets instead of short windows, in as many tokens a step.
-        as_long_as_reference: takes as many steps as fit into the training time of the reference, not its tokens.
+        whole_target: whether it trains at the target length instead of short windows, with as many tokens a step.
+        as_long_as_reference: whether it takes as many steps as fit into the reference's training time, instead of as
+            many tokens.
     """
 
     trained: bool = True
@@ -54,7 +55,7 @@ ARM_KINDS: dict[str, ArmKind] = {
     "full": ArmKind(settings={"sampler": {"kind": "full"}}, whole_target=True),
     "full-equal-time": ArmKind(settings={"sampler": {"kind": "full"}}, whole_target=True, as_long_as_reference=True),
 }
-"""Arms by name. Full length is there twice, as it is asked what it gives for the same tokens and for the same time."""
+"""Kinds of arms by name. Full length is there twice: for the same tokens and for the same time."""
 
 _NAME = re.compile(r"[^\W_][\w .,+=-]{0,59}")
 _OF_ALL_ARMS = ("model", "target", "output", "seed", "dtype", "attention", "validation", "trust_remote_code")
@@ -65,9 +66,9 @@ class Arm(StrictModel):
     """One side of a comparison.
 
     Attributes:
-        name: what reports call it, and its folder.
-        like: the kind that it is, or is a variant of: a key of `ARM_KINDS`.
-        settings: what its run does otherwise than the kind's.
+        name: its name in reports, and of its folder.
+        like: its kind, or the kind that it is a variant of: a key of `ARM_KINDS`.
+        settings: of its run, over those of its kind.
     """
 
     name: str
@@ -76,15 +77,15 @@ class Arm(StrictModel):
 
     @property
     def kind(self) -> ArmKind:
-        """What `like` stands for."""
+        """Its kind."""
         return ARM_KINDS[self.like]
 
     def run_settings(self, shared: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of its run: its own over its kind's over those that all arms share."""
+        """The settings of its run: its own over its kind's over the shared ones."""
         return merge_settings(merge_settings(shared, self.kind.settings), self.settings)
 
     def run_config(self, shared: Mapping[str, Any]) -> RunConfig:
-        """The same, checked; raises ConfigError that names the arm."""
+        """The same, validated; a ConfigError names the arm."""
         try:
             return RunConfig.from_mapping(self.run_settings(shared))
         except SkipwiseError as error:
@@ -113,28 +114,26 @@ class Arm(StrictModel):
             hint = did_you_mean(like, ARM_KINDS)
             what = "" if like == name else f"like {like!r}, "
             raise ConfigError(f"arm {name!r} is {what}no kind of arm; {hint}known: {', '.join(ARM_KINDS)}")
-        for shared in _OF_ALL_ARMS:
-            if shared in tree:
-                raise ConfigError(
-                    f"arm {name!r} sets {shared!r}, which all arms of a comparison share; set it above them"
-                )
-        for shared in _OF_EQUAL_TOKENS:
-            if isinstance(training := tree.get("training"), Mapping) and shared in training:
-                raise ConfigError(
-                    f"arm {name!r} sets 'training.{shared}'; arms are compared on equal tokens: set it for all of them"
-                )
+        if shared := next((setting for setting in _OF_ALL_ARMS if setting in tree), None):
+            raise ConfigError(f"arm {name!r} sets {shared!r}, which all arms of a comparison share; set it above them")
+        training = tree.get("training")
+        of_training = training if isinstance(training, Mapping) else ()
+        if shared := next((setting for setting in _OF_EQUAL_TOKENS if setting in of_training), None):
+            raise ConfigError(
+                f"arm {name!r} sets 'training.{shared}'; arms are compared on equal tokens: set it for all of them"
+            )
         return cls(name=name, like=like, settings=tree)
 
 
 class EvaluationConfig(StrictModel):
-    """What every arm is measured by, on the same held-out documents and prompts.
+    """How every arm is measured, on the same held-out documents and prompts.
 
     Attributes:
         tasks: names of tasks, or mappings with `kind`, the task's settings and, if not those below, `lengths`.
         lengths: input lengths in tokens; by default the original window and its doublings up to the target.
         suites: folders of suites made by `skipwise eval build-suite`, measured at their own lengths.
-        documents: where they come from; by default the run's own `data.source`, of which the held-out part is taken.
-        regression: whether what short text lost against the base is measured too.
+        documents: their source; by default the held-out part of the run's own `data.source`.
+        regression: whether to measure the loss on short text against the base, too.
         seed: of prompts and of the choice of documents.
     """
 
@@ -154,7 +153,7 @@ class CostConfig(StrictModel):
     Attributes:
         targets: context lengths, in tokens.
         arms: which arms; by default the reference and `full`.
-        steps: steps that are timed, each of one window; one more goes before them.
+        steps: number of timed steps, each of one window, after one for warm-up.
     """
 
     targets: list[Length] = Field(min_length=1)
@@ -168,14 +167,14 @@ class Comparison(StrictModel):
     Attributes:
         run: settings that all arms share, as `skipwise.config.RunConfig` has them.
         arms: what is compared.
-        reference: the arm that the others are held to; by default the first one called `pose` or like it, else the
-            first that is trained.
+        reference: the arm that the others are compared with; by default the first of kind `pose`, else the first that
+            is trained.
         seeds: of training; every trained arm runs once with each.
-        reach: perplexity at the target, in validation, to which the tokens needed are counted; by default what the
-            reference ends with.
+        reach: validation perplexity at the target, for the number of tokens to reach it; by default the reference's
+            last one.
         evaluation: what is measured.
         costs: time and memory by target length; None measures none.
-        output: folder of everything that comes of it.
+        output: folder of all results.
     """
 
     run: dict[str, Any]
@@ -189,10 +188,10 @@ class Comparison(StrictModel):
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> "Comparison":
-        """Checks settings as YAML gives them.
+        """Validates settings as YAML gives them.
 
         Raises:
-            ConfigError: on the first that is unknown, missing, out of range or contradicts another.
+            ConfigError: a setting is unknown, missing, out of range or contradicts another.
         """
         tree = dict(settings)
         if "seed" in tree:
@@ -200,9 +199,8 @@ class Comparison(StrictModel):
         arms = [Arm.from_setting(given) for given in _as_list(tree.pop("arms", None), "arms")]
         own = {name: tree.pop(name) for name in cls.model_fields if name in tree and name not in ("run", "arms")}
         run = merge_settings({"data": {}, "training": {}, "validation": {}}, tree)
-        # Arms are what their names say; a recipe is an arm of its own.
+        # Arms do what their names say; the default recipe is an arm of its own.
         run.setdefault("recipe", "paper")
-        # One run as all arms share it says whether these settings can be used at all, and so does each arm's.
         shared = RunConfig.from_mapping(run)
         run["data"] = {"min_tokens": shared.target, **run["data"]}
         for arm in arms:
@@ -224,17 +222,17 @@ class Comparison(StrictModel):
         return cls.from_mapping(read_settings(path))
 
     def to_mapping(self) -> dict[str, Any]:
-        """The comparison as YAML holds it, defaults spelled out."""
+        """The settings as in YAML, with all defaults."""
         own = self.model_dump(exclude={"run", "arms"})
         arms = [{"name": arm.name, "like": arm.like, **arm.settings} for arm in self.arms]
         return {**self.run, "arms": arms, **own}
 
     def to_yaml(self) -> str:
-        """The same as text."""
+        """The same as YAML text."""
         return yaml.safe_dump(self.to_mapping(), sort_keys=False)
 
     def arm(self, name: str) -> Arm:
-        """The arm of this name."""
+        """The arm with this name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def _check_names(self) -> None:

@@ -1,15 +1,15 @@
-"""One job of a comparison in a process of its own, so that its time and its peak of memory are its own.
+"""One job of a comparison in a process of its own, so that time and peak memory are the job's alone.
 
     python -m skipwise.compare.worker JOB.json
 
-Reads the job, trains (or goes on from the last checkpoint), evaluates, and writes `outcome.json` beside it; what goes
-wrong is written there too, as the comparison goes on without this arm.
+Trains (or resumes from the last checkpoint), evaluates, and writes the outcome. A failure is an outcome too: the
+comparison goes on without this arm.
 
-    job.json        what to do
-    model/          the output folder of `skipwise.extend`
+    job.json        the job, as `compare` wrote it
+    model/          output folder of `skipwise.extend`
     results.jsonl   evaluation results
-    samples.jsonl   every sample behind them, which arms are paired by
-    outcome.json    how it ended; its presence says that it did
+    samples.jsonl   every sample behind them, by which arms are paired
+    outcome.json    how the job ended; absent until it has
 """
 
 import json
@@ -18,39 +18,31 @@ import shutil
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from skipwise.allocator import use_huge_pages
 from skipwise.files import replace_file
+from skipwise.records.comparison import ArmRun
 
 Failure = Literal["out of memory", "not a number", "error"]
 
-OUTCOME_FILE = "outcome.json"
+OUTCOME_FILE, RESULTS_FILE, SAMPLES_FILE = "outcome.json", "results.jsonl", "samples.jsonl"
 INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a job ended.
+class Outcome(ArmRun):
+    """How a job ended; counts are 0 where nothing was trained.
 
     Attributes:
-        status: done or failed.
-        failure: what kind of failure; None where there was none.
-        error: its message, one line.
-        steps: optimizer steps trained.
-        tokens: tokens trained.
-        training_seconds: within the steps alone: neither data, nor preflight, nor validation.
-        peak_bytes: of the whole process when training ended.
         step_seconds: of each step, in order.
-        validation: perplexity at the target while it was trained: pairs of step and perplexity.
+        validation: perplexity at the target during training: pairs of step and perplexity.
         versions: of the libraries.
     """
 
-    status: Literal["done", "failed"]
     failure: Failure | None = None
-    error: str | None = None
     steps: int = 0
     tokens: int = 0
     training_seconds: float = 0.0
@@ -59,19 +51,32 @@ class Outcome:
     validation: tuple[tuple[int, float], ...] = ()
     versions: Mapping[str, str] | None = None
 
+    def run(self, seed: int | None) -> ArmRun:
+        """The part of it that is in the record of a comparison, with the seed of training."""
+        known: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(ArmRun)}
+        return ArmRun(**{**known, "seed": seed})
+
     def write(self, folder: Path) -> None:
         """Writes it, whole or not at all."""
         replace_file(folder / OUTCOME_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
+    def of(cls, folder: Path) -> "Outcome":
+        """How the job of this folder ended.
+
+        Raises:
+            FileNotFoundError: it has not ended.
+        """
+        return cls(**json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
+
+    @classmethod
     def read(cls, folder: Path) -> "Outcome | None":
-        """What a job left; None where it has not ended."""
-        path = folder / OUTCOME_FILE
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        """The same; None for a job that has not ended."""
+        return cls.of(folder) if (folder / OUTCOME_FILE).is_file() else None
 
 
 def main(job_file: Path) -> int:
-    """Runs the job of this file; returns the exit code: 0 also for a failure that was written down."""
+    """Runs the job of this file; the exit code is 0 also for a failure, which is in the outcome."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("skipwise").setLevel(logging.INFO)
     use_huge_pages()
@@ -91,7 +96,7 @@ def main(job_file: Path) -> int:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What kind of failure an exception is, by its type and its words."""
+    """The kind of failure of an exception, by its type and message."""
     from skipwise.train.process import ran_out_of_memory
 
     words = str(error).lower()
@@ -103,21 +108,18 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _run(job: Mapping[str, Any], folder: Path) -> Outcome | None:
-    """Trains and evaluates; None where it was stopped on request."""
+    """Trains and evaluates; None if it was stopped on request."""
     from skipwise.config import RunConfig
 
     config = RunConfig.from_mapping(job["run"])
-    if job["trained"]:
-        outcome = _train(config, job["tokens_per_step"])
-        if outcome is None:
-            return None
-        if job["measures_costs"]:
-            shutil.rmtree(config.output_folder)
-            return outcome
-    else:
+    if not job["trained"]:
         from skipwise.train.record import versions
 
         outcome = Outcome(status="done", versions=versions())
+    elif (outcome := _train(config, job["tokens_per_step"])) is None:
+        return None
+    elif job["measures_costs"]:
+        shutil.rmtree(config.output_folder)
     _evaluate(job, config, folder)
     return outcome
 
@@ -144,37 +146,32 @@ def _train(config: Any, tokens_per_step: int) -> Outcome | None:
 
 
 def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
-    """Measures what the job asks for; samples of an interrupted evaluation are found again by the model's content."""
+    """Runs the evaluation of the job; samples of an interrupted one are reused, by the model's content."""
     from skipwise.data.corpus import store_corpus
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache, evaluate
     from skipwise.model import load_model, original_window, read_config
     from skipwise.train.validation import find_held_out_end, validation_lengths
 
-    results, samples = folder / "results.jsonl", folder / "samples.jsonl"
+    results, samples = folder / RESULTS_FILE, folder / SAMPLES_FILE
     for file in (results, samples):
         file.write_text("", encoding="utf-8")
     if not job["evaluation"]:
         return
     how = {"dtype": config.dtype, "attention": config.attention, "trust_remote_code": config.trust_remote_code}
     base = read_config(config.model, original=config.original, trust_remote_code=config.trust_remote_code)
-    original = original_window(base)
-    if job["trained"]:
-        source = config.output_folder
-    else:
-        source = config.model
-        if job["interpolated"]:
-            how |= {"interpolation": config.build_interpolation(), "window": config.resolve_window(original)}
-            how["original"] = config.original
-    model, tokenizer = load_model(source, **how)
+    window = config.resolve_window(original_window(base))
+    if job["interpolated"] and not job["trained"]:
+        how |= {"interpolation": config.build_interpolation(), "window": window, "original": config.original}
+    model, tokenizer = load_model(config.output_folder if job["trained"] else config.model, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
     longest = max(length for measured in job["evaluation"] for length in measured["lengths"])
     data = config.data.model_copy(update={"source": job["documents"], "min_tokens": None})
     corpus = store_corpus(data, tokenizer)
     end = None
     if job["documents"] == config.data.source and not config.data.streaming:
-        # A part of what each arm has left out, and the same for all: no arm must be left more of the document.
-        lengths = validation_lengths(config, config.resolve_window(original))
+        # A part of what each arm holds out, the same for all arms.
+        lengths = validation_lengths(config, window)
         end = find_held_out_end(corpus, lengths, keep=max(config.target, config.data.min_tokens or 0))
     part = "held_out" if data.held_out else "all"
     store = replace(corpus, held_out_end=end).documents(part, min_tokens=longest)

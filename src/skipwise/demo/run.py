@@ -26,7 +26,9 @@ from skipwise.evals import SampleCache, evaluate
 from skipwise.model import load_model, original_window, read_config
 from skipwise.records.results import EvalResult
 from skipwise.records.runs import Run
-from skipwise.report import Arm, Evidence, Report, results_table
+from skipwise.report.evidence import Arm, Evidence
+from skipwise.report.report import Report
+from skipwise.report.tables import results_table
 from skipwise.train import begin_or_go_on
 from skipwise.window import Window
 

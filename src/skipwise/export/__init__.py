@@ -1,12 +1,10 @@
-"""Exports: an extended model in the form that another program loads, and proof that it is still the same model.
+"""Export an extended model to the format of another program, and check that it is still the same model.
 
-    source.py           the trained model: a run's, with its additions merged in float32, or a checkpoint's
-    gguf.py             GGUF files; gguf_rope.py, gguf_tokenizer.py: their rotary embedding and tokenizer
-    runners.py          what is exported, loaded again and run: by transformers, or by llama.cpp
-    comparison.py       tables, whole numbers, token ids, logits and greedy text against the trained model's
-    engines.py, card.py commands for vLLM and llama.cpp, and the card that has them
-
-An export is written beside its folder, loaded again from there, compared, and only then given its name.
+source.py            load the trained model: of a run, with its adapter merged in float32, or of a checkpoint
+gguf.py              GGUF files; gguf_rope.py, gguf_tokenizer.py: their rotary embedding and tokenizer
+runners.py           run an export: with transformers or with llama.cpp
+comparison.py        compare rotary tables, lengths, token ids, logits and greedy text with the trained model's
+engines.py, card.py  commands for vLLM and llama.cpp, and the card
 """
 
 from typing import TYPE_CHECKING
@@ -27,16 +25,16 @@ _HOMES = {
 __all__ = ["FORMATS", "Exported", "check_format", "export"]
 
 FORMATS = ("hf", "gguf", "adapter")
-"""What a model is exported to."""
+"""Formats of exports."""
 
 __getattr__ = lazily(__name__, _HOMES)
 
 
 def check_format(name: str) -> None:
-    """Refuses a name that is no format's, before anything is loaded.
+    """Raises for an unknown format, before anything is loaded.
 
     Raises:
-        ConfigError: with the nearest.
+        ConfigError: the format is unknown; the message has the nearest.
     """
     if name not in FORMATS:
         raise ConfigError(f"--to is {name!r}; {did_you_mean(name, FORMATS)}give one of {', '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""An export and its README.md: what it is, how to serve it, and how it compares with the trained model."""
+"""An export and its README.md: how to serve it, and how it compares with the trained model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ _HEADING = "## Export"
 _CARD = "README.md"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Exported:
-    """What was exported.
+    """A finished export.
 
     Attributes:
-        folder: where it lies.
+        folder: of the export.
         format: one of `FORMATS`.
-        dtype: numbers of its weights.
-        engine: what loaded it again for the comparison.
+        dtype: number format of its weights.
+        engine: the engine that loaded it again for the comparison.
         verdicts: of the comparison, one a part.
         commands: to serve it, by engine.
-        notes: what a user should know.
+        notes: for users.
     """
 
     folder: Path
@@ -31,17 +31,17 @@ class Exported:
     engine: str
     verdicts: Sequence[Verdict]
     commands: Mapping[str, str]
-    notes: Sequence[str]
+    notes: Sequence[str] = ()
 
 
 def write_card(folder: Path, source: Path, what: str, made: Exported) -> Path:
-    """Writes the card of an export: that of its run, where it has one and the folder loads as that does, and a section.
+    """Writes the card of an export: a section on the export, for a whole checkpoint below the card of its run.
 
     Args:
-        folder: where the export lies now.
+        folder: where the export is now.
         source: of the run.
         what: the export in a few words.
-        made: the export; of a whole checkpoint the card is the run's own, and more.
+        made: the export.
     """
     own = source / _CARD
     before = own.read_text(encoding="utf-8") if own.is_file() and made.format == "hf" else f"# {source.name}: {what}\n"

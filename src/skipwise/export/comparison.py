@@ -6,13 +6,16 @@ engine that also rounds activations (llama.cpp) is imitated. It may deviate from
 the imitation does.
 """
 
+import argparse
+import ast
 import inspect
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,34 +42,41 @@ _SHORT_TOKENS = 64
 _WHOLE_TOKENS, _BEYOND_TOKENS = 8192, 256
 _CURE = "the export is refused and was deleted"
 
+Prompts = Mapping[str, list[int]]
+"""Token ids of `short`, a prompt within the original window, and of `long`, which reaches beyond it if it can."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompts:
-    """The prompts of a comparison.
-
-    Attributes:
-        short: token ids of a prompt within the original window.
-        long: token ids of a prompt that reaches beyond the original window, if the window was extended.
-    """
-
-    short: list[int]
-    long: list[int]
+Logits = Mapping[str, np.ndarray]
+"""By prompt: float32 (32, vocabulary), logits of its last tokens; fewer rows for a shorter prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """A model's logits for the prompts.
+class Reference:
+    """The trained model in numbers, which an export must reproduce.
 
     Attributes:
-        short: float32 (32, vocabulary), logits of the last tokens of the short prompt; fewer rows if it is shorter.
-        long: the same for the long prompt.
+        prompts: given to both.
+        logits: of the prompts.
+        tables: rotary tables for an input of the long prompt's length, `global` and `local`.
+        ids: token ids of `TEXTS`.
     """
 
-    short: np.ndarray
-    long: np.ndarray
+    prompts: Prompts
+    logits: Logits
+    tables: Mapping[str, RopeTable]
+    ids: Sequence[list[int]]
+
+    @classmethod
+    def of(cls, runner: Runner, prompts: Prompts) -> "Reference":
+        """Measures the trained model."""
+        return cls(
+            prompts=prompts,
+            logits=measure(runner, prompts),
+            tables=runner.tables(len(prompts["long"])),
+            ids=[runner.token_ids(text) for text in TEXTS],
+        )
 
 
-def prompts(runner: Runner, state: RopeState, long_tokens: int | None = None) -> Prompts:
+def make_prompts(runner: Runner, state: RopeState, long_tokens: int | None = None) -> Prompts:
     """Prompts of real text: sources of Python's standard library.
 
     Args:
@@ -87,127 +97,95 @@ def prompts(runner: Runner, state: RopeState, long_tokens: int | None = None) ->
             f"beyond the original {state.original}"
         )
     ids: list[int] = []
-    for text in _library():
-        ids += runner.token_ids(text)
+    for module in cycle((argparse, ast, inspect, typing)):
+        ids += runner.token_ids(inspect.getsource(module))
         if len(ids) >= long_tokens:
             break
-    return Prompts(short=ids[: min(_SHORT_TOKENS, state.original)], long=ids[:long_tokens])
+    return {"short": ids[: min(_SHORT_TOKENS, state.original)], "long": ids[:long_tokens]}
 
 
-def measure(runner: Runner, given: Prompts) -> Measured:
-    """Logits of the last tokens of both prompts."""
-    return Measured(
-        short=runner.logits(given.short, min(_LAST, len(given.short))),
-        long=runner.logits(given.long, min(_LAST, len(given.long))),
-    )
+def measure(runner: Runner, prompts: Prompts) -> Logits:
+    """Logits of the last tokens of each prompt."""
+    return {name: runner.logits(ids, min(_LAST, len(ids))) for name, ids in prompts.items()}
 
 
 def compare(
-    exported: Runner,
-    given: Prompts,
-    tables: Mapping[str, RopeTable],
-    ids: Sequence[list[int]],
-    trained: Measured,
-    rounded: Measured,
-    imitated: Measured,
-    reference: Runner,
+    exported: Runner, reference: Reference, rounded: Runner, rounded_logits: Logits, imitated: Logits
 ) -> list[Verdict]:
     """Compares an export, loaded again, with the trained model.
 
     Args:
         exported: the export.
-        given: prompts.
-        tables: of the trained model, for an input of the long prompt's length.
-        ids: token ids of `TEXTS` by the trained model's tokenizer.
-        trained: logits of the trained model.
-        rounded: logits of the trained model with its weights rounded to the format.
-        imitated: logits of the rounded model with activations rounded as in the engine; the same as `rounded` for an
-            engine that computes in float32.
-        reference: the rounded model, which greedy text is compared with.
+        reference: the trained model.
+        rounded: the trained model with its weights rounded to the format; greedy text is compared with its.
+        rounded_logits: of that model.
+        imitated: the same with activations rounded as in the engine; the same as `rounded_logits` for an engine that
+            computes in float32.
 
     Returns:
         One verdict per part.
     """
-    found = measure(exported, given)
+    found = measure(exported, reference.prompts)
+    prompts = reference.prompts
     allowed = {
-        name: _allowed(getattr(rounded, name), getattr(imitated, name), _angle_error(tables, length))
-        for name, length in (("short", len(given.short)), ("long", len(given.long)))
+        name: _FLOAT32_ERROR
+        + _ERROR_PER_RADIAN * _angle_error(reference.tables, len(ids))
+        + _ACTIVATIONS * _off(imitated[name], rounded_logits[name])
+        for name, ids in prompts.items()
     }
     return [
-        *compare_tables(exported.tables(len(given.long)), tables),
-        _token_ids(exported, ids),
-        _logits("short", found.short, trained.short, rounded.short, allowed["short"], len(given.short)),
-        _logits("long", found.long, trained.long, rounded.long, allowed["long"], len(given.long)),
-        _greedy(exported, reference, given.short, allowed["short"]),
+        *_tables_and_ids(exported, reference),
+        *(
+            _logits(name, found[name], reference.logits[name], rounded_logits[name], allowed[name], len(ids))
+            for name, ids in prompts.items()
+        ),
+        _greedy(exported, rounded, prompts["short"], allowed["short"]),
     ]
 
 
-def compare_cut(
-    exported: Runner,
-    given: Prompts,
-    tables: Mapping[str, RopeTable],
-    ids: Sequence[list[int]],
-    trained: Measured,
-    stated: float,
-    error: float,
-) -> list[Verdict]:
+def compare_cut(exported: Runner, reference: Reference, stated: float, error: float) -> list[Verdict]:
     """Compares an adapter that was truncated to a rank, loaded again, with the trained model that it approximates.
 
     Args:
         exported: the base model with the adapter.
-        given: the prompts.
-        tables: the trained model's rotary tables for an input of the long prompt's length.
-        ids: token ids of `TEXTS` by the trained model's tokenizer.
-        trained: logits of the trained model.
+        reference: the trained model.
         stated: relative error of the weights, measured at truncation.
         error: relative error of the loaded weights.
 
     Returns:
         One verdict per part. The error in logits is only a note, because the user must judge it.
     """
-    found = measure(exported, given)
-    return [
-        *compare_tables(exported.tables(len(given.long)), tables),
-        _token_ids(exported, ids),
-        judge(
-            "weights",
-            math.isclose(error, stated, rel_tol=_CUT_TOLERANCE, abs_tol=_CUT_TOLERANCE),
-            f"the tuned difference is off by {error:.3f} of its norm, and was by {stated:.3f} when it was truncated",
-            _CURE,
-        ),
-        *(
-            Verdict(
-                name=name,
-                status="note",
-                detail=f"logits of tokens {length - len(own)} to {length - 1} differ from the trained model's by "
-                f"{_off(own, wanted):.2g} (relative); same top token: {_same_top(own, wanted):.0%}",
-            )
-            for name, own, wanted, length in (
-                ("short", found.short, trained.short, len(given.short)),
-                ("long", found.long, trained.long, len(given.long)),
-            )
-        ),
-    ]
+    found = measure(exported, reference.prompts)
+    good = math.isclose(error, stated, rel_tol=_CUT_TOLERANCE, abs_tol=_CUT_TOLERANCE)
+    detail = f"the tuned difference is off by {error:.3f} of its norm, and was by {stated:.3f} when it was truncated"
+    verdicts = [*_tables_and_ids(exported, reference), judge("weights", good, detail, _CURE)]
+    for name, ids in reference.prompts.items():
+        own, wanted = found[name], reference.logits[name]
+        detail = (
+            f"logits of tokens {len(ids) - len(own)} to {len(ids) - 1} differ from the trained model's by "
+            f"{_off(own, wanted):.2g} (relative); same top token: {_same_top(own, wanted):.0%}"
+        )
+        verdicts.append(Verdict(name=name, status="note", detail=detail))
+    return verdicts
 
 
 def compare_tables(found: Mapping[str, RopeTable], wanted: Mapping[str, RopeTable]) -> list[Verdict]:
     """Verdicts on rotary frequencies and attention factors. Tables are given by `global` and `local`."""
-    off = {kind: _deviation(found.get(kind), table) for kind, table in wanted.items()}
-    factors = {kind: (table.attention_factor, _factor(found.get(kind))) for kind, table in wanted.items()}
+    off = max(_deviation(found.get(kind), table) for kind, table in wanted.items())
+    factors = {
+        kind: (table.attention_factor, found[kind].attention_factor if kind in found else math.nan)
+        for kind, table in wanted.items()
+    }
+    same = all(math.isclose(own, other, rel_tol=_FACTOR_TOLERANCE) for own, other in factors.values())
+    written = ", ".join(f"{other:.7g}, trained {own:.7g} ({kind})" for kind, (own, other) in factors.items())
     return [
         judge(
             "tables",
-            max(off.values()) <= _TABLE_TOLERANCE,
-            f"inv_freq differs by {max(off.values()):.2g} (relative, allowed {_TABLE_TOLERANCE:g})",
+            off <= _TABLE_TOLERANCE,
+            f"inv_freq differs by {off:.2g} (relative, allowed {_TABLE_TOLERANCE:g})",
             _CURE,
         ),
-        judge(
-            "factor",
-            all(math.isclose(own, other, rel_tol=_FACTOR_TOLERANCE) for own, other in factors.values()),
-            "attention factor "
-            + ", ".join(f"{other:.7g}, trained {own:.7g} ({kind})" for kind, (own, other) in factors.items()),
-            _CURE,
-        ),
+        judge("factor", same, f"attention factor {written}", _CURE),
     ]
 
 
@@ -215,8 +193,9 @@ def compare_config(folder: Path, state: RopeState) -> Verdict:
     """Whether a `config.json` gives readers of both formats the model's rotary settings, with integer lengths."""
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = written.get("text_config", written)
-    old = {name: value for name, value in text.items() if name != "rope_parameters"}
-    eras = {"transformers 5": written} | ({"transformers 4": old} if "rope_scaling" in text else {})
+    eras = {"transformers 5": written}
+    if "rope_scaling" in text:
+        eras["transformers 4"] = {name: value for name, value in text.items() if name != "rope_parameters"}
     faults = []
     for era, config in eras.items():
         read = read_rope(config)
@@ -248,7 +227,7 @@ def compare_entries(entries: Mapping[str, Any], state: RopeState) -> Verdict:
 
 
 def require_equal(verdicts: Sequence[Verdict], what: str) -> None:
-    """Refuses an export that differs from the model.
+    """Raises for an export that differs from the model.
 
     Raises:
         CheckpointError: a verdict failed. The message lists every failed verdict.
@@ -258,6 +237,11 @@ def require_equal(verdicts: Sequence[Verdict], what: str) -> None:
         raise CheckpointError(
             f"{what} differs from the trained model by more than its number format: {'; '.join(failed)}; {_CURE}"
         )
+
+
+def _tables_and_ids(exported: Runner, reference: Reference) -> list[Verdict]:
+    tables = compare_tables(exported.tables(len(reference.prompts["long"])), reference.tables)
+    return [*tables, _token_ids(exported, reference.ids)]
 
 
 def _logits(
@@ -273,25 +257,22 @@ def _logits(
     return judge(name, good, detail, _CURE)
 
 
-def _greedy(exported: Runner, reference: Runner, prompt: list[int], allowed: float) -> Verdict:
-    """Checks that each token of the export's greedy text is the reference's best, or ties with it within the error."""
+def _greedy(exported: Runner, rounded: Runner, prompt: list[int], allowed: float) -> Verdict:
+    """Checks that each token of the export's greedy text is the model's best, or ties with it within the error."""
     ids, ties = list(prompt), 0
     for step in range(_GREEDY):
-        own, wanted = exported.logits(ids, 1)[0], reference.logits(ids, 1)[0]
-        token = int(own.argmax())
-        if token != int(wanted.argmax()):
+        own, wanted = exported.logits(ids, 1)[0], rounded.logits(ids, 1)[0]
+        token, best = int(own.argmax()), int(wanted.argmax())
+        if token != best:
             behind = float(wanted.max() - wanted[token])
             # Allows for an error of several root mean squares in each of the two logits.
             if behind > 8 * allowed * _rms(wanted[None]):
-                best = int(wanted.argmax())
                 detail = f"token {step + 1} is {token}, whose logit is {behind:.3g} below the trained model's {best}"
                 return judge("greedy", False, detail, _CURE)
             ties += 1
         ids.append(token)
-    detail = f"{_GREEDY - ties} of {_GREEDY} tokens of greedy text are the trained model's" + (
-        f", {ties} tie with them within the allowed error" if ties else ""
-    )
-    return judge("greedy", True, detail, _CURE)
+    detail = f"{_GREEDY - ties} of {_GREEDY} tokens of greedy text are the trained model's"
+    return judge("greedy", True, detail + (f", {ties} tie with them within the allowed error" if ties else ""), _CURE)
 
 
 def _token_ids(exported: Runner, wanted: Sequence[list[int]]) -> Verdict:
@@ -308,11 +289,8 @@ def _token_ids(exported: Runner, wanted: Sequence[list[int]]) -> Verdict:
     return judge("tokens", not wrong, detail, _CURE)
 
 
-def _allowed(rounded: np.ndarray, imitated: np.ndarray, radians: float) -> float:
-    return _FLOAT32_ERROR + _ERROR_PER_RADIAN * radians + _ACTIVATIONS * _off(imitated, rounded)
-
-
 def _angle_error(tables: Mapping[str, RopeTable], length: int) -> float:
+    """Largest float32 error of an angle of the last positions, in radians."""
     return max(
         float32_angle_error(table, length - 1 - i) for table in tables.values() for i in range(min(_LAST, length))
     )
@@ -334,24 +312,8 @@ def _rms(logits: np.ndarray) -> float:
 
 
 def _deviation(found: RopeTable | None, wanted: RopeTable) -> float:
+    """Largest relative difference of two tables; infinite for different shapes."""
     if found is None or found.inv_freq.shape != wanted.inv_freq.shape:
         return math.inf
-    return float(
-        np.max(np.abs(found.inv_freq - wanted.inv_freq) / np.where(wanted.inv_freq == 0, 1.0, wanted.inv_freq))
-    )
-
-
-def _factor(table: RopeTable | None) -> float:
-    return math.nan if table is None else table.attention_factor
-
-
-def _library() -> Iterator[str]:
-    """Yields the sources of some standard library modules, repeatedly."""
-    import argparse
-    import ast
-    import inspect as inspection
-    import typing
-
-    modules: Sequence[ModuleType] = (argparse, ast, inspection, typing)
-    while True:
-        yield from (inspect.getsource(module) for module in modules)
+    scale = np.where(wanted.inv_freq == 0, 1.0, wanted.inv_freq)
+    return float(np.max(np.abs(found.inv_freq - wanted.inv_freq) / scale))

@@ -1,11 +1,12 @@
-"""`export()`: written beside its folder, loaded again from there, compared, and only then given its name."""
+"""`export()`: write an export beside its folder, load it again, compare it, and only then give it its name."""
 
 import importlib.util
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, asdict, dataclass
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export import check_format, comparison, engines
 from skipwise.export.card import Exported, write_card
 from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
-from skipwise.export.gguf_tokenizer import TEXTS
-from skipwise.export.runners import ENGINES, ImitatedRunner, Runner, TransformersRunner, closing, gguf_runner
+from skipwise.export.runners import ENGINES, ImitatedRunner, LlamaCppRunner, Runner, TransformersRunner, gguf_runner
 from skipwise.export.source import Trained, load_trained
 from skipwise.files import new_folder
 from skipwise.inference.low_rank import difference_error, write_difference
@@ -81,50 +81,43 @@ def export(
         CheckpointError: the export differs from the model by more than its number format explains, or cannot be
             written. Nothing is left in this case.
     """
+    folder = Path(output) if output is not None else path_beside(source, to)
+    _check_settings(to, dtype, engine, rank, folder)
+    with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
+        trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
+        if to == "adapter":
+            _check_adapter(trained, str(source), rank)
+        job = _Job(trained, folder, dtype, engine, shard_bytes, rank, trust_remote_code, bar, long_tokens)
+        make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
+        try:
+            with new_folder(folder) as complete:
+                return make(complete)
+        except OSError as error:
+            raise CheckpointError(
+                f"export {str(folder)!r} cannot be written ({error}); choose another folder"
+            ) from error
+
+
+def _check_settings(to: str, dtype: str | None, engine: str | None, rank: int | None, folder: Path) -> None:
+    """Raises for what can be seen before the model is loaded."""
     check_format(to)
-    dtype = _dtype(to, dtype)
+    allowed = {"hf": _HF_DTYPES, "gguf": tuple(DTYPES), "adapter": ()}[to]
+    if dtype not in (None, *allowed):
+        known = f"{did_you_mean(dtype, allowed)}give one of {', '.join(allowed)}"
+        what = known if allowed else "an adapter keeps its own dtype: leave --dtype out"
+        raise ConfigError(f"--dtype is {dtype!r}; for --to {to} {what}")
     if engine not in (None, *ENGINES):
         raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
-    folder = Path(output) if output is not None else path_beside(source, to)
     if to == "gguf" and importlib.util.find_spec("gguf") is None:
         raise ConfigError("--to gguf needs the package gguf, which is missing; run: pip install 'skipwise[gguf]'")
     if rank is not None and (to != "adapter" or rank < 1):
         raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
     if folder.exists():
         raise ConfigError(f"output folder {str(folder)!r} already exists; give another with --out")
-    with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
-        trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
-        if to == "adapter":
-            _check_adapter(trained, str(source), rank)
-        job = _Job(trained, folder, dtype, engine, shard_bytes, rank, trust_remote_code, bar, long_tokens)
-        make: Callable[[Path], tuple[str, Exported]] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
-        try:
-            with new_folder(folder) as complete:
-                what, made = make(complete)
-                job.finish(complete, what, made)
-        except OSError as error:
-            raise CheckpointError(
-                f"export {str(folder)!r} cannot be written ({error}); choose another folder"
-            ) from error
-    return made
-
-
-def _dtype(to: str, dtype: str | None) -> str | None:
-    allowed = {"hf": _HF_DTYPES, "gguf": tuple(DTYPES), "adapter": ()}[to]
-    if to == "gguf" and dtype is None:
-        return "f16"
-    if dtype is not None and dtype not in allowed:
-        what = (
-            f"{did_you_mean(dtype, allowed)}give one of {', '.join(allowed)}"
-            if allowed
-            else "an adapter keeps its own dtype: leave --dtype out"
-        )
-        raise ConfigError(f"--dtype is {dtype!r}; for --to {to} {what}")
-    return dtype
 
 
 def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
-    """Refuses an adapter export if the source has no adapter, or if a difference cannot be truncated to `rank`."""
+    """Raises if the source has no adapter to export, or no difference that could be truncated to `rank`."""
     if rank is not None and trained.adapter is not None:
         raise ConfigError(f"{source!r} has an adapter of its own; leave --rank out to export it")
     if rank is not None and trained.base is None:
@@ -147,35 +140,36 @@ def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
         )
 
 
-@dataclass
 class _Job:
     """One export, from the trained model in memory to a compared folder.
 
     The trained model is measured first, and then its weights are rounded in place, so that no more than two models are
-    in memory at once. `hf`, `gguf` and `adapter` say in a few words what they made.
+    in memory at once.
     """
 
-    trained: Trained
-    folder: Path
-    dtype: str | None
-    engine: str | None
-    shard_bytes: int
-    rank: int | None
-    trust_remote_code: bool
-    bar: Any
-    long_tokens: InitVar[int | None]
-
-    def __post_init__(self, long_tokens: int | None) -> None:
-        self.model: Any = self.trained.model
+    def __init__(
+        self,
+        trained: Trained,
+        folder: Path,
+        dtype: str | None,
+        engine: str | None,
+        shard_bytes: int,
+        rank: int | None,
+        trust_remote_code: bool,
+        bar: Any,
+        long_tokens: int | None,
+    ) -> None:
+        self.trained, self.folder, self.dtype, self.engine = trained, folder, dtype, engine
+        self.shard_bytes, self.rank, self.trust_remote_code, self.bar = shard_bytes, rank, trust_remote_code, bar
+        self.model: Any = trained.model
         self.state = rope_state(self.model.config)
-        self.reference = TransformersRunner(self.model, self.trained.tokenizer)
-        self.prompts = comparison.prompts(self.reference, self.state, long_tokens)
-        self.ids = [self.reference.token_ids(text) for text in TEXTS]
+        self.runner = TransformersRunner(self.model, trained.tokenizer)
+        self.prompts = comparison.make_prompts(self.runner, self.state, long_tokens)
 
-    def hf(self, folder: Path) -> tuple[str, Exported]:
+    def hf(self, folder: Path) -> Exported:
         """A whole checkpoint."""
         dtype = self.dtype or self.trained.stored
-        before = self._measure_trained()
+        reference = self._measure_trained()
         self._begin("write")
         # Only parameters are cast: rotary tables in 16 bits would be inexact.
         for parameter in self.model.parameters():
@@ -187,16 +181,17 @@ class _Job:
         again = load_model(folder, dtype="float32", trust_remote_code=self.trust_remote_code)
         verdicts = [
             comparison.compare_config(folder, self.state),
-            *self._compare(TransformersRunner(again.model, again.tokenizer), before),
+            *self._compare(TransformersRunner(again.model, again.tokenizer), reference),
         ]
         commands = engines.hf_commands(self.folder, self.model.config)
-        return f"a checkpoint in {dtype}", self._exported("hf", dtype, "transformers", verdicts, commands)
+        made = Exported(self.folder, "hf", dtype, "transformers", verdicts, commands)
+        return self._finish(folder, f"a checkpoint in {dtype}", made)
 
-    def gguf(self, folder: Path) -> tuple[str, Exported]:
+    def gguf(self, folder: Path) -> Exported:
         """A GGUF file."""
         dtype = self.dtype or "f16"
         plan = plan_gguf(self.model, self.trained.tokenizer)
-        before = self._measure_trained()
+        reference = self._measure_trained()
         self._begin("write")
         name = self.trained.folder.name.removesuffix(".gguf")
         path = folder / f"{name}-{DTYPES[dtype]}.gguf"
@@ -205,12 +200,11 @@ class _Job:
             parameter.data = rounded(parameter, dtype)
         self._begin("load it again")
         with closing(gguf_runner(path, self.model, self.engine)) as runner:
-            by_llama_cpp = runner.name.startswith("llama.cpp")
+            by_llama_cpp, engine = isinstance(runner, LlamaCppRunner), runner.name
             verdicts = [
                 comparison.compare_entries(read_gguf(path).entries, self.state),
-                *self._compare(runner, before, dtype if by_llama_cpp else None),
+                *self._compare(runner, reference, dtype if by_llama_cpp else None),
             ]
-            engine = runner.name
         notes = [] if plan.rope.note is None else [plan.rope.note]
         if not by_llama_cpp:
             notes.append(
@@ -218,13 +212,14 @@ class _Job:
                 "'skipwise[llama-cpp]')"
             )
         commands = engines.gguf_commands(self.folder / path.name, self.state, plan.rope)
-        return f"a GGUF file in {DTYPES[dtype]}", self._exported("gguf", dtype, engine, verdicts, commands, notes)
+        made = Exported(self.folder, "gguf", dtype, engine, verdicts, commands, notes)
+        return self._finish(folder, f"a GGUF file in {DTYPES[dtype]}", made)
 
-    def adapter(self, folder: Path) -> tuple[str, Exported]:
-        """Low-rank additions, with the config that their base model must be given."""
+    def adapter(self, folder: Path) -> Exported:
+        """An adapter, with the config that its base model must be given."""
         adapter, base = self.trained.adapter, self.trained.base
         assert base is not None
-        before, stated = self._measure_trained(), None
+        reference, stated = self._measure_trained(), None
         self._begin("write")
         if adapter is None:
             assert self.rank is not None
@@ -241,34 +236,30 @@ class _Job:
         plain = self._load_base(base)
         parameters = dict(plain.named_parameters(remove_duplicate=False))
         extended = built_around(type(plain), config, parameters, plain)
-        with_additions: Any = load_additions(extended, folder).eval()
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        runner, notes = TransformersRunner(with_additions, self.trained.tokenizer), []
+        adapted: Any = load_additions(extended, folder).eval()
+        runner = TransformersRunner(adapted, self.trained.tokenizer)
+        notes = [
+            "The window is in config.json beside the adapter; a base model loaded without it has its short window: "
+            f"AutoModelForCausalLM.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder)), then "
+            "PeftModel.from_pretrained(model, folder)"
+        ]
         if stated is None:
-            compared = self._compare(runner, before)
+            compared = self._compare(runner, reference)
         else:
             self._begin("compare")
-            error = difference_error(with_additions, plain, self.model)
-            tables = self.reference.tables(len(self.prompts.long))
-            compared = comparison.compare_cut(runner, self.prompts, tables, self.ids, before, stated, error)
+            error = difference_error(adapted, plain, self.model)
+            compared = comparison.compare_cut(runner, reference, stated, error)
             notes.append(
                 f"The difference to the base is truncated to rank {self.rank}: skipwise generate "
                 f"{shlex.quote(str(self.trained.folder))} --adapter {shlex.quote(str(self.folder))} serves both modes "
                 "with it from one set of weights; measure what the rank costs with skipwise eval"
             )
-        notes.insert(
-            0,
-            "The window is in config.json beside the adapter; a base model loaded without it has its short window: "
-            f"AutoModelForCausalLM.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder)), then "
-            "PeftModel.from_pretrained(model, folder)",
-        )
         verdicts = [comparison.compare_config(folder, self.state), *compared]
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         commands = engines.adapter_commands(self.folder, base, self.model.config, settings)
         dtype = "as trained" if stated is None else "float32"
-        return (
-            f"an adapter of rank {settings['r']} for {base}",
-            self._exported("adapter", dtype, "transformers and peft", verdicts, commands, notes),
-        )
+        made = Exported(self.folder, "adapter", dtype, "transformers and peft", verdicts, commands, notes)
+        return self._finish(folder, f"an adapter of rank {settings['r']} for {base}", made)
 
     def _load_base(self, base: str) -> Any:
         return load_model(base, dtype="float32", trust_remote_code=self.trust_remote_code).model
@@ -277,37 +268,27 @@ class _Job:
         self.bar.set_description(stage)
         self.bar.update()
 
-    def _measure_trained(self) -> comparison.Measured:
+    def _measure_trained(self) -> comparison.Reference:
         self._begin("measure the model")
-        return comparison.measure(self.reference, self.prompts)
+        return comparison.Reference.of(self.runner, self.prompts)
 
-    def _compare(self, exported: Runner, before: comparison.Measured, imitated: str | None = None) -> list[Verdict]:
+    def _compare(self, exported: Runner, reference: comparison.Reference, imitated: str | None = None) -> list[Verdict]:
         """Compares an export with the model, whose weights are rounded by now.
 
         Args:
             exported: the export, loaded again.
-            before: logits of the model before rounding.
+            reference: the model before rounding.
             imitated: number format if llama.cpp runs the export, whose rounding is then imitated; else None.
         """
         self._begin("compare")
-        after = comparison.measure(self.reference, self.prompts)
-        tables = self.reference.tables(len(self.prompts.long))
-        by_engine = after
+        after = by_engine = comparison.measure(self.runner, self.prompts)
         if imitated is not None:
             imitation = ImitatedRunner(self.model, self.trained.tokenizer, imitated)
             by_engine = comparison.measure(imitation, self.prompts)
-        return comparison.compare(exported, self.prompts, tables, self.ids, before, after, by_engine, self.reference)
+        return comparison.compare(exported, reference, self.runner, after, by_engine)
 
-    def _exported(
-        self, to: str, dtype: str, engine: str, verdicts: Sequence[Verdict], commands: Mapping[str, str],
-        notes: Sequence[str] = (),
-    ) -> Exported:  # fmt: skip
-        return Exported(
-            folder=self.folder, format=to, dtype=dtype, engine=engine, verdicts=verdicts, commands=commands, notes=notes
-        )
-
-    def finish(self, folder: Path, what: str, made: Exported) -> None:
-        """Refuses an export that differs from the model, and else writes its card and its record.
+    def _finish(self, folder: Path, what: str, made: Exported) -> Exported:
+        """Raises for an export that differs from the model; else writes its card and its record.
 
         Raises:
             CheckpointError: it differs by more than its number format.
@@ -322,10 +303,11 @@ class _Job:
             "window": {"original": self.state.original, "maximum": self.state.maximum},
             "rope_parameters": text_config(self.model.config).to_dict()["rope_parameters"],
             "compared_by": made.engine,
-            "long_prompt_tokens": len(self.prompts.long),
+            "long_prompt_tokens": len(self.prompts["long"]),
             "comparison": [asdict(verdict) for verdict in made.verdicts],
             "commands": dict(made.commands),
             "notes": list(made.notes),
             "versions": versions(),
         }
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return made

@@ -22,6 +22,7 @@ from skipwise.export.gguf_tokenizer import GgufTokenizer
 from skipwise.export.gguf_tokenizer import to_gguf as tokenizer_to_gguf
 from skipwise.model import rope_state
 from skipwise.model.rotary import text_config
+from skipwise.rope import RopeState
 from skipwise.rope.eras import head_dim
 
 DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
@@ -96,8 +97,8 @@ def plan_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ggu
             f"model type is {model.config.model_type!r}; GGUF export supports {', '.join(FAMILIES)}: export --to hf "
             "and convert that with llama.cpp's convert_hf_to_gguf.py"
         )
-    state = rope_state(model.config)
-    _check_computable(config, family, state.rotary_dim, state.maximum)
+    state, width = rope_state(model.config), head_dim(config.to_dict())
+    _check_computable(config, family, state, width)
     local = [kind in LOCAL_LAYERS for kind in getattr(config, "layer_types", None) or ()]
     own_base = isinstance(config.rope_parameters.get(LOCAL_LAYERS[0]), dict)
     rope = rope_to_gguf(state, has_divisors=family.has_divisors, local_layers=own_base)
@@ -109,8 +110,8 @@ def plan_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ggu
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        "attention.key_length": head_dim(config.to_dict()),
-        "attention.value_length": head_dim(config.to_dict()),
+        "attention.key_length": width,
+        "attention.value_length": width,
         "vocab_size": config.vocab_size,
         "rope.dimension_count": state.rotary_dim,
         **rope.entries,
@@ -120,19 +121,15 @@ def plan_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ggu
         metadata["attention.sliding_window_pattern"] = local
         if own_base:
             metadata["rope.freq_base_swa"] = float(config.rope_parameters[LOCAL_LAYERS[0]]["rope_theta"])
-    for name, key in (
-        ("attn_logit_softcapping", "attn_logit_softcapping"),
-        ("final_logit_softcapping", "final_logit_softcapping"),
-    ):
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         if getattr(config, name, None) is not None:
-            metadata[key] = float(getattr(config, name))
-    return GgufPlan(
-        family=family, rope=rope, tokenizer=tokenizer_to_gguf(tokenizer, config.vocab_size), metadata=metadata
-    )
+            metadata[name] = float(getattr(config, name))
+    written = tokenizer_to_gguf(tokenizer, config.vocab_size)
+    return GgufPlan(family=family, rope=rope, tokenizer=written, metadata=metadata)
 
 
 def write_gguf(path: Path, model: PreTrainedModel, plan: GgufPlan, dtype: str, name: str) -> None:
-    """Writes a GGUF file. It converts one tensor at a time, to save memory.
+    """Writes a GGUF file, one tensor at a time to save memory.
 
     Args:
         path: path of the new file.
@@ -166,8 +163,9 @@ def write_gguf(path: Path, model: PreTrainedModel, plan: GgufPlan, dtype: str, n
     writer.write_ti_data_to_file()
     for stored_name, weight in stored:
         number = weight if isinstance(weight, np.ndarray) else _in_gguf_order(stored_name, weight, model, plan.family)
-        blocks = gguf.quantize(number, stored_type(number.shape, dtype))
-        if not np.isfinite(gguf.dequantize(blocks, stored_type(number.shape, dtype))).all():
+        kind = stored_type(number.shape, dtype)
+        blocks = gguf.quantize(number, kind)
+        if not np.isfinite(gguf.dequantize(blocks, kind)).all():
             writer.close()
             raise CheckpointError(
                 f"tensor {stored_name} has values that {DTYPES[dtype]} cannot represent (largest "
@@ -215,44 +213,41 @@ def read_gguf(path: Path) -> GgufContent:
     import gguf
 
     reader = gguf.GGUFReader(path)
-    fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
-    architecture = fields["general.architecture"]
+    architecture = reader.fields["general.architecture"].contents()
+    prefix = f"{architecture}."
+    entries = {key: field.contents() for key, field in reader.fields.items() if key.startswith(prefix)}
     return GgufContent(
         architecture=architecture,
-        entries={
-            key.removeprefix(f"{architecture}."): value
-            for key, value in fields.items()
-            if key.startswith(f"{architecture}.")
-        },
+        entries={key.removeprefix(prefix): value for key, value in entries.items()},
         divisors={tensor.name: np.array(tensor.data) for tensor in reader.tensors if tensor.name.startswith("rope_")},
     )
 
 
-def _check_computable(config: Any, family: _Family, rotary_dim: int, maximum: int) -> None:
-    """Refuses models that llama.cpp would compute differently, where no metadata could change that."""
+def _check_computable(config: Any, family: _Family, state: RopeState, width: int) -> None:
+    """Raises for models that llama.cpp would compute differently, whatever the metadata; `width` is that of a head."""
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation != family.activation:
         raise UnsupportedModelError(
             f"model's activation is {activation!r}, but llama.cpp runs this family with {family.activation}; export "
             "--to hf and serve it with vLLM"
         )
-    if rotary_dim != head_dim(config.to_dict()):
+    if state.rotary_dim != width:
         raise UnsupportedModelError(
-            f"{rotary_dim} of {head_dim(config.to_dict())} dimensions of a head are rotated, but llama.cpp rotates all "
-            "of them in this family; export --to hf and serve it with vLLM"
+            f"{state.rotary_dim} of {width} dimensions of a head are rotated, but llama.cpp rotates all of them in "
+            "this family; export --to hf and serve it with vLLM"
         )
     span = local_span(config)
-    if span is not None and not family.is_gemma and span < maximum:
+    if span is not None and not family.is_gemma and span < state.maximum:
         raise ConfigError(
             f"layers of the model attend only to the last {span} tokens, but llama.cpp lets them attend to all "
-            f"{maximum}; if the model was trained that way, set sliding_window to null in a copy of the checkpoint, "
-            "otherwise export --to hf and serve it with vLLM"
+            f"{state.maximum}; if the model was trained that way, set sliding_window to null in a copy of the "
+            "checkpoint, otherwise export --to hf and serve it with vLLM"
         )
     if not family.is_gemma or not hasattr(config, "query_pre_attn_scalar"):
         return
     # llama.cpp recognises the sizes that scale attention differently by their number of layers.
     of_hidden = {"gemma2": 46, "gemma3": 62}[family.architecture] == config.num_hidden_layers
-    scalar = config.hidden_size // config.num_attention_heads if of_hidden else head_dim(config.to_dict())
+    scalar = config.hidden_size // config.num_attention_heads if of_hidden else width
     if config.query_pre_attn_scalar != scalar:
         raise UnsupportedModelError(
             f"config's query_pre_attn_scalar is {config.query_pre_attn_scalar}, but llama.cpp uses {scalar} for such a "
@@ -266,7 +261,8 @@ def _tensors(model: PreTrainedModel, plan: GgufPlan) -> Iterator[tuple[str, torc
 
     yield from plan.rope.tensors.items()
     config: Any = model.config
-    names = gguf.get_tensor_name_map(_architecture(plan.family), config.num_hidden_layers)
+    architecture = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == plan.family.architecture)
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -276,12 +272,6 @@ def _tensors(model: PreTrainedModel, plan: GgufPlan) -> Iterator[tuple[str, torc
                 f"the model has a weight {name!r} that llama.cpp's {plan.family.architecture} does not have"
             )
         yield stored_name, weight
-
-
-def _architecture(family: _Family) -> Any:
-    import gguf
-
-    return next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
 
 
 def _in_gguf_order(name: str, weight: torch.Tensor, model: PreTrainedModel, family: _Family) -> np.ndarray:
@@ -312,13 +302,6 @@ def _add_tokenizer(writer: Any, tokenizer: GgufTokenizer) -> None:
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, value)
+    # A bool is an int, too.
+    kinds = ((bool, writer.add_bool), (int, writer.add_uint32), (float, writer.add_float32), (str, writer.add_string))
+    next((add for kind, add in kinds if isinstance(value, kind)), writer.add_array)(key, value)

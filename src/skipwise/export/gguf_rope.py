@@ -74,8 +74,7 @@ def to_gguf(state: RopeState, *, has_divisors: bool, local_layers: bool) -> Gguf
     if state.kind == "linear":
         return GgufRope(entries={**base, "rope.scaling.type": "linear", "rope.scaling.factor": float(state.factor)})
     if state.kind == "yarn":
-        formula = 0.1 * math.log(state.factor) + 1 if state.factor > 1 else 1.0
-        over = table.attention_factor / formula
+        over = table.attention_factor / _yarn_factor(state.factor)
         entries = {**base, "rope.scaling.type": "yarn", "rope.scaling.factor": float(state.factor)}
         if not math.isclose(over, 1.0, rel_tol=_CLOSE):
             entries["rope.scaling.attn_factor"] = over
@@ -131,7 +130,11 @@ def llama_cpp_table(
     low = max(0, math.floor(_pair_index(_BETA_FAST, original, theta, rotary_dim)))
     high = min(rotary_dim - 1, math.ceil(_pair_index(_BETA_SLOW, original, theta, rotary_dim)))
     kept = 1 - np.clip((np.arange(rotary_dim // 2) - low) / max(0.001, high - low), 0.0, 1.0)
-    return RopeTable(inv_freq=base * (kept + (1 - kept) / scale), attention_factor=factor * (1 + 0.1 * math.log(scale)))
+    return RopeTable(inv_freq=base * (kept + (1 - kept) / scale), attention_factor=factor * _yarn_factor(scale))
+
+
+def _yarn_factor(scale: float) -> float:
+    return 0.1 * math.log(scale) + 1
 
 
 def _pair_index(turns: float, original: int, theta: float, rotary_dim: int) -> float:
@@ -152,11 +155,10 @@ def _close(found: RopeTable, wanted: RopeTable) -> bool:
 
 def _refusal(state: RopeState, local_layers: bool) -> str:
     if state.kind == "yarn" and local_layers and state.parameters.get("attention_factor") is not None:
-        formula = 0.1 * math.log(state.factor) + 1
         return (
             f"yarn's attention factor is {state.attention_factor:.6g}, and llama.cpp would also apply it to this "
-            f"model's local layers; nearest is the formula's {formula:.6g}: remove attention_factor and attn_factor "
-            "from rope_parameters in a copy of the checkpoint"
+            f"model's local layers; nearest is the formula's {_yarn_factor(state.factor):.6g}: remove attention_factor "
+            "and attn_factor from rope_parameters in a copy of the checkpoint"
         )
     if state.kind == "yarn":
         return (

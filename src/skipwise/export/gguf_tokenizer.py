@@ -105,8 +105,7 @@ def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
     model = described["model"]
     if model["type"] != "BPE":
         raise UnsupportedModelError(
-            f"tokenizer is of kind {model['type']}; a GGUF file of these models supports byte-level BPE and "
-            f"SentencePiece BPE"
+            f"tokenizer is of kind {model['type']}; GGUF files support byte-level BPE and SentencePiece BPE"
         )
     if not model["merges"]:
         raise UnsupportedModelError("tokenizer has no merges, and llama.cpp needs them; export --to hf")
@@ -145,14 +144,15 @@ def split_name(backend: Tokenizer, *, ignores_merges: bool) -> str:
     Raises:
         UnsupportedModelError: no known name splits text like the tokenizer.
     """
-    own: Any = backend.pre_tokenizer
-    if own is not None:
-        wanted = [[span for _, span in own.pre_tokenize_str(text)] for text in TEXTS]
+
+    def spans(pre_tokenizer: Any) -> list[list[tuple[int, int]]]:
+        return [[span for _, span in pre_tokenizer.pre_tokenize_str(text)] for text in TEXTS]
+
+    if backend.pre_tokenizer is not None:
+        wanted = spans(backend.pre_tokenizer)
         for name, splits in SPLITS.items():
-            if splits.ignores_merges == ignores_merges:
-                tried = splitter(name)
-                if [[span for _, span in tried.pre_tokenize_str(text)] for text in TEXTS] == wanted:
-                    return name
+            if splits.ignores_merges == ignores_merges and spans(splitter(name)) == wanted:
+                return name
     raise UnsupportedModelError(
         f"tokenizer splits text unlike every llama.cpp pre-tokenizer that skipwise knows ({', '.join(SPLITS)}); export "
         "--to hf and convert that with llama.cpp's convert_hf_to_gguf.py, which knows more of them"

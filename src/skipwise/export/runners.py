@@ -1,10 +1,9 @@
-"""Run models for the comparison: with transformers, with llama.cpp, or a GGUF file with transformers' GGUF reader."""
+"""Run models for the comparison: with transformers, llama.cpp, or a GGUF file with transformers' GGUF reader."""
 
 import ctypes
 import functools
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +47,10 @@ class Runner(Protocol):
         """Token ids of a text, including the special tokens that the tokenizer adds."""
         ...
 
+    def close(self) -> None:
+        """Frees what only llama.cpp holds."""
+        ...
+
 
 class TransformersRunner:
     """A model of the transformers library, in float32.
@@ -78,6 +81,9 @@ class TransformersRunner:
     def token_ids(self, text: str) -> list[int]:
         """See `Runner`."""
         return self.tokenizer(text, verbose=False)["input_ids"]
+
+    def close(self) -> None:
+        """See `Runner`."""
 
 
 class ImitatedRunner(TransformersRunner):
@@ -179,7 +185,7 @@ class LlamaCppRunner:
         return made
 
     def close(self) -> None:
-        """Frees the model's memory."""
+        """See `Runner`."""
         self._api.llama_model_free(self._model)
 
     def tables(self, context: int) -> dict[str, RopeTable]:
@@ -281,10 +287,9 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
             ) from error
         read = config.to_dict()
         # Keep the reader's config class: it reads Mistral's files as Llama's, which is equivalent.
-        like_it = {
-            name: value for name, value in text_config(like.config).to_dict().items() if name not in _OWN_SETTINGS
-        }
-        config = type(config).from_dict({**like_it, **{name: read[name] for name in _READ_SETTINGS if name in read}})
+        settings = {name: value for name, value in text_config(like.config).to_dict().items() if name not in _OWN}
+        settings |= {name: read[name] for name in _READ if name in read}
+        config = type(config).from_dict(settings)
         arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **place}
         if hasattr(transformers, "GgufConfig"):  # As in skipwise.model.load.
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -294,9 +299,9 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
     return _GgufByTransformers(model.eval(), tokenizer, content)
 
 
-_OWN_SETTINGS = ("model_type", "architectures", "transformers_version")
-# Settings that transformers' reader takes from the file.
-_READ_SETTINGS = (
+# Settings of the reader's own config class, and those that it takes from the file.
+_OWN = ("model_type", "architectures", "transformers_version")
+_READ = (
     *("max_position_embeddings", "num_hidden_layers", "intermediate_size", "hidden_size", "num_attention_heads"),
     *("num_key_value_heads", "rms_norm_eps", "vocab_size", "tie_word_embeddings", "sliding_window"),
 )
@@ -319,13 +324,12 @@ def install_tables(model: Any, tables: Mapping[str, RopeTable]) -> None:
 
 def tables_of(content: GgufContent, context: int) -> dict[str, RopeTable]:
     """Rotary tables of a file by llama.cpp's formulas: `global`, and `local` for layers with their own base."""
-    entries = content.entries
-    found = {"global": llama_cpp_table(entries, content.divisors, entries["rope.dimension_count"], context)}
+    entries, rotary_dim = content.entries, content.entries["rope.dimension_count"]
+    found = {"global": llama_cpp_table(entries, content.divisors, rotary_dim, context)}
     if (base := entries.get("rope.freq_base_swa")) is not None:
-        factor = entries.get("rope.scaling.attn_factor")
-        own = {"rope.freq_base": base, "rope.scaling.type": "none"}
-        own |= {} if factor is None else {"rope.scaling.attn_factor": factor}
-        found["local"] = llama_cpp_table(own, {}, entries["rope.dimension_count"])
+        shared = {key: value for key, value in entries.items() if key == "rope.scaling.attn_factor"}
+        local = {"rope.freq_base": base, "rope.scaling.type": "none", **shared}
+        found["local"] = llama_cpp_table(local, {}, rotary_dim)
     return found
 
 
@@ -336,13 +340,3 @@ def _mend_splits(tokenizer: Any, path: Path) -> None:
     field = gguf.GGUFReader(path).get_field("tokenizer.ggml.pre")
     if field is not None and field.contents() != "default":
         tokenizer.backend_tokenizer.pre_tokenizer = splitter(field.contents())
-
-
-@contextmanager
-def closing(runner: Runner) -> Iterator[Runner]:
-    """Frees a llama.cpp runner after use."""
-    try:
-        yield runner
-    finally:
-        if isinstance(runner, LlamaCppRunner):
-            runner.close()

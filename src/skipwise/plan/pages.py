@@ -6,10 +6,10 @@ from pathlib import Path
 from skipwise.plan import ByTarget, Plan
 from skipwise.plan.serving import ANSWER_TOKENS, REDUCE_SECONDS
 from skipwise.plan.training import TrainingEstimate
-from skipwise.report import Figure, Section, Table, render_page
-from skipwise.report.lines import Line, Point, Unit, line_panel
-from skipwise.report.quantities import bytes_text, digits_text, seconds_text
-from skipwise.report.tables import ABSENT
+from skipwise.report.figures import Line, Point, Unit, line_panel
+from skipwise.report.page import Figure, Section, render_page
+from skipwise.report.quantities import ABSENT, bytes_text, digits_text, seconds_text
+from skipwise.report.tables import Table
 from skipwise.window import length_label
 
 _GIB = float(2**30)

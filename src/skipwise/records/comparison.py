@@ -2,13 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import FiniteFloat
+from pydantic import AfterValidator, FiniteFloat
 
 from skipwise.window import Window
 
+COMPARISON_FILE, RECORDS_FILE = "comparison.json", "records.jsonl"
+
 Status = Literal["done", "failed"]
+
+
+def one_line(name: str) -> str:
+    """A name without line breaks and without letters that a drawing cannot hold."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in name).split()) or "unnamed"
+
+
+# A name as it is read from a file.
+Name = Annotated[str, AfterValidator(one_line)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +27,14 @@ class ArmRun:
     """One training run of an arm.
 
     Attributes:
-        seed: of training; None where nothing is trained.
         status: `done` or `failed`.
-        failure: what kind of failure, such as `out of memory`.
-        error: its message.
+        seed: of training; None where nothing is trained.
+        failure: kind of failure, such as `out of memory`.
+        error: its message, one line.
         steps: optimizer steps.
         tokens: tokens trained on.
-        training_seconds: of those steps.
-        peak_bytes: most memory held.
+        training_seconds: within the steps alone: neither data, nor preflight, nor validation.
+        peak_bytes: peak memory of the process when training ended.
     """
 
     status: Status
@@ -46,6 +57,7 @@ class ComparedArm:
     """One way to extend the model.
 
     Attributes:
+        like: the kind of arm that it is or is a variant of; None if unknown.
         trained: False for an arm that is measured as it is.
         interpolation: kind and settings; None where there is none.
         sampler: of positions: kind and settings; None where nothing is trained, or it does not tell its settings.
@@ -53,6 +65,7 @@ class ComparedArm:
         runs: one for each seed.
     """
 
+    like: str | None = None
     trained: bool = True
     interpolation: Mapping[str, Any] | None = None
     sampler: Mapping[str, Any] | None = None
@@ -61,18 +74,18 @@ class ComparedArm:
 
     @property
     def done(self) -> list[ArmRun]:
-        """The runs that came to their end."""
+        """The runs that were completed."""
         return [run for run in self.runs if run.status == "done"]
 
     @property
     def failed(self) -> list[ArmRun]:
-        """The runs that did not."""
+        """The runs that failed."""
         return [run for run in self.runs if run.status == "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """An arm beside the reference, paired by document or prompt.
+    """An arm against the reference, paired by document or prompt.
 
     Attributes:
         arm: its name.
@@ -87,8 +100,8 @@ class Difference:
         num_seeds: of training, pooled.
     """
 
-    arm: str
-    reference: str
+    arm: Name
+    reference: Name
     task: str
     metric: str
     length_tokens: int
@@ -100,7 +113,7 @@ class Difference:
 
     @property
     def is_log_ratio(self) -> bool:
-        """Whether it is a logarithm of a ratio, to be told in per cent."""
+        """Whether it is a logarithm of a ratio, written in per cent."""
         return self.metric == "perplexity"
 
 
@@ -108,7 +121,7 @@ class Difference:
 class Reached:
     """How many training tokens an arm needed to reach a perplexity; None: it never did."""
 
-    arm: str
+    arm: Name
     seed: int
     perplexity: FiniteFloat
     length_tokens: int
@@ -119,7 +132,7 @@ class Reached:
 class Cost:
     """What one training step of an arm takes for a target window, in seconds and bytes; None where it failed."""
 
-    arm: str
+    arm: Name
     target_tokens: int
     step_seconds: FiniteFloat | None = None
     peak_bytes: int | None = None
@@ -136,22 +149,30 @@ class Comparison:
         window: lengths, in tokens.
         reference: the arm that the others are held against.
         seeds: of training.
+        steps: optimizer steps of an arm.
+        tokens_per_step: tokens of a step, the same for every arm.
         arms: by name, in the order of the report.
         differences: to the reference.
         reached: tokens to a perplexity.
         costs: of a step by target.
         made: how it came about, by name.
+        settings: of the comparison.
+        kind: tells the file from others.
     """
 
     model: str
     window: Window
-    reference: str | None = None
+    reference: Name | None = None
     seeds: Sequence[int] = ()
-    arms: Mapping[str, ComparedArm] = field(default_factory=dict)
+    steps: int | None = None
+    tokens_per_step: int | None = None
+    arms: Mapping[Name, ComparedArm] = field(default_factory=dict)
     differences: Sequence[Difference] = ()
     reached: Sequence[Reached] = ()
     costs: Sequence[Cost] = ()
     made: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    kind: Literal["comparison"] = "comparison"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +193,7 @@ class ExtendedRun:
         peak_bytes: most memory this process held.
     """
 
-    name: str
+    name: Name
     window: Window
     config: Mapping[str, Any]
     sampler: str

@@ -43,6 +43,11 @@ class EvalResult:
     seed: int = 0
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is about the whole input, not a depth or a range of positions within it."""
+        return "depth_from" not in self.details and "position_from" not in self.details
+
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)

@@ -1,10 +1,10 @@
-"""What a run of `extend` leaves on disk beside its model, read here alone.
+"""The files that a run of `extend` leaves beside its model, all read here.
 
-run.yaml        its settings, as they were resolved when it was begun
-begun.json      what these do not say: the sampler itself and its documents, why settings are as they are, and how
-                much at a time was found to fit into memory
-skipwise.json   what was done; its presence says that the run is finished
-adapter/        what was trained, where that are low-rank additions
+run.yaml        its settings, as they were resolved at the start
+begun.json      what else was decided at the start: the sampler and its documents, reasons for settings, and the batch
+                size that fits into memory
+skipwise.json   the record of the finished run; absent until then
+adapter/        the adapter, if one was trained
 """
 
 import json
@@ -25,39 +25,39 @@ _COUNTS = ("windows", "at_a_time", "most_at_a_time", "widest_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A folder that a run may have left something in.
+    """The output folder of a run, which may be unfinished or not begun.
 
     Attributes:
-        folder: where.
+        folder: its path.
     """
 
     folder: Path
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
-        """The run in a folder; what it left is read when it is asked for."""
+        """The run in a folder; nothing is read yet."""
         return cls(Path(folder))
 
     @property
     def is_begun(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a run was started here."""
         return (self.folder / SETTINGS_FILE).is_file()
 
     @property
     def is_finished(self) -> bool:
-        """Whether it came to its end."""
+        """Whether it is complete."""
         return (self.folder / RECORD_FILE).is_file()
 
     @property
     def adapter(self) -> Path | None:
-        """The folder of its low-rank additions; None where there are none."""
+        """The folder of its adapter; None if there is none."""
         return self.folder / ADAPTER if (self.folder / ADAPTER).is_dir() else None
 
     def config(self) -> RunConfig | None:
-        """The run as it was resolved when it was begun; of an earlier version, what was done where it does not say.
+        """Its settings, with the defaults of its own version for those that earlier versions did not store.
 
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: they cannot be read.
         """
         if not self.is_begun:
             return None
@@ -69,7 +69,7 @@ class Run:
         return begun
 
     def begun(self) -> dict[str, Any]:
-        """What its settings do not say; nothing where none was begun.
+        """What else was decided at the start; empty if no run was started.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -84,12 +84,12 @@ class Run:
             return {}
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(
-                f"{str(file)!r} cannot be read, and says what the run was begun with ({str(error).splitlines()[0]}); "
-                "begin another with --output"
+                f"{str(file)!r}, which a run needs to be resumed, cannot be read ({str(error).splitlines()[0]}); start "
+                "another run with --output"
             ) from error
 
     def record(self) -> dict[str, Any] | None:
-        """What was done; None where it is not finished.
+        """The record of the finished run; None before.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -104,9 +104,9 @@ class Run:
 
 
 def held_out_end(told: Mapping[str, Any]) -> HeldOutEnd | None:
-    """The end of a document that a run holds out, by what it was begun with, or the `corpus` of its record.
+    """The end of a document that a run holds out, from `Run.begun` or the `corpus` of its record; None if it has none.
 
-    Runs of earlier versions hold out none.
+    Earlier versions held out whole documents only.
     """
     end = told.get("held_out_end")
     return HeldOutEnd(end["store"], end["number"], end["begin"]) if end else None

@@ -1,4 +1,4 @@
-"""The verdict of a probe in one line, and the refusal to train after a failed one."""
+"""Verdicts of probes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class Verdict:
 
     Attributes:
         name: name of the probe, one word.
-        status: `pass`, `fail` (do not train), or `note` (worth knowing, does not stop training).
+        status: `pass`, `fail` (do not train), or `note` (worth knowing).
         detail: what was measured, with numbers.
-        cure: what to do; empty if there is nothing to do.
+        cure: what to do; may be empty.
     """
 
     name: str
@@ -35,7 +35,7 @@ def judge(name: str, good: bool, detail: str, cure: str) -> Verdict:
 
 
 def require_healthy(verdicts: Sequence[Verdict]) -> None:
-    """Refuses to train after a failed preflight.
+    """Raises after a failed preflight.
 
     Raises:
         UnsupportedModelError: a verdict failed. The message lists every failed verdict with its cure.

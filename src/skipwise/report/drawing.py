@@ -1,34 +1,43 @@
-"""How figures are drawn: style, colours, and SVG text that sits inside a page.
+"""How figures are drawn: style, colours, shared parts, and SVG text that sits inside a page.
 
-The text of a figure is drawn as outlines, so it looks the same on every machine; each figure says its numbers again in
-words for those who listen to the page. The ground is transparent, and ink and rules are CSS variables with a mid-tone
-to fall back on, so one drawing serves light pages, dark pages and paper. The same records give the same bytes.
+The text of a figure is drawn as outlines, so it looks the same on every machine; a label repeats the numbers for screen
+readers. The background is transparent, and ink and rules are CSS variables with a mid-tone as fallback, so one drawing
+serves light pages, dark pages and paper. The same records give the same bytes.
 """
 
 import hashlib
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 from matplotlib.typing import ColorType
 
-# Stand-ins while matplotlib draws; the page decides through CSS what they become.
+from skipwise.report.quantities import shortened
+from skipwise.window import length_label
+
+# Placeholders while matplotlib draws; the page replaces them through CSS.
 INK, RULE = "#74797f", "#a9adb2"
 _CSS = {INK: f"var(--ink, {INK})", RULE: f"var(--rule, {RULE})"}
 
-# Each at least 3:1 against white and against near-black; the first three stay well apart without red or green vision.
-# Marker and dashes tell arms apart as well.
+# Each has a contrast of at least 3:1 with white and with near-black; the first three stay well apart without red or
+# green vision. Marker and dashes tell arms apart as well.
 COLOURS = ("#7f8287", "#d0780a", "#2f7fd1", "#c05aa6", "#159a72", "#d64545", "#8468d8", "#7d8a0b")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
+# The upright rule at zero, or at the original window.
+REFERENCE_RULE: Any = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 0}
 
 STYLE: Any = {
     "svg.fonttype": "path",
@@ -41,6 +50,9 @@ STYLE: Any = {
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
     "xtick.color": RULE,
     "ytick.color": RULE,
     "xtick.labelcolor": INK,
@@ -48,22 +60,21 @@ STYLE: Any = {
     "grid.color": RULE,
     "grid.linewidth": 0.5,
     "grid.alpha": 0.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "legend.columnspacing": 1.4,
 }
 
+# Writes a length in tokens on an axis.
+LENGTH_TICKS = FuncFormatter(lambda tokens, _: length_label(round(tokens)) if tokens else "0")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One or more drawings side by side, which wrap under one another where the screen is narrow.
 
-    Attributes:
-        caption: what is shown and how to read it.
-        panels: SVG elements, each complete in itself and safe to put into HTML.
-        title: a heading of its own, where a section has several.
-    """
-
-    caption: str
-    panels: tuple[str, ...]
-    title: str = ""
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[tuple[Canvas, Axes]]:
+    """A canvas of this size in inches, and its axes, in the style of all figures."""
+    with rc_context(STYLE):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        yield canvas, canvas.add_subplot()
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -77,9 +88,21 @@ def line_style(index: int) -> dict[str, Any]:
 
 def legend_columns(names: Sequence[str]) -> int:
     """One row if all names fit (about 60 characters, a key counting 8), else as many columns as the longest allows."""
+    names = [shortened(name) for name in names]
     if sum(len(name) + 8 for name in names) <= 60:
         return len(names)
     return max(1, 60 // (max(map(len, names)) + 8))
+
+
+def legend_height(names: Sequence[str]) -> float:
+    """Height of the legend in inches."""
+    return 0.2 * -(-len(names) // legend_columns(names))
+
+
+def add_legend(canvas: Canvas, handles: Sequence[Line2D], names: Sequence[str]) -> None:
+    """A legend above the axes; long names are shortened."""
+    columns = legend_columns(names)
+    canvas.legend(handles, [shortened(name) for name in names], loc="outside upper left", ncols=columns)
 
 
 def relative_luminance(colour: ColorType) -> float:
@@ -95,21 +118,21 @@ def svg_of(canvas: Canvas, label: str) -> str:
     canvas.savefig(
         file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"), None)
     )
-    drawing = file.getvalue()
-    body = drawing[drawing.index(">", drawing.index("<svg")) + 1 :]
-    view = re.search(r'viewBox="(\S+) (\S+) (\S+) (\S+)"', drawing)
+    svg = file.getvalue()
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    view = re.search(r'viewBox="(\S+) (\S+) (\S+) (\S+)"', svg)
     assert view, f"matplotlib {matplotlib.__version__} wrote an SVG without a viewBox"
     # Drawings share a page, so the names inside each must not meet those of the next.
     own = "f" + hashlib.sha256((label + body).encode()).hexdigest()[:10]
     body = re.sub(r'\bid="', f'id="{own}-', body)
     body = re.sub(r'(href="|url\()#', rf"\1#{own}-", body)
     body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
-    for stand_in, variable in _CSS.items():
-        body = body.replace(stand_in, variable)
+    for placeholder, variable in _CSS.items():
+        body = body.replace(placeholder, variable)
     label = "".join(letter if letter.isprintable() else " " for letter in label)
-    width, height = float(view[3]), float(view[4])
+    width, height = (f"{float(points) * 4 / 3:.0f}" for points in (view[3], view[4]))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-        f'aria-label="{escape(label)}" width="{width * 4 / 3:.0f}" height="{height * 4 / 3:.0f}" '
+        f'aria-label="{escape(label)}" width="{width}" height="{height}" style="--width: {width}px" '
         f'viewBox="{" ".join(view.groups())}">{body.rstrip()}'
     )

@@ -10,12 +10,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 from skipwise.errors import DataError
 from skipwise.records.results import EvalResult
 from skipwise.report.quantities import TO
-from skipwise.report.records import is_whole
+from skipwise.report.words import say
 from skipwise.window import length_label
 
 Rule = Literal["ruler", "relative"]
@@ -66,18 +67,20 @@ class EffectiveLength:
 
     Attributes:
         rule: which one.
-        effective_tokens: largest length up to which the score holds; 0 where it holds at none, and where the rule has
-            nothing to go by.
         advertised_tokens: the model's configured window.
         short_limit_tokens: the longest length whose score may be the short one.
-        scores: what it is read from, shortest length first.
+        scores: the evidence, shortest length first.
     """
 
     rule: Rule
-    effective_tokens: int
     advertised_tokens: int
     short_limit_tokens: int
     scores: Sequence[MeanScore]
+
+    @property
+    def effective_tokens(self) -> int:
+        """The largest length up to which the score holds; 0 where it holds at none, or the rule is not decided."""
+        return max((score.length_tokens for score in takewhile(self._holds_at, self.scores)), default=0)
 
     @property
     def measured_tokens(self) -> int:
@@ -85,12 +88,16 @@ class EffectiveLength:
         return self.scores[-1].length_tokens
 
     @property
+    def short(self) -> MeanScore | None:
+        """The score at the shortest length, if that is short."""
+        return self.scores[0] if self.scores[0].length_tokens <= self.short_limit_tokens else None
+
+    @property
     def threshold(self) -> float | None:
-        """The score to reach; None where the rule has no short score to go by."""
+        """The score to reach; None where the relative rule has no short score."""
         if self.rule == "ruler":
             return RULER_THRESHOLD
-        short = _short_score(self.scores, self.short_limit_tokens)
-        return None if short is None else RELATIVE_SHARE * short.value
+        return None if self.short is None else RELATIVE_SHARE * self.short.value
 
     @property
     def decided(self) -> bool:
@@ -104,7 +111,7 @@ class EffectiveLength:
 
     @property
     def outcome(self) -> Outcome:
-        """The verdict in a word or two: lengths that were not measured are held against nobody."""
+        """The verdict in a word or two; a length that was not measured does not count against the model."""
         if not self.decided:
             return "not decided"
         if self.holds:
@@ -113,74 +120,72 @@ class EffectiveLength:
 
     @property
     def too_few(self) -> MeanScore | None:
-        """The score at which the rule stops though every answer is right, as so few tell too little; else None."""
+        """The score at which the rule stops although every answer is right, because of too few samples; else None."""
         beyond = next((score for score in self.scores if score.length_tokens > self.effective_tokens), None)
         return beyond if self.decided and beyond and beyond.value == 1.0 and beyond.ci_low is not None else None
 
     @property
     def line(self) -> str:
         """The verdict in one line."""
-        advertised = length_label(self.advertised_tokens)
-        if self.threshold is None:
-            return (
-                "effective context length not decided under the relative rule: no short score, measure a length of "
-                f"at most {length_label(self.short_limit_tokens)} too; advertised {advertised}"
-            )
-        found = length_label(self.effective_tokens) if self.effective_tokens else "none"
-        measured = self.measured_tokens
-        extent = f", measured to {length_label(measured)} only" if measured < self.advertised_tokens else ""
-        if self.rule == "ruler":
-            rule = f"RULER's rule: lower 95% bound of the mean score at least {self.threshold:.1%}"
-        else:
-            short = self.scores[0]
-            rule = (
-                f"the relative rule: mean score at least {RELATIVE_SHARE:.0%} of its own {short.value:.1%} at "
-                f"{length_label(short.length_tokens)}, by the lower 95% bound of their difference"
-            )
-        few = f"; all is right at {self.too_few.text}: measure more samples" if self.too_few else ""
-        return f"effective context length {found} under {rule}; advertised {advertised}{extent}{few}"
+        (line,) = say(
+            "effective.line",
+            rule=self.rule,
+            threshold=self.threshold,
+            limit=self.short_limit_tokens,
+            advertised=self.advertised_tokens,
+            effective=self.effective_tokens,
+            measured=self.measured_tokens,
+            short=self.short,
+            share=RELATIVE_SHARE,
+            few=self.too_few,
+        )
+        return line
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict and what it rests on, as JSON values."""
+        """The verdict and its evidence, as JSON values."""
+        names = ("outcome", "holds", "effective_tokens", "measured_tokens", "advertised_tokens", "threshold")
+        of_score = ("length_tokens", "value", "ci_low", "ci_high")
         return {
             "verdict": self.rule,
             "decided": self.decided,
-            "outcome": self.outcome,
-            "holds": self.holds,
-            "effective_tokens": self.effective_tokens,
-            "measured_tokens": self.measured_tokens,
-            "advertised_tokens": self.advertised_tokens,
-            "threshold": self.threshold,
+            **{name: getattr(self, name) for name in names},
             "tasks": list(self.scores[0].tasks),
             "basis": basis(self.scores),
             "mean_scores": [
-                {
-                    "length_tokens": score.length_tokens,
-                    "value": score.value,
-                    "ci_low": score.ci_low,
-                    "ci_high": score.ci_high,
-                    "num_samples": sum(score.num_samples),
-                }
+                {name: getattr(score, name) for name in of_score} | {"num_samples": sum(score.num_samples)}
                 for score in self.scores
             ],
         }
+
+    def _holds_at(self, score: MeanScore) -> bool:
+        short = self.short
+        if score.value == 0:
+            return False  # A model that never scores would keep its share of nothing.
+        if self.rule == "relative" and score is short:
+            return True
+        if score.ci_low is None:
+            return False
+        if self.rule == "ruler":
+            return score.ci_low >= RULER_THRESHOLD
+        if short is None or short.ci_high is None:
+            return False
+        margin = math.hypot(score.value - score.ci_low, RELATIVE_SHARE * (short.ci_high - short.value))
+        return score.value - RELATIVE_SHARE * short.value >= margin
 
 
 def basis(scores: Sequence[MeanScore]) -> str:
     """What a verdict is over, in one line: tasks, prompts, and how far that is from RULER's own measurement."""
     tasks = scores[0].tasks
     counts = {count for score in scores for count in score.num_samples}
-    prompts = str(min(counts)) if len(counts) == 1 else f"{min(counts)}{TO}{max(counts)}"
-    over = f"over {len(tasks)} task{'s' if len(tasks) > 1 else ''} x {prompts} prompts a length"
-    if len(tasks) == RULER_TASKS and all(task.startswith("ruler_") for task in tasks):
-        return (
-            f"{over}: RULER's {RULER_TASKS} tasks in skipwise's own words, where {RULER_THRESHOLD:.1%} is Llama-2-7B's "
-            "score with RULER's"
-        )
-    return (
-        f"{over}: {', '.join(tasks)}; these are not RULER's {RULER_TASKS} tasks, on which Llama-2-7B scored its "
-        f"{RULER_THRESHOLD:.1%}"
+    (line,) = say(
+        "effective.basis",
+        tasks=tasks,
+        prompts=TO.join(map(str, dict.fromkeys((min(counts), max(counts))))),
+        is_ruler=len(tasks) == RULER_TASKS and all(task.startswith("ruler_") for task in tasks),
+        count=RULER_TASKS,
+        threshold=RULER_THRESHOLD,
     )
+    return line
 
 
 def short_limit(original_tokens: int, advertised_tokens: int) -> int:
@@ -189,17 +194,17 @@ def short_limit(original_tokens: int, advertised_tokens: int) -> int:
 
 
 def mean_scores(results: Iterable[EvalResult]) -> list[MeanScore]:
-    """Mean over all retrieval tasks at each length, shortest first; of what was measured twice the later counts.
+    """Mean over all retrieval tasks at each length, shortest first; the later of two equal measurements counts.
 
-    The interval of the mean is put together from those of the tasks (they are independent):
+    The interval of the mean is combined from those of the tasks, which are independent:
 
         lower end = mean - sqrt(sum_i (value_i - ci_low_i)^2) / n,    upper end = mean + sqrt(...) / n likewise
 
     Args:
-        results: evaluation records of one model; those that are no score over a whole input are passed over.
+        results: evaluation records of one model; those that are no score over a whole input are skipped.
 
     Raises:
-        DataError: when there is no score, or lengths were measured with different tasks.
+        DataError: there is no score, or lengths were measured with different tasks.
 
     Source: Zou and Donner, "Construction of confidence limits about effect measures" (2008): limits of a sum by
         recovering each part's variance from its own limits.
@@ -215,9 +220,9 @@ def mean_scores(results: Iterable[EvalResult]) -> list[MeanScore]:
 
 
 def is_score(record: EvalResult) -> bool:
-    """Whether a record is a retrieval score over a whole input; what a control scores without the context is none."""
+    """Whether a record is a retrieval score over a whole input; a control without the context is none."""
     is_control = str(record.details.get("kind", "")).endswith("_control")
-    return record.metric in _METRICS and is_whole(record) and not is_control
+    return record.metric in _METRICS and record.is_whole and not is_control
 
 
 def effective_length(
@@ -229,7 +234,7 @@ def effective_length(
         relative:  d - sqrt((s(L) - ci_low(L))^2 + (0.85 (ci_high(S) - s(S)))^2) >= 0,    d = s(L) - 0.85 s(S)
 
     The relative rule holds the model to its own score at the shortest length S measured, if that is a short one. Its
-    bound is that of a difference of two measured scores, for the short one is as uncertain as the others. S itself
+    bound is that of a difference of two measured scores, because the short one is as uncertain as the others. S itself
     holds. A length without an interval does not, nor does a score of 0.
 
     Args:
@@ -246,46 +251,18 @@ def effective_length(
         best of three lengths up to 1k is the short score, and the mean itself is compared). Bound of the difference:
         Zou and Donner (2008), as in `mean_scores`.
     """
-    scores = mean_scores(results)
-    limit = short_limit(original_tokens, advertised_tokens)
-    short = _short_score(scores, limit)
-    effective = 0
-    for score in scores:
-        if score.value == 0:
-            # A model that never scores would keep all of its nothing.
-            break
-        if rule == "ruler":
-            holds = score.ci_low is not None and score.ci_low >= RULER_THRESHOLD
-        else:
-            holds = short is not None and (score is short or _keeps_share(score, short))
-        if not holds:
-            break
-        effective = score.length_tokens
     return EffectiveLength(
         rule=rule,
-        effective_tokens=effective,
         advertised_tokens=advertised_tokens,
-        short_limit_tokens=limit,
-        scores=scores,
+        short_limit_tokens=short_limit(original_tokens, advertised_tokens),
+        scores=mean_scores(results),
     )
-
-
-def _short_score(scores: Sequence[MeanScore], limit_tokens: int) -> MeanScore | None:
-    """The score at the shortest length, if that is short."""
-    return scores[0] if scores[0].length_tokens <= limit_tokens else None
-
-
-def _keeps_share(score: MeanScore, short: MeanScore) -> bool:
-    if score.ci_low is None or short.ci_high is None:
-        return False
-    difference = score.value - RELATIVE_SHARE * short.value
-    return difference >= math.hypot(score.value - score.ci_low, RELATIVE_SHARE * (short.ci_high - short.value))
 
 
 def _mean_score(length: int, records: Sequence[EvalResult]) -> MeanScore:
     value = math.fsum(record.value for record in records) / len(records)
-    below = _reach([None if record.ci_low is None else record.value - record.ci_low for record in records])
-    above = _reach([None if record.ci_high is None else record.ci_high - record.value for record in records])
+    below = _combined([None if record.ci_low is None else record.value - record.ci_low for record in records])
+    above = _combined([None if record.ci_high is None else record.ci_high - record.value for record in records])
     return MeanScore(
         length_tokens=length,
         value=value,
@@ -296,8 +273,8 @@ def _mean_score(length: int, records: Sequence[EvalResult]) -> MeanScore:
     )
 
 
-def _reach(reaches: Sequence[float | None]) -> float | None:
-    """How far an end of the interval of a mean is from it, from how far those of its parts are."""
+def _combined(reaches: Sequence[float | None]) -> float | None:
+    """Distance of an end of a mean's interval from the mean, from the same distances of its parts."""
     known = [reach for reach in reaches if reach is not None]
     return math.hypot(*known) / len(reaches) if len(known) == len(reaches) else None
 

@@ -1,7 +1,4 @@
-"""The README.md of an extended checkpoint: what was done, how to load it, what was measured.
-
-It says what it was told and nothing else; what was not measured is named as not measured.
-"""
+"""The README.md of an extended checkpoint: what was done, how to load it, what was measured and what was not."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +9,10 @@ import yaml
 from skipwise.errors import CheckpointError
 from skipwise.records.verdict import Verdict
 from skipwise.report.effective import EffectiveLength, basis
-from skipwise.report.records import Arm, measures
-from skipwise.report.tables import markdown_cell, settings_text, table_of
-from skipwise.report.templates import TEMPLATES
+from skipwise.report.evidence import Arm, measures
+from skipwise.report.page import TEMPLATES
+from skipwise.report.quantities import settings_text
+from skipwise.report.tables import markdown_cell, table_of
 from skipwise.window import Window, length_label
 
 _MEASURED = "## What was measured"
@@ -38,23 +36,20 @@ def write_model_card(
     verdicts: Sequence[Verdict] = (),
     notes: Sequence[str] = (),
 ) -> Path:
-    """Writes `README.md` into a checkpoint folder, with the front matter that the hub reads.
+    """Writes `README.md` into a checkpoint folder, with the front matter that the hub reads; returns its path.
 
     Args:
         folder: the checkpoint.
-        base: the model that was extended, as the user named it; a hub name is linked, a path is only told.
+        base: the model that was extended, as the user named it; a name on the hub becomes a link.
         window: lengths of the extension, in tokens.
         interpolation: its kind and settings.
         sampler: of positions: its kind and settings.
         tuning: what was trained: its kind and settings.
-        data: where the text came from: source and settings.
-        attention_factor: what a calibration chose after training, and from what; None where there was none.
+        data: source of the text, and settings.
+        attention_factor: chosen by a calibration after training, and by what; None without one.
         results: what was measured, one arm per model.
         verdicts: of the preflight.
-        notes: limits and anything else a user should know, a sentence or more each.
-
-    Returns:
-        The file written.
+        notes: limits and other remarks, a sentence or more each.
     """
     front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["long-context", "skipwise"]}
     if _HUB_NAME.fullmatch(base) and not Path(base).exists():
@@ -87,78 +82,64 @@ def write_model_card(
     return path
 
 
-def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> Path:
+def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> None:
     """Writes the effective context length into the card of an extended model, beside the configured one.
 
     The line says under which rules, over which tasks and prompts, and the mean score at each length.
 
     Args:
-        folder: the checkpoint, with a card that `write_model_card` wrote.
+        folder: the checkpoint.
         found: one under each rule, of the same scores.
 
-    Returns:
-        The card.
-
     Raises:
-        CheckpointError: when the card has no line for it.
+        CheckpointError: the card has no line for it.
     """
     verdicts = "; ".join(one.line for one in found).replace("effective context length ", "")
     scores = found[0].scores
     line = f"- {_EFFECTIVE} {verdicts}; {basis(scores)}; mean score {', '.join(score.text for score in scores)}"
     missing = f"line '- {_EFFECTIVE} ...' to state the verdict in"
-    return _replace(folder, rf"(?m)^- {_EFFECTIVE}.*$", lambda _: line, missing)
+    _replace(folder, rf"(?m)^- {_EFFECTIVE}.*$", lambda _: line, missing)
 
 
-def state_results(folder: Path, arms: Sequence[Arm]) -> Path:
+def state_results(folder: Path, arms: Sequence[Arm]) -> None:
     """Writes what was measured into the card of an extended model, in place of what its section held before.
 
     Args:
-        folder: the checkpoint, with a card that `write_model_card` wrote.
+        folder: the checkpoint.
         arms: models under comparison, each a column or, where they are many, a row.
 
-    Returns:
-        The card.
-
     Raises:
-        CheckpointError: when there is no card, or it has no section for it.
+        CheckpointError: there is no card, or it has no section for it.
     """
     tables = [table_of(arms, measure, arms_down=len(arms) > 4) for measure in measures(arms)]
     blocks = [_MEASURED, *(f"{markdown_cell(table.title)}:\n\n{table.markdown()}" for table in tables)]
     blocks.append("These numbers hold for the lengths, tasks and documents that were measured.")
     section = "\n\n".join(blocks) + "\n\n"
     missing = f"section {_MEASURED!r} to put results in"
-    return _replace(folder, rf"(?ms)^{_MEASURED}$.*?(?=^## |\Z)", lambda _: section, missing)
+    _replace(folder, rf"(?ms)^{_MEASURED}$.*?(?=^## |\Z)", lambda _: section, missing)
 
 
-def state_attention_factor(folder: Path, chosen: str) -> Path:
+def state_attention_factor(folder: Path, chosen: str) -> None:
     """Writes what a calibration chose into the card of an extended model, below its interpolation.
 
     Args:
-        folder: the checkpoint, with a card that `write_model_card` wrote.
+        folder: the checkpoint.
         chosen: the attention factor and what it was chosen by, in a line.
 
-    Returns:
-        The card.
-
     Raises:
-        CheckpointError: when the card has no line to put it below.
+        CheckpointError: the card has no line to put it below.
     """
     line = f"- {_FACTOR} {markdown_cell(chosen)}\n"
     pattern = rf"(?m)(^- {_FACTOR}.*\n)*(^- Interpolation:.*\n)(^- {_FACTOR}.*\n)*"
     missing = "line '- Interpolation: ...' to put the factor below"
-    return _replace(folder, pattern, lambda found: found[2] + line, missing)
+    _replace(folder, pattern, lambda found: found[2] + line, missing)
 
 
-def _replace(folder: Path, pattern: str, text: Callable[[re.Match[str]], str], missing: str) -> Path:
-    """Replaces the one place of a card that a pattern matches.
-
-    Raises:
-        CheckpointError: the card has no such place, or several; `missing` says what.
-    """
+def _replace(folder: Path, pattern: str, text: Callable[[re.Match[str]], str], missing: str) -> None:
+    """Replaces the one place of a card that a pattern matches; without exactly one, `missing` tells what is needed."""
     path = folder / "README.md"
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     after, count = re.subn(pattern, text, before)
     if count != 1:
         raise CheckpointError(f"{str(path)!r} has no {missing}; add one to it")
     path.write_text(after, encoding="utf-8", errors="backslashreplace")
-    return path

@@ -1,29 +1,51 @@
-"""A report as one HTML file that needs nothing else: no network, no scripts, no fonts; for screens of any width, dark
-or light, and for paper.
+"""A report as one HTML file without network, scripts or fonts: for screens of any width, dark or light, and for paper.
 
-It says the verdict in words first, then shows section after section, and ends with how it was made.
+It begins with the verdict in words, shows section after section, and ends with how it was made.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 from markupsafe import Markup
 
-from skipwise.report.drawing import Figure
 from skipwise.report.tables import Table
-from skipwise.report.templates import TEMPLATES
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=jinja2.select_autoescape(["html"], default_for_string=False),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One or more drawings side by side, which wrap under one another where the screen is narrow.
+
+    Attributes:
+        caption: what is shown and how to read it.
+        panels: SVG elements, each complete in itself and safe to put into HTML.
+        title: a heading of its own, where a section has several.
+    """
+
+    caption: str
+    panels: tuple[str, ...]
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One thing that the page shows.
+    """One subject of the page.
 
     Attributes:
         title: heading of the section.
         words: paragraphs, plain text.
-        figures: what to look at.
-        tables: the numbers behind it.
+        figures: in reading order.
+        tables: the numbers behind the figures.
     """
 
     title: str
@@ -41,7 +63,7 @@ def render_page(
         title: of the page.
         sections: in reading order.
         path: the HTML file to write; an older one is replaced.
-        verdict: what was found, one sentence an entry.
+        verdict: the findings, one sentence an entry.
         made: how the numbers came about, by name: the command, versions, seeds, time.
     """
     html = TEMPLATES.get_template("page.html").render(

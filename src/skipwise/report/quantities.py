@@ -1,8 +1,10 @@
-"""How numbers with a unit are written for people: bytes, seconds, tokens, signed shares."""
+"""How numbers and names are written for people: bytes, seconds, tokens, signed shares, settings."""
 
 import math
+from collections.abc import Mapping
 
 TO = "\N{EN DASH}"
+ABSENT = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -40,3 +42,15 @@ def signed_text(value: float, places: int = 1) -> str:
 def per_cent_of_log(log_ratio: float) -> float:
     """A logarithm of a ratio as per cent more, or less where negative: ln(1.05) is 5."""
     return 100 * math.expm1(log_ratio)
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    """Settings in a line, the kind first and bare: `pose (chunks 2, skips flat)`."""
+    rest = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "kind" and value is not None)
+    kind = settings.get("kind")
+    return rest if kind is None else f"{kind} ({rest})" if rest else str(kind)
+
+
+def shortened(text: str, most: int = 36) -> str:
+    """At most this many letters, the last of them an ellipsis where some are left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -1,24 +1,38 @@
-"""One report: title, verdict, sections, how it was made; and the forms in which it leaves: a page, Markdown, CSV, JSON.
+"""One report: title, verdict, sections, how it was made; as a page, Markdown, CSV or JSON.
 
 report = Report.of(read_evidence(["base.jsonl", "extended.jsonl"]), title="32k")
 report.write_page(Path("report.html"))
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipwise.report.evidence import Evidence
+from skipwise.report import measured, ran
+from skipwise.report.evidence import Evidence, Measure
 from skipwise.report.page import Section, render_page
-from skipwise.report.records import Measure
-from skipwise.report.sections import sections_of
-from skipwise.report.sections.provenance import made_of
-from skipwise.report.sections.retrieval import effective_lengths
 from skipwise.report.tables import markdown_text
 from skipwise.report.verdict import verdict_words
 from skipwise.window import length_label
+
+# In reading order; a section of yours is a function and one line here.
+SECTIONS: Sequence[Callable[[Evidence], Iterable[Section]]] = (
+    measured.perplexity_section,
+    measured.depth_sections,
+    measured.retrieval_section,
+    measured.differences_section,
+    measured.regression_section,
+    ran.training_section,
+    ran.serving_section,
+    ran.reached_section,
+    ran.coverage_section,
+    measured.others_section,
+    ran.outputs_section,
+    ran.failures_section,
+    ran.run_section,
+)
 
 CSV_COLUMNS = (
     *("arm", "task", "part", "metric", "length_tokens", "value", "ci_low", "ci_high", "num_samples", "num_skipped"),
@@ -62,13 +76,13 @@ class Report:
             made: what else is known of how it was made; comes after what the evidence tells.
             verdict: sentences; None: what the numbers say.
         """
-        lengths = (evidence.original_tokens, evidence.advertised_tokens)
+        lengths = map(length_label, (evidence.original_tokens, evidence.advertised_tokens))
         return cls(
-            title=title or f"From {length_label(lengths[0])} to {length_label(lengths[1])} tokens",
+            title=title or f"From {' to '.join(lengths)} tokens",
             evidence=evidence,
             verdict=verdict_words(evidence) if verdict is None else verdict,
-            sections=sections_of(evidence),
-            made={**made_of(evidence), **(made or {})},
+            sections=[section for make in SECTIONS for section in make(evidence)],
+            made={**ran.made_of(evidence), **(made or {})},
         )
 
     def write_page(self, path: Path) -> None:
@@ -85,10 +99,8 @@ class Report:
             blocks += map(markdown_text, section.words)
             for table in section.tables:
                 blocks += [f"{markdown_text(table.title)}:", table.markdown()]
-        blocks.append("## How this was made")
-        blocks.append(
-            "\n".join(f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in self.made.items())
-        )
+        made = (f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in self.made.items())
+        blocks += ["## How this was made", "\n".join(made)]
         return "\n\n".join(block for block in blocks if block) + "\n"
 
     def write_csv(self, path: Path) -> None:
@@ -109,7 +121,7 @@ class Report:
             "sections": [section.title for section in self.sections],
             "effective": {
                 name: {one.rule: {"effective_tokens": one.effective_tokens, "decided": one.decided} for one in found}
-                for name, found in effective_lengths(self.evidence).items()
+                for name, found in measured.effective_lengths(self.evidence).items()
             },
             "made": dict(self.made),
         }

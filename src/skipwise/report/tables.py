@@ -1,20 +1,19 @@
 """Tables of results: one value that the page, the model card and the terminal each draw their own way."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import rich.box
 import rich.table
 from rich.text import Text
 
-from skipwise.report.records import Arm, Measure, measures
+from skipwise.report.evidence import Arm, Measure, measures
+from skipwise.report.quantities import ABSENT
 from skipwise.window import length_label
 
 # With an interval each, more do not fit beside each other on 80 characters.
 _MOST_COLUMNS = 4
-
-ABSENT = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +57,10 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
 
 
-def settings_text(settings: Mapping[str, object]) -> str:
-    """Settings in a line, the kind first and bare: `pose (chunks 2, skips flat)`."""
-    rest = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "kind" and value is not None)
-    kind = settings.get("kind")
-    return rest if kind is None else f"{kind} ({rest})" if rest else str(kind)
-
-
-def shortened(name: str, most: int = 36) -> str:
-    """A name that leaves room beside it."""
-    return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, wraps: bool = False) -> list[Table]:
+    """A table in a list, which is empty where there are no rows."""
+    made = tuple(map(tuple, rows))
+    return [Table(title=title, header=tuple(header), rows=made, wraps=wraps)] if made else []
 
 
 def by_length(title: str, rows: Sequence[tuple[str, Mapping[int, str]]], first: str = "Arm") -> Table:

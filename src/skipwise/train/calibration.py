@@ -22,7 +22,7 @@ from skipwise.evals import SampleCache
 from skipwise.files import new_folder, replace_file
 from skipwise.model import rope_state, save_attention_scale
 from skipwise.records.runs import RECORD_FILE
-from skipwise.report import state_attention_factor
+from skipwise.report.model_card import state_attention_factor
 
 CALIBRATION_FILE = "calibration.json"
 """The record of a calibration in a folder that no run of skipwise left; a run's own record has it as an entry."""

@@ -19,7 +19,7 @@ from skipwise.doctor import Verdict
 from skipwise.files import replace_file
 from skipwise.positions import PositionSampler
 from skipwise.records.runs import RECORD_FILE
-from skipwise.report import write_model_card
+from skipwise.report.model_card import write_model_card
 from skipwise.train.session import Session
 from skipwise.window import Window
 

@@ -19,8 +19,8 @@ from made_up_results import (
 
 from skipwise import cli
 from skipwise.errors import CheckpointError, ConfigError, DataError
-from skipwise.report import Measure, read_evidence
-from skipwise.report.records import PERPLEXITY
+from skipwise.report.evidence import PERPLEXITY, Measure
+from skipwise.report.reading import read_evidence
 
 
 def test_a_file_is_one_arm_named_after_it_or_as_told(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_comparison_tells_windows_arms_and_costs(tmp_path: Path) -> None:
     assert (evidence.original_tokens, evidence.target_tokens) == (256, 4096)
     assert evidence.comparison is not None
     assert [arm.name for arm in evidence.arms] == list(evidence.comparison.arms)[:-1]
-    assert evidence.names[-1] == "full"
+    assert evidence.number("full") == len(evidence.arms), "an arm without results comes last"
     assert evidence.base is evidence.arms[0]
     assert evidence.comparison.arms["full"].failed[0].why == "out of memory"
 
@@ -111,78 +111,71 @@ def test_windows_are_read_from_the_models_that_results_name(tmp_path: Path) -> N
     assert (evidence.original_tokens, evidence.target_tokens) == (512, 2048)
 
 
-def broken(folder: Path) -> dict[str, Callable[[], list[str]]]:
-    """Every kind of bad input: its name, and how to make it."""
+LINE = json.dumps(record("perplexity", "perplexity", 256, 9.0, None, None))
 
-    def file(name: str, text: str) -> list[str]:
-        (folder / name).write_text(text)
-        return [str(folder / name)]
 
-    def compared(changes: dict[str, Any]) -> list[str]:
-        return [str(write_comparison(folder / "c", changes))]
+def written(text: str, *names: str) -> Callable[[Path], list[str]]:
+    """Sources that are files with this text."""
 
-    good = json.dumps(record("perplexity", "perplexity", 256, 9.0, None, None))
+    def make(folder: Path) -> list[str]:
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+        return [str(folder / name) for name in names]
 
-    def twice() -> list[str]:
-        for name in "ab":
-            (folder / name).mkdir()
-            (folder / name / "r.jsonl").write_text(good)
-        return [str(folder / name / "r.jsonl") for name in "ab"]
+    return make
 
-    def other_source() -> list[str]:
-        source = write_lines(folder / "other.jsonl", list(records_of("pose")), compared="pose")
-        return [str(write_comparison(folder / "c")), str(source)]
 
-    def extended() -> list[str]:
-        (write_extended(folder / "m") / "skipwise.json").write_text("{}")
-        return [str(folder / "m")]
+def compared(**changes: Any) -> Callable[[Path], list[str]]:
+    """A comparison with changes."""
+    return lambda folder: [str(write_comparison(folder / "c", changes))]
 
-    return {
-        "no such file": lambda: [str(folder / "none.jsonl")],
-        "no results file": lambda: file("x.txt", good),
-        "no known folder": lambda: [str(folder)],
-        "no JSON": lambda: file("x.jsonl", good + "\n\n{broken\n"),
-        "no record": lambda: file("x.jsonl", good + "\n" + json.dumps({"task": "a"})),
-        "no number": lambda: file("x.jsonl", good.replace("9.0", "NaN")),
-        "a list": lambda: file("x.jsonl", "[1]"),
-        "nothing in it": lambda: file("x.jsonl", "\n"),
-        "no window": lambda: file("x.jsonl", good),
-        "one name twice": twice,
-        "one arm from two places": other_source,
-        "another kind": lambda: compared({"kind": "contrast"}),
-        "a bad window": lambda: compared({"window": {"train": 256, "original": 256, "target": 2}}),
-        "a bad arm": lambda: compared({"arms": {"pose": {"runs": [{"seed": 0, "status": "lost"}]}}}),
-        "a bad run": extended,
-    }
+
+def second_source(folder: Path) -> list[str]:
+    other = write_lines(folder / "other.jsonl", list(records_of("pose")), compared="pose")
+    return [str(write_comparison(folder / "c")), str(other)]
+
+
+def broken_run(folder: Path) -> list[str]:
+    (write_extended(folder / "m") / "skipwise.json").write_text("{}")
+    return [str(folder / "m")]
 
 
 @pytest.mark.parametrize(
-    ("what", "kind", "words"),
+    ("make", "kind", "named"),
     [
-        ("no such file", ConfigError, ["none.jsonl", "NAME=FILE"]),
-        ("no results file", ConfigError, ["x.txt", ".jsonl"]),
-        ("no known folder", ConfigError, ["comparison.json", "skipwise.json"]),
-        ("no JSON", DataError, ["x.jsonl' line 3", "no JSON"]),
-        ("no record", DataError, ["x.jsonl' line 2", "length_tokens"]),
-        ("no number", DataError, ["x.jsonl' line 1", "value", "finite"]),
-        ("a list", DataError, ["x.jsonl' line 1"]),
-        ("nothing in it", DataError, ["x.jsonl", "has no results", "skipwise eval --out"]),
-        ("no window", ConfigError, ["--original TOKENS"]),
-        ("one name twice", ConfigError, ["both have an arm 'r'", "NAME="]),
-        ("one arm from two places", ConfigError, ["other.jsonl' both have an arm 'pose'"]),
-        ("another kind", DataError, ["comparison.json", "kind must be 'comparison'"]),
-        ("a bad window", DataError, ["comparison.json", "target=2"]),
-        ("a bad arm", DataError, ["comparison.json", "arms.pose.runs.0.status"]),
-        ("a bad run", CheckpointError, ["skipwise.json", "window"]),
+        (lambda folder: [str(folder / "none.jsonl")], ConfigError, ["none.jsonl", "NAME=FILE"]),
+        (written(LINE, "x.txt"), ConfigError, ["x.txt", ".jsonl"]),
+        (lambda folder: [str(folder)], ConfigError, ["comparison.json", "skipwise.json"]),
+        (written(LINE + "\n\n{broken\n", "x.jsonl"), DataError, ["x.jsonl' line 3"]),
+        (written(LINE + '\n{"task": "a"}', "x.jsonl"), DataError, ["x.jsonl' line 2", "length_tokens"]),
+        (written(LINE.replace("9.0", "NaN"), "x.jsonl"), DataError, ["x.jsonl' line 1", "value", "finite"]),
+        (written("[1]", "x.jsonl"), DataError, ["x.jsonl' line 1"]),
+        (written("\n", "x.jsonl"), DataError, ["x.jsonl", "skipwise eval --out"]),
+        (written(LINE, "x.jsonl"), ConfigError, ["--original TOKENS"]),
+        (written(LINE, "a/r.jsonl", "b/r.jsonl"), ConfigError, ["'r'", "NAME="]),
+        (second_source, ConfigError, ["other.jsonl'", "'pose'"]),
+        (compared(kind="contrast"), DataError, ["comparison.json", "'comparison'"]),
+        (compared(window={"train": 256, "original": 256, "target": 2}), DataError, ["comparison.json", "target=2"]),
+        (
+            compared(arms={"pose": {"runs": [{"seed": 0, "status": "lost"}]}}),
+            DataError,
+            ["comparison.json", "arms.pose.runs.0.status"],
+        ),
+        (broken_run, CheckpointError, ["skipwise.json", "window"]),
     ],
 )
 def test_bad_input_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, kind: type[Exception], words: list[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], list[str]],
+    kind: type[Exception],
+    named: list[str],
 ) -> None:
-    sources = broken(tmp_path)[what]()
+    sources = make(tmp_path)
     with pytest.raises(kind) as caught:
         read_evidence(sources)
-    assert all(word in str(caught.value) for word in words), caught.value
+    assert all(name in str(caught.value) for name in named), caught.value
     assert cli.main(["report", *sources, "--out", str(tmp_path / "r.html")]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -215,30 +208,6 @@ def test_the_verb_writes_page_markdown_and_csv(tmp_path: Path, capsys: pytest.Ca
     assert row["train_seeds"] == "0 1"
     assert rows[2]["depth_to"] == "0.2"
     assert {row["part"] for row in rows if row["task"] == "needles"} == {"single"}
-
-
-def test_results_go_into_a_card_and_replace_those_before(tmp_path: Path) -> None:
-    folder = write_extended(tmp_path / "model")
-    card = folder / "README.md"
-    card.write_text("# x\n\n## What was measured\n\nNothing was measured.\n\n## Limits\n\n- one\n")
-    lines = [one for one in records_of("pose", kinds=()) if one["task"] == "perplexity"]
-    source = str(write_lines(tmp_path / "small.jsonl", lines))
-    for _ in range(2):
-        assert cli.main(["report", source, str(folder), "--card", str(folder), "--out", str(tmp_path / "r.html")]) == 0
-    text = card.read_text()
-    assert "Nothing was measured" not in text
-    assert text.count("| 4k | 7.37 (6.85–7.96) |") == 1  # noqa: RUF001
-    assert text.endswith("## Limits\n\n- one\n")
-
-
-def test_a_card_without_its_section_is_refused_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = str(write_lines(tmp_path / "small.jsonl", list(records_of("pose"))))
-    options = ["--original", "256", "--card", str(tmp_path), "--out", str(tmp_path / "r.html")]
-    assert cli.main(["report", source, *options]) == 2
-    assert "## What was measured" in capsys.readouterr().err
-    assert not (tmp_path / "r.html").exists()
 
 
 @pytest.mark.parametrize("option", ["--out", "--markdown", "--csv"])

@@ -1,4 +1,4 @@
-"""Exports of low-rank additions: merged, alone, over 4 bits, and cut from what full tuning changed."""
+"""Exports of adapters: merged, alone, over 4 bits, and cut from what full tuning changed."""
 
 import json
 from pathlib import Path
@@ -18,10 +18,6 @@ from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model
 
 
-def named(made: Any) -> dict[str, Any]:
-    return {verdict.name: verdict for verdict in made.verdicts}
-
-
 def trained_run(folder: Path, model: Path, tuning: dict[str, Any]) -> Path:
     """A finished run of a few steps, kept in bfloat16."""
     (folder / "docs").mkdir()
@@ -39,7 +35,7 @@ def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     )
 
 
-def test_additions_to_4_bits_are_those_that_the_run_has_merged(
+def test_an_adapter_on_4_bits_is_what_that_the_run_has_merged(
     checkpoint_of_blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
@@ -54,7 +50,7 @@ def test_additions_to_4_bits_are_those_that_the_run_has_merged(
     assert not (tmp_path / "adapter").exists()
 
 
-def test_additions_are_merged_in_float32(lora_run: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_merged_in_float32(lora_run: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     export(lora_run, to="hf", dtype="float32", output=tmp_path / "out")
     merged = load_file(tmp_path / "out" / "model.safetensors")
     base, added = (
@@ -156,7 +152,7 @@ def test_a_cut_adapter_that_does_not_load_as_it_was_cut_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_rank_is_for_what_has_no_additions(lora_run: Path, full_run: Path, tmp_path: Path) -> None:
+def test_a_rank_is_for_what_has_no_adapter(lora_run: Path, full_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="of its own; leave --rank out"):
         export(lora_run, to="adapter", rank=4, output=tmp_path / "out")
     with pytest.raises(ConfigError, match=r"has no adapter .* --rank"):

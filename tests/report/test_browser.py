@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up_results import write_comparison, write_extended
+from made_up_results import records_of, write_comparison, write_extended, write_lines
 
-from skipwise.report import Report, read_evidence
+from skipwise.report.reading import read_evidence
+from skipwise.report.report import Report
 
 
 def chromium() -> str | None:
@@ -38,6 +39,9 @@ addEventListener("load", () => {
     wide: [...document.body.querySelectorAll("*")].filter(e => !inScroll(e) && right(e) > innerWidth + 0.5)
       .map(e => e.tagName),
     drawings: document.querySelectorAll("svg").length,
+    letters: Math.max(...[...document.querySelectorAll("svg")]
+      .map(e => 9.5 * e.getBoundingClientRect().width / e.viewBox.baseVal.width)),
+    body: parseFloat(getComputedStyle(document.body).fontSize),
     empty: [...document.querySelectorAll("svg, table, figcaption, h2")]
       .filter(e => e.getBoundingClientRect().width < 40 || e.getBoundingClientRect().height < 8).length,
     dangling: [...document.querySelectorAll("use")]
@@ -71,7 +75,6 @@ def opened(path: Path, profile: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
-@pytest.fixture(scope="module")
 def told(page: Path) -> dict[int, dict[str, Any]]:
     """What copies of the page in frames of each width say of themselves."""
     html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', MEASURE.replace("\\", r"\\"), page.read_text())
@@ -85,19 +88,28 @@ def told(page: Path) -> dict[int, dict[str, Any]]:
     return {one["width"]: one for one in json.loads(unescape(title[1]))}
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_page_fits_the_screen_and_lacks_nothing(told: dict[int, dict[str, Any]], width: int) -> None:
-    found = told[width]
-    assert found["scrollWidth"] <= width
-    assert found["wide"] == []
-    assert found["errors"] == []
-    assert found["empty"] == 0
-    assert found["dangling"] == 0
-    assert found["underlined"]
-    # 2 of perplexity, 5 of passkeys, 10 of needles, 4 of differences, 2 of costs, 4 of serving, 1 of tokens,
-    # 1 of coverage.
-    assert found["drawings"] == 29
-    assert len(found["headings"]) == 14
+def test_the_page_fits_the_screen_and_lacks_nothing(page: Path) -> None:
+    for width, found in told(page).items():
+        assert found["scrollWidth"] <= width
+        assert found["wide"] == []
+        assert found["errors"] == []
+        assert found["empty"] == 0
+        assert found["dangling"] == 0
+        assert found["underlined"]
+        # 2 of perplexity, 5 of passkeys, 10 of needles, 4 of differences, 2 of costs, 4 of serving, 1 of tokens,
+        # 1 of coverage.
+        assert found["drawings"] == 29
+        assert len(found["headings"]) == 14
+
+
+def test_letters_of_drawings_are_no_larger_than_those_of_the_page(tmp_path: Path) -> None:
+    """One arm at one length makes the narrowest heat map, and a line chart of the usual width beside it."""
+    lines = [one for one in records_of("pose", kinds=()) if one["length_tokens"] == 256]
+    source = write_lines(tmp_path / "one.jsonl", lines)
+    Report.of(read_evidence([str(source)], original_tokens=256)).write_page(tmp_path / "report.html")
+    found = told(tmp_path / "report.html")[1280]
+    assert found["drawings"] == 6, "perplexity, passkeys, serving"
+    assert 14 < found["letters"] <= found["body"]
 
 
 def test_the_page_itself_logs_no_error(page: Path) -> None:

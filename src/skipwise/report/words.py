@@ -1,0 +1,85 @@
+"""The words of a report: titles, paragraphs, captions and sentences, as templates in `words.yaml`."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from skipwise.records.results import EvalResult
+from skipwise.report.evidence import Measure, difference_text
+from skipwise.report.page import TEMPLATES, Figure, Section
+from skipwise.report.quantities import bytes_text, seconds_text
+from skipwise.report.tables import Table
+from skipwise.window import length_label
+
+MOST_NAMES = 6
+
+
+def say(key: str, **facts: Any) -> list[str]:
+    """The sentences under a dotted key of `words.yaml`, those that these facts give rise to.
+
+    Args:
+        key: such as `verdict.perplexity`; a sentence, or a list of them.
+        facts: what the templates are filled with.
+    """
+    said = (" ".join(template.render(facts).split()) for template in _templates(key))
+    return [sentence for sentence in said if sentence]
+
+
+def section(key: str, *, figures: Sequence[Figure] = (), tables: Sequence[Table] = (), **facts: Any) -> Section:
+    """A section with the title and paragraphs that `words.yaml` has under this key."""
+    (title,) = say(f"{key}.title", **facts)
+    return Section(title=title, words=say(f"{key}.words", **facts), figures=figures, tables=tables)
+
+
+@cache
+def _templates(key: str) -> list[jinja2.Template]:
+    found = _words()
+    for part in key.split("."):
+        found = found[part]
+    environment = TEMPLATES.overlay()
+    environment.filters = {**TEMPLATES.filters, **_FILTERS}
+    return [environment.from_string(text) for text in ([found] if isinstance(found, str) else found)]
+
+
+@cache
+def _words() -> Any:
+    return yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
+
+
+def _name(name: str) -> str:
+    """A name in a sentence: in quotation marks where its punctuation would be taken for the sentence's."""
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}" if set(name) & set(",;:.()") else name
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = [_name(name) for name in names[:MOST_NAMES]]
+    if len(names) > MOST_NAMES:
+        return f"{', '.join(shown)} and {len(names) - MOST_NAMES} more"
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+
+
+def _value(record: EvalResult) -> str:
+    return Measure.of(record).text_with_interval(record)
+
+
+def _at(length: int, original_tokens: int) -> str:
+    times = length / original_tokens
+    beyond = f", {times:g} times the original window" if times > 1 and times == int(times) else ""
+    return f"{length_label(length)} tokens{beyond}"
+
+
+_FILTERS = {
+    "at": _at,
+    "bytes": bytes_text,
+    "difference": difference_text,
+    "name": _name,
+    "names": _names,
+    "percent": "{:.1%}".format,
+    "seconds": seconds_text,
+    "tokens": length_label,
+    "value": _value,
+}
