@@ -267,13 +267,13 @@ def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest
             ["--prompt-file is '/no/such/file'; it cannot be read", "--prompt TEXT"],
         ),
         (["generate", "m", "--file", "/"], ["--prompt-file is '/'; it cannot be read", "--prompt TEXT"]),
-        (["calibrate", "m", "--factors", "1,x"], ["'--factors'", "'1,x'", "0.9,1.1,1.2"]),
+        (["calibrate", "m", "--factors", "1,x"], ["--factors is '1,x'", "0.9,1.1,1.2"]),
         (["coverage", "--sampler", "pos"], ["did you mean 'pose'"]),
         (["coverage", "--skips", "flatt"], ["did you mean 'flat'"]),
         (["coverage", "--chunks", "two"], ["--chunks is 'two'"]),
         (["coverage", "--sampler", "randpos", "--chunks", "3"], ["settings of pose"]),
         (["coverage", "--target", "long"], ["length is 'long'"]),
-        (["coverage", "--plot", "/no/such/x.svg"], ["--plot is '/no/such/x.svg'", "give a path in a folder"]),
+        (["coverage", "--plot", "/no/such/x.svg"], ["--plot is '/no/such/x.svg'", "no folder '/no/such'"]),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_2(

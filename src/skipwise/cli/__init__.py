@@ -38,8 +38,10 @@ from skipwise.cli import (
     serve,
 )
 from skipwise.cli.former_flags import command_class
-from skipwise.cli.options import BAD_INPUT, BROKEN_PIPE, BUG, DONE, INTERRUPTED
+from skipwise.cli.options import BAD_INPUT, BROKEN_PIPE, BUG, DONE, INTERRUPTED, NEGATIVE
 from skipwise.errors import SkipwiseError
+
+__all__ = ["BAD_INPUT", "BROKEN_PIPE", "BUG", "DONE", "INTERRUPTED", "NEGATIVE", "VERBS", "build_app", "main"]
 
 VERBS: dict[str, Callable[..., None]] = {
     "plan": plan.plan,

@@ -1,7 +1,8 @@
 """`skipwise eval benchmarks`: what an extension costs on standard benchmarks of short text."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from skipwise.cli.loading import loading
 from skipwise.cli.options import (
@@ -19,26 +20,32 @@ from skipwise.cli.options import (
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 
+if TYPE_CHECKING:
+    from skipwise.evals import EvalResult
+
+NamesOption = Annotated[
+    Any,
+    option(
+        "--benchmark NAME,...",
+        "boolq, piqa, winogrande, truthfulqa_mc2, arc_challenge (25 shots), hellaswag (10 shots), or any that "
+        "--tasks-folder defines.",
+        shown="these six",
+    ),
+]
+TasksFolderOption = Annotated[
+    Path | None,
+    option(
+        "--tasks-folder DIR",
+        "Local data: copies of data sets in DIR/NAME, and task definitions of lm-evaluation-harness.",
+        shown="downloaded, or from the cache",
+    ),
+]
+
 
 def benchmarks(
     model: ModelArgument,
-    benchmark: Annotated[
-        Any,
-        option(
-            "--benchmark NAME,...",
-            "boolq, piqa, winogrande, truthfulqa_mc2, arc_challenge (25 shots), hellaswag (10 shots), or any that "
-            "--tasks-folder defines.",
-            shown="these six",
-        ),
-    ] = None,
-    tasks_folder: Annotated[
-        Path | None,
-        option(
-            "--tasks-folder DIR",
-            "Local data: copies of data sets in DIR/NAME, and task definitions of lm-evaluation-harness.",
-            shown="downloaded, or from the cache",
-        ),
-    ] = None,
+    benchmark: NamesOption = None,
+    tasks_folder: TasksFolderOption = None,
     limit: Annotated[int | None, option("--limit N", "Questions of each at most.", shown="all", min=1)] = None,
     batch_size: Annotated[int, option("--batch-size N", "Inputs run together.", min=1)] = 1,
     out: OutOption = None,
@@ -49,9 +56,7 @@ def benchmarks(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure standard benchmarks of short text by lm-evaluation-harness (extra: bench).
-
-    Under torchrun or accelerate launch the questions are shared out over the processes.
+    """Measure standard benchmarks of short text by lm-evaluation-harness (extra: bench); under torchrun in parallel.
 
     Example: skipwise eval benchmarks ./my-model-32k --out benchmarks.jsonl
 
@@ -84,7 +89,12 @@ def benchmarks(
     if as_json:
         for result in results:
             print(result.to_json())
-        return
+    else:
+        _print_table(results)
+
+
+def _print_table(results: Sequence["EvalResult"]) -> None:
+    """One row for each metric."""
     headings = ("benchmark", "shots", "measure", "value", "95% interval", "questions")
     rows = []
     for result in results:

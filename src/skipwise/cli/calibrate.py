@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from skipwise.cli.loading import loading
 from skipwise.cli.options import (
     AttentionOption,
@@ -39,7 +37,7 @@ def _factors(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r}; give numbers separated by commas, such as 0.9,1.1,1.2") from error
+        raise ConfigError(f"--factors is {text!r}; give numbers separated by commas, such as 0.9,1.1,1.2") from error
 
 
 DocumentsOption = Annotated[
@@ -68,6 +66,10 @@ FactorsOption = Annotated[
     ),
 ]
 
+ToleranceOption = Annotated[
+    float | None, option("--tolerance SHARE", "Increase in perplexity that passkeys may cost.", shown="0.03")
+]
+
 
 def calibrate(
     model: ModelArgument,
@@ -79,9 +81,7 @@ def calibrate(
     skip_unreadable: SkipUnreadableOption = False,
     length: LengthsOption = None,
     factors: FactorsOption = None,
-    tolerance: Annotated[
-        float | None, option("--tolerance SHARE", "Increase in perplexity that passkeys may cost.", shown="0.03")
-    ] = None,
+    tolerance: ToleranceOption = None,
     num_documents: Annotated[int | None, option("--num-documents N", "Documents at most.", shown="8")] = None,
     trials: Annotated[int | None, option("--trials N", "Passkeys at the target.", shown="20")] = None,
     use_cache: SampleCacheOption = True,
@@ -91,9 +91,7 @@ def calibrate(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose an attention factor for the whole window, after training, and write it into the checkpoint.
-
-    Only config.json, skipwise.json and the model card change; the config from before stays beside the new one.
+    """Choose an attention factor after training, and write it into config.json, skipwise.json and the model card.
 
     Example: skipwise calibrate ./my-model-32k --dry-run
 
@@ -123,16 +121,11 @@ def calibrate(
     sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     network: Any = loaded.model
-    found = choose(
-        network.to(process_state().device),
-        loaded.tokenizer,
-        _texts(run, data, sources, loaded.tokenizer, target, progress=not as_json),
-        length,
-        search=search,
-        seed=seed,
-        cache=SampleCache() if use_cache else None,
-        progress=not as_json,
-    )
+    network.to(process_state().device)
+    texts = _texts(run, data, sources, loaded.tokenizer, target, progress=not as_json)
+    cache = SampleCache() if use_cache else None
+    how: dict[str, Any] = {"search": search, "seed": seed, "cache": cache, "progress": not as_json}
+    found = choose(network, loaded.tokenizer, texts, length, **how)
     if process_state().is_main_process:
         written = None if dry_run else write_calibration(Path(model), config, found, output=output)
         _report(found, written, rope_state(config).attention_scale, as_json)

@@ -3,9 +3,9 @@
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,10 @@ from skipwise.cli.options import (
     settings_over,
 )
 from skipwise.model.place import find_place
+
+if TYPE_CHECKING:
+    from skipwise.compare.results import Results
+    from skipwise.evals import EvalResult
 
 
 def compare(
@@ -82,11 +86,7 @@ def compare(
         again = shlex.join(["skipwise", "compare", f"{comparison.output}/comparison.yaml", "--resume"])
         print(f"stopped, what is done is kept; go on with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    verdict = _write_report(results.folder)
-    if as_json:
-        print_json({"folder": str(results.folder), "verdict": verdict, **results.about})
-    else:
-        _show(results, verdict)
+    _report(results, as_json)
     if len(results.failed) == len(comparison.arms):
         raise typer.Exit(NEGATIVE)
 
@@ -102,23 +102,27 @@ def _check_there(tree: Mapping[str, Any]) -> None:
         require_there(data["source"])
 
 
-def _write_report(folder: Path) -> list[str]:
-    """Writes the page, the tables as Markdown and the records as CSV; returns the verdict in sentences."""
+def _report(results: "Results", as_json: bool) -> None:
+    """Writes the page, the tables as Markdown and the records as CSV, and prints the results."""
     from skipwise.report import Report, read_evidence
 
+    folder = results.folder
     report = Report.of(read_evidence([str(folder)]))
     report.write_page(folder / "report.html")
     (folder / "report.md").write_text(report.markdown(), encoding="utf-8", errors="backslashreplace")
     report.write_csv(folder / "records.csv")
-    return list(report.verdict)
+    if as_json:
+        print_json({"folder": str(folder), "verdict": list(report.verdict), **results.about})
+    else:
+        _print(results, report.verdict)
 
 
-def _show(results: Any, verdict: list[str]) -> None:
+def _print(results: "Results", verdict: Sequence[str]) -> None:
     from rich.console import Console
 
     from skipwise.report import Arm, results_table
 
-    arms = {}
+    arms: dict[str, list[EvalResult]] = {}
     for record in results.records:
         if record.task not in ("regression", "serving"):
             arms.setdefault(record.details["compared"], []).append(record)

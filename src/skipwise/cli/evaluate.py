@@ -112,19 +112,13 @@ def evaluate(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure perplexity, retrieval and regression at each length.
-
-    Under torchrun or accelerate launch the samples are shared out over the processes.
+    """Measure perplexity, retrieval and regression at each length; under torchrun, in all processes together.
 
     Example: skipwise eval ./my-model --task perplexity,passkey --length 2k,8k,32k --out results.jsonl
 
-    Example: skipwise eval ./my-model-32k --task ruler --length 4k,8k,16k,32k --verdict --set ruler.trials=50
+    Example: skipwise eval ./my-model-32k --task ruler --length 4k,8k,16k,32k --verdict
 
     Example: skipwise eval ./my-model-32k --task regression --base ./my-model --length 1k,4k
-
-    Example: skipwise eval runs/my-model-32k --all-checkpoints --length 4k,32k
-
-    Often set: num_documents, trials, num_depths, haystack (filler or documents), sliding.stride_tokens
 
     See also: skipwise eval build-suite --help, skipwise eval benchmarks --help
     """
@@ -134,8 +128,8 @@ def evaluate(
     _check_names(names, documents, None if all_checkpoints else model)
     stretch = _stretch(interpolation, target, all_checkpoints)
     with loading(f"reading the model {model}"):
-        from skipwise import evals
-        from skipwise.cli.evaluate_documents import Texts, choose_documents, held_out_of
+        from skipwise.cli.evaluate_documents import find_texts
+        from skipwise.evals import SampleCache
         from skipwise.evals.suite import SuiteFolder
 
     tasks = make_tasks(names, given({"base": base, "scorer": scorer, "folder": suite and str(suite)}), settings or [])
@@ -143,26 +137,16 @@ def evaluate(
         require_retrieval(tasks)
     lengths = length or SuiteFolder(suite or "").lengths
     how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
-    subjects = (
-        _checkpoints(Path(model), how) if all_checkpoints else [_alone(model, lengths, stretch, allow_beyond, how)]
-    )
+    subjects = _checkpoints(model, how) if all_checkpoints else _alone(model, lengths, stretch, allow_beyond, how)
     texts = None
     if any(made.uses_documents for made in tasks):
-        run = held_out_of(model)
-        choice = choose_documents(run, all_documents=all_documents, share=held_out_share)
-        texts = Texts(run, choice, documents, field=field, skip_unreadable=skip_unreadable, progress=not as_json)
-    measure = partial(
-        evals.evaluate,
-        seed=seed,
-        out=out,
-        samples_out=samples,
-        cache=evals.SampleCache() if use_cache else None,
-        allow_beyond=allow_beyond,
-        progress=not as_json,
-        whole=scored_tasks() if verdict else (),
-    )
+        which = {"all_documents": all_documents, "share": held_out_share, "skip_unreadable": skip_unreadable}
+        texts = find_texts(model, documents, field, **which, progress=not as_json)
+    asked = {"seed": seed, "out": out, "samples_out": samples, "allow_beyond": allow_beyond, "progress": not as_json}
+    asked["cache"] = SampleCache() if use_cache else None
+    # No card for an arm that was not trained, or for lengths beyond the window.
     card = None if stretch or allow_beyond else Path(model)
-    if not _measure_all(measure, subjects, tasks, lengths, texts, rule if verdict else None, card, as_json):
+    if not _measure_all(subjects, tasks, lengths, texts, asked, rule if verdict else None, card, as_json):
         raise typer.Exit(NEGATIVE)
 
 
@@ -225,18 +209,16 @@ def make_tasks(names: str, shared: dict[str, Any], assignments: Sequence[str] = 
     ]
 
 
-def _checkpoints(run_folder: Path, how: dict[str, Any]) -> list[Subject]:
+def _checkpoints(run_folder: str, how: dict[str, Any]) -> list[Subject]:
     from skipwise.train.checkpoints import load_checkpoint, run_checkpoints
 
-    return [
-        Subject(checkpoint.step, partial(load_checkpoint, checkpoint, run_folder, **how))
-        for checkpoint in run_checkpoints(run_folder)
-    ]
+    folder = Path(run_folder)
+    return [Subject(one.step, partial(load_checkpoint, one, folder, **how)) for one in run_checkpoints(folder)]
 
 
 def _alone(
     model: str, lengths: Sequence[int], stretch: tuple[str, int] | None, allow_beyond: bool, how: dict[str, Any]
-) -> Subject:
+) -> list[Subject]:
     """The model as it is, or stretched and not trained.
 
     Raises:
@@ -249,19 +231,19 @@ def _alone(
     config = read_config(model, trust_remote_code=how["trust_remote_code"])
     if stretch is None:
         check_length(config, max(lengths), allow_beyond=allow_beyond)
-        return Subject(None, partial(load_model, model, **how))
+        return [Subject(None, partial(load_model, model, **how))]
     kind, target = stretch
     original = original_window(config)
     window = Window(train=original, original=original, target=target)
-    return Subject(None, partial(load_model, model, interpolation=interpolation_from(kind), window=window, **how))
+    return [Subject(None, partial(load_model, model, interpolation=interpolation_from(kind), window=window, **how))]
 
 
 def _measure_all(
-    measure: Callable[..., list["EvalResult"]],
     subjects: Sequence[Subject],
     tasks: Sequence["Task"],
     lengths: Sequence[int],
     texts: "Texts | None",
+    asked: dict[str, Any],
     rule: Rule | None,
     card: Path | None,
     as_json: bool,
@@ -269,16 +251,16 @@ def _measure_all(
     """Measures every subject and prints its results; returns whether the verdict on the last one holds.
 
     Args:
-        measure: `evaluate` with its settings.
         subjects: models, of a run its checkpoints; the last one is the finished model, whose verdict counts.
         tasks: what is measured.
         lengths: in tokens.
         texts: documents that tasks read.
+        asked: further arguments of `evaluate`.
         rule: of the verdict; None for no verdict.
-        card: folder of the model whose card gets the verdict; None for an arm that was not trained, or lengths beyond
-            its window.
+        card: folder of the model whose card gets the verdict, or None.
         as_json: print JSON.
     """
+    from skipwise import evals
     from skipwise.cli.evaluate_tables import print_checkpoints, print_results
     from skipwise.distributed import process_state
 
@@ -293,7 +275,10 @@ def _measure_all(
         documents, details = (None, {}) if texts is None else (texts.of(loaded.tokenizer), texts.details)
         if subject.step is not None:
             details = {"step": subject.step, **details}
-        results = measure(network, loaded.tokenizer, tasks, lengths, documents, details=details)
+        whole = () if rule is None else scored_tasks()
+        results = evals.evaluate(
+            network, loaded.tokenizer, tasks, lengths, documents, details=details, whole=whole, **asked
+        )
         if subject.step is not None:
             by_step[subject.step] = results
         if state.is_main_process:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from skipwise.data.corpus import HeldOutEnd, Part
+    from skipwise.data.documents import Sources
     from skipwise.data.tokens import Reading
 
 logger = logging.getLogger("skipwise")
@@ -39,25 +40,6 @@ class HeldOut(NamedTuple):
     skip_unreadable: bool = False
     end: "HeldOutEnd | None" = None
     control_tokens: "Reading" = "text"
-
-
-class Choice(NamedTuple):
-    """Which documents to measure on.
-
-    Attributes:
-        part: all, or those held out.
-        share: of the documents that counts as held out.
-        warning: why they may have been trained on, in one line; None where there is no reason to think so.
-    """
-
-    part: "Part"
-    share: float
-    warning: str | None
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """Entries of the details of every result."""
-        return {"may_have_been_trained_on": True} if self.warning else {}
 
 
 def held_out_of(model: str) -> HeldOut | None:
@@ -89,73 +71,82 @@ def held_out_of(model: str) -> HeldOut | None:
     return None
 
 
-def choose_documents(run: HeldOut | None, *, all_documents: bool, share: float | None) -> Choice:
-    """Chooses the documents that the run held out; those of the default share where it held out none.
+def find_texts(
+    model: str,
+    source: str,
+    field: str,
+    *,
+    all_documents: bool,
+    share: float | None,
+    skip_unreadable: bool,
+    progress: bool,
+) -> "Texts":
+    """Finds the documents to measure on: those that the model's run held out, or the default share where there is none.
 
     Args:
-        run: what the run behind the model held out; None for a model without a run.
-        all_documents: measure on every document.
-        share: that counts as held out instead; None for the run's own.
-    """
-    if all_documents:
-        chosen = 1.0
-    elif share is not None:
-        chosen = share
-    else:
-        chosen = run.share if run is not None and run.share > 0 else DataConfig().held_out
-    warning = None
-    if run is not None and chosen > run.share:
-        warning = (
-            f"these documents may have been trained on: the model's run kept a share of {run.share:g} of "
-            f"{run.source!r} out of training (data.held_out), and {chosen:g} is measured on"
-        )
-    return Choice("all" if all_documents else "held_out", chosen, warning)
-
-
-class Texts:
-    """The documents to measure on: found once, tokenized for each model.
-
-    Args:
-        run: what the run behind the model held out; None for a model without a run.
-        choice: of documents.
-        source: where they come from.
+        model: the model to measure, or the folder of its run.
+        source: where documents come from.
         field: field with their text.
-        skip_unreadable: skip files and records that cannot be read, as a run that skipped them does.
+        all_documents: measure on every document.
+        share: of the documents that counts as held out; None for the run's own.
+        skip_unreadable: skip files and records that cannot be read; also if the run did.
         progress: show a bar.
-
-    Attributes:
-        details: entries of the details of every result.
 
     Raises:
         DataError: something cannot be read. That is known before any weight is read.
     """
+    from skipwise.data.documents import look_through
+    from skipwise.distributed import process_state
 
-    def __init__(
-        self, run: HeldOut | None, choice: Choice, source: str, *, field: str, skip_unreadable: bool, progress: bool
-    ) -> None:
-        from skipwise.data.documents import look_through
-        from skipwise.distributed import process_state
+    run = held_out_of(model)
+    if all_documents:
+        share = 1.0
+    elif share is None:
+        share = run.share if run is not None and run.share > 0 else DataConfig().held_out
+    data = DataConfig(
+        source=source,
+        field=field,
+        skip_unreadable=skip_unreadable or (run is not None and run.skip_unreadable),
+        held_out=share,
+        control_tokens=run.control_tokens if run else "text",
+    )
+    sources = look_through(source, field=field, skip_unreadable=data.skip_unreadable)
+    is_first = process_state().is_main_process
+    details = {}
+    if run is not None and share > run.share:
+        details["may_have_been_trained_on"] = True
+        if is_first:
+            logger.warning(
+                f"these documents may have been trained on: the model's run kept a share of {run.share:g} of "
+                f"{run.source!r} out of training (data.held_out), and {share:g} is measured on"
+            )
+    part = "all" if all_documents else "held_out"
+    return Texts(data, sources, part, None if run is None else run.end, details, progress and is_first)
 
-        self.details = choice.details
-        self._part: Part = choice.part
-        self._end = None if run is None else run.end
-        self._data = DataConfig(
-            source=source,
-            field=field,
-            skip_unreadable=skip_unreadable or (run is not None and run.skip_unreadable),
-            held_out=choice.share,
-            control_tokens=run.control_tokens if run else "text",
-        )
-        self._sources = look_through(source, field=field, skip_unreadable=self._data.skip_unreadable)
-        is_first = process_state().is_main_process
-        self._progress = progress and is_first
-        if choice.warning and is_first:
-            logger.warning(choice.warning)
+
+class Texts(NamedTuple):
+    """The documents to measure on: found once, tokenized for each model.
+
+    Attributes:
+        data: where they come from, and which share is held out.
+        sources: the same, found.
+        part: all, or those held out.
+        end: end of a document that the run held out.
+        details: entries of the details of every result.
+        progress: show a bar.
+    """
+
+    data: DataConfig
+    sources: "Sources"
+    part: "Part"
+    end: "HeldOutEnd | None"
+    details: dict[str, Any]
+    progress: bool
 
     def of(self, tokenizer: Any) -> "list[np.ndarray]":
         """Token ids of each document, 1-D, for all lengths: tasks skip and count documents that are too short."""
         from skipwise.data.corpus import store_corpus
 
-        corpus = store_corpus(self._data, tokenizer, self._sources, progress=self._progress)
-        store = replace(corpus, held_out_end=self._end).documents(self._part, min_tokens=2)
+        corpus = store_corpus(self.data, tokenizer, self.sources, progress=self.progress)
+        store = replace(corpus, held_out_end=self.end).documents(self.part, min_tokens=2)
         return [store.document(index) for index in range(store.num_documents)]

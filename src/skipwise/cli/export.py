@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,32 +10,39 @@ from skipwise.cli.loading import loading
 from skipwise.cli.options import BaseOption, JsonOption, TrustOption, check_new, option, print_json
 from skipwise.model.place import find_place
 
+if TYPE_CHECKING:
+    from skipwise.export import Exported
+
+DtypeOption = Annotated[
+    str | None,
+    option(
+        "--dtype NAME",
+        "hf: float32, bfloat16, float16; gguf: f32, f16, bf16, q8_0.",
+        shown="the run's; gguf: f16",
+    ),
+]
+EngineOption = Annotated[
+    str | None,
+    option("--engine NAME", "Loads a GGUF file: llama.cpp or transformers.", shown="llama.cpp if installed"),
+]
+LongTokensOption = Annotated[
+    int | None,
+    option(
+        "--long-tokens TOKENS",
+        "Length of the long prompt that is compared.",
+        shown="the window up to 8k, else 256 beyond the original one",
+    ),
+]
+
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Output folder of extend, or any checkpoint folder.")],
     to: Annotated[str, option("--to FORMAT", "hf: safetensors; gguf: for llama.cpp; adapter: low-rank alone.")],
     out: Annotated[Path | None, option("--out FOLDER", "A new folder.", shown="RUN-FORMAT")] = None,
-    dtype: Annotated[
-        str | None,
-        option(
-            "--dtype NAME",
-            "hf: float32, bfloat16, float16; gguf: f32, f16, bf16, q8_0.",
-            shown="the run's; gguf: f16",
-        ),
-    ] = None,
+    dtype: DtypeOption = None,
     base: BaseOption = None,
-    engine: Annotated[
-        str | None,
-        option("--engine NAME", "Loads a GGUF file: llama.cpp or transformers.", shown="llama.cpp if installed"),
-    ] = None,
-    long_tokens: Annotated[
-        int | None,
-        option(
-            "--long-tokens TOKENS",
-            "Length of the long prompt that is compared.",
-            shown="the window up to 8k, else 256 beyond the original one",
-        ),
-    ] = None,
+    engine: EngineOption = None,
+    long_tokens: LongTokensOption = None,
     rank: Annotated[
         int | None, option("--rank N", "Adapter after full tuning: the difference to the base at this rank.", min=1)
     ] = None,
@@ -76,7 +83,11 @@ def export(
     )
     if as_json:
         print_json({**asdict(made), "folder": str(made.folder)})
-        return
+    else:
+        _print(made)
+
+
+def _print(made: "Exported") -> None:
     print(f"{made.folder}: loaded again by {made.engine}, compared with the trained model")
     for verdict in made.verdicts:
         print(verdict.line)

@@ -90,12 +90,8 @@ def generate(
         from skipwise.inference.generate import LocalEngine
         from skipwise.inference.modes import TwoModes
 
-    how: dict[str, Any] = {
-        "dtype": dtype,
-        "attention": attention,
-        "trust_remote_code": trust_remote_code,
-        "device": PartialState().device,
-    }
+    how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
+    how["device"] = PartialState().device
     if mode == "long" and base is None and adapter is None:
         modes = TwoModes.long_alone(model, **how)
     else:

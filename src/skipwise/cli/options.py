@@ -156,11 +156,10 @@ def check_writable(option: str, path: Path | None) -> None:
     try:
         if path.is_dir():
             raise ConfigError(f"{option} is {str(path)!r}, a folder; give a file in it")
+        if not path.parent.is_dir():
+            raise ConfigError(f"{option} is {str(path)!r} and there is no folder {str(path.parent)!r}; make it first")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ConfigError(
-                f"{option} is {str(path)!r}, which cannot be written; give a path in a folder that exists and can be "
-                "written"
-            )
+            raise ConfigError(f"{option} is {str(path)!r}, which cannot be written; give a path in a folder that can")
     except OSError as error:  # For example, a name that is too long.
         raise ConfigError(f"{option} is {str(path)!r}, which cannot be written: {error.strerror}") from error
 

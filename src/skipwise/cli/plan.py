@@ -105,33 +105,17 @@ def plan(
         from skipwise.plan import Job
         from skipwise.plan import plan as make_plan
 
-    lora, measured = LoraTuning(rank=rank), None
-    asked: dict[str, Any] = {
-        "target": target,
-        "window": window,
-        "count": count,
-        "sharding": sharding,
-        "price": price,
-        "job": Job(steps=steps, global_batch=global_batch, micro_batch=micro_batch),
-        "requests": requests,
-        "weight_bits": weight_bits,
-        "kv_bits": kv_bits,
-        "context": context,
-    }
-    how: dict[str, Any] = {"lora": lora, "checkpointing": checkpointing, "trust_remote_code": trust_remote_code}
+    job = Job(steps=steps, global_batch=global_batch, micro_batch=micro_batch)
+    asked: dict[str, Any] = {"target": target, "window": window, "price": price, "job": job}
+    asked |= {"count": count, "sharding": sharding, "context": context}
+    asked |= {"requests": requests, "weight_bits": weight_bits, "kv_bits": kv_bits}
+    how = {"lora": LoraTuning(rank=rank), "checkpointing": checkpointing, "trust_remote_code": trust_remote_code}
+    measured = None
     if calibrate:
         measured = _calibrated(model, place, utilisation, original, asked, how)
         utilisation, place = measured.utilisation, measured.machine
-    found = make_plan(
-        model,
-        **asked,
-        **how,
-        original=original,
-        machine=place,
-        utilisation=utilisation,
-        library_loss=library_loss,
-        lengths=lengths,
-    )
+    asked |= {"machine": place, "utilisation": utilisation, "library_loss": library_loss}
+    found = make_plan(model, **asked, **how, original=original, lengths=lengths)
     _report(found, measured, out, write_config, as_json)
 
 

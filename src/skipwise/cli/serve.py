@@ -33,6 +33,17 @@ if TYPE_CHECKING:
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "aiohttp")
 
+AuditOption = Annotated[
+    Path | None, option("--audit FILE", "Append a line per request: who, when, tokens, status; no text.")
+]
+EngineOption = Annotated[
+    Literal["embedded", "vllm"],
+    option("--engine", "embedded: in this process; vllm: through vLLM."),
+]
+TurnsOption = Annotated[
+    Literal["fair", "arrival"], option("--turns", "fair: short requests overtake long ones; arrival: in order.")
+]
+
 
 def serve(
     model: ModelArgument,
@@ -41,19 +52,12 @@ def serve(
     host: Annotated[str, option("--host HOST", "Other than this machine needs keys.")] = "127.0.0.1",
     port: Annotated[int, option("--port N", "0 takes a free one.", min=0, max=65535)] = 8000,
     keys: KeysOption = None,
-    audit: Annotated[
-        Path | None, option("--audit FILE", "Append a line per request: who, when, tokens, status; no text.")
-    ] = None,
+    audit: AuditOption = None,
     tls_cert: Annotated[Path | None, option("--tls-cert FILE", "Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, option("--tls-key FILE", "Its private key, PEM.")] = None,
-    engine: Annotated[
-        Literal["embedded", "vllm"],
-        option("--engine", "embedded: in this process; vllm: through vLLM."),
-    ] = "embedded",
+    engine: EngineOption = "embedded",
     cache: KvCacheOption = "dynamic",
-    turns: Annotated[
-        Literal["fair", "arrival"], option("--turns", "fair: short requests overtake long ones; arrival: in order.")
-    ] = "fair",
+    turns: TurnsOption = "fair",
     short_slots: Annotated[int, option("--short-slots N", "Concurrent requests of short mode.", min=1)] = 16,
     long_slots: Annotated[int, option("--long-slots N", "Of long mode; they take most memory.", min=1)] = 2,
     waiting: Annotated[int, option("--waiting N", "Requests that may wait.", min=1)] = 128,
