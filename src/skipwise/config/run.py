@@ -243,7 +243,7 @@ class RunConfig(StrictModel):
 
     Attributes:
         model: a folder, a hub name, a `.gguf` file, or `embedded` for the small model of the package.
-        recipe: a name of `recipes.RECIPES`, overridden by the run's own settings; with `auto`, `recipes.resolve` chooses.
+        recipe: a name of `recipes.RECIPES`, overridden by the run's own settings; `auto` lets `recipes.resolve` choose.
         target: context length to extend to, in tokens.
         window: training window in tokens; by default the original window, at most 2k.
         original: window that the base model was pre-trained for, in tokens, if its config does not tell (Qwen3's says
