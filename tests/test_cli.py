@@ -23,7 +23,7 @@ from skipwise.cli.options import settings_over
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError, DataError
 from skipwise.records.verdict import Verdict
-from skipwise.rope import YaRN
+from skipwise.rope import NTK, YaRN
 
 COMMANDS = typer.main.get_command(cli.build_app()).commands
 FLAGS = {
@@ -74,7 +74,7 @@ def run_failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         def stumble() -> None:
             raise error
 
-        monkeypatch.setattr(cli, "VERBS", {"stumble": stumble, **cli.VERBS})
+        monkeypatch.setattr(cli, "VERBS", {**cli.VERBS, "stumble": stumble})
         return cli.main([*before, "stumble"])
 
     return run
@@ -180,15 +180,12 @@ def test_a_former_flag_is_the_setting_that_it_was(verb: str, flag: str, capsys: 
         ("--seed 2 m --seed=3", "--set seed=3 m"),
         ("--skips flat --sampler pose", "--set sampler=pose --set sampler.skips=flat"),
         ("m -- --seed 3", "m -- --seed 3"),
+        ("--dilution --no-dilution", "--set dilution=false"),
+        ("--no-dilution --dilution", "--set dilution=true"),
     ],
 )
 def test_former_flags_among_others(given: str, read: str) -> None:
-    assert as_settings(given.split(), FORMER["extend"]) == read.split()
-
-
-def test_of_a_flag_and_its_opposite_the_last_holds() -> None:
-    assert as_settings(["--dilution", "--no-dilution"], FORMER["doctor"]) == ["--set", "dilution=false"]
-    assert as_settings(["--no-dilution", "--dilution"], FORMER["doctor"]) == ["--set", "dilution=true"]
+    assert as_settings(given.split(), FORMER["extend"] | FORMER["doctor"]) == read.split()
 
 
 def test_values_that_yaml_reads_otherwise_stay_what_they_were() -> None:
@@ -286,44 +283,35 @@ def test_a_mistake_gets_one_line_and_exit_2(
 
 
 @pytest.mark.parametrize(
-    "error", [ConfigError("rank is 0;\n  give at least 1"), DataError("x"), PermissionError(13, "no")]
+    ("error", "code", "told"),
+    [
+        (ConfigError("rank is 0;\n  give at least 1"), 2, ["skipwise: rank is 0; give at least 1"]),
+        (DataError("x"), 2, ["skipwise: x"]),
+        (PermissionError(13, "no"), 2, ["skipwise: [Errno 13] no"]),
+        (KeyboardInterrupt(), 130, ["skipwise: interrupted"]),
+        (typer.Exit(1), 1, []),
+    ],
 )
-def test_an_error_that_the_user_can_mend_is_one_line(
-    error: Exception, run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+def test_errors_are_one_line_and_a_code(
+    error: BaseException, code: int, told: list[str], run_failing: Callable[..., int], capsys: Any
 ) -> None:
-    assert run_failing(error) == 2
-    assert only_line(capsys) == "skipwise: " + " ".join(str(error).split())
+    assert run_failing(error) == code
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()) == ("", told)
 
 
-def test_debug_shows_the_traceback_of_a_mistake_too(
+def test_debug_and_bugs_show_the_traceback(
     run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_failing(DataError("x"), "--debug") == 2
     assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setenv("SKIPWISE_DEBUG", "1")
-    assert run_failing(DataError("x")) == 2
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_a_bug_shows_its_traceback_and_is_no_verdict(
-    run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
     assert run_failing(ZeroDivisionError("division by zero")) == 70
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.splitlines()[-1].startswith("skipwise: unexpected ZeroDivisionError")
-
-
-def test_an_interrupt_is_130_and_one_line(run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_failing(KeyboardInterrupt()) == 130
-    assert only_line(capsys) == "skipwise: interrupted"
-
-
-def test_a_negative_verdict_is_1_and_silent(
-    run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_failing(typer.Exit(1)) == 1
-    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("SKIPWISE_DEBUG", "1")
+    assert run_failing(DataError("x")) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_is_no_verdict() -> None:
@@ -392,37 +380,6 @@ def test_doctor_exits_1_when_a_probe_fails(
     assert capsys.readouterr().out == failure.line + "\n"
 
 
-@pytest.fixture
-def probed(
-    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
-    """What `doctor` and `extend` have probed when they are given the same run: as a file, as flags, or both."""
-    calls: list[dict[str, Any]] = []
-
-    def probe(model: Any, window: Any, interpolation: Any, **how: Any) -> list[Verdict]:
-        how["tokenizer"] = type(how["tokenizer"])
-        settings = {"dtype": model.dtype, "attention": model.config._attn_implementation, "config": model.config}
-        calls.append({**how, **settings, "window": window, "interpolation": interpolation})
-        return [Verdict(name="mask", status="fail", detail="enough seen", cure="none")]
-
-    monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", probe)
-    monkeypatch.setattr(importlib.import_module("skipwise.train.preparation"), "doctor", probe)
-
-    def run(text: str, *flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        file = tmp_path / "run.yaml"
-        file.write_text(f"model: {tiny_checkpoint}\noutput: {tmp_path / 'run'}\n{text}")
-        assert cli.main(["doctor", "--config", str(file), *flags]) == 1
-        assert cli.main(["extend", "--config", str(file), *flags]) == 2  # An UnsupportedModelError.
-        assert "enough seen" in capsys.readouterr().err
-        by_doctor, by_extend = calls
-        calls.clear()
-        for call in (by_doctor, by_extend):
-            call["config"] = call["config"].to_dict()
-        return by_doctor, by_extend
-
-    return run
-
-
 RUN = """
 target: 512
 window: 32
@@ -433,41 +390,47 @@ attention: eager
 training: {gradient_checkpointing: false, bf16: true, use_cpu: true}
 seed: 7
 """
+PROBED = ("dtype", "gradient_checkpointing", "check_dilution", "attention", "seed", "mixed_precision", "train", "kind")
 
 
 @pytest.mark.parametrize(
-    ("text", "flags"),
+    ("text", "flags", "expected"),
     [
-        ("target: 256", []),
-        (RUN, []),
-        (RUN, ["--target", "1k", "--interpolation", "ntk", "--attention", "sdpa", "--seed", "8", "--window", "16"]),
+        ("target: 256", [], (torch.float32, True, True, "sdpa", 0, None, 64, YaRN())),
+        ("target: 256\nrecipe: paper", [], (torch.float32, True, False, "sdpa", 0, None, 64, YaRN())),
+        (RUN, [], (torch.bfloat16, False, True, "eager", 7, torch.bfloat16, 32, YaRN(beta_fast=16))),
+        (
+            RUN,
+            ["--target", "1k", "--interpolation", "ntk", "--attention", "sdpa", "--seed", "8", "--window", "16"],
+            (torch.bfloat16, False, True, "sdpa", 8, torch.bfloat16, 16, NTK()),
+        ),
     ],
 )
-def test_doctor_probes_what_extend_trains(text: str, flags: list[str], probed: Callable[..., Any]) -> None:
-    by_doctor, by_extend = probed(text, *flags)
-    assert by_doctor == by_extend
-
-
-def test_doctor_takes_settings_of_the_run_and_flags_over_them(probed: Callable[..., Any]) -> None:
-    probe, _ = probed("target: 256")
-    assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.float32, True, True)
-    probe, _ = probed("target: 256\nrecipe: paper")
-    assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.float32, True, False)
-    probe, _ = probed(RUN)
-    assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.bfloat16, False, True)
-    assert probe["interpolation"] == YaRN(beta_fast=16)
-    assert probe["window"] == skipwise.Window(train=32, original=64, target=512)
-    assert (probe["attention"], probe["seed"], probe["mixed_precision"]) == ("eager", 7, torch.bfloat16)
-
-
-def test_flags_of_doctor_alone(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_probes_what_extend_trains(
+    text: str,
+    flags: list[str],
+    expected: tuple[Any, ...],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", lambda *_, **how: calls.append(how) or [])
-    (tmp_path / "run.yaml").write_text(f"model: {tiny_checkpoint}\n{RUN}")
-    for arguments in (
-        ["--config", str(tmp_path / "run.yaml"), "--checkpointing", "--no-dilution"],
-        [str(tiny_checkpoint), "--target", "256", "--no-checkpointing", "--dilution"],
-    ):
-        assert cli.main(["doctor", *arguments]) == 0
-    assert [call["gradient_checkpointing"] for call in calls] == [True, False]
-    assert [call["check_dilution"] for call in calls] == [False, True]
+
+    def probe(model: Any, window: Any, interpolation: Any, **how: Any) -> list[Verdict]:
+        config = model.config.to_dict()
+        settings = {"dtype": model.dtype, "attention": model.config._attn_implementation, "config": config}
+        how |= {"tokenizer": type(how["tokenizer"]), "window": window, "train": window.train, "kind": interpolation}
+        calls.append({**how, **settings})
+        return [Verdict(name="mask", status="fail", detail="enough seen", cure="none")]
+
+    monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", probe)
+    monkeypatch.setattr(importlib.import_module("skipwise.train.preparation"), "doctor", probe)
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model: {tiny_checkpoint}\noutput: {tmp_path / 'run'}\n{text}")
+    assert cli.main(["doctor", "--config", str(file), *flags]) == 1
+    assert cli.main(["extend", "--config", str(file), *flags]) == 2  # An UnsupportedModelError.
+    assert "enough seen" in capsys.readouterr().err
+    by_doctor, by_extend = calls
+    assert by_doctor == by_extend
+    assert tuple(by_doctor[name] for name in PROBED) == expected

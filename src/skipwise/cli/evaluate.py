@@ -72,7 +72,8 @@ SetOption = Annotated[
     list[str] | None,
     option(
         "--set [TASK.]NAME=VALUE",
-        "Any setting, of one task (sliding.stride_tokens=512) or of all that have it (trials=50).",
+        "Any setting, of one task (sliding.stride_tokens=512) or of all that have it: num_documents=8, trials=50, "
+        "num_depths=5, haystack=documents, ...",
     ),
 ]
 VerdictOption = Annotated[
