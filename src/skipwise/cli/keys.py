@@ -1,4 +1,4 @@
-"""`skipwise keys create|list|revoke|role`: who may ask a server, and for how much."""
+"""`skipwise keys create|list|revoke|role`: API keys of a server, and the limits of their roles."""
 
 import re
 import time
@@ -17,7 +17,7 @@ KeysOption = Annotated[
     Path | None,
     option(
         "--keys FILE",
-        "The key file; it holds no key, only what a key is checked by.",
+        "The key file; it holds hashes, no keys.",
         shown="~/.config/skipwise/keys.json",
         envvar="SKIPWISE_KEYS",
     ),
@@ -25,18 +25,18 @@ KeysOption = Annotated[
 
 
 def default_key_file() -> Path:
-    """Where keys are kept unless something else is said."""
+    """The default key file."""
     return Path.home() / ".config" / "skipwise" / "keys.json"
 
 
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of whoever will hold it, for the audit log.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its holder, for the audit log.")],
     role: Annotated[str, option("--role ROLE", "Made by 'skipwise keys role'.")] = "default",
     expires: Annotated[str | None, option("--expires TIME", "From now: 12h, 30d, 8w.", shown="never")] = None,
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an API key. It is printed once and kept nowhere.
+    """Make an API key. It is printed once and stored nowhere.
 
     Example: skipwise keys create ada --role reader --expires 90d
     """
@@ -48,7 +48,7 @@ def create(
         print_json({"key": key, "id": key.split("-")[1], "name": name, "role": role, "file": str(path)})
     else:
         print(key)
-        typer.echo(f"Kept as {key.split('-')[1]} in {path}; the key itself is shown this once.", err=True)
+        typer.echo(f"Stored as {key.split('-')[1]} in {path}; the key itself is shown only this once.", err=True)
 
 
 def list_keys(keys: KeysOption = None, as_json: JsonOption = False) -> None:
