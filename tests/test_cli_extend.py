@@ -113,7 +113,7 @@ def test_a_run_its_json_and_its_text(
     assert cli.main(["generate", str(folder), "--prompt", "text number", "--max-new-tokens", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["window_tokens"] == 256
     assert cli.main(["generate", str(folder), "--prompt", "x" * 252, "--max-new-tokens", "5"]) == 2
-    assert "window is 256 tokens" in capsys.readouterr().err
+    assert "long mode holds 256" in capsys.readouterr().err
 
     assert cli.main(command("--output", str(folder))) == 2
     assert "not empty" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """`skipwise generate`: text from a model after a prompt of any length that its window holds."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,7 +22,6 @@ from skipwise.model.place import find_place
 if TYPE_CHECKING:
     from skipwise.inference.engine import GenerationRequest
     from skipwise.inference.generate import LocalEngine
-    from skipwise.inference.modes import TwoModes
 
 
 AskOption = Annotated[
@@ -87,6 +85,7 @@ def generate(
     with loading(f"reading the model {model}"):
         from accelerate import PartialState
 
+        from skipwise.inference.engine import GenerationRequest
         from skipwise.inference.generate import LocalEngine
         from skipwise.inference.modes import TwoModes
 
@@ -99,9 +98,8 @@ def generate(
     questions = ask or [None]
     engine = LocalEngine(modes, cache=cache, chunk_tokens=chunk, prefixes=1 if len(questions) > 1 else 0)
     for question in questions:
-        request = _request(
-            modes,
-            _prompt_ids(modes.tokenizer, text, question, control_tokens),
+        request = GenerationRequest(
+            prompt_ids=_prompt_ids(modes.tokenizer, text, question, control_tokens),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -148,24 +146,6 @@ def _prompt_ids(
     return encoder.encode(whole, add_special_tokens=True)
 
 
-def _request(modes: "TwoModes", ids: Sequence[int], *, max_new_tokens: int, **how: Any) -> "GenerationRequest":
-    """The request.
-
-    Raises:
-        DataError: the prompt is empty, or prompt and tokens to come do not fit the model's window.
-    """
-    from skipwise.inference.engine import GenerationRequest
-
-    if not ids:
-        raise DataError("the prompt is empty; give at least one token of text")
-    if len(ids) + max_new_tokens > modes.target:
-        raise DataError(
-            f"the prompt has {len(ids)} tokens and up to {max_new_tokens} are to follow, but the model's window is"
-            f" {modes.target} tokens; shorten the prompt or --max-new-tokens, or extend the model"
-        )
-    return GenerationRequest(prompt_ids=ids, max_new_tokens=max_new_tokens, **how)
-
-
 def _answer(
     engine: "LocalEngine",
     request: "GenerationRequest",
@@ -175,11 +155,7 @@ def _answer(
     stats: bool,
     as_json: bool,
 ) -> None:
-    """Generates, and prints: as it comes, at the end, or as one JSON object.
-
-    Raises:
-        DataError: there is too little memory.
-    """
+    """Generates and prints the text: as it comes, at the end, or as JSON. Raises DataError when memory runs out."""
     from skipwise.cli.generate_stats import Progress
     from skipwise.train.process import ran_out_of_memory
 
