@@ -4,19 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    AttentionOption,
-    DtypeOption,
-    JsonOption,
-    ModelArgument,
-    OutOption,
-    SamplesOption,
-    SeedOption,
-    TrustOption,
-    option,
-    print_table,
-)
+from skipwise.cli.options import option, print_table
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 
@@ -43,18 +33,18 @@ TasksFolderOption = Annotated[
 
 
 def benchmarks(
-    model: ModelArgument,
+    model: options.Model,
     benchmark: NamesOption = None,
     tasks_folder: TasksFolderOption = None,
     limit: Annotated[int | None, option("--limit N", "Questions of each at most.", shown="all", min=1)] = None,
     batch_size: Annotated[int, option("--batch-size N", "Inputs run together.", min=1)] = 1,
-    out: OutOption = None,
-    samples: SamplesOption = None,
-    seed: SeedOption = 0,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    out: options.Out = None,
+    samples: options.Samples = None,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure standard benchmarks of short text by lm-evaluation-harness (extra: bench); under torchrun in parallel.
 

@@ -5,18 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import load_tokenizer, loading
-from skipwise.cli.options import (
-    FieldOption,
-    JsonOption,
-    SeedOption,
-    SkipUnreadableOption,
-    TrustOption,
-    check_new,
-    option,
-    print_json,
-    print_table,
-)
+from skipwise.cli.options import check_new, option, print_json, print_table
 from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
@@ -34,12 +25,12 @@ def build_suite(
         Any, option("--kinds NAME,...", "Any of fact, continue (with a control), order, which_document.")
     ] = "fact,continue,order,which_document",
     items: Annotated[int, option("--items N", "Questions of each kind and length.", min=1)] = 50,
-    seed: SeedOption = 0,
-    field: FieldOption = "text",
-    skip_unreadable: SkipUnreadableOption = False,
+    seed: options.Seed = 0,
+    field: options.Field = "text",
+    skip_unreadable: options.SkipUnreadable = False,
     held_out: Annotated[bool, option("--held-out", "Use only documents that are held out from training.")] = False,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make a private benchmark of documents: no network, no second model, the same bytes for the same seed.
 

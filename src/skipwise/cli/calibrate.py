@@ -5,22 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    AttentionOption,
-    DtypeOption,
-    JsonOption,
-    ModelArgument,
-    SampleCacheOption,
-    SeedOption,
-    SkipUnreadableOption,
-    TrustOption,
-    check_new,
-    given,
-    option,
-    print_json,
-    print_table,
-)
+from skipwise.cli.options import check_new, given, option, print_json, print_table
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 
@@ -72,24 +59,24 @@ ToleranceOption = Annotated[
 
 
 def calibrate(
-    model: ModelArgument,
+    model: options.Model,
     output: Annotated[Path | None, option("--output FOLDER", "A calibrated copy.", shown="MODEL is changed")] = None,
     again: Annotated[bool, option("--again", "Calibrate again, from the factor it was trained with.")] = False,
     dry_run: Annotated[bool, option("--dry-run", "Only show what would be chosen.")] = False,
     documents: DocumentsOption = None,
     field: Annotated[str | None, option("--field NAME", "Field with the text.", shown="text")] = None,
-    skip_unreadable: SkipUnreadableOption = False,
+    skip_unreadable: options.SkipUnreadable = False,
     length: LengthsOption = None,
     factors: FactorsOption = None,
     tolerance: ToleranceOption = None,
     num_documents: Annotated[int | None, option("--num-documents N", "Documents at most.", shown="8")] = None,
     trials: Annotated[int | None, option("--trials N", "Passkeys at the target.", shown="20")] = None,
-    use_cache: SampleCacheOption = True,
-    seed: SeedOption = 0,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    use_cache: options.SampleCache = True,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Choose an attention factor after training, and write it into config.json, skipwise.json and the model card.
 

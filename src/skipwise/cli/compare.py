@@ -9,19 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    INTERRUPTED,
-    NEGATIVE,
-    DataOption,
-    JsonOption,
-    SetOption,
-    TargetOption,
-    data_setting,
-    option,
-    print_json,
-    settings_over,
-)
+from skipwise.cli.options import INTERRUPTED, NEGATIVE, data_setting, option, print_json, settings_over
 from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
@@ -38,7 +28,7 @@ def compare(
             "'embedded'.",
         ),
     ],
-    target: TargetOption = None,
+    target: options.Target = None,
     arms: Annotated[
         Any,
         option(
@@ -47,13 +37,13 @@ def compare(
             shown="base,interpolation-only,plain,randpos,pose",
         ),
     ] = None,
-    data: DataOption = None,
+    data: options.Data = None,
     suite: Annotated[Path | None, option("--suite FOLDER", "A suite of 'skipwise eval build-suite', too.")] = None,
     output: Annotated[str | None, option("--output FOLDER", "Result.", shown="runs/<model>-<target>-compared")] = None,
-    settings: SetOption = None,
+    settings: options.Setting = None,
     resume: Annotated[bool, option("--resume", "Continue where it stopped; arms may be added.")] = False,
     retry_failed: Annotated[bool, option("--retry-failed", "With --resume: run failed arms again.")] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare ways to extend a model on the same tokens, seeds and evaluation, and write a report.
 

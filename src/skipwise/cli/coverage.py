@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from skipwise.cli.options import JsonOption, SeedOption, check_writable, option, print_json, print_table
+from skipwise.cli import options
+from skipwise.cli.options import check_writable, option, print_json, print_table
 from skipwise.errors import ConfigError
 from skipwise.window import Window, length_label, parse_length
 
@@ -45,9 +46,9 @@ def coverage(
         int | None, option("--original TOKENS", "Window of the base model, for cream.", shown="the same as --train")
     ] = None,
     samples: Annotated[int, option("--samples", "Examples to draw if no exact result is known.", min=1)] = 1000,
-    seed: SeedOption = 0,
+    seed: options.Seed = 0,
     plot: Annotated[Path | None, option("--plot FILE", "Write a plot: .svg, .png or .pdf.")] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """How often one training example trains each relative distance, by position sampler and target.
 

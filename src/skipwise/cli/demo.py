@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import INTERRUPTED, NEGATIVE, JsonOption, option, print_json
+from skipwise.cli.options import INTERRUPTED, NEGATIVE, option, print_json
 from skipwise.errors import ConfigError
 
 
@@ -18,7 +19,7 @@ def demo(
         Path, option("--output FOLDER", "Model, records and page; an interrupted demo there continues.")
     ] = Path("runs/demo"),
     seed: Annotated[int, option("--seed", "Seed of training and evaluation.")] = 0,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Extend the embedded model from 256 to 4096 tokens, measured before and after.
 

@@ -11,19 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    NEGATIVE,
-    JsonOption,
-    RunFileOption,
-    RunModelArgument,
-    SetOption,
-    TargetOption,
-    TrustOption,
-    option,
-    print_json,
-    settings_over,
-)
+from skipwise.cli.options import NEGATIVE, option, print_json, settings_over
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 
@@ -36,17 +26,17 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    model: RunModelArgument = None,
-    config: RunFileOption = None,
-    target: TargetOption = None,
-    settings: SetOption = None,
+    model: options.RunModel = None,
+    config: options.RunFile = None,
+    target: options.Target = None,
+    settings: options.Setting = None,
     base: Annotated[
         str | None, option("--base MODEL", "Without --target: what the checkpoint was made of, for base and window.")
     ] = None,
     fix: Annotated[bool, option("--fix", "Write a copy of the checkpoint with its files mended.")] = False,
     out: Annotated[Path | None, option("--out FOLDER", "The mended copy.", shown="MODEL-mended")] = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Probe what extend would train, with this model, attention and version; exit 1 if a probe fails.
 

@@ -8,24 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    NEGATIVE,
-    AttentionOption,
-    DtypeOption,
-    FieldOption,
-    JsonOption,
-    ModelArgument,
-    OutOption,
-    SampleCacheOption,
-    SamplesOption,
-    SeedOption,
-    SkipUnreadableOption,
-    TrustOption,
-    assigned,
-    given,
-    option,
-)
+from skipwise.cli.options import NEGATIVE, assigned, given, option
 from skipwise.cli.verdict import Rule, require_retrieval, require_short_length, scored_tasks, state_verdict
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
@@ -86,12 +71,12 @@ VerdictOption = Annotated[
 
 
 def evaluate(
-    model: ModelArgument,
+    model: options.Model,
     length: Annotated[Any, option("--length TOKENS,...", "Input lengths; answers count.", shown="of --suite")] = None,
     task: TaskOption = None,
     documents: Annotated[str, option("--documents SOURCE", "File, folder, hub data set, or stdlib.")] = "stdlib",
-    field: FieldOption = "text",
-    skip_unreadable: SkipUnreadableOption = False,
+    field: options.Field = "text",
+    skip_unreadable: options.SkipUnreadable = False,
     all_documents: Annotated[bool, option("--all-documents", "Use every document, not only held-out ones.")] = False,
     held_out_share: HeldOutOption = None,
     base: Annotated[str | None, option("--base MODEL", "Of regression: the model before it was extended.")] = None,
@@ -101,17 +86,17 @@ def evaluate(
     verdict: VerdictOption = False,
     rule: Annotated[Rule, option("--rule", "Threshold of --verdict: 85.6%, or 85% of its short score.")] = Rule.BOTH,
     all_checkpoints: Annotated[bool, option("--all-checkpoints", "Measure each checkpoint of the run MODEL.")] = False,
-    out: OutOption = None,
-    samples: SamplesOption = None,
-    use_cache: SampleCacheOption = True,
-    seed: SeedOption = 0,
+    out: options.Out = None,
+    samples: options.Samples = None,
+    use_cache: options.SampleCache = True,
+    seed: options.Seed = 0,
     allow_beyond: Annotated[bool, option("--allow-beyond", "Allow lengths beyond the model's window.")] = False,
     interpolation: Annotated[str | None, option("--interpolation KIND", "Measure with this, untrained.")] = None,
     target: Annotated[int | None, option("--target TOKENS", "Window of --interpolation.")] = None,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure perplexity, retrieval and regression at each length; under torchrun, in all processes together.
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import BaseOption, JsonOption, TrustOption, check_new, option, print_json
+from skipwise.cli.options import check_new, option, print_json
 from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ def export(
     to: Annotated[str, option("--to FORMAT", "hf: safetensors; gguf: for llama.cpp; adapter: low-rank alone.")],
     out: Annotated[Path | None, option("--out FOLDER", "A new folder.", shown="RUN-FORMAT")] = None,
     dtype: DtypeOption = None,
-    base: BaseOption = None,
+    base: options.Base = None,
     engine: EngineOption = None,
     long_tokens: LongTokensOption = None,
     rank: Annotated[
         int | None, option("--rank N", "Adapter after full tuning: the difference to the base at this rank.", min=1)
     ] = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Export a model, load the export again, and compare: tables, lengths, tokens, logits, greedy text.
 

@@ -10,22 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    INTERRUPTED,
-    DataOption,
-    JsonOption,
-    RunFileOption,
-    RunModelArgument,
-    SetOption,
-    TargetOption,
-    TrustOption,
-    data_setting,
-    given,
-    option,
-    print_json,
-    settings_over,
-)
+from skipwise.cli.options import INTERRUPTED, data_setting, given, option, print_json, settings_over
 from skipwise.config.recipes import RECIPES
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.launch import LAUNCHED
@@ -36,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def extend(
-    model: RunModelArgument = None,
-    config: RunFileOption = None,
-    target: TargetOption = None,
+    model: options.RunModel = None,
+    config: options.RunFile = None,
+    target: options.Target = None,
     recipe: Annotated[
         str | None,
         option(
@@ -47,10 +34,10 @@ def extend(
             shown="auto: chosen by model and documents, and reported",
         ),
     ] = None,
-    data: DataOption = None,
+    data: options.Data = None,
     tuning: Annotated[str | None, option("--tuning KIND", "full, lora or qlora.", shown="full")] = None,
     output: Annotated[str | None, option("--output FOLDER", "Result.", shown="runs/<model>-<target>")] = None,
-    settings: SetOption = None,
+    settings: options.Setting = None,
     resume: Annotated[bool, option("--resume", "Continue from the run's last checkpoint.")] = False,
     skip_bad_items: Annotated[
         bool, option("--skip-bad-items", "With --resume: without the items of steps that went wrong.")
@@ -62,8 +49,8 @@ def extend(
     nnodes: Annotated[int | None, option("--nnodes N", "Machines; give each the same command.", shown="1")] = None,
     rdzv: Annotated[str | None, option("--rdzv HOST[:PORT]", "One of several machines, where all meet.")] = None,
     max_restarts: Annotated[int | None, option("--max-restarts N", "Restarts after failures.", shown="0")] = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Extend a model's context window by training on short windows with positions that skip ahead.
 

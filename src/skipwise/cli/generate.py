@@ -4,18 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    AttentionOption,
-    BaseOption,
-    DtypeOption,
-    JsonOption,
-    KvCacheOption,
-    ModelArgument,
-    TrustOption,
-    option,
-    print_json,
-)
+from skipwise.cli.options import option, print_json
 from skipwise.errors import ConfigError, DataError
 from skipwise.model.place import find_place
 
@@ -51,7 +42,7 @@ ModeOption = Annotated[
 
 
 def generate(
-    model: ModelArgument,
+    model: options.Model,
     prompt: Annotated[str | None, option("--prompt TEXT", "The prompt itself.")] = None,
     file: Annotated[Path | None, option("--prompt-file,--file FILE", "A UTF-8 file with the prompt.")] = None,
     ask: AskOption = None,
@@ -62,18 +53,18 @@ def generate(
     stop: Annotated[list[str] | None, option("--stop TEXT", "End before this text; repeatable.")] = None,
     seed: Annotated[int, option("--seed", "Seed of sampling.")] = 0,
     mode: ModeOption = "auto",
-    base: BaseOption = None,
+    base: options.Base = None,
     adapter: Annotated[Path | None, option("--adapter FOLDER", "Instead of the run's own adapter.")] = None,
-    cache: KvCacheOption = "dynamic",
+    cache: options.KvCache = "dynamic",
     chunk: Annotated[
         int | None, option("--chunk TOKENS", "Prefill chunk, a multiple of 64.", shown="what suits the device")
     ] = None,
     stats: Annotated[bool, option("--stats", "Print time, speed and memory by length on stderr.")] = False,
     stream: Annotated[bool, option("--stream/--no-stream", "Print the text as it comes.")] = True,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Continue a prompt, however long it is, up to the model's window.
 

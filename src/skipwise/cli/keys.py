@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from skipwise.cli.options import JsonOption, option, print_json
+from skipwise.cli import options
+from skipwise.cli.options import option, print_json
 from skipwise.errors import ConfigError
 
 _LONGEST_DAYS = 36_500
@@ -34,7 +35,7 @@ def create(
     role: Annotated[str, option("--role ROLE", "Made by 'skipwise keys role'.")] = "default",
     expires: Annotated[str | None, option("--expires TIME", "From now: 12h, 30d, 8w.", shown="never")] = None,
     keys: KeysOption = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make an API key. It is printed once and stored nowhere.
 
@@ -51,7 +52,7 @@ def create(
         typer.echo(f"Stored as {key.split('-')[1]} in {path}; the key itself is shown only this once.", err=True)
 
 
-def list_keys(keys: KeysOption = None, as_json: JsonOption = False) -> None:
+def list_keys(keys: KeysOption = None, as_json: options.Json = False) -> None:
     """List keys and roles.
 
     Example: skipwise keys list
@@ -78,7 +79,7 @@ def list_keys(keys: KeysOption = None, as_json: JsonOption = False) -> None:
 def revoke(
     key: Annotated[str, typer.Argument(metavar="ID", help="As 'skipwise keys list' shows it.")],
     keys: KeysOption = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """End a key for good. A running server refuses it from the next request on.
 
@@ -102,7 +103,7 @@ def role(
     tokens_per_minute: Annotated[int | None, option("--tokens-per-minute TOKENS", "Of each key: 100k.")] = None,
     models: Annotated[Any, option("--models NAME,...", "Models that may be used.", shown="all")] = None,
     keys: KeysOption = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make a role, or change one for all its keys at once. What is left out has no limit.
 

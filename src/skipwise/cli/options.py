@@ -56,22 +56,22 @@ def option(form: str, text: str, *, shown: str | bool = True, **how: Any) -> Any
 
 
 _MODEL = "A folder, a hub name, a .gguf file, or 'embedded'."
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
-RunModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=_MODEL, show_default=False)]
-RunFileOption = Annotated[Path | None, option("--config FILE", "The run as YAML; flags override it.")]
-SetOption = Annotated[
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
+RunModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=_MODEL, show_default=False)]
+RunFile = Annotated[Path | None, option("--config FILE", "The run as YAML; flags override it.")]
+Setting = Annotated[
     list[str] | None, option("--set NAME=VALUE", "Any setting of the YAML file, such as data.join=true.")
 ]
-TargetOption = Annotated[int | None, option("--target TOKENS", "Window to extend to, such as 32k.")]
-DataOption = Annotated[
+Target = Annotated[int | None, option("--target TOKENS", "Window to extend to, such as 32k.")]
+Data = Annotated[
     list[str] | None, option("--data SOURCE", "File, folder, pattern, hub data set or stdlib; repeatable.")
 ]
-OriginalOption = Annotated[
+Original = Annotated[
     int | None,
     option("--original TOKENS", "Window of the base model, if its config does not tell.", shown="as its config says"),
 ]
-BaseOption = Annotated[str | None, option("--base MODEL", "The base model, if the run's record is wrong or missing.")]
-DtypeOption = Annotated[
+Base = Annotated[str | None, option("--base MODEL", "The base model, if the run's record is wrong or missing.")]
+Dtype = Annotated[
     str | None,
     option(
         "--dtype NAME",
@@ -79,26 +79,24 @@ DtypeOption = Annotated[
         shown="auto with an accelerator, else float32",
     ),
 ]
-AttentionOption = Annotated[
+Attention = Annotated[
     str | None, option("--attention NAME", "eager, sdpa, flash_attention_2, ...", shown="what transformers chooses")
 ]
-TrustOption = Annotated[
-    bool, option("--trust-remote-code", "Run the Python code that comes with the model. Read it first.")
-]
-FieldOption = Annotated[str, option("--field NAME", "Field with the text.")]
-SkipUnreadableOption = Annotated[
+Trust = Annotated[bool, option("--trust-remote-code", "Run the Python code that comes with the model. Read it first.")]
+Field = Annotated[str, option("--field NAME", "Field with the text.")]
+SkipUnreadable = Annotated[
     bool, option("--skip-unreadable", "Skip files and records that cannot be read, instead of failing.")
 ]
-SampleCacheOption = Annotated[
+SampleCache = Annotated[
     bool, option("--cache/--no-cache", "Reuse samples that were measured before, and keep new ones.")
 ]
-KvCacheOption = Annotated[
+KvCache = Annotated[
     Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"], option("--cache", "KV cache.")
 ]
-SeedOption = Annotated[int, option("--seed", "Seed of all random draws.", min=0)]
-OutOption = Annotated[Path | None, option("--out FILE", "Append each result as a line of JSON.")]
-SamplesOption = Annotated[Path | None, option("--samples FILE", "Append each sample with its hash and output.")]
-JsonOption = Annotated[bool, option("--json", "Print JSON, one object per line.")]
+Seed = Annotated[int, option("--seed", "Seed of all random draws.", min=0)]
+Out = Annotated[Path | None, option("--out FILE", "Append each result as a line of JSON.")]
+Samples = Annotated[Path | None, option("--samples FILE", "Append each sample with its hash and output.")]
+Json = Annotated[bool, option("--json", "Print JSON, one object per line.")]
 
 
 def given(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    JsonOption,
-    OriginalOption,
-    TrustOption,
-    check_writable,
-    option,
-    print_json,
-    print_table,
-)
+from skipwise.cli.options import check_writable, option, print_json, print_table
 from skipwise.config.defaults import GLOBAL_BATCH, STEPS
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
@@ -61,7 +54,7 @@ def plan(
     model: CardArgument,
     target: Annotated[int, option("--target TOKENS", "Window to extend to, such as 32k.")],
     window: Annotated[int | None, option("--window TOKENS", "Training window.", shown="MODEL's, at most 2k")] = None,
-    original: OriginalOption = None,
+    original: options.Original = None,
     machine: MachineOption = "a100-80",
     count: Annotated[int, option("--count N", "Accelerators.", min=1)] = 1,
     sharding: ShardingOption = None,
@@ -83,8 +76,8 @@ def plan(
     calibrate: Annotated[bool, option("--calibrate", "Measure a few real steps here to correct the shares.")] = False,
     out: Annotated[Path | None, option("--out FILE", "Write the plan as a page.")] = None,
     write_config: Annotated[Path | None, option("--write-config FILE", "Write a run for extend --config.")] = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """What an extension takes in memory, time and money, to train and to serve; no weights are read.
 

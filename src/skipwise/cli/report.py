@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from skipwise.cli.options import JsonOption, check_writable, option, print_json
+from skipwise.cli import options
+from skipwise.cli.options import check_writable, option, print_json
 
 
 def report(
@@ -27,7 +28,7 @@ def report(
     samples: Annotated[
         Path | None, option("--samples FILE", "Show a few outputs of this file; otherwise no text is shown.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """One page on what an extension bought: the verdict in words, then every measurement with its interval.
 

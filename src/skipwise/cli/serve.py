@@ -6,19 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from skipwise.cli import options
 from skipwise.cli.keys import KeysOption, default_key_file
 from skipwise.cli.loading import load_tokenizer, loading
-from skipwise.cli.options import (
-    AttentionOption,
-    BaseOption,
-    DtypeOption,
-    JsonOption,
-    KvCacheOption,
-    ModelArgument,
-    TrustOption,
-    option,
-    print_json,
-)
+from skipwise.cli.options import option, print_json
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 
@@ -46,8 +37,8 @@ TurnsOption = Annotated[
 
 
 def serve(
-    model: ModelArgument,
-    base: BaseOption = None,
+    model: options.Model,
+    base: options.Base = None,
     name: Annotated[str | None, option("--name NAME", "Name for clients.", shown="the model's")] = None,
     host: Annotated[str, option("--host HOST", "Other than this machine needs keys.")] = "127.0.0.1",
     port: Annotated[int, option("--port N", "0 takes a free one.", min=0, max=65535)] = 8000,
@@ -56,7 +47,7 @@ def serve(
     tls_cert: Annotated[Path | None, option("--tls-cert FILE", "Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, option("--tls-key FILE", "Its private key, PEM.")] = None,
     engine: EngineOption = "embedded",
-    cache: KvCacheOption = "dynamic",
+    cache: options.KvCache = "dynamic",
     turns: TurnsOption = "fair",
     short_slots: Annotated[int, option("--short-slots N", "Concurrent requests of short mode.", min=1)] = 16,
     long_slots: Annotated[int, option("--long-slots N", "Of long mode; they take most memory.", min=1)] = 2,
@@ -66,10 +57,10 @@ def serve(
     grace: Annotated[float, option("--grace SECONDS", "To finish requests on shutdown.", min=0, max=86_400)] = 60.0,
     vllm_args: Annotated[str, option("--vllm-args TEXT", "More arguments of vllm serve.")] = "",
     vllm_memory: Annotated[str, option("--vllm-memory BASE,LONG", "Shares of each accelerator's memory.")] = "0.3,0.6",
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Serve a model to many: short requests by the base model, long ones by the extended one, in fair turns.
 
