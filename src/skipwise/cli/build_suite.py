@@ -20,7 +20,7 @@ def build_suite(
     ],
     out: Annotated[Path, option("--out FOLDER", "A new folder for the suite.")],
     tokenizer: Annotated[str, option("--tokenizer MODEL", "Model whose tokens lengths are counted in.")],
-    length: Annotated[Any, option("--length TOKENS,...", "Prompt lengths, such as 2k,8k; answers count.")],
+    length: Annotated[Any, option("--length TOKENS,...", "Prompt lengths, such as 2k,8k, answers included.")],
     kinds: Annotated[
         Any, option("--kinds NAME,...", "Any of fact, continue (with a control), order, which_document.")
     ] = "fact,continue,order,which_document",

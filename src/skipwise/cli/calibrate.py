@@ -78,7 +78,7 @@ def calibrate(
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
-    """Choose an attention factor after training, and write it into config.json, skipwise.json and the model card.
+    """Choose an attention factor after training, and write it into the checkpoint, beside a copy of the old config.
 
     Example: skipwise calibrate ./my-model-32k --dry-run
 

@@ -38,7 +38,7 @@ def compare(
         ),
     ] = None,
     data: options.Data = None,
-    suite: Annotated[Path | None, option("--suite FOLDER", "A suite of 'skipwise eval build-suite', too.")] = None,
+    suite: Annotated[Path | None, option("--suite FOLDER", "Also measure a suite of 'eval build-suite'.")] = None,
     output: Annotated[str | None, option("--output FOLDER", "Result.", shown="runs/<model>-<target>-compared")] = None,
     settings: options.Setting = None,
     resume: Annotated[bool, option("--resume", "Continue where it stopped; arms may be added.")] = False,

@@ -68,11 +68,12 @@ VerdictOption = Annotated[
         "State the effective context length, in an extended model's card too; exit 1 if a length falls short.",
     ),
 ]
+RuleOption = Annotated[Rule, option("--rule", "Threshold of --verdict: 85.6%, or 85% of the model's own short score.")]
 
 
 def evaluate(
     model: options.Model,
-    length: Annotated[Any, option("--length TOKENS,...", "Input lengths; answers count.", shown="of --suite")] = None,
+    length: Annotated[Any, option("--length TOKENS,...", "Lengths, answers included.", shown="of --suite")] = None,
     task: TaskOption = None,
     documents: Annotated[str, option("--documents SOURCE", "File, folder, hub data set, or stdlib.")] = "stdlib",
     field: options.Field = "text",
@@ -80,18 +81,18 @@ def evaluate(
     all_documents: Annotated[bool, option("--all-documents", "Use every document, not only held-out ones.")] = False,
     held_out_share: HeldOutOption = None,
     base: Annotated[str | None, option("--base MODEL", "Of regression: the model before it was extended.")] = None,
-    scorer: Annotated[str | None, option("--scorer MODEL", "Of longppl: chooses key tokens.", shown="MODEL")] = None,
+    scorer: Annotated[str | None, option("--scorer MODEL", "Of longppl: picks key tokens.", shown="MODEL")] = None,
     suite: Annotated[Path | None, option("--suite FOLDER", "A suite of 'skipwise eval build-suite'.")] = None,
     settings: SetOption = None,
     verdict: VerdictOption = False,
-    rule: Annotated[Rule, option("--rule", "Threshold of --verdict: 85.6%, or 85% of its short score.")] = Rule.BOTH,
+    rule: RuleOption = Rule.BOTH,
     all_checkpoints: Annotated[bool, option("--all-checkpoints", "Measure each checkpoint of the run MODEL.")] = False,
     out: options.Out = None,
     samples: options.Samples = None,
     use_cache: options.SampleCache = True,
     seed: options.Seed = 0,
     allow_beyond: Annotated[bool, option("--allow-beyond", "Allow lengths beyond the model's window.")] = False,
-    interpolation: Annotated[str | None, option("--interpolation KIND", "Measure with this, untrained.")] = None,
+    interpolation: Annotated[str | None, option("--interpolation KIND", "Apply this, without training.")] = None,
     target: Annotated[int | None, option("--target TOKENS", "Window of --interpolation.")] = None,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
@@ -105,8 +106,6 @@ def evaluate(
     Example: skipwise eval ./my-model-32k --task ruler --length 4k,8k,16k,32k --verdict
 
     Example: skipwise eval ./my-model-32k --task regression --base ./my-model --length 1k,4k
-
-    See also: skipwise eval build-suite --help, skipwise eval benchmarks --help
     """
     if length is None and suite is None:
         raise ConfigError("no length is given: say which input lengths to measure, such as --length 2k,8k")
@@ -124,14 +123,12 @@ def evaluate(
     lengths = length or SuiteFolder(suite or "").lengths
     how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
     subjects = _checkpoints(model, how) if all_checkpoints else _alone(model, lengths, stretch, allow_beyond, how)
-    texts = None
-    if any(made.uses_documents for made in tasks):
-        which = {"all_documents": all_documents, "share": held_out_share, "skip_unreadable": skip_unreadable}
-        texts = find_texts(model, documents, field, **which, progress=not as_json)
+    reads = any(made.uses_documents for made in tasks)
+    which = {"all_documents": all_documents, "share": held_out_share, "skip_unreadable": skip_unreadable}
+    texts = find_texts(model, documents, field, **which, progress=not as_json) if reads else None
     asked = {"seed": seed, "out": out, "samples_out": samples, "allow_beyond": allow_beyond, "progress": not as_json}
     asked["cache"] = SampleCache() if use_cache else None
-    # No card for an arm that was not trained, or for lengths beyond the window.
-    card = None if stretch or allow_beyond else Path(model)
+    card = None if stretch or allow_beyond else Path(model)  # Of a trained model, within its window.
     if not _measure_all(subjects, tasks, lengths, texts, asked, rule if verdict else None, card, as_json):
         raise typer.Exit(NEGATIVE)
 

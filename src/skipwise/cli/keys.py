@@ -32,8 +32,8 @@ def default_key_file() -> Path:
 
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its holder, for the audit log.")],
-    role: Annotated[str, option("--role ROLE", "Made by 'skipwise keys role'.")] = "default",
-    expires: Annotated[str | None, option("--expires TIME", "From now: 12h, 30d, 8w.", shown="never")] = None,
+    role: Annotated[str, option("--role ROLE", "Its role, made by 'skipwise keys role'.")] = "default",
+    expires: Annotated[str | None, option("--expires TIME", "Lifetime: 12h, 30d, 8w.", shown="never")] = None,
     keys: KeysOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -99,8 +99,8 @@ def role(
     max_context: Annotated[
         int | None, option("--max-context TOKENS", "Tokens of a request, new ones included: 4096, 32k.")
     ] = None,
-    requests_per_minute: Annotated[int | None, option("--requests-per-minute N", "Of each key.", min=1)] = None,
-    tokens_per_minute: Annotated[int | None, option("--tokens-per-minute TOKENS", "Of each key: 100k.")] = None,
+    requests_per_minute: Annotated[int | None, option("--requests-per-minute N", "Limit of each key.", min=1)] = None,
+    tokens_per_minute: Annotated[int | None, option("--tokens-per-minute TOKENS", "Limit of each key: 100k.")] = None,
     models: Annotated[Any, option("--models NAME,...", "Models that may be used.", shown="all")] = None,
     keys: KeysOption = None,
     as_json: options.Json = False,
