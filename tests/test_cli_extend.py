@@ -82,6 +82,10 @@ def test_flags_lie_over_the_file_and_set_over_both(planned: Callable[..., RunCon
     assert planned(*file, "--set", "sampler=plain").sampler == {"kind": "plain"}
     assert planned("a", "--target", "1k", "--skips", "flat").sampler == {"kind": "pose", "skips": "flat"}
 
+    (tmp_path / "run.yaml").write_text("model: a\ntarget: 32k\nsampler: {kind: pose, chunks: 3}\n")
+    assert planned(*file, "--set", "sampler.skips=flat").sampler == {"kind": "pose", "chunks": 3, "skips": "flat"}
+    assert planned(*file, "--set", "sampler=randpos").sampler == {"kind": "randpos"}
+
 
 @pytest.fixture
 def command(

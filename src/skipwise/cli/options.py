@@ -57,7 +57,7 @@ def option(form: str, text: str, *, shown: str | bool = True, **how: Any) -> Any
 
 _MODEL = "A folder, a hub name, a .gguf file, or 'embedded'."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
-RunModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=_MODEL, show_default=False)]
+RunModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL, show_default=False)]
 RunFile = Annotated[Path | None, option("--config FILE", "The run as YAML; flags override it.")]
 Setting = Annotated[
     list[str] | None, option("--set NAME=VALUE", "Any setting of the YAML file, such as data.join=true.")
