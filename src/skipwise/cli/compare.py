@@ -59,8 +59,8 @@ def compare(
     flags = {"target": target, "arms": arms, "data": data_setting(data), "output": output}
     tree = settings_over(below, flags, settings)
     tree.setdefault("arms", ["base", "interpolation-only", "plain", "randpos", "pose"])
-    if suite is not None:
-        evaluation = tree.get("evaluation") or {}
+    evaluation = tree.get("evaluation") or {}
+    if suite is not None and isinstance(evaluation, Mapping):
         tree["evaluation"] = {**evaluation, "suites": [*evaluation.get("suites", []), str(suite)]}
     _check_there(tree)
     logging.getLogger("skipwise").setLevel(logging.WARNING if as_json else logging.INFO)
@@ -88,8 +88,10 @@ def _check_there(tree: Mapping[str, Any]) -> None:
     if isinstance(tree.get("model"), str):
         find_place(tree["model"])
     data = tree.get("data")
-    if isinstance(data, Mapping) and "source" in data:
-        require_there(data["source"])
+    source = data.get("source") if isinstance(data, Mapping) else None
+    sources = [source] if isinstance(source, str) else source
+    if isinstance(sources, list) and all(isinstance(one, str) for one in sources):
+        require_there(sources)
 
 
 def _report(results: "Results", as_json: bool) -> None:
