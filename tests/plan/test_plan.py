@@ -276,7 +276,7 @@ def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
         (["--target", "4k", "--length", "1k,"], "length is ''; give a whole number of tokens"),
         (["--target", "4k", "--micro-batch", "65"], "there is 1 accelerator with 65 windows at a time for 64"),
         (["--target", "4k", "--kv-bits", "5"], "kv_bits is 5; give one of 16, 8, 4"),
-        (["--target", "4k", "--write-config", "."], "--write-config is '.', a folder"),
+        (["--target", "4k", "--write-config", "."], "'.', which cannot be written: it is a folder"),
         (["--target", "4k", "--out", "no/such/plan.html"], "there is no folder 'no/such'"),
     ],
 )

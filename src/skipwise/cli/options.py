@@ -153,13 +153,16 @@ def check_writable(option: str, path: Path | None) -> None:
         return
     try:
         if path.is_dir():
-            raise ConfigError(f"{option} is {str(path)!r}, a folder; give a file in it")
-        if not path.parent.is_dir():
-            raise ConfigError(f"{option} is {str(path)!r} and there is no folder {str(path.parent)!r}; make it first")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ConfigError(f"{option} is {str(path)!r}, which cannot be written; give a path in a folder that can")
+            reason = "it is a folder; give the name of a file"
+        elif not path.parent.is_dir():
+            reason = f"there is no folder {str(path.parent)!r}; make it first"
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            reason = "permission denied; give another name"
+        else:
+            return
     except OSError as error:  # For example, a name that is too long.
-        raise ConfigError(f"{option} is {str(path)!r}, which cannot be written: {error.strerror}") from error
+        reason = f"{error.strerror}; give another name"
+    raise ConfigError(f"{option} is {str(path)!r}, which cannot be written: {reason}")
 
 
 def check_new(option: str, folder: Path | None) -> None:
