@@ -25,7 +25,7 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.records.verdict import Verdict
 from skipwise.rope import NTK, YaRN
 
-COMMANDS = typer.main.get_command(cli.build_app()).commands
+COMMANDS = getattr(typer.main.get_command(cli.build_app()), "commands")  # noqa: B009 - for pyright
 FLAGS = {
     "plan": "calibrate checkpointing context count global-batch json kv-bits length library-loss "
     "machine micro-batch no-checkpointing original out price rank requests sharding share steps "
@@ -185,7 +185,7 @@ def test_a_former_flag_is_the_setting_that_it_was(verb: str, flag: str, capsys: 
     ],
 )
 def test_former_flags_among_others(given: str, read: str) -> None:
-    assert as_settings(given.split(), FORMER["extend"] | FORMER["doctor"]) == read.split()
+    assert as_settings(given.split(), {**FORMER["extend"], **FORMER["doctor"]}) == read.split()
 
 
 def test_values_that_yaml_reads_otherwise_stay_what_they_were() -> None:
