@@ -86,7 +86,7 @@ def measured(given: argparse.Namespace, arm: str) -> bool:
         source += ["--interpolation", "yarn", "--target", given.target]
     shared = ["--dtype", "bfloat16", "--allow-beyond", "--documents", given.heldout, "--all-documents"]
     shared += ["--out", str(given.out / f"{arm}.jsonl"), "--samples", str(given.out / f"{arm}-samples.jsonl")]
-    documents = ["--num-documents", str(given.num_documents)]
+    documents = [f"--set=num_documents={given.num_documents}"]
     passkeys = ["--set", f"passkey.trials={given.trials}", "--set", "passkey.num_depths=5"]
     jobs = [
         ["--task", "truncated", "--length", given.lengths, *documents],

@@ -54,7 +54,7 @@ def commands(folder: Path) -> dict[str, tuple[str, list[str]]]:
     model, documents = str(folder / "model"), str(folder / "documents")
     training = [f"--set=training.{name}" for name in ("max_steps=2", "use_cpu=true", "gradient_accumulation_steps=1")]
     run = ["--recipe", "paper", "--set=validation.num_documents=1", *training, "--output", str(folder / "run")]
-    one_sample = ["--task", "passkey", "--length", "256", "--trials", "1", "--depths", "1", "--allow-beyond"]
+    one_sample = ["--task", "passkey", "--length", "256", "--set=trials=1", "--set=num_depths=1", "--allow-beyond"]
     return {
         "a model class": (LIBRARY, []),
         "--help": (COMMAND, ["--help"]),

@@ -1,6 +1,9 @@
+"""The command: its help, one line for every mistake, exit codes, former flags, and the verbs generate and doctor."""
+
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,15 +12,52 @@ from typing import Any
 
 import pytest
 import torch
+import transformers  # noqa: F401 - what a verb prints before it loads this is in test_startup.py
 import typer
+import typer.main
 
 import skipwise
 from skipwise import cli
+from skipwise.cli.former_flags import FORMER, as_settings
+from skipwise.cli.options import settings_over
+from skipwise.config import RunConfig
 from skipwise.errors import ConfigError, DataError
 from skipwise.records.verdict import Verdict
-from skipwise.rope import YaRN
+from skipwise.rope import NTK, YaRN
 
-VERBS = [command.name or getattr(command.callback, "__name__", "") for command in cli.build_app().registered_commands]
+COMMANDS = getattr(typer.main.get_command(cli.build_app()), "commands")  # noqa: B009 - for pyright
+FLAGS = {
+    "plan": "calibrate checkpointing context count global-batch json kv-bits length library-loss "
+    "machine micro-batch no-checkpointing original out price rank requests sharding share steps "
+    "target trust-remote-code weight-bits window write-config",
+    "doctor": "base config fix json out set target trust-remote-code",
+    "coverage": "chunks json original plot sampler samples seed skips target train",
+    "extend": "config data json launch max-restarts nnodes nproc output rdzv recipe resume set "
+    "skip-bad-items target trust-remote-code tuning",
+    "calibrate": "again attention cache documents dry-run dtype factors field json length no-cache "
+    "num-documents output seed skip-unreadable tolerance trials trust-remote-code",
+    "eval": "all-checkpoints all-documents allow-beyond attention base cache documents dtype field "
+    "held-out-share interpolation json length no-cache out rule samples scorer seed set "
+    "skip-unreadable suite target task trust-remote-code verdict",
+    "eval build-suite": "field held-out items json kinds length out seed skip-unreadable tokenizer trust-remote-code",
+    "eval benchmarks": "attention batch-size benchmark dtype json limit out samples seed tasks-folder "
+    "trust-remote-code",
+    "compare": "arms data json output resume retry-failed set suite target",
+    "report": "card csv json markdown original out samples title",
+    "export": "base dtype engine json long-tokens out rank to trust-remote-code",
+    "generate": "adapter ask attention base cache chunk control-tokens dtype file json max-new-tokens mode "
+    "no-stream prompt prompt-file seed stats stop stream temperature top-p trust-remote-code",
+    "serve": "attention audit base cache chat-template dtype engine grace host json keys long-slots "
+    "max-new-tokens name port short-slots tls-cert tls-key trust-remote-code turns vllm-args "
+    "vllm-memory waiting",
+    "keys create": "expires json keys role",
+    "keys": "json keys",
+    "keys list": "json keys",
+    "keys revoke": "json keys",
+    "keys role": "json keys max-context models requests-per-minute tokens-per-minute",
+    "demo": "json output seed",
+}
+"""The flags of each verb that are declared; with `LEADS`, all that a script may have."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +74,7 @@ def run_failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         def stumble() -> None:
             raise error
 
-        class Verb:
-            @staticmethod
-            def register(app: typer.Typer) -> None:
-                app.command()(stumble)
-
-        monkeypatch.setattr(cli, "VERBS", (Verb, *cli.VERBS))
+        monkeypatch.setattr(cli, "VERBS", {**cli.VERBS, "stumble": stumble})
         return cli.main([*before, "stumble"])
 
     return run
@@ -62,10 +97,104 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    assert all(f" {verb} " in out for verb in VERBS)
+    assert all(f" {verb} " in out for verb in FLAGS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+def test_no_flag_is_lost() -> None:
+    found = {
+        verb: {flag for option in command.params for flag in [*option.opts, *option.secondary_opts] if flag[:2] == "--"}
+        for verb, command in COMMANDS.items()
+    }
+    assert found == {verb: {f"--{name}" for name in names.split()} for verb, names in FLAGS.items()}
+    former = {verb: {flag.split("=")[0].split()[0] for flag in flags} for verb, flags in LEADS.items()}
+    assert former == {verb: set(flags) for verb, flags in FORMER.items()}
+
+
+# For each former flag with a value: where it leads, and the value there.
+LEADS: dict[str, dict[str, tuple[str, Any]]] = {
+    "extend": {
+        "--window 1k": ("window", 1024),
+        "--original 010": ("original", 10),
+        "--interpolation ntk": ("interpolation", {"kind": "ntk"}),
+        "--attention eager": ("attention", "eager"),
+        "--seed 3": ("seed", 3),
+        "--sampler cream": ("sampler", {"kind": "cream"}),
+        "--skips simplex": ("sampler", {"kind": "pose", "skips": "simplex"}),
+        "--chunks=3": ("sampler", {"kind": "pose", "chunks": 3}),
+        "--steps 7": ("training", {"max_steps": 7}),
+        "--learning-rate 1e-4": ("training", {"learning_rate": 0.0001}),
+        "--batch 2": ("training", {"per_device_train_batch_size": 2}),
+        "--calibrate": ("calibrate", True),
+        "--skip-unreadable": ("data.skip_unreadable", True),
+    },
+    "doctor": {
+        "--window 64": ("window", 64),
+        "--train 2k": ("window", 2048),
+        "--original 1.5k": ("original", 1536),
+        "--interpolation linear": ("interpolation", {"kind": "linear"}),
+        "--attention sdpa": ("attention", "sdpa"),
+        "--dtype auto": ("dtype", "auto"),
+        "--checkpointing": ("training", {"gradient_checkpointing": True}),
+        "--no-checkpointing": ("training", {"gradient_checkpointing": False}),
+        "--dilution": ("dilution", True),
+        "--no-dilution": ("dilution", False),
+        "--seed 5": ("seed", 5),
+    },
+    "compare": {
+        "--reference full": ("reference", "full"),
+        "--seeds 0,1": ("seeds", [0, 1]),
+        "--steps 9": ("training.max_steps", 9),
+        "--learning-rate 0.01": ("training.learning_rate", 0.01),
+        "--length 1k,300": ("evaluation.lengths", [1024, 300]),
+        "--costs 2k": ("costs.targets", [2048]),
+    },
+    "eval": {
+        "--num-documents 3": ("num_documents", 3),
+        "--trials 4": ("trials", 4),
+        "--depths 2": ("num_depths", 2),
+        "--haystack documents": ("haystack", "documents"),
+    },
+}
+
+
+@pytest.mark.parametrize(("verb", "flag"), [(verb, flag) for verb, flags in LEADS.items() for flag in flags])
+def test_a_former_flag_is_the_setting_that_it_was(verb: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, value = LEADS[verb][flag]
+    words = as_settings(["model", *flag.split()], FORMER[verb])
+    assert words[::2] == ["--set", "model"]
+    told = flag.replace("=", " ").split()[0]
+    assert capsys.readouterr().err == f"skipwise: {told} can be written as --set {shlex.quote(words[1])}\n"
+    found: Any = settings_over({}, {"model": "m", "target": 4096}, [words[1]])
+    if verb in ("extend", "doctor"):
+        found = RunConfig.from_mapping(found).model_dump()
+    for part in name.split("."):
+        found = found[part]
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        # A --set overrides a flag wherever it stands; the last of the same flag holds; a kind comes before its fields.
+        ("--set seed=1 --seed 2 m", "--set seed=2 --set seed=1 m"),
+        ("--seed 2 m --seed=3", "--set seed=3 m"),
+        ("--skips flat --sampler pose", "--set sampler=pose --set sampler.skips=flat"),
+        ("m -- --seed 3", "m -- --seed 3"),
+        ("--dilution --no-dilution", "--set dilution=false"),
+        ("--no-dilution --dilution", "--set dilution=true"),
+    ],
+)
+def test_former_flags_among_others(given: str, read: str) -> None:
+    assert as_settings(given.split(), {**FORMER["extend"], **FORMER["doctor"]}) == read.split()
+
+
+def test_values_that_yaml_reads_otherwise_stay_what_they_were() -> None:
+    for text in ("1", "no", "a: b", "#x", "[", '"', "\u00e4"):
+        (_, assignment) = as_settings(["--attention", text], FORMER["extend"])
+        assert settings_over({}, {}, [assignment]) == {"attention": text}
+
+
+@pytest.mark.parametrize("verb", FLAGS)
 def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0
     out = capsys.readouterr().out
@@ -83,10 +212,52 @@ def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest
         (["doctor", "m", "--taget", "1k"], ["--taget", "--target", "see 'skipwise doctor --help'"]),
         (["doctor", "m"], ["'m'", "no checkpoint folder", "--target"]),
         (["doctor", "/no/such"], ["'/no/such'", "no such folder exists"]),
-        (["doctor", "m", "--interpolation", "yarn"], ["'target' is missing"]),
+        (["doctor", "m", "--set", "interpolation=yarn"], ["'target' is missing"]),
         (["doctor"], ["'model' is missing"]),
         (["doctor", "--config", "/no/such.yaml"], ["/no/such.yaml", "cannot be read"]),
-        (["doctor", "m", "--target", "1k", "--dtype", "int8"], ["'dtype'", "'int8'", "'bfloat16'"]),
+        (["doctor", "m", "--target", "1k", "--set", "dtype=int8"], ["'dtype'", "'int8'", "'bfloat16'"]),
+        (["doctor", "embedded", "--target", "32"], ["32 tokens", "already handles 256"]),
+        (["doctor", "embedded", "--target", "1k", "--set", "interpolation=yran"], ["'yran'", "'yarn'"]),
+        (["doctor", "embedded", "--target", "1k", "--set", "window=2k"], ["train=2048", "target=1024"]),
+        (["extend"], ["'model' is missing"]),
+        (["extend", "m"], ["'target' is missing"]),
+        (["extend", "m", "--target", "many"], ["'--target'", "'many'", "32k"]),
+        (["extend", "m", "--target", "1k", "--set", "sampler=poes"], ["poes", "'pose'"]),
+        (["extend", "m", "--target", "1k", "--set", "sampler={kind: randpos, skips: flat}"], ["skips"]),
+        (["extend", "m", "--target", "1k", "--tuning", "lore"], ["lore", "'lora'"]),
+        (["extend", "m", "--target", "1k", "--set", "join"], ["'join'", "NAME=VALUE"]),
+        (["extend", "m", "--target", "1k", "--set", "data..join=1"], ["NAME=VALUE"]),
+        (["extend", "m", "--target", "1k", "--set", "data.join=["], ["not YAML"]),
+        (["extend", "m", "--target", "1k", "--set", "data.jion=true"], ["'data.jion' is unknown", "'join'"]),
+        (["extend", "m", "--target", "1k", "--set", "data=x"], ["'data'", "'x'"]),
+        (["extend", "--config", "/no/such.yaml"], ["/no/such.yaml", "cannot be read"]),
+        (["extend", "/no/such/model", "--target", "1k"], ["/no/such/model"]),
+        (["extend", "m", "--steps", "many"], ["'--steps'", "'many' is not a whole number", "skipwise extend --help"]),
+        (["extend", "m", "--window", "1q"], ["'--window'", "length is '1q'"]),
+        (["extend", "m", "--chunks"], ["'--chunks'", "no value is given"]),
+        (["extend", "m", "--calibrate=yes"], ["'--calibrate'", "takes no value"]),
+        (["compare", "m", "--seeds", "0,x"], ["'--seeds'", "'0,x'", "0,1,2"]),
+        (["compare", "m", "--length", "2k,x"], ["'--length'", "'x'"]),
+        (["compare", "m", "--target", "1k", "--set", "data=5"], ["'data' is 5"]),
+        (["compare", "m", "--target", "1k", "--set", "data.source=5"], ["'data.source' is 5"]),
+        (["compare", "m", "--target", "1k", "--set", "evaluation=5", "--suite", "s"], ["'evaluation' is 5"]),
+        (["eval", "embedded", "--task", "passkey", "--length", "64x"], ["'--length'", "length is '64x'"]),
+        (["eval", "embedded", "--task", "pass", "--length", "64"], ["'pass'; known are"]),
+        (["eval", "embedded", "--task", "passkey"], ["no length is given"]),
+        (
+            ["eval", "embedded", "--task", "sliding", "--length", "64", "--set", "trials=5"],
+            ["trials is set to 5 and no task of sliding"],
+        ),
+        (
+            ["eval", "embedded", "--task", "sliding", "--length", "64", "--set", "passkey.trials=5"],
+            ["'passkey.trials=5'", "a task of sliding"],
+        ),
+        (["eval", "embedded", "--task", "passkey", "--length", "512"], ["window is 256"]),
+        (["eval", "m", "--length", "64", "--target", "1k"], ["--interpolation and --target"]),
+        (
+            ["eval build-suite", "stdlib", "--out", "/no/x", "--tokenizer", "embedded", "--length", "2q"],
+            ["'--length'", "length is '2q'"],
+        ),
         (["doctor", "m", "--target", "32kb"], ["'--target'", "'32kb'", "32k"]),
         (["--no-such"], ["--no-such"]),
         (["generate", "m"], ["--prompt TEXT or --prompt-file FILE", "neither"]),
@@ -96,57 +267,54 @@ def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest
             ["--prompt-file is '/no/such/file'; it cannot be read", "--prompt TEXT"],
         ),
         (["generate", "m", "--file", "/"], ["--prompt-file is '/'; it cannot be read", "--prompt TEXT"]),
-        (["coverage", "--plot", "/no/such/x.svg"], ["--plot is '/no/such/x.svg'", "give a path in a folder"]),
+        (["calibrate", "m", "--factors", "1,x"], ["--factors is '1,x'", "0.9,1.1,1.2"]),
+        (["coverage", "--sampler", "pos"], ["did you mean 'pose'"]),
+        (["coverage", "--skips", "flatt"], ["did you mean 'flat'"]),
+        (["coverage", "--chunks", "two"], ["--chunks is 'two'"]),
+        (["coverage", "--sampler", "randpos", "--chunks", "3"], ["settings of pose"]),
+        (["coverage", "--target", "long"], ["length is 'long'"]),
+        (["coverage", "--plot", "/no/such/x.svg"], ["--plot is '/no/such/x.svg'", "no folder '/no/such'"]),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_2(
     arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(arguments) == 2
+    assert cli.main([*arguments[0].split(), *arguments[1:]]) == 2
     line = only_line(capsys)
     assert line.startswith("skipwise: ")
     assert all(word in line for word in words), line
 
 
 @pytest.mark.parametrize(
-    "error", [ConfigError("rank is 0;\n  give at least 1"), DataError("x"), PermissionError(13, "no")]
+    ("error", "code", "told"),
+    [
+        (ConfigError("rank is 0;\n  give at least 1"), 2, ["skipwise: rank is 0; give at least 1"]),
+        (DataError("x"), 2, ["skipwise: x"]),
+        (PermissionError(13, "no"), 2, ["skipwise: [Errno 13] no"]),
+        (KeyboardInterrupt(), 130, ["skipwise: interrupted"]),
+        (typer.Exit(1), 1, []),
+    ],
 )
-def test_an_error_that_the_user_can_mend_is_one_line(
-    error: Exception, run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+def test_errors_are_one_line_and_a_code(
+    error: BaseException, code: int, told: list[str], run_failing: Callable[..., int], capsys: Any
 ) -> None:
-    assert run_failing(error) == 2
-    assert only_line(capsys) == "skipwise: " + " ".join(str(error).split())
+    assert run_failing(error) == code
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()) == ("", told)
 
 
-def test_debug_shows_the_traceback_of_a_mistake_too(
+def test_debug_and_bugs_show_the_traceback(
     run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_failing(DataError("x"), "--debug") == 2
     assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setenv("SKIPWISE_DEBUG", "1")
-    assert run_failing(DataError("x")) == 2
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_a_bug_shows_its_traceback_and_is_no_verdict(
-    run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
     assert run_failing(ZeroDivisionError("division by zero")) == 70
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.splitlines()[-1].startswith("skipwise: unexpected ZeroDivisionError")
-
-
-def test_an_interrupt_is_130_and_one_line(run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_failing(KeyboardInterrupt()) == 130
-    assert only_line(capsys) == "skipwise: interrupted"
-
-
-def test_a_negative_verdict_is_1_and_silent(
-    run_failing: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_failing(typer.Exit(1)) == 1
-    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("SKIPWISE_DEBUG", "1")
+    assert run_failing(DataError("x")) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_is_no_verdict() -> None:
@@ -158,38 +326,28 @@ def test_a_reader_that_leaves_is_no_verdict() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_generate_streams_the_text(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["generate", str(tiny_checkpoint), "--prompt", "def main", "--max-new-tokens", "8"]) == 0
-    streamed = capsys.readouterr().out
-    assert cli.main(["generate", str(tiny_checkpoint), "--prompt", "def main", "--max-new-tokens", "8", "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert streamed == record["text"] + "\n"
+def test_generate_streams_the_text_that_it_records(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def generated(*more: str) -> str:
+        arguments = ["generate", str(tiny_checkpoint), "--prompt", "def main", "--max-new-tokens", "8", *more]
+        assert cli.main(arguments) == 0
+        return capsys.readouterr().out
+
+    record = json.loads(generated("--json"))
+    assert generated() == record["text"] + "\n"
     assert (record["prompt_tokens"], record["new_tokens"], record["window_tokens"]) == (8, 8, 64)
+    drawn = [generated("--temperature", "1", "--seed", seed) for seed in "334"]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_generate_fills_the_window_and_not_one_token_more(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompt = tmp_path / "prompt.txt"
-    prompt.write_text("x" * 60)
-    arguments = ["generate", str(tiny_checkpoint), "--file", str(prompt), "--json", "--max-new-tokens"]
+    (tmp_path / "prompt.txt").write_text("x" * 60)
+    arguments = ["generate", str(tiny_checkpoint), "--file", str(tmp_path / "prompt.txt"), "--json", "--max-new-tokens"]
     assert cli.main([*arguments, "4"]) == 0
     assert json.loads(capsys.readouterr().out)["new_tokens"] == 4
     assert cli.main([*arguments, "5"]) == 2
-    line = only_line(capsys)
-    assert "60 tokens" in line
-    assert "64 tokens" in line
-
-
-def test_generate_draws_the_same_from_the_same_seed(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def text(*more: str) -> str:
-        arguments = ["generate", str(tiny_checkpoint), "--prompt", "a", "--max-new-tokens", "16", "--json", *more]
-        assert cli.main(arguments) == 0
-        return json.loads(capsys.readouterr().out)["text"]
-
-    assert text("--temperature", "1", "--seed", "3") == text("--temperature", "1", "--seed", "3")
-    assert text("--temperature", "1", "--seed", "3") != text("--temperature", "1", "--seed", "4")
-    assert text("--seed", "3") == text("--seed", "4")
+    assert "may come to 65 tokens, prompt and new ones, and long mode holds 64" in only_line(capsys)
 
 
 def test_doctor_prints_one_verdict_a_line_and_is_content_with_a_llama(
@@ -215,37 +373,6 @@ def test_doctor_exits_1_when_a_probe_fails(
     assert capsys.readouterr().out == failure.line + "\n"
 
 
-@pytest.fixture
-def probed(
-    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
-    """What `doctor` and `extend` have probed when they are given the same run: as a file, as flags, or both."""
-    calls: list[dict[str, Any]] = []
-
-    def probe(model: Any, window: Any, interpolation: Any, **how: Any) -> list[Verdict]:
-        how["tokenizer"] = type(how["tokenizer"])
-        settings = {"dtype": model.dtype, "attention": model.config._attn_implementation, "config": model.config}
-        calls.append({**how, **settings, "window": window, "interpolation": interpolation})
-        return [Verdict(name="mask", status="fail", detail="enough seen", cure="none")]
-
-    monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", probe)
-    monkeypatch.setattr(importlib.import_module("skipwise.train.preparation"), "doctor", probe)
-
-    def run(text: str, *flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        file = tmp_path / "run.yaml"
-        file.write_text(f"model: {tiny_checkpoint}\noutput: {tmp_path / 'run'}\n{text}")
-        assert cli.main(["doctor", "--config", str(file), *flags]) == 1
-        assert cli.main(["extend", "--config", str(file), *flags]) == 2  # An UnsupportedModelError.
-        assert "enough seen" in capsys.readouterr().err
-        by_doctor, by_extend = calls
-        calls.clear()
-        for call in (by_doctor, by_extend):
-            call["config"] = call["config"].to_dict()
-        return by_doctor, by_extend
-
-    return run
-
-
 RUN = """
 target: 512
 window: 32
@@ -256,57 +383,47 @@ attention: eager
 training: {gradient_checkpointing: false, bf16: true, use_cpu: true}
 seed: 7
 """
+PROBED = ("dtype", "gradient_checkpointing", "check_dilution", "attention", "seed", "mixed_precision", "train", "kind")
 
 
 @pytest.mark.parametrize(
-    ("text", "flags"),
+    ("text", "flags", "expected"),
     [
-        ("target: 256", []),
-        (RUN, []),
-        (RUN, ["--target", "1k", "--interpolation", "ntk", "--attention", "sdpa", "--seed", "8", "--window", "16"]),
+        ("target: 256", [], (torch.float32, True, True, "sdpa", 0, None, 64, YaRN())),
+        ("target: 256\nrecipe: paper", [], (torch.float32, True, False, "sdpa", 0, None, 64, YaRN())),
+        (RUN, [], (torch.bfloat16, False, True, "eager", 7, torch.bfloat16, 32, YaRN(beta_fast=16))),
+        (
+            RUN,
+            ["--target", "1k", "--interpolation", "ntk", "--attention", "sdpa", "--seed", "8", "--window", "16"],
+            (torch.bfloat16, False, True, "sdpa", 8, torch.bfloat16, 16, NTK()),
+        ),
     ],
 )
-def test_doctor_probes_what_extend_trains(text: str, flags: list[str], probed: Callable[..., Any]) -> None:
-    by_doctor, by_extend = probed(text, *flags)
-    assert by_doctor == by_extend
-
-
-def test_doctor_takes_settings_of_the_run_and_flags_over_them(probed: Callable[..., Any]) -> None:
-    probe, _ = probed("target: 256")
-    assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.float32, True, True)
-    probe, _ = probed("target: 256\nrecipe: paper")
-    assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.float32, True, False)
-    probe, _ = probed(RUN)
-    assert (probe["dtype"], probe["gradient_checkpointing"], probe["check_dilution"]) == (torch.bfloat16, False, True)
-    assert probe["interpolation"] == YaRN(beta_fast=16)
-    assert probe["window"] == skipwise.Window(train=32, original=64, target=512)
-    assert (probe["attention"], probe["seed"], probe["mixed_precision"]) == ("eager", 7, torch.bfloat16)
-
-
-def test_flags_of_doctor_alone(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", lambda *_, **how: calls.append(how) or [])
-    (tmp_path / "run.yaml").write_text(f"model: {tiny_checkpoint}\n{RUN}")
-    for arguments in (
-        ["--config", str(tmp_path / "run.yaml"), "--checkpointing", "--no-dilution"],
-        [str(tiny_checkpoint), "--target", "256", "--no-checkpointing", "--dilution"],
-    ):
-        assert cli.main(["doctor", *arguments]) == 0
-    assert [call["gradient_checkpointing"] for call in calls] == [True, False]
-    assert [call["check_dilution"] for call in calls] == [False, True]
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--target", "32"], ["32 tokens", "already handles 64"]),
-        (["--target", "256", "--interpolation", "yran"], ["'yran'", "'yarn'"]),
-        (["--target", "256", "--train", "1k"], ["train=1024", "target=256"]),
-    ],
-)
-def test_doctor_refuses_lengths_and_kinds_that_cannot_be(
-    tiny_checkpoint: Path, options: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+def test_doctor_probes_what_extend_trains(
+    text: str,
+    flags: list[str],
+    expected: tuple[Any, ...],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert cli.main(["doctor", str(tiny_checkpoint), *options]) == 2
-    line = only_line(capsys)
-    assert all(word in line for word in words), line
+    calls: list[dict[str, Any]] = []
+
+    def probe(model: Any, window: Any, interpolation: Any, **how: Any) -> list[Verdict]:
+        config = model.config.to_dict()
+        settings = {"dtype": model.dtype, "attention": model.config._attn_implementation, "config": config}
+        how |= {"tokenizer": type(how["tokenizer"]), "window": window, "train": window.train, "kind": interpolation}
+        calls.append({**how, **settings})
+        return [Verdict(name="mask", status="fail", detail="enough seen", cure="none")]
+
+    monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", probe)
+    monkeypatch.setattr(importlib.import_module("skipwise.train.preparation"), "doctor", probe)
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model: {tiny_checkpoint}\noutput: {tmp_path / 'run'}\n{text}")
+    assert cli.main(["doctor", "--config", str(file), *flags]) == 1
+    assert cli.main(["extend", "--config", str(file), *flags]) == 2  # An UnsupportedModelError.
+    assert "enough seen" in capsys.readouterr().err
+    by_doctor, by_extend = calls
+    assert by_doctor == by_extend
+    assert tuple(by_doctor[name] for name in PROBED) == expected

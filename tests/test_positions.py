@@ -345,9 +345,9 @@ def test_full_length_takes_what_there_is() -> None:
 )
 def test_broken_samples_are_refused(token_index: list, position_ids: list, message: str) -> None:
     with pytest.raises(PositionError, match=message):
-        PositionSample.checked(
-            np.array(token_index, dtype=np.int64), np.array(position_ids, dtype=np.int64), num_tokens=10, target=20
-        )
+        PositionSample(
+            token_index=np.array(token_index, dtype=np.int64), position_ids=np.array(position_ids, dtype=np.int64)
+        ).check_ends(num_tokens=10, target=20)
 
 
 def test_samples_of_other_numbers_are_refused() -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from skipwise.evals import TASKS
-from skipwise.evals.catalogue import READERS, TASK_HOMES
+from skipwise.evals.benchmarks import BENCHMARKS
+from skipwise.evals.catalogue import BENCHMARK_NAMES, READERS, SUITE_KINDS, TASK_HOMES
+from skipwise.evals.suite import KINDS
 
 # Nobody asked for any of them who trains, probes, measures or generates.
 NEVER = ("bitsandbytes", "matplotlib", "lm_eval", "scipy", "sklearn", "pandas", "datasets", "deepspeed")
@@ -48,7 +50,9 @@ def verbs(tmp_path: Path) -> Callable[..., tuple[list[tuple[int, set[str]]], sub
 def test_names_and_paths_are_checked_without_torch(verbs: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    model, nothing = str(tmp_path / "model"), str(tmp_path / "none")
+    (tmp_path / "nonempty").write_text("")
+    model, nothing, taken = str(tmp_path / "model"), str(tmp_path / "none"), str(tmp_path / "nonempty")
+    suite = ["--out", f"{nothing}/suite", "--tokenizer", model, "--length", "1k"]
     wrong = [
         ["plan", model, "--target", "1k", "--machine", "nonsense"],
         ["plan", nothing, "--target", "1k"],
@@ -62,6 +66,24 @@ def test_names_and_paths_are_checked_without_torch(verbs: Callable[..., Any], tm
         ["extend", model, "--target", "1k", "--data", nothing],
         ["generate", nothing, "--prompt", "a"],
         ["calibrate", nothing, "--dry-run"],
+        ["calibrate", model, "--output", taken],
+        ["compare", nothing, "--target", "1k"],
+        ["compare", model, "--target", "1k", "--data", nothing],
+        ["demo", "--output", taken],
+        ["export", model, "--to", "gguf", "--out", taken],
+        ["export", model, "--to", "adapter", "--base", nothing],
+        ["serve", nothing],
+        ["serve", model, "--base", nothing],
+        ["serve", model, "--keys", nothing],
+        ["eval", "benchmarks", nothing],
+        ["eval", "benchmarks", model, "--benchmark", "nonsense"],
+        ["eval", "benchmarks", model, "--tasks-folder", nothing],
+        ["eval", "build-suite", nothing, *suite],
+        ["eval", "build-suite", "stdlib", *suite, "--kinds", "nonsense"],
+        ["eval", "build-suite", "stdlib", *suite, "--tokenizer", nothing],
+        ["eval", "build-suite", "stdlib", *suite, "--out", taken],
+        ["plan", model, "--target", "1k", "--out", f"{nothing}/plan.html"],
+        ["report", "results.jsonl", "--out", f"{nothing}/report.html"],
     ]
     after, done = verbs(["--help"], ["--version"], *wrong)
     assert [code for code, _ in after] == [0, 0, *[2] * len(wrong)]
@@ -75,7 +97,8 @@ def test_names_and_paths_are_checked_without_torch(verbs: Callable[..., Any], tm
 
 def test_verbs_on_a_model_load_what_they_use(verbs: Callable[..., Any], tiny_checkpoint: Path) -> None:
     model = str(tiny_checkpoint)
-    one = ["--task", "passkey", "--trials", "1", "--depths", "1", "--length", "256", "--allow-beyond", "--no-cache"]
+    one = ["--task", "passkey", "--set", "trials=1", "--set", "num_depths=1", "--length", "256"]
+    one += ["--allow-beyond", "--no-cache"]
     generated, measured, probed = (
         ["generate", model, "--prompt", "a", "--max-new-tokens", "1", "--json"],
         ["eval", model, *one, "--json"],
@@ -117,7 +140,9 @@ def test_importing_the_library_is_no_training(fresh_python: Callable[[str], None
     )
 
 
-def test_every_task_is_where_the_catalogue_says() -> None:
+def test_names_are_those_of_the_catalogue() -> None:
+    assert tuple(KINDS) == SUITE_KINDS
+    assert tuple(BENCHMARKS) == BENCHMARK_NAMES
     assert {name: task.name for name, task in TASKS.items()} == {name: name for name in TASK_HOMES}
     assert all(TASKS[name]().uses_documents for name in READERS if name != "regression")
     assert TASKS["regression"](base="-").uses_documents

@@ -45,7 +45,7 @@ class PositionSample:
         position_ids: int64 (n,), position given to each token, strictly increasing, >= 0.
 
     Raises:
-        PositionError: the arrays break these rules; `checked` also compares them with document and target.
+        PositionError: the arrays break these rules; `check_ends` compares them with document and target.
     """
 
     token_index: np.ndarray
@@ -66,19 +66,6 @@ class PositionSample:
             raise PositionError(
                 f"a sample has {len(self.token_index)} tokens and {len(self.position_ids)} positions; give one for each"
             )
-
-    @classmethod
-    def checked(
-        cls, token_index: np.ndarray, position_ids: np.ndarray, *, num_tokens: int, target: int
-    ) -> "PositionSample":
-        """Makes a sample, and checks it against its document of `num_tokens` tokens and `target` positions.
-
-        Raises:
-            PositionError: a token lies past the document's end, or a position at or past the target.
-        """
-        sample = cls(token_index=token_index, position_ids=position_ids)
-        sample.check_ends(num_tokens=num_tokens, target=target)
-        return sample
 
     @classmethod
     def _unchecked(cls, token_index: np.ndarray, position_ids: np.ndarray) -> "PositionSample":

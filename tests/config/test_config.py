@@ -1,7 +1,7 @@
 import pytest
 
 from skipwise.config import RunConfig
-from skipwise.config.reading import merge_settings, parse_yaml, read_settings
+from skipwise.config.reading import parse_yaml, read_settings
 from skipwise.config.recipes import RECIPES
 from skipwise.errors import ConfigError, PositionError
 from skipwise.positions import PoSE
@@ -91,29 +91,20 @@ def test_bad_settings_are_one_line_with_the_cure(settings, words):
         assert word in message
 
 
-def test_files_that_are_no_config(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_settings(tmp_path / "absent.yaml")
-    (tmp_path / "a.yaml").write_text("model: [\n")
-    with pytest.raises(ConfigError, match="not YAML at line"):
-        read_settings(tmp_path / "a.yaml")
-    (tmp_path / "b.yaml").write_text("just words\n")
-    with pytest.raises(ConfigError, match="holds no settings"):
-        read_settings(tmp_path / "b.yaml")
-    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not YAML"):
-        read_settings(tmp_path / "c.yaml")
-
-
-def test_flags_lie_over_the_file():
-    below = {"sampler": {"kind": "pose", "chunks": 3}, "data": {"source": "a", "join": True}}
-    assert merge_settings(below, {"sampler": {"kind": "randpos"}})["sampler"] == {"kind": "randpos"}
-    assert merge_settings(below, {"sampler": {"skips": "flat"}})["sampler"] == {
-        "kind": "pose",
-        "chunks": 3,
-        "skips": "flat",
-    }
-    assert merge_settings(below, {"data": {"source": "b"}})["data"] == {"source": "b", "join": True}
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read"),
+        (b"model: [\n", "at line 2"),
+        (b"words\n", "no settings"),
+        (b"\xff\xfe\x00", "not YAML"),
+    ],
+)
+def test_files_that_are_no_config(content: bytes | None, told: str, tmp_path):
+    if content is not None:
+        (tmp_path / "run.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
+        read_settings(tmp_path / "run.yaml")
 
 
 def test_lengths_are_checked_against_the_model():

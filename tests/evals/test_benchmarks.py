@@ -293,7 +293,7 @@ def test_the_verb_prints_a_table_and_leaves_the_tokenizer_as_it_was(tokenizer, t
     save_model(make_llama(), tokenizer, tmp_path / "model")
     app = typer.Typer()
     app.callback()(lambda: None)
-    app.command(epilog=verb.EPILOG)(verb.benchmarks)
+    app.command()(verb.benchmarks)
     arguments = [tmp_path / "model", "--benchmark", "riddles", "--tasks-folder", riddles(tmp_path / "tasks", 2)]
     shown = CliRunner().invoke(app, ["benchmarks", *map(str, arguments)], catch_exceptions=False)
     assert shown.exit_code == 0, shown.output

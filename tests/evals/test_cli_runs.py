@@ -131,7 +131,7 @@ def test_a_verdict_without_a_score_is_refused_before_anything_is_measured(
     monkeypatch.setattr(evals, "evaluate", never)
     command = ["eval", str(tiny_checkpoint), "--verdict", "--length", "60,64"]
     assert cli.main([*command, "--task", "perplexity,sliding"]) == 2
-    assert "--verdict is read off retrieval scores and perplexity, sliding has none" in capsys.readouterr().err
+    assert "--verdict needs retrieval scores, and perplexity, sliding has none" in capsys.readouterr().err
     assert cli.main([*command, "--task", "passkey", "--rule", "relative"]) == 2
     assert "the shortest length is 60 tokens; measure a length of at most 32 too" in capsys.readouterr().err
 

@@ -1,14 +1,12 @@
-"""`build-suite` as a command: what it writes, what it prints, and how it refuses."""
+"""The verb `eval build-suite`: what it writes and prints."""
 
 import json
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
-from skipwise.cli.build_suite import build_suite
-from skipwise.errors import ConfigError
+from skipwise.cli import build_app
 from skipwise.evals.suite import SuiteFolder
 
 from .suite_documents import prose, write_documents
@@ -22,9 +20,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def invoke(*arguments: str | Path) -> Result:
-    app = typer.Typer()
-    app.command()(build_suite)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(build_app(), ["eval", "build-suite", *map(str, arguments)], env={"COLUMNS": "200"})
 
 
 def test_it_writes_a_suite_and_says_what_is_in_it(documents: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -47,10 +43,3 @@ def test_json_is_one_line_with_the_index(documents: Path, tiny_checkpoint: Path,
     assert result.exit_code == 0, result.output
     (line,) = result.stdout.splitlines()
     assert json.loads(line) == {"folder": str(tmp_path / "suite"), **SuiteFolder(tmp_path / "suite").index}
-
-
-def test_mistakes_are_errors_of_one_line(documents: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    result = invoke(documents, "--out", tmp_path / "suite", "--tokenizer", tiny_checkpoint, "--length", "2q")
-    assert isinstance(result.exception, ConfigError)
-    assert "length is '2q'" in str(result.exception)
-    assert not (tmp_path / "suite").exists()

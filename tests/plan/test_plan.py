@@ -276,7 +276,7 @@ def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
         (["--target", "4k", "--length", "1k,"], "length is ''; give a whole number of tokens"),
         (["--target", "4k", "--micro-batch", "65"], "there is 1 accelerator with 65 windows at a time for 64"),
         (["--target", "4k", "--kv-bits", "5"], "kv_bits is 5; give one of 16, 8, 4"),
-        (["--target", "4k", "--write-config", "."], "'.' cannot be written: it is a folder; give the name of a file"),
+        (["--target", "4k", "--write-config", "."], "'.', which cannot be written: it is a folder"),
         (["--target", "4k", "--out", "no/such/plan.html"], "there is no folder 'no/such'"),
     ],
 )
@@ -298,7 +298,7 @@ def test_a_file_that_cannot_be_written_gets_one_line(model: str, capsys) -> None
     assert cli.main(["plan", model, "--target", "512", "--write-config", name := "x" * 300]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert f"'{name}' cannot be written: File name too long; give another name" in err
+    assert f"'{name}', which cannot be written: File name too long" in err
 
 
 def test_a_name_that_is_no_card_is_told_the_cards(capsys) -> None:

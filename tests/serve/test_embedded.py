@@ -193,8 +193,8 @@ def test_the_command(tmp_path: Path) -> None:
     [
         (["--host", "0.0.0.0"], "0.0.0.0"),
         (["--keys", "nowhere.json"], "there is no such file"),
-        (["--engine", "tgi"], "--engine is 'tgi'; give embedded or vllm"),
-        (["--tls-cert", "cert.pem"], "--tls-key"),
+        (["--engine", "tgi"], "'tgi' is not one of 'embedded', 'vllm'"),
+        (["--tls-cert", "cert.pem"], "give both or neither"),
         (["--engine", "vllm", "--vllm-memory", "0.8,0.8"], "give two shares of 1 in all"),
         (["--engine", "vllm"], "there is no command 'vllm' here"),
         (["--engine", "vllm", "--vllm-args", "'"], '--vllm-args is "\'", which cannot be read'),

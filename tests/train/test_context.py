@@ -233,7 +233,7 @@ def test_launch_counts_its_processes_before_there_are_any(
 ) -> None:
     from skipwise.cli import main
 
-    command = ["extend", settings["model"], "--target", "256", "--window", "32", "--output", settings["output"]]
+    command = ["extend", settings["model"], "--target", "256", "--set", "window=32", "--output", settings["output"]]
     command += ["--set", "parallel.context=2", "--set", "training.use_cpu=true", "--launch", "ddp", "--nproc", "3"]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()

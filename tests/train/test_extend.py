@@ -239,9 +239,7 @@ class Stretched:
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
         self.seen.append(num_tokens)
         every = np.arange(window.train)
-        return PositionSample.checked(
-            every, every * (window.target // window.train), num_tokens=num_tokens, target=window.target
-        )
+        return PositionSample(token_index=every, position_ids=every * (window.target // window.train))
 
 
 @pytest.mark.usefixtures("sound_model")

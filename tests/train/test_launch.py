@@ -107,7 +107,7 @@ def test_the_verb_has_the_agent_start_it(tmp_path: Path, monkeypatch: pytest.Mon
         (["--nnodes", "2"], "--nnodes is for several processes"),
         (["--launch", "zero4"], "--launch is 'zero4'; known:"),
         (["--launch", "ddp", "--data", "/no/such"], "/no/such"),
-        (["--launch", "ddp", "--window", "8k"], "train=8192"),
+        (["--launch", "ddp", "--set", "window=8k"], "train=8192"),
         (["--launch", "ddp", "--output", "."], "output folder '.' is not empty"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command `skipwise`: one file per verb, each of which adds itself to the app through `register(app)`.
+"""The command `skipwise`: one file per verb.
 
 Exit codes: 0 done, 1 a verdict is negative, 2 bad input (one line on stderr says what to do), 70 a bug of ours (with
 its traceback), 130 interrupted, 141 the reader of a pipe has gone. Verbs import torch and all that needs it inside
@@ -7,10 +7,11 @@ their functions, so that `--help` and mistakes in the command line answer at onc
 
 import atexit
 import gc
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -36,32 +37,38 @@ from skipwise.cli import (
     report,
     serve,
 )
+from skipwise.cli.former_flags import command_class
+from skipwise.cli.options import BAD_INPUT, BROKEN_PIPE, BUG, DONE, INTERRUPTED, NEGATIVE
 from skipwise.errors import SkipwiseError
 
-# In the order of the help.
-VERBS = (
-    plan,
-    doctor,
-    coverage,
-    extend,
-    calibrate,
-    evaluate,
-    build_suite,
-    benchmarks,
-    compare,
-    report,
-    export,
-    generate,
-    serve,
-    keys,
-    demo,
-)
+__all__ = ["BAD_INPUT", "BROKEN_PIPE", "BUG", "DONE", "INTERRUPTED", "NEGATIVE", "VERBS", "build_app", "main"]
 
-DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
+VERBS: dict[str, Callable[..., None]] = {
+    "plan": plan.plan,
+    "doctor": doctor.doctor,
+    "coverage": coverage.coverage,
+    "extend": extend.extend,
+    "calibrate": calibrate.calibrate,
+    "eval": evaluate.evaluate,
+    "eval build-suite": build_suite.build_suite,
+    "eval benchmarks": benchmarks.benchmarks,
+    "compare": compare.compare,
+    "report": report.report,
+    "export": export.export,
+    "generate": generate.generate,
+    "serve": serve.serve,
+    "keys create": keys.create,
+    "keys": keys.list_keys,
+    "keys list": keys.list_keys,
+    "keys revoke": keys.revoke,
+    "keys role": keys.role,
+    "demo": demo.demo,
+}
+"""The verbs, in the order of the help. Their docstrings are their help."""
 
 
 class _Words(typer.core.TyperGroup):
-    """Commands whose name is two words, such as `eval build-suite`, beside the one of its first word."""
+    """A group whose commands may have names of two words, such as `eval build-suite` beside `eval`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         two_words = " ".join(args[:2])
@@ -80,8 +87,8 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_root)
-    for verb in VERBS:
-        verb.register(app)
+    for name, verb in VERBS.items():
+        app.command(name, cls=command_class(name))(verb)
     return app
 
 
@@ -111,8 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     use_huge_pages()
     if arguments is None:
-        # A process frees all it has when it ends; the collector's last round through it takes a second longer.
+        # Skips the collector's last round at exit, which takes a second.
         atexit.register(gc.freeze)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command = typer.main.get_command(build_app())
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = False

@@ -4,84 +4,68 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import AttentionOption, DtypeOption, JsonOption, ModelArgument, TrustOption
+from skipwise.cli.options import option, print_table
+from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
     from skipwise.evals import EvalResult
 
-EPILOG = """Example: skipwise eval benchmarks ./my-model-32k --out benchmarks.jsonl
-
-Example: skipwise eval benchmarks ./my-model-32k --benchmark piqa,arc_challenge --tasks-folder ./data --limit 200
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(name="eval benchmarks", epilog=EPILOG)(benchmarks)
+NamesOption = Annotated[
+    Any,
+    option(
+        "--benchmark NAME,...",
+        "boolq, piqa, winogrande, truthfulqa_mc2, arc_challenge (25 shots), hellaswag (10 shots), or any that "
+        "--tasks-folder defines.",
+        shown="these six",
+    ),
+]
+TasksFolderOption = Annotated[
+    Path | None,
+    option(
+        "--tasks-folder DIR",
+        "Local data: copies of data sets in DIR/NAME, and task definitions of lm-evaluation-harness.",
+        shown="downloaded, or from the cache",
+    ),
+]
 
 
 def benchmarks(
-    model: ModelArgument,
-    benchmark: Annotated[
-        str | None,
-        typer.Option(
-            "--benchmark",
-            metavar="NAME,...",
-            help="boolq, piqa, winogrande, truthfulqa_mc2, arc_challenge (25 shots), hellaswag (10 shots), or any that "
-            "--tasks-folder defines.",
-            show_default="these six",
-        ),
-    ] = None,
-    tasks_folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--tasks-folder",
-            metavar="DIR",
-            help="Local data: copies of data sets in DIR/NAME, and task definitions of lm-evaluation-harness.",
-            show_default="downloaded, or from the cache",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", min=1, help="Only so many questions of each.", show_default="all"),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="N", min=1, help="Inputs that are run together.")
-    ] = 1,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Append each result, a line of JSON.")
-    ] = None,
-    samples: Annotated[
-        Path | None, typer.Option("--samples", metavar="FILE", help="Append each question with its hash and output.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice of shots.")] = 0,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    model: options.Model,
+    benchmark: NamesOption = None,
+    tasks_folder: TasksFolderOption = None,
+    limit: Annotated[int | None, option("--limit N", "Questions of each at most.", shown="all", min=1)] = None,
+    batch_size: Annotated[int, option("--batch-size N", "Inputs run together.", min=1)] = 1,
+    out: options.Out = None,
+    samples: options.Samples = None,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Measure standard benchmarks of short text by lm-evaluation-harness (extra: bench).
+    """Measure standard benchmarks of short text by lm-evaluation-harness (extra: bench); under torchrun in parallel.
 
-    Under torchrun or accelerate launch the questions are shared out over the processes.
+    Example: skipwise eval benchmarks ./my-model-32k --out benchmarks.jsonl
+
+    Example: skipwise eval benchmarks ./my-model-32k --benchmark piqa,arc_challenge --tasks-folder ./data --limit 200
     """
+    names = _checked_names(benchmark, tasks_folder)
     find_place(model)
     with loading(f"reading the model {model}"):
         from skipwise.distributed import process_state
-        from skipwise.evals.benchmarks import BENCHMARKS, check_harness, run_benchmarks
+        from skipwise.evals.benchmarks import check_harness, run_benchmarks
         from skipwise.model import load_model
 
     check_harness()
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     network: Any = loaded.model
-    network.to(process_state().device)
     results = run_benchmarks(
-        network,
+        network.to(process_state().device),
         loaded.tokenizer,
-        list(BENCHMARKS) if benchmark is None else [name.strip() for name in benchmark.split(",")],
+        names,
         tasks_folder=tasks_folder,
         limit=limit,
         batch_size=batch_size,
@@ -100,18 +84,22 @@ def benchmarks(
 
 
 def _print_table(results: Sequence["EvalResult"]) -> None:
-    """One row a metric."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("benchmark", "shots", "measure", "value", "95% interval", "questions", box=None, padding=(0, 2, 0, 0))
+    """One row for each metric."""
+    headings = ("benchmark", "shots", "measure", "value", "95% interval", "questions")
+    rows = []
     for result in results:
-        table.add_row(
-            result.task,
-            str(result.details["shots"]),
-            result.metric,
-            f"{result.value:.4g}",
-            "-" if result.ci_low is None else f"{result.ci_low:.4g} to {result.ci_high:.4g}",
-            str(result.num_samples),
-        )
-    Console().print(table)
+        interval = "-" if result.ci_low is None else f"{result.ci_low:.4g} to {result.ci_high:.4g}"
+        shots, value = str(result.details["shots"]), f"{result.value:.4g}"
+        rows.append((result.task, shots, result.metric, value, interval, str(result.num_samples)))
+    print_table(headings, rows)
+
+
+def _checked_names(names: list[str] | None, tasks_folder: Path | None) -> list[str]:
+    """The benchmarks to measure; what a tasks folder defines is known only to the harness."""
+    from skipwise.evals.catalogue import BENCHMARK_NAMES, check_known
+
+    if tasks_folder is not None and not tasks_folder.is_dir():
+        raise ConfigError(f"--tasks-folder is {str(tasks_folder)!r} and no such folder exists; check its path")
+    for name in names or () if tasks_folder is None else ():
+        check_known("benchmark", name, BENCHMARK_NAMES)
+    return names or list(BENCHMARK_NAMES)

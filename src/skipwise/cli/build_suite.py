@@ -1,59 +1,49 @@
 """`skipwise eval build-suite`: a private benchmark from a folder of documents."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipwise.cli.loading import loading
-from skipwise.cli.options import JsonOption, SkipUnreadableOption, TrustOption, print_json
-from skipwise.cli.tokenizer import load_tokenizer
-from skipwise.window import parse_length
+from skipwise.cli import options
+from skipwise.cli.loading import load_tokenizer, loading
+from skipwise.cli.options import check_new, option, print_json, print_table
+from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
     from skipwise.evals.suite import SuiteFolder
-
-_EXAMPLE = "skipwise eval build-suite reports/ --out suite --tokenizer ./my-model --length 2k,8k,32k"
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(name="eval build-suite", epilog=f"Example: {_EXAMPLE}")(build_suite)
 
 
 def build_suite(
     documents: Annotated[
         str, typer.Argument(metavar="DOCS", help="A folder of documents, a file, a hub data set, or stdlib.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the suite goes; must not be there yet.")],
-    tokenizer: Annotated[
-        str, typer.Option("--tokenizer", metavar="MODEL", help="Whose tokens lengths are counted in.")
-    ],
-    length: Annotated[
-        str,
-        typer.Option("--length", metavar="TOKENS,...", help="Prompt lengths, such as 2k,8k; answers are counted in."),
-    ],
+    out: Annotated[Path, option("--out FOLDER", "A new folder for the suite.")],
+    tokenizer: Annotated[str, option("--tokenizer MODEL", "Model whose tokens lengths are counted in.")],
+    length: Annotated[Any, option("--length TOKENS,...", "Prompt lengths, such as 2k,8k, answers included.")],
     kinds: Annotated[
-        str,
-        typer.Option(
-            "--kinds",
-            metavar="NAME,...",
-            help="fact, continue (with a control), order, which_document, in any number.",
-        ),
+        Any, option("--kinds NAME,...", "Any of fact, continue (with a control), order, which_document.")
     ] = "fact,continue,order,which_document",
-    items: Annotated[int, typer.Option("--items", metavar="N", min=1, help="Questions of each kind and length.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every draw.")] = 0,
-    field: Annotated[str, typer.Option("--field", metavar="NAME", help="Entry with the text.")] = "text",
-    skip_unreadable: SkipUnreadableOption = False,
-    held_out: Annotated[
-        bool, typer.Option("--held-out", help="Use only the documents that skipwise keeps out of training.")
-    ] = False,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    items: Annotated[int, option("--items N", "Questions of each kind and length.", min=1)] = 50,
+    seed: options.Seed = 0,
+    field: options.Field = "text",
+    skip_unreadable: options.SkipUnreadable = False,
+    held_out: Annotated[bool, option("--held-out", "Use only documents that are held out from training.")] = False,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Make a private benchmark of documents: no network, no second model, the same bytes for the same seed."""
-    lengths = [parse_length(part) for part in length.split(",")]
+    """Make a private benchmark of documents: no network, no second model, the same bytes for the same seed.
 
+    Example: skipwise eval build-suite reports/ --out suite --tokenizer ./my-model --length 2k,8k,32k
+    """
+    from skipwise.data.documents import require_there
+    from skipwise.evals.catalogue import SUITE_KINDS, check_known
+
+    for kind in kinds:
+        check_known("kind", kind, SUITE_KINDS)
+    check_new("--out", out)
+    find_place(tokenizer)
+    require_there(documents)
     with loading(f"reading {documents}"):
         from skipwise.data.documents import look_through
         from skipwise.evals import suite
@@ -62,9 +52,9 @@ def build_suite(
         look_through(documents, field=field, skip_unreadable=skip_unreadable),
         load_tokenizer(tokenizer, trust_remote_code=trust_remote_code),
         out,
-        lengths=lengths,
+        lengths=length,
         num_items=items,
-        kinds=[kind.strip() for kind in kinds.split(",")],
+        kinds=kinds,
         seed=seed,
         held_out=held_out,
         tokenizer_name=Path(tokenizer).name,
@@ -77,21 +67,14 @@ def build_suite(
 
 
 def _print_summary(built: "SuiteFolder") -> None:
-    """One row a kind and length."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("kind", "tokens", "items", "of these joined", "chance", box=None, padding=(0, 2, 0, 0))
+    """One row for each kind and length."""
+    rows = []
     for length in built.lengths:
         for kind, about in built.kinds.items():
             items = built.items(length, kind)
             counts = [item.num_tokens for item in items]
             joined = built.index["documents"]["items_with_joined"][f"{length}-{kind}"]
-            table.add_row(kind, f"{min(counts)} to {max(counts)}", str(len(items)), str(joined), f"{about['chance']:g}")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"\n{built.folder} holds text of {built.index['documents']['number']} documents; its README.md says how to "
-        "run it",
-        soft_wrap=True,
-    )
+            rows.append((kind, f"{min(counts)} to {max(counts)}", str(len(items)), str(joined), f"{about['chance']:g}"))
+    print_table(("kind", "tokens", "items", "of these joined", "chance"), rows)
+    number = built.index["documents"]["number"]
+    print(f"\n{built.folder} holds text of {number} documents; its README.md says how to run it")

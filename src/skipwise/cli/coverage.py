@@ -1,12 +1,10 @@
 """`skipwise coverage`: how often one training example trains each relative distance, as a table and a plot."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from skipwise.cli.options import JsonOption, print_json, read_length
+from skipwise.cli import options
+from skipwise.cli.options import check_writable, option, print_json, print_table
 from skipwise.errors import ConfigError
 from skipwise.window import Window, length_label, parse_length
 
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from skipwise.coverage import Coverage
     from skipwise.positions import PositionSampler
 
-# What a bare `skipwise coverage` compares: the paper's skips and flat ones, and two methods beside PoSE.
+# By default: the paper's skips and flat ones, and two methods other than PoSE.
 _DEFAULT_SAMPLERS: tuple[dict[str, Any], ...] = (
     {"kind": "pose", "chunks": 2, "skips": "sequential"},
     {"kind": "pose", "chunks": 3, "skips": "sequential"},
@@ -23,100 +21,71 @@ _DEFAULT_SAMPLERS: tuple[dict[str, Any], ...] = (
     {"kind": "randpos"},
     {"kind": "cream"},
 )
-_STARVED = 0.01  # a share below which a distance is reported as hardly trained
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(epilog="Example: skipwise coverage --sampler pose,randpos --skips sequential,flat --plot coverage.svg")(
-        coverage
-    )
+# Distances with a smaller share are reported as hardly trained.
+_STARVED = 0.01
 
 
 def coverage(
     samplers: Annotated[
         list[str] | None,
-        typer.Option(
-            "--sampler",
-            metavar="KIND",
-            help="pose, randpos, cream, sentences, plain, full; again or with commas for several.",
-            show_default="pose in four ways, randpos, cream",
+        option(
+            "--sampler KIND,...",
+            "pose, randpos, cream, sentences, plain, full.",
+            shown="pose in four ways, randpos, cream",
         ),
     ] = None,
-    chunks: Annotated[
-        list[str] | None, typer.Option("--chunks", metavar="N", help="Chunks of pose; several as above.")
-    ] = None,
+    chunks: Annotated[list[str] | None, option("--chunks N,...", "Chunks of pose.", shown="2")] = None,
     skips: Annotated[
-        list[str] | None,
-        typer.Option("--skips", metavar="KIND", help="Skips of pose: sequential, simplex, flat; several as above."),
+        list[str] | None, option("--skips KIND,...", "Skips of pose: sequential, simplex, flat.", shown="sequential")
     ] = None,
     targets: Annotated[
-        list[str] | None,
-        typer.Option("--target", metavar="TOKENS", help="Target window; several as above.", show_default="16k,32k"),
+        list[str] | None, option("--target TOKENS,...", "Target windows.", shown="16k,32k", parser=str)
     ] = None,
-    train: Annotated[
-        int, typer.Option("--train", parser=read_length, metavar="TOKENS", help="Length of a training example.")
-    ] = 2048,
+    train: Annotated[int, option("--train TOKENS", "Length of a training example.")] = 2048,
     original: Annotated[
-        int | None,
-        typer.Option(
-            "--original",
-            parser=read_length,
-            metavar="TOKENS",
-            help="Window of the base model; only cream looks at it.",
-            show_default="the same as --train",
-        ),
+        int | None, option("--original TOKENS", "Window of the base model, for cream.", shown="the same as --train")
     ] = None,
-    samples: Annotated[
-        int, typer.Option("--samples", min=1, help="Examples to draw where no exact answer is known.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of those draws.")] = 0,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot: .svg, .png or .pdf.")
-    ] = None,
-    as_json: JsonOption = False,
+    samples: Annotated[int, option("--samples", "Examples to draw if no exact result is known.", min=1)] = 1000,
+    seed: options.Seed = 0,
+    plot: Annotated[Path | None, option("--plot FILE", "Write a plot: .svg, .png or .pdf.")] = None,
+    as_json: options.Json = False,
 ) -> None:
-    """How often one training example trains each relative distance, by position sampler and target."""
+    """How often one training example trains each relative distance, by position sampler and target.
+
+    Options with several values take them with commas or repeated.
+
+    Example: skipwise coverage --sampler pose,randpos --skips sequential,flat --plot coverage.svg
+    """
     from rich.console import Console
     from rich.progress import track
 
     from skipwise.coverage import coverage_with_error
 
-    if plot is not None:
-        _check_plot_path(plot)
+    if plot is not None and plot.suffix not in (".svg", ".png", ".pdf"):
+        raise ConfigError(f"--plot is {str(plot)!r}; the file name must end in .svg, .png or .pdf")
+    check_writable("--plot", plot)
     chosen = _chosen_samplers(_split(samplers), _split(chunks), _split(skips))
     windows = [
         Window(train=train, original=original or train, target=parse_length(target))
         for target in _split(targets) or ["16k", "32k"]
     ]
     work = [(window, sampler) for window in windows for sampler in chosen]
-    measured = [
-        (window, sampler, coverage_with_error(sampler, window, num_samples=samples, seed=seed))
-        for window, sampler in track(work, "Counting", console=Console(stderr=True), transient=True)
-    ]
-    for window in windows:
-        rows = [(sampler, result) for at, sampler, result in measured if at is window]
+    panels: list[tuple[Window, list[tuple[PositionSampler, Coverage]]]] = [(window, []) for window in windows]
+    for number, (window, sampler) in enumerate(track(work, "Counting", console=Console(stderr=True), transient=True)):
+        result = coverage_with_error(sampler, window, num_samples=samples, seed=seed)
+        panels[number // len(chosen)][1].append((sampler, result))
+    for window, rows in panels:
         if as_json:
             for sampler, result in rows:
                 print_json(_record(window, sampler, result))
         else:
             _print_table(window, rows)
     if plot is not None:
-        _write_plot(plot, [(window, [(s, r) for at, s, r in measured if at is window]) for window in windows])
-
-
-def _check_plot_path(plot: Path) -> None:
-    """Counting may take a minute: what cannot be written is refused before it."""
-    if plot.suffix not in (".svg", ".png", ".pdf"):
-        raise ConfigError(f"--plot is {str(plot)!r}; the file name must end in .svg, .png or .pdf")
-    if plot.is_dir():
-        raise ConfigError(f"--plot is {str(plot)!r}, a folder; give a file in it")
-    if not os.access(plot if plot.exists() else plot.parent, os.W_OK):
-        raise ConfigError(f"--plot is {str(plot)!r}, which cannot be written; give a path in a folder that can be")
+        _write_plot(plot, panels)
 
 
 def _split(values: list[str] | None) -> list[str]:
-    """What was given by repeating an option, with commas, or both."""
+    """The values given by repeating an option, with commas, or both."""
     return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
 
 
@@ -143,7 +112,7 @@ def _chosen_samplers(kinds: list[str], chunks: list[str], skips: list[str]) -> l
 
 
 def _distances(window: Window) -> list[int]:
-    """About a dozen distances worth a look: inside the training window, every eighth of the target, and its end."""
+    """About a dozen distances to show: inside the training window, every eighth of the target, and its end."""
     eighths = {window.target * eighth // 8 for eighth in range(1, 8)}
     ends = {window.train // 2, window.train - 1, window.target - window.train // 4, window.target - 1}
     return sorted(distance for distance in eighths | ends if 1 <= distance < window.target)
@@ -170,37 +139,29 @@ def _record(window: Window, sampler: "PositionSampler", result: "Coverage") -> d
 
 
 def _print_table(window: Window, rows: list[tuple["PositionSampler", "Coverage"]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from skipwise.positions import sampler_label
 
     distances = _distances(window)
-    table = Table(
-        title=f"Examples of {length_label(window.train)} tokens that train a relative distance, in percent; "
-        f"target {length_label(window.target)}",
-        title_justify="left",
-        box=None,
-        padding=(0, 1),
-    )
-    table.add_column("sampler", no_wrap=True)
-    for heading in [*map(length_label, distances), "lowest", "at", "< 1% from", "error"]:
-        table.add_column(heading, justify="right", no_wrap=True)
+    cells = []
     for sampler, result in rows:
         lowest, starved_from = result.lowest_distance, result.first_below(_STARVED)
-        table.add_row(
-            sampler_label(sampler),
-            *(_percent(result.share[distance]) for distance in distances),
-            _percent(result.share[lowest]),
-            length_label(lowest),
-            "never" if starved_from is None else length_label(starved_from),
-            f"± {_percent(result.standard_error.max())}" if result.num_samples else "exact",
+        cells.append(
+            (
+                sampler_label(sampler),
+                *(_percent(result.share[distance]) for distance in distances),
+                _percent(result.share[lowest]),
+                length_label(lowest),
+                "never" if starved_from is None else length_label(starved_from),
+                f"± {_percent(result.standard_error.max())}" if result.num_samples else "exact",
+            )
         )
-    # A table of numbers is worth nothing when a narrow terminal cuts them: long lines wrap instead.
-    console = Console()
-    console.width = max(console.width, 150)
-    console.print(table)
-    console.print()
+    title = (
+        f"Examples of {length_label(window.train)} tokens that train a relative distance, in percent; "
+        f"target {length_label(window.target)}"
+    )
+    headings = ("sampler", *map(length_label, distances), "lowest", "at", "< 1% from", "error")
+    print_table(headings, cells, title=title, numbers=True)
+    print()
 
 
 def _percent(share: float) -> str:

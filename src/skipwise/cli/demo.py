@@ -8,37 +8,31 @@ from typing import Annotated
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import JsonOption, print_json
-
-INTERRUPTED = 130
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(epilog="Example: skipwise demo --output runs/demo")(demo)
+from skipwise.cli.options import INTERRUPTED, NEGATIVE, option, print_json
+from skipwise.errors import ConfigError
 
 
 def demo(
     output: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Where model, records and page go; a demo that was stopped there goes on.",
-        ),
+        Path, option("--output FOLDER", "Model, records and page; an interrupted demo there continues.")
     ] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Of training and evaluation.")] = 0,
-    as_json: JsonOption = False,
+    seed: Annotated[int, option("--seed", "Seed of training and evaluation.")] = 0,
+    as_json: options.Json = False,
 ) -> None:
     """Extend the embedded model from 256 to 4096 tokens, measured before and after.
 
     Exit 1 if perplexity does not fall with every doubling of the context, or more than a tenth of the passkeys is lost
-    at any length. After Ctrl-C the same command goes on where it was.
+    at any length. After Ctrl-C the same command continues where it was.
+
+    Example: skipwise demo --output runs/demo
     """
-    with loading("making the demonstration ready"):
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output is {str(output)!r}, a file; give a folder")
+    with loading("preparing the demonstration"):
         from skipwise.demo import Claims, run_demo
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("skipwise").setLevel(logging.INFO)
     try:
         arms = run_demo(output, seed=seed)
@@ -53,4 +47,4 @@ def demo(
             {"folder": str(output), "perplexity_falls": claims.perplexity_falls, "passkeys": claims.worst_passkeys}
         )
     if not claims.hold:
-        raise typer.Exit(1)
+        raise typer.Exit(NEGATIVE)

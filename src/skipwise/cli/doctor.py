@@ -1,121 +1,58 @@
-"""`skipwise doctor`: proves, before any training, that skip-wise training works on this model and this machine.
+"""`skipwise doctor`: shows, before any training, that skip-wise training works on this model and this machine.
 
-Without a target it looks at the files of a checkpoint instead, and mends them in a copy.
+Without a target it checks the files of a checkpoint instead, and mends them in a copy.
 """
 
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import AttentionOption, JsonOption, OriginalOption, TrustOption, print_json, read_length
-from skipwise.cli.settings import given
+from skipwise.cli.options import NEGATIVE, option, print_json, settings_over
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
-    from skipwise.doctor import Verdict
+    from transformers import PreTrainedConfig
 
-EPILOG = """Example: skipwise doctor ./my-model --target 32k --interpolation yarn
-
-Example: skipwise doctor --config run.yaml
-
-Example: skipwise doctor ./someone-elses-128k --base ./its-base --fix --out mended
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(epilog=EPILOG)(doctor)
+    from skipwise.config import RunConfig
+    from skipwise.records.verdict import Verdict
+    from skipwise.window import Window
 
 
 def doctor(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]", help="A folder, a hub name, a .gguf file, or 'embedded'.", show_default=False
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="A run of extend as YAML, to be probed; flags lie over it.")
-    ] = None,
-    target: Annotated[
-        int | None,
-        typer.Option(parser=read_length, metavar="TOKENS", help="Window the model is to handle, such as 32k."),
-    ] = None,
-    train: Annotated[
-        int | None,
-        typer.Option(
-            "--train",
-            "--window",
-            parser=read_length,
-            metavar="TOKENS",
-            help="Length of a training example.",
-            show_default="the model's own window, at most 2k",
-        ),
-    ] = None,
-    original: OriginalOption = None,
-    interpolation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND",
-            help="How RoPE is stretched: none, linear, ntk, dynamic, yarn, llama3, longrope.",
-            show_default="the model's own, else yarn",
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Of the parameters: float32, bfloat16, float16, or auto: as the checkpoint says.",
-            show_default="float32",
-        ),
-    ] = None,
-    attention: AttentionOption = None,
-    checkpointing: Annotated[
-        bool | None,
-        typer.Option(
-            "--checkpointing/--no-checkpointing",
-            help="Probe with gradient checkpointing or without.",
-            show_default="checkpointing",
-        ),
-    ] = None,
-    dilution: Annotated[
-        bool | None,
-        typer.Option(
-            "--dilution/--no-dilution",
-            help="Probe the mask of diluted attention too, as dilution: true trains.",
-            show_default="as the recipe says",
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the random tokens.", show_default="0")] = None,
+    model: options.RunModel = None,
+    config: options.RunFile = None,
+    target: options.Target = None,
+    settings: options.Setting = None,
     base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", metavar="MODEL", help="What a checkpoint was made of: says its base and window. No --target then."
-        ),
+        str | None, option("--base MODEL", "Without --target: what the checkpoint was made of, for base and window.")
     ] = None,
-    fix: Annotated[
-        bool, typer.Option("--fix", help="Write a copy of the checkpoint with what is wrong in its files mended.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Of the mended copy.", show_default="MODEL-mended")
-    ] = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    fix: Annotated[bool, option("--fix", "Write a copy of the checkpoint with its files mended.")] = False,
+    out: Annotated[Path | None, option("--out FOLDER", "The mended copy.", shown="MODEL-mended")] = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Probe what extend would train, with this model, attention and version; exit 1 if a probe fails.
 
     Given a checkpoint folder and no --target, look for faults in its files: a lost RoPE base, lengths that are no whole
     numbers, a wrong original window, a scaling applied twice, an attention factor out of step, a tokenizer's other
     limit.
+
+    Example: skipwise doctor ./my-model --target 32k --set interpolation=yarn
+
+    Example: skipwise doctor --config run.yaml
+
+    Example: skipwise doctor ./someone-elses-128k --base ./its-base --fix --out mended
+
+    Often set: window=2k, original=32k, attention=eager, dtype=bfloat16, training.gradient_checkpointing=false
     """
-    of_a_run = (target, config, train, original, interpolation, dtype, attention, checkpointing, dilution, seed)
-    if model is not None and all(value is None for value in of_a_run):
+    if model is not None and target is None and config is None and not settings:
         _check_up(model, base, fix, out, trust_remote_code, as_json)
         return
     if fix or out is not None or base is not None:
@@ -123,51 +60,48 @@ def doctor(
             "--base, --fix and --out are for the files of a checkpoint folder, looked at without --target, --config "
             "and other settings of a run"
         )
-    from skipwise.config import RunConfig, merge_settings, read_settings
-    from skipwise.config.recipes import resolve
+    from skipwise.config import RunConfig, read_settings
 
-    flags: dict[str, Any] = {
-        "model": model,
-        "target": target,
-        "window": train,
-        "original": original,
-        "interpolation": interpolation and {"kind": interpolation},
-        "dtype": dtype,
-        "attention": attention,
-        "training": given({"gradient_checkpointing": checkpointing}),
-        "dilution": dilution,
-        "seed": seed,
-        "trust_remote_code": trust_remote_code or None,
-    }
-    given_run = RunConfig.from_mapping(merge_settings(read_settings(config) if config else {}, given(flags)))
-
-    find_place(given_run.model)
-    with loading(f"probing the model {given_run.model}"):
-        from accelerate import PartialState
-
-        from skipwise.doctor import Verdict
-        from skipwise.doctor import doctor as probe
-        from skipwise.model import check_read_as_stored, check_trainable, load_model, read_config
-        from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
+    flags = {"model": model, "target": target, "trust_remote_code": trust_remote_code or None}
+    run = RunConfig.from_mapping(settings_over(read_settings(config) if config else {}, flags, settings))
+    find_place(run.model)
+    with loading(f"probing the model {run.model}"):
+        from skipwise.config.recipes import resolve
+        from skipwise.model import check_trainable, read_config
         from skipwise.train.checks import model_facts
         from skipwise.train.preparation import refused_mask
-        from skipwise.train.quantized import quantization_of
 
-    model_config = read_config(
-        given_run.model, original=given_run.original, trust_remote_code=given_run.trust_remote_code
-    )
-    check_trainable(given_run.model, model_config)
-    facts = model_facts(given_run, model_config)
-    resolved = resolve(given_run, facts)
-    run, window, how = resolved.config, facts.window, resolved.config.build_interpolation()
+    model_config = read_config(run.model, original=run.original, trust_remote_code=run.trust_remote_code)
+    check_trainable(run.model, model_config)
+    facts = model_facts(run, model_config)
+    resolved = resolve(run, facts)
     for reason in resolved.reasons:
         print(reason, file=sys.stderr)
-    training = training_settings(run)
-    arguments = training_arguments(run)  # Before the device is asked for, as `use_cpu` decides on it.
+    verdicts = _probe(resolved.config, facts.window, model_config)
+    _print(verdicts, as_json)
+    refused = refused_mask(verdicts)
+    if refused and not (without := resolve(run, replace(facts, refuses_mask=refused))).config.dilution:
+        print(f"extend does without: {without.reasons[0]}", file=sys.stderr)
+    elif any(verdict.status == "fail" for verdict in verdicts):
+        raise typer.Exit(NEGATIVE)
+
+
+def _probe(run: "RunConfig", window: "Window", model_config: "PreTrainedConfig") -> list["Verdict"]:
+    """Probes the model as `extend` would load and train it."""
+    from accelerate import PartialState
+
+    from skipwise.doctor import Verdict
+    from skipwise.doctor import doctor as probe
+    from skipwise.model import check_read_as_stored, load_model
+    from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
+    from skipwise.train.quantized import quantization_of
+
+    interpolation = run.build_interpolation()
+    arguments = training_arguments(run)  # Before the device is chosen, which depends on `use_cpu`.
     loaded = load_model(
         run.model,
         needs_tokenizer=False,
-        interpolation=how,
+        interpolation=interpolation,
         window=window,
         original=run.original,
         dtype=run.dtype,
@@ -180,9 +114,9 @@ def doctor(
     verdicts = probe(
         loaded.model,
         window,
-        how,
+        interpolation,
         tokenizer=loaded.tokenizer,
-        gradient_checkpointing=training[CHECKPOINTING],
+        gradient_checkpointing=training_settings(run)[CHECKPOINTING],
         mixed_precision=mixed_precision(arguments),
         check_dilution=run.dilution,
         check_reload=True,
@@ -191,18 +125,13 @@ def doctor(
     if loaded.tokenizer is None:
         detail = f"{run.model} has no tokenizer, which extend needs: put its files beside config.json"
         verdicts.append(Verdict(name="tokenizer", status="note", detail=detail))
-    _print(verdicts, as_json)
-    refused = refused_mask(verdicts)
-    if refused and not (without := resolve(given_run, replace(facts, refuses_mask=refused))).config.dilution:
-        print(f"extend does without: {without.reasons[0]}", file=sys.stderr)
-    elif any(verdict.status == "fail" for verdict in verdicts):
-        raise typer.Exit(1)
+    return verdicts
 
 
 def _check_up(
     model: str, base: str | None, fix: bool, out: Path | None, trust_remote_code: bool, as_json: bool
 ) -> None:
-    """Looks at a checkpoint's files; exit 1 if something is wrong that was not mended."""
+    """Checks a checkpoint's files; exits with 1 if something is wrong and not mended."""
     if out is not None and not fix:
         raise ConfigError(f"--out is {str(out)!r}, and nothing is written without --fix; give both")
     place = find_place(model)
@@ -218,23 +147,22 @@ def _check_up(
     known = None if base is None else read_config(base, trust_remote_code=trust_remote_code).to_dict()
     found = check_up(place.name, known)
     _print(found.verdicts, as_json)
-    if not fix:
-        if not found.healthy:
-            raise typer.Exit(1)
-        return
-    if found.healthy and not found.changed:
+    healthy = found.healthy
+    if fix and healthy and not found.changed:
         if not as_json:
             print("nothing to mend, so no copy is written")
-        return
-    written = write_mended(place.name, found, out or path_beside(model, "mended"))
-    left = check_up(written, known)
-    if as_json:
-        print_json({"mended": str(written)})
-    else:
-        print(f"mended: {written}")
-    if not left.healthy:
-        _print(left.verdicts, as_json)
-        raise typer.Exit(1)
+    elif fix:
+        written = write_mended(place.name, found, out or path_beside(model, "mended"))
+        if as_json:
+            print_json({"mended": str(written)})
+        else:
+            print(f"mended: {written}")
+        left = check_up(written, known)
+        healthy = left.healthy
+        if not healthy:
+            _print(left.verdicts, as_json)
+    if not healthy:
+        raise typer.Exit(NEGATIVE)
 
 
 def _print(verdicts: Sequence["Verdict"], as_json: bool) -> None:

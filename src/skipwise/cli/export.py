@@ -1,92 +1,72 @@
 """`skipwise export`: an extended model as safetensors, a GGUF file or an adapter, compared with what was trained."""
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import JsonOption, TrustOption, print_json, read_length
+from skipwise.cli.options import check_new, option, print_json
 from skipwise.model.place import find_place
 
-EPILOG = """Example: skipwise export my-model-32k --to gguf --dtype q8_0
+if TYPE_CHECKING:
+    from skipwise.export import Exported
 
-Example: skipwise export my-lora-run --to hf --dtype bfloat16 --out my-model-32k-merged
-
-Example: skipwise export my-full-run --to adapter --rank 64
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(epilog=EPILOG)(export)
+DtypeOption = Annotated[
+    str | None,
+    option(
+        "--dtype NAME",
+        "hf: float32, bfloat16, float16; gguf: f32, f16, bf16, q8_0.",
+        shown="the run's; gguf: f16",
+    ),
+]
+EngineOption = Annotated[
+    str | None,
+    option("--engine NAME", "Loads a GGUF file: llama.cpp or transformers.", shown="llama.cpp if installed"),
+]
+LongTokensOption = Annotated[
+    int | None,
+    option(
+        "--long-tokens TOKENS",
+        "Length of the long prompt that is compared.",
+        shown="the window up to 8k, else 256 beyond the original one",
+    ),
+]
 
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Output folder of extend, or any checkpoint folder.")],
-    to: Annotated[
-        str,
-        typer.Option("--to", metavar="FORMAT", help="hf: safetensors; gguf: for llama.cpp; adapter: low-rank alone."),
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="A new folder.", show_default="RUN-FORMAT")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype",
-            metavar="NAME",
-            help="hf: float32, bfloat16, float16; gguf: f32, f16, bf16, q8_0.",
-            show_default="the run's; gguf: f16",
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="MODEL", help="Where the base of a run is now.", show_default="as in the run"),
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            metavar="NAME",
-            help="Compares a GGUF file: llama.cpp or transformers.",
-            show_default="llama.cpp where installed",
-        ),
-    ] = None,
-    long_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--long-tokens",
-            parser=read_length,
-            metavar="TOKENS",
-            help="Of the long prompt that is compared.",
-            show_default="the window up to 8k, else 256 beyond the original one",
-        ),
-    ] = None,
+    to: Annotated[str, option("--to FORMAT", "hf: safetensors; gguf: for llama.cpp; adapter: low-rank alone.")],
+    out: Annotated[Path | None, option("--out FOLDER", "A new folder.", shown="RUN-FORMAT")] = None,
+    dtype: DtypeOption = None,
+    base: options.Base = None,
+    engine: EngineOption = None,
+    long_tokens: LongTokensOption = None,
     rank: Annotated[
-        int | None,
-        typer.Option(
-            "--rank",
-            metavar="N",
-            min=1,
-            help="Adapter after full tuning: the difference to the base, cut to this rank; says what that loses.",
-        ),
+        int | None, option("--rank N", "Adapter after full tuning: the difference to the base at this rank.", min=1)
     ] = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Export a model, load the export again, and compare: tables, lengths, tokens, logits, greedy text.
 
     A difference beyond the number format's own error refuses the export, and nothing is left of it.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
+    Example: skipwise export my-model-32k --to gguf --dtype q8_0
+
+    Example: skipwise export my-lora-run --to hf --dtype bfloat16 --out my-model-32k-merged
+
+    Example: skipwise export my-full-run --to adapter --rank 64
+    """
     from skipwise.export import check_format
 
     check_format(to)
-    find_place(run)
+    check_new("--out", out)
+    for place in (run, base):
+        if place is not None:
+            find_place(place)
     with loading(f"reading the model {run}"):
         from skipwise.export import export as make
 
@@ -104,7 +84,11 @@ def export(
     )
     if as_json:
         print_json({**asdict(made), "folder": str(made.folder)})
-        return
+    else:
+        _print(made)
+
+
+def _print(made: "Exported") -> None:
     print(f"{made.folder}: loaded again by {made.engine}, compared with the trained model")
     for verdict in made.verdicts:
         print(verdict.line)

@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    AttentionOption,
-    JsonOption,
-    OriginalOption,
-    SkipUnreadableOption,
-    TrustOption,
-    print_json,
-    read_length,
-)
-from skipwise.cli.settings import assigned, given
-from skipwise.config.defaults import GLOBAL_BATCH, LEARNING_RATE, STEPS
+from skipwise.cli.options import INTERRUPTED, data_setting, given, option, print_json, settings_over
 from skipwise.config.recipes import RECIPES
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.launch import LAUNCHED
@@ -30,149 +21,59 @@ if TYPE_CHECKING:
     from skipwise.config import RunConfig
     from skipwise.train import ExtendResult
 
-INTERRUPTED = 130
-
-EPILOG = """Example: skipwise extend ./my-model --target 32k --data docs/ --tuning lora --set training.bf16=true
-
-Example: skipwise extend --config run.yaml --resume
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(epilog=EPILOG)(extend)
-
 
 def extend(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A folder, a hub name or a .gguf file.", show_default=False)
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="The run as YAML; flags lie over it.")] = None,
-    target: Annotated[
-        int | None, typer.Option(parser=read_length, metavar="TOKENS", help="Window to extend to, such as 32k.")
-    ] = None,
+    model: options.RunModel = None,
+    config: options.RunFile = None,
+    target: options.Target = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Settings that belong together: {', '.join(RECIPES)}, or auto.",
-            show_default="auto: chosen by model and documents, and said",
+        option(
+            "--recipe NAME",
+            f"Settings that belong together: {', '.join(RECIPES)}, or auto.",
+            shown="auto: chosen by model and documents, and reported",
         ),
     ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(
-            parser=read_length,
-            metavar="TOKENS",
-            help="Training window.",
-            show_default="the model's own, at most 2k",
-        ),
-    ] = None,
-    original: OriginalOption = None,
-    output: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where the result goes.", show_default="runs/<model>-<target>")
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SOURCE", help="File, folder, pattern, hub data set or stdlib; may be repeated."),
-    ] = None,
-    skip_unreadable: SkipUnreadableOption = False,
-    interpolation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND",
-            help="none, linear, ntk, dynamic, yarn, llama3, longrope.",
-            show_default="the model's own, else yarn",
-        ),
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(metavar="KIND", help="pose, randpos, cream, sentences, plain, full.", show_default="pose"),
-    ] = None,
-    skips: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND", help="Of pose: sequential, simplex, flat.", show_default="flat; without a recipe sequential"
-        ),
-    ] = None,
-    chunks: Annotated[int | None, typer.Option(help="Of pose: chunks of a window.", show_default="2")] = None,
-    tuning: Annotated[
-        str | None, typer.Option(metavar="KIND", help="What is trained: full, lora or qlora.", show_default="full")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default=str(STEPS))] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate.", show_default=str(LEARNING_RATE))
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(help=f"Windows at a time on each device; {GLOBAL_BATCH} make a step.", show_default="1"),
-    ] = None,
-    attention: AttentionOption = None,
-    seed: Annotated[int | None, typer.Option(help="Source of every draw.", show_default="0")] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="After training, choose an attention factor for the target.")
-    ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any setting of the YAML file, such as data.join=true."),
-    ] = None,
-    trust_remote_code: TrustOption = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    data: options.Data = None,
+    tuning: Annotated[str | None, option("--tuning KIND", "Trained: full, lora or qlora.", shown="full")] = None,
+    output: Annotated[str | None, option("--output FOLDER", "Result.", shown="runs/<model>-<target>")] = None,
+    settings: options.Setting = None,
+    resume: Annotated[bool, option("--resume", "Continue from the run's last checkpoint.")] = False,
     skip_bad_items: Annotated[
-        bool, typer.Option("--skip-bad-items", help="With --resume: without the items of steps that went wrong.")
+        bool, option("--skip-bad-items", "With --resume: without the items of steps that went wrong.")
     ] = False,
     launch: Annotated[
-        str | None,
-        typer.Option("--launch", metavar="ENGINE", help="Train in several processes: ddp, fsdp2, zero2 or zero3."),
+        str | None, option("--launch ENGINE", "Train in several processes: ddp, fsdp2, zero2 or zero3.")
     ] = None,
-    nproc: Annotated[
-        int | None,
-        typer.Option("--nproc", metavar="N", help="Processes on this machine.", show_default="its accelerators"),
-    ] = None,
-    nnodes: Annotated[
-        int | None, typer.Option("--nnodes", metavar="N", help="Machines; give the command on each.", show_default="1")
-    ] = None,
-    rdzv: Annotated[
-        str | None, typer.Option("--rdzv", metavar="HOST[:PORT]", help="One of several machines, where all meet.")
-    ] = None,
-    max_restarts: Annotated[
-        int | None,
-        typer.Option("--max-restarts", metavar="N", help="After a failure, go on so often.", show_default="0"),
-    ] = None,
-    as_json: JsonOption = False,
+    nproc: Annotated[int | None, option("--nproc N", "Processes on this machine.", shown="its accelerators")] = None,
+    nnodes: Annotated[int | None, option("--nnodes N", "Machines; give each the same command.", shown="1")] = None,
+    rdzv: Annotated[str | None, option("--rdzv HOST[:PORT]", "Rendezvous: one of several machines.")] = None,
+    max_restarts: Annotated[int | None, option("--max-restarts N", "Restarts after a failure.", shown="0")] = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Extend a model's context window by training on short windows with positions that skip ahead."""
-    from skipwise.config import RunConfig, merge_settings, read_settings
-    from skipwise.data.documents import require_there
-    from skipwise.model.place import find_place
+    """Extend a model's context window by training on short windows with positions that skip ahead.
 
-    flags: dict[str, Any] = {
+    Example: skipwise extend ./my-model --target 32k --data docs/ --tuning lora --set training.bf16=true
+
+    Example: skipwise extend --config run.yaml --resume
+
+    Often set: window=2k, original=32k, interpolation=yarn, sampler.chunks=3, attention=eager, calibrate=true, seed=1
+
+    Also: training.max_steps=1000, training.learning_rate=2e-5, data.join=true, data.skip_unreadable=true
+    """
+    from skipwise.config import RunConfig, read_settings
+
+    flags = {
         "model": model,
         "target": target,
         "recipe": recipe,
-        "window": window,
-        "original": original,
+        "data": data_setting(data),
+        "tuning": tuning,
         "output": output,
-        "interpolation": interpolation and {"kind": interpolation},
-        "sampler": given({"kind": sampler, "skips": skips, "chunks": chunks}),
-        "data": given(
-            {
-                "source": data if data is None or len(data) > 1 else data[0],
-                "skip_unreadable": skip_unreadable or None,
-            }
-        ),
-        "tuning": tuning and {"kind": tuning},
-        "training": given({"max_steps": steps, "learning_rate": learning_rate, "per_device_train_batch_size": batch}),
-        "attention": attention,
-        "seed": seed,
-        "calibrate": calibrate or None,
         "trust_remote_code": trust_remote_code or None,
     }
-    tree = merge_settings(read_settings(config) if config else {}, given(flags))
-    for assignment in settings or []:
-        tree = merge_settings(tree, assigned(assignment))
-    run = RunConfig.from_mapping(tree)
-
+    run = RunConfig.from_mapping(settings_over(read_settings(config) if config else {}, flags, settings))
     if launch is not None:
         several = given({"machines": nnodes, "rendezvous": rdzv, "max_restarts": max_restarts})
         passed_on = {"--resume": resume, "--skip-bad-items": skip_bad_items, "--json": as_json}
@@ -180,6 +81,12 @@ def extend(
     for flag, value in (("--nproc", nproc), ("--nnodes", nnodes), ("--rdzv", rdzv), ("--max-restarts", max_restarts)):
         if value is not None:
             raise ConfigError(f"{flag} is for several processes; say by --launch which engine trains in them")
+    _train(run, resume=resume, skip_bad_items=skip_bad_items, as_json=as_json)
+
+
+def _train(run: "RunConfig", *, resume: bool, skip_bad_items: bool, as_json: bool) -> None:
+    from skipwise.data.documents import require_there
+    from skipwise.model.place import find_place
 
     find_place(run.model)
     require_there(run.data.source)
@@ -188,9 +95,7 @@ def extend(
         from skipwise.train.folder import log_file
 
     own_file = log_file(run.output_folder)
-    if own_file is None:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    else:
+    if own_file is not None:
         _log_to(own_file)
     logging.getLogger("skipwise").setLevel(logging.WARNING if as_json and own_file is None else logging.INFO)
     result = train(run, resume=resume, skip_bad_items=skip_bad_items)
@@ -203,17 +108,15 @@ def extend(
 def _launch(
     run: "RunConfig", engine: str, processes: int | None, how: dict[str, Any], flags: Sequence[str]
 ) -> NoReturn:
-    """Has torchrun's agent start the processes of the run, and ends with their exit code.
+    """Has torchrun's agent start the processes of the run, and exits with their exit code.
 
     Raises:
-        SkipwiseError: what is wrong is known before there are processes, each of which would say it.
+        SkipwiseError: something is wrong that can be known before there are processes, each of which would report it.
     """
-    import importlib.util
-
     import torch
     import yaml
 
-    from skipwise.launch import ENGINES, Launch
+    from skipwise.launch import Launch
     from skipwise.records.runs import SETTINGS_FILE, Run
     from skipwise.train import check_run
     from skipwise.train.folder import LAUNCH, RunFolder
@@ -221,21 +124,11 @@ def _launch(
     on_cpu = bool(run.training.get("use_cpu")) or not torch.accelerator.is_available()
     here = 0 if on_cpu else torch.accelerator.device_count()
     made = Launch(engine=engine, processes=processes if processes is not None else max(1, here), **how)
-    if not on_cpu and made.processes > here:
-        raise ConfigError(
-            f"--nproc is {made.processes}, and this machine has {here} accelerators; give at most so many"
-        )
-    if on_cpu and engine == "fsdp2":
-        raise ConfigError(
-            "--launch fsdp2 splits the model over accelerators, and there is none to use here: "
-            "give --launch ddp, which trains in several processes on CPUs"
-        )
-    if "deepspeed" in ENGINES[engine] and importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(f"--launch {engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2")
+    _check_engine(made, None if on_cpu else here)
     begun = Run.open(run.output_folder).config() if "--resume" in flags else None
     check_run(run, processes=made.processes * made.machines, begun=begun)
     if made.machines == 1 and "--resume" not in flags:
-        # Of several machines another may have begun.
+        # With several machines another one may have begun the run.
         RunFolder(run.output_folder).require_free()
     folder = run.output_folder / LAUNCH
     try:
@@ -251,8 +144,29 @@ def _launch(
     raise typer.Exit(_agent(command, made.environment()))
 
 
+def _check_engine(launch: Any, accelerators: int | None) -> None:
+    """Refuses an engine that cannot train here; `accelerators` is None for a run on CPUs."""
+    import importlib.util
+
+    from skipwise.launch import ENGINES
+
+    if accelerators is not None and launch.processes > accelerators:
+        raise ConfigError(
+            f"--nproc is {launch.processes}, and this machine has {accelerators} accelerators; give at most so many"
+        )
+    if accelerators is None and launch.engine == "fsdp2":
+        raise ConfigError(
+            "--launch fsdp2 splits the model over accelerators, and there is none to use here: "
+            "give --launch ddp, which trains in several processes on CPUs"
+        )
+    if "deepspeed" in ENGINES[launch.engine] and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(
+            f"--launch {launch.engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2"
+        )
+
+
 def _agent(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Runs torchrun in this process; the exit code of the first process that failed, whose own words are enough."""
+    """Runs torchrun in this process; returns the exit code of the first process that failed."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
@@ -262,7 +176,7 @@ def _agent(command: Sequence[str], environment: dict[str, str]) -> int:
         main(list(command[3:]))
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
-        # As a shell has it for one that a signal has ended.
+        # A negative code is a signal, which a shell reports as 128 + signal.
         return code if code > 0 else 128 - code
     except SignalException:
         return INTERRUPTED
@@ -288,9 +202,9 @@ def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
 
 
 def _log_to(file: Path) -> None:
-    """Of several processes all but the first write into files of their own."""
+    """Logs into a file; of several processes all but the first do."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        logging.basicConfig(filename=file, level=logging.WARNING, format="%(asctime)s %(message)s")
+        logging.basicConfig(filename=file, level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     except OSError as error:
         raise CheckpointError(f"{str(file)!r} cannot be written: {error.strerror}") from error

@@ -1,130 +1,87 @@
 """`skipwise generate`: text from a model after a prompt of any length that its window holds."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    AttentionOption,
-    DtypeOption,
-    JsonOption,
-    ModelArgument,
-    TrustOption,
-    print_json,
-    read_length,
-)
+from skipwise.cli.options import option, print_json
 from skipwise.errors import ConfigError, DataError
 from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
     from skipwise.inference.engine import GenerationRequest
     from skipwise.inference.generate import LocalEngine
-    from skipwise.inference.modes import TwoModes
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(
-        epilog="Example: skipwise generate runs/long --prompt-file report.txt --ask 'What was decided?' --stats"
-    )(generate)
+AskOption = Annotated[
+    list[str] | None,
+    option(
+        "--ask TEXT",
+        "A question after the prompt, in the model's chat template if it has one. Repeatable: the prompt is read once "
+        "for all questions.",
+    ),
+]
+ControlTokensOption = Annotated[
+    Literal["text", "tokens"],
+    option(
+        "--control-tokens",
+        "How a prompt is read that spells control tokens such as <|im_end|>: as this text, or as the tokens, for "
+        "prompts in the model's own format. A question of --ask is always text.",
+    ),
+]
+ModeOption = Annotated[
+    Literal["auto", "short", "long"],
+    option(
+        "--mode",
+        "short: the base model, bit for bit; long: the extended one; auto: short if prompt and new tokens fit the "
+        "original window.",
+    ),
+]
 
 
 def generate(
-    model: ModelArgument,
-    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="The prompt itself.")] = None,
-    file: Annotated[
-        Path | None, typer.Option("--prompt-file", "--file", metavar="FILE", help="A UTF-8 file with the prompt.")
-    ] = None,
-    ask: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ask",
-            metavar="TEXT",
-            help="A question after the prompt, by the model's chat template where it has one. Give it several times to "
-            "ask about one document, which is read once.",
-        ),
-    ] = None,
-    control_tokens: Annotated[
-        Literal["text", "tokens"],
-        typer.Option(
-            "--control-tokens",
-            help="What a prompt means that spells tokens such as <|im_end|>: this text, or, written by hand in the "
-            "model's own format, the tokens. A question by --ask is always text.",
-        ),
-    ] = "text",
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Stop after these.")
-    ] = 128,
-    temperature: Annotated[
-        float, typer.Option("--temperature", metavar="T", min=0.0, help="0 takes the likeliest token each time.")
-    ] = 0.0,
-    top_p: Annotated[
-        float,
-        typer.Option("--top-p", metavar="P", help="Draw among the likeliest tokens of this probability together."),
-    ] = 1.0,
-    stop: Annotated[
-        list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be given repeatedly.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws above temperature 0.")] = 0,
-    mode: Annotated[
-        Literal["auto", "short", "long"],
-        typer.Option(
-            "--mode",
-            help="short: the base model, bit for bit; long: the extended one; auto: short for what fits the original "
-            "window, tokens to be generated included.",
-        ),
-    ] = "auto",
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="MODEL", help="The base model, if it is no longer where the run's record says."),
-    ] = None,
-    adapter: Annotated[
-        Path | None,
-        typer.Option("--adapter", metavar="FOLDER", help="The difference to the base, in place of the run's own."),
-    ] = None,
-    cache: Annotated[
-        Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"],
-        typer.Option("--cache", help="How keys and values are kept."),
-    ] = "dynamic",
+    model: options.Model,
+    prompt: Annotated[str | None, option("--prompt TEXT", "The prompt itself.")] = None,
+    file: Annotated[Path | None, option("--prompt-file,--file FILE", "A UTF-8 file with the prompt.")] = None,
+    ask: AskOption = None,
+    control_tokens: ControlTokensOption = "text",
+    max_new_tokens: Annotated[int, option("--max-new-tokens N", "Tokens at most.", min=1)] = 128,
+    temperature: Annotated[float, option("--temperature T", "0 always takes the likeliest token.", min=0.0)] = 0.0,
+    top_p: Annotated[float, option("--top-p P", "Sample among the likeliest tokens with this probability.")] = 1.0,
+    stop: Annotated[list[str] | None, option("--stop TEXT", "End before this text; repeatable.")] = None,
+    seed: Annotated[int, option("--seed", "Seed of sampling.")] = 0,
+    mode: ModeOption = "auto",
+    base: options.Base = None,
+    adapter: Annotated[Path | None, option("--adapter FOLDER", "Instead of the run's own adapter.")] = None,
+    cache: options.KvCache = "dynamic",
     chunk: Annotated[
-        int | None,
-        typer.Option(
-            "--chunk",
-            metavar="N",
-            parser=read_length,
-            help="Tokens of the prompt read at a time, a multiple of 64.",
-            show_default="what suits the device",
-        ),
+        int | None, option("--chunk TOKENS", "Prefill chunk, a multiple of 64.", shown="what suits the device")
     ] = None,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Say on stderr what it took by length: seconds, tokens a second, memory.")
-    ] = False,
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Print the text as it comes.")] = True,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    stats: Annotated[bool, option("--stats", "Print time, speed and memory by length on stderr.")] = False,
+    stream: Annotated[bool, option("--stream/--no-stream", "Print the text as it comes.")] = True,
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Continue a prompt, however long it is, up to the model's window."""
+    """Continue a prompt, however long it is, up to the model's window.
+
+    Example: skipwise generate runs/long --prompt-file report.txt --ask 'What was decided?' --stats
+    """
     text = _prompt_text(prompt, file)
 
     find_place(model)
     with loading(f"reading the model {model}"):
         from accelerate import PartialState
 
+        from skipwise.inference.engine import GenerationRequest
         from skipwise.inference.generate import LocalEngine
         from skipwise.inference.modes import TwoModes
 
-    how: dict[str, Any] = {
-        "dtype": dtype,
-        "attention": attention,
-        "trust_remote_code": trust_remote_code,
-        "device": PartialState().device,
-    }
+    how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
+    how["device"] = PartialState().device
     if mode == "long" and base is None and adapter is None:
         modes = TwoModes.long_alone(model, **how)
     else:
@@ -132,9 +89,8 @@ def generate(
     questions = ask or [None]
     engine = LocalEngine(modes, cache=cache, chunk_tokens=chunk, prefixes=1 if len(questions) > 1 else 0)
     for question in questions:
-        request = _request(
-            modes,
-            _prompt_ids(modes.tokenizer, text, question, control_tokens),
+        request = GenerationRequest(
+            prompt_ids=_prompt_ids(modes.tokenizer, text, question, control_tokens),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -168,35 +124,17 @@ def _prompt_text(prompt: str | None, file: Path | None) -> str:
 def _prompt_ids(
     tokenizer: Any, text: str, question: str | None, control_tokens: Literal["text", "tokens"] = "text"
 ) -> list[int]:
-    """Token ids of the prompt, with the question after it: as a chat turn where the model knows such, else a line."""
+    """Token ids of the prompt followed by the question: a chat turn if the model has a chat template, else a line."""
     from skipwise.data.tokens import encoder_of
 
     encoder = encoder_of(tokenizer)
     if question is not None and getattr(tokenizer, "chat_template", None):
         return encoder.encode_chat([{"role": "user", "content": f"{text}\n\n{question}"}])
     if question is None and control_tokens == "tokens":
-        # Too long a prompt is refused in our own words.
+        # Not verbose, since a prompt that is too long is refused later.
         return list(tokenizer(text, verbose=False)["input_ids"])
     whole = text if question is None else f"{text}\n\n{question}\n"
     return encoder.encode(whole, add_special_tokens=True)
-
-
-def _request(modes: "TwoModes", ids: Sequence[int], *, max_new_tokens: int, **how: Any) -> "GenerationRequest":
-    """The request.
-
-    Raises:
-        DataError: the prompt is empty, or prompt and tokens to come do not fit the model's window.
-    """
-    from skipwise.inference.engine import GenerationRequest
-
-    if not ids:
-        raise DataError("the prompt is empty; give at least one token of text")
-    if len(ids) + max_new_tokens > modes.target:
-        raise DataError(
-            f"the prompt has {len(ids)} tokens and up to {max_new_tokens} are to follow, but the model's window is"
-            f" {modes.target} tokens; shorten the prompt or --max-new-tokens, or extend the model"
-        )
-    return GenerationRequest(prompt_ids=ids, max_new_tokens=max_new_tokens, **how)
 
 
 def _answer(
@@ -208,11 +146,7 @@ def _answer(
     stats: bool,
     as_json: bool,
 ) -> None:
-    """Generates, and prints: as it comes, at the end, or as one JSON object.
-
-    Raises:
-        DataError: there is too little memory.
-    """
+    """Generates and prints the text: as it comes, at the end, or as JSON. Raises DataError when memory runs out."""
     from skipwise.cli.generate_stats import Progress
     from skipwise.train.process import ran_out_of_memory
 

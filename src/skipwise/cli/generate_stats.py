@@ -1,4 +1,4 @@
-"""What `skipwise generate --stats` says: speed and memory of a request by length."""
+"""Statistics of `skipwise generate --stats`: speed and memory of a request by length."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from skipwise.runtime.peak import Peak
 
 
 class _Row(NamedTuple):
-    """A stretch of a request: up to a length, what it took since the row before, and memory at its end."""
+    """Part of a request, up to a number of tokens: its new tokens and seconds, and memory at its end."""
 
     what: str
     tokens: int
@@ -22,10 +22,10 @@ class _Row(NamedTuple):
 
 
 class Progress:
-    """Watches a generation: a row at each doubling of the tokens read, one for the prompt's end, one for the output.
+    """Measures a generation: a row for each doubling of the tokens read, for the end of the prompt, and for the output.
 
     Args:
-        engine: that generates.
+        engine: of the generation.
         generation: before its first step.
     """
 
@@ -37,7 +37,7 @@ class Progress:
         self._peak = Peak(torch.device(engine.modes.model("long").device))
 
     def look(self) -> None:
-        """Notes what there is to note after a step."""
+        """Called after each step; adds a row where one is due."""
         stats = self._generation.stats
         at_end = stats.read_tokens >= stats.prompt_tokens
         if stats.new_tokens <= 1 and (at_end or stats.read_tokens >= self._next):
@@ -50,7 +50,7 @@ class Progress:
             self._note("written", stats.read_tokens, stats.new_tokens - 1, stats.decode_seconds)
 
     def record(self) -> dict[str, Any]:
-        """All of it, for machines."""
+        """Everything, as JSON values."""
         return {
             **dataclasses.asdict(self._generation.stats),
             "cache": self._engine.cache_kind,
@@ -59,7 +59,7 @@ class Progress:
         }
 
     def table(self) -> str:
-        """All of it, for people."""
+        """Everything, as a table."""
         stats = self._generation.stats
         reused = f", {stats.reused_tokens:,} of them from an earlier cache" if stats.reused_tokens else ""
         lines = [

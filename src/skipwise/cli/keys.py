@@ -1,4 +1,4 @@
-"""`skipwise keys create|list|revoke|role`: who may ask a server, and for how much."""
+"""`skipwise keys create|list|revoke|role`: API keys of a server, and the limits of their roles."""
 
 import re
 import time
@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from skipwise.cli.options import JsonOption, print_json, read_length
+from skipwise.cli import options
+from skipwise.cli.options import option, print_json
 from skipwise.errors import ConfigError
 
 _LONGEST_DAYS = 36_500
@@ -15,43 +16,31 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 KeysOption = Annotated[
     Path | None,
-    typer.Option(
-        "--keys",
-        metavar="FILE",
+    option(
+        "--keys FILE",
+        "The key file; it holds hashes, no keys.",
+        shown="~/.config/skipwise/keys.json",
         envvar="SKIPWISE_KEYS",
-        help="The key file; it holds no key, only what a key is checked by.",
-        show_default="~/.config/skipwise/keys.json",
     ),
 ]
 
 
 def default_key_file() -> Path:
-    """Where keys are kept unless something else is said."""
+    """The default key file."""
     return Path.home() / ".config" / "skipwise" / "keys.json"
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verbs."""
-    app.command("keys create", epilog="Example: skipwise keys create ada --role reader --expires 90d")(create)
-    app.command("keys", epilog="Example: skipwise keys. Also: keys create, keys revoke, keys role")(list_keys)
-    app.command("keys list", epilog="Example: skipwise keys list")(list_keys)
-    app.command("keys revoke", epilog="Example: skipwise keys revoke 1f0c93ab52de")(revoke)
-    app.command("keys role", epilog="Example: skipwise keys role reader --max-context 8k --requests-per-minute 30")(
-        role
-    )
-
-
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of whoever will hold it, for the audit log.")],
-    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Made by 'skipwise keys role'.")] = "default",
-    expires: Annotated[
-        str | None,
-        typer.Option("--expires", metavar="TIME", help="From now: 12h, 30d, 8w.", show_default="never"),
-    ] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its holder, for the audit log.")],
+    role: Annotated[str, option("--role ROLE", "Its role, made by 'skipwise keys role'.")] = "default",
+    expires: Annotated[str | None, option("--expires TIME", "Lifetime: 12h, 30d, 8w.", shown="never")] = None,
     keys: KeysOption = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Make an API key. It is printed once and kept nowhere."""
+    """Make an API key. It is printed once and stored nowhere.
+
+    Example: skipwise keys create ada --role reader --expires 90d
+    """
     from skipwise.serve.keys import create_key
 
     path = keys or default_key_file()
@@ -60,11 +49,16 @@ def create(
         print_json({"key": key, "id": key.split("-")[1], "name": name, "role": role, "file": str(path)})
     else:
         print(key)
-        typer.echo(f"Kept as {key.split('-')[1]} in {path}; the key itself is shown this once.", err=True)
+        typer.echo(f"Stored as {key.split('-')[1]} in {path}; the key itself is shown only this once.", err=True)
 
 
-def list_keys(keys: KeysOption = None, as_json: JsonOption = False) -> None:
-    """List keys and roles."""
+def list_keys(keys: KeysOption = None, as_json: options.Json = False) -> None:
+    """List keys and roles.
+
+    Example: skipwise keys list
+
+    See also: keys create, keys revoke, keys role
+    """
     from skipwise.serve.keys import read_keys
 
     content, now = read_keys(keys or default_key_file()), time.time()
@@ -85,9 +79,12 @@ def list_keys(keys: KeysOption = None, as_json: JsonOption = False) -> None:
 def revoke(
     key: Annotated[str, typer.Argument(metavar="ID", help="As 'skipwise keys list' shows it.")],
     keys: KeysOption = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
-    """End a key for good. A running server refuses it from the next request on."""
+    """End a key for good. A running server refuses it from the next request on.
+
+    Example: skipwise keys revoke 1f0c93ab52de
+    """
     from skipwise.serve.keys import revoke_key
 
     ended = revoke_key(keys or default_key_file(), key)
@@ -100,31 +97,25 @@ def revoke(
 def role(
     name: Annotated[str, typer.Argument(metavar="ROLE", help="Its name.")],
     max_context: Annotated[
-        int | None,
-        typer.Option(
-            "--max-context", metavar="N", parser=read_length, help="Tokens of a request, new ones included: 4096, 32k."
-        ),
+        int | None, option("--max-context TOKENS", "Tokens of a request, new ones included: 4096, 32k.")
     ] = None,
-    requests_per_minute: Annotated[
-        int | None, typer.Option("--requests-per-minute", metavar="N", min=1, help="Of each key.")
-    ] = None,
-    tokens_per_minute: Annotated[
-        int | None, typer.Option("--tokens-per-minute", metavar="N", parser=read_length, help="Of each key: 100k.")
-    ] = None,
-    models: Annotated[
-        str | None, typer.Option("--models", metavar="NAME[,NAME]", help="That may be asked for.", show_default="all")
-    ] = None,
+    requests_per_minute: Annotated[int | None, option("--requests-per-minute N", "Limit of each key.", min=1)] = None,
+    tokens_per_minute: Annotated[int | None, option("--tokens-per-minute TOKENS", "Limit of each key: 100k.")] = None,
+    models: Annotated[Any, option("--models NAME,...", "Models that may be used.", shown="all")] = None,
     keys: KeysOption = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Make a role, or change one for all its keys at once. What is left out has no limit."""
+    """Make a role, or change one for all its keys at once. What is left out has no limit.
+
+    Example: skipwise keys role reader --max-context 8k --requests-per-minute 30
+    """
     from skipwise.serve.keys import Role, set_role
 
     made = Role(
         max_context=max_context,
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
-        models=[one.strip() for one in models.split(",") if one.strip()] if models else None,
+        models=models,
     )
     set_role(keys or default_key_file(), name, made)
     if as_json:

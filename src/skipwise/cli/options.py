@@ -1,68 +1,209 @@
-"""Arguments and options that several verbs share, and how verbs print for machines."""
+"""What verbs share: arguments and options, how settings are read from them, and how results are printed."""
 
 import json
+import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from skipwise.errors import ConfigError
 from skipwise.window import parse_length
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
+DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
+"""Exit codes of the command."""
+
 
 def read_length(text: str | int) -> int:
-    """A length as people write it, for `typer.Option(parser=read_length)`, so that the error names the option."""
+    """A length in tokens, for `typer.Option(parser=read_length)`; errors name the option."""
     try:
         return parse_length(text)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
 
 
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder, a hub name, a .gguf file, or 'embedded'.")
+def read_lengths(text: str) -> list[int]:
+    """Lengths separated by commas; otherwise as `read_length`."""
+    return [read_length(part) for part in text.split(",")]
+
+
+def read_names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+_PARSERS = {"TOKENS": read_length, "TOKENS,...": read_lengths, "NAME,...": read_names}
+
+
+def option(form: str, text: str, *, shown: str | bool = True, **how: Any) -> Any:
+    """An option of a verb: `option("--window TOKENS", "Training window.", shown="the model's own")`.
+
+    Args:
+        form: the flag, others with commas, and what its value is called in help; values called `TOKENS`, `TOKENS,...`
+            and `NAME,...` are read as a length, lengths and names.
+        text: help.
+        shown: what help says of the default; True for the default itself.
+        how: further arguments of `typer.Option`.
+    """
+    flags, _, metavar = form.partition(" ")
+    how = {"parser": _PARSERS.get(metavar), **how}
+    return typer.Option(*flags.split(","), metavar=metavar or None, help=text, show_default=shown, **how)
+
+
+_MODEL = "A folder, a hub name, a .gguf file, or 'embedded'."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
+RunModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL, show_default=False)]
+RunFile = Annotated[Path | None, option("--config FILE", "The run as YAML; flags override it.")]
+Setting = Annotated[
+    list[str] | None, option("--set NAME=VALUE", "Any setting of the YAML file, such as data.join=true.")
 ]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        metavar="NAME",
-        help="float32, bfloat16, float16, or auto: as the checkpoint says.",
-        show_default="auto with an accelerator, else float32",
-    ),
+Target = Annotated[int | None, option("--target TOKENS", "Window to extend to, such as 32k.")]
+Data = Annotated[
+    list[str] | None, option("--data SOURCE", "File, folder, pattern, hub data set or stdlib; repeatable.")
 ]
-AttentionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--attention",
-        metavar="NAME",
-        help="Attention of transformers: eager, sdpa, flash_attention_2, ...",
-        show_default="what transformers chooses",
-    ),
-]
-OriginalOption = Annotated[
+Original = Annotated[
     int | None,
-    typer.Option(
-        "--original",
-        parser=read_length,
-        metavar="TOKENS",
-        help="Window that the base model was pre-trained for, where its config does not tell.",
-        show_default="as its config says",
+    option("--original TOKENS", "Window of the base model, if its config does not tell.", shown="as its config says"),
+]
+Base = Annotated[str | None, option("--base MODEL", "The base model, if the run's record is wrong or missing.")]
+Dtype = Annotated[
+    str | None,
+    option(
+        "--dtype NAME",
+        "float32, bfloat16, float16, or auto: as the checkpoint.",
+        shown="auto with an accelerator, else float32",
     ),
 ]
-TrustOption = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model. Read it first.")
+Attention = Annotated[
+    str | None, option("--attention NAME", "eager, sdpa, flash_attention_2, ...", shown="what transformers chooses")
 ]
-SkipUnreadableOption = Annotated[
-    bool,
-    typer.Option(
-        "--skip-unreadable", help="Go on without files and records that cannot be read; else all of them are listed."
-    ),
+Trust = Annotated[bool, option("--trust-remote-code", "Run the Python code that comes with the model. Read it first.")]
+Field = Annotated[str, option("--field NAME", "Field with the text.")]
+SkipUnreadable = Annotated[
+    bool, option("--skip-unreadable", "Skip files and records that cannot be read, instead of failing.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, one object a line.")]
+SampleCache = Annotated[
+    bool, option("--cache/--no-cache", "Reuse samples that were measured before, and keep new ones.")
+]
+KvCache = Annotated[
+    Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"], option("--cache", "KV cache.")
+]
+Seed = Annotated[int, option("--seed", "Seed of all random draws.", min=0)]
+Out = Annotated[Path | None, option("--out FILE", "Append each result as a line of JSON.")]
+Samples = Annotated[Path | None, option("--samples FILE", "Append each sample with its hash and output.")]
+Json = Annotated[bool, option("--json", "Print JSON, one object per line.")]
 
 
-def print_json(record: dict[str, Any]) -> None:
+def given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Only the flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None and value != {}}
+
+
+def data_setting(sources: list[str] | None) -> dict[str, Any] | None:
+    """The setting `data` for the sources given by `--data`."""
+    return {"source": sources if len(sources) > 1 else sources[0]} if sources else None
+
+
+def assigned(assignment: str) -> dict[str, Any]:
+    """`data.join=true` as `{"data": {"join": True}}`; the value is read as YAML.
+
+    Raises:
+        ConfigError: it is not an assignment, or its value is not YAML.
+    """
+    import yaml
+
+    from skipwise.config.reading import parse_yaml
+
+    path, equals, text = assignment.partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(f"--set is {assignment!r}; write NAME=VALUE, such as data.join=true")
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set is {assignment!r}; its value is not YAML") from error
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+def settings_over(
+    below: Mapping[str, Any], flags: Mapping[str, Any], assignments: Iterable[str] | None
+) -> dict[str, Any]:
+    """The settings of a file, overridden by flags, overridden by `--set`."""
+    from skipwise.config import merge_settings
+
+    tree = merge_settings(below, given(flags))
+    for assignment in assignments or ():
+        tree = merge_settings(tree, assigned(assignment))
+    return tree
+
+
+def check_writable(option: str, path: Path | None) -> None:
+    """Refuses a file that cannot be written, before the work whose result it is for.
+
+    Raises:
+        ConfigError: it is a folder, its folder is missing, or permissions are.
+    """
+    if path is None:
+        return
+    try:
+        if path.is_dir():
+            reason = "it is a folder; give the name of a file"
+        elif not path.parent.is_dir():
+            reason = f"there is no folder {str(path.parent)!r}; make it first"
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            reason = "permission denied; give another name"
+        else:
+            return
+    except OSError as error:  # For example, a name that is too long.
+        reason = f"{error.strerror}; give another name"
+    raise ConfigError(f"{option} is {str(path)!r}, which cannot be written: {reason}")
+
+
+def check_new(option: str, folder: Path | None) -> None:
+    """Refuses a result folder that exists already.
+
+    Raises:
+        ConfigError: it exists and is not an empty folder.
+    """
+    if folder is not None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(f"{option} is {str(folder)!r}, which exists already; give a new folder")
+
+
+def print_json(record: Mapping[str, Any]) -> None:
     """Prints one record as one line of JSON on stdout."""
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    # What is no character, as in a path that is not UTF-8, is escaped as JSON has it.
+    # Lone surrogates, as in a path that is not UTF-8, are escaped.
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+
+
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence["str | Text"]], *, title: str = "", numbers: bool = False
+) -> None:
+    """Prints a table without rules; the first column is never cut.
+
+    Args:
+        headings: of the columns.
+        rows: cells of each row.
+        title: above the table.
+        numbers: all columns but the first are aligned right and never cut; where they do not fit, lines wrap.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table(title=Text(title) if title else None, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(headings):
+        of_numbers = numbers and number > 0
+        table.add_column(Text(heading), justify="right" if of_numbers else "left", no_wrap=of_numbers or number == 0)
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    if numbers:
+        console.width = max(console.width, 150)
+    console.print(table)

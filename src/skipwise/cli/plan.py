@@ -7,205 +7,148 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import JsonOption, OriginalOption, TrustOption, print_json, read_length
+from skipwise.cli.options import check_writable, option, print_json, print_table
 from skipwise.config.defaults import GLOBAL_BATCH, STEPS
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 from skipwise.names import did_you_mean
-from skipwise.window import parse_length
 
 if TYPE_CHECKING:
-    from skipwise.config import LoraTuning
     from skipwise.plan import Machine, Plan, Utilisation
     from skipwise.plan.measure import CalibratedPlanning
-    from skipwise.report.tables import Table
-    from skipwise.window import Window
-
-EPILOG = """Example: skipwise plan llama-3-8b --target 128k --machine h100 --count 8 --price 2.5
-
-Example: skipwise plan ./my-model --target 32k --machine rtx-4090 --write-config run.yaml --out plan.html
-
-Example: skipwise plan ./my-model --target 32k --machine cpu --calibrate
-"""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(epilog=EPILOG)(plan)
+CardArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A folder, a hub name, a .gguf file, or a built-in card: llama-7b, llama-2-7b, llama-3-8b, llama-3-70b, "
+        "mistral-7b, qwen2.5-7b, gemma-3-27b, deepseek-v3, gpt-j-6b, baichuan2-7b, smollm2-135m.",
+    ),
+]
+MachineOption = Annotated[
+    str,
+    option(
+        "--machine NAME",
+        "v100-32, a100-40, a100-80, l4, l40s, rtx-4090, h100, h200, b200, mi300x, or cpu, this one.",
+    ),
+]
+ShardingOption = Annotated[
+    str | None,
+    option("--sharding NAME", "ddp, zero1, zero2, zero3 or fsdp.", shown="ddp if it fits, else fsdp"),
+]
+SharesOption = Annotated[
+    list[str] | None,
+    option(
+        "--share NAME=SHARE",
+        "Share of the machine's peak that is reached: training, prefill (speed), decode (bandwidth), network, memory; "
+        "repeatable.",
+        shown="0.4, 0.5, 0.6, 0.7, 0.92",
+    ),
+]
 
 
 def plan(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A folder, a hub name, a .gguf file, or a built-in card: llama-7b, llama-2-7b, llama-3-8b, "
-            "llama-3-70b, mistral-7b, qwen2.5-7b, gemma-3-27b, deepseek-v3, gpt-j-6b, baichuan2-7b, smollm2-135m.",
-        ),
-    ],
-    target: Annotated[
-        int, typer.Option("--target", parser=read_length, metavar="TOKENS", help="Window to extend to, such as 32k.")
-    ],
-    window: Annotated[
-        int | None,
-        typer.Option(
-            "--window",
-            parser=read_length,
-            metavar="TOKENS",
-            help="Training window.",
-            show_default="the model's own, at most 2k",
-        ),
-    ] = None,
-    original: OriginalOption = None,
-    machine: Annotated[
-        str,
-        typer.Option(
-            "--machine",
-            metavar="NAME",
-            help="v100-32, a100-40, a100-80, l4, l40s, rtx-4090, h100, h200, b200, mi300x, or cpu, this one.",
-        ),
-    ] = "a100-80",
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Accelerators.")] = 1,
-    sharding: Annotated[
-        str | None,
-        typer.Option(
-            "--sharding",
-            metavar="NAME",
-            help="How they train together: ddp, zero1, zero2, zero3 or fsdp.",
-            show_default="ddp where it fits, else fsdp",
-        ),
-    ] = None,
-    context: Annotated[
-        int, typer.Option("--context", metavar="N", min=1, help="So many hold each window of full length together.")
-    ] = 1,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = STEPS,
-    global_batch: Annotated[int, typer.Option("--global-batch", min=1, help="Windows of a step.")] = GLOBAL_BATCH,
+    model: CardArgument,
+    target: Annotated[int, option("--target TOKENS", "Window to extend to, such as 32k.")],
+    window: Annotated[int | None, option("--window TOKENS", "Training window.", shown="MODEL's, at most 2k")] = None,
+    original: options.Original = None,
+    machine: MachineOption = "a100-80",
+    count: Annotated[int, option("--count N", "Accelerators.", min=1)] = 1,
+    sharding: ShardingOption = None,
+    context: Annotated[int, option("--context N", "Context parallelism: accelerators per window.", min=1)] = 1,
+    steps: Annotated[int, option("--steps", "Optimizer steps.", min=1)] = STEPS,
+    global_batch: Annotated[int, option("--global-batch", "Windows per step.", min=1)] = GLOBAL_BATCH,
     micro_batch: Annotated[
-        int | None,
-        typer.Option("--micro-batch", min=1, help="Windows at a time on each.", show_default="as many as fit"),
+        int | None, option("--micro-batch", "Windows at a time on each.", shown="as many as fit", min=1)
     ] = None,
-    rank: Annotated[int, typer.Option("--rank", min=1, help="Of low-rank additions.")] = 64,
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing/--no-checkpointing", help="Compute layers again in the backward pass.")
-    ] = True,
-    price: Annotated[
-        float | None,
-        typer.Option("--price", min=0.0, metavar="MONEY", help="Of an hour of one accelerator, in any currency."),
-    ] = None,
-    lengths: Annotated[
-        str | None,
-        typer.Option(
-            "--length", metavar="TOKENS,...", help="Lengths to serve.", show_default="from the original to the target"
-        ),
-    ] = None,
-    library_loss: Annotated[
-        bool,
-        typer.Option("--library-loss", help="A loss that makes all logits at once, as a library's own does."),
-    ] = False,
-    requests: Annotated[int, typer.Option("--requests", min=1, help="Requests at once.")] = 1,
-    weight_bits: Annotated[int, typer.Option("--weight-bits", help="Of weights in serving: 16, 8 or 4.")] = 16,
-    kv_bits: Annotated[int, typer.Option("--kv-bits", help="Of the cache in serving: 16, 8 or 4.")] = 16,
-    shares: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--share",
-            metavar="NAME=SHARE",
-            help="What is reached of the machine: training, prefill (speed), decode (bandwidth), network, "
-            "memory; may be repeated.",
-            show_default="0.4, 0.5, 0.6, 0.7, 0.92",
-        ),
-    ] = None,
-    calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate", help="Run three steps and two prefills of the real model here, and correct those shares."
-        ),
-    ] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the plan as a page.")] = None,
-    write_config: Annotated[
-        Path | None, typer.Option("--write-config", metavar="FILE", help="Write a run for skipwise extend --config.")
-    ] = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    rank: Annotated[int, option("--rank", "Rank of LoRA.", min=1)] = 64,
+    checkpointing: Annotated[bool, option("--checkpointing/--no-checkpointing", "Gradient checkpointing.")] = True,
+    price: Annotated[float | None, option("--price MONEY", "Price of one accelerator-hour.", min=0.0)] = None,
+    lengths: Annotated[Any, option("--length TOKENS,...", "Lengths to serve.", shown="original to target")] = None,
+    library_loss: Annotated[bool, option("--library-loss", "A loss that holds all logits at once.")] = False,
+    requests: Annotated[int, option("--requests", "Concurrent requests.", min=1)] = 1,
+    weight_bits: Annotated[int, option("--weight-bits", "Bits of weights in serving: 16, 8 or 4.")] = 16,
+    kv_bits: Annotated[int, option("--kv-bits", "Bits of the KV cache in serving: 16, 8 or 4.")] = 16,
+    shares: SharesOption = None,
+    calibrate: Annotated[bool, option("--calibrate", "Measure a few real steps here to correct the shares.")] = False,
+    out: Annotated[Path | None, option("--out FILE", "Write the plan as a page.")] = None,
+    write_config: Annotated[Path | None, option("--write-config FILE", "Write a run for extend --config.")] = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
-    """What an extension takes in memory, time and money, to train and to serve; no weights are read."""
-    from skipwise.plan.cards import MODEL_CARDS
+    """What an extension takes in memory, time and money, to train and to serve; no weights are read.
+
+    Example: skipwise plan llama-3-8b --target 128k --machine h100 --count 8 --price 2.5
+
+    Example: skipwise plan ./my-model --target 32k --machine rtx-4090 --write-config run.yaml --out plan.html
+
+    Example: skipwise plan ./my-model --target 32k --machine cpu --calibrate
+    """
     from skipwise.plan.machines import machine_of
 
-    for path in (out, write_config):
-        if path is not None:
-            _check_writable(path)
+    check_writable("--out", out)
+    check_writable("--write-config", write_config)
     utilisation, place = _utilisation(shares or []), machine_of(machine)
-    if model not in MODEL_CARDS:
-        find_place(model)
+    _check_model(model, calibrate)
     with loading(f"planning for {model}"):
         from skipwise.config import LoraTuning
-        from skipwise.plan import Job, check_plan
+        from skipwise.plan import Job
         from skipwise.plan import plan as make_plan
-        from skipwise.plan.as_json import plan_json
-        from skipwise.plan.pages import write_plan_page
-        from skipwise.plan.shape import model_shape
 
-    lora = LoraTuning(rank=rank)
-    asked: dict[str, Any] = {
-        "target": target,
-        "window": window,
-        "count": count,
-        "sharding": sharding,
-        "price": price,
-        "job": Job(steps=steps, global_batch=global_batch, micro_batch=micro_batch),
-        "requests": requests,
-        "weight_bits": weight_bits,
-        "kv_bits": kv_bits,
-        "context": context,
-    }
-    at = None if lengths is None else [parse_length(part) for part in lengths.split(",")]
+    job = Job(steps=steps, global_batch=global_batch, micro_batch=micro_batch)
+    asked: dict[str, Any] = {"target": target, "window": window, "price": price, "job": job}
+    asked |= {"count": count, "sharding": sharding, "context": context}
+    asked |= {"requests": requests, "weight_bits": weight_bits, "kv_bits": kv_bits}
+    how = {"lora": LoraTuning(rank=rank), "checkpointing": checkpointing, "trust_remote_code": trust_remote_code}
     measured = None
     if calibrate:
-        # Before minutes of measuring.
-        shape = model_shape(model, original=original, trust_remote_code=trust_remote_code)
-        window_of_run = check_plan(shape, place, **asked)
-        measured = _calibrated(model, place, utilisation, window_of_run, lora, checkpointing, trust_remote_code)
+        measured = _calibrated(model, place, utilisation, original, asked, how)
         utilisation, place = measured.utilisation, measured.machine
-    found = make_plan(
-        model,
-        **asked,
-        original=original,
-        machine=place,
-        lora=lora,
-        utilisation=utilisation,
-        checkpointing=checkpointing,
-        library_loss=library_loss,
-        lengths=at,
-        trust_remote_code=trust_remote_code,
-    )
+    asked |= {"machine": place, "utilisation": utilisation, "library_loss": library_loss}
+    found = make_plan(model, **asked, **how, original=original, lengths=lengths)
+    _report(found, measured, out, write_config, as_json)
+
+
+def _check_model(model: str, calibrate: bool) -> None:
+    from skipwise.plan.cards import MODEL_CARDS
+
+    if model not in MODEL_CARDS:
+        find_place(model)
+    elif calibrate and not Path(model).exists():
+        raise ConfigError(
+            f"--calibrate runs the real model, and {model!r} is a card without weights; give its folder or .gguf file"
+        )
+
+
+def _report(
+    found: "Plan", measured: "CalibratedPlanning | None", page: Path | None, config: Path | None, as_json: bool
+) -> None:
+    """Writes the files that were asked for, and prints the plan."""
+    from skipwise.plan.as_json import plan_json
+    from skipwise.plan.pages import write_plan_page
+
     try:
-        if write_config is not None:
-            _write_config(write_config, found.advice.config)
-        if out is not None:
-            write_plan_page(found, out)
+        if config is not None:
+            _write_config(config, found.advice.config)
+        if page is not None:
+            write_plan_page(found, page)
     except OSError as error:
         raise ConfigError(f"{error.filename!r} cannot be written: {error.strerror}; give another name") from error
     if as_json:
-        print_json({**plan_json(found), "calibration": None if measured is None else _measured_json(measured)})
+        calibration = (
+            None
+            if measured is None
+            else [{name: getattr(one, name) for name in _MEASURED} for one in measured.measured]
+        )
+        print_json({**plan_json(found), "calibration": calibration})
         return
     _print(found, measured)
-    for path in (write_config, out):
+    for path in (config, page):
         if path is not None:
             print(f"written: {path}")
-
-
-def _check_writable(path: Path) -> None:
-    try:
-        if not path.parent.is_dir():
-            raise ConfigError(
-                f"{str(path)!r} cannot be written: there is no folder {str(path.parent)!r}; make it first"
-            )
-        if path.is_dir():
-            raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; give the name of a file")
-    except OSError as error:  # as for a name that is too long
-        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}; give another name") from error
 
 
 def _utilisation(shares: list[str]) -> "Utilisation":
@@ -230,18 +173,17 @@ def _calibrated(
     model: str,
     machine: "Machine",
     utilisation: "Utilisation",
-    window: "Window",
-    lora: "LoraTuning",
-    checkpointing: bool,
-    trust_remote_code: bool,
+    original: int | None,
+    asked: dict[str, Any],
+    how: dict[str, Any],
 ) -> "CalibratedPlanning":
-    from skipwise.plan.cards import MODEL_CARDS
+    """Measures this machine; first checks the plan, since measuring takes minutes."""
+    from skipwise.plan import check_plan
     from skipwise.plan.measure import calibrate_plan
+    from skipwise.plan.shape import model_shape
 
-    if model in MODEL_CARDS and not Path(model).exists():
-        raise ConfigError(
-            f"--calibrate runs the real model, and {model!r} is a card without weights; give its folder or .gguf file"
-        )
+    shape = model_shape(model, original=original, trust_remote_code=how["trust_remote_code"])
+    window = check_plan(shape, machine, **asked)
     longest = min(window.original, 2048)
     return calibrate_plan(
         model,
@@ -249,10 +191,8 @@ def _calibrated(
         utilisation,
         window_tokens=window.train,
         lengths=(longest // 2, longest),
-        checkpointing=checkpointing,
-        lora=lora,
-        trust_remote_code=trust_remote_code,
         tell=lambda what: print(f"measuring here: {what}", file=sys.stderr, flush=True),
+        **how,
     )
 
 
@@ -263,19 +203,15 @@ def _write_config(path: Path, config: Any) -> None:
     path.write_text(f"# Written by skipwise plan; put your documents in data.source.\n{text}", encoding="utf-8")
 
 
-def _measured_json(measured: "CalibratedPlanning") -> list[dict[str, Any]]:
-    return [
-        {
-            "name": one.name,
-            "predicted_bytes": one.predicted_bytes,
-            "measured_bytes": one.measured_bytes,
-            "memory_error": one.memory_error,
-            "predicted_seconds": one.predicted_seconds,
-            "measured_seconds": one.measured_seconds,
-            "time_error": one.time_error,
-        }
-        for one in measured.measured
-    ]
+_MEASURED = (
+    "name",
+    "predicted_bytes",
+    "measured_bytes",
+    "memory_error",
+    "predicted_seconds",
+    "measured_seconds",
+    "time_error",
+)
 
 
 def _print(found: "Plan", measured: "CalibratedPlanning | None") -> None:
@@ -287,8 +223,8 @@ def _print(found: "Plan", measured: "CalibratedPlanning | None") -> None:
     for words in found.advice.words:
         print("\n".join(textwrap.wrap(f"- {words}", console.width, subsequent_indent="  ", break_on_hyphens=False)))
     for table in (memory_table(found, detailed=False), time_table(found), serving_table(found), longest_table(found)):
-        console.print()
-        console.print(_drawn(table))
+        print()
+        print_table(table.header, table.rows, title=table.title, numbers=True)
     if measured is not None:
         console.print()
         _print_measured(measured)
@@ -310,15 +246,3 @@ def _print_measured(measured: "CalibratedPlanning") -> None:
             f"({one.memory_error:+.1%}); time {seconds_text(one.measured_seconds)}, predicted "
             f"{seconds_text(one.predicted_seconds)} ({one.time_error:+.0%})"
         )
-
-
-def _drawn(table: "Table") -> Any:
-    import rich.table
-    from rich.text import Text
-
-    drawn = rich.table.Table(title=Text(table.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for place, heading in enumerate(table.header):
-        drawn.add_column(Text(heading), justify="right" if place else "left", no_wrap=True)
-    for row in table.rows:
-        drawn.add_row(*map(Text, row))
-    return drawn

@@ -6,114 +6,75 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
+from skipwise.cli import options
 from skipwise.cli.keys import KeysOption, default_key_file
-from skipwise.cli.loading import loading
-from skipwise.cli.options import (
-    AttentionOption,
-    DtypeOption,
-    JsonOption,
-    ModelArgument,
-    TrustOption,
-    print_json,
-    read_length,
-)
-from skipwise.cli.tokenizer import load_tokenizer
+from skipwise.cli.loading import load_tokenizer, loading
+from skipwise.cli.options import option, print_json
 from skipwise.errors import ConfigError
+from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
+    from socket import socket
+
+    from skipwise.serve.audit import AuditLog
     from skipwise.serve.backends import Backend, Prompts
+    from skipwise.serve.keys import Keyring
+    from skipwise.serve.listen import Address
     from skipwise.serve.scheduler import Turns
 
-ENGINES = ("embedded", "vllm")
-TURNS = ("fair", "arrival")
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "aiohttp")
 
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command(epilog="Example: skipwise serve runs/long --keys keys.json --audit audit.jsonl")(serve)
+AuditOption = Annotated[
+    Path | None, option("--audit FILE", "Append a line per request: who, when, tokens, status; no text.")
+]
+EngineOption = Annotated[
+    Literal["embedded", "vllm"],
+    option("--engine", "embedded: in this process; vllm: through vLLM."),
+]
+TurnsOption = Annotated[
+    Literal["fair", "arrival"], option("--turns", "fair: short requests overtake long ones; arrival: in order.")
+]
 
 
 def serve(
-    model: ModelArgument,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", metavar="MODEL", help="The base model of short mode.", show_default="as the run's record says"
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="That clients ask for.", show_default="the model's")
-    ] = None,
-    host: Annotated[str, typer.Option("--host", metavar="HOST", help="Beyond this machine, needs keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model: options.Model,
+    base: options.Base = None,
+    name: Annotated[str | None, option("--name NAME", "Name for clients.", shown="the model's")] = None,
+    host: Annotated[str, option("--host HOST", "Other addresses than this machine's need keys.")] = "127.0.0.1",
+    port: Annotated[int, option("--port N", "0 takes a free one.", min=0, max=65535)] = 8000,
     keys: KeysOption = None,
-    audit: Annotated[
-        Path | None,
-        typer.Option("--audit", metavar="FILE", help="Adds a line a request: who, when, tokens, status; no text."),
-    ] = None,
-    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain, PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key, PEM.")] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", metavar="NAME", help="embedded: in this process; vllm: starts and fronts vLLM.")
-    ] = "embedded",
-    cache: Annotated[
-        Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"],
-        typer.Option("--cache", help="How the embedded engine keeps keys and values."),
-    ] = "dynamic",
-    turns: Annotated[
-        str, typer.Option("--turns", metavar="ORDER", help="fair: short requests pass long ones; arrival: they do not.")
-    ] = "fair",
-    short_slots: Annotated[
-        int, typer.Option("--short-slots", metavar="N", min=1, help="Requests of short mode that may run at once.")
-    ] = 16,
-    long_slots: Annotated[
-        int,
-        typer.Option("--long-slots", metavar="N", min=1, help="Of long mode; they take most of the memory."),
-    ] = 2,
-    waiting: Annotated[int, typer.Option("--waiting", metavar="N", min=1, help="Requests that may wait.")] = 128,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="N", parser=read_length, help="Where a request does not say.")
-    ] = 256,
-    chat_template: Annotated[
-        Path | None, typer.Option("--chat-template", metavar="FILE", help="Jinja, in place of the tokenizer's.")
-    ] = None,
-    grace: Annotated[
-        float,
-        typer.Option("--grace", metavar="SECONDS", min=0, max=86_400, help="To finish what runs when told to end."),
-    ] = 60.0,
-    vllm_args: Annotated[str, typer.Option("--vllm-args", metavar="TEXT", help="More arguments of vllm serve.")] = "",
-    vllm_memory: Annotated[
-        str, typer.Option("--vllm-memory", metavar="BASE,LONG", help="Shares of each accelerator's memory.")
-    ] = "0.3,0.6",
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
+    audit: AuditOption = None,
+    tls_cert: Annotated[Path | None, option("--tls-cert FILE", "Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, option("--tls-key FILE", "Its private key, PEM.")] = None,
+    engine: EngineOption = "embedded",
+    cache: options.KvCache = "dynamic",
+    turns: TurnsOption = "fair",
+    short_slots: Annotated[int, option("--short-slots N", "Concurrent requests of short mode.", min=1)] = 16,
+    long_slots: Annotated[int, option("--long-slots N", "Of long mode; they take most memory.", min=1)] = 2,
+    waiting: Annotated[int, option("--waiting N", "Requests that may wait.", min=1)] = 128,
+    max_new_tokens: Annotated[int, option("--max-new-tokens TOKENS", "Default of a request.")] = 256,
+    chat_template: Annotated[Path | None, option("--chat-template FILE", "Jinja, instead of the tokenizer's.")] = None,
+    grace: Annotated[float, option("--grace SECONDS", "For requests to finish on shutdown.", min=0, max=86_400)] = 60.0,
+    vllm_args: Annotated[str, option("--vllm-args TEXT", "More arguments of vllm serve.")] = "",
+    vllm_memory: Annotated[str, option("--vllm-memory BASE,LONG", "Shares of each accelerator's memory.")] = "0.3,0.6",
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    trust_remote_code: options.Trust = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Serve a model to many: short requests by the base model, long ones by the extended one, in fair turns."""
-    for option, value, known in (("--engine", engine, ENGINES), ("--turns", turns, TURNS)):
-        if value not in known:
-            raise ConfigError(f"{option} is {value!r}; give {' or '.join(known)}")
-    for package in ("fastapi", "uvicorn", "prometheus_client", "aiohttp"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"serving needs the package {package}; install it with: pip install 'skipwise[serve]'")
+    """Serve a model to many: short requests by the base model, long ones by the extended one, in fair turns.
 
-    from skipwise.serve.app import create_app
+    Example: skipwise serve runs/long --keys keys.json --audit audit.jsonl
+    """
+    _check_model_and_packages(model, base)
     from skipwise.serve.audit import AuditLog
-    from skipwise.serve.gate import Bounds
-    from skipwise.serve.keys import Keyring
-    from skipwise.serve.listen import Address, Server
+    from skipwise.serve.listen import Address
     from skipwise.serve.scheduler import Turns
 
-    key_file = keys or default_key_file()
-    if keys is not None and not keys.exists():
-        raise ConfigError(f"--keys is {str(keys)!r}, and there is no such file; 'skipwise keys create NAME' makes it")
-    keyring = Keyring(key_file) if key_file.exists() else None
+    keyring = _keyring(keys)
     address = Address(host=host, port=port, certificate=tls_cert, private_key=tls_key, grace_seconds=grace)
     address.check(keyring)
-    # These first: a model takes long to load.
+    # First, since a model takes long to load.
     log, template, bound = AuditLog(audit), _template(chat_template), address.bind()
     order = Turns(
         fair=turns == "fair",
@@ -133,7 +94,46 @@ def serve(
         if vllm_args:
             raise ConfigError(f"--vllm-args is {vllm_args!r}; it goes with --engine vllm")
         backend, target = _embedded(model, base, name, order, cache, template, how)
-    # A token is seldom more than this many bytes of JSON.
+    _run(backend, target, address, bound, keyring, log, name=name, max_new_tokens=max_new_tokens, as_json=as_json)
+
+
+def _check_model_and_packages(model: str, base: str | None) -> None:
+    for place in (model, base):
+        if place is not None:
+            find_place(place)
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"serving needs the package {package}; install it with: pip install 'skipwise[serve]'")
+
+
+def _keyring(file: Path | None) -> "Keyring | None":
+    """The keys of a file; of the default file if it exists."""
+    from skipwise.serve.keys import Keyring
+
+    if file is not None and not file.exists():
+        raise ConfigError(f"--keys is {str(file)!r}, and there is no such file; 'skipwise keys create NAME' makes it")
+    file = file or default_key_file()
+    return Keyring(file) if file.exists() else None
+
+
+def _run(
+    backend: "Backend",
+    target: int,
+    address: "Address",
+    bound: "socket",
+    keyring: "Keyring | None",
+    log: "AuditLog",
+    *,
+    name: str,
+    max_new_tokens: int,
+    as_json: bool,
+) -> None:
+    """Serves until it is told to end; says where as soon as it does."""
+    from skipwise.serve.app import create_app
+    from skipwise.serve.gate import Bounds
+    from skipwise.serve.listen import Server
+
+    # A token is seldom more than 32 bytes of JSON.
     bounds = Bounds(body_bytes=max(1 << 20, 32 * target))
     app = create_app(backend, keyring=keyring, audit=log, bounds=bounds, default_max_tokens=max_new_tokens)
 
@@ -216,12 +216,7 @@ def _vllm(
     from skipwise.model import read_config, rope_state
     from skipwise.serve.vllm import Vllm, VllmSettings, find_program
 
-    try:
-        short, long = map(float, memory.split(","))
-        if not (0 < short < 1 and 0 < long < 1 and short + long <= 1):
-            raise ValueError
-    except ValueError:
-        raise ConfigError(f"--vllm-memory is {memory!r}; give two shares of 1 in all, such as 0.3,0.6") from None
+    shares = _shares(memory)
     origin = read_origin(model, base=base)
     state = rope_state(read_config(model, trust_remote_code=how["trust_remote_code"]))
     if state.maximum > state.original and origin is None:
@@ -236,9 +231,19 @@ def _vllm(
         extended=model,
         original_window=state.original,
         target=state.maximum,
-        memory_shares=(short, long),
+        memory_shares=shares,
         arguments=tuple(flags),
         program=(find_program(),),
     )
     prompts = _prompts(load_tokenizer(model, trust_remote_code=how["trust_remote_code"]), template)
     return Vllm(name, settings, prompts, turns), settings.target
+
+
+def _shares(text: str) -> tuple[float, float]:
+    try:
+        short, long = map(float, text.split(","))
+        if not (0 < short < 1 and 0 < long < 1 and short + long <= 1):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"--vllm-memory is {text!r}; give two shares of 1 in all, such as 0.3,0.6") from None
+    return short, long

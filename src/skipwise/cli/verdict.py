@@ -1,4 +1,4 @@
-"""The verdict of `skipwise eval --verdict`: whether a window holds, for people, machines and the model card."""
+"""The verdict of `skipwise eval --verdict`: the effective context length, printed and put into the model card."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rule(StrEnum):
-    """Which threshold a verdict holds the model to."""
+    """The threshold of a verdict."""
 
     RULER = "ruler"
     RELATIVE = "relative"
@@ -21,35 +21,28 @@ class Rule(StrEnum):
 
 
 def scored_tasks() -> tuple[str, ...]:
-    """Names of the tasks that a verdict is read off; a mean over them needs each at every length."""
+    """Tasks with a retrieval score, whose mean a verdict is based on; each is needed at every length."""
     from skipwise.evals import TASK_GROUPS
 
     return ("passkey", "needles", "suite", *TASK_GROUPS["ruler"])
 
 
 def require_retrieval(tasks: Sequence["Task"]) -> None:
-    """Refuses a verdict from tasks that leave no retrieval score.
-
-    Raises:
-        ConfigError: when none of them does.
-    """
+    """Raises ConfigError if none of the tasks has a retrieval score."""
     if not any(task.name in scored_tasks() for task in tasks):
         raise ConfigError(
-            f"--verdict is read off retrieval scores and {', '.join(task.name for task in tasks)} has none; add "
-            "passkey, needles, ruler or suite to --task, or leave out --verdict"
+            f"--verdict needs retrieval scores, and {', '.join(task.name for task in tasks)} has none; add passkey, "
+            "needles, ruler or suite to --task, or leave out --verdict"
         )
 
 
 def require_short_length(rule: Rule, config: Any, lengths: Sequence[int]) -> None:
-    """Refuses the relative rule alone where no length is short; beside RULER's rule it is stated as not decided.
+    """Raises ConfigError for the relative rule alone without a short length; with both rules it is reported undecided.
 
     Args:
-        rule: what the verdict holds the model to.
-        config: the model's.
+        rule: of the verdict.
+        config: of the model.
         lengths: to be measured, in tokens.
-
-    Raises:
-        ConfigError: when it cannot be decided.
     """
     from skipwise.model import rope_state
     from skipwise.report.effective import short_limit
@@ -58,8 +51,9 @@ def require_short_length(rule: Rule, config: Any, lengths: Sequence[int]) -> Non
     limit = short_limit(state.original, state.maximum)
     if rule is Rule.RELATIVE and min(lengths) > limit:
         raise ConfigError(
-            f"--rule relative holds the model to its own short score, and the shortest length is {min(lengths)} tokens;"
-            f" measure a length of at most {limit} too (its original window, or half of one that was never extended)"
+            f"--rule relative compares with the model's own short score, and the shortest length is {min(lengths)} "
+            f"tokens; measure a length of at most {limit} too (its original window, or half of one that was never "
+            "extended)"
         )
 
 
@@ -70,13 +64,13 @@ def state_verdict(
 
     Args:
         results: of the model.
-        config: the model's.
-        rule: what decides.
-        card_folder: the extended model whose card gets the verdict, under both rules; None for no card.
-        as_json: a line of JSON for each rule.
+        config: of the model.
+        rule: that counts.
+        card_folder: extended model whose card gets the verdicts of both rules; None for no card.
+        as_json: print a line of JSON for each rule.
 
     Returns:
-        Whether no rule asked for found a length that falls short.
+        False if a length falls short under a rule that counts.
     """
     from skipwise.distributed import process_state
     from skipwise.model import rope_state

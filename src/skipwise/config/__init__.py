@@ -1,4 +1,4 @@
-"""What a run is: strict settings, read from YAML and flags, and recipes, which name settings that belong together."""
+"""Settings of a run, read from YAML and flags, and recipes: named sets of settings."""
 
 from typing import TYPE_CHECKING
 
@@ -22,24 +22,6 @@ if TYPE_CHECKING:
         ValidationConfig,
     )
 
-_HOMES = {
-    "DataConfig": "run",
-    "FullTuning": "run",
-    "GrowthConfig": "run",
-    "GuardConfig": "run",
-    "Length": "run",
-    "LoraTuning": "run",
-    "LowRankTuning": "run",
-    "ParallelConfig": "run",
-    "QloraTuning": "run",
-    "RunConfig": "run",
-    "StrictModel": "run",
-    "Tuning": "run",
-    "ValidationConfig": "run",
-    "merge_settings": "reading",
-    "read_settings": "reading",
-}
-
 __all__ = [
     "DataConfig",
     "FullTuning",
@@ -57,5 +39,7 @@ __all__ = [
     "merge_settings",
     "read_settings",
 ]
+
+_HOMES = {name: "reading" if name in ("merge_settings", "read_settings") else "run" for name in __all__}
 
 __getattr__ = lazily(__name__, _HOMES)

@@ -1,7 +1,7 @@
-"""Recipes, settings that belong together; and `resolve`, which chooses for a run what it leaves open.
+"""Recipes, named sets of settings; and `resolve`, which chooses what a run leaves open.
 
-A recipe says how positions, text and windows are chosen; steps, learning rate and batch remain the run's own. Which is
-best was measured on a small model (docs/results/recipes-x16.md). A new recipe is one entry here.
+A recipe determines positions, text and windows, not steps, learning rate or batch. Which one is best was measured on a
+small model (docs/results/recipes-x16.md). A new recipe is one entry here.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,17 +21,17 @@ _DILUTED: Mapping[str, Any] = {
 }
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    # Positional skip-wise training as its paper has it (arXiv 2309.10400): nothing but the defaults.
+    # PoSE as in the paper (arXiv 2309.10400): all defaults.
     "paper": {},
-    # Text as far apart as its positions, a quarter of it from the beginnings of documents; each key counted for those
-    # that the skip leaves out (diluted attention); a quarter of retrieval exercises; and windows that grow to a few
-    # times the training window: a query learns to find its way among ever more keys.
+    # Text as far apart as its positions, a quarter of it from the beginnings of documents; diluted attention; a quarter
+    # of retrieval exercises; and windows that grow to a few times the training window, so that queries learn to attend
+    # among more and more keys.
     "growing": {
         **_DILUTED,
         "growth": [{"window": "4x", "share": 0.7}, {"window": "8x", "share": 0.3}],
         "keep_tokens": True,
     },
-    # The same without wider windows, so that a step's memory is that of the training window whatever the target.
+    # The same without growth, so that memory is that of the training window whatever the target.
     "diluted": _DILUTED,
 }
 
@@ -39,7 +39,7 @@ AUTO = "auto"
 """Leaves the recipe to `resolve`."""
 
 SHOWN_AT_MOST = 16
-"""How often each long document may be shown in grown windows before `resolve` does without growth."""
+"""If each long document would be repeated in grown windows more often than this, `resolve` chooses no growth."""
 
 _TAKE_A_MASK = (None, "sdpa", "eager")
 _MAY_BE_RESOLVED = {"recipe", "interpolation", "sampler", "growth", "keep_tokens", "dilution"}
@@ -47,16 +47,16 @@ _MAY_BE_RESOLVED = {"recipe", "interpolation", "sampler", "growth", "keep_tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a run's model, documents and machine are, as far as choices depend on it; None for what nobody knows yet.
+    """Facts about model, documents and machine that choices depend on; None if not known yet.
 
     Attributes:
         window: lengths of the run, in tokens.
-        refuses_mask: why a layer cannot attend under the mask it is given; None where all can.
-        interpolation: settings of the interpolation that the model is scaled by already, for this target.
-        own_sampler: the caller brings a position sampler of its own.
+        refuses_mask: why a layer does not apply an explicit mask; None if all do.
+        interpolation: settings of the interpolation that the model already has for this target.
+        own_sampler: the caller passes a position sampler.
         steps: optimizer steps of the run.
-        step_windows: training windows of one step, over all processes.
-        long_documents: how many documents of the training part have that many tokens.
+        step_windows: training windows per step, over all processes.
+        long_documents: number of training documents with at least that many tokens.
         shortest_exercise: tokens of the shortest retrieval exercise.
     """
 
@@ -72,12 +72,12 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """A run in which nothing is open any more.
+    """A run with everything chosen.
 
     Attributes:
         config: the run.
-        reasons: what was chosen and why, one line each.
-        warnings: what was asked for and is doubtful, one line each.
+        reasons: each choice and its reason, one line each.
+        warnings: doubtful settings that were asked for, one line each.
     """
 
     config: "RunConfig"
@@ -86,11 +86,11 @@ class Resolved:
 
 
 def resolve(given: "RunConfig", facts: Facts) -> Resolved:
-    """Chooses what a run leaves open: recipe, exercises and interpolation. What the run says itself stays.
+    """Chooses what a run leaves open: recipe, exercises and interpolation. Given settings are kept.
 
     Args:
-        given: the run as it was asked for.
-        facts: what is known of its model and documents. What is not known yet is taken to be favourable.
+        given: the run as asked for.
+        facts: about its model and documents; unknown ones are assumed to be favourable.
     """
     chosen: dict[str, Any] = {}
     reasons: list[str] = []
@@ -114,20 +114,20 @@ def resolve(given: "RunConfig", facts: Facts) -> Resolved:
 
 
 def as_begun(given: "RunConfig", begun: "RunConfig") -> "RunConfig":
-    """A run that goes on: what it leaves open is as it was resolved when it was begun.
+    """A resumed run: what it leaves open is as it was resolved when the run began.
 
     Args:
-        given: the run as it is asked for now.
-        begun: the same as it was resolved then.
+        given: the run as asked for now.
+        begun: the run as resolved then.
     """
     data = begun.data.model_dump(include={"retrieval", "control_tokens"})
-    # Without a named recipe, single fields of a sampler lie over those of the recipe that was chosen.
+    # Without a named recipe, given fields of a sampler override those of the chosen recipe.
     left_open = _MAY_BE_RESOLVED - given.model_fields_set | ({"recipe", "sampler"} if given.recipe == AUTO else set())
     return given.over(begun.model_dump(include=left_open) | {"data": data})
 
 
 def _recipe(given: "RunConfig", facts: Facts) -> tuple[str, str]:
-    """The recipe for a run that names none, and why."""
+    """The recipe of a run that names none, and the reason."""
     if why := _why_papers(given, facts):
         return "paper", f"without diluted attention, growth of its own and exercises: {why}"
     if "growth" in given.model_fields_set:
@@ -143,7 +143,7 @@ def _recipe(given: "RunConfig", facts: Facts) -> tuple[str, str]:
 
 
 def _why_papers(given: "RunConfig", facts: Facts) -> str | None:
-    """Why a run cannot have diluted attention unasked; None where it can."""
+    """Why a run does not get diluted attention by default; None if it does."""
     if facts.own_sampler:
         return "positions are drawn by a sampler of the caller's"
     if (kind := given.sampler.get("kind", "pose")) != "pose":
@@ -163,13 +163,13 @@ def _why_papers(given: "RunConfig", facts: Facts) -> str | None:
 
 
 def _own_sampler_fields(given: "RunConfig", recipe: str) -> str:
-    """Fields of the recipe's sampler that the run says itself, in words."""
+    """Given sampler fields that override the recipe's, with commas."""
     fields = [name for name in given.sampler if name != "kind"] if "sampler" in given.model_fields_set else []
     return ", ".join(fields) if "sampler" in RECIPES[recipe] else ""
 
 
 def _exercises(given: "RunConfig", facts: Facts, recipe: str) -> tuple[float, str] | None:
-    """The share of exercises and a line about it; None where the run says it, or the recipe has none."""
+    """The share of exercises and the reason; None if the run gives it, or the recipe has none."""
     share = RECIPES[recipe].get("data", {}).get("retrieval", 0.0)
     if not share or "retrieval" in given.data.model_fields_set:
         return None
@@ -180,17 +180,17 @@ def _exercises(given: "RunConfig", facts: Facts, recipe: str) -> tuple[float, st
 
 
 def _interpolation(given: "RunConfig", facts: Facts) -> tuple[dict[str, Any], str]:
-    """The interpolation of a run that names none, and why."""
+    """The interpolation of a run that names none, and the reason."""
     if facts.interpolation:
         return dict(facts.interpolation), "as the model is scaled by it already"
     return dict(given.interpolation), "as the model is not scaled yet"
 
 
 def _few_documents(config: "RunConfig", facts: Facts) -> str | None:
-    """That so few documents are as long as windows that have grown that these would be learnt by heart; else None."""
+    """A description of too few long documents, which grown windows would memorise; None if there are enough."""
     if facts.long_documents is None:
         return None
-    from skipwise.config.stages import run_stages  # Takes numpy, which help texts do without.
+    from skipwise.config.stages import run_stages  # Here, since it imports numpy, which help texts do without.
 
     window = facts.window
     stages = run_stages(config, window, facts.steps)

@@ -1,14 +1,12 @@
-"""One run of `extend`, as a strict value: YAML or flags in, resolved YAML kept with the run.
+"""Settings of one run of `extend`, checked when they are read. Every setting has a default or is required.
 
-    model: meta-llama/Llama-2-7b-hf
-    target: 32k
-    interpolation: {kind: yarn}
-    sampler: {kind: pose, skips: flat}
-    data: {source: "pile/*.jsonl.zst", min_tokens: 2k}
-    tuning: {kind: lora, rank: 64, train_norms: true, train_embeddings: true}
-    training: {max_steps: 1000, learning_rate: 2.0e-5, bf16: true}
-
-Whatever is left out has a stated default, whatever is unknown is refused with the nearest name.
+model: meta-llama/Llama-2-7b-hf
+target: 32k
+interpolation: {kind: yarn}
+sampler: {kind: pose, skips: flat}
+data: {source: "pile/*.jsonl.zst", min_tokens: 2k}
+tuning: {kind: lora, rank: 64, train_norms: true, train_embeddings: true}
+training: {max_steps: 1000, learning_rate: 2.0e-5, bf16: true}
 """
 
 import dataclasses
@@ -31,13 +29,12 @@ from skipwise.window import Window, length_label, parse_length
 
 
 def _length(value: Any) -> Any:
-    # A ConfigError is no ValueError, so pydantic lets it through as it is: one line that names the allowed forms.
+    # pydantic lets a ConfigError through, as it is no ValueError; its message names the allowed forms.
     return value if value is None or isinstance(value, bool) else parse_length(value)
 
 
 Length = Annotated[int, BeforeValidator(_length)]
-"""A number of tokens; `32k` and `"1M"` are read too."""
-
+"""A number of tokens, or text such as `32k` or `1M`."""
 
 _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
 
@@ -49,11 +46,11 @@ def _length_or_times(value: Any) -> Any:
 
 
 GrownWindow = Annotated[int | str, BeforeValidator(_length_or_times)]
-"""A number of tokens, or how many times the training window: `4x`."""
+"""A number of tokens, or a multiple of the training window such as `4x`."""
 
 
 def _tokens(given: int | str, window: Window) -> int:
-    """A `GrownWindow` in tokens, in a run of these lengths."""
+    """A `GrownWindow` in tokens."""
     if isinstance(given, int):
         return given
     return min(window.target, round(float(given.removesuffix("x")) * window.train))
@@ -67,33 +64,33 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class StrictModel(BaseModel):
-    """Settings of one kind: frozen, of exact types, and nothing unknown among them."""
+    """Base of all settings: frozen, no coercion of types, no unknown names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataConfig(StrictModel):
-    """What to train on.
+    """The documents to train on.
 
     Attributes:
-        source: a file, a folder, a pattern, a hub data set or `stdlib`, or a list of these.
-        field: entry that holds the text in JSON lines, Parquet and hub data sets; `a.b` for entry `b` of entry `a`.
-        skip_unreadable: goes on without files and records that cannot be read (folders without rights, text that is not
-            UTF-8, records without the field), with a warning and a count in the run's record, where else all of them
-            are listed and nothing is trained. A row that is null or empty is no fault, and counted among the empty.
-        min_tokens: documents with fewer tokens are dropped or joined; by default the training window.
+        source: a file, folder, glob, hub data set or `stdlib`, or a list of these.
+        field: field with the text in JSON lines, Parquet and hub data sets; `a.b` for field `b` of field `a`.
+        skip_unreadable: skips files and records that cannot be read, with a warning and a count in the run's record.
+            Otherwise all of them are reported and nothing is trained. A null or empty row counts as empty, not as
+            unreadable.
+        min_tokens: shorter documents are dropped, or joined; by default the training window.
         join: joins short documents until they are long enough.
-        mask_joints: leaves out the label where a chunk begins with text that does not follow what stands before it.
-        held_out: share of documents, told apart by their text, that is kept out of training for validation. Where these
-            have fewer tokens than its shortest length, the end of the longest other document is kept out as well.
-        retrieval: share of windows that are generated retrieval exercises instead of the documents' text.
-        near_labels: share of the labels that are kept in chunks before the last, which have nothing far away to look
-            at; below 1, what can be told from afar weighs more in the loss.
-        control_tokens: what documents mean that spell control tokens, such as `<|im_end|>`: `text` reads them as the
-            letters that they are written in; `tokens` is for corpora that were written for this tokenizer.
-        streaming: reads Parquet files or hub data sets as they are trained on, instead of tokenizing them all first;
-            for corpora larger than the disk.
-        buffer: with `streaming`, documents that each window of a step has in memory and takes in random order.
+        mask_joints: masks the label of a chunk's first token if the token before it is not its predecessor in the text.
+        held_out: share of documents, chosen by their text, that is held out for validation. If these are shorter than
+            validation's shortest length, the end of the longest other document is held out too.
+        retrieval: share of windows that are generated retrieval exercises instead of text from documents.
+        near_labels: share of labels kept in all chunks but the last, whose queries have nothing far away to attend to;
+            below 1, distant context weighs more in the loss.
+        control_tokens: how documents are read that spell control tokens such as `<|im_end|>`: `text` as ordinary text;
+            `tokens` as the tokens, for corpora written for this tokenizer.
+        streaming: reads Parquet files or hub data sets during training instead of tokenizing them first; for corpora
+            larger than the disk.
+        buffer: with `streaming`, documents that each window of a step keeps in memory to shuffle.
     """
 
     source: str | list[str] = Field(
@@ -119,18 +116,18 @@ class FullTuning(StrictModel):
 
 
 class LowRankTuning(StrictModel):
-    """Train low-rank additions to the linear layers; they are merged into the weights at the end.
+    """Train low-rank additions to the linear layers. They are merged into the weights at the end.
 
     Attributes:
-        kind: where the weights that they are added to are.
+        kind: dtype of the weights under the additions: the run's (`lora`) or 4 bits (`qlora`).
         rank: rank of each addition.
-        alpha: scale of the additions over `rank`; by default twice the rank.
+        alpha: scale of the additions times `rank`; by default twice the rank.
         dropout: share of inputs dropped on the low-rank path.
         target_modules: names of the linear layers; by default all of the decoder.
-        train_norms: trains the norms too, in full.
-        train_embeddings: trains the embeddings (and the head) too, in full.
+        train_norms: also trains the norms, in full.
+        train_embeddings: also trains embeddings and head, in full.
 
-    Source: LongLoRA (arXiv 2309.12307) on training norms and embeddings beside the additions.
+    Source: LongLoRA (arXiv 2309.12307) on norms and embeddings.
     """
 
     kind: str
@@ -149,12 +146,12 @@ class LoraTuning(LowRankTuning):
 
 
 class QloraTuning(LowRankTuning):
-    """Low-rank additions to weights in 4 bits, by the package bitsandbytes; the model at the end is in full precision.
+    """Low-rank additions to 4-bit weights (bitsandbytes); the final model is in full precision.
 
     Attributes:
-        quant: the 16 values that a weight may have in its block of 64: `nf4` has them where normal numbers are, `fp4`
-            as a float of 4 bits does.
-        double_quant: the scales of the blocks are in 8 bits themselves.
+        quant: the 16 values of a weight in its block of 64: quantiles of a normal distribution (`nf4`) or 4-bit floats
+            (`fp4`).
+        double_quant: stores the scales of the blocks in 8 bits.
 
     Source: QLoRA (arXiv 2305.14314), section 3.
     """
@@ -165,22 +162,21 @@ class QloraTuning(LowRankTuning):
 
 
 Tuning = FullTuning | LoraTuning | QloraTuning
-"""Which parameters are trained, and over what."""
+"""Which parameters are trained."""
 
 
 class GrowthConfig(StrictModel):
-    """What is larger in the last steps of a run: the training window, still with skips, or how far skips reach.
+    """A stage of growth: the last steps of a run train on longer windows or with farther skips.
 
-    Skip-wise training never shows a query more keys than the window holds; some wider steps at the end teach attention
-    to stay sharp among more of them. A step keeps its tokens: one wide window takes the place of as many short ones,
-    down to one at a time on each device, or with `keep_tokens` to one a step.
+    In skip-wise training a query never sees more keys than the window holds. A few longer windows at the end teach
+    attention to stay sharp among more keys. Tokens per step stay the same: one long window replaces several short ones,
+    down to one per device, or with `keep_tokens` to one per step.
 
     Attributes:
-        window: training window of those steps: tokens, or `4x` for four times the run's own; never beyond the target.
-        target: how far skips reach in those steps, likewise; by default the run's target. The interpolation is that of
-            the run's target throughout.
-        sampler: fields of the sampler that are others in those steps, such as `{chunks: 3}`.
-        share: which last share of the steps it is used for, unless a later stage takes over; 1 for all steps.
+        window: training window of these steps: tokens, or `4x` for four times the run's own; at most the target.
+        target: target of their skips, likewise; by default the run's. The interpolation stays that of the run's target.
+        sampler: sampler fields that differ in these steps, such as `{chunks: 3}`.
+        share: share of the run's steps, counted from the end, unless a later stage takes over.
     """
 
     window: GrownWindow = "1x"
@@ -190,11 +186,11 @@ class GrowthConfig(StrictModel):
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether these steps are as the run's own are."""
+        """Whether these steps are like the run's own."""
         return self.window == "1x" and self.target is None and not self.sampler
 
     def lengths(self, window: Window) -> Window:
-        """The lengths of these steps, in a run of those lengths.
+        """The lengths of these steps, given the run's.
 
         Raises:
             PositionError: they contradict each other.
@@ -204,13 +200,13 @@ class GrowthConfig(StrictModel):
 
 
 class ValidationConfig(StrictModel):
-    """Perplexity of the same last tokens with growing left context, on held-out documents, while training.
+    """Validation during training: perplexity of the same last tokens of held-out documents with growing left context.
 
     Attributes:
-        lengths: context lengths; by default the original window and doublings of it up to the target.
-        num_documents: how many held-out documents are read at each length.
-        every_steps: how often between the first step and the last, before and after which it always is; 0 for never,
-            by default after each quarter of the run.
+        lengths: context lengths; by default the original window and its doublings up to the target.
+        num_documents: number of held-out documents per length.
+        every_steps: interval in steps, besides the first and last step; 0 for these two alone, by default a quarter of
+            the run.
     """
 
     lengths: list[Length] | None = None
@@ -219,11 +215,12 @@ class ValidationConfig(StrictModel):
 
 
 class GuardConfig(StrictModel):
-    """What a run does about steps that go wrong: nothing is learnt from them, and too many end it.
+    """What happens at a bad step: the optimizer skips it, and too many of them end the run.
 
     Attributes:
-        bad_steps: so many end the run, with their items saved; under DeepSpeed, which learns from it, the first does.
-        rise: a loss is bad that is no number, or by so much, in nats a token, above the median of the last ones logged.
+        bad_steps: number of bad steps that ends the run, with their items saved. Under DeepSpeed, which cannot skip a
+            step, the first one does.
+        rise: a loss is bad if it is not finite, or by so much (nats per token) above the median of recent ones.
     """
 
     bad_steps: int = Field(default=3, ge=1)
@@ -231,11 +228,11 @@ class GuardConfig(StrictModel):
 
 
 class ParallelConfig(StrictModel):
-    """How several processes share what a run trains.
+    """Parallelism.
 
     Attributes:
-        context: so many processes hold each window together, a part of its tokens each, so that a window of the whole
-            target fits where one device has no memory for it; by default each process has windows of its own.
+        context: context parallelism: number of processes that share each window, a part of its tokens each, for windows
+            that do not fit one device; by default each process has windows of its own.
     """
 
     context: int = Field(default=1, ge=1)
@@ -245,38 +242,36 @@ class RunConfig(StrictModel):
     """One run of `extend`.
 
     Attributes:
-        model: a folder, a hub name, a `.gguf` file, or `embedded` for the small model that comes with the package.
-        recipe: a name of `skipwise.config.recipes.RECIPES`, whose settings lie under the run's own; or `auto`, by which
-            `skipwise.config.recipes.resolve` chooses one.
+        model: a folder, a hub name, a `.gguf` file, or `embedded` for the small model of the package.
+        recipe: a name of `recipes.RECIPES`, overridden by the run's own settings; `auto` lets `recipes.resolve` choose.
         target: context length to extend to, in tokens.
-        window: training window in tokens; by default the smaller of the original window and 2k.
-        original: window that the base model was pre-trained for, in tokens, where its config does not tell: Qwen3's
-            says 40960 where it was 32768. By default what the config says.
+        window: training window in tokens; by default the original window, at most 2k.
+        original: window that the base model was pre-trained for, in tokens, if its config does not tell (Qwen3's says
+            40960, but it was 32768).
         output: folder of the extended model; by default `runs/<model>-<target>`.
-        interpolation: kind and fields of the interpolation; by default what the model is scaled by already, else YaRN.
+        interpolation: kind and fields; by default the model's own, else YaRN.
         sampler: kind and fields of the position sampler.
         data: what to train on.
         tuning: which parameters are trained.
-        growth: larger windows for the last steps, in the order that they take over; none by default.
-        keep_tokens: a step of grown windows has no more tokens than others even where one window is more than a device
-            takes at a time; some of its batches are then empty. Not where processes hold a model or windows together.
-        short_steps: share of the steps, spread evenly, whose windows are the base model's own: without skips, from the
-            beginnings of documents and from anywhere in them. They keep what the model could do before.
-        dilution: lets each key of an earlier chunk count for all that its skip leaves out, so that attention learns to
-            find its way among as many keys as the target has (see `skipwise.loss.diluted_mask`). Best with text that is
-            as far apart as its positions: `sampler: {kind: pose, text: aligned, start: mixed}`.
-        validation: what is measured while training.
-        calibrate: chooses an attention factor for the target after training (see `skipwise.calibrate`).
-        guard: what is done about steps whose loss is no number, or explodes.
-        parallel: how processes share windows; what is trained does not depend on it, but for the recipe that `auto`
-            chooses where windows are split.
-        training: any of `transformers.TrainingArguments`. Left out, the paper's recipe: AdamW, learning rate 2e-5, 10
-            warm-up steps (of few steps a tenth), 1000 steps, 64 windows a step, gradient checkpointing.
-        dtype: of the parameters while they are trained: `float32`, `bfloat16`, `float16`, or `auto` for the
-            checkpoint's own.
-        attention: attention implementation of the transformers library; by default the model's own choice.
-        seed: source of every draw.
-        trust_remote_code: runs code that a hub repository brings along.
+        growth: stages with larger windows for the last steps, in order; none by default.
+        keep_tokens: no step has more tokens than others, even if one grown window is more than a device's share of a
+            step; some micro-batches are then empty. Not with sharded models or context parallelism.
+        short_steps: share of the steps, evenly spaced, with windows of the original length without skips. They preserve
+            short-context quality.
+        dilution: diluted attention: each key of an earlier chunk counts for all keys that its skip leaves out, so that
+            attention learns to cope with as many keys as the target has (`skipwise.loss.diluted_mask`). Works best with
+            text aligned to positions: `sampler: {kind: pose, text: aligned, start: mixed}`.
+        validation: what is measured during training.
+        calibrate: chooses an attention factor for the target after training (`skipwise.calibrate`).
+        guard: what happens at steps whose loss is not finite or explodes.
+        parallel: how processes share windows. It does not change what is trained, except for the recipe that `auto`
+            chooses with context parallelism.
+        training: any of `transformers.TrainingArguments`. Defaults are the paper's: AdamW, learning rate 2e-5, 10
+            warm-up steps (at most a tenth of all), 1000 steps, 64 windows per step, gradient checkpointing.
+        dtype: of the parameters in training: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
+        attention: attention implementation of transformers; by default the model's own choice.
+        seed: seed of all random draws.
+        trust_remote_code: runs Python code of a hub repository.
     """
 
     model: str
@@ -304,7 +299,7 @@ class RunConfig(StrictModel):
     trust_remote_code: bool = False
 
     def model_post_init(self, context: Any, /) -> None:
-        """Builds what the settings describe once, so that a wrong one is found before any work."""
+        """Builds everything once, so that wrong settings are found before any work."""
         interpolation = self.build_interpolation()
         if self.calibrate:
             check_carries_factor(interpolation.kind)
@@ -329,30 +324,31 @@ class RunConfig(StrictModel):
             )
 
     def build_interpolation(self) -> Interpolation:
-        """The interpolation that the settings describe."""
+        """Builds the interpolation."""
         return interpolation_from(self.interpolation)
 
     def build_sampler(self, stage: GrowthConfig | None = None) -> PositionSampler:
-        """The position sampler that the settings describe, or its variant in a stage of growth."""
+        """Builds the position sampler, or its variant in a stage of growth."""
         changed = {} if stage is None else {"sampler": stage.sampler}
         return sampler_from(merge_settings({"sampler": self.sampler}, changed)["sampler"])
 
     def over(self, below: Mapping[str, Any]) -> "RunConfig":
-        """The run's own settings over those below, as `merge_settings` lays them.
+        """The run with these settings below its own, as in `merge_settings`.
 
         Raises:
-            ConfigError: the two do not go together.
+            ConfigError: the two contradict each other.
         """
         return RunConfig.from_mapping(merge_settings(below, self.given_settings()))
 
     def with_data(self, **changes: Any) -> "RunConfig":
-        """The run with other settings of its documents."""
+        """The run with changed settings of its documents."""
         return self.model_copy(update={"data": self.data.model_copy(update=changes)})
 
     def given_settings(self) -> dict[str, Any]:
-        """The settings that were given, of documents the single ones, as a recipe has some of these too.
+        """The settings that were given explicitly; a recipe of `auto` is left out.
 
-        Others are whole: what a variant is told by is a default of its own. Without a recipe that is left open.
+        Within `data` only the given ones, since recipes set some of them. Other groups are complete, since their `kind`
+        may be a default.
         """
         given = {name: value for name, value in self.model_dump().items() if name in self.model_fields_set}
         if self.recipe == AUTO:
@@ -366,10 +362,13 @@ class RunConfig(StrictModel):
         return Path(self.output or f"runs/{name}-{length_label(self.target)}")
 
     def resolve_window(self, original: int) -> Window:
-        """The three lengths of the run, given the original window of the model in tokens.
+        """The three lengths of the run.
+
+        Args:
+            original: original window of the model, in tokens.
 
         Raises:
-            ConfigError: the target is no longer than that.
+            ConfigError: the target is not longer than that.
             PositionError: the training window is longer than the target, or too short.
         """
         if self.target <= original:
@@ -380,10 +379,10 @@ class RunConfig(StrictModel):
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> "RunConfig":
-        """Checks settings as YAML gives them.
+        """Checks settings as read from YAML.
 
         Raises:
-            ConfigError: on the first setting that is unknown, missing or out of range, with the nearest name.
+            ConfigError: settings are unknown, missing or out of range; the message names the nearest known ones.
         """
         settings = _over_recipe(with_kinds(settings))
         try:
@@ -393,24 +392,20 @@ class RunConfig(StrictModel):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "RunConfig":
-        """Reads a run's YAML file.
-
-        Raises:
-            ConfigError: as `read_settings` and `from_mapping`.
-        """
+        """Reads a run's YAML file; raises ConfigError as `read_settings` and `from_mapping`."""
         return cls.from_mapping(read_settings(path))
 
     def to_yaml(self) -> str:
-        """The run as YAML, every default spelled out; of a run without a recipe yet, what its recipe is chosen by."""
+        """The run as YAML with all defaults; with recipe `auto` only given settings, which the choice depends on."""
         return yaml.safe_dump(self.given_settings() if self.recipe == AUTO else self.model_dump(), sort_keys=False)
 
 
 def _over_recipe(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings over those of their recipe."""
+    """The settings, with those of their recipe below them."""
     name = settings.get("recipe", AUTO)
     if name == AUTO:
         return settings
-    if name not in list(RECIPES):  # A dict cannot be asked for what has no hash, such as a list.
+    if name not in list(RECIPES):  # A list, since `name` may be unhashable.
         known = [*RECIPES, AUTO]
         raise ConfigError(f"setting 'recipe' is {name!r}; {did_you_mean(name, known)}known: {', '.join(known)}")
     return merge_settings(RECIPES[name], settings)

@@ -1,4 +1,4 @@
-"""The stages of a run: steps that are drawn alike, in windows of one length."""
+"""Stages of a run: consecutive steps with the same lengths and sampler."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class RunStage(NamedTuple):
-    """Steps of a run that are drawn alike.
+    """Steps with the same lengths and sampler.
 
     Attributes:
-        begin: the first of them.
-        window: their lengths, in tokens.
-        sampler: of their positions.
+        begin: first step.
+        window: the three lengths, in tokens.
+        sampler: of positions.
     """
 
     begin: int
@@ -33,18 +33,18 @@ def run_stages(
     sampler: PositionSampler | None = None,
     widest: int | None = None,
 ) -> list[RunStage]:
-    """The stages of a run: its own, and one for each growth; without those that have no step.
+    """The stages of a run: the first, and one for each growth; stages without steps are left out.
 
     Args:
         config: the run.
         window: its lengths, in tokens.
         num_steps: optimizer steps of the run.
-        sampler: in place of its own, in all of them.
-        widest: cap on windows that have grown, in tokens, where there is no memory for wider ones.
+        sampler: replaces the run's own in all stages.
+        widest: cap on grown windows, in tokens, if memory is short.
 
     Raises:
         PositionError: a grown window is longer than its target.
-        ConfigError: growth changes fields of the sampler, and that is the caller's.
+        ConfigError: growth changes fields of a sampler that the caller passed.
     """
     if sampler is not None and any(growth.sampler for growth in config.growth):
         raise ConfigError("setting 'growth' changes fields of the sampler, and this run has a sampler of its own")
@@ -60,7 +60,7 @@ def run_stages(
 
 
 def short_stage(config: "RunConfig", stages: Sequence[RunStage]) -> RunStage | None:
-    """The short steps of a run: windows of the base model, as far as others are as wide; None where it has none."""
+    """The stage of the short steps: windows of the original length, at most the widest of the run; None without any."""
     if not config.short_steps:
         return None
     widest = max((stage.window for stage in stages), key=lambda window: window.train)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from skipwise.config import DataConfig, RunConfig
@@ -148,7 +147,7 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     """
     settings = settings or DemoSettings()
     console, begun = Console(), time.monotonic()
-    model_folder, records, report = folder / "model", folder / "records.jsonl", folder / "report.html"
+    model_folder, report = folder / "model", folder / "report.html"
     run = settings.run_config(model_folder, seed)
     if _goes_on(folder, run):
         console.print(f"continuing the demo in {folder}", soft_wrap=True)
@@ -156,62 +155,29 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
         shutil.rmtree(model_folder, ignore_errors=True)
         shutil.rmtree(folder / _SAMPLES, ignore_errors=True)
         report.unlink(missing_ok=True)
-    # Written again, from cached and new measurements.
-    records.unlink(missing_ok=True)
-    samples = SampleCache(folder / _SAMPLES)
-    samples.folder.mkdir(parents=True, exist_ok=True)
-
-    original = original_window(read_config(BASE))
-    window = Window(train=original, original=original, target=settings.extended_target)
-    lengths = [original * 2**power for power in range(int(np.log2(settings.target / original)) + 1)]
-    loaded = load_model(BASE)
-    held_out = store_corpus(DataConfig(), loaded.tokenizer).documents("held_out", min_tokens=settings.target)
-    documents = [held_out.document(index) for index in range(held_out.num_documents)]
-
-    def measure(name: str, source: Path, **how: Any) -> Arm:
-        console.print(f"measuring [bold]{name}[/bold]")
-        loaded = load_model(source, **how)
-        tasks = [
-            {
-                "kind": "perplexity",
-                "num_documents": settings.num_documents,
-                "scored_tokens": settings.scored_tokens,
-            },
-            {"kind": "passkey", "trials": settings.trials, "num_depths": settings.num_depths},
-        ]
-        results = evaluate(
-            *loaded,
-            tasks,
-            lengths,
-            documents,
-            seed=seed,
-            out=records,
-            cache=samples,
-            allow_beyond=True,
-            progress=console.is_terminal,
-        )
-        return Arm(name=name, results=results)
-
+    bench = _Bench(folder, settings, seed, console)
+    window = Window(train=bench.original, original=bench.original, target=settings.extended_target)
     console.print(
-        f"A Llama of {loaded.model.num_parameters() / 1e6:.1f}M parameters with a window of {original} tokens is "
+        f"A Llama of {bench.num_parameters / 1e6:.1f}M parameters with a window of {bench.original} tokens is "
         f"extended to {settings.target} (and {settings.headroom - 1:.0%} headroom: {settings.extended_target}), on the "
         "sources of Python's standard library; "
-        f"{len(documents)} long files are held out for the measurements."
+        f"{len(bench.documents)} long files are held out for the measurements."
     )
     arms = [
-        measure("base", BASE),
-        measure("interpolation only", BASE, interpolation=run.build_interpolation(), window=window),
+        bench.measure("base", BASE),
+        bench.measure("interpolation only", BASE, interpolation=run.build_interpolation(), window=window),
     ]
     console.print(f"extending: preflight, then {settings.steps} steps of skip-wise training")
     trained = begin_or_go_on(run)
     if trained is None:
         raise KeyboardInterrupt
-    arms.append(measure("extended", model_folder))
+    arms.append(bench.measure("extended", model_folder))
 
     console.print(results_table(arms))
     seconds = time.monotonic() - begun
-    _write_page(report, arms, trained, original=original, target=settings.target, seconds=seconds, seed=seed)
-    shutil.rmtree(samples.folder)
+    evidence = Evidence(arms=arms, original_tokens=bench.original)
+    _write_page(report, evidence, trained, target=settings.target, seconds=seconds, seed=seed)
+    shutil.rmtree(folder / _SAMPLES)
     claims = Claims.of(arms[-1].results)
     console.print(
         f"perplexity of the same tokens {'falls' if claims.perplexity_falls else 'does NOT fall'} with every doubling "
@@ -221,6 +187,52 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     return arms
 
 
+class _Bench:
+    """The measurements of the demo, the same for every arm; their records are written anew, from the sample cache too.
+
+    Attributes:
+        original: window of the base model, in tokens.
+        num_parameters: of the base model.
+        documents: held-out documents, token ids of each.
+    """
+
+    def __init__(self, folder: Path, settings: DemoSettings, seed: int, console: Console) -> None:
+        self._seed, self._console = seed, console
+        self._records, self._samples = folder / "records.jsonl", SampleCache(folder / _SAMPLES)
+        self._records.unlink(missing_ok=True)
+        self._samples.folder.mkdir(parents=True, exist_ok=True)
+        self.original = original_window(read_config(BASE))
+        self._lengths = [self.original * 2**power for power in range((settings.target // self.original).bit_length())]
+        self._tasks = [
+            {
+                "kind": "perplexity",
+                "num_documents": settings.num_documents,
+                "scored_tokens": settings.scored_tokens,
+            },
+            {"kind": "passkey", "trials": settings.trials, "num_depths": settings.num_depths},
+        ]
+        model, tokenizer = load_model(BASE)
+        self.num_parameters = model.num_parameters()
+        held_out = store_corpus(DataConfig(), tokenizer).documents("held_out", min_tokens=settings.target)
+        self.documents = [held_out.document(index) for index in range(held_out.num_documents)]
+
+    def measure(self, name: str, source: Path, **how: Any) -> Arm:
+        """Perplexity and passkeys of one arm."""
+        self._console.print(f"measuring [bold]{name}[/bold]")
+        results = evaluate(
+            *load_model(source, **how),
+            self._tasks,
+            self._lengths,
+            self.documents,
+            seed=self._seed,
+            out=self._records,
+            cache=self._samples,
+            allow_beyond=True,
+            progress=self._console.is_terminal,
+        )
+        return Arm(name=name, results=results)
+
+
 def _goes_on(folder: Path, run: RunConfig) -> bool:
     """Whether the folder contains an incomplete demo with the same settings."""
     begun = Run.open(run.output_folder).config()
@@ -228,26 +240,17 @@ def _goes_on(folder: Path, run: RunConfig) -> bool:
 
 
 def _write_page(
-    path: Path,
-    arms: Sequence[Arm],
-    trained: Mapping[str, Any],
-    *,
-    original: int,
-    target: int,
-    seconds: float,
-    seed: int,
+    path: Path, evidence: Evidence, trained: Mapping[str, Any], *, target: int, seconds: float, seed: int
 ) -> None:
-    Report.of(
-        Evidence(arms=arms, original_tokens=original),
-        title=f"From {original} to {target} tokens",
-        made={
-            "command": "skipwise demo",
-            "training": f"{trained['steps']} steps, {trained['seconds']:.0f} s",
-            "in all": f"{seconds:.0f} s",
-            "seed": str(seed),
-            "versions": ", ".join(f"{name} {version}" for name, version in trained["versions"].items()),
-        },
-    ).write_page(path)
+    made = {
+        "command": "skipwise demo",
+        "training": f"{trained['steps']} steps, {trained['seconds']:.0f} s",
+        "in all": f"{seconds:.0f} s",
+        "seed": str(seed),
+        "versions": ", ".join(f"{name} {version}" for name, version in trained["versions"].items()),
+    }
+    title = f"From {evidence.original_tokens} to {target} tokens"
+    Report.of(evidence, title=title, made=made).write_page(path)
 
 
 def _by_length(results: Sequence[EvalResult], metric: str) -> list[EvalResult]:

@@ -39,6 +39,12 @@ TASK_GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(name for name in TASK_
 READERS = ("perplexity", "sliding", "truncated", "longppl", "nll_by_position", "regression")
 """Tasks that read documents whatever their settings are."""
 
+SUITE_KINDS = ("fact", "continue", "order", "which_document")
+"""Kinds of questions in a suite."""
+
+BENCHMARK_NAMES = ("boolq", "piqa", "winogrande", "truthfulqa_mc2", "arc_challenge", "hellaswag")
+"""Standard benchmarks that need no definition of the user's."""
+
 
 def task_names(names: str) -> list[str]:
     """The tasks that names mean.
