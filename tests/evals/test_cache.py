@@ -95,7 +95,7 @@ def test_weights_are_hashed_for_a_cache_or_a_record_alone_and_once(measure, docu
 
 def test_an_interrupted_run_goes_on_where_it_stopped(measure, monkeypatch, tmp_path) -> None:
     model, stop_at = make_llama(), [3]
-    monkeypatch.setattr(passkey, "_BATCH_TOKENS", 1)
+    monkeypatch.setattr("skipwise.evals.prompts.BATCH_TOKENS", 1)
     answers = passkey.greedy_answers
     asked = []
 

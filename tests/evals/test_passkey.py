@@ -9,7 +9,6 @@ import torch
 
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import EvalContext
-from skipwise.evals.tasks import passkey
 from skipwise.evals.tasks.passkey import Passkey, greedy_answers
 from skipwise.evals.tasks.passkey_prompt import FILLER, INSTRUCTION, NEEDLE, QUESTION, PasskeyBuilder
 from skipwise.records.results import hash_tokens
@@ -89,7 +88,7 @@ def test_samples_depend_on_the_seed_and_on_nothing_else(tiny_llama, monkeypatch)
     task = Passkey(trials=6, num_depths=3)
     first = next(iter(task.run(context_of(tiny_llama), [256])))
     # Other batches, and another length before it.
-    monkeypatch.setattr(passkey, "_BATCH_TOKENS", 512)
+    monkeypatch.setattr("skipwise.evals.prompts.BATCH_TOKENS", 512)
     again = list(task.run(context_of(tiny_llama), [240, 256]))[1]
     assert again == first
     other = next(iter(task.run(context_of(tiny_llama, seed=1), [256])))

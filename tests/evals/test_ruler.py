@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from skipwise.errors import ConfigError
-from skipwise.evals import EvalContext, evaluate
+from skipwise.evals import TASK_GROUPS, TASKS, EvalContext, evaluate
 from skipwise.evals.prompts import string_match_all, string_match_any
-from skipwise.evals.ruler import RULER
+
+RULER = {name: TASKS[name] for name in TASK_GROUPS["ruler"]}
 
 from .conftest import ByteTokenizer
 from .oracle import Oracle

@@ -9,14 +9,24 @@ import numpy as np
 import pytest
 
 from skipwise.errors import DataError
-from skipwise.evals.ruler import RULER
-from skipwise.evals.ruler.common_words import LONG_FORM, SHORT_FORM, WORDS, apart, common_words_draft, compounds
-from skipwise.evals.ruler.draft import Draft
-from skipwise.evals.ruler.frequent_words import MIN_DRAWS, frequent_words_draft, rank_counts
-from skipwise.evals.ruler.haystack import DocumentWords, sentence_ends
-from skipwise.evals.ruler.niah import NeedleSpec, UniqueDraws, needle_draft
+from skipwise.evals import TASK_GROUPS, TASKS, EvalContext
+
+RULER = {name: TASKS[name] for name in TASK_GROUPS["ruler"]}
+from skipwise.evals.ruler.niah import DocumentWords, NeedleSpec, UniqueDraws, needle_draft, sentence_ends
+from skipwise.evals.ruler.task import Draft
 from skipwise.evals.ruler.variables import draw_chains, variable_draft
 from skipwise.evals.ruler.vocabulary import ADJECTIVES, NOUNS, VERBS
+from skipwise.evals.ruler.words import (
+    LONG_FORM,
+    MIN_DRAWS,
+    SHORT_FORM,
+    WORDS,
+    apart,
+    common_words_draft,
+    compounds,
+    frequent_words_draft,
+    rank_counts,
+)
 from skipwise.evals.tasks.passkey_prompt import FILLER
 
 from .ruler_tokenizer import PROSE, PieceTokenizer, prose_documents
@@ -170,7 +180,7 @@ def test_words_of_documents_follow_on_and_start_over() -> None:
     tokenizer = PieceTokenizer()
     documents = prose_documents(tokenizer)
     first, second = (PROSE * 3).split(), ("A second document. " + PROSE).split()
-    words = DocumentWords(documents, tokenizer, first=1)
+    words = DocumentWords(EvalContext(model=None, tokenizer=tokenizer, documents=documents), first=1)
     assert words(5) == second[:5]
     assert words(1000) == ((second + first) * 5)[:1000]
     assert words(7) == second[:7]
@@ -180,7 +190,7 @@ def test_documents_without_text_are_refused() -> None:
     tokenizer = PieceTokenizer()
     blank = np.array(tokenizer.encode(" \n ", add_special_tokens=False))
     with pytest.raises(DataError, match="none of the 2 documents has text"):
-        DocumentWords([blank, blank], tokenizer, first=0)(10)
+        DocumentWords(EvalContext(model=None, tokenizer=tokenizer, documents=[blank, blank]), first=0)(10)
 
 
 def test_text_without_sentence_ends_is_cut_all_the_same() -> None:

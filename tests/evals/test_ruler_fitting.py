@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.errors import ConfigError
-from skipwise.evals.ruler.draft import Draft, PromptEncoder, filler_lines, filler_words
-from skipwise.evals.ruler.fitting import TOLERANCE, fit_length
+from skipwise.evals.ruler.task import TOLERANCE, Draft, PromptEncoder, filler_lines, filler_words, fit_length
 
 from .ruler_tokenizer import ChatTokenizer, PieceTokenizer
 

@@ -11,8 +11,13 @@ import pytest
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import EvalContext
 from skipwise.evals.ruler.facts import FactWorld
-from skipwise.evals.ruler.question_file import read_questions
-from skipwise.evals.ruler.questions import Distractors, SingleHopQuestions, TwoHopQuestions, question_draft
+from skipwise.evals.ruler.questions import (
+    Distractors,
+    SingleHopQuestions,
+    TwoHopQuestions,
+    question_draft,
+    read_questions,
+)
 
 from .ruler_tokenizer import PieceTokenizer
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from skipwise.evals import EvalContext, SampleCache, evaluate
+from skipwise.evals import TASK_GROUPS, TASKS, EvalContext, SampleCache, evaluate
 from skipwise.evals.prompts import string_match_all
-from skipwise.evals.ruler import RULER
-from skipwise.evals.ruler.draft import Draft, PromptEncoder
+
+RULER = {name: TASKS[name] for name in TASK_GROUPS["ruler"]}
+from skipwise.evals.ruler.task import Draft, PromptEncoder
 from skipwise.evals.thinking import AfterThought, answer_of, without_thought
 
 from .conftest import ByteTokenizer, KeyReader

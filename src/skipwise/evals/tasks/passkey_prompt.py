@@ -1,7 +1,7 @@
 """Passkey prompts of an exact length: a five-digit key somewhere in filler, asked for at the end.
 
-Protocol: landmark attention (arXiv 2305.16300): instruction, filler, the key said twice, filler, question. The wording
-is our own, so the figures compare between arms measured here and not with figures printed elsewhere.
+Protocol: landmark attention (arXiv 2305.16300): instruction, filler, the key stated twice, filler, question. The
+wording is our own, so figures cannot be compared with published ones.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ QUESTION = "What is the pass key? The pass key is"
 
 
 class Tokenizer(Protocol):
-    """The little that a prompt needs of a tokenizer."""
+    """What a prompt needs of a tokenizer."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
@@ -29,13 +29,13 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PasskeyPrompt:
-    """One question with its answer.
+    """One question and its answer.
 
     Attributes:
-        prompt_ids: token ids up to and with the question.
-        answer_ids: token ids of the five digits as they follow the question.
+        prompt_ids: token ids up to the end of the question.
+        answer_ids: token ids of the five digits after the question.
         key: the five digits as text.
-        depth: place of the needle in the filler, 0 start to 1 end.
+        depth: position of the needle in the filler, 0 start to 1 end.
     """
 
     prompt_ids: list[int]
@@ -45,16 +45,16 @@ class PasskeyPrompt:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and answer together: what a window must hold."""
+        """Tokens of prompt and answer together."""
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
 class PasskeyBuilder:
-    """Builds passkey prompts for one tokenizer; the fixed parts are tokenized once.
+    """Builds passkey prompts for one tokenizer; tokenizes the fixed parts once.
 
     Args:
-        tokenizer: anything with `encode(text, add_special_tokens=...)`.
-        filler_ids: token ids to hide the key in, cut or repeated to length; by default a few plain sentences.
+        tokenizer: the tokenizer.
+        filler_ids: token ids to hide the key in, truncated or repeated to length; the default is a few plain sentences.
     """
 
     def __init__(self, tokenizer: Tokenizer, filler_ids: Sequence[int] | None = None) -> None:
@@ -64,18 +64,19 @@ class PasskeyBuilder:
         self._filler = list(filler_ids) if filler_ids is not None else self._encode(FILLER)
 
     def build(self, length_tokens: int, depth: float, rng: np.random.Generator) -> PasskeyPrompt:
-        """Makes one prompt whose prompt and answer together are exactly `length_tokens` long.
+        """Builds a prompt that has exactly `length_tokens` tokens together with its answer.
 
         Args:
-            length_tokens: prompt and answer tokens together.
-            depth: where the key goes, 0 (first) to 1 (last, right before the question).
-            rng: source of the key and of where the filler starts.
+            length_tokens: tokens of prompt and answer together.
+            depth: position of the key, 0 (first) to 1 (last, right before the question).
+            rng: source of the key and of the filler's start.
 
         Raises:
-            ConfigError: when instruction, key and question alone are longer than `length_tokens`.
+            ConfigError: instruction, key and question alone are longer than `length_tokens`.
         """
-        key, needle, question, answer = self._parts(rng)
-        room = length_tokens - len(self._instruction) - len(needle) - len(question) - len(answer)
+        key, *parts = self._parts(rng)
+        needle, question, answer = parts
+        room = length_tokens - len(self._instruction) - sum(map(len, parts))
         if room < 0:
             raise ConfigError(
                 f"passkey length is {length_tokens} tokens; instruction, key and question alone take "
@@ -88,12 +89,12 @@ class PasskeyBuilder:
         return PasskeyPrompt(prompt_ids=prompt, answer_ids=answer, key=key, depth=depth)
 
     def shortest_tokens(self, rng: np.random.Generator) -> int:
-        """Tokens of the shortest prompt and answer that `build` would make of these draws."""
-        _, needle, question, answer = self._parts(rng)
-        return len(self._instruction) + len(needle) + len(question) + len(answer)
+        """Tokens of the shortest prompt and answer that `build` can make of these draws."""
+        _, *parts = self._parts(rng)
+        return len(self._instruction) + sum(map(len, parts))
 
     def _parts(self, rng: np.random.Generator) -> tuple[str, list[int], list[int], list[int]]:
-        """A key; and token ids of the sentence that hides it, of the question, and of its answer."""
+        """A key, and the token ids of its needle, of the question and of the answer."""
         key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
         needle = self._encode(NEEDLE.format(key=key))
         return key, needle, *split_answer(self._tokenizer, QUESTION, f" {key}")
