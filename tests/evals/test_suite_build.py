@@ -13,7 +13,7 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals.suite import KINDS, SuiteFolder, build_suite, folder
 from skipwise.evals.suite import build as build_module
 from skipwise.evals.suite.item import SLACK_TOKENS, Item
-from skipwise.evals.suite.sentences import quotable_sentences
+from skipwise.evals.suite.library import quotable_sentences
 
 from .conftest import BOS, ByteTokenizer
 from .suite_documents import prose, sentence, write_documents

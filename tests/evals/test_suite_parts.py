@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 
 from skipwise.data.documents import Document
 from skipwise.errors import DataError
-from skipwise.evals.suite.fact import _unheard
-from skipwise.evals.suite.fitting import fit_size
+from skipwise.evals.suite.build import fit_size
 from skipwise.evals.suite.item import Item, encode_item
-from skipwise.evals.suite.library import Library, cut, place_near
-from skipwise.evals.suite.sentences import halves, headings, is_quotable, quotable_sentences, squeezed
+from skipwise.evals.suite.kinds import unheard
+from skipwise.evals.suite.library import (
+    Library,
+    cut,
+    halves,
+    headings,
+    is_quotable,
+    place_near,
+    quotable_sentences,
+    squeezed,
+)
 from skipwise.evals.suite.task import begins_with
 
 from .suite_documents import prose
@@ -203,7 +211,7 @@ def test_a_library_knows_words_and_what_is_said_twice() -> None:
 def test_what_a_document_holds_is_never_invented() -> None:
     library = Library([Document(name="a", text="The Dorim depot has 123456 things.")])
     drawn = iter(["Dorim", "123456", "dorim", "Volka", "Volka", "Brem", "654321", "depot", "Kren"])
-    assert _unheard(library, drawn.__next__) == ["Volka", "Brem", "654321", "Kren"]
+    assert unheard(library, drawn.__next__) == ["Volka", "Brem", "654321", "Kren"]
 
 
 @pytest.mark.parametrize(

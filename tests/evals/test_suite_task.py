@@ -13,9 +13,9 @@ from transformers import LlamaForCausalLM
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.evals.suite import Item, Suite, SuiteFolder, build_suite
-from skipwise.evals.suite.choice import choice_log_likelihoods
 from skipwise.evals.suite.folder import new_suite
 from skipwise.evals.suite.item import EncodedItem, encode_item
+from skipwise.evals.suite.task import choice_log_likelihoods
 
 from .conftest import ByteTokenizer, make_llama
 from .suite_documents import prose, write_documents
