@@ -22,7 +22,7 @@ from skipwise.evals.benchmarks import BENCHMARKS, run_benchmarks
 from skipwise.model import save_model
 from skipwise.records.stats import wilson
 
-from .conftest import make_llama
+from .tiny import make_llama
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed: skipwise[bench]"

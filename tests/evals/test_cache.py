@@ -20,7 +20,7 @@ from skipwise.evals.tasks import passkey
 from skipwise.records import stats
 from skipwise.runtime import session
 
-from .conftest import ByteTokenizer, KeyReader, make_llama
+from .tiny import ByteTokenizer, key_reader, make_llama
 
 TASK = {"kind": "passkey", "trials": 6, "num_depths": 2}
 
@@ -124,7 +124,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(measure, monkeypatch, tmp_p
 def test_fresh_and_cached_samples_are_written_alike(tokenizer, documents, tmp_path) -> None:
     files = [tmp_path / name for name in ("fresh", "cached")]
     for file in files:
-        evaluate(KeyReader(), tokenizer, [TASK], [400], cache=SampleCache(tmp_path), samples_out=file, progress=False)
+        evaluate(key_reader(), tokenizer, [TASK], [400], cache=SampleCache(tmp_path), samples_out=file, progress=False)
     assert files[0].read_text() == files[1].read_text()
 
 

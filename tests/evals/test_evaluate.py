@@ -12,7 +12,7 @@ from skipwise.evals import TASK_GROUPS, TASKS, EvalResult, Measurement, evaluate
 from skipwise.records.results import hash_tokenizer
 from skipwise.records.stats import Estimate
 
-from .conftest import ByteTokenizer
+from .tiny import ByteTokenizer
 
 SMALL = {
     "perplexity": {"scored_tokens": 8},

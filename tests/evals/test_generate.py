@@ -15,8 +15,7 @@ from skipwise.runtime.attention import sees_everything
 from skipwise.runtime.decode import end_token_ids, greedy_outputs
 from skipwise.runtime.forward import logit_pieces
 
-from .conftest import make_llama, with_adapters
-from .test_forward import MODELS
+from .tiny import make_family, make_llama, with_adapters
 
 LENGTHS = [5, 40, 17, 64, 33]
 KINDS = ["llama-eager", "yarn", "gpt_neox", "gemma2", "gemma3", "mistral"]
@@ -31,7 +30,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Any, list[list[int]]]:
 
 def make(kind: str) -> Any:
     torch.manual_seed(0)
-    return MODELS[kind]().eval()
+    return make_family(kind)
 
 
 def prompts_of(lengths: Sequence[int], max_new_tokens: int = 12, answers: Any = None) -> list[Prompt]:
@@ -41,7 +40,7 @@ def prompts_of(lengths: Sequence[int], max_new_tokens: int = 12, answers: Any = 
             prompt_ids=torch.randint(3, 61, (length,)).tolist(),
             references=[],
             max_new_tokens=max_new_tokens,
-            answer_ids=None if answers is None else answers[index],
+            answer_ids=(answers[index] if answers else None) or [],
         )
         for index, length in enumerate(lengths)
     ]

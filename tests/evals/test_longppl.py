@@ -16,7 +16,7 @@ from skipwise.evals import EvalContext
 from skipwise.evals.tasks import longppl as longppl_module
 from skipwise.evals.tasks.longppl import LongPPL, _located, inside
 
-from .conftest import BOS, ByteTokenizer, make_llama
+from .tiny import BOS, ByteTokenizer, make_llama
 
 SETTINGS: dict[str, Any] = {"short_tokens": 30, "stride_tokens": 17, "min_gain": 0.5, "max_nll": 6.0}
 

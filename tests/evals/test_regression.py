@@ -25,7 +25,7 @@ from skipwise.rope import INTERPOLATIONS, YaRN
 from skipwise.runtime import chunks
 from skipwise.window import Window
 
-from .conftest import make_llama, with_adapters
+from .tiny import make_llama, with_adapters
 
 WINDOW = 128
 LENGTHS = [40, 100]

@@ -4,15 +4,14 @@ import re
 import uuid
 from collections import Counter
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
 
 from skipwise.errors import DataError
-from skipwise.evals import TASK_GROUPS, TASKS, EvalContext
-
-RULER = {name: TASKS[name] for name in TASK_GROUPS["ruler"]}
-from skipwise.evals.ruler.niah import DocumentWords, NeedleSpec, UniqueDraws, needle_draft, sentence_ends
+from skipwise.evals import TASKS
+from skipwise.evals.ruler.niah import DocumentWords, UniqueDraws, sentence_ends
 from skipwise.evals.ruler.task import Draft
 from skipwise.evals.ruler.variables import draw_chains, variable_draft
 from skipwise.evals.ruler.vocabulary import ADJECTIVES, NOUNS, VERBS
@@ -29,7 +28,7 @@ from skipwise.evals.ruler.words import (
 )
 from skipwise.evals.tasks.passkey_prompt import FILLER
 
-from .ruler_tokenizer import PROSE, PieceTokenizer, prose_documents
+from .tiny import PROSE, PieceTokenizer, context_of, prose_documents
 
 SEEDS = range(8)
 NEEDLE = re.compile(r"One secret (\w+) of (\S+) is: (\S+)\.")
@@ -39,17 +38,17 @@ def prose(num_words: int) -> list[str]:
     return list((PROSE * (1 + num_words // 40)).split()[:num_words])
 
 
-def make(spec: NeedleSpec, seed: int, num_units: int = 200) -> Draft:
-    return needle_draft(spec, seed, prose, num_units, 0)
+def task_of(task: str) -> Any:
+    return TASKS[f"ruler_niah_{task}"]()
 
 
-def context_of(draft: Draft) -> str:
+def make(task: str, seed: int, num_units: int = 200) -> Draft:
+    return task_of(task).draft(seed, prose, num_units, 0)
+
+
+def text_of(draft: Draft) -> str:
     """What is between the first and the last line."""
     return draft.request.partition("\n")[2].rpartition("\n")[0]
-
-
-def spec_of(task: str) -> NeedleSpec:
-    return RULER[f"ruler_niah_{task}"].spec  # type: ignore[attr-defined]
 
 
 # Needles in a haystack -----------------------------------------------------------------------------------------------
@@ -71,17 +70,11 @@ def spec_of(task: str) -> NeedleSpec:
 def test_retrieval_is_set_up_as_published_and_the_prompts_are_so(
     task: str, haystack: str, keys: str, values: str, num_keys: int, num_values: int, num_queries: int
 ) -> None:
-    spec = spec_of(task)
-    assert spec == NeedleSpec(
-        haystack=haystack,  # type: ignore[arg-type]
-        keys=keys,  # type: ignore[arg-type]
-        values=values,  # type: ignore[arg-type]
-        num_keys=num_keys,
-        num_values=num_values,
-        num_queries=num_queries,
-    )
+    own = task_of(task)
+    assert (own.haystack, own.keys, own.values) == (haystack, keys, values)
+    assert (own.num_keys, own.num_values, own.num_queries) == (num_keys, num_values, num_queries)
     for seed in SEEDS:
-        draft = make(spec, seed)
+        draft = make(task, seed)
         found = NEEDLE.findall(draft.request)
         by_key: dict[str, set[str]] = {}
         for _, key, value in found:
@@ -118,13 +111,13 @@ def check_kind(kind: str, text: str) -> None:
 
 
 def test_noise_is_filler_lines_and_needle_haystacks_are_needles_alone() -> None:
-    lines = context_of(make(spec_of("single_1"), 1, 210)).split("\n")
+    lines = text_of(make("single_1", 1, 210)).split("\n")
     assert [line for line in lines if not NEEDLE.fullmatch(line)] == [FILLER.strip()] * (210 // len(FILLER.split())) + [
         " ".join(FILLER.split()[: 210 % len(FILLER.split())])
     ]
     assert sum(NEEDLE.fullmatch(line) is not None for line in lines) == 1
     for task in ("multikey_2", "multikey_3"):
-        lines = context_of(make(spec_of(task), 1, 50)).split("\n")
+        lines = text_of(make(task, 1, 50)).split("\n")
         assert len(lines) == 51
         assert all(NEEDLE.fullmatch(line) for line in lines)
 
@@ -132,7 +125,7 @@ def test_noise_is_filler_lines_and_needle_haystacks_are_needles_alone() -> None:
 def test_an_essay_is_the_text_with_the_needles_between_its_sentences() -> None:
     depths = set()
     for seed in range(60):
-        context = context_of(make(spec_of("multikey_1"), seed, 400))
+        context = text_of(make("multikey_1", seed, 400))
         assert NEEDLE.sub("", context).split() == prose(400)
         for match in NEEDLE.finditer(context):
             before = NEEDLE.sub("", context[: match.start()]).split()
@@ -144,7 +137,7 @@ def test_an_essay_is_the_text_with_the_needles_between_its_sentences() -> None:
 
 def test_four_needles_of_one_text_are_at_four_depths() -> None:
     for seed in range(30):
-        context = context_of(make(spec_of("multiquery"), seed, 1000))
+        context = text_of(make("multiquery", seed, 1000))
         places = [len(NEEDLE.sub("", context[: match.start()]).split()) for match in NEEDLE.finditer(context)]
         assert len(set(places)) == 4
 
@@ -152,7 +145,7 @@ def test_four_needles_of_one_text_are_at_four_depths() -> None:
 def test_the_key_that_is_asked_comes_at_any_place_among_the_others() -> None:
     firsts = Counter()
     for seed in range(200):
-        draft = make(spec_of("multikey_1"), seed, 40)
+        draft = make("multikey_1", seed, 40)
         order = [key for _, key, _ in NEEDLE.findall(draft.request)]
         firsts[order.index(draft.details["keys"][0])] += 1
     assert min(firsts[place] for place in range(4)) > 25
@@ -166,21 +159,21 @@ def test_no_key_or_value_is_drawn_twice() -> None:
 
 def test_keys_and_values_do_not_depend_on_the_size() -> None:
     for task in ("single_1", "multikey_2", "multiquery"):
-        small, large = (make(spec_of(task), 5, size) for size in (10, 300))
+        small, large = (make(task, 5, size) for size in (10, 300))
         assert (small.references, small.answer_prefix) == (large.references, large.answer_prefix)
 
 
 def test_one_value_is_asked_in_the_singular_and_several_in_the_plural() -> None:
-    assert "What is the secret uuid of" in make(spec_of("single_3"), 0).request
-    assert "What are all the secret numbers of" in make(spec_of("multivalue"), 0).request
-    assert re.search(r"numbers of \S+, \S+, \S+, and \S+ that", make(spec_of("multiquery"), 0).answer_prefix)
+    assert "What is the secret uuid of" in make("single_3", 0).request
+    assert "What are all the secret numbers of" in make("multivalue", 0).request
+    assert re.search(r"numbers of \S+, \S+, \S+, and \S+ that", make("multiquery", 0).answer_prefix)
 
 
 def test_words_of_documents_follow_on_and_start_over() -> None:
     tokenizer = PieceTokenizer()
     documents = prose_documents(tokenizer)
     first, second = (PROSE * 3).split(), ("A second document. " + PROSE).split()
-    words = DocumentWords(EvalContext(model=None, tokenizer=tokenizer, documents=documents), first=1)
+    words = DocumentWords(context_of(tokenizer=tokenizer, documents=documents), first=1)
     assert words(5) == second[:5]
     assert words(1000) == ((second + first) * 5)[:1000]
     assert words(7) == second[:7]
@@ -190,7 +183,7 @@ def test_documents_without_text_are_refused() -> None:
     tokenizer = PieceTokenizer()
     blank = np.array(tokenizer.encode(" \n ", add_special_tokens=False))
     with pytest.raises(DataError, match="none of the 2 documents has text"):
-        DocumentWords(EvalContext(model=None, tokenizer=tokenizer, documents=[blank, blank]), first=0)(10)
+        DocumentWords(context_of(tokenizer=tokenizer, documents=[blank, blank]), first=0)(10)
 
 
 def test_text_without_sentence_ends_is_cut_all_the_same() -> None:

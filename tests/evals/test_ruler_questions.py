@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals import EvalContext
 from skipwise.evals.ruler.facts import FactWorld
 from skipwise.evals.ruler.questions import (
     Distractors,
@@ -19,11 +18,7 @@ from skipwise.evals.ruler.questions import (
     read_questions,
 )
 
-from .ruler_tokenizer import PieceTokenizer
-
-
-def context(seed: int = 0) -> EvalContext:
-    return EvalContext(model=None, tokenizer=PieceTokenizer(), seed=seed, progress=False)
+from .tiny import PieceTokenizer, context_of
 
 
 def squad(num_articles: int = 3, num_paragraphs: int = 4) -> dict:
@@ -188,7 +183,7 @@ def test_a_bad_file_is_refused_with_its_name_and_the_entry(tmp_path: Path, conte
 
 def test_each_trial_asks_another_question_and_related_passages_come_first(squad_file: Path) -> None:
     task = SingleHopQuestions(file=str(squad_file), trials=12)
-    here = context()
+    here = context_of(tokenizer=PieceTokenizer())
     asked = []
     for index in range(12):
         draft = task.drafter(here, 1024, index)(60, 0)
@@ -205,7 +200,7 @@ def test_each_trial_asks_another_question_and_related_passages_come_first(squad_
 
 
 def test_a_small_file_is_topped_up_with_filler_and_says_so(squad_file: Path) -> None:
-    prompt = SingleHopQuestions(file=str(squad_file), trials=2).prompt(context(), 4096, 0)
+    prompt = SingleHopQuestions(file=str(squad_file), trials=2).prompt(context_of(tokenizer=PieceTokenizer()), 4096, 0)
     assert 0.98 * 4096 <= prompt.num_tokens <= 4096
     assert prompt.details["passages"] == 12
     assert prompt.details["filler_words"] > 500
@@ -214,9 +209,9 @@ def test_a_small_file_is_topped_up_with_filler_and_says_so(squad_file: Path) -> 
 def test_a_question_without_an_answer_has_no_reference_and_no_answer_tokens(tmp_path: Path) -> None:
     path = tmp_path / "hotpot.json"
     path.write_text(json.dumps([{"question": "Unknown?", "context": [["T", ["S."]]]}]))
-    prompt = TwoHopQuestions(file=str(path), trials=1).prompt(context(), 1024, 0)
+    prompt = TwoHopQuestions(file=str(path), trials=1).prompt(context_of(tokenizer=PieceTokenizer()), 1024, 0)
     assert prompt.references == []
-    assert prompt.answer_ids is None
+    assert prompt.answer_ids == []
 
 
 def test_scope_says_where_the_questions_come_from(squad_file: Path) -> None:

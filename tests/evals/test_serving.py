@@ -18,7 +18,7 @@ from skipwise.evals.tasks.serving import serve
 from skipwise.runtime import peak as peaks
 from skipwise.runtime.caches import cache_bytes
 
-from .conftest import make_llama, with_adapters
+from .tiny import make_llama, with_adapters
 
 QUICK: dict[str, Any] = {"kind": "serving", "new_tokens": 4, "repeats": 2, "warm_ups": 0}
 METRICS = ["prefill_seconds", "token_seconds", "cache_bytes", "peak_bytes"]

@@ -15,8 +15,8 @@ from skipwise.evals.suite import build as build_module
 from skipwise.evals.suite.item import SLACK_TOKENS, Item
 from skipwise.evals.suite.library import quotable_sentences
 
-from .conftest import BOS, ByteTokenizer
 from .suite_documents import prose, sentence, write_documents
+from .tiny import BOS, ByteTokenizer
 
 LENGTHS = [1600, 4000]
 ITEMS = 8

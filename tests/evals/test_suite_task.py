@@ -17,8 +17,8 @@ from skipwise.evals.suite.folder import new_suite
 from skipwise.evals.suite.item import EncodedItem, encode_item
 from skipwise.evals.suite.task import choice_log_likelihoods
 
-from .conftest import ByteTokenizer, make_llama
 from .suite_documents import prose, write_documents
+from .tiny import ByteTokenizer, make_llama
 
 LENGTH, ITEMS = 1300, 4
 

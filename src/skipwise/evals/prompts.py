@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -28,18 +28,18 @@ class Prompt:
         prompt_ids: token ids up to the beginning of the answer.
         references: texts that the output should contain.
         max_new_tokens: maximum number of tokens of the answer.
-        answer_ids: a continuation of the prompt that has score 1; None if no single one does.
+        answer_ids: a continuation of the prompt that has score 1; empty if no single one does.
         details: JSON values that join the sample, such as its depth.
     """
 
     prompt_ids: list[int]
     references: list[str]
     max_new_tokens: int
-    answer_ids: list[int] | None = None
+    answer_ids: list[int] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        answer_tokens = len(self.answer_ids or ())
+        answer_tokens = len(self.answer_ids)
         if not self.prompt_ids or self.max_new_tokens < max(1, answer_tokens):
             raise ConfigError(
                 f"a prompt of {len(self.prompt_ids)} tokens with a right answer of {answer_tokens} may be answered in "
@@ -144,25 +144,13 @@ def answer_prompts(
     return prompt_samples(context, task, length_tokens, num_items, build, answer, **scope)
 
 
-class Asked(Protocol):
-    """A prompt of any task."""
-
-    @property
-    def prompt_ids(self) -> Sequence[int]:
-        """Token ids up to the beginning of the answer."""
-        ...
-
-
-_Prompt = TypeVar("_Prompt", bound=Asked)
-
-
 def prompt_samples(
     context: EvalContext,
     task: Any,
     length_tokens: int,
     num_items: int,
-    build: Callable[[int], _Prompt],
-    answer: Callable[[Sequence[int], Sequence[_Prompt]], list[dict[str, Any]]],
+    build: Callable[[int], Prompt],
+    answer: Callable[[Sequence[int], Sequence[Prompt]], list[dict[str, Any]]],
     *,
     judged: str = "score",
     **scope: Any,

@@ -9,7 +9,7 @@ Source: RULER (arXiv 2404.06654), section 3 and appendix B, and its published se
 import itertools
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -28,27 +28,6 @@ _DEPTHS = np.linspace(0, 100, num=40).round().astype(int)
 # Text without sentence ends, such as code, is split after this many words.
 _LONGEST_SENTENCE_WORDS = 32
 _CLOSING_MARKS = "\"')]\u201d\u2019"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NeedleSpec:
-    """What distinguishes one retrieval task from another.
-
-    Attributes:
-        haystack: what the needles hide in.
-        keys: what keys are made of.
-        values: what values are made of.
-        num_keys: number of keys, including distractors.
-        num_values: number of values of each key; the answer contains them all.
-        num_queries: number of keys that are asked for; there are at least as many keys.
-    """
-
-    haystack: Haystack
-    keys: Kind = "words"
-    values: Kind = "numbers"
-    num_keys: int = 1
-    num_values: int = 1
-    num_queries: int = 1
 
 
 class UniqueDraws:
@@ -76,61 +55,6 @@ _DRAWS: dict[Kind, Callable[[np.random.Generator], str]] = {
     "uuids": lambda rng: str(uuid.UUID(bytes=rng.bytes(16), version=4)),
 }
 _SINGULAR: dict[Kind, str] = {"words": "word", "numbers": "number", "uuids": "uuid"}
-
-
-def needle_draft(
-    spec: NeedleSpec,
-    seed: int,
-    words: Callable[[int], Sequence[str]],
-    num_units: int,
-    num_filler_words: int,
-) -> Draft:
-    """One question over a haystack of a given size.
-
-    Args:
-        spec: the task.
-        seed: seed of all draws; keys and values do not depend on the haystack's size.
-        words: returns the first words of running text, given their number; used by `essay` alone.
-        num_units: size of the haystack: words, or distractor needles if the haystack is needles.
-        num_filler_words: number of filler words after it.
-    """
-    rng = np.random.default_rng(seed)
-    unique = UniqueDraws(rng)
-    kind = _SINGULAR[spec.values]
-
-    def needle(key: str, value: str) -> str:
-        return NEEDLE.format(kind=kind, key=key, value=value)
-
-    keys = [unique.draw(spec.keys) for _ in range(max(spec.num_keys, spec.num_queries))]
-    values = [[unique.draw(spec.values) for _ in range(spec.num_values)] for _ in keys]
-    needles = [needle(key, value) for key, own in zip(keys, values, strict=True) for value in own]
-    needles = [needles[place] for place in rng.permutation(len(needles))]
-    if spec.haystack == "essay":
-        context = _into_text(needles, words(num_units), rng)
-    else:
-        if spec.haystack == "noise":
-            lines = filler_lines(num_units)
-        else:
-            lines = [needle(unique.draw(spec.keys), unique.draw(spec.values)) for _ in range(num_units)]
-        context = "\n".join(insert_at_random(lines, needles, rng))
-    context = topped_up(context, num_filler_words)
-    queries = keys[: spec.num_queries]
-    references = [value for own in values[: spec.num_queries] for value in own]
-    listed = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
-    if len(references) == 1:
-        opening = f"A secret {kind} is hidden in the text below. Keep it in mind: you will be asked for the {kind}."
-        question = f"What is the secret {kind} of {listed} that the text above states?"
-        prefix = f"The secret {kind} of {listed} that the text above states is"
-    else:
-        opening = f"Secret {kind}s are hidden in the text below. Keep them in mind: you will be asked for the {kind}s."
-        question = f"What are all the secret {kind}s of {listed} that the text above states?"
-        prefix = f"The secret {kind}s of {listed} that the text above states are"
-    return Draft(
-        request=f"{opening}\n{context}\n{question}",
-        answer_prefix=prefix,
-        references=references,
-        details={"keys": queries, "haystack": spec.haystack, "filler_words": num_filler_words},
-    )
 
 
 def _into_text(needles: Sequence[str], words: Sequence[str], rng: np.random.Generator) -> str:
@@ -194,78 +118,145 @@ def sentence_ends(words: Sequence[str]) -> list[int]:
     return ends
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedleTask(RulerTask):
-    """Base of the retrieval tasks: 128 tokens of answer, scored by the share of values that it contains."""
+    """Base of the retrieval tasks: 128 tokens of answer, scored by the share of values that it contains.
 
-    max_new_tokens: ClassVar[int] = 128
-    spec: ClassVar[NeedleSpec]
+    Attributes:
+        haystack: what the needles hide in.
+        keys: what keys are made of.
+        values: what values are made of.
+        num_keys: number of keys, including distractors.
+        num_values: number of values of each key; the answer contains them all.
+        num_queries: number of keys that are asked for; there are at least as many keys.
+    """
+
+    max_new_tokens = 128
+    haystack: ClassVar[Haystack]
+    keys: ClassVar[Kind] = "words"
+    values: ClassVar[Kind] = "numbers"
+    num_keys: ClassVar[int] = 1
+    num_values: ClassVar[int] = 1
+    num_queries: ClassVar[int] = 1
 
     @property
     def uses_documents(self) -> bool:
         """Whether the haystack is text of the documents."""
-        return self.spec.haystack == "essay"
+        return self.haystack == "essay"
 
     def drafter(self, context: EvalContext, length_tokens: int, index: int) -> Drafter:
         """The prompts of one trial by size."""
         rng = context.rng(self.name, length_tokens, index)
         seed = int(rng.integers(2**63))
         first = int(rng.integers(len(context.documents))) if self.uses_documents else 0
-        words = DocumentWords(context, first)
-        return lambda units, filler: needle_draft(self.spec, seed, words, units, filler)
+        return partial(self.draft, seed, DocumentWords(context, first))
+
+    def draft(self, seed: int, words: Callable[[int], Sequence[str]], num_units: int, num_filler_words: int) -> Draft:
+        """One question over a haystack of a given size.
+
+        Args:
+            seed: seed of all draws; keys and values do not depend on the haystack's size.
+            words: returns the first words of running text, given their number; used by `essay` alone.
+            num_units: size of the haystack: words, or distractor needles if the haystack is needles.
+            num_filler_words: number of filler words after it.
+        """
+        rng = np.random.default_rng(seed)
+        unique = UniqueDraws(rng)
+        kind = _SINGULAR[self.values]
+
+        def needle(key: str, value: str) -> str:
+            return NEEDLE.format(kind=kind, key=key, value=value)
+
+        keys = [unique.draw(self.keys) for _ in range(max(self.num_keys, self.num_queries))]
+        values = [[unique.draw(self.values) for _ in range(self.num_values)] for _ in keys]
+        needles = [needle(key, value) for key, own in zip(keys, values, strict=True) for value in own]
+        needles = [needles[place] for place in rng.permutation(len(needles))]
+        if self.haystack == "essay":
+            context = _into_text(needles, words(num_units), rng)
+        else:
+            if self.haystack == "noise":
+                lines = filler_lines(num_units)
+            else:
+                lines = [needle(unique.draw(self.keys), unique.draw(self.values)) for _ in range(num_units)]
+            context = "\n".join(insert_at_random(lines, needles, rng))
+        context = topped_up(context, num_filler_words)
+        queries = keys[: self.num_queries]
+        references = [value for own in values[: self.num_queries] for value in own]
+        listed = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
+        if len(references) == 1:
+            opening = f"A secret {kind} is hidden in the text below. Keep it in mind: you will be asked for the {kind}."
+            question = f"What is the secret {kind} of {listed} that the text above states?"
+            prefix = f"The secret {kind} of {listed} that the text above states is"
+        else:
+            opening = (
+                f"Secret {kind}s are hidden in the text below. Keep them in mind: you will be asked for the {kind}s."
+            )
+            question = f"What are all the secret {kind}s of {listed} that the text above states?"
+            prefix = f"The secret {kind}s of {listed} that the text above states are"
+        return Draft(
+            request=f"{opening}\n{context}\n{question}",
+            answer_prefix=prefix,
+            references=references,
+            details={"keys": queries, "haystack": self.haystack, "filler_words": num_filler_words},
+        )
 
 
 class NeedleSingle1(NeedleTask):
     """One number of one key in filler sentences: much like a passkey."""
 
     name = "ruler_niah_single_1"
-    spec = NeedleSpec(haystack="noise")
+    haystack = "noise"
 
 
 class NeedleSingle2(NeedleTask):
     """One number of one key in running text: the classic test."""
 
     name = "ruler_niah_single_2"
-    spec = NeedleSpec(haystack="essay")
+    haystack = "essay"
 
 
 class NeedleSingle3(NeedleTask):
     """One UUID of one key in running text: a long value."""
 
     name = "ruler_niah_single_3"
-    spec = NeedleSpec(haystack="essay", values="uuids")
+    haystack = "essay"
+    values = "uuids"
 
 
 class NeedleMultiKey1(NeedleTask):
     """One number among those of four keys in running text."""
 
     name = "ruler_niah_multikey_1"
-    spec = NeedleSpec(haystack="essay", num_keys=4)
+    haystack = "essay"
+    num_keys = 4
 
 
 class NeedleMultiKey2(NeedleTask):
     """One number where every line is a needle."""
 
     name = "ruler_niah_multikey_2"
-    spec = NeedleSpec(haystack="needle")
+    haystack = "needle"
 
 
 class NeedleMultiKey3(NeedleTask):
     """One UUID where every line gives a UUID to a UUID."""
 
     name = "ruler_niah_multikey_3"
-    spec = NeedleSpec(haystack="needle", keys="uuids", values="uuids")
+    haystack = "needle"
+    keys = "uuids"
+    values = "uuids"
 
 
 class NeedleMultiValue(NeedleTask):
     """All four numbers of one key in running text."""
 
     name = "ruler_niah_multivalue"
-    spec = NeedleSpec(haystack="essay", num_values=4)
+    haystack = "essay"
+    num_values = 4
 
 
 class NeedleMultiQuery(NeedleTask):
     """The numbers of four keys in running text, all asked at once."""
 
     name = "ruler_niah_multiquery"
-    spec = NeedleSpec(haystack="essay", num_queries=4)
+    haystack = "essay"
+    num_queries = 4

@@ -101,13 +101,13 @@ class PromptEncoder:
         how = {"tokenize": False, "add_generation_prompt": True, **switches}
         return opens_thought(self._tokenizer.apply_chat_template([{"role": "user", "content": ""}], **how))
 
-    def answer_ids(self, draft: Draft, max_tokens: int) -> list[int] | None:
-        """Tokens of the first reference right after the prompt; None if they are too many or do not decode to it."""
+    def answer_ids(self, draft: Draft, max_tokens: int) -> list[int]:
+        """Tokens of the first reference right after the prompt; empty if they are too many or do not decode to it."""
         together = self._plain(f"{draft.answer_prefix} {draft.references[0]}")
         answer = together[len(self._plain(draft.answer_prefix)) :]
         # Some of the answer is missing if the tokenizer merges its beginning with the prefix's end.
         proves = draft.references[0] in self._tokenizer.decode(answer)
-        return answer if proves and len(answer) <= max_tokens else None
+        return answer if proves and len(answer) <= max_tokens else []
 
     def _plain(self, text: str) -> list[int]:
         return encoder_of(self._tokenizer).encode(text)
@@ -277,7 +277,7 @@ class RulerTask:
             prompt_ids=prompt_ids,
             references=draft.references,
             max_new_tokens=self._budget,
-            answer_ids=self._encoder(context).answer_ids(draft, self.max_new_tokens) if settled else None,
+            answer_ids=self._encoder(context).answer_ids(draft, self.max_new_tokens) if settled else [],
             details=draft.details,
         )
 

@@ -153,7 +153,7 @@ class NeedleGrid(AtDepths):
             prompt_ids=prompt_ids + haystack[begin:] + question_ids,
             references=[needle.value for needle in asked],
             max_new_tokens=self.max_new_tokens,
-            answer_ids=answer_ids or None,
+            answer_ids=answer_ids,
             details={
                 "kind": kind,
                 "depth": depth,

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
 from skipwise.evals.context import EvalContext, as_input
-from skipwise.evals.prompts import prompt_samples, running_text
+from skipwise.evals.prompts import Prompt, prompt_samples, running_text
 from skipwise.evals.settings import AtDepths, Count, Haystack
-from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder, PasskeyPrompt
+from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.records.stats import wilson
 from skipwise.runtime.forward import Where, logit_pieces
@@ -40,23 +41,20 @@ class Passkey(AtDepths):
         """Checks that every trial's instruction, key and question fit, and that the haystack has text."""
         for length in lengths:
             for trial in range(self.trials):
-                self._prompt(context, length, trial)
+                self.prompt(context, length, trial)
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length: the accuracy over all depths, then at each depth."""
         for length in lengths:
 
-            def build(trial: int, length: int = length) -> PasskeyPrompt:
-                return self._prompt(context, length, trial)
-
-            def answer(trials: Sequence[int], prompts: Sequence[PasskeyPrompt], length: int = length) -> list[Sample]:
+            def answer(trials: Sequence[int], prompts: Sequence[Prompt], length: int = length) -> list[Sample]:
                 where = [f"passkey, length {length}, trial {trial}" for trial in trials]
                 outputs = greedy_answers(context.model, prompts, where)
                 return [
                     {
-                        "depth": prompt.depth,
+                        **prompt.details,
                         "prompt_sha256": hash_tokens(prompt.prompt_ids),
-                        "answer": prompt.key,
+                        "answer": prompt.references[0],
                         "answer_ids": prompt.answer_ids,
                         "output": context.tokenizer.decode(output_ids),
                         "output_ids": output_ids,
@@ -65,10 +63,11 @@ class Passkey(AtDepths):
                     for prompt, output_ids in zip(prompts, outputs, strict=True)
                 ]
 
+            build = partial(self.prompt, context, length)
             samples = prompt_samples(context, self, length, self.trials, build, answer, judged="correct")
             yield Measurement(self._results(context, length, samples), samples)
 
-    def _prompt(self, context: EvalContext, length: int, trial: int) -> PasskeyPrompt:
+    def prompt(self, context: EvalContext, length: int, trial: int) -> Prompt:
         """One trial, which depends only on seed, length and number."""
         rng = context.rng(self.name, length, trial)
         filler_ids = running_text(context, length, rng) if self.uses_documents else None
@@ -87,7 +86,7 @@ class Passkey(AtDepths):
         return [result("accuracy", samples), *cells]
 
 
-def greedy_answers(model: Any, prompts: Sequence[PasskeyPrompt], where: Where) -> list[list[int]]:
+def greedy_answers(model: Any, prompts: Sequence[Prompt], where: Where) -> list[list[int]]:
     """The argmax at every answer token of each prompt, given the prompt and the right answer so far.
 
     It equals the answer exactly if greedy decoding writes the answer.

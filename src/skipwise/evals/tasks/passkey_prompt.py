@@ -5,13 +5,12 @@ wording is our own, so figures cannot be compared with published ones.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from skipwise.errors import ConfigError
-from skipwise.evals.prompts import opening_ids, split_answer
+from skipwise.evals.prompts import Prompt, opening_ids, split_answer
 
 INSTRUCTION = "A pass key is hidden in the long text below. Find it and remember it; it is asked for at the end.\n"
 FILLER = "The river is wide. The hills are low. The road is long. On we go. Over there and home again.\n"
@@ -25,28 +24,6 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PasskeyPrompt:
-    """One question and its answer.
-
-    Attributes:
-        prompt_ids: token ids up to the end of the question.
-        answer_ids: token ids of the five digits after the question.
-        key: the five digits as text.
-        depth: position of the needle in the filler, 0 start to 1 end.
-    """
-
-    prompt_ids: list[int]
-    answer_ids: list[int]
-    key: str
-    depth: float
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of prompt and answer together."""
-        return len(self.prompt_ids) + len(self.answer_ids)
 
 
 class PasskeyBuilder:
@@ -63,7 +40,7 @@ class PasskeyBuilder:
         self._instruction = opening_ids(tokenizer, INSTRUCTION)
         self._filler = list(filler_ids) if filler_ids is not None else self._encode(FILLER)
 
-    def build(self, length_tokens: int, depth: float, rng: np.random.Generator) -> PasskeyPrompt:
+    def build(self, length_tokens: int, depth: float, rng: np.random.Generator) -> Prompt:
         """Builds a prompt that has exactly `length_tokens` tokens together with its answer.
 
         Args:
@@ -86,7 +63,9 @@ class PasskeyBuilder:
         filler = np.resize(np.roll(np.asarray(self._filler), -start), room).tolist()
         cut = round(depth * room)
         prompt = self._instruction + filler[:cut] + needle + filler[cut:] + question
-        return PasskeyPrompt(prompt_ids=prompt, answer_ids=answer, key=key, depth=depth)
+        return Prompt(
+            prompt_ids=prompt, references=[key], max_new_tokens=len(answer), answer_ids=answer, details={"depth": depth}
+        )
 
     def shortest_tokens(self, rng: np.random.Generator) -> int:
         """Tokens of the shortest prompt and answer that `build` can make of these draws."""
