@@ -114,13 +114,8 @@ def test_a_fit_is_never_too_long_and_close_where_it_can_be(
 
 
 def test_even_text_is_fitted_in_a_few_tries() -> None:
-    asked = []
-
-    def count(characters: int) -> int:
-        asked.append(characters)
-        return 150 + characters // 4
-
-    fit = fit_size(count, 131072, 471_000, 734_000, 3.7)
+    asked: list[int] = []
+    fit = fit_size(lambda size: asked.append(size) or 150 + size // 4, 131072, 471_000, 734_000, 3.7)
     assert fit is not None
     assert 0.995 * 131072 <= fit.tokens <= 131072
     assert len(asked) <= 4
@@ -245,10 +240,9 @@ def test_items_survive_their_line_and_nothing_else() -> None:
     assert "\n" not in line
     assert Item.from_json(line) == item
     assert item.prompt == "Zwölf\nLines\u2028 and more\nHow many?"
-    with pytest.raises(DataError, match="item fact-64-000 of a suite was changed"):
-        Item.from_json(line.replace(" 12", " 13"))
-    with pytest.raises(DataError, match="cannot be read"):
-        Item.from_json(line[:-5])
+    for other, named in ((line.replace(" 12", " 13"), "fact-64-000 of a suite was changed"), (line[:-5], "cannot be")):
+        with pytest.raises(DataError, match=named):
+            Item.from_json(other)
 
 
 def test_squeezed_text_compares_what_is_said() -> None:
