@@ -91,6 +91,7 @@ def test_a_task_of_ones_own_is_an_object(tiny_llama, tokenizer) -> None:
         (["passkey"], [], ConfigError, r"lengths \[\]"),
         (["passkey"], [513], ConfigError, "length is 513 tokens and the model's window is 512"),
         (["passkey", "sliding"], [64], DataError, "sliding measure text"),
+        (["suite"], [8], ConfigError, "suite needs folder.*suite.folder=VALUE"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tiny_llama, tokenizer, tasks, lengths, error, message: str) -> None:

@@ -24,13 +24,8 @@ KINDS = ["llama-eager", "yarn", "gpt_neox", "gemma2", "gemma3", "mistral"]
 @pytest.fixture(scope="module", params=KINDS)
 def case(request: pytest.FixtureRequest) -> tuple[Any, list[list[int]]]:
     """A model, and what it writes after each of `LENGTHS` alone, end tokens or not."""
-    model = make(request.param)
+    model = make_family(request.param)
     return model, [alone(model, prompt) for prompt in prompts_of(LENGTHS)]
-
-
-def make(kind: str) -> Any:
-    torch.manual_seed(0)
-    return make_family(kind)
 
 
 def prompts_of(lengths: Sequence[int], max_new_tokens: int = 12, answers: Any = None) -> list[Prompt]:
@@ -93,7 +88,7 @@ def test_unlike_prompts_in_a_batch_get_what_each_gets_alone(case, chunk_tokens: 
 
 @pytest.mark.parametrize("eos_ids", [{2}, {2, 9}, set()])
 def test_an_end_token_ends_its_row_only(eos_ids: set[int]) -> None:
-    model = make("llama")
+    model = make_family("llama")
     prompts = prompts_of(range(3, 60, 8), max_new_tokens=20)
     expected = []
     for prompt in prompts:
@@ -231,13 +226,13 @@ def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
 def test_longrope_is_that_of_the_input_so_far(lengths: list[int]) -> None:
     # The original window is 32: answers stay within, or begin beyond, or grow past it, where Phi-3's own class reads
     # all anew.
-    model = make("longrope")
+    model = make_family("longrope")
     expected = [alone(model, prompt) for prompt in prompts_of(lengths)]
     assert greedy_outputs(model, prompts_of(lengths), chunk_tokens=16) == expected
 
 
 def test_dynamic_rope_is_that_of_prompt_and_answer_for_every_token() -> None:
-    model = make("dynamic")
+    model = make_family("dynamic")
     fresh = copy.deepcopy(model)
     prompts = prompts_of([45, 20, 45])
     outputs = greedy_outputs(model, prompts, chunk_tokens=16)

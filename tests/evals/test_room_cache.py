@@ -16,7 +16,6 @@ def some(n: int, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_holds_what_a_growing_cache_does() -> None:
-    torch.manual_seed(0)
     model = make_family("llama")
     room, grown = RoomCache(model, 3, 20), DynamicCache(config=model.config)
     for n in (7, 1, 1, 5):
@@ -50,7 +49,6 @@ def test_no_tensor_is_made_but_the_first_two_of_each_layer() -> None:
 
 
 def test_rows_read_apart_go_on_together() -> None:
-    torch.manual_seed(0)
     model = make_family("llama")
     cache = RoomCache(model, 2, 9)
     keys, values = some(8, rows=2)

@@ -16,7 +16,6 @@ N, LAST = 50, 30
 
 @pytest.fixture(params=["llama", "llama-eager", "gemma2", "mistral", "dynamic"])
 def model(request: pytest.FixtureRequest) -> Any:
-    torch.manual_seed(0)
     return make_family(request.param)
 
 
