@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 import skipwise.evals.context
 from skipwise.evals import EvalResult, Measurement, SampleCache, evaluate
-from skipwise.evals.cache import _hash_files, hash_code, hash_model, write_sample
+from skipwise.evals.cache import _hash_files, hash_code, hash_model
 from skipwise.evals.settings import NO_KEY
 from skipwise.evals.tasks import passkey
 from skipwise.records import stats
@@ -119,15 +119,13 @@ def test_an_interrupted_run_goes_on_where_it_stopped(measure, monkeypatch, tmp_p
 def test_a_text_may_hold_any_end_of_line_and_a_cut_letter_loses_one_line(tmp_path) -> None:
     cache = SampleCache(tmp_path)
     texts = ["plain", "a\u2028b", "a\x85b", "naïve"]
-    with cache.writer("key") as file:
-        for index, text in enumerate(texts):
-            write_sample(file, index, {"output": text})
+    cache.add("key", {index: {"output": text} for index, text in enumerate(texts)})
     assert [cache.read("key")[index]["output"] for index in range(4)] == texts
     (line_file,) = tmp_path.rglob("*.jsonl")
     line_file.write_bytes(line_file.read_bytes().split("ï".encode())[0] + "ï".encode()[:1])
     assert sorted(cache.read("key")) == [0, 1, 2]
-    with cache.writer("other") as file, pytest.raises(ValueError, match="not JSON compliant"):
-        write_sample(file, 0, {"nll_sum": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        cache.add("other", {0: {"nll_sum": float("nan")}})
 
 
 def test_what_writes_and_ends_an_answer_is_part_of_the_key(measure, tokenizer, monkeypatch) -> None:

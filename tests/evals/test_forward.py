@@ -15,7 +15,7 @@ from skipwise.errors import CheckpointError, ConfigError
 from skipwise.runtime import chunks, forward
 from skipwise.runtime.forward import check_length, logit_pieces, token_nlls
 
-from .tiny import FAMILIES, make_family, make_llama, with_adapters
+from .tiny import FAMILIES, make_family, make_llama, masked_entries, with_adapters
 
 
 @pytest.fixture(params=FAMILIES)
@@ -68,16 +68,8 @@ def test_no_logits_but_the_asked_ones_and_never_many(tiny_llama) -> None:
 
 
 def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
-    masks: list[int] = []
-
-    def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        mask = kwargs.get("attention_mask")
-        masks.append(0 if mask is None else mask.numel())
-
-    for layer in tiny_llama.model.layers:
-        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
-    token_nlls(tiny_llama, torch.randint(0, 256, (1, 401)), 396, chunk_tokens=16)
-    assert max(masks) <= 16 * 400
+    ids = torch.randint(0, 256, (1, 401))
+    assert max(masked_entries(tiny_llama, lambda: token_nlls(tiny_llama, ids, 396, chunk_tokens=16))) <= 16 * 400
 
 
 @pytest.mark.parametrize(

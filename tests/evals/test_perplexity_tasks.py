@@ -15,7 +15,7 @@ from skipwise.evals.tasks.sliding import SlidingWindowPerplexity, window_spans
 from skipwise.evals.tasks.truncated import TruncatedPerplexity
 from skipwise.records.results import hash_tokens
 
-from .tiny import BOS, ByteTokenizer, body_of, context_of, make_llama
+from .tiny import BOS, ByteTokenizer, body_of, calls_of, context_of, make_llama
 
 LENGTHS = [40, 64, 120]
 
@@ -151,21 +151,12 @@ def dynamic_llama() -> Any:
     return make_llama(max_position_embeddings=50, rope_parameters=rope)
 
 
-def count_inputs(model) -> list[int]:
-    """Lengths of the inputs that the model is shown from now on."""
-    lengths: list[int] = []
-    model.model.register_forward_pre_hook(
-        lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
-    )
-    return lengths
-
-
 @pytest.mark.parametrize(("make", "passes"), [(make_llama, [119]), (dynamic_llama, [119, 39, 63])])
 @pytest.mark.parametrize("bos", ["tokenizer", "never"])
 def test_every_length_is_scored_as_by_a_pass_of_its_own(make, passes, bos, documents, naive_nlls) -> None:
     model = make()
     fresh = copy.deepcopy(model)
-    shown = count_inputs(model)
+    shown = calls_of(model.model)
     measured = list(TruncatedPerplexity(bos=bos, num_documents=3).run(context_of(model, documents=documents), CUTS))
     prefix = [BOS] if bos == "tokenizer" else []
     for length, (results, samples) in zip(CUTS, measured, strict=True):
@@ -180,7 +171,8 @@ def test_every_length_is_scored_as_by_a_pass_of_its_own(make, passes, bos, docum
         (result,) = results
         assert (result.length_tokens, result.metric, result.num_samples) == (length, "perplexity", 3)
         assert result.value == pytest.approx(np.exp(total / count), rel=1e-5)
-    assert shown == [length for length in passes for _ in range(3)]
+    read = [call["input_ids"].shape[1] for call in shown]
+    assert read == [length for length in passes for _ in range(3)]
 
 
 def test_a_prefix_is_no_shorter_input_where_rope_follows_the_length(naive_nlls) -> None:
@@ -191,7 +183,7 @@ def test_a_prefix_is_no_shorter_input_where_rope_follows_the_length(naive_nlls) 
 
 def test_a_rerun_finds_every_length_and_other_lengths_are_measured(tiny_llama, documents, tmp_path) -> None:
     context = context_of(tiny_llama, documents=documents, cache=SampleCache(tmp_path))
-    shown = count_inputs(tiny_llama)
+    shown = calls_of(tiny_llama.model)
     task = TruncatedPerplexity(num_documents=2)
     assert list(task.run(context, CUTS)) == list(task.run(context, CUTS))
     assert len(shown) == 2

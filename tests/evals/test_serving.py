@@ -17,7 +17,7 @@ from skipwise.evals.tasks.serving import serve
 from skipwise.runtime import peak as peaks
 from skipwise.runtime.caches import cache_bytes
 
-from .tiny import by_metric, make_llama, with_adapters
+from .tiny import by_metric, calls_of, make_llama, with_adapters
 
 QUICK: dict[str, Any] = {"kind": "serving", "new_tokens": 4, "repeats": 2, "warm_ups": 0}
 METRICS = ["prefill_seconds", "token_seconds", "cache_bytes", "peak_bytes"]
@@ -88,10 +88,9 @@ def test_tokens_are_written_as_the_model_writes_them(monkeypatch: pytest.MonkeyP
     model: Any = make_llama()
     prompt = torch.randint(0, 257, (1, 50), generator=torch.Generator().manual_seed(0))
     expected = model.generate(prompt, do_sample=False, max_new_tokens=6, min_new_tokens=6)[0, 50:]
-    read: list[torch.Tensor] = []
-    model.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"][0]), with_kwargs=True)
+    calls = calls_of(model)
     serve(model, prompt, 6)
-    assert torch.equal(torch.cat(read), torch.cat([prompt[0], expected]))
+    assert torch.equal(torch.cat([call["input_ids"][0] for call in calls]), torch.cat([prompt[0], expected]))
 
 
 def test_seconds_are_of_the_prefill_and_of_each_step(tokenizer) -> None:

@@ -212,6 +212,21 @@ def make_family(kind: str) -> Any:
     return getattr(hf, f"{family}ForCausalLM")(config).eval()
 
 
+def calls_of(module: Any) -> list[dict[str, Any]]:
+    """The named arguments of every call of a module from now on."""
+    calls: list[dict[str, Any]] = []
+    module.register_forward_pre_hook(lambda _, args, given: calls.append(dict(given)), with_kwargs=True)
+    return calls
+
+
+def masked_entries(model: Any, run: Callable[[], Any]) -> list[int]:
+    """Sizes of the masks that a Llama's attention is given in a run, 0 for none."""
+    calls = [calls_of(layer.self_attn) for layer in model.model.layers]
+    run()
+    masks = [call.get("attention_mask") for of_layer in calls for call in of_layer]
+    return [0 if mask is None else mask.numel() for mask in masks]
+
+
 # --- documents and contexts ------------------------------------------------------------------------------------------
 
 PROSE = (

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import transformers
@@ -53,20 +53,24 @@ class SampleCache:
                     continue
         return samples
 
-    def writer(self, key: str) -> IO[str]:
-        """This process's file for samples of a key, for `write_sample`."""
+    def add(self, key: str, samples: Mapping[int, Sample]) -> None:
+        """Appends samples of a key, by index, to this process's file.
+
+        Raises:
+            ValueError: a number is NaN or infinite.
+        """
+        if not samples:
+            return
+        lines = (
+            json.dumps({"index": index, "sample": sample}, ensure_ascii=False, allow_nan=False)
+            for index, sample in samples.items()
+        )
+        # An empty line first: an earlier process with the same number may have crashed within a line.
+        text = "\n".join(["", *lines, ""])
         folder = self.folder / key
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / f"{os.uname().nodename}-{os.getpid()}.jsonl").open("a", encoding="utf-8")
-        # An earlier process with the same number may have crashed within a line.
-        file.write("\n")
-        return file
-
-
-def write_sample(file: IO[str], index: int, sample: Sample) -> None:
-    """Writes one sample and flushes the file."""
-    file.write(json.dumps({"index": index, "sample": sample}, ensure_ascii=False, allow_nan=False) + "\n")
-    file.flush()
+        with (folder / f"{os.uname().nodename}-{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def cache_key(**parts: Any) -> str:

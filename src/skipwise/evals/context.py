@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions, write_sample
+from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions
 from skipwise.evals.settings import BosPolicy
 from skipwise.model import embedding_rows
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer, sample_line
@@ -224,41 +224,28 @@ class EvalContext:
             known = broadcast_object_list([known])[0]
         missing = [index for index in range(num_items) if index not in known]
         mine = missing[state.process_index :: state.num_processes] if self.share_out else missing
-        measured: list[tuple[int, Sample]] = []
-        writer = self.cache.writer(key) if self.cache is not None and mine else nullcontext()
+        measured: dict[int, Sample] = {}
         shown = self.progress and state.is_main_process and bool(mine)
-        with (
-            writer as file,
-            tqdm(
-                desc=description or f"{task.name} at {length_tokens}", total=len(mine), disable=not shown, leave=False
-            ) as bar,
-        ):
+        title = description or f"{task.name} at {length_tokens}"
+        with tqdm(desc=title, total=len(mine), disable=not shown, leave=False) as bar:
             for begin in range(0, len(mine), batch_items):
                 indices = mine[begin : begin + batch_items]
-                for index, sample in zip(indices, compute(indices), strict=True):
-                    sample = {"task": task.name, "length_tokens": length_tokens, **sample}
-                    # As a later run will read it, so that new and cached samples give bit-identical results.
-                    sample = json.loads(json.dumps(sample))
-                    measured.append((index, sample))
-                    if file is not None:
-                        write_sample(file, index, sample)
+                about = {"task": task.name, "length_tokens": length_tokens}
+                # As a later run will read them, so that new and cached samples give bit-identical results.
+                computed = json.loads(json.dumps([about | sample for sample in compute(indices)]))
+                batch = dict(zip(indices, computed, strict=True))
+                if self.cache is not None:
+                    self.cache.add(key, batch)
+                measured |= batch
                 bar.update(len(indices))
         if state.num_processes > 1 and self.share_out:
-            measured = gather_object(measured)
+            measured = dict(gather_object(list(measured.items())))
             if self.cache is not None and state.is_main_process:
-                self._keep_those_of_others(key, measured)
-        known |= dict(measured)
+                # An interrupted run goes by the first rank's cache, which other machines do not write to.
+                here = self.cache.read(key)
+                self.cache.add(key, {index: sample for index, sample in measured.items() if index not in here})
+        known |= measured
         return [known[index] for index in range(num_items)]
-
-    def _keep_those_of_others(self, key: str, measured: Sequence[tuple[int, Sample]]) -> None:
-        """Copies other ranks' samples to this machine's cache: an interrupted run goes by the first rank's cache."""
-        assert self.cache is not None
-        here = self.cache.read(key)
-        missing = [(index, sample) for index, sample in measured if index not in here]
-        if missing:
-            with self.cache.writer(key) as file:
-                for index, sample in missing:
-                    write_sample(file, index, sample)
 
     def _key(self, task: Any, length_tokens: int, scope: dict[str, Any]) -> str:
         keyed = {field.name for field in fields(task) if field.metadata.get("sample_key", True)}

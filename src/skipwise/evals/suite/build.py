@@ -2,7 +2,7 @@
 
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mode
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from skipwise.data.documents import Document, Sources, is_held_out, look_through
+from skipwise.data.documents import Sources, is_held_out, look_through
 from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.suite.folder import SuiteFolder, SuiteWriter, new_suite
@@ -66,7 +66,8 @@ def build_suite(
     _check_arguments(lengths, num_items, kinds, seed)
     looked = look_through(source, field=field)
     with new_suite(Path(out)) as writer:
-        library = Library(_shown(_chosen(looked.documents(), held_out), progress))
+        found = tqdm(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
+        library = Library(document for document in found if not held_out or is_held_out(document.identity))
         maker = _ItemMaker(library, tokenizer, seed)
         _check_documents(library, kinds)
         with tqdm(desc="Items", total=len(lengths) * len(kinds) * num_items, disable=not progress) as bar:
@@ -123,19 +124,14 @@ def _check_documents(library: Library, kinds: Sequence[str]) -> None:
 def _first_items(
     maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], bar: Any
 ) -> dict[tuple[int, str], list[Item]]:
-    """The first question of every length and kind, which mostly shows whether the documents suffice.
-
-    Raises:
-        DataError: with all lengths and kinds that no question can be made for.
-    """
+    """The first question of every length and kind; raises DataError with all for which none can be made."""
     made, problems = {}, []
-    for length in lengths:
-        for name in kinds:
-            try:
-                made[length, name] = maker.items(KINDS[name], length, 0)
-            except DataError as error:
-                problems.append(str(error))
-            bar.update()
+    for length, name in itertools.product(lengths, kinds):
+        try:
+            made[length, name] = maker.items(KINDS[name], length, 0)
+        except DataError as error:
+            problems.append(str(error))
+        bar.update()
     if problems:
         raise DataError("; ".join(problems))
     return made
@@ -151,16 +147,13 @@ class _ItemMaker:
         self._labels = _even_labels(tokenizer)
 
     def items(self, kind: Kind, length: int, number: int) -> list[Item]:
-        """One question, and its control if the kind has one.
-
-        Raises:
-            DataError: the documents do not suffice.
-        """
+        """One question, and its control if the kind has one; raises DataError if the documents do not suffice."""
         held_tokens = round(self._library.num_characters / self._characters_per_token)
         sure, drawn = 0.9, 1.4  # Shares of the length: text with all that is asked about, and text drawn.
         reason = ""
         for attempt in range(_ATTEMPTS):
-            place = Place(number, self._characters(sure * length), self._characters(drawn * length), self._labels)
+            size, most = (round(share * length * self._characters_per_token) for share in (sure, drawn))
+            place = Place(number, size, most, self._labels)
             rng = np.random.default_rng([self._seed, zlib.crc32(kind.name.encode()), length, number, attempt])
             drafts = kind.drafts(self._library, place, rng)
             items = []
@@ -192,9 +185,6 @@ class _ItemMaker:
                     " stand there once); give documents with more running text, or leave this kind out (--kinds)"
                 )
         raise DataError(f"no question of kind {kind.name} at length {length} can be made: {reason}")
-
-    def _characters(self, num_tokens: float) -> int:
-        return round(num_tokens * self._characters_per_token)
 
     def _tokens(self, draft: Draft, num_characters: int) -> int:
         prompt = draft.assemble(num_characters).text + draft.question
@@ -273,14 +263,6 @@ def _described(kind: Kind, item: Item) -> dict[str, Any]:
     """The suite's description of a kind, from one of its items."""
     control = "" if item.kind == kind.name else " (control: it is not in the text)"
     return {"asks": kind.asks + control, "chance": kind.chance, "scoring": kind.scoring}
-
-
-def _chosen(documents: Iterable[Document], held_out: bool) -> Iterable[Document]:
-    return (document for document in documents if not held_out or is_held_out(document.identity))
-
-
-def _shown(documents: Iterable[Document], progress: bool) -> Iterable[Document]:
-    return tqdm(documents, desc="Reading", unit=" documents", disable=not progress)
 
 
 def _check_arguments(lengths: Sequence[int], num_items: int, kinds: Sequence[str], seed: int) -> None:

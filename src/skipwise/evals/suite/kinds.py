@@ -28,20 +28,16 @@ Scoring = Literal["contains", "begins", "likeliest"]
 
 
 class Place(NamedTuple):
-    """The place of a question in a suite.
-
-    Attributes:
-        number: number of the question among those of its kind and length, from 0; depths and answers are balanced over
-            it.
-        size: number of characters of text that surely fit: what is asked about must stand in them.
-        most: number of characters of text to draw.
-        labels: letters for documents, which the suite's tokenizer writes in equally many tokens.
-    """
+    """The place of a question in a suite."""
 
     number: int
+    """Number among the questions of its kind and length, over which depths and answers are balanced."""
     size: int
+    """Characters of text that surely fit: what is asked about must stand in them."""
     most: int
+    """Characters of text to draw."""
     labels: str
+    """Letters for documents, which the suite's tokenizer writes in equally many tokens."""
 
 
 class Kind:
@@ -104,7 +100,8 @@ class Fact(Kind):
         """One question; its fact stands in the stratum of its number."""
         (stretch,) = library.stretches(1, place.most, rng)
         begin = _SENTENCES[rng.integers(len(_SENTENCES))]
-        names, numbers = _new_names(library, rng), _new_numbers(library, rng)
+        names = unheard(library, lambda: _name(rng))
+        numbers = unheard(library, lambda: str(rng.integers(100_000, 1_000_000)))
         openings = [begin.format(name=name) for name in names]
         low, high = stratum(place.number)
         # For each sentence: its depth, and the range of depths that it must stay in.
@@ -134,16 +131,9 @@ class Fact(Kind):
         ]
 
 
-def _new_names(library: Library, rng: np.random.Generator) -> list[str]:
-    def draw() -> str:
-        syllables = [str(rng.choice(_ONSETS)) + str(rng.choice(_VOWELS)) for _ in range(3)]
-        return ("".join(syllables) + str(rng.choice(_CODAS))).capitalize()
-
-    return unheard(library, draw)
-
-
-def _new_numbers(library: Library, rng: np.random.Generator) -> list[str]:
-    return unheard(library, lambda: str(rng.integers(100_000, 1_000_000)))
+def _name(rng: np.random.Generator) -> str:
+    syllables = [str(rng.choice(_ONSETS)) + str(rng.choice(_VOWELS)) for _ in range(3)]
+    return ("".join(syllables) + str(rng.choice(_CODAS))).capitalize()
 
 
 def unheard(library: Library, draw: Callable[[], str]) -> list[str]:

@@ -57,12 +57,7 @@ class Suite(Settings):
         return SuiteFolder(self.folder).lengths
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Checks that the suite has these lengths and that its prompts fit the model's window.
-
-        Raises:
-            ConfigError: the suite has no such length, or prompts of one exceed the window.
-            DataError: the suite is incomplete or was changed.
-        """
+        """Checks that the suite is complete and has these lengths, and that its prompts fit the model's window."""
         suite = SuiteFolder(self.folder)
         if unknown := [length for length in lengths if length not in suite.lengths]:
             raise ConfigError(

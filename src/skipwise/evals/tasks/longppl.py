@@ -71,11 +71,9 @@ class LongPPL(DocumentTask):
     bos: BosPolicy = "tokenizer"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Checks the lengths, the documents, and the scorer by its config and tokenizer alone.
+        """Checks that lengths leave a short context, documents are long enough, and the scorer can read them.
 
-        Raises:
-            ConfigError: a length leaves no short context, or the scorer cannot read the documents.
-            DataError: no document is long enough.
+        Of the scorer, only the config and the tokenizer are read.
         """
         if min(lengths) <= self.short_tokens:
             raise ConfigError(

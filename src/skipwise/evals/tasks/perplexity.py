@@ -38,12 +38,7 @@ class LastTokensPerplexity(DocumentTask):
     bos: BosPolicy = "tokenizer"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Checks that the scored tokens have context, that no length exceeds the cut, and that a document reaches it.
-
-        Raises:
-            ConfigError: a length does not fit the settings.
-            DataError: every document is shorter than the cut.
-        """
+        """Checks that scored tokens have context, that no length exceeds the cut, and that a document reaches it."""
         cut = self._cut(lengths)
         if min(lengths) <= self.scored_tokens or cut < max(lengths):
             raise ConfigError(

@@ -71,12 +71,7 @@ class ShortWindowRegression(DocumentTask):
     trust_remote_code: bool = False
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Checks that lengths are within the base's window, by its config, and that some document is long enough.
-
-        Raises:
-            ConfigError: a length exceeds the base's window.
-            DataError: no document is long enough.
-        """
+        """Checks that lengths are within the base's window, by its config, and that some document is long enough."""
         window = rope_state(read_config(self.base, trust_remote_code=self.trust_remote_code)).maximum
         if max(lengths) > window:
             raise ConfigError(

@@ -99,12 +99,7 @@ class SlidingWindowPerplexity(DocumentTask):
     bos: BosPolicy = "tokenizer"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Checks that the stride is below every length, and that some document is long enough.
-
-        Raises:
-            ConfigError: the stride is too long.
-            DataError: every document is shorter than the largest length.
-        """
+        """Checks that the stride is below every length, and that some document is long enough."""
         if self.stride_tokens is not None and self.stride_tokens >= min(lengths):
             raise ConfigError(
                 f"sliding.stride_tokens is {self.stride_tokens} and the shortest length is {min(lengths)}; give a "
