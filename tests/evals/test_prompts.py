@@ -18,7 +18,7 @@ from skipwise.evals.prompts import (
     opening_ids,
     running_text,
     score_results,
-    split_answer,
+    split_answers,
     string_match_all,
     string_match_any,
     texts_of_any_length,
@@ -234,9 +234,9 @@ def test_answers_take_what_the_tokenizer_joins_to_them() -> None:
         def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
             return list(text.encode().replace(b"s 1", b"\xc8"))
 
-    assert split_answer(ByteTokenizer(), "It is", " 12") == (list(b"It is"), list(b" 12"))
-    assert split_answer(Joining(), "It is", " 12") == (list(b"It i"), [200, *b"2"])
-    assert split_answer(ByteTokenizer(), "It is", "") == (list(b"It is"), [])
+    assert split_answers(ByteTokenizer(), "It is", [" 12"]) == (list(b"It is"), [list(b" 12")])
+    assert split_answers(Joining(), "It is", [" 12"]) == (list(b"It i"), [[200, *b"2"]])
+    assert split_answers(ByteTokenizer(), "It is", [""]) == (list(b"It is"), [[]])
 
 
 def test_running_text_joins_documents_without_their_first_token() -> None:

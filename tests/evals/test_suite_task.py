@@ -222,7 +222,7 @@ def test_a_kind_that_cannot_be_scored_is_said_to_be_skipped_and_the_others_are_m
     results, samples = run(model, hand_made(tmp_path / "suite", items, "likeliest", told=told))
     assert [result.details["kind"] for result in results] == ["told"]
     assert [sample["score"] is None for sample in samples] == [True, False]
-    assert "kind kind at 1300: none of 1 items can be scored" in caplog.text
+    assert "kind kind at 1300: none of 1 samples can be scored" in caplog.text
 
 
 def test_likelihoods_are_those_of_plain_forwards_in_as_few_passes_as_can_be(model) -> None:

@@ -61,8 +61,7 @@ def evaluate(
         details: JSON values to add to the details of every result, such as the step of a checkpoint.
         allow_beyond: whether lengths may exceed the model's window.
         progress: whether to show progress bars.
-        share_out: whether the ranks of a distributed run share the samples. They cannot where the model itself is split
-            over ranks, as all of them take part in each sample.
+        share_out: whether the ranks of a distributed run share the samples; not if the model itself is split over them.
         whole: names of tasks that must be measurable at every length.
 
     Raises:

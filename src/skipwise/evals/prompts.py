@@ -292,17 +292,11 @@ def opening_ids(tokenizer: Any, text: str) -> list[int]:
     return full
 
 
-def split_answer(tokenizer: Any, question: str, answer: str) -> tuple[list[int], list[int]]:
-    """Token ids of a question and of the answer after it.
-
-    Both are tokenized as one text. Where a token spans the end of the question, it belongs to the answer.
-    """
-    question_ids, (answer_ids,) = split_answers(tokenizer, question, [answer])
-    return question_ids, answer_ids
-
-
 def split_answers(tokenizer: Any, question: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-    """Token ids of a question and of each answer after it, as in `split_answer`; all answers begin at one token."""
+    """Token ids of a question and of each answer after it, tokenized as one text.
+
+    A token across the end of the question belongs to the answers, all of which begin at the same token.
+    """
     question_ids = list(tokenizer.encode(question, add_special_tokens=False))
     together = [list(tokenizer.encode(question + answer, add_special_tokens=False)) for answer in answers]
     shared = min(shared_length(question_ids, ids) for ids in together)

@@ -70,8 +70,7 @@ def build_suite(
         library = Library(document for document in found if not held_out or is_held_out(document.identity))
         maker = _ItemMaker(library, tokenizer, seed)
         _check_documents(library, kinds)
-        with tqdm(desc="Items", total=len(lengths) * len(kinds) * num_items, disable=not progress) as bar:
-            described, joined = _add_items(writer, maker, kinds, lengths, num_items, bar)
+        described, joined = _add_items(writer, maker, kinds, lengths, num_items, progress)
         writer.finish(
             {
                 "seed": seed,
@@ -91,22 +90,23 @@ def build_suite(
 
 
 def _add_items(
-    writer: SuiteWriter, maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], num_items: int, bar: Any
+    writer: SuiteWriter, maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], num: int, progress: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """Makes and writes all items; returns the description of each kind, and the number of items that join documents."""
     described: dict[str, dict[str, Any]] = {}
     joined: dict[str, int] = {}
-    first = _first_items(maker, kinds, lengths, bar)
-    for length, name in itertools.product(lengths, kinds):
-        made = {item.kind: [item] for item in first[length, name]}
-        for number in range(1, num_items):
-            for item in maker.items(KINDS[name], length, number):
-                made[item.kind].append(item)
-            bar.update()
-        for kind, items in made.items():
-            writer.add_items(length, kind, items)
-            described[kind] = _described(KINDS[name], items[0])
-            joined[f"{length}-{kind}"] = sum(len(item.documents) > KINDS[name].num_texts for item in items)
+    with tqdm(desc="Items", total=len(lengths) * len(kinds) * num, disable=not progress) as bar:
+        first = _first_items(maker, kinds, lengths, bar)
+        for length, name in itertools.product(lengths, kinds):
+            made = {item.kind: [item] for item in first[length, name]}
+            for number in range(1, num):
+                for item in maker.items(KINDS[name], length, number):
+                    made[item.kind].append(item)
+                bar.update()
+            for kind, items in made.items():
+                writer.add_items(length, kind, items)
+                described[kind] = _described(KINDS[name], items[0])
+                joined[f"{length}-{kind}"] = sum(len(item.documents) > KINDS[name].num_texts for item in items)
     return described, joined
 
 

@@ -1,6 +1,5 @@
 """Runs a suite on a model."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -16,13 +15,11 @@ from skipwise.evals.prompts import Prompt, answer_prompts, score_results, shared
 from skipwise.evals.settings import NO_KEY, Settings
 from skipwise.evals.suite.folder import SuiteFolder
 from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
-from skipwise.evals.suite.kinds import NUM_DEPTHS
+from skipwise.evals.suite.kinds import NUM_DEPTHS, stratum
 from skipwise.evals.suite.library import squeezed
 from skipwise.model import longest_input
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
 from skipwise.runtime.forward import logit_pieces
-
-logger = logging.getLogger("skipwise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,15 +122,9 @@ class Suite(Settings):
             # Shows a model that always takes the same choice, which scores at chance.
             chosen = [choice for sample in samples for choice in sample["chosen"] or ()]
             about["times_chosen"] = {choice: chosen.count(choice) for choice in sorted(set(chosen))}
-        if all(sample["score"] is None for sample in samples):
-            logger.warning(
-                f"suite {self.folder}, kind {kind} at {length}: none of {len(samples)} items can be scored, for this "
-                "model's tokenizer does not tell their choices apart; there is no score of this kind"
-            )
-            return []
         results = score_results(context, self, length, samples, **about)
         for part in range(NUM_DEPTHS):
-            low, high = part / NUM_DEPTHS, (part + 1) / NUM_DEPTHS
+            low, high = stratum(part)
             cell = [
                 sample
                 for sample in samples

@@ -20,7 +20,7 @@ from skipwise.evals.prompts import (
     opening_ids,
     running_text,
     score_results,
-    split_answer,
+    split_answers,
     string_match_all,
 )
 from skipwise.evals.settings import AtDepths, Count, Haystack
@@ -129,7 +129,7 @@ class NeedleGrid(AtDepths):
         needles, num_asked = self._needles(kind, depth, rng)
         asked = needles[:num_asked]
         question, answer = _question(kind, asked, rng)
-        question_ids, answer_ids = split_answer(context.tokenizer, question, answer)
+        question_ids, (answer_ids,) = split_answers(context.tokenizer, question, [answer])
         template = NEEDLE_OF_SEVERAL if kind == "multi_value" else NEEDLE
         lines = [
             context.tokenizer.encode(template.format(key=needle.key, value=needle.value), add_special_tokens=False)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from skipwise.errors import ConfigError
-from skipwise.evals.prompts import Prompt, opening_ids, split_answer
+from skipwise.evals.prompts import Prompt, opening_ids, split_answers
 
 INSTRUCTION = "A pass key is hidden in the long text below. Find it and remember it; it is asked for at the end.\n"
 FILLER = "The river is wide. The hills are low. The road is long. On we go. Over there and home again.\n"
@@ -75,5 +75,5 @@ class PasskeyBuilder:
     def _parts(self, rng: np.random.Generator) -> tuple[str, list[int], list[int], list[int]]:
         """A key, and the token ids of its needle, of the question and of the answer."""
         key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
-        needle = self._encode(NEEDLE.format(key=key))
-        return key, needle, *split_answer(self._tokenizer, QUESTION, f" {key}")
+        question, (answer,) = split_answers(self._tokenizer, QUESTION, [f" {key}"])
+        return key, self._encode(NEEDLE.format(key=key)), question, answer
