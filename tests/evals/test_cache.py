@@ -12,15 +12,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
 import skipwise.evals.context
-from skipwise.errors import ConfigError
 from skipwise.evals import EvalResult, Measurement, SampleCache, evaluate
-from skipwise.evals.cache import _hash_files, hash_code, hash_model, write_sample
+from skipwise.evals.cache import _hash_files, hash_code, hash_model
 from skipwise.evals.settings import NO_KEY
 from skipwise.evals.tasks import passkey
 from skipwise.records import stats
 from skipwise.runtime import session
 
-from .conftest import ByteTokenizer, KeyReader, make_llama
+from .tiny import ByteTokenizer, make_llama
 
 TASK = {"kind": "passkey", "trials": 6, "num_depths": 2}
 
@@ -42,16 +41,12 @@ def measure(tokenizer, documents, tmp_path) -> Callable[..., tuple[list[EvalResu
     return measure
 
 
-def test_a_rerun_costs_nothing_and_gives_the_same(measure) -> None:
-    model = make_llama()
-    first, calls = measure(model)
+def test_a_rerun_costs_nothing_wherever_the_checkpoint_lies(measure, tmp_path) -> None:
+    model, files = make_llama(), [tmp_path / "fresh", tmp_path / "cached"]
+    first, calls = measure(model, samples_out=files[0])
     assert calls > 0
-    assert measure(model) == (first, 0)
-
-
-def test_the_same_checkpoint_is_found_wherever_it_lies(measure, tmp_path) -> None:
-    model = make_llama()
-    first, _ = measure(model)
+    assert measure(model, samples_out=files[1]) == (first, 0)
+    assert files[0].read_text() == files[1].read_text()
     model.save_pretrained(tmp_path / "elsewhere")
     again, calls = measure(LlamaForCausalLM.from_pretrained(tmp_path / "elsewhere").eval())
     assert calls == 0
@@ -95,7 +90,7 @@ def test_weights_are_hashed_for_a_cache_or_a_record_alone_and_once(measure, docu
 
 def test_an_interrupted_run_goes_on_where_it_stopped(measure, monkeypatch, tmp_path) -> None:
     model, stop_at = make_llama(), [3]
-    monkeypatch.setattr(passkey, "_BATCH_TOKENS", 1)
+    monkeypatch.setattr("skipwise.evals.prompts.BATCH_TOKENS", 1)
     answers = passkey.greedy_answers
     asked = []
 
@@ -121,28 +116,16 @@ def test_an_interrupted_run_goes_on_where_it_stopped(measure, monkeypatch, tmp_p
     assert len(asked) == 1, "a line that was cut short is measured again"
 
 
-def test_fresh_and_cached_samples_are_written_alike(tokenizer, documents, tmp_path) -> None:
-    files = [tmp_path / name for name in ("fresh", "cached")]
-    for file in files:
-        evaluate(KeyReader(), tokenizer, [TASK], [400], cache=SampleCache(tmp_path), samples_out=file, progress=False)
-    assert files[0].read_text() == files[1].read_text()
-
-
 def test_a_text_may_hold_any_end_of_line_and_a_cut_letter_loses_one_line(tmp_path) -> None:
     cache = SampleCache(tmp_path)
     texts = ["plain", "a\u2028b", "a\x85b", "naïve"]
-    with cache.writer("key") as file:
-        for index, text in enumerate(texts):
-            write_sample(file, index, {"output": text})
+    cache.add("key", {index: {"output": text} for index, text in enumerate(texts)})
     assert [cache.read("key")[index]["output"] for index in range(4)] == texts
     (line_file,) = tmp_path.rglob("*.jsonl")
     line_file.write_bytes(line_file.read_bytes().split("ï".encode())[0] + "ï".encode()[:1])
     assert sorted(cache.read("key")) == [0, 1, 2]
-
-
-def test_a_number_that_is_none_is_never_kept(tmp_path) -> None:
-    with SampleCache(tmp_path).writer("key") as file, pytest.raises(ValueError, match="not JSON compliant"):
-        write_sample(file, 0, {"nll_sum": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        cache.add("other", {0: {"nll_sum": float("nan")}})
 
 
 def test_what_writes_and_ends_an_answer_is_part_of_the_key(measure, tokenizer, monkeypatch) -> None:
@@ -184,12 +167,9 @@ def test_settings_that_no_sample_depends_on_are_no_part_of_the_key(tokenizer, tm
     @dataclass(frozen=True, kw_only=True)
     class Numbered:
         name: ClassVar[str] = "numbered"
+        uses_documents: ClassVar[bool] = False
         trials: int = field(default=2, metadata=NO_KEY)
         asked: list[int] = field(default_factory=list, metadata=NO_KEY)
-
-        @property
-        def uses_documents(self) -> bool:
-            return False
 
         def check_lengths(self, context, lengths) -> None: ...
 
@@ -202,11 +182,6 @@ def test_settings_that_no_sample_depends_on_are_no_part_of_the_key(tokenizer, tm
 
     asked: list[int] = []
     for trials in (2, 5):
-        task = Numbered(trials=trials, asked=asked)
+        task: Any = Numbered(trials=trials, asked=asked)
         evaluate(make_llama(), tokenizer, [task], [8], cache=SampleCache(tmp_path), progress=False)
     assert asked == [0, 1, 2, 3, 4]
-
-
-def test_a_missing_setting_is_named(tokenizer) -> None:
-    with pytest.raises(ConfigError, match=r"task suite needs folder.*--set suite.folder=VALUE"):
-        evaluate(make_llama(), tokenizer, ["suite"], [8])

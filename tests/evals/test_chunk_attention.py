@@ -13,7 +13,7 @@ from skipwise.runtime import attention as module
 from skipwise.runtime.attention import attends_in_chunks, chunk_attention, sees_everything
 from skipwise.runtime.forward import logit_pieces
 
-from .test_forward import MODELS
+from .tiny import make_family
 
 GROUPED: Any = SimpleNamespace(num_key_value_groups=3, is_causal=True)
 LATENT = {"kv_lora_rank": 8, "q_lora_rank": None, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
@@ -72,8 +72,7 @@ def test_what_torch_has_no_kernel_for_is_attended_to_under_a_mask(value_width: i
 
 @pytest.mark.parametrize("kind", FULL)
 def test_a_model_reads_chunks_as_it_does_a_whole(kind: str) -> None:
-    torch.manual_seed(0)
-    model = MODELS[kind]().eval()
+    model = make_family(kind)
     ids = torch.randint(3, 61, (2, 50))
     with torch.no_grad():
         expected = model(ids, attention_mask=torch.ones_like(ids)).logits
@@ -88,7 +87,7 @@ def test_a_model_reads_chunks_as_it_does_a_whole(kind: str) -> None:
 
 
 def test_the_two_parts_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = MODELS["llama"]().eval()
+    model = make_family("llama")
     seen: list[Any] = []
     original = module._attend
     monkeypatch.setattr(module, "_attend", lambda *a, **k: seen.append(a[4]) or original(*a, **k))
@@ -101,7 +100,7 @@ def test_the_two_parts_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_model_is_itself_again_after_an_error() -> None:
-    model = MODELS["llama"]()
+    model = make_family("llama")
     seen: list[str] = []
 
     def fails() -> None:
@@ -142,10 +141,10 @@ def test_families_with_attention_of_their_own(family: str, own: dict[str, Any], 
 
 @pytest.mark.parametrize("kind", ["llama-eager", "mistral", "gemma2", "gemma3"])
 def test_other_models_go_their_own_way(kind: str) -> None:
-    model = MODELS[kind]()
+    model = make_family(kind)
     assert not attends_in_chunks(model)
     before = model.config._attn_implementation
     with chunk_attention(model):
         assert model.config._attn_implementation == before
     assert sees_everything(model) == (kind == "llama-eager")
-    assert not attends_in_chunks(MODELS["llama"]().double())
+    assert not attends_in_chunks(make_family("llama").double())

@@ -12,7 +12,7 @@ from skipwise.evals import TASK_GROUPS, TASKS, EvalResult, Measurement, evaluate
 from skipwise.records.results import hash_tokenizer
 from skipwise.records.stats import Estimate
 
-from .conftest import ByteTokenizer
+from .tiny import ByteTokenizer
 
 SMALL = {
     "perplexity": {"scored_tokens": 8},
@@ -32,6 +32,8 @@ LENGTHS = [250, 280]
 def test_every_task_writes_what_it_returns_and_repeats_itself(kind, tiny_llama, tokenizer, documents, tmp_path) -> None:
     files = [tmp_path / "results.jsonl", tmp_path / "samples.jsonl"]
     tiny_llama.train()
+    modes: list[bool] = []
+    tiny_llama.register_forward_pre_hook(lambda module, args: modes.append(module.training))
 
     def run(**files) -> list[EvalResult]:
         spec = {"kind": kind} | SMALL.get(kind, {})
@@ -49,17 +51,8 @@ def test_every_task_writes_what_it_returns_and_repeats_itself(kind, tiny_llama, 
         assert settings.items() >= SMALL.get(kind, {}).items()
     samples = [json.loads(line) for line in files[1].read_text().splitlines()]
     assert all(len(sample["prompt_sha256"]) == 64 and sample["task"] == kind for sample in samples)
+    assert not any(modes), "dropout is on"
     assert tiny_llama.training, "the model is left as it was found"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_dropout_is_off_while_measuring(kind, tiny_llama, tokenizer, documents) -> None:
-    tiny_llama.train()
-    modes = []
-    tiny_llama.register_forward_pre_hook(lambda module, args: modes.append(module.training))
-    spec = {"kind": kind} | SMALL.get(kind, {})
-    evaluate(tiny_llama, tokenizer, [spec], LENGTHS[:1], documents, progress=False)
-    assert not any(modes)
 
 
 def test_a_task_of_ones_own_is_an_object(tiny_llama, tokenizer) -> None:
@@ -91,6 +84,7 @@ def test_a_task_of_ones_own_is_an_object(tiny_llama, tokenizer) -> None:
         (["passkey"], [], ConfigError, r"lengths \[\]"),
         (["passkey"], [513], ConfigError, "length is 513 tokens and the model's window is 512"),
         (["passkey", "sliding"], [64], DataError, "sliding measure text"),
+        (["suite"], [8], ConfigError, "suite needs folder.*suite.folder=VALUE"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tiny_llama, tokenizer, tasks, lengths, error, message: str) -> None:

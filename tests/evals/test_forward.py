@@ -15,60 +15,12 @@ from skipwise.errors import CheckpointError, ConfigError
 from skipwise.runtime import chunks, forward
 from skipwise.runtime.forward import check_length, logit_pieces, token_nlls
 
-from .conftest import make_llama, with_adapters
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-EAGER: dict[str, Any] = SIZES | {"attn_implementation": "eager"}
-LONG_FACTORS = [1.0, 2.0, 3.0, 4.0]
+from .tiny import FAMILIES, make_family, make_llama, masked_entries, with_adapters
 
 
-def rope(kind: str, **more: object) -> dict[str, Any]:
-    parameters = {"rope_type": kind, "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 32}
-    return {"rope_parameters": parameters | more}
-
-
-MODELS = {
-    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES)),
-    "llama-eager": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**EAGER)),
-    "yarn": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES, **rope("yarn"))),
-    "dynamic": lambda: hf.LlamaForCausalLM(
-        hf.LlamaConfig(**(SIZES | {"max_position_embeddings": 20}), **rope("dynamic"))
-    ),
-    "longrope": lambda: hf.Phi3ForCausalLM(
-        hf.Phi3Config(
-            **(SIZES | {"original_max_position_embeddings": 32}),
-            **rope("longrope", short_factor=[1.0] * 4, long_factor=LONG_FACTORS),
-        )
-    ),
-    "gpt_neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**SIZES)),
-    # Caps on attention and on the final logits, and layers that see eight tokens only.
-    "gemma2": lambda: hf.Gemma2ForCausalLM(
-        hf.Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=3.0, attn_logit_softcapping=5.0, sliding_window=8)
-    ),
-    "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=8)),
-    "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**SIZES, sliding_window=8)),
-    "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**SIZES, logit_scale=0.25)),
-    "granite": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**SIZES, logits_scaling=4.0)),
-    "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**SIZES)),
-}
-
-
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> hf.PreTrainedModel:
-    torch.manual_seed(0)
-    return MODELS[request.param]().eval()
+    return make_family(request.param)
 
 
 @pytest.mark.parametrize(("chunk_tokens", "first_scored"), [(7, 1), (16, 25), (64, 30), (64, 52), (5, 53)])
@@ -83,8 +35,7 @@ def test_nlls_equal_those_of_one_pass(model, naive_nlls, chunk_tokens: int, firs
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_tables_that_follow_the_length_forget_longer_inputs(kind: str, naive_nlls) -> None:
-    torch.manual_seed(0)
-    model = MODELS[kind]().eval()
+    model = make_family(kind)
     fresh = copy.deepcopy(model)
     token_nlls(model, torch.randint(3, 61, (1, 100)), chunk_tokens=16)
     ids = torch.randint(3, 61, (1, 54))
@@ -117,16 +68,8 @@ def test_no_logits_but_the_asked_ones_and_never_many(tiny_llama) -> None:
 
 
 def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
-    masks: list[int] = []
-
-    def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        mask = kwargs.get("attention_mask")
-        masks.append(0 if mask is None else mask.numel())
-
-    for layer in tiny_llama.model.layers:
-        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
-    token_nlls(tiny_llama, torch.randint(0, 256, (1, 401)), 396, chunk_tokens=16)
-    assert max(masks) <= 16 * 400
+    ids = torch.randint(0, 256, (1, 401))
+    assert max(masked_entries(tiny_llama, lambda: token_nlls(tiny_llama, ids, 396, chunk_tokens=16))) <= 16 * 400
 
 
 @pytest.mark.parametrize(
@@ -139,7 +82,7 @@ def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
 def test_chunks_without_a_mask_or_one_pass_where_it_is_light(kind, dtype, pass_bytes, shown, monkeypatch) -> None:
     monkeypatch.setattr(chunks, "_PASS_BYTES", pass_bytes)
     monkeypatch.setattr(chunks, "_CHUNK_TOKENS", {"cpu": 16})
-    model = MODELS[kind]().to(dtype)
+    model = make_family(kind).to(dtype)
     seen: list[tuple[int, bool]] = []
 
     def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:

@@ -1,7 +1,7 @@
 """Batched greedy answers are those of `generate` on each prompt alone, at less work."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +15,7 @@ from skipwise.runtime.attention import sees_everything
 from skipwise.runtime.decode import end_token_ids, greedy_outputs
 from skipwise.runtime.forward import logit_pieces
 
-from .conftest import make_llama, with_adapters
-from .test_forward import MODELS
+from .tiny import calls_of, make_family, make_llama, masked_entries, with_adapters
 
 LENGTHS = [5, 40, 17, 64, 33]
 KINDS = ["llama-eager", "yarn", "gpt_neox", "gemma2", "gemma3", "mistral"]
@@ -25,13 +24,8 @@ KINDS = ["llama-eager", "yarn", "gpt_neox", "gemma2", "gemma3", "mistral"]
 @pytest.fixture(scope="module", params=KINDS)
 def case(request: pytest.FixtureRequest) -> tuple[Any, list[list[int]]]:
     """A model, and what it writes after each of `LENGTHS` alone, end tokens or not."""
-    model = make(request.param)
+    model = make_family(request.param)
     return model, [alone(model, prompt) for prompt in prompts_of(LENGTHS)]
-
-
-def make(kind: str) -> Any:
-    torch.manual_seed(0)
-    return MODELS[kind]().eval()
 
 
 def prompts_of(lengths: Sequence[int], max_new_tokens: int = 12, answers: Any = None) -> list[Prompt]:
@@ -41,7 +35,7 @@ def prompts_of(lengths: Sequence[int], max_new_tokens: int = 12, answers: Any = 
             prompt_ids=torch.randint(3, 61, (length,)).tolist(),
             references=[],
             max_new_tokens=max_new_tokens,
-            answer_ids=None if answers is None else answers[index],
+            answer_ids=(answers[index] if answers else None) or [],
         )
         for index, length in enumerate(lengths)
     ]
@@ -67,23 +61,9 @@ def spoilt(answers: Sequence[list[int]], place: int) -> list[list[int]]:
     return [[*ids[:place], (ids[place] + 1) % 61, *ids[place + 1 :]] for ids in answers]
 
 
-@pytest.fixture
-def read_tokens() -> Iterator[Callable[[Any], list[tuple[int, ...]]]]:
-    """Notes (rows, columns) of every forward call."""
-    handles = []
-
-    def watch(model: Any) -> list[tuple[int, ...]]:
-        shapes: list[tuple[int, ...]] = []
-
-        def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-            shapes.append(tuple(kwargs["input_ids"].shape))
-
-        handles.append(model.register_forward_pre_hook(note, with_kwargs=True))
-        return shapes
-
-    yield watch
-    for handle in handles:
-        handle.remove()
+def shapes(calls: list[dict[str, Any]]) -> list[tuple[int, ...]]:
+    """(rows, columns) of every forward call."""
+    return [tuple(call["input_ids"].shape) for call in calls]
 
 
 @pytest.mark.parametrize("chunk_tokens", [7, 512])
@@ -94,7 +74,7 @@ def test_unlike_prompts_in_a_batch_get_what_each_gets_alone(case, chunk_tokens: 
 
 @pytest.mark.parametrize("eos_ids", [{2}, {2, 9}, set()])
 def test_an_end_token_ends_its_row_only(eos_ids: set[int]) -> None:
-    model = make("llama")
+    model = make_family("llama")
     prompts = prompts_of(range(3, 60, 8), max_new_tokens=20)
     expected = []
     for prompt in prompts:
@@ -116,84 +96,88 @@ def test_rows_generate_as_many_tokens_as_each_may(tiny_llama) -> None:
     assert [len(ids) for ids in outputs] == [1, 4, 11]
 
 
-def test_answers_that_the_model_would_write_need_no_decoding(case, read_tokens) -> None:
+def test_answers_that_the_model_would_write_need_no_decoding(case) -> None:
     model, expected = case
     answers = [ids[: 3 + row] for row, ids in enumerate(expected)]
-    shapes = read_tokens(model)
+    calls = calls_of(model)
     assert greedy_outputs(model, prompts_of(LENGTHS, answers=answers), chunk_tokens=32) == answers
     # The prompts, of 64, 40, 33, 17 and 5 tokens, and one look at all answers but their last tokens.
     together = [(5, 32), (5, 32)]
     alone_each = [(1, 32), (1, 32), (1, 32), (1, 8), (1, 32), (1, 1), (1, 17), (1, 5)]
-    assert shapes == [*(alone_each if sees_everything(model) else together), (5, 6)]
+    assert shapes(calls) == [*(alone_each if sees_everything(model) else together), (5, 6)]
 
 
 @pytest.mark.parametrize("place", [0, 1, 11])
-def test_other_answers_are_generated_from_the_same_prefill(case, read_tokens, place: int) -> None:
+def test_other_answers_are_generated_from_the_same_prefill(case, place: int) -> None:
     model, expected = case
     wrong = prompts_of(LENGTHS, answers=spoilt(expected, place))
-    shapes = read_tokens(model)
+    calls = calls_of(model)
     assert greedy_outputs(model, wrong, chunk_tokens=64) == expected
     look = [(5, 11)] if place else []
-    assert shapes == [(5, 64), *look, *[(5, 1)] * 11]
+    assert shapes(calls) == [(5, 64), *look, *[(5, 1)] * 11]
 
 
-def test_only_undecided_rows_are_decoded(case, read_tokens) -> None:
+def test_only_undecided_rows_are_decoded(case) -> None:
     model, expected = case
     answers: list[Any] = spoilt(expected, 3)
     answers[1], answers[2], answers[4] = expected[1][:5], None, expected[4]
-    shapes = read_tokens(model)
+    calls = calls_of(model)
     outputs = greedy_outputs(model, prompts_of(LENGTHS, answers=answers), chunk_tokens=64)
     assert outputs == [*expected[:1], expected[1][:5], *expected[2:]]
-    assert shapes == [(5, 64), (5, 11), *[(3, 1)] * 11]
+    assert shapes(calls) == [(5, 64), (5, 11), *[(3, 1)] * 11]
 
 
-def test_the_look_at_answers_saves_the_decoding_loop(tiny_llama, read_tokens) -> None:
+def test_the_look_at_answers_saves_the_decoding_loop(tiny_llama) -> None:
     answers = [alone(tiny_llama, prompt)[:6] for prompt in prompts_of([100] * 4, 40)]
-    shapes = read_tokens(tiny_llama)
+    calls = calls_of(tiny_llama)
     greedy_outputs(tiny_llama, prompts_of([100] * 4, 40, answers))
-    decided = len(shapes), sum(rows * columns for rows, columns in shapes)
-    shapes.clear()
+    decided = len(calls), sum(rows * columns for rows, columns in shapes(calls))
+    calls.clear()
     greedy_outputs(tiny_llama, prompts_of([100] * 4, 40))
     assert decided == (2, 4 * 105)
-    assert (len(shapes), sum(rows * columns for rows, columns in shapes)) == (40, 4 * 139)
+    assert (len(calls), sum(rows * columns for rows, columns in shapes(calls))) == (40, 4 * 139)
 
 
-def test_answers_of_one_token_need_no_look(tiny_llama, read_tokens) -> None:
+def test_answers_of_one_token_need_no_look(tiny_llama) -> None:
     answers = [alone(tiny_llama, prompt)[:1] for prompt in prompts_of(LENGTHS)]
-    shapes = read_tokens(tiny_llama)
+    calls = calls_of(tiny_llama)
     assert greedy_outputs(tiny_llama, prompts_of(LENGTHS, answers=answers)) == answers
-    assert shapes == [(5, 64)]
+    assert shapes(calls) == [(5, 64)]
 
 
-def test_a_row_ends_where_it_is_enough(tiny_llama, read_tokens) -> None:
+def test_a_row_ends_where_it_is_enough(tiny_llama) -> None:
     full = [alone(tiny_llama, prompt) for prompt in prompts_of(LENGTHS)]
-    shapes = read_tokens(tiny_llama)
+    calls = calls_of(tiny_llama)
     outputs = greedy_outputs(tiny_llama, prompts_of(LENGTHS), enough=lambda row, ids: len(ids) == 2 * row + 1)
     assert outputs == [ids[: 2 * row + 1] for row, ids in enumerate(full)]
-    assert [rows for rows, columns in shapes] == [5, 4, 4, 3, 3, 2, 2, 1, 1]
+    assert [rows for rows, columns in shapes(calls)] == [5, 4, 4, 3, 3, 2, 2, 1, 1]
 
 
 def test_positions_count_a_rows_own_tokens(tiny_llama) -> None:
     # RoPE does not tell a shifted row from another, but large angles are less exact.
-    positions: list[torch.Tensor] = []
-
-    def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        positions.append(kwargs["position_ids"])
-
-    tiny_llama.register_forward_pre_hook(note, with_kwargs=True)
+    calls = calls_of(tiny_llama)
     greedy_outputs(tiny_llama, prompts_of([6, 4], 3), chunk_tokens=6)
-    assert torch.cat(positions, dim=1).tolist() == [[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 1, 2, 3, 4, 5]]
-    positions.clear()
+    assert torch.cat([call["position_ids"] for call in calls], dim=1).tolist() == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [0, 0, 0, 1, 2, 3, 4, 5],
+    ]
+    calls.clear()
     greedy_outputs(tiny_llama, prompts_of([6, 4], 3), chunk_tokens=4)
-    assert [one.tolist() for one in positions] == [[[0, 1, 2, 3]], [[4, 5]], [[0, 1, 2, 3]], [[6], [4]], [[7], [5]]]
+    assert [call["position_ids"].tolist() for call in calls] == [
+        [[0, 1, 2, 3]],
+        [[4, 5]],
+        [[0, 1, 2, 3]],
+        [[6], [4]],
+        [[7], [5]],
+    ]
 
 
-def test_batches_hold_no_more_tokens_than_allowed(case, read_tokens, monkeypatch) -> None:
+def test_batches_hold_no_more_tokens_than_allowed(case, monkeypatch) -> None:
     model, expected = case
     monkeypatch.setattr(generate, "BATCH_TOKENS", 110)
-    shapes = read_tokens(model)
+    calls = calls_of(model)
     assert greedy_outputs(model, prompts_of(LENGTHS)) == expected
-    prefills = [shape for shape in shapes if shape[1] > 1]
+    prefills = [shape for shape in shapes(calls) if shape[1] > 1]
     # 64 and 12 tokens alone, then 40 and 33, then 17 and 5.
     assert prefills == [(1, 64), (2, 40), (2, 17)]
 
@@ -216,15 +200,8 @@ def test_logits_of_answers_come_in_small_pieces(tiny_llama, monkeypatch) -> None
 
 
 def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
-    masks: list[int] = []
-
-    def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        mask = kwargs.get("attention_mask")
-        masks.append(0 if mask is None else mask.numel())
-
-    for layer in tiny_llama.model.layers:
-        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
-    greedy_outputs(tiny_llama, prompts_of([400, 300], 2), chunk_tokens=16)
+    prompts = prompts_of([400, 300], 2)
+    masks = masked_entries(tiny_llama, lambda: greedy_outputs(tiny_llama, prompts, chunk_tokens=16))
     assert 0 < max(masks) <= 2 * 16 * 400
 
 
@@ -232,13 +209,13 @@ def test_attention_never_sees_a_square_of_the_length(tiny_llama) -> None:
 def test_longrope_is_that_of_the_input_so_far(lengths: list[int]) -> None:
     # The original window is 32: answers stay within, or begin beyond, or grow past it, where Phi-3's own class reads
     # all anew.
-    model = make("longrope")
+    model = make_family("longrope")
     expected = [alone(model, prompt) for prompt in prompts_of(lengths)]
     assert greedy_outputs(model, prompts_of(lengths), chunk_tokens=16) == expected
 
 
 def test_dynamic_rope_is_that_of_prompt_and_answer_for_every_token() -> None:
-    model = make("dynamic")
+    model = make_family("dynamic")
     fresh = copy.deepcopy(model)
     prompts = prompts_of([45, 20, 45])
     outputs = greedy_outputs(model, prompts, chunk_tokens=16)

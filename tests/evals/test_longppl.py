@@ -11,12 +11,12 @@ from tiny_models import END, byte_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from skipwise.errors import CheckpointError, ConfigError, DataError
+from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import EvalContext
 from skipwise.evals.tasks import longppl as longppl_module
 from skipwise.evals.tasks.longppl import LongPPL, _located, inside
 
-from .conftest import BOS, ByteTokenizer, make_llama
+from .tiny import BOS, body_of, by_metric, context_of, make_llama
 
 SETTINGS: dict[str, Any] = {"short_tokens": 30, "stride_tokens": 17, "min_gain": 0.5, "max_nll": 6.0}
 
@@ -50,31 +50,31 @@ def text_tokenizer(*merges: tuple[str, str], trim_offsets: bool = False) -> PreT
 
 @pytest.mark.parametrize("bos", ["tokenizer", "never"])
 def test_key_tokens_are_those_that_the_long_context_helps(bos, tiny_llama, documents, naive_nlls) -> None:
-    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
+    context = context_of(tiny_llama, documents=documents)
     prefix = [BOS] if bos == "tokenizer" else []
     measured = list(longppl(bos=bos).run(context, [80, 120]))
     for length, (results, samples) in zip([80, 120], measured, strict=True):
         sums, counts, total = [], [], 0.0
         for sample in samples:
-            body = [token for token in documents[sample["document"]].tolist() if token != BOS][: length - len(prefix)]
+            body = body_of(documents[sample["document"]])[: length - len(prefix)]
             nlls, is_key = naive_key_tokens(naive_nlls, tiny_llama, prefix, body, **SETTINGS)
             sums.append(nlls[is_key].sum())
             counts.append(is_key.sum())
             total += np.nansum(nlls)
             assert sample["key_tokens"] == counts[-1]
         assert sum(counts) > 5, "the case is no case"
-        by_metric = {result.metric: result for result in results}
-        assert by_metric["longppl"].value == pytest.approx(np.exp(sum(sums) / sum(counts)), rel=1e-5)
-        assert by_metric["longppl"].details["key_tokens"] == sum(counts)
-        assert by_metric["longppl"].details["scorer"] == "the evaluated model"
+        found = by_metric(results)
+        assert found["longppl"].value == pytest.approx(np.exp(sum(sums) / sum(counts)), rel=1e-5)
+        assert found["longppl"].details["key_tokens"] == sum(counts)
+        assert found["longppl"].details["scorer"] == "the evaluated model"
         assert {result.details["longest_tokens"] for result in results} == {120}
         num_scored = len(samples) * (length - 1)
-        assert by_metric["perplexity"].value == pytest.approx(np.exp(total / num_scored), rel=1e-5)
-        assert by_metric["key_share"].value == pytest.approx(sum(counts) / num_scored)
+        assert found["perplexity"].value == pytest.approx(np.exp(total / num_scored), rel=1e-5)
+        assert found["key_share"].value == pytest.approx(sum(counts) / num_scored)
 
 
 def test_documents_without_key_tokens_are_skipped_and_counted(tiny_llama, documents, caplog) -> None:
-    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
+    context = context_of(tiny_llama, documents=documents)
     (usual,) = longppl().run(context, [80])
     # Gains that fewer and fewer documents reach, until one is left.
     gains = (0.5 * 1.1**power for power in range(100))
@@ -85,9 +85,9 @@ def test_documents_without_key_tokens_are_skipped_and_counted(tiny_llama, docume
         if (keyed := sum(sample["key_tokens"] > 0 for sample in measured.samples)) <= 1
     )
     assert keyed == 1
-    by_metric = {result.metric: result for result in measured.results}
-    assert by_metric["longppl"].num_samples == 1
-    assert by_metric["longppl"].num_skipped == by_metric["perplexity"].num_skipped + len(usual.samples) - 1
+    found = by_metric(measured.results)
+    assert found["longppl"].num_samples == 1
+    assert found["longppl"].num_skipped == found["perplexity"].num_skipped + len(usual.samples) - 1
     assert not caplog.records
     (none,) = longppl(min_gain=100.0).run(context, [80])
     assert "longppl at 80: no key token in the 5 documents that can be judged of 5, so there is no" in caplog.text
@@ -105,7 +105,7 @@ TEXTS = [
 def text_context() -> EvalContext:
     tokenizer = text_tokenizer(("Ġ", "t"))
     documents = [np.array(tokenizer.encode(text)) for text in TEXTS]
-    return EvalContext(model=make_llama(vocab_size=257), tokenizer=tokenizer, documents=documents, progress=False)
+    return context_of(make_llama(vocab_size=257), tokenizer, documents=documents)
 
 
 def save_scorer(folder, tokenizer: PreTrainedTokenizerFast, **sizes):
@@ -196,20 +196,12 @@ def test_inside_means_that_every_character_is_marked(case) -> None:
     assert inside(spans, stretches).tolist() == [set(range(begin, end)) <= characters for begin, end in spans]
 
 
-def test_lengths_that_leave_no_short_context_are_refused(tiny_llama, documents) -> None:
-    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
-    with pytest.raises(ConfigError, match="short contexts of 4096 tokens and the shortest length is 80"):
-        LongPPL().check_lengths(context, [80, 120])
-    with pytest.raises(DataError, match="longest of the 6 given has 300"):
-        longppl().check_lengths(context, [80, 400])
-
-
 def test_scorers_that_cannot_judge_are_refused_before_their_weights_are_read(
     tiny_llama, documents, text_context, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(longppl_module, "load_model", None)
     save_scorer(tmp_path / "other", text_tokenizer(("t", "h")))
-    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=documents, progress=False)
+    context = context_of(tiny_llama, documents=documents)
     with pytest.raises(ConfigError, match="same tokenizer"):
         longppl(scorer=str(tmp_path / "other")).check_lengths(context, [80])
     save_scorer(tmp_path / "short", text_context.tokenizer, max_position_embeddings=100)
@@ -230,25 +222,9 @@ def test_a_scorer_with_another_tokenizer_must_hold_the_texts_in_its_own_tokens(t
         longppl(scorer=str(tmp_path / "short")).check_lengths(text_context, [150, 100])
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"min_gain": "abc"}, "longppl.min_gain is 'abc'; give a number"),
-        ({"max_nll": True}, "longppl.max_nll is True; give a number"),
-        ({"max_nll": float("nan")}, "longppl.max_nll is nan; give a finite number"),
-        ({"scorer": 5}, "longppl.scorer is 5; give text: the model that chooses"),
-        ({"scorer": ""}, "longppl.scorer is ''; give at least 1 characters: the model that chooses"),
-        ({"short_tokens": None}, "longppl.short_tokens is None"),
-    ],
-)
-def test_settings_are_checked(settings: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        longppl(**settings)
-
-
 def test_nan_logits_stop_with_the_document(tiny_llama, documents) -> None:
     with torch.no_grad():
         tiny_llama.model.embed_tokens.weight[documents[4][60]] = float("nan")
-    context = EvalContext(model=tiny_llama, tokenizer=ByteTokenizer(), documents=[documents[4]], progress=False)
+    context = context_of(tiny_llama, documents=[documents[4]])
     with pytest.raises(CheckpointError, match=r"longppl, length 80, document 0: logits are NaN"):
         list(longppl().run(context, [80]))

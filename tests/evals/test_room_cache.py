@@ -6,7 +6,7 @@ from transformers import DynamicCache
 
 from skipwise.runtime.room_cache import RoomCache
 
-from .test_forward import MODELS
+from .tiny import make_family
 
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
@@ -16,8 +16,7 @@ def some(n: int, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_holds_what_a_growing_cache_does() -> None:
-    torch.manual_seed(0)
-    model = MODELS["llama"]()
+    model = make_family("llama")
     room, grown = RoomCache(model, 3, 20), DynamicCache(config=model.config)
     for n in (7, 1, 1, 5):
         keys, values = some(n)
@@ -40,7 +39,7 @@ def test_holds_what_a_growing_cache_does() -> None:
 
 
 def test_no_tensor_is_made_but_the_first_two_of_each_layer() -> None:
-    model = MODELS["llama"]()
+    model = make_family("llama")
     room = RoomCache(model, 3, 20)
     room.update(*some(7), 0)
     before = room.layers[0].keys.data_ptr(), room.layers[0].values.data_ptr()
@@ -50,8 +49,7 @@ def test_no_tensor_is_made_but_the_first_two_of_each_layer() -> None:
 
 
 def test_rows_read_apart_go_on_together() -> None:
-    torch.manual_seed(0)
-    model = MODELS["llama"]()
+    model = make_family("llama")
     cache = RoomCache(model, 2, 9)
     keys, values = some(8, rows=2)
     for place, length in enumerate((8, 3)):

@@ -4,22 +4,31 @@ import re
 import uuid
 from collections import Counter
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
 
 from skipwise.errors import DataError
-from skipwise.evals.ruler import RULER
-from skipwise.evals.ruler.common_words import LONG_FORM, SHORT_FORM, WORDS, apart, common_words_draft, compounds
-from skipwise.evals.ruler.draft import Draft
-from skipwise.evals.ruler.frequent_words import MIN_DRAWS, frequent_words_draft, rank_counts
-from skipwise.evals.ruler.haystack import DocumentWords, sentence_ends
-from skipwise.evals.ruler.niah import NeedleSpec, UniqueDraws, needle_draft
+from skipwise.evals import TASKS
+from skipwise.evals.ruler.niah import DocumentWords, UniqueDraws, sentence_ends
+from skipwise.evals.ruler.task import Draft
 from skipwise.evals.ruler.variables import draw_chains, variable_draft
 from skipwise.evals.ruler.vocabulary import ADJECTIVES, NOUNS, VERBS
+from skipwise.evals.ruler.words import (
+    LONG_FORM,
+    MIN_DRAWS,
+    SHORT_FORM,
+    WORDS,
+    apart,
+    common_words_draft,
+    compounds,
+    frequent_words_draft,
+    rank_counts,
+)
 from skipwise.evals.tasks.passkey_prompt import FILLER
 
-from .ruler_tokenizer import PROSE, PieceTokenizer, prose_documents
+from .tiny import PROSE, PieceTokenizer, context_of, prose_documents
 
 SEEDS = range(8)
 NEEDLE = re.compile(r"One secret (\w+) of (\S+) is: (\S+)\.")
@@ -29,49 +38,42 @@ def prose(num_words: int) -> list[str]:
     return list((PROSE * (1 + num_words // 40)).split()[:num_words])
 
 
-def make(spec: NeedleSpec, seed: int, num_units: int = 200) -> Draft:
-    return needle_draft(spec, seed, prose, num_units, 0)
+def task_of(task: str) -> Any:
+    return TASKS[f"ruler_niah_{task}"]()
 
 
-def context_of(draft: Draft) -> str:
+def make(task: str, seed: int, num_units: int = 200) -> Draft:
+    return task_of(task).draft(seed, prose, num_units, 0)
+
+
+def text_of(draft: Draft) -> str:
     """What is between the first and the last line."""
     return draft.request.partition("\n")[2].rpartition("\n")[0]
-
-
-def spec_of(task: str) -> NeedleSpec:
-    return RULER[f"ruler_niah_{task}"].spec  # type: ignore[attr-defined]
 
 
 # Needles in a haystack -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("task", "haystack", "keys", "values", "num_keys", "num_values", "num_queries"),
-    [
-        ("single_1", "noise", "words", "numbers", 1, 1, 1),
-        ("single_2", "essay", "words", "numbers", 1, 1, 1),
-        ("single_3", "essay", "words", "uuids", 1, 1, 1),
-        ("multikey_1", "essay", "words", "numbers", 4, 1, 1),
-        ("multikey_2", "needle", "words", "numbers", 1, 1, 1),
-        ("multikey_3", "needle", "uuids", "uuids", 1, 1, 1),
-        ("multivalue", "essay", "words", "numbers", 1, 4, 1),
-        ("multiquery", "essay", "words", "numbers", 1, 1, 4),
-    ],
-)
-def test_retrieval_is_set_up_as_published_and_the_prompts_are_so(
-    task: str, haystack: str, keys: str, values: str, num_keys: int, num_values: int, num_queries: int
-) -> None:
-    spec = spec_of(task)
-    assert spec == NeedleSpec(
-        haystack=haystack,  # type: ignore[arg-type]
-        keys=keys,  # type: ignore[arg-type]
-        values=values,  # type: ignore[arg-type]
-        num_keys=num_keys,
-        num_values=num_values,
-        num_queries=num_queries,
-    )
+# Haystack, keys, values; number of keys, of values of each, and of keys asked for.
+RETRIEVAL: dict[str, tuple[str, str, str, int, int, int]] = {
+    "single_1": ("noise", "words", "numbers", 1, 1, 1),
+    "single_2": ("essay", "words", "numbers", 1, 1, 1),
+    "single_3": ("essay", "words", "uuids", 1, 1, 1),
+    "multikey_1": ("essay", "words", "numbers", 4, 1, 1),
+    "multikey_2": ("needle", "words", "numbers", 1, 1, 1),
+    "multikey_3": ("needle", "uuids", "uuids", 1, 1, 1),
+    "multivalue": ("essay", "words", "numbers", 1, 4, 1),
+    "multiquery": ("essay", "words", "numbers", 1, 1, 4),
+}
+
+
+@pytest.mark.parametrize("task", RETRIEVAL)
+def test_retrieval_is_set_up_as_published_and_the_prompts_are_so(task: str) -> None:
+    own = task_of(task)
+    haystack, keys, values, num_keys, num_values, num_queries = RETRIEVAL[task]
+    assert (own.haystack, own.keys, own.values, own.num_keys, own.num_values, own.num_queries) == RETRIEVAL[task]
     for seed in SEEDS:
-        draft = make(spec, seed)
+        draft = make(task, seed)
         found = NEEDLE.findall(draft.request)
         by_key: dict[str, set[str]] = {}
         for _, key, value in found:
@@ -86,35 +88,33 @@ def test_retrieval_is_set_up_as_published_and_the_prompts_are_so(
         assert len(found) == sum(map(len, by_key.values()))
         distractors = 200 if haystack == "needle" else max(num_keys, num_queries) - num_queries
         assert len(by_key) == num_queries + distractors
-        for key, own in by_key.items():
-            check_kind(keys, key)
-            for value in own:
-                check_kind(values, value)
+        assert all(is_of_kind(keys, key) for key in by_key)
+        assert all(is_of_kind(values, value) for of_key in by_key.values() for value in of_key)
         # The prefix names the keys and gives nothing away.
         assert all(key in draft.answer_prefix for key in asked)
         assert not any(value in draft.answer_prefix for value in draft.references)
+        # Neither depends on the size.
+        other = make(task, seed, 10)
+        assert (other.references, other.answer_prefix) == (draft.references, draft.answer_prefix)
 
 
-def check_kind(kind: str, text: str) -> None:
+def is_of_kind(kind: str, text: str) -> bool:
     if kind == "numbers":
-        assert re.fullmatch(r"[1-9]\d{6}", text)
-    elif kind == "uuids":
-        assert uuid.UUID(text).version == 4
-        assert len(text) == 36
-    else:
-        adjective, noun = text.split("-")
-        assert adjective in ADJECTIVES
-        assert noun in NOUNS
+        return re.fullmatch(r"[1-9]\d{6}", text) is not None
+    if kind == "uuids":
+        return uuid.UUID(text).version == 4 and len(text) == 36
+    adjective, noun = text.split("-")
+    return adjective in ADJECTIVES and noun in NOUNS
 
 
 def test_noise_is_filler_lines_and_needle_haystacks_are_needles_alone() -> None:
-    lines = context_of(make(spec_of("single_1"), 1, 210)).split("\n")
-    assert [line for line in lines if not NEEDLE.fullmatch(line)] == [FILLER.strip()] * (210 // len(FILLER.split())) + [
-        " ".join(FILLER.split()[: 210 % len(FILLER.split())])
-    ]
+    lines = text_of(make("single_1", 1, 210)).split("\n")
+    rounds, rest = divmod(210, len(FILLER.split()))
+    hay = [FILLER.strip()] * rounds + [" ".join(FILLER.split()[:rest])]
+    assert [line for line in lines if not NEEDLE.fullmatch(line)] == hay
     assert sum(NEEDLE.fullmatch(line) is not None for line in lines) == 1
     for task in ("multikey_2", "multikey_3"):
-        lines = context_of(make(spec_of(task), 1, 50)).split("\n")
+        lines = text_of(make(task, 1, 50)).split("\n")
         assert len(lines) == 51
         assert all(NEEDLE.fullmatch(line) for line in lines)
 
@@ -122,27 +122,22 @@ def test_noise_is_filler_lines_and_needle_haystacks_are_needles_alone() -> None:
 def test_an_essay_is_the_text_with_the_needles_between_its_sentences() -> None:
     depths = set()
     for seed in range(60):
-        context = context_of(make(spec_of("multikey_1"), seed, 400))
+        context = text_of(make("multikey_1", seed, 400))
         assert NEEDLE.sub("", context).split() == prose(400)
         for match in NEEDLE.finditer(context):
             before = NEEDLE.sub("", context[: match.start()]).split()
             assert not before or before[-1].rstrip('"')[-1] in ".!?"
             depths.add(round(len(before) / 400, 1))
+        places = [match.start() for match in NEEDLE.finditer(context)]
+        assert len({len(NEEDLE.sub("", context[:place]).split()) for place in places}) == 4, "four depths"
     # Needles are found from the very first to the very last sentence.
     assert depths >= {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0}
-
-
-def test_four_needles_of_one_text_are_at_four_depths() -> None:
-    for seed in range(30):
-        context = context_of(make(spec_of("multiquery"), seed, 1000))
-        places = [len(NEEDLE.sub("", context[: match.start()]).split()) for match in NEEDLE.finditer(context)]
-        assert len(set(places)) == 4
 
 
 def test_the_key_that_is_asked_comes_at_any_place_among_the_others() -> None:
     firsts = Counter()
     for seed in range(200):
-        draft = make(spec_of("multikey_1"), seed, 40)
+        draft = make("multikey_1", seed, 40)
         order = [key for _, key, _ in NEEDLE.findall(draft.request)]
         firsts[order.index(draft.details["keys"][0])] += 1
     assert min(firsts[place] for place in range(4)) > 25
@@ -154,36 +149,24 @@ def test_no_key_or_value_is_drawn_twice() -> None:
     assert len({unique.draw("words") for _ in range(3000)}) == 3000
 
 
-def test_keys_and_values_do_not_depend_on_the_size() -> None:
-    for task in ("single_1", "multikey_2", "multiquery"):
-        small, large = (make(spec_of(task), 5, size) for size in (10, 300))
-        assert (small.references, small.answer_prefix) == (large.references, large.answer_prefix)
-
-
 def test_one_value_is_asked_in_the_singular_and_several_in_the_plural() -> None:
-    assert "What is the secret uuid of" in make(spec_of("single_3"), 0).request
-    assert "What are all the secret numbers of" in make(spec_of("multivalue"), 0).request
-    assert re.search(r"numbers of \S+, \S+, \S+, and \S+ that", make(spec_of("multiquery"), 0).answer_prefix)
+    assert "What is the secret uuid of" in make("single_3", 0).request
+    assert "What are all the secret numbers of" in make("multivalue", 0).request
+    assert re.search(r"numbers of \S+, \S+, \S+, and \S+ that", make("multiquery", 0).answer_prefix)
 
 
 def test_words_of_documents_follow_on_and_start_over() -> None:
     tokenizer = PieceTokenizer()
     documents = prose_documents(tokenizer)
     first, second = (PROSE * 3).split(), ("A second document. " + PROSE).split()
-    words = DocumentWords(documents, tokenizer, first=1)
+    words = DocumentWords(context_of(tokenizer=tokenizer, documents=documents), first=1)
     assert words(5) == second[:5]
     assert words(1000) == ((second + first) * 5)[:1000]
     assert words(7) == second[:7]
-
-
-def test_documents_without_text_are_refused() -> None:
-    tokenizer = PieceTokenizer()
     blank = np.array(tokenizer.encode(" \n ", add_special_tokens=False))
     with pytest.raises(DataError, match="none of the 2 documents has text"):
-        DocumentWords([blank, blank], tokenizer, first=0)(10)
-
-
-def test_text_without_sentence_ends_is_cut_all_the_same() -> None:
+        DocumentWords(context_of(tokenizer=tokenizer, documents=[blank, blank]), first=0)(10)
+    # Text without sentence ends is cut all the same.
     assert sentence_ends(["x"] * 70) == [32, 64]
     assert sentence_ends(["He", "said", '"no."', "Why?", "e.g", "this"]) == [3, 4]
 
@@ -262,14 +245,12 @@ def listed(text: str) -> Counter:
 
 
 @pytest.mark.parametrize(
-    ("form", "common", "other", "example_common", "example_other", "example_others"),
-    [(LONG_FORM, 30, 3, 10, 3, 30), (SHORT_FORM, 6, 1, 3, 1, 10)],
+    ("form", "counted"), [(LONG_FORM, (30, 3, 10, 3, 30)), (SHORT_FORM, (6, 1, 3, 1, 10))], ids=["long", "short"]
 )
 @pytest.mark.parametrize("num_others", [0, 60, 1500])
-def test_ten_words_are_common_and_the_example_is_answered(
-    form, num_others: int, common: int, other: int, example_common: int, example_other: int, example_others: int
-) -> None:
-    for seed in (0, 1):
+def test_ten_words_are_common_and_the_example_is_answered(form, counted: tuple[int, ...], num_others: int) -> None:
+    common, other, example_common, example_other, example_others = counted
+    for seed in range(8):
         draft = common_words_draft(form, seed, num_others, 0)
         lines = draft.request.split("\n")
         assert len(lines) == 6
@@ -285,20 +266,10 @@ def test_ten_words_are_common_and_the_example_is_answered(
         assert draft.details["compound_words"] == sum("-" in word for word in counts)
 
 
-def test_no_word_of_a_list_contains_a_common_one() -> None:
+def test_words_are_plain_distinct_and_in_any_order() -> None:
     assert apart(["art", "party", "cat", "cats", "dog", "cow"], 3) == ["art", "cat", "dog"]
-    for seed in range(30):
-        draft = common_words_draft(SHORT_FORM, seed, len(WORDS) + 50, 0)
-        words = set(listed(draft.request.split("\n")[4]))
-        assert not [(a, b) for a in draft.references for b in words if a != b and a in b]
-
-
-def test_a_list_longer_than_the_words_goes_on_with_distinct_pairs() -> None:
     pairs = list(islice(compounds(["a", "b", "c"], np.random.default_rng(0)), 6))
     assert sorted(pairs) == ["a-b", "a-c", "b-a", "b-c", "c-a", "c-b"]
-
-
-def test_words_are_plain_distinct_and_in_any_order() -> None:
     assert len(WORDS) == len(set(WORDS)) == len(ADJECTIVES) + len(NOUNS) + len(VERBS)
     assert all(re.fullmatch("[a-z]{3,13}", word) for word in WORDS)
     places: list[int] = []

@@ -3,22 +3,23 @@
 import hashlib
 import json
 import re
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals import EvalContext
 from skipwise.evals.ruler.facts import FactWorld
-from skipwise.evals.ruler.question_file import read_questions
-from skipwise.evals.ruler.questions import Distractors, SingleHopQuestions, TwoHopQuestions, question_draft
+from skipwise.evals.ruler.questions import (
+    Distractors,
+    SingleHopQuestions,
+    TwoHopQuestions,
+    question_draft,
+    read_questions,
+)
 
-from .ruler_tokenizer import PieceTokenizer
-
-
-def context(seed: int = 0) -> EvalContext:
-    return EvalContext(model=None, tokenizer=PieceTokenizer(), seed=seed, progress=False)
+from .tiny import PieceTokenizer, context_of
 
 
 def squad(num_articles: int = 3, num_paragraphs: int = 4) -> dict:
@@ -84,15 +85,9 @@ def test_the_answer_is_in_the_questions_own_passages_and_nowhere_else(num_hops: 
             assert question.passages[1].startswith(town[1] + "\n")
             assert town[1] not in question.text
     assert kinds == ({"Who", "On"} if num_hops == 2 else {"Who", "On", "In"})
-
-
-def test_no_name_is_used_twice() -> None:
-    world = FactWorld(np.random.default_rng(0))
-    passages = [passage for passage, _ in zip(world.passages(), range(1000), strict=False)]
-    titles = [passage.partition("\n")[0] for passage in passages]
-    assert len(set(titles)) == 1000
-    rivers = re.findall(r"on the river (\w+)", " ".join(passages))
-    assert len(set(rivers)) == len(rivers) == 500
+    passages = [*islice(FactWorld(np.random.default_rng(0)).passages(), 1000)]
+    assert len({passage.partition("\n")[0] for passage in passages}) == 1000, "no name is used twice"
+    assert len(set(re.findall(r"on the river (\w+)", " ".join(passages)))) == 500
 
 
 # The prompt -----------------------------------------------------------------------------------------------------------
@@ -137,6 +132,9 @@ def test_squad_is_read_without_its_impossible_questions(squad_file: Path) -> Non
     assert "n11x" in question.passages[0]
     # The article's other paragraphs distract first.
     assert [re.findall(r"n\d\dx", passage)[0] for passage in question.related] == ["n10x", "n12x", "n13x"]
+    # A file that has changed is read again.
+    squad_file.write_text(json.dumps(squad(num_articles=1)))
+    assert len(read_questions(squad_file).questions) == 4
 
 
 def test_hotpotqa_is_read_with_all_paragraphs_of_an_entry(tmp_path: Path) -> None:
@@ -149,12 +147,9 @@ def test_hotpotqa_is_read_with_all_paragraphs_of_an_entry(tmp_path: Path) -> Non
     assert len(pool.passages) == 61
     # An entry without an answer is kept, to be counted as one that cannot be scored.
     assert pool.questions[6].references == []
-
-
-def test_a_file_that_has_changed_is_read_anew(squad_file: Path) -> None:
-    before = read_questions(squad_file)
-    squad_file.write_text(json.dumps(squad(num_articles=1)))
-    assert (len(before.questions), len(read_questions(squad_file).questions)) == (12, 4)
+    task, context = TwoHopQuestions(file=str(path), trials=7), context_of(tokenizer=PieceTokenizer())
+    (unknown,) = (prompt for i in range(7) if not (prompt := task.prompt(context, 1024, i)).references)
+    assert unknown.answer_ids == []
 
 
 @pytest.mark.parametrize(
@@ -183,7 +178,7 @@ def test_a_bad_file_is_refused_with_its_name_and_the_entry(tmp_path: Path, conte
 
 def test_each_trial_asks_another_question_and_related_passages_come_first(squad_file: Path) -> None:
     task = SingleHopQuestions(file=str(squad_file), trials=12)
-    here = context()
+    here = context_of(tokenizer=PieceTokenizer())
     asked = []
     for index in range(12):
         draft = task.drafter(here, 1024, index)(60, 0)
@@ -200,24 +195,7 @@ def test_each_trial_asks_another_question_and_related_passages_come_first(squad_
 
 
 def test_a_small_file_is_topped_up_with_filler_and_says_so(squad_file: Path) -> None:
-    prompt = SingleHopQuestions(file=str(squad_file), trials=2).prompt(context(), 4096, 0)
+    prompt = SingleHopQuestions(file=str(squad_file), trials=2).prompt(context_of(tokenizer=PieceTokenizer()), 4096, 0)
     assert 0.98 * 4096 <= prompt.num_tokens <= 4096
     assert prompt.details["passages"] == 12
     assert prompt.details["filler_words"] > 500
-
-
-def test_a_question_without_an_answer_has_no_reference_and_no_answer_tokens(tmp_path: Path) -> None:
-    path = tmp_path / "hotpot.json"
-    path.write_text(json.dumps([{"question": "Unknown?", "context": [["T", ["S."]]]}]))
-    prompt = TwoHopQuestions(file=str(path), trials=1).prompt(context(), 1024, 0)
-    assert prompt.references == []
-    assert prompt.answer_ids is None
-
-
-def test_scope_says_where_the_questions_come_from(squad_file: Path) -> None:
-    assert TwoHopQuestions().scope() == {"questions": "generated facts"}
-    scope = TwoHopQuestions(file=str(squad_file)).scope()
-    assert scope == {
-        "questions": "mine.json",
-        "questions_sha256": hashlib.sha256(squad_file.read_bytes()).hexdigest(),
-    }

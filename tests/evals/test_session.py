@@ -9,16 +9,14 @@ from skipwise.errors import CheckpointError
 from skipwise.runtime.caches import empty_cache
 from skipwise.runtime.session import Session
 
-from .conftest import make_llama
-from .test_forward import MODELS
+from .tiny import make_family, make_llama
 
 N, LAST = 50, 30
 
 
 @pytest.fixture(params=["llama", "llama-eager", "gemma2", "mistral", "dynamic"])
 def model(request: pytest.FixtureRequest) -> Any:
-    torch.manual_seed(0)
-    return MODELS[request.param]().eval()
+    return make_family(request.param)
 
 
 def test_prefill_and_steps_give_the_logits_of_one_pass(model: Any) -> None:

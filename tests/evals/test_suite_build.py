@@ -4,19 +4,20 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from skipwise.data.documents import Document
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.suite import KINDS, SuiteFolder, build_suite, folder
+from skipwise.evals.suite import SuiteFolder, build_suite, folder
 from skipwise.evals.suite import build as build_module
 from skipwise.evals.suite.item import SLACK_TOKENS, Item
-from skipwise.evals.suite.sentences import quotable_sentences
+from skipwise.evals.suite.library import quotable_sentences
 
-from .conftest import BOS, ByteTokenizer
 from .suite_documents import prose, sentence, write_documents
+from .tiny import ByteTokenizer
 
 LENGTHS = [1600, 4000]
 ITEMS = 8
@@ -221,15 +222,8 @@ def test_documents_go_by_letters_of_equally_many_tokens(documents: Path, tmp_pat
             found = super().encode(text, add_special_tokens=add_special_tokens)
             return [token for byte in found for token in ([0, byte] if byte in {*b"JKQXYZ"} else [byte])]
 
-    built = build_suite(
-        documents,
-        FewLetters(),
-        tmp_path / "out",
-        lengths=[1600],
-        num_items=ITEMS,
-        kinds=["which_document"],
-        progress=False,
-    )
+    how: dict[str, Any] = {"lengths": [1600], "num_items": ITEMS, "kinds": ["which_document"], "progress": False}
+    built = build_suite(documents, FewLetters(), tmp_path / "out", **how)
     letters = {choice.strip() for item in built.items(1600, "which_document") for choice in item.choices}
     assert not letters & set("JKQXYZ")
     assert len(letters) > 8
@@ -248,19 +242,15 @@ def test_the_same_documents_and_seed_make_the_same_bytes(suite: SuiteFolder, doc
     for kind in ("fact", "order"):
         # Neither other lengths nor other kinds nor more items change an item.
         assert few.items(4000, kind) == suite.items(4000, kind)[:2]
+    # Other documents show in the index, another seed in the items.
+    (tmp_path / "elsewhere" / "z.md").write_text("One more.")
+    more = build(tmp_path / "elsewhere", tmp_path / "more", lengths=[1600], num_items=1, kinds=["order"])
+    assert more.index["documents"]["sha256"] != suite.index["documents"]["sha256"]
+    assert more.index["documents"]["number"] == suite.index["documents"]["number"] + 1
     other = build(documents, tmp_path / "other", seed=1, lengths=[1600], kinds=["fact", "order"])
     for kind in ("fact", "order"):
         hashes = [{item.sha256 for item in one.items(1600, kind)} for one in (suite, other)]
         assert len(hashes[0] | hashes[1]) == 2 * ITEMS
-
-
-def test_other_documents_show_in_the_index(documents: Path, tmp_path: Path, suite: SuiteFolder) -> None:
-    shutil.copytree(documents, tmp_path / "more")
-    (tmp_path / "more" / "z.md").write_text("One more.")
-    other = build(tmp_path / "more", tmp_path / "out", lengths=[1600], num_items=1, kinds=["order"])
-    assert other.index["documents"]["sha256"] != suite.index["documents"]["sha256"]
-    assert other.index["documents"]["number"] == suite.index["documents"]["number"] + 1
-    assert other.sha256 != suite.sha256
 
 
 def test_the_readme_tells_a_person_what_it_is(suite: SuiteFolder) -> None:
@@ -323,20 +313,17 @@ def test_each_kind_says_what_it_lacks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        (
-            {"kinds": ["fact", "facts"]},
-            "kinds are fact, facts; did you mean 'fact'[?] give some of fact, continue, order, which_document",
-        ),
+        ({"kinds": ["fact", "facts"]}, "facts; did you mean 'fact'"),
         ({"kinds": []}, "kinds are none"),
         ({"lengths": []}, r"lengths are \[\]"),
         ({"num_items": 0}, "items are 0"),
-        ({"seed": -1}, "the seed is -1"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_arguments_are_checked_before_anything_is_read(tmp_path: Path, changes: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_arguments_are_checked_before_anything_is_read(tmp_path: Path, changes: dict, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
         build(tmp_path / "nowhere", tmp_path / "out", **changes)
 
 
@@ -352,6 +339,10 @@ def test_what_is_there_is_never_overwritten(documents: Path, tmp_path: Path) -> 
     assert not (tmp_path / "new.partial").exists()
 
 
+def spoil(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
 def edit_index(path: Path, **changes) -> None:
     index = json.loads((path / "suite.json").read_text())
     (path / "suite.json").write_text(json.dumps(index | changes))
@@ -361,13 +352,13 @@ def edit_index(path: Path, **changes) -> None:
     ("tamper", "message"),
     [
         (lambda path: (path / "suite.json").unlink(), "is no complete suite"),
-        (lambda path: (path / "suite.json").write_text("{"), "is no complete suite"),
         (lambda path: (path / "suite.json").write_text("[1]"), "is no complete suite"),
         (lambda path: edit_index(path, seed=7), "suite.json was changed"),
         (lambda path: edit_index(path, files={}), "suite.json was changed"),
         (lambda path: (path / "items/1600-order.jsonl").unlink(), "1600-order.jsonl is missing"),
         (lambda path: (path / "items/1600-order.jsonl").write_text(""), "1600-order.jsonl was changed"),
         (lambda path: (path / "README.md").write_text("All is well."), "README.md was changed"),
+        (lambda path: spoil(path / "items/1600-order.jsonl", '"answer": " A"', '"answer": " B"'), "was changed"),
     ],
 )
 def test_a_changed_suite_is_refused(suite: SuiteFolder, tmp_path: Path, tamper, message: str) -> None:
@@ -379,25 +370,7 @@ def test_a_changed_suite_is_refused(suite: SuiteFolder, tmp_path: Path, tamper, 
     assert "\n" not in str(refusal.value)
 
 
-def test_a_changed_answer_is_refused(suite: SuiteFolder, tmp_path: Path) -> None:
-    shutil.copytree(suite.folder, tmp_path / "suite")
-    path = tmp_path / "suite/items/1600-order.jsonl"
-    path.write_text(path.read_text().replace('"answer": " A"', '"answer": " B"', 1))
-    with pytest.raises(DataError, match="was changed after the suite was built"):
-        SuiteFolder(tmp_path / "suite")
-
-
 def test_a_suite_of_another_format_is_refused(suite: SuiteFolder, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(folder, "FORMAT", 2)
     with pytest.raises(DataError, match="has suite format 1, known is 2"):
         SuiteFolder(suite.folder)
-
-
-def test_kinds_say_what_they_are() -> None:
-    assert {name: kind.chance for name, kind in KINDS.items()} == {
-        "fact": 0.0,
-        "continue": 0.0,
-        "order": 0.5,
-        "which_document": 0.25,
-    }
-    assert ByteTokenizer().encode("a", add_special_tokens=True)[0] == BOS

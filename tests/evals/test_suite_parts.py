@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 
 from skipwise.data.documents import Document
 from skipwise.errors import DataError
-from skipwise.evals.suite.fact import _unheard
-from skipwise.evals.suite.fitting import fit_size
+from skipwise.evals.suite.build import fit_size
 from skipwise.evals.suite.item import Item, encode_item
-from skipwise.evals.suite.library import Library, cut, place_near
-from skipwise.evals.suite.sentences import halves, headings, is_quotable, quotable_sentences, squeezed
+from skipwise.evals.suite.kinds import unheard
+from skipwise.evals.suite.library import (
+    Library,
+    cut,
+    halves,
+    headings,
+    is_quotable,
+    place_near,
+    quotable_sentences,
+    squeezed,
+)
 from skipwise.evals.suite.task import begins_with
 
 from .suite_documents import prose
@@ -106,13 +114,8 @@ def test_a_fit_is_never_too_long_and_close_where_it_can_be(
 
 
 def test_even_text_is_fitted_in_a_few_tries() -> None:
-    asked = []
-
-    def count(characters: int) -> int:
-        asked.append(characters)
-        return 150 + characters // 4
-
-    fit = fit_size(count, 131072, 471_000, 734_000, 3.7)
+    asked: list[int] = []
+    fit = fit_size(lambda size: asked.append(size) or 150 + size // 4, 131072, 471_000, 734_000, 3.7)
     assert fit is not None
     assert 0.995 * 131072 <= fit.tokens <= 131072
     assert len(asked) <= 4
@@ -203,7 +206,7 @@ def test_a_library_knows_words_and_what_is_said_twice() -> None:
 def test_what_a_document_holds_is_never_invented() -> None:
     library = Library([Document(name="a", text="The Dorim depot has 123456 things.")])
     drawn = iter(["Dorim", "123456", "dorim", "Volka", "Volka", "Brem", "654321", "depot", "Kren"])
-    assert _unheard(library, drawn.__next__) == ["Volka", "Brem", "654321", "Kren"]
+    assert unheard(library, drawn.__next__) == ["Volka", "Brem", "654321", "Kren"]
 
 
 @pytest.mark.parametrize(
@@ -237,10 +240,9 @@ def test_items_survive_their_line_and_nothing_else() -> None:
     assert "\n" not in line
     assert Item.from_json(line) == item
     assert item.prompt == "Zwölf\nLines\u2028 and more\nHow many?"
-    with pytest.raises(DataError, match="item fact-64-000 of a suite was changed"):
-        Item.from_json(line.replace(" 12", " 13"))
-    with pytest.raises(DataError, match="cannot be read"):
-        Item.from_json(line[:-5])
+    for other, named in ((line.replace(" 12", " 13"), "fact-64-000 of a suite was changed"), (line[:-5], "cannot be")):
+        with pytest.raises(DataError, match=named):
+            Item.from_json(other)
 
 
 def test_squeezed_text_compares_what_is_said() -> None:

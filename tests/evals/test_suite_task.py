@@ -1,6 +1,5 @@
 """Suites run on models: scores agree with plain loops, and what cannot be measured says so first."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from transformers import LlamaForCausalLM
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.evals.suite import Item, Suite, SuiteFolder, build_suite
-from skipwise.evals.suite.choice import choice_log_likelihoods
 from skipwise.evals.suite.folder import new_suite
 from skipwise.evals.suite.item import EncodedItem, encode_item
+from skipwise.evals.suite.task import choice_log_likelihoods
 
-from .conftest import ByteTokenizer, make_llama
 from .suite_documents import prose, write_documents
+from .tiny import ByteTokenizer, context_of, make_llama
 
 LENGTH, ITEMS = 1300, 4
 
@@ -48,24 +47,16 @@ def model() -> LlamaForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def measured(model, suite: SuiteFolder, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def measured(model, suite: SuiteFolder) -> Any:
     """Results and samples of the whole suite."""
-    return run(model, suite.folder, [LENGTH, 1500], tmp_path=tmp_path_factory.mktemp("measured"))
+    return run(model, suite.folder, [LENGTH, 1500])
 
 
-def run(model: Any, folder: Path, lengths=(LENGTH,), tokenizer=None, tmp_path: Path | None = None):
-    results = evaluate(
-        model,
-        tokenizer or ByteTokenizer(),
-        [Suite(folder=str(folder))],
-        lengths,
-        samples_out=tmp_path and tmp_path / "samples.jsonl",
-        progress=False,
-    )
-    samples = []
-    if tmp_path is not None:
-        samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").open()]
-    return results, samples
+def run(model: Any, folder: Path, lengths=(LENGTH,), tokenizer: Any = None) -> tuple[list[Any], list[Any]]:
+    """Results and samples."""
+    task, context = Suite(folder=str(folder)), context_of(model, tokenizer)
+    measured = list(task.run(context, lengths))
+    return [one for each in measured for one in each.results], [one for each in measured for one in each.samples]
 
 
 def greedy(model: Any, prompt: str, num_tokens: int) -> list[int]:
@@ -99,19 +90,13 @@ def test_every_kind_is_measured_at_every_length(suite: SuiteFolder, measured) ->
         about = suite.items(score.length_tokens, score.details["kind"])
         counts = [item.num_tokens for item in about]
         assert (score.details["tokens_from"], score.details["tokens_to"]) == (min(counts), max(counts))
-    for length in (LENGTH, 1500):
-        for kind in ("fact", "continue", "continue_control"):
-            cells = [
-                result
-                for result in results
-                if result.metric == "score_at_depth"
-                and (result.length_tokens, result.details["kind"]) == (length, kind)
-            ]
-            assert sum(cell.num_samples for cell in cells) == ITEMS
-            depths = [item.depth for item in suite.items(length, kind)]
-            for cell in cells:
-                inside = [d for d in depths if cell.details["depth_from"] <= d < cell.details["depth_to"]]
-                assert cell.num_samples == len(inside)
+    cells = [result for result in results if result.metric == "score_at_depth"]
+    # Of two lengths and three kinds.
+    assert sum(cell.num_samples for cell in cells) == 6 * ITEMS
+    for cell in cells:
+        depths = [item.depth for item in suite.items(cell.length_tokens, cell.details["kind"])]
+        inside = [d for d in depths if cell.details["depth_from"] <= d < cell.details["depth_to"]]
+        assert cell.num_samples == len(inside)
 
 
 def test_the_likeliest_choice_is_that_of_a_plain_forward(model, suite: SuiteFolder, measured) -> None:
@@ -137,8 +122,8 @@ def test_the_likeliest_choice_is_that_of_a_plain_forward(model, suite: SuiteFold
         assert result.details["times_chosen"] == chosen
 
 
-def hand_made(path: Path, items: list[Item] | dict[str, list[Item]], scoring: str) -> Path:
-    kinds = items if isinstance(items, dict) else {"kind": items}
+def hand_made(path: Path, items: list[Item], scoring: str, **more: list[Item]) -> Path:
+    kinds = {"kind": items, **more}
     with new_suite(path) as writer:
         for kind, of_kind in kinds.items():
             writer.add_items(LENGTH, kind, of_kind)
@@ -180,10 +165,7 @@ def test_what_the_model_writes_greedily_is_right_and_anything_else_is_wrong(tmp_
     model.lm_head.weight.data = head
     pad = torch.full((1, 257), -1e4)
     pad[:, letters] = 0
-
-    def letters_alone(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        return output + pad
-
+    letters_alone: Any = lambda module, args, output: output + pad  # noqa: E731
     model.lm_head.register_forward_hook(letters_alone)
     items, later = [], []
     for number in range(4):
@@ -191,7 +173,7 @@ def test_what_the_model_writes_greedily_is_right_and_anything_else_is_wrong(tmp_
         answer = text[:6] if number % 2 == 0 else text[:5] + "~"
         items.append(item(number, answer, depth=number / 4))
         later.append(item(number, text[3:9], depth=number / 4))
-    results, samples = run(model, hand_made(tmp_path / "suite", items, scoring), tmp_path=tmp_path)
+    results, samples = run(model, hand_made(tmp_path / "suite", items, scoring))
     assert [sample["score"] for sample in samples] == [1, 0, 1, 0]
     assert results[0].value == 0.5
     cells = [(result.details["depth_from"], result.value) for result in results[1:]]
@@ -205,14 +187,14 @@ def test_choices_that_tie_count_as_a_guess(tmp_path: Path, model) -> None:
     equal = make_llama(max_position_embeddings=2048)
     equal.lm_head.weight.data.zero_()
     items = [item(0, " A", choices=[" A", " B"]), item(1, " D", choices=[" A", " B", " C", " D"])]
-    _, samples = run(equal, hand_made(tmp_path / "suite", items, "likeliest"), tmp_path=tmp_path)
+    _, samples = run(equal, hand_made(tmp_path / "suite", items, "likeliest"))
     assert [sample["score"] for sample in samples] == [0.5, 0.25]
     assert samples[1]["chosen"] == ["A", "B", "C", "D"]
 
 
 def test_a_choice_of_several_tokens_counts_with_all_of_them(tmp_path: Path, model) -> None:
     asked = item(0, " A", choices=[" A", " BB"])
-    (result,), (sample,) = run(model, hand_made(tmp_path / "suite", [asked], "likeliest"), tmp_path=tmp_path)
+    (result,), (sample,) = run(model, hand_made(tmp_path / "suite", [asked], "likeliest"))
     ids = torch.tensor([ByteTokenizer().encode(asked.prompt + " BB", add_special_tokens=True)])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0].log_softmax(-1)
@@ -227,7 +209,7 @@ def test_choices_that_a_tokenizer_does_not_tell_apart_are_skipped_and_are_no_zer
         item(1, " A", choices=[" A", " AB"]),
         item(2, " B", choices=[" A", " B"]),
     ]
-    (result,), samples = run(model, hand_made(tmp_path / "suite", items, "likeliest"), tmp_path=tmp_path)
+    (result,), samples = run(model, hand_made(tmp_path / "suite", items, "likeliest"))
     assert [sample["score"] is None for sample in samples] == [False, True, False]
     assert (result.num_samples, result.num_skipped) == (2, 1)
     assert result.value == 0.5  # the prompts are alike but for a number, and one answer is A, the other B
@@ -236,11 +218,11 @@ def test_choices_that_a_tokenizer_does_not_tell_apart_are_skipped_and_are_no_zer
 def test_a_kind_that_cannot_be_scored_is_said_to_be_skipped_and_the_others_are_measured(
     tmp_path: Path, model, caplog
 ) -> None:
-    items = {"untold": [item(0, " A", choices=[" A", " AB"])], "told": [item(0, " A", choices=[" A", " B"])]}
-    results, samples = run(model, hand_made(tmp_path / "suite", items, "likeliest"), tmp_path=tmp_path)
+    items, told = ([item(0, " A", choices=choices)] for choices in ([" A", " AB"], [" A", " B"]))
+    results, samples = run(model, hand_made(tmp_path / "suite", items, "likeliest", told=told))
     assert [result.details["kind"] for result in results] == ["told"]
     assert [sample["score"] is None for sample in samples] == [True, False]
-    assert "kind untold at 1300: none of 1 items can be scored" in caplog.text
+    assert "kind kind at 1300: none of 1 samples can be scored" in caplog.text
 
 
 def test_likelihoods_are_those_of_plain_forwards_in_as_few_passes_as_can_be(model) -> None:
@@ -269,25 +251,17 @@ def test_likelihoods_are_those_of_plain_forwards_in_as_few_passes_as_can_be(mode
         assert choice_log_likelihoods(model, EncodedItem([5], untold), "test") is None
 
 
-def test_another_tokenizer_is_measured_before_anything_is_computed(model, suite: SuiteFolder, monkeypatch) -> None:
+def test_what_cannot_be_measured_says_so_before_other_tasks_are(model, suite, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("the model was run"))
-    with pytest.raises(ConfigError, match=r"items of 1300 tokens in suite .* take up to \d+ .* its window is 2048"):
-        run(model, suite.folder, tokenizer=PairTokenizer())
-
-
-def test_what_cannot_be_measured_says_so_before_other_tasks_are(
-    model, suite: SuiteFolder, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("the model was run"))
-    for folder, lengths, message in (
-        (suite.folder, [1400], "has no items of 1400 tokens"),
-        (tmp_path, [LENGTH], "is no complete suite"),
-    ):
-        with pytest.raises((ConfigError, DataError), match=message):
-            evaluate(model, ByteTokenizer(), ["passkey", Suite(folder=str(folder))], lengths, progress=False)
-    for folder in ("", None, 3):
-        with pytest.raises(ConfigError, match=r"suite\.folder is .*; give .*: the folder of a suite"):
-            Suite(folder=folder)  # pyright: ignore[reportArgumentType]
+    cases = (
+        (suite.folder, [1400], ByteTokenizer(), ConfigError, "1400 tokens; its lengths are 1300, 1500"),
+        (tmp_path, [LENGTH], ByteTokenizer(), DataError, "is no complete suite"),
+        (suite.folder, [LENGTH], PairTokenizer(), ConfigError, r"items of 1300 .* window is 2048"),
+    )
+    for folder, lengths, tokenizer, error, named in cases:
+        with pytest.raises(error, match=named):
+            evaluate(model, tokenizer, ["passkey", Suite(folder=str(folder))], lengths, progress=False)
+    assert Suite(folder=str(suite.folder)).lengths == [LENGTH, 1500]
 
 
 def test_lengths_with_another_tokenizer_are_reported(tmp_path: Path) -> None:
@@ -302,7 +276,7 @@ def test_lengths_with_another_tokenizer_are_reported(tmp_path: Path) -> None:
         progress=False,
     )
     wide = make_llama(max_position_embeddings=4096, eos_token_id=None, bos_token_id=None, num_hidden_layers=1)
-    results, samples = run(wide, built.folder, tokenizer=PairTokenizer(), tmp_path=tmp_path)
+    results, samples = run(wide, built.folder, tokenizer=PairTokenizer())
     for result in results:
         assert result.length_tokens == LENGTH
         assert 2 * 0.98 * LENGTH - 30 <= result.details["tokens_from"] <= result.details["tokens_to"] <= 2 * LENGTH
@@ -310,20 +284,7 @@ def test_lengths_with_another_tokenizer_are_reported(tmp_path: Path) -> None:
     assert all(sample["prompt_tokens"] > 1.8 * LENGTH for sample in samples)
 
 
-def test_lengths_are_some_of_the_suites(model, suite: SuiteFolder) -> None:
-    assert Suite(folder=str(suite.folder)).lengths == [LENGTH, 1500]
-    with pytest.raises(ConfigError, match="has no items of 1400 tokens; its lengths are 1300, 1500"):
-        run(model, suite.folder, [1400])
-    with pytest.raises(ConfigError, match="length is 1500 tokens and the model's window"):
-        run(make_llama(max_position_embeddings=1400), suite.folder, [1500])
-
-
-def test_a_folder_that_is_no_suite_is_refused(model, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no complete suite .* build one with: skipwise eval build-suite"):
-        run(model, tmp_path)
-
-
 def test_another_run_gives_the_same_samples_whatever_else_it_measures(model, suite, measured, tmp_path) -> None:
-    results, samples = run(model, suite.folder, [LENGTH], tmp_path=tmp_path)
+    results, samples = run(model, suite.folder, [LENGTH])
     assert samples == [sample for sample in measured[1] if sample["length_tokens"] == LENGTH]
     assert results == [result for result in measured[0] if result.length_tokens == LENGTH]

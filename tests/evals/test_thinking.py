@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from skipwise.evals import EvalContext, SampleCache, evaluate
+from skipwise.evals import TASKS, EvalContext, SampleCache, evaluate
 from skipwise.evals.prompts import string_match_all
-from skipwise.evals.ruler import RULER
-from skipwise.evals.ruler.draft import Draft, PromptEncoder
+from skipwise.evals.ruler.task import Draft, PromptEncoder
 from skipwise.evals.thinking import AfterThought, answer_of, without_thought
 
-from .conftest import ByteTokenizer, KeyReader
-from .oracle import Oracle
+from .tiny import ByteTokenizer, Oracle, key_reader
 
 # The ends of published templates, before which messages are written as here.
 _MESSAGES = "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}"
@@ -114,7 +112,7 @@ DOCUMENTS = [np.frombuffer(b"A sentence here. Another one there. ", np.uint8)]
 
 
 def score(model: Oracle, template: str, **how: Any) -> Any:
-    task = RULER["ruler_niah_single_2"](trials=2, chat=True, **how)  # type: ignore[call-arg]
+    task = TASKS["ruler_niah_single_2"](trials=2, chat=True, **how)  # type: ignore[call-arg]
     (result,) = evaluate(model, Chat(template), [task], [1600], DOCUMENTS, progress=False)
     return result.value
 
@@ -130,7 +128,7 @@ def test_thinking_has_a_budget_of_its_own_that_counts() -> None:
     # What is mentioned in a thought is no answer, and a thought without an end has none.
     assert score(reasoner(thought + "1234567 " * 5, answers=False), "deepseek-r1", thinking_tokens=160) == 0.0
     assert score(reasoner("Hmm. " * 40), "deepseek-r1", thinking_tokens=50) == 0.0
-    task = RULER["ruler_niah_single_2"](trials=1, chat=True, thinking_tokens=160)  # type: ignore[call-arg]
+    task = TASKS["ruler_niah_single_2"](trials=1, chat=True, thinking_tokens=160)  # type: ignore[call-arg]
     context = EvalContext(model=reasoner(thought), tokenizer=Chat("deepseek-r1"), documents=DOCUMENTS, progress=False)
     prompt = task.prompt(context, 1600, 0)
     assert prompt.max_new_tokens == 160 + 128
@@ -170,8 +168,8 @@ def test_zeros_that_are_no_wonder_are_not_warned_of(caplog: pytest.LogCaptureFix
     # Shorter prompts were answered, so that their form is none of the reasons.
     assert warnings(Oracle(lambda text: finder(text) if len(text) < 650 else ""), needles, [600, 1600]) == 0
     passkey = {"kind": "passkey", "trials": 2, "num_depths": 1}
-    assert warnings(KeyReader(wrong_digit=2), passkey, [600, 700]) == 1
-    assert warnings(KeyReader(), passkey, [600, 700]) == 0
+    assert warnings(key_reader(wrong_digit=2), passkey, [600, 700]) == 1
+    assert warnings(key_reader(), passkey, [600, 700]) == 0
 
 
 def says(words: str) -> Any:

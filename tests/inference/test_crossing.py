@@ -151,7 +151,7 @@ def test_answers_of_evaluation(case: tuple[list[int], list[int]], modes: TwoMode
     # Together with one that stays within, one that is beyond, and hoped-for answers that are right and wrong.
     prompts = [
         Prompt(prompt_ids=given, references=[], max_new_tokens=NEW, answer_ids=hoped)
-        for given, hoped in ((ids[:60], None), (ids, None), (ids, expected), (ids, spoilt), (ids, expected[:5]))
+        for given, hoped in ((ids[:60], []), (ids, []), (ids, expected), (ids, spoilt), (ids, expected[:5]))
     ]
     outputs = greedy_outputs(modes.model("long"), prompts, chunk_tokens=64)
     assert outputs[1:] == [expected, expected, expected, expected[:5]]

@@ -1,9 +1,10 @@
-"""What an extended model can do, by length: tasks, and `evaluate()` which runs them.
+"""Measures what an extended model can do, by length: tasks, and `evaluate()`, which runs them.
 
     results = evaluate(model, tokenizer, ["passkey", LastTokensPerplexity(num_documents=20)], [2048, 8192], documents)
 
-A new task is one class with `name`, `uses_documents`, `check_lengths` and `run` in one file and one line in
-`catalogue.TASK_HOMES`.
+A new task is one class and one line in `catalogue.TASK_HOMES`. Tasks that score documents extend
+`tasks.nll.DocumentTask` by how one document is scored; tasks that ask questions build `prompts.Prompt`s for
+`prompts.answer_prompts`; others implement `context.Task`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,14 +1,13 @@
-"""Standard benchmarks of short text through lm-evaluation-harness: did the longer window cost general ability?
+"""Standard benchmarks of short text by lm-evaluation-harness: did the longer window cost general ability?
 
     results = run_benchmarks(model, tokenizer, ["boolq", "arc_challenge"], tasks_folder="benchmarks/")
 
-Prompts, scoring and data are the harness's own. On a machine without a network they come from the `datasets` cache or
-from a folder:
+Prompts, scores and data are the harness's own. Without a network, data come from the `datasets` cache or from a folder:
 
     benchmarks/piqa/            a copy of the data set that the harness names: `hf download baber/piqa --repo-type
                                 dataset --local-dir benchmarks/piqa`
-    benchmarks/anything.yaml    a task of one's own as the harness defines them; its data files are found from where
-                                the file lies. It may name Python functions, which are run: read it first.
+    benchmarks/anything.yaml    your own task in the harness's format; paths of its data files are relative to it. It
+                                may name Python functions, which are run: read it first.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ from skipwise.records.results import EvalResult, Measurement, Sample
 from skipwise.records.stats import CONFIDENCE, Estimate
 
 _INTERVAL = "normal, with the harness's standard error"
-# For metrics that are no plain means; the standard error of a mean needs no resampling.
+# For metrics that are not plain means.
 _RESAMPLES = 1000
 
 
@@ -42,8 +41,8 @@ class Benchmark:
 
     Attributes:
         name: its name in the harness.
-        definition: the harness's task file: a path, from the harness's own tasks where it is relative.
-        shots: solved examples in the prompt; None leaves it to the definition.
+        definition: path of the harness's task file, absolute or relative to the harness's own tasks.
+        shots: number of solved examples in the prompt; None for the definition's own.
         metric: the metric that is usually reported; None for the definition's first.
     """
 
@@ -65,11 +64,11 @@ BENCHMARKS = {
         Benchmark(name="hellaswag", definition="hellaswag/hellaswag.yaml", shots=10, metric="acc_norm"),
     )
 }
-"""Those of PoSE's table 3 (arXiv 2309.10400), with its shots: what an extension may cost at short lengths."""
+"""The benchmarks of PoSE's table 3 (arXiv 2309.10400), with its shots."""
 
 
 def check_harness() -> None:
-    """Raises ConfigError when lm-evaluation-harness is not installed."""
+    """Raises ConfigError if lm-evaluation-harness is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         raise ConfigError("benchmarks need lm-evaluation-harness, which is missing; run: pip install 'skipwise[bench]'")
 
@@ -90,24 +89,24 @@ def run_benchmarks(
     """Measures a model on standard benchmarks.
 
     Args:
-        model: a causal language model of the transformers library, where it is to run.
+        model: a causal language model of the transformers library, on its device.
         tokenizer: its tokenizer.
-        names: of `BENCHMARKS` or of tasks that `tasks_folder` defines.
-        tasks_folder: data sets and definitions that come first, see above.
-        limit: only so many questions of each, for a quick look.
-        batch_size: inputs that are run together.
-        seed: which solved examples a prompt shows.
-        out: file that gets one line of JSON for each result as soon as it is there, after what it already holds.
-        samples_out: the same for each question: hash of its prompt, log-likelihoods or output, its score.
-        progress: show bars.
+        names: names of `BENCHMARKS`, or of tasks that `tasks_folder` defines.
+        tasks_folder: folder of data sets and definitions, which take precedence; see above.
+        limit: maximum number of questions of each, for a quick look.
+        batch_size: number of inputs run together.
+        seed: seed of the choice of solved examples.
+        out: file to append one line of JSON per result to.
+        samples_out: the same per question, with the hash of its prompt, log-likelihoods or output, and score.
+        progress: whether to show progress bars.
 
     Returns:
         All metrics of each benchmark, the usual one first. The length is that of the longest input. Intervals are
         `value -+ 1.96 standard errors`.
 
     Raises:
-        ConfigError: when the harness is not installed, or a name or a setting is unknown.
-        DataError: when the data of a benchmark are not to be had, or a prompt does not fit the model's window.
+        ConfigError: the harness is not installed, or a name or a setting is unknown.
+        DataError: the data of a benchmark are not available, or a prompt exceeds the model's window.
     """
     check_harness()
     folder = None if tasks_folder is None else Path(tasks_folder).expanduser().resolve()
@@ -116,7 +115,7 @@ def run_benchmarks(
     results: list[EvalResult] = []
     with _quiet_harness(progress), result_files(out, samples_out, partial(json.dumps, ensure_ascii=False)) as write:
         benchmarks = [_benchmark(name, folder) for name in names]
-        # All data first: what is missing is said before anything is computed.
+        # Load all data first, so that missing data is reported before anything is computed.
         tasks = [_load_task(benchmark, folder) for benchmark in benchmarks]
         for benchmark, task in zip(benchmarks, tasks, strict=True):
             measured = _measure(context, benchmark, task, limit, batch_size)
@@ -126,7 +125,7 @@ def run_benchmarks(
 
 
 def _check_arguments(tokenizer: Any, folder: Path | None, limit: int | None, batch_size: int) -> None:
-    """Raises ConfigError where benchmarks cannot be run with these."""
+    """Raises ConfigError if benchmarks cannot run with these."""
     for name, value in {"limit": limit, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ConfigError(f"benchmarks' {name} is {value}; give a whole number of at least 1")
@@ -140,7 +139,7 @@ def _check_arguments(tokenizer: Any, folder: Path | None, limit: int | None, bat
 
 
 def _benchmark(name: str, folder: Path | None) -> Benchmark:
-    """The benchmark of this name: the folder's definition, else the harness's."""
+    """The benchmark of a name: the folder's, else the harness's."""
     from lm_eval.tasks import TaskManager
 
     own = {} if folder is None else TaskManager(include_path=str(folder), include_defaults=False).task_index
@@ -165,7 +164,7 @@ def _load_task(benchmark: Benchmark, folder: Path | None) -> Any:
         if copied is not None and copied.is_dir() and not Path(benchmark.definition).is_absolute():
             definition = _with_data_of(definition, copied, Path(scratch))
         try:
-            # A definition's relative data files lie beside it.
+            # Relative paths of data files are relative to the definition.
             with contextlib.chdir(definition.parent):
                 loaded = lm_eval.tasks.TaskManager(include_defaults=False).load([str(definition)])
         except (OSError, ValueError, KeyError, RuntimeError, DatasetsError) as error:
@@ -177,10 +176,10 @@ def _load_task(benchmark: Benchmark, folder: Path | None) -> Any:
 
 
 def _with_data_of(definition: Path, copied: Path, scratch: Path) -> Path:
-    """A definition that is another one but for its data."""
+    """A definition that differs from another only in its data."""
     changes: dict[str, Any] = {"include": str(definition), "dataset_path": str(copied)}
     if not (copied / "README.md").is_file():
-        # Named parts of a data set are declared there; without it, there is one part without a name.
+        # Named configurations of a data set are declared there.
         changes["dataset_name"] = None
     path = scratch / definition.name
     path.write_text(yaml.safe_dump(changes), encoding="utf-8")
@@ -208,7 +207,7 @@ def _data_error(benchmark: Benchmark, error: Exception) -> DataError:
 
 
 def _measure(context: EvalContext, benchmark: Benchmark, task: Any, limit: int | None, batch_size: int) -> Measurement:
-    """Runs one benchmark; every rank gets all of it."""
+    """Runs one benchmark; every rank gets the whole result."""
     import lm_eval
     from lm_eval.evaluator import evaluate
 
@@ -221,7 +220,7 @@ def _measure(context: EvalContext, benchmark: Benchmark, task: Any, limit: int |
         lm,
         {"tasks": {benchmark.name: task}},
         limit=limit,
-        # The harness divides by n - 1 without a look.
+        # The harness divides by n - 1.
         bootstrap_iters=_RESAMPLES if num_questions > 1 else 0,
     )
     details = {
@@ -257,7 +256,7 @@ def _estimates(values: Mapping[str, Any], usual: str | None) -> Iterator[tuple[s
 
 
 def _sample(benchmark: Benchmark, length: int, question: Mapping[str, Any]) -> Sample:
-    """The record of one question."""
+    """The sample of one question."""
     return {
         "task": benchmark.name,
         "length_tokens": length,
@@ -271,10 +270,10 @@ def _sample(benchmark: Benchmark, length: int, question: Mapping[str, Any]) -> S
 
 @contextlib.contextmanager
 def _quiet_harness(progress: bool) -> Iterator[None]:
-    """Within, the harness speaks up for errors only: it warns of every model that it did not load itself.
+    """Within, the harness logs only errors, as it warns of every model that it did not load itself.
 
     Args:
-        progress: leave the bars of data sets that are being prepared.
+        progress: whether to keep the bars of data sets being prepared.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""The tasks by name, none of them loaded: names are checked before torch is."""
+"""The tasks by name, without their code: names can be checked before torch is imported."""
 
 from collections.abc import Collection
 from typing import Any
@@ -23,21 +23,21 @@ TASK_HOMES = {
     "ruler_niah_multivalue": "ruler.niah.NeedleMultiValue",
     "ruler_niah_multiquery": "ruler.niah.NeedleMultiQuery",
     "ruler_vt": "ruler.variables.VariableTracking",
-    "ruler_cwe": "ruler.common_words.CommonWords",
-    "ruler_fwe": "ruler.frequent_words.FrequentWords",
+    "ruler_cwe": "ruler.words.CommonWords",
+    "ruler_fwe": "ruler.words.FrequentWords",
     "ruler_qa_1": "ruler.questions.SingleHopQuestions",
     "ruler_qa_2": "ruler.questions.TwoHopQuestions",
     "regression": "tasks.regression.ShortWindowRegression",
     "suite": "suite.task.Suite",
     "serving": "tasks.serving.Serving",
 }
-"""Where in this package the class of each task is."""
+"""Module in this package and class of each task."""
 
 TASK_GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(name for name in TASK_HOMES if name.startswith("ruler_"))}
 """Names that stand for several tasks."""
 
 READERS = ("perplexity", "sliding", "truncated", "longppl", "nll_by_position", "regression")
-"""Tasks that read documents whatever their settings are."""
+"""Tasks that read documents with any settings."""
 
 SUITE_KINDS = ("fact", "continue", "order", "which_document")
 """Kinds of questions in a suite."""
@@ -47,13 +47,10 @@ BENCHMARK_NAMES = ("boolq", "piqa", "winogrande", "truthfulqa_mc2", "arc_challen
 
 
 def task_names(names: str) -> list[str]:
-    """The tasks that names mean.
-
-    Args:
-        names: separated by commas; a group's name stands for all its tasks.
+    """Names of tasks from a comma-separated list, in which a group's name stands for all its tasks.
 
     Raises:
-        ConfigError: one is unknown.
+        ConfigError: a name is unknown.
     """
     kinds = [kind for name in names.split(",") for kind in TASK_GROUPS.get(name.strip(), [name.strip()])]
     for kind in kinds:
@@ -62,11 +59,7 @@ def task_names(names: str) -> list[str]:
 
 
 def check_known(what: str, name: Any, known: Collection[str]) -> None:
-    """Refuses a name that is not among those known, with the nearest.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Raises ConfigError, with the nearest known name, if a name is unknown."""
     if name not in list(known):
         hint = did_you_mean(name, known).strip() or "use one of them"
         raise ConfigError(f"{what} is {name!r}; known are {', '.join(known)}: {hint}")

@@ -1,9 +1,9 @@
-"""What every task is given: the model, its tokenizer, documents, and the seed of all draws."""
+"""The inputs that all tasks of an evaluation share, its cache of samples, and the files it writes."""
 
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions, write_sample
+from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions
 from skipwise.evals.settings import BosPolicy
 from skipwise.model import attention_of, embedding_rows
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer, sample_line
@@ -30,24 +30,24 @@ class Task(Protocol):
 
     @property
     def uses_documents(self) -> bool:
-        """Whether it reads the context's documents."""
+        """Whether the task reads the context's documents."""
         ...
 
     def check_lengths(self, context: "EvalContext", lengths: Sequence[int]) -> None:
-        """Refuses lengths that the task cannot measure, before anything is computed.
+        """Checks that the task can measure these lengths, before anything is computed.
 
         Raises:
-            ConfigError: when a setting does not go with a length.
-            DataError: when the documents do not suffice.
+            ConfigError: a setting does not fit a length.
+            DataError: the documents do not suffice.
         """
         ...
 
     def run(self, context: "EvalContext", lengths: Sequence[int]) -> Iterable[Measurement]:
-        """Measures one length after the other, in the order given.
+        """Measures one length after the other, in the given order.
 
         Args:
-            context: model, tokenizer, documents and seed.
-            lengths: input lengths in tokens, those to be generated included.
+            context: the model, the tokenizer, the documents and the seed.
+            lengths: input lengths in tokens, including the tokens to be generated.
         """
         ...
 
@@ -56,9 +56,9 @@ class ChosenDocuments(NamedTuple):
     """Documents for one task.
 
     Attributes:
-        indices: which documents, in a seeded order.
-        bodies: their token ids, 1-D each, without a leading beginning-of-sequence token.
-        num_skipped: documents that are too short.
+        indices: indices of the documents, in a random order that depends on the seed.
+        bodies: the token ids of each, 1-D, without a leading beginning-of-sequence token.
+        num_skipped: number of documents that are too short.
     """
 
     indices: list[int]
@@ -72,16 +72,16 @@ class EvalContext:
 
     Attributes:
         model: a causal language model of the transformers library, in evaluation mode.
-        tokenizer: its tokenizer.
+        tokenizer: the model's tokenizer.
         documents: token ids of each document, 1-D integers.
-        seed: what every draw is derived from.
-        cache: where samples are kept and found again; None keeps none.
-        details: what joins the details of every result.
-        progress: show a bar for each length.
-        share_out: each rank of a distributed run measures its share of the samples; otherwise all of them.
-        is_recorded: results go into a file, where they say of which weights they are. All weights are hashed for this,
-            as for a cache, and for nothing else.
-        answered: families of tasks that some question was answered right of, or of which it was said that none was.
+        seed: seed of all random draws.
+        cache: stores samples and finds them again; None disables it.
+        details: added to the details of every result.
+        progress: whether to show a progress bar for each length.
+        share_out: whether each rank of a distributed run measures a share of the samples; otherwise each measures all.
+        is_recorded: whether results are written to a file, in which case they name the hash of the weights. Hashing
+            reads all weights, so it is done only for this and for the cache.
+        answered: families of tasks with a right answer so far, or that were already warned about.
     """
 
     model: Any
@@ -96,7 +96,7 @@ class EvalContext:
     answered: set[str] = field(default_factory=set)
 
     def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
-        """A generator that depends on the seed and these arguments alone, not on what was drawn before."""
+        """A generator that depends only on the seed and these arguments, not on earlier draws."""
         return np.random.default_rng([self.seed, zlib.crc32(purpose.encode()), *numbers])
 
     def result(
@@ -110,7 +110,7 @@ class EvalContext:
         num_skipped: int = 0,
         **details: Any,
     ) -> EvalResult:
-        """One result; `details` joins the task's settings and what it was measured with."""
+        """One result. Its details are the task's settings, what it was measured with, and `details`."""
         return EvalResult(
             task=task.name,
             length_tokens=length_tokens,
@@ -143,10 +143,10 @@ class EvalContext:
         }
 
     def bos(self, policy: BosPolicy) -> list[int]:
-        """The token ids that go before every input under this policy: one or none.
+        """The token ids that precede every input under this policy: one or none.
 
         Raises:
-            ConfigError: when the token is wanted always and the tokenizer has none.
+            ConfigError: the policy is "always" and the tokenizer has no such token.
         """
         token = self.tokenizer.bos_token_id
         if policy == "never" or (policy == "tokenizer" and token is None):
@@ -158,20 +158,22 @@ class EvalContext:
         bare, with_special = (list(self.tokenizer.encode("a", add_special_tokens=special)) for special in (False, True))
         return [token] if with_special[:1] == [token] != bare[:1] else []
 
+    def body(self, index: int) -> np.ndarray:
+        """Token ids of a document, 1-D, without a leading beginning-of-sequence token."""
+        ids, bos = self.documents[index], self.tokenizer.bos_token_id
+        return np.asarray(ids[1:] if bos is not None and len(ids) and ids[0] == bos else ids)
+
     def choose_documents(self, min_tokens: int, num_documents: int) -> ChosenDocuments:
-        """Draws documents that are long enough; the same ones whenever seed, corpus and arguments are the same.
+        """Draws documents that are long enough; the draw depends only on the seed, the documents and the arguments.
 
         Args:
-            min_tokens: shortest usable document, in tokens without a leading beginning-of-sequence token.
-            num_documents: how many at most.
+            min_tokens: minimum length, in tokens without a leading beginning-of-sequence token.
+            num_documents: maximum number of documents.
 
         Raises:
-            DataError: when there are no documents, none is long enough, or they are of another vocabulary.
+            DataError: no document is long enough, or the token ids are of another vocabulary.
         """
-        bos = self.tokenizer.bos_token_id
-        bodies = [
-            np.asarray(ids[1:] if bos is not None and len(ids) and ids[0] == bos else ids) for ids in self.documents
-        ]
+        bodies = [self.body(index) for index in range(len(self.documents))]
         long_enough = [index for index, body in enumerate(bodies) if len(body) >= min_tokens]
         if not long_enough:
             longest = max(map(len, bodies), default=0)
@@ -199,63 +201,51 @@ class EvalContext:
         description: str | None = None,
         **scope: Any,
     ) -> list[Sample]:
-        """One sample for each item, in order: from the cache, from this process, or from another rank's share.
+        """One sample of each item, in order: from the cache, measured here, or measured by another rank.
 
         Args:
-            task: what is measured; its name and settings are part of what the samples depend on.
+            task: the task; its name and settings are part of the samples' key.
             length_tokens: input length.
-            num_items: items are `0..num_items-1`.
-            compute: takes at most `batch_items` indices and returns their samples, as JSON values, in that order. A
-                pure function of task, length, seed, documents, index and scope.
-            batch_items: items that are computed together at most.
-            description: of the bar; by default task and length.
-            **scope: JSON values of whatever else the samples depend on.
+            num_items: the items are `0..num_items-1`.
+            compute: takes at most `batch_items` indices and returns what their samples tell besides task and length, as
+                JSON values. It depends only on task, length, seed, documents, index and scope.
+            batch_items: maximum number of items computed together.
+            description: text of the progress bar; the default is task and length.
+            **scope: JSON values of everything else that the samples depend on.
 
         Returns:
-            All samples, the same ones on every rank.
+            All samples; the same on every rank.
         """
         state = process_state()
         key = self._key(task, length_tokens, scope) if self.cache is not None else ""
         known = self.cache.read(key) if self.cache is not None else {}
         if state.num_processes > 1:
-            # What is missing is shared out by one view of the cache: others may already be writing to it.
+            # All ranks must agree on what is missing, while some may already be writing to the cache.
             known = broadcast_object_list([known])[0]
         missing = [index for index in range(num_items) if index not in known]
         mine = missing[state.process_index :: state.num_processes] if self.share_out else missing
-        measured: list[tuple[int, Sample]] = []
-        writer = self.cache.writer(key) if self.cache is not None and mine else nullcontext()
+        measured: dict[int, Sample] = {}
         shown = self.progress and state.is_main_process and bool(mine)
-        with (
-            writer as file,
-            tqdm(
-                desc=description or f"{task.name} at {length_tokens}", total=len(mine), disable=not shown, leave=False
-            ) as bar,
-        ):
+        title = description or f"{task.name} at {length_tokens}"
+        with tqdm(desc=title, total=len(mine), disable=not shown, leave=False) as bar:
             for begin in range(0, len(mine), batch_items):
                 indices = mine[begin : begin + batch_items]
-                for index, sample in zip(indices, compute(indices), strict=True):
-                    # As a later run will read it, so that fresh and cached samples give the same results to the bit.
-                    sample = json.loads(json.dumps(sample))
-                    measured.append((index, sample))
-                    if file is not None:
-                        write_sample(file, index, sample)
+                about = {"task": task.name, "length_tokens": length_tokens}
+                # As a later run will read them, so that new and cached samples give bit-identical results.
+                computed = json.loads(json.dumps([about | sample for sample in compute(indices)]))
+                batch = dict(zip(indices, computed, strict=True))
+                if self.cache is not None:
+                    self.cache.add(key, batch)
+                measured |= batch
                 bar.update(len(indices))
         if state.num_processes > 1 and self.share_out:
-            measured = gather_object(measured)
+            measured = dict(gather_object(list(measured.items())))
             if self.cache is not None and state.is_main_process:
-                self._keep_those_of_others(key, measured)
-        known |= dict(measured)
+                # An interrupted run goes by the first rank's cache, which other machines do not write to.
+                here = self.cache.read(key)
+                self.cache.add(key, {index: sample for index, sample in measured.items() if index not in here})
+        known |= measured
         return [known[index] for index in range(num_items)]
-
-    def _keep_those_of_others(self, key: str, measured: Sequence[tuple[int, Sample]]) -> None:
-        """Where each machine has a cache of its own, a run that goes on has the first one's view of it."""
-        assert self.cache is not None
-        here = self.cache.read(key)
-        missing = [(index, sample) for index, sample in measured if index not in here]
-        if missing:
-            with self.cache.writer(key) as file:
-                for index, sample in missing:
-                    write_sample(file, index, sample)
 
     def _key(self, task: Any, length_tokens: int, scope: dict[str, Any]) -> str:
         keyed = {field.name for field in fields(task) if field.metadata.get("sample_key", True)}
@@ -283,7 +273,7 @@ class EvalContext:
 
 
 def as_input(*parts: Sequence[int] | np.ndarray) -> torch.Tensor:
-    """Token ids of one input, int64 (1, n), from its parts."""
+    """Token ids of one input, int64 (1, n), concatenated from its parts."""
     return torch.from_numpy(np.concatenate([np.asarray(part, np.int64) for part in parts]))[None]
 
 
@@ -291,15 +281,15 @@ def as_input(*parts: Sequence[int] | np.ndarray) -> torch.Tensor:
 def result_files(
     out: str | Path | None, samples_out: str | Path | None, line: Callable[[Sample], str] = sample_line
 ) -> Iterator[Callable[[Measurement], None]]:
-    """What writes measurements into files, each as soon as it is there, after what the files already hold.
+    """Opens files for appending and yields a function that writes a measurement to them at once.
 
     Args:
-        out: gets a line of JSON for each result.
-        samples_out: gets a line for each sample.
-        line: makes the line of a sample.
+        out: receives one line of JSON per result; None for no file.
+        samples_out: receives one line per sample; None for no file.
+        line: formats a sample.
     """
     with ExitStack() as stack:
-        # Every rank of a distributed run has all results; the first writes them down.
+        # Every rank of a distributed run has all results; only the first writes.
         result_file, sample_file = (
             stack.enter_context(Path(path).open("a", encoding="utf-8"))
             if path is not None and process_state().is_main_process

@@ -1,8 +1,8 @@
-"""`evaluate()`: tasks over lengths, each result written as soon as it is there."""
+"""`evaluate()`: runs tasks over lengths and writes each result as soon as it is measured."""
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from importlib import import_module
 from pathlib import Path
@@ -15,9 +15,9 @@ from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache
 from skipwise.evals.catalogue import TASK_HOMES, check_known
-from skipwise.evals.context import EvalContext, Task
+from skipwise.evals.context import EvalContext, Task, result_files
 from skipwise.evals.prompts import texts_of_any_length
-from skipwise.records.results import EvalResult, sample_line
+from skipwise.records.results import EvalResult, Measurement
 from skipwise.runtime.forward import check_length
 
 logger = logging.getLogger("skipwise")
@@ -46,39 +46,30 @@ def evaluate(
     share_out: bool = True,
     whole: Collection[str] = (),
 ) -> list[EvalResult]:
-    """Measures a model with every task at every length that it can be measured at; what is left out is logged.
+    """Measures a model with every task at every length. Lengths that a task cannot measure are skipped and logged.
 
     Args:
         model: a causal language model of the transformers library.
         tokenizer: its tokenizer.
         tasks: names of `TASKS`, mappings with `kind` and the task's settings, or task objects.
-        lengths: input lengths in tokens, those to be generated included.
-        documents: token ids of each document, 1-D integers, for the tasks that need text; best never seen in training.
-        seed: what every draw is derived from.
-        out: file that gets one line of JSON for each result as soon as it is there, after what it already holds.
-        samples_out: the same for each sample: its hash, its output, its score.
-        cache: where samples of earlier runs are found, and new ones kept.
-        details: JSON values that join the details of every result, such as the step of a checkpoint.
-        allow_beyond: measure beyond the model's window on purpose.
-        progress: show bars.
-        share_out: each rank of a distributed run measures its share of the samples; of a model that is split over ranks
-            all of them take part in each, and must measure all.
-        whole: names of tasks that are refused unless they can be measured at every length.
-
-    Returns:
-        All results, in the order measured.
+        lengths: input lengths in tokens, including the tokens to be generated.
+        documents: token ids of each document, 1-D integers, for tasks that read text; best not seen in training.
+        seed: seed of all random draws.
+        out: file to append one line of JSON per result to.
+        samples_out: the same per sample, with the hash of its input, the output and the score.
+        cache: stores samples, and finds those of earlier runs.
+        details: JSON values to add to the details of every result, such as the step of a checkpoint.
+        allow_beyond: whether lengths may exceed the model's window.
+        progress: whether to show progress bars.
+        share_out: whether the ranks of a distributed run share the samples; not if the model itself is split over them.
+        whole: names of tasks that must be measurable at every length.
 
     Raises:
-        ConfigError: when a task or setting cannot be used, or a task at no length.
-        DataError: when the documents do not suffice.
-        CheckpointError: when the model's logits are NaN.
+        ConfigError: a task or setting cannot be used, or a task can be measured at no length.
+        DataError: the documents do not suffice.
+        CheckpointError: the model's logits are NaN.
     """
     made = [make_task(task) for task in tasks]
-    if not made or not lengths or min(lengths) < 2:
-        raise ConfigError(f"got {len(made)} tasks and lengths {list(lengths)}; give a task and lengths of 2 or more")
-    if documents is None and (needing := [task.name for task in made if task.uses_documents]):
-        raise DataError(f"no documents were given, and {', '.join(needing)} measure text: give token ids of documents")
-    check_length(model.config, max(lengths), allow_beyond=allow_beyond)
     context = EvalContext(
         model=model,
         tokenizer=tokenizer,
@@ -90,55 +81,30 @@ def evaluate(
         share_out=share_out,
         is_recorded=out is not None,
     )
-    # Every rank of a distributed run has all results; the first writes them down.
-    files = (out, samples_out) if process_state().is_main_process else (None, None)
+    _check_request(context, made, lengths, allow_beyond, documents is not None)
     results: list[EvalResult] = []
-    with ExitStack() as stack:
-        result_file, sample_file = (
-            stack.enter_context(Path(path).open("a", encoding="utf-8")) if path is not None else None for path in files
-        )
-        stack.enter_context(_evaluation_mode(model))
-        stack.enter_context(texts_of_any_length(tokenizer))
-        of_tasks = _lengths_of_tasks(made, context, lengths, whole)
-        # All that is asked for, by tokens of a length: it knows the time left where a single length's bar does not.
-        whole = stack.enter_context(
-            tqdm(
-                desc="evaluation",
-                total=sum(map(sum, of_tasks)),
-                disable=not (progress and process_state().is_main_process and sum(map(len, of_tasks)) > 1),
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
-                leave=False,
-            )
-        )
-        for task, own in zip(made, of_tasks, strict=True):
-            for measurement in task.run(context, own):
-                results += measurement.results
-                for file, lines in (
-                    (sample_file, map(sample_line, measurement.samples)),
-                    (result_file, (result.to_json() for result in measurement.results)),
-                ):
-                    if file is not None:
-                        file.writelines(line + "\n" for line in lines)
-                        file.flush()
-                whole.update(max((result.length_tokens for result in measurement.results), default=0))
+    with result_files(out, samples_out) as write, _evaluation_mode(model), texts_of_any_length(tokenizer):
+        for measurement in _measurements(context, made, _lengths_of_tasks(made, context, lengths, whole)):
+            results += measurement.results
+            write(measurement)
     return results
 
 
 def make_task(spec: str | Mapping[str, Any] | Task) -> Task:
-    """A task from its name, from a mapping with `kind` and settings, or as it is.
+    """Makes a task from its name, or from a mapping with `kind` and settings; a task object is returned as it is.
 
     Raises:
-        ConfigError: when the kind or a setting is unknown, with the nearest name.
+        ConfigError: the kind or a setting is unknown, or a required setting is missing.
     """
     if not isinstance(spec, str | Mapping):
         return spec
     settings = {"kind": spec} if isinstance(spec, str) else dict(spec)
     kind: Any = settings.pop("kind", None)
     check_known("task", kind, TASKS)
-    known = [field.name for field in fields(TASKS[kind])]
+    known = fields(TASKS[kind])
     for name in settings:
-        check_known(f"setting of task {kind}", name, known)
-    required = [entry.name for entry in fields(TASKS[kind]) if entry.default is MISSING is entry.default_factory]
+        check_known(f"setting of task {kind}", name, [field.name for field in known])
+    required = [field.name for field in known if field.default is MISSING is field.default_factory]
     if missing := [name for name in required if name not in settings]:
         raise ConfigError(
             f"task {kind} needs {', '.join(missing)}, which is not given; on the command line, "
@@ -147,25 +113,48 @@ def make_task(spec: str | Mapping[str, Any] | Task) -> Task:
     return TASKS[kind](**settings)
 
 
+def _check_request(
+    context: EvalContext, tasks: Sequence[Task], lengths: Sequence[int], allow_beyond: bool, has_documents: bool
+) -> None:
+    if not tasks or not lengths or min(lengths) < 2:
+        raise ConfigError(f"got {len(tasks)} tasks and lengths {list(lengths)}; give a task and lengths of 2 or more")
+    if not has_documents and (needing := [task.name for task in tasks if task.uses_documents]):
+        raise DataError(f"no documents were given, and {', '.join(needing)} measure text: give token ids of documents")
+    check_length(context.model.config, max(lengths), allow_beyond=allow_beyond)
+
+
+def _measurements(
+    context: EvalContext, tasks: Sequence[Task], of_tasks: Sequence[Sequence[int]]
+) -> Iterator[Measurement]:
+    """Runs the tasks, each at its lengths, under one bar in tokens: only that can tell the time left of it all."""
+    shown = context.progress and process_state().is_main_process and sum(map(len, of_tasks)) > 1
+    with tqdm(
+        desc="evaluation",
+        total=sum(map(sum, of_tasks)),
+        disable=not shown,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+        leave=False,
+    ) as bar:
+        for task, lengths in zip(tasks, of_tasks, strict=True):
+            for measurement in task.run(context, lengths):
+                yield measurement
+                bar.update(max((result.length_tokens for result in measurement.results), default=0))
+
+
 def _lengths_of_tasks(
     tasks: Sequence[Task], context: EvalContext, lengths: Sequence[int], whole: Collection[str]
 ) -> list[list[int]]:
-    """The lengths that each task can be measured at.
-
-    What cannot be measured is said before hours are spent on the rest, and all of it at once.
+    """The lengths that each task can be measured at; all problems are raised at once, before hours of work.
 
     Raises:
-        ConfigError, DataError: some task can be measured at none, or not at all of them and has to.
+        ConfigError, DataError: some task can be measured at no length, or not at all of them although it must be.
     """
     found, problems, left_out = [], {}, []
     for task in tasks:
-        try:
-            task.check_lengths(context, lengths)
+        if (refused := _refusal(task, context, lengths)) is None:
             found.append(list(lengths))
             continue
-        except (ConfigError, DataError) as error:
-            refused = error
-        reasons = {length: _refusal(task, context, length) for length in lengths}
+        reasons = {length: _refusal(task, context, [length]) for length in lengths}
         kept = [length for length in lengths if reasons[length] is None]
         if not kept or task.name in whole:
             problems[str(refused)] = refused
@@ -184,18 +173,18 @@ def _lengths_of_tasks(
     return found
 
 
-def _refusal(task: Task, context: EvalContext, length: int) -> str | None:
-    """Why a task cannot be measured at one length; None where it can."""
+def _refusal(task: Task, context: EvalContext, lengths: Sequence[int]) -> ConfigError | DataError | None:
+    """The error of a task that cannot be measured at these lengths."""
     try:
-        task.check_lengths(context, [length])
+        task.check_lengths(context, lengths)
     except (ConfigError, DataError) as error:
-        return str(error)
+        return error
     return None
 
 
 @contextmanager
 def _evaluation_mode(model: Any) -> Iterator[None]:
-    """Within, dropout is off; afterwards the model is as it was."""
+    """Within, dropout is off; afterwards the model is in its earlier mode."""
     was_training = model.training
     model.eval()
     try:

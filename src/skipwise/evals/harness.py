@@ -1,4 +1,7 @@
-"""A loaded model as lm-evaluation-harness sees it. Only where the extra `bench` is installed can this be imported."""
+"""A loaded model as a model of lm-evaluation-harness; importing this needs the extra `bench`.
+
+The only file that overrides methods of the harness's adapter, one of them private.
+"""
 
 import copy
 from collections.abc import Callable
@@ -16,15 +19,15 @@ _Adapter: Any = HFLM
 
 
 class LoadedLM(_Adapter):
-    """The harness's own adapter to transformers models, that scores whole prompts or none.
+    """The harness's adapter to transformers models, except that it refuses prompts longer than the model's window.
 
-    Where a prompt is longer than the model's window, the harness cuts its beginning off and scores what is left.
+    The harness itself would cut off their beginning and score the rest.
 
     Args:
-        model: a causal language model of the transformers library, where it is to run.
+        model: a causal language model of the transformers library, on its device.
         tokenizer: its tokenizer; the harness adds a padding token to a copy.
-        batch_size: inputs that are run together.
-        progress: show a bar of requests.
+        batch_size: number of inputs run together.
+        progress: whether to show a bar of requests.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, progress: bool) -> None:
@@ -47,13 +50,12 @@ class LoadedLM(_Adapter):
         return self._shared_out(super().generate_until, requests, disable_tqdm)
 
     def _shared_out(self, compute: Callable[..., list[Any]], requests: list[Any], disable_tqdm: bool) -> list[Any]:
-        """Answers to all requests on every rank, each computed by one.
+        """Answers to all requests, on every rank; each is computed by one.
 
-        The harness can share questions out by itself, but draws the shots in each rank's own order: its prompts would
-        depend on the number of ranks.
+        The harness can share questions by itself, but its shots would then depend on the number of ranks.
         """
         state = process_state()
-        # Choices of one question stay together: they may share a pass.
+        # Choices of one question stay together, as they may share a pass.
         mine = [
             index
             for index, request in enumerate(requests)
@@ -70,14 +72,14 @@ class LoadedLM(_Adapter):
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         longest = max(len(context) + len(continuation) for _, context, continuation in requests)
-        # The last token is scored, not read.
+        # The last token is scored and not read.
         self._check_fits(longest, self.max_length + 1)
         return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
     def tok_batch_encode(
         self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, **kwargs: Any
     ) -> Any:
-        """Token ids and attention mask of prompts that something is to be generated after."""
+        """Token ids and attention mask of prompts for generation."""
         encoded = super().tok_batch_encode(strings, padding_side=padding_side, **kwargs)
         self._check_fits(encoded[0].shape[1], left_truncate_len or self.max_length)
         return encoded

@@ -1,4 +1,4 @@
-"""Models against a base on the same tokens: KL divergence, likeliest tokens and likelihoods, without all logits."""
+"""Models compared with a base on the same tokens: KL divergence, most likely tokens and NLLs, in bounded memory."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,16 +9,16 @@ from torch import Tensor
 from skipwise.errors import CheckpointError
 from skipwise.runtime.forward import logit_pieces
 
-# Of each model's logits in float32; they are compared in float64, with a few copies.
+# Maximum size of a piece of each model's float32 logits; comparing makes a few copies in float64.
 _PIECE_BYTES = 16 * 2**20
 
 
 class PairedScores(NamedTuple):
-    """Two models on the same tokens; float64 on the CPU, one entry per token of the input but the first.
+    """Scores of a model and its base; float64 on the CPU, one entry per token of the input except the first.
 
     Attributes:
         kl: KL(base || model) of the distributions that predict the token, in nats.
-        same_top: 1.0 where both hold the same token for the likeliest, else 0.0.
+        same_top: 1.0 where both have the same most likely token, else 0.0.
         nll: negative log-likelihood of the token under the model, in nats.
         base_nll: the same under the base.
     """
@@ -30,9 +30,9 @@ class PairedScores(NamedTuple):
 
 
 def paired_scores(base: Any, arms: Mapping[str, Any], input_ids: Tensor, *, where: str) -> dict[str, PairedScores]:
-    """Compares models with one base on one input; the logits of all of them stream by together, a piece at a time.
+    """Compares models with a base on one input, a piece of all their logits at a time.
 
-    For each model it means the same as::
+    For each model it is equivalent to::
 
         log_p, log_q = (log_softmax(network(input_ids=input_ids[:, :-1]).logits.double()) for network in (base, model))
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)
@@ -43,16 +43,16 @@ def paired_scores(base: Any, arms: Mapping[str, Any], input_ids: Tensor, *, wher
         base: a causal language model of the transformers library, in evaluation mode.
         arms: models of the same vocabulary, on the same device, by name.
         input_ids: token ids (1, n).
-        where: what is being measured, for an error's text.
+        where: what is being measured, for error messages.
 
     Returns:
         The scores of each model by its name.
 
     Raises:
-        CheckpointError: when logits are NaN or so large that no distribution follows from them.
+        CheckpointError: logits are NaN or infinite.
     """
     networks = {"base": base, **arms}
-    # The last token is scored, not read.
+    # The last token is scored and not read.
     streams = [
         logit_pieces(network, input_ids[:, :-1], logits_bytes=_PIECE_BYTES, where=f"{where}, {name}")
         for name, network in networks.items()
@@ -69,8 +69,8 @@ def paired_scores(base: Any, arms: Mapping[str, Any], input_ids: Tensor, *, wher
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
-    """float64: a KL is a small difference of large sums, and float32 would leave nothing of one below 1e-7."""
-    # The one backend without float64.
+    """In float64: a KL is a small difference of large sums, and float32 loses values below 1e-7."""
+    # MPS has no float64.
     return (logits.cpu() if logits.device.type == "mps" else logits).double().log_softmax(-1)
 
 
@@ -79,7 +79,7 @@ def _compare(log_p: Tensor, log_q: Tensor, targets: Tensor) -> PairedScores:
     kl = (log_p.exp() * (log_p - log_q)).sum(-1)
     same_top = (log_p.argmax(-1) == log_q.argmax(-1)).double()
     nll, base_nll = (-log_probabilities.gather(-1, targets)[:, 0] for log_probabilities in (log_q, log_p))
-    # A KL is never negative, its rounding is.
+    # Rounding can make a KL negative.
     return PairedScores(*(score.cpu() for score in (kl.clamp(min=0), same_top, nll, base_nll)))
 
 

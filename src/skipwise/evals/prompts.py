@@ -1,4 +1,4 @@
-"""Prompts with known answers: what builds, answers and scores them, for every task that asks the model something."""
+"""Prompts with known answers: how tasks build them, have the model answer them, and score the answers."""
 
 import logging
 import math
@@ -22,25 +22,24 @@ logger = logging.getLogger("skipwise")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A question with what a right answer contains.
+    """A question and what a right answer contains.
 
     Attributes:
-        prompt_ids: token ids up to where the answer begins.
+        prompt_ids: token ids up to the beginning of the answer.
         references: texts that the output should contain.
-        max_new_tokens: tokens that the answer may take.
-        answer_ids: a continuation that, written greedily right after the prompt, settles the score as 1; None where no
-            single one does.
-        details: what else the prompt's sample tells, such as its depth; JSON values.
+        max_new_tokens: maximum number of tokens of the answer.
+        answer_ids: a continuation of the prompt that has score 1; empty if no single one does.
+        details: JSON values that join the sample, such as its depth.
     """
 
     prompt_ids: list[int]
     references: list[str]
     max_new_tokens: int
-    answer_ids: list[int] | None = None
+    answer_ids: list[int] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        answer_tokens = len(self.answer_ids or ())
+        answer_tokens = len(self.answer_ids)
         if not self.prompt_ids or self.max_new_tokens < max(1, answer_tokens):
             raise ConfigError(
                 f"a prompt of {len(self.prompt_ids)} tokens with a right answer of {answer_tokens} may be answered in "
@@ -49,25 +48,25 @@ class Prompt:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and longest answer together: what must fit the length."""
+        """Tokens of the prompt and the longest answer together."""
         return len(self.prompt_ids) + self.max_new_tokens
 
 
 Score = Callable[[str, Sequence[str]], float | None]
-"""Judges an output by its references: 0 to 1, or None where there is nothing to judge it by."""
+"""Scores an output by its references: 0 to 1, or None if it cannot be scored."""
 
 
 def string_match_all(output: str, references: Sequence[str]) -> float | None:
-    """Share of the references that the output contains, in any case of letters; None without references.
+    """Share of the references that the output contains, ignoring case; None without references.
 
-    Source: RULER (arXiv 2404.06654), the score of all tasks but question answering.
+    Source: RULER (arXiv 2404.06654), the score of all tasks except question answering.
     """
     found = _found(output, references)
     return sum(found) / len(found) if found else None
 
 
 def string_match_any(output: str, references: Sequence[str]) -> float | None:
-    """1 if the output contains any of the references, in any case of letters, else 0; None without references.
+    """1 if the output contains any of the references, ignoring case, else 0; None without references.
 
     Source: RULER (arXiv 2404.06654), the score of the two question answering tasks.
     """
@@ -76,11 +75,11 @@ def string_match_any(output: str, references: Sequence[str]) -> float | None:
 
 
 def _found(output: str, references: Sequence[str]) -> list[bool]:
-    # A blank reference is in every output and says nothing.
+    # A blank reference is contained in every output.
     return [reference.lower() in output.lower() for reference in references if reference.strip()]
 
 
-# More text never lowers these, so an output with a full score needs no more of it.
+# More text never lowers these scores, so decoding can stop at a full one.
 _NEVER_FALLING: tuple[Score, ...] = (string_match_all, string_match_any)
 
 
@@ -96,26 +95,25 @@ def answer_prompts(
     """Builds prompts, has the model answer them greedily, and scores the outputs.
 
     Args:
-        context: model, tokenizer, documents and seed.
-        task: whose prompts they are.
-        length_tokens: what prompt and answer must fit.
+        context: the model, the tokenizer, the documents and the seed.
+        task: the task that the prompts belong to.
+        length_tokens: maximum tokens of prompt and answer.
         num_items: number of prompts.
-        build: the prompt of an index; a pure function of it, of the task's settings, the length and the seed.
-        score: judges an output by the prompt's references.
-        **scope: JSON values that the prompts depend on besides, such as a cut.
+        build: builds the prompt of an index; depends only on it, the task's settings, the length and the seed.
+        score: scores an output by the prompt's references.
+        **scope: as in `EvalContext.samples`.
 
     Returns:
         One sample per prompt, in order, with its `score`.
 
     Raises:
-        ConfigError: when a prompt does not fit the length.
-        CheckpointError: when a logit is NaN or infinite.
+        ConfigError: a prompt does not fit the length.
+        CheckpointError: a logit is NaN or infinite.
     """
     tokenizer = context.tokenizer
     eos_ids = end_token_ids(context.model, tokenizer)
 
-    def answer(indices: Sequence[int]) -> list[Sample]:
-        prompts = [build(index) for index in indices]
+    def answer(indices: Sequence[int], prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
         for index, prompt in zip(indices, prompts, strict=True):
             _check_fits(task, length_tokens, index, prompt)
 
@@ -130,23 +128,57 @@ def answer_prompts(
             where=lambda place: _where(task, length_tokens, indices[place], prompts[place]),
         )
         return [
-            _sample(task, length_tokens, prompt, output_ids, tokenizer.decode(output_ids), score)
+            {
+                **prompt.details,
+                "prompt_tokens": len(prompt.prompt_ids),
+                "max_new_tokens": prompt.max_new_tokens,
+                "prompt_sha256": hash_tokens(prompt.prompt_ids),
+                "references": prompt.references,
+                "output": tokenizer.decode(output_ids),
+                "output_ids": output_ids,
+                "score": score(tokenizer.decode(output_ids), prompt.references),
+            }
             for prompt, output_ids in zip(prompts, outputs, strict=True)
         ]
 
+    return prompt_samples(context, task, length_tokens, num_items, build, answer, **scope)
+
+
+def prompt_samples(
+    context: EvalContext,
+    task: Any,
+    length_tokens: int,
+    num_items: int,
+    build: Callable[[int], Prompt],
+    answer: Callable[[Sequence[int], Sequence[Prompt]], list[dict[str, Any]]],
+    *,
+    judged: str = "score",
+    **scope: Any,
+) -> list[Sample]:
+    """One sample per prompt, in batches; warns if nothing was answered right.
+
+    Args:
+        context, task, length_tokens, num_items, build: as in `answer_prompts`.
+        answer: given indices and prompts, returns what their samples tell besides task and length.
+        judged: the entry of a sample that is above 0 for a right answer, and None where it cannot be scored.
+        **scope: as in `EvalContext.samples`; a `kind` that ends in `_control` is not supposed to be answered.
+    """
+
+    def compute(indices: Sequence[int]) -> list[dict[str, Any]]:
+        return answer(indices, [build(index) for index in indices])
+
     batch_items = max(1, BATCH_TOKENS // length_tokens)
-    samples = context.samples(task, length_tokens, num_items, answer, batch_items=batch_items, **scope)
-    # A control is not to be answered.
-    if not str(scope.get("kind", "")).endswith("_control"):
-        scores = [sample["score"] for sample in samples if sample["score"] is not None]
-        warn_of_zeros(context, task, length_tokens, scores, lambda: build(0).prompt_ids, samples[0]["output"])
+    samples = context.samples(task, length_tokens, num_items, compute, batch_items=batch_items, **scope)
+    scores = [float(sample[judged]) for sample in samples if sample[judged] is not None]
+    if scores and not str(scope.get("kind", "")).endswith("_control"):
+        _warn_of_zeros(context, task, length_tokens, scores, lambda: build(0).prompt_ids, samples[0]["output"])
     return samples
 
 
 _SHOWN_CHARACTERS = 300
 
 
-def warn_of_zeros(
+def _warn_of_zeros(
     context: EvalContext,
     task: Any,
     length_tokens: int,
@@ -154,29 +186,20 @@ def warn_of_zeros(
     prompt_ids: Callable[[], Sequence[int]],
     output: str,
 ) -> None:
-    """Warns where nothing at all was answered right, and shows a prompt and its answer, raw: it may be their form.
+    """Warns if all scores are 0, once per family of tasks, and shows the first prompt and its output: is it their form?
 
-    Not beyond the model's window, where that is no wonder, nor where shorter prompts of such tasks were answered; and
-    once for a family of tasks.
-
-    Args:
-        context: what was measured.
-        task: whose scores they are.
-        length_tokens: of the prompts.
-        scores: of the samples that can be scored.
-        prompt_ids: makes the first prompt's token ids.
-        output: the answer to it.
+    No warning beyond the model's window, where zeros are expected, or if shorter prompts of the family were answered.
     """
     family = task.name.partition("_")[0]
     if any(scores):
         context.answered.add(family)
-    if not scores or family in context.answered or length_tokens > longest_input(context.model.config):
+    if family in context.answered or length_tokens > longest_input(context.model.config):
         return
     context.answered.add(family)
     if not process_state().is_main_process:
         return
     ids, most = list(prompt_ids()), _SHOWN_CHARACTERS
-    # A token is a byte at least; the end shows where the answer begins.
+    # A token is at least a byte; the end shows where the answer begins.
     begin, end = (context.tokenizer.decode(part) for part in (ids[:most], ids[-most:]))
     shown = repr(end) if len(ids) <= most else f"{begin[: most // 2]!r} ... {end[-most:]!r}"
     logger.warning(
@@ -200,21 +223,6 @@ def _check_fits(task: Any, length_tokens: int, index: int, prompt: Prompt) -> No
         )
 
 
-def _sample(task: Any, length_tokens: int, prompt: Prompt, output_ids: list[int], output: str, score: Score) -> Sample:
-    return {
-        "task": task.name,
-        "length_tokens": length_tokens,
-        **prompt.details,
-        "prompt_tokens": len(prompt.prompt_ids),
-        "max_new_tokens": prompt.max_new_tokens,
-        "prompt_sha256": hash_tokens(prompt.prompt_ids),
-        "references": prompt.references,
-        "output": output,
-        "output_ids": output_ids,
-        "score": score(output, prompt.references),
-    }
-
-
 def score_results(
     context: EvalContext,
     task: Any,
@@ -224,19 +232,18 @@ def score_results(
     metric: str = "score",
     **details: Any,
 ) -> list[EvalResult]:
-    """Mean score with Wilson's interval, as `wilson` has it for right and wrong and for graded scores.
+    """Mean score with Wilson's interval, for scores of 0 and 1 and for graded ones.
 
     Args:
-        context: what the samples were measured with.
-        task: whose samples they are.
+        context: the context that the samples were measured in.
+        task: the task that the samples belong to.
         length_tokens: prompt and answer tokens.
-        samples: each with a `score`, 0 to 1, or None where it cannot be judged: those are counted, as skipped, and not
-            averaged.
-        metric: what the result is called.
-        **details: what tells this result from its neighbours.
+        samples: each has a `score`, 0 to 1, or None if it cannot be scored: these are counted as skipped.
+        metric: name of the result.
+        **details: details that distinguish this result from others.
 
     Returns:
-        One result; none, and a warning that says so, when no sample at all can be judged.
+        One result; none, after a warning, if no sample can be scored.
     """
     scores = [sample["score"] for sample in samples if sample["score"] is not None]
     if not scores:
@@ -265,7 +272,7 @@ def score_results(
 def texts_of_any_length(tokenizer: Any) -> Iterator[None]:
     """Within, the tokenizer does not warn of texts longer than its model's window.
 
-    Whoever looks for the size of a prompt tokenizes what is too long, too; what the model is shown is checked apart.
+    The search for the size of a prompt tokenizes texts that are too long; the model's inputs are checked elsewhere.
     """
     limit = getattr(tokenizer, "model_max_length", None)
     tokenizer.model_max_length = 2**62
@@ -276,45 +283,46 @@ def texts_of_any_length(tokenizer: Any) -> Iterator[None]:
 
 
 def opening_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of the text that begins a prompt, with the token that the tokenizer puts before a text, if it does."""
+    """Token ids of a text that begins a prompt, with the beginning-of-sequence token if the tokenizer adds one."""
     bare = list(tokenizer.encode(text, add_special_tokens=False))
     full = list(tokenizer.encode(text, add_special_tokens=True))
-    # A few tokenizers close a text with an end token; inside a prompt it would end the document.
+    # Some tokenizers also add an end token, which would end the document inside a prompt.
     while len(full) > len(bare) and full[-len(bare) :] != bare:
         full.pop()
     return full
 
 
-def split_answer(tokenizer: Any, question: str, answer: str) -> tuple[list[int], list[int]]:
-    """Token ids of a question and of the answer as it follows it.
+def split_answers(tokenizer: Any, question: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a question and of each answer after it, tokenized as one text.
 
-    They are what the tokenizer makes of both together, so a leading space stays where it belongs, and the question may
-    end a token early.
+    A token across the end of the question belongs to the answers, all of which begin at the same token.
     """
     question_ids = list(tokenizer.encode(question, add_special_tokens=False))
-    together = list(tokenizer.encode(question + answer, add_special_tokens=False))
-    shared = len(question_ids)
-    while shared and together[:shared] != question_ids[:shared]:
-        shared -= 1
-    return together[:shared], together[shared:]
+    together = [list(tokenizer.encode(question + answer, add_special_tokens=False)) for answer in answers]
+    shared = min(shared_length(question_ids, ids) for ids in together)
+    return question_ids[:shared], [ids[shared:] for ids in together]
+
+
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of tokens that two sequences have in common at their beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def running_text(context: EvalContext, num_tokens: int, rng: np.random.Generator) -> list[int]:
-    """Token ids of documents one after the other, from a random one on, cut at `num_tokens`.
+    """The first `num_tokens` token ids of the concatenated documents, from a random document on.
 
     Raises:
-        DataError: when there are no documents, or none with a token.
+        DataError: there are no documents, or all are empty.
     """
-    if not len(context.documents):
+    number = len(context.documents)
+    if not number:
         raise DataError("a haystack of documents was asked for and there are none: give documents, or take the filler")
-    bos = context.tokenizer.bos_token_id
     text: list[int] = []
-    start = index = int(rng.integers(len(context.documents)))
+    start = index = int(rng.integers(number))
     while len(text) < num_tokens:
-        if index - start == len(context.documents) and not text:
-            raise DataError(f"none of the {len(context.documents)} documents has a token, which a haystack needs")
-        document = context.documents[index % len(context.documents)]
-        begins = int(bos is not None and len(document) > 0 and document[0] == bos)
-        text += document[begins : begins + num_tokens - len(text)].tolist()
+        if index - start == number and not text:
+            raise DataError(f"none of the {number} documents has a token, which a haystack needs")
+        text += context.body(index % number)[: num_tokens - len(text)].tolist()
         index += 1
     return text

@@ -1,8 +1,9 @@
-"""Types of tasks' settings, checked by pydantic, and where a sample's key leaves a setting out."""
+"""Types of the tasks' settings, and their check by pydantic."""
 
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import numpy as np
@@ -16,18 +17,18 @@ Count = Annotated[int, Field(ge=1)]
 """A whole number of at least 1."""
 
 BosPolicy = Literal["tokenizer", "always", "never"]
-"""When inputs begin with the beginning-of-sequence token: if the tokenizer itself puts one there, always, or never."""
+"""When inputs begin with the beginning-of-sequence token: if the tokenizer itself adds one, always, or never."""
 
 Haystack = Literal["filler", "documents"]
-"""What hides something: plain sentences, or the documents' text."""
+"""The text around a hidden line: plain sentences, or text of the documents."""
 
 NO_KEY: Mapping[str, Any] = {"sample_key": False}
-"""Metadata of a task's setting that no single sample depends on: how many there are, or a path whose content the
-samples' scope tells."""
+"""Metadata of a setting that is not part of the samples' key: a number of samples, or a path whose content's hash is in
+their scope."""
 
 
 class Settings:
-    """What a task inherits whose fields are checked by their annotations, exactly: no text is a number."""
+    """Base of tasks. The fields of a subclass, a dataclass, are checked against their annotations, strictly."""
 
     __slots__ = ()
 
@@ -36,7 +37,7 @@ class Settings:
 
 
 class AtDepths(Settings):
-    """What a task inherits that hides something in equal parts of a text, the same number of times in each."""
+    """Base of tasks that hide something at stratified depths: each part of the text gets equally many trials."""
 
     __slots__ = ()
     name: ClassVar[str]
@@ -54,19 +55,24 @@ class AtDepths(Settings):
 
     @property
     def uses_documents(self) -> bool:
-        """Whether documents are what hides it."""
+        """Whether the haystack is text of the documents."""
         return self.haystack == "documents"
 
     def depth(self, trial: int, rng: np.random.Generator) -> float:
-        """Where a trial hides it, 0 start to 1 end: at a random place in the part that is its turn."""
+        """The depth of a trial, 0 start to 1 end: a random place in the part whose turn it is."""
         return (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
+
+    def parts(self) -> list[dict[str, float]]:
+        """Where each part of the text begins and ends, as details of a result."""
+        edges = [part / self.num_depths for part in range(self.num_depths + 1)]
+        return [{"depth_from": begin, "depth_to": end} for begin, end in pairwise(edges)]
 
 
 def check_settings(task: Any) -> None:
-    """Holds each field of a task against its annotation.
+    """Checks each field of a task against its annotation.
 
     Raises:
-        ConfigError: a value is of another type or out of its range; says what may be given.
+        ConfigError: a value is of another type or out of range; the message says what is allowed.
     """
     for name, (adapter, meaning) in _checks(type(task)).items():
         try:
@@ -78,7 +84,7 @@ def check_settings(task: Any) -> None:
 
 @cache
 def _checks(kind: type) -> dict[str, tuple[TypeAdapter[Any], str]]:
-    """What checks each field of a class of tasks, and what the field is, where its annotation describes it."""
+    """The check of each field of a class of tasks, and the description in its annotation, if any."""
     hints = get_type_hints(kind, include_extras=True)
     exact = ConfigDict(strict=True, allow_inf_nan=False)
     return {

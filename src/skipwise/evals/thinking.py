@@ -1,4 +1,4 @@
-"""Chat templates of reasoning models: an answer stands behind the thought and never in it."""
+"""Chat templates of reasoning models: the answer follows the thought and is never inside it."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,19 +15,19 @@ _SWITCHES = ("enable_thinking", "thinking")
 
 
 def thinking_switches(tokenizer: Any, *, on: bool) -> dict[str, bool]:
-    """Arguments by which a tokenizer's chat template turns thinking on or off; none where it knows no such."""
+    """Arguments by which a tokenizer's chat template turns thinking on or off; empty if it has none."""
     template = tokenizer.chat_template
     text = " ".join(template.values()) if isinstance(template, dict) else str(template)
     return {name: on for name in _SWITCHES if re.search(rf"\b{name}\b", text)}
 
 
 def opens_thought(opening: str) -> bool:
-    """Whether a prompt ends where a thought begins."""
+    """Whether a prompt ends at the beginning of a thought."""
     return _OPENED.search(opening[-64:]) is not None
 
 
 def without_thought(opening: str) -> str:
-    """A prompt whose answer follows it: the thought that it ends in, if any, is closed as an empty one."""
+    """A prompt that its answer follows: a thought that it opens at its end is closed as an empty one."""
     opened = _OPENED.search(opening[-64:])
     if opened is None:
         return opening
@@ -36,10 +36,10 @@ def without_thought(opening: str) -> str:
 
 
 def answer_of(output: str, *, opened: bool) -> str:
-    """What an output says behind its thought: nothing where the thought does not end.
+    """The part of an output after its thought; empty if the thought does not end.
 
     Args:
-        output: of the model.
+        output: the model's output.
         opened: whether the prompt has opened the thought.
     """
     if not opened and not _OPENS.match(output):
@@ -50,10 +50,10 @@ def answer_of(output: str, *, opened: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AfterThought:
-    """A score of what stands behind the thought: what a thought mentions on its way counts for nothing.
+    """A score of the answer after the thought; what the thought mentions does not count.
 
     Attributes:
-        score: of the answer.
+        score: the score of the answer.
         opened: whether prompts have opened the thought.
     """
 

@@ -1,7 +1,7 @@
-"""Questions about people and towns that do not exist: what the question tasks ask when no file of questions is given.
+"""Questions about people and towns that do not exist, for question tasks without a file of questions.
 
-Every person was born in a town of their own, and every town has a founder and a river of its own, so that no passage
-but those a question is about holds its answer.
+No two people were born in the same town, and no two towns share a founder or a river, so only a question's own passages
+contain its answer.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,13 +26,13 @@ _SIGHTS = "archive belfry bridge lighthouse market orchard windmill"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question with what answers it.
+    """One question and its answers.
 
     Attributes:
         text: the question.
-        references: right answers, any of which will do; none where the answer is not known.
-        passages: what the answer is found in; they are in every prompt.
-        related: passages that distract best, used before any others.
+        references: the right answers, any of which suffices; empty if the answer is unknown.
+        passages: the passages with the answer, which are in every prompt.
+        related: the most distracting passages, used before any others.
     """
 
     text: str
@@ -49,10 +49,10 @@ class _Life(NamedTuple):
 
 
 class FactWorld:
-    """An endless supply of people and towns, each told of in a passage; no name is used twice.
+    """An endless supply of people and towns with a passage about each; no name is used twice.
 
     Args:
-        rng: source of all of them.
+        rng: source of all draws.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -60,7 +60,7 @@ class FactWorld:
         self._names: set[str] = set()
 
     def question(self, num_hops: int) -> Question:
-        """A question whose answer is in one passage, or takes two."""
+        """A question that takes one or two passages to answer."""
         life = self._life()
         about_person, about_town = self._person_passage(life), self._town_passage(life)
         if num_hops == 2:
@@ -77,7 +77,7 @@ class FactWorld:
         return Question(text=text, references=[answer], passages=[about_person if answer == life.town else about_town])
 
     def passages(self) -> Iterator[str]:
-        """Passages about other people and other towns, in turn."""
+        """Passages about other people and other towns, alternating."""
         while True:
             life = self._life()
             yield self._person_passage(life)
@@ -114,7 +114,7 @@ class FactWorld:
         )
 
     def _draw(self, *syllables: str) -> str:
-        """One of the choices of each argument."""
+        """A random choice of each argument, joined."""
         return "".join(choices[self._rng.integers(len(choices))] for choices in map(str.split, syllables))
 
     def _unique(self, draw: Callable[[], str]) -> str:

@@ -1,56 +1,37 @@
 """Needles in a haystack: the eight retrieval tasks of RULER.
 
 A needle gives a value to a key. The haystack is filler sentences (`noise`), running text of documents (`essay`), or
-further needles of other keys (`needle`). Asked are all values of one key or of several; other keys distract.
+needles of other keys (`needle`). The question asks for all values of one key or of several; other keys distract.
 
 Source: RULER (arXiv 2404.06654), section 3 and appendix B, and its published settings. The wording is our own.
 """
 
+import itertools
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from skipwise.errors import DataError
 from skipwise.evals.context import EvalContext
-from skipwise.evals.prompts import string_match_all
-from skipwise.evals.ruler.draft import Draft, Drafter, filler_lines, filler_words
-from skipwise.evals.ruler.haystack import DocumentWords, sentence_ends
-from skipwise.evals.ruler.task import RulerTask
+from skipwise.evals.ruler.task import Draft, Drafter, RulerTask, filler_lines, insert_at_random, topped_up
 from skipwise.evals.ruler.vocabulary import ADJECTIVES, NOUNS
 
 Haystack = Literal["noise", "essay", "needle"]
 Kind = Literal["words", "numbers", "uuids"]
 
 NEEDLE = "One secret {kind} of {key} is: {value}."
-# Depths in percent at which needles go into running text; each is used once.
+# Depths in percent of the needles in running text; each is used once.
 _DEPTHS = np.linspace(0, 100, num=40).round().astype(int)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NeedleSpec:
-    """What tells one retrieval task from another.
-
-    Attributes:
-        haystack: what the needles hide in.
-        keys: what keys are made of.
-        values: what values are made of.
-        num_keys: needles' keys, asked ones and distractors.
-        num_values: values of each key, all of which are wanted.
-        num_queries: keys that are asked; there are at least as many keys.
-    """
-
-    haystack: Haystack
-    keys: Kind = "words"
-    values: Kind = "numbers"
-    num_keys: int = 1
-    num_values: int = 1
-    num_queries: int = 1
+# Text without sentence ends, such as code, is split after this many words.
+_LONGEST_SENTENCE_WORDS = 32
+_CLOSING_MARKS = "\"')]\u201d\u2019"
 
 
 class UniqueDraws:
-    """Keys and values that never repeat, so that a question has one answer."""
+    """Keys and values without repetition, so that a question has one answer."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -76,64 +57,8 @@ _DRAWS: dict[Kind, Callable[[np.random.Generator], str]] = {
 _SINGULAR: dict[Kind, str] = {"words": "word", "numbers": "number", "uuids": "uuid"}
 
 
-def needle_draft(
-    spec: NeedleSpec,
-    seed: int,
-    words: Callable[[int], Sequence[str]],
-    num_units: int,
-    num_filler_words: int,
-) -> Draft:
-    """One question over a haystack of a given size.
-
-    Args:
-        spec: the task.
-        seed: of every draw; keys and values do not depend on the haystack's size.
-        words: the first so many words of running text; only an `essay` asks for any.
-        num_units: size of the haystack: words, or distractor needles where the haystack is needles.
-        num_filler_words: filler after it.
-    """
-    rng = np.random.default_rng(seed)
-    unique = UniqueDraws(rng)
-    kind = _SINGULAR[spec.values]
-
-    def needle(key: str, value: str) -> str:
-        return NEEDLE.format(kind=kind, key=key, value=value)
-
-    keys = [unique.draw(spec.keys) for _ in range(max(spec.num_keys, spec.num_queries))]
-    values = [[unique.draw(spec.values) for _ in range(spec.num_values)] for _ in keys]
-    needles = [needle(key, value) for key, own in zip(keys, values, strict=True) for value in own]
-    needles = [needles[place] for place in rng.permutation(len(needles))]
-    if spec.haystack == "essay":
-        context = _into_text(needles, words(num_units), rng)
-    else:
-        if spec.haystack == "noise":
-            lines = filler_lines(num_units)
-        else:
-            lines = [needle(unique.draw(spec.keys), unique.draw(spec.values)) for _ in range(num_units)]
-        context = "\n".join(_among_lines(needles, lines, rng))
-    if num_filler_words:
-        context += "\n" + filler_words(num_filler_words)
-    queries = keys[: spec.num_queries]
-    references = [value for own in values[: spec.num_queries] for value in own]
-    listed = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
-    if len(references) == 1:
-        opening = f"A secret {kind} is hidden in the text below. Keep it in mind: you will be asked for the {kind}."
-        question = f"What is the secret {kind} of {listed} that the text above states?"
-        prefix = f"The secret {kind} of {listed} that the text above states is"
-    else:
-        opening = f"Secret {kind}s are hidden in the text below. Keep them in mind: you will be asked for the {kind}s."
-        question = f"What are all the secret {kind}s of {listed} that the text above states?"
-        prefix = f"The secret {kind}s of {listed} that the text above states are"
-    return Draft(
-        request=f"{opening}\n{context}\n{question}",
-        answer_prefix=prefix,
-        references=references,
-        details={"keys": queries, "haystack": spec.haystack, "filler_words": num_filler_words},
-    )
-
-
 def _into_text(needles: Sequence[str], words: Sequence[str], rng: np.random.Generator) -> str:
-    """Running text with needles between sentences, at distinct ones of forty evenly spaced depths."""
+    """Running text with needles between sentences, at distinct depths out of forty evenly spaced ones."""
     ends = [0, *sentence_ends(words)]
     depths = np.sort(rng.choice(_DEPTHS, size=len(needles), replace=False))
     parts: list[str] = []
@@ -145,108 +70,193 @@ def _into_text(needles: Sequence[str], words: Sequence[str], rng: np.random.Gene
     return " ".join([*parts, *words[begin:]])
 
 
-def _among_lines(needles: Sequence[str], lines: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Lines with each needle before another, randomly chosen one; too few lines only precede the needles."""
-    places = np.sort(rng.permutation(max(len(lines), len(needles)))[: len(needles)])
-    mixed = list(lines)
-    for shift, (place, needle) in enumerate(zip(places, needles, strict=True)):
-        mixed.insert(int(place) + shift, needle)
-    return mixed
+class DocumentWords:
+    """The first words of the documents, decoded only as far as needed.
+
+    Documents follow each other from a given one on, and start over after the last. White space becomes single spaces.
+
+    Args:
+        context: the documents and their tokenizer.
+        first: index of the first document.
+    """
+
+    def __init__(self, context: EvalContext, first: int) -> None:
+        self._texts = _texts_from(context, first)
+        self._num_documents = len(context.documents)
+        self._words: list[str] = []
+
+    def __call__(self, num_words: int) -> list[str]:
+        """The first `num_words` words.
+
+        Raises:
+            DataError: no document has a word.
+        """
+        for read, text in enumerate(self._texts if len(self._words) < num_words else (), 1):
+            self._words += text.split()
+            if len(self._words) >= num_words:
+                break
+            if read >= self._num_documents and not self._words:
+                raise DataError(
+                    f"none of the {self._num_documents} documents has text, which a haystack needs: give documents"
+                )
+        return self._words[:num_words]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def _texts_from(context: EvalContext, first: int) -> Iterator[str]:
+    for index in itertools.count(first):
+        yield context.tokenizer.decode(context.body(index % len(context.documents)).tolist())
+
+
+def sentence_ends(words: Sequence[str]) -> list[int]:
+    """The number of words up to the end of each sentence, in order."""
+    ends: list[int] = []
+    last = 0
+    for count, word in enumerate(words, 1):
+        if word.rstrip(_CLOSING_MARKS).endswith((".", "!", "?")) or count - last >= _LONGEST_SENTENCE_WORDS:
+            ends.append(count)
+            last = count
+    return ends
+
+
 class NeedleTask(RulerTask):
-    """What the retrieval tasks share: 128 tokens of answer, scored by the share of values that it contains."""
+    """Base of the retrieval tasks: 128 tokens of answer, scored by the share of values that it contains.
 
-    max_new_tokens: ClassVar[int] = 128
-    score: ClassVar = staticmethod(string_match_all)
-    spec: ClassVar[NeedleSpec]
+    Attributes:
+        haystack: what the needles hide in.
+        keys: what keys are made of.
+        values: what values are made of.
+        num_keys: number of keys, including distractors.
+        num_values: number of values of each key; the answer contains them all.
+        num_queries: number of keys that are asked for; there are at least as many keys.
+    """
+
+    max_new_tokens = 128
+    haystack: ClassVar[Haystack]
+    keys: ClassVar[Kind] = "words"
+    values: ClassVar[Kind] = "numbers"
+    num_keys: ClassVar[int] = 1
+    num_values: ClassVar[int] = 1
+    num_queries: ClassVar[int] = 1
 
     @property
     def uses_documents(self) -> bool:
-        """Whether the haystack is the documents' text."""
-        return self.spec.haystack == "essay"
+        """Whether the haystack is text of the documents."""
+        return self.haystack == "essay"
 
     def drafter(self, context: EvalContext, length_tokens: int, index: int) -> Drafter:
-        """Prompts of one trial by size."""
+        """The prompts of one trial by size."""
         rng = context.rng(self.name, length_tokens, index)
         seed = int(rng.integers(2**63))
         first = int(rng.integers(len(context.documents))) if self.uses_documents else 0
-        words = DocumentWords(context.documents, context.tokenizer, first)
-        return lambda units, filler: needle_draft(self.spec, seed, words, units, filler)
+        return partial(self.draft, seed, DocumentWords(context, first))
+
+    def draft(self, seed: int, words: Callable[[int], Sequence[str]], num_units: int, num_filler_words: int) -> Draft:
+        """One question over a haystack of a given size.
+
+        Args:
+            seed: seed of all draws; keys and values do not depend on the haystack's size.
+            words: returns the first words of running text, given their number; used by `essay` alone.
+            num_units: size of the haystack: words, or distractor needles if the haystack is needles.
+            num_filler_words: number of filler words after it.
+        """
+        rng = np.random.default_rng(seed)
+        unique = UniqueDraws(rng)
+        kind = _SINGULAR[self.values]
+
+        def needle(key: str, value: str) -> str:
+            return NEEDLE.format(kind=kind, key=key, value=value)
+
+        keys = [unique.draw(self.keys) for _ in range(max(self.num_keys, self.num_queries))]
+        values = [[unique.draw(self.values) for _ in range(self.num_values)] for _ in keys]
+        needles = [needle(key, value) for key, own in zip(keys, values, strict=True) for value in own]
+        needles = [needles[place] for place in rng.permutation(len(needles))]
+        if self.haystack == "essay":
+            context = _into_text(needles, words(num_units), rng)
+        else:
+            if self.haystack == "noise":
+                lines = filler_lines(num_units)
+            else:
+                lines = [needle(unique.draw(self.keys), unique.draw(self.values)) for _ in range(num_units)]
+            context = "\n".join(insert_at_random(lines, needles, rng))
+        context = topped_up(context, num_filler_words)
+        queries = keys[: self.num_queries]
+        references = [value for own in values[: self.num_queries] for value in own]
+        listed = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
+        if len(references) == 1:
+            opening = f"A secret {kind} is hidden in the text below. Keep it in mind: you will be asked for the {kind}."
+            question = f"What is the secret {kind} of {listed} that the text above states?"
+            prefix = f"The secret {kind} of {listed} that the text above states is"
+        else:
+            opening = (
+                f"Secret {kind}s are hidden in the text below. Keep them in mind: you will be asked for the {kind}s."
+            )
+            question = f"What are all the secret {kind}s of {listed} that the text above states?"
+            prefix = f"The secret {kind}s of {listed} that the text above states are"
+        return Draft(
+            request=f"{opening}\n{context}\n{question}",
+            answer_prefix=prefix,
+            references=references,
+            details={"keys": queries, "haystack": self.haystack, "filler_words": num_filler_words},
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedleSingle1(NeedleTask):
     """One number of one key in filler sentences: much like a passkey."""
 
-    name: ClassVar[str] = "ruler_niah_single_1"
-    spec: ClassVar = NeedleSpec(haystack="noise")
+    name = "ruler_niah_single_1"
+    haystack = "noise"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedleSingle2(NeedleTask):
     """One number of one key in running text: the classic test."""
 
-    name: ClassVar[str] = "ruler_niah_single_2"
-    spec: ClassVar = NeedleSpec(haystack="essay")
+    name = "ruler_niah_single_2"
+    haystack = "essay"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedleSingle3(NeedleTask):
     """One UUID of one key in running text: a long value."""
 
-    name: ClassVar[str] = "ruler_niah_single_3"
-    spec: ClassVar = NeedleSpec(haystack="essay", values="uuids")
+    name = "ruler_niah_single_3"
+    haystack = "essay"
+    values = "uuids"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedleMultiKey1(NeedleTask):
     """One number among those of four keys in running text."""
 
-    name: ClassVar[str] = "ruler_niah_multikey_1"
-    spec: ClassVar = NeedleSpec(haystack="essay", num_keys=4)
+    name = "ruler_niah_multikey_1"
+    haystack = "essay"
+    num_keys = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedleMultiKey2(NeedleTask):
     """One number where every line is a needle."""
 
-    name: ClassVar[str] = "ruler_niah_multikey_2"
-    spec: ClassVar = NeedleSpec(haystack="needle")
+    name = "ruler_niah_multikey_2"
+    haystack = "needle"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedleMultiKey3(NeedleTask):
     """One UUID where every line gives a UUID to a UUID."""
 
-    name: ClassVar[str] = "ruler_niah_multikey_3"
-    spec: ClassVar = NeedleSpec(haystack="needle", keys="uuids", values="uuids")
+    name = "ruler_niah_multikey_3"
+    haystack = "needle"
+    keys = "uuids"
+    values = "uuids"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedleMultiValue(NeedleTask):
     """All four numbers of one key in running text."""
 
-    name: ClassVar[str] = "ruler_niah_multivalue"
-    spec: ClassVar = NeedleSpec(haystack="essay", num_values=4)
+    name = "ruler_niah_multivalue"
+    haystack = "essay"
+    num_values = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedleMultiQuery(NeedleTask):
     """The numbers of four keys in running text, all asked at once."""
 
-    name: ClassVar[str] = "ruler_niah_multiquery"
-    spec: ClassVar = NeedleSpec(haystack="essay", num_queries=4)
-
-
-NEEDLE_TASKS = (
-    NeedleSingle1,
-    NeedleSingle2,
-    NeedleSingle3,
-    NeedleMultiKey1,
-    NeedleMultiKey2,
-    NeedleMultiKey3,
-    NeedleMultiValue,
-    NeedleMultiQuery,
-)
+    name = "ruler_niah_multiquery"
+    haystack = "essay"
+    num_queries = 4

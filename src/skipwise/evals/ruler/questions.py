@@ -1,32 +1,160 @@
-"""Question answering over numbered passages, of which all but one or a few distract.
+"""Question answering over numbered passages, most of which distract.
 
-Questions come from a local file in SQuAD's or HotpotQA's format, or are made up (`facts`), and results say which.
+Questions come from a local file in SQuAD's or HotpotQA's JSON format, or are generated (`facts`); results say which.
 
 Source: RULER (arXiv 2404.06654), section 3 and appendix B, and its published settings. The wording is our own. Passages
-    are shuffled anew for every trial; the authors' released code shuffles all trials alike.
+    are shuffled for every trial; the authors' released code uses one order for all trials.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from skipwise.errors import ConfigError
+from skipwise.errors import ConfigError, DataError
 from skipwise.evals.context import EvalContext
 from skipwise.evals.prompts import string_match_any
-from skipwise.evals.ruler.draft import Draft, Drafter, filler_words
 from skipwise.evals.ruler.facts import FactWorld, Question
-from skipwise.evals.ruler.question_file import QuestionPool, read_questions
-from skipwise.evals.ruler.task import RulerTask
+from skipwise.evals.ruler.task import Draft, Drafter, RulerTask, topped_up
 from skipwise.evals.settings import NO_KEY
+
+
+class _SquadAnswer(BaseModel):
+    text: str
+
+
+class _SquadQuestion(BaseModel):
+    question: str
+    answers: list[_SquadAnswer] = []
+    is_impossible: bool = False
+
+
+class _SquadParagraph(BaseModel):
+    context: str
+    qas: list[_SquadQuestion]
+
+
+class _SquadArticle(BaseModel):
+    paragraphs: list[_SquadParagraph]
+
+
+class _Squad(BaseModel):
+    data: list[_SquadArticle]
+
+
+class _HotpotEntry(BaseModel):
+    question: str
+    answer: str | None = None
+    context: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionPool:
+    """The questions of one file.
+
+    Attributes:
+        name: name of the file.
+        sha256: SHA-256 of its content.
+        questions: all but the impossible ones, in the file's order; some may lack their answers.
+        passages: all passages, each once.
+    """
+
+    name: str
+    sha256: str
+    questions: list[Question]
+    passages: list[str]
+
+
+def read_questions(path: str | Path) -> QuestionPool:
+    """Reads a JSON file of SQuAD (an object with `data`, 1.1 or 2.0) or HotpotQA (a list of entries).
+
+    Raises:
+        DataError: the file cannot be read, or an entry is invalid.
+    """
+    try:
+        stat = Path(path).stat()
+    except OSError as error:
+        raise DataError(f"file of questions {path} cannot be read ({error.strerror}): give a JSON file") from error
+    return _read(Path(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, _mtime_ns: int, _size_bytes: int) -> QuestionPool:
+    """Reads a file once for all trials, and again if it has changed."""
+    content = path.read_bytes()
+    try:
+        parsed = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"file of questions {path} is not JSON ({error}): give SQuAD's or HotpotQA's") from error
+    try:
+        questions, passages = _read_hotpot(parsed) if isinstance(parsed, list) else _read_squad(parsed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(
+            f"file of questions {path}, entry {_place(first['loc'])}: {first['msg'].lower()}; give SQuAD's format (an "
+            "object with data, paragraphs, qas) or HotpotQA's (a list with question, answer, context)"
+        ) from error
+    if not questions:
+        raise DataError(f"file of questions {path} has no question that can be answered: give another")
+    return QuestionPool(
+        name=path.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        questions=questions,
+        passages=list(dict.fromkeys(passages)),
+    )
+
+
+def _read_squad(parsed: Any) -> tuple[list[Question], list[str]]:
+    questions: list[Question] = []
+    passages: list[str] = []
+    for article in _Squad.model_validate(parsed).data:
+        own = list(dict.fromkeys(paragraph.context for paragraph in article.paragraphs))
+        passages += own
+        for paragraph in article.paragraphs:
+            related = [passage for passage in own if passage != paragraph.context]
+            questions += [
+                Question(
+                    text=entry.question,
+                    references=list(dict.fromkeys(answer.text for answer in entry.answers)),
+                    passages=[paragraph.context],
+                    related=related,
+                )
+                for entry in paragraph.qas
+                if not entry.is_impossible
+            ]
+    return questions, passages
+
+
+def _read_hotpot(parsed: Any) -> tuple[list[Question], list[str]]:
+    questions = [
+        Question(
+            text=entry.question,
+            references=[] if entry.answer is None else [entry.answer],
+            passages=list(dict.fromkeys(f"{title}\n{''.join(sentences)}" for title, sentences in entry.context)),
+        )
+        for entry in TypeAdapter(list[_HotpotEntry]).validate_python(parsed)
+    ]
+    return questions, [passage for question in questions for passage in question.passages]
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """`data[3].paragraphs[0].qas[2].question`"""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".") or "at the top"
+
 
 MADE_UP = "generated facts"
 _INSTRUCTION = "Answer the question from the passages given. Write the answer alone and nothing else."
 
 
 class Distractors:
-    """Passages cut at so many words, drawn only as far as they are asked for.
+    """Passages truncated to a number of words, drawn only as far as needed.
 
     Args:
         passages: distractors, best first.
@@ -38,7 +166,7 @@ class Distractors:
         self._num_words = 0
 
     def __call__(self, num_words: int) -> list[str]:
-        """The first `num_words` words as passages, the last of which may break off; fewer where there are no more."""
+        """The first `num_words` words as passages, the last of which may break off; fewer if there are no more."""
         while self._num_words < num_words and (passage := next(self._coming, None)) is not None:
             self._drawn.append(passage.split(" "))
             self._num_words += len(self._drawn[-1])
@@ -57,17 +185,16 @@ def question_draft(
     """One question over its own passages and distractors of a given size.
 
     Args:
-        question: what is asked.
-        distractors: passages that come to so many words.
-        seed: of the passages' order.
-        num_words: words of distractors.
-        num_filler_words: filler after the passages.
+        question: the question.
+        distractors: returns passages of a number of words.
+        seed: seed of the passages' order.
+        num_words: number of words of distractors.
+        num_filler_words: number of filler words after the passages.
     """
     passages = [*question.passages, *distractors(num_words)]
     order = np.random.default_rng(seed).permutation(len(passages))
     context = "\n\n".join(f"Passage {number}:\n{passages[place]}" for number, place in enumerate(order, 1))
-    if num_filler_words:
-        context += "\n\n" + filler_words(num_filler_words)
+    context = topped_up(context, num_filler_words, gap="\n\n")
     return Draft(
         request=f"{_INSTRUCTION}\n\nThese are the passages.\n\n{context}\n\n{_INSTRUCTION}\n\nQuestion: "
         f"{question.text}",
@@ -79,10 +206,10 @@ def question_draft(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionTask(RulerTask):
-    """What both question tasks share: 32 tokens of answer, right when they contain any of the references.
+    """Base of both question tasks: 32 tokens of answer, right if they contain any of the references.
 
     Attributes:
-        file: JSON of SQuAD or HotpotQA; None asks about made up people and towns.
+        file: a JSON file of SQuAD or HotpotQA; None generates questions about people and towns that do not exist.
     """
 
     max_new_tokens: ClassVar[int] = 32
@@ -91,14 +218,14 @@ class QuestionTask(RulerTask):
     file: str | None = field(default=None, metadata=NO_KEY)
 
     def scope(self) -> dict[str, Any]:
-        """Where the questions come from."""
+        """The source of the questions."""
         if self.file is None:
             return {"questions": MADE_UP}
         pool = read_questions(self.file)
         return {"questions": pool.name, "questions_sha256": pool.sha256}
 
     def drafter(self, context: EvalContext, length_tokens: int, index: int) -> Drafter:
-        """Prompts of one trial by words of distractors."""
+        """The prompts of one trial by words of distractors."""
         rng = context.rng(self.name, length_tokens, index)
         if self.file is None:
             world = FactWorld(rng)
@@ -112,7 +239,7 @@ class QuestionTask(RulerTask):
         return lambda words, filler: question_draft(question, distractors, seed, words, filler)
 
     def _of_file(self, context: EvalContext, pool: QuestionPool, index: int) -> Question:
-        """A question that no other trial asks, the same one at every length."""
+        """A question that no other trial asks; the same at every length."""
         if self.trials > len(pool.questions):
             raise ConfigError(
                 f"{self.name}.trials is {self.trials} and {pool.name} has {len(pool.questions)} questions: give at "
@@ -129,17 +256,15 @@ def _others(pool: QuestionPool, question: Question, rng: np.random.Generator) ->
             yield group[place]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SingleHopQuestions(QuestionTask):
     """Questions that one passage answers, as in SQuAD."""
 
-    name: ClassVar[str] = "ruler_qa_1"
-    num_hops: ClassVar[int] = 1
+    name = "ruler_qa_1"
+    num_hops = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TwoHopQuestions(QuestionTask):
     """Questions that take two passages, as in HotpotQA."""
 
-    name: ClassVar[str] = "ruler_qa_2"
-    num_hops: ClassVar[int] = 2
+    name = "ruler_qa_2"
+    num_hops = 2

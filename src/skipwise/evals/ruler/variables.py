@@ -1,7 +1,7 @@
 """Variable tracking: which variables hold a value, when most got it from another variable.
 
-A chain is one assignment of a number and several of the variable before. Its statements keep their order and are
-scattered over filler. All variables of one chain are wanted; further chains, if any, distract.
+A chain assigns a number to a variable, then each variable to the next. Its statements keep their order and are
+scattered over filler. The answer is all variables of one chain; further chains, if any, distract.
 
 Source: RULER (arXiv 2404.06654), section 3 and appendix B, and its published settings. The wording is our own.
 """
@@ -14,15 +14,13 @@ from typing import ClassVar
 import numpy as np
 
 from skipwise.evals.context import EvalContext
-from skipwise.evals.prompts import string_match_all
-from skipwise.evals.ruler.draft import Draft, Drafter, filler_lines, filler_words
-from skipwise.evals.ruler.task import RulerTask
+from skipwise.evals.ruler.task import Draft, Drafter, RulerTask, filler_lines, insert_at_random, topped_up
 from skipwise.evals.tasks.passkey_prompt import FILLER
 
 _WORDS_PER_LINE = len(FILLER.split())
-# The worked example's names are shorter than those that are asked for, so that neither is taken for the other.
+# The worked example has shorter names than the question, so that neither is mistaken for the other.
 _NAME_LETTERS, _EXAMPLE_NAME_LETTERS = 5, 3
-# Below RULER's shortest length the worked example would take most of the prompt.
+# Below RULER's shortest length, the full worked example would take most of the prompt.
 _SHORT_TOKENS, _EXAMPLE_LINES, _SHORT_EXAMPLE_LINES = 4096, 10, 2
 
 
@@ -31,7 +29,7 @@ class Chain:
     """Variables that all hold one value.
 
     Attributes:
-        value: the number that the first variable is given.
+        value: the number assigned to the first variable.
         variables: names in the order of assignment.
     """
 
@@ -48,7 +46,7 @@ class Chain:
 def draw_chains(
     rng: np.random.Generator, num_chains: int, num_hops: int, name_letters: int, taken: Collection[str] = ()
 ) -> list[Chain]:
-    """Chains of `num_hops + 1` variables each; no name and no value occurs in two of them, nor a value of `taken`."""
+    """Chains of `num_hops + 1` variables each. Names and values are distinct, and no value is in `taken`."""
     names: list[str] = []
     while len(names) < num_chains * (num_hops + 1):
         name = "".join(ascii_uppercase[letter] for letter in rng.integers(0, 26, size=name_letters))
@@ -77,21 +75,18 @@ def variable_draft(
     """A worked example, then one question over filler of a given size.
 
     Args:
-        seed: of every draw; chains do not depend on the filler's size.
-        num_words: words of filler around the statements.
-        num_filler_words: further filler after them.
-        num_chains: chains in the text, of which one is asked for.
-        num_hops: variables of a chain that get their value from another.
-        example_lines: lines of filler in the worked example.
+        seed: seed of all draws; chains do not depend on the filler's size.
+        num_words: number of filler words around the statements.
+        num_filler_words: number of filler words after them.
+        num_chains: number of chains in the text, one of which is asked for.
+        num_hops: number of variables of a chain that get their value from another.
+        example_lines: number of filler lines in the worked example.
     """
     rng = np.random.default_rng(seed)
     chains = draw_chains(rng, num_chains, num_hops, _NAME_LETTERS)
     shown = draw_chains(rng, num_chains, num_hops, _EXAMPLE_NAME_LETTERS, taken=[chain.value for chain in chains])
     example = _question(shown, _scatter(shown, example_lines * _WORDS_PER_LINE, rng))
-    text = _scatter(chains, num_words, rng)
-    if num_filler_words:
-        text += "\n" + filler_words(num_filler_words)
-    request, prefix = _question(chains, text)
+    request, prefix = _question(chains, topped_up(_scatter(chains, num_words, rng), num_filler_words))
     return Draft(
         request=f"{' '.join(example)} {' '.join(shown[0].variables)}\n\n{request}",
         answer_prefix=prefix,
@@ -110,15 +105,13 @@ def _question(chains: Sequence[Chain], text: str) -> tuple[str, str]:
 
 
 def _scatter(chains: Sequence[Chain], num_words: int, rng: np.random.Generator) -> str:
-    """Filler with the statements of each chain in order at random lines; between sentences where lines are too few."""
+    """Filler with each chain's statements in order before random lines, or random sentences if lines are too few."""
     pieces = [line + "\n" for line in filler_lines(num_words)]
     statements = len(chains[0].statements)
     if len(pieces) <= statements:
         pieces = [sentence + "." for line in filler_lines(num_words) for sentence in line.rstrip(".").split(". ")]
     for chain in chains:
-        places = np.sort(rng.permutation(max(len(pieces), statements))[:statements])
-        for shift, (place, statement) in enumerate(zip(places, chain.statements, strict=True)):
-            pieces.insert(int(place) + shift, statement)
+        pieces = insert_at_random(pieces, chain.statements, rng)
     return " ".join(pieces).rstrip().replace("\n ", "\n")
 
 
@@ -128,13 +121,12 @@ class VariableTracking(RulerTask):
 
     name: ClassVar[str] = "ruler_vt"
     max_new_tokens: ClassVar[int] = 30
-    score: ClassVar = staticmethod(string_match_all)
     num_chains: ClassVar[int] = 1
     num_hops: ClassVar[int] = 4
 
     def drafter(self, context: EvalContext, length_tokens: int, index: int) -> Drafter:
-        """Prompts of one trial by words of filler."""
-        seed = int(context.rng(self.name, length_tokens, index).integers(2**63))
+        """The prompts of one trial by words of filler."""
+        seed = self.seed(context, length_tokens, index)
         example_lines = _EXAMPLE_LINES if length_tokens >= _SHORT_TOKENS else _SHORT_EXAMPLE_LINES
         return lambda words, filler: variable_draft(
             seed,

@@ -1,4 +1,4 @@
-"""Plain English words for keys and word lists; written for this package, so that nothing has to be fetched."""
+"""Plain English words for keys and word lists."""
 
 _ADJECTIVES = """
 able acid agile airy alert alive ample amber ancient angry arctic arid ashen astute autumn awake azure bald bare

@@ -2,32 +2,29 @@
 
 import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mode
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from skipwise.data.documents import Document, Sources, is_held_out, look_through
+from skipwise.data.documents import Sources, is_held_out, look_through
 from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError, DataError
-from skipwise.evals.suite.continuation import Continue
-from skipwise.evals.suite.fact import Fact
-from skipwise.evals.suite.fitting import CLOSEST_SHARE, fit_size
 from skipwise.evals.suite.folder import SuiteFolder, SuiteWriter, new_suite
 from skipwise.evals.suite.item import Draft, Item, encode_item, total_tokens
-from skipwise.evals.suite.kind import LABELS, Kind, Place
+from skipwise.evals.suite.kinds import KINDS, LABELS, Kind, Place
 from skipwise.evals.suite.library import Library
-from skipwise.evals.suite.order import Order
-from skipwise.evals.suite.which_document import WhichDocument
 from skipwise.names import did_you_mean
 from skipwise.records.results import hash_tokenizer
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Fact(), Continue(), Order(), WhichDocument())}
 _ATTEMPTS = 40
 _SAMPLE_CHARACTERS = 100_000
+# The search for a size stops at a fit this close; an item must come within the second share.
+_CLOSE_SHARE = 0.005
+_CLOSEST_SHARE = 0.02
 
 
 def build_suite(
@@ -44,36 +41,36 @@ def build_suite(
     tokenizer_name: str = "",
     progress: bool = True,
 ) -> SuiteFolder:
-    """Makes a private benchmark of documents, with no network and no other model.
+    """Makes a private benchmark of documents, without a network or another model.
 
     The same documents, tokenizer and arguments make the same bytes.
 
     Args:
-        source: where the documents are, as in `documents.read_documents`; or what `documents.look_through` made of it.
-        tokenizer: what lengths are counted with.
+        source: where the documents are, as in `documents.read_documents`; or the result of `documents.look_through`.
+        tokenizer: the tokenizer that counts lengths.
         out: folder to write.
-        lengths: prompt and answer tokens; each item takes at most that and at least 98% of it.
-        num_items: items of each kind and length.
-        kinds: names of `KINDS`; `continue` brings its control.
-        seed: what every draw is derived from.
-        field: entry that holds the text in JSON lines, Parquet and hub data sets.
-        held_out: use only the documents that skipwise keeps out of training.
-        tokenizer_name: what people call it.
-        progress: show bars.
+        lengths: tokens of prompt and answer; each item has at most that and at least 98% of it.
+        num_items: number of items per kind and length.
+        kinds: names of `KINDS`; `continue` includes its control.
+        seed: seed of all random draws.
+        field: name of the text field in JSON lines, Parquet and hub data sets.
+        held_out: whether to use only the documents that skipwise keeps out of training.
+        tokenizer_name: name of the tokenizer, for people.
+        progress: whether to show progress bars.
 
     Raises:
-        ConfigError: when an argument cannot be used, or something is already at `out`.
-        DataError: when documents cannot be read or do not suffice.
+        ConfigError: an argument cannot be used, or `out` already exists.
+        DataError: documents cannot be read or do not suffice.
     """
     lengths = sorted(set(lengths))
     _check_arguments(lengths, num_items, kinds, seed)
     looked = look_through(source, field=field)
     with new_suite(Path(out)) as writer:
-        library = Library(_shown(_chosen(looked.documents(), held_out), progress))
+        found = tqdm(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
+        library = Library(document for document in found if not held_out or is_held_out(document.identity))
         maker = _ItemMaker(library, tokenizer, seed)
         _check_documents(library, kinds)
-        with tqdm(desc="Items", total=len(lengths) * len(kinds) * num_items, disable=not progress) as bar:
-            described, joined = _add_items(writer, maker, kinds, lengths, num_items, bar)
+        described, joined = _add_items(writer, maker, kinds, lengths, num_items, progress)
         writer.finish(
             {
                 "seed": seed,
@@ -93,31 +90,28 @@ def build_suite(
 
 
 def _add_items(
-    writer: SuiteWriter, maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], num_items: int, bar: Any
+    writer: SuiteWriter, maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], num: int, progress: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """Makes and writes all items; what the suite says of each kind, and how many items join documents."""
+    """Makes and writes all items; returns the description of each kind, and the number of items that join documents."""
     described: dict[str, dict[str, Any]] = {}
     joined: dict[str, int] = {}
-    first = _first_items(maker, kinds, lengths, bar)
-    for length, name in itertools.product(lengths, kinds):
-        made = {item.kind: [item] for item in first[length, name]}
-        for number in range(1, num_items):
-            for item in maker.items(KINDS[name], length, number):
-                made[item.kind].append(item)
-            bar.update()
-        for kind, items in made.items():
-            writer.add_items(length, kind, items)
-            described[kind] = _described(KINDS[name], items[0])
-            joined[f"{length}-{kind}"] = sum(len(item.documents) > KINDS[name].num_texts for item in items)
+    with tqdm(desc="Items", total=len(lengths) * len(kinds) * num, disable=not progress) as bar:
+        first = _first_items(maker, kinds, lengths, bar)
+        for length, name in itertools.product(lengths, kinds):
+            made = {item.kind: [item] for item in first[length, name]}
+            for number in range(1, num):
+                for item in maker.items(KINDS[name], length, number):
+                    made[item.kind].append(item)
+                bar.update()
+            for kind, items in made.items():
+                writer.add_items(length, kind, items)
+                described[kind] = _described(KINDS[name], items[0])
+                joined[f"{length}-{kind}"] = sum(len(item.documents) > KINDS[name].num_texts for item in items)
     return described, joined
 
 
 def _check_documents(library: Library, kinds: Sequence[str]) -> None:
-    """Refuses kinds that ask about more documents than there are.
-
-    Raises:
-        DataError: for all of them at once.
-    """
+    """Raises DataError if kinds ask about more documents than there are."""
     asking = [KINDS[name] for name in kinds if KINDS[name].num_texts > library.num_documents]
     if asking:
         told = " and ".join(f"{kind.name} asks about {kind.num_texts} documents" for kind in asking)
@@ -130,26 +124,21 @@ def _check_documents(library: Library, kinds: Sequence[str]) -> None:
 def _first_items(
     maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], bar: Any
 ) -> dict[tuple[int, str], list[Item]]:
-    """The first question of every length and kind: what documents do not suffice for mostly shows at once.
-
-    Raises:
-        DataError: for all lengths and kinds that none can be made of.
-    """
+    """The first question of every length and kind; raises DataError with all for which none can be made."""
     made, problems = {}, []
-    for length in lengths:
-        for name in kinds:
-            try:
-                made[length, name] = maker.items(KINDS[name], length, 0)
-            except DataError as error:
-                problems.append(str(error))
-            bar.update()
+    for length, name in itertools.product(lengths, kinds):
+        try:
+            made[length, name] = maker.items(KINDS[name], length, 0)
+        except DataError as error:
+            problems.append(str(error))
+        bar.update()
     if problems:
         raise DataError("; ".join(problems))
     return made
 
 
 class _ItemMaker:
-    """Makes items one by one; each is a pure function of the library, the seed, its kind, length and number."""
+    """Makes items; each depends only on the library, the seed, its kind, length and number."""
 
     def __init__(self, library: Library, tokenizer: Any, seed: int) -> None:
         self._library, self._tokenizer, self._seed = library, tokenizer, seed
@@ -158,16 +147,13 @@ class _ItemMaker:
         self._labels = _even_labels(tokenizer)
 
     def items(self, kind: Kind, length: int, number: int) -> list[Item]:
-        """One question, and its control where the kind has one.
-
-        Raises:
-            DataError: when the documents do not suffice, with the numbers.
-        """
+        """One question, and its control if the kind has one; raises DataError if the documents do not suffice."""
         held_tokens = round(self._library.num_characters / self._characters_per_token)
-        sure, drawn = 0.9, 1.4  # shares of the length: text that what is asked about stands in, text drawn
+        sure, drawn = 0.9, 1.4  # Shares of the length: text with all that is asked about, and text drawn.
         reason = ""
         for attempt in range(_ATTEMPTS):
-            place = Place(number, self._characters(sure * length), self._characters(drawn * length), self._labels)
+            size, most = (round(share * length * self._characters_per_token) for share in (sure, drawn))
+            place = Place(number, size, most, self._labels)
             rng = np.random.default_rng([self._seed, zlib.crc32(kind.name.encode()), length, number, attempt])
             drafts = kind.drafts(self._library, place, rng)
             items = []
@@ -183,7 +169,7 @@ class _ItemMaker:
                     sure *= 0.75
                     reason = f"{length} tokens are too few for question and text; ask for longer lengths"
                     break
-                if fit.tokens < (1 - CLOSEST_SHARE) * length:
+                if fit.tokens < (1 - _CLOSEST_SHARE) * length:
                     drawn *= 1.2
                     reason = (
                         f"the text drawn makes {fit.tokens} of {length} tokens, and all {self._library.num_documents} "
@@ -200,17 +186,58 @@ class _ItemMaker:
                 )
         raise DataError(f"no question of kind {kind.name} at length {length} can be made: {reason}")
 
-    def _characters(self, num_tokens: float) -> int:
-        return round(num_tokens * self._characters_per_token)
-
     def _tokens(self, draft: Draft, num_characters: int) -> int:
         prompt = draft.assemble(num_characters).text + draft.question
         encoded = encode_item(self._tokenizer, prompt, draft.choices or [draft.answer])
         return total_tokens(encoded, has_choices=bool(draft.choices))
 
 
+class Fit(NamedTuple):
+    """A number of characters of text, and the tokens of the prompt with it."""
+
+    characters: int
+    tokens: int
+
+
+def fit_size(
+    count_tokens: Callable[[int], int], limit_tokens: int, least: int, most: int, characters_per_token: float
+) -> Fit | None:
+    """The most characters whose prompt does not exceed the limit, to within half a percent.
+
+    Each try interpolates linearly between known sizes, so a prompt of 128k tokens is tokenized about three times.
+
+    Args:
+        count_tokens: tokens of the prompt with a number of characters of text; never decreasing.
+        limit_tokens: maximum tokens of the prompt.
+        least: minimum number of characters.
+        most: number of characters available.
+        characters_per_token: a rough estimate.
+
+    Returns:
+        The fit; None if the prompt is too long even with the minimum.
+    """
+    low, high = least, most + 1  # `low` fits, `high` does not, or is not available.
+    low_tokens, high_tokens = count_tokens(low), None
+    if low_tokens > limit_tokens:
+        return None
+    tries = 0
+    while high - low > 1 and limit_tokens - low_tokens > limit_tokens * _CLOSE_SHARE:
+        tries += 1
+        if high_tokens is not None:
+            characters_per_token = (high - low) / (high_tokens - low_tokens)
+        tried = low + round((limit_tokens * (1 - _CLOSE_SHARE / 2) - low_tokens) * characters_per_token)
+        # Interpolation fails where the text is uneven, so every third try bisects.
+        tried = (low + high) // 2 if tries % 3 == 0 else min(max(tried, low + 1), high - 1)
+        tokens = count_tokens(tried)
+        if tokens <= limit_tokens:
+            low, low_tokens = tried, tokens
+        else:
+            high, high_tokens = tried, tokens
+    return Fit(low, low_tokens)
+
+
 def _even_labels(tokenizer: Any) -> str:
-    """The letters that most others equal in tokens: of choices that differ in them, the shorter is the likelier."""
+    """The letters with the most common number of tokens, as shorter choices are likelier."""
     num_tokens = {label: len(tokenizer.encode(f" {label}", add_special_tokens=False)) for label in LABELS}
     usual = mode(num_tokens.values())
     return "".join(label for label in LABELS if num_tokens[label] == usual)
@@ -233,17 +260,9 @@ def _item(draft: Draft, length: int, number: int, num_characters: int, num_token
 
 
 def _described(kind: Kind, item: Item) -> dict[str, Any]:
-    """What the suite says of a kind, from one of its items."""
+    """The suite's description of a kind, from one of its items."""
     control = "" if item.kind == kind.name else " (control: it is not in the text)"
     return {"asks": kind.asks + control, "chance": kind.chance, "scoring": kind.scoring}
-
-
-def _chosen(documents: Iterable[Document], held_out: bool) -> Iterable[Document]:
-    return (document for document in documents if not held_out or is_held_out(document.identity))
-
-
-def _shown(documents: Iterable[Document], progress: bool) -> Iterable[Document]:
-    return tqdm(documents, desc="Reading", unit=" documents", disable=not progress)
 
 
 def _check_arguments(lengths: Sequence[int], num_items: int, kinds: Sequence[str], seed: int) -> None:

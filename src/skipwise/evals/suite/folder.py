@@ -1,8 +1,8 @@
-"""A suite on disk: a plain folder that says what it is, and that is refused once anything in it was changed.
+"""A suite on disk: a folder that describes itself, and that cannot be used after a change.
 
-    suite.json               what was asked of whom, with the SHA-256 of every other file and of itself
+    suite.json               description, with the SHA-256 of every other file and of itself
     README.md                the same for people
-    items/2048-fact.jsonl    the items of one length and kind, one a line; see `item.Item`
+    items/2048-fact.jsonl    the items of one length and kind, one per line; see `item.Item`
 
 The folder is written under another name and renamed when it is complete.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.suite.item import Item
-from skipwise.evals.suite.kind import Scoring
+from skipwise.evals.suite.kinds import Scoring
 
 FORMAT = 1
 _INDEX = "suite.json"
@@ -30,17 +30,14 @@ _SCORING: Mapping[Scoring, str] = {
 
 
 class SuiteFolder:
-    """A complete suite, checked when it is opened.
-
-    Args:
-        folder: where it lies.
+    """A complete suite, checked on opening.
 
     Attributes:
-        folder: where it lies.
-        index: what `suite.json` says.
+        folder: its folder.
+        index: content of `suite.json`.
 
     Raises:
-        DataError: when it is no suite, of another format, incomplete, or not as it was built.
+        DataError: it is not a suite, has another format, is incomplete, or was changed.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -70,27 +67,23 @@ class SuiteFolder:
 
     @property
     def lengths(self) -> list[int]:
-        """Lengths in tokens of the suite's tokenizer, ascending."""
+        """Lengths in the suite's own tokens, ascending."""
         return self.index["lengths"]
 
     @cached_property
     def kinds(self) -> Mapping[str, Mapping[str, Any]]:
-        """Kinds of items in order, each with what it asks and its chance level; controls included."""
+        """Kinds of items in order, controls included, each with its description."""
         return self.index["kinds"]
 
     def items(self, length_tokens: int, kind: str) -> list[Item]:
         """The items of one length and kind."""
-        # Not `splitlines`: documents hold line separators of other kinds.
+        # Not `splitlines`: documents contain other line separators.
         with (self.folder / _items_name(length_tokens, kind)).open(encoding="utf-8") as file:
             return [Item.from_json(line) for line in file]
 
 
 class SuiteWriter:
-    """Writes the files of a suite that is being built.
-
-    Args:
-        folder: empty folder.
-    """
+    """Writes the files of a suite to an empty folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -102,7 +95,7 @@ class SuiteWriter:
         path.write_text("".join(item.to_json() + "\n" for item in items), encoding="utf-8", newline="\n")
 
     def finish(self, index: Mapping[str, Any]) -> None:
-        """Writes the README, and last what makes it a suite.
+        """Writes the README, then the index, which makes it a suite.
 
         Args:
             index: JSON values: `seed`, `lengths`, `num_items`, `kinds`, `tokenizer`, `documents`.
@@ -116,15 +109,15 @@ class SuiteWriter:
 
 @contextmanager
 def new_suite(folder: Path) -> Iterator[SuiteWriter]:
-    """Within, a suite is written; it takes its place when the block ends well, and leaves nothing otherwise.
+    """Within, a suite is written. It moves to `folder` if the block succeeds; otherwise nothing is left.
 
     Raises:
-        ConfigError: when something is already there.
+        ConfigError: the folder exists and is not empty.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ConfigError(f"out is {str(folder)!r}, which is already there; give a new folder, or remove it first")
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted build left
+    shutil.rmtree(partial, ignore_errors=True)  # Left by an interrupted build.
     partial.mkdir(parents=True)
     try:
         yield SuiteWriter(partial)

@@ -1,4 +1,4 @@
-"""Items: what a suite asks, as text that any model can be given."""
+"""Items: the questions of a suite, as text for any model."""
 
 import hashlib
 import json
@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from skipwise.data.tokens import encoder_of
 from skipwise.errors import DataError
+from skipwise.evals.prompts import opening_ids, split_answers
 
-# Tokens beyond the answer's own: a model may write it in other tokens, or with a word before it.
+# Tokens beyond the answer's own: a model may write it in other tokens, or after another word.
 SLACK_TOKENS = 8
 
 
@@ -19,12 +20,12 @@ class Item:
 
     Attributes:
         id: kind, length and number.
-        kind: what is asked, a key of `KINDS`, or `continue_control`.
+        kind: a key of `KINDS`, or `continue_control`.
         length_tokens: the length it was built for.
-        num_tokens: what prompt and answer take with the suite's tokenizer: at most 2% less.
-        answer: what follows the prompt when it is answered right, with the space before it.
-        choices: all answers on offer, written as the answer is; empty where the answer is open.
-        depth: place in the text of what is asked for, 0 start to 1 end; None where that is no single place.
+        num_tokens: tokens of prompt and answer with the suite's tokenizer: at most 2% less.
+        answer: the right continuation of the prompt, with its leading space.
+        choices: all answers on offer, written like the answer; empty if the answer is open.
+        depth: position in the text of what is asked for, 0 start to 1 end; None if it is not a single position.
         documents: names of the documents that the text is from.
         context: instruction and text.
         question: what follows the text; the prompt is `context + question`.
@@ -43,12 +44,12 @@ class Item:
 
     @property
     def prompt(self) -> str:
-        """What the model is given."""
+        """The model's input."""
         return self.context + self.question
 
     @property
     def sha256(self) -> str:
-        """Hash of all that is asked and all that is right."""
+        """Hash of prompt, answer and choices."""
         asked = [self.context, self.question, self.answer, self.choices]
         return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -61,7 +62,7 @@ class Item:
         """Reads what `to_json` wrote.
 
         Raises:
-            DataError: when it is something else or was changed.
+            DataError: the line is not an item, or was changed.
         """
         try:
             record = json.loads(line)
@@ -98,8 +99,8 @@ class Draft:
         answer: as in `Item`.
         choices: as in `Item`.
         assemble: makes the text with about this many characters of documents; more characters never make it shorter.
-        least: fewest characters that hold all that is asked about.
-        most: characters that there are.
+        least: minimum number of characters that contain all that is asked about.
+        most: number of characters available.
     """
 
     kind: str
@@ -115,8 +116,8 @@ class EncodedItem(NamedTuple):
     """Token ids of a prompt and of each answer as it follows the prompt.
 
     Attributes:
-        prompt_ids: of the prompt; it may end a token early where the tokenizer joins its end with every answer.
-        answers: of each answer, in the order given.
+        prompt_ids: of the prompt, without its last token if the tokenizer merges that with every answer.
+        answers: of each answer, in the given order.
     """
 
     prompt_ids: list[int]
@@ -129,42 +130,26 @@ class EncodedItem(NamedTuple):
 
 
 def encode_item(tokenizer: Any, prompt: str, answers: Sequence[str]) -> EncodedItem:
-    """Tokenizes a prompt as a whole, as any other program would, and each answer as what the prompt and it add.
+    """Tokenizes a prompt as a whole, and each answer as what it adds to the prompt.
 
-    Control tokens that the documents spell are text.
+    Control tokens that the documents spell are read as text.
 
     Args:
-        tokenizer: the model's own.
+        tokenizer: the model's tokenizer.
         prompt: context and question.
         answers: texts that may follow it.
     """
     tokenizer = encoder_of(tokenizer)
-    # A merge at the joint reaches back into the last line at most: the long text is tokenized once.
+    # A token across the joint reaches back into the last line at most, so the long text is tokenized once.
     ending = prompt[prompt.rfind("\n") + 1 :]
-    ending_ids = list(tokenizer.encode(ending, add_special_tokens=False))
-    together = [list(tokenizer.encode(ending + answer, add_special_tokens=False)) for answer in answers]
-    shared = min(shared_length(ending_ids, ids) for ids in together)
+    kept_ids, answer_ids = split_answers(tokenizer, ending, answers)
+    cut_off = len(tokenizer.encode(ending, add_special_tokens=False)) - len(kept_ids)
     prompt_ids = list(tokenizer.encode(prompt, add_special_tokens=True))
-    # A few tokenizers close a text with an end token; inside a prompt it would end the document.
-    opened_and_closed = list(tokenizer.encode(ending, add_special_tokens=True))
-    closing = next(n for n in range(len(opened_and_closed)) if _ends_with(opened_and_closed, ending_ids, n))
-    kept = len(prompt_ids) - closing - (len(ending_ids) - shared)
-    return EncodedItem(prompt_ids[:kept], [ids[shared:] for ids in together])
-
-
-def _ends_with(ids: Sequence[int], ending: Sequence[int], left_off: int) -> bool:
-    end = len(ids) - left_off
-    return list(ids[end - len(ending) : end]) == list(ending)
-
-
-def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many token ids two sequences have in common at their beginning."""
-    return next(
-        (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
-        min(len(first), len(second)),
-    )
+    # Some tokenizers also add an end token, which would end the document inside a prompt.
+    closing = len(tokenizer.encode(ending, add_special_tokens=True)) - len(opening_ids(tokenizer, ending))
+    return EncodedItem(prompt_ids[: len(prompt_ids) - closing - cut_off], answer_ids)
 
 
 def total_tokens(encoded: EncodedItem, *, has_choices: bool) -> int:
-    """What prompt and answer take of a window: a choice its own tokens, an open answer some more than the right one."""
+    """Tokens of prompt and longest answer; an open answer gets some more than the right one has."""
     return len(encoded.prompt_ids) + encoded.longest_answer + (0 if has_choices else SLACK_TOKENS)

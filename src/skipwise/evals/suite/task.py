@@ -1,45 +1,43 @@
 """Runs a suite on a model."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import permutations
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext
-from skipwise.evals.prompts import Prompt, answer_prompts, score_results, string_match_all
+from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.prompts import Prompt, answer_prompts, score_results, shared_length, string_match_all
 from skipwise.evals.settings import NO_KEY, Settings
-from skipwise.evals.suite.choice import choice_log_likelihoods
 from skipwise.evals.suite.folder import SuiteFolder
 from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
-from skipwise.evals.suite.kind import NUM_DEPTHS
-from skipwise.evals.suite.sentences import squeezed
+from skipwise.evals.suite.kinds import NUM_DEPTHS, stratum
+from skipwise.evals.suite.library import squeezed
 from skipwise.model import longest_input
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
-
-logger = logging.getLogger("skipwise")
+from skipwise.runtime.forward import logit_pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite(Settings):
     """Scores of a private benchmark that `build_suite` made of documents, by length and kind of question.
 
-    Open answers are generated greedily; a number counts when the output contains it, a continuation when the output
-    begins with it, white space and capitals aside. Answers with choices are not generated: the choice with the highest
-    log-likelihood after the prompt counts. That way a base model which would rather write on, or one which explains
-    itself first, is judged by the same measure, and no output is left that names no choice or two. A tie, which rounded
-    logits bring about, counts as the guess that it is: one over the number of the likeliest, if the answer is among
-    them. Choices of several tokens count with all of these. Only where a tokenizer writes one choice as another, or as
-    the beginning of another, is nothing told: such an item is skipped.
+    Open answers are decoded greedily. A number counts if the output contains it, a continuation if the output begins
+    with it, ignoring white space and case. Where an item has choices, nothing is decoded: the choice with the highest
+    log-likelihood after the prompt counts. So a base model that would rather continue the text, and one that explains
+    itself first, are measured alike, and every item has exactly one verdict. A tie, which rounded logits can cause,
+    counts as the guess that it is: one over the number of the likeliest, if the answer is among them. All tokens of a
+    choice count. An item is skipped only if the tokenizer writes one choice as another, or as the beginning of another.
 
-    `length_tokens` of a result is the length that the suite was built for. Another tokenizer than the suite's counts
-    otherwise: what its prompts take is in the details, and prompts beyond the model's window are refused.
+    `length_tokens` of a result is the length that the suite was built for. With another tokenizer, prompts have other
+    lengths: the details tell them, and prompts beyond the model's window are refused.
 
     Attributes:
-        folder: of the suite.
+        folder: folder of the suite.
     """
 
     name: ClassVar[str] = "suite"
@@ -47,7 +45,7 @@ class Suite(Settings):
 
     @property
     def uses_documents(self) -> bool:
-        """No: the suite brings its text."""
+        """Always false: the suite contains its text."""
         return False
 
     @property
@@ -56,16 +54,7 @@ class Suite(Settings):
         return SuiteFolder(self.folder).lengths
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Refuses what cannot be measured before anything is.
-
-        Args:
-            context: model and tokenizer.
-            lengths: to be measured.
-
-        Raises:
-            ConfigError: when the suite has no such length, or prompts of one do not fit the model's window.
-            DataError: when the suite is incomplete or was changed.
-        """
+        """Checks that the suite is complete and has these lengths, and that its prompts fit the model's window."""
         suite = SuiteFolder(self.folder)
         if unknown := [length for length in lengths if length not in suite.lengths]:
             raise ConfigError(
@@ -75,7 +64,7 @@ class Suite(Settings):
         window = longest_input(context.model.config)
         for length in lengths:
             most = max(high for _, high in _spans(self.folder, suite.sha256, context.tokenizer, length).values())
-            # A length beyond the window was allowed on purpose, by `evaluate`.
+            # `evaluate` has allowed lengths beyond the window.
             if length <= window < most:
                 raise ConfigError(
                     f"items of {length} tokens in suite {self.folder} take up to {most} with this model's tokenizer, "
@@ -84,16 +73,7 @@ class Suite(Settings):
                 )
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length, the kinds in the suite's order.
-
-        Args:
-            context: model and tokenizer.
-            lengths: some of the suite's.
-
-        Raises:
-            ConfigError: as `check_lengths` does.
-            DataError: as `check_lengths` does.
-        """
+        """Measures each length, the kinds in the suite's order."""
         self.check_lengths(context, lengths)
         suite = SuiteFolder(self.folder)
         for length in lengths:
@@ -101,12 +81,31 @@ class Suite(Settings):
             samples: list[Sample] = []
             results: list[EvalResult] = []
             for kind, about in suite.kinds.items():
-                items = suite.items(length, kind)
-                room = max(length, spans[kind][1])
-                measured = _KindRun(self, context, suite.sha256, about["scoring"], items, length, room).samples()
-                results += self._results(context, length, kind, about["chance"], spans[kind], measured)
+                items, span = suite.items(length, kind), spans[kind]
+                scope = {"kind": items[0].kind, "suite_sha256": suite.sha256}
+                if about["scoring"] == "likeliest":
+                    measured = self._choose(context, length, items, scope)
+                else:
+                    score = {"contains": string_match_all, "begins": begins_with}[about["scoring"]]
+                    # The longest prompt may exceed the length with another tokenizer.
+                    room = max(length, span[1])
+                    build = partial(_prompt, context.tokenizer, items)
+                    answered = answer_prompts(context, self, room, len(items), build, score, **scope)
+                    measured = [sample | {"length_tokens": length} for sample in answered]
+                results += self._results(context, length, kind, about["chance"], span, measured)
                 samples += measured
             yield Measurement(results, samples)
+
+    def _choose(
+        self, context: EvalContext, length: int, items: Sequence[Item], scope: Mapping[str, Any]
+    ) -> list[Sample]:
+        """One sample per item with choices."""
+
+        def choose(indices: Sequence[int]) -> list[dict[str, Any]]:
+            return [_chosen(context, items[index]) for index in indices]
+
+        description = f"suite {scope['kind']} at {length}"
+        return context.samples(self, length, len(items), choose, description=description, **scope)
 
     def _results(
         self,
@@ -117,21 +116,15 @@ class Suite(Settings):
         span: tuple[int, int],
         samples: Sequence[Sample],
     ) -> list[EvalResult]:
-        """The score of a kind, and where the answer stands in one place, the score of each part of the text."""
+        """The score of a kind, and of each part of the text if the answers have depths."""
         about = {"kind": kind, "chance": chance, "tokens_from": span[0], "tokens_to": span[1]}
         if "chosen" in samples[0]:
-            # A model that always takes the same choice scores at chance; here it shows.
+            # Shows a model that always takes the same choice, which scores at chance.
             chosen = [choice for sample in samples for choice in sample["chosen"] or ()]
             about["times_chosen"] = {choice: chosen.count(choice) for choice in sorted(set(chosen))}
-        if all(sample["score"] is None for sample in samples):
-            logger.warning(
-                f"suite {self.folder}, kind {kind} at {length}: none of {len(samples)} items can be scored, for this "
-                "model's tokenizer does not tell their choices apart; there is no score of this kind"
-            )
-            return []
         results = score_results(context, self, length, samples, **about)
         for part in range(NUM_DEPTHS):
-            low, high = part / NUM_DEPTHS, (part + 1) / NUM_DEPTHS
+            low, high = stratum(part)
             cell = [
                 sample
                 for sample in samples
@@ -144,84 +137,83 @@ class Suite(Settings):
         return results
 
 
-@dataclass(frozen=True, slots=True)
-class _KindRun:
-    """The items of one kind and length, on one model.
+def _prompt(tokenizer: Any, items: Sequence[Item], index: int) -> Prompt:
+    item = items[index]
+    encoded = _encoded(tokenizer, item)
+    return Prompt(
+        prompt_ids=encoded.prompt_ids,
+        references=[item.answer.strip()],
+        max_new_tokens=encoded.longest_answer + SLACK_TOKENS,
+        answer_ids=encoded.answers[0],
+        details=_details(item),
+    )
 
-    Attributes:
-        room: tokens that the longest of them takes, at least the length.
+
+def _chosen(context: EvalContext, item: Item) -> dict[str, Any]:
+    """A sample's content. `chosen` has several choices if they tie, and is None if the tokenizer confuses choices."""
+    encoded = _encoded(context.tokenizer, item)
+    likelihoods = choice_log_likelihoods(context.model, encoded, f"suite, item {item.id}")
+    chosen = score = None
+    if likelihoods is not None:
+        best = max(likelihoods)
+        chosen = [choice.strip() for choice, value in zip(item.choices, likelihoods, strict=True) if value == best]
+        score = (item.answer.strip() in chosen) / len(chosen)
+    return {
+        **_details(item),
+        "prompt_tokens": len(encoded.prompt_ids),
+        "prompt_sha256": hash_tokens(encoded.prompt_ids),
+        "references": [item.answer.strip()],
+        "choices": [choice.strip() for choice in item.choices],
+        "log_likelihoods": likelihoods,
+        "chosen": chosen,
+        "score": score,
+    }
+
+
+def choice_log_likelihoods(model: Any, encoded: EncodedItem, where: str) -> list[float] | None:
+    """Natural log-likelihood of each answer after the prompt, up to a common summand.
+
+    All tokens of an answer count, except those that all answers begin with. One pass serves all answers that differ
+    only in their last tokens, such as single letters, even if some have a separate token for the leading space.
+
+    Args:
+        model: a causal language model of the transformers library, in evaluation mode.
+        encoded: prompt and answers.
+        where: what is being measured, for error messages.
+
+    Returns:
+        One value per answer; None if the tokens of one are those of another, or the beginning of another.
     """
-
-    task: Suite
-    context: EvalContext
-    suite_sha256: str
-    scoring: str
-    items: Sequence[Item]
-    length: int
-    room: int
-
-    def samples(self) -> list[Sample]:
-        """One sample per item."""
-        scope: dict[str, Any] = {"kind": self.items[0].kind, "suite_sha256": self.suite_sha256}
-        if self.scoring == "likeliest":
-            return self.context.samples(
-                self.task,
-                self.length,
-                len(self.items),
-                lambda indices: [self._chosen(self.items[index]) for index in indices],
-                description=f"suite {self.items[0].kind} at {self.length}",
-                **scope,
-            )
-        score = {"contains": string_match_all, "begins": begins_with}[self.scoring]
-        samples = answer_prompts(self.context, self.task, self.room, len(self.items), self._prompt, score, **scope)
-        return [sample | {"length_tokens": self.length} for sample in samples]
-
-    def _prompt(self, index: int) -> Prompt:
-        item = self.items[index]
-        encoded = _encoded(self.context.tokenizer, item)
-        return Prompt(
-            prompt_ids=encoded.prompt_ids,
-            references=[item.answer.strip()],
-            max_new_tokens=encoded.longest_answer + SLACK_TOKENS,
-            answer_ids=encoded.answers[0],
-            details=_details(item),
-        )
-
-    def _chosen(self, item: Item) -> Sample:
-        """Which choice is the likeliest; `chosen` has several where they tie, and is None where none can be told."""
-        encoded = _encoded(self.context.tokenizer, item)
-        where = f"suite, item {item.id}"
-        likelihoods = choice_log_likelihoods(self.context.model, encoded, where)
-        chosen = score = None
-        if likelihoods is not None:
-            best = max(likelihoods)
-            chosen = [choice.strip() for choice, value in zip(item.choices, likelihoods, strict=True) if value == best]
-            score = (item.answer.strip() in chosen) / len(chosen)
-        return {
-            "task": self.task.name,
-            "length_tokens": self.length,
-            **_details(item),
-            "prompt_tokens": len(encoded.prompt_ids),
-            "prompt_sha256": hash_tokens(encoded.prompt_ids),
-            "references": [item.answer.strip()],
-            "choices": [choice.strip() for choice in item.choices],
-            "log_likelihoods": likelihoods,
-            "chosen": chosen,
-            "score": score,
-        }
+    answers = encoded.answers
+    if any(one == other[: len(one)] for one, other in permutations(answers, 2)):
+        return None
+    common = min(shared_length(answers[0], answer) for answer in answers[1:])
+    values: dict[int, float] = {}
+    # All but the last token of an answer is read; one pass serves all answers that begin what it reads.
+    for head in sorted((answer[:-1] for answer in answers), key=len, reverse=True):
+        served = [
+            index
+            for index, answer in enumerate(answers)
+            if index not in values and answer[:-1] == head[: len(answer) - 1]
+        ]
+        if served:
+            input_ids = as_input(encoded.prompt_ids, head)
+            pieces = logit_pieces(model, input_ids, len(encoded.prompt_ids) + common - 1, where=where)
+            log_probabilities = torch.cat([piece.logits[0] for piece in pieces]).log_softmax(-1)
+            for index in served:
+                scored = answers[index][common:]
+                values[index] = log_probabilities[range(len(scored)), scored].sum().item()
+    return [values[index] for index in range(len(answers))]
 
 
 def begins_with(output: str, references: Sequence[str]) -> float:
-    """1 if the output begins with the reference, white space and capitals aside, else 0."""
+    """1 if the output begins with the reference, ignoring white space and case, else 0."""
     return float(squeezed(output).startswith(squeezed(references[0])))
 
 
 @lru_cache(maxsize=32)
 def _spans(folder: str, _sha256: str, tokenizer: Any, length: int) -> dict[str, tuple[int, int]]:
-    """Fewest and most tokens that the items of each kind take with a tokenizer.
-
-    Found out once, for the check and for the run, and anew when the suite has changed.
-    """
+    """Minimum and maximum tokens of each kind's items; kept from the check to the run, unless the suite changes."""
     suite = SuiteFolder(folder)
     same = hash_tokenizer(tokenizer) == suite.index["tokenizer"]["sha256"]
     spans = {}

@@ -1,1 +1,1 @@
-"""Evaluation tasks, one class in one file each; `skipwise.evals.TASKS` lists them by name."""
+"""Evaluation tasks, one class per file; `skipwise.evals.TASKS` has them by name."""

@@ -14,25 +14,18 @@ from skipwise.errors import ConfigError
 from skipwise.evals.cache import hash_model
 from skipwise.evals.context import EvalContext, as_input
 from skipwise.evals.settings import NO_KEY, BosPolicy, Count
-from skipwise.evals.tasks.nll import (
-    INTERVAL,
-    ScoresDocuments,
-    document_samples,
-    long_documents,
-    mean_nll,
-    nll_sample,
-    perplexity_result,
-)
+from skipwise.evals.tasks.nll import INTERVAL, DocumentTask, mean_nll, nll_record
 from skipwise.evals.tasks.sliding import WindowSpan, windowed_nlls
 from skipwise.model import load_model, read_config, rope_state
 from skipwise.model.source import locate, quiet_transformers
 from skipwise.model.tokenizer import load_tokenizer
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokenizer
+from skipwise.records.stats import Estimate
 from skipwise.runtime.forward import token_nlls
 
 logger = logging.getLogger("skipwise")
 
-# Tokens behind the cut that are decoded and encoded too, so that the cut itself changes nothing before it.
+# Tokens after the cut that are decoded and encoded, too, so that the cut does not change the tokens before it.
 _MARGIN_TOKENS = 64
 
 Scorer = Annotated[
@@ -42,29 +35,30 @@ Scorer = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LongPPL(ScoresDocuments):
-    """Perplexity of the evaluated model over key tokens, and which those are is a scorer's judgement.
+class LongPPL(DocumentTask):
+    """Perplexity of the evaluated model over key tokens, which a scorer model chooses.
 
         exp(sum of NLL / number of tokens) over tokens with  NLL(short) - NLL(long) > min_gain  and  NLL(long) < max_nll
 
-    where the scorer's NLL(long) is given all of the first L tokens that come before, and NLL(short) only the nearest
-    ones: windows of `short_tokens + stride_tokens` start every `stride_tokens`, and each scores its last
-    `stride_tokens`. A scorer with another tokenizer marks stretches of text, and the evaluated model's tokens inside
-    them are key. Beside it stand the perplexity over all tokens of the same documents and the share of key tokens.
+    where the scorer's NLL(long) is given all of the first L tokens before the token, and NLL(short) only the nearest:
+    windows of `short_tokens + stride_tokens` start every `stride_tokens`, and each scores its last `stride_tokens`. A
+    scorer with another tokenizer marks stretches of text, and the evaluated model's tokens inside them are key. Further
+    results are the perplexity over all tokens of the same documents and the share of key tokens.
 
     Attributes:
-        scorer: folder, hub name or GGUF file of the model that chooses; None for the evaluated model itself. Compare
-            models by one scorer: by itself, each is measured on other tokens.
-        short_tokens: `K`, the fewest tokens of a short context; the first K tokens cannot be key.
-        stride_tokens: tokens that share a short context.
-        min_gain: fall of the NLL, in nats, that makes a token key.
-        max_nll: NLL with the long context, in nats, that a key token stays below.
-        num_documents: documents at most, each of at least the largest length.
+        scorer: folder, hub name or GGUF file of the model that chooses; None for the evaluated model itself. To compare
+            models, use one scorer: models that choose for themselves are measured on different tokens.
+        short_tokens: `K`, the minimum size of a short context; the first K tokens cannot be key.
+        stride_tokens: number of tokens that share a short context.
+        min_gain: decrease of the NLL, in nats, that makes a token key.
+        max_nll: upper bound of a key token's NLL with the long context, in nats.
+        num_documents: maximum number of documents; each has at least the largest length.
         bos: whether inputs begin with the beginning-of-sequence token, which then counts towards their length.
 
-    Source: arXiv 2410.23771 and its authors' package `longppl` 0.3. Three deviations: a short context too begins with
-    the beginning-of-sequence token where the policy puts one, so that its absence is not what is measured; documents
-    are weighted by their key tokens; white space that begins a token does not keep it out of a stretch of text.
+    Source: arXiv 2410.23771 and its authors' package `longppl` 0.3. Three deviations: where the policy adds a
+    beginning-of-sequence token, short contexts begin with it, too, so that its absence is not what is measured;
+    documents are weighted by their key tokens; white space at the beginning of a token does not exclude it from a
+    stretch of text.
     """
 
     name: ClassVar[str] = "longppl"
@@ -77,49 +71,82 @@ class LongPPL(ScoresDocuments):
     bos: BosPolicy = "tokenizer"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Refuses lengths without a short context, documents that are too short, and a scorer that cannot read them.
+        """Checks that lengths leave a short context, documents are long enough, and the scorer can read them.
 
-        Of the scorer the config and the tokenizer are read, not the weights.
+        Of the scorer, only the config and the tokenizer are read.
         """
         if min(lengths) <= self.short_tokens:
             raise ConfigError(
                 f"longppl has short contexts of {self.short_tokens} tokens and the shortest length is {min(lengths)}; "
                 "ask for longer lengths or set fewer short_tokens"
             )
-        chosen = long_documents(context, self, max(lengths))
+        chosen = self.documents(context, lengths)
         if self.scorer is not None:
             self._check_scorer(self.scorer, context, lengths, chosen.bodies)
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length on the same documents."""
-        bos = context.bos(self.bos)
-        chosen = long_documents(context, self, max(lengths))
+        """Measures all lengths on the same documents."""
+        bos, chosen, about = context.bos(self.bos), self.documents(context, lengths), self.about(lengths)
         scorer = self._scorer(context)
-        scope: dict[str, Any] = {"longest_tokens": max(lengths)}
+        scope: dict[str, Any] = {}
         if not scorer.is_evaluated and context.cache is not None:
-            scope |= {
+            scope = {
                 "scorer_model": hash_model(scorer.context.model),
                 "scorer_tokenizer": hash_tokenizer(scorer.context.tokenizer),
             }
 
-        def measure(length: int, index: int, body: np.ndarray, where: str) -> Sample:
+        def measure(length: int, body: np.ndarray, where: str) -> dict[str, Any]:
             ids = as_input(bos, body[: length - len(bos)])
             (nlls,) = token_nlls(context.model, ids, where=where)
-            sample = nll_sample(self, length, index, ids, nlls)
+            record = nll_record(ids, nlls)
             is_key = self._key_tokens(context, scorer, body, length - len(bos), nlls.numpy(), where)
             if is_key is None:
-                return sample | {"key_tokens": None, "unscorable": "its tokens are not those of its own text"}
-            # Without a token before it, the first one has no NLL.
+                return record | {"key_tokens": None, "unscorable": "its tokens are not those of its own text"}
+            # The first token has no NLL unless a token precedes it.
             is_key = is_key[len(is_key) - len(nlls) :]
-            return sample | {"key_tokens": int(is_key.sum()), "key_nll_sum": float(nlls.numpy()[is_key].sum())}
+            return record | {"key_tokens": int(is_key.sum()), "key_nll_sum": float(nlls.numpy()[is_key].sum())}
 
-        for length, samples in document_samples(context, self, lengths, chosen, measure, **scope):
-            yield Measurement(self._results(context, length, samples, chosen.num_skipped, max(lengths)), samples)
+        for length in lengths:
+            samples = self.samples(context, length, chosen, measure, **about, **scope)
+            yield Measurement(self.results(context, length, samples, num_skipped=chosen.num_skipped, **about), samples)
+
+    def results(
+        self, context: EvalContext, length: int, samples: Sequence[Sample], *, num_skipped: int = 0, **about: Any
+    ) -> list[EvalResult]:
+        """LongPPL, or a warning if there is no key token; perplexity; share of key tokens."""
+        judged = [sample for sample in samples if sample["key_tokens"] is not None]
+        keyed = [sample for sample in judged if sample["key_tokens"]]
+
+        def result(metric: str, estimate: Estimate, measured: Sequence[Sample], **details: Any) -> EvalResult:
+            details |= {"interval": INTERVAL, "scorer": self.scorer or "the evaluated model", **about}
+            skipped = num_skipped + len(samples) - len(measured)
+            return context.result(
+                self, length, metric, estimate, num_samples=len(measured), num_skipped=skipped, **details
+            )
+
+        results = []
+        if keyed:
+            tokens = [sample["key_tokens"] for sample in keyed]
+            mean = mean_nll(context, [sample["key_nll_sum"] for sample in keyed], tokens)
+            results.append(result("longppl", mean.exp(), keyed, key_tokens=sum(tokens)))
+        elif process_state().is_main_process:
+            logger.warning(
+                "longppl at %d: no key token in the %d documents that can be judged of %d, so there is no LongPPL; take"
+                " longer documents, another scorer, a smaller min_gain or a larger max_nll",
+                length,
+                len(judged),
+                len(samples),
+            )
+        results.append(self.perplexity(context, length, samples, num_skipped=num_skipped, **about))
+        if judged:
+            counts = ([sample[name] for sample in judged] for name in ("key_tokens", "scored_tokens"))
+            results.append(result("key_share", mean_nll(context, *counts), judged))
+        return results
 
     def _check_scorer(
         self, scorer: str, context: EvalContext, lengths: Sequence[int], bodies: Sequence[np.ndarray]
     ) -> None:
-        """Raises ConfigError when the scorer's tokenizer cannot be matched, or the inputs are beyond its window."""
+        """Raises ConfigError if the scorer's tokenizer cannot be matched, or inputs exceed its window."""
         place = locate(scorer, weights=False)
         with quiet_transformers():
             tokenizer: Any = load_tokenizer(place)
@@ -156,15 +183,9 @@ class LongPPL(ScoresDocuments):
     def _key_tokens(
         self, context: EvalContext, scorer: "_Scorer", body: np.ndarray, num_tokens: int, nlls: np.ndarray, where: str
     ) -> np.ndarray | None:
-        """Which of a document's first tokens are key: bool (num_tokens,), or None where tokenizers cannot be matched.
+        """Which of a document's first `num_tokens` tokens are key, bool; None if the tokenizers cannot be matched.
 
-        Args:
-            context: of the evaluated model.
-            scorer: who chooses.
-            body: token ids of the document, 1-D.
-            num_tokens: how many of them are measured.
-            nlls: the evaluated model's NLLs of these.
-            where: what is being measured, for an error's text.
+        `nlls` are the evaluated model's, of the tokens that have one.
         """
         if scorer.is_evaluated:
             return self._chosen(scorer, body[:num_tokens], nlls, where)
@@ -179,7 +200,7 @@ class LongPPL(ScoresDocuments):
         return inside(_without_leading_space(found.text, found.spans), scorer_spans[is_key])
 
     def _chosen(self, scorer: "_Scorer", body: np.ndarray, nlls: np.ndarray, where: str) -> np.ndarray:
-        """Which tokens of `body` the scorer finds key, from its NLLs with the long context; bool, one a token."""
+        """Which tokens of `body` the scorer chooses, bool; `nlls` are its NLLs with the long context."""
         reach = self.short_tokens - len(scorer.bos)
         is_key = np.zeros(len(body), bool)
         if len(body) > reach:
@@ -193,57 +214,13 @@ class LongPPL(ScoresDocuments):
             is_key[reach:] = (short - long > self.min_gain) & (long < self.max_nll)
         return is_key
 
-    def _results(
-        self, context: EvalContext, length: int, samples: Sequence[Sample], num_skipped: int, longest: int
-    ) -> list[EvalResult]:
-        """LongPPL, if there is any key token, else a warning; perplexity; share of key tokens."""
-        judged = [sample for sample in samples if sample["key_tokens"] is not None]
-        keyed = [sample for sample in judged if sample["key_tokens"]]
-        chosen_from = {"longest_tokens": longest}
-        details = {"interval": INTERVAL, "scorer": self.scorer or "the evaluated model", **chosen_from}
-        results = []
-        if not keyed and process_state().is_main_process:
-            logger.warning(
-                "longppl at %d: no key token in the %d documents that can be judged of %d, so there is no LongPPL; take"
-                " longer documents, another scorer, a smaller min_gain or a larger max_nll",
-                length,
-                len(judged),
-                len(samples),
-            )
-        if keyed:
-            tokens = [sample["key_tokens"] for sample in keyed]
-            results.append(
-                context.result(
-                    self,
-                    length,
-                    "longppl",
-                    mean_nll(context, [sample["key_nll_sum"] for sample in keyed], tokens).exp(),
-                    num_samples=len(keyed),
-                    num_skipped=num_skipped + len(samples) - len(keyed),
-                    key_tokens=sum(tokens),
-                    **details,
-                )
-            )
-        results.append(perplexity_result(self, context, length, samples, num_skipped, **chosen_from))
-        if judged:
-            share = mean_nll(
-                context, [sample["key_tokens"] for sample in judged], [sample["scored_tokens"] for sample in judged]
-            )
-            skipped = num_skipped + len(samples) - len(judged)
-            results.append(
-                context.result(
-                    self, length, "key_share", share, num_samples=len(judged), num_skipped=skipped, **details
-                )
-            )
-        return results
-
 
 class _Scorer(NamedTuple):
-    """Who chooses the key tokens.
+    """The model that chooses the key tokens.
 
     Attributes:
-        context: the evaluation's, with the scorer's model and tokenizer.
-        bos: the token ids that go before each of its inputs.
+        context: the evaluation's context, with the scorer's model and tokenizer.
+        bos: token ids that precede each of its inputs.
         is_evaluated: whether it is the evaluated model itself.
         same_tokens: whether it has the evaluated model's tokenizer.
     """
@@ -254,16 +231,16 @@ class _Scorer(NamedTuple):
     same_tokens: bool
 
     def nlls(self, body: np.ndarray, where: str) -> np.ndarray:
-        """NLLs with all that comes before, 1-D; of every token that anything precedes."""
+        """NLLs with the whole left context, 1-D, of every token that has a predecessor."""
         return token_nlls(self.context.model, as_input(self.bos, body), where=where)[0].numpy()
 
 
 def inside(spans: np.ndarray, stretches: np.ndarray) -> np.ndarray:
-    """Which spans lie within the union of the stretches, where those that touch are one; bool (n,).
+    """Which spans lie within the union of the stretches, bool (n,); stretches that touch are joined.
 
     Args:
-        spans: begins and ends, (n, 2), ends exclusive.
-        stretches: the same, (m, 2), in order of their begins.
+        spans: begins and exclusive ends, (n, 2).
+        stretches: the same, (m, 2), ordered by begin.
     """
     if not len(stretches):
         return np.zeros(len(spans), bool)
@@ -275,7 +252,7 @@ def inside(spans: np.ndarray, stretches: np.ndarray) -> np.ndarray:
 
 
 def _without_leading_space(text: str, spans: np.ndarray) -> np.ndarray:
-    """Spans that begin at their first character that is no white space; those of nothing else stay as they are."""
+    """The spans without leading white space; spans of nothing but white space are unchanged."""
     shortened = [len(text[begin:end].lstrip()) for begin, end in spans]
     return np.array([(end - kept if kept else begin, end) for kept, (begin, end) in zip(shortened, spans, strict=True)])
 
@@ -284,9 +261,9 @@ class _Located(NamedTuple):
     """Text of a document's first tokens.
 
     Attributes:
-        text: which.
-        spans: where in it they are, (n, 2) characters.
-        reading: whether control tokens in it are text or tokens, as those between joined documents are.
+        text: the text.
+        spans: the position of each token in it, (n, 2) characters.
+        reading: whether control tokens in it are text, or tokens such as those between joined documents.
     """
 
     text: str
@@ -295,7 +272,7 @@ class _Located(NamedTuple):
 
 
 def _located(tokenizer: Any, body: np.ndarray, num_tokens: int) -> _Located | None:
-    """Finds the text of a document's first tokens; None where it makes others."""
+    """The text of a document's first tokens; None if it tokenizes to others."""
     ids = body[: num_tokens + _MARGIN_TOKENS].tolist()
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     for reading in get_args(Reading):
@@ -306,7 +283,7 @@ def _located(tokenizer: Any, body: np.ndarray, num_tokens: int) -> _Located | No
 
 
 def _encode(tokenizer: Any, text: str, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of a text, int64 (n,), and where in it they are, (n, 2) characters."""
+    """Token ids of a text, int64 (n,), and their positions in it, (n, 2) characters."""
     encoder = encoder_of(tokenizer)
     if reading == "text" and isinstance(encoder, TextEncoder):
         encoded = encoder.engine.encode(text, add_special_tokens=False)

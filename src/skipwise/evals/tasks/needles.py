@@ -1,11 +1,12 @@
 """Needles in a haystack by length and depth: one, one among others, several of one key, several keys.
 
-The kinds are those of RULER's needle family (arXiv 2404.06654, section 3.1); the wording is our own, so figures compare
-between models measured here and not with figures printed elsewhere.
+The kinds are those of RULER's needle family (arXiv 2404.06654, section 3.1). The wording is our own, so figures cannot
+be compared with published ones.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from skipwise.evals.prompts import (
     opening_ids,
     running_text,
     score_results,
-    split_answer,
+    split_answers,
     string_match_all,
 )
 from skipwise.evals.settings import AtDepths, Count, Haystack
@@ -53,8 +54,8 @@ class Needle(NamedTuple):
 
     Attributes:
         key: what it is about.
-        value: what it says of it, seven digits.
-        depth: its place in the haystack, 0 start to 1 end.
+        value: its number, seven digits.
+        depth: its position in the haystack, 0 start to 1 end.
     """
 
     key: str
@@ -66,23 +67,22 @@ class Needle(NamedTuple):
 class NeedleGrid(AtDepths):
     """Share of the asked needles that the model's answer contains, by length, kind and depth.
 
-    Kinds: `single` hides one needle; `multi_key` hides others like it beside; `multi_value` hides several values of one
-    key and asks for all; `multi_query` hides several keys and asks for all. Prompt and answer together are exactly as
-    long as asked. Answers are written greedily; those with one asked needle are decided by one pass over the right
-    answer where the model would write it.
+    Kinds: `single` hides one needle; `multi_key` hides others like it beside it; `multi_value` hides several values of
+    one key and asks for all; `multi_query` hides several keys and asks for all. Prompt and answer together have exactly
+    the asked length. Answers are decoded greedily; where one needle is asked for, a pass over the right answer decides.
 
     Depths are stratified: each of `num_depths` equal parts of the text gets the first asked needle of the same number
-    of trials, at a random place inside the part. Where several are asked, the others follow at equal distances, around
-    the end to the start, and each counts in the part where it lies: the score at a depth is the share of the needles
-    there that were found. Intervals are Wilson's, of as many right trials as the scores add up to.
+    of trials, at a random place in the part. Further asked needles follow at equal distances, wrapping around the end,
+    and each counts in the part where it lies: the score at a depth is the share of the needles there that were found.
+    Intervals are Wilson's, with the sum of the scores as the number of right trials.
 
     Attributes:
-        kinds: which to measure.
-        trials: trials of one length and kind, a multiple of `num_depths`.
-        num_depths: parts of the text.
-        num_needles: needles of every kind but `single`.
-        max_new_tokens: tokens kept free for the answer, which count towards the length.
-        haystack: what hides the needles: plain sentences, or the documents' text.
+        kinds: the kinds to measure.
+        trials: number of trials per length and kind, a multiple of `num_depths`.
+        num_depths: number of parts of the text.
+        num_needles: number of needles of every kind except `single`.
+        max_new_tokens: maximum number of tokens of the answer, which count towards the length.
+        haystack: the text around the needles: plain sentences, or text of the documents.
     """
 
     name: ClassVar[str] = "needles"
@@ -94,7 +94,7 @@ class NeedleGrid(AtDepths):
     haystack: Haystack = "filler"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Refuses lengths that a trial's prompt and answer do not fit without hay, and a haystack without text."""
+        """Checks that every trial's needles, question and answer fit, and that the haystack has text."""
         for length in lengths:
             for kind in dict.fromkeys(self.kinds):
                 for trial in range(self.trials):
@@ -103,38 +103,33 @@ class NeedleGrid(AtDepths):
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length: the score of each kind, then of each kind by depth."""
         for length in lengths:
-            by_kind: dict[NeedleKind, list[Sample]] = {
-                kind: answer_prompts(
-                    context,
-                    self,
-                    length,
-                    self.trials,
-                    lambda trial, kind=kind, length=length: self.prompt(context, kind, length, trial),
-                    string_match_all,
-                    kind=kind,
-                )
-                for kind in dict.fromkeys(self.kinds)
-            }
+            by_kind: dict[NeedleKind, list[Sample]] = {}
+            for kind in dict.fromkeys(self.kinds):
+                build = partial(self.prompt, context, kind, length)
+                score = string_match_all
+                by_kind[kind] = answer_prompts(context, self, length, self.trials, build, score, kind=kind)
             results: list[EvalResult] = []
             for kind, of_kind in by_kind.items():
                 results += score_results(context, self, length, of_kind, kind=kind)
             for kind, of_kind in by_kind.items():
-                for part in range(self.num_depths):
-                    results += self._cell(context, length, kind, of_kind, part)
+                for part, depths in enumerate(self.parts()):
+                    found = self._found_in(part, of_kind)
+                    about = {"metric": "score_at_depth", "kind": kind, **depths}
+                    results += score_results(context, self, length, found, **about)
             yield Measurement(results, [sample for of_kind in by_kind.values() for sample in of_kind])
 
     def prompt(self, context: EvalContext, kind: NeedleKind, length_tokens: int, trial: int) -> Prompt:
-        """One trial, from its own seed: neither batches nor other lengths or kinds change it.
+        """One trial, which depends only on seed, kind, length and number.
 
         Raises:
-            ConfigError: when instruction, needles, question and answer alone are longer than the length.
+            ConfigError: instruction, needles, question and answer alone are longer than the length.
         """
         rng = context.rng(f"{self.name} {kind}", length_tokens, trial)
         depth = self.depth(trial, rng)
         needles, num_asked = self._needles(kind, depth, rng)
         asked = needles[:num_asked]
         question, answer = _question(kind, asked, rng)
-        question_ids, answer_ids = split_answer(context.tokenizer, question, answer)
+        question_ids, (answer_ids,) = split_answers(context.tokenizer, question, [answer])
         template = NEEDLE_OF_SEVERAL if kind == "multi_value" else NEEDLE
         lines = [
             context.tokenizer.encode(template.format(key=needle.key, value=needle.value), add_special_tokens=False)
@@ -158,7 +153,7 @@ class NeedleGrid(AtDepths):
             prompt_ids=prompt_ids + haystack[begin:] + question_ids,
             references=[needle.value for needle in asked],
             max_new_tokens=self.max_new_tokens,
-            answer_ids=answer_ids or None,
+            answer_ids=answer_ids,
             details={
                 "kind": kind,
                 "depth": depth,
@@ -168,7 +163,7 @@ class NeedleGrid(AtDepths):
         )
 
     def _needles(self, kind: NeedleKind, depth: float, rng: np.random.Generator) -> tuple[list[Needle], int]:
-        """The needles of a trial, and how many of them, from the first on, are asked for."""
+        """The needles of a trial, and the number of them, counted from the first, that are asked for."""
         count = 1 if kind == "single" else self.num_needles
         num_keys = 1 if kind == "multi_value" else count
         chosen = rng.choice(len(_ADJECTIVES) * len(_NOUNS), size=num_keys, replace=False).tolist()
@@ -185,29 +180,22 @@ class NeedleGrid(AtDepths):
         filler = np.asarray(context.tokenizer.encode(FILLER, add_special_tokens=False))
         return np.resize(np.roll(filler, -int(rng.integers(len(filler)))), num_tokens).tolist()
 
-    def _cell(
-        self, context: EvalContext, length: int, kind: NeedleKind, samples: Sequence[Sample], part: int
-    ) -> list[EvalResult]:
-        """The score of the asked needles that lie in one part of the text: at least the first ones of its stratum."""
+    def _found_in(self, part: int, samples: Sequence[Sample]) -> list[Sample]:
+        """Scores of the asked needles in one part of the text: at least the first ones of its stratum."""
         found = []
         for sample in samples:
-            there = [
-                reference
-                for reference, depth in zip(sample["references"], sample["depths"], strict=True)
-                if int(depth * self.num_depths) == part
-            ]
-            if there:
+            asked = zip(sample["references"], sample["depths"], strict=True)
+            if there := [reference for reference, depth in asked if int(depth * self.num_depths) == part]:
                 found.append({"score": string_match_all(sample["output"], there)})
-        depths = {"depth_from": part / self.num_depths, "depth_to": (part + 1) / self.num_depths}
-        return score_results(context, self, length, found, metric="score_at_depth", kind=kind, **depths)
+        return found
 
 
 def _question(kind: NeedleKind, asked: Sequence[Needle], rng: np.random.Generator) -> tuple[str, str]:
-    """The question about the asked needles, and the one continuation that answers it, empty where there are several."""
+    """The question about the asked needles, and the only right continuation, or "" if there are several."""
     if kind == "multi_value":
         return QUESTION_VALUES.format(key=asked[0].key, count=len(asked)), ""
     if kind == "multi_query":
-        # Not in the order of the text.
+        # In another order than in the text.
         *most, last = (asked[place].key for place in rng.permutation(len(asked)))
         return QUESTION_KEYS.format(keys=f"{', '.join(most)} and {last}"), ""
     return QUESTION.format(key=asked[0].key), f" {asked[0].value}"

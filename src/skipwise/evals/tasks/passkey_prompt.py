@@ -1,17 +1,16 @@
 """Passkey prompts of an exact length: a five-digit key somewhere in filler, asked for at the end.
 
-Protocol: landmark attention (arXiv 2305.16300): instruction, filler, the key said twice, filler, question. The wording
-is our own, so the figures compare between arms measured here and not with figures printed elsewhere.
+Protocol: landmark attention (arXiv 2305.16300): instruction, filler, the key stated twice, filler, question. The
+wording is our own, so figures cannot be compared with published ones.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from skipwise.errors import ConfigError
-from skipwise.evals.prompts import opening_ids, split_answer
+from skipwise.evals.prompts import Prompt, opening_ids, split_answers
 
 INSTRUCTION = "A pass key is hidden in the long text below. Find it and remember it; it is asked for at the end.\n"
 FILLER = "The river is wide. The hills are low. The road is long. On we go. Over there and home again.\n"
@@ -20,41 +19,19 @@ QUESTION = "What is the pass key? The pass key is"
 
 
 class Tokenizer(Protocol):
-    """The little that a prompt needs of a tokenizer."""
+    """What a prompt needs of a tokenizer."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PasskeyPrompt:
-    """One question with its answer.
-
-    Attributes:
-        prompt_ids: token ids up to and with the question.
-        answer_ids: token ids of the five digits as they follow the question.
-        key: the five digits as text.
-        depth: place of the needle in the filler, 0 start to 1 end.
-    """
-
-    prompt_ids: list[int]
-    answer_ids: list[int]
-    key: str
-    depth: float
-
-    @property
-    def num_tokens(self) -> int:
-        """Prompt and answer together: what a window must hold."""
-        return len(self.prompt_ids) + len(self.answer_ids)
-
-
 class PasskeyBuilder:
-    """Builds passkey prompts for one tokenizer; the fixed parts are tokenized once.
+    """Builds passkey prompts for one tokenizer; tokenizes the fixed parts once.
 
     Args:
-        tokenizer: anything with `encode(text, add_special_tokens=...)`.
-        filler_ids: token ids to hide the key in, cut or repeated to length; by default a few plain sentences.
+        tokenizer: the tokenizer.
+        filler_ids: token ids to hide the key in, truncated or repeated to length; the default is a few plain sentences.
     """
 
     def __init__(self, tokenizer: Tokenizer, filler_ids: Sequence[int] | None = None) -> None:
@@ -63,19 +40,20 @@ class PasskeyBuilder:
         self._instruction = opening_ids(tokenizer, INSTRUCTION)
         self._filler = list(filler_ids) if filler_ids is not None else self._encode(FILLER)
 
-    def build(self, length_tokens: int, depth: float, rng: np.random.Generator) -> PasskeyPrompt:
-        """Makes one prompt whose prompt and answer together are exactly `length_tokens` long.
+    def build(self, length_tokens: int, depth: float, rng: np.random.Generator) -> Prompt:
+        """Builds a prompt that has exactly `length_tokens` tokens together with its answer.
 
         Args:
-            length_tokens: prompt and answer tokens together.
-            depth: where the key goes, 0 (first) to 1 (last, right before the question).
-            rng: source of the key and of where the filler starts.
+            length_tokens: tokens of prompt and answer together.
+            depth: position of the key, 0 (first) to 1 (last, right before the question).
+            rng: source of the key and of the filler's start.
 
         Raises:
-            ConfigError: when instruction, key and question alone are longer than `length_tokens`.
+            ConfigError: instruction, key and question alone are longer than `length_tokens`.
         """
-        key, needle, question, answer = self._parts(rng)
-        room = length_tokens - len(self._instruction) - len(needle) - len(question) - len(answer)
+        key, *parts = self._parts(rng)
+        needle, question, answer = parts
+        room = length_tokens - len(self._instruction) - sum(map(len, parts))
         if room < 0:
             raise ConfigError(
                 f"passkey length is {length_tokens} tokens; instruction, key and question alone take "
@@ -85,15 +63,17 @@ class PasskeyBuilder:
         filler = np.resize(np.roll(np.asarray(self._filler), -start), room).tolist()
         cut = round(depth * room)
         prompt = self._instruction + filler[:cut] + needle + filler[cut:] + question
-        return PasskeyPrompt(prompt_ids=prompt, answer_ids=answer, key=key, depth=depth)
+        return Prompt(
+            prompt_ids=prompt, references=[key], max_new_tokens=len(answer), answer_ids=answer, details={"depth": depth}
+        )
 
     def shortest_tokens(self, rng: np.random.Generator) -> int:
-        """Tokens of the shortest prompt and answer that `build` would make of these draws."""
-        _, needle, question, answer = self._parts(rng)
-        return len(self._instruction) + len(needle) + len(question) + len(answer)
+        """Tokens of the shortest prompt and answer that `build` can make of these draws."""
+        _, *parts = self._parts(rng)
+        return len(self._instruction) + sum(map(len, parts))
 
     def _parts(self, rng: np.random.Generator) -> tuple[str, list[int], list[int], list[int]]:
-        """A key; and token ids of the sentence that hides it, of the question, and of its answer."""
+        """A key, and the token ids of its needle, of the question and of the answer."""
         key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
-        needle = self._encode(NEEDLE.format(key=key))
-        return key, needle, *split_answer(self._tokenizer, QUESTION, f" {key}")
+        question, (answer,) = split_answers(self._tokenizer, QUESTION, [f" {key}"])
+        return key, self._encode(NEEDLE.format(key=key)), question, answer

@@ -1,35 +1,33 @@
-"""Perplexity of the same last tokens of each document, scored with ever longer left context."""
+"""Perplexity of the same last tokens of each document, with longer and longer left context."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from skipwise.errors import ConfigError
-from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.context import ChosenDocuments, EvalContext, as_input
 from skipwise.evals.settings import NO_KEY, BosPolicy, Count
-from skipwise.evals.tasks.nll import ScoresDocuments, long_documents, perplexities
-from skipwise.records.results import Measurement
+from skipwise.evals.tasks.nll import DocumentTask, Measure, long_documents, nll_record
 from skipwise.runtime.forward import token_nlls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LastTokensPerplexity(ScoresDocuments):
-    """Last-N perplexity: does a longer context help to predict the very same tokens?
+class LastTokensPerplexity(DocumentTask):
+    """Last-N perplexity: does a longer context help to predict the same tokens?
 
         exp(sum of NLL / number of tokens) over the last N tokens of each document's first C tokens,
 
-    each given the `L - N` tokens before them. `C` is the same for every length `L`, so the tokens scored are the same
-    and the lengths are paired by document. Sums are float64 and weighted by tokens; the interval is a bootstrap over
-    documents.
+    each given the `L - N` tokens before them. `C` is the same for every length `L`, so every length scores the same
+    tokens, and lengths are paired by document. Sums are float64 and weighted by tokens; the interval is a bootstrap
+    over documents.
 
     Attributes:
         scored_tokens: `N`.
-        num_documents: documents at most.
-        cut_tokens: `C`, a beginning-of-sequence token included; by default the largest length asked. Set it to compare
-            runs that asked for different lengths.
+        num_documents: maximum number of documents.
+        cut_tokens: `C`, including a beginning-of-sequence token; the default is the largest length. Set it to compare
+            runs with different lengths.
         bos: whether each input begins with the beginning-of-sequence token, which then counts towards its length.
     """
 
@@ -40,21 +38,32 @@ class LastTokensPerplexity(ScoresDocuments):
     bos: BosPolicy = "tokenizer"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Refuses lengths that leave scored tokens no context or are beyond the cut, and documents below the cut."""
-        cut = self.cut_tokens or max(lengths)
+        """Checks that scored tokens have context, that no length exceeds the cut, and that a document reaches it."""
+        cut = self._cut(lengths)
         if min(lengths) <= self.scored_tokens or cut < max(lengths):
             raise ConfigError(
                 f"perplexity lengths are {', '.join(map(str, lengths))} with {self.scored_tokens} scored tokens and "
                 f"documents cut at {cut}; each length must be above the first and at most the second"
             )
-        long_documents(context, self, cut)
+        self.documents(context, lengths)
 
-    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length on the same documents."""
-        cut, bos = self.cut_tokens or max(lengths), context.bos(self.bos)
+    def about(self, lengths: Sequence[int]) -> dict[str, Any]:
+        """The cut."""
+        return {"cut_tokens": self._cut(lengths)}
 
-        def score(length: int, body: np.ndarray, where: str) -> tuple[Tensor, Tensor]:
+    def documents(self, context: EvalContext, lengths: Sequence[int]) -> ChosenDocuments:
+        """Documents that reach the cut."""
+        return long_documents(context, self, self._cut(lengths))
+
+    def measure(self, context: EvalContext, lengths: Sequence[int]) -> Measure:
+        """Scores the last tokens before the cut."""
+        cut, bos = self._cut(lengths), context.bos(self.bos)
+
+        def measure(length: int, body: np.ndarray, where: str) -> dict[str, Any]:
             ids = as_input(bos, body[cut - length : cut - len(bos)])
-            return ids, token_nlls(context.model, ids, length - self.scored_tokens, where=where)
+            return nll_record(ids, token_nlls(context.model, ids, length - self.scored_tokens, where=where))
 
-        return perplexities(context, self, lengths, long_documents(context, self, cut), score, cut_tokens=cut)
+        return measure
+
+    def _cut(self, lengths: Sequence[int]) -> int:
+        return self.cut_tokens or max(lengths)

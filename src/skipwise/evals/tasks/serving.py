@@ -1,4 +1,4 @@
-"""What a request of each length costs: seconds of prefill and of a token, bytes of the cache, peak memory."""
+"""What a request of each length costs: seconds of prefill and per token, bytes of the cache, peak memory."""
 
 import dataclasses
 import time
@@ -27,26 +27,25 @@ from skipwise.runtime.session import Session
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving(Settings):
-    """Time and memory of one request alone: a prompt of random tokens is read, and a few tokens are written greedily.
+    """Time and memory of a single request: a prompt of random tokens is read, then a few tokens are decoded greedily.
 
-    Results of each length, prompt and `new_tokens` together:
+    Results of each length, which counts prompt and `new_tokens`:
 
-    - `prefill_seconds`: until the first token is known, logits of the last position included;
-    - `token_seconds`: of each further token, the mean of `new_tokens` steps through the cache;
-    - `cache_bytes`: of all tensors in the KV cache, which then holds exactly as many tokens as the length says;
-    - `peak_bytes`: on an accelerator the most that its allocator had given out, weights included; on a CPU the most of
-      the whole process that was resident, so with the interpreter and whatever else it holds. The detail `peak_of` says
-      which. Linux counts the latter from the start of each repeat; elsewhere it is looked up after the prefill and at
-      the end, and misses what was freed before.
+    - `prefill_seconds`: time to the first token, including the logits of the last position;
+    - `token_seconds`: time per further token, the mean of `new_tokens` steps through the cache;
+    - `cache_bytes`: size of all tensors in the KV cache, which then holds as many tokens as the length;
+    - `peak_bytes`: on an accelerator, the allocator's peak, including the weights; on a CPU, the peak resident memory
+      of the whole process, including the interpreter. The detail `peak_of` says which. Linux counts the latter from the
+      start of each repeat; elsewhere it is read after the prefill and at the end, and misses memory freed in between.
 
-    Means of seconds are over repeats, with Student's interval; memory is the largest of the repeats, and has none. This
-    is the model as transformers runs it, not a serving engine. Nothing is ever taken from a cache of samples: times
-    belong to the machine and the hour. Run it on a machine that does nothing else, and in one process on a CPU.
+    Seconds are means over repeats with Student's interval; memory is the maximum over repeats, without interval. This
+    measures the model as transformers runs it, not a serving engine. Results are never cached, as times depend on the
+    machine and its load. Run it on an idle machine, and in one process on a CPU.
 
     Attributes:
-        new_tokens: tokens written after the prompt.
-        repeats: how often each length is measured.
-        warm_ups: runs before that are not counted: they load kernels and grow the allocator's memory.
+        new_tokens: number of tokens decoded after the prompt.
+        repeats: number of measurements per length.
+        warm_ups: runs before the first repeat that are not counted: they load kernels and grow the allocator's memory.
     """
 
     name: ClassVar[str] = "serving"
@@ -56,11 +55,11 @@ class Serving(Settings):
 
     @property
     def uses_documents(self) -> bool:
-        """No: what a token costs does not depend on what it says."""
+        """Always false: the cost of a token does not depend on the text."""
         return False
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Refuses lengths that leave no prompt."""
+        """Checks that every length leaves room for a prompt."""
         if min(lengths) <= self.new_tokens:
             raise ConfigError(
                 f"serving length is {min(lengths)} tokens, of which {self.new_tokens} are written; ask for more, "
@@ -68,29 +67,20 @@ class Serving(Settings):
             )
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length by itself."""
-        # A sample from an earlier run would be the time of another hour.
+        """Measures each length on a prompt of its own."""
         measuring = dataclasses.replace(context, cache=None)
         for length in lengths:
             vocabulary = context.model.config.get_text_config().vocab_size
             prompt = context.rng(self.name, length).integers(0, vocabulary, length - self.new_tokens)
 
-            def compute(repeats: Sequence[int], length: int = length, prompt: Any = prompt) -> list[Sample]:
-                # Each process begins with the repeat of its own number.
+            def compute(repeats: Sequence[int], prompt: Any = prompt) -> list[Sample]:
+                # The first repeat of each process is the one with its own rank's number.
                 warm_ups = self.warm_ups if repeats[0] == process_state().process_index else 0
                 requests = [serve(context.model, as_input(prompt), self.new_tokens) for _ in range(1 + warm_ups)]
-                return [self._sample(length, prompt, requests[-1])]
+                return [{"prompt_sha256": hash_tokens(prompt), **requests[-1]._asdict()}]
 
             samples = measuring.samples(self, length, self.repeats, compute)
             yield Measurement(self._results(context, length, samples), samples)
-
-    def _sample(self, length: int, prompt: Any, request: "Request") -> Sample:
-        return {
-            "task": self.name,
-            "length_tokens": length,
-            "prompt_sha256": hash_tokens(prompt),
-            **request._asdict(),
-        }
 
     def _results(self, context: EvalContext, length: int, samples: Sequence[Sample]) -> list[EvalResult]:
         def result(metric: str, estimate: Estimate, **details: Any) -> EvalResult:
@@ -98,7 +88,7 @@ class Serving(Settings):
 
         def mean(metric: str) -> EvalResult:
             value, low, high = paired_mean([sample[metric] for sample in samples])[0]
-            # No time is negative, whatever a normal distribution says of three.
+            # Times are not negative, but Student's interval may reach below 0.
             estimate = Estimate(value, None if low is None else max(0.0, low), high)
             return result(metric, estimate, interval="Student's t over repeats")
 
@@ -114,7 +104,7 @@ class Serving(Settings):
 
 
 class Request(NamedTuple):
-    """What one request took; see `Serving`."""
+    """Cost of one request; see `Serving`."""
 
     prefill_seconds: float
     token_seconds: float
@@ -125,16 +115,16 @@ class Request(NamedTuple):
 
 @torch.no_grad()
 def serve(model: Any, prompt: Tensor, new_tokens: int) -> Request:
-    """Reads a prompt and writes tokens after it, greedily and whatever they are.
+    """Reads a prompt and decodes tokens after it greedily, ignoring end tokens.
 
     Args:
-        model: a causal language model of the transformers library, in evaluation mode, with adapters or without.
+        model: a causal language model of the transformers library, in evaluation mode, with or without adapters.
         prompt: token ids (1, n).
-        new_tokens: how many to write; each is read too, so that the cache holds `n + new_tokens` tokens.
+        new_tokens: number of tokens to decode; each is read, too, so that the cache holds `n + new_tokens` tokens.
     """
     model, prompt = plain_model(model), prompt.to(model.device)
     num_tokens, cache = prompt.shape[1], DynamicCache(config=model.config)
-    # As the library runs it: its cache, its own attention, and logits that nobody looks at.
+    # As the library runs it, with its cache and its own attention.
     session = Session(model, cache, length=num_tokens + new_tokens, in_parts=False)
     peak = Peak(model.device)
     began = _now(model.device)
@@ -155,7 +145,7 @@ def serve(model: Any, prompt: Tensor, new_tokens: int) -> Request:
 
 
 def _now(device: torch.device) -> float:
-    """Seconds on a clock, when the device has done all it was given."""
+    """The time in seconds, once the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Perplexity of whole documents by a window that slides over them."""
+"""Sliding-window perplexity of whole documents."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,20 +12,19 @@ from torch import Tensor
 from skipwise.errors import ConfigError
 from skipwise.evals.context import EvalContext, as_input
 from skipwise.evals.settings import NO_KEY, BosPolicy, Count
-from skipwise.evals.tasks.nll import ScoresDocuments, long_documents, perplexities
-from skipwise.records.results import Measurement
+from skipwise.evals.tasks.nll import DocumentTask, Measure, nll_record
 from skipwise.runtime.forward import token_nlls
 
-# Windows run together while their tokens stay below this.
+# Maximum number of tokens in a batch of windows.
 _BATCH_TOKENS = 2048
 
 
 class WindowSpan(NamedTuple):
-    """One place of the window over a document; token indices, ends exclusive.
+    """One position of the window on a document, in token indices; the end is exclusive.
 
     Attributes:
-        begin: first token the model sees.
-        scored_from: first token it is scored on; those before it were scored earlier.
+        begin: first token that the model reads.
+        scored_from: first token that is scored; earlier windows scored those before it.
         end: end of both.
     """
 
@@ -35,7 +34,7 @@ class WindowSpan(NamedTuple):
 
 
 def window_spans(num_tokens: int, window_tokens: int, stride_tokens: int) -> Iterator[WindowSpan]:
-    """Places of a window that starts every `stride_tokens`, until it reaches the end; each token is scored once."""
+    """Positions of a window that starts every `stride_tokens`, up to the end; each token is scored once."""
     begin = scored = 0
     while scored < num_tokens:
         end = min(begin + window_tokens, num_tokens)
@@ -43,30 +42,25 @@ def window_spans(num_tokens: int, window_tokens: int, stride_tokens: int) -> Ite
         begin, scored = begin + stride_tokens, end
 
 
-def _shape(span: WindowSpan) -> tuple[int, int]:
-    """Tokens that the model sees, and how many of them were scored before."""
-    return span.end - span.begin, span.scored_from - span.begin
-
-
 def windowed_nlls(
     model: Any, bos: Sequence[int], body: np.ndarray, spans: Iterable[WindowSpan], *, where: str
 ) -> Tensor:
-    """NLLs of the tokens that the windows score, one window after the other.
-
-    Neighbouring windows of one shape run together while they are short.
+    """NLLs of the tokens that the windows score, in order. Short neighbouring windows of the same shape are batched.
 
     Args:
         model: a causal language model of the transformers library, in evaluation mode.
-        bos: token ids that go before every window.
+        bos: token ids that precede every window.
         body: token ids of the document, 1-D.
-        spans: places of the window. What nothing precedes (the first token, where `bos` is empty) is not scored.
-        where: what is being measured, for an error's text.
+        spans: positions of the window. A token without predecessor (the first one, if `bos` is empty) is not scored.
+        where: what is being measured, for error messages.
 
     Returns:
         Natural-logarithm NLLs, 1-D float64 on the CPU.
     """
     nlls = []
-    for (num_tokens, first), alike in groupby(spans, _shape):
+    for (num_tokens, first), alike in groupby(
+        spans, lambda span: (span.end - span.begin, span.scored_from - span.begin)
+    ):
         waiting = list(alike)
         at_once = max(1, _BATCH_TOKENS // (len(bos) + num_tokens))
         for start in range(0, len(waiting), at_once):
@@ -78,20 +72,21 @@ def windowed_nlls(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlidingWindowPerplexity(ScoresDocuments):
+class SlidingWindowPerplexity(DocumentTask):
     """Sliding-window perplexity: every token of a document, with the context that a window of length L gives it.
 
         exp(sum of NLL / number of tokens) over all tokens of all documents
 
-    A window starts every `stride` tokens and scores what no earlier one has; after the first window each token has at
-    least `L - stride` tokens before it. Every length sees the same tokens: documents of at least the largest length,
-    cut at `cut_tokens`. Only a document's first token is not scored, where no beginning-of-sequence token precedes it.
-    Sums are float64 and weighted by tokens; the interval is a bootstrap over documents.
+    A window starts every `S` tokens and scores the tokens that no earlier window has scored; after the first window,
+    each token has at least `L - S` tokens before it. Every length scores the same tokens: those of documents of at
+    least the largest length, cut at `cut_tokens`. A document's first token is scored only if a beginning-of-sequence
+    token precedes it. Sums are float64 and weighted by tokens; the interval is a bootstrap over documents.
 
     Attributes:
-        stride_tokens: `S`, below the length; by default half of it.
-        num_documents: documents at most.
-        cut_tokens: what is scored of each document at most; by default twice the largest length, so that it slides too.
+        stride_tokens: `S`, below the length; the default is half of the length.
+        num_documents: maximum number of documents.
+        cut_tokens: number of tokens scored per document; the default is twice the largest length, so that the window
+            slides at that length, too.
         bos: whether each window begins with the beginning-of-sequence token, which then counts towards its length.
 
     Source: the protocol of PoSE (arXiv 2309.10400, section 4.2), which follows Press et al. (arXiv 2108.12409).
@@ -104,23 +99,25 @@ class SlidingWindowPerplexity(ScoresDocuments):
     bos: BosPolicy = "tokenizer"
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
-        """Refuses a stride that is no shorter than a length, and documents that are all shorter than the largest."""
+        """Checks that the stride is below every length, and that some document is long enough."""
         if self.stride_tokens is not None and self.stride_tokens >= min(lengths):
             raise ConfigError(
                 f"sliding.stride_tokens is {self.stride_tokens} and the shortest length is {min(lengths)}; give a "
                 "stride below every length"
             )
-        long_documents(context, self, max(lengths))
+        self.documents(context, lengths)
 
-    def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
-        """Measures each length on the same tokens."""
-        bos, longest = context.bos(self.bos), max(lengths)
-        cut = self.cut_tokens or 2 * longest
+    def about(self, lengths: Sequence[int]) -> dict[str, Any]:
+        """The largest length, and the cut."""
+        return {"longest_tokens": max(lengths), "cut_tokens": self.cut_tokens or 2 * max(lengths)}
 
-        def score(length: int, body: np.ndarray, where: str) -> tuple[Tensor, Tensor]:
+    def measure(self, context: EvalContext, lengths: Sequence[int]) -> Measure:
+        """Scores every token before the cut."""
+        bos, cut = context.bos(self.bos), self.about(lengths)["cut_tokens"]
+
+        def measure(length: int, body: np.ndarray, where: str) -> dict[str, Any]:
             body = body[:cut]
             spans = window_spans(len(body), length - len(bos), self.stride_tokens or length // 2)
-            return as_input(bos, body), windowed_nlls(context.model, bos, body, spans, where=where)
+            return nll_record(as_input(bos, body), windowed_nlls(context.model, bos, body, spans, where=where))
 
-        scope = {"longest_tokens": longest, "cut_tokens": cut}
-        return perplexities(context, self, lengths, long_documents(context, self, longest), score, **scope)
+        return measure
