@@ -166,7 +166,8 @@ def step(args: argparse.Namespace) -> None:
     from skipwise.train.arguments import training_arguments
     from skipwise.train.curriculum import Curriculum, Stage, Stretch, collate
     from skipwise.train.guard import BadItems, StepGuard
-    from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
+    from skipwise.train.progress import StopOnRequest
+    from skipwise.train.trainer import SkipwiseTrainer
 
     torch.set_num_threads(1)
     model, tokenizer = load_model(args.model, dtype="float32")

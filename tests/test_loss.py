@@ -438,3 +438,18 @@ def test_dilution_changes_the_loss_of_its_own_rows_only(llama: Any) -> None:
         loss(ids[:1], positions[:1], ids[:1], diluted=torch.tensor([True])) + loss(ids[1:], positions[1:], ids[1:]),
         2 * first,
     )
+
+
+def test_hooks_of_a_layer_are_seen_and_can_be_left_out() -> None:
+    """By private names of torch, which has no public ones for either."""
+    layer = nn.Linear(2, 2, bias=False)
+    assert not skipwise.loss._has_hooks(layer)
+    for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        hook = register(lambda *_: pytest.fail("it ran"))
+        assert skipwise.loss._has_hooks(layer)
+        with skipwise.loss._without_hooks(layer):
+            layer(torch.ones(1, 2))
+        assert skipwise.loss._has_hooks(layer)
+        with pytest.raises(pytest.fail.Exception):
+            layer(torch.ones(1, 2))
+        hook.remove()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from accelerate.data_loader import BatchSamplerShard
 from forked import launched
 from group_runs import as_if_killed, assert_trained_alike, trained
@@ -239,13 +238,3 @@ def test_launch_counts_its_processes_before_there_are_any(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "3 processes make no whole groups" in line
     assert not Path(settings["output"]).exists()
-
-
-def test_torch_of_another_ring_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch.distributed.tensor.experimental._context_parallel import _attention as ring
-
-    from skipwise.train.ring import use_ring_on_cpu
-
-    monkeypatch.delattr(ring, "_templated_ring_attention")
-    with pytest.raises(ConfigError, match=f"needs torch 2.13's ring.*this is {torch.__version__}".replace("+", r"\+")):
-        use_ring_on_cpu()

@@ -127,12 +127,13 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         raise ConfigError(f"settings under 'training' cannot be used: {' '.join(str(error).split())}") from error
     check_sharding(config, arguments)
     if arguments.n_gpu > 1:
-        # One process for several accelerators would copy the model at every step; torchrun gives each its own.
+        from skipwise.train._trainer import use_one_accelerator
+
         logger.warning(
             f"{arguments.n_gpu} accelerators are visible and one is used; "
             f"for all: torchrun --nproc-per-node {arguments.n_gpu} -m skipwise extend ..."
         )
-        arguments._n_gpu = 1
+        use_one_accelerator(arguments)
     return arguments
 
 

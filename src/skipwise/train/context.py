@@ -18,19 +18,16 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.experimental import context_parallel
 from torch.utils.data import Sampler
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from skipwise.attention import SDPA, refusing_masks
 from skipwise.config import RunConfig
 from skipwise.doctor import Verdict
 from skipwise.doctor.bench import local_span, rms, undisturbed
-from skipwise.errors import ConfigError, UnsupportedModelError
+from skipwise.errors import ConfigError
 from skipwise.loss import IGNORED, training_inputs
 from skipwise.records.verdict import judge
 from skipwise.train.ring import use_ring_on_cpu
 from skipwise.window import Window
-
-ATTENTION = "sdpa"
-"""The attention of the transformers library that can go round: that by PyTorch's own function."""
 
 # Of a part of the probe, and how far attention over parts may be from that over the whole, where 1 is what it would be
 # if no part saw another: in 16 bits rounding makes about a hundredth of it.
@@ -68,10 +65,10 @@ def check_context(
                 f"{given}, and a window of {tokens} tokens does not divide into two pieces for each of {size} "
                 f"processes: give one of {tokens - tokens % (2 * size) or 2 * size}, or another multiple of {2 * size}"
             )
-    if config.attention not in (None, ATTENTION):
+    if config.attention not in (None, SDPA):
         raise ConfigError(
             f"{given}, and 'attention' is {config.attention!r}; parts of a window attend to one another by "
-            f"--attention {ATTENTION} alone"
+            f"--attention {SDPA} alone"
         )
     span, longest = local_span(base.get_text_config(decoder=True)), max(window.train for window in windows)
     if span is not None and span < longest:
@@ -131,7 +128,7 @@ class ContextGroup:
             context_parallel(
                 self._mesh, buffers=buffers, buffer_seq_dims=[1] * len(buffers), no_restore_buffers={*buffers}
             ),
-            _under_no_mask(),
+            refusing_masks(),
         ):
             yield parts
 
@@ -203,7 +200,7 @@ def probe_context(
     except Exception as error:  # The model's code is anyone's, and PyTorch's kernels refuse in words of their own.
         share, message = np.nan, next(iter(str(error).strip().splitlines()), "no message")
         found = f"attention over parts of a window stopped with {type(error).__name__}: {message[:200]}"
-    cure = f"leave parallel.context out, or try --attention {ATTENTION} and, on an accelerator, training.bf16=true"
+    cure = f"leave parallel.context out, or try --attention {SDPA} and, on an accelerator, training.bf16=true"
     return judge("context", share < _SMALL, found, cure)
 
 
@@ -249,29 +246,6 @@ def _share(model: Any, window: Window, group: ContextGroup, precision: torch.dty
     worst = torch.tensor(max(shares) if np.isfinite(shares).all() else np.inf, device=device)
     torch.distributed.all_reduce(worst, op=torch.distributed.ReduceOp.MAX)
     return worst.item()
-
-
-@contextmanager
-def _under_no_mask() -> Iterator[None]:
-    """Within, attention refuses a mask, which is one of a part by itself; without one, it is causal over the whole."""
-    attend = ALL_ATTENTION_FUNCTIONS[ATTENTION]
-
-    def attend_without_mask(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *rest: Any, **how: Any
-    ) -> Any:
-        if attention_mask is not None:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} attends under a mask of its own, which cannot be had for parts of a window: "
-                "leave parallel.context out"
-            )
-        return attend(module, query, key, value, attention_mask, *rest, **how)
-
-    # What stands in the library's own table stays there, and is in use again once this is deleted.
-    ALL_ATTENTION_FUNCTIONS[ATTENTION] = attend_without_mask
-    try:
-        yield
-    finally:
-        del ALL_ATTENTION_FUNCTIONS[ATTENTION]
 
 
 def _world_size() -> int:

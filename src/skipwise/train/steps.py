@@ -21,6 +21,7 @@ from skipwise.train.fitting import TooMuchAtATimeError, fewer_at_a_time
 from skipwise.train.guard import StepGuard
 from skipwise.train.preparation import load_to_train
 from skipwise.train.process import Stopwatch, free_memory
+from skipwise.train.progress import StopOnRequest
 from skipwise.train.record import run_record, sampler_text
 from skipwise.train.session import Session
 from skipwise.train.sharding import keep_for_the_loss
@@ -97,7 +98,7 @@ def train(run: Session) -> Trained:
 
 
 def _train(run: Session) -> Trained:
-    from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest  # Loads all of the library's Trainer.
+    from skipwise.train.trainer import SkipwiseTrainer  # Loads the whole Trainer of transformers.
 
     transformers.set_seed(run.config.seed)
     material = _material(run)
