@@ -295,7 +295,7 @@ def rates(args: argparse.Namespace) -> None:
                 writer.add(f"a:{number + 1}", one, split_point(str(number)))
             writer.finish(separator_id=None, sentence_ends=np.zeros(1, bool), tokenizer_fingerprint="")
         rate("opening a store", count / 1e6, "million documents a s", lambda: TokenStore(folder, View(part="train")))
-    begin = [sys.executable, "-c", "import skipwise.train"]
+    begin = [sys.executable, "-c", "import skipwise.train.extending"]
     rate("starts of a process that imports training", 1, "a second", lambda: subprocess.run(begin, check=True))
 
 

@@ -132,6 +132,28 @@ def test_a_folder_that_is_taken_is_left_alone(settings: dict[str, Any]) -> None:
     assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_that_is_taken_is_refused_before_torch_loads(
+    settings: dict[str, Any], fresh_python: Callable[[str], None]
+) -> None:
+    folder = Path(settings["output"])
+    folder.mkdir()
+    (folder / "run.yaml").write_text("")
+    (folder / "begun.json").write_text("[1]")
+    command = ["extend", settings["model"], "--target", "256", "--data", settings["data"]["source"]]
+    command += ["--output", settings["output"]]
+    fresh_python(
+        f"""
+import contextlib, io, sys, skipwise.train
+from skipwise.cli import main
+for flags, word in (([], "not empty"), (["--launch", "ddp"], "not empty"), (["--resume"], "begun.json")):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main([*{command}, *flags]) == 2
+    assert word in said.getvalue() and said.getvalue().count("\\n") == 1, said.getvalue()
+    assert not {{"torch", "transformers", "accelerate"}} & {{*sys.modules}}, flags
+"""
+    )
+
+
 def test_a_folder_that_cannot_be_made(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for below in ("run", "runs/run"):

@@ -145,6 +145,7 @@ def extend(
     from skipwise.config import RunConfig, merge_settings, read_settings
     from skipwise.data.documents import require_there
     from skipwise.model.place import find_place
+    from skipwise.train.folder import RunFolder, log_file
 
     flags: dict[str, Any] = {
         "model": model,
@@ -183,9 +184,9 @@ def extend(
 
     find_place(run.model)
     require_there(run.data.source)
+    RunFolder(run.output_folder).require_ready(resume=resume)
     with loading(f"reading the model {run.model}"):
         from skipwise.train import extend as train
-        from skipwise.train.folder import log_file
 
     own_file = log_file(run.output_folder)
     if own_file is None:
@@ -208,6 +209,13 @@ def _launch(
     Raises:
         SkipwiseError: what is wrong is known before there are processes, each of which would say it.
     """
+    from skipwise.train.folder import LAUNCH, RunFolder
+
+    resume = "--resume" in flags
+    if how.get("machines", 1) == 1:
+        # With several machines, another one may have begun.
+        RunFolder(run.output_folder).require_ready(resume=resume)
+
     import importlib.util
 
     import torch
@@ -216,7 +224,6 @@ def _launch(
     from skipwise.launch import ENGINES, Launch
     from skipwise.records.runs import SETTINGS_FILE, Run
     from skipwise.train import check_run
-    from skipwise.train.folder import LAUNCH, RunFolder
 
     on_cpu = bool(run.training.get("use_cpu")) or not torch.accelerator.is_available()
     here = 0 if on_cpu else torch.accelerator.device_count()
@@ -232,11 +239,8 @@ def _launch(
         )
     if "deepspeed" in ENGINES[engine] and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"--launch {engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2")
-    begun = Run.open(run.output_folder).config() if "--resume" in flags else None
+    begun = Run.open(run.output_folder).config() if resume else None
     check_run(run, processes=made.processes * made.machines, begun=begun)
-    if made.machines == 1 and "--resume" not in flags:
-        # Of several machines another may have begun.
-        RunFolder(run.output_folder).require_free()
     folder = run.output_folder / LAUNCH
     try:
         training = made.write(run.training, folder)

@@ -16,6 +16,7 @@ from skipwise.doctor import Verdict
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import LoadedModel
 from skipwise.positions import PositionSampler
+from skipwise.records.runs import held_out_end
 from skipwise.train.arguments import training_arguments, training_settings
 from skipwise.train.checks import CheckedRun, check_run
 from skipwise.train.context import ContextGroup
@@ -68,7 +69,7 @@ class Session:
     @property
     def config(self) -> RunConfig:
         """The run, with as many windows at a time as fit."""
-        return smaller_batches(self.resolved.config, self.folder.most_at_a_time())
+        return smaller_batches(self.resolved.config, self.folder.run.begun().get("most_at_a_time"))
 
     @property
     def training(self) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class Session:
         """Its stages, whose windows are no wider than there is memory for."""
         window, steps = self.checked.window, self.checked.facts.steps
         sampler = self.checked.sampler if self.checked.facts.own_sampler else None
-        return run_stages(self.resolved.config, window, steps, sampler, self.folder.widest_tokens())
+        return run_stages(self.resolved.config, window, steps, sampler, self.folder.run.begun().get("widest_tokens"))
 
     @property
     def first_window_tokens(self) -> int:
@@ -136,7 +137,8 @@ class Session:
             self.corpus = open_corpus(self.config.data, self.checked.tokenizer, self.checked.sources, **how)
         corpus, lengths = self.corpus, self.checked.validation_lengths
         widest = max(stage.window.train for stage in self.stages)
-        end = self.folder.begun_held_out_end(lambda: find_held_out_end(corpus, lengths, widest))
+        begun = self.folder.run.begun()
+        end = held_out_end(begun) if begun else find_held_out_end(corpus, lengths, widest)
         if isinstance(corpus, StoredCorpus):
             self.corpus = dataclasses.replace(corpus, held_out_end=end)
         return self.corpus
@@ -157,6 +159,7 @@ def open_session(
     Raises:
         SkipwiseError: as `skipwise.train.extend`.
     """
+    folder.require_ready(resume=resume)
     if folder.is_to_be_resumed:
         # What was skipped is on record; what has gone wrong since is not to be skipped unasked.
         resume, skip_bad_items = True, False
@@ -166,11 +169,11 @@ def open_session(
     checked = check_run(given, sampler, begun=begun)
     resolved = checked.resolved
     if begun is not None:
-        resolved = dataclasses.replace(resolved, reasons=folder.begun_reasons())
-    most = folder.most_at_a_time() if resume else None
+        resolved = dataclasses.replace(resolved, reasons=tuple(folder.run.begun().get("reasons", ())))
+    most = folder.run.begun().get("most_at_a_time") if resume else None
     # First, as it tells the processes of a parallel run of one another.
     arguments = training_arguments(smaller_batches(resolved.config, most))
-    checkpoint = folder.checkpoint(resolved.config) if resume else folder.require_free()
+    checkpoint = folder.checkpoint(resolved.config) if resume else None
     # Validation before training has been, where a run goes on.
     arguments.eval_on_start = checkpoint is None
     return Session(

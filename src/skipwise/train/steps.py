@@ -132,7 +132,8 @@ def _material(run: Session) -> Material:
     config, loaded, arguments, corpus = run.config, run.loaded, run.arguments, run.corpus
     assert loaded is not None
     assert corpus is not None
-    begun_with = run.folder.at_a_time(arguments.train_batch_size)
+    # Runs of earlier versions do not say how many windows were trained at a time.
+    begun_with = run.folder.run.begun().get("at_a_time", arguments.train_batch_size)
     curriculum, opened = build_curriculum(
         config,
         corpus,
@@ -178,7 +179,7 @@ def _begin(run: Session, material: Material) -> dict[str, Any]:
 
 def _fingerprint(run: Session, documents: TokenStore | DocumentStream) -> str:
     """What tells the documents of the first stage; the same however wide the windows are that there is memory for."""
-    if isinstance(run.corpus, StoredCorpus) and run.folder.widest_tokens() is not None:
+    if isinstance(run.corpus, StoredCorpus) and "widest_tokens" in run.folder.run.begun():
         documents = run.corpus.documents("train", min_tokens=run.first_window_tokens)
     return documents.fingerprint
 
