@@ -164,7 +164,7 @@ def step(args: argparse.Namespace) -> None:
     from skipwise.loss import use_chunked_loss
     from skipwise.model import load_model
     from skipwise.train.arguments import training_arguments
-    from skipwise.train.curriculum import Curriculum, Stage, Stretch, collate
+    from skipwise.train.curriculum import Curriculum, Stage, collate
     from skipwise.train.guard import BadItems, StepGuard
     from skipwise.train.progress import StopOnRequest
     from skipwise.train.trainer import SkipwiseTrainer
@@ -215,9 +215,7 @@ def step(args: argparse.Namespace) -> None:
         config = RunConfig.from_mapping(
             {"model": "-", "recipe": "paper", "target": WINDOW.target, "output": folder, "training": training}
         )
-        curriculum = Timed(
-            [Stretch(0, WINDOW.train, Stage(items, None, 0.0, seed))], args.steps + 1, WINDOW.train, 1, 1
-        )
+        curriculum = Timed([Stage(0, WINDOW.train, items)], args.steps + 1, WINDOW.train, 1, 1)
         use_chunked_loss(model)
         inner = transformers.Trainer.training_step
         transformers.Trainer.training_step = parts.timed("the Trainer's step", inner)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from skipwise.data.corpus import TokenStore
 from skipwise.data.items import TrainingItems
@@ -27,7 +28,7 @@ from skipwise.positions import (
     RandPos,
     SentenceGaps,
 )
-from skipwise.train.curriculum import Stage
+from skipwise.train.exercises import RetrievalExercises
 from skipwise.window import Window
 
 WINDOWS = (Window(train=16, original=16, target=64), Window(train=2048, original=4096, target=32768))
@@ -93,20 +94,8 @@ def test_items_are_those_of_the_published_runs(name: str, stores: list[tuple[Win
     assert digest.hexdigest() == frozen
 
 
-class Named(list[int]):
-    """Stands for items or exercises, of which each place gives the same name."""
-
-    def __init__(self, name: str, length: int = 7) -> None:
-        super().__init__(range(length))
-        self._name = name
-
-    def item(self, *_: int) -> str:
-        return self._name
-
-    at = item
-
-
-def test_exercises_stand_where_they_stood() -> None:
-    stage = Stage(cast(Any, Named("-")), cast(Any, Named("x")), 0.25, seed=3)
-    stands = "".join(cast(list[str], [stage.item(place) for place in range(64)]))
+def test_exercises_stand_where_they_stood(tiny_checkpoint: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    exercises = RetrievalExercises(tokenizer, cast(Any, None), PoSE(), WINDOWS[1], seed=3, share=0.25)
+    stands = "".join("x" if exercises.stands_at(place) else "-" for place in range(64))
     assert stands == "x--x-xx-x---x-x-x---xx--x--x-----xxx-------x---x----------x---x-"

@@ -92,7 +92,7 @@ def test_a_run_goes_on_without_what_cannot_be_read_and_says_so(
     assert told == {"encoding": (1, [f"{bad}/latin.txt:1"]), "field": (1, [f"{bad}/lines.jsonl:2"])}
     record = json.loads((found.folder / "skipwise.json").read_text())
     assert record["corpus"] == corpus
-    assert any("left out as they cannot be read: 1 not UTF-8" in line for line in caplog.messages)
+    assert any("unreadable and left out: 1 not UTF-8" in line for line in caplog.messages)
 
 
 @pytest.mark.usefixtures("sound_model")

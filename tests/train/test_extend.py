@@ -339,7 +339,7 @@ def test_what_is_not_trained_on_is_told_with_the_reason(told: Callable[..., list
     (line,) = [message for message in messages if message.startswith("training on")]
     assert line == (
         "training on 2 documents of 240 tokens; of 6 seen 1 shorter than 32 tokens, 3 empty are left out; files of "
-        "kinds that are not read: 1 .png"
+        "unsupported kinds: 1 .png"
     )
     assert messages.count("empty files give nothing to train on: 3.txt, 5.txt") == 1
 
