@@ -1,4 +1,4 @@
-"""The steps of a run: what they are made of, the Trainer that takes them, and less at a time where memory runs out."""
+"""The steps of a run: what they are made of, the Trainer that takes them, and smaller ones if memory runs out."""
 
 import logging
 from dataclasses import dataclass
@@ -20,7 +20,6 @@ from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooMuchAtATimeError, fewer_at_a_time
 from skipwise.train.guard import StepGuard
 from skipwise.train.preparation import load_to_train
-from skipwise.train.process import Stopwatch, free_memory
 from skipwise.train.progress import StopOnRequest
 from skipwise.train.record import run_record, sampler_text
 from skipwise.train.session import Session
@@ -41,8 +40,8 @@ class Material:
     Attributes:
         curriculum: its items in order.
         documents: of its first stage.
-        validate: measures the model while it is trained; None for never.
-        to_calibrate_on: documents to choose an attention factor by; None where none is to be chosen.
+        validate: measures the model during training; None for never.
+        to_calibrate_on: documents to choose an attention factor by; None if none is to be chosen.
     """
 
     curriculum: Curriculum
@@ -52,7 +51,7 @@ class Material:
 
     @property
     def stream(self) -> DocumentStream | None:
-        """The documents, where they are streamed."""
+        """The documents, if they are streamed."""
         return self.documents if isinstance(self.documents, DocumentStream) else None
 
 
@@ -63,8 +62,8 @@ class Trained:
     Attributes:
         trainer: that has trained it.
         material: that it was trained on.
-        record: what is known of it before its first step, ready for JSON.
-        finished: False where it was stopped.
+        record: what was known before its first step, ready for JSON.
+        finished: False if it was stopped.
     """
 
     trainer: "SkipwiseTrainer"
@@ -74,11 +73,10 @@ class Trained:
 
 
 def train(run: Session) -> Trained:
-    """Trains; where memory runs out on the first steps again with less at a time, from the last checkpoint on.
+    """Trains; if memory runs out on the first steps, again with less at a time, from the last checkpoint.
 
     Raises:
-        TooMuchAtATimeError: of several processes, which wait for this one: only whoever started them can start them
-            anew, to go on with less.
+        TooMuchAtATimeError: with several processes, which wait for this one: only their launcher can restart them.
         SkipwiseError: as `skipwise.train.extend`.
     """
     try:
@@ -88,11 +86,8 @@ def train(run: Session) -> Trained:
         logger.warning(str(error))
         if PartialState().num_processes > 1:
             raise
-    # Outside of the handler, without what the error held of the last try.
+    # Outside of the handler, which holds the memory of the failed try.
     run.begin_again()
-    free_memory()
-    # Its peak of memory is not that of the try before.
-    run.stopwatch = Stopwatch()
     run.loaded = load_to_train(run)
     return train(run)
 
@@ -128,46 +123,46 @@ def _train(run: Session) -> Trained:
 
 
 def _material(run: Session) -> Material:
-    """Documents made into a curriculum, validation, and what to calibrate on."""
+    """Makes documents into a curriculum, validation, and what to calibrate on."""
     config, loaded, arguments, corpus = run.config, run.loaded, run.arguments, run.corpus
     assert loaded is not None
     assert corpus is not None
     # Runs of earlier versions do not say how many windows were trained at a time.
     begun_with = run.folder.run.begun().get("at_a_time", arguments.train_batch_size)
-    curriculum, opened = build_curriculum(
+    curriculum, documents = build_curriculum(
         config,
         corpus,
-        run.checked.window,
+        run.window,
         run.stages,
         run.training["max_steps"],
-        items_per_step=_windows_a_step(run),
+        items_per_step=_windows_per_step(run),
         items_at_a_time=begun_with,
         skipped=run.bad_items.skipped,
         evenly=begun_with != arguments.train_batch_size,
         together=run.context is not None or bool(arguments.deepspeed or arguments.fsdp),
     )
-    if isinstance(opened, DocumentStream) and run.checkpoint is not None:
+    if isinstance(documents, DocumentStream) and run.checkpoint is not None:
         from skipwise.train.trainer import stream_places
 
-        opened.restore(stream_places(run.checkpoint))
+        documents.restore(stream_places(run.checkpoint))
     validate = build_validation(config, corpus, loaded, run.checked.validation_lengths, share_out=not run.split)
     to_calibrate_on = None
     if config.calibrate:
-        # What cannot be calibrated is said before hours of training.
-        to_calibrate_on = calibration_documents(corpus, run.checked.window.target)
+        # A model that cannot be calibrated is refused before hours of training.
+        to_calibrate_on = calibration_documents(corpus, run.window.target)
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
-    return Material(curriculum=curriculum, documents=opened, validate=validate, to_calibrate_on=to_calibrate_on)
+    return Material(curriculum=curriculum, documents=documents, validate=validate, to_calibrate_on=to_calibrate_on)
 
 
 def _begin(run: Session, material: Material) -> dict[str, Any]:
-    """Claims the folder, and gives the record of what is known before the first step."""
+    """Claims the folder, and returns the record of what is known before the first step."""
     documents = material.documents
     end = documents.view.held_out_end if isinstance(documents, TokenStore) else None
     run.folder.begin(
         run.resolved,
         sampler=sampler_text(run.checked.sampler),
         corpus=_fingerprint(run, documents),
-        windows=_windows_a_step(run),
+        windows=_windows_per_step(run),
         at_a_time=run.arguments.train_batch_size,
         end=end,
     )
@@ -178,12 +173,12 @@ def _begin(run: Session, material: Material) -> dict[str, Any]:
 
 
 def _fingerprint(run: Session, documents: TokenStore | DocumentStream) -> str:
-    """What tells the documents of the first stage; the same however wide the windows are that there is memory for."""
+    """Identifies the documents of the first stage, whatever window fits into memory."""
     if isinstance(run.corpus, StoredCorpus) and "widest_tokens" in run.folder.run.begun():
         documents = run.corpus.documents("train", min_tokens=run.first_window_tokens)
     return documents.fingerprint
 
 
-def _windows_a_step(run: Session) -> int:
+def _windows_per_step(run: Session) -> int:
     arguments = run.arguments
     return arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(run.config)
