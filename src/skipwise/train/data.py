@@ -1,20 +1,20 @@
-"""A run's documents: found, and made into the curriculum that it trains on."""
+"""A run's documents: found, and made into the items of its stages."""
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from accelerate import PartialState
 
 from skipwise.config import RunConfig
 from skipwise.config.stages import RunStage, short_stage
-from skipwise.data.corpus import Corpus, StreamedCorpus, TokenStore
+from skipwise.data.corpus import Corpus, StoredCorpus, StreamedCorpus, TokenStore
 from skipwise.data.documents import Sources, kinds_line, look_through
 from skipwise.data.items import TrainingItems
 from skipwise.data.stream import DocumentStream, check_streaming
-from skipwise.train.curriculum import Curriculum, Stage
+from skipwise.train.curriculum import Stage
 from skipwise.train.exercises import Items, RetrievalExercises
 from skipwise.train.streamed import StreamedItems
-from skipwise.window import Window
 
 logger = logging.getLogger("skipwise")
 
@@ -40,77 +40,50 @@ def check_sources(config: RunConfig) -> Sources:
     return sources
 
 
-def build_curriculum(
-    config: RunConfig,
-    corpus: Corpus,
-    window: Window,
-    stages: Sequence[RunStage],
-    num_steps: int,
-    items_per_step: int,
-    items_at_a_time: int,
-    skipped: Sequence[int] = (),
-    evenly: bool = False,
-    together: bool = False,
-) -> tuple[Curriculum, TokenStore | DocumentStream]:
-    """All items of a run in order, and the documents of its first stage.
+def make_stages(
+    config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], *, num_steps: int, items_per_step: int
+) -> tuple[list[Stage], Stage | None, TokenStore | DocumentStream]:
+    """The items of a run by stage, those of its short steps, and the documents of its first stage.
 
     Args:
         config: the run.
         corpus: its documents.
-        window: lengths of the run, in tokens.
         stages: from `run_stages`.
         num_steps: optimizer steps of the run.
         items_per_step: windows per optimizer step, over all processes, before windows grow.
-        items_at_a_time: windows per batch on one device, as the run was begun.
-        skipped: places in the run whose items are skipped.
-        evenly: whether the run is resumed with batches of another size.
-        together: whether processes share a model or windows, so that none may have an empty batch alone.
 
     Raises:
         DataError: documents that cannot be read, or too short.
         ConfigError: a window too short for a retrieval exercise.
     """
     data, seed = config.data, config.seed
+    # One stream for all stages: each goes on where the one before has stopped.
+    stream = corpus.stream(lanes=items_per_step, seed=seed) if isinstance(corpus, StreamedCorpus) else None
     opened: list[TokenStore | DocumentStream] = []
-    if isinstance(corpus, StreamedCorpus):
-        # One stream for all stages: each goes on where the one before has stopped.
-        opened.append(corpus.stream(lanes=items_per_step, seed=seed))
 
     def stage_of(stage: RunStage, retrieval: float) -> Stage:
         begin, lengths, sampler = stage
-        how = {"mask_joints": data.mask_joints, "near_labels": data.near_labels}
+        how: dict[str, Any] = {"mask_joints": data.mask_joints, "near_labels": data.near_labels}
         items: Items
-        if isinstance(corpus, StreamedCorpus):
-            (stream,) = opened
-            assert isinstance(stream, DocumentStream)
-            shape = {"lanes": items_per_step, "num_places": num_steps * items_per_step}
-            shortest = max(lengths.train, data.min_tokens or 0)
-            items = StreamedItems(stream, sampler, lengths, seed, min_tokens=shortest, **shape, **how)
-        else:
+        if isinstance(corpus, StoredCorpus):
             opened.append(store := corpus.documents("train", min_tokens=lengths.train))
             items = TrainingItems(store, sampler, lengths, seed, **how)
-        if not retrieval:
-            return Stage(begin, lengths.train, items)
-        exercises = RetrievalExercises(corpus.tokenizer, items, sampler, lengths, seed, retrieval)
-        return Stage(begin, lengths.train, exercises)
+        else:
+            assert stream is not None
+            opened.append(stream)
+            how |= {"lanes": items_per_step, "num_places": num_steps * items_per_step}
+            how |= {"min_tokens": max(lengths.train, data.min_tokens or 0)}
+            items = StreamedItems(stream, sampler, lengths, seed, **how)
+        if retrieval:
+            exercises = RetrievalExercises(corpus.tokenizer, items, sampler, lengths, seed, retrieval)
+            return Stage(begin, lengths.train, exercises)
+        return Stage(begin, lengths.train, items)
 
     made = [stage_of(stage, data.retrieval) for stage in stages]
-    short = short_stage(config, stages)
     logger.info(_told(opened[0], corpus.sources))
-    curriculum = Curriculum(
-        made,
-        num_steps,
-        window.train,
-        items_per_step,
-        items_at_a_time,
-        skipped,
-        evenly,
-        keep_tokens=config.keep_tokens and not together,
-        # Text alone: short steps preserve the short window, not the finding of keys.
-        short=short and stage_of(short, 0.0),
-        short_steps=config.short_steps,
-    )
-    return curriculum, opened[0]
+    # Short steps are of text alone: they preserve the short window, not the finding of keys.
+    short = short_stage(config, stages)
+    return made, short and stage_of(short, 0.0), opened[0]
 
 
 def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:

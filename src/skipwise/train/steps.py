@@ -15,7 +15,7 @@ from skipwise.loss import use_chunked_loss
 from skipwise.train.calibration import calibration_documents
 from skipwise.train.context import num_groups
 from skipwise.train.curriculum import Curriculum, collate, collate_diluted
-from skipwise.train.data import build_curriculum
+from skipwise.train.data import make_stages
 from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooMuchAtATimeError, fewer_at_a_time
 from skipwise.train.guard import StepGuard
@@ -129,17 +129,20 @@ def _material(run: Session) -> Material:
     assert corpus is not None
     # Runs of earlier versions do not say how many windows were trained at a time.
     begun_with = run.folder.run.begun().get("at_a_time", arguments.train_batch_size)
-    curriculum, documents = build_curriculum(
-        config,
-        corpus,
-        run.window,
-        run.stages,
-        run.training["max_steps"],
-        items_per_step=_windows_per_step(run),
+    steps, windows = run.training["max_steps"], _windows_per_step(run)
+    stages, short, documents = make_stages(config, corpus, run.stages, num_steps=steps, items_per_step=windows)
+    curriculum = Curriculum(
+        stages,
+        steps,
+        run.window.train,
+        items_per_step=windows,
         items_at_a_time=begun_with,
         skipped=run.bad_items.skipped,
         evenly=begun_with != arguments.train_batch_size,
-        together=run.context is not None or bool(arguments.deepspeed or arguments.fsdp),
+        # Processes that share a model or windows cannot do without a batch alone.
+        keep_tokens=config.keep_tokens and run.context is None and not (arguments.deepspeed or arguments.fsdp),
+        short=short,
+        short_steps=config.short_steps,
     )
     if isinstance(documents, DocumentStream) and run.checkpoint is not None:
         from skipwise.train.trainer import stream_places
