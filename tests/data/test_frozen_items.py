@@ -12,22 +12,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from corpora import write_store
 from transformers import AutoTokenizer
 
 from skipwise.data.corpus import TokenStore
 from skipwise.data.items import TrainingItems
-from skipwise.data.store import StoreWriter, View
-from skipwise.positions import (
-    CREAM,
-    SKIPS,
-    TEXTS,
-    FullLength,
-    Plain,
-    PoSE,
-    PositionSampler,
-    RandPos,
-    SentenceGaps,
-)
+from skipwise.data.store import View
+from skipwise.positions import CREAM, SKIPS, TEXTS, FullLength, Plain, PoSE, PositionSampler, RandPos, SentenceGaps
 from skipwise.train.exercises import RetrievalExercises
 from skipwise.window import Window
 
@@ -63,12 +54,9 @@ FROZEN: dict[str, tuple[list[PositionSampler], str]] = {
 
 def make_store(folder: Path, shortest: int, join: bool = False) -> TokenStore:
     """Twelve documents of one to eighteen times the shortest length, of ids in an order without chance."""
-    with StoreWriter(folder, np.dtype(np.uint16)) as writer:
-        for i in range(12):
-            ids = (np.arange(shortest + i * i * shortest // 7, dtype=np.int64) ** 2 * 31 + 7 * i) % NUM_IDS
-            writer.add(f"a.jsonl:{i + 1}", ids.astype(np.uint16), split_point=0)
-        ends = np.arange(NUM_IDS) % 23 == 5
-        writer.finish(separator_id=SEPARATOR, sentence_ends=ends, tokenizer_fingerprint="none")
+    sizes = [shortest + i * i * shortest // 7 for i in range(12)]
+    documents = [(np.arange(size, dtype=np.int64) ** 2 * 31 + 7 * i) % NUM_IDS for i, size in enumerate(sizes)]
+    write_store(folder, documents, separator_id=SEPARATOR, sentence_ends=np.arange(NUM_IDS) % 23 == 5)
     return TokenStore(folder, View(join=join))
 
 
