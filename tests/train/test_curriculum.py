@@ -156,17 +156,20 @@ def settings(**given: Any) -> RunConfig:
     return RunConfig.from_mapping({"model": "m", "target": 1024, **given})
 
 
-@pytest.mark.parametrize(("steps", "share", "begin"), [(100, 0.1, 90), (1000, 0.3, 700), (4, 0.1, 3), (2, 0.6, 1)])
-def test_growth_takes_the_last_share_and_at_least_a_step(steps: int, share: float, begin: int) -> None:
-    first, second = run_stages(settings(growth={"window": 512, "share": share}), WINDOW, steps)
-    assert first == (0, WINDOW, PoSE())
-    assert second == (begin, Window(train=512, original=256, target=1024), PoSE())
-
-
-@pytest.mark.parametrize(("steps", "share"), [(1, 0.5), (2, 0.9), (100, 1.0)])
-def test_growth_that_leaves_no_step_before_it_is_all_there_is(steps: int, share: float) -> None:
-    (only,) = run_stages(settings(growth={"window": 512, "share": share}), WINDOW, steps)
-    assert (only.begin, only.window.train) == (0, 512)
+@pytest.mark.parametrize(
+    ("steps", "share", "begins"),
+    [
+        *[(100, 0.1, [0, 90]), (1000, 0.3, [0, 700]), (4, 0.1, [0, 3]), (2, 0.6, [0, 1])],
+        # Growth that leaves no step before it is all there is.
+        *[(1, 0.5, [0]), (2, 0.9, [0]), (100, 1.0, [0])],
+    ],
+)
+def test_growth_takes_the_last_share_and_at_least_a_step(steps: int, share: float, begins: list[int]) -> None:
+    wide = Window(train=512, original=256, target=1024)
+    found = run_stages(settings(growth={"window": 512, "share": share}), WINDOW, steps)
+    windows = [WINDOW, wide][-len(begins) :]
+    assert found == [(begin, window, PoSE()) for begin, window in zip(begins, windows, strict=True)]
+    assert run_stages(settings(), WINDOW, steps) == [(0, WINDOW, PoSE())]
 
 
 def test_growth_of_targets_and_of_the_sampler() -> None:
@@ -178,10 +181,6 @@ def test_growth_of_targets_and_of_the_sampler() -> None:
         run_stages(settings(growth=growth), WINDOW, 10, FullLength())
     with pytest.raises(ConfigError, match="chunkz"):
         settings(growth={"sampler": {"chunkz": 3}})
-
-
-def test_without_growth_there_is_one_stage() -> None:
-    assert run_stages(settings(), WINDOW, 5) == [(0, WINDOW, PoSE())]
 
 
 def test_short_steps_have_the_windows_of_the_base_as_far_as_others_are_as_wide() -> None:
@@ -201,17 +200,12 @@ def test_short_steps_have_the_windows_of_the_base_as_far_as_others_are_as_wide()
 
 
 @pytest.mark.parametrize(
-    ("given", "lengths"),
-    [(None, [256, 512, 1024]), ([1000, 300, 300], [300, 1000])],
+    ("given", "target", "lengths"),
+    [(None, 1024, [256, 512, 1024]), (None, 900, [256, 512, 900]), ([1000, 300, 300], 1024, [300, 1000])],
 )
-def test_validation_lengths(given: list[int] | None, lengths: list[int]) -> None:
-    config = RunConfig.from_mapping({"model": "m", "target": 1024, "validation": {"lengths": given}})
-    assert validation_lengths(config, WINDOW) == lengths
-
-
-def test_validation_reaches_a_target_that_is_no_doubling() -> None:
-    config = RunConfig.from_mapping({"model": "m", "target": 900})
-    assert validation_lengths(config, Window(train=256, original=256, target=900)) == [256, 512, 900]
+def test_validation_lengths(given: list[int] | None, target: int, lengths: list[int]) -> None:
+    config = RunConfig.from_mapping({"model": "m", "target": target, "validation": {"lengths": given}})
+    assert validation_lengths(config, Window(train=256, original=256, target=target)) == lengths
 
 
 @pytest.mark.parametrize("retrieval", [0.0, 0.25, 1.0])
