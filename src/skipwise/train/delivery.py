@@ -8,6 +8,7 @@ from typing import Any
 from accelerate import PartialState
 
 from skipwise.config import QloraTuning
+from skipwise.data.stream import DocumentStream
 from skipwise.doctor import Verdict
 from skipwise.model import check_saved, portability_note, save_model, share_weights
 from skipwise.records.runs import ADAPTER
@@ -71,8 +72,8 @@ def _what_was_done(run: Session, trained: Trained, steps: int, log: list[dict[st
         "skipped_items": run.bad_items.skipped,
         "log": log,
     }
-    if (stream := trained.material.stream) is not None:
-        done["corpus"] = trained.record["corpus"] | streamed_counts(stream, run.checked.sources)
+    if isinstance(trained.documents, DocumentStream):
+        done["corpus"] = trained.record["corpus"] | streamed_counts(trained.documents, run.checked.sources)
     return done
 
 
@@ -88,7 +89,7 @@ def _write_model(run: Session, trained: Trained, record: dict[str, Any]) -> None
         with loaded_whole(run.arguments):
             check_saved(plain, folder)
     factor = None
-    if trained.material.to_calibrate_on is not None:
+    if trained.to_calibrate_on is not None:
         record["calibration"], factor = _calibrated(run, trained, plain)
     if writes:
         note = portability_note(plain.config)
@@ -111,7 +112,7 @@ def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
     if isinstance(tuning, QloraTuning):
         dtype = run_dtype(run.config, run.checked.base)
         record["merge"] = merge_record(tuning, dtype)
-        if writes or trained.material.to_calibrate_on is not None:
+        if writes or trained.to_calibrate_on is not None:
             plain = merged_in_full(model, load(run, dtype="float32").model, tuning, dtype)
             give_back(model)
             return plain
@@ -122,7 +123,7 @@ def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
 
 def _calibrated(run: Session, trained: Trained, plain: Any) -> tuple[dict[str, Any], str]:
     """Chooses the attention factor: the entry for the record, and a line for the card."""
-    trainer, documents = trained.trainer, trained.material.to_calibrate_on
+    trainer, documents = trained.trainer, trained.to_calibrate_on
     assert run.loaded is not None
     assert documents is not None
     # A pass at the target may need the memory of gradients and optimizer.

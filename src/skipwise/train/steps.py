@@ -9,7 +9,7 @@ import transformers
 from accelerate import PartialState
 
 from skipwise.calibrate import require_calibratable
-from skipwise.data.corpus import StoredCorpus, TokenStore
+from skipwise.data.corpus import Corpus, StoredCorpus, TokenStore
 from skipwise.data.stream import DocumentStream
 from skipwise.loss import use_chunked_loss
 from skipwise.train.calibration import calibration_documents
@@ -28,31 +28,9 @@ from skipwise.train.tuning import apply_tuning
 from skipwise.train.validation import build_validation, tell_held_out_end
 
 if TYPE_CHECKING:
-    from skipwise.train.trainer import SkipwiseTrainer, Validate
+    from skipwise.train.trainer import SkipwiseTrainer
 
 logger = logging.getLogger("skipwise")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What a run is trained and measured on.
-
-    Attributes:
-        curriculum: its items in order.
-        documents: of its first stage.
-        validate: measures the model during training; None for never.
-        to_calibrate_on: documents to choose an attention factor by; None if none is to be chosen.
-    """
-
-    curriculum: Curriculum
-    documents: TokenStore | DocumentStream
-    validate: "Validate | None"
-    to_calibrate_on: list[np.ndarray] | None
-
-    @property
-    def stream(self) -> DocumentStream | None:
-        """The documents, if they are streamed."""
-        return self.documents if isinstance(self.documents, DocumentStream) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +39,15 @@ class Trained:
 
     Attributes:
         trainer: that has trained it.
-        material: that it was trained on.
+        documents: of its first stage.
+        to_calibrate_on: documents to choose an attention factor by; None if none is to be chosen.
         record: what was known before its first step, ready for JSON.
         finished: False if it was stopped.
     """
 
     trainer: "SkipwiseTrainer"
-    material: Material
+    documents: TokenStore | DocumentStream
+    to_calibrate_on: list[np.ndarray] | None
     record: dict[str, Any]
     finished: bool
 
@@ -96,22 +76,30 @@ def _train(run: Session) -> Trained:
     from skipwise.train.trainer import SkipwiseTrainer  # Loads the whole Trainer of transformers.
 
     transformers.set_seed(run.config.seed)
-    material = _material(run)
-    record = _begin(run, material)
-    assert run.loaded is not None
-    use_chunked_loss(run.loaded.model)
-    model = apply_tuning(run.loaded.model, run.config.tuning)
+    loaded, corpus, config = run.loaded, run.corpus, run.config
+    assert loaded is not None
+    assert corpus is not None
+    curriculum, documents = _curriculum(run, corpus)
+    validate = build_validation(config, corpus, loaded, run.checked.validation_lengths, share_out=not run.split)
+    to_calibrate_on = None
+    if config.calibrate:
+        # A model that cannot be calibrated is refused before hours of training.
+        to_calibrate_on = calibration_documents(corpus, run.window.target)
+        require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
+    record = _begin(run, documents)
+    use_chunked_loss(loaded.model)
+    model = apply_tuning(loaded.model, config.tuning)
     keep_for_the_loss(model, run.arguments)
     stop = StopOnRequest(logger.warning)
     trainer = SkipwiseTrainer(
-        guard=StepGuard(run.config.guard, run.bad_items, material.curriculum.describe, logger.warning),
+        guard=StepGuard(config.guard, run.bad_items, curriculum.describe, logger.warning),
         model=model,
         args=run.arguments,
-        train_dataset=material.curriculum,
-        data_collator=collate_diluted if run.config.dilution else collate,
-        tokenizer=run.loaded.tokenizer,
-        validate=material.validate,
-        stream=material.stream,
+        train_dataset=curriculum,
+        data_collator=collate_diluted if config.dilution else collate,
+        tokenizer=loaded.tokenizer,
+        validate=validate,
+        stream=documents if isinstance(documents, DocumentStream) else None,
         context=run.context,
         callbacks=[stop],
     )
@@ -119,14 +107,14 @@ def _train(run: Session) -> Trained:
     with stop.listening(), fewer_at_a_time(trainer, 0 if checkpoint is None else step_of(checkpoint)):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finished = not stop.requested or trainer.state.global_step == trainer.state.max_steps
-    return Trained(trainer=trainer, material=material, record=record, finished=finished)
+    return Trained(
+        trainer=trainer, documents=documents, to_calibrate_on=to_calibrate_on, record=record, finished=finished
+    )
 
 
-def _material(run: Session) -> Material:
-    """Makes documents into a curriculum, validation, and what to calibrate on."""
-    config, loaded, arguments, corpus = run.config, run.loaded, run.arguments, run.corpus
-    assert loaded is not None
-    assert corpus is not None
+def _curriculum(run: Session, corpus: Corpus) -> tuple[Curriculum, TokenStore | DocumentStream]:
+    """All items of the run in order, and the documents of its first stage."""
+    config, arguments = run.config, run.arguments
     # Runs of earlier versions do not say how many windows were trained at a time.
     begun_with = run.folder.run.begun().get("at_a_time", arguments.train_batch_size)
     steps, windows = run.training["max_steps"], _windows_per_step(run)
@@ -148,18 +136,11 @@ def _material(run: Session) -> Material:
         from skipwise.train.trainer import stream_places
 
         documents.restore(stream_places(run.checkpoint))
-    validate = build_validation(config, corpus, loaded, run.checked.validation_lengths, share_out=not run.split)
-    to_calibrate_on = None
-    if config.calibrate:
-        # A model that cannot be calibrated is refused before hours of training.
-        to_calibrate_on = calibration_documents(corpus, run.window.target)
-        require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
-    return Material(curriculum=curriculum, documents=documents, validate=validate, to_calibrate_on=to_calibrate_on)
+    return curriculum, documents
 
 
-def _begin(run: Session, material: Material) -> dict[str, Any]:
+def _begin(run: Session, documents: TokenStore | DocumentStream) -> dict[str, Any]:
     """Claims the folder, and returns the record of what is known before the first step."""
-    documents = material.documents
     end = documents.view.held_out_end if isinstance(documents, TokenStore) else None
     run.folder.begin(
         run.resolved,
