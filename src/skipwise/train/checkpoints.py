@@ -31,9 +31,6 @@ class RunCheckpoint(NamedTuple):
 def run_checkpoints(folder: Path) -> list[RunCheckpoint]:
     """All complete checkpoints of a run, the finished model last.
 
-    Args:
-        folder: the run's output folder.
-
     Raises:
         ConfigError: it holds no run, or no checkpoint yet.
     """

@@ -81,10 +81,6 @@ def damage(checkpoint: Path) -> str | None:
 def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
     """Context in which all processes write a checkpoint into the yielded folder; then it is sealed and renamed.
 
-    Args:
-        run_folder: of the run.
-        step: of the checkpoint.
-
     Raises:
         CheckpointError: it cannot be written, as on a full disk. Older checkpoints stay as they are.
     """

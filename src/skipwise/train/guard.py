@@ -29,9 +29,6 @@ Describe = Callable[[int], dict[str, Any]]
 class BadItems:
     """The file of a run's bad steps with their items, and of the items that are skipped.
 
-    Args:
-        folder: of the run.
-
     Raises:
         CheckpointError: the file is there and cannot be read.
     """

@@ -26,13 +26,7 @@ _BASE = ".base_layer"
 def quantization_of(
     config: RunConfig, arguments: "transformers.TrainingArguments", base: PreTrainedConfig
 ) -> FourBits | None:
-    """How a run loads its base; None if it is not quantized.
-
-    Args:
-        config: the run.
-        arguments: of it.
-        base: the model's config.
-    """
+    """How a run loads its base; None if it is not quantized."""
     if not isinstance(config.tuning, QloraTuning):
         return None
     compute = mixed_precision(arguments) or run_dtype(config, base)
@@ -51,9 +45,6 @@ def run_dtype(config: RunConfig, base: PreTrainedConfig) -> torch.dtype:
 
 def share_in_four_bits(skeleton: PreTrainedModel) -> float:
     """The share of a model's weights that would be in 4 bits.
-
-    Args:
-        skeleton: the model, on any device.
 
     Raises:
         ConfigError: it is zero.
@@ -95,11 +86,7 @@ def merged_in_full(tuned: Any, plain: PreTrainedModel, tuning: QloraTuning, dtyp
 
 
 def give_back(tuned: Any) -> None:
-    """Frees the device memory of a trained model, which is unusable afterwards, whoever still refers to it.
-
-    Args:
-        tuned: as for `merged_in_full`.
-    """
+    """Frees the device memory of a trained model, which is unusable afterwards, whoever still refers to it."""
     for module in tuned.modules():
         if is_four_bit(module):
             module.quant_state = module.weight.quant_state = None

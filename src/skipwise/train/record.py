@@ -25,12 +25,7 @@ from skipwise.window import Window
 
 
 def run_record(run: Session, documents: TokenStore | DocumentStream) -> dict[str, Any]:
-    """What is known about a run before its first step, ready for JSON.
-
-    Args:
-        run: the run.
-        documents: what is trained on.
-    """
+    """What is known about a run before its first step, ready for JSON."""
     config = run.config
     return {
         "config": {**config.model_dump(), "training": run.training},
