@@ -66,6 +66,7 @@ REFUSALS: dict[str, tuple[type[SkipwiseError], dict[str, Any], list[str]]] = {
     "no data set": (DataError, {"data": {"source": "no-such-name"}}, ["'no-such-name'", "no such file"]),
     "no layer": (ConfigError, {"tuning": {"kind": "lora", "target_modules": ["q_prj"]}}, ["'q_prj'", "'q_proj'"]),
     "no attention": (ConfigError, {"attention": "fooo"}, ["'fooo'", "sdpa"]),
+    "no group": (ConfigError, {"parallel": {"context": 2}}, ["'parallel.context' is 2", "1 process makes no whole"]),
 }
 
 
