@@ -99,6 +99,7 @@ def test_every_epoch_visits_every_document_once_in_its_own_order(store: TokenSto
     epochs = [[int(items.item(epoch, index).input_ids[0]) // 100 for index in range(len(items))] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [int(items.at(place).input_ids[0]) // 100 for place in range(60)] == [*itertools.chain(*epochs)]
 
 
 def test_chunks_and_skips_are_drawn_anew_every_epoch(store: TokenStore) -> None:

@@ -81,23 +81,6 @@ def test_another_seed_gives_another_run(tokenizer: Any, store: TokenStore) -> No
     assert not any(equal(one.at(place), other.at(place)) for place in range(20))
 
 
-def test_every_epoch_visits_every_document_once(store: TokenStore) -> None:
-    items = TrainingItems(store, PoSE(), WINDOW, seed=0)
-    documents = [store.document(i).tolist() for i in range(store.num_documents)]
-
-    def document_of(item: TrainingItem) -> int:
-        text = bytes(item.input_ids[:60].astype(np.uint8))
-        return next(i for i, ids in enumerate(documents) if text in bytes(ids))
-
-    whole = range(store.num_documents)
-    for epoch in range(2):
-        places = [epoch * len(whole) + index for index in whole]
-        starts = [items.at(place) for place in places]
-        first_chunks = [item for item in starts if (np.diff(item.position_ids[:60]) == 1).all()]
-        assert len({document_of(item) for item in first_chunks}) == len(first_chunks)
-        assert len(first_chunks) > len(whole) // 3
-
-
 def widths(curriculum: Curriculum, at_a_time: int) -> list[list[int]]:
     """Of each batch the tokens of its windows."""
     items = [curriculum[place] for place in range(len(curriculum))]
