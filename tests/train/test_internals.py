@@ -51,7 +51,8 @@ class Told(OpenTrainer):
         return SequentialSampler(items)
 
     def on_gradient_norm(self, norm: Any) -> None:
-        gradients = [parameter.grad for parameter in self.model.parameters()]
+        model: Any = self.model
+        gradients = [parameter.grad for parameter in model.parameters()]
         assert float(norm) == pytest.approx(torch.nn.utils.get_total_norm(gradients).item(), rel=1e-4)
         self.calls.append("norm")
 
