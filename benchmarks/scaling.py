@@ -164,9 +164,10 @@ def step(args: argparse.Namespace) -> None:
     from skipwise.loss import use_chunked_loss
     from skipwise.model import load_model
     from skipwise.train.arguments import training_arguments
-    from skipwise.train.curriculum import Curriculum, Stage, Stretch, collate
+    from skipwise.train.curriculum import Curriculum, Stage, collate
     from skipwise.train.guard import BadItems, StepGuard
-    from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest
+    from skipwise.train.progress import StopOnRequest
+    from skipwise.train.trainer import SkipwiseTrainer
 
     torch.set_num_threads(1)
     model, tokenizer = load_model(args.model, dtype="float32")
@@ -214,9 +215,7 @@ def step(args: argparse.Namespace) -> None:
         config = RunConfig.from_mapping(
             {"model": "-", "recipe": "paper", "target": WINDOW.target, "output": folder, "training": training}
         )
-        curriculum = Timed(
-            [Stretch(0, WINDOW.train, Stage(items, None, 0.0, seed))], args.steps + 1, WINDOW.train, 1, 1
-        )
+        curriculum = Timed([Stage(0, WINDOW.train, items)], args.steps + 1, WINDOW.train, 1, 1)
         use_chunked_loss(model)
         inner = transformers.Trainer.training_step
         transformers.Trainer.training_step = parts.timed("the Trainer's step", inner)
@@ -294,7 +293,7 @@ def rates(args: argparse.Namespace) -> None:
                 writer.add(f"a:{number + 1}", one, split_point(str(number)))
             writer.finish(separator_id=None, sentence_ends=np.zeros(1, bool), tokenizer_fingerprint="")
         rate("opening a store", count / 1e6, "million documents a s", lambda: TokenStore(folder, View(part="train")))
-    begin = [sys.executable, "-c", "import skipwise.train"]
+    begin = [sys.executable, "-c", "import skipwise.train.extending"]
     rate("starts of a process that imports training", 1, "a second", lambda: subprocess.run(begin, check=True))
 
 

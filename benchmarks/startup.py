@@ -68,7 +68,7 @@ def commands(folder: Path) -> dict[str, tuple[str, list[str]]]:
         "generate, one token": (COMMAND, ["generate", model, "--prompt", "a", "--max-new-tokens", "1"]),
         "extend, to its first step": (FIRST_STEP, ["extend", model, "--target", "128", "--data", documents, *run]),
         "plan llama-3-8b": (COMMAND, ["plan", "llama-3-8b", "--target", "32k"]),
-        "import skipwise.train": ("import skipwise.train", []),
+        "import of extend": ("from skipwise.train import extend", []),
         "import of plan": ("from skipwise.plan import plan", []),
     }
 

@@ -1,11 +1,16 @@
 """Stores and streams of documents, opened in one call."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from skipwise.config import DataConfig
 from skipwise.data.corpus import TokenStore, store_corpus
 from skipwise.data.documents import Sources, look_through
+from skipwise.data.store import StoreWriter
 from skipwise.data.stream import DocumentStream, StreamedCorpus
 
 
@@ -29,3 +34,23 @@ def streamed(data: DataConfig, tokenizer: Any) -> StreamedCorpus:
 
 def open_stream(data: DataConfig, tokenizer: Any, *, lanes: int, seed: int = 0) -> DocumentStream:
     return streamed(data, tokenizer).stream(lanes=lanes, seed=seed)
+
+
+def write_store(
+    folder: Path,
+    documents: Sequence[Any],
+    *,
+    names: Sequence[str] | None = None,
+    splits: Sequence[int] | None = None,
+    separator_id: int | None = None,
+    sentence_ends: np.ndarray | None = None,
+) -> Path:
+    """Token files of these token ids, in uint16; each document is a line of `a.jsonl`, and in no split held out."""
+    folder.mkdir(exist_ok=True)
+    with StoreWriter(folder, np.dtype(np.uint16)) as writer:
+        for number, ids in enumerate(documents):
+            name = names[number] if names else f"a.jsonl:{number + 1}"
+            writer.add(name, np.asarray(ids, np.uint16), int(splits[number]) if splits is not None else (1 << 64) - 1)
+        ends = np.zeros(1 << 16, bool) if sentence_ends is None else sentence_ends
+        writer.finish(separator_id=separator_id, sentence_ends=ends, tokenizer_fingerprint="none")
+    return folder

@@ -29,7 +29,7 @@ _SERVER.set_forkserver_preload(
         "pytest",
         "skipwise.cli.extend",
         "skipwise.doctor",
-        "skipwise.train",
+        "skipwise.train.extending",
         "torch.distributed.fsdp",
         "torch._dynamo",
     ]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, GPTNeoXConfig, GraniteConfig, LlamaConfig, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from skipwise.attention import mark_causal
+from skipwise.attention import mark_causal, refusing_masks
+from skipwise.errors import UnsupportedModelError
 from skipwise.loss import NextTokenLoss
 
 SHAPE: dict[str, Any] = {
@@ -88,13 +88,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", attend)
     mark_causal(torch.zeros(1, 1, 4, 4))
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not attend, "from the first mark on, the library's attention knows it"
+    assert AttentionInterface()["sdpa"] is not attend, "from the first mark on, the library's attention knows it"
     return calls
 
 
 def attend(n: int, keys: int, mask: Tensor | None, **how: Any) -> Tensor:
     query, key = torch.randn(1, 2, n, 8), torch.randn(1, 2, keys, 8)
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](SimpleNamespace(), query, key, key, mask, **how)[0]
+    return AttentionInterface()["sdpa"](SimpleNamespace(), query, key, key, mask, **how)[0]
 
 
 def test_three_eighths_of_the_pairs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,9 +125,9 @@ def test_all_other_attention_goes_its_own_way(
 
 def test_marking_again_wraps_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(monkeypatch)
-    once = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    once = AttentionInterface()["sdpa"]
     mark_causal(torch.zeros(1, 1, 4, 4))
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is once
+    assert AttentionInterface()["sdpa"] is once
 
 
 def test_training_marks_its_mask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def kept_bytes(query: Tensor, key: Tensor, mask: Tensor) -> int:
 
     module = SimpleNamespace(num_key_value_groups=query.shape[1] // key.shape[1])
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, key + 0.0, mask)[0]
+        output = AttentionInterface()["sdpa"](module, query, key, key + 0.0, mask)[0]
         output.sum().backward()
     known = {tensor.untyped_storage().data_ptr() for tensor in (query, key, mask)}
     return sum(size for place, size in kept.items() if place not in known)
@@ -158,3 +158,14 @@ def test_heads_that_share_keys_keep_their_copies_once() -> None:
     mask = torch.zeros(1, 1, 64, 64).masked_fill(torch.ones(64, 64).triu(1).bool(), torch.finfo(torch.float32).min)
     whole = kept_bytes(query, key, mask)
     assert whole <= kept_bytes(query, key, mark_causal(mask)) < 1.25 * whole
+
+
+def test_models_attend_by_what_is_registered_in_place_of_sdpa() -> None:
+    model = AutoModelForCausalLM.from_config(FAMILIES["gpt-neox"], attn_implementation="sdpa")
+    ids, masked = torch.arange(8)[None], {"attention_mask": torch.zeros(1, 1, 8, 8)}
+    with refusing_masks():
+        unmasked = model(ids).logits
+        with pytest.raises(UnsupportedModelError, match="GPTNeoXAttention"):
+            model(ids, **masked)
+    assert not torch.equal(model(ids, **masked).logits, unmasked)
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward

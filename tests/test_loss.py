@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -113,10 +113,10 @@ def relative_error(found: Tensor, truth: Tensor) -> float:
 
 
 def assert_as_exact_as_naive(
-    model: Any, truth_model: Any, batch: dict[str, Tensor], slack: float, context: Callable[[], Any] | None = None
+    model: Any, truth_model: Any, batch: dict[str, Tensor], slack: float, autocast: bool
 ) -> None:
     """Value and every gradient lie as near to the truth as the naive version's do."""
-    with context() if context else torch.enable_grad():
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss, naive = NextTokenLoss(model, SLICED)(**batch), naive_loss(model, batch)
     truth = naive_loss(truth_model, batch)
     assert loss.dtype == torch.float32
@@ -129,16 +129,21 @@ def assert_as_exact_as_naive(
         assert relative_error(found[name], gradient) <= allowed, name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_value_and_every_gradient_are_the_models_own(family: str, batch: dict[str, Tensor]) -> None:
-    model = build(FAMILIES[family])
-    assert_as_exact_as_naive(model, copy.deepcopy(model).double(), batch, slack=1e-6)
-
-
-@pytest.mark.parametrize("family", ["llama, tied", "gemma 2, soft cap"])
-def test_bfloat16_is_as_exact_as_the_naive_loss(family: str, batch: dict[str, Tensor]) -> None:
-    model = build(FAMILIES[family], dtype=torch.bfloat16)
-    assert_as_exact_as_naive(model, copy.deepcopy(model).float(), batch, slack=2e-3)
+@pytest.mark.parametrize(
+    ("family", "dtype", "autocast", "slack"),
+    [
+        *((family, torch.float32, False, 1e-6) for family in FAMILIES),
+        *((family, torch.bfloat16, False, 2e-3) for family in ("llama, tied", "gemma 2, soft cap")),
+        ("llama, untied", torch.float32, True, 2e-3),
+    ],
+)
+def test_value_and_every_gradient_are_as_exact_as_the_naive_loss(
+    family: str, dtype: torch.dtype, autocast: bool, slack: float, batch: dict[str, Tensor]
+) -> None:
+    model = build(FAMILIES[family], dtype=dtype)
+    # The truth is of twice the precision; of autocast, that of the same weights without.
+    truth_model = copy.deepcopy(model).to(torch.float64 if slack == 1e-6 else torch.float32)
+    assert_as_exact_as_naive(model, truth_model, batch, slack, autocast)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -158,13 +163,6 @@ def test_the_heads_gradient_stays_exact_over_many_slices(dtype: torch.dtype) -> 
     )
     assert found.dtype == dtype
     assert relative_error(found, true) <= relative_error(own, true) + 1e-4
-
-
-def test_autocast_is_as_exact_as_the_naive_loss(llama: Any, batch: dict[str, Tensor]) -> None:
-    def autocast() -> Any:
-        return torch.autocast("cpu", torch.bfloat16)
-
-    assert_as_exact_as_naive(llama, copy.deepcopy(llama), batch, slack=2e-3, context=autocast)
 
 
 def test_gradient_checkpointing_changes_nothing(llama: Any, batch: dict[str, Tensor]) -> None:
@@ -313,21 +311,18 @@ def test_a_head_with_hooks_is_called(llama: Any, batch: dict[str, Tensor], watch
     assert len(calls) > 1
 
 
-def test_the_default_slice_is_bounded_for_any_vocabulary() -> None:
-    for vocabulary in (97, 32_000, 262_144):
-        config = LlamaConfig(**{**SHAPE, "vocab_size": vocabulary, "hidden_size": 2, "head_dim": 2})
-        with torch.device("meta"):
-            model: Any = LlamaForCausalLM(config)
-        loss = NextTokenLoss(model)
-        assert loss._slice_bytes(loss._head_parameters()) // (4 * vocabulary) >= 64
-
-
-def test_the_default_slice_grows_with_a_head_that_is_trained() -> None:
-    config = LlamaConfig(**{**SHAPE, "vocab_size": 262_144, "hidden_size": 2304})
+@pytest.mark.parametrize(
+    ("vocabulary", "width", "mib"),
+    # A quarter of a head that is trained, where that is more than 64 MiB.
+    [(97, 2, 64), (32_000, 2, 64), (262_144, 2, 64), (262_144, 2304, 576)],
+)
+def test_the_default_slice_is_bounded_for_any_vocabulary(vocabulary: int, width: int, mib: int) -> None:
     with torch.device("meta"):
+        config = LlamaConfig(**{**SHAPE, "vocab_size": vocabulary, "hidden_size": width, "head_dim": 2})
         model: Any = LlamaForCausalLM(config)
     loss = NextTokenLoss(model)
-    assert loss._slice_bytes(loss._head_parameters()) == 262_144 * 2304  # bytes of a quarter of it
+    assert loss._slice_bytes(loss._head_parameters()) == mib * 2**20
+    assert mib * 2**20 // (4 * vocabulary) >= 64
     model.lm_head.requires_grad_(False)
     assert loss._slice_bytes(loss._head_parameters()) == 64 * 2**20
 
@@ -438,3 +433,18 @@ def test_dilution_changes_the_loss_of_its_own_rows_only(llama: Any) -> None:
         loss(ids[:1], positions[:1], ids[:1], diluted=torch.tensor([True])) + loss(ids[1:], positions[1:], ids[1:]),
         2 * first,
     )
+
+
+def test_hooks_of_a_layer_are_seen_and_can_be_left_out() -> None:
+    """By private names of torch, which has no public ones for either."""
+    layer = nn.Linear(2, 2, bias=False)
+    assert not skipwise.loss._has_hooks(layer)
+    for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        hook = register(lambda *_: pytest.fail("it ran"))
+        assert skipwise.loss._has_hooks(layer)
+        with skipwise.loss._without_hooks(layer):
+            layer(torch.ones(1, 2))
+        assert skipwise.loss._has_hooks(layer)
+        with pytest.raises(pytest.fail.Exception):
+            layer(torch.ones(1, 2))
+        hook.remove()

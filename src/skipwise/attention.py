@@ -1,18 +1,23 @@
-"""Attention under the dense causal mask of training, without most of the masked work.
+"""The library's `sdpa` attention, replaced for this process: causal masks in blocks, or no masks at all.
 
 Under a dense mask, torch's `scaled_dot_product_attention` computes every query-key pair, although a causal mask forbids
-half of them. Here the queries are split into a few blocks, each with only the keys up to its own end.
+half of them. `mark_causal` splits the queries into a few blocks, each with only the keys up to its own end.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from skipwise.errors import UnsupportedModelError
+
+SDPA = "sdpa"
+"""The name under which transformers keeps its attention by torch's `scaled_dot_product_attention`."""
 
 _BLOCKS = 4
 """Four blocks skip 3/8 of the pairs. Eight would skip 7/16, but the overhead of small blocks exceeds the gain."""
@@ -35,11 +40,37 @@ def mark_causal(mask: Tensor) -> Tensor:
     Returns:
         The mask itself.
     """
-    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    attend = AttentionInterface()[SDPA]
     if not hasattr(attend, _MARK):
-        AttentionInterface.register("sdpa", _in_blocks(attend))
+        AttentionInterface.register(SDPA, _in_blocks(attend))
     setattr(mask, _MARK, True)
     return mask
+
+
+@contextmanager
+def refusing_masks() -> Iterator[None]:
+    """Context in which `sdpa` refuses any mask, and so is causal; for parts of a window, whose masks would be wrong.
+
+    Raises:
+        UnsupportedModelError: within, by a layer that attends under a mask.
+    """
+    attend = AttentionInterface()[SDPA]
+
+    def attend_without_mask(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *rest: Any, **how: Any
+    ) -> Any:
+        if attention_mask is not None:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} attends under a mask of its own, which cannot be had for parts of a window: "
+                "leave parallel.context out"
+            )
+        return attend(module, query, key, value, attention_mask, *rest, **how)
+
+    AttentionInterface.register(SDPA, attend_without_mask)
+    try:
+        yield
+    finally:
+        AttentionInterface.register(SDPA, attend)
 
 
 def _in_blocks(attend: Attend) -> Attend:

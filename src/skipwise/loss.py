@@ -13,7 +13,7 @@ the head, and older versions lack it. Here the model's own head runs, whatever i
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -170,7 +170,7 @@ class NextTokenLoss:
         if type(layer) is not nn.Linear or layer.bias is not None or any(p is not layer.weight for p in beside):
             return None
         # Hooks gather what is sharded or elsewhere, or watch; then the layer itself must be called.
-        weight, watched = layer.weight, layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+        weight, watched = layer.weight, _has_hooks(layer) or "forward" in vars(layer)
         # A class of its own may be sharded or packed; a tensor without numbers, for planning, stands for a plain one.
         if watched or type(weight) not in (nn.Parameter, HollowTensor) or weight.shape[-1:] != hidden.shape[-1:]:
             return None
@@ -193,21 +193,17 @@ class NextTokenLoss:
         """Within, a function from hidden states (n, width) to logits (n, vocabulary) by the model's own forward."""
         decoder, replaced = self._decoder, self._decoder.__dict__.get("forward")
         layer: Any = self._model.get_output_embeddings()
-        # FSDP splits the head together with the last norm, which has gathered both by now; its hooks around the head
-        # would take the gradient made in here for that of the whole step, and split them again before it.
-        hooks = (layer._forward_pre_hooks, layer._forward_hooks) if _is_split(layer) else None
-        if hooks:
-            layer._forward_pre_hooks, layer._forward_hooks = OrderedDict(), OrderedDict()
 
         def logits(hidden: Tensor) -> Tensor:
             decoder.forward = lambda *_, **__: output_class(last_hidden_state=hidden[None])
             return self._forward(self._model, inputs_embeds=hidden[None], use_cache=False).logits[0]
 
         try:
-            yield logits
+            # FSDP splits the head together with the last norm, which has gathered both by now; its hooks around the
+            # head would take the gradient made in here for that of the whole step, and split them again before it.
+            with _without_hooks(layer) if _is_split(layer) else nullcontext():
+                yield logits
         finally:
-            if hooks:
-                layer._forward_pre_hooks, layer._forward_hooks = hooks
             decoder.__dict__.pop("forward", None)
             if replaced is not None:
                 decoder.forward = replaced
@@ -250,6 +246,22 @@ def _is_split(layer: nn.Module) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(layer, FSDPModule)
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    """Whether something gathers, moves or watches what goes through this layer."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
+@contextmanager
+def _without_hooks(layer: nn.Module) -> Iterator[None]:
+    """Context in which a layer's forward hooks do not run. torch has no public way to suspend them."""
+    hooks = layer._forward_pre_hooks, layer._forward_hooks
+    layer._forward_pre_hooks, layer._forward_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        layer._forward_pre_hooks, layer._forward_hooks = hooks
 
 
 def _widened(grad: Tensor) -> Tensor:

@@ -12,22 +12,14 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from corpora import write_store
+from transformers import AutoTokenizer
 
 from skipwise.data.corpus import TokenStore
 from skipwise.data.items import TrainingItems
-from skipwise.data.store import StoreWriter, View
-from skipwise.positions import (
-    CREAM,
-    SKIPS,
-    TEXTS,
-    FullLength,
-    Plain,
-    PoSE,
-    PositionSampler,
-    RandPos,
-    SentenceGaps,
-)
-from skipwise.train.curriculum import Stage
+from skipwise.data.store import View
+from skipwise.positions import CREAM, SKIPS, TEXTS, FullLength, Plain, PoSE, PositionSampler, RandPos, SentenceGaps
+from skipwise.train.exercises import RetrievalExercises
 from skipwise.window import Window
 
 WINDOWS = (Window(train=16, original=16, target=64), Window(train=2048, original=4096, target=32768))
@@ -62,12 +54,9 @@ FROZEN: dict[str, tuple[list[PositionSampler], str]] = {
 
 def make_store(folder: Path, shortest: int, join: bool = False) -> TokenStore:
     """Twelve documents of one to eighteen times the shortest length, of ids in an order without chance."""
-    with StoreWriter(folder, np.dtype(np.uint16)) as writer:
-        for i in range(12):
-            ids = (np.arange(shortest + i * i * shortest // 7, dtype=np.int64) ** 2 * 31 + 7 * i) % NUM_IDS
-            writer.add(f"a.jsonl:{i + 1}", ids.astype(np.uint16), split_point=0)
-        ends = np.arange(NUM_IDS) % 23 == 5
-        writer.finish(separator_id=SEPARATOR, sentence_ends=ends, tokenizer_fingerprint="none")
+    sizes = [shortest + i * i * shortest // 7 for i in range(12)]
+    documents = [(np.arange(size, dtype=np.int64) ** 2 * 31 + 7 * i) % NUM_IDS for i, size in enumerate(sizes)]
+    write_store(folder, documents, separator_id=SEPARATOR, sentence_ends=np.arange(NUM_IDS) % 23 == 5)
     return TokenStore(folder, View(join=join))
 
 
@@ -93,20 +82,8 @@ def test_items_are_those_of_the_published_runs(name: str, stores: list[tuple[Win
     assert digest.hexdigest() == frozen
 
 
-class Named(list[int]):
-    """Stands for items or exercises, of which each place gives the same name."""
-
-    def __init__(self, name: str, length: int = 7) -> None:
-        super().__init__(range(length))
-        self._name = name
-
-    def item(self, *_: int) -> str:
-        return self._name
-
-    at = item
-
-
-def test_exercises_stand_where_they_stood() -> None:
-    stage = Stage(cast(Any, Named("-")), cast(Any, Named("x")), 0.25, seed=3)
-    stands = "".join(cast(list[str], [stage.item(place) for place in range(64)]))
+def test_exercises_stand_where_they_stood(tiny_checkpoint: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    exercises = RetrievalExercises(tokenizer, cast(Any, None), PoSE(), WINDOWS[1], seed=3, share=0.25)
+    stands = "".join("x" if exercises.stands_at(place) else "-" for place in range(64))
     assert stands == "x--x-xx-x---x-x-x---xx--x--x-----xxx-------x---x----------x---x-"

@@ -10,12 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from corpora import write_store
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skipwise.data.corpus import TokenStore
 from skipwise.data.items import EpochOrder, TrainingItem, TrainingItems, generator_of
-from skipwise.data.store import StoreWriter, View
+from skipwise.data.store import View
 from skipwise.errors import DataError, PositionError
 from skipwise.positions import SAMPLERS, PoSE, PositionSample, SentenceGaps
 from skipwise.window import Window
@@ -26,13 +27,8 @@ NUM_IDS = 4096
 
 
 def make_store(folder: Path, documents: list[np.ndarray], separator_id: int | None = None) -> TokenStore:
-    folder.mkdir()
-    ends = np.zeros(NUM_IDS, dtype=bool)
-    ends[STOP] = True
-    with StoreWriter(folder, np.dtype(np.uint16)) as writer:
-        for i, ids in enumerate(documents):
-            writer.add(f"a.jsonl:{i + 1}", ids.astype(np.uint16), split_point=0)
-        writer.finish(separator_id=separator_id, sentence_ends=ends, tokenizer_fingerprint="none")
+    ends = np.arange(NUM_IDS) == STOP
+    write_store(folder, documents, separator_id=separator_id, sentence_ends=ends)
     return TokenStore(folder, View(join=separator_id is not None))
 
 
@@ -54,9 +50,7 @@ class Fixed:
     uses_sentence_ends: ClassVar[bool] = False
 
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
-        return PositionSample.checked(
-            np.array(self.token_index), np.array(self.position_ids), num_tokens=num_tokens, target=window.target
-        )
+        return PositionSample(token_index=np.array(self.token_index), position_ids=np.array(self.position_ids))
 
 
 def _equal(one: TrainingItem, other: TrainingItem) -> bool:
@@ -103,6 +97,7 @@ def test_every_epoch_visits_every_document_once_in_its_own_order(store: TokenSto
     epochs = [[int(items.item(epoch, index).input_ids[0]) // 100 for index in range(len(items))] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [int(items.at(place).input_ids[0]) // 100 for place in range(60)] == [*itertools.chain(*epochs)]
 
 
 def test_chunks_and_skips_are_drawn_anew_every_epoch(store: TokenStore) -> None:

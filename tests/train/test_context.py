@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from accelerate.data_loader import BatchSamplerShard
 from forked import launched
 from group_runs import as_if_killed, assert_trained_alike, trained
-from tiny_runs import losses, record_of, run
+from tiny_runs import losses, record_of
 from torch.utils.data import BatchSampler
 from transformers import AutoTokenizer, MistralConfig
 
 from skipwise.config import RunConfig
-from skipwise.errors import ConfigError, SkipwiseError
+from skipwise.errors import ConfigError
 from skipwise.train import check_run
 from skipwise.train.arguments import training_settings
 from skipwise.train.context import GroupSampler
@@ -218,34 +217,3 @@ def test_layers_that_look_no_further_than_a_part_are_refused(settings: dict[str,
                 check_run(config, processes=2)
         else:
             check_run(config, processes=2)
-
-
-def test_a_run_by_one_process_says_so_before_it_loads_anything(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("skipwise.train.preparation.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    with pytest.raises(SkipwiseError, match="no whole groups"):
-        run(settings, parallel={"context": 2})
-
-
-def test_launch_counts_its_processes_before_there_are_any(
-    settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    from skipwise.cli import main
-
-    command = ["extend", settings["model"], "--target", "256", "--set", "window=32", "--output", settings["output"]]
-    command += ["--set", "parallel.context=2", "--set", "training.use_cpu=true", "--launch", "ddp", "--nproc", "3"]
-    assert main(command) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "3 processes make no whole groups" in line
-    assert not Path(settings["output"]).exists()
-
-
-def test_torch_of_another_ring_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    ring = pytest.importorskip("torch.distributed.tensor.experimental._context_parallel._attention")
-
-    from skipwise.train.ring import use_ring_on_cpu
-
-    monkeypatch.delattr(ring, "_templated_ring_attention")
-    with pytest.raises(ConfigError, match=f"needs torch 2.13's ring.*this is {torch.__version__}".replace("+", r"\+")):
-        use_ring_on_cpu()

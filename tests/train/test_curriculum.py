@@ -20,7 +20,7 @@ from skipwise.data.corpus import TokenStore
 from skipwise.data.items import IGNORED_LABEL, TrainingItem, TrainingItems
 from skipwise.errors import ConfigError
 from skipwise.positions import SAMPLERS, FullLength, PoSE, sampler_from
-from skipwise.train.curriculum import Curriculum, Stage, Stretch, collate, collate_diluted
+from skipwise.train.curriculum import Curriculum, Stage, collate, collate_diluted
 from skipwise.train.exercises import RetrievalExercises
 from skipwise.train.validation import validation_lengths
 from skipwise.window import Window
@@ -46,13 +46,11 @@ def store(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> TokenStor
     )
 
 
-def exercises_of(tokenizer: Any, store: TokenStore, seed: int = 0, window: Window = WINDOW) -> RetrievalExercises:
-    return RetrievalExercises(tokenizer, TrainingItems(store, PoSE(), window, seed), PoSE(), window, seed)
-
-
-def stage_of(tokenizer: Any, store: TokenStore, retrieval: float, seed: int = 0, window: Window = WINDOW) -> Stage:
+def exercises_of(
+    tokenizer: Any, store: TokenStore, share: float = 1.0, seed: int = 0, window: Window = WINDOW, sampler: Any = None
+) -> RetrievalExercises:
     items = TrainingItems(store, PoSE(), window, seed)
-    return Stage(items, exercises_of(tokenizer, store, seed, window), retrieval, seed)
+    return RetrievalExercises(tokenizer, items, sampler or PoSE(), window, seed, share)
 
 
 def equal(one: TrainingItem, other: TrainingItem) -> bool:
@@ -65,13 +63,13 @@ def is_exercise(item: TrainingItem) -> bool:
 
 def test_a_place_gives_one_item_in_any_order_and_process(tokenizer: Any, store: TokenStore) -> None:
     grown = Window(train=300, original=256, target=1024)
-    stretches = [
-        Stretch(0, 256, stage_of(tokenizer, store, 0.5)),
-        Stretch(5, 300, stage_of(tokenizer, store, 0.5, window=grown)),
+    stages = [
+        Stage(0, 256, exercises_of(tokenizer, store, 0.5)),
+        Stage(5, 300, exercises_of(tokenizer, store, 0.5, window=grown)),
     ]
-    curriculum = Curriculum(stretches, 10, 256, items_per_step=3, items_at_a_time=3)
+    curriculum = Curriculum(stages, 10, 256, items_per_step=3, items_at_a_time=3)
     forwards = [item for place in range(30) if (item := curriculum[place]) is not None]
-    elsewhere = pickle.loads(pickle.dumps(Curriculum(stretches, 10, 256, 3, 3)))
+    elsewhere = pickle.loads(pickle.dumps(Curriculum(stages, 10, 256, 3, 3)))
     backwards = [item for place in reversed(range(30)) if (item := elsewhere[place]) is not None]
     assert all(equal(*pair) for pair in zip(backwards[::-1], forwards, strict=True))
     # Five steps of three windows and, as is the second one, five of two wider ones; drawn anew every time.
@@ -79,25 +77,8 @@ def test_a_place_gives_one_item_in_any_order_and_process(tokenizer: Any, store: 
 
 
 def test_another_seed_gives_another_run(tokenizer: Any, store: TokenStore) -> None:
-    one, other = (stage_of(tokenizer, store, 0.5, seed) for seed in (0, 1))
-    assert not any(equal(one.item(place), other.item(place)) for place in range(20))
-
-
-def test_every_epoch_visits_every_document_once(store: TokenStore) -> None:
-    stage = Stage(TrainingItems(store, PoSE(), WINDOW, seed=0), None, 0.0, seed=0)
-    documents = [store.document(i).tolist() for i in range(store.num_documents)]
-
-    def document_of(item: TrainingItem) -> int:
-        text = bytes(item.input_ids[:60].astype(np.uint8))
-        return next(i for i, ids in enumerate(documents) if text in bytes(ids))
-
-    whole = range(store.num_documents)
-    for epoch in range(2):
-        places = [epoch * len(whole) + index for index in whole]
-        starts = [stage.item(place) for place in places]
-        first_chunks = [item for item in starts if (np.diff(item.position_ids[:60]) == 1).all()]
-        assert len({document_of(item) for item in first_chunks}) == len(first_chunks)
-        assert len(first_chunks) > len(whole) // 3
+    one, other = (exercises_of(tokenizer, store, 0.5, seed) for seed in (0, 1))
+    assert not any(equal(one.at(place), other.at(place)) for place in range(20))
 
 
 def widths(curriculum: Curriculum, at_a_time: int) -> list[list[int]]:
@@ -107,22 +88,22 @@ def widths(curriculum: Curriculum, at_a_time: int) -> list[list[int]]:
     return [[len(item.input_ids) for item in batch if item is not None] for batch in batches]
 
 
-def stretch_of(tokenizer: Any, store: TokenStore, begin: int, tokens: int) -> Stretch:
-    items = TrainingItems(store, PoSE(), Window(train=tokens, original=256, target=1024), seed=0)
-    return Stretch(begin, tokens, Stage(items, None, 0.0, seed=0))
+def stage_of(store: TokenStore, begin: int, tokens: int) -> Stage:
+    window = Window(train=tokens, original=256, target=1024)
+    return Stage(begin, tokens, TrainingItems(store, PoSE(), window, seed=0))
 
 
-def test_stages_begin_at_their_step_and_the_second_step_has_the_widest(tokenizer: Any, store: TokenStore) -> None:
-    stretches = [stretch_of(tokenizer, store, *each) for each in ((0, 256), (4, 512))]
-    curriculum = Curriculum(stretches, 6, 256, items_per_step=2, items_at_a_time=2)
+def test_stages_begin_at_their_step_and_the_second_step_has_the_widest(store: TokenStore) -> None:
+    stages = [stage_of(store, *each) for each in ((0, 256), (4, 512))]
+    curriculum = Curriculum(stages, 6, 256, items_per_step=2, items_at_a_time=2)
     assert len(curriculum) == 12
     assert widths(curriculum, 2) == [[256] * 2, [512], [256] * 2, [256] * 2, [512], [512]]
 
 
-def test_a_wide_window_takes_the_place_of_several(tokenizer: Any, store: TokenStore) -> None:
-    stretches = [stretch_of(tokenizer, store, *each) for each in ((0, 256), (1, 512))]
+def test_a_wide_window_takes_the_place_of_several(store: TokenStore) -> None:
+    stages = [stage_of(store, *each) for each in ((0, 256), (1, 512))]
     # Two batches of four places make a step.
-    curriculum = Curriculum(stretches, 2, 256, items_per_step=8, items_at_a_time=4)
+    curriculum = Curriculum(stages, 2, 256, items_per_step=8, items_at_a_time=4)
     batches = [[curriculum[place] for place in range(first, first + 4)] for first in range(0, 16, 4)]
     assert [tuple(collate(batch)["input_ids"].shape) for batch in batches] == [(4, 256)] * 2 + [(2, 512)] * 2
     diluted = collate_diluted(batches[-1])
@@ -139,17 +120,17 @@ def test_a_wide_window_takes_the_place_of_several(tokenizer: Any, store: TokenSt
     ],
 )
 def test_a_step_keeps_its_tokens_whatever_is_at_a_time(
-    at_a_time: int, tokens: int, expected: list[list[int]], tokenizer: Any, store: TokenStore
+    at_a_time: int, tokens: int, expected: list[list[int]], store: TokenStore
 ) -> None:
-    stretches = [stretch_of(tokenizer, store, *each) for each in ((0, 64), (1, tokens))]
-    curriculum = Curriculum(stretches, 2, 64, items_per_step=8, items_at_a_time=at_a_time)
+    stages = [stage_of(store, *each) for each in ((0, 64), (1, tokens))]
+    curriculum = Curriculum(stages, 2, 64, items_per_step=8, items_at_a_time=at_a_time)
     assert widths(curriculum, at_a_time)[8 // at_a_time :] == expected
 
 
-def test_short_steps_are_spread_evenly(tokenizer: Any, store: TokenStore) -> None:
-    stretches = [stretch_of(tokenizer, store, *each) for each in ((0, 256), (2, 512))]
-    short = Stretch(0, 300, stage_of(tokenizer, store, 0.0, window=Window(train=300, original=300, target=1024)))
-    curriculum = Curriculum(stretches, 9, 256, items_per_step=2, items_at_a_time=2, short=short, short_steps=0.34)
+def test_short_steps_are_spread_evenly(store: TokenStore) -> None:
+    stages = [stage_of(store, *each) for each in ((0, 256), (2, 512))]
+    short = stage_of(store, 7, 300)
+    curriculum = Curriculum(stages, 9, 256, items_per_step=2, items_at_a_time=2, short=short, short_steps=0.34)
     whole = [[256] * 2, [512], [300], [512], [512], [300], [512], [512], [300]]
     assert widths(curriculum, 2) == whole
 
@@ -158,17 +139,20 @@ def settings(**given: Any) -> RunConfig:
     return RunConfig.from_mapping({"model": "m", "target": 1024, **given})
 
 
-@pytest.mark.parametrize(("steps", "share", "begin"), [(100, 0.1, 90), (1000, 0.3, 700), (4, 0.1, 3), (2, 0.6, 1)])
-def test_growth_takes_the_last_share_and_at_least_a_step(steps: int, share: float, begin: int) -> None:
-    first, second = run_stages(settings(growth={"window": 512, "share": share}), WINDOW, steps)
-    assert first == (0, WINDOW, PoSE())
-    assert second == (begin, Window(train=512, original=256, target=1024), PoSE())
-
-
-@pytest.mark.parametrize(("steps", "share"), [(1, 0.5), (2, 0.9), (100, 1.0)])
-def test_growth_that_leaves_no_step_before_it_is_all_there_is(steps: int, share: float) -> None:
-    (only,) = run_stages(settings(growth={"window": 512, "share": share}), WINDOW, steps)
-    assert (only.begin, only.window.train) == (0, 512)
+@pytest.mark.parametrize(
+    ("steps", "share", "begins"),
+    [
+        *[(100, 0.1, [0, 90]), (1000, 0.3, [0, 700]), (4, 0.1, [0, 3]), (2, 0.6, [0, 1])],
+        # Growth that leaves no step before it is all there is.
+        *[(1, 0.5, [0]), (2, 0.9, [0]), (100, 1.0, [0])],
+    ],
+)
+def test_growth_takes_the_last_share_and_at_least_a_step(steps: int, share: float, begins: list[int]) -> None:
+    wide = Window(train=512, original=256, target=1024)
+    found = run_stages(settings(growth={"window": 512, "share": share}), WINDOW, steps)
+    windows = [WINDOW, wide][-len(begins) :]
+    assert found == [(begin, window, PoSE()) for begin, window in zip(begins, windows, strict=True)]
+    assert run_stages(settings(), WINDOW, steps) == [(0, WINDOW, PoSE())]
 
 
 def test_growth_of_targets_and_of_the_sampler() -> None:
@@ -180,10 +164,6 @@ def test_growth_of_targets_and_of_the_sampler() -> None:
         run_stages(settings(growth=growth), WINDOW, 10, FullLength())
     with pytest.raises(ConfigError, match="chunkz"):
         settings(growth={"sampler": {"chunkz": 3}})
-
-
-def test_without_growth_there_is_one_stage() -> None:
-    assert run_stages(settings(), WINDOW, 5) == [(0, WINDOW, PoSE())]
 
 
 def test_short_steps_have_the_windows_of_the_base_as_far_as_others_are_as_wide() -> None:
@@ -203,38 +183,33 @@ def test_short_steps_have_the_windows_of_the_base_as_far_as_others_are_as_wide()
 
 
 @pytest.mark.parametrize(
-    ("given", "lengths"),
-    [(None, [256, 512, 1024]), ([1000, 300, 300], [300, 1000])],
+    ("given", "target", "lengths"),
+    [(None, 1024, [256, 512, 1024]), (None, 900, [256, 512, 900]), ([1000, 300, 300], 1024, [300, 1000])],
 )
-def test_validation_lengths(given: list[int] | None, lengths: list[int]) -> None:
-    config = RunConfig.from_mapping({"model": "m", "target": 1024, "validation": {"lengths": given}})
-    assert validation_lengths(config, WINDOW) == lengths
-
-
-def test_validation_reaches_a_target_that_is_no_doubling() -> None:
-    config = RunConfig.from_mapping({"model": "m", "target": 900})
-    assert validation_lengths(config, Window(train=256, original=256, target=900)) == [256, 512, 900]
+def test_validation_lengths(given: list[int] | None, target: int, lengths: list[int]) -> None:
+    config = RunConfig.from_mapping({"model": "m", "target": target, "validation": {"lengths": given}})
+    assert validation_lengths(config, Window(train=256, original=256, target=target)) == lengths
 
 
 @pytest.mark.parametrize("retrieval", [0.0, 0.25, 1.0])
 def test_the_share_of_exercises(retrieval: float, tokenizer: Any, store: TokenStore) -> None:
-    stage = stage_of(tokenizer, store, retrieval)
-    found = sum(is_exercise(stage.item(place)) for place in range(200)) / 200
+    items = exercises_of(tokenizer, store, retrieval)
+    found = sum(is_exercise(items.at(place)) for place in range(200)) / 200
     assert abs(found - retrieval) <= (0.0 if retrieval in (0.0, 1.0) else 0.1)
 
 
 def test_exercises_do_not_move_the_other_items(tokenizer: Any, store: TokenStore) -> None:
-    mixed, plain = stage_of(tokenizer, store, 0.5), stage_of(tokenizer, store, 0.0)
-    kept = [place for place in range(40) if not is_exercise(mixed.item(place))]
+    mixed, plain = exercises_of(tokenizer, store, 0.5), exercises_of(tokenizer, store, 0.0)
+    kept = [place for place in range(40) if not is_exercise(mixed.at(place))]
     assert 5 < len(kept) < 35
-    assert all(equal(mixed.item(place), plain.item(place)) for place in kept)
+    assert all(equal(mixed.at(place), plain.at(place)) for place in kept)
 
 
 def test_an_exercise_asks_for_the_key_it_hides_and_for_nothing_else(tokenizer: Any, store: TokenStore) -> None:
     window = Window(train=600, original=256, target=2048)  # So long that the filler shows, whatever it is.
     exercises, in_filler = exercises_of(tokenizer, store, window=window), 0
     for place in range(40):
-        ids, positions, labels, is_sample, _ = exercises.item(place)
+        ids, positions, labels, is_sample, _ = exercises.at(place)
         assert not is_sample, "the key is all there is"
         text = tokenizer.decode(ids)
         key, again = re.findall(r"pass key is (\d{5})\. Remember it\. (\d{5}) is the pass key", text)[0]
@@ -253,10 +228,9 @@ def test_an_exercise_asks_for_the_key_it_hides_and_for_nothing_else(tokenizer: A
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_leaves_an_exercise_whole(name: str, tokenizer: Any, store: TokenStore) -> None:
-    sampler = sampler_from({"kind": name})
-    exercises = RetrievalExercises(tokenizer, TrainingItems(store, PoSE(), WINDOW, seed=0), sampler, WINDOW, seed=0)
+    exercises = exercises_of(tokenizer, store, sampler=sampler_from({"kind": name}))
     for place in range(5):
-        item = exercises.item(place)
+        item = exercises.at(place)
         assert "What is the pass key? The pass key is" in tokenizer.decode(item.input_ids)
         assert tokenizer.decode(item.labels[item.labels >= 0]).strip().isdigit()
 

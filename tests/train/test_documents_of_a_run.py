@@ -85,14 +85,14 @@ def test_a_run_goes_on_without_what_cannot_be_read_and_says_so(
         found = run(settings, data={"source": str(bad), "skip_unreadable": True})
     corpus = found.record["corpus"]
     # 8 texts, and of the lines one with text and one that is null.
-    assert corpus["counts"]["seen"] == 10
-    assert corpus["counts"]["dropped_empty"] == 1
+    counts = [corpus["counts"][name] for name in ("seen", "dropped_empty", "files_passed_over")]
+    assert counts == [10, 1, 3]
     assert corpus["kinds_not_read"] == {".pdf": 1, ".docx": 2}
     told = {kind: (entry["number"], entry["named"]) for kind, entry in corpus["unreadable"].items()}
     assert told == {"encoding": (1, [f"{bad}/latin.txt:1"]), "field": (1, [f"{bad}/lines.jsonl:2"])}
     record = json.loads((found.folder / "skipwise.json").read_text())
     assert record["corpus"] == corpus
-    assert any("left out as they cannot be read: 1 not UTF-8" in line for line in caplog.messages)
+    assert any("unreadable and left out: 1 not UTF-8" in line for line in caplog.messages)
 
 
 @pytest.mark.usefixtures("sound_model")

@@ -277,7 +277,7 @@ KILLED_WRITING = """
 import json, os, signal, sys
 from pathlib import Path
 
-import skipwise.train
+import skipwise.train.extending
 from skipwise import files
 from skipwise.config import RunConfig
 from skipwise.doctor import Verdict
@@ -304,5 +304,5 @@ def replace_file(path, text):
 
 own, skipwise.train.folder.replace_file = files.replace_file, replace_file
 skipwise.train.preparation.doctor = lambda *_, **__: [Verdict(name="reach", status="pass", detail="taken for granted")]
-skipwise.train.extend(RunConfig.from_mapping(json.loads(sys.argv[1])))
+skipwise.train.extending.extend(RunConfig.from_mapping(json.loads(sys.argv[1])))
 """

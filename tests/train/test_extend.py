@@ -18,9 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from skipwise.config import RunConfig
 from skipwise.data.documents import is_held_out
 from skipwise.data.store import TokenFiles
-from skipwise.errors import (
-    ConfigError,
-)
+from skipwise.errors import ConfigError
 from skipwise.loss import training_inputs
 from skipwise.model import load_model
 from skipwise.positions import PositionSample
@@ -310,50 +308,35 @@ def test_lengths_that_no_held_out_document_has_are_left_out_and_told(
     assert line.startswith("no validation at 256 tokens, only up to 128: no held-out document has that many")
 
 
-@pytest.fixture
-def told(settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., list[str]]:
-    """What a run on some texts says of its documents; texts are told apart by their number."""
-
-    def run_on(texts: list[str], **data: Any) -> list[str]:
-        folder = tmp_path / "texts"
-        folder.mkdir()
-        for i, text in enumerate(texts):
-            (folder / f"{i}.txt").write_text(text)
-        (folder / "picture.png").write_bytes(b"no text")
-        with caplog.at_level("INFO", logger="skipwise"):
-            changes = {"data": {"source": str(folder), "held_out": 0.0, **data}, "training": {"max_steps": 1}}
-            run(settings, recipe="paper", **changes)
-        return caplog.messages
-
-    return run_on
-
-
 LONG, SHORT = ["a long text " * 10, "another one " * 10], "short"
 
 
 @pytest.mark.usefixtures("sound_model")
-def test_what_is_not_trained_on_is_told_with_the_reason(told: Callable[..., list[str]]) -> None:
-    messages = told([*LONG, SHORT, "", "  ", ""])
-    (line,) = [message for message in messages if message.startswith("training on")]
-    assert line == (
-        "training on 2 documents of 240 tokens; of 6 seen 1 shorter than 32 tokens, 3 empty are left out; files of "
-        "kinds that are not read: 1 .png"
-    )
-    assert messages.count("empty files give nothing to train on: 3.txt, 5.txt") == 1
-
-
-@pytest.mark.usefixtures("sound_model")
-def test_the_way_to_join_is_named_where_most_are_short(told: Callable[..., list[str]]) -> None:
-    messages = told([*LONG, *([SHORT] * 3), *[""] * 5])
-    (line,) = [message for message in messages if message.startswith("training on")]
-    assert "3 shorter than 32 tokens, 5 empty are left out" in line
-    assert line.endswith("; most are too short, --set data.join=true joins them")
-    assert "empty files give nothing to train on: 5.txt, 6.txt, 7.txt and 2 more" in messages
-
-
-@pytest.mark.usefixtures("sound_model")
-def test_nothing_is_said_of_reasons_that_there_are_not(told: Callable[..., list[str]]) -> None:
-    messages = told(LONG, min_tokens=60)
-    (line,) = [message for message in messages if message.startswith("training on")]
-    assert line.startswith("training on 2 documents of 240 tokens; of 2 seen none is left out; files")
-    assert not any("empty" in message or "join" in message for message in messages)
+@pytest.mark.parametrize(
+    ("texts", "line", "empty"),
+    [
+        ([*LONG, SHORT, "", "  ", ""], "of 6 seen 1 shorter than 32 tokens, 3 empty are left out", "3.txt, 5.txt"),
+        (
+            [*LONG, *([SHORT] * 3), *[""] * 5],
+            "of 10 seen 3 shorter than 32 tokens, 5 empty are left out",
+            "5.txt, 6.txt, 7.txt and 2 more",
+        ),
+        (LONG, "of 2 seen none is left out", None),
+    ],
+)
+def test_what_is_not_trained_on_is_told_with_the_reason(
+    texts: list[str], line: str, empty: str | None, settings: dict[str, Any], tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    (tmp_path / "texts").mkdir()
+    for i, text in enumerate(texts):
+        (tmp_path / "texts" / f"{i}.txt").write_text(text)
+    (tmp_path / "texts" / "picture.png").write_bytes(b"no text")
+    with caplog.at_level("INFO", logger="skipwise"):
+        data = {"source": str(tmp_path / "texts"), "held_out": 0.0}
+        run(settings, recipe="paper", data=data, training={"max_steps": 1})
+    (told,) = [message for message in caplog.messages if message.startswith("training on")]
+    joins = "; most are too short, --set data.join=true joins them" if "3 shorter" in line else ""
+    assert told == f"training on 2 documents of 240 tokens; {line}; files of unsupported kinds: 1 .png{joins}"
+    said = [message for message in caplog.messages if message.startswith("empty files")]
+    assert said == [f"empty files give nothing to train on: {empty}"] * (empty is not None)

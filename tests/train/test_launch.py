@@ -108,6 +108,7 @@ def test_the_verb_has_the_agent_start_it(tmp_path: Path, monkeypatch: pytest.Mon
         (["--launch", "zero4"], "--launch is 'zero4'; known:"),
         (["--launch", "ddp", "--data", "/no/such"], "/no/such"),
         (["--launch", "ddp", "--set", "window=8k"], "train=8192"),
+        (["--launch", "ddp", "--nproc", "3", "--set=parallel.context=2"], "3 processes make no whole groups"),
         (["--launch", "ddp", "--output", "."], "output folder '.' is not empty"),
     ],
 )

@@ -203,6 +203,8 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
     resumed = run(settings, **how, resume=True)
     assert losses(resumed.folder) == losses(whole.folder)
     assert_equal_weights(resumed.folder, whole.folder)
+    assert {weight.dtype for weight in weights(whole.folder).values()} == {getattr(torch, dtype)}
+    assert whole.record["merge"]["saved_in"] == dtype
     base = weights(settings["model"])
     assert not any(torch.equal(weight.float(), base[name]) for name, weight in weights(whole.folder).items())
     adapters = [load_file(each.folder / "adapter" / "adapter_model.safetensors") for each in (whole, resumed)]
@@ -223,14 +225,6 @@ def test_a_checkpoint_on_the_way_is_merged_as_the_finished_model_is(settings: di
     assert before.dtype == torch.bfloat16
     assert not torch.equal(before.state_dict()["model.layers.0.mlp.up_proj.weight"].float(),
                            written["model.layers.0.mlp.up_proj.weight"].bfloat16().float())  # fmt: skip
-
-
-@pytest.mark.usefixtures("sound_model")
-def test_the_model_that_is_left_is_in_the_dtype_of_the_run(settings: dict[str, Any]) -> None:
-    result = run(settings, tuning={"kind": "qlora", "rank": 2}, dtype="bfloat16")
-    weights = load_file(result.folder / "model.safetensors")
-    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
-    assert result.record["merge"]["saved_in"] == "bfloat16"
 
 
 def test_weights_stay_as_they_are_through_an_evaluation_on_any_cpu(tiny_checkpoint: Path) -> None:

@@ -15,11 +15,10 @@ from skipwise.config import LoraTuning, RunConfig, recipes
 from skipwise.config.reading import parse_yaml
 from skipwise.config.recipes import Facts, as_begun, resolve
 from skipwise.doctor import Verdict
-from skipwise.errors import ConfigError, DataError, UnsupportedModelError
+from skipwise.errors import DataError, UnsupportedModelError
 from skipwise.positions import PoSE, RandPos
 from skipwise.records.runs import Run
 from skipwise.train.checks import model_facts
-from skipwise.train.record import sampler_text
 from skipwise.window import Window
 
 SMALL = {"model": "some/model", "target": "32k"}
@@ -72,6 +71,7 @@ def test_it_is_the_papers_for_a_reason_where_no_mask_goes(settings: dict[str, An
     found = resolved(**settings)
     assert (found.recipe, found.dilution, found.data.retrieval) == ("paper", False, 0)
     assert found.model_copy(update={"recipe": "auto"}) == RunConfig.from_mapping(SMALL | settings)
+    assert resolved(own=RandPos()).recipe == "paper", "and for a sampler of one's own"
     line = told(settings).split("\n")[0]
     assert line.startswith("recipe: paper, without diluted attention, growth of its own and exercises: ")
     assert why in line
@@ -103,10 +103,6 @@ def test_windows_grow_where_documents_are_known(streaming: bool, processes: int)
     assert found.config.data.streaming == streaming
 
 
-def test_it_is_the_papers_for_a_sampler_of_ones_own() -> None:
-    assert resolved(own=RandPos()).recipe == "paper"
-
-
 @pytest.mark.parametrize(
     ("documents", "recipe"),
     # Of 100 steps of 64 windows 40 have windows of four times the tokens, 30 of eight: 640 and 240 of them.
@@ -127,11 +123,8 @@ def test_growth_that_is_given_is_warned_of_and_stays() -> None:
     assert "warning: growth: 2 documents have the 16384 tokens of a window that has grown, and each would be" in said
     assert resolved(growth=growth).growth[0].window == "8x"
     assert resolved(growth=growth, recipe="diluted").dilution
-
-
-def test_growth_that_is_given_as_none_leaves_the_rest() -> None:
-    found = resolved(growth=[])
-    assert (found.recipe, found.growth, found.dilution) == ("diluted", [], True)
+    none = resolved(growth=[])
+    assert (none.recipe, none.growth, none.dilution) == ("diluted", [], True)
 
 
 def test_exercises_are_left_out_where_windows_are_too_short() -> None:
@@ -171,12 +164,6 @@ def test_a_scaled_model_is_scaled_by_the_same_kind_again() -> None:
     assert resolved(base, interpolation="yarn").interpolation == {"kind": "yarn"}, "who names one is not given another"
 
 
-def test_what_is_tuned_stays_as_it_is_told_by_an_object() -> None:
-    given = RunConfig(model="some/model", target=32768, tuning=LoraTuning())
-    found = resolve(given, model_facts(given, LlamaConfig())).config
-    assert (found.recipe, found.tuning) == ("growing", LoraTuning())
-
-
 def test_the_yaml_of_a_run_without_recipe_resolves_as_the_run_does() -> None:
     plain = RunConfig.from_mapping(SMALL | {"tuning": "lora", "data": {"join": True}})
     again = RunConfig.from_mapping(parse_yaml(plain.to_yaml()))
@@ -199,6 +186,8 @@ def test_the_runs_own_settings_lie_over_it() -> None:
     assert (found.recipe, found.dilution, found.seed, found.data.join) == ("growing", False, 3, True)
     assert (found.window, found.training) == (1024, {"max_steps": 7})
     assert found.build_sampler() == FLAT
+    given = RunConfig(model="some/model", target=32768, tuning=LoraTuning())
+    assert resolve(given, model_facts(given, LlamaConfig())).config.tuning == LoraTuning()
 
 
 @pytest.mark.parametrize(("text", "recipe"), [("recipe: growing", "growing"), ("recipe: auto", "paper"), ("", "paper")])
@@ -234,6 +223,7 @@ def test_a_mask_that_is_refused_is_done_without_unless_it_was_asked_for(
     (line,) = [message for message in caplog.messages if message.startswith("recipe: paper, ")]
     assert "cannot be seen" in line
     assert line in done.record["reasons"]
+    assert json.loads((done.folder / "begun.json").read_text())["sampler"] == repr(PoSE())
 
 
 @pytest.mark.usefixtures("sound_model")
@@ -262,17 +252,6 @@ def test_windows_that_cannot_grow_stay_short_unless_growth_was_asked_for(
     else:
         with pytest.raises(DataError, match=why):
             run(settings, **asked)
-
-
-def test_a_model_that_refuses_the_mask_is_recorded_with_the_sampler_it_was_trained_by(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refused = Verdict(name="dilution", status="fail", detail="as if")
-    monkeypatch.setattr("skipwise.train.preparation.doctor", lambda *_, **__: [refused])
-    done = run(settings)
-    trained_by = sampler_text(RunConfig.from_yaml(done.folder / "run.yaml").build_sampler())
-    assert trained_by == sampler_text(PoSE())
-    assert json.loads((done.folder / "begun.json").read_text())["sampler"] == trained_by
 
 
 @pytest.mark.usefixtures("sound_model")
@@ -335,8 +314,3 @@ def test_extend_and_doctor_stretch_a_scaled_model_by_its_own_kind(
     assert done.record["config"]["interpolation"] == {"kind": "linear"}
     assert cli.main(["doctor", model, "--target", "256", "--window", "32"]) == 0
     assert "interpolation: linear, as the model is scaled by it already" in capsys.readouterr().err
-
-
-def test_exercises_that_were_asked_for_are_not_left_out(settings: dict[str, Any], sound_model: None) -> None:
-    with pytest.raises(ConfigError, match=r"'data\.retrieval' asks for exercises"):
-        run(settings, data={"retrieval": 0.5})

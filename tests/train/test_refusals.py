@@ -41,8 +41,7 @@ def test_a_model_that_isolates_the_chunks_is_refused_before_training(
     assert not Path(settings["output"]).exists()
 
 
-Refusal = tuple[type[SkipwiseError], dict[str, Any], list[str]]
-REFUSALS: dict[str, Refusal] = {
+REFUSALS: dict[str, tuple[type[SkipwiseError], dict[str, Any], list[str]]] = {
     "unknown name": (ConfigError, {"training": {"learning_rat": 1}}, ["'training.learning_rat'", "'learning_rate'"]),
     "epochs": (ConfigError, {"training": {"num_train_epochs": 3}}, ["training.max_steps"]),
     "said elsewhere": (ConfigError, {"training": {"output_dir": "x"}}, ["'training.output_dir'", "output"]),
@@ -52,48 +51,37 @@ REFUSALS: dict[str, Refusal] = {
     "unknown tracker": (ConfigError, {"training": {"report_to": "notebook"}}, ["notebook"]),
     "target too small": (ConfigError, {"target": 48}, ["48", "already handles 64"]),
     "window too long": (PositionError, {"window": 300}, ["train=300"]),
-    "chunks too many": (PositionError, {"sampler": {"kind": "pose", "chunks": 1000}}, ["chunks is 1000", "most 32"]),
     "growth too long": (PositionError, {"growth": {"window": 300}}, ["train=300"]),
     "validation too long": (ConfigError, {"validation": {"lengths": [512]}}, ["validation.lengths", "512", "256"]),
     "no document": (DataError, {"data": {"source": "/no/such/folder"}}, ["/no/such/folder"]),
     "short documents": (DataError, {"data": {"min_tokens": 10_000}}, ["no document has 10000 tokens"]),
     "no room for a key": (ConfigError, {"data": {"retrieval": 0.5}}, ["data.retrieval", "32 tokens", "--window"]),
     "no model": (CheckpointError, {"model": "/no/such/model"}, ["/no/such/model"]),
-}
-
-
-@pytest.mark.usefixtures("sound_model")
-@pytest.mark.parametrize("what", REFUSALS)
-def test_refused_in_one_line_and_the_folder_stays_free(what: str, settings: dict[str, Any]) -> None:
-    kind, changes, words = REFUSALS[what]
-    with pytest.raises(kind) as caught:
-        run(settings, **changes)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
-    assert not Path(settings["output"]).exists()
-
-
-REFUSED_EARLY: dict[str, Refusal] = {
     "more chunks than tokens": (PositionError, {"sampler": {"kind": "pose", "chunks": 33}}, ["is 33", "most 32"]),
     "more chunks than grown tokens": (
         PositionError,
         {"sampler": {"kind": "pose", "chunks": 32}, "growth": {"window": 16}},
         ["chunks is 32", "most 16"],
     ),
-    "no folder": (DataError, {"data": {"source": "/no/such/folder"}}, ["/no/such/folder"]),
     "no data set": (DataError, {"data": {"source": "no-such-name"}}, ["'no-such-name'", "no such file"]),
     "no layer": (ConfigError, {"tuning": {"kind": "lora", "target_modules": ["q_prj"]}}, ["'q_prj'", "'q_proj'"]),
     "no attention": (ConfigError, {"attention": "fooo"}, ["'fooo'", "sdpa"]),
+    "no group": (ConfigError, {"parallel": {"context": 2}}, ["'parallel.context' is 2", "1 process makes no whole"]),
 }
 
 
-@pytest.mark.parametrize("what", REFUSED_EARLY)
-def test_what_needs_no_weights_is_refused_before_they_are_read(
+# What depends on the tokens of documents; all else is refused before weights are read.
+LATE = ("short documents", "no room for a key")
+
+
+@pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize("what", REFUSALS)
+def test_refused_in_one_line_and_the_folder_stays_free(
     what: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
-    kind, changes, words = REFUSED_EARLY[what]
+    if what not in LATE:
+        monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    kind, changes, words = REFUSALS[what]
     with pytest.raises(kind) as caught:
         run(settings, **changes)
     message = str(caught.value)
@@ -130,6 +118,28 @@ def test_a_folder_that_is_taken_is_left_alone(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"no run in .* to resume"):
         run(settings, resume=True)
     assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_that_is_taken_is_refused_before_torch_loads(
+    settings: dict[str, Any], fresh_python: Callable[[str], None]
+) -> None:
+    folder = Path(settings["output"])
+    folder.mkdir()
+    (folder / "run.yaml").write_text("")
+    (folder / "begun.json").write_text("[1]")
+    command = ["extend", settings["model"], "--target", "256", "--data", settings["data"]["source"]]
+    command += ["--output", settings["output"]]
+    fresh_python(
+        f"""
+import contextlib, io, sys, skipwise.train
+from skipwise.cli import main
+for flags, word in (([], "not empty"), (["--launch", "ddp"], "not empty"), (["--resume"], "begun.json")):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main([*{command}, *flags]) == 2
+    assert word in said.getvalue() and said.getvalue().count("\\n") == 1, said.getvalue()
+    assert not {{"torch", "transformers", "accelerate"}} & {{*sys.modules}}, flags
+"""
+    )
 
 
 def test_a_folder_that_cannot_be_made(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -87,12 +87,13 @@ def extend(
 def _train(run: "RunConfig", *, resume: bool, skip_bad_items: bool, as_json: bool) -> None:
     from skipwise.data.documents import require_there
     from skipwise.model.place import find_place
+    from skipwise.train.folder import RunFolder, log_file
 
     find_place(run.model)
     require_there(run.data.source)
+    RunFolder(run.output_folder).require_ready(resume=resume)
     with loading(f"reading the model {run.model}"):
         from skipwise.train import extend as train
-        from skipwise.train.folder import log_file
 
     own_file = log_file(run.output_folder)
     if own_file is not None:
@@ -113,23 +114,26 @@ def _launch(
     Raises:
         SkipwiseError: something is wrong that can be known before there are processes, each of which would report it.
     """
+    from skipwise.train.folder import LAUNCH, RunFolder
+
+    resume = "--resume" in flags
+    if how.get("machines", 1) == 1:
+        # With several machines, another one may have begun.
+        RunFolder(run.output_folder).require_ready(resume=resume)
+
     import torch
     import yaml
 
     from skipwise.launch import Launch
     from skipwise.records.runs import SETTINGS_FILE, Run
     from skipwise.train import check_run
-    from skipwise.train.folder import LAUNCH, RunFolder
 
     on_cpu = bool(run.training.get("use_cpu")) or not torch.accelerator.is_available()
     here = 0 if on_cpu else torch.accelerator.device_count()
     made = Launch(engine=engine, processes=processes if processes is not None else max(1, here), **how)
     _check_engine(made, None if on_cpu else here)
-    begun = Run.open(run.output_folder).config() if "--resume" in flags else None
+    begun = Run.open(run.output_folder).config() if resume else None
     check_run(run, processes=made.processes * made.machines, begun=begun)
-    if made.machines == 1 and "--resume" not in flags:
-        # With several machines another one may have begun the run.
-        RunFolder(run.output_folder).require_free()
     folder = run.output_folder / LAUNCH
     try:
         training = made.write(run.training, folder)

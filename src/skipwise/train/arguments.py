@@ -1,4 +1,4 @@
-"""The run's `training` settings over the paper's recipe, and `transformers.TrainingArguments` from them."""
+"""The run's `training` settings over the paper's, and `transformers.TrainingArguments` from them."""
 
 import dataclasses
 import logging
@@ -21,14 +21,11 @@ with without_four_bits():  # What belongs to the Trainer loads peft.
 
 logger = logging.getLogger("skipwise")
 
-"""Windows of one optimizer step where the run's settings say nothing: the paper's."""
-
 _KNOWN = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
 _SWITCHES = {f.name for f in dataclasses.fields(TrainingArguments) if f.type in (bool, bool | None)}
-# Later releases of transformers 5 renamed it and warn of the old name.
+# Later releases of transformers 5 renamed it, and warn about the old name.
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
 
-# What the run's own settings lie over.
 _DEFAULTS: dict[str, Any] = {
     "max_steps": STEPS,
     "learning_rate": LEARNING_RATE,
@@ -43,7 +40,7 @@ _DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
     "report_to": "none",
 }
-# Settings of TrainingArguments that a run says elsewhere, and where.
+# Settings of TrainingArguments that a run makes elsewhere, and where.
 _SAID_ELSEWHERE = {
     "output_dir": "output",
     "seed": "seed",
@@ -56,20 +53,26 @@ _SAID_ELSEWHERE = {
     "parallelism_config": "parallel.context",
     "remove_unused_columns": "nothing; items have no unused columns",
 }
-# By which variables `accelerate launch` tells its processes of DeepSpeed.
+# Variables by which `accelerate launch` passes DeepSpeed's settings to its processes.
 _LAUNCHED_DEEPSPEED = ("CONFIG_FILE", "ZERO_STAGE", "OFFLOAD_OPTIMIZER_DEVICE", "OFFLOAD_PARAM_DEVICE")
 
 
 def training_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings that training runs with: the run's own over the paper's recipe.
+    """The settings that training runs with: the run's own over the paper's.
 
     Raises:
-        ConfigError: for names that `transformers.TrainingArguments` does not have, or that a run says elsewhere.
+        ConfigError: a name that `transformers.TrainingArguments` does not have or that is set elsewhere, or a value of
+            the wrong kind.
     """
-    _check_names(config.training)
+    for name in config.training:
+        if name in _SAID_ELSEWHERE:
+            raise ConfigError(f"setting 'training.{name}' is not for here; a run says it by {_SAID_ELSEWHERE[name]}")
+        if name not in _KNOWN:
+            hint = did_you_mean(name, _KNOWN).strip() or "see transformers.TrainingArguments"
+            raise ConfigError(f"setting 'training.{name}' is unknown; {hint}")
     settings = {**_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available()}
     for name, value in config.training.items():
-        # The word `no` is false to YAML.
+        # YAML reads the word `no` as false.
         value = "no" if name.endswith("_strategy") and value is False else value
         settings[name.replace("gradient_checkpointing", CHECKPOINTING)] = value
     for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"):
@@ -78,16 +81,16 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
             raise ConfigError(f"setting 'training.{name}' is {value!r}; give a whole number of 1 or more")
     for name in sorted(_SWITCHES.intersection(config.training)):
         value = config.training[name]
-        # Text such as "maybe" counts as true in Python, and would turn the switch on.
+        # Text such as "maybe" is true in Python, and would turn the switch on.
         if not isinstance(value, bool | None):
             raise ConfigError(f"setting 'training.{name}' is {value!r}; give true or false")
     for name in ("learning_rate", "weight_decay", "max_grad_norm"):
         value = settings.get(name, 0.0)
-        # Not a number compares as False, so it is refused too.
+        # NaN compares as False, so it is refused too.
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ConfigError(f"setting 'training.{name}' is {value!r}; give a number of 0 or more, such as 2e-5")
     at_a_time = settings["per_device_train_batch_size"] * num_groups(config)
-    # The paper's ten of a thousand steps; of few steps a tenth, as all of them would be spent on warming up.
+    # The paper's ten of a thousand steps; a tenth of few steps, which would all be warm-up.
     settings.setdefault("warmup_steps", min(WARMUP_STEPS, settings["max_steps"] // 10))
     settings.setdefault("gradient_accumulation_steps", max(1, GLOBAL_BATCH // at_a_time))
     return settings
@@ -97,12 +100,12 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
     """`training_settings` as the Trainer takes them, with validation before training.
 
     Raises:
-        ConfigError: for settings that cannot be used together, on this machine, or without a package that is missing.
+        ConfigError: settings that cannot be used together or on this machine, or need a package that is missing.
     """
     settings, every = training_settings(config), config.validation.every_steps
     settings |= _launched_engine(settings)
     if settings.get("deepspeed") and not torch.accelerator.is_available():
-        # Unasked, accelerate would take each process for the only one.
+        # By itself, accelerate would take each process for the only one.
         settings.setdefault("use_cpu", True)
     if every is None:
         every = max(1, round(settings["max_steps"] / 4))
@@ -117,7 +120,12 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
             eval_on_start=True,
             remove_unused_columns=False,
         )
-        _try_trackers(arguments)
+        if arguments.report_to:
+            from transformers.integrations import get_reporting_integration_callbacks
+
+            # The Trainer makes its trackers last; made here once, a missing package is found before any work.
+            for tracker in get_reporting_integration_callbacks(arguments.report_to):
+                tracker()
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         if settings.get("bf16") and not settings.get("use_cpu") and not torch.accelerator.is_available():
             raise ConfigError(
@@ -127,34 +135,26 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         raise ConfigError(f"settings under 'training' cannot be used: {' '.join(str(error).split())}") from error
     check_sharding(config, arguments)
     if arguments.n_gpu > 1:
-        # One process for several accelerators would copy the model at every step; torchrun gives each its own.
+        from skipwise.train._trainer import use_one_accelerator
+
         logger.warning(
             f"{arguments.n_gpu} accelerators are visible and one is used; "
             f"for all: torchrun --nproc-per-node {arguments.n_gpu} -m skipwise extend ..."
         )
-        arguments._n_gpu = 1
+        use_one_accelerator(arguments)
     return arguments
 
 
-def _try_trackers(arguments: TrainingArguments) -> None:
-    """The Trainer asks for trackers last of all; made here once, a missing package is found before any work."""
-    if arguments.report_to:
-        from transformers.integrations import get_reporting_integration_callbacks
-
-        for tracker in get_reporting_integration_callbacks(arguments.report_to):
-            tracker()
-
-
 def mixed_precision(arguments: TrainingArguments) -> torch.dtype | None:
-    """The 16-bit type that the Trainer computes in by autocast, or None; `accelerate launch` may say it as well."""
+    """The 16-bit dtype that the Trainer computes in by autocast, or None; `accelerate launch` may set it as well."""
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     name = "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else launched
-    # What is not done in 8 bits is done in bfloat16.
+    # With fp8, the rest is computed in bfloat16.
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}.get(name)
 
 
 def _launched_engine(settings: dict[str, Any]) -> dict[str, Any]:
-    """What `accelerate launch` was told of FSDP or DeepSpeed, which it would use unasked, as settings of `training`."""
+    """FSDP or DeepSpeed as `accelerate launch` was told to use it, as settings of `training`."""
     asked = {name: os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")}
     if any(settings.get(name) for name in ENGINE_SETTINGS) or not any(asked.values()):
         return {}
@@ -168,12 +168,3 @@ def _launched_engine(settings: dict[str, Any]) -> dict[str, Any]:
     if left_out := sorted(name.lower() for name, value in told.items() if value != "none"):
         logger.warning(f"of accelerate launch {', '.join(left_out)} is left out; it takes it by deepspeed_config_file")
     return {"deepspeed": deepspeed_settings(2 if stage == "none" else int(stage))}
-
-
-def _check_names(settings: dict[str, Any]) -> None:
-    for name in settings:
-        if name in _SAID_ELSEWHERE:
-            raise ConfigError(f"setting 'training.{name}' is not for here; a run says it by {_SAID_ELSEWHERE[name]}")
-        if name not in _KNOWN:
-            hint = did_you_mean(name, _KNOWN).strip() or "see transformers.TrainingArguments"
-            raise ConfigError(f"setting 'training.{name}' is unknown; {hint}")

@@ -1,4 +1,4 @@
-"""Calibration of an extended model in its folder: which documents, and what the folder is told of the choice."""
+"""Calibration of an extended model in its folder: on which documents, and writing the chosen attention factor."""
 
 import json
 import logging
@@ -25,28 +25,28 @@ from skipwise.records.runs import RECORD_FILE
 from skipwise.report.model_card import state_attention_factor
 
 CALIBRATION_FILE = "calibration.json"
-"""The record of a calibration in a folder that no run of skipwise left; a run's own record has it as an entry."""
+"""The record of a calibration in a folder without a run's record, which has it as an entry."""
 
-# So many documents are offered to the choice of a few.
+# Documents that the calibration chooses a few from.
 _OFFERED = 64
 
 logger = logging.getLogger("skipwise")
 
 
 def calibration_documents(corpus: Corpus, target: int) -> list[np.ndarray]:
-    """Documents to calibrate on: of the training part, so that none that an evaluation reads is among them.
+    """Documents to calibrate on: from the training split, so that evaluations read none of them.
 
-    Where a run holds nothing out, those of the default share are left to evaluations all the same.
+    If a run holds nothing out, the default share is left to evaluations all the same.
 
     Args:
         corpus: the run's documents.
-        target: how long each must be, in tokens; where none is, short ones are joined.
+        target: minimum length of each, in tokens; if no document is as long, short ones are joined.
 
     Returns:
         Token ids of each, 1-D.
 
     Raises:
-        DataError: there are none, also when joined.
+        DataError: there are none, even joined.
     """
     held_out = corpus.data.held_out or DataConfig().held_out
     corpus = replace(corpus, data=corpus.data.model_copy(update={"held_out": held_out}))
@@ -56,10 +56,10 @@ def calibration_documents(corpus: Corpus, target: int) -> list[np.ndarray]:
 def calibrate_run(
     model: Any, tokenizer: Any, documents: Sequence[np.ndarray], folder: Path, *, seed: int, progress: bool
 ) -> tuple[dict[str, Any], str]:
-    """The calibration of a run whose model is saved already: writes the factor chosen into the config of its folder.
+    """Calibrates a run whose model is saved already: writes the chosen factor into the config in its folder.
 
-    Every process of a parallel run calls this. Where the calibration fails, and be it for want of memory at the target,
-    the model stays as it was trained and saved.
+    Every process of a parallel run calls this. If the calibration fails, even for lack of memory at the target, the
+    model stays as it was trained and saved.
 
     Returns:
         The entry for the run's record, and a line for the model card.
@@ -80,12 +80,12 @@ def calibrate_run(
 def write_calibration(folder: Path, config: Any, found: Calibration, *, output: Path | None = None) -> Path:
     """Writes a calibration's choice into a checkpoint folder: its config, its record and its model card.
 
-    The config is replaced at once, and first: it alone decides what readers compute. The one from before stays beside
-    it. Where the choice is the factor that the config has, it stays as it is. A copy is complete when it appears.
+    The config comes first and is replaced atomically, since it alone decides what readers compute; the old one is kept
+    beside it. It stays as it is if it has the chosen factor already. A copy is complete when it appears.
 
     Args:
         folder: the checkpoint.
-        config: of its model, as `read_config` gives it.
+        config: of its model, from `read_config`.
         found: what was chosen.
         output: a new folder for a copy with the choice; None changes the checkpoint itself.
 
@@ -103,7 +103,7 @@ def write_calibration(folder: Path, config: Any, found: Calibration, *, output: 
         return folder
     try:
         with new_folder(output) as copy:
-            # The checkpoint's own files; what else a run left in folders beside them stays there.
+            # The checkpoint's own files, without the folders that a run left beside them.
             for file in sorted(path for path in folder.iterdir() if path.is_file()):
                 shutil.copy2(file, copy)
             if changes:
@@ -115,7 +115,7 @@ def write_calibration(folder: Path, config: Any, found: Calibration, *, output: 
 
 
 def _changes(found: Calibration, config: Any) -> bool:
-    """Whether what was chosen is another factor than the config's."""
+    """Whether the chosen factor differs from the config's."""
     return not math.isclose(found.scale, rope_state(config).attention_scale)
 
 

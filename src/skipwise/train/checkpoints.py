@@ -1,4 +1,4 @@
-"""The checkpoints of a run, in the order they were trained, and how to load one."""
+"""The checkpoints of a run in training order, and loading one."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ _ADAPTER_FILE = "adapter_config.json"
 
 
 class RunCheckpoint(NamedTuple):
-    """A state of a run.
+    """A checkpoint of a run.
 
     Attributes:
         step: optimizer steps done.
-        folder: where it lies; the run's own folder for the finished model.
+        folder: its folder; the run's own for the finished model.
     """
 
     step: int
@@ -29,19 +29,15 @@ class RunCheckpoint(NamedTuple):
 
 
 def run_checkpoints(folder: Path) -> list[RunCheckpoint]:
-    """Every complete checkpoint of a run that is kept, the finished model last.
-
-    Args:
-        folder: the run's output folder.
+    """All complete checkpoints of a run, the finished model last.
 
     Raises:
         ConfigError: it holds no run, or no checkpoint yet.
     """
     found = {step: RunCheckpoint(step, path) for step, path in sealed_checkpoints(folder).items()}
     if (record := Run.open(folder).record()) is not None:
-        # The last checkpoint holds the finished model once more.
-        steps = record["steps"]
-        found[steps] = RunCheckpoint(steps, folder)
+        # Replaces the last checkpoint, which has the same model.
+        found[record["steps"]] = RunCheckpoint(record["steps"], folder)
     if not found:
         raise ConfigError(
             f"{str(folder)!r} holds no checkpoint of a run (checkpoint-<step>/, skipwise.json); give the output folder "
@@ -51,7 +47,7 @@ def run_checkpoints(folder: Path) -> list[RunCheckpoint]:
 
 
 def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> LoadedModel:
-    """Loads a checkpoint as a plain model, low-rank additions merged into the weights that they were trained over.
+    """Loads a checkpoint as a plain model, with low-rank additions merged into the weights they were trained on.
 
     Args:
         checkpoint: one of `run_checkpoints`.
@@ -59,7 +55,7 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
         **how: `dtype`, `attention` and `trust_remote_code` as for `load_model`.
 
     Raises:
-        CheckpointError: it is not as it was written.
+        CheckpointError: it is damaged.
         CheckpointError, UnsupportedModelError, ConfigError: as for `load_model`.
     """
     if checkpoint.folder != run_folder and (reason := damage(checkpoint.folder)) is not None:
@@ -81,7 +77,7 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
     tuning, loaded = config.tuning, load()
     try:
         if isinstance(tuning, QloraTuning):
-            # The additions belong to the weights that the run quantized, which are those of its own dtype.
+            # The additions belong to weights that were quantized from the run's own dtype.
             dtype = run_dtype(config, base)
             device = torch.accelerator.current_accelerator() or torch.device("cpu")
             quantized = load(dtype=dtype, quantization=four_bits(tuning, device, compute=dtype))

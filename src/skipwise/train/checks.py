@@ -1,4 +1,4 @@
-"""What can be known of a run before weights are read: what is wrong with it, and what `resolve` needs to know."""
+"""What can be known about a run before weights are read: what is wrong with it, and the facts for `resolve`."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -31,30 +31,27 @@ from skipwise.train.exercises import shortest_exercise
 from skipwise.train.quantized import share_in_four_bits
 from skipwise.train.tuning import check_tuning
 from skipwise.train.validation import validation_lengths
-from skipwise.window import Window
 
 logger = logging.getLogger("skipwise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedRun:
-    """What a run's settings come to for its model.
+    """What a run's settings mean for its model.
 
     Attributes:
         base: config of the model.
         tokenizer: the model's own.
         sampler: of positions.
-        window: its lengths, in tokens.
-        facts: all but how long its documents are.
-        resolved: the run as far as these facts decide; of a run that goes on, as it was begun.
+        facts: everything but the lengths of the documents.
+        resolved: the run as far as these facts decide; a resumed run as it was begun.
         validation_lengths: in tokens.
-        sources: its documents, looked through.
+        sources: its documents, inspected.
     """
 
     base: PreTrainedConfig
     tokenizer: Any
     sampler: PositionSampler
-    window: Window
     facts: Facts
     resolved: Resolved
     validation_lengths: list[int]
@@ -64,20 +61,20 @@ class CheckedRun:
 def model_facts(
     given: RunConfig, base: PreTrainedConfig, *, sampler: PositionSampler | None = None, processes: int | None = None
 ) -> Facts:
-    """What `resolve` needs to know of a run's model and machine, by the model's config alone.
+    """What `resolve` needs to know about a run's model and machine, from the model's config alone.
 
     Args:
         given: the run.
         base: config of the model.
-        sampler: in place of the run's own.
-        processes: of the run; by default as many as this process is one of.
+        sampler: instead of the run's own.
+        processes: of the run; by default the number in this process's group.
 
     Raises:
         ConfigError, PositionError: lengths that contradict each other, or settings of `training` that are unknown.
     """
     training, local = training_settings(given), local_span(base.get_text_config(decoder=True))
     groups = max(1, (processes or PartialState().num_processes) // given.parallel.context)
-    at_a_time, times = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
+    windows = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
     return Facts(
         window=given.resolve_window(original_window(base)),
         refuses_mask=None
@@ -86,7 +83,7 @@ def model_facts(
         interpolation=scaled_by(base, given.target),
         own_sampler=sampler is not None,
         steps=training["max_steps"],
-        step_windows=at_a_time * times * groups,
+        step_windows=windows * groups,
     )
 
 
@@ -97,15 +94,15 @@ def check_run(
     processes: int | None = None,
     begun: RunConfig | None = None,
 ) -> CheckedRun:
-    """Finds all that can be wrong with a run without reading weights or tokenizing documents.
+    """Finds what is wrong with a run as far as possible without reading weights or tokenizing documents.
 
-    Files are looked at after all that takes no time, and before even the tokenizer is loaded.
+    Files are inspected after the quick checks, before the tokenizer is loaded.
 
     Args:
         given: the run.
-        sampler: in place of its own.
-        processes: of the run; by default as many as this process is one of.
-        begun: the same as it was resolved, where it goes on.
+        sampler: instead of its own.
+        processes: of the run; by default the number in this process's group.
+        begun: for a resumed run, the run as it was resolved when it was begun.
 
     Raises:
         SkipwiseError: as `extend`.
@@ -133,7 +130,6 @@ def check_run(
         base=base,
         tokenizer=tokenizer,
         sampler=sampler or config.build_sampler(),
-        window=facts.window,
         facts=facts,
         resolved=Resolved(config=given) if begun is not None else resolve(given, facts),
         validation_lengths=lengths,
@@ -144,13 +140,13 @@ def check_run(
 def _check_lengths(
     config: RunConfig, base: PreTrainedConfig, facts: Facts, sampler: PositionSampler | None, processes: int | None
 ) -> list[int]:
-    """Refuses windows that contradict each other, the sampler or the number of processes; lengths of validation."""
+    """The lengths of validation; refuses windows that contradict each other, the sampler or the processes."""
     window = facts.window
     stages = run_stages(config, window, facts.steps, sampler)
     every_stage = [*stages, *filter(None, [short_stage(config, stages)])]
     check_context(config, base, [stage.window for stage in every_stage], processes)
     lengths = validation_lengths(config, window)
     for stage in stages:
-        # A sampler is made without knowing its window, and may refuse it.
+        # A sampler is made without its window, and may refuse it.
         stage.sampler.sample(window.target, stage.window, np.random.default_rng(0))
     return lengths

@@ -1,9 +1,9 @@
-"""Context parallelism: each window's tokens over several processes, by PyTorch's own ring attention.
+"""Context parallelism: each window's tokens split over several processes, with PyTorch's ring attention.
 
-Keys and values go round among the processes of a group while each attends for its own tokens. All else of a decoder
-looks at one token at a time, so a process holds the activations of its part alone. Groups are made of consecutive
-processes. All of a group get the same items, each its part of them, and gradients are summed over all processes as
-without groups; so what a run trains is what as many processes as there are groups would train.
+Keys and values travel around the processes of a group while each process attends for its own tokens. Everything else in
+a decoder looks at one token at a time, so a process holds only the activations of its part. A group is made of
+consecutive processes, which all get the same items, each its part of them. Gradients are summed over all processes as
+without groups, so a run trains what one process per group would train.
 """
 
 import os
@@ -18,22 +18,19 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.experimental import context_parallel
 from torch.utils.data import Sampler
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from skipwise.attention import SDPA, refusing_masks
 from skipwise.config import RunConfig
 from skipwise.doctor import Verdict
 from skipwise.doctor.bench import local_span, rms, undisturbed
-from skipwise.errors import ConfigError, UnsupportedModelError
+from skipwise.errors import ConfigError
 from skipwise.loss import IGNORED, training_inputs
 from skipwise.records.verdict import judge
 from skipwise.train.ring import use_ring_on_cpu
 from skipwise.window import Window
 
-ATTENTION = "sdpa"
-"""The attention of the transformers library that can go round: that by PyTorch's own function."""
-
-# Of a part of the probe, and how far attention over parts may be from that over the whole, where 1 is what it would be
-# if no part saw another: in 16 bits rounding makes about a hundredth of it.
+# Tokens of one part of the probe, and how far attention over parts may be from that over the whole. 1 is the distance
+# if no part saw another; rounding in 16 bits makes about 0.01.
 _PROBE_TOKENS = 16
 _SMALL = 0.1
 
@@ -41,16 +38,16 @@ _SMALL = 0.1
 def check_context(
     config: RunConfig, base: transformers.PreTrainedConfig, windows: Sequence[Window], processes: int | None = None
 ) -> None:
-    """Refuses windows that cannot be split, without a look at weights or documents.
+    """Refuses windows that cannot be split, before weights or documents are read.
 
     Args:
         config: the run.
         base: the model's config.
         windows: of each stage.
-        processes: of the run; by default as many as this process is one of.
+        processes: of the run; by default the number in this process's group.
 
     Raises:
-        ConfigError: no whole groups of processes, parts of unequal length, or attention that cannot go round.
+        ConfigError: an incomplete group of processes, parts of unequal length, or attention that cannot be split.
     """
     size = config.parallel.context
     if size == 1:
@@ -68,10 +65,10 @@ def check_context(
                 f"{given}, and a window of {tokens} tokens does not divide into two pieces for each of {size} "
                 f"processes: give one of {tokens - tokens % (2 * size) or 2 * size}, or another multiple of {2 * size}"
             )
-    if config.attention not in (None, ATTENTION):
+    if config.attention not in (None, SDPA):
         raise ConfigError(
             f"{given}, and 'attention' is {config.attention!r}; parts of a window attend to one another by "
-            f"--attention {ATTENTION} alone"
+            f"--attention {SDPA} alone"
         )
     span, longest = local_span(base.get_text_config(decoder=True)), max(window.train for window in windows)
     if span is not None and span < longest:
@@ -82,12 +79,12 @@ def check_context(
 
 
 def num_groups(config: RunConfig) -> int:
-    """How many batches are trained at a time, by as many groups of processes."""
+    """Number of groups of processes; each trains one batch at a time."""
     return max(1, _world_size() // config.parallel.context)
 
 
 def context_group(config: RunConfig, device: torch.device) -> "ContextGroup | None":
-    """This process's group; None where each process has windows of its own. All processes call this."""
+    """This process's group; None if each process has windows of its own. All processes call this."""
     return ContextGroup(config.parallel.context, device) if config.parallel.context > 1 else None
 
 
@@ -95,8 +92,8 @@ class ContextGroup:
     """The processes that hold each window together, this one among them.
 
     Args:
-        size: how many; it divides the number of all processes.
-        device: that this one computes on.
+        size: number of them; it divides the number of all processes.
+        device: of this process.
 
     Attributes:
         size: as given.
@@ -113,15 +110,15 @@ class ContextGroup:
 
     @contextmanager
     def part_of(self, columns: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Within, attention is over the whole window, though each process has a part of it; the backward pass, too.
+        """Context in which each process has a part of a window and attends over all of it, in the backward pass too.
 
         Args:
-            columns: by name, a value a token (batch, n), alike in all processes of the group. What is missing to a
-                length that divides is filled up with their last value.
+            columns: by name, one value per token (batch, n), the same in all processes of the group. They are padded
+                with their last value to a length that divides.
 
         Yields:
-            Of each column this process's part (batch, m): a piece from the first half and its counterpart from the
-            second, so that all have as many pairs of query and key.
+            This process's part of each column (batch, m): a piece of the first half and its counterpart from the
+            second, so that all processes have the same number of query-key pairs.
         """
         n = next(iter(columns.values())).shape[1]
         missing = -n % (2 * self.size)
@@ -131,13 +128,13 @@ class ContextGroup:
             context_parallel(
                 self._mesh, buffers=buffers, buffer_seq_dims=[1] * len(buffers), no_restore_buffers={*buffers}
             ),
-            _under_no_mask(),
+            refusing_masks(),
         ):
             yield parts
 
     @contextmanager
     def training_part_of(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Within, this process's part of a batch, as `part_of`; labels are shifted before they are split.
+        """As `part_of`, for a batch of training; labels are shifted before they are split.
 
         Args:
             batch: `input_ids`, `position_ids` and `labels` (batch, n).
@@ -149,19 +146,19 @@ class ContextGroup:
             yield part
 
     def summed(self, value: Tensor) -> Tensor:
-        """The sum of a value over the group; the value itself stays."""
+        """The sum of a value over the group."""
         total = value.detach().clone()
         torch.distributed.all_reduce(total, group=self._mesh.get_group())
         return total
 
 
 class GroupSampler(Sampler):
-    """Places in order, each batch once for every process of a group, as batches are dealt to processes in turn.
+    """Places in order, each batch once per process of a group, since processes take batches in turn.
 
     Args:
-        num_items: places, whole batches of them.
-        batch: places of a batch.
-        size: processes of a group.
+        num_items: number of places, a multiple of `batch`.
+        batch: places per batch.
+        size: processes per group.
     """
 
     def __init__(self, num_items: int, batch: int, size: int) -> None:
@@ -179,17 +176,17 @@ class GroupSampler(Sampler):
 def probe_context(
     model: transformers.PreTrainedModel, window: Window, group: ContextGroup, precision: torch.dtype | None, seed: int
 ) -> Verdict:
-    """Proves on the model, the device and the versions in use that parts of a window make what the whole makes.
+    """Checks with the model, device and versions in use that parts of a window compute what the whole does.
 
         share = rms(parts - whole) / rms(alone - whole)
 
-    of hidden states, and of gradients at the embeddings, where `alone` is what parts make that do not see one another.
+    for hidden states, and for gradients at the embeddings; `alone` is computed by parts that do not see one another.
 
     Args:
-        model: whole, on the device and in the dtype that training uses.
+        model: whole, on the device and in the dtype of training.
         window: lengths of the run, in tokens.
         group: this process's.
-        precision: 16-bit type that training computes in by autocast; None where it has none.
+        precision: 16-bit dtype of autocast in training; None without autocast.
         seed: of the random tokens, the same in all processes.
 
     Returns:
@@ -197,13 +194,13 @@ def probe_context(
     """
     try:
         with undisturbed(model, gradient_checkpointing=False):
-            # Dropout draws other units for a part than for the whole.
+            # In training mode, dropout would drop other units of a part than of the whole.
             share = _share(model.eval(), window, group, precision, seed)
         found = f"parts of a window in {group.size} processes miss what the whole makes by {share:.1e} of their context"
-    except Exception as error:  # The model's code is anyone's, and PyTorch's kernels refuse in words of their own.
+    except Exception as error:  # Any error of the model's own code, or of PyTorch's kernels.
         share, message = np.nan, next(iter(str(error).strip().splitlines()), "no message")
         found = f"attention over parts of a window stopped with {type(error).__name__}: {message[:200]}"
-    cure = f"leave parallel.context out, or try --attention {ATTENTION} and, on an accelerator, training.bf16=true"
+    cure = f"leave parallel.context out, or try --attention {SDPA} and, on an accelerator, training.bf16=true"
     return judge("context", share < _SMALL, found, cure)
 
 
@@ -220,7 +217,7 @@ def _share(model: Any, window: Window, group: ContextGroup, precision: torch.dty
     direction: Tensor | None = None
 
     def made(input_ids: Tensor, position_ids: Tensor, at: Tensor) -> list[Tensor]:
-        """Hidden states, and gradients at the embeddings, of tokens that stand at these places in the window."""
+        """Hidden states, and gradients at the embeddings, of tokens at these places in the window."""
         nonlocal direction
         leaves: list[Tensor] = []
 
@@ -249,29 +246,6 @@ def _share(model: Any, window: Window, group: ContextGroup, precision: torch.dty
     worst = torch.tensor(max(shares) if np.isfinite(shares).all() else np.inf, device=device)
     torch.distributed.all_reduce(worst, op=torch.distributed.ReduceOp.MAX)
     return worst.item()
-
-
-@contextmanager
-def _under_no_mask() -> Iterator[None]:
-    """Within, attention refuses a mask, which is one of a part by itself; without one, it is causal over the whole."""
-    attend = ALL_ATTENTION_FUNCTIONS[ATTENTION]
-
-    def attend_without_mask(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *rest: Any, **how: Any
-    ) -> Any:
-        if attention_mask is not None:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} attends under a mask of its own, which cannot be had for parts of a window: "
-                "leave parallel.context out"
-            )
-        return attend(module, query, key, value, attention_mask, *rest, **how)
-
-    # What stands in the library's own table stays there, and is in use again once this is deleted.
-    ALL_ATTENTION_FUNCTIONS[ATTENTION] = attend_without_mask
-    try:
-        yield
-    finally:
-        del ALL_ATTENTION_FUNCTIONS[ATTENTION]
 
 
 def _world_size() -> int:

@@ -1,7 +1,8 @@
-"""A run's documents: found, and made into the curriculum that it trains on."""
+"""A run's documents: found, and made into the items of its stages."""
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from accelerate import PartialState
 
@@ -11,11 +12,9 @@ from skipwise.data.corpus import Corpus, StoredCorpus, StreamedCorpus, TokenStor
 from skipwise.data.documents import Sources, kinds_line, look_through
 from skipwise.data.items import TrainingItems
 from skipwise.data.stream import DocumentStream, check_streaming
-from skipwise.positions import PositionSampler
-from skipwise.train.curriculum import Curriculum, Stage, Stretch
+from skipwise.train.curriculum import Stage
 from skipwise.train.exercises import Items, RetrievalExercises
 from skipwise.train.streamed import StreamedItems
-from skipwise.window import Window
 
 logger = logging.getLogger("skipwise")
 
@@ -23,9 +22,9 @@ _NAMED_AT_MOST = 3
 
 
 def check_sources(config: RunConfig) -> Sources:
-    """Looks through the run's documents; what is no path on this machine is asked for on the hub.
+    """Inspects the run's documents; looks up on the hub what is no path on this machine.
 
-    Warns of files that are empty, as copying or fetching may have failed.
+    Warns about empty files, since copying or downloading may have failed.
 
     Raises:
         DataError: there are none, or some cannot be read (see `documents.look_through`).
@@ -41,105 +40,50 @@ def check_sources(config: RunConfig) -> Sources:
     return sources
 
 
-def build_curriculum(
-    config: RunConfig,
-    corpus: Corpus,
-    window: Window,
-    stages: Sequence[RunStage],
-    num_steps: int,
-    items_per_step: int,
-    items_at_a_time: int,
-    skipped: Sequence[int] = (),
-    evenly: bool = False,
-    together: bool = False,
-) -> tuple[Curriculum, TokenStore | DocumentStream]:
-    """All items of a run in order, and the documents of its first stage.
+def make_stages(
+    config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], *, num_steps: int, items_per_step: int
+) -> tuple[list[Stage], Stage | None, TokenStore | DocumentStream]:
+    """The items of a run by stage, those of its short steps, and the documents of its first stage.
 
     Args:
         config: the run.
         corpus: its documents.
-        window: lengths of the run, in tokens.
-        stages: as `run_stages` gives them.
+        stages: from `run_stages`.
         num_steps: optimizer steps of the run.
-        items_per_step: windows of one optimizer step, over all processes, as long as the window has not grown.
-        items_at_a_time: windows of one batch on one device, as the run was begun.
-        skipped: places in the run whose items it does without.
-        evenly: the run goes on with batches of another size.
-        together: processes hold a model or windows together, so that none may have an empty batch alone.
+        items_per_step: windows per optimizer step, over all processes, before windows grow.
 
     Raises:
         DataError: documents that cannot be read, or too short.
         ConfigError: a window too short for a retrieval exercise.
     """
-    make = (
-        _StreamedItems(config, corpus, items_per_step, num_steps)
-        if isinstance(corpus, StreamedCorpus)
-        else _StoredItems(config, corpus)
-    )
+    data, seed = config.data, config.seed
+    # One stream for all stages: each goes on where the one before has stopped.
+    stream = corpus.stream(lanes=items_per_step, seed=seed) if isinstance(corpus, StreamedCorpus) else None
+    opened: list[TokenStore | DocumentStream] = []
 
-    def stretch(stage: RunStage, retrieval: float) -> Stretch:
+    def stage_of(stage: RunStage, retrieval: float) -> Stage:
         begin, lengths, sampler = stage
-        items, seed = make.items(lengths, sampler), config.seed
-        exercises = None
-        if retrieval > 0:
-            exercises = RetrievalExercises(corpus.tokenizer, items, sampler, lengths, seed)
-        return Stretch(begin, lengths.train, Stage(items, exercises, retrieval, seed))
+        how: dict[str, Any] = {"mask_joints": data.mask_joints, "near_labels": data.near_labels}
+        items: Items
+        if isinstance(corpus, StoredCorpus):
+            opened.append(store := corpus.documents("train", min_tokens=lengths.train))
+            items = TrainingItems(store, sampler, lengths, seed, **how)
+        else:
+            assert stream is not None
+            opened.append(stream)
+            how |= {"lanes": items_per_step, "num_places": num_steps * items_per_step}
+            how |= {"min_tokens": max(lengths.train, data.min_tokens or 0)}
+            items = StreamedItems(stream, sampler, lengths, seed, **how)
+        if retrieval:
+            exercises = RetrievalExercises(corpus.tokenizer, items, sampler, lengths, seed, retrieval)
+            return Stage(begin, lengths.train, exercises)
+        return Stage(begin, lengths.train, items)
 
-    stretches = [stretch(stage, config.data.retrieval) for stage in stages]
+    made = [stage_of(stage, data.retrieval) for stage in stages]
+    logger.info(_told(opened[0], corpus.sources))
+    # Short steps are of text alone: they preserve the short window, not the finding of keys.
     short = short_stage(config, stages)
-    first = make.opened[0]
-    logger.info(_told(first, corpus.sources))
-    curriculum = Curriculum(
-        stretches,
-        num_steps,
-        window.train,
-        items_per_step,
-        items_at_a_time,
-        skipped,
-        evenly,
-        keep_tokens=config.keep_tokens and not together,
-        # They are of text alone: what they keep is not the finding of keys.
-        short=short and stretch(short, 0.0),
-        short_steps=config.short_steps,
-    )
-    return curriculum, first
-
-
-class _StoredItems:
-    """Items of token files, a view of them for each stage."""
-
-    def __init__(self, config: RunConfig, corpus: StoredCorpus) -> None:
-        self._config, self._corpus = config, corpus
-        self.opened: list[TokenStore] = []
-
-    def items(self, lengths: Window, sampler: PositionSampler) -> Items:
-        """The items of a stage."""
-        data = self._config.data
-        self.opened.append(store := self._corpus.documents("train", min_tokens=lengths.train))
-        return TrainingItems(store, sampler, lengths, self._config.seed, data.mask_joints, data.near_labels)
-
-
-class _StreamedItems:
-    """Items of documents as they are read: one stream for all stages, each goes on where the one before has come to."""
-
-    def __init__(self, config: RunConfig, corpus: StreamedCorpus, lanes: int, num_steps: int) -> None:
-        self._config, self._lanes, self._num_steps = config, lanes, num_steps
-        self.opened = [corpus.stream(lanes=lanes, seed=config.seed)]
-
-    def items(self, lengths: Window, sampler: PositionSampler) -> Items:
-        """The items of a stage."""
-        data = self._config.data
-        return StreamedItems(
-            self.opened[0],
-            sampler,
-            lengths,
-            self._config.seed,
-            min_tokens=max(lengths.train, data.min_tokens or 0),
-            mask_joints=data.mask_joints,
-            near_labels=data.near_labels,
-            lanes=self._lanes,
-            num_places=self._num_steps * self._lanes,
-        )
+    return made, short and stage_of(short, 0.0), opened[0]
 
 
 def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
@@ -156,11 +100,11 @@ def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
     line = f"training on {counts.documents:,} documents of {counts.tokens:,} tokens; of {counts.seen:,} seen "
     line += f"{reasons} are left out" if reasons else "none is left out"
     if kinds := kinds_line(sources.kinds_passed_over):
-        line += f"; files of kinds that are not read: {kinds}"
+        line += f"; files of unsupported kinds: {kinds}"
     unreadable = sources.passed_over()
     unreadable.update(store.passed_over)
     if unreadable:
-        line += f"; left out as they cannot be read: {unreadable.numbers()}"
+        line += f"; unreadable and left out: {unreadable.numbers()}"
     if counts.dropped_short > counts.kept and not view.join:
         line += "; most are too short, --set data.join=true joins them"
     return line

@@ -1,5 +1,6 @@
 """The end of a run: the trained model gathered, merged, saved and calibrated, and the record of what was done."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from accelerate import PartialState
 
 from skipwise.config import QloraTuning
+from skipwise.data.stream import DocumentStream
 from skipwise.doctor import Verdict
 from skipwise.model import check_saved, portability_note, save_model, share_weights
 from skipwise.records.runs import ADAPTER
@@ -14,6 +16,7 @@ from skipwise.train.calibration import calibrate_run
 from skipwise.train.data import shows_bars
 from skipwise.train.durable import step_of
 from skipwise.train.preparation import load
+from skipwise.train.process import peak_bytes
 from skipwise.train.quantized import give_back, merge_record, merged_in_full, run_dtype
 from skipwise.train.record import finite_log, streamed_counts, write_record
 from skipwise.train.session import Session
@@ -27,12 +30,12 @@ class ExtendResult:
     """What a run left behind.
 
     Attributes:
-        folder: of the extended model; of the checkpoints where the run was stopped.
-        finished: False where the run was stopped on request and can be resumed.
+        folder: of the extended model; of the checkpoints if the run was stopped.
+        finished: False if the run was stopped on request and can be resumed.
         steps: optimizer steps done so far.
         verdicts: of the preflight.
-        log: the Trainer's log, one dict an entry: loss by step, validation perplexities from before training on.
-        record: what stands in `skipwise.json`; empty where the run was stopped.
+        log: the Trainer's log, one dict per entry: loss by step, and validation perplexities, also before training.
+        record: the contents of `skipwise.json`; empty if the run was stopped.
     """
 
     folder: Path
@@ -44,46 +47,41 @@ class ExtendResult:
 
 
 def deliver(run: Session, trained: Trained) -> ExtendResult:
-    """Leaves the extended model in its folder, where the run is finished."""
-    trainer = trained.trainer
-    steps, log = trainer.state.global_step, finite_log(trainer.state.log_history)
+    """Leaves the extended model in its folder, if the run is finished."""
+    state = trained.trainer.state
+    steps, log = state.global_step, finite_log(state.log_history)
     record: dict[str, Any] = {}
     if trained.finished:
         record = trained.record | _what_was_done(run, trained, steps, log)
         _write_model(run, trained, record)
+    folder = run.folder.path
     return ExtendResult(
-        folder=run.folder.path,
-        finished=trained.finished,
-        steps=steps,
-        verdicts=run.verdicts,
-        log=log,
-        record=record,
+        folder=folder, finished=trained.finished, steps=steps, verdicts=run.verdicts, log=log, record=record
     )
 
 
 def _what_was_done(run: Session, trained: Trained, steps: int, log: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the record says of the steps."""
     done = {
         "steps": steps,
         # Seconds and peak memory are those of this process, from this step on.
         "resumed_at_step": None if run.checkpoint is None else step_of(run.checkpoint),
-        "seconds": round(run.stopwatch.seconds, 1),
+        "seconds": round(time.monotonic() - run.began, 1),
         "training_seconds": round(sum(entry.get("step_seconds", 0.0) for entry in log), 1),
-        "peak_bytes": run.stopwatch.peak_bytes,
+        "peak_bytes": peak_bytes(),
         "bad_steps": run.bad_items.bad_steps,
         "skipped_items": run.bad_items.skipped,
         "log": log,
     }
-    if (stream := trained.material.stream) is not None:
-        done["corpus"] = trained.record["corpus"] | streamed_counts(stream, run.checked.sources)
+    if isinstance(trained.documents, DocumentStream):
+        done["corpus"] = trained.record["corpus"] | streamed_counts(trained.documents, run.checked.sources)
     return done
 
 
 def _write_model(run: Session, trained: Trained, record: dict[str, Any]) -> None:
-    """Saves the model as a plain one, calibrates it where that is asked for, and writes the record last."""
+    """Saves the model as a plain one, calibrates it if asked to, and writes the record last."""
     folder, writes = run.folder.path, trained.trainer.is_world_process_zero()
     plain = _plain_model(run, trained, record)
-    # The chunked loss, which stood in for the model's own forward pass.
+    # The chunked loss, which replaced the model's own forward pass.
     vars(plain).pop("forward", None)
     assert run.loaded is not None
     if writes:
@@ -91,18 +89,17 @@ def _write_model(run: Session, trained: Trained, record: dict[str, Any]) -> None
         with loaded_whole(run.arguments):
             check_saved(plain, folder)
     factor = None
-    if trained.material.to_calibrate_on is not None:
+    if trained.to_calibrate_on is not None:
         record["calibration"], factor = _calibrated(run, trained, plain)
     if writes:
         note = portability_note(plain.config)
-        notes = [note] if note else []
-        write_record(folder, record, run.checked.window, run.verdicts, notes=notes, factor=factor)
+        write_record(folder, record, run.window, run.verdicts, notes=[note] if note else [], factor=factor)
 
 
 def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
-    """The trained model without additions, whole in the process that writes; additions are saved beside it.
+    """The trained model with additions merged, whole in the process that writes; additions are saved beside it.
 
-    In the other processes of a split model it is the one that was trained.
+    In the other processes of a split model it is the trained one.
     """
     trainer, tuning = trained.trainer, run.config.tuning
     model: Any = trainer.model
@@ -115,7 +112,7 @@ def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
     if isinstance(tuning, QloraTuning):
         dtype = run_dtype(run.config, run.checked.base)
         record["merge"] = merge_record(tuning, dtype)
-        if writes or trained.material.to_calibrate_on is not None:
+        if writes or trained.to_calibrate_on is not None:
             plain = merged_in_full(model, load(run, dtype="float32").model, tuning, dtype)
             give_back(model)
             return plain
@@ -125,11 +122,11 @@ def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
 
 
 def _calibrated(run: Session, trained: Trained, plain: Any) -> tuple[dict[str, Any], str]:
-    """The attention factor chosen: the entry for the record, and a line for the card."""
-    trainer, documents = trained.trainer, trained.material.to_calibrate_on
+    """Chooses the attention factor: the entry for the record, and a line for the card."""
+    trainer, documents = trained.trainer, trained.to_calibrate_on
     assert run.loaded is not None
     assert documents is not None
-    # At the target a pass may need the memory that gradients and the optimizer hold.
+    # A pass at the target may need the memory of gradients and optimizer.
     plain.zero_grad(set_to_none=True)
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.accelerator.free_memory()

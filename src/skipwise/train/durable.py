@@ -1,7 +1,7 @@
-"""Checkpoints that no crash can spoil: written to the side, sealed with sizes and hashes, renamed, verified on load.
+"""Checkpoints that survive crashes: written to the side, sealed with sizes and hashes, renamed, verified on load.
 
-A folder `checkpoint-<step>` of a run is there whole or not at all: until its last byte is on the disk it is called
-`.saving/checkpoint-<step>`. What a disk did to it afterwards shows by its seal.
+A folder `checkpoint-<step>` is complete whenever it exists: until its last byte is on disk it is named
+`.saving/checkpoint-<step>`. Its seal reveals later damage.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SEAL_FILE = "seal.json"
 STAGING = ".saving"
 
-# What libraries raise where a file cannot be written: the last two wrap the system's own error.
+# What libraries raise if a file cannot be written; the last two wrap the system's error.
 _WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
@@ -33,19 +33,17 @@ def step_of(checkpoint: Path) -> int:
 
 
 def sealed_checkpoints(folder: Path) -> dict[int, Path]:
-    """The checkpoint folders of a run by their step, in order; what is half written is none."""
+    """The complete checkpoint folders of a run by step, in ascending order."""
     found = {step_of(file.parent): file.parent for file in folder.glob(f"checkpoint-*/{SEAL_FILE}")}
     return dict(sorted(found.items()))
 
 
 def newest_sound(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint of a run that is as it was written; None where there is none.
-
-    The first process reads, and all get its answer.
+    """The newest undamaged checkpoint of a run; None if there is none. The first process decides for all.
 
     Args:
         folder: the run's output folder.
-        warn: is told of each that is damaged and passed over.
+        warn: called with a message for each damaged checkpoint.
     """
     from accelerate import PartialState
 
@@ -64,7 +62,7 @@ def newest_sound(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a sealed checkpoint, by the sizes and then the hashes of its files; None where nothing is."""
+    """What is wrong with a sealed checkpoint, by the sizes and then the hashes of its files; None if it is sound."""
     try:
         seal: dict[str, dict[str, object]] = json.loads((checkpoint / SEAL_FILE).read_text(encoding="utf-8"))
         sizes = {name: (checkpoint / name).stat().st_size for name in seal if (checkpoint / name).exists()}
@@ -81,14 +79,10 @@ def damage(checkpoint: Path) -> str | None:
 
 @contextmanager
 def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
-    """Within, all processes write a checkpoint into the folder given; afterwards it stands in the run, sealed.
-
-    Args:
-        run_folder: of the run.
-        step: that the checkpoint is of.
+    """Context in which all processes write a checkpoint into the yielded folder; then it is sealed and renamed.
 
     Raises:
-        CheckpointError: it cannot be written, as on a full disk. Older checkpoints are as they were.
+        CheckpointError: it cannot be written, as on a full disk. Older checkpoints stay as they are.
     """
     import torch
     from accelerate import PartialState
@@ -104,7 +98,7 @@ def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
         state.wait_for_everyone()
         _seal(staged, state)
         if state.is_main_process:
-            # A damaged one of the same step was passed over.
+            # One of the same step is there if it was damaged.
             shutil.rmtree(final, ignore_errors=True)
             staged.rename(final)
             staged.parent.rmdir()
@@ -125,15 +119,15 @@ def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
 
 
 def forget_older(run_folder: Path, written: int, limit: int | None, keep: Path | None = None) -> None:
-    """Deletes all checkpoints but the newest up to the one that has just been written, which is always kept.
+    """Deletes all checkpoints but the newest up to the one just written.
 
-    Later ones were there before it, and the run did not go on from them, as they are damaged: they do not count.
+    Later ones are deleted too: they are damaged, since the run did not go on from them.
 
     Args:
         run_folder: of the run.
-        written: step of the one that has just been written.
-        limit: how many stay; None or 0 for all.
-        keep: one that stays whatever its age.
+        written: step of the checkpoint just written.
+        limit: how many are kept; None or 0 for all.
+        keep: one that is kept whatever its age.
     """
     if not limit:
         return
@@ -141,13 +135,13 @@ def forget_older(run_folder: Path, written: int, limit: int | None, keep: Path |
     kept = sorted(step for step in found if step <= written)[-limit:]
     for step, checkpoint in found.items():
         if step not in kept and checkpoint != keep:
-            # Without its seal first, so that one half deleted is none.
+            # Its seal first, so that a half-deleted one does not count.
             (checkpoint / SEAL_FILE).unlink(missing_ok=True)
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _seal(folder: Path, state: "PartialState") -> None:
-    """Writes sizes and hashes of all files, which processes share out; all are on the disk afterwards."""
+    """Writes sizes and hashes of all files, and flushes them to disk; processes divide the files among them."""
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     own = []
     for name in files[state.process_index :: state.num_processes]:

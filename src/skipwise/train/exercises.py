@@ -10,8 +10,8 @@ from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.positions import PositionSampler
 from skipwise.window import Window
 
-# Keeps the draws of exercises apart from those of items, which are seeded by (seed, epoch, index).
-EXERCISES = 0x5EED
+# Separates the draws of exercises from those of items, whose key is (seed, epoch, index).
+_EXERCISES = 0x5EED
 
 
 class Items(Protocol):
@@ -31,38 +31,55 @@ class Items(Protocol):
 
 
 class RetrievalExercises:
-    """Windows with a passkey to find, in the documents' text or in plain filler; only the key's tokens are labelled.
+    """Items of which a share are exercises: a passkey to find in the documents' text or in plain filler.
 
-    Positions skip as everywhere else, so the key is asked for from any distance up to the target.
+    Only the key's tokens are labelled. Positions skip as everywhere, so the key is asked for from any distance up to
+    the target.
 
     Args:
         tokenizer: the model's own.
-        items: of the documents whose text hides half of the keys.
+        items: of the documents; the text of half of the exercises comes from these.
         sampler: chooses the positions.
         window: the three lengths, in tokens.
-        seed: source of every draw.
+        seed: seed of all draws.
+        share: of the places.
 
     Raises:
-        ConfigError: when the training window is too short for an exercise.
+        ConfigError: the training window is too short for an exercise.
     """
 
-    def __init__(self, tokenizer: Any, items: Items, sampler: PositionSampler, window: Window, seed: int) -> None:
-        self._tokenizer, self._items = tokenizer, items
+    def __init__(
+        self, tokenizer: Any, items: Items, sampler: PositionSampler, window: Window, seed: int, share: float
+    ) -> None:
+        self._tokenizer, self._items, self._share = tokenizer, items, share
         self._sampler, self._window, self._seed = sampler, window, seed
-        require_room(tokenizer, window)
+        if window.train < (shortest := shortest_exercise(tokenizer)):
+            raise ConfigError(
+                f"setting 'data.retrieval' asks for exercises, and a training window of {window.train} tokens is too "
+                f"short for one, which takes {shortest} with this tokenizer; train with a longer --window, or without"
+            )
 
-    def item(self, place: int) -> TrainingItem:
-        """The exercise at a place in the run."""
-        rng = generator_of(self._seed, EXERCISES, place)
+    def at(self, place: int) -> TrainingItem:
+        """The item at a place in the run."""
+        return self.exercise(place) if self.stands_at(place) else self._items.at(place)
+
+    def describe(self, place: int) -> dict[str, int]:
+        """Which document an item was made of; empty for an exercise."""
+        return {} if self.stands_at(place) else self._items.describe(place)
+
+    def stands_at(self, place: int) -> bool:
+        """Whether the item at a place is an exercise."""
+        return generator_of(self._seed, _EXERCISES + 1, place).random() < self._share
+
+    def exercise(self, place: int) -> TrainingItem:
+        """The exercise of a place."""
+        rng = generator_of(self._seed, _EXERCISES, place)
         text = None
         if rng.random() < 0.5:
             document = self._items.document_for(place, rng)
             start = int(rng.integers(len(document)))
             text = np.roll(document, -start)[: self._window.train].tolist()
-        return self._hidden_in(text, rng)
-
-    def _hidden_in(self, text: list[int] | None, rng: np.random.Generator) -> TrainingItem:
-        # Made anew each time, as workers of a DataLoader may have to pickle this object, and a builder cannot be.
+        # Made anew each time: a DataLoader's workers may have to pickle this object, and a builder cannot be pickled.
         builder = PasskeyBuilder(self._tokenizer, text)
         prompt = builder.build(self._window.train, float(rng.random()), rng)
         input_ids = np.asarray(prompt.prompt_ids + prompt.answer_ids, dtype=np.int64)
@@ -76,16 +93,3 @@ class RetrievalExercises:
 def shortest_exercise(tokenizer: Any) -> int:
     """Tokens of the shortest exercise."""
     return PasskeyBuilder(tokenizer).shortest_tokens(np.random.default_rng(0))
-
-
-def require_room(tokenizer: Any, window: Window) -> None:
-    """Refuses a training window that is too short for an exercise.
-
-    Raises:
-        ConfigError: it is.
-    """
-    if window.train < (shortest := shortest_exercise(tokenizer)):
-        raise ConfigError(
-            f"setting 'data.retrieval' asks for exercises, and a training window of {window.train} tokens is too short "
-            f"for one, which takes {shortest} with this tokenizer; train with a longer --window, or without"
-        )

@@ -1,4 +1,4 @@
-"""Out-of-memory recovery on the first steps: a smaller micro-batch and more accumulation, or narrower grown windows."""
+"""Out-of-memory recovery on the first steps: smaller micro-batch, more accumulation, or narrower grown windows."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -13,15 +13,15 @@ from skipwise.train.process import ran_out_of_memory
 if TYPE_CHECKING:
     from skipwise.train.trainer import SkipwiseTrainer
 
-# A later step that needs more than those before it has wider windows, or others have taken memory meanwhile.
+# A later step runs out of memory only if its windows are wider, or if another program has taken memory.
 _FIRST_STEPS = 3
 
 
 class TooMuchAtATimeError(CheckpointError):
-    """There is no memory for as much at a time, and less may fit.
+    """Memory ran out, and less at a time may fit.
 
     Attributes:
-        less: what to go on with, as `RunFolder.remember` keeps it.
+        less: what to go on with, for `RunFolder.remember`.
     """
 
     def __init__(self, message: str, less: Mapping[str, int]) -> None:
@@ -31,15 +31,15 @@ class TooMuchAtATimeError(CheckpointError):
 
 @contextlib.contextmanager
 def fewer_at_a_time(trainer: "SkipwiseTrainer", first_step: int) -> Iterator[None]:
-    """Within, memory that runs out within a step is told, on the first steps with what would fit.
+    """Context that explains out-of-memory errors within a step, on the first steps with what would fit.
 
     Args:
         trainer: that trains within.
-        first_step: steps done before, in a run that goes on.
+        first_step: steps done before, by a resumed run.
 
     Raises:
-        TooMuchAtATimeError: fewer windows at a time may fit, or narrower ones where they have grown.
-        CheckpointError: not even a single window does, or a later step has none.
+        TooMuchAtATimeError: fewer windows at a time may fit, or narrower ones if they have grown.
+        CheckpointError: not even a single window fits, or it was a later step.
     """
     arguments = trainer.args
     try:
@@ -52,7 +52,7 @@ def fewer_at_a_time(trainer: "SkipwiseTrainer", first_step: int) -> Iterator[Non
     else:
         return
     curriculum: Curriculum = trainer.train_dataset  # type: ignore[assignment]
-    # Outside of the handler, so that what the error's frames hold is not kept by the one that follows.
+    # Outside of the handler, or the new error would keep alive what the frames of the old one hold.
     if step <= _FIRST_STEPS and (tokens := curriculum.grown_tokens(step - 1, tried)):
         raise _too_wide(tokens, curriculum.window_tokens, words, arguments.world_size)
     if step - first_step > _FIRST_STEPS:
@@ -70,7 +70,7 @@ def fewer_at_a_time(trainer: "SkipwiseTrainer", first_step: int) -> Iterator[Non
 
 
 def _too_wide(tokens: int, window_tokens: int, words: str, processes: int) -> TooMuchAtATimeError:
-    """Grown windows of half as many tokens may fit; none is narrower than the training window."""
+    """Halves grown windows, down to the training window at most."""
     narrower = max(window_tokens, tokens // 2)
     return TooMuchAtATimeError(
         f"there is no memory for a single window of {tokens} tokens, to which `growth` comes ({words}): "
@@ -80,7 +80,7 @@ def _too_wide(tokens: int, window_tokens: int, words: str, processes: int) -> To
 
 
 def _too_many(tried: int, times: int, processes: int, groups: int) -> TooMuchAtATimeError:
-    """At most half as many windows at a time may fit, as often as makes the same step."""
+    """At most half as many windows at a time, with the same effective batch."""
     windows = tried * times
     most = max(fewer for fewer in range(1, tried // 2 + 1) if windows % fewer == 0)
     return TooMuchAtATimeError(
@@ -95,7 +95,7 @@ def _goes_on(processes: int) -> str:
 
 
 def smaller_batches(config: RunConfig, most: int | None) -> RunConfig:
-    """The run with at most so many windows at a time, and as many a step."""
+    """The run with at most this many windows at a time, and the same effective batch."""
     settings = training_settings(config)
     tried = settings["per_device_train_batch_size"]
     if most is None or tried <= most:

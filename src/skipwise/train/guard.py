@@ -1,4 +1,4 @@
-"""Steps that go wrong: found, not learnt from, kept with the items that made them, and too many of them end the run."""
+"""Bad steps: found, left out of training, recorded with their items; too many of them end the run."""
 
 import json
 import math
@@ -19,18 +19,15 @@ from skipwise.files import replace_file
 
 BAD_ITEMS_FILE = "bad-items.json"
 
-# Logged losses of which the median is what a loss is held against.
+# A loss is compared with the median of this many logged losses.
 _REMEMBERED = 20
 
 Describe = Callable[[int], dict[str, Any]]
-"""What is known of the item at a place in the run, ready for JSON."""
+"""Describes the item at a place in the run, ready for JSON."""
 
 
 class BadItems:
-    """The file of a run's bad steps, with their items, and of the items that it does without.
-
-    Args:
-        folder: of the run.
+    """The file of a run's bad steps with their items, and of the items that are skipped.
 
     Raises:
         CheckpointError: the file is there and cannot be read.
@@ -51,19 +48,19 @@ class BadItems:
                 ) from error
 
     def skip(self) -> list[int]:
-        """Does without the items of all bad steps so far, whose count begins anew; returns their places."""
+        """Skips the items of all bad steps so far, and resets their count; returns the places of the items."""
         places = {item["place"] for step in self.bad_steps.values() for item in step["items"]}
         self.skipped, self.bad_steps = sorted(places.union(self.skipped)), {}
         self.write()
         return sorted(places)
 
     def add(self, step: int, loss: float, items: Sequence[dict[str, Any]]) -> None:
-        """Adds a bad step; one that is come to again after a resume counts once."""
+        """Adds a bad step; one that is repeated after a resume counts once."""
         self.bad_steps[str(step)] = {"loss": loss if math.isfinite(loss) else str(loss), "items": list(items)}
         self.write()
 
     def write(self) -> None:
-        """Writes the file, by the first of several processes.
+        """Writes the file, in the first process.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -78,15 +75,15 @@ class BadItems:
 
 
 class StepGuard(TrainerCallback):
-    """Leaves out what a step would have learnt from a loss that is no number or has exploded; ends a run of such.
+    """Skips the update of a step whose loss is not finite or has exploded; ends the run after too many.
 
-    Of several processes all decide alike, as what they decide on is summed over them.
+    All processes decide alike, since they decide on sums over all of them.
 
     Args:
         config: how many bad steps end the run, and how far a loss may rise.
-        bad_items: where their items are kept.
-        describe: says what an item is.
-        say: tells people, a line each.
+        bad_items: where their items are recorded.
+        describe: describes an item.
+        say: prints a line for people.
     """
 
     def __init__(
@@ -99,18 +96,18 @@ class StepGuard(TrainerCallback):
         self._bad_losses: list[float] = []
 
     def count(self, loss: torch.Tensor, mean: torch.Tensor, places: torch.Tensor) -> None:
-        """Takes note of a batch of the step; nothing is waited for.
+        """Notes a batch of the step, without synchronizing with the accelerator.
 
         Args:
             loss: its share of the step's loss, a scalar.
-            mean: its own loss a token, a scalar.
+            mean: its own loss per token, a scalar.
             places: of its items in the run, int64 (n,).
         """
         self._losses.append(loss)
         self._each.append((mean, places))
 
     def count_gradient_norm(self, norm: float | None) -> None:
-        """Takes note of the norm of the step's gradient, where it is meant to be a number."""
+        """Notes the norm of the step's gradient; None if it need not be finite."""
         self._gradient_norm = norm
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -118,24 +115,24 @@ class StepGuard(TrainerCallback):
         self._losses, self._each, self._gradient_norm = [], [], None
 
     def take_bad_losses(self) -> list[float]:
-        """The losses of bad steps since this was asked last."""
+        """The losses of bad steps since the last call."""
         taken, self._bad_losses = self._bad_losses, []
         return taken
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Judges the step; of a bad one the gradient is dropped, so that the optimizer changes nothing.
+        """Judges the step; drops the gradient of a bad one, so that the optimizer changes nothing.
 
         Raises:
-            CheckpointError: it is one bad step too many; under DeepSpeed the first one is.
+            CheckpointError: it is one bad step too many; with DeepSpeed, the first one is.
         """
         loss = self._step_loss(args)
-        # From the newest back, as the log of a long run has millions of entries.
+        # From the newest backwards: the log of a long run has millions of entries.
         good = (entry["loss"] for entry in reversed(state.log_history) if "loss" in entry and "bad" not in entry)
         highest = math.inf
         if finite := [each for each in islice(good, _REMEMBERED) if math.isfinite(each)]:
             highest = statistics.median(finite) + self._config.rise
         wrong_gradient = self._gradient_norm is not None and not math.isfinite(self._gradient_norm)
-        # What is no number compares as False.
+        # NaN compares as False.
         if loss <= highest and math.isfinite(loss) and not wrong_gradient:
             return
         given["model"].zero_grad(set_to_none=True)
@@ -148,7 +145,7 @@ class StepGuard(TrainerCallback):
         self._bad_items.add(step, loss, items)
         bad = sorted(map(int, self._bad_items.bad_steps))
         told, where = f"{what} at step {step}", repr(str(self._bad_items.path))
-        # DeepSpeed takes the step within the backward pass, before anyone could judge it.
+        # DeepSpeed takes the step within the backward pass, before it can be judged.
         taken = bool(args.deepspeed)
         if len(bad) < self._config.bad_steps and not taken:
             self._say(
@@ -165,7 +162,7 @@ class StepGuard(TrainerCallback):
         )
 
     def _items_to_blame(self, highest: float, args: Any) -> list[dict[str, Any]]:
-        """Of all processes: the items of batches whose loss is bad by itself; all of the step where none is."""
+        """The items of batches whose own loss is bad, over all processes; all items of the step if there are none."""
         found: list[tuple[bool, dict[str, Any]]] = []
         for tensor, places in self._each:
             mean = tensor.item()
@@ -177,7 +174,7 @@ class StepGuard(TrainerCallback):
         return [item for blamed, item in found if blamed] or [item for _, item in found]
 
     def _step_loss(self, args: Any) -> float:
-        """The step's mean loss, over all processes."""
+        """The step's mean loss over all processes."""
         total = torch.stack([loss.detach().float() for loss in self._losses]).sum()
         if args.world_size > 1:
             torch.distributed.all_reduce(total)

@@ -18,31 +18,24 @@ logger = logging.getLogger("skipwise")
 
 
 def load(run: Session, **how: Any) -> LoadedModel:
-    """The model of a run under its interpolation, as it is now: of the last checkpoint, where that is a whole model.
+    """Loads the model of a run under its interpolation, or the last checkpoint if that is a whole model.
 
     Args:
         run: the run.
-        how: more arguments of `load_model`; by default as it is trained.
+        how: further arguments of `load_model`; by default those of training.
     """
-    config, whole = run.config, run.whole_checkpoint
-    how = how or {
-        "dtype": config.dtype,
-        "quantization": quantization_of(config, run.arguments, run.checked.base),
-    }
+    config = run.config
+    how = how or {"dtype": config.dtype, "quantization": quantization_of(config, run.arguments, run.checked.base)}
+    if (source := run.whole_checkpoint) is None:
+        source = config.model
+        interpolation = config.build_interpolation()
+        how |= {"interpolation": interpolation, "window": run.window, "original": config.original}
     with loaded_whole(run.arguments):
-        return load_model(
-            whole or config.model,
-            interpolation=None if whole else config.build_interpolation(),
-            window=None if whole else run.checked.window,
-            original=None if whole else config.original,
-            attention=config.attention,
-            trust_remote_code=config.trust_remote_code,
-            **how,
-        )
+        return load_model(source, attention=config.attention, trust_remote_code=config.trust_remote_code, **how)
 
 
 def load_to_train(run: Session) -> LoadedModel:
-    """The same on the device that it is trained on."""
+    """The same, on the device that it is trained on."""
     loaded = load(run)
     check_read_as_stored(loaded.model)
     loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
@@ -53,27 +46,26 @@ def prepare(run: Session) -> None:
     """Loads the model and probes it.
 
     Raises:
-        UnsupportedModelError: the preflight failed, and for more than a mask that the run can do without.
+        UnsupportedModelError: the preflight failed, and not only for a mask that the run can do without.
     """
     run.loaded = load_to_train(run)
     config, model = run.config, run.loaded.model
     with loaded_whole(run.arguments):
         verdicts = doctor(
             model,
-            run.checked.window,
+            run.window,
             config.build_interpolation(),
             tokenizer=run.loaded.tokenizer,
             gradient_checkpointing=run.training[CHECKPOINTING],
             mixed_precision=mixed_precision(run.arguments),
             check_dilution=config.dilution,
-            # In the other processes of a parallel run the transformers library writes no files.
+            # In the other processes of a parallel run, transformers writes no files.
             check_reload=PartialState().is_main_process,
             seed=config.seed,
         )
     run.context = context_group(config, run.arguments.device)
     if run.context is not None:
-        how = (run.context, mixed_precision(run.arguments), config.seed)
-        verdicts.append(probe_context(model, run.checked.window, *how))
+        verdicts.append(probe_context(model, run.window, run.context, mixed_precision(run.arguments), config.seed))
     for verdict in verdicts:
         logger.info(verdict.line)
     if (refused := refused_mask(verdicts)) and run.without_mask(refused):
@@ -83,9 +75,9 @@ def prepare(run: Session) -> None:
 
 
 def refused_mask(verdicts: Sequence[Verdict]) -> str | None:
-    """Why the mask of diluted attention is refused, where that is all that a preflight has failed for; else None.
+    """Why the mask of diluted attention is refused, if the preflight failed for nothing else; else None.
 
-    In 16 bits that may be rounding, under which the mask's effect on a small model cannot be seen.
+    In 16 bits this may be rounding, which hides the mask's effect on a small model.
     """
     failed = [verdict for verdict in verdicts if verdict.status == "fail"]
     if [verdict.name for verdict in failed] != ["dilution"]:

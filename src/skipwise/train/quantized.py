@@ -1,11 +1,10 @@
-"""A run over a base in 4 bits: how it is loaded, and how what was trained becomes a plain model in full precision.
+"""QLoRA: loading a base in 4 bits, and making a plain model in full precision of what was trained.
 
-The additions are added to the dequantized weights, not to the original ones. They were trained on top of the former,
-and may have learnt to make up for some of what 4 bits lose: with dequantized weights the logits are those of the model
-that was trained, within 1e-4, and with the original ones more than a hundred times as far off (docs/results/qlora.md,
-which says of what model, and what is yet to be measured). It is summed in float32 on the CPU, over a base that is
-loaded once more, so that no device holds the whole model in full, and nothing is quantized twice, as it would be by
-merging in 4 bits.
+The additions are merged into the dequantized weights, not into the original ones: they were trained on the former, and
+may compensate for what 4 bits lose. So merged, the logits are within 1e-4 of the trained model's; with the original
+weights they are more than a hundred times as far off (docs/results/qlora.md, on one model). The sum is taken in float32
+on the CPU, over a base that is loaded again, so that no device holds the whole model in full precision, and nothing is
+quantized twice.
 """
 
 from typing import Any
@@ -27,37 +26,28 @@ _BASE = ".base_layer"
 def quantization_of(
     config: RunConfig, arguments: "transformers.TrainingArguments", base: PreTrainedConfig
 ) -> FourBits | None:
-    """How a run loads its base; None where it is not quantized.
-
-    Args:
-        config: the run.
-        arguments: of it.
-        base: the model's config.
-    """
+    """How a run loads its base; None if it is not quantized."""
     if not isinstance(config.tuning, QloraTuning):
         return None
     compute = mixed_precision(arguments) or run_dtype(config, base)
-    # FSDP splits numbers of the dtype that it gathers, and casts others to it.
+    # FSDP shards tensors of the dtype that it gathers, and casts others to it.
     storage = compute if arguments.fsdp else torch.uint8
     device: Any = PartialState().device
     return four_bits(config.tuning, device, compute=compute, storage=storage)
 
 
 def run_dtype(config: RunConfig, base: PreTrainedConfig) -> torch.dtype:
-    """Of the parameters that a run does not quantize, and of the model that it leaves."""
+    """Dtype of the parameters that a run does not quantize, and of the model that it leaves."""
     if config.dtype == "auto":
         return base.dtype if isinstance(base.dtype, torch.dtype) else torch.float32
     return getattr(torch, config.dtype)
 
 
 def share_in_four_bits(skeleton: PreTrainedModel) -> float:
-    """Which share of a model's weights would be in 4 bits.
-
-    Args:
-        skeleton: the model, on any device.
+    """The share of a model's weights that would be in 4 bits.
 
     Raises:
-        ConfigError: none would.
+        ConfigError: it is zero.
     """
     layers = four_bit_layers(skeleton)
     if not layers:
@@ -71,16 +61,16 @@ def share_in_four_bits(skeleton: PreTrainedModel) -> float:
 
 @torch.no_grad()
 def merged_in_full(tuned: Any, plain: PreTrainedModel, tuning: QloraTuning, dtype: torch.dtype) -> Any:
-    """The plain model with the weights that the additions were trained over, dequantized, and the additions added.
+    """The plain model: dequantized weights, with the additions that were trained on them merged in.
 
     Args:
-        tuned: a base in 4 bits with additions around it, as it was trained, on any device.
+        tuned: the trained model, a base in 4 bits with low-rank additions, on any device.
         plain: the same base, not quantized, in float32 on the CPU; it is changed in place.
         tuning: of the run.
-        dtype: that the sum is rounded to.
+        dtype: of the result.
 
     Returns:
-        `plain`, which computes what `tuned` does, but for rounding.
+        `plain`, which computes what `tuned` does, up to rounding.
     """
     for name, module in tuned.get_base_model().named_modules():
         if is_four_bit(module):
@@ -96,11 +86,7 @@ def merged_in_full(tuned: Any, plain: PreTrainedModel, tuning: QloraTuning, dtyp
 
 
 def give_back(tuned: Any) -> None:
-    """Lets go of all that a trained model holds on its device, whoever still knows the model; it is of no use after.
-
-    Args:
-        tuned: as for `merged_in_full`.
-    """
+    """Frees the device memory of a trained model, which is unusable afterwards, whoever still refers to it."""
     for module in tuned.modules():
         if is_four_bit(module):
             module.quant_state = module.weight.quant_state = None

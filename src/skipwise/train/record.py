@@ -25,17 +25,12 @@ from skipwise.window import Window
 
 
 def run_record(run: Session, documents: TokenStore | DocumentStream) -> dict[str, Any]:
-    """What is known of a run before its first step, ready for JSON.
-
-    Args:
-        run: the run.
-        documents: what is trained on.
-    """
+    """What is known about a run before its first step, ready for JSON."""
     config = run.config
     return {
         "config": {**config.model_dump(), "training": run.training},
         "reasons": [*run.resolved.reasons, *run.resolved.warnings],
-        "window": dataclasses.asdict(run.checked.window),
+        "window": dataclasses.asdict(run.window),
         "widest_tokens": max(stage.window.train for stage in run.stages),
         "sampler": sampler_text(run.checked.sampler),
         "interpolation": repr(config.build_interpolation()),
@@ -62,7 +57,7 @@ def _corpus(sources: Sources, documents: TokenStore | DocumentStream) -> dict[st
 
 
 def streamed_counts(stream: DocumentStream, sources: Sources) -> dict[str, Any]:
-    """What the lanes of all processes have come to since these began: what cannot be read, and rows without text."""
+    """What the lanes of all processes have skipped since they started: unreadable rows, and rows without text."""
     several = PartialState().num_processes > 1
     furthest: dict[int, LaneCounts] = {}
     for lanes in gather_object([stream.counts()]) if several else [stream.counts()]:
@@ -92,7 +87,7 @@ def write_record(
         window: its lengths, in tokens.
         verdicts: of the preflight.
         notes: for the card.
-        factor: what a calibration chose, in a line for the card; None where there was none.
+        factor: what a calibration chose, in a line for the card; None if there was none.
     """
     settings = record["config"]
     made_by_settings = record["sampler"] == sampler_text(RunConfig.from_mapping(settings).build_sampler())
@@ -108,17 +103,16 @@ def write_record(
         verdicts=verdicts,
         notes=notes,
     )
-    text = json.dumps(record, indent=2, allow_nan=False, default=str)
-    replace_file(folder / RECORD_FILE, text + "\n")
+    replace_file(folder / RECORD_FILE, json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
 
 
 def sampler_text(sampler: PositionSampler) -> str:
-    """A sampler with its settings; of a class that does not tell them, its name (never a place in memory)."""
+    """A sampler with its settings; the name of its class if it has no `repr` of its own (never a memory address)."""
     return type(sampler).__qualname__ if type(sampler).__repr__ is object.__repr__ else repr(sampler)
 
 
 def finite_log(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A Trainer's log with None for what is not finite (the gradient norm of a skipped step), as JSON has no word."""
+    """A Trainer's log with None for what is not finite (the gradient norm of a skipped step), which JSON cannot say."""
     return [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -129,6 +123,6 @@ def finite_log(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Versions of what a result depends on, and of more packages."""
+    """Versions of the packages that a result depends on."""
     names = ("skipwise", "torch", "transformers", "accelerate", "peft", "numpy", *more)
     return {name: importlib.metadata.version(name) for name in names}

@@ -1,7 +1,8 @@
-"""PyTorch's ring attention on a CPU: its ring, which is any kernel's, given the kernel that a CPU has.
+"""PyTorch's ring attention on a CPU, by private parts of torch: its ring works with any kernel.
 
-torch 2.13 registers its ring for the kernels of accelerators alone, and says of the CPU's that it "does not have a
-sharding strategy registered". The kernel takes and gives what the others do.
+torch 2.13 registers the ring only for the kernels of accelerators; for the CPU's it says "does not have a sharding
+strategy registered", although the kernel has the same arguments and results. `tests/train/test_internals.py` checks
+these parts against the installed release.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from skipwise.errors import ConfigError
 
 
 def use_ring_on_cpu() -> None:
-    """Has PyTorch's `context_parallel` send the CPU's attention round its ring.
+    """Registers the CPU's attention kernel with the ring of PyTorch's `context_parallel`.
 
     Raises:
         ConfigError: this version of torch has another ring.

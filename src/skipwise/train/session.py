@@ -1,7 +1,8 @@
-"""What one process knows of the run that it trains, from its settings to the last step."""
+"""What one process knows about the run that it trains, from its settings to the last step."""
 
 import dataclasses
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from skipwise.doctor import Verdict
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import LoadedModel
 from skipwise.positions import PositionSampler
+from skipwise.records.runs import held_out_end
 from skipwise.train.arguments import training_arguments, training_settings
 from skipwise.train.checks import CheckedRun, check_run
 from skipwise.train.context import ContextGroup
@@ -24,9 +26,10 @@ from skipwise.train.durable import newest_sound
 from skipwise.train.fitting import smaller_batches
 from skipwise.train.folder import RunFolder
 from skipwise.train.guard import BadItems
-from skipwise.train.process import Stopwatch
+from skipwise.train.process import free_memory, reset_peak_bytes
 from skipwise.train.sharding import is_sharded
 from skipwise.train.validation import find_held_out_end
+from skipwise.window import Window
 
 logger = logging.getLogger("skipwise")
 
@@ -37,18 +40,18 @@ class Session:
 
     Attributes:
         folder: of the run.
-        given: the run as it was asked for; of one that goes on, as it was begun.
-        resumes: whether it goes on.
+        given: the run as it was asked for; a resumed run as it was begun.
+        resumes: whether it is resumed.
         checked: what is known without weights.
-        resolved: the run, in which nothing is open any more, and why.
-        arguments: of the Trainer, with as many windows at a time as fit.
+        resolved: the run with everything decided, and why.
+        arguments: of the Trainer, with a micro-batch that fits into memory.
         checkpoint: to go on from; None for the beginning.
         bad_items: what went wrong before.
-        stopwatch: from when it began.
-        corpus: the documents, without the end of one that is held out; None until the run is resolved.
+        began: `time.monotonic` when it began.
+        corpus: the documents, without the held-out end of one; None until the run is resolved.
         loaded: the model that is trained, and its tokenizer.
         verdicts: of the preflight.
-        context: the processes that hold each window together; None where each has windows of its own.
+        context: the processes that hold each window together; None if each has windows of its own.
     """
 
     folder: RunFolder
@@ -59,7 +62,7 @@ class Session:
     arguments: transformers.TrainingArguments
     checkpoint: Path | None
     bad_items: BadItems
-    stopwatch: Stopwatch
+    began: float = dataclasses.field(default_factory=time.monotonic)
     corpus: Corpus | None = None
     loaded: LoadedModel | None = None
     verdicts: list[Verdict] = dataclasses.field(default_factory=list)
@@ -67,8 +70,8 @@ class Session:
 
     @property
     def config(self) -> RunConfig:
-        """The run, with as many windows at a time as fit."""
-        return smaller_batches(self.resolved.config, self.folder.most_at_a_time())
+        """The run, with a micro-batch that fits into memory."""
+        return smaller_batches(self.resolved.config, self._begun("most_at_a_time"))
 
     @property
     def training(self) -> dict[str, Any]:
@@ -76,16 +79,21 @@ class Session:
         return training_settings(self.config)
 
     @property
+    def window(self) -> Window:
+        """Its lengths, in tokens."""
+        return self.checked.facts.window
+
+    @property
     def stages(self) -> list[RunStage]:
-        """Its stages, whose windows are no wider than there is memory for."""
-        window, steps = self.checked.window, self.checked.facts.steps
-        sampler = self.checked.sampler if self.checked.facts.own_sampler else None
-        return run_stages(self.resolved.config, window, steps, sampler, self.folder.widest_tokens())
+        """Its stages, with windows no wider than fits into memory."""
+        facts = self.checked.facts
+        sampler = self.checked.sampler if facts.own_sampler else None
+        return run_stages(self.resolved.config, facts.window, facts.steps, sampler, self._begun("widest_tokens"))
 
     @property
     def first_window_tokens(self) -> int:
-        """Tokens of a window of the first step, whether or not there is memory for it: it tells the corpus."""
-        return run_stages(self.resolved.config, self.checked.window, self.checked.facts.steps)[0].window.train
+        """Tokens per window at the first step, whether or not they fit into memory: they determine the corpus."""
+        return run_stages(self.resolved.config, self.window, self.checked.facts.steps)[0].window.train
 
     @property
     def split(self) -> bool:
@@ -94,11 +102,11 @@ class Session:
 
     @property
     def whole_checkpoint(self) -> Path | None:
-        """The checkpoint, where it is a whole extended model; of low-rank additions, or shards, it holds no more."""
+        """The checkpoint if it is a whole extended model, not low-rank additions or shards."""
         return self.checkpoint if isinstance(self.resolved.config.tuning, FullTuning) and not self.split else None
 
     def resolve(self) -> None:
-        """Chooses what the run leaves open, by its documents too, and says what and why; once, as it is then stored."""
+        """Decides, once, what the run leaves open and what depends on its documents; logs what and why."""
         facts, given = self.checked.facts, self.given
         if not self.resumes:
             if not given.data.streaming:
@@ -113,7 +121,7 @@ class Session:
         self._open_corpus()
 
     def without_mask(self, why: str) -> bool:
-        """Takes note that the model refuses the mask of diluted attention; whether the run can do without it."""
+        """Drops the mask of diluted attention, which the model refuses; False if the run needs it."""
         facts = dataclasses.replace(self.checked.facts, refuses_mask=why)
         without = resolve(self.given, facts)
         if self.resumes or without.config.dilution:
@@ -123,56 +131,70 @@ class Session:
         return True
 
     def begin_again(self) -> None:
-        """Goes back to the last checkpoint, or the beginning, with as much at a time as is found to fit by now."""
+        """Goes back to the last checkpoint, or the beginning, with what has been found to fit into memory."""
         self.loaded = None
         self.arguments = training_arguments(self.config)
         self.checkpoint = newest_sound(self.folder.path, logger.warning)
         self.arguments.eval_on_start = self.checkpoint is None
+        free_memory()
+        self.began = time.monotonic()
+        # The failed try's peak is not that of the run.
+        reset_peak_bytes()
+
+    def _begun(self, name: str) -> Any:
+        """What the run was begun with, or has been found since; None if there is nothing of that name."""
+        return self.folder.run.begun().get(name)
 
     def _open_corpus(self) -> Corpus:
-        """Opens the documents once, and chooses the end of one to hold out, which depends on the stages."""
+        """Opens the documents once, and chooses the held-out end of one, which depends on the stages."""
         if self.corpus is None:
             how = {"progress": shows_bars(self.config)}
             self.corpus = open_corpus(self.config.data, self.checked.tokenizer, self.checked.sources, **how)
-        corpus, lengths = self.corpus, self.checked.validation_lengths
-        widest = max(stage.window.train for stage in self.stages)
-        end = self.folder.begun_held_out_end(lambda: find_held_out_end(corpus, lengths, widest))
-        if isinstance(corpus, StoredCorpus):
-            self.corpus = dataclasses.replace(corpus, held_out_end=end)
+        if isinstance(self.corpus, StoredCorpus):
+            if begun := self.folder.run.begun():
+                end = held_out_end(begun)
+            else:
+                widest = max(stage.window.train for stage in self.stages)
+                end = find_held_out_end(self.corpus, self.checked.validation_lengths, widest)
+            self.corpus = dataclasses.replace(self.corpus, held_out_end=end)
         return self.corpus
 
 
 def open_session(
     folder: RunFolder, given: RunConfig, sampler: PositionSampler | None, *, resume: bool, skip_bad_items: bool
 ) -> Session:
-    """Looks at all that can be wrong with a run before its model is loaded.
+    """Checks everything that can be wrong with a run before its model is loaded.
 
     Args:
         folder: of the run.
         given: the run.
-        sampler: in place of its own.
+        sampler: instead of its own.
         resume: go on with what was begun there.
         skip_bad_items: without the items of steps that went wrong.
 
     Raises:
         SkipwiseError: as `skipwise.train.extend`.
     """
+    folder.require_ready(resume=resume)
     if folder.is_to_be_resumed:
-        # What was skipped is on record; what has gone wrong since is not to be skipped unasked.
+        # What was skipped is on record; what has gone wrong since must not be skipped unasked.
         resume, skip_bad_items = True, False
     if skip_bad_items and not resume:
         raise ConfigError("--skip-bad-items is for a run that had bad steps; give --resume with it")
     begun = folder.run.config() if resume else None
     checked = check_run(given, sampler, begun=begun)
-    resolved = checked.resolved
+    resolved, most = checked.resolved, None
     if begun is not None:
-        resolved = dataclasses.replace(resolved, reasons=folder.begun_reasons())
-    most = folder.most_at_a_time() if resume else None
-    # First, as it tells the processes of a parallel run of one another.
+        # Runs of earlier versions do not say why.
+        resolved = dataclasses.replace(resolved, reasons=tuple(folder.run.begun().get("reasons", ())))
+    if resume:
+        most = folder.run.begun().get("most_at_a_time")
+    # Before the folder is claimed, as the processes of a parallel run learn here of one another.
     arguments = training_arguments(smaller_batches(resolved.config, most))
-    checkpoint = folder.checkpoint(resolved.config) if resume else folder.require_free()
-    # Validation before training has been, where a run goes on.
+    checkpoint = folder.checkpoint(resolved.config) if resume else None
+    # A resumed run has been validated before training.
     arguments.eval_on_start = checkpoint is None
+    reset_peak_bytes()
     return Session(
         folder=folder,
         given=resolved.config if resume else given,
@@ -182,15 +204,14 @@ def open_session(
         arguments=arguments,
         checkpoint=checkpoint,
         bad_items=_bad_items(folder, resolved.config, skip_bad_items),
-        stopwatch=Stopwatch(),
     )
 
 
 def _bad_items(folder: RunFolder, config: RunConfig, skip: bool) -> BadItems:
-    """What has gone wrong in the run before.
+    """What went wrong in the run before.
 
     Raises:
-        CheckpointError: too much, and the run is started anew without a word about it.
+        CheckpointError: too much, and an elastic launcher restarts the run.
     """
     bad_items = BadItems(folder.path)
     if skip:

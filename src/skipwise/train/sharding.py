@@ -1,4 +1,4 @@
-"""Models that are split over processes, by FSDP or DeepSpeed: loaded whole, trained in shards, gathered at the end."""
+"""Models sharded over processes by FSDP or DeepSpeed: loaded whole, trained in shards, gathered at the end."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,15 +14,15 @@ from skipwise.train.tuning import is_adapted
 
 
 def is_sharded(arguments: "transformers.TrainingArguments") -> bool:
-    """Whether no process holds the whole model while it is trained: FSDP, or stage 3 of ZeRO."""
+    """Whether no process holds the whole model during training: FSDP, or stage 3 of ZeRO."""
     return bool(arguments.fsdp) or (arguments.deepspeed is not None and arguments.hf_deepspeed_config.is_zero3())
 
 
 def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments") -> None:
-    """Refuses what a split model cannot do.
+    """Refuses FSDP on a CPU, and a calibration of a sharded model.
 
     Raises:
-        ConfigError: FSDP on a CPU, or a calibration after training.
+        ConfigError: one of these.
     """
     if arguments.fsdp and arguments.device.type == "cpu":
         raise ConfigError(
@@ -38,8 +38,11 @@ def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments
 
 @contextlib.contextmanager
 def loaded_whole(arguments: "transformers.TrainingArguments") -> Iterator[None]:
-    """Within, models are built whole: transformers would hand DeepSpeed each weight as it is made, and a model of
-    shards without their engine can neither be probed nor given low-rank additions."""
+    """Context in which models are built whole.
+
+    Else transformers would let DeepSpeed shard each weight as it is made, and a sharded model without an engine can
+    neither be probed nor given low-rank additions.
+    """
     if arguments.deepspeed is None:
         yield
         return
@@ -51,12 +54,12 @@ def loaded_whole(arguments: "transformers.TrainingArguments") -> Iterator[None]:
 
 
 def keep_for_the_loss(model: Any, arguments: "transformers.TrainingArguments") -> None:
-    """Tells ZeRO's stage 3 that the loss, which is taken in the whole model's forward pass, needs the head's weights.
+    """Tells ZeRO's stage 3 that the loss, computed in the whole model's forward pass, needs the head's weights.
 
-    DeepSpeed holds weights only around the layer that owns them; the gradient of the chunked loss is made before.
+    DeepSpeed gathers weights only for the forward pass of the layer that owns them.
 
     Args:
-        model: what is given to the Trainer, with or without low-rank additions.
+        model: as given to the Trainer, with or without low-rank additions.
         arguments: of the run.
     """
     if arguments.deepspeed is None or not arguments.hf_deepspeed_config.is_zero3():
@@ -71,11 +74,11 @@ def keep_for_the_loss(model: Any, arguments: "transformers.TrainingArguments") -
 
 
 def gathered(trainer: "transformers.Trainer", rebuild: Callable[[], Any]) -> Any:
-    """The trained model, whole, in the memory of the first process; in the others the one that was trained.
+    """The trained model, whole, in the memory of the first process; in the others, the sharded model.
 
     Args:
-        trainer: that has trained a split model; all processes call this.
-        rebuild: the model as it was before training, on the CPU.
+        trainer: that has trained a sharded model; all processes call this.
+        rebuild: builds the model as it was before training, on the CPU.
     """
     state: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
@@ -83,11 +86,11 @@ def gathered(trainer: "transformers.Trainer", rebuild: Callable[[], Any]) -> Any
     whole: Any = rebuild()
     kept: set[str] = set()
     if is_adapted(whole):
-        # What is frozen is as it is built; in 4 bits it is more than an engine gathers.
+        # Frozen weights are as they were built, and engines do not gather them in 4 bits.
         named = list(whole.named_parameters(remove_duplicate=False))
         kept = {name for name, parameter in named if not parameter.requires_grad}
         state = {name: state[name] for name, parameter in named if parameter.requires_grad and name in state}
-    # Of weights that are shared some engines name one only.
+    # Some engines name tied weights only once.
     missing, unexpected = whole.load_state_dict(state, strict=False)
     shared = tied_names(whole) | kept
     if lost := [name for name in missing if name not in shared] + unexpected:
@@ -96,7 +99,7 @@ def gathered(trainer: "transformers.Trainer", rebuild: Callable[[], Any]) -> Any
 
 
 def tied_names(model: nn.Module) -> set[str]:
-    """Names of parameters that are another's under a second name, each of them."""
+    """All names of the parameters that have more than one."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

@@ -1,4 +1,4 @@
-"""The steps of a run: what they are made of, the Trainer that takes them, and less at a time where memory runs out."""
+"""The steps of a run: what they are made of, the Trainer that takes them, and smaller ones if memory runs out."""
 
 import logging
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ import transformers
 from accelerate import PartialState
 
 from skipwise.calibrate import require_calibratable
-from skipwise.data.corpus import StoredCorpus, TokenStore
+from skipwise.data.corpus import Corpus, StoredCorpus, TokenStore
 from skipwise.data.stream import DocumentStream
 from skipwise.loss import use_chunked_loss
 from skipwise.train.calibration import calibration_documents
 from skipwise.train.context import num_groups
 from skipwise.train.curriculum import Curriculum, collate, collate_diluted
-from skipwise.train.data import build_curriculum
+from skipwise.train.data import make_stages
 from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooMuchAtATimeError, fewer_at_a_time
 from skipwise.train.guard import StepGuard
 from skipwise.train.preparation import load_to_train
-from skipwise.train.process import Stopwatch, free_memory
+from skipwise.train.progress import StopOnRequest
 from skipwise.train.record import run_record, sampler_text
 from skipwise.train.session import Session
 from skipwise.train.sharding import keep_for_the_loss
@@ -28,31 +28,9 @@ from skipwise.train.tuning import apply_tuning
 from skipwise.train.validation import build_validation, tell_held_out_end
 
 if TYPE_CHECKING:
-    from skipwise.train.trainer import SkipwiseTrainer, Validate
+    from skipwise.train.trainer import SkipwiseTrainer
 
 logger = logging.getLogger("skipwise")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What a run is trained and measured on.
-
-    Attributes:
-        curriculum: its items in order.
-        documents: of its first stage.
-        validate: measures the model while it is trained; None for never.
-        to_calibrate_on: documents to choose an attention factor by; None where none is to be chosen.
-    """
-
-    curriculum: Curriculum
-    documents: TokenStore | DocumentStream
-    validate: "Validate | None"
-    to_calibrate_on: list[np.ndarray] | None
-
-    @property
-    def stream(self) -> DocumentStream | None:
-        """The documents, where they are streamed."""
-        return self.documents if isinstance(self.documents, DocumentStream) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,23 +39,24 @@ class Trained:
 
     Attributes:
         trainer: that has trained it.
-        material: that it was trained on.
-        record: what is known of it before its first step, ready for JSON.
-        finished: False where it was stopped.
+        documents: of its first stage.
+        to_calibrate_on: documents to choose an attention factor by; None if none is to be chosen.
+        record: what was known before its first step, ready for JSON.
+        finished: False if it was stopped.
     """
 
     trainer: "SkipwiseTrainer"
-    material: Material
+    documents: TokenStore | DocumentStream
+    to_calibrate_on: list[np.ndarray] | None
     record: dict[str, Any]
     finished: bool
 
 
 def train(run: Session) -> Trained:
-    """Trains; where memory runs out on the first steps again with less at a time, from the last checkpoint on.
+    """Trains; if memory runs out on the first steps, again with less at a time, from the last checkpoint.
 
     Raises:
-        TooMuchAtATimeError: of several processes, which wait for this one: only whoever started them can start them
-            anew, to go on with less.
+        TooMuchAtATimeError: with several processes, which wait for this one: only their launcher can restart them.
         SkipwiseError: as `skipwise.train.extend`.
     """
     try:
@@ -87,35 +66,40 @@ def train(run: Session) -> Trained:
         logger.warning(str(error))
         if PartialState().num_processes > 1:
             raise
-    # Outside of the handler, without what the error held of the last try.
+    # Outside of the handler, which holds the memory of the failed try.
     run.begin_again()
-    free_memory()
-    # Its peak of memory is not that of the try before.
-    run.stopwatch = Stopwatch()
     run.loaded = load_to_train(run)
     return train(run)
 
 
 def _train(run: Session) -> Trained:
-    from skipwise.train.trainer import SkipwiseTrainer, StopOnRequest  # Loads all of the library's Trainer.
+    from skipwise.train.trainer import SkipwiseTrainer  # Loads the whole Trainer of transformers.
 
     transformers.set_seed(run.config.seed)
-    material = _material(run)
-    record = _begin(run, material)
-    assert run.loaded is not None
-    use_chunked_loss(run.loaded.model)
-    model = apply_tuning(run.loaded.model, run.config.tuning)
+    loaded, corpus, config = run.loaded, run.corpus, run.config
+    assert loaded is not None
+    assert corpus is not None
+    curriculum, documents = _curriculum(run, corpus)
+    validate = build_validation(config, corpus, loaded, run.checked.validation_lengths, share_out=not run.split)
+    to_calibrate_on = None
+    if config.calibrate:
+        # A model that cannot be calibrated is refused before hours of training.
+        to_calibrate_on = calibration_documents(corpus, run.window.target)
+        require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
+    record = _begin(run, documents)
+    use_chunked_loss(loaded.model)
+    model = apply_tuning(loaded.model, config.tuning)
     keep_for_the_loss(model, run.arguments)
     stop = StopOnRequest(logger.warning)
     trainer = SkipwiseTrainer(
-        guard=StepGuard(run.config.guard, run.bad_items, material.curriculum.describe, logger.warning),
+        guard=StepGuard(config.guard, run.bad_items, curriculum.describe, logger.warning),
         model=model,
         args=run.arguments,
-        train_dataset=material.curriculum,
-        data_collator=collate_diluted if run.config.dilution else collate,
-        tokenizer=run.loaded.tokenizer,
-        validate=material.validate,
-        stream=material.stream,
+        train_dataset=curriculum,
+        data_collator=collate_diluted if config.dilution else collate,
+        tokenizer=loaded.tokenizer,
+        validate=validate,
+        stream=documents if isinstance(documents, DocumentStream) else None,
         context=run.context,
         callbacks=[stop],
     )
@@ -123,49 +107,46 @@ def _train(run: Session) -> Trained:
     with stop.listening(), fewer_at_a_time(trainer, 0 if checkpoint is None else step_of(checkpoint)):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finished = not stop.requested or trainer.state.global_step == trainer.state.max_steps
-    return Trained(trainer=trainer, material=material, record=record, finished=finished)
+    return Trained(
+        trainer=trainer, documents=documents, to_calibrate_on=to_calibrate_on, record=record, finished=finished
+    )
 
 
-def _material(run: Session) -> Material:
-    """Documents made into a curriculum, validation, and what to calibrate on."""
-    config, loaded, arguments, corpus = run.config, run.loaded, run.arguments, run.corpus
-    assert loaded is not None
-    assert corpus is not None
-    begun_with = run.folder.at_a_time(arguments.train_batch_size)
-    curriculum, opened = build_curriculum(
-        config,
-        corpus,
-        run.checked.window,
-        run.stages,
-        run.training["max_steps"],
-        items_per_step=_windows_a_step(run),
+def _curriculum(run: Session, corpus: Corpus) -> tuple[Curriculum, TokenStore | DocumentStream]:
+    """All items of the run in order, and the documents of its first stage."""
+    config, arguments = run.config, run.arguments
+    # Runs of earlier versions do not say how many windows were trained at a time.
+    begun_with = run.folder.run.begun().get("at_a_time", arguments.train_batch_size)
+    steps, windows = run.training["max_steps"], _windows_per_step(run)
+    stages, short, documents = make_stages(config, corpus, run.stages, num_steps=steps, items_per_step=windows)
+    curriculum = Curriculum(
+        stages,
+        steps,
+        run.window.train,
+        items_per_step=windows,
         items_at_a_time=begun_with,
         skipped=run.bad_items.skipped,
         evenly=begun_with != arguments.train_batch_size,
-        together=run.context is not None or bool(arguments.deepspeed or arguments.fsdp),
+        # Processes that share a model or windows cannot do without a batch alone.
+        keep_tokens=config.keep_tokens and run.context is None and not (arguments.deepspeed or arguments.fsdp),
+        short=short,
+        short_steps=config.short_steps,
     )
-    if isinstance(opened, DocumentStream) and run.checkpoint is not None:
+    if isinstance(documents, DocumentStream) and run.checkpoint is not None:
         from skipwise.train.trainer import stream_places
 
-        opened.restore(stream_places(run.checkpoint))
-    validate = build_validation(config, corpus, loaded, run.checked.validation_lengths, share_out=not run.split)
-    to_calibrate_on = None
-    if config.calibrate:
-        # What cannot be calibrated is said before hours of training.
-        to_calibrate_on = calibration_documents(corpus, run.checked.window.target)
-        require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
-    return Material(curriculum=curriculum, documents=opened, validate=validate, to_calibrate_on=to_calibrate_on)
+        documents.restore(stream_places(run.checkpoint))
+    return curriculum, documents
 
 
-def _begin(run: Session, material: Material) -> dict[str, Any]:
-    """Claims the folder, and gives the record of what is known before the first step."""
-    documents = material.documents
+def _begin(run: Session, documents: TokenStore | DocumentStream) -> dict[str, Any]:
+    """Claims the folder, and returns the record of what is known before the first step."""
     end = documents.view.held_out_end if isinstance(documents, TokenStore) else None
     run.folder.begin(
         run.resolved,
         sampler=sampler_text(run.checked.sampler),
         corpus=_fingerprint(run, documents),
-        windows=_windows_a_step(run),
+        windows=_windows_per_step(run),
         at_a_time=run.arguments.train_batch_size,
         end=end,
     )
@@ -176,12 +157,12 @@ def _begin(run: Session, material: Material) -> dict[str, Any]:
 
 
 def _fingerprint(run: Session, documents: TokenStore | DocumentStream) -> str:
-    """What tells the documents of the first stage; the same however wide the windows are that there is memory for."""
-    if isinstance(run.corpus, StoredCorpus) and run.folder.widest_tokens() is not None:
+    """Identifies the documents of the first stage, whatever window fits into memory."""
+    if isinstance(run.corpus, StoredCorpus) and "widest_tokens" in run.folder.run.begun():
         documents = run.corpus.documents("train", min_tokens=run.first_window_tokens)
     return documents.fingerprint
 
 
-def _windows_a_step(run: Session) -> int:
+def _windows_per_step(run: Session) -> int:
     arguments = run.arguments
     return arguments.train_batch_size * arguments.gradient_accumulation_steps * num_groups(run.config)

@@ -1,4 +1,4 @@
-"""Training items of documents that are streamed: of each lane one a step."""
+"""Training items of streamed documents: one per lane and step."""
 
 from collections import OrderedDict
 from typing import Any
@@ -10,14 +10,14 @@ from skipwise.data.stream import DocumentStream, Streamed
 from skipwise.positions import PositionSampler
 from skipwise.window import Window
 
-# Keeps the draws of streamed items apart from those of blocks and exercises.
+# Separates the draws of streamed items from those of stored ones and of exercises.
 _ITEMS = 0x17E5
-# Steps whose documents can still be told apart, should one of them go wrong.
+# Steps whose documents are remembered, in case one of them goes wrong.
 _TOLD_STEPS = 3
 
 
 class StreamedItems:
-    """The training examples of a stream, of windows of one length, in the order that they are asked for.
+    """The training items of a stream, of windows of one length, in the order that they are asked for.
 
     Place `p` of a run has the next document of lane `p % lanes`; tokens and positions are drawn from (seed, place).
 
@@ -25,12 +25,11 @@ class StreamedItems:
         stream: of documents.
         sampler: chooses the tokens of a document and their positions.
         window: the three lengths, in tokens.
-        seed: source of every draw.
-        min_tokens: how long a document must be.
-        mask_joints: as of `TrainingItems`.
-        near_labels: as of `TrainingItems`.
-        lanes: windows of a step, over all processes.
-        num_places: of the run. A place beyond stands in for one as far before the end, whose document is passed over.
+        seed: seed of all draws.
+        min_tokens: minimum length of a document.
+        lanes: windows per step, over all processes.
+        num_places: of the run. A place beyond replaces one as far before the end, whose document is skipped.
+        how: `mask_joints` and `near_labels`, as for `item_of`.
     """
 
     def __init__(
@@ -41,18 +40,17 @@ class StreamedItems:
         seed: int,
         *,
         min_tokens: int,
-        mask_joints: bool,
-        near_labels: float = 1.0,
         lanes: int,
         num_places: int,
+        **how: Any,
     ) -> None:
         self._stream, self._sampler, self._window, self._seed = stream, sampler, window, seed
-        self._min_tokens, self._how = min_tokens, {"mask_joints": mask_joints, "near_labels": near_labels}
+        self._min_tokens, self._how = min_tokens, how
         self._lanes, self._num_places = lanes, num_places
         self._told: OrderedDict[int, dict[str, int]] = OrderedDict()
 
     def at(self, place: int) -> TrainingItem:
-        """The item at a place in the run; places of a lane are asked for in their order."""
+        """The item at a place in the run; the places of a lane must be asked for in order."""
         document = self._take(place).tokens
         rng = generator_of(self._seed, _ITEMS, place)
         return item_of(document, self._stream, self._sampler, self._window, rng, **self._how)

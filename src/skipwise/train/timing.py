@@ -1,4 +1,4 @@
-"""How long the steps of the Trainer take, without a run's documents, preflight, validation and files."""
+"""Seconds of the Trainer's steps, without a run's documents, preflight, validation and files."""
 
 import tempfile
 import time
@@ -27,13 +27,13 @@ def step_seconds(
     accumulation: int = 1,
     **training: Any,
 ) -> list[float]:
-    """Seconds of each step of the Trainer that `extend` uses, positions with skips drawn and collated on the way.
+    """Seconds of each step of the Trainer of `extend`, with positions drawn and collated on the way.
 
     Args:
         model: a causal language model of the transformers library; it is trained.
-        windows: token ids of each, all of one length, in an order that the Trainer shuffles; `accumulation` a step.
+        windows: token ids of each, all of the same length.
         tuning: what is trained.
-        accumulation: windows of a step, one at a time.
+        accumulation: windows per step, one at a time.
         training: settings of a run's `training`, such as `gradient_checkpointing`.
     """
     length = len(windows[0])
@@ -67,8 +67,6 @@ def step_seconds(
 
 
 class _Clock(TrainerCallback):
-    """Seconds of each step."""
-
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self._begun = 0.0
@@ -81,8 +79,6 @@ class _Clock(TrainerCallback):
 
 
 class _Windows:
-    """Items of given token ids, each with positions of its own."""
-
     def __init__(self, windows: Sequence[np.ndarray], window: Window) -> None:
         self._windows, self._window = windows, window
 

@@ -1,7 +1,7 @@
 """Which parameters are trained: all, or low-rank additions with norms and embeddings as an option.
 
-Of a model that also sees or hears, only what makes text is trained. Its towers are given nothing here, so they would
-carry additions that no gradient ever reached, and every process of a parallel run would wait for their gradients.
+In a model that also sees or hears, only what makes text is trained. Its towers get no input here, so no gradient would
+reach additions to them, for which every process of a parallel run would wait.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ logger = logging.getLogger("skipwise")
 
 
 def is_adapted(model: Any) -> "TypeGuard[PeftModel]":
-    """Whether a model has low-rank additions around it; as long as peft is not loaded, none has."""
+    """Whether a model has low-rank additions; False if peft is not loaded."""
     return "peft" in sys.modules and isinstance(model, sys.modules["peft"].PeftModel)
 
 
@@ -40,18 +40,17 @@ def is_lora_layer(module: nn.Module) -> "TypeGuard[LoraLayer]":
 
 
 def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> "PreTrainedModel | PeftModel":
-    """Readies a model for training.
+    """Prepares a model for training.
 
     Args:
-        model: a causal language model, quantized or not; with low-rank additions it is changed in place, and `merged`
-            changes it back.
-        tuning: what is to be trained.
+        model: a causal language model, quantized or not; low-rank additions change it in place (`merged` undoes that).
+        tuning: what is trained.
 
     Returns:
-        The model itself, or the model with low-rank additions around it, trained in float32 whatever its dtype.
+        The model itself, or peft's model around it, whose additions are in float32 whatever its dtype.
 
     Raises:
-        ConfigError: the model has no linear layer of a name that is asked for, or takes no such additions.
+        ConfigError: the model has no linear layer of a given name, or takes no such additions.
     """
     model.requires_grad_(False)
     if isinstance(tuning, FullTuning):
@@ -79,7 +78,7 @@ def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> "PreTrainedModel | P
             modules_to_save=in_full or None,
             ensure_weight_tying=tuning.train_embeddings and model.config.get_text_config().tie_word_embeddings,
         )
-        # Of ranks that peft itself has set aside for experts joined into one tensor, whether or not they are asked for.
+        # A warning about ranks that peft itself sets for experts joined into one tensor.
         warnings.filterwarnings("ignore", message=r".*(rank|alpha)_pattern keys did not match", category=RuntimeWarning)
         try:
             tuned: Any = get_peft_model(model, lora)
@@ -88,14 +87,14 @@ def apply_tuning(model: PreTrainedModel, tuning: Tuning) -> "PreTrainedModel | P
             reason = " ".join(str(error).split())
             raise ConfigError(f"setting 'tuning' cannot be used on this model: {reason}") from error
     if tuning.target_modules:
-        # Of experts that transformers joined into one tensor, peft has translated the names that they had apart.
+        # peft translates the names of experts that transformers joins into one tensor.
         _require_found(tuned.peft_config["default"].target_modules, tuned.base_model.targeted_module_names, linear)
     widen_trained(tuned)
     return tuned
 
 
 def load_additions(model: PreTrainedModel, folder: str | Path) -> "PeftModel":
-    """A model with low-rank additions that were saved, around it and in its layers; it is changed in place.
+    """Adds saved low-rank additions to a model, which is changed in place.
 
     Raises:
         OSError, ValueError, RuntimeError, KeyError: the additions cannot be read, or belong to another model.
@@ -108,18 +107,18 @@ def load_additions(model: PreTrainedModel, folder: str | Path) -> "PeftModel":
 
 @contextlib.contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """peft without bitsandbytes, and without what it sets off by reading a property that transformers 5 renamed."""
+    """peft without bitsandbytes, and without the warning about a property that transformers 5 renamed."""
     with without_four_bits(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         yield
 
 
 def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning | QloraTuning) -> None:
-    """Tries low-rank additions on a model without numbers, and logs which share of the weights they reach.
+    """Tries low-rank additions on a model without weights, and logs the share of the weights that they reach.
 
     Args:
         skeleton: the model on the meta device; it is changed in place.
-        tuning: what is to be trained.
+        tuning: what is trained.
 
     Raises:
         ConfigError: as `apply_tuning`.
@@ -140,7 +139,7 @@ def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning | QloraTuning) ->
 
 
 def merged(model: Any) -> PreTrainedModel:
-    """The plain model, with low-rank additions, if there are any around it, added to the weights they belong to."""
+    """The plain model, with low-rank additions, if it has any, merged into its weights."""
     if is_adapted(model):
         inner: Any = model.merge_and_unload()
         narrow_again(inner)
@@ -149,13 +148,13 @@ def merged(model: Any) -> PreTrainedModel:
 
 
 def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
-    """Embeddings and head; the embeddings alone where the head shares their weights."""
+    """Embeddings and head; only the embeddings if the head shares their weights."""
     inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
     return [inputs] if head is None or model.config.get_text_config().tie_word_embeddings else [inputs, head]
 
 
 def _text_parts(model: PreTrainedModel) -> list[nn.Module]:
-    """What makes text: all of the model, or decoder, embeddings and head of one that also sees or hears."""
+    """What makes text: the whole model, or decoder, embeddings and head of one that also sees or hears."""
     decoder: nn.Module = model.get_decoder()
     return [model] if decoder is model.base_model else [decoder, *_embeddings(model)]
 
@@ -167,7 +166,7 @@ def _text_modules(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 
 def _tower_names(model: PreTrainedModel) -> list[str]:
-    """The outermost modules that have no part in making text."""
+    """The outermost modules without any part that makes text."""
     text = {module for _, module in _text_modules(model)}
     towers: list[str] = []
     for name, module in model.named_modules():
@@ -177,7 +176,7 @@ def _tower_names(model: PreTrainedModel) -> list[str]:
 
 
 def _require_found(targets: Collection[str], names: Collection[str], linear: Collection[str]) -> None:
-    """Refuses targets that are the end of no name, with those of the linear layers that there are."""
+    """Refuses targets that no name ends with, and lists the linear layers there are."""
     ends = {f".{name}"[-len(target) - 1 :] for name in names for target in targets}
     if absent := sorted(target for target in targets if f".{target}" not in ends):
         known = sorted({name.rpartition(".")[2] for name in linear})

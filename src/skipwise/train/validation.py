@@ -1,4 +1,4 @@
-"""Validation while training: which documents it is measured on, and that none of them is trained on."""
+"""Validation during training, on held-out documents."""
 
 import logging
 import math
@@ -24,10 +24,10 @@ _SCORED_TOKENS = 128
 
 
 def validation_lengths(config: RunConfig, window: Window) -> list[int]:
-    """Context lengths of validation: the run's own, or the original window and its doublings up to the target.
+    """Lengths of validation, in tokens: the run's own, or the original window, its doublings and the target.
 
     Raises:
-        ConfigError: a length is beyond the target.
+        ConfigError: a length is below 2 or beyond the target.
     """
     doublings = (window.original * 2**power for power in range(int(math.log2(window.factor) + 1e-9) + 1))
     lengths = sorted({*(config.validation.lengths or (*doublings, window.target))})
@@ -40,16 +40,16 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
 
 
 def find_held_out_end(corpus: Corpus, lengths: Sequence[int], keep: int) -> HeldOutEnd | None:
-    """The end of a document to hold out, where whole documents leave validation less than its shortest length.
+    """The end of a document to hold out, if the held-out documents have fewer tokens than the shortest length.
 
     Args:
         corpus: the run's documents.
         lengths: of validation, in tokens.
-        keep: tokens that must be left of the document to be trained on; its widest window.
+        keep: tokens of the document that must be left to training: the widest window.
 
     Returns:
-        The end; None where whole documents suffice, none is long enough to be shared, or nothing is to be held out.
-        Of a stream nobody knows how long its documents are before they have come.
+        The end; None if whole documents suffice, none is long enough to divide, nothing is to be held out, or documents
+        are streamed, so that their lengths are unknown.
     """
     data = corpus.data
     if not data.held_out or not isinstance(corpus, StoredCorpus):
@@ -64,7 +64,7 @@ def find_held_out_end(corpus: Corpus, lengths: Sequence[int], keep: int) -> Held
 
 
 def tell_held_out_end(end: HeldOutEnd, store: TokenStore) -> dict[str, Any]:
-    """Says which end of a document is held out, and gives the entry for the run's record."""
+    """Logs which end of a document is held out, and returns the entry for the run's record."""
     files = TokenFiles(store.folder)
     whole = len(files.document(end.number))
     told = {"document": files.name(end.number), "tokens": whole - end.begin, "of_tokens": whole}
@@ -78,17 +78,17 @@ def tell_held_out_end(end: HeldOutEnd, store: TokenStore) -> dict[str, Any]:
 def build_validation(
     config: RunConfig, corpus: Corpus, loaded: LoadedModel, lengths: list[int], share_out: bool = True
 ) -> "Validate | None":
-    """Perplexity of the same last tokens at growing lengths, on held-out documents as long as the longest.
+    """Perplexity of the same last tokens at growing lengths, on held-out documents of at least the longest.
 
     Args:
         config: the run.
         corpus: its documents.
         loaded: the model that is trained, and its tokenizer.
-        lengths: as `validation_lengths` gives them; those that no held-out document has are left out, with a warning.
+        lengths: from `validation_lengths`; those that no held-out document reaches are left out, with a warning.
         share_out: each of several processes measures its share of the documents.
 
     Returns:
-        What measures it; None, with a warning, where nothing is held out or nothing is long enough.
+        A function that measures it; None, with a warning, if nothing is held out or long enough.
     """
     if config.data.held_out == 0:
         logger.warning("no validation while training: data.held_out is 0, so every document is trained on")
@@ -101,7 +101,6 @@ def build_validation(
         "num_documents": len(texts),
         "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2),
     }
-
     where = ", ".join(map(length_label, measured))
 
     def validate() -> dict[str, float]:
@@ -122,7 +121,7 @@ def build_validation(
 
 
 def _longest_held_out(config: RunConfig, corpus: Corpus, lengths: Sequence[int]) -> tuple[list[np.ndarray], list[int]]:
-    """Held-out documents of the greatest length that some have, and the lengths up to it; says what is left out."""
+    """Held-out documents of the greatest possible length, and the lengths up to it; warns about the others."""
     unmet: DataError | None = None
     for measured in (lengths[:number] for number in range(len(lengths), 0, -1)):
         try:
@@ -142,9 +141,9 @@ def _longest_held_out(config: RunConfig, corpus: Corpus, lengths: Sequence[int])
 
 
 def _held_out(config: RunConfig, corpus: Corpus, at_least: int) -> list[np.ndarray]:
-    """Some held-out documents of that many tokens, joined where none has them by itself.
+    """Some held-out documents of that many tokens, joined if no single one is as long.
 
-    Of the end of a document as many pieces as are asked for, where it is long enough.
+    The held-out end of a document is cut into as many pieces as are wanted, if it is long enough.
     """
     number = config.validation.num_documents
     texts = corpus.long_documents("held_out", number, min_tokens=at_least)

@@ -1,7 +1,8 @@
-"""Weights that are trained in float32 inside a model in 16 bits.
+"""Training weights in float32 inside a model in 16 bits.
 
-Beside 1, where the weights of norms are, bfloat16 has no number within 0.004, so steps of a learning rate of 2e-5 would
-change nothing. Low-rank additions are made in float32; norms and embeddings that are trained in full are widened here.
+Next to 1, where the weights of norms are, the numbers of bfloat16 are 0.004 apart, so steps with a learning rate of
+2e-5 would change nothing. Low-rank additions are made in float32; norms and embeddings that are trained in full are
+widened here.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ _NARROW = (torch.bfloat16, torch.float16)
 
 
 class _Widened:
-    """A module whose own weights are in float32, and whose input and output are as the rest of the model has them."""
+    """Hooks of a module with float32 weights, so that its output has the dtype of the rest of the model."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -25,7 +26,7 @@ class _Widened:
 
     def _before(self, module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         first = inputs[0]
-        # Autocast sees to it; an engine that trains in 16 bits has narrowed the weights again.
+        # Autocast casts by itself. The weights' own dtype, since an engine that trains in 16 bits narrows them again.
         if not first.is_floating_point() or torch.is_autocast_enabled(first.device.type):
             return None
         return first.to(next(module.parameters(recurse=False)).dtype), *inputs[1:]
@@ -35,10 +36,10 @@ class _Widened:
 
 
 def widen_trained(model: nn.Module) -> None:
-    """Puts what is trained in 16 bits into float32, and has its modules compute for the rest as before.
+    """Converts trained 16-bit weights to float32, and adds hooks so that their modules return the dtype as before.
 
     Args:
-        model: with low-rank additions around it; it is changed in place.
+        model: with low-rank additions; it is changed in place.
     """
     narrow = {id(p): p.dtype for p in model.parameters() if p.requires_grad and p.dtype in _NARROW}
     owners = [
@@ -55,7 +56,7 @@ def widen_trained(model: nn.Module) -> None:
 
 
 def narrow_again(model: nn.Module) -> None:
-    """Rounds what was widened to the dtype of the rest, for a plain model.
+    """Undoes `widen_trained`: removes the hooks, and rounds the weights to the dtype of the rest.
 
     Args:
         model: after training; it is changed in place.

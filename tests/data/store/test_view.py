@@ -4,23 +4,15 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from corpora import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise.data.store import (
-    FORMAT,
-    Counts,
-    HeldOutEnd,
-    StoreWriter,
-    TokenFiles,
-    TokenStore,
-    View,
-    choose_held_out_end,
-    files,
-)
+from skipwise.data.store import FORMAT, Counts, HeldOutEnd, TokenFiles, TokenStore, View, choose_held_out_end, files
 from skipwise.errors import DataError
 
 SEPARATOR = 0
@@ -43,47 +35,66 @@ def _listed(documents: list[list[int]], is_held_out: list[bool], wanted: View) -
     return shown, waiting
 
 
+def _counted(documents: list[list[int]], is_held_out: list[bool], wanted: View) -> Counts:
+    """The counts of a view by plain lists."""
+    shown, waiting = _listed(documents, is_held_out, wanted)
+    of_part = [held == (wanted.part == "held_out") or wanted.part == "all" for held in is_held_out]
+    return Counts(
+        seen=len(documents),
+        kept=sum(map(len, shown)),
+        documents=len(shown),
+        dropped_short=len(waiting),
+        dropped_empty=sum(own and not ids for own, ids in zip(of_part, documents, strict=True)),
+        other_part=of_part.count(False),
+        tokens=sum(len(documents[number]) + 1 for members in shown for number in members) - len(shown),
+        files_passed_over=0,
+    )
+
+
+def _fingerprint(documents: list[list[int]], shown: list[list[int]], wanted: View) -> str:
+    """The hash of a view's tokens, document after document."""
+    content = json.dumps([FORMAT, "none", "uint16", SEPARATOR if wanted.join else None]).encode()
+    for number in (number for members in shown for number in members):
+        content += hashlib.blake2b(np.array(documents[number], np.uint16).tobytes(), digest_size=16).digest()
+    if wanted.join:
+        content += np.cumsum([0, *map(len, shown)], dtype=np.int64).tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+VIEWS = st.builds(
+    View,
+    min_tokens=st.integers(1, 40),
+    join=st.booleans(),
+    part=st.sampled_from(["all", "train", "held_out"]),
+    held_out_share=st.sampled_from([0.1, 0.5]),
+)
+
+
 @given(
-    lengths=st.lists(st.integers(0, 12), min_size=1, max_size=150),
+    size=st.integers(1, 150),
     seed=st.integers(0, 100),
-    wanted=st.builds(
-        View,
-        min_tokens=st.integers(1, 40),
-        join=st.booleans(),
-        part=st.sampled_from(["all", "train", "held_out"]),
-        held_out_share=st.sampled_from([0.1, 0.5]),
-    ),
+    wanted=VIEWS,
     block=st.sampled_from([8, 64, 1 << 18]),
     shared=st.none() | st.tuples(st.floats(0, 0.999), st.floats(0, 1)),
 )
 @settings(max_examples=200)
 def test_a_view_is_what_one_document_after_another_gives(
-    tmp_path_factory: pytest.TempPathFactory,
-    lengths: list[int],
-    seed: int,
-    wanted: View,
-    block: int,
-    shared: tuple[float, float] | None,
+    tmp_path_factory: pytest.TempPathFactory, size: int, seed: int, wanted: View, block: int, shared: Any
 ) -> None:
     rng = np.random.default_rng(seed)
-    documents = [rng.integers(1, 50, length).tolist() for length in lengths]
-    splits = rng.integers(0, 1 << 64, len(lengths), np.uint64)
-    folder = tmp_path_factory.mktemp("view")
-    with StoreWriter(folder, np.dtype(np.uint16)) as writer:
-        for number, ids in enumerate(documents):
-            writer.add(f"a.jsonl:{number + 1}", np.array(ids, np.uint16), int(splits[number]))
-        writer.finish(separator_id=SEPARATOR, sentence_ends=np.zeros(50, bool), tokenizer_fingerprint="none")
+    documents = [rng.integers(1, 50, length).tolist() for length in rng.integers(0, 13, size)]
+    splits = rng.integers(0, 1 << 64, size, np.uint64)
+    folder = write_store(tmp_path_factory.mktemp("view"), documents, splits=splits.tolist(), separator_id=SEPARATOR)
     is_held_out = [int(split) / 2**64 < wanted.held_out_share for split in splits]
     if shared is not None:
         number = int(shared[0] * len(documents))
         begin = int(shared[1] * len(documents[number]))
         wanted = dataclasses.replace(wanted, held_out_end=HeldOutEnd(folder.name, number, begin))
         if wanted.part != "all":
-            # Of the one that is shared each part has its own, whatever its text says.
+            # Each split has its own part of the shared document, whatever its text says.
             is_held_out[number] = wanted.part == "held_out"
-            ids = documents[number]
-            documents[number] = ids[begin:] if wanted.part == "held_out" else ids[:begin]
-    shown, waiting = _listed(documents, is_held_out, wanted)
+            documents[number] = documents[number][begin:] if is_held_out[number] else documents[number][:begin]
+    shown, _ = _listed(documents, is_held_out, wanted)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_BLOCK_DOCUMENTS", block)
         if not shown:
@@ -91,61 +102,32 @@ def test_a_view_is_what_one_document_after_another_gives(
                 TokenStore(folder, wanted)
             return
         store = TokenStore(folder, wanted)
-        fingerprint = store.fingerprint
-
-    texts: list[list[int]] = []
-    for members in shown:
-        text = documents[members[0]]
-        for number in members[1:]:
-            text = [*text, SEPARATOR, *documents[number]]
-        texts.append(text)
+        assert store.fingerprint == _fingerprint(documents, shown, wanted)
+    texts = [[token for number in members for token in (SEPARATOR, *documents[number])][1:] for members in shown]
     assert [store.document(i).tolist() for i in range(store.num_documents)] == texts
     assert list(store.names) == [f"a.jsonl:{members[0] + 1}" for members in shown]
     assert store.names[-1] == store.names[::-1][0] == f"a.jsonl:{shown[-1][0] + 1}"
     sizes = [len(text) for text in texts]
-    assert (store.shortest_tokens, store.longest_tokens) == (min(sizes), max(sizes))
-    of_part = [held == (wanted.part == "held_out") or wanted.part == "all" for held in is_held_out]
-    assert store.counts == Counts(
-        seen=len(documents),
-        kept=sum(map(len, shown)),
-        documents=len(shown),
-        dropped_short=len(waiting),
-        dropped_empty=sum(own and not ids for own, ids in zip(of_part, documents, strict=True)),
-        other_part=of_part.count(False),
-        tokens=sum(sizes),
-        files_passed_over=0,
-    )
-    content = [FORMAT, "none", "uint16", SEPARATOR if wanted.join else None]
-    expected = json.dumps(content).encode()
-    for members in shown:
-        for number in members:
-            expected += hashlib.blake2b(np.array(documents[number], np.uint16).tobytes(), digest_size=16).digest()
-    if wanted.join:
-        expected += np.cumsum([0, *map(len, shown)], dtype=np.int64).tobytes()
-    assert fingerprint == hashlib.sha256(expected).hexdigest()
+    assert store.shortest_tokens == min(sizes)
+    assert store.counts == _counted(documents, is_held_out, wanted)
 
 
 def test_joining_reaches_over_many_documents_that_stand_by_themselves(tmp_path: Path) -> None:
     lengths = np.full(5000, 4)
     lengths[[0, 2500, 4999]] = 1
-    with StoreWriter(tmp_path, np.dtype(np.uint16)) as writer:
-        for number, length in enumerate(lengths.tolist()):
-            writer.add(f"{number}.txt", np.full(length, number, np.uint16), split_point=0)
-        writer.finish(separator_id=SEPARATOR, sentence_ends=np.zeros(5000, bool), tokenizer_fingerprint="none")
+    documents = [[number] * length for number, length in enumerate(lengths.tolist())]
+    write_store(tmp_path, documents, separator_id=SEPARATOR)
     store = TokenStore(tmp_path, View(min_tokens=4, join=True))
     assert store.num_documents == 4998
     assert store.document(4997).tolist() == [0, SEPARATOR, 2500, SEPARATOR, 4999]
-    assert store.names[4997] == "0.txt"
+    assert store.names[4997] == "a.jsonl:1"
     assert store.document(0).tolist() == [1] * 4
 
 
 def _written(folder: Path, lengths: list[int], is_held_out: list[bool]) -> TokenFiles:
-    with StoreWriter(folder, np.dtype(np.uint16)) as writer:
-        for number, length in enumerate(lengths):
-            ids = np.arange(length) + 1000 * number
-            writer.add(f"{number}.txt", ids.astype(np.uint16), split_point=0 if is_held_out[number] else (1 << 64) - 1)
-        writer.finish(separator_id=SEPARATOR, sentence_ends=np.zeros(50, bool), tokenizer_fingerprint="none")
-    return TokenFiles(folder)
+    documents = [np.arange(length) + 1000 * number for number, length in enumerate(lengths)]
+    splits = [0 if held else (1 << 64) - 1 for held in is_held_out]
+    return TokenFiles(write_store(folder, documents, splits=splits, separator_id=SEPARATOR))
 
 
 @given(

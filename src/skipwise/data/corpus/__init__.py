@@ -162,27 +162,22 @@ def store_corpus(
     """Opens documents as token ids on disk; tokenizes them first if they are not in the cache.
 
     The cache key is a hash of everything that the token ids depend on: the content of every local file (see
-    `LocalFiles.identity`) or the commit of a hub data set, the field, the tokenizer's serialization, which control
-    tokens are read as text, and the version of the format. Other settings do not matter. Cached files are compared with
-    their checksums (see `TokenFiles.verify`) and built again if damaged.
+    `LocalFiles.identity`) or the commit of a hub data set, the field, the tokenizer, which control tokens are read as
+    text, and the version of the format. Cached files that do not match their checksums are built again.
 
-    Processes that build at the same time share the work, also across machines: large sources are cut into parts, and
-    each process takes parts that are not taken yet (see `building`). They communicate only through the folder of
-    `cache_dir`, which must be on a file system whose locks work across machines, such as NFS 4. A build resumes what an
-    interrupted one has finished. The bytes of the store do not depend on the number of processes.
+    Processes that build at the same time share the work, also across machines, and a build resumes what an interrupted
+    one has finished (see `building`). `cache_dir` must be on a file system whose locks work across machines, such as
+    NFS 4. The bytes of the store do not depend on the number of processes.
 
     Each document is tokenized as by `tokenizer(text)`, so with the begin token if the tokenizer adds one, as in
-    pre-training. The end token is left off, because a window cut from the middle of a text has none. Special tokens
-    spelled in a document are read as text, unless `data.control_tokens` is `tokens`. A long document is tokenized in
-    pieces, to the same ids.
+    pre-training. The end token is left off, because a window cut from the middle of a text has none.
 
     Args:
         data: settings of the documents.
         tokenizer: the model's own; a fast one.
         sources: `look_through` of the same data, if at hand, so that files are not inspected again.
         cache_dir: folder of the cache, by default `$SKIPWISE_CACHE` or `~/.cache/skipwise`.
-        num_workers: number of tokenizing threads; by default one per processor, divided among the processes that
-            torchrun starts on this machine.
+        num_workers: number of threads; by default one per processor, divided among the processes of torchrun here.
         progress: shows a progress bar; of several processes only one should.
 
     Raises:

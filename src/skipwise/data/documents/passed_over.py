@@ -10,11 +10,7 @@ _NAMED = 3
 
 
 class PassedOver:
-    """Counts of unreadable files and records, and the names of the first of each kind.
-
-    Args:
-        faults: initial ones.
-    """
+    """Counts of unreadable files and records, and the names of the first of each kind."""
 
     def __init__(self, faults: Iterable[UnreadableError] = ()) -> None:
         self._counts: Counter[str] = Counter()

@@ -68,10 +68,6 @@ class LocalFiles:
 
         These are all bytes of a source that is hashed as a whole. Of a larger source they are the beginning of each
         file, and the schema of Parquet files.
-
-        Args:
-            field: name of the text field.
-            passed_over: collects what is unreadable.
         """
         for fault in self.faults:
             passed_over.add(fault)

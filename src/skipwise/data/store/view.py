@@ -87,7 +87,6 @@ class TokenStore:
         passed_over: what was unreadable and skipped, as `PassedOver.to_json`.
         min_tokens: minimum length of a document.
         shortest_tokens: length of the shortest document.
-        longest_tokens: length of the longest document.
         separator_id: token between joined documents; None if short documents are not joined.
         sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
 
@@ -118,7 +117,7 @@ class TokenStore:
         )
         if not len(found.shown):
             raise DataError(self._none_kept(found.longest))
-        self.shortest_tokens, self.longest_tokens = found.fewest_tokens, found.most_tokens
+        self.shortest_tokens = found.fewest_tokens
 
     @property
     def num_documents(self) -> int:
@@ -268,7 +267,6 @@ class _Survey(NamedTuple):
         kept: number of these that are in the view.
         tokens: tokens in the view, separators included.
         fewest_tokens: length of the shortest document in the view.
-        most_tokens: length of the longest document in the view.
         longest: number and tokens of the longest document of the split.
     """
 
@@ -279,7 +277,6 @@ class _Survey(NamedTuple):
     kept: int
     tokens: int
     fewest_tokens: int
-    most_tokens: int
     longest: tuple[int, int]
 
 
@@ -287,7 +284,7 @@ def _survey(files: TokenFiles, view: View) -> _Survey:
     """Goes through the length and the split of every document, block by block."""
     shown, short, last = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     joining = _Joining(view.min_tokens)
-    wanted = with_text = kept = tokens = most = 0
+    wanted = with_text = kept = tokens = 0
     fewest, longest = sys.maxsize, (0, 0)
     shared = view.shared_in(files)
     for begin, end in files.blocks():
@@ -320,13 +317,13 @@ def _survey(files: TokenFiles, view: View) -> _Survey:
         shown.append(NumberSet.bits(is_shown))
         if len(sizes):
             tokens += int(sizes.sum())
-            fewest, most = min(fewest, int(sizes.min())), max(most, int(sizes.max()))
+            fewest = min(fewest, int(sizes.min()))
         if (top := int(lengths.max())) > longest[1]:
             longest = (begin + int(lengths.argmax()), top)
     joined = _Joined(NumberSet(short), NumberSet(last)) if view.join else None
     if joined and len(joined.last):
         kept += joined.short.below(joined.last[len(joined.last) - 1] + 1)
-    return _Survey(NumberSet(shown), joined, wanted, with_text, kept, tokens, fewest, most, longest)
+    return _Survey(NumberSet(shown), joined, wanted, with_text, kept, tokens, fewest, longest)
 
 
 class _Joining:

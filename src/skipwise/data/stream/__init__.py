@@ -10,7 +10,6 @@ what comes next: a run resumed from a checkpoint, on any number of processes, re
 shards.py   the shards of local Parquet files, and of hub data sets through the `datasets` library
 parquet.py  Parquet files, a page at a time: the library would hold a whole row group for every lane
 lanes.py    lanes: shuffling by shard and block, tokenizing ahead, and the place of each lane before a step
-parts.py    whether a text is held out, and joining documents
 corpus.py   the interface for a run: its stream, and some documents of either split
 """
 

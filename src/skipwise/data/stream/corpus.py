@@ -11,8 +11,7 @@ import numpy as np
 from skipwise.config import DataConfig
 from skipwise.data.documents import Sources
 from skipwise.data.formats import UnreadableError
-from skipwise.data.stream.lanes import DocumentStream
-from skipwise.data.stream.parts import is_of_part, together, tokens_of
+from skipwise.data.stream.lanes import DocumentStream, is_of_part, together, tokens_of
 from skipwise.data.stream.shards import Shards
 from skipwise.data.tokens import Encoder
 from skipwise.errors import DataError

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from skipwise.data.documents import PassedOver
+from skipwise.data.documents import PassedOver, is_held_out
 from skipwise.data.formats import UnreadableError
 from skipwise.data.items import EpochOrder
-from skipwise.data.stream.parts import is_of_part, together, tokens_of
 from skipwise.data.stream.shards import Shards
 from skipwise.data.tokens import Encoder, Reading, require_fast
 from skipwise.errors import DataError
@@ -327,3 +326,20 @@ class _OrderEntries(Sequence[int]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._order[self._places[index]]
+
+
+def is_of_part(text: str, held_out_share: float, *, held_out: bool) -> bool:
+    """Whether a text is in the held-out or the training split; a text of only white space is in neither."""
+    text = text.strip()
+    return bool(text) and is_held_out(text, held_out_share) == held_out
+
+
+def tokens_of(pieces: Sequence[np.ndarray]) -> int:
+    """Number of tokens of the joined documents, separators included."""
+    return sum(map(len, pieces)) + len(pieces) - 1
+
+
+def together(pieces: Sequence[np.ndarray], encoder: Encoder) -> np.ndarray:
+    """The documents joined, with a separator token between them."""
+    separator = np.array([encoder.separator_id or 0], encoder.dtype)
+    return np.concatenate([part for piece in pieces for part in (separator, piece)][1:])

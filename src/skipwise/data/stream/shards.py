@@ -140,10 +140,6 @@ def require_streamable(looked: Sources) -> list[LocalFiles | HubDataset]:
 def check_streaming(looked: Sources, workers: int) -> None:
     """Raises before any work if the documents cannot be streamed.
 
-    Args:
-        looked: inspected documents of the run.
-        workers: number of data loader processes.
-
     Raises:
         DataError: documents of a kind that cannot be streamed.
         ConfigError: there are loader processes; their places in the stream would not reach the checkpoints.
