@@ -4,7 +4,6 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -19,9 +18,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 from skipwise import loss
 from skipwise.config import FullTuning, QloraTuning, Tuning
 from skipwise.memory import Moment, StepProfile
-from skipwise.model import four_bit_layers
 from skipwise.plan.shape import decoder_blocks
-from skipwise.plan.trace import PrefillProfile, _as_in_four_bits, _with_layers
+from skipwise.plan.trace import run_in_four_bits, with_layers
 from skipwise.train.tuning import apply_tuning
 
 ANSWERS = {
@@ -128,7 +126,7 @@ def full_step(
         )
 
 
-def full_prefill(config: Any, length_tokens: int, chunk_tokens: int, dtype: torch.dtype) -> PrefillProfile:
+def full_prefill(config: Any, length_tokens: int, chunk_tokens: int, dtype: torch.dtype) -> Moment:
     """What `Tracer.prefill` tells."""
     peaks = []
     for layers in (3, 4):
@@ -144,7 +142,7 @@ def full_prefill(config: Any, length_tokens: int, chunk_tokens: int, dtype: torc
                     model(input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 peaks.append((ledger.peak - before, num_layers))
     (few, num_layers), (more, _) = peaks
-    return PrefillProfile(per_layer=more - few, outside_layers=few - num_layers * (more - few))
+    return Moment(per_layer=more - few, outside=few - num_layers * (more - few))
 
 
 def is_tracing(*_: Any) -> bool:
@@ -157,9 +155,9 @@ def fake_model(
     config: Any, num_layers: int, dtype: torch.dtype, tuning: Tuning | None = None
 ) -> Iterator[tuple[Any, FullLedger]]:
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(_with_layers(config, num_layers), dtype=dtype)
-        for layer in four_bit_layers(model).values() if isinstance(tuning, QloraTuning) else ():
-            layer.forward = partial(_as_in_four_bits, layer)
+        model: Any = AutoModelForCausalLM.from_config(with_layers(config, num_layers), dtype=dtype)
+        if isinstance(tuning, QloraTuning):
+            run_in_four_bits(model)
         tuned: Any = model if tuning is None else apply_tuning(model, tuning)
     with (
         warnings.catch_warnings(),

@@ -14,14 +14,14 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from skipwise.config import QloraTuning
+from skipwise.hollow import Ledger
 from skipwise.loss import use_chunked_loss
 from skipwise.memory import four_bit_bytes
 from skipwise.model import FourBits, four_bits, load_model, read_config
-from skipwise.plan.ledger import Ledger
 from skipwise.plan.machines import MACHINES, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
-from skipwise.plan.trace import Tracer
+from skipwise.plan.trace import Step, Tracer
 from skipwise.plan.training import Approach, TrainingPlanner
 from skipwise.train.tuning import apply_tuning
 
@@ -79,8 +79,8 @@ def test_a_quantized_model_takes_the_bytes_that_are_planned(
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert layers
     profiles = Profiles(model_shape(source))
-    planned = profiles.in_four_bits(tuning)
-    assert planned.numbers == sum(layer.in_features * layer.out_features for layer in layers)
+    planned = profiles.parameters(tuning)
+    assert planned.quantized == sum(layer.in_features * layer.out_features for layer in layers)
     assert planned.packed_bytes == bytes_of([layer.weight for layer in layers])
     assert planned.scale_bytes == bytes_of([each for layer in layers for each in scale_tensors(layer)])
     # And all of the frozen model, with embeddings, head, norms and biases in their dtype.
@@ -88,8 +88,7 @@ def test_a_quantized_model_takes_the_bytes_that_are_planned(
     planner = TrainingPlanner(profiles, machine, Utilisation())
     state = planner.state(Approach(name="qlora", window_tokens=1, tuning=tuning))
     real = bytes_of([*model.parameters(), *(each for layer in layers for each in scale_tensors(layer))])
-    trained, _ = profiles.trained(tuning)
-    assert state.parameters == real + 4 * trained
+    assert state.parameters == real + 4 * planned.trained
 
 
 def test_a_large_weight_takes_the_bits_a_number_that_the_paper_says() -> None:
@@ -128,7 +127,7 @@ def test_a_step_without_numbers_holds_what_a_real_one_does(
             del loss
     profile = (
         Tracer(read_config(str(tiny_checkpoint)))
-        .step(window_tokens=window, tuning=tuning, checkpointing=checkpointing, dtype=dtype, autocast=autocast)
+        .step(Step(window_tokens=window, tuning=tuning, checkpointing=checkpointing, dtype=dtype, autocast=autocast))
         .further
     )
     gradients = sum(p.nbytes for p in tuned.parameters() if p.requires_grad)

@@ -72,7 +72,7 @@ def test_cache_is_as_large_as_the_real_one(family: str) -> None:
 
 @pytest.mark.parametrize("family", KEEPING_OTHERS)
 def test_layers_that_keep_something_else_are_refused(family: str) -> None:
-    with pytest.raises(UnsupportedModelError, match="planning knows attention's cache alone"):
+    with pytest.raises(UnsupportedModelError, match="LinearAttentionLayer"):
         layer_shapes(tiny_config(family))
 
 
@@ -128,5 +128,5 @@ def test_a_checkpoint_is_read_without_weights(tiny_checkpoint, tmp_path) -> None
 
 def test_what_is_no_extension_is_refused() -> None:
     shape = model_shape("llama-3-8b")
-    with pytest.raises(ConfigError, match="target is 8192 tokens and the original window of llama-3-8b is 8192"):
+    with pytest.raises(ConfigError, match="8192 tokens.* llama-3-8b is 8192"):
         require_longer(shape, 8192)

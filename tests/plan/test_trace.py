@@ -9,9 +9,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from skipwise.config import FullTuning, LoraTuning
+from skipwise.hollow import Ledger
 from skipwise.loss import use_chunked_loss
-from skipwise.plan.ledger import Ledger
-from skipwise.plan.trace import Tracer
+from skipwise.plan.trace import Step, Tracer
 from skipwise.train.tuning import apply_tuning
 
 LAYERS, WINDOW = 4, 256
@@ -93,7 +93,7 @@ def test_a_step_holds_what_a_real_one_holds(
     trained = apply_tuning(AutoModelForCausalLM.from_config(config, dtype=dtype), tuning)
     gradients = sum(p.nbytes for p in trained.parameters() if p.requires_grad)
     profiles = Tracer(config).step(
-        window_tokens=WINDOW, checkpointing=checkpointing, tuning=tuning, dtype=dtype, autocast=autocast
+        Step(window_tokens=WINDOW, checkpointing=checkpointing, tuning=tuning, dtype=dtype, autocast=autocast)
     )
     predicted = [profile.peak(LAYERS, gradients) for profile in profiles]
     measured = really_held(config, tuning, checkpointing=checkpointing, autocast=autocast, dtype=dtype)
@@ -101,7 +101,9 @@ def test_a_step_holds_what_a_real_one_holds(
 
 
 def test_a_longer_window_and_a_deeper_model_hold_more() -> None:
-    short, long = (Tracer(config_of("llama")).step(window_tokens=n, checkpointing=False).further for n in (128, 256))
+    short, long = (
+        Tracer(config_of("llama")).step(Step(window_tokens=n, checkpointing=False)).further for n in (128, 256)
+    )
     forward = [profile.moments[0].per_layer for profile in (short, long)]
     assert forward[1] == pytest.approx(2 * forward[0], rel=0.05)
     assert short.peak(8, 0) > short.peak(4, 0)
@@ -121,7 +123,7 @@ def test_a_prefill_holds_what_a_real_one_holds(chunk: int | None) -> None:
             positions = torch.arange(at, at + piece.shape[1])[None]
             model(input_ids=piece, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
     measured = ledger.peak.all - before
-    predicted = Tracer(config).prefill(length_tokens=WINDOW, chunk_tokens=chunk).peak(LAYERS)
+    predicted = Tracer(config).prefill(WINDOW, chunk_tokens=chunk).held(LAYERS)
     assert predicted == pytest.approx(measured, rel=0.03)
 
 

@@ -141,7 +141,7 @@ def plan(
         find_place(model)
     with loading(f"planning for {model}"):
         from skipwise.config import LoraTuning
-        from skipwise.plan import Job, check_plan
+        from skipwise.plan import Job, PlanConfig, check_plan
         from skipwise.plan import plan as make_plan
         from skipwise.plan.as_json import plan_json
         from skipwise.plan.pages import write_plan_page
@@ -165,7 +165,7 @@ def plan(
     if calibrate:
         # Before minutes of measuring.
         shape = model_shape(model, original=original, trust_remote_code=trust_remote_code)
-        window_of_run = check_plan(shape, place, **asked)
+        window_of_run = check_plan(PlanConfig(model, machine=place, **asked), shape).window
         measured = _calibrated(model, place, utilisation, window_of_run, lora, checkpointing, trust_remote_code)
         utilisation, place = measured.utilisation, measured.machine
     found = make_plan(

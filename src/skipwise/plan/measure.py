@@ -24,7 +24,7 @@ from skipwise.plan.machines import GIB, TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
 from skipwise.plan.trace import Tracer
-from skipwise.plan.training import CONTEXT_BYTES, PROCESS_BYTES, Approach, Job, TrainingEstimate, TrainingPlanner
+from skipwise.plan.training import Approach, Job, TrainingEstimate, TrainingPlanner
 
 STEPS = 3
 # How far an accelerator's memory may be off that of its card, as drivers keep a little.
@@ -232,15 +232,12 @@ class Measurer:
         half = "float32" if machine.bits == 32 else "bfloat16"
         found = run_apart({**self._question, "what": "prefill", "length": length_tokens, "dtype": half})
         dtype = torch.float32 if machine.bits == 32 else torch.bfloat16
-        profile = Tracer(shape.config).prefill(
-            length_tokens=length_tokens, chunk_tokens=found["chunk_tokens"], dtype=dtype
-        )
-        beside = PROCESS_BYTES if machine.bits == 32 else CONTEXT_BYTES
+        profile = Tracer(shape.config).prefill(length_tokens, chunk_tokens=found["chunk_tokens"], dtype=dtype)
         operations = prefill_flops(shape.counts, shape.layers, length_tokens)
         weights = dtype.itemsize * shape.counts.total
         return Measured(
             name=f"prefill, {length_tokens} tokens",
-            predicted_bytes=beside + weights + profile.peak(len(shape.layers)),
+            predicted_bytes=machine.process_bytes + weights + profile.held(len(shape.layers)),
             measured_bytes=found["peak_bytes"],
             predicted_seconds=operations / (machine.tflops * TERA * self._utilisation.prefill),
             measured_seconds=found["seconds"],
