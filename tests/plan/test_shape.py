@@ -128,5 +128,5 @@ def test_a_checkpoint_is_read_without_weights(tiny_checkpoint, tmp_path) -> None
 
 def test_what_is_no_extension_is_refused() -> None:
     shape = model_shape("llama-3-8b")
-    with pytest.raises(ConfigError, match="8192 tokens.* llama-3-8b is 8192"):
+    with pytest.raises(ConfigError, match=r"8192 tokens.* llama-3-8b is 8192"):
         require_longer(shape, 8192)
