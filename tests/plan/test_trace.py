@@ -1,11 +1,10 @@
-"""What a step holds without numbers, against the same count over real tensors of a deeper model."""
+"""Traces without data, compared with a ledger over real tensors of a deeper model."""
 
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from skipwise.config import FullTuning, LoraTuning
@@ -125,18 +124,3 @@ def test_a_prefill_holds_what_a_real_one_holds(chunk: int | None) -> None:
     measured = ledger.peak.all - before
     predicted = Tracer(config).prefill(WINDOW, chunk_tokens=chunk).held(LAYERS)
     assert predicted == pytest.approx(measured, rel=0.03)
-
-
-def test_the_ledger_counts_a_tensor_while_it_lives() -> None:
-    ledger = Ledger()
-    with ledger:
-        a = torch.zeros(1024)
-        view = a[10:]
-        assert ledger.live.all == 4096
-        del a
-        assert ledger.live.all == 4096, "the view keeps it"
-        del view
-        assert (ledger.live.all, ledger.peak.all) == (0, 4096)
-    parameter = nn.Parameter(torch.zeros(16))
-    ledger.add(parameter)
-    assert ledger.live.all == 64
