@@ -101,7 +101,7 @@ def serving_estimate(
         profiles: profiles of the model.
         deployment: how it is served.
         utilisation: fractions of speed, bandwidth and memory that are reached.
-        length_tokens: prompt and answer; the answer is the last 256 tokens.
+        length_tokens: prompt and answer; the answer is the last `ANSWER_TOKENS`.
         requests: concurrent requests.
         price: of an hour of one accelerator.
     """
@@ -121,15 +121,9 @@ def serving_estimate(
     first += deployment.reduce_seconds(shape, utilisation, prompt)
 
     def token_seconds(at_once: int) -> float:
+        bits = {"weight_bits": weight_bits, "kv_bits": kv_bits}
         read = decode_bytes(
-            shape.counts,
-            shape.layers,
-            length_tokens,
-            requests=at_once,
-            weight_bits=weight_bits,
-            kv_bits=kv_bits,
-            latent=latent,
-            cache_copies=copies,
+            shape.counts, shape.layers, length_tokens, requests=at_once, latent=latent, cache_copies=copies, **bits
         )
         flops = at_once * decode_flops(shape.counts, shape.layers, length_tokens, latent=latent)
         return max(read / bandwidth, flops / speed) + deployment.reduce_seconds(shape, utilisation, at_once)
