@@ -1,4 +1,4 @@
-"""The whole trace, as an oracle: every slice of the loss, and gradients that are there, on torch's own fake tensors."""
+"""An oracle for traces: all slices of the loss and real gradients, on torch's own fake tensors."""
 
 import warnings
 import weakref
@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 
 from skipwise import loss
 from skipwise.config import FullTuning, QloraTuning, Tuning
+from skipwise.hollow import Ledger
 from skipwise.memory import Moment, StepProfile
 from skipwise.plan.shape import decoder_blocks
 from skipwise.plan.trace import run_in_four_bits, with_layers
@@ -62,6 +63,33 @@ class FullLedger(TorchDispatchMode):
         return out
 
 
+def really_held(
+    model: Any, tuning: Tuning, window_tokens: int, *, checkpointing: bool, autocast: torch.dtype | None
+) -> list[int]:
+    """Peaks of the first and the second micro-batch of a real model, beside its parameters; it stays tuned."""
+    tuned: Any = apply_tuning(model, tuning)
+    tuned.train()
+    if checkpointing:
+        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        tuned.enable_input_require_grads()
+    loss.use_chunked_loss(model)
+    ledger, peaks = Ledger(), []
+    for parameter in tuned.parameters():
+        ledger.add(parameter)
+    with ledger:
+        ids = torch.randint(3, 200, (1, window_tokens))
+        positions = torch.arange(window_tokens)[None]
+        before = ledger.live.all
+        for _ in range(2):
+            ledger.mark()
+            with torch.autocast("cpu", autocast) if autocast else nullcontext():
+                mean = tuned(input_ids=ids, position_ids=positions, labels=ids)["loss"]
+            mean.backward()
+            peaks.append(ledger.peak.all - before)
+            del mean
+    return peaks
+
+
 def full_step(
     config: Any,
     *,
@@ -75,7 +103,7 @@ def full_step(
     diluted: bool = False,
     library_loss: bool = False,
 ) -> StepProfile:
-    """What `Tracer.step` tells of one kind of micro-batch."""
+    """What `Tracer.step` returns for one kind of micro-batch."""
     with fake_model(config, 3, dtype, tuning) as (tuned, ledger):
         tuned.train()
         if checkpointing:
@@ -127,7 +155,7 @@ def full_step(
 
 
 def full_prefill(config: Any, length_tokens: int, chunk_tokens: int, dtype: torch.dtype) -> Moment:
-    """What `Tracer.prefill` tells."""
+    """What `Tracer.prefill` returns."""
     peaks = []
     for layers in (3, 4):
         with fake_model(config, layers, dtype) as (model, ledger), torch.no_grad():
@@ -146,7 +174,7 @@ def full_prefill(config: Any, length_tokens: int, chunk_tokens: int, dtype: torc
 
 
 def is_tracing(*_: Any) -> bool:
-    """No mock, which would hold on to what it is asked about."""
+    """Not a mock, which would keep its arguments alive."""
     return False
 
 

@@ -154,7 +154,7 @@ def test_a_mended_copy_loads_as_the_model_it_was(changed: Callable[..., Path], s
 
 # The extended window taken for the original one: written over it, or by a second run, 64 to 128 and then 128 to 512.
 WRITTEN_OVER, EXTENDED_AGAIN = (
-    change({"original_max_position_embeddings": n}, original_max_position_embeddings=n, **factor)
+    change({"original_max_position_embeddings": n}, original_max_position_embeddings=n, **factor)  # pyright: ignore
     for n, factor in ((512, {}), (128, {"factor": 4.0}))
 )
 

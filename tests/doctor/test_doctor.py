@@ -16,37 +16,26 @@ from skipwise.model import load_model, save_model, with_rope
 from skipwise.rope import NTK, DynamicNTK, Interpolation, Linear, LongRoPE, YaRN
 from skipwise.window import Window
 
+PROVED = {"reach", "layers", "causal", "shift", "positions", "rows", "tables", "loss", "reload"}
+HALF = {"dtype": torch.bfloat16}
+
 
 @pytest.mark.parametrize(
-    ("family", "attention", "checkpointing"),
-    # Gemma 2 caps its attention scores, which sdpa cannot.
+    ("built", "trained"),
     [
-        (family, attention, checkpointing)
-        for family in FAMILIES
-        for attention, checkpointing in (("sdpa", True), ("eager", False), ("eager", True))
-        if attention == "sdpa" or checkpointing == (family == "gemma2")
-        if (family, attention) != ("gemma2", "sdpa")
+        ({}, {"gradient_checkpointing": True}),
+        ({"attention": "eager"}, {}),
+        (HALF, {}),
+        *(({}, {"gradient_checkpointing": True, "mixed_precision": p}) for p in (torch.bfloat16, torch.float16)),
     ],
 )
-def test_sound_models_pass(family: str, attention: str, checkpointing: bool) -> None:
-    verdicts = examine(extended(family, attention=attention), gradient_checkpointing=checkpointing)
-    assert not failures(verdicts), lines(verdicts)
-    proved = {"reach", "layers", "causal", "shift", "positions", "rows", "tables", "loss", "reload"}
-    assert {name for name, verdict in verdicts.items() if verdict.status == "pass"} == proved
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sound_models_pass_in_bfloat16(family: str) -> None:
-    verdicts = examine(extended(family, dtype=torch.bfloat16, attention="eager" if family == "gemma2" else "sdpa"))
+def test_sound_models_pass(family: str, built: dict[str, Any], trained: dict[str, Any]) -> None:
+    if family == "gemma2":  # Caps its attention scores, which sdpa cannot.
+        built = {**built, "attention": "eager"}
+    verdicts = examine(extended(family, **built), **trained)
     assert not failures(verdicts), lines(verdicts)
-
-
-@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sound_models_pass_in_mixed_precision(family: str, precision: torch.dtype) -> None:
-    model = extended(family, attention="eager" if family == "gemma2" else "sdpa")
-    verdicts = examine(model, mixed_precision=precision, gradient_checkpointing=True)
-    assert not failures(verdicts), lines(verdicts)
+    assert {name for name, verdict in verdicts.items() if verdict.status == "pass"} == PROVED
     assert not torch.is_autocast_enabled("cpu")
 
 
