@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from skipwise.config import QloraTuning, Tuning
+from skipwise.config import LoraTuning, QloraTuning, Tuning
 from skipwise.errors import UnsupportedModelError
 from skipwise.memory import FLOAT32_BYTES, Moment, StepProfile, four_bit_bytes
 from skipwise.model import four_bit_layers, without_weights
@@ -125,16 +125,18 @@ class Profiles:
 
     def _count(self, tuning: Tuning) -> TunedParameters:
         skeleton = without_weights(self.shape.config)
-        layers: dict[str, Any] = four_bit_layers(skeleton) if isinstance(tuning, QloraTuning) else {}
-        quantized = [layer.weight.numel() for layer in layers.values()]
+        if isinstance(tuning, QloraTuning):
+            # The same adapters, on quantized layers.
+            same = LoraTuning(**{name: getattr(tuning, name) for name in LoraTuning.model_fields if name != "kind"})
+            layers: dict[str, Any] = four_bit_layers(skeleton)
+            sizes = [layer.weight.numel() for layer in layers.values()]
+            packed = sum(-(-size // 2) for size in sizes)
+            whole = sum(four_bit_bytes(size, double_quant=tuning.double_quant) for size in sizes)
+            counts = self.parameters(same)
+            return counts._replace(quantized=sum(sizes), packed_bytes=packed, scale_bytes=whole - packed)
         with torch.device("meta"):
-            sizes = [(p.numel(), p.requires_grad) for p in apply_tuning(skeleton, tuning).parameters()]
-        counts = TunedParameters(sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained))
-        if not isinstance(tuning, QloraTuning):
-            return counts
-        packed = sum(-(-size // 2) for size in quantized)
-        whole = sum(four_bit_bytes(size, double_quant=tuning.double_quant) for size in quantized)
-        return counts._replace(quantized=sum(quantized), packed_bytes=packed, scale_bytes=whole - packed)
+            numbers = [(p.numel(), p.requires_grad) for p in apply_tuning(skeleton, tuning).parameters()]
+        return TunedParameters(sum(n for n, _ in numbers), sum(n for n, trained in numbers if trained))
 
 
 def _between(runs: Sequence[StepProfile], rows: Sequence[Sequence[int]], asked: Sequence[int]) -> StepProfile:
