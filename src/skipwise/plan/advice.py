@@ -60,7 +60,7 @@ _SENTENCES = {
     "not trainable": "It cannot be trained as it is; `skipwise extend` says what dequantizes it.",
     "serves": "Serving: one request of {target} fits on {serving_on}.",
     "does not serve": "Serving one request of {target} does not fit on {serving_on}{instead}.",
-    "two modes": "Serve in two modes: requests that fit the original window go to the unchanged base model, which "
+    "two modes": "Serve in two modes: requests of up to {present} tokens go to the unchanged base model, which "
     "interpolation never improves there; those from {long_from} tokens on, answer included, go to the extended model. "
     "A server with room for {present} only takes {short_gain} times as many requests at once.",
     "worse": "What gets worse: perplexity of short text by a few per cent, less with more steps or a smaller target; "
