@@ -1,10 +1,9 @@
-"""The whole trace, as an oracle: every slice of the loss, and gradients that are there, on torch's own fake tensors."""
+"""An oracle for traces: all slices of the loss and real gradients, on torch's own fake tensors."""
 
 import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -18,10 +17,10 @@ from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 
 from skipwise import loss
 from skipwise.config import FullTuning, QloraTuning, Tuning
+from skipwise.hollow import Ledger
 from skipwise.memory import Moment, StepProfile
-from skipwise.model import four_bit_layers
 from skipwise.plan.shape import decoder_blocks
-from skipwise.plan.trace import PrefillProfile, _as_in_four_bits, _with_layers
+from skipwise.plan.trace import run_in_four_bits, with_layers
 from skipwise.train.tuning import apply_tuning
 
 ANSWERS = {
@@ -64,6 +63,33 @@ class FullLedger(TorchDispatchMode):
         return out
 
 
+def really_held(
+    model: Any, tuning: Tuning, window_tokens: int, *, checkpointing: bool, autocast: torch.dtype | None
+) -> list[int]:
+    """Peaks of the first and the second micro-batch of a real model, beside its parameters; it stays tuned."""
+    tuned: Any = apply_tuning(model, tuning)
+    tuned.train()
+    if checkpointing:
+        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        tuned.enable_input_require_grads()
+    loss.use_chunked_loss(model)
+    ledger, peaks = Ledger(), []
+    for parameter in tuned.parameters():
+        ledger.add(parameter)
+    with ledger:
+        ids = torch.randint(3, 200, (1, window_tokens))
+        positions = torch.arange(window_tokens)[None]
+        before = ledger.live.all
+        for _ in range(2):
+            ledger.mark()
+            with torch.autocast("cpu", autocast) if autocast else nullcontext():
+                mean = tuned(input_ids=ids, position_ids=positions, labels=ids)["loss"]
+            mean.backward()
+            peaks.append(ledger.peak.all - before)
+            del mean
+    return peaks
+
+
 def full_step(
     config: Any,
     *,
@@ -77,7 +103,7 @@ def full_step(
     diluted: bool = False,
     library_loss: bool = False,
 ) -> StepProfile:
-    """What `Tracer.step` tells of one kind of micro-batch."""
+    """What `Tracer.step` returns for one kind of micro-batch."""
     with fake_model(config, 3, dtype, tuning) as (tuned, ledger):
         tuned.train()
         if checkpointing:
@@ -128,8 +154,8 @@ def full_step(
         )
 
 
-def full_prefill(config: Any, length_tokens: int, chunk_tokens: int, dtype: torch.dtype) -> PrefillProfile:
-    """What `Tracer.prefill` tells."""
+def full_prefill(config: Any, length_tokens: int, chunk_tokens: int, dtype: torch.dtype) -> Moment:
+    """What `Tracer.prefill` returns."""
     peaks = []
     for layers in (3, 4):
         with fake_model(config, layers, dtype) as (model, ledger), torch.no_grad():
@@ -144,11 +170,11 @@ def full_prefill(config: Any, length_tokens: int, chunk_tokens: int, dtype: torc
                     model(input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 peaks.append((ledger.peak - before, num_layers))
     (few, num_layers), (more, _) = peaks
-    return PrefillProfile(per_layer=more - few, outside_layers=few - num_layers * (more - few))
+    return Moment(per_layer=more - few, outside=few - num_layers * (more - few))
 
 
 def is_tracing(*_: Any) -> bool:
-    """No mock, which would hold on to what it is asked about."""
+    """Not a mock, which would keep its arguments alive."""
     return False
 
 
@@ -157,9 +183,9 @@ def fake_model(
     config: Any, num_layers: int, dtype: torch.dtype, tuning: Tuning | None = None
 ) -> Iterator[tuple[Any, FullLedger]]:
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(_with_layers(config, num_layers), dtype=dtype)
-        for layer in four_bit_layers(model).values() if isinstance(tuning, QloraTuning) else ():
-            layer.forward = partial(_as_in_four_bits, layer)
+        model: Any = AutoModelForCausalLM.from_config(with_layers(config, num_layers), dtype=dtype)
+        if isinstance(tuning, QloraTuning):
+            run_in_four_bits(model)
         tuned: Any = model if tuning is None else apply_tuning(model, tuning)
     with (
         warnings.catch_warnings(),

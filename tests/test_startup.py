@@ -135,7 +135,7 @@ def test_training_loads_the_trainer_and_no_4_bits(
 def test_importing_the_library_is_no_training(fresh_python: Callable[[str], None]) -> None:
     heavy = (*NEVER[:3], "datasets", "pandas", "deepspeed", "transformers.trainer")
     fresh_python(
-        "import sys, skipwise.train.extending, skipwise.evals, skipwise.plan.trace, skipwise.export.exporting\n"
+        "import sys, skipwise.train.extending, skipwise.evals, skipwise.plan.pages, skipwise.export.exporting\n"
         f"heavy = {{*{heavy}}} & {{*sys.modules}}\nassert not heavy, heavy"
     )
 

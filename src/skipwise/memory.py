@@ -1,13 +1,6 @@
 """Memory in bytes and compute in floating-point operations, from shapes alone.
 
-Plain arithmetic over three descriptions that `skipwise.plan` derives from a model:
-
-    ParameterCounts   number of parameters, by kind
-    LayerShape        attention heads of a layer, and what its cache holds per token
-    StepProfile       memory of one training step besides parameters and optimizer state
-
-`Sharding` says which of these are split over how many processes. Nothing here is estimated: hardware speeds and
-utilization belong to `skipwise.plan`.
+Plain arithmetic over what `skipwise.plan` derives from a model. Hardware speeds and utilization are not part of it.
 
 Symbols: T = tokens read, W = sliding window, n_q and n_kv = number of query heads and of key-value heads, d_k and
 d_v = size of a key and of a value in one head.
@@ -123,17 +116,13 @@ def four_bit_bytes(numbers: int, *, double_quant: bool = True) -> int:
         B + 4 ceil(B / 256) + 4      8-bit scales, a float32 scale for each 256 of these, and their mean
         64 (+ 1024)                  the code book of 16 float32 values (and that of the scales, 256), for each tensor
 
-    Args:
-        numbers: n, parameters of the tensor.
-        double_quant: whether the scales are quantized to 8 bits.
-
     Source: QLoRA (arXiv 2305.14314, section 3): 4.127 bits per parameter of a large tensor, 4.5 without double
         quantization.
     """
     blocks = -(-numbers // _BLOCK)
-    scales = (
-        blocks + FLOAT32_BYTES * (-(-blocks // _SCALES_BLOCK) + 1 + 256) if double_quant else FLOAT32_BYTES * blocks
-    )
+    scales = FLOAT32_BYTES * blocks
+    if double_quant:
+        scales = blocks + FLOAT32_BYTES * (-(-blocks // _SCALES_BLOCK) + 1 + 256)
     return -(-numbers // 2) + scales + 16 * FLOAT32_BYTES
 
 
@@ -142,12 +131,7 @@ def kv_cache_bytes(layers: Sequence[LayerShape], length_tokens: int, *, bits: fl
 
         sum over layers of  min(W - 1, T) * n_kv * (d_k + d_v) * bits / 8
 
-    Args:
-        layers: layers of the model.
-        length_tokens: T.
-        bits: bits per value; 4.5 for 4 bits with a 16-bit scale for every 32 values.
-        latent: whether the engine caches the compressed state of latent attention, if there is one. vLLM does, and so
-            does transformers since it no longer expands that state.
+    With `latent`, the engine caches the compressed state of latent attention, as vLLM and transformers do.
 
     Source: DeepSeek-V2 (arXiv 2405.04434, section 2.1, table 1) compares the plain and the latent case.
     """
@@ -182,14 +166,8 @@ def training_flops(
 
     Logits of every position are counted. The head is never recomputed; skipwise computes its gradient in the forward
     pass.
-
-    Args:
-        counts: parameters of the model.
-        layers: layers of the model.
-        window_tokens: length of a training example.
-        checkpointing: gradient checkpointing: layers are recomputed in the backward pass.
-        frozen: the weights are not trained, which saves the pass for their gradients; attention has no weights, so it
-            saves nothing. Operations of low-rank adapters are not counted.
+    `frozen` weights save the pass for their gradients; attention has no weights, so it saves nothing. Low-rank adapters
+    are not counted.
     """
     weights = 2 * counts.active_in_layers * window_tokens
     attention = sum(2 * layer.attended_pairs(window_tokens) * _per_pair(layer) for layer in layers)
@@ -213,20 +191,11 @@ def decode_bytes(
 
     Requests are assumed to use different experts, so `requests` times the active experts are read, up to all of them. A
     layer that uses an earlier layer's cache reads it again.
-
-    Args:
-        counts: parameters of the model.
-        layers: layers of the model.
-        length_tokens: current length of each request.
-        requests: number of requests in the batch.
-        weight_bits: bits per parameter in the layers.
-        kv_bits: bits per value in the cache.
-        latent: as for `kv_cache_bytes`.
-        cache_copies: number of copies of a cache over the accelerators that share the model; each reads its own.
+    `cache_copies` is the number of copies of a cache over the accelerators that share the model; each reads its own.
+    Below 16 `weight_bits`, head, norms and routers stay in 16, as in `skipwise.plan.serving.weight_bytes`.
     """
     experts = min(counts.experts, counts.active_experts * requests)
     products = counts.attention + counts.mlp + experts
-    # Head, norms and routers are kept in 16 bits, as in `skipwise.plan.serving.weight_bytes`.
     others = counts.head_multiplied + counts.norms + counts.other
     read = [replace(layer, owns_cache=True) for layer in layers]
     cache = cache_copies * kv_cache_bytes(read, length_tokens, bits=kv_bits, latent=latent)
@@ -283,22 +252,13 @@ class StepProfile:
     loss_bytes: int = 0
 
     def with_more(self, num_bytes: int) -> "StepProfile":
-        """A profile with more bytes in all moments but the last, that is while most activations are kept.
-
-        Args:
-            num_bytes: additional bytes, such as fragmentation of the allocator.
-        """
+        """A profile with more bytes, such as fragmentation, in all moments but the last, which has few activations."""
         *until, after = self.moments
         heavier = (moment._replace(outside=moment.outside + num_bytes) for moment in until)
         return replace(self, moments=(*heavier, after))
 
     def peak(self, num_layers: int, gradients: int) -> int:
-        """Peak bytes of gradients, activations and temporaries of a step.
-
-        Args:
-            num_layers: number of layers of the model.
-            gradients: bytes of all gradients.
-        """
+        """Peak bytes of a step's activations, temporaries and gradients; all `gradients` exist in the end."""
         most = max(moment.held(num_layers) for moment in self.moments)
         return gradients + most if self.gradients_held else max(gradients, most)
 
@@ -351,7 +311,7 @@ class Sharding:
 
         Args:
             gathered_bytes: bytes of all parameters as they are gathered: 2 each, or fewer if quantized.
-            trained: number of trained parameters; their gradients are reduced in 16 bits, except by ddp.
+            trained: number of trained parameters.
             micro_batches: micro-batches per step in each process.
 
         Source: ZeRO, arXiv 1910.02054, section 7.
@@ -360,9 +320,7 @@ class Sharding:
             "ddp": 2 * FLOAT32_BYTES * trained,
             "zero1": 4 * trained,
             "zero2": 2 * trained * (micro_batches + 1),
-            "zero3": micro_batches * (2 * gathered_bytes + 2 * trained),
-            "fsdp": micro_batches * (2 * gathered_bytes + 2 * trained),
-        }[self.kind]
+        }.get(self.kind, micro_batches * (2 * gathered_bytes + 2 * trained))
         return each * (self.processes - 1) // self.processes
 
 
@@ -395,10 +353,10 @@ class TrainingState:
 
         Args:
             sharding: number of processes, and what is sharded.
-            numbers: number of parameters of the model.
-            trained: number of trained parameters.
+            numbers: parameters of the model.
+            trained: trained parameters.
             whole_bytes: bytes of parameters that FSDP gathers at one time.
-            unsplit: bytes of parameters that every process holds under any sharding, such as scales of 4-bit weights.
+            unsplit: bytes of parameters that are never sharded, such as scales of 4-bit weights.
 
         Source for buckets: torch's DistributedDataParallel, which keeps a copy of all gradients unless
             `gradient_as_bucket_view` is set (the Trainer does not set it); and DeepSpeed's defaults.

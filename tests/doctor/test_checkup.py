@@ -55,21 +55,25 @@ def both(config: dict[str, Any], **entries: Any) -> None:
         config[name] |= entries
 
 
+def change(config: dict[str, Any] | None = None, *, limit: int | None = None, **entries: Any) -> Callable[..., None]:
+    """Changes settings of the config, parameters in the entries of both eras, and the tokenizer's limit."""
+
+    def apply(content: dict[str, Any], tokenizer: dict[str, Any]) -> None:
+        both(content, **entries)
+        content |= config or {}
+        tokenizer |= {} if limit is None else {"model_max_length": limit}
+
+    return apply
+
+
 def failed(folder: Path, base: dict[str, Any] | None = None) -> list[str]:
     return [verdict.name for verdict in check_up(folder, base).verdicts if verdict.status == "fail"]
 
 
-def known(family: dict[str, Any], **entries: Any) -> Callable[..., None]:
+def lost_base(**family: Any) -> Callable[..., None]:
     """A checkpoint of a family whose published base is known."""
-
-    def change(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-        config |= {**family, "max_position_embeddings": 65536, "original_max_position_embeddings": 8192}
-        both(config, original_max_position_embeddings=8192)
-        config["original_rope_theta"] = entries.get("rope_theta", 10_000.0)
-        both(config, **entries)
-        config["rope_theta"] = entries.get("rope_theta", 10_000.0)
-
-    return change
+    lengths = {"max_position_embeddings": 65536, "original_max_position_embeddings": 8192}
+    return change({**family, **lengths, "original_rope_theta": 10_000.0}, original_max_position_embeddings=8192)
 
 
 def test_a_sound_checkpoint_has_no_fault(sound: Path, tiny_checkpoint: Path) -> None:
@@ -79,63 +83,38 @@ def test_a_sound_checkpoint_has_no_fault(sound: Path, tiny_checkpoint: Path) -> 
     assert cli.main(["doctor", str(sound), "--base", str(tiny_checkpoint)]) == 0
 
 
-def float_maximum(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    config["max_position_embeddings"] = 512.0
-
-
-def float_original(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    both(config, original_max_position_embeddings=64.0)
-
-
-def two_bases(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    both(config, rope_theta=500_000.0)
-    config["original_rope_theta"] = 500_000.0
-    config["rope_theta"] = 10_000.0
-
-
-def fallen_back(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    config["original_rope_theta"] = 500_000.0
-
-
 def disagreeing_eras(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
     config["rope_scaling"]["factor"] = 4.0
 
 
-def applied_twice(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    both(config, factor=64.0)
-
-
-def base_raised_too(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    both(config, rope_theta=80_000.0)
-    config["rope_theta"] = 80_000.0
-
-
-def factor_of_another(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    both(config, attention_factor=0.1 * math.log(4) + 1)
-
-
-def two_factors(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    both(config, attention_factor=1.4, attn_factor=1.5)
-    config["original_attention_factor"] = 0.1 * math.log(8) + 1
-
-
-def short_tokenizer(_config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
-    tokenizer["model_max_length"] = 64
-
-
+APPLIED_TWICE = change(factor=64.0)
+YARN_FACTOR = 0.1 * math.log(8) + 1
+# A fault; the check that finds it; and what a reader finds in the mended copy.
 FAULTS: dict[str, tuple[Callable[..., None], str, dict[str, Any]]] = {
-    "float maximum": (float_maximum, "lengths", {"maximum": 512}),
-    "float original": (float_original, "lengths", {"original": 64}),
-    "two bases": (two_bases, "base", {"theta": 500_000.0}),
-    "base fallen back": (fallen_back, "base", {"theta": 500_000.0}),
-    "lost base of Llama 3": (known({"vocab_size": 128256}), "base", {"theta": 500_000.0}),
-    "lost base of Qwen3": (known({"model_type": "qwen3"}), "base", {"theta": 1e6}),
+    "float maximum": (change({"max_position_embeddings": 512.0}), "lengths", {"maximum": 512}),
+    "float original": (change(original_max_position_embeddings=64.0), "lengths", {"original": 64}),
+    "two bases": (
+        change({"rope_theta": 10_000.0, "original_rope_theta": 500_000.0}, rope_theta=500_000.0),
+        "base",
+        {"theta": 500_000.0},
+    ),
+    "base fallen back": (change({"original_rope_theta": 500_000.0}), "base", {"theta": 500_000.0}),
+    "lost base of Llama 3": (lost_base(vocab_size=128256), "base", {"theta": 500_000.0}),
+    "lost base of Qwen3": (lost_base(model_type="qwen3"), "base", {"theta": 1e6}),
     "disagreeing eras": (disagreeing_eras, "eras", {"factor": 8.0}),
-    "applied twice": (applied_twice, "doubled", {"factor": 8.0}),
-    "base raised too": (base_raised_too, "doubled", {"theta": 10_000.0, "kind": "yarn"}),
-    "factor of another": (factor_of_another, "factor", {"attention_factor": 0.1 * math.log(8) + 1}),
-    "two factors": (two_factors, "factor", {"attention_factor": 1.4}),
-    "short tokenizer": (short_tokenizer, "tokenizer", {}),
+    "applied twice": (APPLIED_TWICE, "doubled", {"factor": 8.0}),
+    "base raised too": (
+        change({"rope_theta": 80_000.0}, rope_theta=80_000.0),
+        "doubled",
+        {"theta": 10_000.0, "kind": "yarn"},
+    ),
+    "factor of another": (change(attention_factor=0.1 * math.log(4) + 1), "factor", {"attention_factor": YARN_FACTOR}),
+    "two factors": (
+        change({"original_attention_factor": YARN_FACTOR}, attention_factor=1.4, attn_factor=1.5),
+        "factor",
+        {"attention_factor": 1.4},
+    ),
+    "short tokenizer": (change(limit=64), "tokenizer", {}),
 }
 
 
@@ -143,8 +122,8 @@ FAULTS: dict[str, tuple[Callable[..., None], str, dict[str, Any]]] = {
 def test_a_planted_fault_is_found_and_mended_in_a_copy(
     name: str, changed: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change, check, right = FAULTS[name]
-    folder = changed(change)
+    fault, check, right = FAULTS[name]
+    folder = changed(fault)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert check in failed(folder)
     assert cli.main(["doctor", str(folder)]) == cli.NEGATIVE
@@ -165,7 +144,7 @@ def test_a_planted_fault_is_found_and_mended_in_a_copy(
 
 
 def test_a_mended_copy_loads_as_the_model_it_was(changed: Callable[..., Path], sound: Path, tmp_path: Path) -> None:
-    folder = changed(applied_twice)
+    folder = changed(APPLIED_TWICE)
     write_mended(folder, check_up(folder), tmp_path / "mended")
     assert read_rope(load_model(tmp_path / "mended").model.config.to_dict()) == read_rope(
         load_model(sound).model.config.to_dict()
@@ -173,22 +152,18 @@ def test_a_mended_copy_loads_as_the_model_it_was(changed: Callable[..., Path], s
     assert load_file(tmp_path / "mended" / "model.safetensors").keys() == load_file(sound / "model.safetensors").keys()
 
 
-def original_written_over(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    both(config, original_max_position_embeddings=512)
-    config["original_max_position_embeddings"] = 512
+# The extended window taken for the original one: written over it, or by a second run, 64 to 128 and then 128 to 512.
+WRITTEN_OVER, EXTENDED_AGAIN = (
+    change({"original_max_position_embeddings": n}, original_max_position_embeddings=n, **factor)  # pyright: ignore
+    for n, factor in ((512, {}), (128, {"factor": 4.0}))
+)
 
 
-def extended_again(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None:
-    """What a second run makes that takes the extended window for the original one: 64 to 128, and then 128 to 512."""
-    both(config, original_max_position_embeddings=128, factor=4.0)
-    config["original_max_position_embeddings"] = 128
-
-
-@pytest.mark.parametrize("change", [original_written_over, extended_again])
+@pytest.mark.parametrize("fault", [WRITTEN_OVER, EXTENDED_AGAIN])
 def test_a_wrong_original_window_is_known_from_the_base(
-    change: Callable[..., None], changed: Callable[..., Path], tiny_checkpoint: Path, tmp_path: Path
+    fault: Callable[..., None], changed: Callable[..., Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    folder, out = changed(change), tmp_path / "mended"
+    folder, out = changed(fault), tmp_path / "mended"
     arguments = ["doctor", str(folder), "--base", str(tiny_checkpoint), "--fix", "--out", str(out)]
     assert cli.main(arguments) == 0
     state = read_rope(json.loads((out / "config.json").read_text()))
@@ -198,7 +173,7 @@ def test_a_wrong_original_window_is_known_from_the_base(
 def test_what_only_the_base_can_tell_is_not_guessed(
     changed: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = changed(original_written_over)
+    folder = changed(WRITTEN_OVER)
     assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "mended")]) == cli.BAD_INPUT
     assert "--base" in capsys.readouterr().err
     assert not (tmp_path / "mended").exists()
@@ -302,9 +277,14 @@ def test_a_maximum_that_was_never_raised_needs_the_base_to_be_told_from_a_lost_o
     assert found.config["max_position_embeddings"] == found.tokenizer["model_max_length"] == 512
 
 
-def test_a_tokenizer_that_takes_more_than_the_model_is_only_noted(changed: Callable[..., Path]) -> None:
-    found = check_up(changed(lambda _config, tokenizer: tokenizer.update(model_max_length=131072)))
-    assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [("tokenizer", "note")]
+@pytest.mark.parametrize(
+    ("odd", "check"),
+    [(change(limit=131072), "tokenizer"), (change(attention_factor=100.0), "factor")],
+    ids=["tokenizer takes more than the model", "attention factor beyond all measure"],
+)
+def test_what_may_be_meant_is_only_noted(odd: Callable[..., None], check: str, changed: Callable[..., Path]) -> None:
+    found = check_up(changed(odd))
+    assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [(check, "note")]
 
 
 def test_eras_that_disagree_are_mended_without_the_local_layers(changed: Callable[..., Path], tmp_path: Path) -> None:
@@ -325,7 +305,7 @@ def test_eras_that_disagree_are_mended_without_the_local_layers(changed: Callabl
 
 
 def test_folders_of_a_checkpoint_are_in_its_copy(changed: Callable[..., Path], tmp_path: Path) -> None:
-    folder = changed(applied_twice)
+    folder = changed(APPLIED_TWICE)
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter_config.json").write_text("{}")
     for inside in (folder / "mended", folder / "adapter" / "mended"):
@@ -345,7 +325,7 @@ def test_a_sound_checkpoint_is_not_copied_and_one_here_gets_a_name(
     assert cli.main(["doctor", str(sound), "--fix", "--out", str(tmp_path / "copy")]) == 0
     assert "nothing to mend" in capsys.readouterr().out
     assert not (tmp_path / "copy").exists()
-    monkeypatch.chdir(changed(applied_twice))
+    monkeypatch.chdir(changed(APPLIED_TWICE))
     assert cli.main(["doctor", ".", "--fix", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"mended": str(tmp_path / "checkpoint-mended")}
 
@@ -372,11 +352,6 @@ def test_what_is_no_number_gets_one_line(
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert name in message or next(iter({*value} - {"type"})) in message
-
-
-def test_an_attention_factor_beyond_all_measure_is_taken_as_chosen(changed: Callable[..., Path]) -> None:
-    found = check_up(changed(lambda config, _tokenizer: both(config, attention_factor=100.0)))
-    assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [("factor", "note")]
 
 
 def test_files_that_are_none_get_one_line(

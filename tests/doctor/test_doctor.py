@@ -1,63 +1,41 @@
-"""The preflight goes green on sound models of many classes, saves and loads them, and leaves all as it was."""
+"""The preflight passes sound models of many classes, also with a diluted mask, and restores their state."""
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from doctor_models import (
-    FAMILIES,
-    SHAPE,
-    WINDOW,
-    build,
-    checkpoint_probes,
-    examine,
-    extended,
-    failures,
-    lines,
-)
+from doctor_models import FAMILIES, SHAPE, WINDOW, build, checkpoint_probes, examine, extended, failures, lines
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoTokenizer,
-    GPTJConfig,
-    LlamaConfig,
-)
+from transformers import AutoTokenizer, GPTJConfig, LlamaConfig, PreTrainedModel
 
+from skipwise.doctor import Verdict, doctor
 from skipwise.model import load_model, save_model, with_rope
 from skipwise.rope import NTK, DynamicNTK, Interpolation, Linear, LongRoPE, YaRN
 from skipwise.window import Window
 
+PROVED = {"reach", "layers", "causal", "shift", "positions", "rows", "tables", "loss", "reload"}
+HALF = {"dtype": torch.bfloat16}
+
 
 @pytest.mark.parametrize(
-    ("family", "attention", "checkpointing"),
-    # Gemma 2 caps its attention scores, which sdpa cannot.
+    ("built", "trained"),
     [
-        (family, attention, checkpointing)
-        for family in FAMILIES
-        for attention, checkpointing in (("sdpa", True), ("eager", False), ("eager", True))
-        if attention == "sdpa" or checkpointing == (family == "gemma2")
-        if (family, attention) != ("gemma2", "sdpa")
+        ({}, {"gradient_checkpointing": True}),
+        ({"attention": "eager"}, {}),
+        (HALF, {}),
+        *(({}, {"gradient_checkpointing": True, "mixed_precision": p}) for p in (torch.bfloat16, torch.float16)),
     ],
 )
-def test_sound_models_pass(family: str, attention: str, checkpointing: bool) -> None:
-    verdicts = examine(extended(family, attention=attention), gradient_checkpointing=checkpointing)
-    assert not failures(verdicts), lines(verdicts)
-    proved = {"reach", "layers", "causal", "shift", "positions", "rows", "tables", "loss", "reload"}
-    assert {name for name, verdict in verdicts.items() if verdict.status == "pass"} == proved
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sound_models_pass_in_bfloat16(family: str) -> None:
-    verdicts = examine(extended(family, dtype=torch.bfloat16, attention="eager" if family == "gemma2" else "sdpa"))
+def test_sound_models_pass(family: str, built: dict[str, Any], trained: dict[str, Any]) -> None:
+    if family == "gemma2":  # Caps its attention scores, which sdpa cannot.
+        built = {**built, "attention": "eager"}
+    verdicts = examine(extended(family, **built), **trained)
     assert not failures(verdicts), lines(verdicts)
-
-
-@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sound_models_pass_in_mixed_precision(family: str, precision: torch.dtype) -> None:
-    model = extended(family, attention="eager" if family == "gemma2" else "sdpa")
-    verdicts = examine(model, mixed_precision=precision, gradient_checkpointing=True)
-    assert not failures(verdicts), lines(verdicts)
+    assert {name for name, verdict in verdicts.items() if verdict.status == "pass"} == PROVED
     assert not torch.is_autocast_enabled("cpu")
 
 
@@ -172,3 +150,58 @@ def test_everything_is_as_before_afterwards() -> None:
     assert not model.get_input_embeddings()._forward_hooks
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
     assert torch.equal(torch.get_rng_state(), rng)
+
+
+def diluted(family: str, attention: str = "sdpa", change: Callable[[PreTrainedModel], Any] = id, **how: Any) -> Verdict:
+    model = extended(family, attention=attention)
+    change(model)
+    verdicts = doctor(model, WINDOW, YaRN(), check_dilution=True, check_reload=False, **how)
+    assert [verdict.name for verdict in verdicts if verdict.status == "fail"] in ([], ["dilution"])
+    assert all(parameter.grad is None for parameter in model.parameters())
+    return next(verdict for verdict in verdicts if verdict.name == "dilution")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["llama", "neox", "mixtral"])
+def test_a_diluted_mask_is_green_where_attention_takes_it(family: str, attention: str) -> None:
+    assert diluted(family, attention).status == "pass"
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
+def test_a_diluted_mask_is_green_with_checkpointing_and_mixed_precision(precision: torch.dtype | None) -> None:
+    assert diluted("llama", gradient_checkpointing=True, mixed_precision=precision).status == "pass"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("factor", [0.0, float("nan"), float("inf")])
+def test_a_backward_pass_that_a_diluted_mask_breaks_is_red(factor: float, checkpointing: bool) -> None:
+    def break_backwards(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        mask = kwargs["attention_mask"]
+        # A mask of ones is none or boolean by now; that of diluted attention has weights.
+        if mask is not None and mask.is_floating_point() and (mask > 0).any() and output[0].requires_grad:
+            output[0].register_hook(lambda gradient: gradient * factor)
+
+    def change(model: PreTrainedModel) -> None:
+        for layer in range(2):
+            attention = model.get_submodule(f"model.layers.{layer}.self_attn")
+            attention.register_forward_hook(break_backwards, with_kwargs=True)
+
+    assert diluted("llama", gradient_checkpointing=checkpointing).status == "pass"
+    verdict = diluted("llama", change=change, gradient_checkpointing=checkpointing)
+    assert verdict.status == "fail", verdict.line
+    assert "at chunk one" in verdict.detail
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_a_diluted_mask_is_red_where_layers_are_local(family: str) -> None:
+    verdict = diluted(family, attention="eager")
+    assert verdict.status == "fail"
+    assert "last 16 tokens" in verdict.detail
+    assert verdict.cure == "train this model without dilution (--recipe paper)"
+
+
+def test_a_mask_whose_weights_are_ignored_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = importlib.import_module("skipwise.doctor.bench")
+    inputs = bench.training_inputs
+    monkeypatch.setattr(bench, "training_inputs", lambda ids, positions, *_: inputs(ids, positions))
+    assert diluted("llama").status == "fail"

@@ -167,30 +167,94 @@ def test_what_cannot_be_told_apart_is_probed_as_a_whole_or_said(monkeypatch: pyt
     assert "reach" in verdict.detail
 
 
-def test_ignored_positions_are_red() -> None:
-    verdicts = examine(change_decoder_inputs(extended(), lambda _: {"position_ids": None}))
-    assert "positions" in failures(verdicts), lines(verdicts)
-    assert "ignores position_ids" in verdicts["positions"].cure
+def buffer_changed(path: str, change: Callable[[torch.Tensor], Any], family: str = "llama") -> PreTrainedModel:
+    model = extended(family)
+    change(model.get_buffer(path))
+    return model
 
 
-def test_positions_rounded_to_16_bits_are_red() -> None:
-    window = Window(train=64, original=64, target=32768)
-    model = change_decoder_inputs(
-        extended(window=window),
-        lambda inputs: {"position_ids": inputs["position_ids"].bfloat16().long()} if "position_ids" in inputs else {},
+def without_attention_factor() -> PreTrainedModel:
+    model = extended()
+    vars(model.get_submodule("model.rotary_emb"))["attention_scaling"] = 1.0
+    return model
+
+
+def with_absolute_positions() -> PreTrainedModel:
+    model, seen = extended(), dict[str, Any]()
+    change_decoder_inputs(model, lambda inputs: seen.update(inputs) or {})
+    model.get_input_embeddings().register_forward_hook(
+        lambda _, __, embeddings: embeddings + torch.sin(0.01 * seen["position_ids"])[..., None]  # pyright: ignore
     )
-    verdicts = examine(model, window=window)
-    assert "positions" in failures(verdicts), lines(verdicts)
-    assert "in 16 bits" in verdicts["positions"].cure
+    return model
 
 
-def test_rows_that_share_positions_are_red() -> None:
-    def share_first(inputs: dict[str, Any]) -> dict[str, Any]:
+def positions_changed(change: Callable[[torch.Tensor], Any], window: Window = WINDOW) -> PreTrainedModel:
+    def changed(inputs: dict[str, Any]) -> dict[str, Any]:
         positions = inputs.get("position_ids")
-        return {} if positions is None else {"position_ids": positions[:1].expand_as(positions)}
+        return {} if positions is None else {"position_ids": change(positions)}
 
-    verdicts = examine(change_decoder_inputs(extended(), share_first), check_reload=False)
-    assert failures(verdicts) == {"rows"}, lines(verdicts)
+    return change_decoder_inputs(extended(window=window), changed)
+
+
+def refuse(_: Any) -> dict[str, Any]:
+    raise RuntimeError("kernel not built\nfor this device")
+
+
+FAR = Window(train=64, original=64, target=32768)
+TURNING = "model.rotary_emb.full_attention_inv_freq"
+LOCAL = "model.rotary_emb.sliding_attention_inv_freq"
+EVERYTHING = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+# A model with a fault; what fails; and what the first of these says.
+FAULTS: dict[str, tuple[Callable[[], PreTrainedModel], tuple[str, ...], str]] = {
+    "positions ignored": (lambda: positions_changed(lambda _: None), ("positions", "reload"), "ignores position_ids"),
+    "positions in 16 bits": (
+        lambda: positions_changed(lambda p: p.bfloat16().long(), FAR),
+        ("positions", "reload", "shift"),
+        "in 16 bits",
+    ),
+    "rows share positions": (lambda: positions_changed(lambda p: p[:1].expand_as(p)), ("rows",), "share positions"),
+    "absolute positions": (with_absolute_positions, ("shift", "reload"), "absolute positions"),
+    "the future is seen": (
+        lambda: change_decoder_inputs(extended(), lambda _: {"attention_mask": EVERYTHING}),
+        ("causal", "reload"),
+        "future",
+    ),
+    "local layers scaled": (
+        lambda: buffer_changed(LOCAL, lambda table: table.div_(8), "gemma3"),
+        ("tables", "reload"),
+        "sliding_attention",
+    ),
+    "a still pair turns": (
+        lambda: buffer_changed(TURNING, lambda table: table[-1:].add_(0.1), "gemma4"),
+        ("tables", "reload"),
+        "off by",
+    ),
+    "not a number": (
+        lambda: buffer_changed("model.rotary_emb.inv_freq", lambda table: table[-1:].fill_(float("nan"))),
+        ("tables", "reload", "reach", "causal", "positions", "rows", "loss"),
+        "off by inf",
+    ),
+    "attention factor dropped": (without_attention_factor, ("tables", "reload"), "attention factor 1, should be 1.20"),
+    "tables in bfloat16": (lambda: extended().bfloat16(), ("tables", "reload"), "to 16 bits"),
+    "local layers only": (
+        lambda: with_rope(build(MistralConfig(**SHAPE, sliding_window=16)), YaRN(), WINDOW),
+        ("local",),
+        "at most 16 tokens",
+    ),
+    "passes that fail": (
+        lambda: change_decoder_inputs(extended(), refuse),
+        ("reach", "layers", "mask", "causal", "shift", "positions", "rows", "tables", "loss", "reload"),
+        "kernel not built",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_the_model_is_red(name: str) -> None:
+    make, failing, said = FAULTS[name]
+    verdicts = examine(make(), window=FAR if name == "positions in 16 bits" else WINDOW)
+    assert failures(verdicts) == {*failing}, lines(verdicts)
+    assert said in verdicts[failing[0]].line
 
 
 @pytest.mark.parametrize("interpolation", [YaRN(), NTK(), Linear()])
@@ -207,58 +271,6 @@ def test_scaling_never_set_is_red(interpolation: Interpolation) -> None:
     verdicts = examine(build(FAMILIES["llama"]), interpolation)
     assert failures(verdicts) == {"tables"}, lines(verdicts)
     assert "max_position_embeddings 64 instead of 512" in verdicts["tables"].detail
-
-
-def test_local_layers_that_were_scaled_are_red() -> None:
-    model = extended("gemma3")
-    model.get_buffer("model.rotary_emb.sliding_attention_inv_freq").div_(8)
-    verdicts = examine(model)
-    assert failures(verdicts) == {"tables", "reload"}
-    assert "sliding_attention" in verdicts["tables"].detail
-
-
-def test_a_pair_that_should_stand_still_is_red_where_it_turns() -> None:
-    model = extended("gemma4")
-    table = model.get_buffer("model.rotary_emb.full_attention_inv_freq")
-    assert table[-1] == 0
-    table[-1] = 0.1
-    assert failures(examine(model)) == {"tables", "reload"}
-
-
-def test_a_table_that_is_not_a_number_is_red() -> None:
-    model = extended()
-    model.get_buffer("model.rotary_emb.inv_freq")[-1] = float("nan")
-    assert {"tables", "reload"} <= failures(examine(model))
-
-
-def test_a_dropped_attention_factor_is_red() -> None:
-    model = extended()
-    vars(model.get_submodule("model.rotary_emb"))["attention_scaling"] = 1.0
-    verdicts = examine(model)
-    assert failures(verdicts) == {"tables", "reload"}, lines(verdicts)
-    assert "attention factor 1, should be 1.20" in verdicts["tables"].detail
-
-
-def test_frequencies_cast_to_bfloat16_are_red() -> None:
-    assert "tables" in failures(examine(extended().bfloat16()))
-
-
-def test_a_model_that_sees_the_future_is_red() -> None:
-    everything = torch.ones(1, 1, 32, 32, dtype=torch.bool)
-    verdicts = examine(change_decoder_inputs(extended(), lambda _: {"attention_mask": everything}), check_reload=False)
-    assert failures(verdicts) == {"causal"}, lines(verdicts)
-    assert "future" in verdicts["causal"].cure
-
-
-def test_absolute_positions_are_red() -> None:
-    model, seen = extended(), dict[str, Any]()
-    change_decoder_inputs(model, lambda inputs: seen.update(inputs) or {})
-    model.get_input_embeddings().register_forward_hook(
-        lambda _, __, embeddings: embeddings + torch.sin(0.01 * seen["position_ids"])[..., None]  # pyright: ignore
-    )
-    verdicts = examine(model)
-    assert "shift" in failures(verdicts), lines(verdicts)
-    assert "absolute positions" in verdicts["shift"].cure
 
 
 def test_checkpointing_that_loses_the_gradient_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,22 +338,6 @@ def test_the_float32_angle_error_is_stated(original: int, worrying: bool) -> Non
     assert f"off by up to {error:.2g} rad up to position {window.target - 1}" in verdict.detail
     assert (error > 0.05) == worrying == bool(verdict.cure)
     assert verdict.status == "note"
-
-
-def test_a_model_of_local_layers_only_is_red() -> None:
-    model = with_rope(build(MistralConfig(**SHAPE, sliding_window=16)), YaRN(), WINDOW)
-    verdicts = examine(model)
-    assert failures(verdicts) == {"local"}, lines(verdicts)
-    assert "at most 16 tokens" in verdicts["local"].cure
-
-
-def test_a_pass_that_cannot_be_made_is_red_in_one_line() -> None:
-    def refuse(_: Any) -> dict[str, Any]:
-        raise RuntimeError("kernel not built\nfor this device")
-
-    verdicts = examine(change_decoder_inputs(extended(), refuse))
-    assert {"reach", "causal", "loss"} <= failures(verdicts)
-    assert "kernel not built" in verdicts["reach"].detail
 
 
 def test_require_healthy_lists_what_failed_in_one_line() -> None:

@@ -1,6 +1,5 @@
-"""What a plan says of weights in 4 bits, against those that bitsandbytes makes."""
+"""Planned bytes of 4-bit weights, compared with those of bitsandbytes."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,20 @@ pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsan
 
 import torch
 from bitsandbytes.nn import Linear4bit
+from full_trace import really_held
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from skipwise.config import QloraTuning
-from skipwise.loss import use_chunked_loss
 from skipwise.memory import four_bit_bytes
 from skipwise.model import FourBits, four_bits, load_model, read_config
-from skipwise.plan.ledger import Ledger
 from skipwise.plan.machines import MACHINES, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
-from skipwise.plan.trace import Tracer
+from skipwise.plan.trace import Step, Tracer
 from skipwise.plan.training import Approach, TrainingPlanner
-from skipwise.train.tuning import apply_tuning
 
 CPU = torch.device("cpu")
-# Sizes that fill neither a block of numbers nor one of scales, and one of more scales than their block has.
+# Sizes that fill neither a block of weights nor one of scales, and one with more scales than fit in a block.
 ODD: dict[str, Any] = {
     "vocab_size": 256,
     "hidden_size": 36,
@@ -57,13 +54,13 @@ def quantization(tuning: QloraTuning, dtype: torch.dtype) -> FourBits:
 
 
 def bytes_of(tensors: list[torch.Tensor]) -> int:
-    """Of all that they look at, each once."""
+    """Of the memory behind them, counted once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 def scale_tensors(layer: Linear4bit) -> list[torch.Tensor]:
-    """Whatever of its quantization is a tensor, of its own scales' too."""
+    """All tensors of its quantization state, including the state of its scales."""
     states = [layer.quant_state, layer.quant_state.state2]  # type: ignore[union-attr]
     return [each for state in states if state for each in vars(state).values() if isinstance(each, torch.Tensor)]
 
@@ -79,20 +76,19 @@ def test_a_quantized_model_takes_the_bytes_that_are_planned(
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert layers
     profiles = Profiles(model_shape(source))
-    planned = profiles.in_four_bits(tuning)
-    assert planned.numbers == sum(layer.in_features * layer.out_features for layer in layers)
+    planned = profiles.parameters(tuning)
+    assert planned.quantized == sum(layer.in_features * layer.out_features for layer in layers)
     assert planned.packed_bytes == bytes_of([layer.weight for layer in layers])
     assert planned.scale_bytes == bytes_of([each for layer in layers for each in scale_tensors(layer)])
-    # And all of the frozen model, with embeddings, head, norms and biases in their dtype.
+    # The whole frozen model, with embeddings, head, norms and biases in their dtype.
     machine = replace(MACHINES["h100"], bits=8 * dtype.itemsize)
     planner = TrainingPlanner(profiles, machine, Utilisation())
     state = planner.state(Approach(name="qlora", window_tokens=1, tuning=tuning))
     real = bytes_of([*model.parameters(), *(each for layer in layers for each in scale_tensors(layer))])
-    trained, _ = profiles.trained(tuning)
-    assert state.parameters == real + 4 * trained
+    assert state.parameters == real + 4 * planned.trained
 
 
-def test_a_large_weight_takes_the_bits_a_number_that_the_paper_says() -> None:
+def test_a_large_weight_takes_the_bits_of_the_paper() -> None:
     numbers = 2**30
     assert 8 * four_bit_bytes(numbers) / numbers == pytest.approx(4.127, abs=1e-3)
     assert 8 * four_bit_bytes(numbers, double_quant=False) / numbers == pytest.approx(4.5, abs=1e-3)
@@ -100,36 +96,17 @@ def test_a_large_weight_takes_the_bits_a_number_that_the_paper_says() -> None:
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_a_step_without_numbers_holds_what_a_real_one_does(
+def test_a_trace_in_four_bits_equals_a_real_step(
     checkpointing: bool, autocast: torch.dtype | None, tiny_checkpoint: Path
 ) -> None:
     tuning, window = QloraTuning(rank=2), 16
     dtype = autocast or torch.float32
     model: Any = load_model(tiny_checkpoint, dtype=dtype, quantization=quantization(tuning, dtype)).model
-    tuned: Any = apply_tuning(model, tuning)
-    tuned.train()
-    if checkpointing:
-        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        tuned.enable_input_require_grads()
-    use_chunked_loss(model)
-    ledger = Ledger()
-    for parameter in tuned.parameters():
-        ledger.add(parameter)
-    held = []
-    with ledger:
-        ids, positions = torch.randint(3, 200, (1, window)), torch.arange(window)[None]
-        before = ledger.live.all
-        for _ in range(2):
-            ledger.mark()
-            with torch.autocast("cpu", autocast) if autocast else nullcontext():
-                loss = tuned(input_ids=ids, position_ids=positions, labels=ids)["loss"]
-            loss.backward()
-            held.append(ledger.peak.all - before)
-            del loss
+    held = really_held(model, tuning, window, checkpointing=checkpointing, autocast=autocast)
     profile = (
         Tracer(read_config(str(tiny_checkpoint)))
-        .step(window_tokens=window, tuning=tuning, checkpointing=checkpointing, dtype=dtype, autocast=autocast)
+        .step(Step(window_tokens=window, tuning=tuning, checkpointing=checkpointing, dtype=dtype, autocast=autocast))
         .further
     )
-    gradients = sum(p.nbytes for p in tuned.parameters() if p.requires_grad)
+    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     assert profile.peak(2, gradients) == held[1]

@@ -1,18 +1,15 @@
-"""What a step holds without numbers, against the same count over real tensors of a deeper model."""
+"""Traces without data, compared with a ledger over real tensors of a deeper model."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from full_trace import really_held
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from skipwise.config import FullTuning, LoraTuning
-from skipwise.loss import use_chunked_loss
-from skipwise.plan.ledger import Ledger
-from skipwise.plan.trace import Tracer
-from skipwise.train.tuning import apply_tuning
+from skipwise.hollow import Ledger
+from skipwise.plan.trace import Step, Tracer
 
 LAYERS, WINDOW = 4, 256
 SETTINGS = {
@@ -27,34 +24,6 @@ SETTINGS = {
 
 def config_of(kind: str, layers: int = LAYERS) -> Any:
     return AutoConfig.for_model(kind, **SETTINGS, num_hidden_layers=layers)
-
-
-def really_held(
-    config: Any, tuning: Any, *, checkpointing: bool, autocast: torch.dtype | None, dtype: torch.dtype
-) -> list[int]:
-    """Peaks of the first and the second micro-batch of a real model beside parameters: nothing here is fake."""
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    tuned: Any = apply_tuning(model, tuning)
-    tuned.train()
-    if checkpointing:
-        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        tuned.enable_input_require_grads()
-    use_chunked_loss(model)
-    ledger = Ledger()
-    for parameter in tuned.parameters():
-        ledger.add(parameter)
-    with ledger:
-        ids = torch.randint(3, 500, (1, WINDOW))
-        positions = torch.arange(WINDOW)[None]
-        before, held = ledger.live.all, []
-        for _ in range(2):
-            ledger.mark()
-            with torch.autocast("cpu", autocast) if autocast else nullcontext():
-                loss = tuned(input_ids=ids, position_ids=positions, labels=ids)["loss"]
-            loss.backward()
-            held.append(ledger.peak.all - before)
-            del loss
-    return held
 
 
 FULL, LORA, FLOAT32, BFLOAT16 = FullTuning(), LoraTuning(rank=4), torch.float32, torch.bfloat16
@@ -90,21 +59,14 @@ def test_a_step_holds_what_a_real_one_holds(
     kind: str, tuning: Any, dtype: torch.dtype, autocast: Any, checkpointing: bool
 ) -> None:
     config = config_of(kind)
-    trained = apply_tuning(AutoModelForCausalLM.from_config(config, dtype=dtype), tuning)
-    gradients = sum(p.nbytes for p in trained.parameters() if p.requires_grad)
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
     profiles = Tracer(config).step(
-        window_tokens=WINDOW, checkpointing=checkpointing, tuning=tuning, dtype=dtype, autocast=autocast
+        Step(window_tokens=WINDOW, checkpointing=checkpointing, tuning=tuning, dtype=dtype, autocast=autocast)
     )
+    measured = really_held(model, tuning, WINDOW, checkpointing=checkpointing, autocast=autocast)
+    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     predicted = [profile.peak(LAYERS, gradients) for profile in profiles]
-    measured = really_held(config, tuning, checkpointing=checkpointing, autocast=autocast, dtype=dtype)
     assert predicted == pytest.approx(measured, rel=0.01)
-
-
-def test_a_longer_window_and_a_deeper_model_hold_more() -> None:
-    short, long = (Tracer(config_of("llama")).step(window_tokens=n, checkpointing=False).further for n in (128, 256))
-    forward = [profile.moments[0].per_layer for profile in (short, long)]
-    assert forward[1] == pytest.approx(2 * forward[0], rel=0.05)
-    assert short.peak(8, 0) > short.peak(4, 0)
 
 
 @pytest.mark.parametrize("chunk", [None, 64])
@@ -121,20 +83,5 @@ def test_a_prefill_holds_what_a_real_one_holds(chunk: int | None) -> None:
             positions = torch.arange(at, at + piece.shape[1])[None]
             model(input_ids=piece, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
     measured = ledger.peak.all - before
-    predicted = Tracer(config).prefill(length_tokens=WINDOW, chunk_tokens=chunk).peak(LAYERS)
+    predicted = Tracer(config).prefill(WINDOW, chunk_tokens=chunk).held(LAYERS)
     assert predicted == pytest.approx(measured, rel=0.03)
-
-
-def test_the_ledger_counts_a_tensor_while_it_lives() -> None:
-    ledger = Ledger()
-    with ledger:
-        a = torch.zeros(1024)
-        view = a[10:]
-        assert ledger.live.all == 4096
-        del a
-        assert ledger.live.all == 4096, "the view keeps it"
-        del view
-        assert (ledger.live.all, ledger.peak.all) == (0, 4096)
-    parameter = nn.Parameter(torch.zeros(16))
-    ledger.add(parameter)
-    assert ledger.live.all == 64

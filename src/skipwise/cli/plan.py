@@ -178,12 +178,12 @@ def _calibrated(
     how: dict[str, Any],
 ) -> "CalibratedPlanning":
     """Measures this machine; first checks the plan, since measuring takes minutes."""
-    from skipwise.plan import check_plan
+    from skipwise.plan import PlanConfig, check_plan
     from skipwise.plan.measure import calibrate_plan
     from skipwise.plan.shape import model_shape
 
     shape = model_shape(model, original=original, trust_remote_code=how["trust_remote_code"])
-    window = check_plan(shape, machine, **asked)
+    window = check_plan(PlanConfig(model, machine=machine, **asked), shape).window
     longest = min(window.original, 2048)
     return calibrate_plan(
         model,

@@ -206,7 +206,9 @@ def undisturbed(model: PreTrainedModel, *, gradient_checkpointing: bool) -> Iter
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
-    buffers = [(module._buffers, name, buffer.clone()) for module in modules for name, buffer in _own_buffers(module)]
+    buffers = [
+        (module, name, buffer.clone()) for module in modules for name, buffer in module.named_buffers(recurse=False)
+    ]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     checkpointing_before = any(getattr(module, "gradient_checkpointing", False) for module in modules)
     device = model.device
@@ -227,11 +229,7 @@ def undisturbed(model: PreTrainedModel, *, gradient_checkpointing: bool) -> Iter
             for module, saved in zip(modules, attributes, strict=True):
                 vars(module).clear()
                 vars(module).update(saved)
-            for own, name, value in buffers:
-                own[name] = value
+            for module, name, value in buffers:
+                setattr(module, name, value)
             for parameter in trained:
                 parameter.requires_grad_(True)
-
-
-def _own_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return list(module.named_buffers(recurse=False))

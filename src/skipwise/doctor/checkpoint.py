@@ -22,7 +22,7 @@ from skipwise.rope import RopeSpec, RopeTable, eras, read_rope
 from skipwise.rope.tables import unscaled_frequencies
 
 # Allows for frequencies computed in float32. Frequencies kept in 16 bits would be off by 4e-3.
-_TABLE_TOLERANCE = 1e-5
+TABLE_TOLERANCE = 1e-5
 _WORRYING_RADIANS = 0.05
 # Saving and loading more than this would take minutes.
 _RELOAD_LIMIT_BYTES = LIMIT_BYTES
@@ -59,14 +59,14 @@ def tables(bench: Bench) -> Verdict:
     """Checks that rotary tables at the target are the interpolation's. Layers of local attention keep their own."""
     bench.logits(bench.positions(bench.longest_skip))  # Sets tables that depend on the length to those of the target.
     found, expected = rotary_tables(bench.model), _expected_tables(bench)
-    off = {path: _deviation(found[path], table) for path, table in expected.items()}
+    off = {path: deviation(found[path], table) for path, table in expected.items()}
     target, maximum = bench.window.target, bench.config.max_position_embeddings
     faults = [f"config.json would say max_position_embeddings {maximum} instead of {target}"] * (maximum != target)
     faults += [
         f"{path} is off by {off[path]:.2g} (attention factor {found[path].attention_factor:.6g}, should be "
         f"{table.attention_factor:.6g})"
         for path, table in expected.items()
-        if off[path] > _TABLE_TOLERANCE
+        if off[path] > TABLE_TOLERANCE
     ]
     fine = (
         f"{len(found)} rotary table{'s' * (len(found) > 1)} as {bench.interpolation.kind} defines for {target}, "
@@ -120,7 +120,7 @@ def reload(bench: Bench) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="skipwise-doctor-") as folder:
         what, wrong, again = _saved_and_reread(bench, folder)
         after, reloaded = bench.logits(positions, model=again), rotary_tables(again)
-    off = max(_deviation(reloaded.get(path), table) for path, table in tables.items())
+    off = max(deviation(reloaded.get(path), table) for path, table in tables.items())
     moved, allowed = largest(after - before), bench.rounding(before)
     worst = max(wrong, key=wrong.__getitem__) if wrong else None
     weights = "" if wrong is None else "weights are the same, "
@@ -139,7 +139,7 @@ def reload(bench: Bench) -> Verdict:
             f"transformers does not save the weights of this {type(model).__name__} correctly: report it, and train "
             "another model"
         )
-    return judge("reload", not wrong and off <= _TABLE_TOLERANCE and moved <= allowed, detail, cure)
+    return judge("reload", not wrong and off <= TABLE_TOLERANCE and moved <= allowed, detail, cure)
 
 
 def _saved_and_reread(bench: Bench, folder: str) -> tuple[str, dict[str, float] | None, PreTrainedModel]:
@@ -209,7 +209,7 @@ def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
     return expected
 
 
-def _deviation(found: RopeTable | None, expected: RopeTable) -> float:
+def deviation(found: RopeTable | None, expected: RopeTable) -> float:
     """Largest relative difference of frequencies and attention factor; infinite if the shapes differ."""
     if found is None or found.inv_freq.shape != expected.inv_freq.shape:
         return float("inf")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipwise.doctor.file_checks import CHECKS, readable
+from skipwise.doctor.file_checks import CHECKS
 from skipwise.doctor.patient import CONFIG, TOKENIZER, Patient, read_file, require_numbers
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.files import new_folder
@@ -62,29 +62,30 @@ def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Check
     if (Path(folder) / TOKENIZER).is_file():
         tokenizer = read_file(Path(folder) / TOKENIZER)
     patient = Patient(config=config, tokenizer=tokenizer, base=base, defaults=_defaults(config))
+    checks, first = CHECKS, _snapshot(patient)
     try:
         require_numbers(patient, str(folder))
         patient.value("rope_type")
     except UnsupportedModelError:
-        return Checkup(
-            verdicts=[readable("readable", patient)], config=config, tokenizer=tokenizer, unmended=["readable"],
-            changed=False,
-        )  # fmt: skip
-    verdicts, first = [], _snapshot(patient)
-    for name, check in CHECKS.items():
+        checks = {"readable": CHECKS["readable"]}
+    verdicts = []
+    for name, check in checks.items():
         before = _snapshot(patient)
-        if (verdict := check(name, patient)) is None:
+        if (finding := check(patient)) is None:
             continue
-        verdicts.append(verdict)
-        if verdict.status == "fail" and _snapshot(patient) == before:
+        verdicts.append(Verdict(name=name, **finding._asdict()))
+        if finding.status == "fail" and _snapshot(patient) == before:
             patient.unmended.append(name)
     changed = _snapshot(patient) != first
     if changed and not patient.unmended:
         patient.config = patient.rewritten()
     return Checkup(
-        verdicts=verdicts, config=patient.config, tokenizer=patient.tokenizer, unmended=patient.unmended,
+        verdicts=verdicts,
+        config=patient.config,
+        tokenizer=patient.tokenizer,
+        unmended=patient.unmended,
         changed=changed,
-    )  # fmt: skip
+    )
 
 
 def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Path:

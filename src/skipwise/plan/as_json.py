@@ -2,35 +2,34 @@
 
 from typing import Any
 
-from skipwise.plan import ByTarget, Plan
 from skipwise.plan.machines import Machine
-from skipwise.plan.recipe import RecipeEstimate
-from skipwise.plan.serving import ServingEstimate
+from skipwise.plan.planning import ByTarget, Plan
 from skipwise.plan.training import TrainingEstimate
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """All of a plan."""
-    counts = plan.shape.counts
+    """The whole plan."""
+    asked, counts, advice, machine = plan.asked, plan.shape.counts, plan.advice, plan.machine
+    recipe = ("name", "widest_tokens", "total_bytes", "processor_hours", "cost")
     return {
         "model": plan.shape.name,
         "window": _named(plan.window, "train", "original", "target"),
         "parameters": _named(counts, *counts.__slots__, "total"),
         "stored": None if plan.shape.stored is None else plan.shape.stored._asdict(),
         "kv_bytes_a_token": plan.shape.kv_bytes_a_token,
-        "machine": {"name": plan.machine.name, "count": plan.sharding.processes, "source": plan.machine.source},
-        "utilisation": _named(plan.utilisation, *plan.utilisation.__slots__),
+        "machine": {"name": machine.name, "count": plan.sharding.processes, "source": machine.source},
+        "utilisation": _named(asked.utilisation, *asked.utilisation.__slots__),
         "training": [_training_json(one, fitting) for one, fitting in zip(plan.training, plan.smallest, strict=True)],
-        "serving": [_serving_json(one) for one in plan.serving],
+        "serving": [_named(one, *one.__slots__, "fits") for one in plan.serving],
         "longest_context_tokens": {f"weights {w}, cache {kv}": n for (w, kv), n in plan.longest.items()},
         "by_target": [_by_target_json(one) for one in plan.by_target],
-        "price": plan.price,
-        "steps": plan.job.steps,
-        "global_batch": plan.job.global_batch,
-        "advice": list(plan.advice.words),
-        "recipe": None if plan.advice.recipe is None else _recipe_json(plan.advice.recipe),
-        "config": dict(plan.advice.config),
-        "engines": dict(plan.advice.engines),
+        "price": asked.price,
+        "steps": asked.job.steps,
+        "global_batch": asked.job.global_batch,
+        "advice": list(advice.words),
+        "recipe": None if plan.recipe is None else _named(plan.recipe, *recipe),
+        "config": dict(advice.config),
+        "engines": dict(advice.engines),
     }
 
 
@@ -43,6 +42,8 @@ def _by_target_json(one: ByTarget) -> dict[str, Any]:
 
 
 def _training_json(one: TrainingEstimate, fitting: tuple[Machine, TrainingEstimate] | None) -> dict[str, Any]:
+    sizes = ("activation_bytes", "loss_bytes", "other_bytes", "total_bytes", "limit_bytes")
+    machine, smallest = fitting or (None, None)
     return {
         "approach": one.approach.name,
         "window_tokens": one.approach.window_tokens,
@@ -52,33 +53,12 @@ def _training_json(one: TrainingEstimate, fitting: tuple[Machine, TrainingEstima
         "in_transit_bytes": one.state.in_transit,
         "gradient_bytes": one.state.gradients,
         "optimizer_bytes": one.state.optimizer,
-        "activation_bytes": one.activation_bytes,
-        "loss_bytes": one.loss_bytes,
-        "other_bytes": one.other_bytes,
-        "total_bytes": one.total_bytes,
-        "limit_bytes": one.limit_bytes,
-        "micro_batch": one.micro_batch,
-        "accumulation": one.accumulation,
-        "step_seconds": one.step_seconds,
-        "processor_hours": one.processor_hours,
-        "cost": one.cost,
+        **_named(one, *sizes, "micro_batch", "accumulation", "step_seconds", "processor_hours", "cost"),
         "by_formula": one.formula,
-        "smallest": None
-        if fitting is None
-        else {
-            "machine": fitting[0].name,
-            "count": fitting[1].sharding.processes,
-            "sharding": fitting[1].sharding.kind,
-        },
+        "smallest": machine
+        and smallest
+        and {"machine": machine.name, "count": smallest.sharding.processes, "sharding": smallest.sharding.kind},
     }
-
-
-def _recipe_json(one: RecipeEstimate) -> dict[str, Any]:
-    return _named(one, "name", "widest_tokens", "total_bytes", "processor_hours", "cost")
-
-
-def _serving_json(one: ServingEstimate) -> dict[str, Any]:
-    return _named(one, *one.__slots__, "fits")
 
 
 def _named(one: Any, *names: str) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Built-in accelerators: memory, bandwidth and speed from their makers' public specifications.
 
-Speeds are of dense matrix products in 16 bits with float32 sums; specifications that count sparse ones are halved.
-What share of speed and bandwidth is reached is no property of the accelerator: see `Utilisation`.
+Speeds are dense 16-bit matrix products with float32 accumulation; specifications that count sparse ones are halved.
+How much of the speed and bandwidth is reached is not a property of the accelerator: see `Utilisation`.
 """
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 
 import psutil
@@ -17,60 +17,70 @@ from skipwise.names import did_you_mean
 GIB, GIGA, TERA = 2**30, 10**9, 10**12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Machine:
-    """One accelerator.
+    """One accelerator, or a CPU.
 
     Attributes:
-        name: as people write it.
-        memory_gib: as the driver reports it.
-        bandwidth_gb: read from its memory in a second, in 10^9 bytes.
-        tflops: dense 16-bit operations in a second, in 10^12; of a CPU, float32 ones.
-        bits: of the numbers that training computes in.
-        half: the 16-bit type that it is fast in.
-        fp8: it computes in 8-bit floating point.
-        link_gb: sent in a second to others of the same node, in 10^9 bytes, one way.
-        network_gb: sent in a second by a whole node to others, as nodes of this kind are usually built.
-        node: accelerators of one node.
-        source: where the figures are from.
+        name: for display.
+        memory_gib: memory as the driver reports it.
+        bandwidth_gb: memory bandwidth in 10^9 bytes per second.
+        tflops: dense 16-bit operations in 10^12 per second; float32 operations for a CPU.
+        link_gb: sent to other accelerators of the node, in 10^9 bytes per second, one way.
+        network_gb: sent by a whole node to other nodes, in 10^9 bytes per second, as such nodes are usually built.
+        source: where the figures come from.
+        bits: 16 for an accelerator, 32 for a CPU: precision that training computes in.
+        half: its fast 16-bit type.
+        fp8: whether it computes in 8-bit floating point.
+        node: accelerators per node.
     """
 
     name: str
     memory_gib: float
     bandwidth_gb: float
     tflops: float
+    link_gb: float = 32
+    network_gb: float = 25
+    source: str = ""
+    _: KW_ONLY
     bits: int = 16
     half: str = "bfloat16"
     fp8: bool = True
-    link_gb: float = 32
-    network_gb: float = 25
     node: int = 8
-    source: str = ""
 
     @property
     def memory_bytes(self) -> int:
-        """All of its memory."""
+        """Memory in bytes."""
         return round(self.memory_gib * GIB)
 
-    def link_between(self, count: int) -> float:
-        """10^9 bytes that each of so many sends to others in a second.
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is a CPU."""
+        return self.bits == 32
 
-        Over several nodes, all of a node pass on a part each of what crosses between them: what one sends to its
-        neighbour crosses once for the node.
+    @property
+    def process_bytes(self) -> int:
+        """Memory of a process beside tensors: CUDA's driver and libraries; on a CPU Python and its packages."""
+        return (530 if self.is_cpu else 600) * 2**20
+
+    def link_between(self, count: int) -> float:
+        """Bandwidth of each of `count` accelerators to the others, in 10^9 bytes per second.
+
+        Across nodes, a ring crosses each node boundary once, and all accelerators of the node share that traffic.
         """
         return self.link_gb if count <= self.node else min(self.link_gb, self.network_gb)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utilisation:
-    """Shares of what a machine's specification says; assumptions, unless `skipwise plan --calibrate` measured them.
+    """Fractions of the specification that are reached: assumed, unless `skipwise plan --calibrate` measured them.
 
     Attributes:
-        training: of the speed, over a training step. Well-tuned runs of 7B models reach 0.4 to 0.55.
-        prefill: of the speed, while a prompt is read.
-        decode: of the bandwidth, while tokens are made.
-        network: of the links between accelerators, while they train.
-        memory: of the memory, that a plan may fill; the rest is for the driver, the library and fragments.
+        training: of the speed in a training step. Well-tuned runs of 7B models reach 0.4 to 0.55.
+        prefill: of the speed in prefill.
+        decode: of the memory bandwidth in decoding.
+        network: of the links between accelerators in training.
+        memory: of the memory that a plan may fill; the rest is for driver, library and fragmentation.
     """
 
     training: float = 0.4
@@ -80,100 +90,40 @@ class Utilisation:
     memory: float = 0.92
 
     def __post_init__(self) -> None:
-        for name in ("training", "prefill", "decode", "network", "memory"):
-            value = getattr(self, name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-                raise ConfigError(f"utilisation.{name} is {value!r}; give a share above 0, at most 1")
+                raise ConfigError(f"utilisation.{field.name} is {value!r}; give a share above 0, at most 1")
 
 
+# name, memory in GiB, bandwidth in GB/s, TFLOPS, links and network in GB/s, source
 MACHINES: dict[str, Machine] = {
     "v100-32": Machine(
-        name="V100 32 GB",
-        memory_gib=31.7,
-        bandwidth_gb=900,
-        tflops=125,
-        half="float16",
-        fp8=False,
-        link_gb=150,
-        network_gb=50,
-        source="NVIDIA V100 data sheet (SXM2)",
+        "V100 32 GB", 31.7, 900, 125, 150, 50, "NVIDIA V100 data sheet (SXM2)", half="float16", fp8=False
     ),
-    "a100-40": Machine(
-        name="A100 40 GB",
-        memory_gib=39.4,
-        bandwidth_gb=1555,
-        tflops=312,
-        fp8=False,
-        link_gb=300,
-        network_gb=200,
-        source="NVIDIA A100 data sheet (SXM4)",
-    ),
-    "a100-80": Machine(
-        name="A100 80 GB",
-        memory_gib=79.2,
-        bandwidth_gb=2039,
-        tflops=312,
-        fp8=False,
-        link_gb=300,
-        network_gb=200,
-        source="NVIDIA A100 data sheet (SXM4)",
-    ),
-    "l4": Machine(name="L4 24 GB", memory_gib=22.2, bandwidth_gb=300, tflops=121, source="NVIDIA L4 data sheet"),
-    "l40s": Machine(name="L40S 48 GB", memory_gib=44.4, bandwidth_gb=864, tflops=362, source="NVIDIA L40S data sheet"),
-    "rtx-4090": Machine(
-        name="RTX 4090 24 GB",
-        memory_gib=23.5,
-        bandwidth_gb=1008,
-        tflops=165,
-        source="NVIDIA Ada GPU architecture white paper",
-    ),
-    "h100": Machine(
-        name="H100 80 GB",
-        memory_gib=79.1,
-        bandwidth_gb=3350,
-        tflops=989,
-        link_gb=450,
-        network_gb=400,
-        source="NVIDIA H100 data sheet (SXM5)",
-    ),
-    "h200": Machine(
-        name="H200 141 GB",
-        memory_gib=139.8,
-        bandwidth_gb=4800,
-        tflops=989,
-        link_gb=450,
-        network_gb=400,
-        source="NVIDIA H200 data sheet (SXM5)",
-    ),
-    "b200": Machine(
-        name="B200 180 GB",
-        memory_gib=178.0,
-        bandwidth_gb=8000,
-        tflops=2250,
-        link_gb=900,
-        network_gb=400,
-        source="NVIDIA DGX B200 data sheet",
-    ),
-    "mi300x": Machine(
-        name="MI300X 192 GB",
-        memory_gib=191.7,
-        bandwidth_gb=5300,
-        tflops=1307,
-        link_gb=448,
-        network_gb=400,
-        source="AMD MI300X data sheet",
-    ),
+    "a100-40": Machine("A100 40 GB", 39.4, 1555, 312, 300, 200, "NVIDIA A100 data sheet (SXM4)", fp8=False),
+    "a100-80": Machine("A100 80 GB", 79.2, 2039, 312, 300, 200, "NVIDIA A100 data sheet (SXM4)", fp8=False),
+    "l4": Machine("L4 24 GB", 22.2, 300, 121, source="NVIDIA L4 data sheet"),
+    "l40s": Machine("L40S 48 GB", 44.4, 864, 362, source="NVIDIA L40S data sheet"),
+    "rtx-4090": Machine("RTX 4090 24 GB", 23.5, 1008, 165, source="NVIDIA Ada GPU architecture white paper"),
+    "h100": Machine("H100 80 GB", 79.1, 3350, 989, 450, 400, "NVIDIA H100 data sheet (SXM5)"),
+    "h200": Machine("H200 141 GB", 139.8, 4800, 989, 450, 400, "NVIDIA H200 data sheet (SXM5)"),
+    "b200": Machine("B200 180 GB", 178.0, 8000, 2250, 900, 400, "NVIDIA DGX B200 data sheet"),
+    "mi300x": Machine("MI300X 192 GB", 191.7, 5300, 1307, 448, 400, "AMD MI300X data sheet"),
 }
 
 
 def this_cpu() -> Machine:
-    """The CPU here; speed and bandwidth are guesses by its cores, which `--calibrate` replaces."""
+    """This machine's CPU; speed and bandwidth are guessed from its cores, until `--calibrate` measures them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):  # The limit of a container.
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return Machine(
         name=f"CPU, {cores} cores",
-        memory_gib=_own_memory() / GIB,
+        memory_gib=memory / GIB,
         bandwidth_gb=20.0 + 2.0 * cores,
-        tflops=0.08 * cores,  # 2.5 GHz and 32 float32 operations a cycle
+        tflops=0.08 * cores,  # 2.5 GHz and 32 float32 operations per cycle
         bits=32,
         half="float32",
         fp8=False,
@@ -181,19 +131,11 @@ def this_cpu() -> Machine:
     )
 
 
-def _own_memory() -> int:
-    """Bytes that a process here may fill: of the machine, or of the container that it runs in."""
-    memory = psutil.virtual_memory().total
-    with suppress(OSError, ValueError):
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return memory
-
-
 def machine_of(name: str) -> Machine:
-    """The accelerator of a name, `cpu` for the machine here.
+    """The machine of a name; `cpu` is this machine's CPU.
 
     Raises:
-        ConfigError: for an unknown name, with those that are known.
+        ConfigError: unknown name.
     """
     if name == "cpu":
         return this_cpu()

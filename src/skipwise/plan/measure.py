@@ -1,6 +1,6 @@
-"""A few real steps and prefills on this machine, held against what was predicted for them.
+"""Real training steps and prefills on this machine, compared with the prediction.
 
-Each measurement is a process of its own: its peak is the operating system's figure for it, or the accelerator's.
+Each measurement runs in its own process, whose peak the operating system or the accelerator reports.
 
     python -m skipwise.plan.measure '{"model": ..., "what": "step", "window": 1024, ...}'
 """
@@ -24,22 +24,22 @@ from skipwise.plan.machines import GIB, TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
 from skipwise.plan.trace import Tracer
-from skipwise.plan.training import CONTEXT_BYTES, PROCESS_BYTES, Approach, Job, TrainingEstimate, TrainingPlanner
+from skipwise.plan.training import Approach, Job, TrainingEstimate, TrainingPlanner
 
 STEPS = 3
-# How far an accelerator's memory may be off that of its card, as drivers keep a little.
+# Drivers keep a little of an accelerator's memory, so it may differ from the specification by this share.
 _SAME_MEMORY = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One thing that was predicted and measured.
+    """One prediction and its measurement.
 
     Attributes:
-        name: what it was.
+        name: what was measured.
         predicted_bytes: peak of memory.
         measured_bytes: likewise.
-        predicted_seconds: of a step or a prefill, before the utilisation is corrected.
+        predicted_seconds: one step or one prefill, with the utilisation that was assumed.
         measured_seconds: likewise.
     """
 
@@ -51,23 +51,23 @@ class Measured:
 
     @property
     def memory_error(self) -> float:
-        """Predicted over measured, less one."""
+        """Predicted / measured - 1."""
         return self.predicted_bytes / self.measured_bytes - 1
 
     @property
     def time_error(self) -> float:
-        """Predicted over measured, less one."""
+        """Predicted / measured - 1."""
         return self.predicted_seconds / self.measured_seconds - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibratedPlanning:
-    """What measuring taught.
+    """What was measured, and the assumptions corrected by it.
 
     Attributes:
-        measured: everything that was held against a prediction.
-        utilisation: with the shares of speed that were reached here.
-        machine: what was measured; where it is faster than it was taken to be, with the speed that it has.
+        measured: a training step and two prefills.
+        utilisation: with the fractions of speed that were reached.
+        machine: with the speed that was reached, if that is more than was assumed.
     """
 
     measured: Sequence[Measured]
@@ -87,21 +87,21 @@ def calibrate_plan(
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> CalibratedPlanning:
-    """Runs three short steps and two short prefills of the real model here, and corrects the utilisation by them.
+    """Runs three short training steps and two short prefills here, and corrects the utilisation by them.
 
     Args:
         model: a folder, a hub name, or a GGUF file, with weights.
-        machine: what planning takes this machine to be.
+        machine: what planning assumes of this machine.
         utilisation: what was assumed.
         window_tokens: length of a training example.
-        lengths: of the two prompts.
-        checkpointing: as the run will have it.
-        lora: low-rank additions, which are trained where full fine-tuning is predicted not to fit.
+        lengths: lengths of the two prompts, in tokens.
+        checkpointing: gradient checkpointing.
+        lora: low-rank adapters, trained if full fine-tuning is predicted not to fit.
         trust_remote_code: run Python code that comes with the model.
-        tell: is called with what is measured next.
+        tell: called with what is measured next.
 
     Raises:
-        ConfigError: this is another machine, the model does not fit on it, or a measurement failed, with its last line.
+        ConfigError: this is another machine, the model does not fit on it, or a measurement failed.
     """
     check_machine(machine)
     measurer = Measurer(model, machine, utilisation, trust_remote_code=trust_remote_code)
@@ -112,11 +112,12 @@ def calibrate_plan(
     for length in lengths:
         tell(f"a prompt of {length} tokens")
         prefills.append(measurer.prefill(length))
-    # Seconds are as operations over speed, so the share that was reached is off as they are; but for the optimizer.
-    beside = measurer.optimizer_seconds(tuning)
-    training = utilisation.training * (step.predicted_seconds - beside) / max(1e-9, step.measured_seconds - beside)
+    # Apart from the optimizer's, seconds are inversely proportional to the fraction of the speed that is reached.
+    optimizer = measurer.planner.optimizer_seconds(_approach(tuning), Sharding())
+    training = utilisation.training * (step.predicted_seconds - optimizer)
+    training /= max(1e-9, step.measured_seconds - optimizer)
     prefill = utilisation.prefill * median(one.predicted_seconds / one.measured_seconds for one in prefills)
-    # A machine cannot reach more than its speed: then it is faster than it was taken to be, as a CPU by its cores is.
+    # More than the whole speed means that the machine is faster than was assumed, as for a CPU by its cores.
     faster = max(1.0, training, prefill)
     return CalibratedPlanning(
         measured=[step, *prefills],
@@ -126,13 +127,13 @@ def calibrate_plan(
 
 
 def check_machine(machine: Machine) -> None:
-    """Refuses to measure one machine and call it another.
+    """Refuses a machine that this one is not.
 
     Raises:
-        ConfigError: with what is here.
+        ConfigError: says what is here.
     """
     here = torch.accelerator.is_available()
-    if (machine.bits == 16) != here:
+    if machine.is_cpu == here:
         raise ConfigError(
             f"--calibrate measures this machine, which has {'an accelerator' if here else 'no accelerator'}, and "
             f"--machine is {machine.name}; plan for the machine that is here, or run this there"
@@ -147,32 +148,35 @@ def check_machine(machine: Machine) -> None:
 
 
 class Measurer:
-    """Holds real steps and prefills of one model on this machine against what is predicted for them.
+    """Compares training steps and prefills of one model on this machine with the prediction.
 
     Args:
         model: a folder, a hub name, or a GGUF file, with weights.
-        machine: what planning takes this machine to be.
-        utilisation: what is assumed of it.
+        machine: what planning assumes of this machine.
+        utilisation: what is assumed of its use.
         trust_remote_code: run Python code that comes with the model.
+
+    Attributes:
+        planner: makes the predictions for training.
     """
 
     def __init__(
         self, model: str, machine: Machine, utilisation: Utilisation, *, trust_remote_code: bool = False
     ) -> None:
         self._shape = model_shape(model, trust_remote_code=trust_remote_code)
-        self._profiles = Profiles(self._shape)
         self._machine, self._utilisation = machine, utilisation
+        self.planner = TrainingPlanner(Profiles(self._shape), machine, utilisation)
         self._question = {"model": model, "trust_remote_code": trust_remote_code}
 
     def fitting(self, window_tokens: int, tunings: Sequence[Tuning], *, checkpointing: bool) -> Tuning:
         """The first of these tunings whose step is predicted to fit on this machine.
 
         Raises:
-            ConfigError: none is, with what the last would take.
+            ConfigError: none fits.
         """
         takes = []
         for tuning in tunings:
-            predicted = self._predicted(tuning, window_tokens, checkpointing=checkpointing)
+            predicted = self._predicted(_approach(tuning, window_tokens, checkpointing))
             if predicted.fits:
                 return tuning
             takes.append(f"{predicted.total_bytes / GIB:.1f} GiB ({tuning.kind})")
@@ -182,19 +186,16 @@ class Measurer:
             "measure with a shorter --window"
         )
 
-    def _predicted(
-        self, tuning: Tuning, window_tokens: int, *, checkpointing: bool, accumulation: int = 1
-    ) -> TrainingEstimate:
-        planner = TrainingPlanner(self._profiles, self._machine, self._utilisation)
-        approach = Approach(name="step", window_tokens=window_tokens, tuning=tuning, checkpointing=checkpointing)
-        return planner.estimate(approach, Job(steps=STEPS, global_batch=accumulation), Sharding())
+    def _predicted(self, approach: Approach, accumulation: int = 1) -> TrainingEstimate:
+        return self.planner.estimate(approach, Job(steps=STEPS, global_batch=accumulation), Sharding())
 
     def step(self, tuning: Tuning, window_tokens: int, *, checkpointing: bool, accumulation: int = 1) -> Measured:
-        """Three training steps by the Trainer that `extend` uses; time is the median of those after the first.
+        """Three training steps by the Trainer of `extend`; the time is the median after the first.
 
         Raises:
-            ConfigError: the measurement failed, with its last line.
+            ConfigError: the measurement failed.
         """
+        half = not self._machine.is_cpu
         found = run_apart(
             {
                 **self._question,
@@ -203,11 +204,11 @@ class Measurer:
                 "tuning": tuning.model_dump(mode="json", exclude_none=True),
                 "checkpointing": checkpointing,
                 "accumulation": accumulation,
-                "bf16": self._machine.bits == 16,
-                "dtype": "bfloat16" if self._machine.bits == 16 and tuning.kind != "full" else "float32",
+                "bf16": half,
+                "dtype": "bfloat16" if half and tuning.kind != "full" else "float32",
             }
         )
-        predicted = self._predicted(tuning, window_tokens, checkpointing=checkpointing, accumulation=accumulation)
+        predicted = self._predicted(_approach(tuning, window_tokens, checkpointing), accumulation)
         again = "checkpointing" if checkpointing else "no checkpointing"
         return Measured(
             name=f"step, {tuning.kind}, {again}, {window_tokens} tokens",
@@ -217,41 +218,37 @@ class Measurer:
             measured_seconds=found["seconds"],
         )
 
-    def optimizer_seconds(self, tuning: Tuning) -> float:
-        """What is predicted of a step for the optimizer."""
-        planner = TrainingPlanner(self._profiles, self._machine, self._utilisation)
-        return planner.optimizer_seconds(Approach(name="step", window_tokens=1, tuning=tuning), Sharding())
-
     def prefill(self, length_tokens: int) -> Measured:
-        """A prompt of `length_tokens`, read twice; time is of the second.
+        """A prompt that is read twice; the time is that of the second.
 
         Raises:
-            ConfigError: the measurement failed, with its last line.
+            ConfigError: the measurement failed.
         """
         shape, machine = self._shape, self._machine
-        half = "float32" if machine.bits == 32 else "bfloat16"
-        found = run_apart({**self._question, "what": "prefill", "length": length_tokens, "dtype": half})
-        dtype = torch.float32 if machine.bits == 32 else torch.bfloat16
-        profile = Tracer(shape.config).prefill(
-            length_tokens=length_tokens, chunk_tokens=found["chunk_tokens"], dtype=dtype
-        )
-        beside = PROCESS_BYTES if machine.bits == 32 else CONTEXT_BYTES
-        operations = prefill_flops(shape.counts, shape.layers, length_tokens)
+        dtype = torch.float32 if machine.is_cpu else torch.bfloat16
+        name = str(dtype).removeprefix("torch.")
+        found = run_apart({**self._question, "what": "prefill", "length": length_tokens, "dtype": name})
+        peak = Tracer(shape.config).prefill(length_tokens, chunk_tokens=found["chunk_tokens"], dtype=dtype)
         weights = dtype.itemsize * shape.counts.total
+        operations = prefill_flops(shape.counts, shape.layers, length_tokens)
         return Measured(
             name=f"prefill, {length_tokens} tokens",
-            predicted_bytes=beside + weights + profile.peak(len(shape.layers)),
+            predicted_bytes=machine.process_bytes + weights + peak.held(len(shape.layers)),
             measured_bytes=found["peak_bytes"],
             predicted_seconds=operations / (machine.tflops * TERA * self._utilisation.prefill),
             measured_seconds=found["seconds"],
         )
 
 
+def _approach(tuning: Tuning, window_tokens: int = 1, checkpointing: bool = True) -> Approach:
+    return Approach(name="step", window_tokens=window_tokens, tuning=tuning, checkpointing=checkpointing)
+
+
 def run_apart(question: dict[str, Any]) -> dict[str, Any]:
-    """One measurement in a process of its own.
+    """One measurement in its own process.
 
     Args:
-        question: `model`, `what` (step or prefill), and what `main` asks of it.
+        question: `model`, `what` (step or prefill), and the settings that `main` reads.
 
     Returns:
         `seconds` of a step or a prefill, and `peak_bytes` of the process or the accelerator.
@@ -264,7 +261,7 @@ def run_apart(question: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "skipwise.plan.measure", json.dumps(question)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        killed = f"it was stopped by signal {-done.returncode}, as for want of memory" if done.returncode < 0 else ""
+        killed = f"stopped by signal {-done.returncode}, probably out of memory" if done.returncode < 0 else ""
         last = killed or (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ConfigError(f"measuring a {question['what']} of {question['model']!r} failed: {last}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -273,16 +270,15 @@ def run_apart(question: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """One measurement in this process; prints one line of JSON."""
     question = json.loads(sys.argv[1])
-    if question["what"] == "step":
+    is_step = question["what"] == "step"
+    if is_step:
         use_one_malloc_arena()
     from skipwise.model import four_bits, load_model
     from skipwise.runtime.chunks import pass_columns
     from skipwise.runtime.peak import Peak
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    step = question["what"] == "step"
-    run = _steps if step else _prefill
-    tuning, quantization = _tuning(question) if step else None, None
+    tuning, quantization = _tuning(question) if is_step else None, None
     if isinstance(tuning, QloraTuning):
         quantization = four_bits(tuning, device, compute=getattr(torch, question["dtype"]))
     loaded: Any = load_model(
@@ -292,22 +288,18 @@ def main() -> None:
         quantization=quantization,
     )
     model = loaded.model.to(device)
-    # From here on: what reading the file took is gone.
-    give_back_free_memory()
+    give_back_free_memory()  # What reading the file took does not count.
     peak = Peak(device)
-    said = {} if step else {"chunk_tokens": pass_columns(model, 1, question["length"])}
-    seconds = run(model, question)
-    said |= {"seconds": seconds, "peak_bytes": peak.look()}
-    print(json.dumps(said), flush=True)
+    found = {} if is_step else {"chunk_tokens": pass_columns(model, 1, question["length"])}
+    seconds = (_step_seconds if is_step else _prefill_seconds)(model, question)
+    print(json.dumps({**found, "seconds": seconds, "peak_bytes": peak.look()}), flush=True)
 
 
 def _tuning(question: dict[str, Any]) -> Tuning:
-    """What is trained."""
     return RunConfig.from_mapping({"model": "-", "target": 2, "tuning": question["tuning"]}).tuning
 
 
-def _steps(model: Any, question: dict[str, Any]) -> float:
-    """Median seconds of the steps after the first, by the Trainer that `extend` uses."""
+def _step_seconds(model: Any, question: dict[str, Any]) -> float:
     import numpy as np
 
     from skipwise.train.timing import step_seconds
@@ -325,8 +317,7 @@ def _steps(model: Any, question: dict[str, Any]) -> float:
     return median(seconds[1:])
 
 
-def _prefill(model: Any, question: dict[str, Any]) -> float:
-    """Seconds to read a prompt, the second time."""
+def _prefill_seconds(model: Any, question: dict[str, Any]) -> float:
     from skipwise.evals.tasks.serving import serve
 
     model.eval()

@@ -1,141 +1,126 @@
-"""A plan as tables and as one page: what to do first, then memory, time and money of training and of serving."""
+"""A plan as tables, and as one HTML page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from skipwise.plan import ByTarget, Plan
-from skipwise.plan.serving import ANSWER_TOKENS, REDUCE_SECONDS
-from skipwise.plan.training import TrainingEstimate
-from skipwise.report.figures import Line, Point, Unit, line_panel
-from skipwise.report.page import Figure, Section, render_page
+from skipwise.plan.planning import ByTarget, Plan
+from skipwise.plan.serving import ANSWER_TOKENS, BITS, REDUCE_SECONDS
 from skipwise.report.quantities import ABSENT, bytes_text, digits_text, seconds_text
 from skipwise.report.tables import Table
 from skipwise.window import length_label
 
+if TYPE_CHECKING:
+    from skipwise.report.page import Figure
+
 _GIB = float(2**30)
-_Values = Callable[[ByTarget], tuple[float, float]]
+
+
+def _table(title: str, items: Iterable[Any], columns: dict[str, Callable[[Any], str] | None]) -> Table:
+    """A row per item; columns whose function is None are left out."""
+    shown = {heading: cell for heading, cell in columns.items() if cell is not None}
+    rows = tuple(tuple(cell(item) for cell in shown.values()) for item in items)
+    return Table(title=title, header=tuple(shown), rows=rows)
 
 
 def memory_table(plan: Plan, *, detailed: bool = True) -> Table:
-    """A row for each approach: what one accelerator holds at the peak of training.
+    """Peak of one accelerator in training, by approach.
 
     Args:
-        plan: what was planned.
-        detailed: weights, gradients and the optimizer's state apart; and what the loss takes, logits and the gradient
-            of a head that is trained, which may be before or at the peak.
+        plan: the plan.
+        detailed: weights, gradients and optimizer state in separate columns, and the peak of the loss (logits and the
+            gradient of a trained head), which may come before the peak of the step.
     """
-    parts = ("Weights", "Gradients", "Optimizer") if detailed else ("State",)
-    last = ("Loss, at its peak",) if detailed else ()
-    rows = []
-    for one in plan.training:
-        state = one.state
-        each = (state.parameters + state.in_transit, state.gradients, state.optimizer) if detailed else (state.total,)
-        rows.append(
-            (
-                one.approach.name,
-                f"{one.micro_batch} x {one.accumulation}",
-                *map(bytes_text, each),
-                bytes_text(one.activation_bytes) + (" *" if one.formula else ""),
-                bytes_text(one.total_bytes),
-                "yes" if one.fits else f"{bytes_text(one.total_bytes - one.limit_bytes)} over",
-                *((bytes_text(one.loss_bytes),) if detailed else ()),
-            )
-        )
-    return Table(
-        title=(
-            f"Memory of each of {plan.sharding.processes} x {plan.machine.name}, of which "
-            f"{bytes_text(plan.training[0].limit_bytes)} may be filled: windows of {length_label(plan.window.train)} "
-            f"(skip-wise) and {length_label(plan.window.target)} (full length)"
-        ),
-        header=("Approach", "Batch", *parts, "Activations", "In all", "Fits", *last),
-        rows=tuple(rows),
+    limit = bytes_text(plan.training[0].limit_bytes)
+    title = (
+        f"Memory of each of {plan.sharding.processes} x {plan.machine.name}, of which {limit} may be filled: windows "
+        f"of {length_label(plan.window.train)} (skip-wise) and {length_label(plan.window.target)} (full length)"
+    )
+    return _table(
+        title,
+        plan.training,
+        {
+            "Approach": lambda one: one.approach.name,
+            "Batch": lambda one: f"{one.micro_batch} x {one.accumulation}",
+            "State": None if detailed else lambda one: bytes_text(one.state.total),
+            "Weights": (lambda one: bytes_text(one.state.parameters + one.state.in_transit)) if detailed else None,
+            "Gradients": (lambda one: bytes_text(one.state.gradients)) if detailed else None,
+            "Optimizer": (lambda one: bytes_text(one.state.optimizer)) if detailed else None,
+            "Activations": lambda one: bytes_text(one.activation_bytes) + (" *" if one.formula else ""),
+            "In all": lambda one: bytes_text(one.total_bytes),
+            "Fits": lambda one: "yes" if one.fits else f"{bytes_text(one.total_bytes - one.limit_bytes)} over",
+            "Loss, at its peak": (lambda one: bytes_text(one.loss_bytes)) if detailed else None,
+        },
     )
 
 
 def time_table(plan: Plan) -> Table:
-    """A row for each approach: how long it takes, what it costs, and the smallest machine that it fits on."""
-    priced, several = plan.price is not None, plan.sharding.processes > 1
-    rows = []
-    for one, smallest in zip(plan.training, plan.smallest, strict=True):
-        fit = ABSENT if smallest is None else f"{smallest[1].sharding.processes} x {smallest[0].name}"
-        cost = (digits_text(one.cost),) if one.cost is not None else ()
-        split = (one.sharding.kind,) if several else ()
-        hours = digits_text(one.processor_hours)
-        rows.append((one.approach.name, *split, seconds_text(one.step_seconds), hours, *cost, fit))
-    return Table(
-        title=(
-            f"{plan.job.steps} steps of {plan.training[0].windows} windows each, all of them as short as they begin, "
-            "and the smallest machine that would do"
-        ),
-        header=(
-            "Approach",
-            *(("Split",) if several else ()),
-            "Step",
-            "Machine hours",
-            *(("Cost",) if priced else ()),
-            "Smallest",
-        ),
-        rows=tuple(rows),
+    """Time and cost by approach, and the smallest machine that it fits on."""
+    return _table(
+        f"{plan.asked.job.steps} steps of {plan.training[0].windows} windows each, before any window grows, and the "
+        "smallest machine that would do",
+        zip(plan.training, plan.smallest, strict=True),
+        {
+            "Approach": lambda row: row[0].approach.name,
+            "Split": (lambda row: row[0].sharding.kind) if plan.sharding.processes > 1 else None,
+            "Step": lambda row: seconds_text(row[0].step_seconds),
+            "Machine hours": lambda row: digits_text(row[0].processor_hours),
+            "Cost": None if plan.asked.price is None else lambda row: digits_text(row[0].cost),
+            "Smallest": lambda row: ABSENT if row[1] is None else f"{row[1][1].sharding.processes} x {row[1][0].name}",
+        },
     )
 
 
 def serving_table(plan: Plan) -> Table:
-    """A row for each length: memory of the requests, and how fast they are answered."""
-    priced = plan.price is not None
-    rows = []
-    for one in plan.serving:
-        cost = (ABSENT if one.cost_per_million is None else digits_text(one.cost_per_million),) if priced else ()
-        rows.append(
-            (
-                length_label(one.length_tokens),
-                bytes_text(one.kv_bytes),
-                bytes_text(one.total_bytes),
-                "yes" if one.fits else "no",
-                seconds_text(one.first_token_seconds),
-                seconds_text(one.token_seconds),
-                f"{one.most_requests:,}",
-                *cost,
-            )
-        )
-    served, first = plan.deployment, plan.serving[0]
+    """Memory and latency by length."""
+    served, first, priced = plan.deployment, plan.serving[0], plan.asked.price is not None
     at_once = "one request" if first.requests == 1 else f"{first.requests} requests at once"
-    header = ("Tokens", "Cache", "In all", "Fits", "First token", "Each", "At once")
-    return Table(
-        title=(
-            f"Serving {at_once} on {served.count} x {plan.machine.name}: {served.weight_bits}-bit weights of "
-            f"{bytes_text(first.weight_bytes)}, {served.kv_bits}-bit cache"
-            + ("; 1M tokens are read and made" if priced else "")
-        ),
-        header=(*header, "1M tokens") if priced else header,
-        rows=tuple(rows),
+    return _table(
+        f"Serving {at_once} on {served.count} x {plan.machine.name}: {served.weight_bits}-bit weights of "
+        f"{bytes_text(first.weight_bytes)}, {served.kv_bits}-bit cache"
+        + ("; 1M tokens are read and made" if priced else ""),
+        plan.serving,
+        {
+            "Tokens": lambda one: length_label(one.length_tokens),
+            "Cache": lambda one: bytes_text(one.kv_bytes),
+            "In all": lambda one: bytes_text(one.total_bytes),
+            "Fits": lambda one: "yes" if one.fits else "no",
+            "First token": lambda one: seconds_text(one.first_token_seconds),
+            "Each": lambda one: seconds_text(one.token_seconds),
+            "At once": lambda one: f"{one.most_requests:,}",
+            "1M tokens": None
+            if not priced
+            else lambda one: ABSENT if one.cost_per_million is None else digits_text(one.cost_per_million),
+        },
     )
 
 
 def longest_table(plan: Plan) -> Table:
-    """The longest text of one request by bits of weights and of the cache."""
-    bits = (16, 8, 4)
+    """The longest single request by bits of weights and of the cache."""
+
+    def text(tokens: int) -> str:
+        return "none" if not tokens else f"{tokens / 1024:,.0f}k" if tokens >= 10240 else f"{tokens:,}"
+
     return Table(
         title="Longest text of one request whose memory fits, in tokens, whether or not the model can read it",
-        header=("Weights", *(f"{kv}-bit cache" for kv in bits)),
-        rows=tuple((f"{w}-bit", *(_long(plan.longest[w, kv]) for kv in bits)) for w in bits),
+        header=("Weights", *(f"{kv}-bit cache" for kv in BITS)),
+        rows=tuple((f"{w}-bit", *(text(plan.longest[w, kv]) for kv in BITS)) for w in BITS),
     )
 
 
 def parameters_table(plan: Plan) -> Table:
-    """Parameters by kind."""
+    """Parameters by kind, and bytes of the cache per token."""
     counts = plan.shape.counts
-    kinds = [name for name in counts.__slots__ if name != "active_experts" and getattr(counts, name)]
-    rows = [(name, f"{getattr(counts, name):,}") for name in kinds]
-    if counts.active_experts:
-        rows.append(("experts that a token meets", f"{counts.active_experts:,}"))
-    rows.append(("in all", f"{counts.total:,}"))
+    numbers = {name: getattr(counts, name) for name in counts.__slots__ if name != "active_experts"}
+    numbers |= {"experts that process a token": counts.active_experts}
+    rows = [(name, f"{number:,}") for name, number in (*numbers.items(), ("in all", counts.total)) if number]
     rows += [(f"cache of a token, {kind} layers", bytes_text(n)) for kind, n in plan.shape.kv_bytes_a_token.items()]
     return Table(title="Parameters, and what a 16-bit cache keeps", header=("Kind", "Numbers"), rows=tuple(rows))
 
 
 def assumptions(plan: Plan) -> dict[str, str]:
-    """What is assumed and where figures are from, by name."""
-    shares, machine = plan.utilisation, plan.machine
+    """What is assumed, and where figures come from."""
+    shares, machine = plan.asked.utilisation, plan.machine
     return {
         "share of speed, training": f"{shares.training:.3g} of {machine.tflops:g} TFLOPS",
         "share of speed, prefill": f"{shares.prefill:.3g}",
@@ -144,103 +129,94 @@ def assumptions(plan: Plan) -> dict[str, str]:
         f"{machine.node}, {machine.network_gb:g} GB/s from these to others",
         "share of memory that may be filled": f"{shares.memory:.3g} of {machine.memory_gib:g} GiB",
         "machine": f"{machine.name}, {machine.source}",
-        "serving": f"{ANSWER_TOKENS} tokens of each request are its answer; for the price, those that fit are read one "
-        "by one and answered together; a short sum between accelerators, twice a layer, takes "
+        "serving": f"the last {ANSWER_TOKENS} tokens of each request are its answer; for the cost, the requests that "
+        "fit are read one after the other and answered together; an all-reduce, two per layer, has a latency of "
         f"{REDUCE_SECONDS * 1e6:g} microseconds",
-        "QLoRA": "linear layers in 4 bits (NF4, scales in 8), as bitsandbytes lays them out; the time that making them "
-        "whole takes is not counted",
-        "training numbers": "trained ones 16 bytes each (float32, its gradient, two states of Adam)",
+        "QLoRA": "linear layers in 4 bits (NF4, double quantization) in the layout of bitsandbytes; the time to "
+        "dequantize them is not counted",
+        "training numbers": "16 bytes per trained parameter (float32 value and gradient, two states of Adam)",
     }
 
 
 def write_plan_page(plan: Plan, path: Path) -> None:
-    """Writes the plan as one HTML file; an older one is replaced."""
-    window = plan.window
+    """Writes the plan as one HTML file and replaces an older one."""
+    from skipwise.report.page import Section, render_page  # Figures load matplotlib.
+
+    window, advice = plan.window, plan.advice
+    words = [
+        "Skip-wise training uses short windows whose positions reach the target; full length trains on windows of the "
+        "target itself. Memory is of one accelerator."
+    ]
+    if any(one.formula for one in plan.training):
+        words.append("* by formula, because this model cannot be run without data.")
+    commands = Table(title="Commands", header=("Engine", "Command"), rows=tuple(advice.engines.items()), wraps=True)
     sections = [
         Section(
             title="Training",
-            words=[
-                "Skip-wise training shows short windows whose positions reach to the target; full length shows the "
-                "target itself. Memory is of one accelerator.",
-                *(["* by formula: this model cannot be run without numbers."] if _by_formula(plan) else []),
-            ],
+            words=words,
             figures=[_by_target_figure(plan)],
             tables=[memory_table(plan), time_table(plan)],
         ),
         Section(title="Serving", figures=[_serving_figure(plan)], tables=[serving_table(plan), longest_table(plan)]),
-        Section(
-            title="Settings of engines",
-            tables=[
-                Table(
-                    title="Commands",
-                    header=("Engine", "Command"),
-                    rows=tuple(plan.advice.engines.items()),
-                    wraps=True,
-                )
-            ],
-        ),
+        Section(title="Settings of engines", tables=[commands]),
         Section(title="The model", tables=[parameters_table(plan)]),
     ]
     title = f"{plan.shape.name} from {length_label(window.original)} to {length_label(window.target)} tokens: a plan"
-    render_page(title, sections, path, verdict=plan.advice.words, made=assumptions(plan))
+    render_page(title, sections, path, verdict=advice.words, made=assumptions(plan))
 
 
-def _by_target_figure(plan: Plan) -> Figure:
-    """Memory and hours by target length, skip-wise against full length."""
-    panels = []
-    gib = Unit(_GIB, "GiB")
-    values: dict[str, tuple[_Values, Callable[..., str], Unit | None]] = {
-        "Memory of each": (lambda one: one.one_window, bytes_text, gib),
-        "Machine hours": (lambda one: _both(one, lambda each: each.processor_hours), digits_text, None),
-    }
-    if plan.price is not None:
-        values["Cost"] = (lambda one: _both(one, lambda each: each.cost or 0.0), digits_text, None)
-    for title, (value, text, unit) in values.items():
+def _by_target_figure(plan: Plan) -> "Figure":
+    """Memory, hours and cost by target length, skip-wise and at full length."""
+    from skipwise.report.figures import Line, Point, Unit, line_panel
+    from skipwise.report.page import Figure
+
+    def panel(
+        title: str, values: Callable[[ByTarget], tuple[float, float]], text: Any, unit: Unit | None = None
+    ) -> Any:
         lines = [
             Line(
                 name=name,
                 index=index,
-                points=[Point(one.target_tokens, float(value(one)[place])) for one in plan.by_target],
+                points=[Point(one.target_tokens, float(values(one)[i])) for one in plan.by_target],
             )
-            for place, (name, index) in enumerate((("skip-wise", 2), ("full length", 1)))
+            for i, (name, index) in enumerate((("skip-wise", 2), ("full length", 1)))
         ]
-        panels.append(line_panel(lines, title=title, text=text, unit=unit, x_title="Target length in tokens"))
-    limit = bytes_text(plan.training[0].limit_bytes)
+        return line_panel(lines, title=title, text=text, unit=unit, x_title="Target length in tokens")
+
+    panels = [
+        panel("Memory of each", lambda one: one.one_window, bytes_text, Unit(_GIB, "GiB")),
+        panel(
+            "Machine hours", lambda one: (one.skip_wise.processor_hours, one.full_length.processor_hours), digits_text
+        ),
+    ]
+    if plan.asked.price is not None:
+        panels.append(panel("Cost", lambda one: (one.skip_wise.cost or 0.0, one.full_length.cost or 0.0), digits_text))
     caption = (
-        f"Full fine-tuning by target length. {limit} of each may be filled. Memory is with one window at a time, hours "
-        "with as many as fit. All axes are logarithmic."
+        f"Full fine-tuning by target length. {bytes_text(plan.training[0].limit_bytes)} of each may be filled. Memory "
+        "is with one window at a time, hours with as many as fit. All axes are logarithmic."
     )
     return Figure(caption=caption, panels=tuple(panels))
 
 
-def _both(one: ByTarget, value: Callable[[TrainingEstimate], float]) -> tuple[float, float]:
-    return value(one.skip_wise), value(one.full_length)
+def _serving_figure(plan: Plan) -> "Figure":
+    """Memory and latency of the first token by length."""
+    from skipwise.report.figures import Line, Point, Unit, line_panel
+    from skipwise.report.page import Figure
 
+    def panel(title: str, name: str, attribute: str, text: Any, unit: Unit) -> Any:
+        points = [Point(one.length_tokens, float(getattr(one, attribute))) for one in plan.serving]
+        return line_panel([Line(name=name, index=2, points=points)], title=title, text=text, unit=unit)
 
-def _serving_figure(plan: Plan) -> Figure:
-    """Memory and time to the first token by length."""
-    memory = Line(
-        name="weights, cache and work",
-        index=2,
-        points=[Point(one.length_tokens, float(one.total_bytes)) for one in plan.serving],
-    )
-    first = Line(
-        name="to the first token",
-        index=2,
-        points=[Point(one.length_tokens, one.first_token_seconds) for one in plan.serving],
-    )
     return Figure(
         caption="One request by the length of its text; all axes are logarithmic.",
         panels=(
-            line_panel([memory], title="Memory", text=bytes_text, unit=Unit(_GIB, "GiB")),
-            line_panel([first], title="Time to the first token", text=seconds_text, unit=Unit(1.0, "seconds")),
+            panel("Memory", "weights, cache and work", "total_bytes", bytes_text, Unit(_GIB, "GiB")),
+            panel(
+                "Time to the first token",
+                "to the first token",
+                "first_token_seconds",
+                seconds_text,
+                Unit(1.0, "seconds"),
+            ),
         ),
     )
-
-
-def _by_formula(plan: Plan) -> bool:
-    return any(one.formula for one in plan.training)
-
-
-def _long(tokens: int) -> str:
-    return "none" if not tokens else f"{tokens / 1024:,.0f}k" if tokens >= 10240 else f"{tokens:,}"

@@ -1,20 +1,24 @@
-"""`plan()`: what there is to know of a model, a machine and a target, put together and weighed."""
+"""`plan()`: what an extension takes, from a model, a machine and a target."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
-from skipwise.config import LoraTuning
+from skipwise.config import LoraTuning, RunConfig
 from skipwise.errors import ConfigError
 from skipwise.memory import Sharding
+from skipwise.model import rope_state
 from skipwise.model.extend import extended_config
 from skipwise.plan.advice import Advice, advise
 from skipwise.plan.machines import Machine, Utilisation, machine_of
 from skipwise.plan.profiles import Profiles
-from skipwise.plan.recipe import planned_run
+from skipwise.plan.recipe import RecipeEstimate, fitting_estimate, planned_run
 from skipwise.plan.serving import (
-    SERVED_BITS,
+    BITS,
     Deployment,
     ServingEstimate,
     fewest_accelerators,
@@ -23,25 +27,94 @@ from skipwise.plan.serving import (
     sharing_count,
 )
 from skipwise.plan.shape import ModelShape, model_shape, require_longer
-from skipwise.plan.training import (
-    Approach,
-    Job,
-    TrainingEstimate,
-    TrainingPlanner,
-    approaches,
-    smallest_machine,
-)
+from skipwise.plan.training import Approach, Job, TrainingEstimate, TrainingPlanner, approaches, smallest_machine
 from skipwise.window import Window
+
+_P = ParamSpec("_P")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanConfig:
+    """What is to be planned.
+
+    Attributes:
+        model: a built-in card, a folder, a hub name, or a GGUF file; only its config is read.
+        target: window to extend to, in tokens.
+        window: training window; by default the original one, at most 2k.
+        original: window that the model was pre-trained for, in tokens; by default the one in its config.
+        machine: name of an accelerator, `cpu` for this machine's, or a machine of your own.
+        count: accelerators, for training and for serving.
+        sharding: ddp, zero1, zero2, zero3 or fsdp; by default, for each approach, ddp if the whole model fits and
+            that is no slower, else fsdp.
+        price: of an hour of one accelerator, in any currency.
+        job: how much is trained; by default the paper's 1000 steps of 64 windows.
+        lora: low-rank adapters to plan for.
+        utilisation: fractions of speed, bandwidth and memory that are reached; assumed unless measured.
+        checkpointing: gradient checkpointing.
+        library_loss: the loss keeps all logits, as a library's own loss does; skipwise's loss never does.
+        context: accelerators that split each window of full length between them.
+        requests: concurrent requests in serving.
+        lengths: lengths of requests, in tokens; by default from the original window to the target.
+        weight_bits: bits of weights in serving: 16, 8 or 4.
+        kv_bits: bits of the cache in serving: 16, 8 or 4.
+        other_bytes: memory of a process beside tensors; by default that of CUDA, or of Python on a CPU.
+        trust_remote_code: run Python code that comes with the model.
+    """
+
+    model: str
+    _: KW_ONLY
+    target: int
+    window: int | None = None
+    original: int | None = None
+    machine: str | Machine = "a100-80"
+    count: int = 1
+    sharding: str | None = None
+    price: float | None = None
+    job: Job = Job()  # noqa: RUF009 - frozen
+    lora: LoraTuning = LoraTuning()  # noqa: RUF009 - frozen
+    utilisation: Utilisation = Utilisation()  # noqa: RUF009 - frozen
+    checkpointing: bool = True
+    library_loss: bool = False
+    context: int = 1
+    requests: int = 1
+    lengths: Sequence[int] | None = None
+    weight_bits: int = 16
+    kv_bits: int = 16
+    other_bytes: int | None = None
+    trust_remote_code: bool = False
+
+    def approaches(self, train: int, target: int) -> list[Approach]:
+        """Ways to train for a target, without regard to the machine."""
+        options = {"checkpointing": self.checkpointing, "whole_logits": self.library_loss, "context": self.context}
+        return list(approaches(train, target, self.lora, **options))
+
+
+class Extension(NamedTuple):
+    """A model and the extension that is planned for it.
+
+    Attributes:
+        shape: shape of the model.
+        machine: one accelerator.
+        window: lengths, in tokens.
+        run: settings that `extend` resolves for it.
+        extended: config of the extended model.
+    """
+
+    shape: ModelShape
+    machine: Machine
+    window: Window
+    run: RunConfig
+    extended: Any
 
 
 class ByTarget(NamedTuple):
     """Full fine-tuning for one target, skip-wise and at full length.
 
     Attributes:
-        target_tokens: of the target.
+        target_tokens: the target.
         skip_wise: with the largest micro-batch that fits.
         full_length: likewise.
-        one_window: memory of each, in this order, with one window at a time.
+        one_window: memory of both, in this order, with micro-batches of 1.
     """
 
     target_tokens: int
@@ -50,255 +123,223 @@ class ByTarget(NamedTuple):
     one_window: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What an extension takes.
 
     Attributes:
-        shape: of the model.
-        window: lengths, in tokens.
-        machine: one accelerator.
-        sharding: over how many of them training is spread, and how where that was asked for; else each approach says.
-        utilisation: the shares of speed and memory behind every figure.
-        job: how much is trained.
+        asked: what was to be planned.
+        extension: the model and its extension.
+        sharding: number of processes in training, and what is sharded if that was given; else see each approach.
         training: every approach, with the largest micro-batch that fits.
-        smallest: for each of them, the machine with the least memory in all that it fits on; None where none does.
-        deployment: how it is served.
-        serving: one request, by length.
-        longest: tokens of the longest text of one request that fits, by bits of weights and of the cache.
+        smallest: for each approach, the smallest built-in machine that it fits on; None if there is none.
+        nearest: for each approach, the fewest of this machine that it fits on, else `smallest`.
+        recipe: the run with the recommended recipe; None if nothing fits.
+        deployment: how the model is served.
+        serving: requests by length.
+        longest: longest single request that fits, in tokens, by bits of weights and of the cache.
+        fewest_to_serve: accelerators for one request of the target's length; None if 64 are too few.
+        short_gain: requests of the model's present window that fit, divided by those of the target; 0 if none fits.
         by_target: full fine-tuning for each target up to this one.
-        advice: what is recommended.
-        price: of an hour of one accelerator; None where money was not asked about.
     """
 
-    shape: ModelShape
-    window: Window
-    machine: Machine
+    asked: PlanConfig
+    extension: Extension
     sharding: Sharding
-    utilisation: Utilisation
-    job: Job
     training: Sequence[TrainingEstimate]
     smallest: Sequence[tuple[Machine, TrainingEstimate] | None]
+    nearest: Sequence[tuple[Machine, TrainingEstimate] | None]
+    recipe: RecipeEstimate | None
     deployment: Deployment
     serving: Sequence[ServingEstimate]
     longest: Mapping[tuple[int, int], int]
+    fewest_to_serve: int | None
+    short_gain: float
     by_target: Sequence[ByTarget]
-    advice: Advice
-    price: float | None = None
+
+    @property
+    def shape(self) -> ModelShape:
+        """Shape of the model."""
+        return self.extension.shape
+
+    @property
+    def window(self) -> Window:
+        """Lengths of the extension."""
+        return self.extension.window
+
+    @property
+    def machine(self) -> Machine:
+        """One accelerator."""
+        return self.extension.machine
+
+    @property
+    def short(self) -> list[TrainingEstimate]:
+        """The skip-wise approaches."""
+        return [one for one in self.training if one.approach.window_tokens == self.window.train]
+
+    @property
+    def chosen(self) -> TrainingEstimate | None:
+        """The first skip-wise approach that fits: full, LoRA, QLoRA; None if none does."""
+        return next((one for one in self.short if one.fits), None)
+
+    @cached_property
+    def advice(self) -> Advice:
+        """What is recommended."""
+        return advise(self)
 
 
-def plan(
-    model: str,
-    *,
-    target: int,
-    window: int | None = None,
-    original: int | None = None,
-    machine: str | Machine = "a100-80",
-    count: int = 1,
-    sharding: str | None = None,
-    price: float | None = None,
-    job: Job | None = None,
-    lora: LoraTuning | None = None,
-    utilisation: Utilisation | None = None,
-    checkpointing: bool = True,
-    library_loss: bool = False,
-    context: int = 1,
-    requests: int = 1,
-    lengths: Sequence[int] | None = None,
-    weight_bits: int = 16,
-    kv_bits: int = 16,
-    other_bytes: int | None = None,
-    trust_remote_code: bool = False,
-) -> Plan:
-    """Plans an extension.
+def _from_fields(make: Callable[_P, PlanConfig]) -> Callable[[Callable[[PlanConfig], Plan]], Callable[_P, Plan]]:
+    """Turns a function of a `PlanConfig` into one of its fields."""
 
-    Args:
-        model: a built-in card, a folder, a hub name, or a GGUF file; its config is read, never its weights.
-        target: window to extend to, in tokens.
-        window: training window; by default the original one, at most 2k.
-        original: window that the model was pre-trained for, in tokens; by default as its config says.
-        machine: name of an accelerator, `cpu` for the one here, or one of your own.
-        count: accelerators, for training and for serving.
-        sharding: ddp, zero1, zero2, zero3 or fsdp; by default of each approach ddp where the whole model fits and
-            is no slower, else fsdp.
-        price: of an hour of one accelerator, in any currency.
-        job: how much is trained; by default the paper's 1000 steps of 64 windows.
-        lora: low-rank additions to plan for.
-        utilisation: shares of speed, bandwidth and memory; assumptions unless measured.
-        checkpointing: layers are computed again in the backward pass.
-        library_loss: the loss makes all logits at once, as a library's own does; skipwise's never does.
-        context: accelerators that hold each window of full length together.
-        requests: at once, in serving.
-        lengths: of requests, in tokens; by default from the original window to the target.
-        weight_bits: of weights in serving: 16, 8 or 4.
-        kv_bits: of the cache in serving: 16, 8 or 4.
-        other_bytes: what a process takes beside tensors; by default what CUDA does, or Python itself on a CPU.
-        trust_remote_code: run Python code that comes with the model.
+    def wrap(function: Callable[[PlanConfig], Plan]) -> Callable[_P, Plan]:
+        @functools.wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> Plan:
+            return function(make(*args, **kwargs))
+
+        call.__signature__ = inspect.signature(make)  # pyright: ignore - for `help`
+        return call
+
+    return wrap
+
+
+@_from_fields(PlanConfig)
+def plan(asked: PlanConfig) -> Plan:
+    """Plans an extension; the arguments are the fields of `PlanConfig`.
 
     Raises:
-        ConfigError: for a target that is no extension, an unknown machine, or settings that contradict one another.
+        ConfigError: the target is not an extension, the machine is unknown, or settings contradict each other.
         CheckpointError, UnsupportedModelError: the model cannot be read or extended.
     """
-    shape = model_shape(model, original=original, trust_remote_code=trust_remote_code)
-    place = machine if isinstance(machine, Machine) else machine_of(machine)
-    asked = job or Job()
-    window_of_run = check_plan(
-        shape,
-        place,
-        target=target,
-        window=window,
-        count=count,
-        sharding=sharding,
-        price=price,
-        job=asked,
-        requests=requests,
-        weight_bits=weight_bits,
-        kv_bits=kv_bits,
-        context=context,
-    )
-    train = window_of_run.train
-    over = Sharding(processes=count, kind=sharding or ("fsdp" if count > 1 else "ddp"))
-    shares = utilisation or Utilisation()
-    profiles = Profiles(shape)
-    planner = TrainingPlanner(profiles, place, shares, price=price, other_bytes=other_bytes)
-    ways = [
-        way
-        for way in approaches(
-            train,
-            target,
-            lora or LoraTuning(),
-            checkpointing=checkpointing,
-            whole_logits=library_loss,
-            context=context,
-        )
-        if place.bits == 16 or not way.quantized
-    ]
+    extension = check_plan(asked)
+    shape, machine, window = extension.shape, extension.machine, extension.window
+    profiles, shares, target, job = Profiles(shape), asked.utilisation, window.target, asked.job
+    sharding = Sharding(processes=asked.count, kind=asked.sharding or ("fsdp" if asked.count > 1 else "ddp"))
+    planner = TrainingPlanner(profiles, machine, shares, price=asked.price, other_bytes=asked.other_bytes)
 
-    def best(way: Approach) -> TrainingEstimate:
-        return planner.largest_batch(way, asked, over) if sharding else planner.fastest_split(way, asked, count)
-
-    training = [best(way) for way in ways]
-    # Training may split over any number of accelerators, serving over those that get as many heads each.
-    served_by = sharing_count(shape, min(count, place.node))
-    deployment = Deployment(machine=place, count=served_by, weight_bits=weight_bits, kv_bits=kv_bits)
-    fewest = fewest_accelerators(profiles, shares, target, deployment)
-    if longest_context(profiles, deployment, shares) < target:
-        deployment = replace(deployment, count=fewest if fewest and fewest <= count else sharing_count(shape, count))
-    at = sorted(set(lengths or _lengths(shape.original_tokens, target)))
-    smallest = [smallest_machine(profiles, way, asked, shares) for way in ways]
+    def best(approach: Approach) -> TrainingEstimate:
+        if asked.sharding:
+            return planner.largest_batch(approach, job, sharding)
+        return planner.fastest_split(approach, job, asked.count)
 
     def for_target(tokens: int) -> ByTarget:
-        each = approaches(
-            train,
-            tokens,
-            lora or LoraTuning(),
-            checkpointing=checkpointing,
-            whole_logits=library_loss,
-            context=context,
-        )
-        found = [best(way) for way in each if way.tuning.kind == "full"]
-        alone = [planner.estimate(one.approach, asked, one.sharding).total_bytes for one in found]
+        found = [best(way) for way in asked.approaches(window.train, tokens) if way.tuning.kind == "full"]
+        alone = [planner.estimate(one.approach, job, one.sharding).total_bytes for one in found]
         return ByTarget(tokens, found[0], found[1], (alone[0], alone[1]))
 
-    longest = {
-        (w, kv): longest_context(profiles, replace(deployment, weight_bits=w, kv_bits=kv), shares)
-        for w, kv in product(SERVED_BITS, repeat=2)
-    }
-    serving = [serving_estimate(profiles, deployment, shares, n, requests=requests, price=price) for n in at]
+    ways = [way for way in asked.approaches(window.train, target) if not (machine.is_cpu and way.quantized)]
+    training = [best(way) for way in ways]
+    smallest = [smallest_machine(profiles, way, job, shares) for way in ways]
+    on_this = [None if machine.is_cpu else planner.fewest(way, job) for way in ways]
+    chosen = next((one for one in training if one.approach.window_tokens == window.train and one.fits), None)
+    deployment, fewest = _deployment(profiles, asked, extension)
+    present = rope_state(shape.config).maximum
+    at_once = [serving_estimate(profiles, deployment, shares, n).most_requests for n in (present, target)]
+    lengths = _lengths(shape.original_tokens, target)
     return Plan(
-        shape=shape,
-        window=window_of_run,
-        machine=place,
-        sharding=over,
-        utilisation=shares,
-        job=asked,
+        asked=asked,
+        extension=extension,
+        sharding=sharding,
         training=training,
         smallest=smallest,
+        nearest=[(machine, one) if one else other for one, other in zip(on_this, smallest, strict=True)],
+        recipe=None if chosen is None else fitting_estimate(planner, chosen, window, job, extension.run),
         deployment=deployment,
-        serving=serving,
-        longest=longest,
-        by_target=[for_target(n) for n in _lengths(shape.original_tokens, target)],
-        advice=advise(
-            profiles,
-            window_of_run,
-            place,
-            planner,
-            training,
-            asked,
-            deployment,
-            shares,
-            nearest=[planner.nearest(way, asked) or other for way, other in zip(ways, smallest, strict=True)],
-            requests=requests,
-            longest=longest,
-            fewest_to_serve=fewest,
-        ),
-        price=price,
+        serving=[
+            serving_estimate(profiles, deployment, shares, n, requests=asked.requests, price=asked.price)
+            for n in sorted(set(asked.lengths or lengths))
+        ],
+        longest={
+            (w, kv): longest_context(profiles, replace(deployment, weight_bits=w, kv_bits=kv), shares)
+            for w, kv in product(BITS, repeat=2)
+        },
+        fewest_to_serve=fewest,
+        short_gain=at_once[0] / at_once[1] if at_once[1] else 0.0,
+        by_target=[for_target(n) for n in lengths],
     )
+
+
+def _deployment(profiles: Profiles, asked: PlanConfig, extension: Extension) -> tuple[Deployment, int | None]:
+    """How the model is served, and how many accelerators one request of the target's length takes.
+
+    Training may use any number of accelerators, serving only numbers that split the heads evenly. A model is shared
+    within one node if it fits there.
+    """
+    shape, machine, target = extension.shape, extension.machine, extension.window.target
+    deployment = Deployment(
+        machine=machine,
+        count=sharing_count(shape, min(asked.count, machine.node)),
+        weight_bits=asked.weight_bits,
+        kv_bits=asked.kv_bits,
+    )
+    fewest = fewest_accelerators(profiles, asked.utilisation, target, deployment)
+    if longest_context(profiles, deployment, asked.utilisation) < target:
+        enough = fewest if fewest and fewest <= asked.count else sharing_count(shape, asked.count)
+        deployment = replace(deployment, count=enough)
+    return deployment, fewest
 
 
 def _lengths(original: int, target: int) -> list[int]:
-    """From the original window to the target, each twice the last."""
+    """From the original window to the target, doubling."""
     lengths = [original]
     while lengths[-1] * 2 < target:
         lengths.append(lengths[-1] * 2)
     return [*lengths, target]
 
 
-def check_plan(
-    shape: ModelShape,
-    machine: Machine,
-    *,
-    target: int,
-    window: int | None = None,
-    count: int = 1,
-    sharding: str | None = None,
-    price: float | None = None,
-    job: Job = Job(),  # noqa: B008 - frozen
-    requests: int = 1,
-    weight_bits: int = 16,
-    kv_bits: int = 16,
-    context: int = 1,
-) -> Window:
-    """Refuses what cannot be planned for, before anything is estimated or measured; arguments are those of `plan`.
+def check_plan(asked: PlanConfig, shape: ModelShape | None = None) -> Extension:
+    """Refuses what cannot be planned, before anything is estimated or measured.
 
-    Returns:
-        The three lengths.
+    Args:
+        asked: what is to be planned.
+        shape: shape of the model; by default it is read.
 
     Raises:
-        ConfigError, PositionError: for a target that is no extension, or settings that contradict one another.
+        ConfigError, PositionError: the target is not an extension, or settings contradict each other.
+        CheckpointError, UnsupportedModelError: the model cannot be read or extended.
     """
+    if shape is None:
+        shape = model_shape(asked.model, original=asked.original, trust_remote_code=asked.trust_remote_code)
+    machine = asked.machine if isinstance(asked.machine, Machine) else machine_of(asked.machine)
+    target, count, context, batch = asked.target, asked.count, asked.context, asked.job.global_batch
     require_longer(shape, target)
-    train = window or min(shape.original_tokens, 2048)
-    if train > target:
-        raise ConfigError(f"the training window is {train} tokens and the target {target}; give a shorter window")
-    for name, bits in (("weight_bits", weight_bits), ("kv_bits", kv_bits)):
-        if bits not in SERVED_BITS:
-            raise ConfigError(f"{name} is {bits}; give one of {', '.join(map(str, SERVED_BITS))}")
-    if requests < 1:
-        raise ConfigError(f"requests are {requests}; give 1 or more")
-    at_a_time = job.micro_batch or 1
-    if at_a_time < 1 or count * at_a_time > job.global_batch:
-        some = "is 1 accelerator" if count == 1 else f"are {count} accelerators"
-        each = "" if job.micro_batch is None else f" with {at_a_time} windows at a time"
-        raise ConfigError(
-            f"there {some}{each} for {job.global_batch} windows of a step; give a --global-batch of as many"
-        )
-    if machine.bits == 32 and count > 1:
-        raise ConfigError(f"the machine is the CPU here, and the count {count}; give --count 1, or an accelerator")
-    if context < 1 or count % context or target % (2 * context):
-        raise ConfigError(
+    train = asked.window or min(shape.original_tokens, 2048)
+    micro_batch = asked.job.micro_batch or 1
+    each = "" if asked.job.micro_batch is None else f" with {micro_batch} windows at a time"
+    accelerators = "is 1 accelerator" if count == 1 else f"are {count} accelerators"
+    bits = ", ".join(map(str, BITS))
+    for refused, message in (
+        (train > target, f"the training window is {train} tokens and the target {target}; give a shorter window"),
+        (asked.weight_bits not in BITS, f"weight_bits is {asked.weight_bits}; give one of {bits}"),
+        (asked.kv_bits not in BITS, f"kv_bits is {asked.kv_bits}; give one of {bits}"),
+        (asked.requests < 1, f"requests are {asked.requests}; give 1 or more"),
+        (
+            micro_batch < 1 or count * micro_batch > batch,
+            f"there {accelerators}{each} for {batch} windows of a step; give a --global-batch of as many",
+        ),
+        (
+            machine.is_cpu and count > 1,
+            f"the machine is the CPU here, and the count {count}; give --count 1, or an accelerator",
+        ),
+        (
+            context < 1 or count % context or target % (2 * context),
             f"the context is {context}, with {count} accelerators and a target of {target} tokens; give a --context "
-            "that divides their number, and the target into two pieces for each"
-        )
-    if context > 1 and any((layer.window_tokens or target) < target for layer in shape.layers):
-        raise ConfigError(
-            f"the context is {context}, and layers of this model see a part of the window alone, which PyTorch's "
-            "context parallelism does not know: leave --context out"
-        )
-    if price is not None and price < 0:
-        raise ConfigError(f"the price is {price}; give 0 or more for an hour of one accelerator")
-    if sharding is not None:
-        Sharding(processes=count, kind=sharding)
-    lengths = Window(train=train, original=shape.original_tokens, target=target)
-    extended_config(shape.config, planned_run(shape, lengths, count).config.build_interpolation(), lengths)
-    return lengths
+            "that divides their number, and the target into two pieces for each",
+        ),
+        (
+            context > 1 and any((layer.window_tokens or target) < target for layer in shape.layers),
+            f"the context is {context}, but PyTorch's context parallelism does not support the sliding windows of this "
+            "model: leave --context out",
+        ),
+        (
+            asked.price is not None and asked.price < 0,
+            f"the price is {asked.price}; give 0 or more for an hour of one accelerator",
+        ),
+    ):
+        if refused:
+            raise ConfigError(message)
+    if asked.sharding is not None:
+        Sharding(processes=count, kind=asked.sharding)
+    window = Window(train=train, original=shape.original_tokens, target=target)
+    run = planned_run(shape, window, count).config
+    extended = extended_config(shape.config, run.build_interpolation(), window)
+    return Extension(shape, machine, window, run, extended)

@@ -1,22 +1,18 @@
-"""What serving takes: memory by length and requests, time to the first token and from token to token, and money."""
+"""Serving: memory by length and number of requests, latency of the first and of each further token, cost."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from skipwise.memory import decode_bytes, decode_flops, kv_cache_bytes, prefill_flops
 from skipwise.plan.machines import GIGA, TERA, Machine, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import ModelShape
-from skipwise.plan.training import CONTEXT_BYTES, PROCESS_BYTES
 
-# Bits a number: 8 and 4 with a 16-bit scale for every 32 numbers, as llama.cpp's Q8_0 and Q4_0 store them.
+# Bits per number: 8 and 4 with a 16-bit scale for every 32 numbers, as llama.cpp stores Q8_0 and Q4_0.
 BITS = {16: 16.0, 8: 8.5, 4: 4.5}
-SERVED_BITS = tuple(BITS)
 _CHUNK_TOKENS = 2048
 ANSWER_TOKENS = 256
-# Until a short sum over several accelerators has gone round; with direct links.
 REDUCE_SECONDS = 1e-5
+"""Latency of an all-reduce over direct links."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +21,10 @@ class Deployment:
 
     Attributes:
         machine: one accelerator.
-        count: of them that share the model (tensor parallel).
+        count: accelerators that share the model (tensor parallelism).
         weight_bits: 16, 8 or 4.
-        kv_bits: 16, 8 or 4, of the cache.
-        latent: the engine keeps the compressed state of latent attention.
+        kv_bits: 16, 8 or 4.
+        latent: the engine caches the compressed state of latent attention.
     """
 
     machine: Machine
@@ -37,35 +33,35 @@ class Deployment:
     kv_bits: int = 16
     latent: bool = True
 
-    def passing_seconds(self, shape: ModelShape, utilisation: Utilisation) -> Callable[[int], float]:
-        """Seconds, by tokens in one pass, in which the accelerators add up what each has computed: twice a layer.
+    def reduce_seconds(self, shape: ModelShape, utilisation: Utilisation, tokens: int) -> float:
+        """Seconds of the all-reduces in one pass over `tokens`, two per layer.
 
             2 L (latency + 2 (N - 1) / N * tokens * hidden * 2 bytes / link)
 
-        Source: Megatron-LM, arXiv 1909.08053, section 3, of all-reduces in a ring.
+        Source: Megatron-LM, arXiv 1909.08053, section 3, for all-reduces in a ring.
         """
         if self.count == 1:
-            return lambda _: 0.0
+            return 0.0
         link = self.machine.link_between(self.count) * GIGA * utilisation.network
         each = 2 * (self.count - 1) / self.count * shape.text.hidden_size * 2 / link
-        return lambda tokens: 2 * len(shape.layers) * (REDUCE_SECONDS + tokens * each)
+        return 2 * len(shape.layers) * (REDUCE_SECONDS + tokens * each)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingEstimate:
-    """What requests of one length take.
+    """What requests of one length take; bytes are of all accelerators that share the model.
 
     Attributes:
         length_tokens: prompt and answer.
-        requests: at once.
-        weight_bytes: of all accelerators that share the model together, as everything here.
-        kv_bytes: of all requests.
-        work_bytes: of one chunk of a prompt while it is read, and of drivers and libraries.
+        requests: concurrent requests.
+        weight_bytes: the weights.
+        kv_bytes: caches of all requests.
+        work_bytes: one chunk of a prompt during prefill, and memory of the processes beside tensors.
         limit_bytes: what may be filled.
-        first_token_seconds: from a prompt's arrival at an idle machine.
-        token_seconds: from one token to the next, of each request.
-        most_requests: that fit at once.
-        cost_per_million: tokens read and made, at `most_requests` at once; None without a price, or where none fits.
+        first_token_seconds: from the arrival of a prompt at an idle machine.
+        token_seconds: from one token to the next, for each request.
+        most_requests: requests that fit at once.
+        cost_per_million: of tokens read and generated, with `most_requests`; None without a price or if none fits.
     """
 
     length_tokens: int
@@ -81,12 +77,12 @@ class ServingEstimate:
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """Sum of weights, caches and work."""
         return self.weight_bytes + self.kv_bytes + self.work_bytes
 
     @property
     def fits(self) -> bool:
-        """Whether it fits."""
+        """Whether the sum is within the limit."""
         return self.total_bytes <= self.limit_bytes
 
 
@@ -97,56 +93,46 @@ def serving_estimate(
     length_tokens: int,
     *,
     requests: int = 1,
-    answer_tokens: int = ANSWER_TOKENS,
     price: float | None = None,
 ) -> ServingEstimate:
-    """What `requests` of `length_tokens`, answers counted in, take at once.
+    """What concurrent requests of one length take.
 
     Args:
-        profiles: of the model.
+        profiles: profiles of the model.
         deployment: how it is served.
-        utilisation: shares of speed, bandwidth and memory that are reached.
-        length_tokens: of prompt and answer.
-        requests: at once.
-        answer_tokens: of them, that are made.
+        utilisation: fractions of speed, bandwidth and memory that are reached.
+        length_tokens: prompt and answer; the answer is the last `ANSWER_TOKENS`.
+        requests: concurrent requests.
         price: of an hour of one accelerator.
     """
-    shape, machine, kv_bits = profiles.shape, deployment.machine, BITS[deployment.kv_bits]
+    shape, machine, count = profiles.shape, deployment.machine, deployment.count
+    weight_bits, kv_bits, latent = BITS[deployment.weight_bits], BITS[deployment.kv_bits], deployment.latent
+    copies = cache_copies(shape, deployment)
     weights = weight_bytes(shape, deployment.weight_bits)
-    one_cache = kv_cache_bytes(shape.layers, length_tokens, bits=kv_bits, latent=deployment.latent)
-    one_cache = round(one_cache * cache_copies(shape, deployment))
-    own = PROCESS_BYTES if machine.bits == 32 else CONTEXT_BYTES
-    work = profiles.prefill_work(_chunk(length_tokens)) + deployment.count * own
-    limit = round(deployment.count * machine.memory_bytes * utilisation.memory)
+    one_cache = round(kv_cache_bytes(shape.layers, length_tokens, bits=kv_bits, latent=latent) * copies)
+    work = profiles.prefill_work(_chunk(length_tokens)) + count * machine.process_bytes
+    limit = round(count * machine.memory_bytes * utilisation.memory)
     most = max(0, int((limit - weights - work) // one_cache)) if one_cache else 0
-    speed = deployment.count * machine.tflops * TERA * utilisation.prefill
-    bandwidth = deployment.count * machine.bandwidth_gb * 1e9 * utilisation.decode
-    answer_tokens = min(answer_tokens, length_tokens - 1)
-    prompt = length_tokens - answer_tokens
+    speed = count * machine.tflops * TERA * utilisation.prefill
+    bandwidth = count * machine.bandwidth_gb * 1e9 * utilisation.decode
+    answer = min(ANSWER_TOKENS, length_tokens - 1)
+    prompt = length_tokens - answer
     first = prefill_flops(shape.counts, shape.layers, prompt) / speed
-
-    passing = deployment.passing_seconds(shape, utilisation)
-    first += passing(prompt)
+    first += deployment.reduce_seconds(shape, utilisation, prompt)
 
     def token_seconds(at_once: int) -> float:
+        bits = {"weight_bits": weight_bits, "kv_bits": kv_bits}
         read = decode_bytes(
-            shape.counts,
-            shape.layers,
-            length_tokens,
-            requests=at_once,
-            weight_bits=BITS[deployment.weight_bits],
-            kv_bits=kv_bits,
-            latent=deployment.latent,
-            cache_copies=cache_copies(shape, deployment),
+            shape.counts, shape.layers, length_tokens, requests=at_once, latent=latent, cache_copies=copies, **bits
         )
-        computed = at_once * decode_flops(shape.counts, shape.layers, length_tokens, latent=deployment.latent)
-        return max(read / bandwidth, computed / speed) + passing(at_once)
+        flops = at_once * decode_flops(shape.counts, shape.layers, length_tokens, latent=latent)
+        return max(read / bandwidth, flops / speed) + deployment.reduce_seconds(shape, utilisation, at_once)
 
     cost = None
     if price is not None and most:
-        # A batch of the most that fit: every prompt is read one after the other, then all answers are made together.
-        seconds = most * first + answer_tokens * token_seconds(most)
-        cost = price * deployment.count * seconds / 3600 / (most * length_tokens) * 1e6
+        # A full batch: prompts are read one after the other, then all answers are generated together.
+        seconds = most * first + answer * token_seconds(most)
+        cost = price * count * seconds / 3600 / (most * length_tokens) * 1e6
     return ServingEstimate(
         length_tokens=length_tokens,
         requests=requests,
@@ -162,9 +148,10 @@ def serving_estimate(
 
 
 def cache_copies(shape: ModelShape, deployment: Deployment) -> float:
-    """How often all accelerators together hold a cache: heads are shared out, and no head is split.
+    """How many copies of a cache all accelerators hold together.
 
-    A compressed state belongs to all heads, so each accelerator has it whole.
+    Heads are distributed and never split, so with more accelerators than heads some hold the same one. A compressed
+    state belongs to all heads, so each accelerator holds it.
     """
     if deployment.latent and any(layer.latent_dim is not None for layer in shape.layers):
         return deployment.count
@@ -179,27 +166,25 @@ def weight_bytes(shape: ModelShape, bits: int) -> int:
 
 
 def _chunk(length_tokens: int) -> int:
-    """Tokens of a prompt that are read at a time; of short prompts the next power of two, so that few are traced."""
+    """Tokens of a prompt that are read at a time; for short prompts the next power of two, so that few are traced."""
     return min(_CHUNK_TOKENS, 1 << (length_tokens - 1).bit_length())
 
 
 def sharing_count(shape: ModelShape, count: int) -> int:
-    """The most of so many accelerators that can share the model.
+    """The largest number of accelerators, at most `count`, that can share the model.
 
-    Engines give each of them as many heads of queries and as many rows of the feed-forward, and split or copy heads of
-    keys evenly.
+    Engines give each the same number of query heads and of feed-forward rows, and split or copy key-value heads evenly.
     """
-    inside = getattr(shape.text, "intermediate_size", None) or 4 * shape.text.hidden_size
 
-    def shares(n: int) -> bool:
+    def can_share(n: int) -> bool:
         heads = ((layer.query_heads, layer.kv_heads) for layer in shape.layers)
-        return inside % n == 0 and all(q % n == 0 and (kv % n == 0 or n % kv == 0) for q, kv in heads)
+        return shape.intermediate_size % n == 0 and all(q % n == 0 and (kv % n == 0 or n % kv == 0) for q, kv in heads)
 
-    return next(n for n in range(count, 0, -1) if shares(n))
+    return next(n for n in range(count, 0, -1) if can_share(n))
 
 
 def longest_context(profiles: Profiles, deployment: Deployment, utilisation: Utilisation) -> int:
-    """Tokens of the longest text of one request that fits, whatever the model's window; 0 where not even weights do."""
+    """The longest request that fits, in tokens, regardless of the model's window; 0 if not even the weights fit."""
 
     def fits(length: int) -> bool:
         return serving_estimate(profiles, deployment, utilisation, length).fits
@@ -220,27 +205,10 @@ def longest_context(profiles: Profiles, deployment: Deployment, utilisation: Uti
 def fewest_accelerators(
     profiles: Profiles, utilisation: Utilisation, length_tokens: int, deployment: Deployment
 ) -> int | None:
-    """How many accelerators must share the model for one request of this length: 64 at most, and heads for each."""
+    """How many accelerators must share the model to fit one request of this length; None if 64 are too few."""
     for count in range(1, 65):
         if sharing_count(profiles.shape, count) < count:
             continue
         if serving_estimate(profiles, replace(deployment, count=count), utilisation, length_tokens).fits:
             return count
     return None
-
-
-def routing_length(
-    profiles: Profiles, deployment: Deployment, utilisation: Utilisation, own_tokens: int, target_tokens: int
-) -> tuple[int, float]:
-    """From which length on a request belongs to the long mode, and what it costs a short one to share its server.
-
-    Up to the base model's own window the short mode answers as that does, so the long one is never better there: what
-    a request costs has no say in it. A server that holds room for the target has room for fewer requests at once.
-
-    Returns:
-        The length in tokens, and how many times as many short requests fit at once where room is held for the base's
-        window rather than for the target.
-    """
-    at_short = serving_estimate(profiles, deployment, utilisation, own_tokens).most_requests
-    at_long = serving_estimate(profiles, deployment, utilisation, target_tokens).most_requests
-    return own_tokens + 1, at_short / at_long if at_long else math.inf

@@ -1,4 +1,4 @@
-"""The shapes of a model, read off its config and off its modules on the meta device: no weights, no download."""
+"""The shape of a model, from its config and its modules on the meta device; no weights are read."""
 
 import math
 from collections.abc import Sequence
@@ -33,15 +33,15 @@ class ModelShape:
     """What planning knows of a model.
 
     Attributes:
-        name: as it was asked for.
-        config: of the transformers library.
+        name: as the user gave it.
+        config: transformers' config.
         counts: parameters by kind.
-        layers: one entry a decoder layer.
-        original_tokens: window that it was pre-trained for.
+        layers: attention and cache of each decoder layer.
+        original_tokens: window that the model was pre-trained for.
         largest_layer: parameters of the largest decoder layer.
-        outside_layers: parameters that are in none: embedding, head, last norm.
-        told_original: the original window where it was said and not read, in tokens.
-        stored: how the checkpoint's weights are packed; None where they are plain.
+        outside_layers: parameters outside decoder layers: embedding, head, last norm.
+        told_original: the original window, in tokens, if the user gave it; else None.
+        stored: how the checkpoint's weights are quantized; None if they are not.
     """
 
     name: str
@@ -56,26 +56,26 @@ class ModelShape:
 
     @property
     def text(self) -> Any:
-        """The part of the config that is about text."""
+        """The text model's part of the config."""
         return self.config.get_text_config(decoder=True)
 
     @property
+    def intermediate_size(self) -> int:
+        """Width of the feed-forward layers; where the config does not say it, four times the hidden size."""
+        return getattr(self.text, "intermediate_size", None) or 4 * self.text.hidden_size
+
+    @property
     def kv_bytes_a_token(self) -> dict[str, int]:
-        """Bytes of a 16-bit cache for one more token, by kind of layer: whole layers, sliding ones until full."""
+        """Bytes that one more token adds to a 16-bit cache, by kind of layer; to sliding ones until they are full."""
         found: dict[str, int] = {}
         for layer in self.layers:
             kind = "whole" if layer.window_tokens is None else f"sliding, {layer.window_tokens} tokens"
             found[kind] = found.get(kind, 0) + 2 * layer.cached_values(latent=True)
         return found
 
-    @property
-    def has_experts(self) -> bool:
-        """Whether each token meets some of the parameters only."""
-        return self.counts.experts > 0
-
 
 def model_shape(source: str, *, original: int | None = None, trust_remote_code: bool = False) -> ModelShape:
-    """Reads the shapes of a model.
+    """Reads the shape of a model.
 
     Args:
         source: a name of `MODEL_CARDS`, a folder, a hub name, or a GGUF file.
@@ -91,7 +91,7 @@ def model_shape(source: str, *, original: int | None = None, trust_remote_code: 
         try:
             config = read_config(source, original=original, trust_remote_code=trust_remote_code)
         except CheckpointError as error:
-            # A bare name may have been meant for a card.
+            # A bare name may be a misspelt card.
             if "/" in source or source.endswith(".gguf"):
                 raise
             hint = did_you_mean(source, MODEL_CARDS) or "or "
@@ -101,14 +101,14 @@ def model_shape(source: str, *, original: int | None = None, trust_remote_code: 
 
 
 def card_config(name: str) -> PreTrainedConfig:
-    """The config of a built-in card, as the model that would be extended has it."""
-    settings = dict(MODEL_CARDS[name])
+    """The config of the model that is extended: GPT-J is converted first."""
+    settings = dict(MODEL_CARDS[name].config)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     return phi_config(config) if is_gptj(config) else config
 
 
 def shape_of(config: PreTrainedConfig, *, name: str = "model", trust_remote_code: bool = False) -> ModelShape:
-    """The shapes of the model that a config describes."""
+    """The shape of the model that a config describes."""
     skeleton = without_weights(config, trust_remote_code=trust_remote_code)
     counts = count_parameters(skeleton)
     sizes = [sum(p.numel() for p in block.parameters()) for block in decoder_blocks(skeleton)]
@@ -124,11 +124,7 @@ def shape_of(config: PreTrainedConfig, *, name: str = "model", trust_remote_code
 
 
 def count_parameters(model: Any) -> ParameterCounts:
-    """Counts a model's parameters by kind; its modules say which is which, tied ones count once.
-
-    Args:
-        model: of the transformers library, on any device.
-    """
+    """Counts a transformers model's parameters by kind, on any device; tied parameters count once."""
     counts: dict[str, int] = dict.fromkeys(("embedding", "head", "attention", "mlp", "experts", "norms", "other"), 0)
     inputs = {id(p) for p in model.get_input_embeddings().parameters()}
     head_module = model.get_output_embeddings()
@@ -142,7 +138,7 @@ def count_parameters(model: Any) -> ParameterCounts:
 
 
 def experts_of(config: PreTrainedConfig) -> tuple[int, int]:
-    """How many experts a layer has and how many a token meets; zeros for a model without."""
+    """Experts per layer, and how many of them process each token; zeros for a model without experts."""
     text = config.get_text_config(decoder=True)
     num_experts = next((n for key in _EXPERT_COUNTS if isinstance(n := getattr(text, key, None), int) and n > 1), 0)
     per_token = next((n for key in _EXPERTS_A_TOKEN if isinstance(n := getattr(text, key, None), int)), 0)
@@ -150,12 +146,10 @@ def experts_of(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
-    """What attention of each layer reads and keeps.
-
-    The library's own cache, made from the config, says which layers slide, and which keep nothing.
+    """Attention and cache of each layer; transformers' own cache says which layers slide and which keep nothing.
 
     Raises:
-        UnsupportedModelError: a layer keeps something else than keys and values.
+        UnsupportedModelError: a layer caches something other than keys and values.
     """
     text: Any = config.get_text_config(decoder=True)
     cache = DynamicCache(config=config)
@@ -166,8 +160,7 @@ def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
         kind = type(layer).__name__
         if not any(word in kind for word in ("DynamicLayer", "SlidingWindowLayer", "Dummy")) and layer is not None:
             raise UnsupportedModelError(
-                f"layer {index} keeps a {kind}, no keys and values that grow with the text; planning knows attention's "
-                "cache alone"
+                f"layer {index} keeps a {kind} instead of keys and values, and only caches of attention can be planned"
             )
         window = getattr(layer, "sliding_window", None)
         shapes.append(_layer(_own(config, index), window, index < last_owner and "Dummy" not in kind))
@@ -175,42 +168,37 @@ def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
 
 
 def _own(config: PreTrainedConfig, index: int) -> Any:
-    """The config of one layer, where layers differ."""
+    """The config of one layer, for models whose layers differ."""
     text: Any = config.get_text_config(decoder=True)
     each = getattr(text, "per_layer_config", None)
     return each[index] if each is not None and len(each) > index else text
 
 
 def _layer(config: Any, window: int | None, owns_cache: bool) -> LayerShape:
-    heads = config.num_attention_heads
+    heads, latent_dim = config.num_attention_heads, None
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    key_dim = value_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     if getattr(config, "kv_lora_rank", None) and getattr(config, "qk_nope_head_dim", None):
-        return LayerShape(
-            query_heads=heads,
-            kv_heads=heads,
-            key_dim=config.qk_nope_head_dim + config.qk_rope_head_dim,
-            value_dim=config.v_head_dim,
-            latent_dim=config.kv_lora_rank + config.qk_rope_head_dim,
-            window_tokens=window,
-            owns_cache=owns_cache,
-        )
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kv_heads, latent_dim = heads, config.kv_lora_rank + config.qk_rope_head_dim
+        key_dim, value_dim = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
     return LayerShape(
         query_heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        key_dim=head_dim,
-        value_dim=head_dim,
+        kv_heads=kv_heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        latent_dim=latent_dim,
         window_tokens=window,
         owns_cache=owns_cache,
     )
 
 
 def decoder_blocks(model: Any) -> Sequence[nn.Module]:
-    """The decoder's layers: the longest list of modules in it."""
+    """The decoder's layers: of the module lists with the right length, the one with most parameters."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     wanted = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [each for each in lists if len(each) == wanted]
     if not found:
-        raise UnsupportedModelError(f"{type(model).__name__} has no list of {wanted} layers, which planning looks for")
+        raise UnsupportedModelError(f"{type(model).__name__} has no list of {wanted} layers")
     return list(max(found, key=lambda each: sum(math.prod(p.shape) for p in each.parameters())))
 
 
@@ -234,19 +222,17 @@ def _kind(name: str, parameter: Any, inputs: set[int], head: set[int], blocks: s
 
 
 def require_longer(shape: ModelShape, target_tokens: int) -> None:
-    """Refuses a target that is no extension.
+    """Refuses a target that the model reaches already.
 
     Raises:
-        ConfigError: with what the model has already.
+        ConfigError: names the window that the model has.
     """
+    maximum = rope_state(shape.config).maximum
+    given = f"the target is {target_tokens} tokens and"
     if target_tokens <= shape.original_tokens:
         raise ConfigError(
-            f"the target is {target_tokens} tokens and the original window of {shape.name} is "
-            f"{shape.original_tokens}: nothing is to be extended; give a larger --target"
-        )
-    state = rope_state(shape.config)
-    if target_tokens < state.maximum:
-        raise ConfigError(
-            f"the target is {target_tokens} tokens and {shape.name} has been extended to {state.maximum} already; give "
+            f"{given} the original window of {shape.name} is {shape.original_tokens}: nothing is to be extended; give "
             "a larger --target"
         )
+    if target_tokens < maximum:
+        raise ConfigError(f"{given} {shape.name} has been extended to {maximum} already; give a larger --target")

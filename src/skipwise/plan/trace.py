@@ -1,65 +1,73 @@
-"""What a training step and a prefill hold, told by running them on tensors that have shapes and no numbers.
+"""Memory of a training step or a prefill, found by running it on tensors without data.
 
-A formula for activations must know every model class, and is wrong where the class does something of its own. Here the
-user's own class runs, with the loss, the tuning and the checkpointing of a real run, on hollow tensors: nothing is
-computed, nothing is stored, and a ledger counts what would be. Only what differs is run:
+A formula for activations has to know every model class, and is wrong if a class does something special. Here the user's
+own class runs with the loss, tuning and checkpointing of a real run, on hollow tensors (`skipwise.hollow`): nothing is
+computed or stored, and a ledger counts what would be. Only the parts that differ are run:
 
-    layers       three; what the third adds is what every further one adds
-    slices       of the loss, the first three and the last; from the third on each holds what the one before did
-    gradients    whether or not an earlier micro-batch has left some: one run, of which the ledger has two readings
+    layers     three; each further layer adds what the third adds
+    loss       the first three slices and the last; from the third on, each slice holds the same
+    gradients  one run gives both readings: with and without gradients from an earlier micro-batch
 """
 
 import copy
+import gc
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, masking_utils
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 
 from skipwise import loss
 from skipwise.config import FullTuning, QloraTuning, Tuning
 from skipwise.errors import UnsupportedModelError
-from skipwise.hollow import HollowTensor
+from skipwise.hollow import Bytes, Ledger, hollow_out
 from skipwise.memory import Moment, StepProfile
 from skipwise.model import four_bit_layers
 from skipwise.model.source import quiet_transformers
-from skipwise.plan.ledger import Bytes, Ledger
 from skipwise.plan.shape import decoder_blocks
 from skipwise.train.tuning import apply_tuning
 
-# The second layer differs from the third: only where a layer is run after it is its input gone that none needs again.
+# The second layer differs from the third: the input of a layer that nobody needs again is freed by the next layer.
 _LAYERS = 3
 _SLICES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrefillProfile:
-    """What reading a prompt holds beside weights, in bytes.
+class Step:
+    """One micro-batch of training, as far as its memory depends on it.
 
     Attributes:
-        per_layer: what each layer adds to the peak: its cache.
-        outside_layers: the rest of the peak: one layer's work, logits of the last token.
+        window_tokens: length of a training example.
+        batch: examples in the micro-batch.
+        tuning: what is trained.
+        checkpointing: gradient checkpointing.
+        dtype: dtype of the parameters.
+        autocast: dtype of mixed precision; None without it.
+        diluted: diluted attention, whose mask covers all pairs of tokens (see `skipwise.loss.diluted_mask`).
+        library_loss: the model class's own loss, which keeps all logits; skipwise computes its loss in slices.
     """
 
-    per_layer: int
-    outside_layers: int
-
-    def peak(self, num_layers: int) -> int:
-        """The most that is held at once beside weights."""
-        return self.outside_layers + num_layers * self.per_layer
+    window_tokens: int
+    batch: int = 1
+    tuning: Tuning = FullTuning()  # noqa: RUF009 - frozen
+    checkpointing: bool = True
+    dtype: torch.dtype = torch.float32
+    autocast: torch.dtype | None = None
+    diluted: bool = False
+    library_loss: bool = False
 
 
 class StepProfiles(NamedTuple):
-    """What the micro-batches of a step hold.
+    """Memory of the micro-batches of a step.
 
     Attributes:
-        first: which makes the gradients.
-        further: each other one, for which all gradients are there before.
+        first: the micro-batch that creates the gradients.
+        further: a later one, when all gradients exist.
     """
 
     first: StepProfile
@@ -67,240 +75,186 @@ class StepProfiles(NamedTuple):
 
 
 class Tracer:
-    """Runs steps and prefills of one model without numbers.
+    """Runs training steps and prefills of one model without data.
 
     Args:
-        config: of the model.
+        config: config of the model.
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
         self._config = config
-        self._for_training: dict[tuple[Any, ...], Any] = {}
+        self._for_training: dict[Step, Any] = {}
 
-    def step(
-        self,
-        *,
-        window_tokens: int,
-        batch: int = 1,
-        tuning: Tuning = FullTuning(),  # noqa: B008 - frozen
-        checkpointing: bool = True,
-        dtype: torch.dtype = torch.float32,
-        autocast: torch.dtype | None = None,
-        diluted: bool = False,
-        library_loss: bool = False,
-    ) -> StepProfiles:
-        """What a training step of `extend` holds beside parameters and the optimizer's state.
-
-        Args:
-            window_tokens: length of a training example.
-            batch: examples at a time.
-            tuning: what is trained.
-            checkpointing: layers are computed again in the backward pass.
-            dtype: of the parameters.
-            autocast: 16-bit type that the Trainer computes in, or None.
-            diluted: attention is diluted, by a mask of all pairs (see `skipwise.loss.diluted_mask`).
-            library_loss: the loss is the model class's own, of all logits at once.
+    def step(self, step: Step) -> StepProfiles:
+        """Memory of a micro-batch beside parameters and optimizer state.
 
         Raises:
-            UnsupportedModelError: the model's code asks for numbers, as routers of experts do.
+            UnsupportedModelError: the model's code reads values, as routers of experts do.
         """
-        tuned = self._tuned(tuning, dtype, checkpointing=checkpointing, library_loss=library_loss)
-        ledger, blocks = Ledger(hollow=True), decoder_blocks(_plain(tuned))
-        with _without_numbers(tuned, ledger), _accumulated(tuned, ledger):
-            ids = torch.zeros(batch, window_tokens, dtype=torch.long)
-            positions = torch.arange(window_tokens).expand(batch, -1)
+        tuned = self._tuned(step)
+        ledger, blocks = Ledger(hollow=True), decoder_blocks(_without_adapters(tuned))
+        last, below, first = blocks[-1], blocks[-2], blocks[0]
+        # Live bytes and peak when a layer returns its output, and when the gradient of that output arrives.
+        at_output: dict[nn.Module, tuple[int, int]] = {}
+        at_gradient: dict[nn.Module, tuple[Bytes, Bytes]] = {}
+
+        def returns(layer: nn.Module, _: Any, output: Any) -> None:
+            if layer not in at_output:  # Checkpointing runs it again in the backward pass.
+                at_output[layer] = ledger.live.all, ledger.mark().all
+                hidden = output if isinstance(output, Tensor) else output[0]
+                hidden.register_hook(lambda _: at_gradient.update({layer: (ledger.live, ledger.mark())}))
+
+        with _without_data(tuned, ledger), _accumulated(tuned, ledger), ExitStack() as hooks:
+            for layer in {last, below, first}:
+                hooks.callback(layer.register_forward_hook(returns).remove)
+            ids = torch.zeros(step.batch, step.window_tokens, dtype=torch.long)
+            positions = torch.arange(step.window_tokens).expand(step.batch, -1)
             ledger.mark()
             before = ledger.live.all
-            with (
-                _watched(blocks[-1], ledger) as last,
-                _watched(blocks[-2], ledger) as below,
-                _watched(blocks[0], ledger) as first,
-            ):
-                with torch.autocast("cpu", autocast) if autocast else nullcontext():
-                    rows = {"diluted": torch.ones(batch, dtype=torch.bool)} if diluted else {}
-                    mean = tuned(input_ids=ids, position_ids=positions, labels=ids, **rows)["loss"]
-                after_layers = ledger.mark().all
-                mean.backward()
-        forward = max(after_layers, *(at.peak_at_output for at in (first, below, last))) - before
-        # Each layer adds what the last one has added, and takes away in the backward pass what it made gradients of.
-        added = last.live_after_forward - below.live_after_forward
-        made = sum(p.nbytes for p in blocks[-1].parameters() if p.requires_grad)
+            with torch.autocast("cpu", step.autocast) if step.autocast else nullcontext():
+                rows = {"diluted": torch.ones(step.batch, dtype=torch.bool)} if step.diluted else {}
+                mean = tuned(input_ids=ids, position_ids=positions, labels=ids, **rows)["loss"]
+            after_layers = ledger.mark().all
+            mean.backward()
+        forward = max(after_layers, *(peak for _, peak in at_output.values())) - before
+        # Each layer keeps as much as the last one, and releases as much in the backward pass beside its gradients.
+        added = at_output[last][0] - at_output[below][0]
+        made = sum(p.nbytes for p in last.parameters() if p.requires_grad)
 
-        def profile(of: str, gradients: int) -> StepProfile:
-            """By one reading of the ledger."""
-            live, peak = ([getattr(at[i], of) for at in (last.at_gradient, below.at_gradient)] for i in (0, 1))
+        def profile(reading: str, gradients: int) -> StepProfile:
+            live, peak = ([getattr(at_gradient[layer][i], reading) for layer in (last, below)] for i in (0, 1))
             moments = (
                 (added, forward),
                 (live[0] - live[1] + gradients, max(peak) - before),
-                (gradients, getattr(ledger.peak, of) - before),
+                (gradients, getattr(ledger.peak, reading) - before),
             )
             return StepProfile(
                 moments=tuple(Moment(each, most - len(blocks) * each) for each, most in moments),
-                gradients_held=of == "beside",
-                loss_bytes=after_layers - last.live_after_forward,
+                gradients_held=reading == "beside",
+                loss_bytes=after_layers - at_output[last][0],
             )
 
         return StepProfiles(first=profile("all", made), further=profile("beside", 0))
 
     def prefill(
-        self,
-        *,
-        length_tokens: int,
-        requests: int = 1,
-        chunk_tokens: int | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> PrefillProfile:
-        """What reading a prompt of `length_tokens` holds beside the weights.
+        self, length_tokens: int, *, chunk_tokens: int | None = None, dtype: torch.dtype = torch.float32
+    ) -> Moment:
+        """Peak of reading a prompt beside the weights: the cache per layer, and one layer's work with the last logits.
 
         Args:
-            length_tokens: of the prompt.
-            requests: prompts read together.
-            chunk_tokens: tokens of one pass; None reads all in one.
-            dtype: of weights and cache.
+            length_tokens: length of the prompt.
+            chunk_tokens: tokens per forward pass; None for one pass.
+            dtype: dtype of weights and cache.
 
         Raises:
             UnsupportedModelError: as `step`.
         """
         chunk = chunk_tokens or length_tokens
         (few, num_layers), (more, _) = (
-            _prefill(_hollow_model(self._config, layers, dtype), length_tokens, requests, chunk)
+            _prefill(_hollow_model(self._config, layers, dtype), length_tokens, chunk)
             for layers in (_LAYERS, _LAYERS + 1)
         )
-        return PrefillProfile(per_layer=more - few, outside_layers=few - num_layers * (more - few))
+        return Moment(per_layer=more - few, outside=few - num_layers * (more - few))
 
-    def _tuned(self, tuning: Tuning, dtype: torch.dtype, *, checkpointing: bool, library_loss: bool) -> Any:
-        """The model, readied for training as that is asked; made once."""
-        key = (tuning.model_dump_json(), dtype, checkpointing, library_loss)
+    def _tuned(self, step: Step) -> Any:
+        """The model prepared for training, built once for all lengths."""
+        key = replace(step, window_tokens=0, batch=0, autocast=None, diluted=False)
         if key not in self._for_training:
-            tuned = _hollow_model(self._config, _LAYERS, dtype, tuning).train()
-            if checkpointing:
+            tuned = _hollow_model(self._config, _LAYERS, step.dtype, step.tuning).train()
+            if step.checkpointing:
                 with warnings.catch_warnings():
-                    # The Trainer switches checkpointing on by this name, too, whatever the library says of it.
+                    # The Trainer uses this method too, although it is deprecated.
                     warnings.simplefilter("ignore", FutureWarning)
                     tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
                 tuned.enable_input_require_grads()
-            if not library_loss:
-                loss.use_chunked_loss(_plain(tuned))
+            if not step.library_loss:
+                loss.use_chunked_loss(_without_adapters(tuned))
             self._for_training[key] = tuned
         return self._for_training[key]
 
 
-def _plain(tuned: Any) -> Any:
-    """The model inside its low-rank additions."""
+def _without_adapters(tuned: Any) -> Any:
     return tuned.get_base_model() if hasattr(tuned, "get_base_model") else tuned
 
 
 @contextmanager
 def _accumulated(model: nn.Module, ledger: Ledger) -> Iterator[None]:
-    """Within, the ledger hears of gradients; they are gone afterwards."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    handles = [
-        parameter.register_post_accumulate_grad_hook(lambda its: ledger.accumulated(its.grad)) for parameter in trained
-    ]
-    try:
+    """Reports finished gradients to the ledger; they are removed afterwards."""
+    with ExitStack() as hooks:
+        for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
+            handle = parameter.register_post_accumulate_grad_hook(lambda its: ledger.accumulated(its.grad))
+            hooks.callback(handle.remove)
+            hooks.callback(setattr, parameter, "grad", None)
         yield
-    finally:
-        for parameter, handle in zip(trained, handles, strict=True):
-            handle.remove()
-            parameter.grad = None
-
-
-@dataclass(slots=True)
-class _Watched:
-    """What the ledger says when a layer has put out its hidden states, and when their gradient comes back to them.
-
-    Attributes:
-        live_after_forward: when it has put them out.
-        peak_at_output: until then.
-        at_gradient: alive when the gradient comes, and the peak until then.
-    """
-
-    live_after_forward: int = 0
-    peak_at_output: int = 0
-    at_gradient: tuple[Bytes, Bytes] = (Bytes(0, 0), Bytes(0, 0))
-
-
-@contextmanager
-def _watched(layer: nn.Module, ledger: Ledger) -> Iterator[_Watched]:
-    """Looks at the ledger on a layer's ways: a new peak begins where it puts out, and where the backward pass comes."""
-    found = _Watched()
-
-    def comes_back(_: Tensor) -> None:
-        found.at_gradient = ledger.live, ledger.mark()
-
-    def puts_out(_: nn.Module, __: Any, output: Any) -> None:
-        hidden = output if isinstance(output, Tensor) else output[0]
-        # Checkpointing comes by once more, in the backward pass.
-        if not found.live_after_forward:
-            found.live_after_forward, found.peak_at_output = ledger.live.all, ledger.mark().all
-            hidden.register_hook(comes_back)
-
-    handle = layer.register_forward_hook(puts_out)
-    try:
-        yield found
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()
-def _prefill(model: Any, length_tokens: int, requests: int, chunk_tokens: int) -> tuple[int, int]:
-    """The peak beside weights of a model of few layers, and how many it has."""
+def _prefill(model: Any, length_tokens: int, chunk_tokens: int) -> tuple[int, int]:
+    """Peak beside weights, and number of layers, of a model with few layers."""
     ledger = Ledger(hollow=True)
     cache = DynamicCache(config=model.config)
-    with _without_numbers(model.eval(), ledger):
+    with _without_data(model.eval(), ledger):
         before = ledger.live.all
         for start in range(0, length_tokens, chunk_tokens):
             end = min(start + chunk_tokens, length_tokens)
-            ids = torch.zeros(requests, end - start, dtype=torch.long)
-            positions = torch.arange(start, end).expand(requests, -1)
+            ids = torch.zeros(1, end - start, dtype=torch.long)
+            positions = torch.arange(start, end)[None]
             model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return ledger.peak.all - before, len(decoder_blocks(model))
 
 
 def _hollow_model(config: PreTrainedConfig, num_layers: int, dtype: torch.dtype, tuning: Tuning | None = None) -> Any:
-    """A model of few layers without numbers, tuned where that is asked."""
+    """A model with few layers and without data, tuned if asked for."""
     with quiet_transformers(), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(_with_layers(config, num_layers), dtype=dtype)
-        four_bit = four_bit_layers(model) if isinstance(tuning, QloraTuning) else {}
-        for layer in four_bit.values():
-            layer.forward = partial(_as_in_four_bits, layer)
+        model: Any = AutoModelForCausalLM.from_config(with_layers(config, num_layers), dtype=dtype)
+        if isinstance(tuning, QloraTuning):
+            run_in_four_bits(model)
         tuned: Any = model if tuning is None else apply_tuning(model, tuning)
-    hollow: dict[int, Tensor] = {}
-    for module in tuned.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                made = nn.Parameter(HollowTensor(parameter.data), parameter.requires_grad)
-                # Tied ones stay tied.
-                module._parameters[name] = hollow.setdefault(id(parameter), made)  # pyright: ignore
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = HollowTensor(buffer)
+    hollow_out(tuned)
     return tuned
 
 
 @contextmanager
-def _without_numbers(model: nn.Module, ledger: Ledger) -> Iterator[None]:
-    """Within, a hollow model runs, and the ledger counts; parameters are counted already."""
+def _without_data(model: nn.Module, ledger: Ledger) -> Iterator[None]:
+    """Runs a hollow model under the ledger, which already counts its parameters, and a few slices of the loss."""
     for parameter in model.parameters():
         ledger.add(parameter)
     ledger.mark()
-    with quiet_transformers(), _as_in_earnest(), ledger:
-        try:
+    collects, slice_starts = gc.isenabled(), loss.slice_starts
+    gc.disable()  # Thousands of short-lived tensors would start it again and again; none is part of a cycle.
+    loss.slice_starts = _few_slices
+    try:
+        with quiet_transformers(), ledger:
             yield
-        except (RuntimeError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UnsupportedModelError(
-                f"{type(model).__name__} cannot be run without numbers ({type(error).__name__}: {reason})"
-            ) from error
+    except (RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be run without data ({type(error).__name__}: {reason})"
+        ) from error
+    finally:
+        loss.slice_starts = slice_starts
+        if collects:
+            gc.enable()
 
 
-class _InFourBits(torch.autograd.Function):
-    """A product with a weight in 4 bits, which is made whole for it in each pass and let go; its input is not kept."""
+def _few_slices(num_tokens: int, rows: int) -> Sequence[int]:
+    starts = range(0, num_tokens, rows)
+    return [*starts[:_SLICES], *starts[_SLICES:][-1:]]
+
+
+def run_in_four_bits(model: Any) -> None:
+    """Makes linear layers hold what bitsandbytes' 4-bit layers hold in a forward and backward pass."""
+    for layer in four_bit_layers(model).values():
+        layer.forward = partial(_forward_in_four_bits, layer)
+
+
+class _FourBitProduct(torch.autograd.Function):
+    """Product with a 4-bit weight: each pass dequantizes the weight and frees it again; the input is not kept."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.weight = weight
-        # peft copies what a 4-bit layer puts out.
+        # peft copies the output of a 4-bit layer.
         return nn.functional.linear(hidden, torch.empty_like(weight, dtype=hidden.dtype), bias).clone()
 
     @staticmethod
@@ -309,39 +263,17 @@ class _InFourBits(torch.autograd.Function):
         return gradient @ torch.empty_like(ctx.weight).to(gradient.dtype), None, None
 
 
-def _as_in_four_bits(layer: Any, hidden: Tensor) -> Tensor:
-    """The forward pass of a linear layer as bitsandbytes makes it, in what autocast computes in."""
+def _forward_in_four_bits(layer: Any, hidden: Tensor) -> Tensor:
     computes_in = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
     bias = None if layer.bias is None else layer.bias.to(computes_in)
-    return _InFourBits.apply(hidden.to(computes_in), layer.weight, bias).to(hidden.dtype)  # pyright: ignore
+    return _FourBitProduct.apply(hidden.to(computes_in), layer.weight, bias).to(hidden.dtype)  # pyright: ignore
 
 
-@contextmanager
-def _as_in_earnest() -> Iterator[None]:
-    """Within, the library makes masks as for real tensors, and the loss goes over a few of its slices.
+def with_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
+    """The config of the same model with few layers.
 
-    The library takes tensors without numbers for an export, where it may not look at numbers, and would hold a mask of
-    all pairs where all tokens count and none is needed.
-    """
-    is_tracing, slice_starts = masking_utils.is_tracing, loss.slice_starts
-    masking_utils.is_tracing = lambda *_: False
-    loss.slice_starts = _few_slices
-    try:
-        yield
-    finally:
-        masking_utils.is_tracing, loss.slice_starts = is_tracing, slice_starts
-
-
-def _few_slices(num_tokens: int, rows: int) -> Sequence[int]:
-    starts = range(0, num_tokens, rows)
-    return [*starts[:_SLICES], *starts[_SLICES:][-1:]]
-
-
-def _with_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
-    """The config of the same model with its last layers only: of mixtures and of sliding windows the usual ones.
-
-    Where layers attend in several ways, they are such as see the whole text, which hold the most, and before them one
-    of another kind for the mask that it adds.
+    If layers attend in several ways, all are of the kind that sees the whole text, which holds most memory, after one
+    layer of another kind for the mask that it adds.
     """
     cut = copy.deepcopy(config)
     text: Any = cut.get_text_config(decoder=True)
