@@ -161,7 +161,7 @@ def dilution(bench: Bench) -> Verdict:
         detail += f"; layers that attend only to the last {span} tokens would attend to all"
     passed = off <= reordered and early <= allowed < late and learns and span is None
     cure = (
-        "attention does not apply this mask correctly: train with --attention sdpa or eager, or without dilution "
+        "attention does not apply this mask correctly: train with attention sdpa or eager, or without dilution "
         "(--recipe paper)"
     )
     if span is not None:

@@ -169,5 +169,5 @@ def _refusal(state: RopeState, local_layers: bool) -> str:
         )
     return (
         f"rope type is {state.kind!r}, whose divisors llama.cpp reads only for Llama and Mistral models; nearest is "
-        "yarn: extend with --interpolation yarn, or serve the safetensors of --to hf with vLLM"
+        "yarn: extend with --set interpolation=yarn, or serve the safetensors of --to hf with vLLM"
     )

@@ -68,7 +68,7 @@ def check_context(
     if config.attention not in (None, SDPA):
         raise ConfigError(
             f"{given}, and 'attention' is {config.attention!r}; parts of a window attend to one another by "
-            f"--attention {SDPA} alone"
+            f"--set attention={SDPA} alone"
         )
     span, longest = local_span(base.get_text_config(decoder=True)), max(window.train for window in windows)
     if span is not None and span < longest:
@@ -200,7 +200,7 @@ def probe_context(
     except Exception as error:  # Any error of the model's own code, or of PyTorch's kernels.
         share, message = np.nan, next(iter(str(error).strip().splitlines()), "no message")
         found = f"attention over parts of a window stopped with {type(error).__name__}: {message[:200]}"
-    cure = f"leave parallel.context out, or try --attention {SDPA} and, on an accelerator, training.bf16=true"
+    cure = f"leave parallel.context out, or try --set attention={SDPA} and, on an accelerator, training.bf16=true"
     return judge("context", share < _SMALL, found, cure)
 
 

@@ -56,7 +56,7 @@ class RetrievalExercises:
         if window.train < (shortest := shortest_exercise(tokenizer)):
             raise ConfigError(
                 f"setting 'data.retrieval' asks for exercises, and a training window of {window.train} tokens is too "
-                f"short for one, which takes {shortest} with this tokenizer; train with a longer --window, or without"
+                f"short for one, which takes {shortest} with this tokenizer; train with a longer window, or without"
             )
 
     def at(self, place: int) -> TrainingItem:

@@ -63,7 +63,7 @@ def fewer_at_a_time(trainer: "SkipwiseTrainer", first_step: int) -> Iterator[Non
         )
     if tried == 1:
         raise CheckpointError(
-            f"there is no memory for a single window ({words}); train on a shorter --window, with --tuning lora, in "
+            f"there is no memory for a single window ({words}); train on a shorter window, with --tuning lora, in "
             "bfloat16, split it by parallel.context, or the model by --launch fsdp2; `skipwise plan` tells what fits"
         )
     raise _too_many(tried, arguments.gradient_accumulation_steps, arguments.world_size, trainer.num_groups)
