@@ -1,6 +1,6 @@
 """The private names of transformers that more than one file needs.
 
-Everything here can change with a release of the library. `tests/model/test_transformers_contract.py` asks the library
+Everything here can change with a release of the library. `tests/model/test_contracts.py` asks the library
 about each name. The exception is what only one file uses: `skipwise.model.gguf_file` replaces the reader of gguf.
 """
 

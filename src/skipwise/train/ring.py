@@ -1,7 +1,7 @@
 """PyTorch's ring attention on a CPU, by private parts of torch: its ring works with any kernel.
 
 torch 2.13 registers the ring only for the kernels of accelerators; for the CPU's it says "does not have a sharding
-strategy registered", although the kernel has the same arguments and results. `tests/train/test_internals.py` checks
+strategy registered", although the kernel has the same arguments and results. `tests/train/test_contracts.py` checks
 these parts against the installed release.
 """
 
