@@ -8,15 +8,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, cast
 
 import openai
 import pytest
 from uvicorn.server import ServerState
 
 from serve.standin import StandIn, answer_to
+from skipwise.serve.app import _Stream, _while_connected
 from skipwise.serve.listen import Address, Server
 from skipwise.serve.scheduler import Turns
 
@@ -49,6 +51,34 @@ def test_under_load_everyone_gets_an_answer_and_their_own(serve: Serve, clients:
     asyncio.run(everybody())
     assert running.engine.open == set()
     assert running.backend.load == (0, 0)
+
+
+def test_a_stream_that_is_made_while_its_request_is_cancelled_is_closed() -> None:
+    """As when a server is told twice to end."""
+    closed: list[str] = []
+
+    class Connected:
+        async def receive(self) -> dict[str, str]:
+            return await asyncio.Future()
+
+    async def no_events() -> AsyncGenerator[str]:
+        yield ""
+
+    async def work() -> _Stream:
+        stack = AsyncExitStack()
+        stack.callback(closed.append, "computation")
+        request.cancel()  # Before whoever waits for the result runs again.
+        return _Stream(no_events(), stack, {})
+
+    async def serve() -> None:
+        nonlocal request
+        request = asyncio.ensure_future(_while_connected(cast(Any, Connected()), work()))
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    request: asyncio.Future[_Stream]
+    asyncio.run(serve())
+    assert closed == ["computation"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -213,6 +243,7 @@ sys.path.insert(0, "tests")
 from serve.standin import ByteTokenizer, StandIn
 from skipwise.serve.app import create_app
 from skipwise.serve.backends import Embedded
+from skipwise.serve.app import _Stream, _while_connected
 from skipwise.serve.listen import Address, Server
 from skipwise.serve.scheduler import Turns
 

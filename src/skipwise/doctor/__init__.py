@@ -77,6 +77,6 @@ def _run(probe: Callable[[Bench], Verdict | None], bench: Bench) -> Verdict | No
             name=probe.__name__,
             status="fail",
             detail=f"the probe stopped with {type(error).__name__}: {message[:200]}",
-            cure="training would stop in the same way: try --set attention=eager, no gradient checkpointing, or another "
+            cure="training would stop in the same way: try --set attention=eager, no gradient checkpointing or another "
             "transformers version",
         )

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from skipwise.doctor.bench import LOCAL_LAYERS
 from skipwise.errors import CheckpointError, ConfigError
@@ -290,10 +289,10 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
         settings = {name: value for name, value in text_config(like.config).to_dict().items() if name not in _OWN}
         settings |= {name: read[name] for name in _READ if name in read}
         config = type(config).from_dict(settings)
-        arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **place}
-        if hasattr(transformers, "GgufConfig"):  # As in skipwise.model.load.
-            arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), **arguments)
+        plain = GgufConfig(dequantize=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(path.parent), config=config, dtype=torch.float32, quantization_config=plain, **place
+        )
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **place)
     _mend_splits(tokenizer, path)
     return _GgufByTransformers(model.eval(), tokenizer, content)

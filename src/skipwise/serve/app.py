@@ -287,8 +287,12 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             # Before the gate writes the audit's line: this records that the client has left.
-            await self._events.aclose()
-            await self._stack.aclose()
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stops the computation."""
+        await self._events.aclose()
+        await self._stack.aclose()
 
 
 async def _events(computation: _Computation, answer: Answer, counts: bool) -> AsyncGenerator[str]:
@@ -330,11 +334,19 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave())
     try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Refusal(CLIENT_GONE, "the client left before its answer was complete")
+        try:
+            await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise Refusal(CLIENT_GONE, "the client left before its answer was complete")
+        finally:
+            for task in (working, leaving):
+                task.cancel()
+            await asyncio.gather(working, leaving, return_exceptions=True)
         return working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+    except BaseException:
+        # A stream that was made while this request was cancelled has no other owner.
+        if working.done() and not working.cancelled() and working.exception() is None:
+            stream = working.result()
+            if isinstance(stream, _Stream):
+                await stream.aclose()
+        raise

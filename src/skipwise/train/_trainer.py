@@ -1,6 +1,6 @@
 """The private parts of `transformers.Trainer` that training depends on, each behind a public name of ours.
 
-`tests/train/test_trainer_internals.py` checks them against the installed release.
+`tests/train/test_contracts.py` checks them against the installed release.
 """
 
 from contextlib import AbstractContextManager
