@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def cache_folder() -> Path:
+    """Folder of what may be deleted at any time: `$SKIPWISE_CACHE`, by default `~/.cache/skipwise`."""
+    return Path(os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser()
+
+
 def replace_file(path: Path, text: str, *, mode: int = 0o666) -> None:
     """Replaces a file atomically, and waits until it is on the disk.
 

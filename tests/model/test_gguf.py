@@ -1,6 +1,8 @@
 """GGUF files: models load, extend and save unchanged; our reader equals the package's; tokenizers are kept."""
 
+import hashlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -369,16 +371,49 @@ def test_an_entry_is_of_one_vocabulary_its_neighbours_and_versions(
     made.append(number_made())
     (vocabulary.parent / "tokenizer_config.json").write_text('{"model_max_length": 77}')
     made.append(number_made())
+    (vocabulary.parent / "additional_chat_templates").mkdir()
+    (vocabulary.parent / "additional_chat_templates" / "rag.jinja").write_text("RAG")
+    made.append(number_made())
     monkeypatch.setattr(tokenizer_cache, "version", lambda name: f"{name} of tomorrow")
     made.append(number_made())
     monkeypatch.setattr(tokenizer_cache, "_CODE", ("tokenizer.py",))
     made.append(number_made())
-    assert made == [1, 2, 3, 4]
+    assert made == [1, 2, 3, 4, 5]
     weights = vocabulary.read_bytes()[:-4] + b"\x00\x00\x00\x40"
     vocabulary.write_bytes(weights)
-    assert number_made() == 4, "other weights, the same tokenizer"
+    assert number_made() == 5, "other weights, the same tokenizer"
     vocabulary.write_bytes(weights.replace(b"zero", b"nine"))
-    assert number_made() == 5
+    assert number_made() == 6
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        {"class": "pipeline", "settings": {"task": "text-generation", "trust_remote_code": True}},
+        {"class": "AutoTokenizer", "settings": {}},
+        {"class": "PreTrainedTokenizerFast", "settings": {"trust_remote_code": True}},
+        {"class": "PreTrainedTokenizerFast", "settings": {"added_tokens_decoder": {"0": {}}}},
+    ],
+)
+def test_an_entry_makes_nothing_but_fast_tokenizers(
+    shell: dict[str, Any], vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can write the cache, which machines may share, must not be able to run code."""
+    config = read_config(vocabulary)
+    read_tokenizer(vocabulary, config)
+    (entry,) = (tmp_path / "cache" / "tokenizers").iterdir()
+    whole = entry.read_text(encoding="utf-8")
+    _, description, engine = whole.split("\n", 2)
+    content = json.dumps(json.loads(description) | shell) + "\n" + engine
+    entry.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}", encoding="utf-8")
+    monkeypatch.setattr("transformers.pipeline", lambda **_: pytest.fail("called"))
+    assert read_tokenizer(vocabulary, config)("hello").input_ids
+    assert entry.read_text(encoding="utf-8") == whole, "made again"
+
+
+def test_links_to_nowhere_beside_the_file_are_passed_over(vocabulary: Path) -> None:
+    (vocabulary.parent / "x.json").symlink_to("nowhere")
+    assert read_tokenizer(vocabulary, read_config(vocabulary))("hello").input_ids
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(vocabulary: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The command `skipwise`: one file per verb.
 
-Exit codes: 0 done, 1 a verdict is negative, 2 bad input (one line on stderr says what to do), 70 a bug of ours (with
-its traceback), 130 interrupted, 141 the reader of a pipe has gone. Verbs import torch and all that needs it inside
-their functions, so that `--help` and mistakes in the command line answer at once.
+Exit codes: 0 done, 1 a verdict is negative, 2 bad input (one line on stderr says what to do; a note about former flags
+may precede it), 70 a bug of ours (with its traceback), 130 interrupted, 141 the reader of a pipe has gone. Verbs import
+torch and all that needs it inside their functions, so that `--help` and mistakes in the command line answer at once.
 """
 
 import atexit

@@ -96,10 +96,20 @@ def _print_table(results: Sequence["EvalResult"]) -> None:
 
 def _checked_names(names: list[str] | None, tasks_folder: Path | None) -> list[str]:
     """The benchmarks to measure; what a tasks folder defines is known only to the harness."""
-    from skipwise.evals.catalogue import BENCHMARK_NAMES, check_known
+    from skipwise.evals.catalogue import BENCHMARK_NAMES
+    from skipwise.names import did_you_mean
 
     if tasks_folder is not None and not tasks_folder.is_dir():
         raise ConfigError(f"--tasks-folder is {str(tasks_folder)!r} and no such folder exists; check its path")
-    for name in names or () if tasks_folder is None else ():
-        check_known("benchmark", name, BENCHMARK_NAMES)
-    return names or list(BENCHMARK_NAMES)
+    if names is None:
+        return list(BENCHMARK_NAMES)
+    if not names:
+        raise ConfigError(f"--benchmark names none; give some of {', '.join(BENCHMARK_NAMES)}")
+    unknown = [name for name in names if name not in BENCHMARK_NAMES]
+    if unknown and tasks_folder is None:
+        near = did_you_mean(unknown[0], BENCHMARK_NAMES)
+        raise ConfigError(
+            f"the benchmark is {unknown[0]!r}; {near}give one of {', '.join(BENCHMARK_NAMES)}, or the folder that "
+            "defines it with --tasks-folder"
+        )
+    return names

@@ -179,7 +179,7 @@ def make_tasks(names: str, shared: dict[str, Any], assignments: Sequence[str] = 
             for kind in TASK_GROUPS.get(name, [name]):
                 if kind not in kinds or not isinstance(value, dict):
                     raise ConfigError(
-                        f"--set is {assignment!r}; write TASK.NAME=VALUE with a task of {names}, as passkey.trials=20"
+                        f"--set is {assignment!r}; write NAME=VALUE for all tasks or TASK.NAME=VALUE for one of {names}"
                     )
                 own[kind] |= value
     known = {kind: {field.name for field in fields(TASKS[kind])} for kind in kinds}

@@ -60,6 +60,9 @@ def extend(
 
     Often set: window=2k, original=32k, interpolation=yarn, sampler.chunks=3, attention=eager, calibrate=true, seed=1
 
+    Kinds: interpolation=none, linear, ntk, dynamic, yarn, llama3 or longrope; sampler=pose, randpos, cream, sentences,
+    plain or full; sampler.skips=sequential, simplex or flat
+
     Also: training.max_steps=1000, training.learning_rate=2e-5, data.join=true, data.skip_unreadable=true
     """
     from skipwise.config import RunConfig, read_settings

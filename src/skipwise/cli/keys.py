@@ -115,7 +115,7 @@ def role(
         max_context=max_context,
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
-        models=models,
+        models=models or None,
     )
     set_role(keys or default_key_file(), name, made)
     if as_json:

@@ -50,11 +50,13 @@ def serve(
     cache: options.KvCache = "dynamic",
     turns: TurnsOption = "fair",
     short_slots: Annotated[int, option("--short-slots N", "Concurrent requests of short mode.", min=1)] = 16,
-    long_slots: Annotated[int, option("--long-slots N", "Of long mode; they take most memory.", min=1)] = 2,
+    long_slots: Annotated[int, option("--long-slots N", "The same of long mode.", min=1)] = 2,
     waiting: Annotated[int, option("--waiting N", "Requests that may wait.", min=1)] = 128,
     max_new_tokens: Annotated[int, option("--max-new-tokens TOKENS", "Default of a request.")] = 256,
     chat_template: Annotated[Path | None, option("--chat-template FILE", "Jinja, instead of the tokenizer's.")] = None,
-    grace: Annotated[float, option("--grace SECONDS", "For requests to finish on shutdown.", min=0, max=86_400)] = 60.0,
+    grace: Annotated[
+        float, option("--grace SECONDS", "Shutdown waits so long for requests.", min=0, max=86_400)
+    ] = 60.0,
     vllm_args: Annotated[str, option("--vllm-args TEXT", "More arguments of vllm serve.")] = "",
     vllm_memory: Annotated[str, option("--vllm-memory BASE,LONG", "Shares of each accelerator's memory.")] = "0.3,0.6",
     dtype: options.Dtype = None,

@@ -1,4 +1,4 @@
-"""Settings of one run of `extend`, checked when they are read. Every setting has a default or is required.
+"""Settings of one run of `extend`, validated when they are read. Unknown names are refused with the nearest known one.
 
 model: meta-llama/Llama-2-7b-hf
 target: 32k
@@ -121,7 +121,7 @@ class LowRankTuning(StrictModel):
     Attributes:
         kind: dtype of the weights under the additions: the run's (`lora`) or 4 bits (`qlora`).
         rank: rank of each addition.
-        alpha: scale of the additions times `rank`; by default twice the rank.
+        alpha: the adapter is multiplied by `alpha / rank`; by default twice the rank.
         dropout: share of inputs dropped on the low-rank path.
         target_modules: names of the linear layers; by default all of the decoder.
         train_norms: also trains the norms, in full.

@@ -20,6 +20,7 @@ import torch
 import transformers
 
 from skipwise import __version__
+from skipwise.files import cache_folder
 from skipwise.model import attention_of
 from skipwise.records.results import Sample
 
@@ -38,7 +39,7 @@ class SampleCache:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        root = Path(os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser()
+        root = cache_folder()
         self.folder = Path(folder) if folder is not None else root / "evals"
 
     def read(self, key: str) -> dict[int, Sample]:

@@ -1,7 +1,8 @@
-"""The private names of transformers that more than one file needs.
+"""The private names of transformers, except those of the Trainer (`train/_trainer.py`) and of attention kernels
+(`runtime/_transformers.py`).
 
-Everything here can change with a release of the library. `tests/model/test_contracts.py` asks the library
-about each name. The exception is what only one file uses: `skipwise.model.gguf_file` replaces the reader of gguf.
+Everything here can change with a release of the library. `tests/model/test_contracts.py` asks the library about each
+name. `gguf_file.py` replaces the reader of the package gguf.
 """
 
 from collections.abc import Iterator

@@ -7,23 +7,24 @@ An entry is named by a hash of all that the conversion depends on: the GGUF file
 time of files beside it, the number of embeddings, versions, and the code here. Weights are not hashed: the library
 makes a tokenizer of metadata and names of tensors alone, and these stand before the weights.
 
-An entry has three lines: a hash of the other two, which describe the Python object and its engine.
+An entry has three lines: a hash of the other two, which describe the Python object and its engine. The hash finds
+damage, not malice: whoever can write an entry chooses a tokenizer, but never code that runs.
 """
 
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import transformers
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from skipwise.files import replace_file
+from skipwise import __version__
+from skipwise.files import cache_folder, replace_file
 from skipwise.model._transformers import set_engine
 from skipwise.model.gguf_file import header
 from skipwise.model.place import ModelSource
@@ -47,7 +48,11 @@ def kept_tokenizer(
         rows: number of embeddings that `make` checks token ids against, or None.
         make: makes the tokenizer, without code from the checkpoint.
     """
-    path = _folder() / f"{_key(place, rows)}.txt"
+    try:
+        path = cache_folder() / "tokenizers" / f"{_key(place, rows)}.txt"
+    except (OSError, RuntimeError, PackageNotFoundError) as error:  # No home, or files that come and go.
+        logger.info(f"the tokenizer of {str(place)!r} is not kept: {error}")
+        return make()
     try:
         return _read(path, place)
     except FileNotFoundError:
@@ -58,21 +63,19 @@ def kept_tokenizer(
     shell = _shell_of(tokenizer)
     if shell is not None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(path, _entry(shell, tokenizer))
         except OSError as error:
             logger.info(f"the tokenizer of {str(place)!r} is not kept: {error}")
     return tokenizer
 
 
-def _folder() -> Path:
-    return Path(os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser() / "tokenizers"
-
-
 def _key(place: ModelSource, rows: int | None) -> str:
-    versions = [version(name) for name in ("transformers", "tokenizers", "skipwise")]
-    beside = [path for path in sorted(Path(place.name).iterdir()) if path.suffix in _READ_TOO]
-    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in beside]
+    versions = [__version__, *map(version, ("transformers", "tokenizers", "gguf"))]
+    folder = Path(place.name)
+    found = [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]
+    beside = [path for path in sorted(found) if path.suffix in _READ_TOO and path.exists()]
+    states = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in beside]
     digest = hashlib.sha256(json.dumps([versions, rows, states]).encode())
     for name in _CODE:
         digest.update(Path(__file__).with_name(name).read_bytes())
@@ -109,7 +112,7 @@ def _shell_of(tokenizer: Any) -> dict[str, Any] | None:
     shell = {"class": type(tokenizer).__name__, "settings": settings, "engine": empty.to_str()}
     try:
         again = _built(json.loads(json.dumps(shell)), tokenizer.name_or_path)
-    except (AttributeError, TypeError, ValueError):
+    except Exception:  # The engine raises no narrower type.
         return None
     own, other = (
         {name: str(value) for name, value in vars(each).items() if name not in {*_OF_THE_ENGINE, "init_kwargs"}}
@@ -123,6 +126,14 @@ def _is_plain(value: Any) -> bool:
 
 
 def _built(shell: dict[str, Any], name: str) -> Any:
-    """A tokenizer of the library's class with these settings and an engine without vocabulary."""
-    settings = {**shell["settings"], "name_or_path": name, "tokenizer_object": Tokenizer.from_str(shell["engine"])}
-    return getattr(transformers, shell["class"])(**settings)
+    """A tokenizer of the library's class with these settings and an engine without vocabulary.
+
+    Raises:
+        ValueError: the class is not a fast tokenizer of the library, or a setting is more than a plain value.
+    """
+    kind, settings = getattr(transformers, shell["class"], None), shell["settings"]
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerFast)):
+        raise ValueError(f"{shell['class']!r} is not a fast tokenizer")
+    if "trust_remote_code" in settings or not all(map(_is_plain, settings.values())):
+        raise ValueError("its settings are not plain values")
+    return kind(**settings | {"name_or_path": name, "tokenizer_object": Tokenizer.from_str(shell["engine"])})

@@ -53,8 +53,8 @@ _SENTENCES = {
     "deepspeed": "DeepSpeed must be installed.",
     "links": "Links: communication between the {processes} x {machine} takes {moving} of a step of {step}, more than "
     "computing; larger micro-batches, or fewer accelerators with more memory, would be faster.",
-    "fewer serve": "Serving is planned on {serving_count} of the {processes} x {machine}: each must hold as many "
-    "heads, and a model is shared within a node of {node} if it fits there.",
+    "fewer serve": "Serving is planned on {serving_count} of the {processes} x {machine}: each must hold the "
+    "same number of heads, and a model is shared within a node of {node} if it fits there.",
     "stored": "The checkpoint is stored as {method}{stored_size}. No figure here counts that: weights are dequantized "
     "for training, and saved like that.",
     "not trainable": "It cannot be trained as it is; `skipwise extend` says what dequantizes it.",

@@ -210,7 +210,7 @@ class TrainingPlanner:
         return whole if whole.fits and whole.step_seconds <= _AS_FAST * split.step_seconds else split
 
     def fewest(self, approach: Approach, job: Job) -> TrainingEstimate | None:
-        """The fewest processes that it fits on, sharded as little as possible; None if one window each is too many."""
+        """The fewest processes that it fits on, sharded as little as possible; None if one window each does not fit."""
         for processes in (count for count in PROCESS_COUNTS if count % approach.context == 0):
             if processes // approach.context * (job.micro_batch or 1) > job.global_batch:
                 break

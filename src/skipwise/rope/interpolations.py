@@ -19,7 +19,8 @@ class Interpolation(Protocol):
     """A change of the frequencies; a frozen dataclass whose fields are its hyperparameters.
 
     Raises:
-        ConfigError: when made, if a field is out of range; from both methods, if it does not suit the model.
+        ConfigError: a field is out of range. `table` and `parameters` raise it if the interpolation does not suit the
+            model.
     """
 
     kind: ClassVar[str]
@@ -330,7 +331,7 @@ class LongRoPE:
 
     `inv_freq_j = base_j / long_factor_j`, attention factor `sqrt(1 + ln(alpha) / ln(original))`. transformers chooses
     the list by the largest position in the batch, so a batch of short inputs uses the short list. The attention factor
-    applies to both.
+    applies to both. `table` is that of the long list if the target is beyond the original window.
 
     Attributes:
         short_factor: rotary_dim / 2 divisors for inputs within the original window; None for all 1.

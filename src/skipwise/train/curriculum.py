@@ -43,7 +43,7 @@ class Curriculum(torch.utils.data.Dataset):
         window_tokens: of the shortest window, one per place.
         items_per_step: places per optimizer step, over all processes.
         items_at_a_time: places per batch on one device, as the run was begun.
-        skipped: places to skip: each gets the item that would come as far behind the end of the run.
+        skipped: places to skip: place p gets the item of place p plus the length of the run.
         evenly: spreads empty places evenly over the batch, for a run resumed with batches of another size: a step
             trains on the same items, and none of its batches is fuller than it must be.
         keep_tokens: leaves whole batches empty too, if one window has more tokens than a batch of short ones.

@@ -119,7 +119,7 @@ def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
 
 
 def forget_older(run_folder: Path, written: int, limit: int | None, keep: Path | None = None) -> None:
-    """Deletes all checkpoints but the newest up to the one just written.
+    """Keeps the `limit` newest checkpoints up to `written`, and deletes all others.
 
     Later ones are deleted too: they are damaged, since the run did not go on from them.
 

@@ -13,7 +13,7 @@ The folder holds safetensors, `config.json` for readers of transformers 4 and 5,
 
     arguments.py   `training` settings over the paper's; _trainer.py, trainer.py, the thin `transformers.Trainer`
     folder.py      the output folder: free, or a run to resume; durable.py, its checkpoints; record.py, what was done
-    data.py        documents -> curriculum; validation.py, the held-out split
+    data.py        documents -> stages of training; validation.py, the held-out split
     curriculum.py  what is trained at each step; exercises.py, retrieval exercises; streamed.py, streamed documents
     tuning.py      which parameters are trained; widening.py, in float32; quantized.py, over 4 bits
     calibration.py the attention factor, chosen when training is done

@@ -25,6 +25,7 @@ from skipwise.data.store import FORMAT, Counts, HeldOutEnd, Part, TokenFiles, To
 from skipwise.data.stream import StreamedCorpus
 from skipwise.data.tokens import Encoder, require_fast
 from skipwise.errors import DataError
+from skipwise.files import cache_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -188,7 +189,7 @@ def store_corpus(
     if data.join and encoder.separator_id is None:
         raise DataError("join is on, but the tokenizer has no end or begin token as a separator; set one or join=False")
     looked = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
-    root = Path(cache_dir or os.environ.get("SKIPWISE_CACHE") or "~/.cache/skipwise").expanduser()
+    root = Path(cache_dir).expanduser() if cache_dir else cache_folder()
     folder = root / _key(looked.reading, encoder, looked.identities)
     if not is_sound(folder):
         parts = divided(looked.sources, looked.identities, encoder, looked.reading)

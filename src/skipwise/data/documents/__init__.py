@@ -267,6 +267,6 @@ def _refusal(passed_over: PassedOver, kinds: str, can_go_on: bool) -> str:
     one = passed_over.first if len(passed_over) == 1 else None
     told = str(one) if one is not None else f"some documents cannot be read: {passed_over.line()}"
     others = f"; files of unsupported kinds: {kinds}" if kinds else ""
-    skip = "skip what is unreadable with data.skip_unreadable: true (--skip-unreadable)"
+    skip = "skip what is unreadable with --skip-unreadable, in a run --set data.skip_unreadable=true"
     cure = f"; {'or' if one is not None else 'fix them, or'} {skip}" if can_go_on else ""
     return f"{told}{others}{cure}"

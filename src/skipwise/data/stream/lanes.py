@@ -166,9 +166,7 @@ class DocumentStream:
                 )
             if isinstance(found.text, UnreadableError):
                 if not self._shards.skip_unreadable:
-                    raise DataError(
-                        f"{found.text}; or skip such rows with data.skip_unreadable: true (--skip-unreadable)"
-                    ) from None
+                    raise DataError(f"{found.text}; or skip such rows with --set data.skip_unreadable=true") from None
                 continue
             if found.text is None or not is_of_part(found.text, self._held_out_share, held_out=False):
                 continue
