@@ -1,4 +1,5 @@
 import ast
+import importlib
 import inspect
 
 import pytest
@@ -37,6 +38,28 @@ def test_the_public_names_are_exactly_these() -> None:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(skipwise, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("package", "names"),
+    [
+        (
+            "plan",
+            "MACHINES Advice Approach ByTarget Deployment Job Machine ModelShape Plan PlanConfig ServingEstimate "
+            "TrainingEstimate Utilisation check_plan plan this_cpu",
+        ),
+        (
+            "report",
+            "Arm Curve EffectiveLength Evidence Figure MeanScore Measure Report Section Table basis depth_grid "
+            "draw_coverage effective_length mean_scores perplexity_by_length read_evidence render_page results_table "
+            "short_limit state_attention_factor state_effective_length state_results table_of write_model_card",
+        ),
+    ],
+)
+def test_packages_export_these_names(package: str, names: str) -> None:
+    found = importlib.import_module(f"skipwise.{package}")
+    assert found.__all__ == names.split()
+    assert all(getattr(found, name) is not None for name in found.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipwise.errors import ConfigError, PositionError
-from skipwise.window import Window, parse_length
+from skipwise.window import Window, length_label, parse_length
 
 
 def test_factor_is_target_over_original_and_not_over_train() -> None:
@@ -72,3 +72,15 @@ def test_every_positive_number_reads_as_itself_and_in_thousands(tokens: int) -> 
     assert parse_length(str(tokens)) == tokens
     assert parse_length(f"{tokens}k") == tokens * 1024
     assert parse_length(f"{tokens:_}") == tokens
+
+
+@given(st.integers(1, 1 << 24))
+def test_a_length_is_written_so_that_it_reads_back(length: int) -> None:
+    assert parse_length(length_label(length)) == length
+
+
+@pytest.mark.parametrize(
+    ("length", "text"), [(256, "256"), (1536, "1.5k"), (4096, "4k"), (1000, "1000"), (1 << 20, "1M")]
+)
+def test_lengths_are_written_as_people_write_them(length: int, text: str) -> None:
+    assert length_label(length) == text

@@ -42,6 +42,10 @@ def test_arms_are_measured_on_the_same_and_differ_as_they_should(settings, in_pr
     assert pose[256] < untrained[256], "trained on text of thirteen words"
     found = about(settings["output"])
     assert found["arms"]["pose"]["runs"][1]["tokens"] == 4 * 8 * 32
+    for job, seed in (("arms/base", None), ("arms/pose/seed-0", 0), ("arms/pose/seed-1", 1)):
+        folder = Path(settings["output"]) / job
+        assert json.loads((folder / "outcome.json").read_text())["seed"] == seed
+    assert [run["seed"] for run in found["arms"]["pose"]["runs"]] == [0, 1]
     assert found["arms"]["pose"]["runs"][0]["training_seconds"] > 0
     apart = {(one["arm"], one["length_tokens"]): one for one in found["differences"] if one["task"] == "perplexity"}
     assert apart["interpolation-only", 256]["value"] > 0
@@ -75,7 +79,7 @@ def test_an_arm_that_fails_is_recorded_and_the_rest_go_on(settings, in_process) 
     runs = {name: arm["runs"][0] for name, arm in about(settings["output"])["arms"].items()}
     assert runs["exploding"]["failure"] == "not a number"
     assert "step 1" in runs["exploding"]["error"]
-    assert runs["bursting"]["failure"] == "out of memory"
+    assert (runs["bursting"]["failure"], runs["bursting"]["seed"]) == ("out of memory", 0)
     assert runs["pose"]["status"] == "done"
     # What failed stays failed until it is asked for again.
     in_process.clear()
@@ -148,7 +152,8 @@ def test_costs_are_measured_at_each_target(settings, in_process) -> None:
     costs = {(one["arm"], one["target_tokens"]): one for one in compare(made).about["costs"]}
     assert set(costs) == {(arm, target) for arm in ("pose", "full") for target in (128, 512)}
     assert all(one["step_seconds"] > 0 and one["peak_bytes"] > 2**20 for one in costs.values())
-    assert not list((Path(settings["output"]) / "costs").rglob("*.safetensors"))
+    left = {path.name for path in (Path(settings["output"]) / "costs").rglob("*") if path.is_file()}
+    assert left == {"job.json", "outcome.json"}, "neither a model nor an evaluation"
 
 
 def test_a_killed_process_ran_out_of_memory_and_an_interrupted_one_stops_all(settings, monkeypatch) -> None:
@@ -160,6 +165,7 @@ def test_a_killed_process_ran_out_of_memory_and_an_interrupted_one_stops_all(set
     run = compare(made, resume=True).about["arms"]["pose"]["runs"][0]
     assert run["failure"] == "out of memory"
     assert "log.txt" in run["error"]
+    assert run["seed"] == 0
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,13 @@ def second_source(folder: Path) -> list[str]:
     return [str(write_comparison(folder / "c")), str(other)]
 
 
+def no_records(folder: Path) -> list[str]:
+    made = write_comparison(folder / "c")
+    (made / "records.jsonl").unlink()
+    (made / "records.jsonl").mkdir()
+    return [str(made)]
+
+
 def broken_run(folder: Path) -> list[str]:
     (write_extended(folder / "m") / "skipwise.json").write_text("{}")
     return [str(folder / "m")]
@@ -152,6 +159,7 @@ def broken_run(folder: Path) -> list[str]:
         (written(LINE.replace("9.0", "NaN"), "x.jsonl"), DataError, ["x.jsonl' line 1", "value", "finite"]),
         (written("[1]", "x.jsonl"), DataError, ["x.jsonl' line 1"]),
         (written("\n", "x.jsonl"), DataError, ["x.jsonl", "skipwise eval --out"]),
+        (no_records, DataError, ["records.jsonl' cannot be read (Is a directory)"]),
         (written(LINE, "x.jsonl"), ConfigError, ["--original TOKENS"]),
         (written(LINE, "a/r.jsonl", "b/r.jsonl"), ConfigError, ["'r'", "NAME="]),
         (second_source, ConfigError, ["other.jsonl'", "'pose'"]),

@@ -379,7 +379,25 @@ def test_no_text_of_documents_or_outputs_enters_unless_asked_for(tmp_path: Path)
             write(path)
             assert (SECRET in path.read_text()) == (asked is not None and path.suffix == ".html")
         assert (SECRET in made.markdown()) == (asked is not None)
-        assert "x" * 201 not in (tmp_path / "r.html").read_text()
+        page = (tmp_path / "r.html").read_text()
+        assert "x" * 201 not in page
+        assert ("at most 6, cut after 200 characters" in page) == (asked is not None)
+
+
+def test_names_title_and_making_are_escaped(tmp_path: Path) -> None:
+    """Of the page and of its drawings; the next test has the other ways in."""
+    name = "<script>alert(1)</script>\"'&$\\frac{1$ -->"
+    lines = [record("perplexity", "perplexity", length, 9.0, 8.5, 9.5) for length in (256, 512)]
+    made = Report.of(Evidence(arms=[arm_of(name, lines)], original_tokens=256), title=name, made={name: name})
+    made.write_page(tmp_path / "r.html")
+    html = (tmp_path / "r.html").read_text()
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(1)") > 4, "title, heading, table and how it was made"
+    panels = [panel for one in made.sections for figure in one.figures for panel in figure.panels]
+    assert panels
+    for panel in panels:
+        root = ElementTree.fromstring(panel)
+        assert name in "".join([*root.itertext(), *filter(None, (root.get("aria-label"),))])
 
 
 @pytest.mark.slow

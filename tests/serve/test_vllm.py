@@ -236,7 +236,7 @@ def test_places_go_to_who_has_the_fewest_and_then_to_who_came_first() -> None:
         await asyncio.sleep(0)
         with pytest.raises(Refusal, match="3 requests of this key are waiting and 3 may") as refusal:
             await places.take("a")
-        assert refusal.value.status == 429
+        assert (refusal.value.status, refusal.value.code) == (429, "too_many_requests")
         assert places.load == (2, 4)
         waiting[0].cancel()
         await asyncio.gather(waiting[0], return_exceptions=True)

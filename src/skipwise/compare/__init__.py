@@ -82,8 +82,8 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
         if job.arm.kind.as_long_as_reference and not job.measures_costs:
             steps = _steps_in_time(job, comparison, planner, folder)
             if steps is None:
-                error = "no time to go by: see the arms it is timed by"
-                Outcome(status="failed", failure="error", error=error).write(folder / job.name)
+                error = "the reference or the full-length arm has no training time; see why it failed"
+                Outcome(status="failed", seed=job.seed, failure="error", error=error).write(folder / job.name)
                 continue
             job = planner.with_steps(job, steps)
         logger.info(f"[{place}/{len(jobs)}] {job.name}")
@@ -196,7 +196,7 @@ def _run(
         "measures_costs": job.measures_costs,
         "tokens_per_step": one_window if job.measures_costs else planner.step_tokens,
         "run": parse_yaml(job.run.to_yaml()),
-        "evaluation": [] if job.measures_costs else of_arm,
+        "evaluation": of_arm,
         "evaluation_seed": comparison.evaluation.seed,
         "documents": comparison.evaluation.documents or job.run.data.source,
     }
@@ -210,6 +210,7 @@ def _run(
         killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
         outcome = Outcome(
             status="failed",
+            seed=job.seed,
             failure="out of memory" if killed else "error",
             error=f"its process was killed{', as the system does when memory runs out' if killed else ''} ({code}); "
             f"see {place / 'log.txt'}",

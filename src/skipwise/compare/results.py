@@ -56,7 +56,7 @@ def collect(
         seconds: how long it took.
         command: what made it.
     """
-    outcomes = {job.name: Outcome.of(folder / job.name) for job in jobs}
+    outcomes = {job.name: outcome for job in jobs if (outcome := Outcome.read(folder / job.name))}
     records: list[EvalResult] = []
     scores, arms, versions = {}, {}, {}
     for arm in comparison.arms:
@@ -67,7 +67,7 @@ def collect(
             seeds = [job.seed for job in done if job.seed is not None]
             records += pooled_results(arm.name, [_results(folder / job.name) for job in done], scores[arm.name], seeds)
         versions = next((found for job in done if (found := outcomes[job.name].versions)), versions)
-        arms[arm.name] = _described(arm, of_arm[0], [outcomes[job.name].run(job.seed) for job in of_arm])
+        arms[arm.name] = _described(arm, of_arm[0], [outcomes[job.name].run() for job in of_arm])
     found = list(differences(scores, comparison.reference))
     about = dataclasses.asdict(
         record.Comparison(
@@ -135,21 +135,21 @@ def _reached(
     By default the perplexity is the geometric mean of the reference's final values.
     """
     watched = [
-        (job, validation)
+        (job.arm.name, job.seed, validation)
         for job in jobs
-        if (validation := outcomes[job.name].validation) and not job.measures_costs and job.seed is not None
+        if job.seed is not None and not job.measures_costs and (validation := outcomes[job.name].validation)
     ]
-    ends = [validation[-1][1] for job, validation in watched if job.arm.name == comparison.reference]
+    ends = [validation[-1][1] for name, _, validation in watched if name == comparison.reference]
     reach = comparison.reach or (statistics.geometric_mean(ends) if ends else None)
     if reach is None:
         return []
     found = []
-    for job, validation in watched:
+    for name, seed, validation in watched:
         steps = [step for step, perplexity in validation if perplexity <= reach]
         found.append(
             record.Reached(
-                arm=job.arm.name,
-                seed=job.seed or 0,
+                arm=name,
+                seed=seed,
                 perplexity=reach,
                 length_tokens=planner.window.target,
                 tokens=steps[0] * planner.step_tokens if steps else None,

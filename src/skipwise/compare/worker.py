@@ -51,28 +51,19 @@ class Outcome(ArmRun):
     validation: tuple[tuple[int, float], ...] = ()
     versions: Mapping[str, str] | None = None
 
-    def run(self, seed: int | None) -> ArmRun:
-        """The part of it that is in the record of a comparison, with the seed of training."""
-        known: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(ArmRun)}
-        return ArmRun(**{**known, "seed": seed})
+    def run(self) -> ArmRun:
+        """The part of it that is in the record of a comparison."""
+        return ArmRun(**{entry.name: getattr(self, entry.name) for entry in fields(ArmRun)})
 
     def write(self, folder: Path) -> None:
         """Writes it, whole or not at all."""
         replace_file(folder / OUTCOME_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
-    def of(cls, folder: Path) -> "Outcome":
-        """How the job of this folder ended.
-
-        Raises:
-            FileNotFoundError: it has not ended.
-        """
-        return cls(**json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
-
-    @classmethod
     def read(cls, folder: Path) -> "Outcome | None":
-        """The same; None for a job that has not ended."""
-        return cls.of(folder) if (folder / OUTCOME_FILE).is_file() else None
+        """How the job of this folder ended; None if it has not."""
+        file = folder / OUTCOME_FILE
+        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def main(job_file: Path) -> int:
@@ -88,7 +79,8 @@ def main(job_file: Path) -> int:
         return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
-        outcome = Outcome(status="failed", failure=failure_of(error), error=" ".join(str(error).split())[:500])
+        message = " ".join(str(error).split())[:500]
+        outcome = Outcome(status="failed", seed=job["seed"], failure=failure_of(error), error=message)
     if outcome is None:
         return INTERRUPTED
     outcome.write(folder)
@@ -115,16 +107,17 @@ def _run(job: Mapping[str, Any], folder: Path) -> Outcome | None:
     if not job["trained"]:
         from skipwise.train.record import versions
 
-        outcome = Outcome(status="done", versions=versions())
-    elif (outcome := _train(config, job["tokens_per_step"])) is None:
+        outcome = Outcome(status="done", seed=job["seed"], versions=versions())
+    elif (outcome := _train(job, config)) is None:
         return None
-    elif job["measures_costs"]:
+    if job["measures_costs"]:
         shutil.rmtree(config.output_folder)
+        return outcome
     _evaluate(job, config, folder)
     return outcome
 
 
-def _train(config: Any, tokens_per_step: int) -> Outcome | None:
+def _train(job: Mapping[str, Any], config: Any) -> Outcome | None:
     from skipwise.train import begin_or_go_on
 
     record = begin_or_go_on(config)
@@ -135,8 +128,9 @@ def _train(config: Any, tokens_per_step: int) -> Outcome | None:
     at_target = f"eval_perplexity_{config.target}"
     return Outcome(
         status="done",
+        seed=job["seed"],
         steps=record["steps"],
-        tokens=record["steps"] * tokens_per_step,
+        tokens=record["steps"] * job["tokens_per_step"],
         training_seconds=round(sum(seconds), 3),
         peak_bytes=record["peak_bytes"],
         step_seconds=seconds,

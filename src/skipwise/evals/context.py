@@ -241,7 +241,8 @@ class EvalContext:
         if state.num_processes > 1 and self.share_out:
             measured = dict(gather_object(list(measured.items())))
             if self.cache is not None and state.is_main_process:
-                # An interrupted run goes by the first rank's cache, which other machines do not write to.
+                # A resumed run reads the first rank's cache, to which other machines do not write, so their samples are
+                # added here.
                 here = self.cache.read(key)
                 self.cache.add(key, {index: sample for index, sample in measured.items() if index not in here})
         known |= measured

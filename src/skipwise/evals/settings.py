@@ -23,8 +23,8 @@ Haystack = Literal["filler", "documents"]
 """The text around a hidden line: plain sentences, or text of the documents."""
 
 NO_KEY: Mapping[str, Any] = {"sample_key": False}
-"""Metadata of a setting that is not part of the samples' key: a number of samples, or a path whose content's hash is in
-their scope."""
+"""Metadata of a setting that is not part of the samples' key: a number of samples, or a path, since the file's hash
+is part of the key instead."""
 
 
 class Settings:

@@ -22,29 +22,39 @@ from typing import TYPE_CHECKING
 from skipwise.imports import lazily
 
 if TYPE_CHECKING:
-    from skipwise.plan.machines import Machine, Utilisation
-    from skipwise.plan.planning import Plan, PlanConfig, check_plan, plan
-    from skipwise.plan.serving import Deployment
+    from skipwise.plan.advice import Advice
+    from skipwise.plan.machines import MACHINES, Machine, Utilisation, this_cpu
+    from skipwise.plan.planning import ByTarget, Plan, PlanConfig, check_plan, plan
+    from skipwise.plan.serving import Deployment, ServingEstimate
+    from skipwise.plan.shape import ModelShape
     from skipwise.plan.training import Approach, Job, TrainingEstimate
 
-_HOMES = {
-    **dict.fromkeys(("Plan", "PlanConfig", "check_plan", "plan"), "planning"),
-    **dict.fromkeys(("Approach", "Job", "TrainingEstimate"), "training"),
-    **dict.fromkeys(("Machine", "Utilisation"), "machines"),
-    "Deployment": "serving",
+_NAMES_OF_MODULES = {
+    "advice": "Advice",
+    "machines": "MACHINES Machine Utilisation this_cpu",
+    "planning": "ByTarget Plan PlanConfig check_plan plan",
+    "serving": "Deployment ServingEstimate",
+    "shape": "ModelShape",
+    "training": "Approach Job TrainingEstimate",
 }
 
 __all__ = [
+    "MACHINES",
+    "Advice",
     "Approach",
+    "ByTarget",
     "Deployment",
     "Job",
     "Machine",
+    "ModelShape",
     "Plan",
     "PlanConfig",
+    "ServingEstimate",
     "TrainingEstimate",
     "Utilisation",
     "check_plan",
     "plan",
+    "this_cpu",
 ]
 
-__getattr__ = lazily(__name__, _HOMES)
+__getattr__ = lazily(__name__, {name: module for module, names in _NAMES_OF_MODULES.items() for name in names.split()})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LONG_HOURS = 24 * 14
 
-# Sentences by name. `_sentences` says which apply, `_values` what stands in the braces.
+# Sentences by name. `_paragraphs` says which apply, `_values` what stands in the braces.
 _SENTENCES = {
     "train": "Train by {approach} and the recipe {recipe}: {recipe_total} of the {limit} that may be filled of {each} "
     "{machine}, {steps} steps in {time}{all_hours}{cost}.",

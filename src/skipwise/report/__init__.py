@@ -10,3 +10,63 @@ report.py      the whole: as a page (page.py, page.html), Markdown, CSV, JSON
 effective.py   how far a model's window may be relied upon
 model_card.py  the README.md of an extended checkpoint
 """
+
+from typing import TYPE_CHECKING
+
+from skipwise.imports import lazily
+
+if TYPE_CHECKING:
+    from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, mean_scores, short_limit
+    from skipwise.report.evidence import Arm, Evidence, Measure
+    from skipwise.report.figures import Curve, depth_grid, draw_coverage, perplexity_by_length
+    from skipwise.report.model_card import (
+        state_attention_factor,
+        state_effective_length,
+        state_results,
+        write_model_card,
+    )
+    from skipwise.report.page import Figure, Section, render_page
+    from skipwise.report.reading import read_evidence
+    from skipwise.report.report import Report
+    from skipwise.report.tables import Table, results_table, table_of
+
+_NAMES_OF_MODULES = {
+    "effective": "EffectiveLength MeanScore basis effective_length mean_scores short_limit",
+    "evidence": "Arm Evidence Measure",
+    "figures": "Curve depth_grid draw_coverage perplexity_by_length",
+    "model_card": "state_attention_factor state_effective_length state_results write_model_card",
+    "page": "Figure Section render_page",
+    "reading": "read_evidence",
+    "report": "Report",
+    "tables": "Table results_table table_of",
+}
+
+__all__ = [
+    "Arm",
+    "Curve",
+    "EffectiveLength",
+    "Evidence",
+    "Figure",
+    "MeanScore",
+    "Measure",
+    "Report",
+    "Section",
+    "Table",
+    "basis",
+    "depth_grid",
+    "draw_coverage",
+    "effective_length",
+    "mean_scores",
+    "perplexity_by_length",
+    "read_evidence",
+    "render_page",
+    "results_table",
+    "short_limit",
+    "state_attention_factor",
+    "state_effective_length",
+    "state_results",
+    "table_of",
+    "write_model_card",
+]
+
+__getattr__ = lazily(__name__, {name: module for module, names in _NAMES_OF_MODULES.items() for name in names.split()})

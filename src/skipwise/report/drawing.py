@@ -36,7 +36,7 @@ _CSS = {INK: f"var(--ink, {INK})", RULE: f"var(--rule, {RULE})"}
 COLOURS = ("#7f8287", "#d0780a", "#2f7fd1", "#c05aa6", "#159a72", "#d64545", "#8468d8", "#7d8a0b")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
-# The upright rule at zero, or at the original window.
+# The vertical line at zero, or at the original window.
 REFERENCE_RULE: Any = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 0}
 
 STYLE: Any = {

@@ -10,6 +10,8 @@ from skipwise.records.stats import Estimate
 from skipwise.report.quantities import TO, bytes_text, digits_text, per_cent_of_log, seconds_text, signed_text
 
 LOG_RATIO = "log_perplexity_ratio"
+MOST_OUTPUTS = 6
+MOST_OUTPUT_LETTERS = 200
 _SHARES = ("accuracy", "score", "same_top", "key_share")
 
 Depth = tuple[float, float]

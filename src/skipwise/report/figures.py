@@ -93,7 +93,7 @@ def perplexity_by_length(arms: Sequence[Arm], *, original_tokens: int, measure: 
 
     Args:
         arms: up to 24 are told apart by colour and dashes together.
-        original_tokens: window of the base model in tokens, marked by an upright rule.
+        original_tokens: window of the base model in tokens, marked by a vertical line.
         measure: which perplexity.
     """
     lines = lines_of(arms, measure)
@@ -140,7 +140,7 @@ def line_panel(
         title: what the values are.
         text: writes a value, for the label.
         unit: of the value axis; None for the values' own.
-        original_tokens: where an upright rule stands; None for none.
+        original_tokens: where a vertical line stands; None for none.
         x_title: what the lengths are.
     """
     ticks = sorted({at for line in lines for at in (*(p.length_tokens for p in line.points), *line.failed)})
@@ -254,7 +254,7 @@ def dot_panel(dots: Sequence[Line], *, title: str, x_title: str, from_zero: bool
         dots: from top to bottom, each with one point.
         title: above the drawing.
         x_title: what the values are, with their unit.
-        from_zero: begin at zero, for amounts; otherwise zero is marked by an upright rule, for differences.
+        from_zero: begin at zero, for amounts; otherwise zero is marked by a vertical line, for differences.
     """
     edges = axis_edges(dots)
     said = []

@@ -9,6 +9,7 @@ from dataclasses import replace
 from skipwise.errors import DataError
 from skipwise.records.comparison import Difference
 from skipwise.report.effective import (
+    RELATIVE_SHARE,
     RULER_THRESHOLD,
     EffectiveLength,
     MeanScore,
@@ -101,6 +102,7 @@ def retrieval_section(evidence: Evidence) -> Iterator[Section]:
         "retrieval",
         tables=tables,
         threshold=RULER_THRESHOLD,
+        share=RELATIVE_SHARE,
         bases=list(dict.fromkeys(basis(ruler.scores) for ruler, _ in found.values())),
         undecided=[arm.name for arm in scored if arm.name not in found],
     )

@@ -14,7 +14,7 @@ from skipwise.coverage import coverage_with_error
 from skipwise.errors import SkipwiseError
 from skipwise.positions import PositionSampler, sampler_from, sampler_label
 from skipwise.records.comparison import ArmRun
-from skipwise.report.evidence import Evidence, measures
+from skipwise.report.evidence import MOST_OUTPUT_LETTERS, MOST_OUTPUTS, Evidence, measures
 from skipwise.report.figures import Line, Point, Unit, coverage_panel, dot_panel, line_panel, lines_of
 from skipwise.report.measured import SERVING
 from skipwise.report.page import Figure, Section
@@ -122,7 +122,7 @@ def _runs_table(evidence: Evidence) -> list[Table]:
     rows += [(run.name, 1, _range([run.steps]), ABSENT, run.seconds, run.peak_bytes) for run in evidence.runs]
     header = ("Arm", "Runs", "Steps", "Tokens", "Time", "Peak memory")
     return table(
-        "Training runs that came to their end",
+        "Completed training runs",
         header,
         (
             (name, str(runs), steps, tokens, _written(seconds, seconds_text), _written(peak, bytes_text))
@@ -261,7 +261,7 @@ def outputs_section(evidence: Evidence) -> Iterator[Section]:
         for one in evidence.outputs
     )
     if tables := table("Outputs", ("Task", "Tokens", "Written", "Expected"), rows, wraps=True):
-        yield section("outputs", tables=tables)
+        yield section("outputs", tables=tables, most=MOST_OUTPUTS, letters=MOST_OUTPUT_LETTERS)
 
 
 def run_section(evidence: Evidence) -> Iterator[Section]:

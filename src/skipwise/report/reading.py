@@ -20,15 +20,13 @@ from skipwise.errors import CheckpointError, ConfigError, DataError, PositionErr
 from skipwise.records.comparison import COMPARISON_FILE, RECORDS_FILE, Comparison, ExtendedRun, one_line
 from skipwise.records.results import EvalResult
 from skipwise.records.runs import RECORD_FILE, Run
-from skipwise.report.evidence import Arm, Evidence, Output
+from skipwise.report.evidence import MOST_OUTPUT_LETTERS, MOST_OUTPUTS, Arm, Evidence, Output
 from skipwise.rope import read_rope
 
 _FORMS = (
     f"give .jsonl files of results, NAME=FILE, folders of a comparison ({COMPARISON_FILE}) or of an extended model "
     f"({RECORD_FILE})"
 )
-_MOST_OUTPUTS = 6
-_MOST_LETTERS = 200
 
 _RECORD, _COMPARISON, _RUN = TypeAdapter(EvalResult), TypeAdapter(Comparison), TypeAdapter(ExtendedRun)
 
@@ -65,7 +63,7 @@ def read_evidence(
         elif path.is_file() and path.suffix == ".jsonl":
             found = _by_arm(read_records(path), given or path.stem)
         else:
-            raise ConfigError(f"{source!r} is no results; {_FORMS}")
+            raise ConfigError(f"{source!r} is neither a file nor a folder of results; {_FORMS}")
         for name, records in found.items():
             if name != given and (first := found_in.setdefault(name, path)) != path:
                 # They may be of another model that is called the same.
@@ -99,7 +97,7 @@ def read_records(path: Path) -> list[EvalResult]:
     """Records of a file, in its order; empty lines are skipped.
 
     Raises:
-        DataError: a line is no record; the message has the file and the line.
+        DataError: a line is not a record; the message has the file and the line.
     """
     return [_valid(_RECORD, value, where) for where, value in _json_lines(path)]
 
@@ -113,7 +111,9 @@ def read_comparison(folder: Path) -> Comparison:
     path = folder / COMPARISON_FILE
     value = _without_nulls(_json(_text(path), repr(str(path))))
     if not isinstance(value, dict) or value.get("kind") != "comparison":
-        raise DataError(f"{str(path)!r} is no comparison: its kind must be 'comparison'; `skipwise compare` writes it")
+        raise DataError(
+            f"{str(path)!r} is not a comparison: its kind must be 'comparison'; `skipwise compare` writes it"
+        )
     return _valid(_COMPARISON, value, repr(str(path)))
 
 
@@ -128,24 +128,24 @@ def read_run(folder: Path) -> ExtendedRun:
 
 
 def read_outputs(path: Path) -> list[Output]:
-    """A few outputs out of a samples file: the first of each task and length, at most six, cut short.
+    """A few outputs out of a samples file: the first of each task and length, at most `MOST_OUTPUTS`, cut short.
 
     Raises:
-        DataError: a line is no sample, or none holds an output; the message has the file and the line.
+        DataError: a line is not a sample, or none holds an output; the message has the file and the line.
     """
     found: dict[tuple[str, int], Output] = {}
     for where, value in _json_lines(path):
         if not isinstance(value, dict) or not isinstance(task := value.get("task"), str):
-            raise DataError(f"{where} is no sample; `skipwise eval --samples` writes them")
+            raise DataError(f"{where} is not a sample; `skipwise eval --samples` writes them")
         output, length = value.get("output"), value.get("length_tokens")
         if isinstance(output, str) and isinstance(length, int):
             expected = value.get("references", value.get("answer", ""))
             text = ", ".join(map(str, expected)) if isinstance(expected, list) else str(expected)
-            cut = {"output": output[:_MOST_LETTERS], "expected": text[:_MOST_LETTERS]}
+            cut = {"output": output[:MOST_OUTPUT_LETTERS], "expected": text[:MOST_OUTPUT_LETTERS]}
             found.setdefault((task, length), Output(task=one_line(task), length_tokens=length, **cut))
     if not found:
         raise DataError(f"{str(path)!r} has no sample with an output; perplexities, for one, leave none")
-    return list(found.values())[:_MOST_OUTPUTS]
+    return list(found.values())[:MOST_OUTPUTS]
 
 
 def _name_and_path(source: str) -> tuple[str, Path]:
@@ -204,14 +204,16 @@ def _text(path: Path, kind: type[Exception] = DataError) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise kind(f"{str(path)!r} cannot be read ({error}); {_FORMS}") from error
+        # Only the reason: the text of an OSError repeats the path.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise kind(f"{str(path)!r} cannot be read ({reason}); {_FORMS}") from error
 
 
 def _json(text: str, where: str, kind: type[Exception] = DataError) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise kind(f"{where} is no JSON ({error}); mend or remove it") from error
+        raise kind(f"{where} is not valid JSON ({error}); correct or remove it") from error
 
 
 def _without_nulls(value: Any) -> Any:
@@ -228,6 +230,6 @@ def _valid(adapter: TypeAdapter[Any], value: Any, where: str, kind: type[Excepti
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise kind(f"{where}{f', {place}' if place else ''}: {first['msg'].lower()}; mend or remove it") from error
+        raise kind(f"{where}{f', {place}' if place else ''}: {first['msg'].lower()}; correct or remove it") from error
     except PositionError as error:
         raise kind(f"{where}: {error}") from error

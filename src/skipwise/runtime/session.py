@@ -128,7 +128,7 @@ class Session:
 
     @contextmanager
     def rewound(self) -> Iterator[None]:
-        """Forgets at its end what is read within, which must be few columns beside a chunk."""
+        """Forgets at the end what is read inside: a few columns, never a whole chunk."""
         assert self.cache is not None
         layers: list[Any] = self.cache.layers
         # A sliding layer drops what leaves its window, so it is copied: updates make new tensors.

@@ -249,8 +249,8 @@ _FIELDS = {
     for model in (CompletionBody, ChatBody, ChatMessage, TextPart, StreamOptions, TextFormat)
     for name in model.model_fields
 }
-# For a union, pydantic says of each type why the value does not fit; for what this server cannot do, how few are
-# allowed. These are clearer.
+# For a union, pydantic lists an error per type; for a forbidden list, it says that at most 0 items are allowed. These
+# hints replace both.
 _HINTS = {
     "prompt": "give one text that is not empty, or its token ids",
     "stop": "give up to 4 texts of 1 to 256 characters",
