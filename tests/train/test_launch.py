@@ -155,7 +155,7 @@ def test_a_killed_process_is_started_anew_and_the_run_goes_on(tiny_checkpoint: P
         (documents / f"{i}.txt").write_text(f"text number {i} " * 30)
 
     def arguments(output: str) -> list[str]:
-        settings = {"data.held_out": 0.0, "training.use_cpu": "true", "training.gradient_accumulation_steps": 2}
+        settings = {"data.held_out": 0.0, "training.gradient_accumulation_steps": 2}
         settings |= {"training.save_steps": 2, "validation.every_steps": 0, "training.learning_rate": 1e-3}
         flags = ["--target", "256", "--window", "32", "--data", str(documents), "--steps", "40"]
         for name, value in settings.items():

@@ -104,7 +104,8 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
     """
     settings, every = training_settings(config), config.validation.every_steps
     settings |= _launched_engine(settings)
-    if settings.get("deepspeed") and not torch.accelerator.is_available():
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1 and not settings.get("bf16")  # Which is refused below.
+    if (settings.get("deepspeed") or several) and not torch.accelerator.is_available():
         # By itself, accelerate would take each process for the only one.
         settings.setdefault("use_cpu", True)
     if every is None:
