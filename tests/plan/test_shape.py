@@ -29,7 +29,7 @@ PUBLISHED = {
     "smollm2-135m": 0.1345,
 }
 # Layers that keep no keys and values, and a model that is converted on loading.
-KEEPING_OTHERS, CONVERTED = ("lfm3",), ("gptj",)
+KEEPING_OTHERS, CONVERTED = [family for family in FAMILIES if family == "lfm3"], ("gptj",)
 
 
 def tiny_config(family: str) -> Any:

@@ -192,7 +192,7 @@ def test_groups_not_processes_make_the_windows_of_a_step(
         ({}, 3, "3 processes make no whole groups"),
         ({"window": 30}, 2, "a window of 30 tokens .* give one of 28, or another multiple of 4"),
         ({"growth": {"window": 250}}, 2, "a window of 250 tokens .* give one of 248"),
-        ({"attention": "eager"}, 2, "'attention' is 'eager'.*--attention sdpa"),
+        ({"attention": "eager"}, 2, "'attention' is 'eager'.*attention=sdpa"),
         ({"dilution": True}, 2, "'dilution' is true and 'parallel.context' is 2.*leave one of them out"),
         ({"parallel": {"context": 0}}, 2, "'parallel.context' is 0"),
         ({"parallel": {"contxt": 2}}, 2, "'parallel.contxt' is unknown; did you mean 'context'"),

@@ -55,7 +55,7 @@ REFUSALS: dict[str, tuple[type[SkipwiseError], dict[str, Any], list[str]]] = {
     "validation too long": (ConfigError, {"validation": {"lengths": [512]}}, ["validation.lengths", "512", "256"]),
     "no document": (DataError, {"data": {"source": "/no/such/folder"}}, ["/no/such/folder"]),
     "short documents": (DataError, {"data": {"min_tokens": 10_000}}, ["no document has 10000 tokens"]),
-    "no room for a key": (ConfigError, {"data": {"retrieval": 0.5}}, ["data.retrieval", "32 tokens", "--window"]),
+    "no room for a key": (ConfigError, {"data": {"retrieval": 0.5}}, ["data.retrieval", "32 tokens", "longer window"]),
     "no model": (CheckpointError, {"model": "/no/such/model"}, ["/no/such/model"]),
     "more chunks than tokens": (PositionError, {"sampler": {"kind": "pose", "chunks": 33}}, ["is 33", "most 32"]),
     "more chunks than grown tokens": (
