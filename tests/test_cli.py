@@ -19,7 +19,7 @@ import typer.main
 import skipwise
 from skipwise import cli
 from skipwise.cli.former_flags import FORMER, as_settings
-from skipwise.cli.options import settings_over
+from skipwise.cli.options import print_table, settings_over
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError, DataError
 from skipwise.records.verdict import Verdict
@@ -427,3 +427,14 @@ def test_doctor_probes_what_extend_trains(
     by_doctor, by_extend = calls
     assert by_doctor == by_extend
     assert tuple(by_doctor[name] for name in PROBED) == expected
+
+
+def test_tables_are_never_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a narrow terminal, and in pipes, which rich takes to have 80 columns."""
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [("short_window_regression", "log_perplexity_ratio scaled only", "0.0412345", "0.012345 to 0.098765")] * 2
+    print_table(("task", "measure", "value", "95% interval"), rows, title="Regression")
+    title, header, *lines = capsys.readouterr().out.splitlines()
+    assert title.strip() == "Regression"
+    assert header.split() == ["task", "measure", "value", "95%", "interval"]
+    assert [" ".join(line.split()) for line in lines] == [" ".join(row) for row in rows]

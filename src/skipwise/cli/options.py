@@ -185,25 +185,24 @@ def print_json(record: Mapping[str, Any]) -> None:
 def print_table(
     headings: Sequence[str], rows: Iterable[Sequence["str | Text"]], *, title: str = "", numbers: bool = False
 ) -> None:
-    """Prints a table without rules; the first column is never cut.
+    """Prints a table without rules, a line for each row. Wider than the terminal, it wraps there and is never cut.
 
     Args:
         headings: of the columns.
         rows: cells of each row.
         title: above the table.
-        numbers: all columns but the first are aligned right and never cut; where they do not fit, lines wrap.
+        numbers: all columns but the first are aligned right.
     """
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
     table = Table(title=Text(title) if title else None, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for number, heading in enumerate(headings):
-        of_numbers = numbers and number > 0
-        table.add_column(Text(heading), justify="right" if of_numbers else "left", no_wrap=of_numbers or number == 0)
+        table.add_column(Text(heading), justify="right" if numbers and number > 0 else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    if numbers:
-        console.width = max(console.width, 150)
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=10_000), table).maximum)
     console.print(table)
