@@ -1,5 +1,6 @@
 """What a run leaves open is chosen once, for reasons that are said and kept."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -56,6 +57,13 @@ def test_it_is_the_papers_where_layers_are_local() -> None:
         "tokens only take no other mask",
         "interpolation: yarn, as the model is not scaled yet",
     )
+
+
+def test_documents_that_nobody_named_are_told() -> None:
+    given, named = (RunConfig.from_mapping({**SMALL, **data}) for data in ({}, {"data": {"source": "stdlib"}}))
+    facts = dataclasses.replace(model_facts(given, LlamaConfig()), long_documents=lambda tokens: 10_000)
+    told = [[line for line in resolve(run, facts).reasons if line.startswith("data:")] for run in (given, named)]
+    assert told == [["data: stdlib, the Python sources of this interpreter, as none are given"], []]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ Setting = Annotated[
 ]
 Target = Annotated[int | None, option("--target TOKENS", "Window to extend to, such as 32k.")]
 Data = Annotated[
-    list[str] | None, option("--data SOURCE", "File, folder, pattern, hub data set or stdlib; repeatable.")
+    list[str] | None, option("--data SOURCE", "File, folder, pattern or hub data set; repeatable.", shown="stdlib")
 ]
 Original = Annotated[
     int | None,

@@ -24,8 +24,8 @@ CardArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A folder, a hub name, a .gguf file, embedded, or a built-in card: llama-7b, llama-2-7b, llama-3-8b, llama-3-70b, "
-        "mistral-7b, qwen2.5-7b, gemma-3-27b, deepseek-v3, gpt-j-6b, baichuan2-7b, smollm2-135m.",
+        help="A folder, a hub name, a .gguf file, embedded, or a built-in card: llama-7b, llama-2-7b, llama-3-8b, "
+        "llama-3-70b, mistral-7b, qwen2.5-7b, gemma-3-27b, deepseek-v3, gpt-j-6b, baichuan2-7b, smollm2-135m.",
     ),
 ]
 MachineOption = Annotated[

@@ -108,6 +108,8 @@ def resolve(given: "RunConfig", facts: Facts) -> Resolved:
     if "interpolation" not in given.model_fields_set:
         chosen["interpolation"], why = _interpolation(given, facts)
         reasons.append(f"interpolation: {chosen['interpolation']['kind']}, {why}")
+    if facts.long_documents is not None and "source" not in given.data.model_fields_set:
+        reasons.append(f"data: {given.data.source}, the Python sources of this interpreter, as none are given")
     config = given.over(chosen)
     warnings = (_told_of_few_documents(config, facts),)
     return Resolved(config=config, reasons=tuple(reasons), warnings=tuple(filter(None, warnings)))
