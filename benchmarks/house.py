@@ -1,4 +1,4 @@
-"""Sizes of the code at one or several commits, side by side: lines, long files, long functions.
+"""Sizes of the code at one or several commits, side by side: lines by room and by kind, long files, long functions.
 
     python benchmarks/house.py 4370048 HEAD
 
@@ -42,6 +42,20 @@ def long_functions(text: str) -> int:
     return found
 
 
+def kinds(text: str) -> Counter[str]:
+    """Numbers of a file's lines that are docstrings, imports, comments, blank, and code."""
+    lines = text.split("\n")[:-1]
+    kind = ["blank" if not line.strip() else "comments" if line.strip()[0] == "#" else "code" for line in lines]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            kind[node.lineno - 1 : node.end_lineno] = ["imports"] * ((node.end_lineno or 0) - node.lineno + 1)
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node) is not None:
+            told = node.body[0]
+            kind[told.lineno - 1 : told.end_lineno] = ["docstrings"] * ((told.end_lineno or 0) - told.lineno + 1)
+    return Counter(kind)
+
+
 def sizes(commit: str) -> Counter[str]:
     """All counts of a commit, by name."""
     found = Counter[str]()
@@ -52,6 +66,7 @@ def sizes(commit: str) -> Counter[str]:
         if root == "src":
             found[f"src/skipwise/{inner[1]}" + ("/" if len(inner) > 2 else "")] += lines
         if root in ("src", "tests"):
+            found.update({f"{root}: {kind}": number for kind, number in kinds(text).items()})
             found[f"{root}: files"] += 1
             found[f"{root}: files over {LONG_FILE} lines"] += lines > LONG_FILE
             found[f"{root}: functions over {LONG_FUNCTION} lines"] += long_functions(text)
