@@ -73,7 +73,7 @@ def test_all_that_is_wrong_is_in_one_line(docs: Path) -> None:
         "cut.jsonl.gz",
         "no.parquet",
         "2 .docx, 1 .pdf",
-        "data.skip_unreadable: true",
+        "data.skip_unreadable=true",
     ):
         assert words in told, words
 
@@ -81,7 +81,7 @@ def test_all_that_is_wrong_is_in_one_line(docs: Path) -> None:
 def test_one_fault_is_told_as_itself_with_the_way_on(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff")
     (tmp_path / "b.txt").write_text("text")
-    with pytest.raises(DataError, match=r"a\.txt:1 is not UTF-8 .*; or skip .* with data\.skip_unreadable"):
+    with pytest.raises(DataError, match=r"a\.txt:1 is not UTF-8 .*; or skip .*data\.skip_unreadable"):
         look_through(tmp_path)
 
 
@@ -308,7 +308,7 @@ def test_a_stream_of_a_large_source_says_how_to_go_on(
 ) -> None:
     monkeypatch.setattr(documents_sources, "_HASHED_BYTES", 1)
     stream = open_stream(DataConfig(source=str(shards[0]), held_out=0.0), TOKENIZER, lanes=1, seed=3)
-    with pytest.raises(DataError, match=r"row \d+ of shard \d is not UTF-8 .*data\.skip_unreadable: true"):
+    with pytest.raises(DataError, match=r"row \d+ of shard \d is not UTF-8 .*data\.skip_unreadable=true"):
         _all_taken(stream, range(100))
 
 

@@ -74,7 +74,7 @@ def test_all_problems_are_told_before_anything_is_loaded(
     line = capsys.readouterr().err.strip().splitlines()[-1]
     for words in ("1 not UTF-8: ", "latin.txt:1", "1 no text in the field: ", "lines.jsonl:2", "2 .docx, 1 .pdf"):
         assert words in line, words
-    assert line.endswith("(--skip-unreadable)")
+    assert "--skip-unreadable" in line
 
 
 @pytest.mark.usefixtures("sound_model")

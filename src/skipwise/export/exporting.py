@@ -112,7 +112,7 @@ def _check_settings(to: str, dtype: str | None, engine: str | None, rank: int | 
         raise ConfigError("--to gguf needs the package gguf, which is missing; run: pip install 'skipwise[gguf]'")
     if rank is not None and (to != "adapter" or rank < 1):
         raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists():
         raise ConfigError(f"output folder {str(folder)!r} already exists; give another with --out")
 
 
