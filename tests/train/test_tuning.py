@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import SIGLIP
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skipwise.config import FullTuning, LoraTuning
@@ -21,17 +22,9 @@ SHAPE: dict[str, Any] = {
     "max_position_embeddings": 64,
     "pad_token_id": 0,
 }
-VISION = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": SHAPE,
-    "gemma3": {"text_config": {**SHAPE, "head_dim": 16, "sliding_window": 32}, "vision_config": VISION},
+    "gemma3": {"text_config": {**SHAPE, "head_dim": 16, "sliding_window": 32}, "vision_config": SIGLIP},
     "mixtral": {**SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 

@@ -60,8 +60,13 @@ class Machine:
 
     @property
     def process_bytes(self) -> int:
-        """Memory of a process beside tensors: CUDA's driver and libraries; on a CPU Python and its packages."""
+        """Memory of a training process beside tensors: CUDA's driver and libraries, or Python and its packages."""
         return (530 if self.is_cpu else 600) * 2**20
+
+    @property
+    def inference_process_bytes(self) -> int:
+        """The same of a process that only runs a model: on a CPU without the Trainer and what it imports."""
+        return 400 * 2**20 if self.is_cpu else self.process_bytes
 
     def link_between(self, count: int) -> float:
         """Bandwidth of each of `count` accelerators to the others, in 10^9 bytes per second.

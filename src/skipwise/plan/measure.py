@@ -233,7 +233,7 @@ class Measurer:
         operations = prefill_flops(shape.counts, shape.layers, length_tokens)
         return Measured(
             name=f"prefill, {length_tokens} tokens",
-            predicted_bytes=machine.process_bytes + weights + peak.held(len(shape.layers)),
+            predicted_bytes=machine.inference_process_bytes + weights + peak.held(len(shape.layers)),
             measured_bytes=found["peak_bytes"],
             predicted_seconds=operations / (machine.tflops * TERA * self._utilisation.prefill),
             measured_seconds=found["seconds"],

@@ -110,7 +110,7 @@ def serving_estimate(
     copies = cache_copies(shape, deployment)
     weights = weight_bytes(shape, deployment.weight_bits)
     one_cache = round(kv_cache_bytes(shape.layers, length_tokens, bits=kv_bits, latent=latent) * copies)
-    work = profiles.prefill_work(_chunk(length_tokens)) + count * machine.process_bytes
+    work = profiles.prefill_work(_chunk(length_tokens)) + count * machine.inference_process_bytes
     limit = round(count * machine.memory_bytes * utilisation.memory)
     most = max(0, int((limit - weights - work) // one_cache)) if one_cache else 0
     speed = count * machine.tflops * TERA * utilisation.prefill
