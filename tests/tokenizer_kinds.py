@@ -32,7 +32,7 @@ _OTHER_LETTERS = (
 
 def _text() -> list[str]:
     """Prose and code of the standard library, whose text no change here touches."""
-    prose = (topics["typesseq"] + topics["strings"] + topics["import"])[:20_000]
+    prose = topics["formatstrings"][:20_000]
     return [*inspect.getsource(textwrap).splitlines(), *prose.splitlines(keepends=True), *[_OTHER_LETTERS] * 8]
 
 
