@@ -240,6 +240,10 @@ def test_keys_by_the_command(capfd: Any, tmp_path: Path) -> None:
     assert f"{listed['id']}  revoked  ada" in keys()
     keys("revoke", key[:20], code=2)
     assert "give a number and s, m, h, d or w" in keys("create", "bob", "--expires", "soon", code=2)
+    before = (tmp_path / "keys.json").read_bytes()
+    for models in ("", ","):  # Nothing is not everything.
+        assert "--models" in keys("role", "reader", "--models", models, code=2)
+    assert (tmp_path / "keys.json").read_bytes() == before
     for expires in ("99999999999d", "0d", "9" * 50 + "s"):
         assert "give from 1s to 36500d" in keys("create", "bob", "--expires", expires, code=2)
 

@@ -111,11 +111,14 @@ def role(
     """
     from skipwise.serve.keys import Role, set_role
 
+    if models is not None and not models:
+        # As of an unset variable: left out, it would allow all of them.
+        raise ConfigError("--models names none; give names such as long,short, or leave it out to allow all")
     made = Role(
         max_context=max_context,
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
-        models=models or None,
+        models=models,
     )
     set_role(keys or default_key_file(), name, made)
     if as_json:
