@@ -19,7 +19,7 @@ from skipwise.doctor import Verdict
 from skipwise.errors import DataError, UnsupportedModelError
 from skipwise.positions import PoSE, RandPos
 from skipwise.records.runs import Run
-from skipwise.train.checks import model_facts
+from skipwise.train.facts import model_facts
 from skipwise.window import Window
 
 SMALL = {"model": "some/model", "target": "32k"}

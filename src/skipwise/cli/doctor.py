@@ -68,8 +68,8 @@ def doctor(
     with loading(f"probing the model {run.model}"):
         from skipwise.config.recipes import resolve
         from skipwise.model import check_trainable, read_config
-        from skipwise.train.checks import model_facts
-        from skipwise.train.preparation import refused_mask
+        from skipwise.records.verdict import refused_mask
+        from skipwise.train.facts import model_facts
 
     model_config = read_config(run.model, original=run.original, trust_remote_code=run.trust_remote_code)
     check_trainable(run.model, model_config)

@@ -18,7 +18,7 @@ from skipwise.config.recipes import resolve
 from skipwise.errors import ConfigError, SkipwiseError
 from skipwise.model import original_window
 from skipwise.train.arguments import training_settings
-from skipwise.train.checks import model_facts
+from skipwise.train.facts import model_facts
 from skipwise.window import Window
 
 

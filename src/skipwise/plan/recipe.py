@@ -8,7 +8,7 @@ from skipwise.config.recipes import Resolved, resolve
 from skipwise.config.stages import run_stages
 from skipwise.plan.shape import ModelShape
 from skipwise.plan.training import Job, TrainingEstimate, TrainingPlanner
-from skipwise.train.checks import model_facts
+from skipwise.train.facts import model_facts
 from skipwise.window import Window
 
 

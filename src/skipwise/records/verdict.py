@@ -45,3 +45,14 @@ def require_healthy(verdicts: Sequence[Verdict]) -> None:
         raise UnsupportedModelError(
             f"preflight failed ({len(failed)} of {len(verdicts)} verdicts): {' | '.join(failed)}"
         )
+
+
+def refused_mask(verdicts: Sequence[Verdict]) -> str | None:
+    """Why the mask of diluted attention is refused, if the preflight failed for nothing else; else None.
+
+    In 16 bits this may be rounding, which hides the mask's effect on a small model.
+    """
+    failed = [verdict for verdict in verdicts if verdict.status == "fail"]
+    if [verdict.name for verdict in failed] != ["dilution"]:
+        return None
+    return f"the preflight does not see that the model takes its mask ({failed[0].detail})"

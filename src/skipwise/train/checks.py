@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from transformers import PreTrainedConfig
 
 from skipwise.config import FullTuning, QloraTuning, RunConfig
@@ -13,21 +12,18 @@ from skipwise.config.recipes import Facts, Resolved, as_begun, resolve
 from skipwise.config.stages import run_stages, short_stage
 from skipwise.data.documents import Sources
 from skipwise.data.tokens import require_fast
-from skipwise.doctor.bench import local_span
 from skipwise.model import (
     check_loads_in_four_bits,
     check_trainable,
-    original_window,
     read_config,
     read_tokenizer,
-    scaled_by,
     without_weights,
 )
 from skipwise.positions import PositionSampler
-from skipwise.train.arguments import training_settings
 from skipwise.train.context import check_context
 from skipwise.train.data import check_sources
 from skipwise.train.exercises import shortest_exercise
+from skipwise.train.facts import model_facts
 from skipwise.train.quantized import share_in_four_bits
 from skipwise.train.tuning import check_tuning
 from skipwise.train.validation import validation_lengths
@@ -56,35 +52,6 @@ class CheckedRun:
     resolved: Resolved
     validation_lengths: list[int]
     sources: Sources
-
-
-def model_facts(
-    given: RunConfig, base: PreTrainedConfig, *, sampler: PositionSampler | None = None, processes: int | None = None
-) -> Facts:
-    """What `resolve` needs to know about a run's model and machine, from the model's config alone.
-
-    Args:
-        given: the run.
-        base: config of the model.
-        sampler: instead of the run's own.
-        processes: of the run; by default the number in this process's group.
-
-    Raises:
-        ConfigError, PositionError: lengths that contradict each other, or settings of `training` that are unknown.
-    """
-    training, local = training_settings(given), local_span(base.get_text_config(decoder=True))
-    groups = max(1, (processes or PartialState().num_processes) // given.parallel.context)
-    windows = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    return Facts(
-        window=given.resolve_window(original_window(base)),
-        refuses_mask=None
-        if local is None
-        else f"layers that attend to the last {local} tokens only take no other mask",
-        interpolation=scaled_by(base, given.target),
-        own_sampler=sampler is not None,
-        steps=training["max_steps"],
-        step_windows=windows * groups,
-    )
 
 
 def check_run(

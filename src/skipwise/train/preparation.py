@@ -1,13 +1,13 @@
 """The model of a run: loaded with its interpolation, and probed before anything is trained."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from accelerate import PartialState
 
-from skipwise.doctor import Verdict, doctor, require_healthy
+from skipwise.doctor import doctor, require_healthy
 from skipwise.model import LoadedModel, check_read_as_stored, load_model
+from skipwise.records.verdict import refused_mask
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision
 from skipwise.train.context import context_group, probe_context
 from skipwise.train.quantized import quantization_of
@@ -72,14 +72,3 @@ def prepare(run: Session) -> None:
         verdicts = [verdict for verdict in verdicts if verdict.status != "fail"]
     require_healthy(verdicts)
     run.verdicts = verdicts
-
-
-def refused_mask(verdicts: Sequence[Verdict]) -> str | None:
-    """Why the mask of diluted attention is refused, if the preflight failed for nothing else; else None.
-
-    In 16 bits this may be rounding, which hides the mask's effect on a small model.
-    """
-    failed = [verdict for verdict in verdicts if verdict.status == "fail"]
-    if [verdict.name for verdict in failed] != ["dilution"]:
-        return None
-    return f"the preflight does not see that the model takes its mask ({failed[0].detail})"
