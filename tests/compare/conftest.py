@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tiny_runs import write_documents
 
-import skipwise.compare
+import skipwise.compare.running
 import skipwise.train
 from skipwise.compare import worker
 
@@ -57,5 +57,5 @@ def in_process(monkeypatch: pytest.MonkeyPatch, sound_model: None) -> list[str]:
         ran.append("/".join(job_file.parts[-3:-1]))
         return worker.main(job_file)
 
-    monkeypatch.setattr(skipwise.compare, "_run_process", run)
+    monkeypatch.setattr(skipwise.compare.running, "_run_process", run)
     return ran

@@ -1,5 +1,7 @@
 """A comparison's settings: what arms stand for, and what is refused before anything runs."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -144,3 +146,10 @@ def test_what_is_refused(settings: dict[str, Any], named: list[str]) -> None:
         Planner(comparison(**settings), BASE).arm_jobs()
     assert all(name in str(error.value) for name in named), error.value
     assert "\n" not in str(error.value)
+
+
+def test_a_worker_is_not_imported_before_it_is_run() -> None:
+    command = [sys.executable, "-m", "skipwise.compare.worker", "no-such-job.json"]
+    told = subprocess.run(command, capture_output=True, text=True).stderr
+    assert "FileNotFoundError" in told
+    assert "RuntimeWarning" not in told
