@@ -125,16 +125,7 @@ def find_texts(
 
 
 class Texts(NamedTuple):
-    """The documents to measure on: found once, tokenized for each model.
-
-    Attributes:
-        data: where they come from, and which share is held out.
-        sources: the same, found.
-        part: all, or those held out.
-        end: end of a document that the run held out.
-        details: entries of the details of every result.
-        progress: show a bar.
-    """
+    """The documents to measure on: found once, tokenized for each model; `details` go to those of every result."""
 
     data: DataConfig
     sources: "Sources"

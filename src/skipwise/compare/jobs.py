@@ -28,7 +28,6 @@ class Job:
 
     Attributes:
         name: folder of its results, below the comparison's.
-        arm: what is run.
         seed: of training; None where nothing is trained.
         run: settings of the run, with `output` within the job's folder.
         target_tokens: target window; differs from the comparison's where costs are measured.
@@ -44,12 +43,7 @@ class Job:
 
 
 class Planner:
-    """Makes the jobs of a comparison, and raises for those that cannot run before any is started.
-
-    Args:
-        comparison: the settings.
-        base: config of the base model.
-    """
+    """Makes the jobs of a comparison over a base model of this config, and raises for those that cannot run."""
 
     def __init__(self, comparison: Comparison, base: PreTrainedConfig) -> None:
         self._comparison, self._base = comparison, base

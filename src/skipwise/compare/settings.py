@@ -28,8 +28,6 @@ class ArmKind(StrictModel):
     """A kind of arm.
 
     Attributes:
-        trained: whether it is trained.
-        interpolated: whether its RoPE is interpolated.
         settings: of its run, over those that all arms share.
         whole_target: whether it trains at the target length instead of short windows, with as many tokens a step.
         as_long_as_reference: whether it takes as many steps as fit into the reference's training time, instead of as
@@ -66,7 +64,6 @@ class Arm(StrictModel):
     """One side of a comparison.
 
     Attributes:
-        name: its name in reports, and of its folder.
         like: its kind, or the kind that it is a variant of: a key of `ARM_KINDS`.
         settings: of its run, over those of its kind.
     """
