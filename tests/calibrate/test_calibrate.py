@@ -70,9 +70,7 @@ def documents() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("planted", [0.8, 1.25])
-def test_a_planted_factor_is_found(
-    planted: float, loaded: LoadedModel, written_by: Callable[[float], list[np.ndarray]]
-) -> None:
+def test_a_planted_factor_is_found(planted: float, loaded: LoadedModel, written_by: Any) -> None:
     search = Search(scales=(0.64, 0.8, 1.25, 1.5625), refine=False, trials=1, scored_tokens=160)
     found = calibrate(*loaded, written_by(planted), [TARGET], search=search, progress=False)
     assert found.scale == planted
@@ -80,18 +78,14 @@ def test_a_planted_factor_is_found(
     assert found.line.startswith(f"{found.attention_factor:.4g}, {planted} times the trained 1.161: ")
 
 
-def test_texts_of_the_model_itself_need_no_change(
-    loaded: LoadedModel, written_by: Callable[[float], list[np.ndarray]]
-) -> None:
+def test_texts_of_the_model_itself_need_no_change(loaded: LoadedModel, written_by: Any) -> None:
     search = Search(scales=(0.8, 1.25), trials=1, scored_tokens=160)
     found = calibrate(*loaded, written_by(1.0), [TARGET], search=search, progress=False)
     assert (found.scale, found.attention_factor) == (1.0, found.trained_factor)
     assert "as trained" in found.line
 
 
-def test_refinement_tries_between_the_choice_and_its_neighbours(
-    loaded: LoadedModel, written_by: Callable[[float], list[np.ndarray]]
-) -> None:
+def test_refinement_tries_between_the_choice_and_its_neighbours(loaded: LoadedModel, written_by: Any) -> None:
     search = Search(scales=(1.25, 1.6), trials=1, scored_tokens=160)
     found = calibrate(*loaded, written_by(1.25), [TARGET], search=search, progress=False)
     assert {one.scale for one in found.measured} == {1.0, 1.118, 1.25, 1.4142, 1.6}
@@ -109,9 +103,7 @@ def test_scores_are_those_of_the_evaluations(loaded: LoadedModel, documents: lis
     assert len(found.measured[1].found) == QUICK.trials
 
 
-def test_what_is_ruled_out_is_not_measured_further(
-    loaded: LoadedModel, written_by: Callable[[float], list[np.ndarray]]
-) -> None:
+def test_what_is_ruled_out_is_not_measured_further(loaded: LoadedModel, written_by: Any) -> None:
     search = Search(scales=(0.3, 1.25), trials=1, refine=False)
     found = calibrate(*loaded, written_by(1.25), [128, TARGET], search=search, progress=False)
     spoilt, unchanged, _ = found.measured
@@ -176,9 +168,7 @@ def test_no_passkey_is_one_of_an_evaluation(loaded: LoadedModel, documents: list
     assert not asked & {sample["answer"] for sample in samples}
 
 
-def test_an_interrupted_search_goes_on(
-    loaded: LoadedModel, documents: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_search_goes_on(loaded: LoadedModel, documents: Any, tmp_path: Path, monkeypatch: Any) -> None:
     def run() -> Any:
         return calibrate(*loaded, documents, [TARGET], search=QUICK, cache=SampleCache(tmp_path), progress=False)
 
@@ -188,9 +178,7 @@ def test_an_interrupted_search_goes_on(
     assert run() == whole
 
 
-def test_a_calibrated_model_is_calibrated_from_what_it_was_trained_with(
-    loaded: LoadedModel, documents: list[np.ndarray]
-) -> None:
+def test_a_calibrated_model_is_calibrated_from_what_it_was_trained_with(loaded: LoadedModel, documents: Any) -> None:
     fresh = calibrate(*loaded, documents, [TARGET], search=QUICK, progress=False)
     scaled = with_scaled_attention(loaded.model, 1.25)
     again = calibrate(scaled, loaded.tokenizer, documents, [TARGET], search=QUICK, progress=False)
@@ -216,9 +204,7 @@ def test_longrope_carries_it(tiny_checkpoint: Path, documents: list[np.ndarray])
     assert found.trained_factor == pytest.approx(np.sqrt(1 + np.log(5) / np.log(64)))
 
 
-def test_documents_and_lengths_are_looked_at_first(
-    loaded: LoadedModel, documents: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documents_and_lengths_are_looked_at_first(loaded: LoadedModel, documents: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(package, "with_scaled_attention", None)
     with pytest.raises(DataError, match="documents of at least 320 tokens"):
         calibrate(*loaded, documents[3:], progress=False)

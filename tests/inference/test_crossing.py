@@ -63,9 +63,7 @@ def fresh(folder: Path) -> Callable[[Sequence[int], int], list[int]]:
 
 
 @pytest.fixture(scope="module", params=[ORIGINAL - 10, ORIGINAL - 1, ORIGINAL, ORIGINAL + 1, ORIGINAL - NEW])
-def case(
-    request: pytest.FixtureRequest, modes: TwoModes, fresh: Callable[[Sequence[int], int], list[int]]
-) -> tuple[list[int], list[int]]:
+def case(request: pytest.FixtureRequest, modes: TwoModes, fresh: Any) -> tuple[list[int], list[int]]:
     """A prompt that ends before, at or after the original window, and what is to follow."""
     ids = list(modes.tokenizer(TEXT)["input_ids"][: request.param])
     return ids, fresh(ids, NEW)

@@ -206,9 +206,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["--keys", "."], "the key file '.' cannot be read"),
     ],
 )
-def test_mistakes_are_one_line(
-    arguments: list[str], told: str, capfd: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_mistakes_are_one_line(arguments: list[str], told: str, capfd: Any, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["serve", "embedded", "--port", "0", *arguments]) == 2

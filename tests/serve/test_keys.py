@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,9 +115,7 @@ OLD_FILE = """{
 }"""
 
 
-def test_a_file_of_an_earlier_version_is_read_and_its_keys_stay_valid(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_an_earlier_version_is_read_and_its_keys_stay_valid(path: Path, monkeypatch: Any) -> None:
     path.parent.mkdir()
     path.write_text(OLD_FILE)
     path.chmod(0o600)
