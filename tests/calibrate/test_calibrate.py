@@ -195,7 +195,7 @@ def test_an_interpolation_without_a_place_for_the_factor_is_refused(
     model, tokenizer = load_model(tiny_checkpoint, interpolation=INTERPOLATIONS[kind](), window=WINDOW)
     # A base change is written as such; without its record it would be no interpolation at all.
     shown = "none" if kind == "none" else kind
-    with pytest.raises(ConfigError, match=f"interpolation is '{shown}'.*these carry it: yarn, longrope"):
+    with pytest.raises(ConfigError, match=f"'{shown}'.*yarn, longrope"):
         calibrate(model, tokenizer, documents, progress=False)
 
 
@@ -206,28 +206,27 @@ def test_longrope_carries_it(tiny_checkpoint: Path, documents: list[np.ndarray])
 
 def test_documents_and_lengths_are_looked_at_first(loaded: LoadedModel, documents: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(package, "with_scaled_attention", None)
-    with pytest.raises(DataError, match="documents of at least 320 tokens"):
+    with pytest.raises(DataError, match="320"):
         calibrate(*loaded, documents[3:], progress=False)
-    with pytest.raises(DataError, match="documents of at least 320 tokens"):
+    with pytest.raises(DataError, match="320"):
         require_calibratable(*loaded, documents[3:])
-    with pytest.raises(ConfigError, match="length is 1024 tokens and the model's window"):
-        calibrate(*loaded, documents, [1024], progress=False)
-    with pytest.raises(ConfigError, match="passkey length is 100"):
-        calibrate(*loaded, documents, [100], progress=False)
+    for length, named in ((1024, "1024"), (100, "passkey.*100")):
+        with pytest.raises(ConfigError, match=named):
+            calibrate(*loaded, documents, [length], progress=False)
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "named"),
     [
-        ({"scales": (1.1, 0.0)}, r"scales are \[0.0, 1.0, 1.1\]"),
-        ({"scales": (float("nan"),)}, "scales are"),
-        ({"tolerance": -0.1}, "tolerance is -0.1"),
-        ({"trials": 0}, "trials is 0"),
-        ({"num_documents": 0}, "num_documents is 0"),
+        ({"scales": (1.1, 0.0)}, r"scales.*\[0\.0, 1\.0, 1\.1\]"),
+        ({"scales": (float("nan"),)}, "scales"),
+        ({"tolerance": -0.1}, r"tolerance.*-0\.1"),
+        ({"trials": 0}, "trials"),
+        ({"num_documents": 0}, "num_documents"),
     ],
 )
-def test_settings_out_of_range_are_refused(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_settings_out_of_range_are_refused(setting: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
         Search(**setting)
 
 
@@ -254,5 +253,5 @@ def test_logits_that_are_no_numbers_rule_out_a_factor_but_not_the_model_as_it_is
     assert found.scale == 1.0
     assert found.to_json()["factors"][1]["verdict"] == "its logits cannot be used: logits are NaN"
     nan_at[0] = 1.0
-    with pytest.raises(CheckpointError, match="logits are NaN"):
+    with pytest.raises(CheckpointError, match="NaN"):
         calibrate(*loaded, documents, [TARGET], search=search, progress=False)

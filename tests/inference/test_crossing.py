@@ -94,7 +94,7 @@ def test_what_would_write_other_tokens_is_refused(modes: TwoModes, fresh: Callab
     ids = list(modes.tokenizer(TEXT)["input_ids"][: ORIGINAL + 40])
     how: dict[str, Any] = {"do_sample": False, "eos_token_id": []}
     for name, value in (("prefill_chunk_size", 64), ("prompt_lookup_num_tokens", 3)):
-        with pytest.raises(ConfigError, match=f"{name} is given, and beyond the original window"):
+        with pytest.raises(ConfigError, match=name):
             modes.generate(torch.tensor([ids]), max_new_tokens=4, **{name: value}, **how)
         config = hf.GenerationConfig(**{name: value})
         with pytest.raises(ConfigError, match=name):

@@ -58,6 +58,6 @@ def test_biases_that_no_addition_reaches_count_as_lost(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
-    for base, rank, named in ((runs["full"].base, 0, "rank is 0"), ("embedded", 4, "other parameters")):
+    for base, rank, named in ((runs["full"].base, 0, "rank.*0"), ("embedded", 4, "parameters")):
         with pytest.raises(ConfigError, match=named):
             low_rank_difference(base, runs["full"].folder, rank, tmp_path)
