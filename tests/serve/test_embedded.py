@@ -138,12 +138,6 @@ def test_a_seed_gives_the_same_samples_again(write: Any) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("temperature", [1e-320, 1e-45, 1e-38, 1e-6])
-def test_a_temperature_next_to_zero_takes_the_likeliest_token(write: Any, alone: Any, temperature: float) -> None:
-    done = write(SENTENCE, 8, temperature=temperature, top_p=1e-320)
-    assert done.choices[0].text == alone(SENTENCE, 8)
-
-
 def test_what_is_served_keeps_nothing_of_a_request_that_is_done(serve: Callable[..., Any]) -> None:
     how: dict[str, Any] = {"dtype": None, "attention": None, "trust_remote_code": False}
     made: Any = _embedded("embedded", None, "m", Turns(), "dynamic", None, how)[0]

@@ -31,11 +31,7 @@ class HeldOut(NamedTuple):
 
 
 def held_out_of(model: str) -> HeldOut | None:
-    """What the run behind a model held out from training; None for a model without a run.
-
-    Args:
-        model: the output folder of a run, finished or not, or one of its checkpoints; any other model as well.
-    """
+    """What the run behind a model, or a checkpoint of it, held out from training; None for a model without a run."""
     from skipwise.records.runs import Run, held_out_end
 
     folder = Path(model)
@@ -64,14 +60,8 @@ def find_texts(
 ) -> "Texts":
     """Finds the documents to measure on: those that the model's run held out, or the default share where there is none.
 
-    Args:
-        model: the model to measure, or the folder of its run.
-        source: where documents come from.
-        field: field with their text.
-        all_documents: measure on every document.
-        share: of the documents that counts as held out; None for the run's own.
-        skip_unreadable: skip files and records that cannot be read; also if the run did.
-        progress: show a bar.
+    A `share` of documents may be asked for instead, or all. What cannot be read is skipped if asked
+    for, or if the run did so.
 
     Raises:
         DataError: something cannot be read. That is known before any weight is read.

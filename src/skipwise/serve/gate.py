@@ -46,7 +46,6 @@ class Bounds:
 
     Attributes:
         buffered_bytes: bodies of all requests in progress together.
-        requests: in progress at once, whatever they ask for.
     """
 
     body_bytes: int = 16 << 20

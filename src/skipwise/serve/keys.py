@@ -47,8 +47,6 @@ class Key(BaseModel):
 
     Attributes:
         id: the part of the key that is not secret.
-        name: of the holder, for the audit log.
-        role: a name in the file's roles.
         created, expires, revoked: seconds since 1970; None for never.
         digest: hexadecimal SHA-256 of the secret.
         salt, scrypt: of records by earlier versions, whose digest is scrypt's with this salt and these n, r, p.
