@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from skipwise.calibrate import Search, calibrate, require_calibratable
+from skipwise.cli.calibrate import _data
+from skipwise.cli.evaluate_documents import HeldOut
+from skipwise.config import DataConfig
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import SampleCache, evaluate
 from skipwise.model import LoadedModel, load_model, rope_state, rotary_tables, with_scaled_attention
@@ -213,6 +216,21 @@ def test_documents_and_lengths_are_looked_at_first(loaded: LoadedModel, document
     for length, named in ((1024, "1024"), (100, "passkey.*100")):
         with pytest.raises(ConfigError, match=named):
             calibrate(*loaded, documents, [length], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ((None, None, False), {"source": "docs", "field": "body", "skip_unreadable": True}),
+        ((None, "title", False), {"source": "docs", "field": "title", "skip_unreadable": True}),
+        (("other", None, False), {"source": "other", "field": "text", "skip_unreadable": True}),
+        (("other", "title", True), {"source": "other", "field": "title", "skip_unreadable": True}),
+    ],
+)
+def test_other_documents_than_the_runs_have_their_own_field(given: Any, read: dict[str, Any]) -> None:
+    kept = {"held_out": 0.3, "control_tokens": "tokens"}
+    run = HeldOut(DataConfig(source="docs", field="body", skip_unreadable=True, **kept))
+    assert _data(run, *given) == DataConfig(**read, **kept)
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,6 @@ class Keyring:
         except OSError:
             seen = ()
         if seen != self._seen:
-            self._known, self._seen = {}, None
             content = read_keys(self._path)
             self._known = {key.id: (key, content.roles[key.role]) for key in content.keys}
             self._seen = seen
