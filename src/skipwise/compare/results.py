@@ -103,7 +103,7 @@ def _cost(job: Job, outcome: Outcome) -> record.Cost:
     later = sorted(outcome.step_seconds[1:])
     return record.Cost(
         arm=job.arm.name,
-        target_tokens=job.target_tokens,
+        target_tokens=job.run.target,
         step_seconds=later[len(later) // 2] if later else None,
         peak_bytes=outcome.peak_bytes if done else None,
         status=outcome.status,
