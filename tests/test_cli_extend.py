@@ -38,9 +38,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ru
     return run
 
 
-def test_flags_former_flags_and_settings_say_what_the_file_says(
-    planned: Callable[..., RunConfig], tmp_path: Path
-) -> None:
+def test_flags_former_flags_and_settings_say_what_the_file_says(planned: Any, tmp_path: Path) -> None:
     tree = {
         "model": "some/model",
         "target": "32k",
@@ -88,9 +86,7 @@ def test_flags_lie_over_the_file_and_set_over_both(planned: Callable[..., RunCon
 
 
 @pytest.fixture
-def command(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound_model: None
-) -> Callable[..., list[str]]:
+def command(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: Any, sound_model: None) -> Callable[..., list[str]]:
     """A run of two steps, in a folder whose name a shell would split."""
     monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
     documents = tmp_path / "documents"
@@ -102,9 +98,7 @@ def command(
     return lambda *more: ["extend", str(tiny_checkpoint), *words.split(), *quiet.split(), *more]
 
 
-def test_a_run_its_json_and_its_text(
-    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_its_json_and_its_text(command: Any, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "a run"
     assert cli.main(command("--output", str(folder), "--json")) == 0
     out, _ = capsys.readouterr()

@@ -58,13 +58,13 @@ def test_the_embedded_model_is_as_described():
 def test_the_short_demo_extends_and_retrieves(tmp_path):
     settings = DemoSettings(target=1024, steps=60, trials=10, num_depths=5, num_documents=16)
     base, interpolated, extended = run_demo(tmp_path, settings=settings)
-    at_target = {arm.name: perplexity_at(arm.results, 1024) for arm in (base, interpolated, extended)}
+    at_target = {arm.name: value_at(arm.results, "perplexity", 1024) for arm in (base, interpolated, extended)}
     assert at_target["extended"] < at_target["interpolation only"] < at_target["base"]
     claims = Claims.of(extended.results)
     assert claims.perplexity_falls
     assert claims.retrieves
-    assert accuracy_at(base.results, 256) == 1.0, "the base finds every key within its own window"
-    assert accuracy_at(base.results, 1024) < 0.2
+    assert value_at(base.results, "accuracy", 256) == 1.0, "the base finds every key within its own window"
+    assert value_at(base.results, "accuracy", 1024) < 0.2
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") >= 2
     assert all(f">{arm.name}<" in page for arm in (base, interpolated, extended))
@@ -132,9 +132,5 @@ def test_ctrl_c_stops_the_demo_and_the_same_command_goes_on(tmp_path, monkeypatc
     assert not list((folder / "model").glob("checkpoint-*"))
 
 
-def perplexity_at(results, length):
-    return next(r.value for r in results if r.metric == "perplexity" and r.length_tokens == length)
-
-
-def accuracy_at(results, length):
-    return next(r.value for r in results if r.metric == "accuracy" and r.length_tokens == length)
+def value_at(results, metric, length):
+    return next(r.value for r in results if r.metric == metric and r.length_tokens == length)

@@ -69,6 +69,7 @@ def test_names_and_paths_are_checked_without_torch(verbs: Callable[..., Any], tm
         ["calibrate", model, "--output", taken],
         ["compare", nothing, "--target", "1k"],
         ["compare", model, "--target", "1k", "--data", nothing],
+        ["compare", model, "--target", "1k", "--arms", "nonsense"],
         ["demo", "--output", taken],
         ["export", model, "--to", "gguf", "--out", taken],
         ["export", model, "--to", "adapter", "--base", nothing],

@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from skipwise.calibrate import Search, calibrate, require_calibratable
+from skipwise.cli.calibrate import _data
+from skipwise.cli.evaluate_documents import HeldOut
+from skipwise.config import DataConfig
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import SampleCache, evaluate
 from skipwise.model import LoadedModel, load_model, rope_state, rotary_tables, with_scaled_attention
@@ -70,9 +73,7 @@ def documents() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("planted", [0.8, 1.25])
-def test_a_planted_factor_is_found(
-    planted: float, loaded: LoadedModel, written_by: Callable[[float], list[np.ndarray]]
-) -> None:
+def test_a_planted_factor_is_found(planted: float, loaded: LoadedModel, written_by: Any) -> None:
     search = Search(scales=(0.64, 0.8, 1.25, 1.5625), refine=False, trials=1, scored_tokens=160)
     found = calibrate(*loaded, written_by(planted), [TARGET], search=search, progress=False)
     assert found.scale == planted
@@ -80,18 +81,14 @@ def test_a_planted_factor_is_found(
     assert found.line.startswith(f"{found.attention_factor:.4g}, {planted} times the trained 1.161: ")
 
 
-def test_texts_of_the_model_itself_need_no_change(
-    loaded: LoadedModel, written_by: Callable[[float], list[np.ndarray]]
-) -> None:
+def test_texts_of_the_model_itself_need_no_change(loaded: LoadedModel, written_by: Any) -> None:
     search = Search(scales=(0.8, 1.25), trials=1, scored_tokens=160)
     found = calibrate(*loaded, written_by(1.0), [TARGET], search=search, progress=False)
     assert (found.scale, found.attention_factor) == (1.0, found.trained_factor)
     assert "as trained" in found.line
 
 
-def test_refinement_tries_between_the_choice_and_its_neighbours(
-    loaded: LoadedModel, written_by: Callable[[float], list[np.ndarray]]
-) -> None:
+def test_refinement_tries_between_the_choice_and_its_neighbours(loaded: LoadedModel, written_by: Any) -> None:
     search = Search(scales=(1.25, 1.6), trials=1, scored_tokens=160)
     found = calibrate(*loaded, written_by(1.25), [TARGET], search=search, progress=False)
     assert {one.scale for one in found.measured} == {1.0, 1.118, 1.25, 1.4142, 1.6}
@@ -109,9 +106,7 @@ def test_scores_are_those_of_the_evaluations(loaded: LoadedModel, documents: lis
     assert len(found.measured[1].found) == QUICK.trials
 
 
-def test_what_is_ruled_out_is_not_measured_further(
-    loaded: LoadedModel, written_by: Callable[[float], list[np.ndarray]]
-) -> None:
+def test_what_is_ruled_out_is_not_measured_further(loaded: LoadedModel, written_by: Any) -> None:
     search = Search(scales=(0.3, 1.25), trials=1, refine=False)
     found = calibrate(*loaded, written_by(1.25), [128, TARGET], search=search, progress=False)
     spoilt, unchanged, _ = found.measured
@@ -176,9 +171,7 @@ def test_no_passkey_is_one_of_an_evaluation(loaded: LoadedModel, documents: list
     assert not asked & {sample["answer"] for sample in samples}
 
 
-def test_an_interrupted_search_goes_on(
-    loaded: LoadedModel, documents: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_search_goes_on(loaded: LoadedModel, documents: Any, tmp_path: Path, monkeypatch: Any) -> None:
     def run() -> Any:
         return calibrate(*loaded, documents, [TARGET], search=QUICK, cache=SampleCache(tmp_path), progress=False)
 
@@ -188,9 +181,7 @@ def test_an_interrupted_search_goes_on(
     assert run() == whole
 
 
-def test_a_calibrated_model_is_calibrated_from_what_it_was_trained_with(
-    loaded: LoadedModel, documents: list[np.ndarray]
-) -> None:
+def test_a_calibrated_model_is_calibrated_from_what_it_was_trained_with(loaded: LoadedModel, documents: Any) -> None:
     fresh = calibrate(*loaded, documents, [TARGET], search=QUICK, progress=False)
     scaled = with_scaled_attention(loaded.model, 1.25)
     again = calibrate(scaled, loaded.tokenizer, documents, [TARGET], search=QUICK, progress=False)
@@ -207,7 +198,7 @@ def test_an_interpolation_without_a_place_for_the_factor_is_refused(
     model, tokenizer = load_model(tiny_checkpoint, interpolation=INTERPOLATIONS[kind](), window=WINDOW)
     # A base change is written as such; without its record it would be no interpolation at all.
     shown = "none" if kind == "none" else kind
-    with pytest.raises(ConfigError, match=f"interpolation is '{shown}'.*these carry it: yarn, longrope"):
+    with pytest.raises(ConfigError, match=f"'{shown}'.*yarn, longrope"):
         calibrate(model, tokenizer, documents, progress=False)
 
 
@@ -216,32 +207,44 @@ def test_longrope_carries_it(tiny_checkpoint: Path, documents: list[np.ndarray])
     assert found.trained_factor == pytest.approx(np.sqrt(1 + np.log(5) / np.log(64)))
 
 
-def test_documents_and_lengths_are_looked_at_first(
-    loaded: LoadedModel, documents: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documents_and_lengths_are_looked_at_first(loaded: LoadedModel, documents: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(package, "with_scaled_attention", None)
-    with pytest.raises(DataError, match="documents of at least 320 tokens"):
+    with pytest.raises(DataError, match="320"):
         calibrate(*loaded, documents[3:], progress=False)
-    with pytest.raises(DataError, match="documents of at least 320 tokens"):
+    with pytest.raises(DataError, match="320"):
         require_calibratable(*loaded, documents[3:])
-    with pytest.raises(ConfigError, match="length is 1024 tokens and the model's window"):
-        calibrate(*loaded, documents, [1024], progress=False)
-    with pytest.raises(ConfigError, match="passkey length is 100"):
-        calibrate(*loaded, documents, [100], progress=False)
+    for length, named in ((1024, "1024"), (100, "passkey.*100")):
+        with pytest.raises(ConfigError, match=named):
+            calibrate(*loaded, documents, [length], progress=False)
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("given", "read"),
     [
-        ({"scales": (1.1, 0.0)}, r"scales are \[0.0, 1.0, 1.1\]"),
-        ({"scales": (float("nan"),)}, "scales are"),
-        ({"tolerance": -0.1}, "tolerance is -0.1"),
-        ({"trials": 0}, "trials is 0"),
-        ({"num_documents": 0}, "num_documents is 0"),
+        ((None, None, False), {"source": "docs", "field": "body", "skip_unreadable": True}),
+        ((None, "title", False), {"source": "docs", "field": "title", "skip_unreadable": True}),
+        (("other", None, False), {"source": "other", "field": "text", "skip_unreadable": True}),
+        (("other", "title", True), {"source": "other", "field": "title", "skip_unreadable": True}),
     ],
 )
-def test_settings_out_of_range_are_refused(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_other_documents_than_the_runs_have_their_own_field(given: Any, read: dict[str, Any]) -> None:
+    kept = {"held_out": 0.3, "control_tokens": "tokens"}
+    run = HeldOut(DataConfig(source="docs", field="body", skip_unreadable=True, **kept))
+    assert _data(run, *given) == DataConfig(**read, **kept)
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"scales": (1.1, 0.0)}, r"scales.*\[0\.0, 1\.0, 1\.1\]"),
+        ({"scales": (float("nan"),)}, "scales"),
+        ({"tolerance": -0.1}, r"tolerance.*-0\.1"),
+        ({"trials": 0}, "trials"),
+        ({"num_documents": 0}, "num_documents"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
         Search(**setting)
 
 
@@ -268,5 +271,5 @@ def test_logits_that_are_no_numbers_rule_out_a_factor_but_not_the_model_as_it_is
     assert found.scale == 1.0
     assert found.to_json()["factors"][1]["verdict"] == "its logits cannot be used: logits are NaN"
     nan_at[0] = 1.0
-    with pytest.raises(CheckpointError, match="logits are NaN"):
+    with pytest.raises(CheckpointError, match="NaN"):
         calibrate(*loaded, documents, [TARGET], search=search, progress=False)

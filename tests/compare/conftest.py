@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import write_documents
+from tiny_runs import settings_of, write_documents
 
-import skipwise.compare
+import skipwise.compare.running
 import skipwise.train
 from skipwise.compare import worker
 
@@ -27,24 +27,16 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(tiny_checkpoint: Path, documents: Path, tmp_path: Path) -> dict[str, Any]:
     """Four steps of 256 tokens, from a window of 64 to 256 tokens."""
+    shared = settings_of(tiny_checkpoint, documents, tmp_path / "compared")
+    training = {**shared["training"], "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    del training["save_strategy"]
     return {
-        "model": str(tiny_checkpoint),
-        "target": 256,
-        "window": 32,
-        "output": str(tmp_path / "compared"),
+        **shared,
         "data": {"source": str(documents), "held_out": 0.3},
         "validation": {"num_documents": 1},
         "arms": ["base", "interpolation-only", "pose"],
         "evaluation": {"tasks": [{"kind": "perplexity", "scored_tokens": 16, "num_documents": 4}]},
-        "training": {
-            "max_steps": 4,
-            "learning_rate": 1e-2,
-            "warmup_steps": 0,
-            "per_device_train_batch_size": 8,
-            "gradient_accumulation_steps": 1,
-            "gradient_checkpointing": False,
-            "disable_tqdm": True,
-        },
+        "training": training,
     }
 
 
@@ -57,5 +49,5 @@ def in_process(monkeypatch: pytest.MonkeyPatch, sound_model: None) -> list[str]:
         ran.append("/".join(job_file.parts[-3:-1]))
         return worker.main(job_file)
 
-    monkeypatch.setattr(skipwise.compare, "_run_process", run)
+    monkeypatch.setattr(skipwise.compare.running, "_run_process", run)
     return ran

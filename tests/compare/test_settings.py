@@ -1,16 +1,18 @@
 """A comparison's settings: what arms stand for, and what is refused before anything runs."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
+from tiny_models import tiny_config
 
 from skipwise import cli
 from skipwise.compare import ARM_KINDS, Comparison
 from skipwise.compare.jobs import Planner
 from skipwise.errors import ConfigError
 
-BASE = LlamaConfig(max_position_embeddings=256)
+BASE = tiny_config("llama", max_position_embeddings=256)
 RUN: dict[str, Any] = {
     "model": "embedded",
     "target": 4096,
@@ -35,9 +37,8 @@ def test_the_help_names_every_kind_of_arm(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_scaled_model_is_scaled_by_the_same_kind_in_every_arm() -> None:
-    scaled = LlamaConfig(
-        max_position_embeddings=512, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
-    )
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    scaled = tiny_config("llama", max_position_embeddings=512, rope_parameters=rope)
     jobs = Planner(comparison(arms=["interpolation-only", "pose"]), scaled).arm_jobs()
     assert [job.run.interpolation for job in jobs] == [{"kind": "linear"}, {"kind": "linear"}]
 
@@ -60,31 +61,22 @@ def test_every_arm_takes_the_same_tokens_a_step(arm: str) -> None:
     assert run.training["max_steps"] == 10
 
 
-def test_an_arm_with_another_window_takes_the_same_tokens_too() -> None:
-    made = comparison(arms=["pose", {"name": "wide", "like": "pose", "window": 1024, "sampler": {"skips": "flat"}}])
-    run = jobs_of(made)["arms/wide/seed-0"].run
-    assert run.training["per_device_train_batch_size"] * run.training["gradient_accumulation_steps"] * 1024 == 4096
-    assert run.sampler == {"kind": "pose", "skips": "flat"}
-
-
 def test_an_arm_may_train_otherwise_and_write_its_window_as_people_do() -> None:
     shared = {**RUN["training"], "learning_rate": 1e-3, "weight_decay": 0.1}
-    wide = {"name": "wide", "like": "pose", "window": "1k", "training": {"learning_rate": 5e-4}}
-    jobs = jobs_of(comparison(training=shared, arms=["pose", wide]))
-    training = jobs["arms/wide/seed-0"].run.training
+    wide = {"name": "wide", "like": "pose", "window": "1k", "sampler": {"skips": "flat"}}
+    jobs = jobs_of(comparison(training=shared, arms=["pose", {**wide, "training": {"learning_rate": 5e-4}}]))
+    run = jobs["arms/wide/seed-0"].run
+    assert run.sampler == {"kind": "pose", "skips": "flat"}
+    training = run.training
     assert (training["learning_rate"], training["weight_decay"]) == (5e-4, 0.1)
     assert training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * 1024 == 4096
     assert jobs["arms/pose/seed-0"].run.training["learning_rate"] == 1e-3
 
 
-def test_all_arms_draw_from_documents_as_long_as_the_target() -> None:
-    assert all(job.run.data.min_tokens == 4096 for job in jobs_of(comparison()).values())
-
-
 def test_what_all_share_is_in_every_run() -> None:
-    jobs = jobs_of(
-        comparison(interpolation="ntk", arms=["pose", {"name": "linear", "like": "pose", "interpolation": "linear"}])
-    )
+    linear = {"name": "linear", "like": "pose", "interpolation": "linear"}
+    jobs = jobs_of(comparison(interpolation="ntk", arms=["pose", linear]))
+    assert all(job.run.data.min_tokens == 4096 for job in jobs.values()), "documents as long as the target"
     assert jobs["arms/pose/seed-0"].run.interpolation == {"kind": "ntk"}
     assert jobs["arms/linear/seed-0"].run.interpolation == {"kind": "linear"}
 
@@ -101,9 +93,8 @@ def test_costs_are_of_one_window_at_each_target() -> None:
 
 
 def test_yaml_gives_back_the_same_comparison(tmp_path: Any) -> None:
-    made = comparison(
-        arms=["base", {"name": "flat", "like": "pose", "sampler": {"skips": "flat"}}, "full"], seeds=[1, 2]
-    )
+    flat = {"name": "flat", "like": "pose", "sampler": {"skips": "flat"}}
+    made = comparison(arms=["base", flat, "full"], seeds=[1, 2])
     file = tmp_path / "comparison.yaml"
     file.write_text(made.to_yaml())
     assert Comparison.from_yaml(file) == made
@@ -144,3 +135,10 @@ def test_what_is_refused(settings: dict[str, Any], named: list[str]) -> None:
         Planner(comparison(**settings), BASE).arm_jobs()
     assert all(name in str(error.value) for name in named), error.value
     assert "\n" not in str(error.value)
+
+
+def test_a_worker_is_not_imported_before_it_is_run() -> None:
+    command = [sys.executable, "-m", "skipwise.compare.worker", "no-such-job.json"]
+    told = subprocess.run(command, capture_output=True, text=True).stderr
+    assert "FileNotFoundError" in told
+    assert "RuntimeWarning" not in told

@@ -4,14 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    DynamicCache,
-    LlamaConfig,
-    LlamaForCausalLM,
-    StaticCache,
-)
+from tiny_models import tiny_config, tiny_model
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from skipwise.model import attention_of, set_attention
@@ -22,14 +16,7 @@ IDS = torch.arange(3, 15)[None]
 
 @pytest.fixture
 def model() -> Any:
-    sizes: dict[str, Any] = {
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 61,
-    }
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=48, **sizes)).eval()
+    return tiny_model(tiny_config("llama"))
 
 
 def test_a_model_asks_for_its_attention_and_mask_by_the_configs_name_at_each_pass(model: Any) -> None:
@@ -46,8 +33,8 @@ def test_a_model_asks_for_its_attention_and_mask_by_the_configs_name_at_each_pas
     AttentionMaskInterface.register("contract", lambda *sizes, **how: AttentionMaskInterface()["sdpa"](*sizes, **how))
     set_attention(model.config, "contract")
     torch.testing.assert_close(model(IDS).logits, expected, rtol=0, atol=0)
-    # Grouped heads, width 8, and no mask where it is plainly causal.
-    assert seen == [((1, 4, 12, 8), (1, 2, 12, 8), (1, 2, 12, 8), None, 8**-0.5)] * 2
+    # Grouped heads, width 16, and no mask where it is plainly causal.
+    assert seen == [((1, 4, 12, 16), (1, 2, 12, 16), (1, 2, 12, 16), None, 16**-0.5)] * 2
 
 
 def test_a_model_without_that_promise_says_so(model: Any) -> None:
@@ -74,7 +61,7 @@ def test_a_cache_is_its_layers_which_hold_keys_and_values_by_token(model: Any) -
     with torch.no_grad():
         model(IDS, past_key_values=cache)
     layer: Any = cache.layers[0]
-    assert layer.keys.shape == layer.values.shape == (1, 2, 12, 8)
+    assert layer.keys.shape == layer.values.shape == (1, 2, 12, 16)
     assert cache.get_seq_length() == layer.get_seq_length() == 12
     layer.crop(-5)
     assert layer.get_seq_length() == 7
@@ -92,20 +79,13 @@ def test_a_cache_is_its_layers_which_hold_keys_and_values_by_token(model: Any) -
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_rope_that_follows_the_length_names_itself_and_looks_at_the_largest_position(kind: str) -> None:
-    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4} if kind == "longrope" else {}
-    rope: Any = {
-        "rope_type": kind,
-        "rope_theta": 100.0,
-        "factor": 4.0,
-        "original_max_position_embeddings": 32,
-        **factors,
-    }
-    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 61}
-    config = LlamaConfig(intermediate_size=48, max_position_embeddings=32, rope_parameters=rope, **sizes)
-    module: Any = LlamaForCausalLM(config).model.rotary_emb
+    factors = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8} if kind == "longrope" else {}
+    rope = {"rope_type": kind, "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 32, **factors}
+    config = tiny_config("llama", max_position_embeddings=32, rope_parameters=rope)
+    module: Any = tiny_model(config).model.rotary_emb
     assert module.rope_type == kind
     assert module.config.rope_parameters["original_max_position_embeddings"] == 32
-    hidden = torch.zeros(1, 1, 32)
+    hidden = torch.zeros(1, 1, 64)
     alone, beside, again = (module(hidden, torch.tensor([positions]))[0][0, 0] for positions in ([1], [1, 99], [1]))
     assert not torch.equal(alone, beside)
     if kind == "longrope":

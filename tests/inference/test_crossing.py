@@ -63,9 +63,7 @@ def fresh(folder: Path) -> Callable[[Sequence[int], int], list[int]]:
 
 
 @pytest.fixture(scope="module", params=[ORIGINAL - 10, ORIGINAL - 1, ORIGINAL, ORIGINAL + 1, ORIGINAL - NEW])
-def case(
-    request: pytest.FixtureRequest, modes: TwoModes, fresh: Callable[[Sequence[int], int], list[int]]
-) -> tuple[list[int], list[int]]:
+def case(request: pytest.FixtureRequest, modes: TwoModes, fresh: Any) -> tuple[list[int], list[int]]:
     """A prompt that ends before, at or after the original window, and what is to follow."""
     ids = list(modes.tokenizer(TEXT)["input_ids"][: request.param])
     return ids, fresh(ids, NEW)
@@ -96,7 +94,7 @@ def test_what_would_write_other_tokens_is_refused(modes: TwoModes, fresh: Callab
     ids = list(modes.tokenizer(TEXT)["input_ids"][: ORIGINAL + 40])
     how: dict[str, Any] = {"do_sample": False, "eos_token_id": []}
     for name, value in (("prefill_chunk_size", 64), ("prompt_lookup_num_tokens", 3)):
-        with pytest.raises(ConfigError, match=f"{name} is given, and beyond the original window"):
+        with pytest.raises(ConfigError, match=name):
             modes.generate(torch.tensor([ids]), max_new_tokens=4, **{name: value}, **how)
         config = hf.GenerationConfig(**{name: value})
         with pytest.raises(ConfigError, match=name):

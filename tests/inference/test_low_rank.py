@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_models import tiny_config
+from transformers import AutoModelForCausalLM
 
 from skipwise.errors import ConfigError
 from skipwise.inference.low_rank import low_rank_difference, write_difference
@@ -46,8 +47,7 @@ def test_the_stated_error_is_that_of_the_weights(runs: dict[str, Run], tmp_path:
 
 @torch.no_grad()
 def test_biases_that_no_addition_reaches_count_as_lost(tmp_path: Path) -> None:
-    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 32}
-    config = AutoConfig.for_model("qwen2", hidden_size=16, intermediate_size=24, **sizes)
+    config = tiny_config("qwen2", hidden_size=16, num_hidden_layers=1)
     before, after = (AutoModelForCausalLM.from_config(config).eval() for _ in range(2))
     after.load_state_dict(before.state_dict())
     after.model.layers[0].self_attn.q_proj.bias += 3.0
@@ -58,6 +58,6 @@ def test_biases_that_no_addition_reaches_count_as_lost(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
-    for base, rank, named in ((runs["full"].base, 0, "rank is 0"), ("embedded", 4, "other parameters")):
+    for base, rank, named in ((runs["full"].base, 0, "rank.*0"), ("embedded", 4, "parameters")):
         with pytest.raises(ConfigError, match=named):
             low_rank_difference(base, runs["full"].folder, rank, tmp_path)

@@ -72,7 +72,7 @@ def test_after_4_bits_both_modes_are_what_was_trained(four_bit_run: Run) -> None
     own = four_bit_run.folder / "adapter"
     origin = Origin(folder=four_bit_run.folder, base=str(four_bit_run.base), adapter=own, is_own=True)
     together = with_adapter(base, origin)
-    with pytest.raises(CheckpointError, match="do not make the weights"):
+    with pytest.raises(CheckpointError, match=str(four_bit_run.folder)):
         check_base(base, together, origin)
 
 
@@ -135,12 +135,12 @@ def test_a_mode_is_for_its_thread_and_ends_with_its_block_whatever_happens(modes
 
 
 def test_what_no_mode_holds_is_refused(modes: TwoModes) -> None:
-    for length, mode, held in ((TARGET + 1, None, f"long mode holds {TARGET}"), (ORIGINAL + 1, "short", ORIGINAL)):
+    for length, mode, held in ((TARGET + 1, None, str(TARGET)), (ORIGINAL + 1, "short", str(ORIGINAL))):
         with pytest.raises(ConfigError, match=f"{length} tokens.*{held}"):
             modes.choose(length, mode)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ConfigError, match="mode is 'middle'"), modes.mode("middle"):  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="middle"), modes.mode("middle"):  # pyright: ignore[reportArgumentType]
         pass
-    with pytest.raises(ConfigError, match="a cache goes with the mode"):
+    with pytest.raises(ConfigError, match="cache"):
         modes(inputs(4), past_key_values=object())
 
 
@@ -149,7 +149,7 @@ def test_a_model_that_is_no_run_has_one_mode(tiny_checkpoint: Path, runs: dict[s
     assert (alone.choose(ORIGINAL), alone.model("short") is alone.model("long")) == ("short", True)
     long = TwoModes.long_alone(runs["full"].folder)
     assert (long.modes, long.choose(4)) == (("long",), "long")
-    with pytest.raises(ConfigError, match="short mode needs the base model"):
+    with pytest.raises(ConfigError, match="short"):
         long.choose(4, "short")
 
 
@@ -166,7 +166,7 @@ def test_a_base_that_is_gone_is_said_in_one_line(copied: Path, tiny_checkpoint: 
         TwoModes.load(copied)
     assert TwoModes.load(copied, base=tiny_checkpoint).modes == ("short", "long")
     (copied / "skipwise.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="names no base model"):
+    with pytest.raises(CheckpointError, match=r"--base"):
         TwoModes.load(copied)
 
 
@@ -176,7 +176,7 @@ def test_another_version_of_the_base_is_refused(copied: Path, tiny_checkpoint: P
     with torch.no_grad():
         model.model.layers[0].self_attn.q_proj.weight.mul_(1.01)
     model.save_pretrained(other)
-    with pytest.raises(CheckpointError, match="the base model has changed since"):
+    with pytest.raises(CheckpointError, match=r"q_proj"):
         TwoModes.load(copied, base=other)
 
 

@@ -35,9 +35,7 @@ def test_a_second_question_on_a_document_gets_the_same_answer_and_reads_only_its
 
 
 @pytest.mark.parametrize("cache", REWINDABLE)
-def test_numbers_from_a_prefix_are_the_same_to_the_bit(
-    cache: str, modes: TwoModes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_from_a_prefix_are_the_same_to_the_bit(cache: str, modes: TwoModes, monkeypatch: Any) -> None:
     seen: list[Any] = []
     choose = LocalGeneration._choose
 

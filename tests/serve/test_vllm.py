@@ -106,7 +106,7 @@ def test_each_key_has_a_salt_of_its_own(running: Any, client: Any, log: Any, key
 
 
 def test_the_same_rules_hold(running: Any, client: Any, log: Any) -> None:
-    with pytest.raises(openai.BadRequestError, match="4097 in all; 'm' holds 4096 tokens"):
+    with pytest.raises(openai.BadRequestError, match=r"4097.*4096"):
         client.completions.create(model="m", prompt="x" * 4096, max_tokens=1)
     with pytest.raises(openai.AuthenticationError):
         running.client().models.list()
@@ -234,7 +234,7 @@ def test_places_go_to_who_has_the_fewest_and_then_to_who_came_first() -> None:
         await one("a")
         waiting = [asyncio.ensure_future(one(owner)) for owner in ("a", "a", "b", "a")]
         await asyncio.sleep(0)
-        with pytest.raises(Refusal, match="3 requests of this key are waiting and 3 may") as refusal:
+        with pytest.raises(Refusal, match="3 requests of this key") as refusal:
             await places.take("a")
         assert (refusal.value.status, refusal.value.code) == (429, "too_many_requests")
         assert places.load == (2, 4)

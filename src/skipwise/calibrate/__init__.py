@@ -86,15 +86,12 @@ class Calibration:
     """The factors that were tried, and the choice.
 
     Attributes:
-        kind: kind of the interpolation.
         trained_factor: attention factor that the model was trained with.
         scale: the choice relative to that factor; 1.0 means no change.
         lengths: lengths at which perplexity was measured, in tokens. The last one is the target, at which passkeys were
             measured too.
         measured: scores of every factor tried, in ascending order.
         documents: SHA-256 of the token ids of each document used.
-        search: the search settings.
-        seed: seed of all random draws.
     """
 
     kind: str
@@ -236,13 +233,7 @@ def _between_neighbours(scale: float, tried: Iterable[float]) -> list[float]:
 
 
 class _Trial:
-    """Measures attention factors of one model.
-
-    Args:
-        context: evaluation context with the model to calibrate.
-        lengths: in ascending order, in tokens; the last one is the target.
-        search: the search settings.
-    """
+    """Measures attention factors of one model, at lengths in ascending order whose last one is the target."""
 
     def __init__(self, context: EvalContext, lengths: tuple[int, ...], search: Search) -> None:
         self._target = lengths[-1]

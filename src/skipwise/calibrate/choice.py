@@ -22,7 +22,6 @@ class FactorScores:
 
     Attributes:
         scale: the factor relative to the trained attention factor.
-        attention_factor: the factor itself.
         nlls: for each length in tokens, the mean NLL of each document's last tokens, in nats. All factors use the same
             documents.
         found: whether each passkey at the target was found. All factors use the same passkeys. None if not measured.

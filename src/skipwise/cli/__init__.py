@@ -108,13 +108,9 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Runs the command with these arguments, or the process's own, and returns the exit code.
 
-    Args:
-        arguments: what follows the program's name; None reads the process's own arguments.
-
-    Returns:
-        The exit code. Nothing but an exit of the interpreter escapes from here.
+    Nothing but an exit of the interpreter escapes from here.
     """
     use_huge_pages()
     if arguments is None:

@@ -53,6 +53,7 @@ def compare(
 
     Often set: reference=pose, seeds=[0,1], training.max_steps=200, evaluation.lengths=[4k,32k], costs.targets=[8k,32k]
     """
+    from skipwise.compare import Comparison
     from skipwise.config import read_settings
 
     below = read_settings(source) if Path(source).suffix in (".yaml", ".yml") else {"model": source}
@@ -64,11 +65,11 @@ def compare(
         tree["evaluation"] = {**evaluation, "suites": [*evaluation.get("suites", []), str(suite)]}
     _check_there(tree)
     logging.getLogger("skipwise").setLevel(logging.WARNING if as_json else logging.INFO)
+    comparison = Comparison.from_mapping(tree)
     with loading("preparing the comparison"):
-        from skipwise.compare import Comparison, ComparisonStopped
+        from skipwise.compare import ComparisonStopped
         from skipwise.compare import compare as run
 
-    comparison = Comparison.from_mapping(tree)
     command = shlex.join(["skipwise", *sys.argv[1:]])
     try:
         results = run(comparison, resume=resume, retry_failed=retry_failed, command=command)

@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 
 
 class Subject(NamedTuple):
-    """One model to measure.
-
-    Attributes:
-        step: step of the checkpoint that it is; None for a model by itself.
-        load: loads it.
-    """
+    """One model to measure, and the step of the checkpoint that it is; None for a model by itself."""
 
     step: int | None
     load: Callable[[], "LoadedModel"]
@@ -233,15 +228,8 @@ def _measure_all(
 ) -> bool:
     """Measures every subject and prints its results; returns whether the verdict on the last one holds.
 
-    Args:
-        subjects: models, of a run its checkpoints; the last one is the finished model, whose verdict counts.
-        tasks: what is measured.
-        lengths: in tokens.
-        texts: documents that tasks read.
-        asked: further arguments of `evaluate`.
-        rule: of the verdict; None for no verdict.
-        card: folder of the model whose card gets the verdict, or None.
-        as_json: print JSON.
+    Of a run's checkpoints, the last one is the finished model. `asked` are further arguments of `evaluate`; `card` is
+    the folder of the model whose card gets the verdict.
     """
     from skipwise import evals
     from skipwise.cli.evaluate_tables import print_checkpoints, print_results

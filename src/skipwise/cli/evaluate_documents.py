@@ -17,57 +17,34 @@ if TYPE_CHECKING:
 
     from skipwise.data.corpus import HeldOutEnd, Part
     from skipwise.data.documents import Sources
-    from skipwise.data.tokens import Reading
 
 logger = logging.getLogger("skipwise")
 
+_READ_ALIKE = ("source", "field", "skip_unreadable", "held_out", "control_tokens")
+
 
 class HeldOut(NamedTuple):
-    """What a run held out from training.
+    """The documents of a run, as far as later reads depend on them, and the end of one if that was held out instead."""
 
-    Attributes:
-        share: of its documents, 0 to 1.
-        source: where its documents came from.
-        field: field with their text.
-        skip_unreadable: files and records that could not be read were skipped.
-        end: end of a document that was held out; None where whole documents were.
-        control_tokens: as in `DataConfig`.
-    """
-
-    share: float
-    source: str | list[str]
-    field: str = "text"
-    skip_unreadable: bool = False
+    data: DataConfig
     end: "HeldOutEnd | None" = None
-    control_tokens: "Reading" = "text"
 
 
 def held_out_of(model: str) -> HeldOut | None:
-    """What the run behind a model held out from training; None for a model without a run.
-
-    Args:
-        model: the output folder of a run, finished or not, or one of its checkpoints; any other model as well.
-    """
+    """What the run behind a model, or a checkpoint of it, held out from training; None for a model without a run."""
     from skipwise.records.runs import Run, held_out_end
 
     folder = Path(model)
     for place in (folder, folder.parent) if folder.name.startswith("checkpoint-") else (folder,):
         run = Run.open(place)
         if (record := run.record()) is not None:
-            data, begun = record["config"]["data"], record.get("corpus", {})
+            # Before this setting existed, documents that spelled control tokens were read as these tokens.
+            told, begun = {"control_tokens": "tokens", **record["config"]["data"]}, record.get("corpus", {})
         elif (config := run.config()) is not None:
-            data, begun = config.data.model_dump(), run.begun()
+            told, begun = config.data.model_dump(), run.begun()
         else:
             continue
-        return HeldOut(
-            share=data["held_out"],
-            source=data["source"],
-            field=data.get("field", "text"),
-            skip_unreadable=data.get("skip_unreadable", False),
-            end=held_out_end(begun),
-            # Before this setting existed, documents that spelled control tokens were read as these tokens.
-            control_tokens=data.get("control_tokens", "tokens"),
-        )
+        return HeldOut(DataConfig(**{name: told[name] for name in _READ_ALIKE if name in told}), held_out_end(begun))
     return None
 
 
@@ -83,14 +60,8 @@ def find_texts(
 ) -> "Texts":
     """Finds the documents to measure on: those that the model's run held out, or the default share where there is none.
 
-    Args:
-        model: the model to measure, or the folder of its run.
-        source: where documents come from.
-        field: field with their text.
-        all_documents: measure on every document.
-        share: of the documents that counts as held out; None for the run's own.
-        skip_unreadable: skip files and records that cannot be read; also if the run did.
-        progress: show a bar.
+    A `share` of documents may be asked for instead, or all. What cannot be read is skipped if asked
+    for, or if the run did so.
 
     Raises:
         DataError: something cannot be read. That is known before any weight is read.
@@ -99,42 +70,33 @@ def find_texts(
     from skipwise.distributed import process_state
 
     run = held_out_of(model)
-    if all_documents:
-        share = 1.0
-    elif share is None:
-        share = run.share if run is not None and run.share > 0 else DataConfig().held_out
-    data = DataConfig(
-        source=source,
-        field=field,
-        skip_unreadable=skip_unreadable or (run is not None and run.skip_unreadable),
-        held_out=share,
-        control_tokens=run.control_tokens if run else "text",
+    kept = DataConfig() if run is None else run.data
+    if share is None:
+        share = kept.held_out or DataConfig().held_out
+    data = kept.model_copy(
+        update={
+            "source": source,
+            "field": field,
+            "skip_unreadable": skip_unreadable or kept.skip_unreadable,
+            "held_out": 1.0 if all_documents else share,
+        }
     )
     sources = look_through(source, field=field, skip_unreadable=data.skip_unreadable)
     is_first = process_state().is_main_process
     details = {}
-    if run is not None and share > run.share:
+    if run is not None and data.held_out > kept.held_out:
         details["may_have_been_trained_on"] = True
         if is_first:
             logger.warning(
-                f"these documents may have been trained on: the model's run kept a share of {run.share:g} of "
-                f"{run.source!r} out of training (data.held_out), and {share:g} is measured on"
+                f"these documents may have been trained on: the model's run kept a share of {kept.held_out:g} of "
+                f"{kept.source!r} out of training (data.held_out), and {data.held_out:g} is measured on"
             )
     part = "all" if all_documents else "held_out"
     return Texts(data, sources, part, None if run is None else run.end, details, progress and is_first)
 
 
 class Texts(NamedTuple):
-    """The documents to measure on: found once, tokenized for each model.
-
-    Attributes:
-        data: where they come from, and which share is held out.
-        sources: the same, found.
-        part: all, or those held out.
-        end: end of a document that the run held out.
-        details: entries of the details of every result.
-        progress: show a bar.
-    """
+    """The documents to measure on: found once, tokenized for each model; `details` go to those of every result."""
 
     data: DataConfig
     sources: "Sources"

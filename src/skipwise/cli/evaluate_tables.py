@@ -1,7 +1,7 @@
 """Tables of `skipwise eval`: a row for each number, a grid for parts of the input, a row for each checkpoint."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -50,11 +50,28 @@ def print_results(results: Sequence["EvalResult"], step: int | None = None) -> N
         if "position_from" in result.details:
             by_position.setdefault((result.task, result.length_tokens), []).append(result)
     for name, cells in by_depth.items():
-        print()
-        _print_depths(name, cells)
+        shares = {(_depths(cell), cell.length_tokens): f"{cell.value:.0%}" for cell in cells}
+        rows = {(low, high): f"{low:.2f} to {high:.2f}" for low, high in sorted({depths for depths, _ in shares})}
+        lengths = sorted({length for _, length in shares})
+        _print_grid(f"{name} depth", shares, rows, {length: f"{length} tokens" for length in lengths})
     for (name, length), cells in by_position.items():
-        print()
-        _print_positions(f"{name} {length}, position", cells)
+        begins = {cell.details["position_from"]: cell.details["position_to"] for cell in cells}
+        ranges = {begin: f"{begin} to {end - 1}" for begin, end in sorted(begins.items())}
+        values = {(_named(cell.metric, cell), cell.details["position_from"]): f"{cell.value:.4g}" for cell in cells}
+        _print_grid(f"{name} {length}, position", values, {measure: measure for measure, _ in values}, ranges)
+
+
+def _print_grid(heading: str, cells: Mapping[Any, str], rows: Mapping[Any, str], columns: Mapping[int, str]) -> None:
+    """Prints cells, which are by row and column."""
+    print()
+    print_table(
+        (heading, *columns.values()),
+        [(name, *(cells.get((row, column), "-") for column in columns)) for row, name in rows.items()],
+    )
+
+
+def _depths(cell: "EvalResult") -> tuple[float, float]:
+    return cell.details["depth_from"], cell.details["depth_to"]
 
 
 def print_mean_scores(scores: Sequence["MeanScore"]) -> None:
@@ -98,33 +115,6 @@ def _better(column: tuple[str, int, str]) -> Callable[[Iterable[float]], float] 
     if metric.startswith(_MORE_IS_BETTER):
         return max
     return min if metric.startswith(_LESS_IS_BETTER) else None
-
-
-def _print_depths(name: str, cells: Sequence["EvalResult"]) -> None:
-    lengths = sorted({cell.length_tokens for cell in cells})
-    shares = {
-        (cell.details["depth_from"], cell.details["depth_to"], cell.length_tokens): f"{cell.value:.0%}"
-        for cell in cells
-    }
-    print_table(
-        (f"{name} depth", *(f"{length} tokens" for length in lengths)),
-        [
-            (f"{low:.2f} to {high:.2f}", *(shares.get((low, high, length), "-") for length in lengths))
-            for low, high in sorted({(low, high) for low, high, _ in shares})
-        ],
-    )
-
-
-def _print_positions(heading: str, cells: Sequence["EvalResult"]) -> None:
-    """A row for each metric of one length, a column for each range of positions."""
-    ranges = sorted({(cell.details["position_from"], cell.details["position_to"] - 1) for cell in cells})
-    rows: dict[str, dict[int, str]] = {}
-    for cell in cells:
-        rows.setdefault(_named(cell.metric, cell), {})[cell.details["position_from"]] = f"{cell.value:.4g}"
-    print_table(
-        (heading, *(f"{first} to {last}" for first, last in ranges)),
-        [(measure, *(row.get(first, "-") for first, _ in ranges)) for measure, row in rows.items()],
-    )
 
 
 def _named(what: str, result: "EvalResult") -> str:

@@ -22,12 +22,7 @@ class _Row(NamedTuple):
 
 
 class Progress:
-    """Measures a generation: a row for each doubling of the tokens read, for the end of the prompt, and for the output.
-
-    Args:
-        engine: of the generation.
-        generation: before its first step.
-    """
+    """Measures a generation: a row for each doubling of the tokens read, the end of the prompt, and the output."""
 
     def __init__(self, engine: LocalEngine, generation: LocalGeneration) -> None:
         self._engine, self._generation = engine, generation

@@ -187,11 +187,7 @@ def print_table(
 ) -> None:
     """Prints a table without rules, a line for each row. Wider than the terminal, it wraps there and is never cut.
 
-    Args:
-        headings: of the columns.
-        rows: cells of each row.
-        title: above the table.
-        numbers: all columns but the first are aligned right.
+    With `numbers`, all columns but the first are aligned right.
     """
     from rich.console import Console
     from rich.measure import Measurement

@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,12 +139,10 @@ def _report(
     except OSError as error:
         raise ConfigError(f"{error.filename!r} cannot be written: {error.strerror}; give another name") from error
     if as_json:
-        calibration = (
-            None
-            if measured is None
-            else [{name: getattr(one, name) for name in _MEASURED} for one in measured.measured]
-        )
-        print_json({**plan_json(found), "calibration": calibration})
+        errors = ("memory_error", "time_error")
+        steps = [] if measured is None else measured.measured
+        told = [{**asdict(one), **{error: getattr(one, error) for error in errors}} for one in steps]
+        print_json({**plan_json(found), "calibration": None if measured is None else told})
         return
     _print(found, measured)
     for path in (config, page):
@@ -201,17 +200,6 @@ def _write_config(path: Path, config: Any) -> None:
 
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     path.write_text(f"# Written by skipwise plan; put your documents in data.source.\n{text}", encoding="utf-8")
-
-
-_MEASURED = (
-    "name",
-    "predicted_bytes",
-    "measured_bytes",
-    "memory_error",
-    "predicted_seconds",
-    "measured_seconds",
-    "time_error",
-)
 
 
 def _print(found: "Plan", measured: "CalibratedPlanning | None") -> None:

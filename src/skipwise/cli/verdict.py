@@ -37,13 +37,7 @@ def require_retrieval(tasks: Sequence["Task"]) -> None:
 
 
 def require_short_length(rule: Rule, config: Any, lengths: Sequence[int]) -> None:
-    """Raises ConfigError for the relative rule alone without a short length; with both rules it is reported undecided.
-
-    Args:
-        rule: of the verdict.
-        config: of the model.
-        lengths: to be measured, in tokens.
-    """
+    """Raises ConfigError for the relative rule alone without a short length; both rules report it as undecided."""
     from skipwise.model import rope_state
     from skipwise.report.effective import short_limit
 
@@ -60,17 +54,9 @@ def require_short_length(rule: Rule, config: Any, lengths: Sequence[int]) -> Non
 def state_verdict(
     results: Sequence["EvalResult"], config: Any, rule: Rule, *, card_folder: Path | None, as_json: bool
 ) -> bool:
-    """Prints the mean scores and the effective length under each rule asked for.
+    """Prints the mean scores and the effective length under each rule asked for; False if a length falls short.
 
-    Args:
-        results: of the model.
-        config: of the model.
-        rule: that counts.
-        card_folder: extended model whose card gets the verdicts of both rules; None for no card.
-        as_json: print a line of JSON for each rule.
-
-    Returns:
-        False if a length falls short under a rule that counts.
+    The card of the model in `card_folder`, if one is given, gets the verdicts of both rules.
     """
     from skipwise.distributed import process_state
     from skipwise.model import rope_state

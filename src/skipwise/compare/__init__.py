@@ -3,8 +3,9 @@
     comparison -> jobs -> one process each: train, evaluate -> pooled over seeds, paired with the reference -> folder
 
     settings.py   settings of a comparison, and the kinds of arms
+    running.py    run every job, each in a process of its own
     jobs.py       one arm with one seed as a run of `skipwise.extend`, on equal tokens
-    worker.py     one job in a process of its own
+    worker.py     what such a process does
     pairing.py    pool seeds; pair arms sample by sample
     results.py    collect what the jobs left
 
@@ -12,230 +13,15 @@ An interrupted comparison resumes at the arm and step where it stopped. An arm t
 others go on.
 """
 
-import json
-import logging
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from skipwise.compare.jobs import Job, Planner
-from skipwise.compare.results import Results, collect
 from skipwise.compare.settings import ARM_KINDS, Arm, Comparison
-from skipwise.compare.worker import INTERRUPTED, OUTCOME_FILE, Outcome
-from skipwise.config import RunConfig
-from skipwise.config.reading import parse_yaml, read_settings
-from skipwise.data.documents import look_through
-from skipwise.errors import CheckpointError, ConfigError
-from skipwise.evals import make_task
-from skipwise.files import half_written, replace_file
-from skipwise.model import read_config
-from skipwise.train.process import on_stop_signals
-from skipwise.window import parse_length
+from skipwise.imports import lazily
+
+if TYPE_CHECKING:
+    from skipwise.compare.running import ComparisonStopped, compare
 
 __all__ = ["ARM_KINDS", "Arm", "Comparison", "ComparisonStopped", "compare"]
 
-SETTINGS_FILE = "comparison.yaml"
-
-logger = logging.getLogger("skipwise")
-
-
-class ComparisonStopped(KeyboardInterrupt):
-    """Stopped on request; `resume` goes on from there."""
-
-
-def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool = False, command: str = "") -> Results:
-    """Runs every arm, each in a process of its own, and collects their results.
-
-    Args:
-        comparison: what to compare.
-        resume: go on with a comparison that was interrupted, or was given more arms, seeds or costs since.
-        retry_failed: run failed jobs again.
-        command: the command line, for the record.
-
-    Returns:
-        The results, as they are in the folder's `records.jsonl` and `comparison.json`.
-
-    Raises:
-        ConfigError: settings cannot be used, or the folder is taken.
-        DataError: documents cannot be read.
-        CheckpointError, UnsupportedModelError: the base model cannot be read or extended.
-        ComparisonStopped: on Ctrl-C.
-    """
-    shared = RunConfig.from_mapping(comparison.run)
-    base = read_config(shared.model, original=shared.original, trust_remote_code=shared.trust_remote_code)
-    planner = Planner(comparison, base)
-    jobs = [*planner.arm_jobs(), *planner.cost_jobs()]
-    evaluation = _evaluation(comparison, planner)
-    folder = Path(comparison.output)
-    _look_through_documents(comparison, jobs)
-    _claim(folder, comparison, resume)
-    begun = time.monotonic()
-    for place, job in enumerate(jobs, 1):
-        outcome = Outcome.read(folder / job.name)
-        if outcome is not None and not (retry_failed and outcome.status == "failed"):
-            continue
-        (folder / job.name).mkdir(parents=True, exist_ok=True)
-        if job.arm.kind.as_long_as_reference and not job.measures_costs:
-            steps = _steps_in_time(job, comparison, planner, folder)
-            if steps is None:
-                error = "the reference or the full-length arm has no training time; see why it failed"
-                Outcome(status="failed", seed=job.seed, failure="error", error=error).write(folder / job.name)
-                continue
-            job = planner.with_steps(job, steps)
-        logger.info(f"[{place}/{len(jobs)}] {job.name}")
-        job_begun = time.monotonic()
-        outcome = _run(job, folder / job.name, planner, comparison, evaluation)
-        took = time.monotonic() - job_begun
-        if outcome.status == "failed":
-            logger.warning(f"    failed after {took:.0f} s: {outcome.failure}: {outcome.error}")
-        else:
-            logger.info(f"    {outcome.steps} steps in {outcome.training_seconds:.0f} s; {took:.0f} s in all")
-    return collect(comparison, planner, jobs, folder, seconds=time.monotonic() - begun, command=command)
-
-
-def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None:
-    """Raises for unreadable documents before the first arm is trained."""
-    seen = []
-    for job in jobs:
-        data = job.run.data
-        for source in (data.source, comparison.evaluation.documents or data.source):
-            asked = {"source": source, "field": data.field, "skip_unreadable": data.skip_unreadable}
-            if asked not in seen:
-                seen.append(asked)
-                look_through(**asked)
-
-
-def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
-    """Takes the folder for this comparison, or checks that a resumed one has the settings it was begun with."""
-    file = folder / SETTINGS_FILE
-    if resume:
-        if not file.is_file():
-            raise ConfigError(f"there is no comparison in {str(folder)!r} to go on with; start it without --resume")
-        begun = Comparison.from_mapping(read_settings(file))
-        changed = [name for name in ("run", "evaluation") if getattr(begun, name) != getattr(comparison, name)]
-        names = {arm.name for arm in comparison.arms}
-        changed += [arm.name for arm in begun.arms if arm.name in names and arm not in comparison.arms]
-        if changed:
-            raise ConfigError(
-                f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; go on with "
-                "its own, or begin another with --output"
-            )
-    elif folder.is_dir() and set(folder.iterdir()) - {*half_written(folder, [SETTINGS_FILE])}:
-        cure = "; go on with --resume, or give" if file.is_file() else ", and holds no comparison to go on with; give"
-        raise ConfigError(f"folder {str(folder)!r} is not empty{cure} another with --output")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in half_written(folder, [SETTINGS_FILE]):
-            left.unlink(missing_ok=True)
-        replace_file(file, comparison.to_yaml())
-    except OSError as error:
-        raise CheckpointError(f"folder {str(folder)!r} cannot be written: {error.strerror}") from error
-
-
-def _evaluation(comparison: Comparison, planner: Planner) -> list[dict[str, Any]]:
-    """Tasks with their lengths, checked."""
-    asked, window = comparison.evaluation, planner.window
-    doublings = [window.original * 2**power for power in range((window.target // window.original).bit_length())]
-    lengths = sorted(asked.lengths or {*doublings, window.target})
-    tasks = [dict(task) if isinstance(task, dict) else {"kind": task} for task in asked.tasks]
-    tasks += [{"kind": "suite", "folder": suite} for suite in asked.suites]
-    if asked.regression:
-        base = {"kind": "regression", "base": comparison.run["model"], "untrained": False}
-        tasks.append({**base, "num_documents": 16, "lengths": [window.original]})
-    measured = []
-    for task in tasks:
-        given = task.pop("lengths", None)
-        made = make_task(task)
-        given = [given] if isinstance(given, str | int) else given
-        own = [parse_length(length) for length in given or getattr(made, "lengths", lengths)]
-        if not own or max(own) > window.target:
-            raise ConfigError(
-                f"task {task['kind']} of 'evaluation' has the lengths {own}; give some, up to the target "
-                f"{window.target}"
-            )
-        measured.append({"task": task, "lengths": own})
-    return measured
-
-
-def _steps_in_time(job: Job, comparison: Comparison, planner: Planner, folder: Path) -> int | None:
-    """Steps of full length that fit into the reference's training time; None if one of the two times is unknown.
-
-    The time of a step of full length is that of the arm that trains at full length on equal tokens.
-    """
-    like = next((arm for arm in comparison.arms if arm.kind.whole_target and not arm.kind.as_long_as_reference), None)
-    if like is None:
-        raise ConfigError(f"arm {job.arm.name!r} is timed by an arm like 'full', and there is none: add it")
-    seconds = []
-    for name in (comparison.reference, like.name):
-        outcome = Outcome.read(folder / planner.name_of(name, job.seed))
-        if outcome is None or outcome.status == "failed" or not outcome.steps:
-            return None
-        seconds.append(outcome.training_seconds / outcome.steps)
-    return max(1, round(planner.steps * seconds[0] / seconds[1]))
-
-
-def _run(
-    job: Job, place: Path, planner: Planner, comparison: Comparison, evaluation: Sequence[dict[str, Any]]
-) -> Outcome:
-    """Runs a job in a process of its own and waits for it."""
-    (place / OUTCOME_FILE).unlink(missing_ok=True)
-    kind = job.arm.kind
-    # Comparing the base with itself would tell nothing.
-    of_arm = [measured for measured in evaluation if measured["task"]["kind"] != "regression" or kind.interpolated]
-    one_window = job.run.resolve_window(planner.window.original).train
-    text = {
-        "name": job.name,
-        "arm": job.arm.name,
-        "seed": job.seed,
-        "trained": kind.trained,
-        "interpolated": kind.interpolated,
-        "measures_costs": job.measures_costs,
-        "tokens_per_step": one_window if job.measures_costs else planner.step_tokens,
-        "run": parse_yaml(job.run.to_yaml()),
-        "evaluation": of_arm,
-        "evaluation_seed": comparison.evaluation.seed,
-        "documents": comparison.evaluation.documents or job.run.data.source,
-    }
-    job_file = place / "job.json"
-    job_file.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
-    code = _run_process(job_file)
-    if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-        raise ComparisonStopped
-    outcome = Outcome.read(place)
-    if outcome is None:
-        killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-        outcome = Outcome(
-            status="failed",
-            seed=job.seed,
-            failure="out of memory" if killed else "error",
-            error=f"its process was killed{', as the system does when memory runs out' if killed else ''} ({code}); "
-            f"see {place / 'log.txt'}",
-        )
-        outcome.write(place)
-    return outcome
-
-
-def _run_process(job_file: Path) -> int:
-    """Runs the worker on a job, with its output in the job's log; returns the exit code."""
-    command = [sys.executable, "-m", "skipwise.compare.worker", str(job_file)]
-    with (job_file.parent / "log.txt").open("a", encoding="utf-8") as log:
-        # Progress bars are for a terminal.
-        shown = None if sys.stderr.isatty() else log
-        # In a session of its own, so that Ctrl-C reaches it only once, from here; a second would end it unsaved.
-        process = subprocess.Popen(command, stdout=log, stderr=shown, start_new_session=True)
-        try:
-            # Also where the shell has Ctrl-C ignored, as for background processes.
-            with on_stop_signals(_interrupt):
-                return process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            raise ComparisonStopped from None
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+# On first use: a comparison's settings are checked without torch, and a worker is not imported before it is run.
+__getattr__ = lazily(__name__, {"ComparisonStopped": "running", "compare": "running"})

@@ -28,10 +28,8 @@ class Job:
 
     Attributes:
         name: folder of its results, below the comparison's.
-        arm: what is run.
         seed: of training; None where nothing is trained.
         run: settings of the run, with `output` within the job's folder.
-        target_tokens: target window; differs from the comparison's where costs are measured.
         measures_costs: whether it only times a few steps and evaluates nothing.
     """
 
@@ -39,17 +37,11 @@ class Job:
     arm: Arm
     seed: int | None
     run: RunConfig
-    target_tokens: int
     measures_costs: bool = False
 
 
 class Planner:
-    """Makes the jobs of a comparison, and raises for those that cannot run before any is started.
-
-    Args:
-        comparison: the settings.
-        base: config of the base model.
-    """
+    """Makes the jobs of a comparison over a base model of this config, and raises for those that cannot run."""
 
     def __init__(self, comparison: Comparison, base: PreTrainedConfig) -> None:
         self._comparison, self._base = comparison, base
@@ -89,8 +81,7 @@ class Planner:
                 }
                 seed, name = self._comparison.seeds[0], f"costs/{arm.name}-{target}"
                 run = self._run(arm, seed, name, target, settings)
-                job = Job(name=name, arm=arm, seed=seed, run=run, target_tokens=target, measures_costs=True)
-                jobs.append(self._checked(job))
+                jobs.append(self._checked(Job(name=name, arm=arm, seed=seed, run=run, measures_costs=True)))
         return jobs
 
     @staticmethod
@@ -117,7 +108,7 @@ class Planner:
         batch = {"per_device_train_batch_size": at_a_time, "gradient_accumulation_steps": pieces}
         more = merge_settings({"training": batch}, more or {})
         run = self._run(arm, seed or 0, name, self.window.target, more)
-        return Job(name=name, arm=arm, seed=seed, run=run, target_tokens=self.window.target)
+        return Job(name=name, arm=arm, seed=seed, run=run)
 
     def _run(self, arm: Arm, seed: int, folder: str, target: int, more: dict[str, Any]) -> RunConfig:
         tree = arm.run_settings(self._comparison.run)

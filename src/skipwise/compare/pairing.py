@@ -141,14 +141,7 @@ def _wilson_reach(scores: np.ndarray) -> tuple[float, float, float]:
 def pooled_results(
     arm: str, results: Sequence[Sequence[EvalResult]], scores: Mapping[Cell, Scores], seeds: Sequence[int]
 ) -> Iterator[EvalResult]:
-    """Yields the results of an arm pooled over its seeds.
-
-    Args:
-        arm: name of the arm.
-        results: results of each seed, in the same order.
-        scores: scores of all seeds.
-        seeds: training seeds; empty for an untrained arm.
-    """
+    """Yields the results of an arm pooled over its training seeds, of which an untrained arm has none."""
     for same in zip(*results, strict=True):
         first = same[0]
         estimate, interval = Estimate(first.value, first.ci_low, first.ci_high), first.details.get("interval")

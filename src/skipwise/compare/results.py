@@ -23,14 +23,7 @@ from skipwise.records.results import EvalResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """The results of a comparison.
-
-    Attributes:
-        folder: folder with the results.
-        records: records of every arm, pooled over its seeds.
-        differences: differences of every arm to the reference.
-        about: content of `comparison.json`.
-    """
+    """Records pooled over seeds, differences to the reference, and the content of `comparison.json`."""
 
     folder: Path
     records: list[EvalResult]
@@ -46,16 +39,7 @@ class Results:
 def collect(
     comparison: Comparison, planner: Planner, jobs: Sequence[Job], folder: Path, *, seconds: float, command: str
 ) -> Results:
-    """Reads the results of every job and writes the two files.
-
-    Args:
-        comparison: its settings.
-        planner: that made the jobs.
-        jobs: all of them ended.
-        folder: of the comparison.
-        seconds: how long it took.
-        command: what made it.
-    """
+    """Reads the results of every job, once all have ended, and writes the two files."""
     outcomes = {job.name: outcome for job in jobs if (outcome := Outcome.read(folder / job.name))}
     records: list[EvalResult] = []
     scores, arms, versions = {}, {}, {}
@@ -119,7 +103,7 @@ def _cost(job: Job, outcome: Outcome) -> record.Cost:
     later = sorted(outcome.step_seconds[1:])
     return record.Cost(
         arm=job.arm.name,
-        target_tokens=job.target_tokens,
+        target_tokens=job.run.target,
         step_seconds=later[len(later) // 2] if later else None,
         peak_bytes=outcome.peak_bytes if done else None,
         status=outcome.status,

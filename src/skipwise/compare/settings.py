@@ -12,7 +12,7 @@ All other settings are those of `skipwise.config.RunConfig` and hold for every a
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -28,8 +28,6 @@ class ArmKind(StrictModel):
     """A kind of arm.
 
     Attributes:
-        trained: whether it is trained.
-        interpolated: whether its RoPE is interpolated.
         settings: of its run, over those that all arms share.
         whole_target: whether it trains at the target length instead of short windows, with as many tokens a step.
         as_long_as_reference: whether it takes as many steps as fit into the reference's training time, instead of as
@@ -66,7 +64,6 @@ class Arm(StrictModel):
     """One side of a comparison.
 
     Attributes:
-        name: its name in reports, and of its folder.
         like: its kind, or the kind that it is a variant of: a key of `ARM_KINDS`.
         settings: of its run, over those of its kind.
     """
@@ -196,7 +193,10 @@ class Comparison(StrictModel):
         tree = dict(settings)
         if "seed" in tree:
             raise ConfigError("setting 'seed' is of a single run; a comparison has 'seeds', such as [0, 1, 2]")
-        arms = [Arm.from_setting(given) for given in _as_list(tree.pop("arms", None), "arms")]
+        given = tree.pop("arms", None)
+        if not isinstance(given, list) or not given:
+            raise ConfigError(f"setting 'arms' is {given!r}; give a list such as [base, plain, pose, full]")
+        arms = [Arm.from_setting(arm) for arm in given]
         own = {name: tree.pop(name) for name in cls.model_fields if name in tree and name not in ("run", "arms")}
         run = merge_settings({"data": {}, "training": {}, "validation": {}}, tree)
         # Arms do what their names say; the default recipe is an arm of its own.
@@ -254,11 +254,3 @@ class Comparison(StrictModel):
                 f"arm {timed[0]!r} trains as long as the reference {self.reference!r}, which is not trained; give a "
                 "reference that is"
             )
-
-
-def _as_list(value: Any, name: str) -> Sequence[Any]:
-    if not isinstance(value, list) or not value:
-        raise ConfigError(
-            f"setting {name!r} is {value!r}; give a list such as [base, interpolation-only, plain, pose, full]"
-        )
-    return value

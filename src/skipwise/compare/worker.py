@@ -39,7 +39,6 @@ class Outcome(ArmRun):
     Attributes:
         step_seconds: of each step, in order.
         validation: perplexity at the target during training: pairs of step and perplexity.
-        versions: of the libraries.
     """
 
     failure: Failure | None = None

@@ -77,8 +77,6 @@ class GenerationStats:
     """What a generation took so far.
 
     Attributes:
-        mode: its mode.
-        prompt_tokens: of the request.
         reused_tokens: how many of these came from an earlier request's cache.
         new_tokens: generated, an end token included.
         prefill_seconds: of steps that read the prompt, without the time between steps.
@@ -100,9 +98,7 @@ class GenerationStats:
 class Generation(ABC):
     """A request that is computed. One thread at a time may call it; `close`, or leaving a `with`, may come at any time.
 
-    Attributes:
-        mode: chosen when it was started.
-        finish_reason: why it ended; None while it runs.
+    `finish_reason` is None while it runs.
     """
 
     mode: Mode
@@ -145,7 +141,6 @@ class Engine(ABC):
     """Generates.
 
     Attributes:
-        name: what clients call the model.
         original_window: most tokens of a request that the base model serves, new ones included.
         target: most tokens of any request, new ones included.
     """

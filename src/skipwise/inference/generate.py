@@ -32,8 +32,6 @@ class LocalEngine(Engine):
     that threads may each have a generation of their own.
 
     Args:
-        modes: the model.
-        name: what clients call it.
         cache: kind of KV cache, one of `CACHES`.
         chunk_tokens: tokens of a prompt that one step reads, a multiple of 64; by default what suits the device.
         prefixes: caches of finished requests that are kept for later ones on the same document.

@@ -43,8 +43,6 @@ class TwoModes:
 
     Args:
         short: the base model; None if it is not known, and then everything is served in long mode.
-        long: the extended model.
-        tokenizer: of both.
 
     Attributes:
         original_window: most tokens of a request in short mode.
@@ -169,11 +167,7 @@ class TwoModes:
 
     @contextlib.contextmanager
     def mode(self, mode: Mode) -> Iterator[PreTrainedModel]:
-        """Inside the context, and in this thread alone, `self(...)` and `generate` use this mode, whatever the length.
-
-        Yields:
-            The model of that mode.
-        """
+        """Inside the context, in this thread alone, `self(...)` and `generate` use this mode, whatever the length."""
         model = self.model(mode)
         token = self._forced.set(mode)
         try:
@@ -182,12 +176,7 @@ class TwoModes:
             self._forced.reset(token)
 
     def __call__(self, input_ids: torch.Tensor, **arguments: Any) -> Any:
-        """The forward pass, in the mode of an enclosing `with`, or else of the input's length.
-
-        Args:
-            input_ids: token ids (batch, n).
-            **arguments: of the model's own forward.
-        """
+        """The forward pass over ids (batch, n), in the mode of an enclosing `with`, or else of the input's length."""
         if arguments.get("past_key_values") is not None and self._forced.get() is None:
             raise ConfigError("a cache goes with the mode that filled it; call the model within `with modes.mode(...)`")
         model = self._chosen(input_ids.shape[1])
@@ -197,15 +186,8 @@ class TwoModes:
     def generate(self, input_ids: torch.Tensor, *, max_new_tokens: int, **arguments: Any) -> torch.Tensor:
         """The library's `generate`, in the mode of an enclosing `with`, or else of prompt and new tokens.
 
-        If a model's rotary tables follow the length of its input, the tokens are those of the engine.
-
-        Args:
-            input_ids: token ids (batch, n).
-            max_new_tokens: most tokens to generate; they count for the choice.
-            **arguments: of the library's `generate`.
-
-        Returns:
-            Token ids (batch, n + new), the prompt's first.
+        Takes token ids (batch, n) and returns (batch, n + new), the prompt's first. If a model's rotary tables follow
+        the length of its input, the tokens are those of the engine.
 
         Raises:
             ConfigError: as `choose`; and for arguments that would change LongRoPE's tokens.

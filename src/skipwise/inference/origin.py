@@ -26,8 +26,6 @@ class Origin:
     """Where the two modes of a run come from.
 
     Attributes:
-        folder: of the run, with the merged model and its config.
-        base: the base model, as `load_model` takes it.
         adapter: folder of the difference; None if both sets of weights are needed, as after full tuning, or if the
             additions were trained over weights in 4 bits.
         is_own: whether the adapter is what the run trained, so that base and adapter make the merged weights.

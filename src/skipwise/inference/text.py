@@ -14,8 +14,6 @@ class TextStream:
     SentencePiece can, holds back half a character at the end, and takes no tokenizer without a Rust engine.
 
     Args:
-        tokenizer: of the model.
-        stop: texts that end the output.
 
     Attributes:
         stopped: whether a stop text came; nothing comes after it.

@@ -27,12 +27,8 @@ class ArmRun:
     """One training run of an arm.
 
     Attributes:
-        status: `done` or `failed`.
         seed: of training; None where nothing is trained.
         failure: kind of failure, such as `out of memory`.
-        error: its message, one line.
-        steps: optimizer steps.
-        tokens: tokens trained on.
         training_seconds: within the steps alone: neither data, nor preflight, nor validation.
         peak_bytes: peak memory of the process when training ended.
     """
@@ -59,10 +55,7 @@ class ComparedArm:
     Attributes:
         like: the kind of arm that it is or is a variant of; None if unknown.
         trained: False for an arm that is measured as it is.
-        interpolation: kind and settings; None where there is none.
         sampler: of positions: kind and settings; None where nothing is trained, or it does not tell its settings.
-        settings: whatever else sets it apart.
-        runs: one for each seed.
     """
 
     like: str | None = None
@@ -85,19 +78,9 @@ class ComparedArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """An arm against the reference, paired by document or prompt.
+    """An arm against the reference, paired by document or prompt, with its 95% interval.
 
-    Attributes:
-        arm: its name.
-        reference: the other's.
-        task: what was measured.
-        metric: `perplexity`, whose value is ln(arm / reference), or a share, whose value is arm - reference.
-        length_tokens: at which length.
-        value: the estimate.
-        ci_low: lower end of its 95% interval.
-        ci_high: upper end.
-        num_pairs: documents or prompts.
-        num_seeds: of training, pooled.
+    Of the metric `perplexity` the value is ln(arm / reference); of a share it is arm - reference.
     """
 
     arm: Name
@@ -142,23 +125,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Arms trained on equal tokens and measured alike.
-
-    Attributes:
-        model: what all arms start from.
-        window: lengths, in tokens.
-        reference: the arm that the others are held against.
-        seeds: of training.
-        steps: optimizer steps of an arm.
-        tokens_per_step: tokens of a step, the same for every arm.
-        arms: by name, in the order of the report.
-        differences: to the reference.
-        reached: tokens to a perplexity.
-        costs: of a step by target.
-        made: how it came about, by name.
-        settings: of the comparison.
-        kind: tells the file from others.
-    """
+    """Arms trained on equal tokens and measured alike; `made` tells how it came about, `kind` tells it from others."""
 
     model: str
     window: Window
@@ -179,18 +146,7 @@ class Comparison:
 class ExtendedRun:
     """One run of `skipwise extend`, from the `skipwise.json` in its folder.
 
-    Attributes:
-        name: of the folder.
-        window: lengths, in tokens.
-        config: the run's settings, every default spelled out.
-        sampler: of positions, as the record tells it.
-        interpolation: likewise.
-        corpus: fingerprint and counts of the text.
-        seed: of the run.
-        versions: of what it ran on.
-        steps: optimizer steps.
-        seconds: of training, this process alone.
-        peak_bytes: most memory this process held.
+    `corpus` has the fingerprint and counts of the text; seconds and peak bytes are of this process alone.
     """
 
     name: Name

@@ -22,13 +22,9 @@ class EvalResult:
     Attributes:
         task: name of the task, a key of `TASKS`.
         length_tokens: length of the input, including the tokens to be generated.
-        metric: name of the measured quantity.
-        value: the point estimate.
         ci_low: lower end of the 95% confidence interval; None if there is no interval.
         ci_high: upper end; None if there is no interval.
-        num_samples: number of measured inputs.
         num_skipped: number of unusable inputs, such as documents too short for the length.
-        seed: seed of all draws.
         details: settings of the task, hash of the tokenizer, and whatever else identifies this number.
     """
 

@@ -25,11 +25,7 @@ _COUNTS = ("windows", "at_a_time", "most_at_a_time", "widest_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The output folder of a run, which may be unfinished or not begun.
-
-    Attributes:
-        folder: its path.
-    """
+    """The output folder of a run, which may be unfinished or not begun."""
 
     folder: Path
 

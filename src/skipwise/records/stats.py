@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
             ) from error
 
 
-def wilson(successes: float, num_trials: int, confidence: float = CONFIDENCE) -> Estimate:
+def wilson(successes: float, num_trials: int) -> Estimate:
     """Proportion of successes with the Wilson score interval.
 
         (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
@@ -47,11 +47,10 @@ def wilson(successes: float, num_trials: int, confidence: float = CONFIDENCE) ->
     Args:
         successes: number of successes, or sum of the grades; 0 to `num_trials`.
         num_trials: number of trials, at least 1.
-        confidence: coverage of the interval.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
     """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     share = successes / num_trials
     centre = share + z * z / (2 * num_trials)
     spread = z * math.sqrt(share * (1 - share) / num_trials + z * z / (4 * num_trials**2))
@@ -95,13 +94,7 @@ def student_t(degrees: int, confidence: float = CONFIDENCE) -> float:
 
 
 def bootstrap_ratio(
-    sums: ArrayLike,
-    weights: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    most: float = math.inf,
-    num_resamples: int = 2000,
-    confidence: float = CONFIDENCE,
+    sums: ArrayLike, weights: ArrayLike, rng: np.random.Generator, *, most: float = math.inf, num_resamples: int = 2000
 ) -> Estimate:
     """Ratio of two sums over samples, with a bootstrap interval over whole samples.
 
@@ -116,7 +109,6 @@ def bootstrap_ratio(
         rng: source of the resamples.
         most: the largest possible ratio, such as 1 if every sum counts some of the tokens.
         num_resamples: number of resamples.
-        confidence: coverage of the interval.
 
     Source: Efron and Tibshirani, "An introduction to the bootstrap" (1993), chapter 13.
     """
@@ -126,17 +118,11 @@ def bootstrap_ratio(
         return Estimate(value, None, None)
     drawn = rng.integers(0, len(sums), size=(num_resamples, len(sums)))
     ratios = sums[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
-    return widened(value, ratios, len(sums), most=most, confidence=confidence)
+    return widened(value, ratios, len(sums), most=most)
 
 
 def widened(
-    value: float,
-    resampled: np.ndarray,
-    num_samples: int,
-    *,
-    least: float = 0.0,
-    most: float = math.inf,
-    confidence: float = CONFIDENCE,
+    value: float, resampled: np.ndarray, num_samples: int, *, least: float = 0.0, most: float = math.inf
 ) -> Estimate:
     """A value with its bootstrap interval, widened so that it keeps its nominal coverage with few samples, too.
 
@@ -153,15 +139,14 @@ def widened(
         num_samples: n, at least 2.
         least: the smallest possible value.
         most: the largest possible value.
-        confidence: coverage of the interval.
 
     Source: Hesterberg, "What teachers should know about the bootstrap" (2015), on narrowness bias, with both reasons.
         It moves the levels of the quantiles instead, but no quantile of two samples leaves their range.
     """
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     z = NormalDist().inv_cdf(1 - tail)
-    factor = math.sqrt(num_samples / (num_samples - 1)) * student_t(num_samples - 1, confidence) / z
+    factor = math.sqrt(num_samples / (num_samples - 1)) * student_t(num_samples - 1) / z
     # For a few skewed samples, both quantiles may lie on one side of the value.
     low, high = min(value, value - factor * (value - float(low))), max(value, value + factor * (float(high) - value))
     return Estimate(value, max(least, low), min(most, high))

@@ -12,10 +12,8 @@ class Verdict:
     """The result of one probe.
 
     Attributes:
-        name: name of the probe, one word.
         status: `pass`, `fail` (do not train), or `note` (worth knowing).
         detail: what was measured, with numbers.
-        cure: what to do; may be empty.
     """
 
     name: str

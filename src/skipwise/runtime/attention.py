@@ -19,8 +19,6 @@ from skipwise.runtime._transformers import calls_attention_by_name, flash_attent
 
 _NAME = "skipwise_chunk"
 _SDPA, _SDPA_MASK = AttentionInterface()["sdpa"], AttentionMaskInterface()["sdpa"]
-# Kernels of earlier versions were not seen to take fewer heads of keys than of queries.
-_GROUPS_HEADS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 # The library's extra arguments that change scores; `sdpa` itself knows only the first.
 _UNKNOWN = ("position_bias", "softcap", "sliding_window", "s_aux")
 
@@ -89,8 +87,6 @@ def _attend(
         if attention_mask is None and past and n > 1:
             attention_mask = query.new_ones(n, past + n, dtype=torch.bool).tril(past)[None, None]
         return _SDPA(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **how)
-    if not _GROUPS_HEADS:
-        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
     kernel = flash_attention_for_cpu
     earlier, earlier_sum = kernel(query, key[:, :, :past], value[:, :, :past], scale=scaling)
     own, own_sum = kernel(query, key[:, :, past:], value[:, :, past:], is_causal=True, scale=scaling)

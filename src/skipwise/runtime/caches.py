@@ -27,12 +27,7 @@ def empty_cache(model: Any, num_rows: int, num_columns: int) -> Cache:
 
 
 def make_cache(kind: str, model: Any, total_tokens: int) -> Cache:
-    """An empty cache for one request.
-
-    Args:
-        kind: one of `CACHES`.
-        model: the model that will fill it.
-        total_tokens: most tokens that it must hold.
+    """An empty cache for one request of at most `total_tokens`; `kind` is one of `CACHES`.
 
     Raises:
         ConfigError: the kind is unknown, or not for this model or machine.

@@ -37,10 +37,7 @@ def score_columns(model: Any, rows: int, num_tokens: int) -> int:
 def chunk_columns(model: Any, rows: int, *, masked: bool = True) -> int:
     """Positions of one chunk through the cache, in each of `rows` rows, as suits the model's device.
 
-    Args:
-        model: the model that reads them.
-        rows: of the batch.
-        masked: whether there will be a mask even where `chunk_attention` could do without.
+    Pass `masked` if there will be a mask even where `chunk_attention` could do without.
     """
     tokens = _CHUNK_TOKENS.get(model.device.type, 1024)
     if not masked and attends_in_chunks(model):

@@ -21,28 +21,23 @@ from skipwise.runtime.session import Session
 BATCH_TOKENS = 16384
 
 
-class Request(Protocol):
-    """A prompt to continue."""
+class _Request(Protocol):
+    """A prompt to continue: its token ids, the most new ones (at least 1), and an answer.
+
+    The answer, which is at most as long, ends the output if the model writes it.
+    """
 
     @property
-    def prompt_ids(self) -> Sequence[int]:
-        """Token ids of the prompt."""
-        ...
-
+    def prompt_ids(self) -> Sequence[int]: ...
     @property
-    def max_new_tokens(self) -> int:
-        """Most tokens to generate, at least 1."""
-        ...
-
+    def max_new_tokens(self) -> int: ...
     @property
-    def answer_ids(self) -> Sequence[int] | None:
-        """A continuation that ends the output if the model writes it, at most `max_new_tokens` long; or None."""
-        ...
+    def answer_ids(self) -> Sequence[int] | None: ...
 
 
 def greedy_outputs(
     model: Any,
-    prompts: Sequence[Request],
+    prompts: Sequence[_Request],
     *,
     eos_ids: Collection[int] = (),
     enough: Callable[[int, list[int]], bool] | None = None,
@@ -109,7 +104,7 @@ def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 class _Part(NamedTuple):
-    """A request, or as much of one as is read with the same rotary tables; see `Request`.
+    """A request, or as much of one as is read with the same rotary tables; see `_Request`.
 
     Attributes:
         length: the length whose rotary tables it is read with.
@@ -125,7 +120,7 @@ class _Part(NamedTuple):
         return len(self.prompt_ids) + self.max_new_tokens
 
 
-def _next_part(model: Any, prompt: Request, output: Sequence[int]) -> _Part:
+def _next_part(model: Any, prompt: _Request, output: Sequence[int]) -> _Part:
     """What follows an output so far."""
     ids = [*prompt.prompt_ids, *output]
     most = prompt.max_new_tokens - len(output)

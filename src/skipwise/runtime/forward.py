@@ -33,12 +33,7 @@ class LogitPiece(NamedTuple):
 
 
 def check_length(config: PreTrainedConfig, num_tokens: int, *, allow_beyond: bool) -> None:
-    """Refuses inputs longer than the model's window.
-
-    Args:
-        config: of the model.
-        num_tokens: length of the longest input.
-        allow_beyond: measure beyond the window on purpose, as with the base model of a comparison.
+    """Refuses inputs longer than the model's window, unless they are measured on purpose, as with a base model.
 
     Raises:
         ConfigError: the input is longer, and `allow_beyond` is not set.

@@ -19,11 +19,7 @@ def rope_of_length(model: Any, num_tokens: int) -> Iterator[None]:
 
     Such modules look at the largest position of a call. Early chunks would be rotated as if the input were short, and a
     module may still hold the tables of a longer input. So each chunk shows them position 0, which resets them, and then
-    its own positions and the input's last.
-
-    Args:
-        model: a causal language model of the transformers library, as everywhere here.
-        num_tokens: length of the whole input, new tokens included.
+    its own positions and the input's last. The length includes new tokens.
     """
 
     def see_last_position(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -12,11 +12,7 @@ _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 class Peak:
-    """The most memory in use since this object was made.
-
-    Attributes:
-        of: what is counted, in words.
-    """
+    """The most memory in use since this object was made; `of` says what is counted."""
 
     def __init__(self, device: torch.device) -> None:
         self._highest = 0

@@ -14,11 +14,6 @@ class RoomCache(Cache):
     """Keys and values of rows that end together: shorter rows have unused columns before their first.
 
     For models whose layers all see everything (`attention.sees_everything`).
-
-    Args:
-        model: the model that will fill it.
-        num_rows: rows of the batch.
-        num_columns: most columns of a row, unused ones included.
     """
 
     def __init__(self, model: Any, num_rows: int, num_columns: int) -> None:

@@ -36,11 +36,7 @@ class _Strict(BaseModel):
 
 
 class StreamOptions(_Strict):
-    """How a stream ends.
-
-    Attributes:
-        include_usage: send a last chunk with the token counts.
-    """
+    """How a stream ends: `include_usage` asks for a last chunk with the token counts."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -49,11 +45,7 @@ class StreamOptions(_Strict):
 class _Sampling(_Strict):
     """What both kinds of request say about the text to generate.
 
-    Attributes:
-        model: name of a served model.
-        max_tokens: most tokens to generate; None for the server's default, or what is left of the window.
-        temperature: 0 takes the likeliest token each time.
-        stop: texts that end the output.
+    Without `max_tokens` it is the server's default, or what is left of the window.
     """
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -95,11 +87,7 @@ class _Sampling(_Strict):
 
 
 class CompletionBody(_Sampling):
-    """`/v1/completions`.
-
-    Attributes:
-        prompt: one text, or its token ids; either may be in a list of one.
-    """
+    """`/v1/completions`: one text, or its token ids; either may be in a list of one."""
 
     prompt: (
         Text

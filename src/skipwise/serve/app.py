@@ -47,15 +47,7 @@ def create_app(
     bounds: Bounds | None = None,
     default_max_tokens: int = 256,
 ) -> FastAPI:
-    """The server over a backend.
-
-    Args:
-        backend: generates the answers; `listen.Server` starts and stops it.
-        keyring: keys that are accepted; None for a server that only this machine reaches.
-        audit: log of requests.
-        bounds: limits on what clients send.
-        default_max_tokens: most tokens to generate where a request does not say.
-    """
+    """The server over a backend, which `listen.Server` starts and stops; without a keyring, for this machine alone."""
     service = _Service(backend, Limiter(), Metrics(), default_max_tokens)
     app = FastAPI(
         title="skipwise",

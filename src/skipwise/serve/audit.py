@@ -17,12 +17,8 @@ class AuditRecord:
     Attributes:
         request_id: also in the response, as `X-Request-ID`.
         key: id of the key; "-" for none.
-        name: of the key's holder.
         client: address of the connection: a proxy's, if there is one in between.
         endpoint: the route; never the path as it was sent.
-        model: the served model that was asked for.
-        mode: `short` or `long`, once it is chosen.
-        prompt_tokens, completion_tokens: exact counts.
         status: HTTP status; 499 if the client left before its answer was complete.
         seconds: from the request's head to its last byte.
     """
@@ -41,10 +37,7 @@ class AuditRecord:
 
 
 class AuditLog:
-    """Appends lines to a file that only its owner can read.
-
-    Args:
-        path: of the file; None keeps no log.
+    """Appends lines to a file that only its owner can read; without a path, it keeps no log.
 
     Raises:
         ConfigError: the file cannot be written.

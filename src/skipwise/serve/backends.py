@@ -23,13 +23,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """What clients may ask for by a name.
-
-    Attributes:
-        name: the name.
-        mode: the mode of all its requests; None lets the exact token count decide.
-        window: most tokens of a request, new ones included.
-    """
+    """What clients may ask for by a name; without a mode, the exact token count decides. New tokens count."""
 
     name: str
     mode: Mode | None
@@ -39,15 +33,8 @@ class ServedModel:
 class Prompts:
     """Turns texts and chats into token ids, as a fast tokenizer of the transformers library does.
 
-    Control tokens that a client spells out are plain text. Clients that mean the tokens send token ids.
-
-    Args:
-        tokenizer: of the model.
-        chat_template: a Jinja template; None for the tokenizer's own or, if it has none, plain lines.
-
-    Attributes:
-        has_template: whether there is a template other than plain lines.
-        num_ids: one more than the largest token id.
+    Control tokens that a client spells out are plain text. Clients that mean the tokens send token ids. Chats are
+    written by the Jinja template that is given or, if it is None, the tokenizer's own; without either, as plain lines.
 
     Raises:
         UnsupportedModelError: the tokenizer is not a fast one.
@@ -90,16 +77,8 @@ class Prompts:
 class Backend(ABC):
     """What answers requests.
 
-    Args:
-        name: what clients call the model. It chooses the mode by length; `name:short` and `name:long` ask for one.
-        original_window: most tokens of a request in short mode.
-        target: most tokens of a request in long mode.
-        prompts: tokenizes.
-
-    Attributes:
-        models: what clients may ask for, by name.
-        num_ids: one more than the largest token id; None if that is not known here.
-        is_draining: whether new requests are refused.
+    Clients call the model by `name`, and the length chooses the mode; `name:short` and `name:long` ask for one.
+    `num_ids` is one more than the largest token id, or None if that is not known here.
     """
 
     def __init__(self, name: str, original_window: int, target: int, prompts: Prompts) -> None:

@@ -45,10 +45,7 @@ class Bounds:
     """Limits on what clients send.
 
     Attributes:
-        body_bytes: of one request.
-        body_seconds: for the whole body to arrive.
         buffered_bytes: bodies of all requests in progress together.
-        requests: in progress at once, whatever they ask for.
     """
 
     body_bytes: int = 16 << 20
@@ -69,12 +66,8 @@ class Caller:
 class Gate:
     """ASGI middleware in front of the routes. It answers every exception that they raise.
 
-    Args:
-        app: the next application.
-        keyring: keys that are accepted; None needs no key, and admits requests to a loopback name of this machine.
-        bounds: limits on what clients send.
-        audit: gets a record of each request of `/v1`, and of each to an unknown path.
-        metrics: what is counted.
+    Without a keyring it admits requests to a loopback name of this machine. The audit log gets a record of each request
+    of `/v1`, and of each to an unknown path.
     """
 
     def __init__(

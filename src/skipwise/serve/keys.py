@@ -31,11 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 class Role(BaseModel):
     """What holders of a key may do; None sets no limit beyond the server's own.
 
-    Attributes:
-        max_context: most tokens of a request, new ones included.
-        requests_per_minute: of each key.
-        tokens_per_minute: of each key, new ones included.
-        models: names that may be asked for.
+    Limits by the minute are of each key. Tokens include the new ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -51,8 +47,6 @@ class Key(BaseModel):
 
     Attributes:
         id: the part of the key that is not secret.
-        name: of the holder, for the audit log.
-        role: a name in the file's roles.
         created, expires, revoked: seconds since 1970; None for never.
         digest: hexadecimal SHA-256 of the secret.
         salt, scrypt: of records by earlier versions, whose digest is scrypt's with this salt and these n, r, p.
@@ -128,16 +122,9 @@ def read_keys(path: Path) -> KeyFile:
 
 
 def create_key(path: Path, name: str, *, role: str = DEFAULT_ROLE, seconds: float | None = None) -> str:
-    """Makes a key and stores its record.
+    """Makes a key for a holder, stores its record, and returns the key, which is stored nowhere.
 
-    Args:
-        path: of the key file, which is created if need be.
-        name: of the holder.
-        role: one of the file's roles.
-        seconds: until the key expires; None for never.
-
-    Returns:
-        The key, which is stored nowhere.
+    The file is created if need be. The key expires after so many seconds; None is for never.
 
     Raises:
         ConfigError: the role is unknown, or the name has characters that are not allowed.
@@ -186,11 +173,7 @@ def set_role(path: Path, name: str, role: Role) -> None:
 
 
 class Keyring:
-    """The keys of a running server, which follow the file as it changes.
-
-    Args:
-        path: of the key file.
-        clock: seconds since 1970.
+    """The keys of a running server, which follow the file as it changes; `clock` gives seconds since 1970.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -241,7 +224,6 @@ class Keyring:
         except OSError:
             seen = ()
         if seen != self._seen:
-            self._known, self._seen = {}, None
             content = read_keys(self._path)
             self._known = {key.id: (key, content.roles[key.role]) for key in content.keys}
             self._seen = seen

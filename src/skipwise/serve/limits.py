@@ -12,11 +12,7 @@ from skipwise.serve.refusals import Refusal
 
 
 class Limiter:
-    """Counts what keys use.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """Counts what keys use; `clock` gives monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -158,11 +158,8 @@ class _PatientProtocol(H11Protocol):
 class Server(uvicorn.Server):
     """A server that finishes what runs and refuses what is new when it is told to end.
 
-    Args:
-        app: the application.
-        address: where it listens.
-        backend: started before the server listens, and stopped at the end or when the grace period is over.
-        ready: called when it listens.
+    The backend is started before the server listens, and stopped at the end or when the grace period is over. `ready`
+    is called when it listens.
     """
 
     def __init__(self, app: Any, address: Address, backend: Backend, ready: Callable[[], None] = lambda: None) -> None:

@@ -14,13 +14,9 @@ _TYPES = {
 class Refusal(Exception):  # noqa: N818 (it is an answer, and as such no error)
     """An answer with a status of 400 or more.
 
-    Args:
-        status: HTTP status.
-        message: one line: what was given, what is allowed, what to do. It never holds text of a prompt.
-        code: a word for programs.
-        param: the field at fault.
-        retry_after: seconds after which the client may try again.
-        allow: the methods that the path takes, as the header `Allow` lists them.
+    The message is one line: what was given, what is allowed, what to do. It never holds text of a prompt. `code` is a
+    word for programs, `param` the field at fault; the client may try again after `retry_after` seconds; `allow` lists
+    methods as the header `Allow` does.
     """
 
     def __init__(

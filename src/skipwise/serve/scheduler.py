@@ -26,14 +26,7 @@ from skipwise.serve.refusals import Refusal, overloaded, shutting_down
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What is new of a request.
-
-    Attributes:
-        text: new text.
-        tokens: how many tokens are new.
-        finish_reason: why it ended; None while it runs.
-        error: what the client is told if it failed or was cut off.
-    """
+    """What is new of a request; the last one says why it ended, or what the client is told of a failure."""
 
     text: str = ""
     tokens: int = 0
@@ -73,9 +66,7 @@ class Turns:
     def check_queue(self, waiting: int, own: int, mean_seconds: float) -> None:
         """Refuses a request if too many wait: 503 if the queue is full, 429 if the owner's share of it is.
 
-        Args:
-            waiting, own: requests that wait, and those of this owner among them.
-            mean_seconds: that a request takes; with the number that wait, it says when to try again.
+        The mean seconds of a request and the number that wait say when to try again.
         """
 
         def seconds(requests: int) -> float:
@@ -92,11 +83,7 @@ class Turns:
 class Job:
     """A request in the scheduler's hands.
 
-    Attributes:
-        number: in order of arrival.
-        bill: decides turns within the owner: seconds of the machine, on top of the smallest bill when it was let in.
-        seconds: of the machine that it took.
-        generation: while it runs.
+    `bill` decides turns within the owner: seconds of the machine, on top of the smallest bill when it was let in.
     """
 
     owner: str
@@ -153,12 +140,9 @@ class Scheduler:
             return sum(len(owner.running) for owner in owners), sum(owner.num_waiting for owner in owners)
 
     def submit(self, owner: str, request: GenerationRequest, deliver: Callable[[Progress], None]) -> Job:
-        """Puts a request into the queue.
+        """Puts a request into the queue of an owner, the id of a key.
 
-        Args:
-            owner: id of the key.
-            request: what to generate.
-            deliver: gets what is new, in the computing thread, until the last.
+        `deliver` gets what is new, in the computing thread, until the last.
 
         Raises:
             Refusal: 503, the queue is full or the server stops; 429, the owner's share of the queue is full.

@@ -38,11 +38,7 @@ class VllmSettings:
     """How vLLM is started.
 
     Attributes:
-        base: folder or name of the base model.
-        extended: folder of the extended checkpoint.
-        original_window, target: tokens of each.
         memory_shares: of each accelerator's memory, for the base and for the extended model.
-        arguments: more arguments of `vllm serve`, for both.
         program: the command; its first word may be a path.
         ready_seconds: within which both servers have to answer.
     """
