@@ -12,7 +12,7 @@ import pytest
 import torch
 import typer
 from forked import launched
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tiny_models import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
@@ -74,11 +74,9 @@ ROWS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, without a padding token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate([*alphabet, "<end>"])}, merges=[]))
-    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    letters.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<end>")
+    tokenizer = byte_tokenizer(special=False)
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    return tokenizer
 
 
 @pytest.fixture(autouse=True)
