@@ -11,7 +11,7 @@ import torch
 from tiny_runs import STEPS, run
 
 from skipwise.config import GuardConfig
-from skipwise.errors import CheckpointError, ConfigError
+from skipwise.errors import CheckpointError
 from skipwise.train.guard import BAD_ITEMS_FILE, BadItems, StepGuard
 from skipwise.train.trainer import SkipwiseTrainer
 
@@ -150,11 +150,6 @@ def test_a_loss_that_rises_less_is_a_loss(settings: dict[str, Any], spoil: Spoil
     spoil({SPOILT}, 100.0)
     settings["guard"] = {"rise": 1e6}
     assert run(settings).record["bad_steps"] == {}
-
-
-def test_skipping_is_for_runs_that_had_bad_steps(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="--resume"):
-        run(settings, skip_bad_items=True)
 
 
 def test_a_file_of_bad_items_that_cannot_be_read(settings: dict[str, Any], stop_after: Callable[[int], None]) -> None:
