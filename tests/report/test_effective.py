@@ -200,7 +200,7 @@ def test_the_interval_of_the_mean_is_that_of_independent_tasks() -> None:
 
 def test_every_length_has_the_same_tasks() -> None:
     results = [*scores(L1024=0.9, L2048=0.9), Score(task="cwe", length_tokens=1024, value=0.5, ci_low=0.4)]
-    with pytest.raises(DataError, match="cwe was not measured at both 1024 and 2048"):
+    with pytest.raises(DataError, match=r"cwe .* 1024 .* 2048"):
         effective(results, 2048)
 
 
@@ -212,7 +212,7 @@ def test_depths_controls_and_perplexities_are_no_scores() -> None:
     ]
     (mean,) = mean_scores([*others, *scores(L1024=0.9)])
     assert (mean.value, mean.tasks) == (0.9, ("vt",))
-    with pytest.raises(DataError, match="no record has a retrieval score"):
+    with pytest.raises(DataError, match="passkey"):
         mean_scores(others)
 
 
