@@ -418,4 +418,4 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_was_begun(tmp_path: Path, say
     assert as_begun(told, begun).data.control_tokens == "text", "who says it is heard"
     found = held_out_of(str(tmp_path))
     assert found is not None
-    assert found.control_tokens == goes_on_as
+    assert found.data.control_tokens == goes_on_as

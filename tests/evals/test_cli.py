@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from skipwise import evals
 from skipwise.cli import build_app
 from skipwise.cli.evaluate_documents import HeldOut, held_out_of
+from skipwise.config import DataConfig
 from skipwise.data.documents import is_held_out
 from skipwise.evals import EvalResult
 
@@ -138,14 +139,10 @@ def test_what_a_run_kept_out_is_found_in_its_folder_and_its_checkpoints(tiny_che
     assert held_out_of("owner/name") is None
     (unfinished := tmp_path / "unfinished" / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "unfinished" / "run.yaml").write_text("{model: base, target: 128, data: {source: docs, held_out: 0.3}}")
-    assert (
-        held_out_of(str(unfinished))
-        == held_out_of(str(unfinished.parent))
-        == HeldOut(0.3, "docs", control_tokens="tokens")
-    )
-    assert held_out_of(str(as_run(tiny_checkpoint, tmp_path / "run", 0.0))) == HeldOut(
-        0.0, "my/documents", control_tokens="tokens"
-    )
+    kept = HeldOut(DataConfig(source="docs", held_out=0.3, control_tokens="tokens"))
+    assert held_out_of(str(unfinished)) == held_out_of(str(unfinished.parent)) == kept
+    kept = HeldOut(DataConfig(source="my/documents", held_out=0.0, control_tokens="tokens"))
+    assert held_out_of(str(as_run(tiny_checkpoint, tmp_path / "run", 0.0))) == kept
 
 
 def test_passkeys_need_no_documents_and_print_a_grid(tiny_checkpoint: Path, tmp_path: Path) -> None:

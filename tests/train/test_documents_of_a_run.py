@@ -197,7 +197,7 @@ def test_it_is_the_same_after_a_stop_and_for_an_evaluation(
     assert kept == unfinished
     end = whole.record["corpus"]["held_out_end"]
     how: dict[str, Any] = {"min_tokens": 2, "part": "held_out", "held_out_share": 0.1, "progress": False}
-    store = build_store(kept.source, manuals.tokenizer, held_out_end=kept.end, **how)
+    store = build_store(kept.data.source, manuals.tokenizer, held_out_end=kept.end, **how)
     number = int(end["document"].removesuffix(".txt"))
     assert store.document(0).tolist() == manuals.ids(number)[-end["tokens"] :]
     # Of other documents nothing is meant: the end of one that was trained on is no held-out text.

@@ -148,16 +148,11 @@ def _data(run: "HeldOut | None", source: str | None, field: str | None, skip_unr
     """Where documents come from: what was given, else what the run behind the model trained on."""
     from skipwise.config import DataConfig
 
-    settings: dict[str, Any] = {"skip_unreadable": skip_unreadable}
-    if run is not None:
-        settings = {
-            "held_out": run.share,
-            "control_tokens": run.control_tokens,
-            "skip_unreadable": skip_unreadable or run.skip_unreadable,
-        }
-        if source is None:
-            settings |= {"source": run.source, "field": run.field}
-    return DataConfig(**(settings | given({"source": source, "field": field})))
+    own = DataConfig() if run is None else run.data
+    settings = own.model_dump() | {"skip_unreadable": skip_unreadable or own.skip_unreadable}
+    if source is not None:
+        settings |= {"source": source, "field": DataConfig().field}
+    return DataConfig(**settings | given({"field": field}))
 
 
 def _texts(

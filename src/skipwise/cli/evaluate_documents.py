@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from skipwise.data.corpus import HeldOutEnd, Part
     from skipwise.data.documents import Sources
-    from skipwise.data.tokens import Reading
 
 logger = logging.getLogger("skipwise")
 
@@ -26,20 +25,15 @@ class HeldOut(NamedTuple):
     """What a run held out from training.
 
     Attributes:
-        share: of its documents, 0 to 1.
-        source: where its documents came from.
-        field: field with their text.
-        skip_unreadable: files and records that could not be read were skipped.
+        data: where its documents came from, how they were read, and the share that was held out; all else is default.
         end: end of a document that was held out; None where whole documents were.
-        control_tokens: as in `DataConfig`.
     """
 
-    share: float
-    source: str | list[str]
-    field: str = "text"
-    skip_unreadable: bool = False
+    data: DataConfig
     end: "HeldOutEnd | None" = None
-    control_tokens: "Reading" = "text"
+
+
+_TOLD = ("source", "field", "skip_unreadable", "held_out", "control_tokens")
 
 
 def held_out_of(model: str) -> HeldOut | None:
@@ -59,15 +53,9 @@ def held_out_of(model: str) -> HeldOut | None:
             data, begun = config.data.model_dump(), run.begun()
         else:
             continue
-        return HeldOut(
-            share=data["held_out"],
-            source=data["source"],
-            field=data.get("field", "text"),
-            skip_unreadable=data.get("skip_unreadable", False),
-            end=held_out_end(begun),
-            # Before this setting existed, documents that spelled control tokens were read as these tokens.
-            control_tokens=data.get("control_tokens", "tokens"),
-        )
+        # Before this setting existed, documents that spelled control tokens were read as these tokens.
+        told: dict[str, Any] = {"control_tokens": "tokens"} | {name: data[name] for name in _TOLD if name in data}
+        return HeldOut(DataConfig(**told), held_out_end(begun))
     return None
 
 
@@ -99,26 +87,23 @@ def find_texts(
     from skipwise.distributed import process_state
 
     run = held_out_of(model)
+    own = DataConfig() if run is None else run.data
     if all_documents:
         share = 1.0
     elif share is None:
-        share = run.share if run is not None and run.share > 0 else DataConfig().held_out
-    data = DataConfig(
-        source=source,
-        field=field,
-        skip_unreadable=skip_unreadable or (run is not None and run.skip_unreadable),
-        held_out=share,
-        control_tokens=run.control_tokens if run else "text",
-    )
+        share = own.held_out or DataConfig().held_out
+    skip_unreadable = skip_unreadable or own.skip_unreadable
+    asked = {"source": source, "field": field, "skip_unreadable": skip_unreadable, "held_out": share}
+    data = DataConfig(**own.model_dump() | asked)
     sources = look_through(source, field=field, skip_unreadable=data.skip_unreadable)
     is_first = process_state().is_main_process
     details = {}
-    if run is not None and share > run.share:
+    if run is not None and share > own.held_out:
         details["may_have_been_trained_on"] = True
         if is_first:
             logger.warning(
-                f"these documents may have been trained on: the model's run kept a share of {run.share:g} of "
-                f"{run.source!r} out of training (data.held_out), and {share:g} is measured on"
+                f"these documents may have been trained on: the model's run kept a share of {own.held_out:g} of "
+                f"{own.source!r} out of training (data.held_out), and {share:g} is measured on"
             )
     part = "all" if all_documents else "held_out"
     return Texts(data, sources, part, None if run is None else run.end, details, progress and is_first)
