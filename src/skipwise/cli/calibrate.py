@@ -149,7 +149,7 @@ def _data(run: "HeldOut | None", source: str | None, field: str | None, skip_unr
     from skipwise.config import DataConfig
 
     own = DataConfig() if run is None else run.data
-    settings = own.model_dump() | {"skip_unreadable": skip_unreadable or own.skip_unreadable}
+    settings: dict[str, Any] = own.model_dump() | {"skip_unreadable": skip_unreadable or own.skip_unreadable}
     if source is not None:
         settings |= {"source": source, "field": DataConfig().field}
     return DataConfig(**settings | given({"field": field}))
