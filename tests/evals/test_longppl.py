@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_models import END, byte_tokenizer
@@ -109,7 +108,6 @@ def text_context() -> EvalContext:
 
 
 def save_scorer(folder, tokenizer: PreTrainedTokenizerFast, **sizes):
-    torch.manual_seed(1)
     model = make_llama(vocab_size=len(tokenizer), num_hidden_layers=1, **sizes)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
