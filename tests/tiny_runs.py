@@ -86,10 +86,12 @@ def assert_equal_weights(one: Path | str, other: Path | str) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
+WORDS = ["the", "river", "is", "wide", "and", "low", "hills", "roll", "on", "there", "and", "home", "again"]
+
+
 def write_documents(folder: Path) -> Path:
     """Writes 24 texts of 120 words, of about 570 bytes each, drawn from 13 words."""
-    words = ["the", "river", "is", "wide", "and", "low", "hills", "roll", "on", "there", "and", "home", "again"]
     rng = np.random.default_rng(0)
     for i in range(24):
-        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, size=120)))
+        (folder / f"{i}.txt").write_text(" ".join(rng.choice(WORDS, size=120)))
     return folder

@@ -25,9 +25,16 @@ from skipwise.errors import DataError
 TOKENIZER = byte_tokenizer()
 
 
+def _lines(texts: list[str]) -> str:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts)
+
+
 def _write_lines(file: Path, texts: list[str]) -> Path:
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    file.write_text(_lines(texts), encoding="utf-8")
     return file
+
+
+TEXTS = ["abcdef", "ab", "", "  \n", "Grüße", "xyz", "0123456789"]
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def build(tmp_path: Path) -> Callable[..., TokenStore]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return _write_lines(tmp_path / "a.jsonl", ["abcdef", "ab", "", "  \n", "Grüße", "xyz", "0123456789"])
+    return _write_lines(tmp_path / "a.jsonl", TEXTS)
 
 
 def _texts(store: TokenStore) -> list[str]:
@@ -57,7 +64,7 @@ def test_long_documents_are_kept_and_the_others_counted(build, source: Path) -> 
         seen=7, kept=3, documents=3, dropped_short=2, dropped_empty=2, other_part=0, tokens=23, files_passed_over=0
     )
     assert (store.shortest_tokens, store.min_tokens, store.separator_id) == (6, 4, None)
-    with pytest.raises(IndexError, match=r"document 3 of a store with 3"):
+    with pytest.raises(IndexError, match="document 3"):
         store.document(3)
 
 
@@ -109,11 +116,6 @@ def test_short_documents_join_in_order_with_a_separator(build, source: Path) -> 
     assert list(store.names) == ["a.jsonl:1", "a.jsonl:5", "a.jsonl:2", "a.jsonl:7"]
     assert store.separator_id == END
     assert (store.counts.kept, store.counts.documents, store.counts.dropped_short) == (5, 4, 0)
-
-
-def test_joining_needs_a_separator(build, source: Path) -> None:
-    with pytest.raises(DataError, match="no end or begin token"):
-        build(source, byte_tokenizer(named=False), join=True)
 
 
 def test_parts_never_overlap_and_make_up_the_whole(tmp_path: Path, build) -> None:
@@ -216,7 +218,7 @@ def test_a_damaged_store_is_built_again(build, source: Path, name: str, damage: 
         os.truncate(folder / name, (folder / name).stat().st_size // 2)
     else:
         (folder / name).write_bytes(bytes([before[name][0] ^ 1]) + before[name][1:])
-    with pytest.raises(DataError, match="token store"):
+    with pytest.raises(DataError, match=re.escape(str(folder))):
         TokenFiles(folder).verify()
     assert build(source).folder == folder
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
@@ -231,7 +233,7 @@ def test_of_a_large_store_samples_are_verified(build, source: Path, monkeypatch:
     TokenFiles(folder).verify()
     assert sampled == [16]
     (folder / "tokens.bin").write_bytes(bytes((folder / "tokens.bin").stat().st_size))
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match=re.escape(str(folder))):
         TokenFiles(folder).verify()
     assert _texts(build(source)) == ["abcdef", "Grüße", "0123456789"]
 
@@ -284,37 +286,27 @@ def test_processes_that_start_together_build_once(source: Path, tmp_path: Path) 
     assert sorted(tokenized for _, tokenized in answers) == [0, 0, 5]
 
 
-def test_no_document_long_enough_names_the_longest(build, source: Path) -> None:
-    message = (
-        "no document has 100 tokens; the longest of 5, a.jsonl:7, has 10: lower min_tokens or join short documents"
-    )
-    with pytest.raises(DataError, match=re.escape(message)):
-        build(source, min_tokens=100)
-    with pytest.raises(DataError, match=r"nor do all joined; .* a\.jsonl:7, has 10: .* or give more documents"):
-        build(source, min_tokens=100, join=True)
+class Slow:
+    is_fast = False
 
 
-def test_no_document_left_says_why(tmp_path: Path, build) -> None:
-    with pytest.raises(DataError, match=r"all 2 documents up to blank\.jsonl:2 are empty"):
-        build(_write_lines(tmp_path / "blank.jsonl", ["", " "]))
-    with pytest.raises(DataError, match=r"none of 1 documents is in the held_out part \(held_out_share=0.0\)"):
-        build(_write_lines(tmp_path / "one.jsonl", ["a text"]), part="held_out", held_out_share=0.0)
-
-
-def test_bad_input_names_the_line_through_the_whole_build(tmp_path: Path, build) -> None:
-    file = _write_lines(tmp_path / "a.jsonl", ["long enough"] * 5)
-    file.write_text(file.read_text() + "{oops\n")
-    with pytest.raises(DataError, match=r"a\.jsonl:6 is not JSON"):
-        build(file)
+@pytest.mark.parametrize(
+    ("content", "options", "named"),
+    [
+        (_lines(TEXTS), {"min_tokens": 100}, r" 100 .* 5, a\.jsonl:7, has 10: .*min_tokens"),
+        (_lines(TEXTS), {"min_tokens": 100, "join": True}, r" joined; .* a\.jsonl:7, has 10"),
+        (_lines(["", " "]), {}, r" 2 .*a\.jsonl:2"),
+        (_lines(["a text"]), {"part": "held_out", "held_out_share": 0.0}, r"held_out_share=0\.0"),
+        (_lines(["long enough"] * 5) + "{oops\n", {}, r"a\.jsonl:6"),
+        (_lines(TEXTS), {"tokenizer": byte_tokenizer(named=False), "join": True}, "end or begin token"),
+        (_lines(TEXTS), {"tokenizer": Slow()}, "Slow"),
+    ],
+)
+def test_what_gives_no_documents_is_refused_and_named(tmp_path: Path, build, content, options: dict, named) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(DataError, match=named):
+        build(tmp_path / "a.jsonl", **options)
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
-
-
-def test_slow_tokenizers_are_refused(build, source: Path) -> None:
-    class Slow:
-        is_fast = False
-
-    with pytest.raises(DataError, match="slow Slow"):
-        build(source, Slow())
 
 
 def test_the_cache_folder_can_be_set_by_the_environment(build, source: Path, tmp_path: Path, monkeypatch) -> None:

@@ -1,9 +1,10 @@
 """Documents: every kind of source, in a fixed order, and messages that name file and line."""
 
 import gzip
+import io
 import json
 import os
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow
 import pytest
 import zstandard
 from pyarrow import parquet
+from refusals import refused
 
 from skipwise.data.documents import Document, HubDataset, find_sources, is_held_out, read_documents, stdlib_documents
 from skipwise.errors import DataError
@@ -20,6 +22,12 @@ TEXTS = ["First text.", "Zweiter Text: äöü €.", "third\ntext"]
 
 def _lines(texts: list[str], field: str = "text") -> bytes:
     return b"".join(json.dumps({field: text, "id": i}).encode() + b"\n" for i, text in enumerate(texts))
+
+
+def _parquet(**columns: Any) -> bytes:
+    written = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), written)
+    return written.getvalue()
 
 
 def _read(source, **options) -> list[tuple[str, str]]:
@@ -112,80 +120,56 @@ def test_reading_is_lazy(tmp_path: Path) -> None:
 
 
 BAD_FILES = {
-    "broken.jsonl": (_lines(TEXTS) + b'{"text": "a\n', r"broken\.jsonl:4 is not JSON"),
-    "deep.jsonl": (b"[" * 100_000 + b"]" * 100_000 + b"\n", r"deep\.jsonl:1 is not JSON.*nested too deep"),
-    "digits.jsonl": (_lines(TEXTS[:1]) + b'{"id": ' + b"9" * 5000 + b"}\n", r"digits\.jsonl:2 is not JSON.*too long"),
-    "scalar.jsonl": (_lines(TEXTS[:1]) + b'"text"\n', r"scalar\.jsonl:2 holds a str"),
-    "missing.jsonl": (
-        _lines(TEXTS[:2]) + b'{"body": "a", "id": 1}\n',
-        r"missing\.jsonl:3 has no field 'text'.* body, id",
-    ),
-    "number.jsonl": (b'{"text": 5}\n', r"number\.jsonl:1 has a int in field 'text'"),
-    "surrogate.jsonl": (b'{"text": "a \\ud83d b"}\n', r"surrogate\.jsonl:1 has a lone surrogate"),
-    "latin.jsonl": (_lines(TEXTS[:1]) + b'{"text": "\xe4"}\n', r"latin\.jsonl:2 is not UTF-8 \(byte 11 .* 0xe4"),
-    "latin.txt": (b"one\ntwo\nthr\xe4\n", r"latin\.txt:3 is not UTF-8 \(byte 4 "),
-    "empty.jsonl": (b"\n\n", r"empty\.jsonl is empty"),
-    "cut.jsonl.gz": (gzip.compress(_lines(TEXTS * 500))[:-40], r"cut\.jsonl\.gz cannot be read past line \d+"),
-    "cut.jsonl.zst": (
-        zstandard.ZstdCompressor().compress(_lines(TEXTS * 500))[:-40],
-        r"cut\.jsonl\.zst cannot be read past line \d+",
-    ),
-    "wrong.jsonl.gz": (b"no gzip at all", r"wrong\.jsonl\.gz cannot be read past line 0"),
-    "wrong.parquet": (b"no parquet at all", r"wrong\.parquet is not a Parquet file"),
+    "broken.jsonl": (_lines(TEXTS) + b'{"text": "a\n', ":4 .*JSON"),
+    "deep.jsonl": (b"[" * 100_000 + b"]" * 100_000 + b"\n", ":1 .*JSON.*deep"),
+    "digits.jsonl": (_lines(TEXTS[:1]) + b'{"id": ' + b"9" * 5000 + b"}\n", ":2 .*JSON.*long"),
+    "scalar.jsonl": (_lines(TEXTS[:1]) + b'"text"\n', ":2 .* str"),
+    "missing.jsonl": (_lines(TEXTS[:2]) + b'{"body": "a", "id": 1}\n', ":3 .*'text'.* body, id"),
+    "number.jsonl": (b'{"text": 5}\n', ":1 .* int .*'text'"),
+    "surrogate.jsonl": (b'{"text": "a \\ud83d b"}\n', ":1 .*surrogate"),
+    "latin.jsonl": (_lines(TEXTS[:1]) + b'{"text": "\xe4"}\n', ":2 .*UTF-8.* 11 .* 0xe4"),
+    "latin.txt": (b"one\ntwo\nthr\xe4\n", ":3 .*UTF-8.* 4 "),
+    "empty.jsonl": (b"\n\n", " is empty"),
+    "cut.jsonl.gz": (gzip.compress(_lines(TEXTS * 500))[:-40], r" .*line \d+"),
+    "cut.jsonl.zst": (zstandard.ZstdCompressor().compress(_lines(TEXTS * 500))[:-40], r" .*line \d+"),
+    "wrong.jsonl.gz": (b"no gzip at all", " .*line 0"),
+    "wrong.parquet": (b"no parquet at all", " .*Parquet"),
+    "other.parquet": (_parquet(body=["a"]), " .*'text'.* body"),
+    "numbers.parquet": (_parquet(text=[1, 2]), " .*int64 .*'text'"),
+    "no-rows.parquet": (_parquet(text=pyarrow.array([], pyarrow.string())), " is empty"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_content_names_file_and_line(tmp_path: Path, name: str) -> None:
-    content, message = BAD_FILES[name]
+    content, named = BAD_FILES[name]
     (tmp_path / name).write_bytes(content)
     (tmp_path / "good.txt").write_text("good")
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(DataError, re.escape(str(tmp_path / name)) + named):
         _read(tmp_path)
-    assert str(tmp_path) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"body": ["a"]}, r"a\.parquet has no field 'text'; its fields are body"),
-        ({"text": [1, 2]}, r"a\.parquet has a int64 in field 'text'"),
-        ({"text": pyarrow.array([], pyarrow.string())}, r"a\.parquet is empty"),
-    ],
+    ("name", "alone", "named"),
+    [("a.txt", True, r"a\.txt"), ("a.pdf", True, r"a\.pdf .* \.jsonl"), ("a.pdf", False, r" 1 \.pdf")],
 )
-def test_bad_tables_name_the_file(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
-    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=message):
-        _read(tmp_path / "a.parquet")
-
-
-@pytest.mark.parametrize(
-    ("content", "named", "message"),
-    [
-        (b"", True, r"a\.txt is empty"),
-        (b"%PDF", True, r"a\.pdf is of an unsupported kind.* \.jsonl"),
-        (b"%PDF", False, r"it holds 1 \.pdf"),
-    ],
-)
-def test_files_without_text_are_refused_by_name(tmp_path: Path, content: bytes, named: bool, message: str) -> None:
-    file = tmp_path / ("a.pdf" if content else "a.txt")
-    file.write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        _read(file if named else tmp_path)
+def test_files_without_text_are_refused_by_name(tmp_path: Path, name: str, alone: bool, named: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=named):
+        _read(tmp_path / name if alone else tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_forbidden_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "a.txt").chmod(0)
-    with pytest.raises(DataError, match=r"a\.txt cannot be opened"):
+    with pytest.raises(DataError, match=r"a\.txt"):
         _read(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["no/such/folder/at/all", "missing.txt/", "nothing*here", "", "/absolute", []])
 def test_what_is_no_source_says_what_is(source) -> None:
-    with pytest.raises(DataError, match=r"hub data set .*, or stdlib$"):
+    with pytest.raises(DataError, match=r"stdlib$"):
         _read(source)
 
 
@@ -203,47 +187,46 @@ def test_hub_names(name: str, expected: tuple[str, str | None, str]) -> None:
     assert find_sources(name) == [config]
 
 
-def test_hub_rows_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("third", "named"),
+    [
+        ({"body": "three"}, "owner/name:small:test:3 .*'text'"),
+        (ConnectionError("connection\nreset"), r"'owner/name:small:test' .* row 2 \(connection reset\)"),
+    ],
+)
+def test_hub_rows_are_streamed_up_to_what_cannot_be_read(third, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     asked = []
 
     def load_dataset(*arguments, **options):
         asked.append((arguments, options))
-        return iter([{"text": "one"}, {"text": "two"}, {"body": "three"}])
+        yield from ({"text": "one"}, {"text": "two"})
+        if isinstance(third, Exception):
+            raise third
+        yield third
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     documents = read_documents("owner/name:small:test")
-    assert [next(documents).name for _ in range(2)] == ["owner/name:small:test:1", "owner/name:small:test:2"]
+    found = [next(documents) for _ in range(2)]
+    assert [(each.name, each.text) for each in found] == [
+        ("owner/name:small:test:1", "one"),
+        ("owner/name:small:test:2", "two"),
+    ]
     assert asked == [(("owner/name", "small"), {"split": "test", "streaming": True})]
-    with pytest.raises(DataError, match=r"owner/name:small:test:3 has no field 'text'"):
+    with refused(DataError, named):
         next(documents)
 
 
 def test_an_unreachable_hub_says_so() -> None:
-    with pytest.raises(DataError, match=r"no documents at 'owner/name:train': no such file") as caught:
+    with refused(DataError, "'owner/name:train'"):
         _read("owner/name")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_hub_that_breaks_off_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    def rows() -> Iterator[dict[str, str]]:
-        yield from ({"text": "one"}, {"text": "two"})
-        raise ConnectionError("connection\nreset")
-
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
-    documents = read_documents("owner/name")
-    assert [next(documents).text for _ in range(2)] == ["one", "two"]
-    with pytest.raises(DataError, match=r"'owner/name:train' breaks off after row 2 \(connection reset\)"):
-        next(documents)
 
 
 def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one text\n")
     (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
-    with pytest.raises(DataError, match=r"b\.txt cannot be .*leave it out"):
+    with pytest.raises(DataError, match=r"b\.txt"):
         _read(tmp_path)
 
 

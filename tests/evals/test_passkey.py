@@ -119,5 +119,5 @@ def test_nan_logits_stop_with_the_trial(tiny_llama) -> None:
     keys = [set(task.prompt(context, 240, trial).references[0]) for trial in range(2)]
     with torch.no_grad():
         tiny_llama.model.embed_tokens.weight[ord(min(keys[1] - keys[0]))] = float("nan")
-    with pytest.raises(CheckpointError, match=r"passkey, length 240, trial 1: logits are NaN at position 233"):
+    with pytest.raises(CheckpointError, match=r"trial 1: .*NaN at position 233"):
         list(task.run(context, [240]))

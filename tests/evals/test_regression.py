@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+from refusals import refused
+from tiny_models import family_config, tiny_model
+from transformers import AutoTokenizer
 
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import EvalContext, SampleCache, evaluate, paired
@@ -251,9 +253,7 @@ def test_results_and_samples_are_lines_of_json_and_a_rerun_computes_nothing(
 def test_infinite_logits_stop_with_where(context, base_folder) -> None:
     with torch.no_grad():
         context.model.lm_head.weight[5] = 1e38
-    with pytest.raises(
-        CheckpointError, match=r"regression, length 40, document [0-9]+, model: .* infinite at position"
-    ):
+    with pytest.raises(CheckpointError, match=r"regression, length 40, document [0-9]+, model: .*position"):
         list(ShortWindowRegression(base=str(base_folder)).run(context, [40]))
 
 
@@ -262,11 +262,11 @@ def test_lengths_beyond_the_window_of_the_base_are_refused_before_its_weights_ar
 ) -> None:
     context = context_of(*load_model(base_folder, interpolation=YaRN(), window=STRETCHED), documents=texts)
     monkeypatch.setattr(regression, "load_model", None)
-    with pytest.raises(ConfigError, match=r"length is 129 tokens and the window of its base .* is 128"):
+    with pytest.raises(ConfigError, match=r"129 .* 128"):
         ShortWindowRegression(base=str(base_folder)).check_lengths(context, [64, 129])
     ShortWindowRegression(base=str(base_folder)).check_lengths(context, [64, 128])
     short = replace(context, documents=texts[1::3])
-    with pytest.raises(DataError, match="longest of the 2 given has 110"):
+    with pytest.raises(DataError, match=r" 2 .* 110"):
         ShortWindowRegression(base=str(base_folder)).check_lengths(short, [64, 128])
 
 
@@ -293,22 +293,19 @@ def test_what_can_be_measured_is_and_the_rest_is_noted(base_folder, caplog) -> N
         measured([passkey, of_base], [64, 256], whole=["passkey"])
 
 
-def test_what_is_no_base_of_this_model_is_refused(context, base_folder, tmp_path) -> None:
+def test_what_is_no_base_of_this_model_is_refused(context) -> None:
     (name, tokenizer) = (context.model.config.name_or_path, context.tokenizer)
 
-    def refusal() -> str:
-        with pytest.raises(ConfigError) as caught:
+    def refuses(context: EvalContext, named: str) -> None:
+        with refused(ConfigError, named):
             list(ShortWindowRegression(base=name).run(context, [40]))
-        return str(caught.value)
 
     tokenizer.add_tokens(["<new>"])
-    assert "another vocabulary or tokenizer" in refusal()
+    refuses(context, "tokenizer")
     context.model.resize_token_embeddings(257)
-    assert "(256 and 257 logits)" in refusal()
-    settings = make_llama().config.to_dict() | {"model_type": "mistral", "vocab_size": 256}
-    other = MistralForCausalLM(MistralConfig(**settings))
-    object.__setattr__(context, "model", other)
-    assert "is a LlamaForCausalLM and the model a MistralForCausalLM" in refusal()
+    refuses(context, "256 and 257 ")
+    other = tiny_model(family_config("mistral", vocab_size=256))
+    refuses(replace(context, model=other), "LlamaForCausalLM .*MistralForCausalLM")
 
 
 def test_intervals_of_paired_means_are_students() -> None:

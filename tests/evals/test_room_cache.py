@@ -64,5 +64,5 @@ def test_rows_read_apart_go_on_together() -> None:
     torch.testing.assert_close(cache.layers[-1].keys, keys, rtol=0, atol=0)
     torch.testing.assert_close(cache.layers[-1].values, values, rtol=0, atol=0)
     cache.update(*some(1, rows=2), 0)
-    with pytest.raises(ValueError, match="a cache of 9 columns has no room for 10"):
+    with pytest.raises(ValueError, match=r" 9 .* 10"):
         cache.update(*some(1, rows=2), 0)

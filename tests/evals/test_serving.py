@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM
+from tiny_models import family_config, tiny_model
+from transformers import DynamicCache
 
 import skipwise.evals.tasks.serving as module
 from skipwise.evals import SampleCache, evaluate
@@ -23,42 +24,35 @@ QUICK: dict[str, Any] = {"kind": "serving", "new_tokens": 4, "repeats": 2, "warm
 METRICS = ["prefill_seconds", "token_seconds", "cache_bytes", "peak_bytes"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def deep_llama(dtype: torch.dtype) -> Any:
+    return make_llama(num_hidden_layers=3, head_dim=16).to(dtype)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        # Keys and values, layers, their heads, the width of a head, bytes of a number, tokens.
+        (lambda: deep_llama(torch.float32), lambda tokens: 2 * 3 * 2 * 16 * 4 * tokens),
+        (lambda: deep_llama(torch.bfloat16), lambda tokens: 2 * 3 * 2 * 16 * 2 * tokens),
+        (lambda: with_adapters(make_llama()), lambda tokens: 2 * 2 * 2 * 8 * 4 * tokens),
+        # A sliding layer needs no key that the next token cannot see.
+        (
+            lambda: tiny_model(family_config("gemma2", head_dim=8, max_position_embeddings=512)),
+            lambda tokens: 2 * 2 * 8 * 4 * (tokens + 31),
+        ),
+    ],
+    ids=["float32", "bfloat16", "adapters", "sliding"],
+)
 @pytest.mark.parametrize("chunk", [None, 37])
-def test_the_cache_of_a_llama_is_the_formula(
-    dtype: torch.dtype, chunk: int | None, tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_is_the_formula(make, expected, chunk, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     if chunk is not None:
         monkeypatch.setattr(module, "pass_columns", lambda *_: chunk)
-    model = make_llama(num_hidden_layers=3, head_dim=16).to(dtype)  # pyright: ignore[reportArgumentType]
-    results = evaluate(model, tokenizer, [QUICK], [100, 300], progress=False)
+    results = evaluate(make(), tokenizer, [QUICK], [100, 300], progress=False)
     assert [(result.length_tokens, result.metric) for result in results] == [
         (length, metric) for length in (100, 300) for metric in METRICS
     ]
-    for result in results:
-        if result.metric == "cache_bytes":
-            layers, kv_heads, head_dim, bytes_each = 3, 2, 16, dtype.itemsize
-            assert result.value == 2 * layers * kv_heads * head_dim * bytes_each * result.length_tokens
-
-
-def test_layers_of_a_limited_reach_keep_less(tokenizer) -> None:
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=257,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        sliding_window=32,
-        layer_types=["sliding_attention", "full_attention"],
-        max_position_embeddings=512,
-    )
-    model = Gemma2ForCausalLM(config).eval()
-    results = by_metric(evaluate(model, tokenizer, [QUICK], [200], progress=False))
-    # A sliding layer needs no key that the next token cannot see.
-    assert results["cache_bytes"].value == 2 * 2 * 8 * 4 * (200 + 31)
+    found = {result.length_tokens: result.value for result in results if result.metric == "cache_bytes"}
+    assert found == {length: expected(length) for length in (100, 300)}
 
 
 def test_only_what_the_cache_holds_is_counted_and_once() -> None:
@@ -165,8 +159,3 @@ def test_repeats_give_an_interval_and_one_gives_none(tokenizer, tmp_path, capsys
     assert len({line["prompt_sha256"] for line in lines}) == 1
     once = by_metric(evaluate(make_llama(), tokenizer, [QUICK | {"repeats": 1}], [64], progress=False))
     assert once["prefill_seconds"].ci_low is None
-
-
-def test_adapters_are_part_of_what_is_served(tokenizer) -> None:
-    results = by_metric(evaluate(with_adapters(make_llama()), tokenizer, [QUICK], [64], progress=False))
-    assert results["cache_bytes"].value == 2 * 2 * 2 * 8 * 4 * 64

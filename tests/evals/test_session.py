@@ -48,5 +48,5 @@ def test_rows_that_are_kept_and_padded_go_on_alone() -> None:
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
     # Its thirteenth column and the second, of which two are padding.
-    with pytest.raises(CheckpointError, match="b: logits are NaN at position 8"):
+    with pytest.raises(CheckpointError, match=r"b: .*NaN at position 8"):
         session.step(token)

@@ -47,9 +47,9 @@ def test_intervals_of_graded_scores_cover_at_least_as_often_as_they_say(grades: 
 
 def test_a_perplexity_beyond_any_float_is_the_checkpoints_fault() -> None:
     assert Estimate(1.0, 0.0, None).exp() == (pytest.approx(math.e), 1.0, None)
-    with pytest.raises(CheckpointError, match=r"the mean NLL is 800 nats per token; above 709"):
+    with pytest.raises(CheckpointError, match=r" 800 .* 709"):
         Estimate(800.0, None, None).exp()
-    with pytest.raises(CheckpointError, match=r"is 700 nats per token \(95% interval up to 900\); above 709"):
+    with pytest.raises(CheckpointError, match=r" 700 .* 900.* 709"):
         Estimate(700.0, 500.0, 900.0).exp()
 
 

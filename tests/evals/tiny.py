@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import transformers as hf
 from peft import LoraConfig, get_peft_model
+from tiny_models import NARROW
 
 from skipwise.evals import EvalContext, EvalResult
 from skipwise.evals.tasks.passkey_prompt import QUESTION
@@ -78,16 +79,7 @@ class ChatTokenizer(PieceTokenizer):
 
 def make_llama(**changes: Any) -> hf.LlamaForCausalLM:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "vocab_size": 257,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "initializer_range": 0.3,
-    }
+    settings = NARROW | {"vocab_size": 257, "max_position_embeddings": 512, "initializer_range": 0.3}
     return hf.LlamaForCausalLM(hf.LlamaConfig(**(settings | changes))).eval()
 
 
@@ -163,12 +155,8 @@ def key_reader(wrong_digit: int | None = None) -> Oracle:
 
 
 _SIZES: dict[str, Any] = {
+    **NARROW,
     "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "max_position_embeddings": 128,
     "initializer_range": 0.3,
     "pad_token_id": 0,

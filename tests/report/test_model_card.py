@@ -106,5 +106,5 @@ def test_the_effective_length_stands_beside_the_configured_one(tmp_path: Path) -
     assert "mean score 256 100.0% (at least 92.9%), 512 96.0% (at least 86.5%), 1k 90.0%" in text
     assert text.count("Effective context length:") == 1
     card.write_text("mine")
-    with pytest.raises(CheckpointError, match="has no line"):
+    with pytest.raises(CheckpointError, match="README"):
         state_effective_length(tmp_path, found)

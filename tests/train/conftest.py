@@ -41,6 +41,29 @@ def group_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int, bytes]]]:
+    """Multiplies the loss of the items at some places; returns the list of all places trained, with their token ids."""
+
+    def spoil(places: set[int], factor: float) -> list[tuple[int, bytes]]:
+        trained: list[tuple[int, bytes]] = []
+        step, loss = SkipwiseTrainer.training_step, SkipwiseTrainer.compute_loss
+
+        def training_step(trainer: SkipwiseTrainer, model: Any, inputs: Any, *more: Any) -> torch.Tensor:
+            ids = [row.numpy().tobytes() for row in inputs["input_ids"]]
+            trained.extend(zip(inputs["places"].tolist(), ids, strict=True))
+            return step(trainer, model, inputs, *more)
+
+        def compute_loss(*arguments: Any, **keywords: Any) -> torch.Tensor:
+            return loss(*arguments, **keywords) * (factor if trained[-1][0] in places else 1.0)
+
+        monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
+        monkeypatch.setattr(SkipwiseTrainer, "compute_loss", compute_loss)
+        return trained
+
+    return spoil
+
+
+@pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sends this process a SIGINT while a step is trained, as Ctrl-C does; 0 sends no more."""
     at = [0]

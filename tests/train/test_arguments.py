@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,23 +42,17 @@ def test_few_steps_are_not_all_spent_on_warming_up(max_steps: int, warmup: int) 
     assert training_settings(said)["warmup_steps"] == 7
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="16 bits are there for the asking")
-def test_bfloat16_without_an_accelerator_is_refused_by_name() -> None:
-    config = RunConfig.from_mapping({**SMALL, "training": {"bf16": True}})
-    with pytest.raises(ConfigError, match=r"'training\.bf16' is true, and there is no accelerator .* leave it out"):
-        training_arguments(config)
-    on_cpu = {"bf16": True, "use_cpu": True}
-    assert training_arguments(RunConfig.from_mapping({**SMALL, "training": on_cpu})).bf16
-    other = RunConfig.from_mapping({**SMALL, "training": {**on_cpu, "report_to": "nosuch"}})
-    with pytest.raises(ConfigError, match="cannot be used: nosuch is not supported"):
-        training_arguments(other)
-
-
-def test_64_windows_a_step_whatever_the_batch_and_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = RunConfig.from_mapping({**SMALL, "training": {"per_device_train_batch_size": 4}})
-    assert training_settings(config)["gradient_accumulation_steps"] == 16
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert training_settings(config)["gradient_accumulation_steps"] == 2
+@pytest.mark.parametrize(
+    ("processes", "context", "at_a_time", "accumulation"),
+    [(1, 1, 4, 16), (8, 1, 4, 2), (8, 1, 1, 8), (8, 2, 1, 16), (8, 8, 1, 64)],
+)
+def test_64_windows_a_step_whatever_the_batch_the_processes_and_their_groups(
+    processes: int, context: int, at_a_time: int, accumulation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    settings = {"parallel": {"context": context}, "training": {"per_device_train_batch_size": at_a_time}}
+    found = training_settings(RunConfig.from_mapping(SMALL | settings))
+    assert found["gradient_accumulation_steps"] == accumulation
 
 
 @pytest.mark.parametrize(("every", "strategy", "steps"), [(None, "steps", 250), (0, "no", None), (7, "steps", 7)])
@@ -128,40 +123,42 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return launched
 
 
-@pytest.mark.parametrize(("training", "told"), [({"fsdp": True}, {}), ({}, {"USE_FSDP": "true"})])
-def test_sharding_that_would_not_happen_is_refused(
-    training: dict[str, bool], told: dict[str, str], launched: Callable[..., None]
+@pytest.mark.parametrize(
+    ("training", "told", "named"),
+    [
+        ({"bf16": True, "use_cpu": torch.accelerator.is_available()}, {}, "training.bf16"),
+        ({"use_cpu": True, "report_to": "nosuch"}, {}, "nosuch"),
+        # Accelerate shards over accelerators alone, and says nothing where there are none; nor does accelerate launch.
+        ({"use_cpu": True, "fsdp": True}, {}, "training.fsdp"),
+        ({"use_cpu": True}, {"USE_FSDP": "true"}, "training.fsdp"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_refused_by_name(
+    training: dict[str, Any], told: dict[str, str], named: str, launched: Callable[..., None]
 ) -> None:
-    """Accelerate shards over accelerators alone, and says nothing where there are none; nor does accelerate launch."""
     launched(**told)
-    config = RunConfig.from_mapping({**SMALL, "training": {**training, "use_cpu": True}})
-    with pytest.raises(ConfigError, match=r"'training\.fsdp' splits the model over accelerators"):
-        training_arguments(config)
+    if named == "training.bf16" and training["use_cpu"]:
+        pytest.skip("16 bits are there for the asking")
+    with pytest.raises(ConfigError, match=named):
+        training_arguments(RunConfig.from_mapping({**SMALL, "training": training}))
 
 
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_deepspeed_of_accelerate_launch_is_as_if_it_were_set(
-    stage: str, launched: Callable[..., None], caplog: pytest.LogCaptureFixture
+    stage: str, launched: Callable[..., None], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     pytest.importorskip("deepspeed")
     launched(USE_DEEPSPEED="true", DEEPSPEED_ZERO_STAGE=stage, DEEPSPEED_OFFLOAD_PARAM_DEVICE="cpu")
     arguments = training_arguments(RunConfig.from_mapping(SMALL))
     assert arguments.deepspeed == deepspeed_settings(int(stage))
     assert is_sharded(arguments) == (stage == "3")
-    assert "offload_param_device is left out; it takes it by deepspeed_config_file" in caplog.text
-
-
-def test_deepspeed_of_accelerate_launch_reads_its_file(launched: Callable[..., None], tmp_path: Path) -> None:
-    pytest.importorskip("deepspeed")
+    assert "offload_param_device is left out" in caplog.text
     file = tmp_path / "zero.json"
-    file.write_text(json.dumps(deepspeed_settings(3)))
-    launched(USE_DEEPSPEED="true", DEEPSPEED_CONFIG_FILE=str(file))
+    file.write_text(json.dumps(deepspeed_settings(int(stage))))
+    launched(DEEPSPEED_CONFIG_FILE=str(file))
     assert training_arguments(RunConfig.from_mapping(SMALL)).deepspeed == str(file)
-
-
-def test_what_a_run_says_of_engines_comes_first(launched: Callable[..., None]) -> None:
-    pytest.importorskip("deepspeed")
-    launched(USE_FSDP="true")
+    # What a run says of engines comes first.
+    launched(USE_FSDP="true", USE_DEEPSPEED="false")
     config = RunConfig.from_mapping({**SMALL, "training": {"deepspeed": deepspeed_settings(2)}})
     assert not training_arguments(config).fsdp
 

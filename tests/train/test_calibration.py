@@ -112,7 +112,7 @@ def test_a_resumed_run_calibrates_alike(
     whole = run(settings, target=LONG, calibrate=True, output=str(tmp_path / "whole"))
     stop_after(2)
     assert not run(settings, target=LONG, calibrate=True).finished
-    with pytest.raises(ConfigError, match="begun with other settings of calibrate"):
+    with pytest.raises(ConfigError, match="of calibrate;"):
         run(settings, target=LONG, resume=True)
     resumed = run(settings, target=LONG, calibrate=True, resume=True)
     assert resumed.steps == STEPS
@@ -142,9 +142,9 @@ def test_what_cannot_be_calibrated_is_refused_before_training(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("skipwise.train.trainer.SkipwiseTrainer", None)
-    with pytest.raises(ConfigError, match=r"interpolation is 'ntk'.*yarn, longrope"):
+    with pytest.raises(ConfigError, match=r"'ntk'.*yarn, longrope"):
         run(settings, calibrate=True, interpolation={"kind": "ntk"})
-    with pytest.raises(ConfigError, match="passkey length is 128 tokens"):
+    with pytest.raises(ConfigError, match="128"):
         run(settings, target=128, calibrate=True)
     assert not Path(settings["output"]).exists()
 

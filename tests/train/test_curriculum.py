@@ -160,7 +160,7 @@ def test_growth_of_targets_and_of_the_sampler() -> None:
     near, far = run_stages(settings(growth=growth, sampler={"skips": "flat"}), WINDOW, 10)
     assert near == (0, Window(train=256, original=256, target=512), PoSE(skips="flat"))
     assert far == (5, Window(train=512, original=256, target=1024), PoSE(skips="flat", chunks=3))
-    with pytest.raises(ConfigError, match="'growth' changes fields of the sampler, and this run has a sampler of its"):
+    with pytest.raises(ConfigError, match=r"'growth'.*sampler"):
         run_stages(settings(growth=growth), WINDOW, 10, FullLength())
     with pytest.raises(ConfigError, match="chunkz"):
         settings(growth={"sampler": {"chunkz": 3}})
@@ -236,7 +236,7 @@ def test_every_sampler_leaves_an_exercise_whole(name: str, tokenizer: Any, store
 
 
 def test_a_window_without_room_for_an_exercise_is_refused_at_once(tokenizer: Any, store: TokenStore) -> None:
-    with pytest.raises(ConfigError, match=r"data.retrieval.*64 tokens"):
+    with pytest.raises(ConfigError, match=r"data\.retrieval.*64"):
         exercises_of(tokenizer, store, window=Window(train=64, original=64, target=256))
 
 

@@ -15,9 +15,11 @@ import pytest
 import torch
 from filelock import FileLock
 from forked import start
+from safetensors.torch import save_file
 from tiny_runs import STEPS, run
 
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.records.runs import BEGUN_FILE
 from skipwise.train.checkpoints import load_checkpoint, run_checkpoints
 from skipwise.train.durable import (
     SEAL_FILE,
@@ -131,24 +133,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_says_so_and_spoils_nothing(small_disk: Path) -> None:
     first = write(small_disk, 1)
-    with (
-        pytest.raises(CheckpointError, match=r"step 2 cannot .*: No space left on device.* checkpoint-1 is whole"),
-        whole_or_not_at_all(small_disk, 2) as staged,
-    ):
-        (staged / "model").write_bytes(bytes(2**21))
-    assert damage(first) is None
-    assert list(sealed_checkpoints(small_disk)) == [1]
-    assert not (small_disk / STAGING).exists(), "the room it took is free again"
-    # As libraries say it: neither is an OSError.
     for save in (
+        lambda file: file.write_bytes(bytes(2**21)),
+        # As libraries say it: neither is an OSError.
         lambda file: torch.save(torch.zeros(2**19), file),
-        lambda file: __import__("safetensors.torch").torch.save_file({"x": torch.zeros(2**19)}, file),
+        lambda file: save_file({"x": torch.zeros(2**19)}, file),
     ):
         with (
-            pytest.raises(CheckpointError, match="checkpoint-1 is whole; go on from it with --resume"),
+            pytest.raises(CheckpointError, match=r"step 2 .*checkpoint-1 .*--resume"),
             whole_or_not_at_all(small_disk, 2) as staged,
         ):
             save(staged / "model")
+        assert damage(first) is None
+        assert list(sealed_checkpoints(small_disk)) == [1]
+        assert not (small_disk / STAGING).exists(), "the room it took is free again"
     assert write(small_disk, 2).exists()
 
 
@@ -175,7 +173,7 @@ def test_a_damaged_checkpoint_is_not_evaluated(settings: dict[str, Any]) -> None
     folder = run(settings, training={"save_strategy": "steps", "save_steps": 1}).folder
     first = run_checkpoints(folder)[0]
     flip_a_bit(first.folder / "model.safetensors", 5000)
-    with pytest.raises(CheckpointError, match=r"checkpoint-\d is damaged: the bytes of model.safetensors have changed"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-\d .*model\.safetensors"):
         load_checkpoint(first, folder)
 
 
@@ -184,13 +182,12 @@ def test_two_runs_do_not_share_a_folder(settings: dict[str, Any]) -> None:
     folder = Path(settings["output"])
     done = run(settings)
     (folder / "skipwise.json").unlink()
-    with FileLock(folder / ".lock"), pytest.raises(ConfigError, match="another run is writing into"):
+    with FileLock(folder / ".lock"), pytest.raises(ConfigError, match=str(folder)):
         run(settings, resume=True)
     shutil.rmtree(done.folder)
     folder.mkdir()
     # Both have found it empty, and the other one was quicker.
-    held = FileLock(folder / ".lock")
-    with held, pytest.raises(ConfigError, match="another run is writing into"):
+    with FileLock(folder / ".lock"), pytest.raises(ConfigError, match="another run"):
         run(settings)
     assert run(settings).finished, "what was refused has left nothing"
     assert not (folder / ".lock").exists()
@@ -210,7 +207,7 @@ def test_a_process_started_anew_goes_on_unasked(settings: dict[str, Any], monkey
     folder = Path(settings["output"])
     (folder / "skipwise.json").unlink()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    with pytest.raises(ConfigError, match="is not empty"):
+    with pytest.raises(ConfigError, match=str(folder)):
         run(settings)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     assert run(settings).finished
@@ -226,14 +223,14 @@ def test_a_run_goes_on_with_its_windows_spread_otherwise(
     whole = run(settings, output=str(tmp_path / "whole"), training=four)
     stop_after(2)
     assert not run(settings, training=four).finished
-    with pytest.raises(ConfigError, match=r"begun with 4 windows a step and would go on with 8: choose training\.grad"):
+    with pytest.raises(ConfigError, match=r"4 .* 8: .*training\.gradient_accumulation_steps"):
         run(settings, training={**four, "per_device_train_batch_size": 2}, resume=True)
     spread = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     resumed = run(settings, training=spread, resume=True)
     expected = [entry["loss"] for entry in whole.log if "loss" in entry]
     assert [entry["loss"] for entry in resumed.log if "loss" in entry] == pytest.approx(expected, rel=1e-4)
     (resumed.folder / "skipwise.json").unlink()
-    with pytest.raises(ConfigError, match="other settings of training"):
+    with pytest.raises(ConfigError, match="of training;"):
         run(settings, training={**spread, "learning_rate": 2e-2}, resume=True)
 
 
@@ -247,7 +244,7 @@ def test_what_a_run_was_begun_with_is_read_with_care(
     begun = json.loads(begun_file.read_text())
     for spoilt in ("{", "[1]", '{"at_a_time": "2"}'):
         begun_file.write_text(spoilt)
-        with pytest.raises(CheckpointError, match=r"begun\.json'"):
+        with pytest.raises(CheckpointError, match=BEGUN_FILE):
             run(settings, resume=True)
     # As earlier versions left it.
     begun_file.write_text(json.dumps({name: value for name, value in begun.items() if name != "windows"}))
@@ -261,12 +258,8 @@ def test_a_run_killed_while_it_writes_its_first_files_begins_again(settings: dic
     assert killed.wait() == -signal.SIGKILL, killed.stderr
     folder = Path(settings["output"])
     assert len(list(folder.glob(".*.new"))) == 1
-    if nth == 1:
-        with pytest.raises(ConfigError, match=r"no run in .* to resume; start it without --resume"):
-            run(settings, resume=True)
-    else:
-        with pytest.raises(ConfigError, match=r"is not empty; go on with --resume"):
-            run(settings)
+    with pytest.raises(ConfigError, match="without --resume" if nth == 1 else "with --resume"):
+        run(settings, resume=nth == 1)
     # What each message names works.
     done = run(settings, resume=nth == 2)
     assert (done.finished, done.steps) == (True, STEPS)

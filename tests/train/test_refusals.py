@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refused
 from tiny_runs import run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,38 +36,40 @@ def test_a_model_that_isolates_the_chunks_is_refused_before_training(
 
     monkeypatch.setattr("skipwise.train.preparation.load_model", load_isolating)
     monkeypatch.setattr(SkipwiseTrainer, "train", lambda *_, **__: pytest.fail("it was trained"))
-    with pytest.raises(UnsupportedModelError, match=r"preflight failed.*do not see each other"):
+    with pytest.raises(UnsupportedModelError, match="reach"):
         run(settings)
     # So that the next try, with another attention, finds the folder free.
     assert not Path(settings["output"]).exists()
 
 
-REFUSALS: dict[str, tuple[type[SkipwiseError], dict[str, Any], list[str]]] = {
-    "unknown name": (ConfigError, {"training": {"learning_rat": 1}}, ["'training.learning_rat'", "'learning_rate'"]),
-    "epochs": (ConfigError, {"training": {"num_train_epochs": 3}}, ["training.max_steps"]),
-    "said elsewhere": (ConfigError, {"training": {"output_dir": "x"}}, ["'training.output_dir'", "output"]),
-    "no steps": (ConfigError, {"training": {"max_steps": 0}}, ["'training.max_steps' is 0", "1 or more"]),
-    "no windows": (ConfigError, {"training": {"per_device_train_batch_size": 0}}, ["is 0", "1 or more"]),
-    "bad value": (ConfigError, {"training": {"lr_scheduler_type": "lineal"}}, ["lineal"]),
-    "unknown tracker": (ConfigError, {"training": {"report_to": "notebook"}}, ["notebook"]),
-    "target too small": (ConfigError, {"target": 48}, ["48", "already handles 64"]),
-    "window too long": (PositionError, {"window": 300}, ["train=300"]),
-    "growth too long": (PositionError, {"growth": {"window": 300}}, ["train=300"]),
-    "validation too long": (ConfigError, {"validation": {"lengths": [512]}}, ["validation.lengths", "512", "256"]),
-    "no document": (DataError, {"data": {"source": "/no/such/folder"}}, ["/no/such/folder"]),
-    "short documents": (DataError, {"data": {"min_tokens": 10_000}}, ["no document has 10000 tokens"]),
-    "no room for a key": (ConfigError, {"data": {"retrieval": 0.5}}, ["data.retrieval", "32 tokens", "longer window"]),
-    "no model": (CheckpointError, {"model": "/no/such/model"}, ["/no/such/model"]),
-    "more chunks than tokens": (PositionError, {"sampler": {"kind": "pose", "chunks": 33}}, ["is 33", "most 32"]),
+REFUSALS: dict[str, tuple[type[SkipwiseError], dict[str, Any], str]] = {
+    "unknown name": (ConfigError, {"training": {"learning_rat": 1}}, "'training.learning_rat'.*'learning_rate'"),
+    "epochs": (ConfigError, {"training": {"num_train_epochs": 3}}, "training.max_steps"),
+    "said elsewhere": (ConfigError, {"training": {"output_dir": "x"}}, "'training.output_dir'.*output"),
+    "no steps": (ConfigError, {"training": {"max_steps": 0}}, "'training.max_steps' is 0.* 1 "),
+    "no windows": (ConfigError, {"training": {"per_device_train_batch_size": 0}}, "batch_size' is 0.* 1 "),
+    "bad value": (ConfigError, {"training": {"lr_scheduler_type": "lineal"}}, "lineal"),
+    "unknown tracker": (ConfigError, {"training": {"report_to": "notebook"}}, "notebook"),
+    "target too small": (ConfigError, {"target": 48}, "48.* 64"),
+    "window too long": (PositionError, {"window": 300}, "train=300"),
+    "growth too long": (PositionError, {"growth": {"window": 300}}, "train=300"),
+    "validation too long": (ConfigError, {"validation": {"lengths": [512]}}, "validation.lengths.*512.*256"),
+    "no document": (DataError, {"data": {"source": "/no/such/folder"}}, "/no/such/folder"),
+    "short documents": (DataError, {"data": {"min_tokens": 10_000}}, "10000"),
+    "no room for a key": (ConfigError, {"data": {"retrieval": 0.5}}, "data.retrieval.* 32 "),
+    "no model": (CheckpointError, {"model": "/no/such/model"}, "/no/such/model"),
+    "more chunks than tokens": (PositionError, {"sampler": {"kind": "pose", "chunks": 33}}, "33.* 32"),
     "more chunks than grown tokens": (
         PositionError,
         {"sampler": {"kind": "pose", "chunks": 32}, "growth": {"window": 16}},
-        ["chunks is 32", "most 16"],
+        "chunks is 32.* 16",
     ),
-    "no data set": (DataError, {"data": {"source": "no-such-name"}}, ["'no-such-name'", "no such file"]),
-    "no layer": (ConfigError, {"tuning": {"kind": "lora", "target_modules": ["q_prj"]}}, ["'q_prj'", "'q_proj'"]),
-    "no attention": (ConfigError, {"attention": "fooo"}, ["'fooo'", "sdpa"]),
-    "no group": (ConfigError, {"parallel": {"context": 2}}, ["'parallel.context' is 2", "1 process makes no whole"]),
+    "no data set": (DataError, {"data": {"source": "no-such-name"}}, "'no-such-name'"),
+    "no layer": (ConfigError, {"tuning": {"kind": "lora", "target_modules": ["q_prj"]}}, "'q_prj'.*'q_proj'"),
+    "no attention": (ConfigError, {"attention": "fooo"}, "'fooo'.*sdpa"),
+    "no group": (ConfigError, {"parallel": {"context": 2}}, "'parallel.context' is 2"),
+    "bad steps of a run that is not resumed": (ConfigError, {"skip_bad_items": True}, "--resume"),
+    "nothing to resume": (ConfigError, {"resume": True}, "--resume"),
 }
 
 
@@ -81,12 +84,9 @@ def test_refused_in_one_line_and_the_folder_stays_free(
 ) -> None:
     if what not in LATE:
         monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
-    kind, changes, words = REFUSALS[what]
-    with pytest.raises(kind) as caught:
+    kind, changes, named = REFUSALS[what]
+    with refused(kind, named):
         run(settings, **changes)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
     assert not Path(settings["output"]).exists()
 
 
@@ -98,13 +98,13 @@ def test_a_tokenizer_that_does_not_go_with_the_run_is_refused_before_weights_are
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["river"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(CheckpointError, match=r"ids up to 256 .* 256 embeddings"):
+    with pytest.raises(CheckpointError, match=r"256 .* 256"):
         run(settings, model=str(folder))
     shutil.copytree(tiny_checkpoint, folder, dirs_exist_ok=True)
     (folder / "vocab.json").write_text('{"a</w>": 0, "<unk>": 1}')
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer"}')
-    with pytest.raises(DataError, match="slow CTRLTokenizer"):
+    with pytest.raises(DataError, match="CTRLTokenizer"):
         run(settings, model=str(folder))
     assert not Path(settings["output"]).exists()
 
@@ -113,9 +113,9 @@ def test_a_folder_that_is_taken_is_left_alone(settings: dict[str, Any]) -> None:
     folder = Path(settings["output"])
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"not empty, and holds no run .*--output"):
+    with pytest.raises(ConfigError, match=f"{folder}.*--output"):
         run(settings)
-    with pytest.raises(ConfigError, match=r"no run in .* to resume"):
+    with pytest.raises(ConfigError, match="--resume"):
         run(settings, resume=True)
     assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
 
@@ -144,11 +144,9 @@ for flags, word in (([], "not empty"), (["--launch", "ddp"], "not empty"), (["--
 
 def test_a_folder_that_cannot_be_made(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for below in ("run", "runs/run"):
-        with pytest.raises(CheckpointError, match=r"cannot be written: .*file' is no folder.*--output"):
-            run(settings, output=str(tmp_path / "file" / below))
-    with pytest.raises(CheckpointError, match="is no folder"):
-        run(settings, output=str(tmp_path / "file"))
+    for below in ("file/run", "file/runs/run", "file"):
+        with pytest.raises(CheckpointError, match=r"file' .*--output"):
+            run(settings, output=str(tmp_path / below))
 
 
 @pytest.mark.usefixtures("sound_model")
@@ -161,18 +159,18 @@ def test_what_cannot_be_resumed(
     settings["recipe"] = "paper"
     stop_after(1)
     run(settings)
-    with pytest.raises(ConfigError, match="other settings of sampler, seed; resume it with its own"):
+    with pytest.raises(ConfigError, match="of sampler, seed;"):
         extend(RunConfig.from_mapping({**settings, "seed": 1, "sampler": "randpos"}), resume=True)
     (own / "0.txt").write_text("changed since " * 50)
-    with pytest.raises(ConfigError, match="begun with another corpus"):
+    with pytest.raises(ConfigError, match="corpus"):
         run(settings, resume=True)
     shutil.copy(documents / "0.txt", own)
     assert run(settings, resume=True).finished
-    with pytest.raises(ConfigError, match="is finished"):
+    with pytest.raises(ConfigError, match="finished"):
         run(settings, resume=True)
 
 
 @pytest.mark.usefixtures("sound_model")
 def test_a_loss_that_is_no_number_stops_the_run(settings: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"the loss is nan at step 4, as 3 steps have gone wrong \(2, 3, 4\)"):
+    with pytest.raises(CheckpointError, match=r"nan at step 4.*\(2, 3, 4\)"):
         run(settings, training={"learning_rate": 1e30, "max_grad_norm": 0.0})

@@ -7,12 +7,11 @@ from typing import Any
 
 import pyarrow
 import pytest
-import torch
 from group_runs import as_if_killed, trained
 from pyarrow import parquet
 from tiny_runs import STEPS, assert_equal_weights, losses, run
 
-from skipwise.train.trainer import SkipwiseTrainer
+from skipwise.errors import CheckpointError
 
 KEPT = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": STEPS}
 
@@ -64,22 +63,12 @@ def test_it_validates_on_what_it_does_not_train_on(streamed: dict[str, Any]) -> 
 
 
 @pytest.mark.usefixtures("sound_model")
-def test_bad_items_are_told_and_done_without(streamed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_items_are_told_and_done_without(
+    streamed: dict[str, Any], spoil: Callable[..., list[tuple[int, bytes]]]
+) -> None:
     streamed["recipe"] = "paper"  # Whose steps have as many windows from the first to the last.
-    trained: list[tuple[int, bytes]] = []
-    step, loss = SkipwiseTrainer.training_step, SkipwiseTrainer.compute_loss
-    spoilt = [2]
-
-    def training_step(trainer: SkipwiseTrainer, model: Any, inputs: Any, *more: Any) -> torch.Tensor:
-        trained.append((inputs["places"].item(), inputs["input_ids"].numpy().tobytes()))
-        return step(trainer, model, inputs, *more)
-
-    def compute_loss(*arguments: Any, **keywords: Any) -> torch.Tensor:
-        return loss(*arguments, **keywords) * (float("nan") if trained[-1][0] in spoilt else 1.0)
-
-    monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
-    monkeypatch.setattr(SkipwiseTrainer, "compute_loss", compute_loss)
-    with pytest.raises(Exception, match="--skip-bad-items"):
+    trained = spoil({2}, float("nan"))
+    with pytest.raises(CheckpointError, match="--skip-bad-items"):
         run({**streamed, "guard": {"bad_steps": 1}}, training=KEPT)
     folder = Path(streamed["output"])
     (item,) = json.loads((folder / "bad-items.json").read_text())["bad_steps"]["2"]["items"]

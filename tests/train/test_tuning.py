@@ -5,33 +5,25 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import SIGLIP
-from transformers import AutoConfig, AutoModelForCausalLM
+from refusals import refused
+from tiny_models import NARROW, SHAPE, SIGLIP, tiny_config
+from transformers import AutoModelForCausalLM
 
 from skipwise.config import FullTuning, LoraTuning
 from skipwise.errors import ConfigError
 from skipwise.train.tuning import apply_tuning, check_tuning
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
+SMALL = SHAPE | NARROW
 MODELS: dict[str, dict[str, Any]] = {
-    "llama": SHAPE,
-    "gemma3": {"text_config": {**SHAPE, "head_dim": 16, "sliding_window": 32}, "vision_config": SIGLIP},
-    "mixtral": {**SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "llama": SMALL,
+    "gemma3": {"text_config": {**SMALL, "head_dim": 16, "sliding_window": 32}, "vision_config": SIGLIP},
+    "mixtral": {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 
 
 def build(family: str, device: str = "cpu", **changes: Any) -> Any:
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**MODELS[family], **changes}))
+        return AutoModelForCausalLM.from_config(tiny_config(family, **MODELS[family] | changes))
 
 
 def trained(model: Any) -> set[str]:
@@ -65,23 +57,20 @@ def test_low_rank_additions_norms_and_embeddings_are_of_the_decoder(targets: lis
 
 
 @pytest.mark.parametrize(
-    ("family", "settings", "words"),
+    ("family", "settings", "named"),
     [
-        ("llama", {"target_modules": ["q_prj"]}, ["tuning.target_modules", "'q_prj'", "mean 'q_proj'", "o_proj"]),
-        ("llama", {"target_modules": ["q_proj", "down"]}, ["tuning.target_modules", "'down'", "down_proj"]),
-        ("gemma3", {"target_modules": ["fc1"]}, ["tuning.target_modules", "'fc1'", "gate_proj"]),
-        ("gemma3", {"target_modules": ["q_proj", "fc1"]}, ["tuning.target_modules", "'fc1'", "gate_proj"]),
-        ("mixtral", {"target_modules": ["q_proj", "w7"]}, ["tuning.target_modules", "'w7'", "k_proj"]),
-        ("mixtral", {"dropout": 0.1}, ["'tuning'", "dropout"]),
+        ("llama", {"target_modules": ["q_prj"]}, "tuning.target_modules.*'q_prj'.*'q_proj'.*o_proj"),
+        ("llama", {"target_modules": ["q_proj", "down"]}, "tuning.target_modules.*'down'.*down_proj"),
+        ("gemma3", {"target_modules": ["fc1"]}, "tuning.target_modules.*'fc1'.*gate_proj"),
+        ("gemma3", {"target_modules": ["q_proj", "fc1"]}, "tuning.target_modules.*'fc1'.*gate_proj"),
+        ("mixtral", {"target_modules": ["q_proj", "w7"]}, "tuning.target_modules.*'w7'.*k_proj"),
+        ("mixtral", {"dropout": 0.1}, "'tuning'.*dropout"),
     ],
 )
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_what_cannot_be_tuned_is_one_line(family: str, settings: dict[str, Any], words: list[str], device: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+def test_what_cannot_be_tuned_is_one_line(family: str, settings: dict[str, Any], named: str, device: str) -> None:
+    with refused(ConfigError, named):
         apply_tuning(build(family, device), LoraTuning(rank=2, **settings))
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from skipwise.train.data import shows_bars
 from skipwise.train.durable import step_of
 from skipwise.train.preparation import load
 from skipwise.train.process import peak_bytes
-from skipwise.train.quantized import give_back, merge_record, merged_in_full, run_dtype
+from skipwise.train.quantized import give_back, merged_in_full, run_dtype
 from skipwise.train.record import finite_log, streamed_counts, write_record
 from skipwise.train.session import Session
 from skipwise.train.sharding import gathered, loaded_whole
@@ -92,8 +92,7 @@ def _write_model(run: Session, trained: Trained, record: dict[str, Any]) -> None
     if trained.to_calibrate_on is not None:
         record["calibration"], factor = _calibrated(run, trained, plain)
     if writes:
-        note = portability_note(plain.config)
-        write_record(folder, record, run.window, run.verdicts, notes=[note] if note else [], factor=factor)
+        write_record(run, record, note=portability_note(plain.config), factor=factor)
 
 
 def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
@@ -111,7 +110,13 @@ def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
         share_weights(run.folder.path / ADAPTER)
     if isinstance(tuning, QloraTuning):
         dtype = run_dtype(run.config, run.checked.base)
-        record["merge"] = merge_record(tuning, dtype)
+        record["merge"] = {
+            "into": "the weights that the additions were trained over, dequantized",
+            "quant": tuning.quant,
+            "double_quant": tuning.double_quant,
+            "summed_in": "float32",
+            "saved_in": str(dtype).removeprefix("torch."),
+        }
         if writes or trained.to_calibrate_on is not None:
             plain = merged_in_full(model, load(run, dtype="float32").model, tuning, dtype)
             give_back(model)

@@ -92,19 +92,3 @@ def give_back(tuned: Any) -> None:
             module.quant_state = module.weight.quant_state = None
     for parameter in tuned.parameters():
         parameter.data, parameter.grad = parameter.data.new_empty(0), None
-
-
-def merge_record(tuning: QloraTuning, dtype: torch.dtype) -> dict[str, Any]:
-    """What `merged_in_full` did, for `skipwise.json`.
-
-    Args:
-        tuning: of the run.
-        dtype: that the sum was saved in.
-    """
-    return {
-        "into": "the weights that the additions were trained over, dequantized",
-        "quant": tuning.quant,
-        "double_quant": tuning.double_quant,
-        "summed_in": "float32",
-        "saved_in": str(dtype).removeprefix("torch."),
-    }

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -15,13 +14,11 @@ from skipwise.config import RunConfig
 from skipwise.data.corpus import TokenStore
 from skipwise.data.documents import Sources
 from skipwise.data.stream import DocumentStream, LaneCounts
-from skipwise.doctor import Verdict
 from skipwise.files import replace_file
 from skipwise.positions import PositionSampler
 from skipwise.records.runs import RECORD_FILE
 from skipwise.report.model_card import write_model_card
 from skipwise.train.session import Session
-from skipwise.window import Window
 
 
 def run_record(run: Session, documents: TokenStore | DocumentStream) -> dict[str, Any]:
@@ -71,39 +68,30 @@ def streamed_counts(stream: DocumentStream, sources: Sources) -> dict[str, Any]:
     return {"unreadable": unreadable.to_json(), "empty": sum(counted.empty for counted in furthest.values())}
 
 
-def write_record(
-    folder: Path,
-    record: dict[str, Any],
-    window: Window,
-    verdicts: Sequence[Verdict],
-    notes: Sequence[str],
-    factor: str | None = None,
-) -> None:
+def write_record(run: Session, record: dict[str, Any], *, note: str | None, factor: str | None) -> None:
     """Writes the model card and then `skipwise.json`, whose presence says that the run is finished.
 
     Args:
-        folder: of the extended model.
+        run: that is finished.
         record: what was done.
-        window: its lengths, in tokens.
-        verdicts: of the preflight.
-        notes: for the card.
+        note: for the card; None if there is none.
         factor: what a calibration chose, in a line for the card; None if there was none.
     """
     settings = record["config"]
     made_by_settings = record["sampler"] == sampler_text(RunConfig.from_mapping(settings).build_sampler())
     write_model_card(
-        folder,
+        run.folder.path,
         base=settings["model"],
-        window=window,
+        window=run.window,
         interpolation=settings["interpolation"],
         sampler=settings["sampler"] if made_by_settings else {"kind": record["sampler"]},
         tuning=settings["tuning"],
         data=settings["data"],
         attention_factor=factor,
-        verdicts=verdicts,
-        notes=notes,
+        verdicts=run.verdicts,
+        notes=[note] if note else [],
     )
-    replace_file(folder / RECORD_FILE, json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
+    replace_file(run.folder.path / RECORD_FILE, json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
 
 
 def sampler_text(sampler: PositionSampler) -> str:

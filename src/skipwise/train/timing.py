@@ -1,12 +1,10 @@
 """Seconds of the Trainer's steps, without a run's documents, preflight, validation and files."""
 
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback
 
 from skipwise.config import FullTuning, RunConfig, Tuning
 from skipwise.data.items import TrainingItem
@@ -55,27 +53,14 @@ def step_seconds(
         )
         tuned: Any = apply_tuning(model.train(), tuning)
         use_chunked_loss(model)
-        clock = _Clock()
-        SkipwiseTrainer(
+        trainer = SkipwiseTrainer(
             model=tuned,
             args=training_arguments(config),
             train_dataset=_Windows(windows, window),  # type: ignore[arg-type]
             data_collator=collate,
-            callbacks=[clock],
-        ).train()
-    return clock.seconds
-
-
-class _Clock(TrainerCallback):
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._begun = 0.0
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._begun = time.monotonic()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(time.monotonic() - self._begun)
+        )
+        trainer.train()
+    return [entry["step_seconds"] for entry in trainer.state.log_history if "step_seconds" in entry]
 
 
 class _Windows:

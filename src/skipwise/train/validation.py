@@ -39,7 +39,7 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
     return lengths
 
 
-def find_held_out_end(corpus: Corpus, lengths: Sequence[int], keep: int) -> HeldOutEnd | None:
+def find_held_out_end(corpus: StoredCorpus, lengths: Sequence[int], keep: int) -> HeldOutEnd | None:
     """The end of a document to hold out, if the held-out documents have fewer tokens than the shortest length.
 
     Args:
@@ -48,11 +48,10 @@ def find_held_out_end(corpus: Corpus, lengths: Sequence[int], keep: int) -> Held
         keep: tokens of the document that must be left to training: the widest window.
 
     Returns:
-        The end; None if whole documents suffice, none is long enough to divide, nothing is to be held out, or documents
-        are streamed, so that their lengths are unknown.
+        The end; None if whole documents suffice, none is long enough to divide, or nothing is to be held out.
     """
     data = corpus.data
-    if not data.held_out or not isinstance(corpus, StoredCorpus):
+    if not data.held_out:
         return None
     return choose_held_out_end(
         corpus.files,
