@@ -19,7 +19,7 @@ import skipwise.export.exporting as exports
 from skipwise import cli
 from skipwise.demo.run import BASE
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
-from skipwise.export import engines, export, gguf, gguf_rope, gguf_tokenizer
+from skipwise.export import card, export, gguf, gguf_rope, gguf_tokenizer
 from skipwise.model import path_beside, read_config, rope_state
 from skipwise.rope import ATTENTION_FACTOR_KINDS, INTERPOLATIONS, YaRN, read_rope, with_attention_scale, write_rope
 from skipwise.window import Window
@@ -51,9 +51,9 @@ def test_the_embedded_model_comes_back_from_safetensors_in_bfloat16(
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (written["dtype"], read_rope(written)) == ("bfloat16", rope_state(read_config(source)))
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "vllm serve" in card
-    assert "--max-model-len 1024" in card
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "vllm serve" in readme
+    assert "--max-model-len 1024" in readme
     assert json.loads((tmp_path / "out" / "export.json").read_text())["long_prompt_tokens"] == LONG
 
 
@@ -272,7 +272,7 @@ def test_the_command_prints_what_was_compared_and_a_model_here_gets_its_name(
 def test_commands_say_the_extension(family: Callable[..., Path]) -> None:
     config = read_config(family("qwen2", scale=1.2))
     state = rope_state(config)
-    (served,) = engines.adapter_commands(Path("added"), "base", config, {"r": 64, "modules_to_save": None}).values()
+    (served,) = card.adapter_commands(Path("added"), "base", config, {"r": 64, "modules_to_save": None}).values()
     assert "--enable-lora --lora-modules added=added --max-lora-rank 64 --max-model-len 256" in served
     said = json.loads(shlex.split(served)[-1])
     assert said["max_position_embeddings"] == 256
@@ -281,7 +281,7 @@ def test_commands_say_the_extension(family: Callable[..., Path]) -> None:
     assert read_rope({**base, "original_rope_theta": state.theta, **said}).attention_factor == state.attention_factor
 
     rope = gguf_rope.to_gguf(state, has_divisors=False, local_layers=False)
-    plain, full = engines.gguf_commands(Path("model.gguf"), state, rope).values()
+    plain, full = card.gguf_commands(Path("model.gguf"), state, rope).values()
     assert plain == "llama-server -m model.gguf -c 256"
     assert full == f"{plain} --rope-scaling yarn --rope-freq-base 1000000 --rope-scale 4 --yarn-orig-ctx 64"
 

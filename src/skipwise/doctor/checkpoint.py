@@ -1,10 +1,10 @@
 """Probes of the rotary tables, of the loss, and of saving and loading a model."""
 
+import math
 import shutil
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
@@ -19,7 +19,7 @@ from skipwise.model.saved import LIMIT_BYTES, differences, first_layers, layers_
 from skipwise.model.source import quiet_transformers
 from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeSpec, RopeTable, eras, read_rope
-from skipwise.rope.tables import unscaled_frequencies
+from skipwise.rope.tables import frequency_deviation, unscaled_frequencies
 
 # Allows for frequencies computed in float32. Frequencies kept in 16 bits would be off by 4e-3.
 TABLE_TOLERANCE = 1e-5
@@ -211,9 +211,6 @@ def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
 
 def deviation(found: RopeTable | None, expected: RopeTable) -> float:
     """Largest relative difference of frequencies and attention factor; infinite if the shapes differ."""
-    if found is None or found.inv_freq.shape != expected.inv_freq.shape:
-        return float("inf")
-    scale = np.where(expected.inv_freq == 0, 1.0, expected.inv_freq)
-    frequencies = float(np.max(np.abs(found.inv_freq - expected.inv_freq) / scale))
-    off = max(frequencies, abs(found.attention_factor / expected.attention_factor - 1))
-    return off if np.isfinite([frequencies, off]).all() else float("inf")
+    if found is None:
+        return math.inf
+    return max(frequency_deviation(found, expected), abs(found.attention_factor / expected.attention_factor - 1))
