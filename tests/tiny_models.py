@@ -28,6 +28,26 @@ SHAPE: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+NO_SPECIAL: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+# Attention far from uniform, as in a trained model.
+SHARP: dict[str, Any] = {"initializer_range": 0.3, **NO_SPECIAL}
+# A model to plan for: planned bytes of its state and activations are of the same order.
+PLANNED: dict[str, Any] = {
+    "intermediate_size": 160,
+    "num_hidden_layers": 4,
+    "vocab_size": 500,
+    "max_position_embeddings": 256,
+}
+# Sizes that fill neither a block of 4-bit weights nor one of scales, and one with more scales than fit in a block.
+ODD: dict[str, Any] = {
+    "hidden_size": 36,
+    "intermediate_size": 1001,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 18,
+    "attention_bias": True,
+}
 EXPERTS = {
     "num_experts": 4,
     "num_local_experts": 4,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tiny_models import LOCAL_AND_GLOBAL, NO_SPECIAL, tiny_config, tiny_model
+from transformers import AutoTokenizer
 
 from skipwise.demo.run import BASE
 from skipwise.export import exporting, gguf
@@ -16,20 +16,9 @@ from skipwise.rope import INTERPOLATIONS
 from skipwise.window import Window
 
 WINDOW = Window(train=64, original=64, target=256)
+# 1024 of the embedded tokenizer, and rows without a token.
+VOCABULARY = 1056
 
-SMALL: dict[str, Any] = {
-    # 1024 of the embedded tokenizer, and rows without a token.
-    "vocab_size": 1056,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": WINDOW.original,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "attention_bias": True},
     "mistral": {"sliding_window": None, "tie_word_embeddings": True},
@@ -37,12 +26,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     "gemma": {"head_dim": 32},
     "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32},
-    "gemma3_text": {
-        "head_dim": 32,
-        "query_pre_attn_scalar": 32,
-        "sliding_window": 32,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
+    "gemma3_text": {"head_dim": 32, "query_pre_attn_scalar": 32, **LOCAL_AND_GLOBAL},
 }
 
 
@@ -55,14 +39,9 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         key = f"{name}-{kind}-{scale}-{'-'.join(map(str, changes.values()))}"
         if key not in made:
             base = tmp_path_factory.mktemp("base") / name
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                model: Any = AutoModelForCausalLM.from_config(
-                    AutoConfig.for_model(name, **{**SMALL, **FAMILIES[name], **changes})
-                )
-                for parameter in model.parameters():
-                    # Attention far from uniform, so that a wrong table or order of rows shows in the logits.
-                    parameter.data += 0.15 * torch.randn_like(parameter)
+            settings = {"intermediate_size": 96, "vocab_size": VOCABULARY, **NO_SPECIAL, **FAMILIES[name], **changes}
+            # Attention far from uniform, so that a wrong table or order of rows shows in the logits.
+            model = tiny_model(tiny_config(name, **settings), noise=0.15)
             save_model(model, AutoTokenizer.from_pretrained(BASE), base)
             made[key] = extended(base, kind, WINDOW, tmp_path_factory.mktemp("extended") / key, scale)
         return made[key]

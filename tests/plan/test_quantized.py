@@ -11,7 +11,7 @@ pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsan
 import torch
 from bitsandbytes.nn import Linear4bit
 from full_trace import really_held
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tiny_models import ODD, save_tiny, tiny_config
 
 from skipwise.config import QloraTuning
 from skipwise.memory import four_bit_bytes
@@ -23,30 +23,13 @@ from skipwise.plan.trace import Step, Tracer
 from skipwise.plan.training import Approach, TrainingPlanner
 
 CPU = torch.device("cpu")
-# Sizes that fill neither a block of weights nor one of scales, and one with more scales than fit in a block.
-ODD: dict[str, Any] = {
-    "vocab_size": 256,
-    "hidden_size": 36,
-    "intermediate_size": 1001,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 18,
-    "max_position_embeddings": 64,
-    "attention_bias": True,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
 
 
 @pytest.fixture(params=["tiny", "odd", "embedded"])
 def source(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path: Path) -> str:
     if request.param != "odd":
         return str(tiny_checkpoint) if request.param == "tiny" else "embedded"
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **ODD)).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
-    return str(tmp_path)
+    return str(save_tiny(tmp_path, tiny_config("llama", **ODD)))
 
 
 def quantization(tuning: QloraTuning, dtype: torch.dtype) -> FourBits:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from rope_forms import library_table, write
+from tiny_models import SHAPE
 
 from skipwise.doctor.checkup import check_up, write_mended
 from skipwise.errors import CheckpointError, UnsupportedModelError
@@ -19,10 +20,7 @@ from skipwise.rope import read_rope
 
 from .test_rope_forms import assert_same, table
 
-SMALL: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16,
-    "num_key_value_heads": 2, "vocab_size": 32000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+SMALL: dict[str, Any] = SHAPE | {"head_dim": 16, "vocab_size": 32000}
 LLAMA, MISTRAL = SMALL | {"model_type": "llama"}, SMALL | {"model_type": "mistral", "rope_theta": 10000.0}
 KIMI = SMALL | {
     "model_type": "deepseek_v3", "kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16,
