@@ -31,6 +31,7 @@ SHAPE: dict[str, Any] = {
 NO_SPECIAL: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 # Attention far from uniform, as in a trained model.
 SHARP: dict[str, Any] = {"initializer_range": 0.3, **NO_SPECIAL}
+NARROW: dict[str, Any] = {"hidden_size": 32, "initializer_range": 0.3}
 # A model to plan for: planned bytes of its state and activations are of the same order.
 PLANNED: dict[str, Any] = {
     "intermediate_size": 160,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM
+from tiny_models import tiny_config, tiny_model
+from transformers import DynamicCache
 
 import skipwise.evals.tasks.serving as module
 from skipwise.evals import SampleCache, evaluate
@@ -42,20 +43,8 @@ def test_the_cache_of_a_llama_is_the_formula(
 
 
 def test_layers_of_a_limited_reach_keep_less(tokenizer) -> None:
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=257,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        sliding_window=32,
-        layer_types=["sliding_attention", "full_attention"],
-        max_position_embeddings=512,
-    )
-    model = Gemma2ForCausalLM(config).eval()
+    layers = {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    model = tiny_model(tiny_config("gemma2", hidden_size=32, sliding_window=32, max_position_embeddings=512, **layers))
     results = by_metric(evaluate(model, tokenizer, [QUICK], [200], progress=False))
     # A sliding layer needs no key that the next token cannot see.
     assert results["cache_bytes"].value == 2 * 2 * 8 * 4 * (200 + 31)

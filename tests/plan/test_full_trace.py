@@ -37,9 +37,9 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_of_few_slices_equals_the_whole_one() -> None:
-    step = {"window_tokens": 150, "batch": 2, "tuning": LORA, "dtype": BFLOAT16, "autocast": BFLOAT16}
+    step = Step(window_tokens=150, batch=2, tuning=LORA, dtype=BFLOAT16, autocast=BFLOAT16)
     config = config_of("grouped, tied")
-    assert Tracer(config).step(Step(**step)).further == full_step(config, gradients_held=True, **step)
+    assert Tracer(config).step(step).further == full_step(config, step, gradients_held=True)
 
 
 CASES: list[dict[str, Any]] = [
@@ -61,9 +61,8 @@ def test_every_step_equals_the_whole_one(name: str, tuning: Tuning) -> None:
     tracer = Tracer(config)
     for case in CASES:
         dtype = FLOAT32 if tuning.kind == "full" else BFLOAT16
-        step = {"tuning": tuning, "dtype": dtype, "autocast": BFLOAT16, **case}
-        whole = [full_step(config, gradients_held=held, **step) for held in (False, True)]
-        assert list(tracer.step(Step(**step))) == whole, case
+        step = Step(**{"tuning": tuning, "dtype": dtype, "autocast": BFLOAT16, **case})
+        assert list(tracer.step(step)) == [full_step(config, step, gradients_held=held) for held in (False, True)], case
 
 
 @pytest.mark.slow

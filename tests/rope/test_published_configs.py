@@ -41,6 +41,9 @@ GEMMA_3 = {
     },
 }  # fmt: skip
 
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
+LISTS = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 4096}
+
 # By name: the config, and the window that the model handles, in tokens.
 HEALTHY: dict[str, tuple[dict[str, Any], int]] = {
     "Yarn-Mistral-7b-128k": (
@@ -130,10 +133,23 @@ def test_a_guessed_original_window_does_not_become_a_record(tmp_path: Path) -> N
     assert json.loads((mended / "config.json").read_text())["max_position_embeddings"] == 131072
 
 
-def test_a_null_factor_is_named(tmp_path: Path) -> None:
-    scaling = {"type": "linear", "factor": None}
-    found = check_up(write(tmp_path / "model", LLAMA | {"max_position_embeddings": 4096, "rope_scaling": scaling}))
-    assert "has no factor" in found.verdicts[-1].detail
+@pytest.mark.parametrize(
+    ("config", "check", "status", "named"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": None}}, "readable", "fail", "factor"),
+        ({"rope_scaling": {"rope_type": ["yarn"], "factor": 2.0}}, "readable", "fail", "['yarn']"),
+        # Our own messages are not cut.
+        ({"model_type": "qwen2", "rope_scaling": YARN}, "readable", "fail", "(one without rotary positions has none)"),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "longrope", **LISTS}}, "maximum", "note", "4096"),
+    ],
+)
+def test_a_finding_names_what_was_found(
+    config: dict[str, Any], check: str, status: str, named: str, tmp_path: Path
+) -> None:
+    found = check_up(write(tmp_path / "model", LLAMA | {"max_position_embeddings": 4096} | config))
+    (verdict,) = (each for each in found.verdicts if each.name == check)
+    assert verdict.status == status
+    assert named in verdict.detail
 
 
 def test_hunyuans_alpha_is_refused_by_name() -> None:
@@ -184,25 +200,3 @@ def test_a_lost_original_window_is_known_from_the_base(tmp_path: Path) -> None:
         "rope_scaling": {**scaling, "original_max_position_embeddings": 32768},
     }
     assert_same(library_table(mended, 131072), library_table(write(tmp_path / "by-hand", base | by_hand), 131072))
-
-
-def test_a_scaling_to_the_same_window_is_noted(tmp_path: Path) -> None:
-    lists = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 131072}
-    config = LLAMA | {"max_position_embeddings": 131072, "rope_theta": 1e4}
-    found = check_up(write(tmp_path / "model", config | {"rope_scaling": {"type": "longrope", **lists}}))
-    assert [verdict.name for verdict in found.verdicts if "lost" in verdict.detail] == ["maximum"]
-
-
-def test_a_message_of_ours_is_whole(tmp_path: Path) -> None:
-    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-    folder = write(
-        tmp_path / "m", LLAMA | {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_scaling": scaling}
-    )
-    assert check_up(folder).verdicts[-1].detail.endswith("(one without rotary positions has none)")
-
-
-def test_a_rope_type_that_is_no_text_is_named(tmp_path: Path) -> None:
-    config = LLAMA | {"max_position_embeddings": 4096, "rope_scaling": {"rope_type": ["yarn"], "factor": 2.0}}
-    found = check_up(write(tmp_path / "model", config))
-    assert [(verdict.name, verdict.status) for verdict in found.verdicts] == [("readable", "fail")]
-    assert "['yarn']" in found.verdicts[0].detail

@@ -4,30 +4,20 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import tiny_config, tiny_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from skipwise.config import LoraTuning
 from skipwise.train.tuning import apply_tuning, merged
 from skipwise.train.widening import _Widened
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 64,
-}
 # The paper's.
 RATE = 2e-5
 
 
 def tuned(family: str, tied: bool, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **SHAPE, tie_word_embeddings=tied)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = tiny_model(tiny_config(family, tie_word_embeddings=tied), dtype=dtype).train()
     return apply_tuning(model, LoraTuning(rank=2, train_norms=True, train_embeddings=True))
 
 
