@@ -1,9 +1,9 @@
 """Probes of the rotary tables, of the loss, and of saving and loading a model."""
 
-import math
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from skipwise.model.saved import LIMIT_BYTES, differences, first_layers, layers_
 from skipwise.model.source import quiet_transformers
 from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeSpec, RopeTable, eras, read_rope
-from skipwise.rope.tables import frequency_deviation, unscaled_frequencies
+from skipwise.rope.tables import deviation, unscaled_frequencies
 
 # Allows for frequencies computed in float32. Frequencies kept in 16 bits would be off by 4e-3.
 TABLE_TOLERANCE = 1e-5
@@ -163,17 +163,12 @@ def _saved_and_reread(bench: Bench, folder: str) -> tuple[str, dict[str, float] 
         return f"the config alone ({obstacle})", None, _config_reloaded(model, folder)
     save_model(model, bench.tokenizer, folder, state_dict=saved if few < layers else None)
     if few == layers and bench.tokenizer is not None and not in_four_bits:
-        again = _reloaded(model, folder)
+        how: Any = {"dtype": model.dtype, "attention": attention_of(model.config)}
+        again: Any = load_model(folder, **how, trust_remote_code=_brings_own_code(model)).model.to(model.device)
         return "the whole checkpoint", differences(again.state_dict(), saved), again
     what = f"the config and {few} of {layers} layers" if few < layers else "the whole checkpoint"
     # `load_model` would dequantize 4-bit weights, so their logits are computed with the weights in memory.
     return what, wrongly_saved(model, folder, few), _config_reloaded(model, folder)
-
-
-def _reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    attention, own_code = attention_of(model.config), _brings_own_code(model)
-    loaded = load_model(folder, dtype=model.dtype, attention=attention, trust_remote_code=own_code)
-    return loaded.model.to(model.device)  # pyright: ignore[reportArgumentType]
 
 
 def _config_reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
@@ -207,10 +202,3 @@ def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
             inv_freq = unscaled_frequencies(spec) / entries[kind].get("factor", 1.0)
             expected[path] = RopeTable(inv_freq=inv_freq, attention_factor=1.0)
     return expected
-
-
-def deviation(found: RopeTable | None, expected: RopeTable) -> float:
-    """Largest relative difference of frequencies and attention factor; infinite if the shapes differ."""
-    if found is None:
-        return math.inf
-    return max(frequency_deviation(found, expected), abs(found.attention_factor / expected.attention_factor - 1))

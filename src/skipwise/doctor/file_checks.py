@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from skipwise.doctor.checkpoint import TABLE_TOLERANCE, deviation
+from skipwise.doctor.checkpoint import TABLE_TOLERANCE
 from skipwise.doctor.patient import TOKENIZER, Patient, number
 from skipwise.errors import SkipwiseError
 from skipwise.model.library import library_config, library_tables
 from skipwise.names import first_line
 from skipwise.rope import RopeState, eras, read_rope
+from skipwise.rope.tables import deviation
 
 _FALLBACK = 10_000.0
 # From this window on, a Qwen2 model with the fallback base has either lost its own or derives from a math model.

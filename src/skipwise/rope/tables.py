@@ -76,6 +76,13 @@ def frequency_deviation(found: RopeTable | None, expected: RopeTable) -> float:
     return largest if math.isfinite(largest) else math.inf
 
 
+def deviation(found: RopeTable | None, expected: RopeTable) -> float:
+    """Largest relative difference of frequencies and attention factor; infinite as `frequency_deviation`."""
+    if found is None:
+        return math.inf
+    return max(frequency_deviation(found, expected), abs(found.attention_factor / expected.attention_factor - 1))
+
+
 def float32_angle_error(table: RopeTable, position: int) -> float:
     """Rounding error of a position's angles when computed in float32, as every engine does.
 
