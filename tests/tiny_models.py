@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
+from skipwise.loss import training_inputs
 from skipwise.window import Window
 
 WINDOW = Window(train=32, original=64, target=256)
@@ -156,6 +157,13 @@ def tiny_model(config: PreTrainedConfig, *, seed: int = 0, noise: float = 0.0, *
         for parameter in model.parameters() if noise else ():
             parameter.data += noise * torch.randn_like(parameter)
     return model.eval()
+
+
+@torch.no_grad()
+def far_logits(model: Any, farthest: int = WINDOW.target) -> torch.Tensor:
+    """Logits of two chunks of 16 tokens, at the start and at the end of `farthest` tokens."""
+    positions = torch.cat([torch.arange(16), torch.arange(farthest - 16, farthest)])[None]
+    return model(**training_inputs(torch.arange(32)[None] % 90, positions)).logits
 
 
 def save_tiny(folder: Path, config: PreTrainedConfig, **how: Any) -> Path:

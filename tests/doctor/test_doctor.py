@@ -158,15 +158,18 @@ def diluted(family: str, attention: str = "sdpa", change: Callable[[PreTrainedMo
     return next(verdict for verdict in verdicts if verdict.name == "dilution")
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "mixtral"])
-def test_a_diluted_mask_is_green_where_attention_takes_it(family: str, attention: str) -> None:
-    assert diluted(family, attention).status == "pass"
-
-
-@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
-def test_a_diluted_mask_is_green_with_checkpointing_and_mixed_precision(precision: torch.dtype | None) -> None:
-    assert diluted("llama", gradient_checkpointing=True, mixed_precision=precision).status == "pass"
+@pytest.mark.parametrize(
+    ("family", "attention", "how"),
+    [
+        *((family, attention, {}) for family in ("llama", "gpt_neox", "mixtral") for attention in ("eager", "sdpa")),
+        *(
+            ("llama", "sdpa", {"gradient_checkpointing": True, "mixed_precision": precision})
+            for precision in (None, torch.bfloat16, torch.float16)
+        ),
+    ],
+)
+def test_a_diluted_mask_is_green_where_attention_takes_it(family: str, attention: str, how: dict[str, Any]) -> None:
+    assert diluted(family, attention, **how).status == "pass"
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -248,19 +248,22 @@ def test_a_fault_of_the_model_is_red(name: str) -> None:
 
 
 @pytest.mark.parametrize("interpolation", [YaRN(), NTK(), Linear()])
-def test_scaling_set_too_late_is_red(interpolation: Interpolation) -> None:
+@pytest.mark.parametrize(
+    ("too_late", "failing", "said"),
+    [
+        (True, {"tables", "reload"}, "did not reach"),
+        (False, {"tables"}, "max_position_embeddings 64 instead of 512"),
+    ],
+)
+def test_scaling_set_too_late_or_never_is_red(
+    too_late: bool, failing: set[str], said: str, interpolation: Interpolation
+) -> None:
     model = build(config_of())
-    model.config = model.model.config = extended_config(model.config, interpolation, WINDOW)
+    if too_late:
+        model.config = model.model.config = extended_config(model.config, interpolation, WINDOW)
     verdicts = examine(model, interpolation)
-    assert failures(verdicts) == {"tables", "reload"}, lines(verdicts)
-    assert "did not reach" in verdicts["tables"].cure
-
-
-@pytest.mark.parametrize("interpolation", [YaRN(), NTK(), Linear()])
-def test_scaling_never_set_is_red(interpolation: Interpolation) -> None:
-    verdicts = examine(build(config_of()), interpolation)
-    assert failures(verdicts) == {"tables"}, lines(verdicts)
-    assert "max_position_embeddings 64 instead of 512" in verdicts["tables"].detail
+    assert failures(verdicts) == failing, lines(verdicts)
+    assert said in verdicts["tables"].line
 
 
 def test_checkpointing_that_loses_the_gradient_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,9 +339,7 @@ def test_require_healthy_lists_what_failed_in_one_line() -> None:
     bad = [
         Verdict(name=name, status="fail", detail=f"{name} broke", cure=f"mend {name}") for name in ("tables", "loss")
     ]
-    with pytest.raises(
-        UnsupportedModelError, match=r"2 of 4.*tables broke; mend tables.*loss broke; mend loss"
-    ) as error:
+    with pytest.raises(UnsupportedModelError, match=r"2 of 4.*tables broke.*mend tables.*loss broke") as error:
         require_healthy([good, note, *bad])
     assert "\n" not in str(error.value)
 
@@ -359,5 +360,5 @@ def test_a_folder_without_a_tokenizer_is_probed(
     assert "fail" not in printed
     assert cli.main(["doctor", str(tmp_path)]) == 0
     assert "note  tokenizer" in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match="has no tokenizer"):
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
         load_model(tmp_path)

@@ -1,5 +1,6 @@
 """Extended models to export: the embedded one, and random ones of the families that GGUF files are written of."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,24 +64,37 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
-FAULTS = {"factor": {"rope.scaling.factor": 2.0}, "attn_factor": {"rope.scaling.attn_factor": 1.0}, "order": {}}
-"""Faults of a GGUF file: entries of its metadata, or the order of rows of queries and keys."""
+# Settings that are wrong in a GGUF file and in a config.json.
+FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "factor": ({"rope.scaling.factor": 2.0}, {"factor": 2.0}),
+    "attn_factor": ({"rope.scaling.attn_factor": 1.0}, {"attention_factor": 1.0}),
+    "order": ({}, {}),
+}
 
 
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes every GGUF file have one of `FAULTS`."""
+    """Makes every export have one of `FAULTS`; `order` is that of the rows of queries and keys in a GGUF file."""
 
     def make(fault: str) -> None:
-        write, order = gguf.write_gguf, gguf._in_gguf_order
+        write, order, save = gguf.write_gguf, gguf._in_gguf_order, exporting.save_model
+        in_file, in_config = FAULTS[fault]
 
         def faulty(path: Path, model: Any, plan: Any, dtype: str, name: str) -> None:
-            write(path, model, replace(plan, metadata={**plan.metadata, **FAULTS[fault]}), dtype, name)
+            write(path, model, replace(plan, metadata={**plan.metadata, **in_file}), dtype, name)
 
         def not_permuted(name: str, weight: Any, model: Any, family: Any) -> Any:
             return order(name, weight, model, family._replace(permuted=False))
 
+        def save_faulty(model: Any, tokenizer: Any, folder: Path, **settings: Any) -> None:
+            save(model, tokenizer, folder, **settings)
+            config = json.loads((folder / "config.json").read_text())
+            for name in ("rope_parameters", "rope_scaling"):
+                config[name] |= in_config
+            (folder / "config.json").write_text(json.dumps(config))
+
         monkeypatch.setattr(exporting, "write_gguf", faulty)
+        monkeypatch.setattr(exporting, "save_model", save_faulty)
         if fault == "order":
             monkeypatch.setattr(gguf, "_in_gguf_order", not_permuted)
 
