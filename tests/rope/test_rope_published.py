@@ -116,7 +116,7 @@ LONGER = LongRoPE(short_factor=(1.0,) * 8, long_factor=(1.1, 1.5, 2.5, 4, 8, 20,
         # A factor that does not follow from the lengths: the one that keeps the ratio is named.
         (LLAMA_31, Llama3(), 262144, "factor: 16 "),
         # A long-context switch that would be undone.
-        (QWEN_25, YaRN(), 65536, "131072"),
+        (QWEN_25, YaRN(), 65536, "target is 65536"),
         (LINEAR_4_ERA, Linear(), 32768, "setting original"),
         (PHI_35, LongRoPE(), 262144, "long_factor"),
         (DEEPSEEK_V3, YaRN(), 2 * 163840, "mscale: 1.0"),
@@ -126,7 +126,7 @@ LONGER = LongRoPE(short_factor=(1.0,) * 8, long_factor=(1.1, 1.5, 2.5, 4, 8, 20,
         (family_config("llama") | {"model_type": "phimoe"}, LongRoPE(), TARGET, "phimoe .* none, ntk"),
         (GPTJ | {"rope_theta": 1e4}, YaRN(), TARGET, "gptj .* none"),
         (family_config("gemma3_text"), YaRN(truncate=False), TARGET, "truncate"),
-        (write_rope(family_config("llama"), YaRN(), WINDOW), YaRN(), TARGET // 2, str(TARGET)),
+        (write_rope(family_config("llama"), YaRN(), WINDOW), YaRN(), TARGET // 2, f"target is {TARGET // 2}"),
         # A base that would be lowered.
         (write_rope(family_config("llama"), NTK(theta=1e8), WINDOW), NTK(), 2 * TARGET, "1e.08"),
     ],
