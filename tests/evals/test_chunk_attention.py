@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, DynamicCache
+from tiny_models import tiny_config, tiny_model
+from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from skipwise.runtime import attention as module
 from skipwise.runtime.attention import attends_in_chunks, chunk_attention, sees_everything
@@ -114,9 +114,7 @@ def test_the_model_is_itself_again_after_an_error() -> None:
 
 
 def small(family: str, **own: Any) -> Any:
-    torch.manual_seed(0)
-    shape = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(shape | own))).eval()
+    return tiny_model(tiny_config(family, **{"vocab_size": 61, "hidden_size": 32, "num_key_value_heads": 4} | own))
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import tiny_config, tiny_model
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     DynamicCache,
-    LlamaConfig,
     LlamaForCausalLM,
     StaticCache,
 )
@@ -22,14 +22,7 @@ IDS = torch.arange(3, 15)[None]
 
 @pytest.fixture
 def model() -> Any:
-    sizes: dict[str, Any] = {
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 61,
-    }
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=48, **sizes)).eval()
+    return tiny_model(tiny_config("llama", hidden_size=32))
 
 
 def test_a_model_asks_for_its_attention_and_mask_by_the_configs_name_at_each_pass(model: Any) -> None:
@@ -100,8 +93,7 @@ def test_rope_that_follows_the_length_names_itself_and_looks_at_the_largest_posi
         "original_max_position_embeddings": 32,
         **factors,
     }
-    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 61}
-    config = LlamaConfig(intermediate_size=48, max_position_embeddings=32, rope_parameters=rope, **sizes)
+    config = tiny_config("llama", hidden_size=32, max_position_embeddings=32, rope_parameters=rope)
     module: Any = LlamaForCausalLM(config).model.rotary_emb
     assert module.rope_type == kind
     assert module.config.rope_parameters["original_max_position_embeddings"] == 32

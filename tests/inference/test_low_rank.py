@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_models import tiny_config, tiny_model
+from transformers import AutoModelForCausalLM
 
 from skipwise.errors import ConfigError
 from skipwise.inference.low_rank import low_rank_difference, write_difference
@@ -46,10 +47,8 @@ def test_the_stated_error_is_that_of_the_weights(runs: dict[str, Run], tmp_path:
 
 @torch.no_grad()
 def test_biases_that_no_addition_reaches_count_as_lost(tmp_path: Path) -> None:
-    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 32}
-    config = AutoConfig.for_model("qwen2", hidden_size=16, intermediate_size=24, **sizes)
-    before, after = (AutoModelForCausalLM.from_config(config).eval() for _ in range(2))
-    after.load_state_dict(before.state_dict())
+    config = tiny_config("qwen2", hidden_size=16, intermediate_size=24, num_hidden_layers=1, vocab_size=32)
+    before, after = (tiny_model(config) for _ in range(2))
     after.model.layers[0].self_attn.q_proj.bias += 3.0
     assert write_difference(before, after, 16, tmp_path / "bias") == pytest.approx(1.0)
     after.model.layers[0].mlp.up_proj.weight[0, 0] += 4.0 * 4

@@ -15,7 +15,7 @@ from tiny_models import ODD, save_tiny, tiny_config
 
 from skipwise.config import QloraTuning
 from skipwise.memory import four_bit_bytes
-from skipwise.model import FourBits, four_bits, load_model, read_config
+from skipwise.model import four_bits, load_model, read_config
 from skipwise.plan.machines import MACHINES, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
@@ -30,10 +30,6 @@ def source(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path: Path
     if request.param != "odd":
         return str(tiny_checkpoint) if request.param == "tiny" else "embedded"
     return str(save_tiny(tmp_path, tiny_config("llama", **ODD)))
-
-
-def quantization(tuning: QloraTuning, dtype: torch.dtype) -> FourBits:
-    return four_bits(tuning, CPU, compute=dtype)
 
 
 def bytes_of(tensors: list[torch.Tensor]) -> int:
@@ -55,7 +51,7 @@ def test_a_quantized_model_takes_the_bytes_that_are_planned(
     source: str, quant: str, double_quant: bool, dtype: torch.dtype
 ) -> None:
     tuning = QloraTuning(rank=2, quant=quant, double_quant=double_quant)  # type: ignore[arg-type]
-    model = load_model(source, dtype=dtype, quantization=quantization(tuning, dtype)).model
+    model = load_model(source, dtype=dtype, quantization=four_bits(tuning, CPU, compute=dtype)).model
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert layers
     profiles = Profiles(model_shape(source))
@@ -84,7 +80,7 @@ def test_a_trace_in_four_bits_equals_a_real_step(
 ) -> None:
     tuning, window = QloraTuning(rank=2), 16
     dtype = autocast or torch.float32
-    model: Any = load_model(tiny_checkpoint, dtype=dtype, quantization=quantization(tuning, dtype)).model
+    model: Any = load_model(tiny_checkpoint, dtype=dtype, quantization=four_bits(tuning, CPU, compute=dtype)).model
     held = really_held(model, tuning, window, checkpointing=checkpointing, autocast=autocast)
     profile = (
         Tracer(read_config(str(tiny_checkpoint)))

@@ -73,6 +73,9 @@ HEALTHY: dict[str, tuple[dict[str, Any], int]] = {
         16384,
     ),
     "gemma-3-4b": (GEMMA_3, 131072),
+    "yarn with a null factor": (LLAMA | {
+        "max_position_embeddings": 16384, "rope_theta": 1e6, "rope_scaling": YARN | {"factor": None},
+    }, 16384),
     "Kimi-K2": (KIMI, 131072),
     "Llama-3.2": (LLAMA | {
         "vocab_size": 128256, "max_position_embeddings": 131072, "rope_theta": 500000.0,
@@ -163,22 +166,6 @@ def test_hunyuans_alpha_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModelError, match="1000"):
         read_rope(config | {"model_type": "hunyuan_v1_dense"})
     assert read_rope(copy.deepcopy(config) | {"model_type": "llama"}).kind == "dynamic"
-
-
-def test_a_null_factor_of_yarn_is_target_over_original(tmp_path: Path) -> None:
-    scaling = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 4096}
-    config = LLAMA | {"max_position_embeddings": 16384, "rope_theta": 1e6, "rope_scaling": scaling}
-    folder = write(tmp_path / "model", config)
-    assert_same(table(read_rope(config)), library_table(folder, 16384))
-    assert check_up(folder).healthy
-
-
-def test_a_linear_factor_of_one_scales_nothing(tmp_path: Path) -> None:
-    scaling = {"rope_type": "linear", "factor": 1.0}
-    config = LLAMA | {"max_position_embeddings": 4096, "rope_theta": 1e4, "rope_scaling": scaling}
-    state = read_rope(config)
-    assert (state.kind, state.maximum, state.ambiguity) == ("none", 4096, None)
-    assert_same(table(state), library_table(write(tmp_path / "model", config), 4096))
 
 
 def test_a_lower_limit_of_a_tokenizer_is_a_fault_only_where_it_is_the_original_window(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ PUBLISHED = [
     (PHI_35, "longrope", 4096, 32.0),
     (DEEPSEEK_V3, "yarn", 4096, 40.0),
     (NEOX_4_ERA, "none", 2048, 1.0),
+    (LINEAR_4_ERA | {"rope_scaling": {"factor": 1.0, "type": "linear"}}, "none", 16384, 1.0),
 ]
 
 

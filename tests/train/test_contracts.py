@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny_models import tiny_config, tiny_model
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from skipwise.errors import ConfigError
 from skipwise.train._trainer import OpenTrainer, use_one_accelerator
@@ -86,15 +87,7 @@ class Judge(TrainerCallback):
 
 
 def test_the_trainer_calls_each_when_we_take_it_to(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "vocab_size": 16,
-        "hidden_size": 8,
-        "intermediate_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    model = LlamaForCausalLM(LlamaConfig(**sizes))
+    model = tiny_model(tiny_config("llama"))
     items = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}] * 2
 
     def calls_of(steps: int, **resume: Any) -> list[Any]:

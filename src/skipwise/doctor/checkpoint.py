@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 from skipwise.doctor.bench import LOCAL_LAYERS, Bench, angle_error, largest, local_span
 from skipwise.loss import IGNORED, NextTokenLoss
 from skipwise.model import attention_of, is_four_bit, load_model, rotary_tables, save_config, save_model, set_attention
-from skipwise.model.extend import built_around
+from skipwise.model.extend import built_around, common_names
 from skipwise.model.rotary import text_config
 from skipwise.model.save import CONFIG_FILE
 from skipwise.model.saved import LIMIT_BYTES, differences, first_layers, layers_to_reread, weight_bytes, wrongly_saved
@@ -188,8 +188,7 @@ def _brings_own_code(model: PreTrainedModel) -> bool:
 
 def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
     """Expected tables by path as in `rotary_tables`: the interpolation's, or that of a layer type's own rope entry."""
-    own_names = {own: common for common, own in bench.config.attribute_map.items()}
-    config = {own_names.get(name, name): value for name, value in bench.config.to_dict().items()}
+    config = common_names(bench.config)
     scaled = bench.interpolation.table(read_rope(config).spec, bench.window)
     entries = config.get("rope_parameters") or {}
     expected = {}
