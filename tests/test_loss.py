@@ -297,8 +297,7 @@ def test_a_head_with_hooks_is_called(llama: Any, batch: dict[str, Tensor], watch
 )
 def test_the_default_slice_is_bounded_for_any_vocabulary(vocabulary: int, width: int, mib: int) -> None:
     with torch.device("meta"):
-        config = config_of("llama, untied", vocab_size=vocabulary, hidden_size=width, head_dim=2)
-        model: Any = LlamaForCausalLM(config)
+        model = tiny_model(config_of("llama, untied", vocab_size=vocabulary, hidden_size=width, head_dim=2))
     loss = NextTokenLoss(model)
     assert loss._slice_bytes(loss._head_parameters()) == mib * 2**20
     assert mib * 2**20 // (4 * vocabulary) >= 64

@@ -9,7 +9,6 @@ from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     DynamicCache,
-    LlamaForCausalLM,
     StaticCache,
 )
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
@@ -94,7 +93,7 @@ def test_rope_that_follows_the_length_names_itself_and_looks_at_the_largest_posi
         **factors,
     }
     config = tiny_config("llama", hidden_size=32, max_position_embeddings=32, rope_parameters=rope)
-    module: Any = LlamaForCausalLM(config).model.rotary_emb
+    module = tiny_model(config).model.rotary_emb
     assert module.rope_type == kind
     assert module.config.rope_parameters["original_max_position_embeddings"] == 32
     hidden = torch.zeros(1, 1, 32)

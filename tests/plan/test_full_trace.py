@@ -27,7 +27,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def config_of(name: str) -> Any:
-    return tiny_config(**PLANNED | {"num_hidden_layers": 6} | CONFIGS[name])
+    settings: dict[str, Any] = PLANNED | {"num_hidden_layers": 6} | CONFIGS[name]
+    return tiny_config(**settings)
 
 
 @pytest.fixture(autouse=True)

@@ -163,8 +163,9 @@ def _saved_and_reread(bench: Bench, folder: str) -> tuple[str, dict[str, float] 
         return f"the config alone ({obstacle})", None, _config_reloaded(model, folder)
     save_model(model, bench.tokenizer, folder, state_dict=saved if few < layers else None)
     if few == layers and bench.tokenizer is not None and not in_four_bits:
-        how: Any = {"dtype": model.dtype, "attention": attention_of(model.config)}
-        again: Any = load_model(folder, **how, trust_remote_code=_brings_own_code(model)).model.to(model.device)
+        how: dict[str, Any] = {"dtype": model.dtype, "attention": attention_of(model.config)}
+        again: Any = load_model(folder, **how, trust_remote_code=_brings_own_code(model)).model
+        again = again.to(model.device)
         return "the whole checkpoint", differences(again.state_dict(), saved), again
     what = f"the config and {few} of {layers} layers" if few < layers else "the whole checkpoint"
     # `load_model` would dequantize 4-bit weights, so their logits are computed with the weights in memory.
