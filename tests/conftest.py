@@ -44,10 +44,9 @@ def checkpoint_of_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _save_checkpoint(folder: Path, hidden_size: int) -> Path:
-    from tiny_models import save_tiny, tiny_config  # Loads transformers, which few tests of the command line need.
+    from tiny_models import NO_SPECIAL, save_tiny, tiny_config  # Loads transformers, which few tests of verbs need.
 
-    absent = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    config = tiny_config("llama", vocab_size=256, hidden_size=hidden_size, intermediate_size=64, **absent)
+    config = tiny_config("llama", vocab_size=256, hidden_size=hidden_size, intermediate_size=64, **NO_SPECIAL)
     return save_tiny(folder, config)
 
 

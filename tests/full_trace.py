@@ -16,11 +16,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AutoModelForCausalLM, DynamicCache, masking_utils
 
 from skipwise import loss
-from skipwise.config import FullTuning, QloraTuning, Tuning
+from skipwise.config import QloraTuning, Tuning
 from skipwise.hollow import Ledger
 from skipwise.memory import Moment, StepProfile
 from skipwise.plan.shape import decoder_blocks
-from skipwise.plan.trace import run_in_four_bits, with_layers
+from skipwise.plan.trace import Step, run_in_four_bits, with_layers
 from skipwise.train.tuning import apply_tuning
 
 ANSWERS = {
@@ -63,16 +63,24 @@ class FullLedger(TorchDispatchMode):
         return out
 
 
+def prepare(tuned: Any, *, checkpointing: bool, library_loss: bool = False) -> Any:
+    """Makes a model train as the Trainer does; the model without its adapters."""
+    tuned.train()
+    if checkpointing:
+        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        tuned.enable_input_require_grads()
+    plain = tuned.get_base_model() if hasattr(tuned, "get_base_model") else tuned
+    if not library_loss:
+        loss.use_chunked_loss(plain)
+    return plain
+
+
 def really_held(
     model: Any, tuning: Tuning, window_tokens: int, *, checkpointing: bool, autocast: torch.dtype | None
 ) -> list[int]:
     """Peaks of the first and the second micro-batch of a real model, beside its parameters; it stays tuned."""
     tuned: Any = apply_tuning(model, tuning)
-    tuned.train()
-    if checkpointing:
-        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        tuned.enable_input_require_grads()
-    loss.use_chunked_loss(model)
+    prepare(tuned, checkpointing=checkpointing)
     ledger, peaks = Ledger(), []
     for parameter in tuned.parameters():
         ledger.add(parameter)
@@ -90,36 +98,18 @@ def really_held(
     return peaks
 
 
-def full_step(
-    config: Any,
-    *,
-    window_tokens: int,
-    batch: int = 1,
-    tuning: Tuning = FullTuning(),  # noqa: B008 - frozen
-    checkpointing: bool = True,
-    gradients_held: bool = True,
-    dtype: torch.dtype = torch.float32,
-    autocast: torch.dtype | None = None,
-    diluted: bool = False,
-    library_loss: bool = False,
-) -> StepProfile:
+def full_step(config: Any, step: Step, *, gradients_held: bool) -> StepProfile:
     """What `Tracer.step` returns for one kind of micro-batch."""
-    with fake_model(config, 3, dtype, tuning) as (tuned, ledger):
-        tuned.train()
-        if checkpointing:
-            tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            tuned.enable_input_require_grads()
-        plain = tuned if tuning.kind == "full" else tuned.get_base_model()
-        if not library_loss:
-            loss.use_chunked_loss(plain)
+    with fake_model(config, 3, step.dtype, step.tuning) as (tuned, ledger):
+        plain = prepare(tuned, checkpointing=step.checkpointing, library_loss=step.library_loss)
         blocks = decoder_blocks(plain)
         made = 0 if gradients_held else sum(p.nbytes for p in blocks[-1].parameters() if p.requires_grad)
         with ledger:
             if gradients_held:
                 for parameter in tuned.parameters():
                     parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-            ids = torch.zeros(batch, window_tokens, dtype=torch.long)
-            positions = torch.arange(window_tokens).expand(batch, -1)
+            ids = torch.zeros(step.batch, step.window_tokens, dtype=torch.long)
+            positions = torch.arange(step.window_tokens).expand(step.batch, -1)
             ledger.mark()
             before = ledger.live
             # In the order in which layers put out: alive and peak there, and when their gradient comes back.
@@ -134,8 +124,8 @@ def full_step(
 
             for block in dict.fromkeys((blocks[-1], blocks[-2], blocks[0])):
                 block.register_forward_hook(puts_out)
-            with torch.autocast("cpu", autocast) if autocast else nullcontext():
-                rows = {"diluted": torch.ones(batch, dtype=torch.bool)} if diluted else {}
+            with torch.autocast("cpu", step.autocast) if step.autocast else nullcontext():
+                rows = {"diluted": torch.ones(step.batch, dtype=torch.bool)} if step.diluted else {}
                 mean = tuned(input_ids=ids, position_ids=positions, labels=ids, **rows)["loss"]
             after_layers = ledger.mark()
             mean.backward()

@@ -1,5 +1,6 @@
-"""Asserts that something is refused in one line, and that pickles stay closed."""
+"""Asserts that something is refused in one line, runs the cure that it names, and sees that pickles stay closed."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,15 @@ def refused(error: type[Exception] | tuple[type[Exception], ...], match: str) ->
     with pytest.raises(error, match=match) as caught:
         yield caught
     assert "\n" not in str(caught.value)
+
+
+def run_cure(message: object, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs the Python code that a message tells to run, in a folder; what it leaves there as `NEW`."""
+    code = re.search(r'python -c "([^"]*)"', str(message))
+    assert code, message
+    monkeypatch.chdir(folder)
+    exec(code[1], {})
+    return folder / "NEW"
 
 
 class Trap:

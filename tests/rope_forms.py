@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_models import SHAPE
 from transformers import AutoConfig
 
 from skipwise.rope import RopeTable
 
 ORIGINAL, MAXIMUM, THETA = 64, 256, 250_000.0
-SHAPE: dict[str, Any] = {
-    "vocab_size": 32, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "head_dim": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-    "max_position_embeddings": MAXIMUM,
-}  # fmt: skip
+SMALL = SHAPE | {"vocab_size": 32, "num_key_value_heads": 4, "head_dim": 16, "max_position_embeddings": MAXIMUM}
 _LAYERS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
 _LISTS = {"short_factor": [1.0] * 8, "long_factor": [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]}
 _YARN = {"rope_type": "yarn", "factor": 4.0}
@@ -108,7 +105,7 @@ class Form:
         """Content of the `config.json`."""
         host = copy.deepcopy(HOSTS[self.host][0])
         text = host.get("text_config", host)
-        text.update({**SHAPE, **text})
+        text.update({**SMALL, **text})
         entry = copy.deepcopy(ENTRIES[self.entry][0])
         # Phi-3's class has 4096 for an original window that is left out.
         scale = text["max_position_embeddings"] // MAXIMUM

@@ -5,31 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import SHARP, tiny_config, tiny_model
 from torch import Tensor
-from transformers import AttentionInterface, GPTNeoXConfig, GraniteConfig, LlamaConfig, PreTrainedConfig
+from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from skipwise.attention import mark_causal, refusing_masks
 from skipwise.errors import UnsupportedModelError
 from skipwise.loss import NextTokenLoss
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 61,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
 FAMILIES: dict[str, PreTrainedConfig] = {
-    "llama, grouped keys": LlamaConfig(**SHAPE, num_key_value_heads=2),
-    "granite, its own scale": GraniteConfig(**SHAPE, num_key_value_heads=1, attention_multiplier=0.3),
-    "gpt-neox": GPTNeoXConfig(**SHAPE),
+    "llama, grouped keys": tiny_config("llama", **SHARP),
+    "granite, its own scale": tiny_config("granite", **SHARP, num_key_value_heads=1, attention_multiplier=0.3),
+    "gpt-neox": tiny_config("gpt_neox", **SHARP),
 }
 
 
@@ -43,8 +31,7 @@ def loss_and_gradients(
     config: PreTrainedConfig, n: int, attention: str, *, checkpointing: bool | None = None, autocast: bool = False
 ) -> list[Tensor]:
     """Of training under a diluted mask; `checkpointing` says whether it is of the reentrant kind, None for none."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).train()
+    model = tiny_model(config, attn_implementation=attention).train()
     if checkpointing is not None:
         model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
         model.enable_input_require_grads()
@@ -161,7 +148,7 @@ def test_heads_that_share_keys_keep_their_copies_once() -> None:
 
 
 def test_models_attend_by_what_is_registered_in_place_of_sdpa() -> None:
-    model = AutoModelForCausalLM.from_config(FAMILIES["gpt-neox"], attn_implementation="sdpa")
+    model = tiny_model(FAMILIES["gpt-neox"], attn_implementation="sdpa")
     ids, masked = torch.arange(8)[None], {"attention_mask": torch.zeros(1, 1, 8, 8)}
     with refusing_masks():
         unmasked = model(ids).logits

@@ -212,9 +212,9 @@ def test_covered_distances_of_one_example(sampler: RandPos, train: int, target: 
 
 
 def test_impossible_requests_are_refused() -> None:
-    with pytest.raises(ConfigError, match="num_samples is 0"):
+    with pytest.raises(ConfigError, match="num_samples"):
         coverage(RandPos(), window(4, 8), num_samples=0)
-    with pytest.raises(PositionError, match="chunks is 3"):
+    with pytest.raises(PositionError, match="chunks"):
         coverage(PoSE(chunks=3), window(2, 2))
 
 
@@ -280,5 +280,5 @@ def test_verb_refuses_a_plot_before_it_counts(
     (tmp_path / "folder.svg").mkdir()
     counting = sys.modules["skipwise.coverage"]  # The package's attribute of that name is the function.
     monkeypatch.setattr(counting, "coverage_with_error", lambda *_, **__: pytest.fail("it counted"))
-    with pytest.raises(ConfigError, match=f"--plot is '{plot}'"):
+    with pytest.raises(ConfigError, match=plot):
         run("--plot", plot)

@@ -8,21 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_models import SHAPE, SHARP, tiny_config, tiny_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import (
-    AutoModelForCausalLM,
-    CohereConfig,
-    Gemma2Config,
-    GPTNeoXConfig,
-    GraniteConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MixtralConfig,
-    PhiConfig,
-    PreTrainedConfig,
-)
+from transformers import LlamaForCausalLM, PreTrainedConfig
 
 import skipwise.loss
 from skipwise.config import LoraTuning
@@ -32,52 +22,41 @@ from skipwise.train.arguments import CHECKPOINTING
 from skipwise.train.tuning import apply_tuning
 from skipwise.window import Window
 
-VOCABULARY, TOKENS, ROWS = 97, 24, 5
+VOCABULARY, TOKENS, ROWS = SHAPE["vocab_size"], 24, 5
 SLICED = 4 * VOCABULARY * ROWS
 """`chunk_bytes` by which the head sees a few rows at a time, the last slice not full."""
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-HALF_ROTATED: dict[str, Any] = {"partial_rotary_factor": 0.5}
-FAMILIES: dict[str, PreTrainedConfig] = {
-    "llama, tied": LlamaConfig(**SHAPE, tie_word_embeddings=True),
-    "llama, untied": LlamaConfig(**SHAPE, tie_word_embeddings=False),
-    "gemma 2, soft cap": Gemma2Config(**SHAPE, final_logit_softcapping=2.0, sliding_window=8),
-    "cohere, scaled": CohereConfig(**SHAPE, logit_scale=0.3),
-    "granite, scaled": GraniteConfig(**SHAPE, logits_scaling=3.0),
-    "gpt-neox": GPTNeoXConfig(**SHAPE, **HALF_ROTATED),
-    "mixture of experts": MixtralConfig(**SHAPE, num_local_experts=3, num_experts_per_tok=2),
-    "phi, bias": PhiConfig(**SHAPE, **HALF_ROTATED),
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "llama, untied": ("llama", {"tie_word_embeddings": False}),
+    "gemma 2, soft cap": ("gemma2", {"head_dim": 16, "final_logit_softcapping": 2.0, "sliding_window": 8}),
+    "cohere, scaled": ("cohere", {"logit_scale": 0.3}),
+    "granite, scaled": ("granite", {"logits_scaling": 3.0}),
+    "gpt-neox": ("gpt_neox", {"partial_rotary_factor": 0.5}),
+    "mixture of experts": ("mixtral", {"num_local_experts": 3, "num_experts_per_tok": 2}),
+    "phi, bias": ("phi", {"partial_rotary_factor": 0.5}),
 }
 
 
-def build(config: PreTrainedConfig, **how: Any) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **how)
-        # The library's grouped product of experts knows no float64.
-        model.config._experts_implementation = "eager"
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):  # Zero as they are made.
-                nn.init.normal_(parameter, std=0.3)
+def config_of(family: str, **changes: Any) -> PreTrainedConfig:
+    model_type, settings = FAMILIES[family]
+    return tiny_config(model_type, **SHARP | settings | changes)
+
+
+def build(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    model = tiny_model(config_of(family, **changes), seed=3, dtype=dtype)
+    # The library's grouped product of experts knows no float64.
+    model.config._experts_implementation = "eager"
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # Zero as they are made.
+            nn.init.normal_(parameter, std=0.3)
     return model.train()
 
 
 @pytest.fixture
 def llama() -> Any:
-    return build(FAMILIES["llama, untied"])
+    return build("llama, untied")
 
 
 @pytest.fixture
@@ -140,7 +119,7 @@ def assert_as_exact_as_naive(
 def test_value_and_every_gradient_are_as_exact_as_the_naive_loss(
     family: str, dtype: torch.dtype, autocast: bool, slack: float, batch: dict[str, Tensor]
 ) -> None:
-    model = build(FAMILIES[family], dtype=dtype)
+    model = build(family, dtype=dtype)
     # The truth is of twice the precision; of autocast, that of the same weights without.
     truth_model = copy.deepcopy(model).to(torch.float64 if slack == 1e-6 else torch.float32)
     assert_as_exact_as_naive(model, truth_model, batch, slack, autocast)
@@ -149,7 +128,7 @@ def test_value_and_every_gradient_are_as_exact_as_the_naive_loss(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_heads_gradient_stays_exact_over_many_slices(dtype: torch.dtype) -> None:
     """A sum that is rounded to 16 bits after every slice drifts from the truth as the slices grow more."""
-    model = build(FAMILIES["llama, untied"], dtype=dtype)
+    model = build("llama, untied", dtype=dtype)
     ids = torch.randint(VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(5))
     batch = {"input_ids": ids, "position_ids": torch.arange(64).repeat(4, 1), "labels": ids}
     truth_model = copy.deepcopy(model).float()
@@ -234,7 +213,7 @@ class WithProjection(LlamaForCausalLM):
 
 def test_every_layer_beside_the_decoder_gets_its_gradient(batch: dict[str, Tensor]) -> None:
     torch.manual_seed(0)
-    model = WithProjection(FAMILIES["llama, untied"])
+    model = WithProjection(config_of("llama, untied"))
     found = gradients(model, NextTokenLoss(model, SLICED)(**batch))
     for name, gradient in gradients(model, naive_loss(model, batch)).items():
         assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6), name
@@ -243,7 +222,7 @@ def test_every_layer_beside_the_decoder_gets_its_gradient(batch: dict[str, Tenso
 @pytest.mark.parametrize("family", ["llama, tied", "llama, untied", "phi, bias"])
 @pytest.mark.parametrize("in_full", [False, True])
 def test_low_rank_additions_get_the_naive_gradients(family: str, in_full: bool, batch: dict[str, Tensor]) -> None:
-    model = build(FAMILIES[family])
+    model = build(family)
     wrapped = apply_tuning(model, LoraTuning(rank=2, train_norms=in_full, train_embeddings=in_full))
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:  # Zero as they are made, which would hide lora_A's gradients.
@@ -271,7 +250,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("tied", [False, True])
 def test_no_tensor_of_tokens_by_vocabulary_is_ever_made(tied: bool) -> None:
     vocabulary, tokens, rows = 2000, 96, 4
-    model = build(LlamaConfig(**{**SHAPE, "vocab_size": vocabulary}, tie_word_embeddings=tied))
+    model = build("llama, tied" if tied else "llama, untied", vocab_size=vocabulary)
     ids = torch.randint(vocabulary, (1, tokens), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "position_ids": torch.arange(tokens)[None], "labels": ids}
     with LargestTensor() as largest:
@@ -292,7 +271,7 @@ def test_one_product_is_told_from_all_other_heads(
         monkeypatch.setattr(
             kind, "apply", lambda *given, kind=kind, apply=kind.apply: taken.append(kind) or apply(*given)
         )
-    model = build(FAMILIES[family])
+    model = build(family)
     for _ in range(2):
         NextTokenLoss(model, SLICED)(**batch)
     with torch.autocast("cpu", torch.bfloat16):
@@ -314,12 +293,11 @@ def test_a_head_with_hooks_is_called(llama: Any, batch: dict[str, Tensor], watch
 @pytest.mark.parametrize(
     ("vocabulary", "width", "mib"),
     # A quarter of a head that is trained, where that is more than 64 MiB.
-    [(97, 2, 64), (32_000, 2, 64), (262_144, 2, 64), (262_144, 2304, 576)],
+    [(97, 4, 64), (32_000, 4, 64), (262_144, 4, 64), (262_144, 2304, 576)],
 )
 def test_the_default_slice_is_bounded_for_any_vocabulary(vocabulary: int, width: int, mib: int) -> None:
     with torch.device("meta"):
-        config = LlamaConfig(**{**SHAPE, "vocab_size": vocabulary, "hidden_size": width, "head_dim": 2})
-        model: Any = LlamaForCausalLM(config)
+        model = tiny_model(config_of("llama, untied", vocab_size=vocabulary, hidden_size=width, head_dim=2))
     loss = NextTokenLoss(model)
     assert loss._slice_bytes(loss._head_parameters()) == mib * 2**20
     assert mib * 2**20 // (4 * vocabulary) >= 64
@@ -374,7 +352,7 @@ def one_process_group() -> Iterator[None]:
 @pytest.mark.usefixtures("one_process_group")
 @pytest.mark.parametrize("family", ["llama, tied", "llama, untied"])
 def test_data_parallelism_sees_every_gradient(family: str, batch: dict[str, Tensor]) -> None:
-    model = build(FAMILIES[family])
+    model = build(family)
     alone = gradients(model, NextTokenLoss(model)(**batch))
     use_chunked_loss(model)
     model.zero_grad()

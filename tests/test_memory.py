@@ -1,5 +1,7 @@
 """Bytes and operations from shapes, compared with published figures and counts by hand."""
 
+from typing import Any
+
 import pytest
 
 from skipwise.errors import ConfigError
@@ -122,10 +124,9 @@ def test_the_peak_of_a_step_is_its_highest_moment() -> None:
     assert only.with_more(12).peak(2, 0) == 37
 
 
-def test_what_cannot_be_split_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"sharding is 'zero4'; did you mean 'zero3'\? give one of ddp, zero1, zero2, zero3, fsdp"
-    ):
-        Sharding(processes=2, kind="zero4")
-    with pytest.raises(ConfigError, match="number of processes is 0"):
-        Sharding(processes=0)
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"processes": 2, "kind": "zero4"}, "'zero4'.*'zero3'"), ({"processes": 0}, "0")]
+)
+def test_what_cannot_be_split_is_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        Sharding(**settings)

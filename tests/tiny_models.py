@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
+from skipwise.loss import training_inputs
 from skipwise.window import Window
 
 WINDOW = Window(train=32, original=64, target=256)
@@ -28,13 +29,26 @@ SHAPE: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-# Half as wide, for models that are made by the dozen.
-NARROW: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+NO_SPECIAL: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+# Attention far from uniform, as in a trained model.
+SHARP: dict[str, Any] = {"initializer_range": 0.3, **NO_SPECIAL}
+NARROW: dict[str, Any] = {"hidden_size": 32, "initializer_range": 0.3}
+# A model to plan for: planned bytes of its state and activations are of the same order.
+PLANNED: dict[str, Any] = {
+    "intermediate_size": 160,
+    "num_hidden_layers": 4,
+    "vocab_size": 500,
+    "max_position_embeddings": 256,
+}
+# Sizes that fill neither a block of 4-bit weights nor one of scales, and one with more scales than fit in a block.
+ODD: dict[str, Any] = {
+    "hidden_size": 36,
+    "intermediate_size": 1001,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 18,
+    "attention_bias": True,
 }
 EXPERTS = {
     "num_experts": 4,
@@ -143,6 +157,13 @@ def tiny_model(config: PreTrainedConfig, *, seed: int = 0, noise: float = 0.0, *
         for parameter in model.parameters() if noise else ():
             parameter.data += noise * torch.randn_like(parameter)
     return model.eval()
+
+
+@torch.no_grad()
+def far_logits(model: Any, farthest: int = WINDOW.target) -> torch.Tensor:
+    """Logits of two chunks of 16 tokens, at the start and at the end of `farthest` tokens."""
+    positions = torch.cat([torch.arange(16), torch.arange(farthest - 16, farthest)])[None]
+    return model(**training_inputs(torch.arange(32)[None] % 90, positions)).logits
 
 
 def save_tiny(folder: Path, config: PreTrainedConfig, **how: Any) -> Path:

@@ -292,11 +292,6 @@ class Sharding:
         return self.processes if SHARDINGS[self.kind] >= stage else 1
 
     @property
-    def splits_parameters(self) -> bool:
-        """Whether each process holds only a shard of the parameters."""
-        return self.share(3) > 1
-
-    @property
     def is_deepspeed(self) -> bool:
         """Whether DeepSpeed trains, with 16-bit weights and gradients and float32 copies in its optimizer."""
         return self.kind.startswith("zero")

@@ -212,24 +212,6 @@ def test_a_calibrated_factor_is_no_fault(changed: Callable[..., Path]) -> None:
     assert failed(changed(calibrate)) == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "original", "maximum", "factor"),
-    [("llama3", 8192, 131072, 8.0), ("llama3", 8192, 131072, 32.0), ("yarn", 4096, 163840, 40.0)],
-)
-def test_published_configs_are_not_taken_for_faulty(
-    kind: str, original: int, maximum: int, factor: float, changed: Callable[..., Path]
-) -> None:
-    def publish(config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
-        extra = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
-        scaling = {"rope_type": kind, "factor": factor, "original_max_position_embeddings": original, **extra}
-        for name in ("original_max_position_embeddings", "original_rope_theta", "rope_parameters"):
-            config.pop(name)
-        config |= {"rope_scaling": scaling, "rope_theta": 500_000.0, "max_position_embeddings": maximum}
-        tokenizer["model_max_length"] = maximum
-
-    assert failed(changed(publish)) == []
-
-
 QWEN2 = {"model_type": "qwen2", "rope_theta": 10_000.0, "max_position_embeddings": 131072}
 QWEN3 = {"model_type": "qwen3", "rope_theta": 10_000.0, "max_position_embeddings": 262144}
 MISTRAL = {"model_type": "mistral", "vocab_size": 131072, "rope_theta": 10_000.0, "max_position_embeddings": 32768}
@@ -309,7 +291,7 @@ def test_folders_of_a_checkpoint_are_in_its_copy(changed: Callable[..., Path], t
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter_config.json").write_text("{}")
     for inside in (folder / "mended", folder / "adapter" / "mended"):
-        with pytest.raises(ConfigError, match="inside the checkpoint"):
+        with pytest.raises(ConfigError, match=str(inside)):
             write_mended(folder, check_up(folder), inside)
     mended = write_mended(folder, check_up(folder), tmp_path / "mended")
     assert (mended / "adapter" / "adapter_config.json").samefile(folder / "adapter" / "adapter_config.json")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from doctor_models import FAMILIES, SHAPE, WINDOW, build, checkpoint_probes, examine, extended, failures, lines
+from doctor_models import FAMILIES, WINDOW, build, checkpoint_probes, config_of, examine, extended, failures, lines
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GPTJConfig, LlamaConfig, PreTrainedModel
+from tiny_models import family_config, save_tiny
+from transformers import PreTrainedModel
 
 from skipwise.doctor import Verdict, doctor
 from skipwise.model import load_model, save_model, with_rope
@@ -64,8 +65,8 @@ def test_sound_models_pass_under_every_interpolation(interpolation: Interpolatio
 
 def test_a_table_that_follows_the_length_is_a_note_where_the_shift_changes_it() -> None:
     window = Window(train=64, original=400, target=512)
-    config = LlamaConfig(**{**SHAPE, "max_position_embeddings": 400})
-    verdicts = examine(with_rope(build(config), LongRoPE(), window), LongRoPE(), window)
+    model = build(config_of(max_position_embeddings=400))
+    verdicts = examine(with_rope(model, LongRoPE(), window), LongRoPE(), window)
     assert not failures(verdicts), lines(verdicts)
     assert verdicts["shift"].status == "note"
     assert "follows" in verdicts["shift"].detail
@@ -78,12 +79,8 @@ def test_a_whole_checkpoint_is_saved_and_loaded(tiny_checkpoint: Path) -> None:
     assert "whole checkpoint" in verdicts["reload"].detail
 
 
-def test_gptj_passes_as_the_model_it_is_loaded_as(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    config = GPTJConfig(
-        vocab_size=256, n_positions=64, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, initializer_range=0.3
-    )
-    build(config, "eager").save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
+def test_gptj_passes_as_the_model_it_is_loaded_as(tmp_path: Path) -> None:
+    save_tiny(tmp_path, family_config("gptj", initializer_range=0.3), attn_implementation="eager")
     loaded = load_model(tmp_path, interpolation=YaRN(), window=WINDOW)
     verdicts = examine(loaded.model, tokenizer=loaded.tokenizer)
     assert not failures(verdicts), lines(verdicts)
@@ -161,15 +158,18 @@ def diluted(family: str, attention: str = "sdpa", change: Callable[[PreTrainedMo
     return next(verdict for verdict in verdicts if verdict.name == "dilution")
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["llama", "neox", "mixtral"])
-def test_a_diluted_mask_is_green_where_attention_takes_it(family: str, attention: str) -> None:
-    assert diluted(family, attention).status == "pass"
-
-
-@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
-def test_a_diluted_mask_is_green_with_checkpointing_and_mixed_precision(precision: torch.dtype | None) -> None:
-    assert diluted("llama", gradient_checkpointing=True, mixed_precision=precision).status == "pass"
+@pytest.mark.parametrize(
+    ("family", "attention", "how"),
+    [
+        *((family, attention, {}) for family in ("llama", "gpt_neox", "mixtral") for attention in ("eager", "sdpa")),
+        *(
+            ("llama", "sdpa", {"gradient_checkpointing": True, "mixed_precision": precision})
+            for precision in (None, torch.bfloat16, torch.float16)
+        ),
+    ],
+)
+def test_a_diluted_mask_is_green_where_attention_takes_it(family: str, attention: str, how: dict[str, Any]) -> None:
+    assert diluted(family, attention, **how).status == "pass"
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -192,7 +192,7 @@ def test_a_backward_pass_that_a_diluted_mask_breaks_is_red(factor: float, checkp
     assert "at chunk one" in verdict.detail
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
 def test_a_diluted_mask_is_red_where_layers_are_local(family: str) -> None:
     verdict = diluted(family, attention="eager")
     assert verdict.status == "fail"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers as hf
 from peft import LoraConfig, get_peft_model
-from tiny_models import NARROW
+from tiny_models import NARROW, tiny_config
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
 from skipwise.evals import EvalContext, EvalResult
 from skipwise.evals.tasks.passkey_prompt import QUESTION
@@ -77,10 +77,10 @@ class ChatTokenizer(PieceTokenizer):
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def make_llama(**changes: Any) -> hf.LlamaForCausalLM:
+def make_llama(**changes: Any) -> Any:
     torch.manual_seed(0)
-    settings = NARROW | {"vocab_size": 257, "max_position_embeddings": 512, "initializer_range": 0.3}
-    return hf.LlamaForCausalLM(hf.LlamaConfig(**(settings | changes))).eval()
+    settings = NARROW | {"max_position_embeddings": 512, "pad_token_id": None} | changes
+    return AutoModelForCausalLM.from_config(tiny_config("llama", **settings)).eval()
 
 
 def with_adapters(model: Any) -> Any:
@@ -106,8 +106,8 @@ class Oracle(torch.nn.Module):
 
     def __init__(self, continuation: Callable[[str], str], window: int = 65536) -> None:
         super().__init__()
-        self.config = hf.LlamaConfig(vocab_size=257, num_hidden_layers=1, max_position_embeddings=window)
-        self.generation_config = hf.GenerationConfig(eos_token_id=END)
+        self.config = LlamaConfig(vocab_size=257, num_hidden_layers=1, max_position_embeddings=window)
+        self.generation_config = GenerationConfig(eos_token_id=END)
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.tokens_read = 0
         self._continuation = continuation
@@ -154,17 +154,6 @@ def key_reader(wrong_digit: int | None = None) -> Oracle:
     return Oracle(continuation)
 
 
-_SIZES: dict[str, Any] = {
-    **NARROW,
-    "vocab_size": 61,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
 def _rope(kind: str, **more: object) -> dict[str, Any]:
     parameters = {"rope_type": kind, "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 32}
     return {"rope_parameters": parameters | more}
@@ -173,21 +162,21 @@ def _rope(kind: str, **more: object) -> dict[str, Any]:
 _FACTORS = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0]}
 # Family and settings; of Gemma 2 caps on attention and on the final logits, and layers that see eight tokens only.
 _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("Llama", {}),
-    "llama-eager": ("Llama", {"attn_implementation": "eager"}),
-    "yarn": ("Llama", _rope("yarn")),
-    "dynamic": ("Llama", {"max_position_embeddings": 20, **_rope("dynamic")}),
-    "longrope": ("Phi3", {"original_max_position_embeddings": 32, **_rope("longrope", **_FACTORS)}),
-    "gpt_neox": ("GPTNeoX", {}),
+    "llama": ("llama", {}),
+    "llama-eager": ("llama", {"attn_implementation": "eager"}),
+    "yarn": ("llama", _rope("yarn")),
+    "dynamic": ("llama", {"max_position_embeddings": 20, **_rope("dynamic")}),
+    "longrope": ("phi3", {"original_max_position_embeddings": 32, **_rope("longrope", **_FACTORS)}),
+    "gpt_neox": ("gpt_neox", {}),
     "gemma2": (
-        "Gemma2",
+        "gemma2",
         {"head_dim": 8, "final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0, "sliding_window": 8},
     ),
-    "gemma3": ("Gemma3", {"head_dim": 8, "sliding_window": 8}),
-    "mistral": ("Mistral", {"sliding_window": 8}),
-    "cohere": ("Cohere", {"logit_scale": 0.25}),
-    "granite": ("Granite", {"logits_scaling": 4.0}),
-    "qwen2": ("Qwen2", {}),
+    "gemma3": ("gemma3_text", {"head_dim": 8, "sliding_window": 8}),
+    "mistral": ("mistral", {"sliding_window": 8}),
+    "cohere": ("cohere", {"logit_scale": 0.25}),
+    "granite": ("granite", {"logits_scaling": 4.0}),
+    "qwen2": ("qwen2", {}),
 }
 FAMILIES = tuple(_FAMILIES)
 
@@ -195,9 +184,9 @@ FAMILIES = tuple(_FAMILIES)
 def make_family(kind: str) -> Any:
     """A tiny model of one family, with the same weights each time."""
     family, own = _FAMILIES[kind]
-    config = getattr(hf, f"{family}TextConfig" if family == "Gemma3" else f"{family}Config")(**(_SIZES | own))
     torch.manual_seed(0)
-    return getattr(hf, f"{family}ForCausalLM")(config).eval()
+    settings = NARROW | {"vocab_size": 61, "max_position_embeddings": 128} | own
+    return AutoModelForCausalLM.from_config(tiny_config(family, **settings)).eval()
 
 
 def calls_of(module: Any) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
 """Extended models to export: the embedded one, and random ones of the families that GGUF files are written of."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tiny_models import LOCAL_AND_GLOBAL, NO_SPECIAL, tiny_config, tiny_model
+from transformers import AutoTokenizer
 
 from skipwise.demo.run import BASE
 from skipwise.export import exporting, gguf
@@ -16,20 +17,9 @@ from skipwise.rope import INTERPOLATIONS
 from skipwise.window import Window
 
 WINDOW = Window(train=64, original=64, target=256)
+# 1024 of the embedded tokenizer, and rows without a token.
+VOCABULARY = 1056
 
-SMALL: dict[str, Any] = {
-    # 1024 of the embedded tokenizer, and rows without a token.
-    "vocab_size": 1056,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": WINDOW.original,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "attention_bias": True},
     "mistral": {"sliding_window": None, "tie_word_embeddings": True},
@@ -37,12 +27,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     "gemma": {"head_dim": 32},
     "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32},
-    "gemma3_text": {
-        "head_dim": 32,
-        "query_pre_attn_scalar": 32,
-        "sliding_window": 32,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
+    "gemma3_text": {"head_dim": 32, "query_pre_attn_scalar": 32, **LOCAL_AND_GLOBAL},
 }
 
 
@@ -55,14 +40,9 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         key = f"{name}-{kind}-{scale}-{'-'.join(map(str, changes.values()))}"
         if key not in made:
             base = tmp_path_factory.mktemp("base") / name
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                model: Any = AutoModelForCausalLM.from_config(
-                    AutoConfig.for_model(name, **{**SMALL, **FAMILIES[name], **changes})
-                )
-                for parameter in model.parameters():
-                    # Attention far from uniform, so that a wrong table or order of rows shows in the logits.
-                    parameter.data += 0.15 * torch.randn_like(parameter)
+            settings = {"intermediate_size": 96, "vocab_size": VOCABULARY, **NO_SPECIAL, **FAMILIES[name], **changes}
+            # Attention far from uniform, so that a wrong table or order of rows shows in the logits.
+            model = tiny_model(tiny_config(name, **settings), noise=0.15)
             save_model(model, AutoTokenizer.from_pretrained(BASE), base)
             made[key] = extended(base, kind, WINDOW, tmp_path_factory.mktemp("extended") / key, scale)
         return made[key]
@@ -84,24 +64,37 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
-FAULTS = {"factor": {"rope.scaling.factor": 2.0}, "attn_factor": {"rope.scaling.attn_factor": 1.0}, "order": {}}
-"""Faults of a GGUF file: entries of its metadata, or the order of rows of queries and keys."""
+# Settings that are wrong in a GGUF file and in a config.json.
+FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "factor": ({"rope.scaling.factor": 2.0}, {"factor": 2.0}),
+    "attn_factor": ({"rope.scaling.attn_factor": 1.0}, {"attention_factor": 1.0}),
+    "order": ({}, {}),
+}
 
 
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes every GGUF file have one of `FAULTS`."""
+    """Makes every export have one of `FAULTS`; `order` is that of the rows of queries and keys in a GGUF file."""
 
     def make(fault: str) -> None:
-        write, order = gguf.write_gguf, gguf._in_gguf_order
+        write, order, save = gguf.write_gguf, gguf._in_gguf_order, exporting.save_model
+        in_file, in_config = FAULTS[fault]
 
         def faulty(path: Path, model: Any, plan: Any, dtype: str, name: str) -> None:
-            write(path, model, replace(plan, metadata={**plan.metadata, **FAULTS[fault]}), dtype, name)
+            write(path, model, replace(plan, metadata={**plan.metadata, **in_file}), dtype, name)
 
         def not_permuted(name: str, weight: Any, model: Any, family: Any) -> Any:
             return order(name, weight, model, family._replace(permuted=False))
 
+        def save_faulty(model: Any, tokenizer: Any, folder: Path, **settings: Any) -> None:
+            save(model, tokenizer, folder, **settings)
+            config = json.loads((folder / "config.json").read_text())
+            for name in ("rope_parameters", "rope_scaling"):
+                config[name] |= in_config
+            (folder / "config.json").write_text(json.dumps(config))
+
         monkeypatch.setattr(exporting, "write_gguf", faulty)
+        monkeypatch.setattr(exporting, "save_model", save_faulty)
         if fault == "order":
             monkeypatch.setattr(gguf, "_in_gguf_order", not_permuted)
 

@@ -23,7 +23,7 @@ from skipwise.model import (
     with_rope,
     with_scaled_attention,
 )
-from skipwise.rope import INTERPOLATIONS, LongRoPE, YaRN, read_rope, with_attention_scale, write_rope
+from skipwise.rope import INTERPOLATIONS, LongRoPE, YaRN, with_attention_scale, write_rope
 from skipwise.window import Window
 
 WINDOW = Window(train=64, original=64, target=256)
@@ -92,6 +92,8 @@ def test_a_scale_of_one_changes_nothing_but_the_record(
 ) -> None:
     loaded = load_model(checkpoint("llama"), interpolation=interpolation, window=WINDOW)
     config = loaded.model.config.to_dict()
+    with_attention_scale(config, 1.3)
+    assert config == loaded.model.config.to_dict(), "the given one is left alone"
     scaled = with_scaled_attention(loaded.model, 1.0).config.to_dict()
     assert scaled.pop("original_attention_factor") == pytest.approx(rope_state(loaded.model.config).attention_factor)
     assert scaled == config
@@ -163,20 +165,12 @@ def test_a_4_era_yarn_checkpoint_takes_one(checkpoint: Callable[[str], Path], tm
 
 def test_refusals_are_one_line(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     base = load_model(checkpoint("llama")).model
-    with pytest.raises(ConfigError, match=r"interpolation is 'none'.*yarn, longrope"):
+    with pytest.raises(ConfigError, match=r"'none'.*yarn, longrope"):
         with_scaled_attention(base, 1.1)
     config = write_rope(base.config.to_dict(), YaRN(), WINDOW)
     for scale in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ConfigError, match="attention scale is"):
+        with pytest.raises(ConfigError, match=str(scale)):
             with_attention_scale(config, scale)
     stretched = load_model(checkpoint("llama"), interpolation=YaRN(), window=WINDOW).model
-    with pytest.raises(CheckpointError, match=r"nowhere.*cannot be read or written"):
+    with pytest.raises(CheckpointError, match="nowhere"):
         save_attention_scale(tmp_path / "nowhere", stretched.config, 1.1)
-
-
-def test_the_given_config_is_left_alone(checkpoint: Callable[[str], Path]) -> None:
-    config = write_rope(load_model(checkpoint("llama")).model.config.to_dict(), YaRN(), WINDOW)
-    before = json.dumps(config, default=str)
-    with_attention_scale(config, 1.3)
-    assert json.dumps(config, default=str) == before
-    assert read_rope(config).trained_factor is None

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import WINDOW
+from tiny_models import WINDOW, far_logits
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from skipwise.loss import training_inputs
 from skipwise.model import (
     load_model,
     read_config,
@@ -96,13 +95,6 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
     finish(writer)
 
 
-@torch.no_grad()
-def logits(model: Any, farthest: int = WINDOW.target) -> torch.Tensor:
-    """Logits of two chunks, at the start and at the end of `farthest` tokens."""
-    positions = torch.cat([torch.arange(16), torch.arange(farthest - 16, farthest)])[None]
-    return model(**training_inputs(torch.arange(32)[None] % 90, positions)).logits
-
-
 @pytest.fixture(scope="module")
 def original(tiny_checkpoint: Path) -> Any:
     """A Llama whose attention is far from uniform, so that a wrong order of rows shows in the logits."""
@@ -133,7 +125,7 @@ def test_no_text_becomes_a_token_that_the_library_adds_to_a_gguf_file(file: Path
 
 def test_a_gguf_file_loads_extends_and_saves(file: Path, original: Any, tmp_path: Path) -> None:
     base = load_model(file)
-    assert torch.equal(logits(base.model), logits(original))
+    assert torch.equal(far_logits(base.model), far_logits(original))
     state = read_rope(read_config(file).to_dict())
     assert (state.theta, state.original, state.maximum) == (10_000, WINDOW.original, WINDOW.original)
 
@@ -142,12 +134,12 @@ def test_a_gguf_file_loads_extends_and_saves(file: Path, original: Any, tmp_path
     expected = YaRN().table(state.spec, WINDOW)
     (table,) = rotary_tables(model).values()
     np.testing.assert_allclose(table.inv_freq, expected.inv_freq, rtol=1e-6, atol=0)
-    assert torch.equal(logits(model), logits(with_rope(original, YaRN(), WINDOW)))
-    assert not torch.equal(logits(model), logits(original))
+    assert torch.equal(far_logits(model), far_logits(with_rope(original, YaRN(), WINDOW)))
+    assert not torch.equal(far_logits(model), far_logits(original))
 
     save_model(model, tokenizer, tmp_path / "saved")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    assert torch.equal(logits(reloaded), logits(model))
+    assert torch.equal(far_logits(reloaded), far_logits(model))
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert again(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
     assert tokenizer.decode(tokenizer(TEXT)["input_ids"]) == TEXT
@@ -269,7 +261,7 @@ def test_a_real_model_is_extended_and_saved(real_file: Path, tmp_path: Path) -> 
 
     save_model(model, tokenizer, tmp_path / "saved")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    assert torch.equal(logits(reloaded, 20_000), logits(model, 20_000))
+    assert torch.equal(far_logits(reloaded, 20_000), far_logits(model, 20_000))
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
     for text in TEXTS:
         assert again(text).input_ids == tokenizer(text).input_ids

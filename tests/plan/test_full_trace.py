@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from full_trace import full_prefill, full_step
-from transformers import AutoConfig
+from tiny_models import EXPERTS, PLANNED, tiny_config
 
 from skipwise.config import FullTuning, LoraTuning, QloraTuning, Tuning
 from skipwise.errors import UnsupportedModelError
@@ -13,30 +13,22 @@ from skipwise.plan.trace import Step, Tracer
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 LORA, QLORA = LoraTuning(rank=4), QloraTuning(rank=4)
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 6,
-    "vocab_size": 500,
-    "max_position_embeddings": 512,
-}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "dense": {"model_type": "llama"},
-    "grouped, tied": {"model_type": "llama", "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "dense": {"model_type": "llama", "num_key_value_heads": 4},
+    "grouped, tied": {"model_type": "llama", "tie_word_embeddings": True},
     "biases": {"model_type": "qwen2", "num_key_value_heads": 1},
-    "sliding": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 128},
-    "sliding and full, capped": {"model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 16},
+    "sliding": {"model_type": "mistral", "sliding_window": 128},
+    "sliding and full, capped": {"model_type": "gemma2", "head_dim": 16},
     "sliding and full, normed heads": {"model_type": "gemma3_text", "num_key_value_heads": 1, "head_dim": 32},
     "parallel, layer norms": {"model_type": "gpt_neox"},
-    "scaled": {"model_type": "granite", "num_key_value_heads": 2, "logits_scaling": 4.0},
-    "latent": {"model_type": "phi3", "num_key_value_heads": 4, "pad_token_id": 0},
+    "scaled": {"model_type": "granite", "logits_scaling": 4.0},
+    "latent": {"model_type": "phi3", "num_key_value_heads": 4},
 }
 
 
 def config_of(name: str) -> Any:
-    settings: dict[str, Any] = SIZES | CONFIGS[name]
-    return AutoConfig.for_model(settings.pop("model_type"), **settings)
+    settings: dict[str, Any] = PLANNED | {"num_hidden_layers": 6} | CONFIGS[name]
+    return tiny_config(**settings)
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +38,9 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_of_few_slices_equals_the_whole_one() -> None:
-    step = {"window_tokens": 150, "batch": 2, "tuning": LORA, "dtype": BFLOAT16, "autocast": BFLOAT16}
+    step = Step(window_tokens=150, batch=2, tuning=LORA, dtype=BFLOAT16, autocast=BFLOAT16)
     config = config_of("grouped, tied")
-    assert Tracer(config).step(Step(**step)).further == full_step(config, gradients_held=True, **step)
+    assert Tracer(config).step(step).further == full_step(config, step, gradients_held=True)
 
 
 CASES: list[dict[str, Any]] = [
@@ -70,9 +62,8 @@ def test_every_step_equals_the_whole_one(name: str, tuning: Tuning) -> None:
     tracer = Tracer(config)
     for case in CASES:
         dtype = FLOAT32 if tuning.kind == "full" else BFLOAT16
-        step = {"tuning": tuning, "dtype": dtype, "autocast": BFLOAT16, **case}
-        whole = [full_step(config, gradients_held=held, **step) for held in (False, True)]
-        assert list(tracer.step(Step(**step))) == whole, case
+        step = Step(**{"tuning": tuning, "dtype": dtype, "autocast": BFLOAT16, **case})
+        assert list(tracer.step(step)) == [full_step(config, step, gradients_held=held) for held in (False, True)], case
 
 
 @pytest.mark.slow
@@ -85,6 +76,6 @@ def test_a_prefill_equals_the_whole_one(name: str) -> None:
 
 
 def test_a_router_that_reads_values_is_refused() -> None:
-    config = AutoConfig.for_model("mixtral", **SIZES, num_local_experts=4, num_experts_per_tok=2)
+    config = tiny_config("mixtral", **EXPERTS)
     with pytest.raises(UnsupportedModelError, match="MixtralForCausalLM"):
         Tracer(config).step(Step(window_tokens=16))

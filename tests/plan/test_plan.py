@@ -14,6 +14,7 @@ import huggingface_hub
 import pytest
 from quantized_checkpoints import set_config, write_fp8
 from safetensors.torch import load_file
+from tiny_models import PLANNED, SHAPE, tiny_config
 from transformers import AutoConfig
 
 from skipwise import cli
@@ -31,16 +32,7 @@ from skipwise.report.quantities import bytes_text
 from skipwise.rope import interpolation_from
 from skipwise.train.arguments import training_settings
 
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "vocab_size": 300,
-    "max_position_embeddings": 256,
-}
+CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SHAPE, **PLANNED}
 
 
 def config_folder(folder: Path, **changes: Any) -> str:
@@ -191,9 +183,9 @@ def test_windows_of_full_length_are_split_by_context() -> None:
     ],
 )
 def test_a_scaled_model_is_planned_with_more_of_the_same(rope: dict[str, Any], expected: dict[str, Any]) -> None:
-    settings = {**CONFIG, "max_position_embeddings": 4096, "original_max_position_embeddings": 256}
+    lengths = {"max_position_embeddings": 4096, "original_max_position_embeddings": 256}
     rope = {"rope_theta": 1e4, "original_max_position_embeddings": 256, **rope}
-    shape = shape_of(AutoConfig.for_model(settings.pop("model_type"), **settings, rope_parameters=rope))
+    shape = shape_of(tiny_config("llama", **lengths, rope_parameters=rope))
     asked = scaled_by(shape.config, 8192)
     assert asked is not None
     assert asked.items() >= expected.items()

@@ -11,11 +11,11 @@ pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsan
 import torch
 from bitsandbytes.nn import Linear4bit
 from full_trace import really_held
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tiny_models import ODD, save_tiny, tiny_config
 
 from skipwise.config import QloraTuning
 from skipwise.memory import four_bit_bytes
-from skipwise.model import FourBits, four_bits, load_model, read_config
+from skipwise.model import four_bits, load_model, read_config
 from skipwise.plan.machines import MACHINES, Utilisation
 from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
@@ -23,34 +23,13 @@ from skipwise.plan.trace import Step, Tracer
 from skipwise.plan.training import Approach, TrainingPlanner
 
 CPU = torch.device("cpu")
-# Sizes that fill neither a block of weights nor one of scales, and one with more scales than fit in a block.
-ODD: dict[str, Any] = {
-    "vocab_size": 256,
-    "hidden_size": 36,
-    "intermediate_size": 1001,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 18,
-    "max_position_embeddings": 64,
-    "attention_bias": True,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
 
 
 @pytest.fixture(params=["tiny", "odd", "embedded"])
 def source(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path: Path) -> str:
     if request.param != "odd":
         return str(tiny_checkpoint) if request.param == "tiny" else "embedded"
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **ODD)).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
-    return str(tmp_path)
-
-
-def quantization(tuning: QloraTuning, dtype: torch.dtype) -> FourBits:
-    return four_bits(tuning, CPU, compute=dtype)
+    return str(save_tiny(tmp_path, tiny_config("llama", **ODD)))
 
 
 def bytes_of(tensors: list[torch.Tensor]) -> int:
@@ -72,7 +51,7 @@ def test_a_quantized_model_takes_the_bytes_that_are_planned(
     source: str, quant: str, double_quant: bool, dtype: torch.dtype
 ) -> None:
     tuning = QloraTuning(rank=2, quant=quant, double_quant=double_quant)  # type: ignore[arg-type]
-    model = load_model(source, dtype=dtype, quantization=quantization(tuning, dtype)).model
+    model = load_model(source, dtype=dtype, quantization=four_bits(tuning, CPU, compute=dtype)).model
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert layers
     profiles = Profiles(model_shape(source))
@@ -101,7 +80,7 @@ def test_a_trace_in_four_bits_equals_a_real_step(
 ) -> None:
     tuning, window = QloraTuning(rank=2), 16
     dtype = autocast or torch.float32
-    model: Any = load_model(tiny_checkpoint, dtype=dtype, quantization=quantization(tuning, dtype)).model
+    model: Any = load_model(tiny_checkpoint, dtype=dtype, quantization=four_bits(tuning, CPU, compute=dtype)).model
     held = really_held(model, tuning, window, checkpointing=checkpointing, autocast=autocast)
     profile = (
         Tracer(read_config(str(tiny_checkpoint)))

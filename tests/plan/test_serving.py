@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+from tiny_models import WINDOW, family_config
 
 from skipwise.model import rope_state
 from skipwise.model.extend import extended_config
@@ -141,10 +141,7 @@ def test_only_base_models_get_rope_flags() -> None:
 
 
 def test_overrides_are_nested_as_the_text_model_is() -> None:
-    small = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 16}
-    small |= {"max_position_embeddings": 256, "vocab_size": 500}
-    whole = AutoConfig.for_model("gemma3", vision_config={"num_hidden_layers": 1}, text_config=small)
-    within = extended_config(whole, interpolation_from("yarn"), Window(train=256, original=256, target=1024))
+    within = extended_config(family_config("gemma3"), interpolation_from("yarn"), WINDOW)
     assert rope_state(model_shape("gemma-3-27b").config).kind == "linear"
     part = extended("gemma-3-27b", 262144, "linear")
     for config, name in ((within, None), (part, "text_config")):

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import FAMILIES, SHAPE
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from tiny_models import FAMILIES, family_config
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from skipwise.errors import UnsupportedModelError
 from skipwise.memory import kv_cache_bytes, prefill_flops, training_flops
@@ -32,14 +32,9 @@ PUBLISHED = {
 KEEPING_OTHERS, CONVERTED = [family for family in FAMILIES if family == "lfm3"], ("gptj",)
 
 
-def tiny_config(family: str) -> Any:
-    settings = FAMILIES[family]
-    if "text_config" not in settings:
-        settings = {**SHAPE, **settings}
-    if family == "gpt_neox":
-        # Its heads are not grouped, and its code ignores this setting.
-        settings.pop("num_key_value_heads")
-    return AutoConfig.for_model(family, **settings)
+def config_of(family: str) -> Any:
+    # The code of GPT-NeoX ignores that heads be grouped.
+    return family_config(family, **({"num_key_value_heads": 4} if family == "gpt_neox" else {}))
 
 
 @pytest.mark.parametrize("card", MODEL_CARDS)
@@ -60,7 +55,7 @@ def test_deepseek_v3_activates_37_billion() -> None:
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in (*KEEPING_OTHERS, *CONVERTED)])
 def test_cache_is_as_large_as_the_real_one(family: str) -> None:
-    model: Any = AutoModelForCausalLM.from_config(tiny_config(family)).eval()
+    model: Any = AutoModelForCausalLM.from_config(config_of(family)).eval()
     cache, read = DynamicCache(config=model.config), 0
     for tokens in torch.randint(3, 96, (1, 50)).split(10, dim=1):
         with torch.no_grad():
@@ -72,12 +67,12 @@ def test_cache_is_as_large_as_the_real_one(family: str) -> None:
 @pytest.mark.parametrize("family", KEEPING_OTHERS)
 def test_layers_with_another_cache_are_refused(family: str) -> None:
     with pytest.raises(UnsupportedModelError, match="LinearAttentionLayer"):
-        layer_shapes(tiny_config(family))
+        layer_shapes(config_of(family))
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in CONVERTED])
 def test_every_parameter_is_counted_once(family: str) -> None:
-    model = without_weights(tiny_config(family))
+    model = without_weights(config_of(family))
     counts = count_parameters(model)
     assert counts.total == sum(parameter.numel() for parameter in model.parameters())
     assert counts.embedding == sum(p.numel() for p in model.get_input_embeddings().parameters())
@@ -89,7 +84,7 @@ def test_operations_are_those_that_torch_counts() -> None:
     """torch's counter has attention over all pairs, ours over the causal half."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = tiny_config("llama")
+    config = config_of("llama")
     model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     shape, length = shape_of(model.config), 64
     ids = torch.randint(3, 96, (1, length))

@@ -5,25 +5,18 @@ from typing import Any
 import pytest
 import torch
 from full_trace import really_held
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from tiny_models import PLANNED, tiny_config
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from skipwise.config import FullTuning, LoraTuning
 from skipwise.hollow import Ledger
 from skipwise.plan.trace import Step, Tracer
 
-LAYERS, WINDOW = 4, 256
-SETTINGS = {
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 500,
-    "max_position_embeddings": 512,
-}
+LAYERS, WINDOW = PLANNED["num_hidden_layers"], 256
 
 
-def config_of(kind: str, layers: int = LAYERS) -> Any:
-    return AutoConfig.for_model(kind, **SETTINGS, num_hidden_layers=layers)
+def config_of(kind: str) -> Any:
+    return tiny_config(kind, **PLANNED)
 
 
 FULL, LORA, FLOAT32, BFLOAT16 = FullTuning(), LoraTuning(rank=4), torch.float32, torch.bfloat16

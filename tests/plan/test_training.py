@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from tiny_models import PLANNED, tiny_config
 
 from skipwise.config import FullTuning, LoraTuning, QloraTuning, RunConfig
 from skipwise.errors import ConfigError
@@ -25,20 +25,11 @@ from skipwise.plan.training import Approach, Job, TrainingPlanner, approaches, s
 from skipwise.train.tuning import apply_tuning
 from skipwise.window import Window
 
-SMALL = {
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 500,
-    "max_position_embeddings": 256,
-}
 SHORT = Approach(name="short", window_tokens=256, tuning=FullTuning())
 
 
 def small_shape(kind: str = "llama") -> ModelShape:
-    return shape_of(AutoConfig.for_model(kind, **SMALL, **({"head_dim": 16} if kind == "gemma2" else {})))
+    return shape_of(tiny_config(kind, **PLANNED, **({"head_dim": 16} if kind == "gemma2" else {})))
 
 
 @cache

@@ -220,7 +220,7 @@ def test_longrope_takes_given_lists():
     given_lists = LongRoPE(short_factor=(1, 1.5), long_factor=(2, 7))
     np.testing.assert_allclose(given_lists.table(spec, window).inv_freq, [1 / 2, 0.01 / 7])
     assert_same(given_lists.table(spec, window), library_table(given_lists, spec, window), spec)
-    with pytest.raises(ConfigError, match=r"long_factor has 3 divisors.* give 2"):
+    with pytest.raises(ConfigError, match="long_factor"):
         LongRoPE(long_factor=(1, 2, 3)).table(spec, window)
 
 
@@ -235,7 +235,7 @@ def test_calibration_scales_the_attention_factor_for_every_engine():
 
 @pytest.mark.parametrize("kind", ["ntk", "dynamic"])
 def test_a_base_change_of_two_dimensions_is_refused(kind: str):
-    with pytest.raises(ConfigError, match=r"rotary_dim is 2.*linear or yarn"):
+    with pytest.raises(ConfigError, match="rotary_dim is 2"):
         INTERPOLATIONS[kind]().table(RopeSpec(rotary_dim=2, theta=1e4), window_of(64, 2))
 
 

@@ -123,11 +123,19 @@ def test_lengths_and_base_survive_save_and_reload(family: str, kind: str, tmp_pa
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "gemma3_text", "deepseek_v3"])
-def test_writing_the_same_again_changes_nothing(family: str):
+@pytest.mark.parametrize("target", [TARGET, 4 * TARGET])
+def test_extending_twice_equals_extending_once(family: str, target: int):
+    further = Window(train=128, original=ORIGINAL, target=target)
     for kind in INTERPOLATIONS if family != "phi3" else ("none", "ntk", "longrope"):
-        once = write_rope(family_config(family), interpolation_from(kind), WINDOW)
-        before = copy.deepcopy(once)
-        assert write_rope(once, interpolation_from(kind), WINDOW) == once == before
+        first = write_rope(family_config(family), interpolation_from(kind), WINDOW)
+        before = copy.deepcopy(first)
+        once = write_rope(family_config(family), interpolation_from(kind), further)
+        assert write_rope(first, interpolation_from(kind), further) == once
+        assert first == before
+        if family == "llama":  # Also where only the entries of one era are left.
+            legacy = {name: value for name, value in first.items() if name != "rope_parameters"}
+            again = write_rope(legacy, interpolation_from(kind), further)
+            assert again["rope_parameters"] == once["rope_parameters"]
 
 
 def test_a_reader_of_the_4_era_finds_theta_and_scaling():
@@ -168,8 +176,6 @@ def test_layers_with_a_sliding_window_keep_their_table():
         after = tables_in_use(model_of(write_rope(family_config("gemma3_text"), interpolation_from(kind), WINDOW)))
         np.testing.assert_array_equal(after["sliding_attention"].inv_freq, before["sliding_attention"].inv_freq)
         assert kind == "none" or (after["full_attention"].inv_freq < before["full_attention"].inv_freq).any()
-    with pytest.raises(ConfigError, match="truncate"):
-        write_rope(family_config("gemma3_text"), YaRN(truncate=False), WINDOW)
 
 
 def test_a_4_era_config_of_a_model_with_two_bases_is_read_and_written():
@@ -200,17 +206,6 @@ def test_entries_that_no_interpolation_owns_stay():
 # --- extending a model that is scaled already ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", INTERPOLATIONS)
-def test_extending_twice_equals_extending_once(kind: str):
-    further = Window(train=128, original=ORIGINAL, target=4 * TARGET)
-    first = write_rope(family_config("llama"), interpolation_from(kind), WINDOW)
-    once = write_rope(family_config("llama"), interpolation_from(kind), further)
-    assert write_rope(first, interpolation_from(kind), further) == once
-    # Also where only the entries of one era are left.
-    legacy = {name: value for name, value in first.items() if name != "rope_parameters"}
-    assert write_rope(legacy, interpolation_from(kind), further)["rope_parameters"] == once["rope_parameters"]
-
-
 @pytest.mark.parametrize("before", INTERPOLATIONS)
 @pytest.mark.parametrize("after", INTERPOLATIONS)
 def test_another_kind_on_top_is_refused(before: str, after: str):
@@ -219,7 +214,7 @@ def test_another_kind_on_top_is_refused(before: str, after: str):
     if before in ("none", after):
         write_rope(scaled, interpolation_from(after), further)
         return
-    with pytest.raises(ConfigError, match=f"scaled by {before!r} already"):
+    with pytest.raises(ConfigError, match=repr(before)):
         write_rope(scaled, interpolation_from(after), further)
 
 
@@ -227,14 +222,8 @@ def test_another_kind_on_top_is_refused(before: str, after: str):
 def test_taking_the_extended_window_for_the_original_is_refused(kind: str):
     scaled = write_rope(family_config("llama"), interpolation_from(kind), WINDOW)
     doubled = Window(train=128, original=TARGET, target=2 * TARGET)
-    with pytest.raises(ConfigError, match=f"pre-trained for {ORIGINAL}"):
+    with pytest.raises(ConfigError, match=str(ORIGINAL)):
         write_rope(scaled, interpolation_from(kind), doubled)
-
-
-def test_a_shorter_target_is_refused():
-    scaled = write_rope(family_config("llama"), YaRN(), WINDOW)
-    with pytest.raises(ConfigError, match=r"target is 2048 .* handles 4096 already"):
-        write_rope(scaled, YaRN(), Window(train=128, original=ORIGINAL, target=2048))
 
 
 def test_calibration_at_the_same_target_does_not_add_up():
@@ -244,14 +233,6 @@ def test_calibration_at_the_same_target_does_not_add_up():
         scaled = write_rope(scaled, calibrated, WINDOW)
     assert scaled["rope_parameters"]["factor"] == 16.0
     assert scaled["rope_parameters"]["attention_factor"] == pytest.approx(1.1 * (0.1 * np.log(16) + 1))
-
-
-def test_a_base_is_not_lowered():
-    raised = write_rope(family_config("llama"), NTK(theta=1e8), WINDOW)
-    further = Window(train=128, original=ORIGINAL, target=2 * TARGET)
-    with pytest.raises(ConfigError, match="would lower the base"):
-        write_rope(raised, NTK(), further)
-    assert write_rope(raised, NTK(theta=2e8), further)["rope_theta"] == 2e8
 
 
 # Proportional RoPE: the fast pairs of a head turn, the others stand still
@@ -292,7 +273,7 @@ def test_wider_heads_are_found_however_they_are_written(heads: dict[str, Any]) -
 
 @pytest.mark.parametrize("given", [[{"head_dim": 32}], {"1": 32}])
 def test_settings_by_layer_of_another_form_are_named(given: Any) -> None:
-    with pytest.raises(ConfigError, match=r"per_layer_config is .*32.* give a dict of settings by layer"):
+    with pytest.raises(ConfigError, match=r"per_layer_config.*32"):
         read_rope(gemma4_config().to_dict() | {"per_layer_config": given})
 
 
@@ -305,5 +286,5 @@ def test_a_base_change_slows_the_slowest_pair_that_turns() -> None:
 
 @pytest.mark.parametrize("kind", ["dynamic", "yarn", "llama3", "longrope"])
 def test_proportional_rope_is_refused_what_the_library_has_not(kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{kind}', but rope type proportional .* takes only none, linear, ntk"):
+    with pytest.raises(ConfigError, match=f"'{kind}'.* none, linear, ntk"):
         write_rope(gemma4_config().to_dict(), INTERPOLATIONS[kind](), WINDOW)

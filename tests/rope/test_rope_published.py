@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from skipwise.errors import ConfigError, UnsupportedModelError
 from skipwise.rope import (
+    NTK,
     DynamicNTK,
     Interpolation,
     Linear,
@@ -72,6 +73,7 @@ PUBLISHED = [
     (PHI_35, "longrope", 4096, 32.0),
     (DEEPSEEK_V3, "yarn", 4096, 40.0),
     (NEOX_4_ERA, "none", 2048, 1.0),
+    (LINEAR_4_ERA | {"rope_scaling": {"factor": 1.0, "type": "linear"}}, "none", 16384, 1.0),
 ]
 
 
@@ -99,89 +101,107 @@ def extended(published: dict[str, Any], interpolation: Interpolation, target: in
     return write_rope(published, interpolation, window)
 
 
-def test_a_factor_that_does_not_follow_from_the_lengths_must_be_given():
-    with pytest.raises(ConfigError, match=r"scaled by 8 for 16 times .* factor: 16 "):
-        extended(LLAMA_31, Llama3(), 262144)
-    assert extended(LLAMA_31, Llama3(factor=16.0), 262144)["rope_parameters"]["factor"] == 16.0
+def without(config: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in names}
 
 
-def test_a_long_context_switch_is_not_undone_in_silence():
-    with pytest.raises(ConfigError, match=r"target is 65536 .* handles 131072 already"):
-        extended(QWEN_25, YaRN(), 65536)
-    assert extended(QWEN_25, YaRN(), 131072)["rope_parameters"]["factor"] == 4.0
-    assert extended(QWEN_25, YaRN(), 262144)["rope_parameters"]["factor"] == 8.0
+GROWN = family_config("llama") | {"max_position_embeddings": 1024, "original_max_position_embeddings": ORIGINAL}
+GPTJ = {"model_type": "gptj", "n_positions": ORIGINAL, "rotary_dim": 8, "n_embd": 64, "n_head": 4}
+TOLD = {"original_max_position_embeddings": 4096}
+LONGER = LongRoPE(short_factor=(1.0,) * 8, long_factor=(1.1, 1.5, 2.5, 4, 8, 20, 40, 64))
 
 
-def test_a_linear_scaling_of_unknown_origin_is_refused_until_the_config_tells():
-    with pytest.raises(ConfigError, match="setting original"):
-        extended(LINEAR_4_ERA, Linear(), 32768)
-    told = LINEAR_4_ERA | {"original_max_position_embeddings": 4096}
-    assert extended(told, Linear(), 32768)["rope_parameters"]["factor"] == 8.0
+@pytest.mark.parametrize(
+    ("published", "interpolation", "target", "named"),
+    [
+        # A factor that does not follow from the lengths: the one that keeps the ratio is named.
+        (LLAMA_31, Llama3(), 262144, "factor: 16 "),
+        # A long-context switch that would be undone.
+        (QWEN_25, YaRN(), 65536, "target is 65536"),
+        (LINEAR_4_ERA, Linear(), 32768, "setting original"),
+        (PHI_35, LongRoPE(), 262144, "long_factor"),
+        (DEEPSEEK_V3, YaRN(), 2 * 163840, "mscale: 1.0"),
+        (GROWN, YaRN(), TARGET, "original_rope_theta"),
+        # Models whose code takes some kinds only.
+        (family_config("phi3"), YaRN(), TARGET, "none, ntk, longrope"),
+        (family_config("llama") | {"model_type": "phimoe"}, LongRoPE(), TARGET, "phimoe .* none, ntk"),
+        (GPTJ | {"rope_theta": 1e4}, YaRN(), TARGET, "gptj .* none"),
+        (family_config("gemma3_text"), YaRN(truncate=False), TARGET, "truncate"),
+        (write_rope(family_config("llama"), YaRN(), WINDOW), YaRN(), TARGET // 2, f"target is {TARGET // 2}"),
+        # A base that would be lowered.
+        (write_rope(family_config("llama"), NTK(theta=1e8), WINDOW), NTK(), 2 * TARGET, "1e.08"),
+    ],
+)
+def test_what_does_not_compose_is_refused_and_the_setting_named(
+    published: dict[str, Any], interpolation: Interpolation, target: int, named: str
+):
+    with pytest.raises(ConfigError, match=named):
+        extended(published, interpolation, target)
+
+
+@pytest.mark.parametrize(
+    ("published", "interpolation", "target", "entries"),
+    [
+        (LLAMA_31, Llama3(factor=16.0), 262144, {"factor": 16.0}),
+        (QWEN_25, YaRN(), 131072, {"factor": 4.0}),
+        (QWEN_25, YaRN(), 262144, {"factor": 8.0}),
+        (LINEAR_4_ERA | TOLD, Linear(), 32768, {"factor": 8.0}),
+        (PHI_35, LONGER, 262144, {"long_factor": [1.1, 1.5, 2.5, 4, 8, 20, 40, 64]}),
+        (
+            DEEPSEEK_V3,
+            YaRN(mscale=1.0, mscale_all_dim=1.0),
+            2 * 163840,
+            {"factor": 80.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+        ),
+        (GROWN | {"original_rope_theta": 250_000.0}, YaRN(), TARGET, {"factor": 16.0}),
+        (write_rope(family_config("llama"), NTK(theta=1e8), WINDOW), NTK(theta=2e8), 2 * TARGET, {"rope_theta": 2e8}),
+    ],
+)
+def test_a_scaling_goes_on_from_its_original_window(
+    published: dict[str, Any], interpolation: Interpolation, target: int, entries: dict[str, Any]
+):
+    assert extended(published, interpolation, target)["rope_parameters"].items() >= entries.items()
 
 
 def test_dynamic_scaling_of_others_continues_from_their_maximum():
-    written = extended(DYNAMIC_4_ERA, DynamicNTK(factor=2.0), 16384)
-    state = read_rope(written)
+    state = read_rope(extended(DYNAMIC_4_ERA, DynamicNTK(factor=2.0), 16384))
     assert state.theta == 10000.0
     assert isinstance(state.interpolation, DynamicNTK)
     assert state.interpolation.factor == pytest.approx(2.0)
 
 
-def test_searched_divisors_are_not_replaced_in_silence():
-    with pytest.raises(ConfigError, match="searched for it"):
-        extended(PHI_35, LongRoPE(), 262144)
-    longer = LongRoPE(short_factor=(1.0,) * 8, long_factor=(1.1, 1.5, 2.5, 4, 8, 20, 40, 64))
-    assert extended(PHI_35, longer, 262144)["rope_scaling"]["long_factor"][-1] == 64
+def test_names_of_the_window_stay_those_of_the_family():
+    assert write_rope(GPTJ, Unscaled(), WINDOW)["n_positions"] == TARGET
 
 
-def test_the_weights_of_deepseeks_logarithm_must_go_on():
-    with pytest.raises(ConfigError, match=r"mscale is None, .* scaled with 1.0"):
-        extended(DEEPSEEK_V3, YaRN(), 2 * 163840)
-    parameters = extended(DEEPSEEK_V3, YaRN(mscale=1.0, mscale_all_dim=1.0), 2 * 163840)["rope_parameters"]
-    assert (parameters["factor"], parameters["mscale"], parameters["mscale_all_dim"]) == (80.0, 1.0, 1.0)
+LOST = without(LLAMA_31, "rope_theta")
 
 
-def test_a_window_that_grew_from_an_unknown_base_is_refused():
-    grown = family_config("llama") | {"max_position_embeddings": 1024, "original_max_position_embeddings": ORIGINAL}
-    with pytest.raises(ConfigError, match='add "original_rope_theta"'):
-        write_rope(grown, YaRN(), WINDOW)
-    write_rope(grown | {"original_rope_theta": 250_000.0}, YaRN(), WINDOW)
+@pytest.mark.parametrize(
+    "config",
+    [
+        without(LOST, "rope_scaling"),
+        # LLaMA and Llama 2, which no published model of another base shares the vocabulary of, may be scaled as well.
+        LOST | {"vocab_size": 32000},
+    ],
+)
+def test_a_base_that_may_be_left_out_is_the_familys(config: dict[str, Any]):
+    assert read_rope(config).theta == 10000.0
 
 
-def test_a_lost_base_is_refused():
-    lost = {name: value for name, value in LLAMA_31.items() if name != "rope_theta"}
-    with pytest.raises(ConfigError, match="has no rope_theta"):
-        read_rope(lost)
-    llama_2 = {name: value for name, value in lost.items() if name != "rope_scaling"}
-    assert read_rope(llama_2).theta == 10000.0
-    # LLaMA and Llama 2, which no published model of another base shares the vocabulary of, may be scaled as well.
-    assert read_rope(lost | {"vocab_size": 32000}).theta == 10000.0
-    with pytest.raises(ConfigError, match="has no rope_theta"):
-        read_rope(llama_2 | {"model_type": "gpt2"})
+LAYERS_UNKNOWN = family_config("llama") | {"rope_parameters": {"main": dict(PLAIN), "compress": dict(PLAIN)}}
 
 
-@pytest.mark.parametrize("maximum", [None, 4096.5, "4096", 1])
-def test_a_maximum_that_is_no_number_of_tokens_is_refused(maximum: Any):
-    with pytest.raises(ConfigError, match="whole number of tokens"):
-        read_rope(NEOX_4_ERA | {"max_position_embeddings": maximum})
-
-
-def test_models_that_cannot_take_a_kind_are_refused():
-    with pytest.raises(ConfigError, match=r"phi3 .* none, ntk, longrope"):
-        write_rope(family_config("phi3"), YaRN(), WINDOW)
-    gptj = {"model_type": "gptj", "n_positions": ORIGINAL, "rotary_dim": 8, "n_embd": 64, "n_head": 4}
-    with pytest.raises(ConfigError, match=r"phimoe .* only none, ntk"):
-        write_rope(family_config("llama") | {"model_type": "phimoe"}, LongRoPE(), WINDOW)
-    with pytest.raises(ConfigError, match=r"gptj .* only none"):
-        write_rope(gptj, YaRN(), WINDOW)
-    assert write_rope(gptj, Unscaled(), WINDOW)["n_positions"] == TARGET
-
-
-def test_rotary_embeddings_of_unknown_form_are_refused():
-    axial = family_config("llama")
-    axial["rope_parameters"]["rope_type"] = "axial"
-    with pytest.raises(UnsupportedModelError, match="axial"):
-        read_rope(axial)
-    unknown_layers = family_config("llama") | {"rope_parameters": {"main": dict(PLAIN), "compress": dict(PLAIN)}}
-    with pytest.raises(UnsupportedModelError, match="main, compress"):
-        read_rope(unknown_layers)
+@pytest.mark.parametrize(
+    ("config", "error", "named"),
+    [
+        (LOST, ConfigError, "rope_theta"),
+        (without(LOST, "rope_scaling") | {"model_type": "gpt2"}, ConfigError, "rope_theta"),
+        *((NEOX_4_ERA | {"max_position_embeddings": n}, ConfigError, str(n)) for n in (None, 4096.5, "4096", 1)),
+        (family_config("llama") | {"rope_parameters": {**PLAIN, "rope_type": "axial"}}, UnsupportedModelError, "axial"),
+        (LAYERS_UNKNOWN, UnsupportedModelError, "main, compress"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(config: dict[str, Any], error: type[Exception], named: str):
+    with pytest.raises(error, match=named):
+        read_rope(config)

@@ -6,24 +6,17 @@ from typing import Any
 import pytest
 import torch
 from refusals import refused
-from tiny_models import NARROW, SHAPE, SIGLIP, tiny_config
+from tiny_models import FAMILIES, family_config
 from transformers import AutoModelForCausalLM
 
 from skipwise.config import FullTuning, LoraTuning
 from skipwise.errors import ConfigError
 from skipwise.train.tuning import apply_tuning, check_tuning
 
-SMALL = SHAPE | NARROW
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": SMALL,
-    "gemma3": {"text_config": {**SMALL, "head_dim": 16, "sliding_window": 32}, "vision_config": SIGLIP},
-    "mixtral": {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2},
-}
-
 
 def build(family: str, device: str = "cpu", **changes: Any) -> Any:
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(tiny_config(family, **MODELS[family] | changes))
+        return AutoModelForCausalLM.from_config(family_config(family, **changes))
 
 
 def trained(model: Any) -> set[str]:
@@ -47,7 +40,7 @@ def test_full_tuning_trains_all_that_makes_text_and_nothing_else() -> None:
 @pytest.mark.parametrize("targets", [None, ["q_proj", "v_proj"]])
 def test_low_rank_additions_norms_and_embeddings_are_of_the_decoder(targets: list[str] | None, tied: bool) -> None:
     tuning = LoraTuning(rank=2, target_modules=targets, train_norms=True, train_embeddings=True)
-    text = {**MODELS["gemma3"]["text_config"], "tie_word_embeddings": tied}
+    text = {**FAMILIES["gemma3"]["text_config"], "tie_word_embeddings": tied}
     names = trained(apply_tuning(build("gemma3", text_config=text, tie_word_embeddings=tied), tuning))
     assert all(is_text(name) for name in names)
     for word in ("q_proj.lora_A", "q_norm.modules_to_save", "embed_tokens.modules_to_save", "language_model.norm."):
@@ -77,11 +70,11 @@ def test_what_cannot_be_tuned_is_one_line(family: str, settings: dict[str, Any],
     ("family", "targets", "share"),
     [
         ("llama", None, 1.0),
-        # Queries are 32 x 32, keys and values 16 x 32, outputs 32 x 32, the three of the network 48 x 32.
-        ("llama", ["q_proj"], 32 / (32 + 16 + 16 + 32 + 3 * 48)),
+        # Queries are 64 x 64, keys and values 32 x 64, outputs 64 x 64, the three of the network 48 x 64.
+        ("llama", ["q_proj"], 64 / (64 + 32 + 32 + 64 + 3 * 48)),
         ("gemma3", None, 1.0),
-        ("mixtral", ["q_proj"], 32 / (32 + 16 + 16 + 32 + 4 + 4 * 3 * 48)),
-        ("mixtral", ["w1", "w2", "w3"], 4 * 3 * 48 / (32 + 16 + 16 + 32 + 4 + 4 * 3 * 48)),
+        ("mixtral", ["q_proj"], 64 / (64 + 32 + 32 + 64 + 4 + 4 * 3 * 48)),
+        ("mixtral", ["w1", "w2", "w3"], 4 * 3 * 48 / (64 + 32 + 32 + 64 + 4 + 4 * 3 * 48)),
     ],
 )
 def test_the_share_of_the_weights_that_additions_reach_is_told(

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import NARROW, tiny_config
+from tiny_models import tiny_config, tiny_model
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from skipwise.config import LoraTuning
 from skipwise.train.tuning import apply_tuning, merged
@@ -18,8 +17,7 @@ RATE = 2e-5
 
 def tuned(family: str, tied: bool, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    config = tiny_config(family, **NARROW, tie_word_embeddings=tied)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = tiny_model(tiny_config(family, tie_word_embeddings=tied), dtype=dtype).train()
     return apply_tuning(model, LoraTuning(rank=2, train_norms=True, train_embeddings=True))
 
 

@@ -22,6 +22,7 @@ from skipwise.doctor.bench import Bench, undisturbed
 from skipwise.doctor.checkpoint import local, loss, precision, reload, tables, unapplied
 from skipwise.doctor.chunks import causal, dilution, mask, positions, reach, rows, shift
 from skipwise.doctor.layers import layers
+from skipwise.names import first_line
 from skipwise.records.verdict import Verdict, require_healthy
 from skipwise.rope import Interpolation
 from skipwise.window import Window
@@ -72,11 +73,10 @@ def _run(probe: Callable[[Bench], Verdict | None], bench: Bench) -> Verdict | No
     try:
         return probe(bench)
     except Exception as error:  # Third-party model code may raise anything.
-        message = next(iter(str(error).strip().splitlines()), "no message")
         return Verdict(
             name=probe.__name__,
             status="fail",
-            detail=f"the probe stopped with {type(error).__name__}: {message[:200]}",
+            detail=f"the probe stopped with {type(error).__name__}: {first_line(error)}",
             cure="training would stop in the same way: try --set attention=eager, no gradient checkpointing or another "
             "transformers version",
         )

@@ -3,8 +3,8 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
@@ -12,14 +12,14 @@ from transformers import AutoConfig, PreTrainedModel
 from skipwise.doctor.bench import LOCAL_LAYERS, Bench, angle_error, largest, local_span
 from skipwise.loss import IGNORED, NextTokenLoss
 from skipwise.model import attention_of, is_four_bit, load_model, rotary_tables, save_config, save_model, set_attention
-from skipwise.model.extend import built_around
+from skipwise.model.extend import built_around, common_names
 from skipwise.model.rotary import text_config
 from skipwise.model.save import CONFIG_FILE
 from skipwise.model.saved import LIMIT_BYTES, differences, first_layers, layers_to_reread, weight_bytes, wrongly_saved
 from skipwise.model.source import quiet_transformers
 from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeSpec, RopeTable, eras, read_rope
-from skipwise.rope.tables import unscaled_frequencies
+from skipwise.rope.tables import deviation, unscaled_frequencies
 
 # Allows for frequencies computed in float32. Frequencies kept in 16 bits would be off by 4e-3.
 TABLE_TOLERANCE = 1e-5
@@ -163,17 +163,13 @@ def _saved_and_reread(bench: Bench, folder: str) -> tuple[str, dict[str, float] 
         return f"the config alone ({obstacle})", None, _config_reloaded(model, folder)
     save_model(model, bench.tokenizer, folder, state_dict=saved if few < layers else None)
     if few == layers and bench.tokenizer is not None and not in_four_bits:
-        again = _reloaded(model, folder)
+        how: dict[str, Any] = {"dtype": model.dtype, "attention": attention_of(model.config)}
+        again: Any = load_model(folder, **how, trust_remote_code=_brings_own_code(model)).model
+        again = again.to(model.device)
         return "the whole checkpoint", differences(again.state_dict(), saved), again
     what = f"the config and {few} of {layers} layers" if few < layers else "the whole checkpoint"
     # `load_model` would dequantize 4-bit weights, so their logits are computed with the weights in memory.
     return what, wrongly_saved(model, folder, few), _config_reloaded(model, folder)
-
-
-def _reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    attention, own_code = attention_of(model.config), _brings_own_code(model)
-    loaded = load_model(folder, dtype=model.dtype, attention=attention, trust_remote_code=own_code)
-    return loaded.model.to(model.device)  # pyright: ignore[reportArgumentType]
 
 
 def _config_reloaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
@@ -193,8 +189,7 @@ def _brings_own_code(model: PreTrainedModel) -> bool:
 
 def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
     """Expected tables by path as in `rotary_tables`: the interpolation's, or that of a layer type's own rope entry."""
-    own_names = {own: common for common, own in bench.config.attribute_map.items()}
-    config = {own_names.get(name, name): value for name, value in bench.config.to_dict().items()}
+    config = common_names(bench.config)
     scaled = bench.interpolation.table(read_rope(config).spec, bench.window)
     entries = config.get("rope_parameters") or {}
     expected = {}
@@ -207,13 +202,3 @@ def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
             inv_freq = unscaled_frequencies(spec) / entries[kind].get("factor", 1.0)
             expected[path] = RopeTable(inv_freq=inv_freq, attention_factor=1.0)
     return expected
-
-
-def deviation(found: RopeTable | None, expected: RopeTable) -> float:
-    """Largest relative difference of frequencies and attention factor; infinite if the shapes differ."""
-    if found is None or found.inv_freq.shape != expected.inv_freq.shape:
-        return float("inf")
-    scale = np.where(expected.inv_freq == 0, 1.0, expected.inv_freq)
-    frequencies = float(np.max(np.abs(found.inv_freq - expected.inv_freq) / scale))
-    off = max(frequencies, abs(found.attention_factor / expected.attention_factor - 1))
-    return off if np.isfinite([frequencies, off]).all() else float("inf")

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from skipwise.doctor.checkpoint import TABLE_TOLERANCE, deviation
+from skipwise.doctor.checkpoint import TABLE_TOLERANCE
 from skipwise.doctor.patient import TOKENIZER, Patient, number
 from skipwise.errors import SkipwiseError
 from skipwise.model.library import library_config, library_tables
+from skipwise.names import first_line
 from skipwise.rope import RopeState, eras, read_rope
+from skipwise.rope.tables import deviation
 
 _FALLBACK = 10_000.0
 # From this window on, a Qwen2 model with the fallback base has either lost its own or derives from a math model.
@@ -325,7 +327,7 @@ def _readable(patient: Patient) -> Finding:
         before = read_rope({**patient.defaults, **old}) if "rope_scaling" in old else found
     except Exception as error:  # A third-party config can contain anything.
         cure = "give the base model with --base" if "rope_theta" in str(error) else ""
-        detail = str(error) if isinstance(error, SkipwiseError) else _first_line(error)
+        detail = str(error) if isinstance(error, SkipwiseError) else first_line(error)
         return Finding("fail", detail, cure)
     detail = f"{found.kind}, base {found.theta:g}, {found.original} to {found.maximum} tokens"
     if (found.kind, found.theta, found.factor) != (before.kind, before.theta, before.factor):
@@ -350,7 +352,7 @@ def _unlike_the_library(config: Mapping[str, Any], state: RopeState) -> str | No
             return None  # The model's class is custom code, which is not run.
         tables = library_tables(library, state.maximum)
     except Exception as error:  # The library may raise anything.
-        return f"transformers rejects it ({_first_line(error)})"
+        return f"transformers rejects it ({first_line(error)})"
     ours = state.interpolation.table(state.spec, state.window)
     shared = [table for path, table in tables.items() if not path.endswith(eras.LOCAL_LAYERS)]
     off = max((deviation(table, ours) for table in shared), default=0.0)
@@ -384,7 +386,3 @@ def _is_ours(patient: Patient) -> bool:
 def _fits(entry: Mapping[str, Any], patient: Patient) -> bool:
     original, factor = entry.get(eras.ORIGINAL) or patient.text.get(eras.ORIGINAL), entry.get("factor")
     return bool(original and factor and math.isclose(patient.maximum / original, factor, rel_tol=1e-6))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -4,7 +4,7 @@ source.py            load the trained model: of a run, with its adapter merged i
 gguf.py              GGUF files; gguf_rope.py, gguf_tokenizer.py: their rotary embedding and tokenizer
 runners.py           run an export: with transformers or with llama.cpp
 comparison.py        compare rotary tables, lengths, token ids, logits and greedy text with the trained model's
-engines.py, card.py  commands for vLLM and llama.cpp, and the card
+card.py              commands for vLLM and llama.cpp, and the card
 """
 
 from typing import TYPE_CHECKING

@@ -1,12 +1,21 @@
-"""An export and its README.md: how to serve it, and how it compares with the trained model."""
+"""A finished export, commands that serve it with explicit lengths and rope settings, and its README.md."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from skipwise.export.gguf_rope import GgufRope
+from skipwise.model import rope_state
+from skipwise.plan.engines import overrides
 from skipwise.records.verdict import Verdict
 from skipwise.report.tables import markdown_cell
+from skipwise.rope import RopeState
 
+# vLLM's default for --max-lora-rank.
+_VLLM_RANK = 16
 _HEADING = "## Export"
 _CARD = "README.md"
 
@@ -32,6 +41,49 @@ class Exported:
     verdicts: Sequence[Verdict]
     commands: Mapping[str, str]
     notes: Sequence[str] = ()
+
+
+def hf_commands(folder: Path, config: Any) -> dict[str, str]:
+    """Commands for a checkpoint folder, whose config contains all settings."""
+    state = rope_state(config)
+    length = ["--max-model-len", str(state.maximum)]
+    return {
+        "vLLM": shlex.join(["vllm", "serve", str(folder), *length]),
+        "vLLM, with the rope said in full": shlex.join(
+            ["vllm", "serve", str(folder), *length, "--hf-overrides", json.dumps(overrides(config))]
+        ),
+    }
+
+
+def adapter_commands(folder: Path, base: str, config: Any, adapter: dict[str, Any]) -> dict[str, str]:
+    """Commands for an adapter on its base model, with the extension's settings; advice if vLLM cannot serve it."""
+    state = rope_state(config)
+    if adapter.get("modules_to_save"):
+        return {
+            "vLLM": "does not support adapters with trained norms or embeddings; serve the whole model: skipwise "
+            "export --to hf"
+        }
+    command = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{folder.name}={folder}"]
+    if adapter["r"] > _VLLM_RANK:
+        command += ["--max-lora-rank", str(adapter["r"])]
+    command += ["--max-model-len", str(state.maximum), "--hf-overrides", json.dumps(overrides(config))]
+    return {"vLLM": shlex.join(command)}
+
+
+def gguf_commands(path: Path, state: RopeState, rope: GgufRope) -> dict[str, str]:
+    """Commands for a GGUF file, whose metadata contains all settings."""
+    command = ["llama-server", "-m", str(path), "-c", str(state.maximum)]
+    commands = {"llama.cpp": shlex.join(command)}
+    entries = rope.entries
+    flags = ["--rope-scaling", entries["rope.scaling.type"], "--rope-freq-base", f"{entries['rope.freq_base']:.8g}"]
+    if (factor := entries.get("rope.scaling.factor")) is not None:
+        flags += ["--rope-scale", f"{factor:.8g}"]
+    if entries["rope.scaling.type"] == "yarn":
+        flags += ["--yarn-orig-ctx", str(state.original)]
+    # There are no flags for divisors, and none that works for a chosen attention factor: both come from the file.
+    if not rope.tensors:
+        commands["llama.cpp, with the rope said in full"] = shlex.join(command + flags)
+    return commands
 
 
 def write_card(folder: Path, source: Path, what: str, made: Exported) -> Path:

@@ -25,6 +25,7 @@ from skipwise.export.gguf_tokenizer import TEXTS
 from skipwise.export.runners import Runner
 from skipwise.records.verdict import Verdict, judge
 from skipwise.rope import RopeState, RopeTable, float32_angle_error, read_rope
+from skipwise.rope.tables import frequency_deviation
 
 # Allows for frequencies that are computed in float32 and converted several times.
 _TABLE_TOLERANCE = 1e-5
@@ -171,7 +172,7 @@ def compare_cut(exported: Runner, reference: Reference, stated: float, error: fl
 
 def compare_tables(found: Mapping[str, RopeTable], wanted: Mapping[str, RopeTable]) -> list[Verdict]:
     """Verdicts on rotary frequencies and attention factors. Tables are given by `global` and `local`."""
-    off = max(_deviation(found.get(kind), table) for kind, table in wanted.items())
+    off = max(frequency_deviation(found.get(kind), table) for kind, table in wanted.items())
     factors = {
         kind: (table.attention_factor, found[kind].attention_factor if kind in found else math.nan)
         for kind, table in wanted.items()
@@ -309,11 +310,3 @@ def _rms(logits: np.ndarray) -> float:
     """Root mean square over tokens and vocabulary, of each token's logits minus their mean."""
     centred = logits.astype(np.float64)
     return float(np.sqrt(np.mean((centred - centred.mean(-1, keepdims=True)) ** 2)))
-
-
-def _deviation(found: RopeTable | None, wanted: RopeTable) -> float:
-    """Largest relative difference of two tables; infinite for different shapes."""
-    if found is None or found.inv_freq.shape != wanted.inv_freq.shape:
-        return math.inf
-    scale = np.where(wanted.inv_freq == 0, 1.0, wanted.inv_freq)
-    return float(np.max(np.abs(found.inv_freq - wanted.inv_freq) / scale))

@@ -6,7 +6,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from tqdm import tqdm
 from transformers import AutoConfig
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.export import check_format, comparison, engines
-from skipwise.export.card import Exported, write_card
+from skipwise.export import card, check_format, comparison
+from skipwise.export.card import Exported
 from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
 from skipwise.export.runners import ENGINES, ImitatedRunner, LlamaCppRunner, Runner, TransformersRunner, gguf_runner
 from skipwise.export.source import Trained, load_trained
@@ -87,7 +87,7 @@ def export(
         trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
         if to == "adapter":
             _check_adapter(trained, str(source), rank)
-        job = _Job(trained, folder, dtype, engine, shard_bytes, rank, trust_remote_code, bar, long_tokens)
+        job = _Job(trained, folder, dtype, engine, shard_bytes, rank, long_tokens, trust_remote_code, bar)
         make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
         try:
             with new_folder(folder) as complete:
@@ -140,6 +140,7 @@ def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
         )
 
 
+@dataclass
 class _Job:
     """One export, from the trained model in memory to a compared folder.
 
@@ -147,24 +148,21 @@ class _Job:
     in memory at once.
     """
 
-    def __init__(
-        self,
-        trained: Trained,
-        folder: Path,
-        dtype: str | None,
-        engine: str | None,
-        shard_bytes: int,
-        rank: int | None,
-        trust_remote_code: bool,
-        bar: Any,
-        long_tokens: int | None,
-    ) -> None:
-        self.trained, self.folder, self.dtype, self.engine = trained, folder, dtype, engine
-        self.shard_bytes, self.rank, self.trust_remote_code, self.bar = shard_bytes, rank, trust_remote_code, bar
-        self.model: Any = trained.model
+    trained: Trained
+    folder: Path
+    dtype: str | None
+    engine: str | None
+    shard_bytes: int
+    rank: int | None
+    long_tokens: int | None
+    trust_remote_code: bool
+    bar: Any
+
+    def __post_init__(self) -> None:
+        self.model: Any = self.trained.model
         self.state = rope_state(self.model.config)
-        self.runner = TransformersRunner(self.model, trained.tokenizer)
-        self.prompts = comparison.make_prompts(self.runner, self.state, long_tokens)
+        self.runner = TransformersRunner(self.model, self.trained.tokenizer)
+        self.prompts = comparison.make_prompts(self.runner, self.state, self.long_tokens)
 
     def hf(self, folder: Path) -> Exported:
         """A whole checkpoint."""
@@ -183,7 +181,7 @@ class _Job:
             comparison.compare_config(folder, self.state),
             *self._compare(TransformersRunner(again.model, again.tokenizer), reference),
         ]
-        commands = engines.hf_commands(self.folder, self.model.config)
+        commands = card.hf_commands(self.folder, self.model.config)
         made = Exported(self.folder, "hf", dtype, "transformers", verdicts, commands)
         return self._finish(folder, f"a checkpoint in {dtype}", made)
 
@@ -211,7 +209,7 @@ class _Job:
                 "llama.cpp itself was not run; to compare with it, install llama-cpp-python (pip install "
                 "'skipwise[llama-cpp]')"
             )
-        commands = engines.gguf_commands(self.folder / path.name, self.state, plan.rope)
+        commands = card.gguf_commands(self.folder / path.name, self.state, plan.rope)
         made = Exported(self.folder, "gguf", dtype, engine, verdicts, commands, notes)
         return self._finish(folder, f"a GGUF file in {DTYPES[dtype]}", made)
 
@@ -256,7 +254,7 @@ class _Job:
             )
         verdicts = [comparison.compare_config(folder, self.state), *compared]
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        commands = engines.adapter_commands(self.folder, base, self.model.config, settings)
+        commands = card.adapter_commands(self.folder, base, self.model.config, settings)
         dtype = "as trained" if stated is None else "float32"
         made = Exported(self.folder, "adapter", dtype, "transformers and peft", verdicts, commands, notes)
         return self._finish(folder, f"an adapter of rank {settings['r']} for {base}", made)
@@ -294,7 +292,7 @@ class _Job:
             CheckpointError: it differs by more than its number format.
         """
         comparison.require_equal(made.verdicts, what)
-        write_card(folder, self.trained.folder, what, made)
+        card.write_card(folder, self.trained.folder, what, made)
         record = {
             "format": made.format,
             "dtype": made.dtype,

@@ -26,7 +26,7 @@ import numpy as np
 
 from skipwise.errors import ConfigError, UnsupportedModelError
 from skipwise.rope import RopeSpec, RopeState, RopeTable
-from skipwise.rope.tables import unscaled_frequencies
+from skipwise.rope.tables import deviation, unscaled_frequencies
 
 _BETA_FAST, _BETA_SLOW = 32.0, 1.0
 _CLOSE = 1e-6
@@ -79,7 +79,7 @@ def to_gguf(state: RopeState, *, has_divisors: bool, local_layers: bool) -> Gguf
         if not math.isclose(over, 1.0, rel_tol=_CLOSE):
             entries["rope.scaling.attn_factor"] = over
         fits = not (local_layers and "rope.scaling.attn_factor" in entries)
-        if fits and _close(llama_cpp_table(entries, {}, state.rotary_dim), table):
+        if fits and deviation(llama_cpp_table(entries, {}, state.rotary_dim), table) <= _CLOSE:
             return GgufRope(entries=entries)
     if not has_divisors:
         raise ConfigError(_refusal(state, local_layers))
@@ -144,13 +144,6 @@ def _pair_index(turns: float, original: int, theta: float, rotary_dim: int) -> f
 def _spec(entries: Mapping[str, Any], rotary_dim: int) -> RopeSpec:
     # The file stores the base in float32.
     return RopeSpec(rotary_dim=rotary_dim, theta=float(np.float32(entries.get("rope.freq_base", 10_000.0))))
-
-
-def _close(found: RopeTable, wanted: RopeTable) -> bool:
-    return bool(
-        np.allclose(found.inv_freq, wanted.inv_freq, rtol=_CLOSE, atol=0)
-        and math.isclose(found.attention_factor, wanted.attention_factor, rel_tol=_CLOSE)
-    )
 
 
 def _refusal(state: RopeState, local_layers: bool) -> str:

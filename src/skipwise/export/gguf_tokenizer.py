@@ -131,7 +131,8 @@ def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
     entries = _special_tokens(tokenizer)
     chat = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
     if sentence_piece:
-        entries["add_space_prefix"] = _adds_space(backend)
+        first = backend.encode("a", add_special_tokens=False).tokens[:1]
+        entries["add_space_prefix"] = bool(first) and first[0].startswith("\u2581")
         scores = _scores(tokens, merges, types)
         return GgufTokenizer("llama", "default", tokens, types, None, scores, entries, chat)
     pre = split_name(backend, ignores_merges=bool(model.get("ignore_merges")))
@@ -175,12 +176,6 @@ def _special_tokens(tokenizer: Any) -> dict[str, Any]:
     entries["add_bos_token"] = marked[:1] == [tokenizer.bos_token_id] != plain[:1]
     entries["add_eos_token"] = marked[-1:] == [tokenizer.eos_token_id] != plain[-1:]
     return entries
-
-
-def _adds_space(backend: Any) -> bool:
-    """Whether the tokenizer adds a space before a text."""
-    encoded = backend.encode("a", add_special_tokens=False).tokens
-    return bool(encoded) and encoded[0].startswith("\u2581")
 
 
 def _scores(tokens: list[str], merges: list[str], types: list[int]) -> list[float]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skipwise.config import QloraTuning
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import load_model, named_path, original_window, read_config, rope_state, with_scaled_attention
+from skipwise.names import first_line
 from skipwise.records.runs import ADAPTER, Run
 from skipwise.train.tuning import load_additions, merged
 
@@ -84,7 +85,7 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
         model = merged(load_additions(loaded.model, folder / ADAPTER))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
-            f"adapter {str(folder / ADAPTER)!r} does not fit {base!r}: {str(error).splitlines()[0]}; give its base "
+            f"adapter {str(folder / ADAPTER)!r} does not fit {base!r}: {first_line(error)}; give its base "
             "model with --base"
         ) from error
     # After calibration or a manual change, the attention factor in the run's config is the valid one.

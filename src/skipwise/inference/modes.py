@@ -20,6 +20,7 @@ from skipwise.errors import CheckpointError, ConfigError
 from skipwise.inference.engine import MODES, Mode
 from skipwise.inference.origin import Origin, check_base, read_origin
 from skipwise.model import attention_of, built_around, load_model, read_config, rope_state, set_attention
+from skipwise.names import first_line
 from skipwise.runtime.length_rope import (
     held_length,
     recompute_at_switches,
@@ -223,7 +224,7 @@ def with_adapter(short: PreTrainedModel, origin: Origin, trust_remote_code: bool
         wrapped = load_additions(extended, origin.adapter)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
-            f"adapter {str(origin.adapter)!r} cannot be put into its base model ({str(error).splitlines()[0][:200]}); "
+            f"adapter {str(origin.adapter)!r} cannot be put into its base model ({first_line(error)}); "
             "it must be the one that this run left"
         ) from error
     # The adapter's layers stay in the model. Its parameters are the base's own, which nobody trains here.

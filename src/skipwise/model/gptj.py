@@ -46,6 +46,11 @@ def is_gptj(config: PreTrainedConfig) -> TypeGuard[GPTJConfig]:
     return isinstance(config, GPTJConfig)
 
 
+def as_loaded(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the model that `load_model` makes: the equivalent Phi's for a GPT-J, else the same."""
+    return phi_config(config) if is_gptj(config) else config
+
+
 def phi_config(config: GPTJConfig) -> PhiConfig:
     """The config of the equivalent Phi model."""
     extra: dict[str, Any] = {"converted_from": config.model_type}

@@ -24,7 +24,7 @@ from skipwise.model._transformers import find_file, set_attention
 from skipwise.model.baichuan import llama_config, llama_weights
 from skipwise.model.extend import built_around, extended_config, rope_state, told_config
 from skipwise.model.gguf_file import read_once
-from skipwise.model.gptj import is_gptj, phi_config, phi_parameters
+from skipwise.model.gptj import as_loaded, is_gptj, phi_parameters
 from skipwise.model.place import ModelSource
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
@@ -103,7 +103,7 @@ def load_model(
             check_quantizable(source, config)
         wanted = needs_tokenizer or has_tokenizer(place)
         tokenizer = load_tokenizer(place, config, trust_remote_code) if wanted else None
-        target = told_config(phi_config(config) if is_gptj(config) else config, original)
+        target = told_config(as_loaded(config), original)
         if interpolation is not None and window is not None:
             before, target = target, extended_config(target, interpolation, window)
             _warn_of_reset(before, target)
@@ -133,7 +133,7 @@ def read_config(
     """
     with quiet_transformers():
         config = _own_config(locate(source, weights=False), trust_remote_code)
-        return told_config(phi_config(config) if is_gptj(config) else config, original)
+        return told_config(as_loaded(config), original)
 
 
 def check_loads_in_four_bits(source: str | Path, *, trust_remote_code: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,16 @@ def save_model(
         CheckpointError: the folder cannot be written.
     """
     folder = Path(folder)
+    limit: dict[str, Any] = {} if shard_bytes is None else {"max_shard_size": shard_bytes}
     try:
-        if folder.exists():
-            _write_checkpoint(model, tokenizer, folder, state_dict, shard_bytes)
-            return
-        with new_folder(folder) as complete:
-            _write_checkpoint(model, tokenizer, complete, state_dict, shard_bytes)
+        with nullcontext(folder) if folder.exists() else new_folder(folder) as written:
+            # Asked whether it is DeepSpeed's, accelerate would load that for a model that no engine has touched.
+            with quiet_transformers(), without("deepspeed"):
+                model.save_pretrained(written, state_dict=state_dict, **limit)
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(written)
+            share_weights(written)
+            _add_legacy_keys(model.config, written)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint folder {str(folder)!r} cannot be written ({error}); choose another"
@@ -70,23 +75,6 @@ def save_config(config: PreTrainedConfig, folder: str | Path) -> None:
     """
     config.save_pretrained(folder)
     _add_legacy_keys(config, Path(folder))
-
-
-def _write_checkpoint(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    folder: Path,
-    state_dict: dict[str, Any] | None,
-    shard_bytes: int | None,
-) -> None:
-    limit: dict[str, Any] = {} if shard_bytes is None else {"max_shard_size": shard_bytes}
-    # Asked whether it is DeepSpeed's, accelerate would load that for a model that no engine has touched.
-    with quiet_transformers(), without("deepspeed"):
-        model.save_pretrained(folder, state_dict=state_dict, **limit)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-    share_weights(folder)
-    _add_legacy_keys(model.config, folder)
 
 
 def share_weights(folder: str | Path) -> None:

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, UnsupportedModelError
 from skipwise.model._transformers import find_file
 from skipwise.model.place import PICKLE_SUFFIXES, TO_SAFETENSORS, ModelSource, find_place
+from skipwise.names import first_line
 
 logger = logging.getLogger("skipwise")
 
@@ -63,7 +64,7 @@ def _require_hub(name: str) -> None:
         return  # The hub answers. Reading the config raises the right error.
     except Exception as error:  # Network errors have the types of the hub's current HTTP library.
         raise CheckpointError(
-            f"model is {name!r}; no such folder exists and the hub cannot be reached ({_first_line(error)}): check the "
+            f"model is {name!r}; no such folder exists and the hub cannot be reached ({first_line(error)}): check the "
             "name and the connection, or give a local folder"
         ) from error
 
@@ -183,7 +184,7 @@ def one_line_errors(source: ModelSource, part: str) -> Iterator[None]:
 
 def _told(error: Exception, source: ModelSource, part: str) -> SkipwiseError:
     """The error of ours for an error of a library, by its type, else by what it says."""
-    whole, said, model = str(error), _first_line(error), f"model {str(source)!r}"
+    whole, said, model = str(error), first_line(error), f"model {str(source)!r}"
     if isinstance(error, SafetensorError):
         return CheckpointError(f"{part} of {str(source)!r} is damaged ({said}); copy or download the checkpoint again")
     if isinstance(error, ImportError):
@@ -208,9 +209,3 @@ def _told(error: Exception, source: ModelSource, part: str) -> SkipwiseError:
     if source.is_folder:
         cure = "skipwise doctor says what is wrong with it" if part == "the config" else "check the folder"
     return CheckpointError(f"{part} of {str(source)!r} could not be read ({said}); {cure}")
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's message, at most 200 characters."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

@@ -17,30 +17,15 @@ class Card(NamedTuple):
     text_part: str | None = None
 
 
-def _config(
-    kind: str,
-    hidden: int,
-    intermediate: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    vocabulary: int,
-    window: int,
-    theta: float | None,
-    **others: Any,
-) -> dict[str, Any]:
-    return {
-        "model_type": kind,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocabulary,
-        "max_position_embeddings": window,
-        **({"rope_theta": theta} if theta else {}),
-        **others,
-    }
+# Names of the columns of `MODEL_CARDS`.
+_COLUMNS = (
+    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "vocab_size", "max_position_embeddings", "rope_theta"),
+)
+
+
+def _config(*row: Any, **others: Any) -> dict[str, Any]:
+    return {name: value for name, value in zip(_COLUMNS, row, strict=True) if value is not None} | others
 
 
 _GEMMA_3 = {
@@ -82,8 +67,7 @@ _BAICHUAN = {"converted_from": "baichuan"}  # It is loaded as a Llama model.
 _MISTRAL = {"head_dim": 128, "sliding_window": None}  # v0.1 has a sliding window, v0.3 has none.
 _QWEN2 = {"use_sliding_window": False, "tie_word_embeddings": False}
 
-# model type, hidden and intermediate size, layers, query and key-value heads, vocabulary, window, RoPE base (None if it
-# is in `rope_parameters`)
+# By the columns above; the RoPE base is None if it is in `rope_parameters`.
 MODEL_CARDS = {
     "llama-7b": Card("huggyllama/llama-7b", _config("llama", 4096, 11008, 32, 32, 32, 32000, 2048, 1e4)),
     "llama-2-7b": Card("meta-llama/Llama-2-7b-hf", _config("llama", 4096, 11008, 32, 32, 32, 32000, 4096, 1e4)),

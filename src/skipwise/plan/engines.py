@@ -101,19 +101,26 @@ def vllm_command(
             else "bitsandbytes"
             if weight_bits == 4 and not machine.is_cpu
             else None,
-            "--hf-overrides": None if extended is None else json.dumps(_overrides(extended, part)),
+            "--hf-overrides": None if extended is None else json.dumps(overrides(extended, part)),
         },
     )
 
 
-def _overrides(extended: Any, part: str | None) -> dict[str, Any]:
-    """The rope settings and lengths of an extended config, nested as in the base's config."""
-    text = extended.get_text_config(decoder=True)
-    content = text.to_dict()
-    names = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
-    overrides: dict[str, Any] = {name: content[name] for name in names if name in content}
+def overrides(extended: Any, part: str | None = None) -> dict[str, Any]:
+    """The rope settings and lengths of an extended config in the form of `--hf-overrides`, nested as in its base's.
+
+    Args:
+        extended: config of the extended model.
+        part: name of the text model's part in the base's config, if `extended` is that part alone.
+    """
+    text, state = extended.get_text_config(decoder=True), rope_state(extended)
+    settings = {
+        "rope_parameters": text.to_dict()["rope_parameters"],
+        "max_position_embeddings": state.maximum,
+        "original_max_position_embeddings": state.original,
+    }
     inside = next((name for name in extended.sub_configs if getattr(extended, name, None) is text), part)
-    return {inside: overrides} if inside else overrides
+    return {inside: settings} if inside else settings
 
 
 def llama_cpp_command(

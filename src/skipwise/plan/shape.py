@@ -20,7 +20,7 @@ from skipwise.model import (
     without_weights,
 )
 from skipwise.model.extend import told_config
-from skipwise.model.gptj import is_gptj, phi_config
+from skipwise.model.gptj import as_loaded
 from skipwise.names import did_you_mean
 from skipwise.plan.cards import MODEL_CARDS
 
@@ -86,7 +86,8 @@ def model_shape(source: str, *, original: int | None = None, trust_remote_code: 
         CheckpointError, UnsupportedModelError, ConfigError: as `load_model`.
     """
     if source in MODEL_CARDS and not Path(source).exists():
-        config = told_config(card_config(source), original)
+        settings = dict(MODEL_CARDS[source].config)
+        config = told_config(as_loaded(AutoConfig.for_model(settings.pop("model_type"), **settings)), original)
     else:
         try:
             config = read_config(source, original=original, trust_remote_code=trust_remote_code)
@@ -98,13 +99,6 @@ def model_shape(source: str, *, original: int | None = None, trust_remote_code: 
             raise CheckpointError(f"{error}; {hint}give a built-in card: {', '.join(MODEL_CARDS)}") from error
     shape = shape_of(config, name=source, trust_remote_code=trust_remote_code)
     return replace(shape, told_original=original, stored=stored_weights(source, config))
-
-
-def card_config(name: str) -> PreTrainedConfig:
-    """The config of the model that is extended: GPT-J is converted first."""
-    settings = dict(MODEL_CARDS[name].config)
-    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    return phi_config(config) if is_gptj(config) else config
 
 
 def shape_of(config: PreTrainedConfig, *, name: str = "model", trust_remote_code: bool = False) -> ModelShape:

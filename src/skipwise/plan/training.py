@@ -223,7 +223,7 @@ class TrainingPlanner:
     def _step(self, approach: Approach, sharding: Sharding, micro_batch: int) -> Step:
         full = approach.tuning.kind == "full"
         # With sharded parameters an engine holds 16-bit ones where they are computed with: autocast copies none.
-        in_half = self._in_half(sharding) or sharding.splits_parameters
+        in_half = self._in_half(sharding) or sharding.share(3) > 1
         in_float32 = self._machine.is_cpu or (full and not in_half)
         return Step(
             window_tokens=approach.window_tokens // approach.context,

@@ -17,6 +17,7 @@ from skipwise.config import RunConfig
 from skipwise.config.recipes import AUTO
 from skipwise.data.store import HeldOutEnd
 from skipwise.errors import CheckpointError
+from skipwise.names import first_line
 
 SETTINGS_FILE, BEGUN_FILE, RECORD_FILE, ADAPTER = "run.yaml", "begun.json", "skipwise.json", "adapter"
 
@@ -80,7 +81,7 @@ class Run:
             return {}
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(
-                f"{str(file)!r}, which a run needs to be resumed, cannot be read ({str(error).splitlines()[0]}); start "
+                f"{str(file)!r}, which a run needs to be resumed, cannot be read ({first_line(error)}); start "
                 "another run with --output"
             ) from error
 

@@ -140,10 +140,7 @@ def with_global_entry(text: Mapping[str, Any], entry: dict[str, Any]) -> dict[st
 
 def unlike_types(text: Mapping[str, Any]) -> tuple[str, str] | None:
     """`rope_type` and `type` of an entry if they contradict each other, else None; transformers uses the first."""
-    by_layer = parameters_by_layer(text)
-    entry = (
-        text.get("rope_scaling") or text.get("rope_parameters") or {} if by_layer is None else by_layer[GLOBAL_LAYERS]
-    )
+    entry = _raw_entry(text, parameters_by_layer(text))
     today, old = entry.get("rope_type"), entry.get("type")
     if not today or not old or standard_type(_model_type(text), today) == standard_type(_model_type(text), old):
         return None

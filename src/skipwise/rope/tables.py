@@ -4,6 +4,7 @@ A rotary embedding of `d` dimensions rotates pair `j` of them by `position * inv
 `inv_freq_j = theta ** (-2j / d)`, so pair 0 rotates fastest.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,22 @@ def unscaled_frequencies(spec: RopeSpec) -> np.ndarray:
     """
     turning = spec.theta ** (-np.arange(0, spec.rotary_dim, 2, dtype=np.float64) / spec.span)
     return np.pad(turning, (0, (spec.span - spec.rotary_dim) // 2))
+
+
+def frequency_deviation(found: RopeTable | None, expected: RopeTable) -> float:
+    """Largest relative difference of frequencies; infinite for another shape, or for what is not a number."""
+    if found is None or found.inv_freq.shape != expected.inv_freq.shape:
+        return math.inf
+    scale = np.where(expected.inv_freq == 0, 1.0, expected.inv_freq)
+    largest = float(np.max(np.abs(found.inv_freq - expected.inv_freq) / scale))
+    return largest if math.isfinite(largest) else math.inf
+
+
+def deviation(found: RopeTable | None, expected: RopeTable) -> float:
+    """Largest relative difference of frequencies and attention factor; infinite as `frequency_deviation`."""
+    if found is None:
+        return math.inf
+    return max(frequency_deviation(found, expected), abs(found.attention_factor / expected.attention_factor - 1))
 
 
 def float32_angle_error(table: RopeTable, position: int) -> float:

@@ -8,6 +8,7 @@ import torch
 from skipwise.config import QloraTuning
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import LoadedModel, four_bits, load_model, original_window, read_config
+from skipwise.names import first_line
 from skipwise.records.runs import Run
 from skipwise.train.durable import damage, sealed_checkpoints
 from skipwise.train.quantized import merged_in_full, run_dtype
@@ -87,6 +88,6 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
             model = merged(load_additions(loaded.model, checkpoint.folder))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"adapter {str(checkpoint.folder)!r} does not fit {config.model!r}: {str(error).splitlines()[0]}"
+            f"adapter {str(checkpoint.folder)!r} does not fit {config.model!r}: {first_line(error)}"
         ) from error
     return LoadedModel(model.eval(), loaded.tokenizer)

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from skipwise.config import GuardConfig
 from skipwise.errors import CheckpointError
 from skipwise.files import replace_file
+from skipwise.names import first_line
 
 BAD_ITEMS_FILE = "bad-items.json"
 
@@ -43,7 +44,7 @@ class BadItems:
                 self.bad_steps, self.skipped = dict(known["bad_steps"]), list(map(int, known["skipped"]))
             except (OSError, ValueError, TypeError, KeyError) as error:
                 raise CheckpointError(
-                    f"{str(self.path)!r} cannot be read ({str(error).splitlines()[0]}); it names the items of bad "
+                    f"{str(self.path)!r} cannot be read ({first_line(error)}); it names the items of bad "
                     "steps, and without it the run goes on with all of them: bring it back, or delete it"
                 ) from error
 

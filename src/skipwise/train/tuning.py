@@ -123,13 +123,13 @@ def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning | QloraTuning) ->
     Raises:
         ConfigError: as `apply_tuning`.
     """
-    ends = _embeddings(skeleton)
+    # By parameter, because a tied head is a module of its own.
+    embeddings = {parameter for end in _embeddings(skeleton) for parameter in end.parameters()}
     sizes = {
         f"{module_name}.{name}": parameter.numel()
         for module_name, module in _text_modules(skeleton)
-        if not any(module is end for end in ends)
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim > 1
+        if parameter.ndim > 1 and parameter not in embeddings
     }
     tuned: Any = apply_tuning(skeleton, tuning)
     reached = {f"{name}.weight" for name in tuned.base_model.targeted_module_names}
