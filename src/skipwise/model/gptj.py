@@ -13,14 +13,11 @@ An extended GPT-J is saved as a Phi checkpoint, which every reader of Phi loads 
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 from transformers import GPTJConfig, PhiConfig, PreTrainedConfig
-
-if TYPE_CHECKING:
-    from transformers import GPTJForCausalLM
 
 _BASE = 10000.0
 
@@ -82,7 +79,7 @@ def phi_config(config: GPTJConfig) -> PhiConfig:
     )
 
 
-def phi_parameters(model: "GPTJForCausalLM") -> dict[str, nn.Parameter]:
+def phi_parameters(model: Any) -> dict[str, nn.Parameter]:
     """The parameters of a GPT-J under their Phi names. They share the model's memory, except queries and keys.
 
     Args:
@@ -91,7 +88,7 @@ def phi_parameters(model: "GPTJForCausalLM") -> dict[str, nn.Parameter]:
     return dict(_renamed(model))
 
 
-def _renamed(model: "GPTJForCausalLM") -> Iterator[tuple[str, nn.Parameter]]:
+def _renamed(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
     for old, new in _OUTER_NAMES.items():
         for name, parameter in model.get_submodule(old).named_parameters():
             yield f"{new}.{name}", parameter
