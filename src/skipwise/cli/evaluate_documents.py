@@ -2,11 +2,11 @@
 
 A run keeps a share of its documents out of training (`data.held_out`) and records it in `skipwise.json`. Whether a
 document is held out depends on its text, so the same share finds the same documents again wherever they are read from.
-If the end of one document was held out instead, that end is found in the same documents.
+Ends of documents that were held out instead are found in the same documents.
 """
 
 import logging
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,17 +28,19 @@ class HeldOut(NamedTuple):
     Attributes:
         share: of its documents, 0 to 1.
         source: where its documents came from.
+        mixture: the entries of its mixture; empty without one.
         field: field with their text.
         skip_unreadable: files and records that could not be read were skipped.
-        end: end of a document that was held out; None where whole documents were.
+        ends: ends of documents that were held out; empty where whole documents were.
         control_tokens: as in `DataConfig`.
     """
 
     share: float
     source: str | list[str]
+    mixture: Sequence[Mapping[str, Any]] = ()
     field: str = "text"
     skip_unreadable: bool = False
-    end: "HeldOutEnd | None" = None
+    ends: "Sequence[HeldOutEnd]" = ()
     control_tokens: "Reading" = "text"
 
 
@@ -48,7 +50,7 @@ def held_out_of(model: str) -> HeldOut | None:
     Args:
         model: the output folder of a run, finished or not, or one of its checkpoints; any other model as well.
     """
-    from skipwise.records.runs import Run, held_out_end
+    from skipwise.records.runs import Run, held_out_ends
 
     folder = Path(model)
     for place in (folder, folder.parent) if folder.name.startswith("checkpoint-") else (folder,):
@@ -62,9 +64,10 @@ def held_out_of(model: str) -> HeldOut | None:
         return HeldOut(
             share=data["held_out"],
             source=data["source"],
+            mixture=tuple(data.get("mixture", ())),
             field=data.get("field", "text"),
             skip_unreadable=data.get("skip_unreadable", False),
-            end=held_out_end(begun),
+            ends=tuple(held_out_ends(begun)),
             # Before this setting existed, documents that spelled control tokens were read as these tokens.
             control_tokens=data.get("control_tokens", "tokens"),
         )
@@ -121,7 +124,7 @@ def find_texts(
                 f"{run.source!r} out of training (data.held_out), and {share:g} is measured on"
             )
     part = "all" if all_documents else "held_out"
-    return Texts(data, sources, part, None if run is None else run.end, details, progress and is_first)
+    return Texts(data, sources, part, () if run is None else run.ends, details, progress and is_first)
 
 
 class Texts(NamedTuple):
@@ -131,7 +134,7 @@ class Texts(NamedTuple):
         data: where they come from, and which share is held out.
         sources: the same, found.
         part: all, or those held out.
-        end: end of a document that the run held out.
+        ends: ends of documents that the run held out.
         details: entries of the details of every result.
         progress: show a bar.
     """
@@ -139,7 +142,7 @@ class Texts(NamedTuple):
     data: DataConfig
     sources: "Sources"
     part: "Part"
-    end: "HeldOutEnd | None"
+    ends: "Sequence[HeldOutEnd]"
     details: dict[str, Any]
     progress: bool
 
@@ -148,5 +151,5 @@ class Texts(NamedTuple):
         from skipwise.data.corpus import store_corpus
 
         corpus = store_corpus(self.data, tokenizer, self.sources, progress=self.progress)
-        store = replace(corpus, held_out_end=self.end).documents(self.part, min_tokens=2)
+        store = corpus.with_held_out_ends(self.ends).documents(self.part, min_tokens=2)
         return [store.document(index) for index in range(store.num_documents)]

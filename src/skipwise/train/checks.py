@@ -46,7 +46,7 @@ class CheckedRun:
         facts: everything but the lengths of the documents.
         resolved: the run as far as these facts decide; a resumed run as it was begun.
         validation_lengths: in tokens.
-        sources: its documents, inspected.
+        sources: its documents, inspected, by source.
     """
 
     base: PreTrainedConfig
@@ -55,7 +55,7 @@ class CheckedRun:
     facts: Facts
     resolved: Resolved
     validation_lengths: list[int]
-    sources: Sources
+    sources: list[Sources]
 
 
 def model_facts(

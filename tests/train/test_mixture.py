@@ -1,0 +1,250 @@
+"""A run over several sources: shares, replay, resume to the bit, and what is said of it."""
+
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import STEPS, assert_equal_weights, losses, run
+from transformers import AutoTokenizer
+
+from skipwise.cli.evaluate_documents import held_out_of
+from skipwise.config import RunConfig
+from skipwise.config.stages import run_stages
+from skipwise.data.corpus import MixedCorpus, open_corpus
+from skipwise.errors import ConfigError, DataError
+from skipwise.train.calibration import calibration_documents
+from skipwise.train.curriculum import Curriculum
+from skipwise.train.data import check_sources, make_stages
+from skipwise.train.layout import Layout
+from skipwise.window import Window
+
+pytestmark = pytest.mark.usefixtures("sound_model")
+
+# Bytes that only the texts of one source have.
+LETTERS = {"lower": "abcdef", "upper": "GHIJKL", "digits": "0123456789"}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Three folders of texts of their own letters, about 600 bytes each; one has short ones."""
+    root, rng = tmp_path_factory.mktemp("sources"), np.random.default_rng(0)
+    for (name, letters), (number, size) in zip(LETTERS.items(), ((20, 600), (12, 600), (40, 120)), strict=True):
+        (root / name).mkdir()
+        for i in range(number):
+            (root / name / f"{i}.txt").write_text("".join(rng.choice([*letters], size=size)))
+    return {name: str(root / name) for name in LETTERS}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny checkpoint with a token that separates documents."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("model") / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = "z"
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def mixture(settings: dict[str, Any], model: str, sources: dict[str, str]) -> dict[str, Any]:
+    """Half of lower case, 3/10 of upper case and 2/10 of joined digits; a tenth of all is replay."""
+    entries = [
+        {"source": sources["lower"], "weight": 0.45},
+        {"source": sources["upper"], "weight": 0.27},
+        {"source": sources["digits"], "weight": 0.18, "join": True},
+        {"weight": 0.1, "replay": True},
+    ]
+    return {**settings, "model": model, "recipe": "paper", "data": {"mixture": entries, "held_out": 0.2}}
+
+
+def curriculum_of(settings: dict[str, Any], *, steps: int = 20, windows: int = 8, at_a_time: int = 8) -> Curriculum:
+    """The items of a run without its model."""
+    config = RunConfig.from_mapping(settings)
+    corpus = open_corpus(config.data, AutoTokenizer.from_pretrained(config.model), progress=False)
+    stages = run_stages(config, Window(train=32, original=64, target=256), steps)
+    layout = Layout(
+        stages=[(stage.begin, stage.window.train) for stage in stages],
+        num_steps=steps,
+        window_tokens=32,
+        items_per_step=windows,
+        items_at_a_time=at_a_time,
+        short_tokens=64 if config.short_share else None,
+        short_share=config.short_share,
+    )
+    made = make_stages(config, corpus, stages, layout)
+    return Curriculum(layout, made.stages, made.short)
+
+
+def source_of(ids: np.ndarray, model: str) -> str:
+    """The source that token ids are of, told by their letters."""
+    text = AutoTokenizer.from_pretrained(model).decode(ids[:8])
+    return next(name for name, letters in LETTERS.items() if {*text} & {*letters})
+
+
+def test_tokens_are_shared_as_weights_say_also_where_windows_grow(mixture: dict[str, Any], model: str) -> None:
+    run = curriculum_of({**mixture, "growth": {"window": "2x", "share": 0.5}}, steps=100)
+    items = [item for place in range(len(run)) if (item := run[place]) is not None]
+    of_replay = [item for item in items if len(item.input_ids) == 64 and np.all(np.diff(item.position_ids) == 1)]
+    tokens: Counter[str] = Counter()
+    for item in items:
+        tokens[source_of(item.input_ids, model)] += len(item.input_ids)
+    total = sum(tokens.values())
+    assert total == 100 * 8 * 32
+    # A source is within a window for each of the three sources, and of either kind, of its share.
+    for name, share in {"lower": 0.5, "upper": 0.3, "digits": 0.2}.items():
+        assert abs(tokens[name] - share * total) <= 2 * 3 * 64
+    assert sum(len(item.input_ids) for item in of_replay) >= 0.1 * total
+    assert {source_of(item.input_ids, model) for item in of_replay} == {*LETTERS}
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 4])
+def test_items_do_not_depend_on_the_size_of_batches(mixture: dict[str, Any], at_a_time: int) -> None:
+    settings = {**mixture, "growth": {"window": "2x", "share": 0.5}}
+    settings["data"] = {**mixture["data"], "near_labels": 0.5}
+
+    def steps(at_a_time: int) -> list[list[bytes]]:
+        made = curriculum_of(settings, at_a_time=at_a_time)
+        items = [made[place] for place in range(len(made))]
+        in_bytes = [item and b"".join(each.tobytes() for each in item[:3]) for item in items]
+        return [[item for item in in_bytes[step * 8 : step * 8 + 8] if item] for step in range(20)]
+
+    assert steps(at_a_time) == steps(8)
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "workers and another micro-batch": {"training": {"dataloader_num_workers": 2}},
+    "growth and exercises": {"window": 240, "growth": {"window": 250, "share": 0.5}, "retrieval": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
+    mixture: dict[str, Any], kind: str, stop_after: Callable[[int], None], tmp_path: Path
+) -> None:
+    changes = dict(RUNS[kind])
+    entries = [*mixture["data"]["mixture"][:3], {"weight": 0.3, "replay": True}]
+    data = {**mixture["data"], "mixture": entries, "retrieval": changes.pop("retrieval", 0.0)}
+    given = {**mixture, "data": data}
+    whole = run(
+        given, output=str(tmp_path / "whole"), window=changes.get("window", 32), growth=changes.get("growth", [])
+    )
+    stop_after(2)
+    stopped = run(given, **changes)
+    assert (stopped.finished, stopped.steps) == (False, 2)
+    resumed = run(given, **changes, resume=True)
+    assert resumed.record["resumed_at_step"] == 2
+    assert_equal_weights(whole.folder, resumed.folder)
+    assert losses(resumed.folder) == losses(whole.folder)
+    assert resumed.record["corpus"] == whole.record["corpus"]
+
+
+def test_what_was_drawn_from_what_is_said_and_stands_in_the_record(
+    mixture: dict[str, Any], sources: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    lower, digits = sources["lower"], sources["digits"]
+    entries = [{"source": lower, "weight": 2.0}, {"source": digits, "weight": 2.0, "replay": True}]
+    data = {"mixture": entries, "held_out": 0.2, "join": True}
+    with caplog.at_level(logging.INFO, logger="skipwise"):
+        result = run({**mixture, "data": data}, training={"gradient_accumulation_steps": 16})
+    # Half of four steps would be short, but the second one is for the widest windows.
+    told = result.record["corpus"]["sources"]
+    assert [(each["source"], each["replay"], each["share"]) for each in told] == [
+        (lower, False, 0.5),
+        (f"{digits} (replay)", True, 0.5),
+    ]
+    assert [(each["windows"], each["tokens"]) for each in told] == [(3 * 16, 3 * 16 * 32), (16, 16 * 32)]
+    epochs = 48 / told[0]["documents"]
+    assert told[0]["epochs"] == pytest.approx(epochs, abs=1e-4)
+    assert epochs > 2
+    line = f"50.0% of the tokens from {lower}: 48 windows of 1,536 tokens, {epochs:.2f} epochs of "
+    assert any(each.startswith(line) and each.endswith("repeated, up to 3 times") for each in caplog.messages)
+    card = (result.folder / "README.md").read_text()
+    assert f"{lower}" in card
+    assert "48 windows" in card
+    assert [each["source"] for each in held_out_of(str(result.folder)).mixture] == [lower, digits]  # type: ignore[union-attr]
+
+
+def test_items_that_went_wrong_are_named_with_their_source(
+    mixture: dict[str, Any], sources: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skipwise.train.guard.StepGuard._step_loss", lambda *_: float("nan"))
+    result = run(mixture, guard={"bad_steps": STEPS + 1})
+    bad = json.loads((result.folder / "bad-items.json").read_text())["bad_steps"]
+    named = [item["source"] for step in bad.values() for item in step["items"]]
+    assert len(named) == 2 * STEPS
+    assert {*named} <= {*sources.values()}
+
+
+def test_held_out_documents_of_every_source_are_validated_on_each_for_itself(
+    mixture: dict[str, Any], sources: dict[str, str]
+) -> None:
+    result = run(mixture, validation={"num_documents": 1, "lengths": [64, 128]})
+    first = next(entry for entry in result.log if "eval_perplexity_128" in entry)
+    by_source = [first[f"eval_perplexity_128_{source}"] for source in sources.values()]
+    # One document of each, with as many tokens that are scored.
+    assert first["eval_perplexity_128"] == pytest.approx(float(np.exp(np.mean(np.log(by_source)))))
+
+
+def opened(settings: dict[str, Any]) -> MixedCorpus:
+    config = RunConfig.from_mapping(settings)
+    corpus = open_corpus(config.data, AutoTokenizer.from_pretrained(config.model), progress=False)
+    assert isinstance(corpus, MixedCorpus)
+    return corpus
+
+
+def test_calibration_takes_long_documents_from_all_sources_in_turn(mixture: dict[str, Any], model: str) -> None:
+    order = [source_of(ids, model) for ids in calibration_documents(opened(mixture), 256)]
+    assert order[:6] == [*LETTERS] * 2
+    assert len(order) > 20
+
+
+def test_growth_is_judged_by_each_sources_own_share(mixture: dict[str, Any], sources: dict[str, str]) -> None:
+    corpus = opened(mixture)
+    scarce = corpus.scarcest(500)
+    counts = {part.name: part.scarcest(500).number for part in corpus.parts}
+    # Most often repeated is what has most of the tokens for each document.
+    shares = {sources["lower"]: 0.45, sources["upper"]: 0.27, sources["digits"]: 0.18}
+    assert scarce.source == max(shares, key=lambda name: shares[name] / counts[name])
+    assert (scarce.number, float(scarce.share)) == (counts[scarce.source], shares[scarce.source])
+    assert opened({**mixture, "data": {**mixture["data"], "join": False}}).scarcest(700).number == 0
+
+
+def test_sources_with_too_short_documents_are_named_all_at_once(
+    mixture: dict[str, Any], sources: dict[str, str]
+) -> None:
+    with pytest.raises(DataError) as raised:
+        opened(mixture).training(700)
+    assert str(raised.value).count("no document has 700 tokens") == 2
+    assert all(f"{sources[name]}: no document" in str(raised.value) for name in ("lower", "upper"))
+
+
+def test_what_cannot_be_read_is_told_of_all_sources_at_once(mixture: dict[str, Any], tmp_path: Path) -> None:
+    missing = [{"source": str(tmp_path / name), "weight": 1.0} for name in ("one", "other")]
+    with pytest.raises(DataError) as raised:
+        check_sources(RunConfig.from_mapping({**mixture, "data": {"mixture": missing}}))
+    assert all(repr(entry["source"]) in str(raised.value) for entry in missing)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_resumed_run_needs_the_documents_it_was_begun_with(
+    mixture: dict[str, Any], sources: dict[str, str], stop_after: Callable[[int], None], tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    texts = np.random.default_rng(5)
+    for i in range(8):
+        (own / f"{i}.txt").write_text("".join(texts.choice([*"wxy"], size=300)))
+    entries = [*mixture["data"]["mixture"][:2], {"source": str(own), "weight": 0.3, "replay": True}]
+    settings = {**mixture, "data": {"mixture": entries, "held_out": 0.0}}
+    stop_after(2)
+    assert not run(settings).finished
+    (own / "3.txt").write_text("wwww" * 100)
+    with pytest.raises(ConfigError, match="was begun with another corpus"):
+        run(settings, resume=True)
