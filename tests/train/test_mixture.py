@@ -163,12 +163,13 @@ def test_what_was_drawn_from_what_is_said_and_stands_in_the_record(
     epochs = 48 / told[0]["documents"]
     assert told[0]["epochs"] == pytest.approx(epochs, abs=1e-4)
     assert epochs > 2
-    line = f"50.0% of the tokens from {lower}: 48 windows of 1,536 tokens, {epochs:.2f} epochs of "
-    assert any(each.startswith(line) and each.endswith("repeated, up to 3 times") for each in caplog.messages)
-    card = (result.folder / "README.md").read_text()
-    assert f"{lower}" in card
-    assert "48 windows" in card
-    assert [each["source"] for each in held_out_of(str(result.folder)).mixture] == [lower, digits]  # type: ignore[union-attr]
+    told = f"rawn from {lower}: 50.0% of the tokens: 48 windows of 1,536 tokens, 3.00 epochs of 16 documents of "
+    told += "9,600 tokens; each document is drawn from up to 3 times"
+    assert f"d{told}" in caplog.messages
+    assert f"- D{told}\n" in (result.folder / "README.md").read_text()
+    kept = held_out_of(str(result.folder))
+    assert kept is not None
+    assert [entry["source"] for entry in kept.mixture] == [lower, digits]
 
 
 def test_items_that_went_wrong_are_named_with_their_source(
@@ -248,3 +249,21 @@ def test_a_resumed_run_needs_the_documents_it_was_begun_with(
     (own / "3.txt").write_text("wwww" * 100)
     with pytest.raises(ConfigError, match="was begun with another corpus"):
         run(settings, resume=True)
+
+
+def test_files_of_two_sources_are_told_of(
+    mixture: dict[str, Any], sources: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = f"{sources['lower']}/1.txt"
+    entries = [*mixture["data"]["mixture"], {"source": one, "weight": 0.1}]
+    entries += [{"source": [sources["lower"], sources["upper"]], "weight": 0.1, "replay": True}]
+    entries[3:4] = []
+    check_sources(RunConfig.from_mapping({**mixture, "data": {"mixture": entries}}))
+    assert caplog.messages == [f"files of {one} are in {sources['lower']} too (1): they are drawn for both"]
+
+
+def test_a_run_too_short_for_a_share_says_so(mixture: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    curriculum_of(mixture, steps=5)
+    assert [line.split(": ")[-1] for line in caplog.messages] == [
+        "0 windows of 0 tokens, as the run is too short for it"
+    ] * 3

@@ -138,13 +138,13 @@ def _drawn_table(evidence: Evidence) -> list[Table]:
             run.name,
             str(one.get("source", ABSENT)),
             _written(one.get("share"), "{:.1%}".format),
-            *(_written(one.get(name), "{:,}".format) for name in ("windows", "tokens", "documents")),
+            *(_written(one.get(name), "{:,}".format) for name in ("windows", "tokens", "of_tokens", "documents")),
             _written(one.get("epochs"), "{:.2f}".format),
         )
         for run in evidence.runs
         for one in run.corpus.get("sources", ())
     )
-    header = ("Arm", "Source", "Share asked for", "Windows", "Tokens", "Documents", "Epochs")
+    header = ("Arm", "Source", "Share asked for", "Windows", "Tokens", "of", "Documents", "Epochs")
     return table("What was drawn from which source", header, rows, wraps=True)
 
 

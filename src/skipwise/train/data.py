@@ -1,7 +1,10 @@
 """A run's documents: found, and made into the items of its stages."""
 
+import itertools
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
@@ -56,7 +59,22 @@ def check_sources(config: RunConfig) -> list[Sources]:
         more = len(empty) - _NAMED_AT_MOST
         named = ", ".join(empty[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
         logger.warning(f"empty files give nothing to train on: {named}")
+    _tell_of_shared_files(config, sources)
     return sources
+
+
+def _tell_of_shared_files(config: RunConfig, sources: Sequence[Sources]) -> None:
+    """Warns about files of two entries of a mixture: these have more of the tokens than either weight says."""
+    names = [entry.name for entry in config.data.mixture if entry.source is not None and not entry.replay]
+    is_trained = [not entry.replay for entry in config.data.mixture if entry.source is not None]
+    first: dict[Path, str] = {}
+    shared: Counter[tuple[str, str]] = Counter()
+    for name, own in zip(names, itertools.compress(sources, is_trained), strict=True):
+        for file in own.files():
+            shared[first.setdefault(file.resolve(), name), name] += 1
+    for (one, other), number in shared.items():
+        if one != other:
+            logger.warning(f"files of {other} are in {one} too ({number:,}): they are drawn for both")
 
 
 def make_stages(config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], layout: Layout) -> StagedItems:
@@ -104,7 +122,7 @@ def make_stages(config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], l
     replayed = short and documents_for(short, replay=True)
     drawn = drawn_from(layout, opened, replayed, config.data.replay_share)
     for each in drawn:
-        logger.info(each.line)
+        logger.log(logging.INFO if each.windows else logging.WARNING, f"drawn from {each.source}: {each.told()}")
     return StagedItems(made, short and replayed and items_of(short, replayed), opened[0], drawn)
 
 

@@ -1,5 +1,6 @@
 """What a run draws from which source of a mixture, computed before the first step."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,7 @@ class Drawn:
         tokens: of these.
         documents: that windows of the first stage are made of.
         epochs: how often each document that is long enough for all windows is drawn from.
+        of_tokens: that these documents have.
     """
 
     source: str
@@ -29,13 +31,19 @@ class Drawn:
     tokens: int
     documents: int
     epochs: float
+    of_tokens: int
 
-    @property
-    def line(self) -> str:
-        """The same in words."""
-        told = f"{self.share:.1%} of the tokens from {self.source}: {self.windows:,} windows of {self.tokens:,} tokens"
-        told += f", {self.epochs:.2f} epochs of {self.documents:,} documents"
-        return told + (f"; they are repeated, up to {-(-self.epochs // 1):.0f} times" if self.epochs > 1 else "")
+    def told(self) -> str:
+        """The same in words, without the name."""
+        told = f"{self.share:.1%} of the tokens: {self.windows:,} windows of {self.tokens:,} tokens"
+        if not self.windows:
+            return f"{told}, as the run is too short for it"
+        told += f", {self.epochs:.2f} epochs of {self.documents:,} documents of {self.of_tokens:,} tokens"
+        if self.epochs <= 1:
+            return told
+        told += f"; each document is drawn from up to {math.ceil(self.epochs)} times"
+        repeated = f", so that the text is repeated {self.tokens / self.of_tokens:.1f} times"
+        return told + (repeated if self.tokens > self.of_tokens else "")
 
 
 def drawn_from(layout: Layout, stages: Sequence[object], short: object, replay_share: Fraction) -> list[Drawn]:
@@ -75,4 +83,5 @@ def _drawn(layout: Layout, opened: Mapping[int, MixedStore], source: int, *, is_
         tokens=tokens,
         documents=first.stores[source].num_documents,
         epochs=round(float(epochs), 4),
+        of_tokens=first.stores[source].counts.tokens,
     )

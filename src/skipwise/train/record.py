@@ -111,7 +111,7 @@ def write_record(
         sampler=settings["sampler"] if made_by_settings else {"kind": record["sampler"]},
         tuning=settings["tuning"],
         data={name: value for name, value in settings["data"].items() if name not in left_out},
-        drawn=[each.line for each in drawn],
+        drawn={each.source: each.told() for each in drawn},
         attention_factor=factor,
         verdicts=verdicts,
         notes=notes,
