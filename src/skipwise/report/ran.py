@@ -144,7 +144,7 @@ def _drawn_table(evidence: Evidence) -> list[Table]:
         for run in evidence.runs
         for one in run.corpus.get("sources", ())
     )
-    header = ("Arm", "Source", "Share asked for", "Windows", "Tokens", "of", "Documents", "Epochs")
+    header = ("Arm", "Source", "Share asked for", "Windows", "Tokens", "of tokens", "Documents", "Epochs")
     return table("What was drawn from which source", header, rows, wraps=True)
 
 
