@@ -88,19 +88,25 @@ def source_of(ids: np.ndarray, model: str) -> str:
 
 
 def test_tokens_are_shared_as_weights_say_also_where_windows_grow(mixture: dict[str, Any], model: str) -> None:
-    run = curriculum_of({**mixture, "growth": {"window": "2x", "share": 0.5}}, steps=100)
+    run = curriculum_of({**mixture, "growth": {"window": "8x", "share": 0.5}}, steps=100)
     items = [item for place in range(len(run)) if (item := run[place]) is not None]
-    of_replay = [item for item in items if len(item.input_ids) == 64 and np.all(np.diff(item.position_ids) == 1)]
-    tokens: Counter[str] = Counter()
-    for item in items:
-        tokens[source_of(item.input_ids, model)] += len(item.input_ids)
-    total = sum(tokens.values())
-    assert total == 100 * 8 * 32
-    # A source is within a window for each of the three sources, and of either kind, of its share.
-    for name, share in {"lower": 0.5, "upper": 0.3, "digits": 0.2}.items():
-        assert abs(tokens[name] - share * total) <= 2 * 3 * 64
-    assert sum(len(item.input_ids) for item in of_replay) >= 0.1 * total
-    assert {source_of(item.input_ids, model) for item in of_replay} == {*LETTERS}
+    assert sum(len(item.input_ids) for item in items) == 100 * 8 * 32
+    # Windows without skips have 64 tokens, others 32 and then 256.
+    for tokens, windows in ((64, 10 * 4), (32, 44 * 8), (256, 46)):
+        sources = Counter(source_of(item.input_ids, model) for item in items if len(item.input_ids) == tokens)
+        assert sources.total() == windows
+        for name, share in {"lower": 0.5, "upper": 0.3, "digits": 0.2}.items():
+            assert abs(sources[name] - share * windows) <= len(sources)
+    assert all(np.all(np.diff(item.position_ids) == 1) for item in items if len(item.input_ids) == 64)
+
+
+def test_replay_has_an_order_of_its_own(mixture: dict[str, Any], sources: dict[str, str]) -> None:
+    run = curriculum_of(mixture, steps=100)
+    told = [run.describe(place) for place in range(len(run)) if run[place] is not None]
+    names = (sources["lower"], f"{sources['lower']} (replay)")
+    orders = [[each["document"] for each in told if each["source"] == name][:16] for name in names]
+    assert sorted(orders[0]) == sorted(orders[1]) == [*range(16)]
+    assert orders[0] != orders[1]
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 4])
