@@ -1,5 +1,6 @@
 """A comparison's settings: what arms stand for, and what is refused before anything runs."""
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -144,3 +145,14 @@ def test_what_is_refused(settings: dict[str, Any], named: list[str]) -> None:
         Planner(comparison(**settings), BASE).arm_jobs()
     assert all(name in str(error.value) for name in named), error.value
     assert "\n" not in str(error.value)
+
+
+def test_arms_at_full_length_leave_replay_out() -> None:
+    mixture = [{"source": "docs", "weight": 0.5}, {"source": "notes", "weight": 0.4}, {"weight": 0.1, "replay": True}]
+    jobs = jobs_of(comparison(data=mixture))
+    for name, job in jobs.items():
+        sources, is_full = [entry.source for entry in job.run.data.mixture], "full" in name
+        assert sources == ["docs", "notes", *([] if is_full else [None])]
+        assert job.run.short_share == (0 if is_full else Fraction(1, 10))
+        assert all(entry.min_tokens == 4096 for entry in job.run.data.entries())
+    assert any("full" in name for name in jobs)

@@ -1,5 +1,6 @@
 """A run over several sources: shares, replay, resume to the bit, and what is said of it."""
 
+import functools
 import json
 import logging
 import shutil
@@ -13,11 +14,13 @@ import pytest
 from tiny_runs import STEPS, assert_equal_weights, losses, run
 from transformers import AutoTokenizer
 
-from skipwise.cli.evaluate_documents import held_out_of
+from skipwise.cli.evaluate_documents import find_texts, held_out_of
 from skipwise.config import RunConfig
 from skipwise.config.stages import run_stages
 from skipwise.data.corpus import MixedCorpus, open_corpus
+from skipwise.data.documents import is_held_out
 from skipwise.errors import ConfigError, DataError
+from skipwise.records.runs import Run, held_out_ends
 from skipwise.train.calibration import calibration_documents
 from skipwise.train.curriculum import Curriculum
 from skipwise.train.data import check_sources, make_stages
@@ -66,7 +69,7 @@ def mixture(settings: dict[str, Any], model: str, sources: dict[str, str]) -> di
 def curriculum_of(settings: dict[str, Any], *, steps: int = 20, windows: int = 8, at_a_time: int = 8) -> Curriculum:
     """The items of a run without its model."""
     config = RunConfig.from_mapping(settings)
-    corpus = open_corpus(config.data, AutoTokenizer.from_pretrained(config.model), progress=False)
+    corpus = open_corpus(config.data, tokenizer_of(config.model), progress=False)
     stages = run_stages(config, Window(train=32, original=64, target=256), steps)
     layout = Layout(
         stages=[(stage.begin, stage.window.train) for stage in stages],
@@ -81,9 +84,14 @@ def curriculum_of(settings: dict[str, Any], *, steps: int = 20, windows: int = 8
     return Curriculum(layout, made.stages, made.short)
 
 
+@functools.cache
+def tokenizer_of(model: str) -> Any:
+    return AutoTokenizer.from_pretrained(model)
+
+
 def source_of(ids: np.ndarray, model: str) -> str:
     """The source that token ids are of, told by their letters."""
-    text = AutoTokenizer.from_pretrained(model).decode(ids[:8])
+    text = tokenizer_of(model).decode(ids[:8])
     return next(name for name, letters in LETTERS.items() if {*text} & {*letters})
 
 
@@ -125,7 +133,7 @@ def test_items_do_not_depend_on_the_size_of_batches(mixture: dict[str, Any], at_
 
 RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "workers and another micro-batch": {"training": {"dataloader_num_workers": 2}},
+    "workers": {"training": {"dataloader_num_workers": 2}},
     "growth and exercises": {"window": 240, "growth": {"window": 250, "share": 0.5}, "retrieval": 0.5},
 }
 
@@ -201,7 +209,7 @@ def test_held_out_documents_of_every_source_are_validated_on_each_for_itself(
 
 def opened(settings: dict[str, Any]) -> MixedCorpus:
     config = RunConfig.from_mapping(settings)
-    corpus = open_corpus(config.data, AutoTokenizer.from_pretrained(config.model), progress=False)
+    corpus = open_corpus(config.data, tokenizer_of(config.model), progress=False)
     assert isinstance(corpus, MixedCorpus)
     return corpus
 
@@ -210,6 +218,8 @@ def test_calibration_takes_long_documents_from_all_sources_in_turn(mixture: dict
     order = [source_of(ids, model) for ids in calibration_documents(opened(mixture), 256)]
     assert order[:6] == [*LETTERS] * 2
     assert len(order) > 20
+    few = opened(mixture).long_documents("train", 4, min_tokens=256)
+    assert [source_of(ids, model) for ids in few] == [*LETTERS, "lower"]
 
 
 def test_growth_is_judged_by_each_sources_own_share(mixture: dict[str, Any], sources: dict[str, str]) -> None:
@@ -273,3 +283,31 @@ def test_a_run_too_short_for_a_share_says_so(mixture: dict[str, Any], caplog: py
     assert [line.split(": ")[-1] for line in caplog.messages] == [
         "0 windows of 0 tokens, as the run is too short for it"
     ] * 3
+
+
+def test_a_source_with_nothing_held_out_holds_out_an_end_of_its_own(
+    mixture: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
+) -> None:
+    rng, folders = np.random.default_rng(3), []
+    for name, letters in list(LETTERS.items())[:2]:
+        (tmp_path / name).mkdir()
+        texts = ("".join(rng.choice([*letters], size=3000)) for _ in range(100))
+        (tmp_path / name / "long.txt").write_text(next(text for text in texts if not is_held_out(text, 0.2)))
+        folders.append(str(tmp_path / name))
+    settings = {**mixture, "data": {"mixture": [{"source": each, "weight": 1.0} for each in folders], "held_out": 0.2}}
+    stop_after(2)
+    stopped = run(settings)
+    begun = held_out_ends(Run.open(stopped.folder).begun())
+    resumed = run(settings, resume=True)
+    told = resumed.record["corpus"]["held_out_end"]
+    assert [each["tokens"] for each in told] == [600, 600]
+    assert begun == held_out_ends(resumed.record["corpus"])
+    # An evaluation of one source finds its end, and nothing else of it.
+    for folder, ids in zip(folders, ([*LETTERS][:2]), strict=True):
+        how = {"all_documents": False, "share": None, "skip_unreadable": False, "progress": False}
+        (text,) = find_texts(str(resumed.folder), folder, "text", **how).of(
+            AutoTokenizer.from_pretrained(settings["model"])
+        )
+        assert (len(text), source_of(text, settings["model"])) == (600, ids)
+    first = next(entry for entry in resumed.log if "eval_perplexity_256" in entry)
+    assert {f"eval_perplexity_256_{folder}" for folder in folders} <= {*first}
