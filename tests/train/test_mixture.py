@@ -24,6 +24,7 @@ from skipwise.records.runs import Run, held_out_ends
 from skipwise.train.calibration import calibration_documents
 from skipwise.train.curriculum import Curriculum
 from skipwise.train.data import check_sources, make_stages
+from skipwise.train.drawn import Drawn
 from skipwise.train.layout import Layout
 from skipwise.window import Window
 
@@ -311,3 +312,11 @@ def test_a_source_with_nothing_held_out_holds_out_an_end_of_its_own(
         assert (len(text), source_of(text, settings["model"])) == (600, ids)
     first = next(entry for entry in resumed.log if "eval_perplexity_256" in entry)
     assert {f"eval_perplexity_256_{folder}" for folder in folders} <= {*first}
+
+
+def test_a_source_that_is_exhausted_and_repeated_says_how_often() -> None:
+    few = {"source": "docs", "replay": False, "share": 0.5, "documents": 10, "of_tokens": 4000}
+    once = "50.0% of the tokens: 8 windows of 256 tokens, 0.80 epochs of 10 documents of 4,000 tokens"
+    assert Drawn(**few, windows=8, tokens=256, epochs=0.8).told() == once
+    told = Drawn(**few, windows=400, tokens=12_800, epochs=40.0).told()
+    assert told.endswith("; each document is drawn from up to 40 times, so that the text is repeated 3.2 times")

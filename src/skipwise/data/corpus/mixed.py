@@ -182,7 +182,7 @@ class MixedCorpus:
         Raises:
             DataError: no source has any.
         """
-        found = self._opened(lambda corpus: corpus.long_store(part, min_tokens), part)
+        found = self._opened(lambda corpus: corpus.long_store(part, min_tokens), warns=True)
         there = [len(corpus.texts(store, number, min_tokens=min_tokens)) for corpus, store in found]
         wanted = _fair(number, there)
         return {
@@ -192,9 +192,9 @@ class MixedCorpus:
         }
 
     def _opened(
-        self, view: Callable[[StoredCorpus], TokenStore], told: Part | None = None
+        self, view: Callable[[StoredCorpus], TokenStore], warns: bool = False
     ) -> list[tuple[StoredCorpus, TokenStore]]:
-        """Each source with a view of it, where that is not empty; with `told`, a warning names the others."""
+        """Each source with a view of it, where that is not empty; `warns` of the others."""
         found, missing = [], list[DataError]()
         for corpus in self.parts:
             try:
@@ -203,7 +203,7 @@ class MixedCorpus:
                 missing.append(error)
         if not found:
             raise DataError("; ".join(map(str, missing)))
-        for error in missing if told else ():
+        for error in missing if warns else ():
             logger.warning(f"nothing is taken from {error}")
         return found
 
