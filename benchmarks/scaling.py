@@ -164,8 +164,9 @@ def step(args: argparse.Namespace) -> None:
     from skipwise.loss import use_chunked_loss
     from skipwise.model import load_model
     from skipwise.train.arguments import training_arguments
-    from skipwise.train.curriculum import Curriculum, Stage, collate
+    from skipwise.train.curriculum import Curriculum, collate
     from skipwise.train.guard import BadItems, StepGuard
+    from skipwise.train.layout import Layout
     from skipwise.train.progress import StopOnRequest
     from skipwise.train.trainer import SkipwiseTrainer
 
@@ -215,7 +216,14 @@ def step(args: argparse.Namespace) -> None:
         config = RunConfig.from_mapping(
             {"model": "-", "recipe": "paper", "target": WINDOW.target, "output": folder, "training": training}
         )
-        curriculum = Timed([Stage(0, WINDOW.train, items)], args.steps + 1, WINDOW.train, 1, 1)
+        layout = Layout(
+            stages=[(0, WINDOW.train)],
+            num_steps=args.steps + 1,
+            window_tokens=WINDOW.train,
+            items_per_step=1,
+            items_at_a_time=1,
+        )
+        curriculum = Timed(layout, [items])
         use_chunked_loss(model)
         inner = transformers.Trainer.training_step
         transformers.Trainer.training_step = parts.timed("the Trainer's step", inner)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from skipwise.errors import CheckpointError
-from skipwise.records.runs import Run, held_out_end
+from skipwise.records.runs import Run, held_out_ends
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_what_earlier_versions_did_not_say_is_made_up_for(tmp_path: Path) -> Non
     (tmp_path / "run.yaml").write_text("model: m\ntarget: 32k\n")
     config = Run.open(tmp_path).config()
     assert config is not None
-    assert (config.recipe, config.data.control_tokens, held_out_end({})) == ("paper", "tokens", None)
+    assert (config.recipe, config.data.control_tokens, held_out_ends({})) == ("paper", "tokens", [])
 
 
 @pytest.mark.parametrize(

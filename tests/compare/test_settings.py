@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -142,3 +143,14 @@ def test_a_worker_is_not_imported_before_it_is_run() -> None:
     told = subprocess.run(command, capture_output=True, text=True).stderr
     assert "FileNotFoundError" in told
     assert "RuntimeWarning" not in told
+
+
+def test_arms_at_full_length_leave_replay_out() -> None:
+    mixture = [{"source": "docs", "weight": 0.5}, {"source": "notes", "weight": 0.4}, {"weight": 0.1, "replay": True}]
+    jobs = jobs_of(comparison(data=mixture))
+    for name, job in jobs.items():
+        sources, is_full = [entry.source for entry in job.run.data.mixture], "full" in name
+        assert sources == ["docs", "notes", *([] if is_full else [None])]
+        assert job.run.short_share == (0 if is_full else Fraction(1, 10))
+        assert all(entry.min_tokens == 4096 for entry in job.run.data.entries())
+    assert any("full" in name for name in jobs)

@@ -423,3 +423,23 @@ def test_a_report_needs_no_model_library(fresh_python: Callable[[str], None]) ->
     fresh_python(
         "import sys, skipwise.report.report\nassert not {'torch', 'transformers', 'matplotlib.pyplot'} & {*sys.modules}"
     )
+
+
+def test_a_run_over_a_mixture_tells_what_was_drawn_from_which_source(tmp_path: Path) -> None:
+    record_file = write_extended(tmp_path / "mixed-4k") / "skipwise.json"
+    record = json.loads(record_file.read_text())
+    numbers = {"windows": 1600, "tokens": 409600, "of_tokens": 100000, "documents": 12, "epochs": 133.33}
+    drawn = {"source": "docs | <b>", "replay": False, "share": 0.625, **numbers}
+    record["corpus"]["sources"] = [drawn, {"source": "docs (replay)", "share": 0.1}]
+    record_file.write_text(json.dumps(record))
+    results = write_lines(tmp_path / "r.jsonl", [share("passkey", "accuracy", 4096, 0.5)])
+    tables = [
+        each
+        for one in Report.of(read_evidence([str(record_file.parent), str(results)])).sections
+        for each in one.tables
+    ]
+    (found,) = [one for one in tables if one.title == "What was drawn from which source"]
+    assert found.rows == (
+        ("mixed-4k", "docs | <b>", "62.5%", "1,600", "409,600", "100,000", "12", "133.33"),
+        ("mixed-4k", "docs (replay)", "10.0%", *["–"] * 5),
+    )

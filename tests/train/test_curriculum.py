@@ -4,7 +4,7 @@ import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,8 +20,9 @@ from skipwise.data.corpus import TokenStore
 from skipwise.data.items import IGNORED_LABEL, TrainingItem, TrainingItems
 from skipwise.errors import ConfigError
 from skipwise.positions import SAMPLERS, FullLength, PoSE, sampler_from
-from skipwise.train.curriculum import Curriculum, Stage, collate, collate_diluted
+from skipwise.train.curriculum import Curriculum, collate, collate_diluted
 from skipwise.train.exercises import RetrievalExercises
+from skipwise.train.layout import Layout
 from skipwise.train.validation import validation_lengths
 from skipwise.window import Window
 
@@ -46,6 +47,33 @@ def store(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> TokenStor
     )
 
 
+class Stage(NamedTuple):
+    begin: int
+    tokens: int
+    items: Any
+
+
+def curriculum_of(
+    stages: Sequence[Stage],
+    num_steps: int,
+    window_tokens: int,
+    items_per_step: int,
+    items_at_a_time: int,
+    short: Stage | None = None,
+    **more: Any,
+) -> Curriculum:
+    layout = Layout(
+        stages=[(stage.begin, stage.tokens) for stage in stages],
+        num_steps=num_steps,
+        window_tokens=window_tokens,
+        items_per_step=items_per_step,
+        items_at_a_time=items_at_a_time,
+        short_tokens=short and short.tokens,
+        **more,
+    )
+    return Curriculum(layout, [stage.items for stage in stages], short and short.items)
+
+
 def exercises_of(
     tokenizer: Any, store: TokenStore, share: float = 1.0, seed: int = 0, window: Window = WINDOW, sampler: Any = None
 ) -> RetrievalExercises:
@@ -67,9 +95,9 @@ def test_a_place_gives_one_item_in_any_order_and_process(tokenizer: Any, store: 
         Stage(0, 256, exercises_of(tokenizer, store, 0.5)),
         Stage(5, 300, exercises_of(tokenizer, store, 0.5, window=grown)),
     ]
-    curriculum = Curriculum(stages, 10, 256, items_per_step=3, items_at_a_time=3)
+    curriculum = curriculum_of(stages, 10, 256, items_per_step=3, items_at_a_time=3)
     forwards = [item for place in range(30) if (item := curriculum[place]) is not None]
-    elsewhere = pickle.loads(pickle.dumps(Curriculum(stages, 10, 256, 3, 3)))
+    elsewhere = pickle.loads(pickle.dumps(curriculum_of(stages, 10, 256, 3, 3)))
     backwards = [item for place in reversed(range(30)) if (item := elsewhere[place]) is not None]
     assert all(equal(*pair) for pair in zip(backwards[::-1], forwards, strict=True))
     # Five steps of three windows and, as is the second one, five of two wider ones; drawn anew every time.
@@ -95,7 +123,7 @@ def stage_of(store: TokenStore, begin: int, tokens: int) -> Stage:
 
 def test_stages_begin_at_their_step_and_the_second_step_has_the_widest(store: TokenStore) -> None:
     stages = [stage_of(store, *each) for each in ((0, 256), (4, 512))]
-    curriculum = Curriculum(stages, 6, 256, items_per_step=2, items_at_a_time=2)
+    curriculum = curriculum_of(stages, 6, 256, items_per_step=2, items_at_a_time=2)
     assert len(curriculum) == 12
     assert widths(curriculum, 2) == [[256] * 2, [512], [256] * 2, [256] * 2, [512], [512]]
 
@@ -103,7 +131,7 @@ def test_stages_begin_at_their_step_and_the_second_step_has_the_widest(store: To
 def test_a_wide_window_takes_the_place_of_several(store: TokenStore) -> None:
     stages = [stage_of(store, *each) for each in ((0, 256), (1, 512))]
     # Two batches of four places make a step.
-    curriculum = Curriculum(stages, 2, 256, items_per_step=8, items_at_a_time=4)
+    curriculum = curriculum_of(stages, 2, 256, items_per_step=8, items_at_a_time=4)
     batches = [[curriculum[place] for place in range(first, first + 4)] for first in range(0, 16, 4)]
     assert [tuple(collate(batch)["input_ids"].shape) for batch in batches] == [(4, 256)] * 2 + [(2, 512)] * 2
     diluted = collate_diluted(batches[-1])
@@ -123,14 +151,14 @@ def test_a_step_keeps_its_tokens_whatever_is_at_a_time(
     at_a_time: int, tokens: int, expected: list[list[int]], store: TokenStore
 ) -> None:
     stages = [stage_of(store, *each) for each in ((0, 64), (1, tokens))]
-    curriculum = Curriculum(stages, 2, 64, items_per_step=8, items_at_a_time=at_a_time)
+    curriculum = curriculum_of(stages, 2, 64, items_per_step=8, items_at_a_time=at_a_time)
     assert widths(curriculum, at_a_time)[8 // at_a_time :] == expected
 
 
 def test_short_steps_are_spread_evenly(store: TokenStore) -> None:
     stages = [stage_of(store, *each) for each in ((0, 256), (2, 512))]
     short = stage_of(store, 7, 300)
-    curriculum = Curriculum(stages, 9, 256, items_per_step=2, items_at_a_time=2, short=short, short_steps=0.34)
+    curriculum = curriculum_of(stages, 9, 256, items_per_step=2, items_at_a_time=2, short=short, short_share=0.34)
     whole = [[256] * 2, [512], [300], [512], [512], [300], [512], [512], [300]]
     assert widths(curriculum, 2) == whole
 

@@ -191,7 +191,7 @@ def test_it_is_the_same_after_a_stop_and_for_an_evaluation(
     stopped = run(settings)
     assert not stopped.finished
     unfinished = held_out_of(str(stopped.folder))
-    monkeypatch.setattr("skipwise.train.session.find_held_out_end", lambda *_: pytest.fail("chosen anew"))
+    monkeypatch.setattr("skipwise.train.session.find_held_out_ends", lambda *_: pytest.fail("chosen anew"))
     resumed = run(settings, resume=True)
     assert resumed.record["corpus"] == whole.record["corpus"]
     losses = [[entry["loss"] for entry in each.log if "loss" in entry] for each in (whole, resumed)]
@@ -202,13 +202,13 @@ def test_it_is_the_same_after_a_stop_and_for_an_evaluation(
     assert kept == unfinished
     end = whole.record["corpus"]["held_out_end"]
     how: dict[str, Any] = {"min_tokens": 2, "part": "held_out", "held_out_share": 0.1, "progress": False}
-    store = build_store(kept.data.source, manuals.tokenizer, held_out_end=kept.end, **how)
+    store = build_store(kept.data.source, manuals.tokenizer, held_out_end=kept.ends[0], **how)
     number = int(end["document"].removesuffix(".txt"))
     assert store.document(0).tolist() == manuals.ids(number)[-end["tokens"] :]
     # Of other documents nothing is meant: the end of one that was trained on is no held-out text.
     others = _written(tmp_path / "others", manuals.texts[:1])
     with pytest.raises(DataError, match="held_out"):
-        build_store(others, manuals.tokenizer, held_out_end=kept.end, **how)
+        build_store(others, manuals.tokenizer, held_out_end=kept.ends[0], **how)
 
 
 @pytest.mark.usefixtures("sound_model")
@@ -231,7 +231,7 @@ def test_an_end_is_held_out_of_documents_that_mean_their_control_tokens(
 def test_a_run_that_was_begun_without_goes_on_without(manuals: Manuals, stop_after: Any, monkeypatch: Any) -> None:
     """As runs of earlier versions were."""
     with monkeypatch.context() as patch:
-        patch.setattr("skipwise.train.session.find_held_out_end", lambda *_: None)
+        patch.setattr("skipwise.train.session.find_held_out_ends", lambda *_: [])
         stop_after(2)
         stopped = run(manuals.settings)
     begun = json.loads((stopped.folder / "begun.json").read_text())

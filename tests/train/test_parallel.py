@@ -19,6 +19,8 @@ GROWING = {
     "growth": [{"window": "4x", "share": 0.75}, {"window": "8x", "share": 0.25}],
     "keep_tokens": True,
 }
+# Sources within the folder of documents; a quarter of the steps is replay.
+MIXED: dict[str, Any] = {**GROWING, "mixture": {"1*.txt": 2.0, "[02-9]*.txt": 1.0, None: 1.0}}
 
 
 @pytest.fixture
@@ -63,11 +65,15 @@ def test_one_process_speaks_and_the_others_write_files(tiny_checkpoint: Path, do
     assert "pass  reach" in (tmp_path / "run" / "logs" / "rank-1.txt").read_text()
 
 
-@pytest.mark.parametrize("how", [{}, GROWING], ids=["short windows", "windows that grow"])
+@pytest.mark.parametrize("how", [{}, GROWING, MIXED], ids=["short windows", "windows that grow", "a mixture"])
 def test_the_same_is_trained_whatever_the_number_of_processes(
-    how: dict[str, Any], arguments: Any, tmp_path: Path
+    how: dict[str, Any], arguments: Any, documents: Path, tmp_path: Path
 ) -> None:
     """Eight windows a step by 1, 2 and 4 processes, and a run begun by 2 that 4 go on with."""
+    how = dict(how)
+    if mixture := how.pop("mixture", {}):
+        weights = [({"source": f"{documents}/{glob}"} if glob else {"replay": True}, mixture[glob]) for glob in mixture]
+        how["data"] = {"mixture": [{**entry, "weight": weight} for entry, weight in weights], "held_out": 0.0}
 
     def run(name: str, processes: int, resume: bool = False) -> tuple[list[float], list[int]]:
         seen = tmp_path / f"seen-{name}-{processes}"

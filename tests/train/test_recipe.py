@@ -14,7 +14,7 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Conf
 from skipwise import cli
 from skipwise.config import LoraTuning, RunConfig, recipes
 from skipwise.config.reading import parse_yaml
-from skipwise.config.recipes import Facts, as_begun, resolve
+from skipwise.config.recipes import Facts, LongDocuments, as_begun, resolve
 from skipwise.doctor import Verdict
 from skipwise.errors import DataError, UnsupportedModelError
 from skipwise.positions import PoSE, RandPos
@@ -63,7 +63,7 @@ def test_it_is_the_papers_where_layers_are_local_unless_another_is_named() -> No
 
 def test_documents_that_nobody_named_are_told() -> None:
     given, named = (RunConfig.from_mapping({**SMALL, **data}) for data in ({}, {"data": {"source": "stdlib"}}))
-    facts = dataclasses.replace(model_facts(given, LlamaConfig()), long_documents=lambda tokens: 10_000)
+    facts = dataclasses.replace(model_facts(given, LlamaConfig()), long_documents=lambda tokens: LongDocuments(10_000))
     told = [[line for line in resolve(run, facts).reasons if line.startswith("data:")] for run in (given, named)]
     assert told == [["data: stdlib, the Python sources of this interpreter, as none are given"], []]
 
@@ -119,7 +119,7 @@ def test_windows_grow_where_documents_are_known(streaming: bool, processes: int)
     [({8192: 40, 16384: 15}, "growing"), ({8192: 39, 16384: 15}, "diluted"), ({8192: 40, 16384: 14}, "diluted")],
 )
 def test_windows_grow_where_no_document_is_learnt_by_heart(documents: dict[int, int], recipe: str) -> None:
-    facts: dict[str, Any] = {"long_documents": documents.__getitem__}
+    facts: dict[str, Any] = {"long_documents": lambda tokens: LongDocuments(documents[tokens])}
     assert told({}, **facts).startswith(f"recipe: {recipe}, ")
     assert ("whose windows stay short" in told({}, **facts)) == (recipe == "diluted")
     named = told({"recipe": "growing"}, **facts)
@@ -129,7 +129,7 @@ def test_windows_grow_where_no_document_is_learnt_by_heart(documents: dict[int, 
 
 def test_growth_that_is_given_is_warned_of_and_stays() -> None:
     growth = {"window": "8x", "share": 0.5}
-    said = told({"growth": growth}, long_documents=lambda tokens: 2)
+    said = told({"growth": growth}, long_documents=lambda tokens: LongDocuments(2))
     assert "warning: growth: 2 documents have the 16384 tokens of a window that has grown, and each would be" in said
     assert resolved(growth=growth).growth[0].window == "8x"
     assert resolved(growth=growth, recipe="diluted").dilution

@@ -1,7 +1,7 @@
 """`skipwise calibrate`: chooses an attention factor for a trained model, and writes it into its checkpoint."""
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,7 +91,7 @@ def calibrate(
         from skipwise.calibrate import Search
         from skipwise.calibrate import calibrate as choose
         from skipwise.cli.evaluate_documents import held_out_of
-        from skipwise.data.documents import look_through
+        from skipwise.data.corpus import look_at
         from skipwise.distributed import process_state
         from skipwise.evals import SampleCache
         from skipwise.model import load_model, read_config, rope_state
@@ -105,7 +105,7 @@ def calibrate(
     run = held_out_of(model)
     data = _data(run, documents, field, skip_unreadable)
     # Before any weight is read, so that unreadable files are reported at once.
-    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
+    sources = look_at(data)
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     network: Any = loaded.model
     network.to(process_state().device)
@@ -151,21 +151,27 @@ def _data(run: "HeldOut | None", source: str | None, field: str | None, skip_unr
     kept = DataConfig() if run is None else run.data
     settings = given({"source": source, "field": field}) | {"skip_unreadable": skip_unreadable or kept.skip_unreadable}
     if source is not None:
-        settings = {"field": DataConfig().field, **settings}
+        settings = {"field": DataConfig().field, "mixture": [], **settings}
     return kept.model_copy(update=settings)
 
 
 def _texts(
-    run: "HeldOut | None", data: "DataConfig", sources: "Sources", tokenizer: Any, target: int, *, progress: bool
+    run: "HeldOut | None",
+    data: "DataConfig",
+    sources: "Sequence[Sources]",
+    tokenizer: Any,
+    target: int,
+    *,
+    progress: bool,
 ) -> "list[np.ndarray]":
     """Documents to calibrate on, tokenized."""
-    from skipwise.data.corpus import StoredCorpus, open_corpus
+    from skipwise.data.corpus import open_corpus
     from skipwise.distributed import process_state
     from skipwise.train.calibration import calibration_documents
 
     corpus = open_corpus(data, tokenizer, sources, progress=progress and process_state().is_main_process)
-    if isinstance(corpus, StoredCorpus) and run is not None:
-        corpus = replace(corpus, held_out_end=run.end)
+    if run is not None:
+        corpus = corpus.with_held_out_ends(run.ends)
     return calibration_documents(corpus, target)
 
 

@@ -2,11 +2,11 @@
 
 A run keeps a share of its documents out of training (`data.held_out`) and records it in `skipwise.json`. Whether a
 document is held out depends on its text, so the same share finds the same documents again wherever they are read from.
-If the end of one document was held out instead, that end is found in the same documents.
+Ends of documents that were held out instead are found in the same documents.
 """
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("skipwise")
 
-_READ_ALIKE = ("source", "field", "skip_unreadable", "held_out", "control_tokens")
+_READ_ALIKE = ("source", "field", "mixture", "skip_unreadable", "held_out", "control_tokens")
 
 
 class HeldOut(NamedTuple):
     """The documents of a run, as far as later reads depend on them, and the end of one if that was held out instead."""
 
     data: DataConfig
-    end: "HeldOutEnd | None" = None
+    ends: "Sequence[HeldOutEnd]" = ()
 
 
 def held_out_of(model: str) -> HeldOut | None:
     """What the run behind a model, or a checkpoint of it, held out from training; None for a model without a run."""
-    from skipwise.records.runs import Run, held_out_end
+    from skipwise.records.runs import Run, held_out_ends
 
     folder = Path(model)
     for place in (folder, folder.parent) if folder.name.startswith("checkpoint-") else (folder,):
@@ -44,7 +44,8 @@ def held_out_of(model: str) -> HeldOut | None:
             told, begun = config.data.model_dump(), run.begun()
         else:
             continue
-        return HeldOut(DataConfig(**{name: told[name] for name in _READ_ALIKE if name in told}), held_out_end(begun))
+        data = DataConfig(**{name: told[name] for name in _READ_ALIKE if name in told})
+        return HeldOut(data, tuple(held_out_ends(begun)))
     return None
 
 
@@ -76,6 +77,7 @@ def find_texts(
     data = kept.model_copy(
         update={
             "source": source,
+            "mixture": [],
             "field": field,
             "skip_unreadable": skip_unreadable or kept.skip_unreadable,
             "held_out": 1.0 if all_documents else share,
@@ -92,7 +94,7 @@ def find_texts(
                 f"{kept.source!r} out of training (data.held_out), and {data.held_out:g} is measured on"
             )
     part = "all" if all_documents else "held_out"
-    return Texts(data, sources, part, None if run is None else run.end, details, progress and is_first)
+    return Texts(data, sources, part, () if run is None else run.ends, details, progress and is_first)
 
 
 class Texts(NamedTuple):
@@ -101,7 +103,7 @@ class Texts(NamedTuple):
     data: DataConfig
     sources: "Sources"
     part: "Part"
-    end: "HeldOutEnd | None"
+    ends: "Sequence[HeldOutEnd]"
     details: dict[str, Any]
     progress: bool
 
@@ -110,5 +112,5 @@ class Texts(NamedTuple):
         from skipwise.data.corpus import store_corpus
 
         corpus = store_corpus(self.data, tokenizer, self.sources, progress=self.progress)
-        store = replace(corpus, held_out_end=self.end).documents(self.part, min_tokens=2)
+        store = corpus.with_held_out_ends(self.ends).documents(self.part, min_tokens=2)
         return [store.document(index) for index in range(store.num_documents)]

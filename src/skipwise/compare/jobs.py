@@ -77,7 +77,6 @@ class Planner:
                     "data": {"held_out": 0.0, "min_tokens": target},
                     "training": {"max_steps": costs.steps + 1, **one_window, "save_strategy": "no"},
                     "growth": [],
-                    "short_steps": 0.0,
                 }
                 seed, name = self._comparison.seeds[0], f"costs/{arm.name}-{target}"
                 run = self._run(arm, seed, name, target, settings)
@@ -123,10 +122,12 @@ class Planner:
         if more.get("target"):
             tree["validation"] = {"lengths": [target]}
         if arm.kind.whole_target:
-            tree |= {"window": target, "growth": [], "short_steps": 0.0, "dilution": False}
+            tree |= {"window": target, "growth": [], "dilution": False}
         output = Path(self._comparison.output) / folder / "model"
         try:
             run = RunConfig.from_mapping({**tree, "target": target, "seed": seed, "output": str(output)})
+            if arm.kind.whole_target or "target" in more:
+                run = run.without_short_steps()
             # As in `extend`, but also for arms that are not trained.
             return resolve(run, model_facts(run, self._base)).config
         except SkipwiseError as error:

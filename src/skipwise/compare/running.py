@@ -16,7 +16,7 @@ from skipwise.compare.settings import Comparison
 from skipwise.compare.worker import INTERRUPTED, OUTCOME_FILE, Outcome
 from skipwise.config import RunConfig
 from skipwise.config.reading import parse_yaml, read_settings
-from skipwise.data.documents import look_through
+from skipwise.data.corpus import look_at
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
 from skipwise.files import half_written, replace_file
@@ -87,12 +87,11 @@ def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None
     """Raises for unreadable documents before the first arm is trained."""
     seen = []
     for job in jobs:
-        data = job.run.data
-        for source in (data.source, comparison.evaluation.documents or data.source):
-            asked = {"source": source, "field": data.field, "skip_unreadable": data.skip_unreadable}
+        for data in (job.run.data, job.run.data.measured_on(comparison.evaluation.documents)):
+            asked = [(own.source, own.field, own.skip_unreadable) for own in data.entries()]
             if asked not in seen:
                 seen.append(asked)
-                look_through(**asked)
+                look_at(data)
 
 
 def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:

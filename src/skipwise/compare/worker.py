@@ -18,7 +18,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,11 +140,11 @@ def _train(job: Mapping[str, Any], config: Any) -> Outcome | None:
 
 def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     """Runs the evaluation of the job; samples of an interrupted one are reused, by the model's content."""
-    from skipwise.data.corpus import store_corpus
+    from skipwise.data.corpus import open_stored
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache, evaluate
     from skipwise.model import load_model, original_window, read_config
-    from skipwise.train.validation import find_held_out_end, validation_lengths
+    from skipwise.train.validation import find_held_out_ends, validation_lengths
 
     results, samples = folder / RESULTS_FILE, folder / SAMPLES_FILE
     for file in (results, samples):
@@ -159,15 +159,14 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     model, tokenizer = load_model(config.output_folder if job["trained"] else config.model, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
     longest = max(length for measured in job["evaluation"] for length in measured["lengths"])
-    data = config.data.model_copy(update={"source": job["documents"], "min_tokens": None})
-    corpus = store_corpus(data, tokenizer)
-    end = None
+    data = config.data.measured_on(job["documents"])
+    corpus = open_stored(data, tokenizer)
     if job["documents"] == config.data.source and not config.data.streaming:
-        # A part of what each arm holds out, the same for all arms.
+        # Parts of what each arm holds out, the same for all arms.
         lengths = validation_lengths(config, window)
-        end = find_held_out_end(corpus, lengths, keep=max(config.target, config.data.min_tokens or 0))
-    part = "held_out" if data.held_out else "all"
-    store = replace(corpus, held_out_end=end).documents(part, min_tokens=longest)
+        ends = find_held_out_ends(corpus, lengths, keep=max(config.target, config.data.min_tokens or 0))
+        corpus = corpus.with_held_out_ends(ends)
+    store = corpus.documents("held_out" if data.held_out else "all", min_tokens=longest)
     documents = [store.document(index) for index in range(store.num_documents)]
     for measured in job["evaluation"]:
         evaluate(

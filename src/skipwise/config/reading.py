@@ -56,6 +56,7 @@ def merge_settings(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[s
         old = merged.get(name)
         if name in _DEFAULT_KINDS and isinstance(value, str):
             value = {"kind": value}
+        value = _spelled_data(name, value)
         if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind")):
             merged[name] = merge_settings(old, value)
         else:
@@ -67,7 +68,7 @@ _DEFAULT_KINDS = {"interpolation": "yarn", "sampler": "pose", "tuning": "full"}
 
 
 def with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with every variant as a mapping of `kind` and fields, where only a name or only fields are given."""
+    """The settings with every variant as a mapping of `kind` and fields, and a mixture as one of `data`."""
     spelled = dict(settings)
     for name, default in _DEFAULT_KINDS.items():
         value = spelled.get(name)
@@ -75,7 +76,12 @@ def with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
             spelled[name] = {"kind": value}
         elif isinstance(value, Mapping):
             spelled[name] = {"kind": default, **value}
-    return spelled
+    return {name: _spelled_data(name, value) for name, value in spelled.items()}
+
+
+def _spelled_data(name: str, value: Any) -> Any:
+    """A list for `data` is a mixture."""
+    return {"mixture": value} if name == "data" and isinstance(value, list) and value else value
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> str:
@@ -106,7 +112,7 @@ def _explain_one(model: type[BaseModel], name: str, found: Sequence[Any]) -> str
         name, given = f"{name}.kind", first["ctx"]["tag"]
     words, *others = dict.fromkeys(map(allowed_words, found))
     allowed = " or ".join([words, *(other.removeprefix("give ") for other in others)])
-    if meant := _description(model, name.split(".")):
+    if first["type"] in _ALLOWED and (meant := _description(model, name.split("."))):
         allowed = f"{allowed}: {meant}"
     return f"setting {name!r} is {shortened(given)}; {allowed}"
 

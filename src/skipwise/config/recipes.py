@@ -6,7 +6,8 @@ small model (docs/results/recipes-x16.md). A new recipe is one entry here.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skipwise.launch import ENGINE_SETTINGS
 from skipwise.window import Window
@@ -45,6 +46,20 @@ _TAKE_A_MASK = (None, "sdpa", "eager")
 _MAY_BE_RESOLVED = {"recipe", "interpolation", "sampler", "growth", "keep_tokens", "dilution"}
 
 
+class LongDocuments(NamedTuple):
+    """The training documents of some length; of a mixture, those that would be repeated most often.
+
+    Attributes:
+        number: of documents.
+        share: of the run's tokens that they have.
+        source: name of the entry of the mixture; empty without one.
+    """
+
+    number: int
+    share: Fraction | int = 1
+    source: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Facts about model, documents and machine that choices depend on; None if not known yet.
@@ -56,7 +71,7 @@ class Facts:
         own_sampler: the caller passes a position sampler.
         steps: optimizer steps of the run.
         step_windows: training windows per step, over all processes.
-        long_documents: number of training documents with at least that many tokens.
+        long_documents: the training documents with at least that many tokens.
         shortest_exercise: tokens of the shortest retrieval exercise.
     """
 
@@ -66,7 +81,7 @@ class Facts:
     own_sampler: bool = False
     steps: int
     step_windows: int
-    long_documents: Callable[[int], int] | None = None
+    long_documents: Callable[[int], LongDocuments] | None = None
     shortest_exercise: int | None = None
 
 
@@ -201,11 +216,12 @@ def _few_documents(config: "RunConfig", facts: Facts) -> str | None:
         tokens = stage.window.train
         if tokens <= window.train:
             continue
-        shown = (end - stage.begin) * max(1, facts.step_windows * window.train // tokens)
-        documents = facts.long_documents(tokens)
+        documents, share, source = facts.long_documents(tokens)
+        shown = (end - stage.begin) * max(1, facts.step_windows * window.train // tokens) * share
         if shown > SHOWN_AT_MOST * documents:
-            each = f", and each would be shown {shown / documents:.0f} times" if documents else ""
-            return f"{documents:,} documents have the {tokens} tokens of a window that has grown{each}"
+            each = f", and each would be shown {float(shown) / documents:.0f} times" if documents else ""
+            of = f" of {source}" if source else ""
+            return f"{documents:,} documents{of} have the {tokens} tokens of a window that has grown{each}"
     return None
 
 

@@ -13,28 +13,22 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from skipwise.config.base import Length, Share, StrictModel, as_length
+from skipwise.config.mixture import SourceConfig, check_mixture, sources_of
 from skipwise.config.reading import explain, merge_settings, read_settings, with_kinds
 from skipwise.config.recipes import AUTO, RECIPES
 from skipwise.errors import ConfigError
 from skipwise.names import did_you_mean
 from skipwise.positions import PositionSampler, sampler_from
 from skipwise.rope import Interpolation, check_carries_factor, interpolation_from
-from skipwise.window import Window, length_label, parse_length
-
-
-def _length(value: Any) -> Any:
-    # pydantic lets a ConfigError through, as it is no ValueError; its message names the allowed forms.
-    return value if value is None or isinstance(value, bool) else parse_length(value)
-
-
-Length = Annotated[int, BeforeValidator(_length)]
-"""A number of tokens, or text such as `32k` or `1M`."""
+from skipwise.window import Window, length_label
 
 _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
 
@@ -42,7 +36,7 @@ _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
 def _length_or_times(value: Any) -> Any:
     if isinstance(value, str) and _TIMES.fullmatch(value.strip()):
         return value.strip()
-    return _length(value)
+    return as_length(value)
 
 
 GrownWindow = Annotated[int | str, BeforeValidator(_length_or_times)]
@@ -60,20 +54,13 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, Mapping) else value
 
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class StrictModel(BaseModel):
-    """Base of all settings: frozen, no coercion of types, no unknown names."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 class DataConfig(StrictModel):
     """The documents to train on.
 
     Attributes:
-        source: a file, folder, glob, hub data set or `stdlib`, or a list of these.
+        source: a file, folder, glob, hub data set or `stdlib`, or a list of these; with `mixture` those of the entries.
+        mixture: several sources, each with a weight: its part of the run's tokens. What an entry leaves open is as
+            given here. A list in place of all settings of `data` is read as this one.
         field: field with the text in JSON lines, Parquet and hub data sets; `a.b` for field `b` of field `a`.
         skip_unreadable: skips files and records that cannot be read, with a warning and a count in the run's record.
             Otherwise all of them are reported and nothing is trained. A null or empty row counts as empty, not as
@@ -96,6 +83,7 @@ class DataConfig(StrictModel):
     source: str | list[str] = Field(
         default="stdlib", description="a file, a folder, a pattern, a hub data set or stdlib, or several of them"
     )
+    mixture: list[SourceConfig] = Field(default=[])
     field: str = "text"
     skip_unreadable: bool = False
     min_tokens: Length | None = None
@@ -107,6 +95,56 @@ class DataConfig(StrictModel):
     control_tokens: Literal["text", "tokens"] = "text"
     streaming: bool = False
     buffer: int = Field(default=100, ge=1)
+
+    _check_mixture = field_validator("mixture", mode="wrap")(check_mixture)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_sources_of_mixture(cls, given: Any) -> Any:
+        """Sets `source` to the sources of all entries, for whoever asks only where documents come from."""
+        mixture = given.get("mixture") if isinstance(given, Mapping) else None
+        if not isinstance(mixture, list) or not mixture:
+            return given
+        sources = [source for entry in mixture for source in sources_of(entry)]
+        if given.get("source", sources) != sources:
+            raise ConfigError(
+                f"settings 'data.source' ({given['source']!r}) and 'data.mixture' are both given; give one of them"
+            )
+        return {**given, "source": sources}
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuses a mixture that is streamed."""
+        if self.mixture and self.streaming:
+            raise ConfigError(
+                "settings 'data.mixture' and 'data.streaming' are both given; shares are exact for stored documents "
+                "only: leave streaming out, or stream a single source"
+            )
+
+    @property
+    def replay_share(self) -> Fraction:
+        """Share of the run's tokens that replay entries of the mixture have."""
+        replay = sum((entry.exact_weight for entry in self.mixture if entry.replay), Fraction(0))
+        return replay and replay / sum(entry.exact_weight for entry in self.mixture)
+
+    def entries(self) -> list["DataConfig"]:
+        """The settings of each source: of each entry of the mixture that has one; without a mixture, these."""
+        if not self.mixture:
+            return [self]
+        own = [entry.settings() for entry in self.mixture if entry.source is not None]
+        return [self.model_copy(update={"mixture": [], **settings}) for settings in own]
+
+    def measured_on(self, source: str | list[str] | None = None) -> "DataConfig":
+        """The settings to measure on documents of any length: these, or those of another source."""
+        other = {} if source in (None, self.source) else {"source": source, "mixture": []}
+        return self.model_copy(update={"min_tokens": None, "streaming": False, **other})
+
+    def without_replay(self) -> "DataConfig":
+        """The same without the replay entries of the mixture."""
+        if not self.mixture:
+            return self
+        kept = [entry for entry in self.mixture if not entry.replay]
+        sources = [source for entry in kept for source in sources_of(entry)]
+        return self.model_copy(update={"mixture": kept, "source": sources})
 
 
 class FullTuning(StrictModel):
@@ -181,7 +219,7 @@ class GrowthConfig(StrictModel):
 
     window: GrownWindow = "1x"
     target: GrownWindow | None = None
-    sampler: dict[str, Any] = {}
+    sampler: dict[str, Any] = Field(default={})
     share: float = Field(default=0.1, gt=0.0, le=1.0)
 
     @property
@@ -257,7 +295,7 @@ class RunConfig(StrictModel):
         keep_tokens: no step has more tokens than others, even if one grown window is more than a device's share of a
             step; some micro-batches are then empty. Not with sharded models or context parallelism.
         short_steps: share of the steps, evenly spaced, with windows of the original length without skips. They preserve
-            short-context quality.
+            short-context quality. In a mixture, `replay` entries take its place.
         dilution: diluted attention: each key of an earlier chunk counts for all keys that its skip leaves out, so that
             attention learns to cope with as many keys as the target has (`skipwise.loss.diluted_mask`). Works best with
             text aligned to positions: `sampler: {kind: pose, text: aligned, start: mixed}`.
@@ -280,11 +318,11 @@ class RunConfig(StrictModel):
     window: Length | None = None
     original: Length | None = None
     output: str | None = None
-    interpolation: dict[str, Any] = {"kind": "yarn"}
-    sampler: dict[str, Any] = {"kind": "pose"}
+    interpolation: dict[str, Any] = Field(default={"kind": "yarn"})
+    sampler: dict[str, Any] = Field(default={"kind": "pose"})
     data: DataConfig = DataConfig()
     tuning: Annotated[Tuning, Field(discriminator="kind")] = FullTuning()
-    growth: Annotated[list[GrowthConfig], BeforeValidator(_listed)] = []
+    growth: Annotated[list[GrowthConfig], BeforeValidator(_listed)] = Field(default=[])
     keep_tokens: bool = False
     short_steps: float = Field(default=0.0, ge=0.0, lt=1.0)
     dilution: bool = False
@@ -292,7 +330,7 @@ class RunConfig(StrictModel):
     calibrate: bool = False
     guard: GuardConfig = GuardConfig()
     parallel: ParallelConfig = ParallelConfig()
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default={})
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     attention: str | None = None
     seed: int = Field(default=0, ge=0)
@@ -306,6 +344,11 @@ class RunConfig(StrictModel):
         self.build_sampler()
         for stage in self.growth:
             self.build_sampler(stage)
+        if self.short_steps and self.data.replay_share:
+            raise ConfigError(
+                f"setting 'short_steps' is {self.short_steps:g} and 'data.mixture' has replay, which takes its place; "
+                "leave short_steps out"
+            )
         if self.dilution and self.parallel.context > 1:
             raise ConfigError(
                 f"setting 'dilution' is true and 'parallel.context' is {self.parallel.context}; diluted attention has "
@@ -332,6 +375,11 @@ class RunConfig(StrictModel):
         changed = {} if stage is None else {"sampler": stage.sampler}
         return sampler_from(merge_settings({"sampler": self.sampler}, changed)["sampler"])
 
+    @property
+    def short_share(self) -> Fraction | float:
+        """Share of the steps that are short: by `short_steps`, or the replay of a mixture."""
+        return self.short_steps or self.data.replay_share
+
     def over(self, below: Mapping[str, Any]) -> "RunConfig":
         """The run with these settings below its own, as in `merge_settings`.
 
@@ -343,6 +391,10 @@ class RunConfig(StrictModel):
     def with_data(self, **changes: Any) -> "RunConfig":
         """The run with changed settings of its documents."""
         return self.model_copy(update={"data": self.data.model_copy(update=changes)})
+
+    def without_short_steps(self) -> "RunConfig":
+        """The run without `short_steps` and replay."""
+        return self.model_copy(update={"short_steps": 0.0, "data": self.data.without_replay()})
 
     def given_settings(self) -> dict[str, Any]:
         """The settings that were given explicitly; a recipe of `auto` is left out.

@@ -61,7 +61,7 @@ def run_stages(
 
 def short_stage(config: "RunConfig", stages: Sequence[RunStage]) -> RunStage | None:
     """The stage of the short steps: windows of the original length, at most the widest of the run; None without any."""
-    if not config.short_steps:
+    if not config.short_share:
         return None
     widest = max((stage.window for stage in stages), key=lambda window: window.train)
     window = dataclasses.replace(widest, train=min(widest.original, widest.train))

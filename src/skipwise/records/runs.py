@@ -8,7 +8,7 @@ adapter/        the adapter, if one was trained
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -100,10 +100,16 @@ class Run:
             raise CheckpointError(f"record {str(file)!r} cannot be read ({error!r}); copy the run again") from error
 
 
-def held_out_end(told: Mapping[str, Any]) -> HeldOutEnd | None:
-    """The end of a document that a run holds out, from `Run.begun` or the `corpus` of its record; None if it has none.
+def held_out_ends(told: Mapping[str, Any]) -> list[HeldOutEnd]:
+    """The ends of documents that a run holds out, from `Run.begun` or the `corpus` of its record.
 
-    Earlier versions held out whole documents only.
+    A single one stands there by itself. Earlier versions held out whole documents only.
     """
-    end = told.get("held_out_end")
-    return HeldOutEnd(end["store"], end["number"], end["begin"]) if end else None
+    ends = told.get("held_out_end") or []
+    ends = [ends] if isinstance(ends, dict) else ends
+    return [HeldOutEnd(end["store"], end["number"], end["begin"]) for end in ends]
+
+
+def one_or_all(ends: Sequence[dict[str, Any]]) -> Any:
+    """What `held_out_ends` reads: None, the only one, or all."""
+    return [*ends] if len(ends) > 1 else ends[0] if ends else None

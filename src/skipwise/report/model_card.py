@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -31,6 +32,7 @@ def write_model_card(
     sampler: Mapping[str, object],
     tuning: Mapping[str, object],
     data: Mapping[str, object],
+    drawn: Mapping[str, str] = MappingProxyType({}),
     attention_factor: str | None = None,
     results: Sequence[Arm] = (),
     verdicts: Sequence[Verdict] = (),
@@ -46,6 +48,7 @@ def write_model_card(
         sampler: of positions: its kind and settings.
         tuning: what was trained: its kind and settings.
         data: source of the text, and settings.
+        drawn: what was drawn from each source of a mixture, by name.
         attention_factor: chosen by a calibration after training, and by what; None without one.
         results: what was measured, one arm per model.
         verdicts: of the preflight.
@@ -64,6 +67,7 @@ def write_model_card(
         "Positions": settings_text(sampler),
         "Tuning": settings_text(tuning),
         "Data": settings_text(data),
+        **{f"Drawn from {source}": told for source, told in drawn.items()},
     }
     path = folder / "README.md"
     text = TEMPLATES.get_template("card.md").render(

@@ -48,7 +48,7 @@ _SHOWN = {
 
 def training_section(evidence: Evidence) -> Iterator[Section]:
     """Time and memory of the runs, and of one step by target length."""
-    if tables := [*_runs_table(evidence), *_costs_table(evidence)]:
+    if tables := [*_runs_table(evidence), *_drawn_table(evidence), *_costs_table(evidence)]:
         figure = _costs_figure(evidence)
         several = any(arm.trained and arm.runs for arm in evidence.compared.values())
         figures = [figure] if figure else ()
@@ -129,6 +129,23 @@ def _runs_table(evidence: Evidence) -> list[Table]:
             for name, runs, steps, tokens, seconds, peak in rows
         ),
     )
+
+
+def _drawn_table(evidence: Evidence) -> list[Table]:
+    """What was drawn from each source, a row each, for the runs over a mixture."""
+    rows = (
+        (
+            run.name,
+            str(one.get("source", ABSENT)),
+            _written(one.get("share"), "{:.1%}".format),
+            *(_written(one.get(name), "{:,}".format) for name in ("windows", "tokens", "of_tokens", "documents")),
+            _written(one.get("epochs"), "{:.2f}".format),
+        )
+        for run in evidence.runs
+        for one in run.corpus.get("sources", ())
+    )
+    header = ("Arm", "Source", "Share asked for", "Windows", "Tokens", "of tokens", "Documents", "Epochs")
+    return table("What was drawn from which source", header, rows, wraps=True)
 
 
 def _costs_table(evidence: Evidence) -> list[Table]:

@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,7 @@ def calibration_documents(corpus: Corpus, target: int) -> list[np.ndarray]:
         DataError: there are none, even joined.
     """
     held_out = corpus.data.held_out or DataConfig().held_out
-    corpus = replace(corpus, data=corpus.data.model_copy(update={"held_out": held_out}))
-    return corpus.long_documents("train", _OFFERED, min_tokens=target, spread=True)
+    return corpus.with_held_out(held_out).long_documents("train", _OFFERED, min_tokens=target, spread=True)
 
 
 def calibrate_run(

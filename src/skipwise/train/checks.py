@@ -42,7 +42,7 @@ class CheckedRun:
         facts: everything but the lengths of the documents.
         resolved: the run as far as these facts decide; a resumed run as it was begun.
         validation_lengths: in tokens.
-        sources: its documents, inspected.
+        sources: its documents, inspected, by source.
     """
 
     base: PreTrainedConfig
@@ -51,7 +51,7 @@ class CheckedRun:
     facts: Facts
     resolved: Resolved
     validation_lengths: list[int]
-    sources: Sources
+    sources: list[Sources]
 
 
 def check_run(

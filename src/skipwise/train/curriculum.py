@@ -5,107 +5,70 @@ a resumed run goes on as if it had not been interrupted.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from skipwise.data.items import IGNORED_LABEL, TrainingItem
 from skipwise.train.exercises import Items, RetrievalExercises
-
-
-class Stage(NamedTuple):
-    """Steps of a run that share one training window.
-
-    Attributes:
-        begin: the first step.
-        tokens: per window.
-        items: by their places in the run.
-    """
-
-    begin: int
-    tokens: int
-    items: Items | RetrievalExercises
+from skipwise.train.layout import SHORT, Layout
 
 
 class Curriculum(torch.utils.data.Dataset):
-    """All items of a run in training order: place `p` belongs to step `p // items_per_step`.
-
-    Every step has the same number of tokens. So wider windows leave places empty: the last ones of a batch, so that it
-    is no larger than one of short windows, and the last batches of a step, so that all processes have as many.
-
-    The second step has the widest windows of the run, so that a lack of memory shows at once and not after hours. (At
-    the first step the optimizer has not allocated its state yet.)
+    """All items of a run in training order, at the places of its layout.
 
     Args:
-        stages: in order; the first begins at step 0.
-        num_steps: optimizer steps of the run.
-        window_tokens: of the shortest window, one per place.
-        items_per_step: places per optimizer step, over all processes.
-        items_at_a_time: places per batch on one device, as the run was begun.
+        layout: which windows each step has.
+        stages: the items of each stage.
+        short: the items of the short steps.
         skipped: places to skip: place p gets the item of place p plus the length of the run.
-        evenly: spreads empty places evenly over the batch, for a run resumed with batches of another size: a step
-            trains on the same items, and none of its batches is fuller than it must be.
-        keep_tokens: leaves whole batches empty too, if one window has more tokens than a batch of short ones.
-        short: the stage of the short steps, whose `begin` is ignored.
-        short_steps: share of the steps that are short, evenly spaced.
     """
 
     def __init__(
         self,
-        stages: Sequence[Stage],
-        num_steps: int,
-        window_tokens: int,
-        items_per_step: int,
-        items_at_a_time: int,
+        layout: Layout,
+        stages: Sequence[Items | RetrievalExercises],
+        short: Items | None = None,
         skipped: Sequence[int] = (),
-        evenly: bool = False,
-        keep_tokens: bool = True,
-        short: Stage | None = None,
-        short_steps: float = 0.0,
     ) -> None:
-        self._stages, self._num_steps, self.window_tokens = list(stages), num_steps, window_tokens
-        self._items_per_step, self._items_at_a_time = items_per_step, items_at_a_time
-        self._skipped, self._evenly = frozenset(skipped), evenly
-        self._short, self._short_steps, self._keep_tokens = short, short_steps, keep_tokens
-        self._widest = max(self._stages, key=lambda stage: stage.tokens)
+        self._layout, self._stages, self._short = layout, list(stages), short
+        self._skipped = frozenset(skipped)
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens of the shortest window."""
+        return self._layout.window_tokens
 
     def __len__(self) -> int:
-        return self._num_steps * self._items_per_step
+        return len(self._layout)
 
     def __getitem__(self, place: int) -> TrainingItem | None:
-        stage = self._stage(place // self._items_per_step)
-        batch, within = divmod(place % self._items_per_step, self._items_at_a_time)
-        fitting, in_step = (self._windows(stage, places) for places in (self._items_at_a_time, self._items_per_step))
-        if self._evenly:
-            nth, empty = divmod(within * fitting, self._items_at_a_time)
-            within, place = (nth if empty < fitting else fitting), place - within + nth
-        if within >= fitting or (self._keep_tokens and batch * fitting + within >= in_step):
+        taken = self._layout.taken(place)
+        if taken is None:
             return None
-        while place in self._skipped:
-            place += len(self)
-        return stage.items.at(place)._replace(place=place)
+        items = self._items_at(taken)
+        while taken in self._skipped:
+            taken += len(self)
+        return items.at(taken)._replace(place=taken)
 
-    def describe(self, place: int) -> dict[str, int]:
+    def describe(self, place: int) -> dict[str, Any]:
         """Which document the item at a place was made of; also beyond the end of the run."""
-        return self._stage(place % len(self) // self._items_per_step).items.describe(place)
+        return self._items_at(place % len(self)).describe(place)
 
     def grown_tokens(self, step: int, at_a_time: int) -> int | None:
         """Tokens of a window of this step if it has grown and is alone in a batch of so many places; else None."""
-        stage = self._stage(step)
-        alone = self._windows(stage, at_a_time) == 1
-        return stage.tokens if alone and stage.tokens > self.window_tokens else None
+        stage = self._layout.stage_of(step)
+        tokens = self._layout.tokens_of(stage)
+        alone = self._layout.windows_in(stage, at_a_time) == 1
+        return tokens if alone and tokens > self.window_tokens else None
 
-    def _windows(self, stage: Stage, places: int) -> int:
-        """Windows of a stage with as many tokens as this many places; at least one, at most one per place."""
-        return min(places, max(1, places * self.window_tokens // stage.tokens))
-
-    def _stage(self, step: int) -> Stage:
-        if step == 1:
-            return self._widest
-        if self._short and int((step + 1) * self._short_steps) > int(step * self._short_steps):
-            return self._short
-        return [stage for stage in self._stages if stage.begin <= step][-1]
+    def _items_at(self, place: int) -> Items | RetrievalExercises:
+        stage = self._layout.stage_of(place // self._layout.items_per_step)
+        if stage != SHORT:
+            return self._stages[stage]
+        assert self._short is not None
+        return self._short
 
 
 _COLUMNS = ("input_ids", "position_ids", "labels")

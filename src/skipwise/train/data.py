@@ -1,89 +1,140 @@
 """A run's documents: found, and made into the items of its stages."""
 
+import itertools
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from accelerate import PartialState
 
 from skipwise.config import RunConfig
 from skipwise.config.stages import RunStage, short_stage
-from skipwise.data.corpus import Corpus, StoredCorpus, StreamedCorpus, TokenStore
-from skipwise.data.documents import Sources, kinds_line, look_through
+from skipwise.data.corpus import Corpus, MixedCorpus, MixedStore, StreamedCorpus, TokenStore, look_at
+from skipwise.data.documents import Sources, kinds_line
 from skipwise.data.items import TrainingItems
 from skipwise.data.stream import DocumentStream, check_streaming
-from skipwise.train.curriculum import Stage
+from skipwise.train.drawn import Drawn, drawn_from
 from skipwise.train.exercises import Items, RetrievalExercises
+from skipwise.train.layout import Layout
 from skipwise.train.streamed import StreamedItems
 
 logger = logging.getLogger("skipwise")
 
 _NAMED_AT_MOST = 3
 
+Documents = TokenStore | MixedStore | DocumentStream
+"""What the items of a stage are made of."""
 
-def check_sources(config: RunConfig) -> Sources:
-    """Inspects the run's documents; looks up on the hub what is no path on this machine.
+
+class StagedItems(NamedTuple):
+    """What a run is trained on.
+
+    Attributes:
+        stages: the items of each stage.
+        short: the items of the short steps; None if there are none.
+        documents: of the first stage.
+        drawn: what is drawn from which source of a mixture.
+    """
+
+    stages: list[Items | RetrievalExercises]
+    short: Items | None
+    documents: Documents
+    drawn: list[Drawn]
+
+
+def check_sources(config: RunConfig) -> list[Sources]:
+    """Inspects the run's documents, by source; looks up on the hub what is no path on this machine.
 
     Warns about empty files, since copying or downloading may have failed.
 
     Raises:
         DataError: there are none, or some cannot be read (see `documents.look_through`).
     """
-    data = config.data
-    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
-    if data.streaming:
-        check_streaming(sources, config.training.get("dataloader_num_workers", 0))
-    if empty := sources.empty_files():
+    sources = look_at(config.data)
+    if config.data.streaming:
+        check_streaming(sources[0], config.training.get("dataloader_num_workers", 0))
+    if empty := [name for own in sources for name in own.empty_files()]:
         more = len(empty) - _NAMED_AT_MOST
         named = ", ".join(empty[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
         logger.warning(f"empty files give nothing to train on: {named}")
+    _tell_of_shared_files(config, sources)
     return sources
 
 
-def make_stages(
-    config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], *, num_steps: int, items_per_step: int
-) -> tuple[list[Stage], Stage | None, TokenStore | DocumentStream]:
-    """The items of a run by stage, those of its short steps, and the documents of its first stage.
+def _tell_of_shared_files(config: RunConfig, sources: Sequence[Sources]) -> None:
+    """Warns about files of two entries of a mixture: these have more of the tokens than either weight says."""
+    names = [entry.name for entry in config.data.mixture if entry.source is not None and not entry.replay]
+    is_trained = [not entry.replay for entry in config.data.mixture if entry.source is not None]
+    first: dict[Path, str] = {}
+    shared: Counter[tuple[str, str]] = Counter()
+    for name, own in zip(names, itertools.compress(sources, is_trained), strict=True):
+        for file in own.files():
+            shared[first.setdefault(file.resolve(), name), name] += 1
+    for (one, other), number in shared.items():
+        if one != other:
+            logger.warning(f"files of {other} are in {one} too ({number:,}): they are drawn for both")
+
+
+def make_stages(config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], layout: Layout) -> StagedItems:
+    """The items of a run by stage, and what they are made of.
 
     Args:
         config: the run.
         corpus: its documents.
         stages: from `run_stages`.
-        num_steps: optimizer steps of the run.
-        items_per_step: windows per optimizer step, over all processes, before windows grow.
+        layout: which windows each step has.
 
     Raises:
         DataError: documents that cannot be read, or too short.
         ConfigError: a window too short for a retrieval exercise.
     """
-    data, seed = config.data, config.seed
+    seed, lanes = config.seed, layout.items_per_step
     # One stream for all stages: each goes on where the one before has stopped.
-    stream = corpus.stream(lanes=items_per_step, seed=seed) if isinstance(corpus, StreamedCorpus) else None
-    opened: list[TokenStore | DocumentStream] = []
+    stream = corpus.stream(lanes=lanes, seed=seed) if isinstance(corpus, StreamedCorpus) else None
+    how: dict[str, Any] = {"mask_joints": config.data.mask_joints, "near_labels": config.data.near_labels}
 
-    def stage_of(stage: RunStage, retrieval: float) -> Stage:
-        begin, lengths, sampler = stage
-        how: dict[str, Any] = {"mask_joints": data.mask_joints, "near_labels": data.near_labels}
-        items: Items
-        if isinstance(corpus, StoredCorpus):
-            opened.append(store := corpus.documents("train", min_tokens=lengths.train))
-            items = TrainingItems(store, sampler, lengths, seed, **how)
-        else:
+    def items_of(stage: RunStage, store: Documents) -> Items:
+        _, lengths, sampler = stage
+        if isinstance(store, MixedStore):
+            return store.items(sampler, lengths, seed, layout, **how)
+        if isinstance(store, TokenStore):
+            return TrainingItems(store, sampler, lengths, seed, **how)
+        own = {"lanes": lanes, "num_places": len(layout), "min_tokens": max(lengths.train, config.data.min_tokens or 0)}
+        return StreamedItems(store, sampler, lengths, seed, **own, **how)
+
+    def documents_for(stage: RunStage, replay: bool = False) -> Documents:
+        if isinstance(corpus, StreamedCorpus):
             assert stream is not None
-            opened.append(stream)
-            how |= {"lanes": items_per_step, "num_places": num_steps * items_per_step}
-            how |= {"min_tokens": max(lengths.train, data.min_tokens or 0)}
-            items = StreamedItems(stream, sampler, lengths, seed, **how)
-        if retrieval:
-            exercises = RetrievalExercises(corpus.tokenizer, items, sampler, lengths, seed, retrieval)
-            return Stage(begin, lengths.train, exercises)
-        return Stage(begin, lengths.train, items)
+            return stream
+        return (corpus.replayed if replay else corpus.training)(stage.window.train)
 
-    made = [stage_of(stage, data.retrieval) for stage in stages]
-    logger.info(_told(opened[0], corpus.sources))
+    opened, made = list[Documents](), list[Items | RetrievalExercises]()
+    for stage in stages:
+        opened.append(documents_for(stage))
+        made.append(items := items_of(stage, opened[-1]))
+        if share := config.data.retrieval:
+            made[-1] = RetrievalExercises(corpus.tokenizer, items, stage.sampler, stage.window, seed, share)
+    _tell(corpus, opened[0])
     # Short steps are of text alone: they preserve the short window, not the finding of keys.
     short = short_stage(config, stages)
-    return made, short and stage_of(short, 0.0), opened[0]
+    replayed = short and documents_for(short, replay=True)
+    drawn = drawn_from(layout, opened, replayed, config.data.replay_share)
+    for each in drawn:
+        logger.log(logging.INFO if each.windows else logging.WARNING, f"drawn from {each.source}: {each.told()}")
+    return StagedItems(made, short and replayed and items_of(short, replayed), opened[0], drawn)
+
+
+def _tell(corpus: Corpus, store: Documents) -> None:
+    """Logs what is trained on, of each source."""
+    if isinstance(store, MixedStore):
+        by_name = {part.name: part.sources for part in corpus.parts}
+        for name, own in zip(store.names, store.stores, strict=True):
+            logger.info(f"{name}: {_told(own, by_name[name])}")
+    else:
+        assert not isinstance(corpus, MixedCorpus)
+        logger.info(_told(store, corpus.sources))
 
 
 def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:

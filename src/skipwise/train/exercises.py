@@ -21,7 +21,7 @@ class Items(Protocol):
         """The item at a place."""
         ...
 
-    def describe(self, place: int) -> dict[str, int]:
+    def describe(self, place: int) -> dict[str, Any]:
         """Which document an item was made of."""
         ...
 
@@ -63,7 +63,7 @@ class RetrievalExercises:
         """The item at a place in the run."""
         return self.exercise(place) if self.stands_at(place) else self._items.at(place)
 
-    def describe(self, place: int) -> dict[str, int]:
+    def describe(self, place: int) -> dict[str, Any]:
         """Which document an item was made of; empty for an exercise."""
         return {} if self.stands_at(place) else self._items.describe(place)
 

@@ -14,7 +14,7 @@ logs/rank-<n>.txt    with several processes: the log of each but the first
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,7 +25,7 @@ from skipwise.config.recipes import Resolved
 from skipwise.data.store import HeldOutEnd
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.files import half_written, replace_file
-from skipwise.records.runs import BEGUN_FILE, SETTINGS_FILE, Run
+from skipwise.records.runs import BEGUN_FILE, SETTINGS_FILE, Run, one_or_all
 from skipwise.train.durable import STAGING, newest_sound
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class RunFolder:
         corpus: str,
         windows: int,
         at_a_time: int,
-        end: HeldOutEnd | None = None,
+        ends: Sequence[HeldOutEnd] = (),
     ) -> None:
         """Claims the folder for this run, or checks that a resumed run is the one that was begun.
 
@@ -152,7 +152,7 @@ class RunFolder:
             corpus: fingerprint of the training tokens.
             windows: per optimizer step, over all processes.
             at_a_time: per micro-batch, on each device.
-            end: the held-out end of a document.
+            ends: the held-out ends of documents.
 
         Raises:
             ConfigError: the run was begun with another sampler, on other documents or with more or fewer windows per
@@ -168,7 +168,8 @@ class RunFolder:
             self._check_begun(begun, now, windows)
         elif state.is_main_process:
             told = {"reasons": [*resolved.reasons, *resolved.warnings]}
-            begun = {**now, "windows": windows, "at_a_time": at_a_time, "held_out_end": end and end._asdict(), **told}
+            end = one_or_all([end._asdict() for end in ends])
+            begun = {**now, "windows": windows, "at_a_time": at_a_time, "held_out_end": end, **told}
             self._write(SETTINGS_FILE, resolved.config.to_yaml())
             self._write(BEGUN_FILE, json.dumps(begun, indent=2) + "\n")
         state.wait_for_everyone()

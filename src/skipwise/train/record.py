@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,17 +12,18 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from skipwise.config import RunConfig
-from skipwise.data.corpus import TokenStore
-from skipwise.data.documents import Sources
+from skipwise.data.corpus import MixedStore, TokenStore
+from skipwise.data.documents import PassedOver, Sources
 from skipwise.data.stream import DocumentStream, LaneCounts
 from skipwise.files import replace_file
 from skipwise.positions import PositionSampler
 from skipwise.records.runs import RECORD_FILE
 from skipwise.report.model_card import write_model_card
+from skipwise.train.drawn import Drawn
 from skipwise.train.session import Session
 
 
-def run_record(run: Session, documents: TokenStore | DocumentStream) -> dict[str, Any]:
+def run_record(run: Session, documents: TokenStore | MixedStore | DocumentStream) -> dict[str, Any]:
     """What is known about a run before its first step, ready for JSON."""
     config = run.config
     return {
@@ -38,11 +40,11 @@ def run_record(run: Session, documents: TokenStore | DocumentStream) -> dict[str
     }
 
 
-def _corpus(sources: Sources, documents: TokenStore | DocumentStream) -> dict[str, Any]:
-    kinds = {"kinds_not_read": dict(sources.kinds_passed_over)}
+def _corpus(sources: Sequence[Sources], documents: TokenStore | MixedStore | DocumentStream) -> dict[str, Any]:
+    kinds = {"kinds_not_read": dict(sum((own.kinds_passed_over for own in sources), Counter[str]()))}
     if isinstance(documents, DocumentStream):
         return {"fingerprint": documents.fingerprint, "shards": documents.num_shards, **kinds}
-    unreadable = sources.passed_over()
+    unreadable = _passed_over(sources)
     unreadable.update(documents.passed_over)
     return {
         "fingerprint": documents.fingerprint,
@@ -53,7 +55,14 @@ def _corpus(sources: Sources, documents: TokenStore | DocumentStream) -> dict[st
     }
 
 
-def streamed_counts(stream: DocumentStream, sources: Sources) -> dict[str, Any]:
+def _passed_over(sources: Sequence[Sources]) -> PassedOver:
+    passed_over = PassedOver()
+    for own in sources:
+        passed_over.update(own.passed_over().to_json())
+    return passed_over
+
+
+def streamed_counts(stream: DocumentStream, sources: Sequence[Sources]) -> dict[str, Any]:
     """What the lanes of all processes have skipped since they started: unreadable rows, and rows without text."""
     several = PartialState().num_processes > 1
     furthest: dict[int, LaneCounts] = {}
@@ -62,7 +71,7 @@ def streamed_counts(stream: DocumentStream, sources: Sources) -> dict[str, Any]:
             # Processes that hold windows together have the same lanes.
             if lane not in furthest or counted.up_to > furthest[lane].up_to:
                 furthest[lane] = counted
-    unreadable = sources.passed_over()
+    unreadable = _passed_over(sources)
     for counted in furthest.values():
         unreadable.update(counted.unreadable.to_json())
     return {"unreadable": unreadable.to_json(), "empty": sum(counted.empty for counted in furthest.values())}
@@ -78,6 +87,9 @@ def write_record(run: Session, record: dict[str, Any], *, note: str | None, fact
         factor: what a calibration chose, in a line for the card; None if there was none.
     """
     settings = record["config"]
+    drawn = [Drawn(**each) for each in record["corpus"].get("sources", ())]
+    # A mixture is told by what was drawn from it.
+    left_out = {"mixture", "source"} if drawn else {"mixture"}
     made_by_settings = record["sampler"] == sampler_text(RunConfig.from_mapping(settings).build_sampler())
     write_model_card(
         run.folder.path,
@@ -86,7 +98,8 @@ def write_record(run: Session, record: dict[str, Any], *, note: str | None, fact
         interpolation=settings["interpolation"],
         sampler=settings["sampler"] if made_by_settings else {"kind": record["sampler"]},
         tuning=settings["tuning"],
-        data=settings["data"],
+        data={name: value for name, value in settings["data"].items() if name not in left_out},
+        drawn={each.source: each.told() for each in drawn},
         attention_factor=factor,
         verdicts=run.verdicts,
         notes=[note] if note else [],

@@ -12,12 +12,12 @@ import transformers
 from skipwise.config import FullTuning, RunConfig
 from skipwise.config.recipes import Resolved, resolve
 from skipwise.config.stages import RunStage, run_stages
-from skipwise.data.corpus import Corpus, StoredCorpus, open_corpus
+from skipwise.data.corpus import Corpus, StreamedCorpus, open_corpus
 from skipwise.doctor import Verdict
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import LoadedModel
 from skipwise.positions import PositionSampler
-from skipwise.records.runs import held_out_end
+from skipwise.records.runs import held_out_ends
 from skipwise.train.arguments import training_arguments, training_settings
 from skipwise.train.checks import CheckedRun, check_run
 from skipwise.train.context import ContextGroup
@@ -28,7 +28,7 @@ from skipwise.train.folder import RunFolder
 from skipwise.train.guard import BadItems
 from skipwise.train.process import free_memory, reset_peak_bytes
 from skipwise.train.sharding import is_sharded
-from skipwise.train.validation import find_held_out_end
+from skipwise.train.validation import find_held_out_ends
 from skipwise.window import Window
 
 logger = logging.getLogger("skipwise")
@@ -48,7 +48,7 @@ class Session:
         checkpoint: to go on from; None for the beginning.
         bad_items: what went wrong before.
         began: `time.monotonic` when it began.
-        corpus: the documents, without the held-out end of one; None until the run is resolved.
+        corpus: the documents, without the held-out ends of some; None until the run is resolved.
         loaded: the model that is trained, and its tokenizer.
         verdicts: of the preflight.
         context: the processes that hold each window together; None if each has windows of its own.
@@ -111,8 +111,8 @@ class Session:
         if not self.resumes:
             if not given.data.streaming:
                 corpus = self._open_corpus()
-                assert isinstance(corpus, StoredCorpus)
-                facts = dataclasses.replace(facts, long_documents=corpus.number_of)
+                assert not isinstance(corpus, StreamedCorpus)
+                facts = dataclasses.replace(facts, long_documents=corpus.scarcest)
             self.resolved = resolve(given, facts)
         for reason in self.resolved.reasons:
             logger.info(reason)
@@ -146,17 +146,16 @@ class Session:
         return self.folder.run.begun().get(name)
 
     def _open_corpus(self) -> Corpus:
-        """Opens the documents once, and chooses the held-out end of one, which depends on the stages."""
+        """Opens the documents once, and chooses the held-out ends of some, which depend on the stages."""
         if self.corpus is None:
             how = {"progress": shows_bars(self.config)}
             self.corpus = open_corpus(self.config.data, self.checked.tokenizer, self.checked.sources, **how)
-        if isinstance(self.corpus, StoredCorpus):
-            if begun := self.folder.run.begun():
-                end = held_out_end(begun)
-            else:
-                widest = max(stage.window.train for stage in self.stages)
-                end = find_held_out_end(self.corpus, self.checked.validation_lengths, widest)
-            self.corpus = dataclasses.replace(self.corpus, held_out_end=end)
+        if begun := self.folder.run.begun():
+            ends = held_out_ends(begun)
+        else:
+            widest = max(stage.window.train for stage in self.stages)
+            ends = find_held_out_ends(self.corpus, self.checked.validation_lengths, widest)
+        self.corpus = self.corpus.with_held_out_ends(ends)
         return self.corpus
 
 

@@ -1,5 +1,6 @@
 """The steps of a run: what they are made of, the Trainer that takes them, and smaller ones if memory runs out."""
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,23 +10,25 @@ import transformers
 from accelerate import PartialState
 
 from skipwise.calibrate import require_calibratable
-from skipwise.data.corpus import Corpus, StoredCorpus, TokenStore
+from skipwise.config.stages import short_stage
+from skipwise.data.corpus import Corpus, MixedStore, StreamedCorpus, TokenStore
 from skipwise.data.stream import DocumentStream
 from skipwise.loss import use_chunked_loss
 from skipwise.train.calibration import calibration_documents
 from skipwise.train.context import num_groups
 from skipwise.train.curriculum import Curriculum, collate, collate_diluted
-from skipwise.train.data import make_stages
+from skipwise.train.data import StagedItems, make_stages
 from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooMuchAtATimeError, fewer_at_a_time
 from skipwise.train.guard import StepGuard
+from skipwise.train.layout import Layout
 from skipwise.train.preparation import load_to_train
 from skipwise.train.progress import StopOnRequest
 from skipwise.train.record import run_record, sampler_text
 from skipwise.train.session import Session
 from skipwise.train.sharding import keep_for_the_loss
 from skipwise.train.tuning import apply_tuning
-from skipwise.train.validation import build_validation, tell_held_out_end
+from skipwise.train.validation import build_validation, tell_held_out_ends
 
 if TYPE_CHECKING:
     from skipwise.train.trainer import SkipwiseTrainer
@@ -46,7 +49,7 @@ class Trained:
     """
 
     trainer: "SkipwiseTrainer"
-    documents: TokenStore | DocumentStream
+    documents: TokenStore | MixedStore | DocumentStream
     to_calibrate_on: list[np.ndarray] | None
     record: dict[str, Any]
     finished: bool
@@ -73,20 +76,24 @@ def train(run: Session) -> Trained:
 
 
 def _train(run: Session) -> Trained:
-    from skipwise.train.trainer import SkipwiseTrainer  # Loads the whole Trainer of transformers.
+    from skipwise.train.trainer import SkipwiseTrainer, stream_places  # Loads the whole Trainer of transformers.
 
     transformers.set_seed(run.config.seed)
     loaded, corpus, config = run.loaded, run.corpus, run.config
     assert loaded is not None
     assert corpus is not None
-    curriculum, documents = _curriculum(run, corpus)
+    layout = _layout(run)
+    made = make_stages(config, corpus, run.stages, layout)
+    curriculum, documents = Curriculum(layout, made.stages, made.short, run.bad_items.skipped), made.documents
+    if isinstance(documents, DocumentStream) and run.checkpoint is not None:
+        documents.restore(stream_places(run.checkpoint))
     validate = build_validation(config, corpus, loaded, run.checked.validation_lengths, share_out=not run.split)
     to_calibrate_on = None
     if config.calibrate:
         # A model that cannot be calibrated is refused before hours of training.
         to_calibrate_on = calibration_documents(corpus, run.window.target)
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
-    record = _begin(run, documents)
+    record = _begin(run, corpus, made)
     use_chunked_loss(loaded.model)
     model = apply_tuning(loaded.model, config.tuning)
     keep_for_the_loss(model, run.arguments)
@@ -112,55 +119,50 @@ def _train(run: Session) -> Trained:
     )
 
 
-def _curriculum(run: Session, corpus: Corpus) -> tuple[Curriculum, TokenStore | DocumentStream]:
-    """All items of the run in order, and the documents of its first stage."""
+def _layout(run: Session) -> Layout:
+    """Which windows each step of the run has."""
     config, arguments = run.config, run.arguments
     # Runs of earlier versions do not say how many windows were trained at a time.
     begun_with = run.folder.run.begun().get("at_a_time", arguments.train_batch_size)
-    steps, windows = run.training["max_steps"], _windows_per_step(run)
-    stages, short, documents = make_stages(config, corpus, run.stages, num_steps=steps, items_per_step=windows)
-    curriculum = Curriculum(
-        stages,
-        steps,
-        run.window.train,
-        items_per_step=windows,
+    short = short_stage(config, run.stages)
+    return Layout(
+        stages=[(stage.begin, stage.window.train) for stage in run.stages],
+        num_steps=run.training["max_steps"],
+        window_tokens=run.window.train,
+        items_per_step=_windows_per_step(run),
         items_at_a_time=begun_with,
-        skipped=run.bad_items.skipped,
         evenly=begun_with != arguments.train_batch_size,
         # Processes that share a model or windows cannot do without a batch alone.
         keep_tokens=config.keep_tokens and run.context is None and not (arguments.deepspeed or arguments.fsdp),
-        short=short,
-        short_steps=config.short_steps,
+        short_tokens=short and short.window.train,
+        short_share=config.short_share,
     )
-    if isinstance(documents, DocumentStream) and run.checkpoint is not None:
-        from skipwise.train.trainer import stream_places
-
-        documents.restore(stream_places(run.checkpoint))
-    return curriculum, documents
 
 
-def _begin(run: Session, documents: TokenStore | DocumentStream) -> dict[str, Any]:
+def _begin(run: Session, corpus: Corpus, made: StagedItems) -> dict[str, Any]:
     """Claims the folder, and returns the record of what is known before the first step."""
-    end = documents.view.held_out_end if isinstance(documents, TokenStore) else None
+    ends = [part.held_out_end for part in corpus.parts if part.held_out_end is not None]
     run.folder.begin(
         run.resolved,
         sampler=sampler_text(run.checked.sampler),
-        corpus=_fingerprint(run, documents),
+        corpus=_fingerprint(run, corpus, made),
         windows=_windows_per_step(run),
         at_a_time=run.arguments.train_batch_size,
-        end=end,
+        ends=ends,
     )
-    record = run_record(run, documents)
-    if end is not None and isinstance(documents, TokenStore):
-        record["corpus"]["held_out_end"] = tell_held_out_end(end, documents)
+    record = run_record(run, made.documents)
+    if made.drawn:
+        record["corpus"]["sources"] = [dataclasses.asdict(drawn) for drawn in made.drawn]
+    if ends:
+        record["corpus"]["held_out_end"] = tell_held_out_ends(corpus)
     return record
 
 
-def _fingerprint(run: Session, documents: TokenStore | DocumentStream) -> str:
+def _fingerprint(run: Session, corpus: Corpus, made: StagedItems) -> str:
     """Identifies the documents of the first stage, whatever window fits into memory."""
-    if isinstance(run.corpus, StoredCorpus) and "widest_tokens" in run.folder.run.begun():
-        documents = run.corpus.documents("train", min_tokens=run.first_window_tokens)
-    return documents.fingerprint
+    if not isinstance(corpus, StreamedCorpus) and "widest_tokens" in run.folder.run.begun():
+        return corpus.training(run.first_window_tokens).fingerprint
+    return made.documents.fingerprint
 
 
 def _windows_per_step(run: Session) -> int:

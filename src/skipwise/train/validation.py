@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skipwise.config import RunConfig
-from skipwise.data.corpus import Corpus, HeldOutEnd, StoredCorpus, TokenStore
-from skipwise.data.store import TokenFiles, choose_held_out_end
+from skipwise.data.corpus import Corpus, HeldOutEnd, MixedCorpus
+from skipwise.data.store import choose_held_out_end
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.model import LoadedModel
+from skipwise.records.runs import one_or_all
 from skipwise.window import Window, length_label
 
 if TYPE_CHECKING:
@@ -39,39 +40,45 @@ def validation_lengths(config: RunConfig, window: Window) -> list[int]:
     return lengths
 
 
-def find_held_out_end(corpus: StoredCorpus, lengths: Sequence[int], keep: int) -> HeldOutEnd | None:
-    """The end of a document to hold out, if the held-out documents have fewer tokens than the shortest length.
+def find_held_out_ends(corpus: Corpus, lengths: Sequence[int], keep: int) -> list[HeldOutEnd]:
+    """The ends of documents to hold out: one of each source whose held-out documents have too few tokens.
 
     Args:
         corpus: the run's documents.
-        lengths: of validation, in tokens.
+        lengths: of validation, in tokens; fewer tokens than the shortest are too few.
         keep: tokens of the document that must be left to training: the widest window.
 
     Returns:
-        The end; None if whole documents suffice, none is long enough to divide, or nothing is to be held out.
+        The ends. A source has none if whole documents suffice, none is long enough to divide, nothing is to be held
+        out, or documents are streamed, so that their lengths are unknown.
     """
-    data = corpus.data
-    if not data.held_out:
-        return None
-    return choose_held_out_end(
-        corpus.files,
-        share=data.held_out,
-        at_least=lengths[0],
-        enough=lengths[-1],
-        keep=1 if data.join else max(keep, data.min_tokens or 0),
-    )
+    found = [
+        choose_held_out_end(
+            part.files,
+            share=part.data.held_out,
+            at_least=lengths[0],
+            enough=lengths[-1],
+            keep=1 if part.data.join else max(keep, part.data.min_tokens or 0),
+        )
+        for part in corpus.parts
+        if part.data.held_out
+    ]
+    return [*dict.fromkeys(end for end in found if end is not None)]
 
 
-def tell_held_out_end(end: HeldOutEnd, store: TokenStore) -> dict[str, Any]:
-    """Logs which end of a document is held out, and returns the entry for the run's record."""
-    files = TokenFiles(store.folder)
-    whole = len(files.document(end.number))
-    told = {"document": files.name(end.number), "tokens": whole - end.begin, "of_tokens": whole}
-    logger.warning(
-        f"the last {told['tokens']:,} of the {whole:,} tokens of {told['document']} are held out for validation, and "
-        "not trained on, as too little is held out in whole documents"
-    )
-    return {**told, **end._asdict()}
+def tell_held_out_ends(corpus: Corpus) -> Any:
+    """Logs which ends of documents are held out, and returns the entry for the run's record."""
+    told = {}
+    for part in corpus.parts:
+        if (end := part.held_out_end) is not None and end not in told:
+            whole = len(part.files.document(end.number))
+            known = {"document": part.files.name(end.number), "tokens": whole - end.begin, "of_tokens": whole}
+            logger.warning(
+                f"the last {known['tokens']:,} of the {whole:,} tokens of {known['document']} are held out for "
+                "validation, and not trained on, as too little is held out in whole documents"
+            )
+            told[end] = {**known, **end._asdict()}
+    return one_or_all([*told.values()])
 
 
 def build_validation(
@@ -92,35 +99,38 @@ def build_validation(
     if config.data.held_out == 0:
         logger.warning("no validation while training: data.held_out is 0, so every document is trained on")
         return None
-    texts, measured = _longest_held_out(config, corpus, lengths)
-    if not texts:
+    by_source, measured = _longest_held_out(config, corpus, lengths)
+    if not by_source:
         return None
-    task = {
-        "kind": "perplexity",
-        "num_documents": len(texts),
-        "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2),
-    }
+    number = sum(map(len, by_source.values()))
+    task = {"kind": "perplexity", "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2)}
     where = ", ".join(map(length_label, measured))
+    how: dict[str, Any] = {"seed": config.seed, "progress": False, "share_out": share_out}
 
     def validate() -> dict[str, float]:
-        logger.info(f"validating on {len(texts)} documents at {where} tokens")
-        results = evaluate(
-            loaded.model,
-            loaded.tokenizer,
-            [task],
-            measured,
-            texts,
-            seed=config.seed,
-            progress=False,
-            share_out=share_out,
-        )
-        return {f"perplexity_{result.length_tokens}": result.value for result in results}
+        logger.info(f"validating on {number} documents at {where} tokens")
+        found: dict[str, dict[int, float]] = {}
+        for source, texts in by_source.items():
+            tasks = [{**task, "num_documents": len(texts)}]
+            results = evaluate(loaded.model, loaded.tokenizer, tasks, measured, texts, **how)
+            found[source] = {result.length_tokens: result.value for result in results}
+        if len(found) == 1:
+            return {f"perplexity_{length}": value for values in found.values() for length, value in values.items()}
+        told = {}
+        for length in measured:
+            # As over all documents together, of each of which as many tokens are scored.
+            logs = sum(len(by_source[source]) * math.log(values[length]) for source, values in found.items())
+            told[f"perplexity_{length}"] = math.exp(logs / number)
+            told |= {f"perplexity_{length}_{source}": values[length] for source, values in found.items()}
+        return told
 
     return validate
 
 
-def _longest_held_out(config: RunConfig, corpus: Corpus, lengths: Sequence[int]) -> tuple[list[np.ndarray], list[int]]:
-    """Held-out documents of the greatest possible length, and the lengths up to it; warns about the others."""
+def _longest_held_out(
+    config: RunConfig, corpus: Corpus, lengths: Sequence[int]
+) -> tuple[dict[str, list[np.ndarray]], list[int]]:
+    """Held-out documents by source, of the greatest length there is, and the lengths up to it; warns about others."""
     unmet: DataError | None = None
     for measured in (lengths[:number] for number in range(len(lengths), 0, -1)):
         try:
@@ -136,16 +146,12 @@ def _longest_held_out(config: RunConfig, corpus: Corpus, lengths: Sequence[int])
             )
         return texts, list(measured)
     logger.warning(f"no validation while training: {unmet}")
-    return [], []
+    return {}, []
 
 
-def _held_out(config: RunConfig, corpus: Corpus, at_least: int) -> list[np.ndarray]:
-    """Some held-out documents of that many tokens, joined if no single one is as long.
-
-    The held-out end of a document is cut into as many pieces as are wanted, if it is long enough.
-    """
+def _held_out(config: RunConfig, corpus: Corpus, at_least: int) -> dict[str, list[np.ndarray]]:
+    """Some held-out documents of that many tokens by source, at least one each; joined if no single one is as long."""
     number = config.validation.num_documents
-    texts = corpus.long_documents("held_out", number, min_tokens=at_least)
-    if isinstance(corpus, StoredCorpus) and corpus.held_out_end is not None and len(texts) == 1:
-        texts = np.array_split(texts[0], min(number, len(texts[0]) // at_least))
-    return texts
+    if isinstance(corpus, MixedCorpus):
+        return corpus.long_by_source("held_out", max(number, len(corpus.parts)), min_tokens=at_least)
+    return {"": corpus.long_documents("held_out", number, min_tokens=at_least)}

@@ -5,23 +5,26 @@
 The files hold all documents; a view selects some of them when it is opened. Files are written to a side folder under a
 lock and renamed when complete. So incomplete files have another name, and two processes never write the same ones.
 `building` explains how several processes share the work.
+
+stored.py    documents of one source, or of several alike; mixed.py, of a mixture
+building.py  tokenizing them, once
 """
 
 import hashlib
 import json
-import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from skipwise.config import DataConfig
 from skipwise.data.corpus.building import Tokenization, build, divided, is_sound
+from skipwise.data.corpus.mixed import MixedCorpus, MixedStore
+from skipwise.data.corpus.stored import StoredCorpus
 from skipwise.data.documents import Sources, look_through
 from skipwise.data.formats import UnreadableError
-from skipwise.data.store import FORMAT, Counts, HeldOutEnd, Part, TokenFiles, TokenStore, View
+from skipwise.data.store import FORMAT, Counts, HeldOutEnd, Part, TokenStore
 from skipwise.data.stream import StreamedCorpus
 from skipwise.data.tokens import Encoder, require_fast
 from skipwise.errors import DataError
@@ -34,121 +37,84 @@ __all__ = [
     "Corpus",
     "Counts",
     "HeldOutEnd",
+    "MixedCorpus",
+    "MixedStore",
     "Part",
     "StoredCorpus",
     "StreamedCorpus",
     "TokenStore",
+    "look_at",
     "open_corpus",
+    "open_stored",
     "store_corpus",
 ]
 
-logger = logging.getLogger("skipwise")
+Corpus = StoredCorpus | MixedCorpus | StreamedCorpus
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredCorpus:
-    """Documents as token ids on disk. They are hashed and verified once, when opened; everything else is a view.
+def look_at(data: DataConfig) -> list[Sources]:
+    """Finds and inspects the documents of each source, as `look_through`; what is wrong with any is in one error.
 
-    Attributes:
-        data: settings of the documents and of their splits.
-        sources: the inspected sources.
-        tokenizer: the model's own.
-        folder: folder of the token files.
-        held_out_end: end of a document that is held out besides whole documents (see `choose_held_out_end`).
+    Raises:
+        DataError: something cannot be read and is not to be skipped, or nothing is left.
     """
-
-    data: DataConfig
-    sources: Sources
-    tokenizer: "PreTrainedTokenizerBase"
-    folder: Path
-    held_out_end: HeldOutEnd | None = None
-
-    @property
-    def files(self) -> TokenFiles:
-        """The token files of all documents, of any split and length."""
-        return TokenFiles(self.folder)
-
-    def documents(self, part: Part = "all", *, min_tokens: int = 1, join: bool | None = None) -> TokenStore:
-        """The documents of one split that are long enough.
-
-        Args:
-            part: the split: all documents, those for training, or those held out. The split is decided by
-                `Document.identity`, usually the text.
-            min_tokens: documents with fewer tokens are dropped, or joined; `data.min_tokens` if that is more.
-            join: joins short documents in reading order, with a separator token between them; `data.join` by default.
-
-        Raises:
-            DataError: no document is long enough.
-        """
-        view = View(
-            min_tokens=max(min_tokens, self.data.min_tokens or 0),
-            join=self.data.join if join is None else join,
-            part=part,
-            held_out_share=self.data.held_out,
-            held_out_end=self.held_out_end,
-        )
-        return TokenStore(self.folder, view, files_passed_over=self.sources.kinds_passed_over.total())
-
-    def number_of(self, tokens: int) -> int:
-        """Number of training documents with at least this many tokens."""
+    looked, wrong = list[Sources](), list[str]()
+    for own in data.entries():
         try:
-            return self.documents("train", min_tokens=tokens).num_documents
-        except DataError:
-            return 0
-
-    def long_documents(self, part: Part, number: int, *, min_tokens: int, spread: bool = False) -> list[np.ndarray]:
-        """Some long documents of one split. If none is long enough, joins short ones, with a warning.
-
-        Args:
-            part: as in `documents`.
-            number: maximum number of documents.
-            min_tokens: minimum length of each.
-            spread: takes them from all over the corpus, since neighbours are alike; else the first ones.
-
-        Returns:
-            Token ids of each document, 1-D.
-
-        Raises:
-            DataError: joined documents are too short as well, or the tokenizer has no separator token.
-        """
-        try:
-            store = self.documents(part, min_tokens=min_tokens)
-        except DataError as too_short:
-            if self.data.join or self.files.separator_id is None:
-                raise
-            try:
-                store = self.documents(part, min_tokens=min_tokens, join=True)
-            except DataError:
-                raise too_short from None
-            which = {"held_out": "held-out documents", "train": "training documents", "all": "documents"}[part]
-            logger.warning(f"{which} are joined: none has {min_tokens} tokens by itself")
-        number = min(number, store.num_documents)
-        places = np.linspace(0, store.num_documents - 1, number).astype(int) if spread else range(number)
-        return [store.document(int(place)) for place in places]
-
-
-Corpus = StoredCorpus | StreamedCorpus
+            looked.append(look_through(own.source, field=own.field, skip_unreadable=own.skip_unreadable))
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("; ".join(wrong))
+    return looked
 
 
 def open_corpus(
-    data: DataConfig, tokenizer: "PreTrainedTokenizerBase", sources: Sources | None = None, *, progress: bool = True
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    sources: Sequence[Sources] | None = None,
+    *,
+    progress: bool = True,
 ) -> Corpus:
     """Opens the documents of a run, once. Training, validation and calibration use views of the result.
 
     Args:
         data: settings of the documents; `data.streaming` tokenizes during training instead of beforehand.
         tokenizer: the model's own; a fast one.
-        sources: `look_through` of the same data, if at hand, so that files are not inspected again.
+        sources: `look_at` of the same data, if at hand, so that files are not inspected again.
         progress: shows a progress bar while tokenizing.
 
     Raises:
         DataError: documents cannot be read or streamed, or token files cannot be written.
     """
     require_fast(tokenizer)
-    sources = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
+    sources = sources or look_at(data)
     if data.streaming:
-        return StreamedCorpus(data=data, sources=sources, tokenizer=tokenizer)
-    return store_corpus(data, tokenizer, sources, progress=progress)
+        return StreamedCorpus(data=data, sources=sources[0], tokenizer=tokenizer)
+    return open_stored(data, tokenizer, sources, progress=progress)
+
+
+def open_stored(
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    sources: Sequence[Sources] | None = None,
+    *,
+    progress: bool = True,
+) -> StoredCorpus | MixedCorpus:
+    """The same for documents that are not streamed."""
+    sources = sources or look_at(data)
+    if not data.mixture:
+        return store_corpus(data, tokenizer, sources[0], progress=progress)
+    names = [entry.name for entry in data.mixture if entry.source is not None]
+    parts, wrong = list[StoredCorpus](), list[str]()
+    for name, own, looked in zip(names, data.entries(), sources, strict=True):
+        try:
+            parts.append(replace(store_corpus(own, tokenizer, looked, progress=progress), name=name))
+        except DataError as error:
+            wrong.append(f"{name}: {error}")
+    if wrong:
+        raise DataError("; ".join(wrong))
+    return MixedCorpus(data=data, tokenizer=tokenizer, parts=tuple(parts))
 
 
 def store_corpus(

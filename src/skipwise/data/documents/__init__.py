@@ -215,6 +215,10 @@ class Sources:
                     pass
         raise DataError(_refusal(passed_over or PassedOver([first]), kinds_line(self.kinds_passed_over), True))
 
+    def files(self) -> list[Path]:
+        """The files on this machine, in reading order."""
+        return [file.path for found in self.sources if isinstance(found, LocalFiles) for file in found.files]
+
     def empty_files(self) -> list[str]:
         """Names of the files of zero bytes."""
         return [name for found in self.sources if isinstance(found, LocalFiles) for name in found.empty_files()]

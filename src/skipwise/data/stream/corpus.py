@@ -1,8 +1,8 @@
 """A streamed corpus: the stream to train on, and some documents of either split for validation and calibration."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -38,6 +38,19 @@ class StreamedCorpus:
     data: DataConfig
     sources: Sources
     tokenizer: "PreTrainedTokenizerBase"
+
+    @property
+    def parts(self) -> tuple[()]:
+        """Corpora of stored documents: none."""
+        return ()
+
+    def with_held_out(self, share: float) -> "StreamedCorpus":
+        """The same documents with another share held out."""
+        return replace(self, data=self.data.model_copy(update={"held_out": share}))
+
+    def with_held_out_ends(self, ends: Sequence[object]) -> "StreamedCorpus":
+        """The same: of streamed documents no end is held out, as their lengths are unknown."""
+        return self
 
     def stream(self, *, lanes: int, seed: int) -> DocumentStream:
         """The training documents, in order.
