@@ -4,11 +4,18 @@ from typing import Any
 
 from skipwise.errors import DataError
 
+INSTALL = "pip install 'skipwise[documents]'"
+"""The command that installs what reads PDF files, spreadsheets, RTF and Outlook mail."""
+
 FAULTS = {
     "missing": "no documents there",
     "kind": "of an unsupported kind",
     "closed": "cannot be opened",
     "broken": "damaged or incomplete",
+    "password": "protected by a password",
+    "size": "too large unpacked",
+    "textless": "without text, as scans are before OCR",
+    "package": f"in need of the extra documents ({INSTALL})",
     "empty": "without records",
     "encoding": "not UTF-8",
     "record": "not a valid record",

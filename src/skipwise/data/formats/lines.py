@@ -7,12 +7,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from skipwise.data.formats.faults import UnreadableError, one_line
+from skipwise.data.formats.encodings import Encoding
+from skipwise.data.formats.faults import Found, UnreadableError, one_line
 
 COMPRESSIONS = ("", ".gz", ".zst")
 
 
-def raw_lines(file: BinaryIO, name: str, cut: bool) -> Iterator[bytes]:
+def text_lines(file: BinaryIO, name: str, cut: bool = False, encoding: Encoding | None = None) -> Iterator[Found]:
+    """Lines of a plain, gzip or zstd file as text, counted from 1; for a line that cannot be decoded, its error.
+
+    Args:
+        file: the open file.
+        name: its name, which tells how it is compressed.
+        cut: whether it is a sample; its last line is dropped, since it may be incomplete.
+        encoding: is told what the file is read as; or says it, if decided before.
+
+    Raises:
+        UnreadableError: the file breaks off.
+    """
+    return (encoding or Encoding()).lines(_raw_lines(file, name, cut), name, cut)
+
+
+def _raw_lines(file: BinaryIO, name: str, cut: bool) -> Iterator[bytes]:
     """Lines of a plain, gzip or zstd file as bytes; a truncated compressed file is an error, not a short file.
 
     With `cut`, the last line is dropped, since it may be incomplete.
@@ -50,21 +66,3 @@ def _decompressed(file: BinaryIO, name: str, cut: bool) -> BinaryIO:
             return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"), at_a_time)  # type: ignore[arg-type]
         case _:
             return file
-
-
-def decoded(line: bytes, where: str) -> str:
-    """A line as text.
-
-    Raises:
-        UnreadableError: it is not UTF-8.
-    """
-    try:
-        # A byte-order mark is not part of the text.
-        return line.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise UnreadableError(
-            "encoding",
-            where,
-            f"is not UTF-8 (byte {error.start + 1} of the line is 0x{line[error.start]:02x})",
-            "convert it",
-        ) from None

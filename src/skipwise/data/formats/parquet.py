@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from skipwise.data.formats.encodings import Encoding
 from skipwise.data.formats.faults import Found, UnreadableError, one_line
 from skipwise.data.formats.records import no_field, text_of
 
@@ -81,8 +82,10 @@ def rows_of(batch: "pyarrow.RecordBatch", field: str, place: Callable[[int], str
             yield error
 
 
-def read_parquet(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
-    """Rows of a Parquet table; reads only the text column."""
+def read_parquet(
+    file: BinaryIO, name: str, field: str, cut: bool = False, encoding: Encoding | None = None
+) -> Iterator[Found]:
+    """Rows of a Parquet table; reads only the text column. Its texts are always UTF-8."""
     import pyarrow
 
     row = 0

@@ -4,23 +4,34 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
+from skipwise.data.formats.encodings import Encoding
 from skipwise.data.formats.faults import Found, UnreadableError
-from skipwise.data.formats.lines import decoded, raw_lines
+from skipwise.data.formats.lines import text_lines
+
+DEFAULT_FIELD = "text"
+"""The text field of records that no setting names another one for."""
+
+# White space of ASCII: a line of other white space is no blank line.
+_BLANK = " \t\n\r\x0b\x0c"
 
 
-def read_lines(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
+def read_lines(
+    file: BinaryIO, name: str, field: str, cut: bool = False, encoding: Encoding | None = None
+) -> Iterator[Found]:
     """JSON lines, plain or compressed; blank lines are skipped."""
     found = cut
     try:
-        for number, line in enumerate(raw_lines(file, name, cut), start=1):
-            if not line.strip():
+        for number, line in text_lines(file, name, cut, encoding):
+            if isinstance(line, str) and not line.strip(_BLANK):
                 continue
             found = True
             try:
-                text: str | UnreadableError = _text_of_line(line, field, f"{name}:{number}")
+                yield (
+                    number,
+                    line if isinstance(line, UnreadableError) else _text_of_line(line, field, f"{name}:{number}"),
+                )
             except UnreadableError as error:
-                text = error
-            yield number, text
+                yield number, error
     except UnreadableError as error:
         yield 0, error
         return
@@ -29,9 +40,9 @@ def read_lines(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iter
         yield 0, UnreadableError("empty", name, "is empty", cure)
 
 
-def _text_of_line(line: bytes, field: str, where: str) -> str:
+def _text_of_line(line: str, field: str, where: str) -> str:
     try:
-        record = json.loads(decoded(line, where))
+        record = json.loads(line)
     except (ValueError, RecursionError) as error:
         # For deep nesting and integers of thousands of digits, json raises other errors.
         known = isinstance(error, json.JSONDecodeError)
@@ -48,7 +59,7 @@ def _text_of_line(line: bytes, field: str, where: str) -> str:
         )
     text = text_of(record, field, where)
     # JSON can escape half of a surrogate pair, which is not a character and cannot be encoded.
-    if b"\\ud" in line.lower() and any("\ud800" <= letter <= "\udfff" for letter in text):
+    if ("\\ud" in line or "\\uD" in line) and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise UnreadableError(
             "encoding",
             where,
