@@ -66,6 +66,8 @@ _STRANGE = re.compile(
     rf"(?<=[^\W\d_])[{re.escape(''.join(set(_SIGNS) - set('’‘´·–—')))}](?=[^\W\d_])"
     r"|(?<=[^\W\d_])[‚„‹¿¡]|(?<=[a-zß-ÿ])[À-ÖØ-ÞŠŽŒŸ]|([À-ÿ])\1\1|ã(?=[b-df-np-rt-z])"
 )
+# Controls; and what Python makes of single bytes that Shift-JIS does not have.
+_NO_LETTERS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x80\uf8f0-\uf8f3]")
 _UTF_8_PAIR = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
@@ -193,7 +195,7 @@ def _is_eastern(text: str, codec: str) -> bool:
     """Whether the most frequent characters of its language are as frequent as in any text of it."""
     wide = [letter for letter in text if letter > "\x7f"]
     frequent = set(_FREQUENT[codec])
-    if sum(letter in frequent for letter in wide) < max(4, 0.06 * len(wide)):
+    if sum(letter in frequent for letter in wide) < max(4, 0.06 * len(wide)) or _NO_LETTERS.search(text):
         return False
     # Read in another one's encoding, Japanese has half-width katakana, or its own kana among other characters.
     strange = ("\uff61", "\uff9f") if codec in ("cp932", "euc_jp") else ("\u3041", "\u30fe")
@@ -211,7 +213,7 @@ def _is_western(text: str, codec: str) -> bool:
     known = max(sum(letter in alphabet for letter in letters) for alphabet in _WESTERN)
     signs = sum(letter in _SIGNS for letter in others)
     strange = len(others) - known - signs + len(_STRANGE.findall(text))
-    return strange <= 0.03 * len(others) and not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
+    return strange <= 0.03 * len(others) and not _NO_LETTERS.search(text)
 
 
 _EVIDENCE = {**dict.fromkeys(_FREQUENT, _is_eastern), "cp1252": _is_western}
