@@ -97,7 +97,8 @@ def test_a_sheet_is_its_name_and_its_rows(read: Callable[[str, bytes], str]) -> 
 
 def test_an_open_document(read: Callable[[str, bytes], str]) -> None:
     ruby = "<text:ruby><text:ruby-base>漢字</text:ruby-base><text:ruby-text>かんじ</text:ruby-text></text:ruby>"
-    note = "<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>脚注</text:p></text:note-body></text:note>"
+    noted = "<text:note-body><text:p>脚注</text:p></text:note-body>"
+    note = f"<text:note><text:note-citation>1</text:note-citation>{noted}</text:note>"
     cells = "".join(f"<table:table-cell><text:p>{cell}</text:p></table:table-cell>" for cell in ("a", "b"))
     body = (
         "<office:text><text:tracked-changes><text:p>gone</text:p></text:tracked-changes><text:h>Titel</text:h>"

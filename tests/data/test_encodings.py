@@ -77,7 +77,8 @@ def test_what_is_assumed_is_counted_and_named(tmp_path: Path, caplog: pytest.Log
         (tmp_path / f"{i}.txt").write_bytes(JAPANESE.encode("cp932"))
     (tmp_path / "g.md").write_bytes(GERMAN.encode("cp1252"))
     (tmp_path / "u.md").write_text(JAPANESE)
-    told = "4 files read as Shift-JIS, 1 as Windows-1252: 0.txt, 1.txt, 2.txt and 2 more; if this is wrong, convert them to UTF-8"
+    told = "4 files read as Shift-JIS, 1 as Windows-1252: 0.txt, 1.txt, 2.txt and 2 more"
+    told += "; if this is wrong, convert them to UTF-8"
     with caplog.at_level(logging.WARNING):
         looked = look_through(tmp_path)
         assert len(list(looked.documents())) == 6
