@@ -118,7 +118,7 @@ def epub(chapters: Sequence[str], protected: str = "") -> bytes:
 
 
 def pdf(pages: Sequence[str], *, locked: bool = False) -> bytes:
-    """Pages with a line of Helvetica for each line of text; a page without lines is like a scan."""
+    """Pages with a line of Helvetica for each line of text; a page without lines is an image, like a scan."""
     objects = [
         "<</Type/Catalog/Pages 2 0 R>>",
         f"<</Type/Pages/Count {len(pages)}/Kids[{' '.join(f'{4 + 2 * i} 0 R' for i in range(len(pages)))}]>>",
@@ -126,7 +126,9 @@ def pdf(pages: Sequence[str], *, locked: bool = False) -> bytes:
     ]
     for i, page in enumerate(pages):
         shown = "".join(f"({line}) Tj 0 -20 Td " for line in page.split("\n")) if page else ""
-        content = f"BT /F 12 Tf 50 700 Td {shown}ET"
+        content = (
+            f"BT /F 12 Tf 50 700 Td {shown}ET" if page else "q 9 0 0 9 9 9 cm BI /W 1 /H 1 /BPC 8 /CS /G ID x EI Q"
+        )
         objects.append(
             f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Resources<</Font<</F 3 0 R>>>>/Contents {5 + 2 * i} 0 R>>"
         )

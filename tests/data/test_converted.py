@@ -169,6 +169,14 @@ def test_pages_of_a_pdf_are_separated_by_a_blank_line(read: Callable[[str, bytes
     assert read("a.pdf", pdf(["one\ntwo words", "", "three"])) == "one\ntwo words\n\nthree"
 
 
+def test_pages_that_are_images_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf(["one", "", "two", ""]))
+    with caplog.at_level(logging.WARNING):
+        assert [document.text for document in look_through(tmp_path).documents()] == ["one\n\ntwo"]
+    told = f"{tmp_path / 'a.pdf'}: 2 of 4 pages are images without text; OCR reads them, as by ocrmypdf"
+    assert [record.message for record in caplog.records] == [told]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 def test_a_table_is_one_document_unless_a_column_is_the_text(suffix: str, tmp_path: Path) -> None:
     separator = {"csv": ";", "tsv": "\t"}[suffix]

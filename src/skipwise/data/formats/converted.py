@@ -6,9 +6,11 @@ to tokenize them, and again when it resumes. Blank lines separate pages, slides 
 name. No marker is written into a text that its author has not written.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from skipwise.data.formats.encodings import Encoding
 from skipwise.data.formats.faults import Found, UnreadableError, one_line
 from skipwise.files import cache_folder, replace_file
 
+logger = logging.getLogger(__name__)
+
 # A text that is converted faster is not worth a file.
 _CACHED_SECONDS = 0.1
 # Of a page, `\x00` and lone surrogates are no characters.
@@ -32,13 +36,13 @@ class Kind:
     """A kind of documents.
 
     Attributes:
-        convert: its converter, `convert(content, name) -> text`.
+        convert: its converter, `convert(content, name) -> text`, or the text and a remark.
         version: counts what changes the text of the same bytes; part of the key of token files.
         package: the package that converts it, in the extra `documents`; None for Python itself.
         module: the name that it is imported by.
     """
 
-    convert: Callable[[bytes, str], str]
+    convert: Callable[[bytes, str], str | tuple[str, str]]
     version: int = 1
     package: str | None = None
     module: str = ""
@@ -78,47 +82,55 @@ def read_document(
     assert kind is not None, name
     try:
         content = file.read()
-        yield 0, _cached_text(kind, content, name) if content else ""
+        text, remark = _cached_text(kind, content, name) if content else ("", "")
+        if remark:
+            _say_once(f"{name}: {remark}")
+        yield 0, text
     except UnreadableError as error:
         yield 0, error
 
 
-def _cached_text(kind: Kind, content: bytes, name: str) -> str:
+@lru_cache(maxsize=4096)
+def _say_once(line: str) -> None:
+    logger.warning(line)
+
+
+def _cached_text(kind: Kind, content: bytes, name: str) -> tuple[str, str]:
+    """The text of a document, and a remark; a cached file is a hash of both, the remark and the text."""
     depends_on = [Path(name).suffix.lower(), kind.version, _version(kind.package), hashlib.sha256(content).hexdigest()]
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
     cached = cache_folder() / "texts" / key[:2] / f"{key}.txt"
-    try:
-        # Bytes, as Python would read another end of a line.
-        digest, _, text = cached.read_bytes().partition(b"\n")
-        if hashlib.sha256(text).hexdigest().encode() == digest:
-            return text.decode("utf-8")
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        # As bytes, since Python would change the ends of lines.
+        digest, _, held = cached.read_bytes().partition(b"\n")
+        if hashlib.sha256(held).hexdigest().encode() == digest:
+            remark, _, text = held.decode("utf-8").partition("\n")
+            return text, remark
     begun = time.perf_counter()
-    text = _text(kind, content, name)
+    text, remark = _converted(kind, content, name)
     if time.perf_counter() - begun > _CACHED_SECONDS:
-        try:
+        with contextlib.suppress(OSError):  # It is converted again.
             cached.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(cached, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
-        except OSError:
-            pass  # It is converted again.
-    return text
+            digest = hashlib.sha256(f"{remark}\n{text}".encode()).hexdigest()
+            replace_file(cached, f"{digest}\n{remark}\n{text}")
+    return text, remark
 
 
-def _text(kind: Kind, content: bytes, name: str) -> str:
+def _converted(kind: Kind, content: bytes, name: str) -> tuple[str, str]:
     """Raises UnreadableError, whatever a converter raises about a file."""
     try:
-        text = kind.convert(content, name)
+        made = kind.convert(content, name)
     except (UnreadableError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # A panic of a library in Rust is no Exception.
         reason = f"cannot be read ({one_line(error)[:200]})"
         raise UnreadableError("broken", name, reason, "open it, save it again, or leave it out") from None
+    text, remark = (made, "") if isinstance(made, str) else made
     text = text.translate(_NO_TEXT) if "\x00" in text or not _is_encodable(text) else text
     if not text.strip():
         cure = "run OCR on it, as by ocrmypdf, or leave it out" if name.lower().endswith(".pdf") else "leave it out"
         raise UnreadableError("textless", name, "has no text", cure)
-    return text
+    return text, remark
 
 
 def _is_encodable(text: str) -> bool:

@@ -61,10 +61,10 @@ _WESTERN = [
 ]
 _SIGNS = "–—‘’“”„‚…•€£§°«»©®™±×·¼½¾¹²³µ´¢¥‰†‡‹›¿¡ªº\xa0\xad"
 # What no Western text has: a sign inside a word, an opening sign after a letter, a capital after a small letter, a
-# letter three times, ã before a consonant.
+# letter three times, ã before a consonant, « and » of the Macintosh.
 _STRANGE = re.compile(
     rf"(?<=[^\W\d_])[{re.escape(''.join(set(_SIGNS) - set('’‘´·–—')))}](?=[^\W\d_])"
-    r"|(?<=[^\W\d_])[‚„‹¿¡]|(?<=[a-zß-ÿ])[À-ÖØ-ÞŠŽŒŸ]|([À-ÿ])\1\1|ã(?=[b-df-np-rt-z])"
+    r"|(?<=[^\W\d_])[‚„‹¿¡]|(?<=[a-zß-ÿ])[À-ÖØ-ÞŠŽŒŸ]|([À-ÿ])\1\1|ã(?=[b-df-np-rt-z])|(?<!\w)[ÇÈ](?!\w)"
 )
 # Controls; and what Python makes of single bytes that Shift-JIS does not have.
 _NO_LETTERS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x80\uf8f0-\uf8f3]")

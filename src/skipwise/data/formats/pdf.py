@@ -1,14 +1,25 @@
 """PDF files: the text of each page, a blank line between pages."""
 
+from contextlib import closing
+from typing import TYPE_CHECKING
+
 from skipwise.data.formats.archives import password
 from skipwise.data.formats.faults import UnreadableError
 
+if TYPE_CHECKING:
+    from pypdfium2 import PdfDocument
+
+# PDFium's number for images.
+_IMAGE = 3
 # PDFium marks a hyphen at the end of a line so, as the word goes on.
 _BROKEN_WORD = "\ufffe"
 
 
-def text_of_pdf(content: bytes, name: str) -> str:
+def text_of_pdf(content: bytes, name: str) -> tuple[str, str]:
     """The text of all pages, in the order of reading that PDFium finds; a row of a table is on one line.
+
+    Returns:
+        The text, and a remark if some pages are images without text.
 
     Raises:
         UnreadableError: it is protected, or damaged.
@@ -20,19 +31,18 @@ def text_of_pdf(content: bytes, name: str) -> str:
     except pypdfium2.PdfiumError as error:
         if "password" in str(error).lower():
             raise password(name) from None
-        raise UnreadableError(
-            "broken", name, "is not a PDF file, or damaged", "save it again, or leave it out"
-        ) from None
-    try:
-        return "\n\n".join(filter(None, (_text_of_page(document, index) for index in range(len(document)))))
-    finally:
-        document.close()
+        reason = "is not a PDF file, or damaged"
+        raise UnreadableError("broken", name, reason, "save it again, or leave it out") from None
+    with closing(document):
+        pages = [_page(document, index) for index in range(len(document))]
+    scanned = sum(is_scan for _, is_scan in pages)
+    are = "is an image" if scanned == 1 else "are images"
+    remark = f"{scanned} of {len(pages)} pages {are} without text; OCR reads them, as by ocrmypdf" if scanned else ""
+    return "\n\n".join(text for text, _ in pages if text), remark
 
 
-def _text_of_page(document: object, index: int) -> str:
-    page = document[index]  # pyright: ignore[reportIndexIssue]
-    read = page.get_textpage()
-    text = read.get_text_range().replace("\r\n", "\n").replace(f"{_BROKEN_WORD}\n", "").replace(_BROKEN_WORD, "-")
-    read.close()
-    page.close()
-    return text.strip()
+def _page(document: "PdfDocument", index: int) -> tuple[str, bool]:
+    """The text of a page, and whether it has an image instead."""
+    with closing(document[index]) as page, closing(page.get_textpage()) as read:
+        text = read.get_text_range().replace("\r\n", "\n").replace(f"{_BROKEN_WORD}\n", "").replace(_BROKEN_WORD, "-")
+        return text.strip(), not text.strip() and any(page.get_objects([_IMAGE], max_depth=2))
