@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tiny_models import byte_tokenizer
 
 from skipwise.data.documents import find_sources, look_through, read_documents
+from skipwise.data.formats import encodings
 from skipwise.data.formats.encodings import encoding_of
 from skipwise.errors import DataError
 
@@ -103,6 +104,7 @@ UNCLEAR = {
     "Mac": FRENCH.replace("€", "$").encode("mac_roman"),
     "noise": np.random.default_rng(0).integers(1, 256, 3000, np.uint8).tobytes().replace(b"\n", b" "),
     "UTF-8 but for a byte": f"{FRENCH * 5}".encode() + b"caf\xe9 \xe9t\xe9 \xe9l\xe8ve",
+    "UTF-8 with quotes but for a line": "It isn’t what we didn’t know.\n".encode() * 3 + b"caf\xe9 \xe9t\xe9\n",
     "UTF-16 that ends in half a letter": JAPANESE.encode("utf-16") + b"\x30",
 }
 
@@ -118,6 +120,12 @@ def test_without_clear_evidence_a_file_is_refused_with_the_cure(kind: str, suffi
     with pytest.raises(DataError, match=rf"a\.{suffix}:\d+ is not UTF-|{cure}|not UTF-8: ") as caught:
         look_through(tmp_path)
     assert "is not UTF-" in str(caught.value)
+
+
+def test_evidence_of_two_encodings_is_evidence_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert encoding_of(GERMAN.encode("cp1252")) == "cp1252"
+    monkeypatch.setattr(encodings, "_EVIDENCE", dict.fromkeys(("cp1252", "cp1250"), lambda text, codec: True))
+    assert encoding_of(GERMAN.encode("cp1252")) is None
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200))
