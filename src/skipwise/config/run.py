@@ -74,7 +74,7 @@ class DataConfig(StrictModel):
 
     Attributes:
         source: a file, folder, glob, hub data set or `stdlib`, or a list of these.
-        field: field with the text in JSON lines, Parquet and hub data sets; `a.b` for field `b` of field `a`.
+        field: field with the text in JSON lines, CSV, Parquet and hub data sets; `a.b` for field `b` of field `a`.
         skip_unreadable: skips files and records that cannot be read, with a warning and a count in the run's record.
             Otherwise all of them are reported and nothing is trained. A null or empty row counts as empty, not as
             unreadable.

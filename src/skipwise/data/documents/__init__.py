@@ -63,8 +63,8 @@ def read_documents(source: str | Path | Sequence[str | Path], *, field: str = "t
     Args:
         source: a file, folder or glob of the kinds in `data.formats.READERS`; `stdlib`; a hub data set as `owner/name`,
             `owner/name:split` or `owner/name:config:split` (split `train` when left out); or a list of these.
-        field: name of the text field in JSON lines, Parquet and hub data sets; `a.b` is field `b` of field `a`, unless
-            a field is named `a.b`.
+        field: name of the text field in JSON lines, CSV, Parquet and hub data sets; `a.b` is field `b` of field `a`,
+            unless a field is named `a.b`.
 
     Yields:
         Documents. Their name is the path relative to the source, followed by `:line` where a file holds several. A null

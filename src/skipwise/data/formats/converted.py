@@ -8,7 +8,6 @@ name. No marker is written into a text that its author has not written.
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import logging
 import time
@@ -143,4 +142,6 @@ def _is_encodable(text: str) -> bool:
 
 @lru_cache
 def _version(package: str | None) -> str:
-    return importlib.metadata.version(package) if package else ""
+    from importlib.metadata import version
+
+    return version(package) if package else ""

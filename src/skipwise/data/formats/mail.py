@@ -1,10 +1,8 @@
 """Mail: the headers that a reader sees, and the text. Attachments are named, not read."""
 
-import email.policy
 import io
 import struct
 from datetime import UTC, datetime, timedelta
-from email.message import EmailMessage, MIMEPart
 from typing import TYPE_CHECKING
 
 from skipwise.data.formats.encodings import encoding_of
@@ -12,6 +10,8 @@ from skipwise.data.formats.faults import UnreadableError
 from skipwise.data.formats.texts import page_text
 
 if TYPE_CHECKING:
+    from email.message import MIMEPart
+
     from olefile import OleFileIO
 
 _HEADERS = ("From", "To", "Cc", "Date", "Subject")
@@ -23,8 +23,10 @@ def text_of_eml(content: bytes, name: str) -> str:
     Raises:
         UnreadableError: its text is in an encoding that it does not say.
     """
-    message = email.message_from_bytes(content, policy=email.policy.default)
-    assert isinstance(message, EmailMessage)
+    # Imported here, since most runs read no mail.
+    from email import message_from_bytes, policy
+
+    message = message_from_bytes(content, policy=policy.default)
     headers = {header: str(message[header]) for header in _HEADERS if message[header]}
     if not headers:
         raise ValueError("it has none of the headers of a mail")
@@ -36,7 +38,7 @@ def text_of_eml(content: bytes, name: str) -> str:
     return _mail(headers, attached, text)
 
 
-def _decoded(part: MIMEPart, name: str) -> str:
+def _decoded(part: "MIMEPart", name: str) -> str:
     payload = part.get_payload(decode=True)
     assert isinstance(payload, bytes)
     for codec in (part.get_content_charset(), "utf-8", encoding_of(payload)):
