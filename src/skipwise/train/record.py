@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 
 from skipwise.config import RunConfig
 from skipwise.data.corpus import TokenStore
-from skipwise.data.documents import Sources
+from skipwise.data.documents import Sources, numbers_of
 from skipwise.data.stream import DocumentStream, LaneCounts
 from skipwise.doctor import Verdict
 from skipwise.files import replace_file
@@ -43,6 +43,8 @@ def run_record(run: Session, documents: TokenStore | DocumentStream) -> dict[str
 
 def _corpus(sources: Sources, documents: TokenStore | DocumentStream) -> dict[str, Any]:
     kinds = {"kinds_not_read": dict(sources.kinds_passed_over)}
+    if sources.codecs:
+        kinds["read_as"] = numbers_of(sources.codecs)
     if isinstance(documents, DocumentStream):
         return {"fingerprint": documents.fingerprint, "shards": documents.num_shards, **kinds}
     unreadable = sources.passed_over()

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from skipwise.data.documents.document import Document, is_held_out, split_point
 from skipwise.data.documents.finding import Finder, FoundFiles, printable
-from skipwise.data.documents.passed_over import PassedOver, codecs_line, kinds_line, unpackaged_line
+from skipwise.data.documents.passed_over import PassedOver, codecs_line, kinds_line, numbers_of, unpackaged_line
 from skipwise.data.documents.sources import SOURCES, HubDataset, LocalFiles, Source
 from skipwise.data.formats import ALLOWED, INSTALL, UnreadableError, missing_package, reader_of
 from skipwise.errors import DataError
@@ -37,6 +37,7 @@ __all__ = [
     "is_held_out",
     "kinds_line",
     "look_through",
+    "numbers_of",
     "printable",
     "read_documents",
     "split_point",
@@ -203,6 +204,11 @@ class Sources:
         """Number of files whose kind needs a package that is not installed, by suffix."""
         return sum((Counter(found.unpackaged) for found in self.sources), Counter[str]())
 
+    @property
+    def codecs(self) -> dict[str, str]:
+        """By name, the codec of each file that is not UTF-8, as far as files have been read."""
+        return {name: codec for found in self.sources for name, codec in found.codecs.items()}
+
     def passed_over(self) -> PassedOver:
         """Folders and files that cannot be accessed. Unreadable content is counted by whoever reads it."""
         return PassedOver(fault for found in self.sources for fault in found.faults)
@@ -262,8 +268,7 @@ def look_through(
         _refuse_or_warn(looked, passed_over)
     if kinds := kinds_line(looked.kinds_passed_over - looked.unpackaged):
         logger.warning(f"files of unsupported kinds are skipped: {kinds}")
-    codecs = {name: codec for found in sources for name, codec in found.codecs.items()}
-    for line in filter(None, (unpackaged_line(looked.unpackaged), codecs_line(codecs))):
+    for line in filter(None, (unpackaged_line(looked.unpackaged), codecs_line(looked.codecs))):
         logger.warning(line)
     return looked
 

@@ -82,6 +82,11 @@ def unpackaged_line(kinds: Mapping[str, int]) -> str:
     return f"{files} skipped that the extra documents reads ({kinds_line(kinds)}): {INSTALL}"
 
 
+def numbers_of(codecs: Mapping[str, str]) -> dict[str, int]:
+    """The number of files of each encoding, most frequent first, from the codec of each file."""
+    return dict(Counter(NAMES.get(codec, codec) for codec in codecs.values()).most_common())
+
+
 def codecs_line(codecs: Mapping[str, str]) -> str:
     """What was assumed of files that are not UTF-8, such as `2 files read as Shift-JIS, 1 as UTF-16: a.txt, ...`.
 
@@ -90,8 +95,7 @@ def codecs_line(codecs: Mapping[str, str]) -> str:
     """
     if not codecs:
         return ""
-    by_number = Counter(NAMES.get(codec, codec) for codec in codecs.values()).most_common()
-    (codec, number), *others = by_number
+    (codec, number), *others = numbers_of(codecs).items()
     counts = [f"{number:,} {'file' if number == 1 else 'files'} read as {codec}"]
     counts += [f"{number:,} as {codec}" for codec, number in others]
     more = f" and {len(codecs) - _NAMED:,} more" if len(codecs) > _NAMED else ""
