@@ -169,6 +169,18 @@ def test_pages_of_a_pdf_are_separated_by_a_blank_line(read: Callable[[str, bytes
     assert read("a.pdf", pdf(["one\ntwo words", "", "three"])) == "one\ntwo words\n\nthree"
 
 
+def test_a_word_broken_at_the_end_of_a_line_is_one_word(read: Callable[[str, bytes], str]) -> None:
+    text = read("a.pdf", pdf(["an exam-\nple of well-known Software-\nProjekte of 1990-\n1991"]))
+    assert text == "an example of well-known Software-Projekte of 1990-\n1991"
+
+
+def test_files_that_office_keeps_beside_an_open_document_are_no_documents(tmp_path: Path) -> None:
+    (tmp_path / "~$a.docx").write_bytes(b"the name of a user")
+    (tmp_path / "a.docx").write_bytes(docx(paragraph("text")))
+    for source in (tmp_path, f"{tmp_path}/*.docx"):
+        assert [document.name for document in look_through(source).documents()] == ["a.docx"]
+
+
 def test_pages_that_are_images_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.pdf").write_bytes(pdf(["one", "", "two", ""]))
     with caplog.at_level(logging.WARNING):

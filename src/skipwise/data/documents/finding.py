@@ -124,6 +124,8 @@ class Finder:
             waiting += reversed(below)
 
     def _add(self, found: FoundFiles, path: Path, name: str) -> None:
+        if path.name.startswith("~$"):
+            return  # Office keeps it beside a document while that is open.
         is_read = reader_of(path) is not None
         try:
             status = path.stat()

@@ -1,5 +1,6 @@
 """PDF files: the text of each page, a blank line between pages."""
 
+import re
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,18 @@ if TYPE_CHECKING:
 
 # PDFium's number for images.
 _IMAGE = 3
-# PDFium marks a hyphen at the end of a line so, as the word goes on.
-_BROKEN_WORD = "\ufffe"
+# A cover is no scan.
+_FEW_IMAGES = 2
+# PDFium writes a hyphen at the end of a line so, and the next line directly behind it. Before a capital or a digit it
+# is part of the word, as in `Software-Projekt`; else the word was broken.
+_KEPT_HYPHEN = re.compile("\ufffe(?=[^\\W_a-zß-öø-ÿ])")
 
 
 def text_of_pdf(content: bytes, name: str) -> tuple[str, str]:
     """The text of all pages, in the order of reading that PDFium finds; a row of a table is on one line.
 
     Returns:
-        The text, and a remark if some pages are images without text.
+        The text, and a remark if a tenth of the pages are images without text.
 
     Raises:
         UnreadableError: it is protected, or damaged.
@@ -36,13 +40,13 @@ def text_of_pdf(content: bytes, name: str) -> tuple[str, str]:
     with closing(document):
         pages = [_page(document, index) for index in range(len(document))]
     scanned = sum(is_scan for _, is_scan in pages)
-    are = "is an image" if scanned == 1 else "are images"
-    remark = f"{scanned} of {len(pages)} pages {are} without text; OCR reads them, as by ocrmypdf" if scanned else ""
-    return "\n\n".join(text for text, _ in pages if text), remark
+    remark = f"{scanned} of {len(pages)} pages are images without text; OCR reads them, as by ocrmypdf"
+    is_told = scanned >= max(_FEW_IMAGES, len(pages) / 10)
+    return "\n\n".join(text for text, _ in pages if text), remark if is_told else ""
 
 
 def _page(document: "PdfDocument", index: int) -> tuple[str, bool]:
     """The text of a page, and whether it has an image instead."""
     with closing(document[index]) as page, closing(page.get_textpage()) as read:
-        text = read.get_text_range().replace("\r\n", "\n").replace(f"{_BROKEN_WORD}\n", "").replace(_BROKEN_WORD, "-")
+        text = _KEPT_HYPHEN.sub("-", read.get_text_range().replace("\r\n", "\n")).replace("\ufffe", "")
         return text.strip(), not text.strip() and any(page.get_objects([_IMAGE], max_depth=2))
