@@ -122,7 +122,14 @@ def test_a_book_is_read_in_its_order(read: Callable[[str, bytes], str]) -> None:
 def test_rich_text_of_a_code_page(read: Callable[[str, bytes], str]) -> None:
     escaped = "".join(f"\\'{byte:02x}" for byte in "日本語".encode("cp932"))
     content = f"{{\\rtf1\\ansi\\ansicpg932{{\\fonttbl{{\\f0\\fcharset128 MS Mincho;}}}}\\f0 {escaped} caf\\u233?\\par}}"
-    assert read("a.rtf", content.encode("ascii")).strip() == "日本語 café"
+    assert read("a.rtf", content.encode("ascii")) == "日本語 café"
+    # As LibreOffice and as Word write them.
+    notes = [
+        f"{{\\super {{\\*\\footnote \\pard {escaped} \\{{a\\}}}}}}",
+        f"{{\\footnote \\pard\\plain {{b}} {escaped}}}",
+    ]
+    noted = content.replace("\\par}", f"{notes[0]}, and{notes[1]} on\\par}}")
+    assert read("b.rtf", noted.encode("ascii")) == "日本語 café[1], and[2] on\n[1] 日本語 {a}\n[2] b 日本語"
 
 
 def _mail(**options: Any) -> EmailMessage:
