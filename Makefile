@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
 	@echo "  torch is installed, now the rest"
-	@$(PIP) -e '.[dev,gguf,bench,qlora,serve]'
+	@$(PIP) -e '.[dev,documents,gguf,bench,qlora,serve]'
 	@touch $@
 
 clean:

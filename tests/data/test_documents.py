@@ -151,7 +151,7 @@ def test_bad_content_names_file_and_line(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "alone", "named"),
-    [("a.txt", True, r"a\.txt"), ("a.pdf", True, r"a\.pdf .* \.jsonl"), ("a.pdf", False, r" 1 \.pdf")],
+    [("a.txt", True, r"a\.txt"), ("a.doc", True, r"a\.doc .* \.jsonl"), ("a.doc", False, r" 1 \.doc")],
 )
 def test_files_without_text_are_refused_by_name(tmp_path: Path, name: str, alone: bool, named: str) -> None:
     (tmp_path / name).touch()

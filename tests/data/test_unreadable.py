@@ -48,7 +48,7 @@ def docs(tmp_path: Path) -> Path:
     (root / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "of a cut file"}\n' * 2000)[:-30])
     (root / "no.parquet").write_bytes(b"no table")
     parquet.write_table(pyarrow.table({"other": ["a"]}), root / "other.parquet")
-    for name in ("a.pdf", "b.docx", "c.docx"):
+    for name in ("a.ppt", "b.doc", "c.doc"):
         (root / name).write_bytes(b"\0")
     return root
 
@@ -72,7 +72,7 @@ def test_all_that_is_wrong_is_in_one_line(docs: Path) -> None:
         "2 damaged or incomplete",
         "cut.jsonl.gz",
         "no.parquet",
-        "2 .docx, 1 .pdf",
+        "2 .doc, 1 .ppt",
         "data.skip_unreadable=true",
     ):
         assert words in told, words
@@ -205,8 +205,8 @@ def test_a_misspelt_source_is_never_left_out(docs: Path) -> None:
 
 
 def test_named_files_of_other_kinds_are_told_together(docs: Path) -> None:
-    asked = [str(docs / name) for name in ("good.txt", "a.pdf", "b.docx")]
-    with pytest.raises(DataError, match=r"2 of an unsupported kind: .*a\.pdf .*b\.docx"):
+    asked = [str(docs / name) for name in ("good.txt", "a.ppt", "b.doc")]
+    with pytest.raises(DataError, match=r"2 of an unsupported kind: .*a\.ppt .*b\.doc"):
         look_through(asked)
     assert [len(found.faults) for found in look_through(asked, skip_unreadable=True).sources] == [0, 1, 1]
 

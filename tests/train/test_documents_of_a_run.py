@@ -43,8 +43,9 @@ def _written(folder: Path, texts: list[str]) -> Path:
 def bad(tmp_path: Path) -> Path:
     folder = _written(tmp_path / "docs", _texts(8, 60))
     (folder / "latin.txt").write_bytes(b"\xe4" * 20)
+    (folder / "shift-jis.txt").write_bytes("これは日本語で書かれた、とても短い文書です。".encode("cp932"))
     (folder / "lines.jsonl").write_text('{"text": "one text"}\n{"body": "no text"}\n{"text": null}\n')
-    for name in ("a.pdf", "b.docx", "c.docx"):
+    for name in ("a.ppt", "b.doc", "c.doc"):
         (folder / name).write_bytes(b"\0")
     return folder
 
@@ -70,7 +71,7 @@ def test_all_problems_are_told_before_anything_is_loaded(
         asked += ["--out", settings["output"]]
     assert cli.main(asked) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    for words in ("1 not UTF-8: ", "latin.txt:1", "1 no text in the field: ", "lines.jsonl:2", "2 .docx, 1 .pdf"):
+    for words in ("1 not UTF-8: ", "latin.txt:1", "1 no text in the field: ", "lines.jsonl:2", "2 .doc, 1 .ppt"):
         assert words in line, words
     assert "--skip-unreadable" in line
 
@@ -82,10 +83,11 @@ def test_a_run_goes_on_without_what_cannot_be_read_and_says_so(
     with caplog.at_level(logging.INFO, logger="skipwise"):
         found = run(settings, data={"source": str(bad), "skip_unreadable": True})
     corpus = found.record["corpus"]
-    # 8 texts, and of the lines one with text and one that is null.
+    # 8 texts, one that is not UTF-8, and of the lines one with text and one that is null.
     counts = [corpus["counts"][name] for name in ("seen", "dropped_empty", "files_passed_over")]
-    assert counts == [10, 1, 3]
-    assert corpus["kinds_not_read"] == {".pdf": 1, ".docx": 2}
+    assert counts == [11, 1, 3]
+    assert corpus["kinds_not_read"] == {".ppt": 1, ".doc": 2}
+    assert corpus["read_as"] == {"Shift-JIS": 1}
     told = {kind: (entry["number"], entry["named"]) for kind, entry in corpus["unreadable"].items()}
     assert told == {"encoding": (1, [f"{bad}/latin.txt:1"]), "field": (1, [f"{bad}/lines.jsonl:2"])}
     record = json.loads((found.folder / "skipwise.json").read_text())

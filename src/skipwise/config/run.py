@@ -61,7 +61,7 @@ class DataConfig(StrictModel):
         source: a file, folder, glob, hub data set or `stdlib`, or a list of these; with `mixture` those of the entries.
         mixture: several sources, each with a weight: its part of the run's tokens. What an entry leaves open is as
             given here. A list in place of all settings of `data` is read as this one.
-        field: field with the text in JSON lines, Parquet and hub data sets; `a.b` for field `b` of field `a`.
+        field: field with the text in JSON lines, CSV, Parquet and hub data sets; `a.b` for field `b` of field `a`.
         skip_unreadable: skips files and records that cannot be read, with a warning and a count in the run's record.
             Otherwise all of them are reported and nothing is trained. A null or empty row counts as empty, not as
             unreadable.

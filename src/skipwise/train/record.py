@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 
 from skipwise.config import RunConfig
 from skipwise.data.corpus import MixedStore, TokenStore
-from skipwise.data.documents import PassedOver, Sources
+from skipwise.data.documents import PassedOver, Sources, numbers_of
 from skipwise.data.stream import DocumentStream, LaneCounts
 from skipwise.files import replace_file
 from skipwise.positions import PositionSampler
@@ -42,6 +42,8 @@ def run_record(run: Session, documents: TokenStore | MixedStore | DocumentStream
 
 def _corpus(sources: Sequence[Sources], documents: TokenStore | MixedStore | DocumentStream) -> dict[str, Any]:
     kinds = {"kinds_not_read": dict(sum((own.kinds_passed_over for own in sources), Counter[str]()))}
+    if codecs := {name: codec for own in sources for name, codec in own.codecs.items()}:
+        kinds["read_as"] = numbers_of(codecs)
     if isinstance(documents, DocumentStream):
         return {"fingerprint": documents.fingerprint, "shards": documents.num_shards, **kinds}
     unreadable = _passed_over(sources)

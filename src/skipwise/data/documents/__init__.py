@@ -21,9 +21,9 @@ from typing import Any, NoReturn
 
 from skipwise.data.documents.document import Document, is_held_out, split_point
 from skipwise.data.documents.finding import Finder, FoundFiles, printable
-from skipwise.data.documents.passed_over import PassedOver, kinds_line
+from skipwise.data.documents.passed_over import PassedOver, codecs_line, kinds_line, numbers_of, unpackaged_line
 from skipwise.data.documents.sources import SOURCES, HubDataset, LocalFiles, Source
-from skipwise.data.formats import ALLOWED, UnreadableError, reader_of
+from skipwise.data.formats import ALLOWED, INSTALL, UnreadableError, missing_package, reader_of
 from skipwise.errors import DataError
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "is_held_out",
     "kinds_line",
     "look_through",
+    "numbers_of",
     "printable",
     "read_documents",
     "split_point",
@@ -63,8 +64,8 @@ def read_documents(source: str | Path | Sequence[str | Path], *, field: str = "t
     Args:
         source: a file, folder or glob of the kinds in `data.formats.READERS`; `stdlib`; a hub data set as `owner/name`,
             `owner/name:split` or `owner/name:config:split` (split `train` when left out); or a list of these.
-        field: name of the text field in JSON lines, Parquet and hub data sets; `a.b` is field `b` of field `a`, unless
-            a field is named `a.b`.
+        field: name of the text field in JSON lines, CSV, Parquet and hub data sets; `a.b` is field `b` of field `a`,
+            unless a field is named `a.b`.
 
     Yields:
         Documents. Their name is the path relative to the source, followed by `:line` where a file holds several. A null
@@ -73,8 +74,11 @@ def read_documents(source: str | Path | Sequence[str | Path], *, field: str = "t
     Raises:
         DataError: the source is none of these, or something in it cannot be read; the message names file and line.
     """
-    for found in find_sources(source):
+    sources = find_sources(source)
+    for found in sources:
         yield from found.documents(field)
+    if line := codecs_line({name: codec for found in sources for name, codec in found.codecs.items()}):
+        logger.warning(line)
 
 
 def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
@@ -138,6 +142,9 @@ def _source(source: str | Path, finder: Finder) -> Source | None:
         if reader_of(path) is None:
             reason = "is of an unsupported kind"
             return _faulty(UnreadableError("kind", printable(path), reason, f"give {ALLOWED}"))
+        if package := missing_package(path):
+            reason = f"needs the package {package}, which is missing"
+            return _faulty(UnreadableError("package", printable(path), reason, f"run: {INSTALL}"))
         if not path.stat().st_size:
             return _faulty(UnreadableError("empty", printable(path), "is empty", "give a file with text"))
         return _local(finder.file(path), text)
@@ -155,10 +162,11 @@ def _local(found: FoundFiles, source: str) -> LocalFiles | None:
     if not found.files and not faults:
         if found.repeated:
             return None
-        holds = kinds_line(found.passed_over) or "no files at all"
-        kind = "kind" if found.passed_over else "missing"
-        faults = [UnreadableError(kind, f"no documents at {printable(source)!r}:", f"it holds {holds}", SOURCES)]
-    return LocalFiles(files=found.files, passed_over=found.passed_over, faults=faults)
+        holds = kinds_line(found.passed_over + found.unpackaged) or "no files at all"
+        kind = "package" if found.unpackaged else "kind" if found.passed_over else "missing"
+        cure = f"to read the {kinds_line(found.unpackaged)}, run: {INSTALL}" if found.unpackaged else SOURCES
+        faults = [UnreadableError(kind, f"no documents at {printable(source)!r}:", f"it holds {holds}", cure)]
+    return LocalFiles(files=found.files, passed_over=found.passed_over, unpackaged=found.unpackaged, faults=faults)
 
 
 def _faulty(fault: UnreadableError) -> LocalFiles:
@@ -188,8 +196,18 @@ class Sources:
 
     @property
     def kinds_passed_over(self) -> Counter[str]:
-        """Number of files of unsupported kinds, by suffix."""
-        return sum((Counter(found.passed_over) for found in self.sources), Counter[str]())
+        """Number of files of unsupported kinds, and of kinds whose packages are missing, by suffix."""
+        return sum((Counter(found.passed_over) for found in self.sources), Counter(self.unpackaged))
+
+    @property
+    def unpackaged(self) -> Counter[str]:
+        """Number of files whose kind needs a package that is not installed, by suffix."""
+        return sum((Counter(found.unpackaged) for found in self.sources), Counter[str]())
+
+    @property
+    def codecs(self) -> dict[str, str]:
+        """By name, the codec of each file that is not UTF-8, as far as files have been read."""
+        return {name: codec for found in self.sources for name, codec in found.codecs.items()}
 
     def passed_over(self) -> PassedOver:
         """Folders and files that cannot be accessed. Unreadable content is counted by whoever reads it."""
@@ -252,8 +270,10 @@ def look_through(
     looked = Sources(sources=sources, identities=identities, field=field, skip_unreadable=skip_unreadable)
     if passed_over:
         _refuse_or_warn(looked, passed_over)
-    if kinds := kinds_line(looked.kinds_passed_over):
+    if kinds := kinds_line(looked.kinds_passed_over - looked.unpackaged):
         logger.warning(f"files of unsupported kinds are skipped: {kinds}")
+    for line in filter(None, (unpackaged_line(looked.unpackaged), codecs_line(looked.codecs))):
+        logger.warning(line)
     return looked
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skipwise.data.formats import UnreadableError, reader_of
+from skipwise.data.formats import UnreadableError, missing_package, reader_of
 
 # Folders that are not on every machine, not part of the library itself, or deliberately malformed.
 _STDLIB_SKIPPED = {
@@ -42,12 +42,14 @@ class FoundFiles:
     Attributes:
         files: of supported kinds, in reading order.
         passed_over: number of files of other kinds, by suffix.
+        unpackaged: number of files whose kind needs a package that is not installed, by suffix.
         faults: folders and files that cannot be accessed.
         repeated: number of files and folders that had been found before, here or in an earlier source.
     """
 
     files: list[DocumentFile] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
+    unpackaged: Counter[str] = field(default_factory=Counter)
     faults: list[UnreadableError] = field(default_factory=list)
     repeated: int = 0
 
@@ -122,6 +124,8 @@ class Finder:
             waiting += reversed(below)
 
     def _add(self, found: FoundFiles, path: Path, name: str) -> None:
+        if path.name.startswith("~$"):
+            return  # Office keeps it beside a document while that is open.
         is_read = reader_of(path) is not None
         try:
             status = path.stat()
@@ -136,6 +140,8 @@ class Finder:
             return
         if not _is_new(path, self._files, status):
             found.repeated += 1
+        elif is_read and missing_package(path):
+            found.unpackaged[printable(path.suffix).lower()] += 1
         elif is_read:
             found.files.append(DocumentFile(path=path, name=printable(name.replace(os.sep, "/"))))
         else:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skipwise.data.formats import FAULTS, UnreadableError
+from skipwise.data.formats import FAULTS, INSTALL, NAMES, UnreadableError
 
 _NAMED = 3
 
@@ -71,3 +71,32 @@ def kinds_line(kinds: Mapping[str, int]) -> str:
     """Counts of file suffixes, most frequent first, such as `2 .docx, 1 .pdf`."""
     by_number = sorted(kinds.items(), key=lambda one: (-one[1], one[0]))
     return ", ".join(f"{number:,} {kind}" for kind, number in by_number)
+
+
+def unpackaged_line(kinds: Mapping[str, int]) -> str:
+    """What is skipped for want of packages, and the command that installs them; empty for nothing."""
+    if not kinds:
+        return ""
+    number = sum(kinds.values())
+    files = "1 file is" if number == 1 else f"{number:,} files are"
+    return f"{files} skipped that the extra documents reads ({kinds_line(kinds)}): {INSTALL}"
+
+
+def numbers_of(codecs: Mapping[str, str]) -> dict[str, int]:
+    """The number of files of each encoding, most frequent first, from the codec of each file."""
+    return dict(Counter(NAMES.get(codec, codec) for codec in codecs.values()).most_common())
+
+
+def codecs_line(codecs: Mapping[str, str]) -> str:
+    """What was assumed of files that are not UTF-8, such as `2 files read as Shift-JIS, 1 as UTF-16: a.txt, ...`.
+
+    Args:
+        codecs: by the name of each file.
+    """
+    if not codecs:
+        return ""
+    (codec, number), *others = numbers_of(codecs).items()
+    counts = [f"{number:,} {'file' if number == 1 else 'files'} read as {codec}"]
+    counts += [f"{number:,} as {codec}" for codec, number in others]
+    more = f" and {len(codecs) - _NAMED:,} more" if len(codecs) > _NAMED else ""
+    return f"{', '.join(counts)}: {', '.join([*codecs][:_NAMED])}{more}; if this is wrong, convert them to UTF-8"

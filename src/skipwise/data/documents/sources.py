@@ -12,7 +12,16 @@ from typing import Any, BinaryIO
 from skipwise.data.documents.document import Document
 from skipwise.data.documents.finding import DocumentFile, printable
 from skipwise.data.documents.passed_over import PassedOver
-from skipwise.data.formats import ALLOWED, UnreadableError, checker_of, reader_of, text_of
+from skipwise.data.formats import (
+    ALLOWED,
+    Encoding,
+    UnreadableError,
+    checker_of,
+    is_read_whole,
+    reader_of,
+    text_of,
+    version_of,
+)
 from skipwise.errors import DataError
 
 # To notice changed documents, sources up to this size are hashed as a whole, larger ones in samples.
@@ -29,14 +38,19 @@ class LocalFiles:
     Attributes:
         files: in reading order.
         passed_over: number of files beside them of unsupported kinds, by suffix.
+        unpackaged: number of files beside them whose kind needs a package that is not installed, by suffix.
         faults: folders and files beside them that cannot be accessed.
         is_canonical: whether the names are the same on every machine.
+        codecs: by name, the codec of each file that is not UTF-8, as far as `look` or `documents` have read.
     """
 
     files: list[DocumentFile]
     passed_over: Counter[str] = field(default_factory=Counter)
+    unpackaged: Counter[str] = field(default_factory=Counter)
     faults: list[UnreadableError] = field(default_factory=list)
     is_canonical: bool = False
+    codecs: dict[str, str] = field(default_factory=dict)
+    _is_looked_at: bool = False
     _finished_bytes: int = 0
     _open: BinaryIO | None = None
     _is_small: bool | None = None
@@ -59,6 +73,8 @@ class LocalFiles:
 
         Above 256 MiB the hash covers only the first and last 64 KiB of each file (less for very many files), and the
         file's path and modification time are added. A change in the middle of a file then shows only in that time.
+        Of a file that is not UTF-8 the encoding is added that `look` has found, and of converted documents and tables
+        the version of their reader.
         """
         self._choose_samples()
         return [self.is_canonical, *(self._entry(file) for file in self.files)]
@@ -67,8 +83,9 @@ class LocalFiles:
         """Returns `identity`, and checks the bytes read for it.
 
         These are all bytes of a source that is hashed as a whole. Of a larger source they are the beginning of each
-        file, and the schema of Parquet files.
+        file, the schema of Parquet files, and all of documents such as PDF files, whose beginning tells nothing.
         """
+        self._is_looked_at = True
         for fault in self.faults:
             passed_over.add(fault)
         self._choose_samples()
@@ -85,6 +102,8 @@ class LocalFiles:
         return LocalFiles(
             files=self.files[begin:end],
             is_canonical=self.is_canonical,
+            codecs=self.codecs,
+            _is_looked_at=self._is_looked_at,
             _is_small=self._is_small,
             _sampled_bytes=self._sampled_bytes,
         )
@@ -111,10 +130,17 @@ class LocalFiles:
                 handle.seek(max(self._sampled_bytes, status.st_size - self._sampled_bytes))
                 digest.update(handle.read(self._sampled_bytes))
             if passed_over is not None:
-                for fault in _faults_in(file, handle, begin, field, cut=len(begin) < status.st_size):
+                encoding = Encoding()
+                for fault in _faults_in(file, handle, begin, field, encoding, cut=len(begin) < status.st_size):
                     passed_over.add(fault)
+                self._note(file, encoding)
         place = [] if self._is_small else [str(file.path.resolve()), status.st_mtime_ns]
-        return [file.name, status.st_size, digest.hexdigest(), *place]
+        how = [*version_of(file.path), *([f"as {self.codecs[file.name]}"] if file.name in self.codecs else [])]
+        return [file.name, status.st_size, digest.hexdigest(), *place, *how]
+
+    def _note(self, file: DocumentFile, encoding: Encoding) -> None:
+        if encoding.codec not in (None, "utf-8"):
+            self.codecs[file.name] = encoding.codec
 
     def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
         """Yields the documents lazily, file by file, always in the same order.
@@ -135,12 +161,16 @@ class LocalFiles:
                 _pass_over(error, passed_over)
                 continue
             with self._open as handle:
-                for line, text in reader(handle, printable(file.path), field):
+                # What was looked at is read as it is in the key of the token files.
+                decided = self.codecs.get(file.name, "utf-8") if self._is_looked_at else None
+                encoding = Encoding(decided)
+                for line, text in reader(handle, printable(file.path), field, encoding=encoding):
                     if isinstance(text, UnreadableError):
                         _pass_over(text, passed_over)
                         continue
                     name = f"{file.name}:{line}" if line else file.name
                     yield Document(name=name, text=text, is_canonical=self.is_canonical)
+                self._note(file, encoding)
             self._open = None
             self._finished_bytes += _size(file.path)
 
@@ -161,6 +191,16 @@ class HubDataset:
 
     @property
     def passed_over(self) -> Mapping[str, int]:
+        """Always empty."""
+        return {}
+
+    @property
+    def unpackaged(self) -> Mapping[str, int]:
+        """Always empty."""
+        return {}
+
+    @property
+    def codecs(self) -> Mapping[str, str]:
         """Always empty."""
         return {}
 
@@ -233,7 +273,7 @@ def _pass_over(fault: UnreadableError, passed_over: PassedOver | None) -> None:
 
 
 def _faults_in(
-    file: DocumentFile, handle: BinaryIO, begin: bytes, field: str, *, cut: bool
+    file: DocumentFile, handle: BinaryIO, begin: bytes, field: str, encoding: Encoding, *, cut: bool
 ) -> Iterator[UnreadableError]:
     """What is unreadable in a file.
 
@@ -242,16 +282,17 @@ def _faults_in(
         handle: the open file.
         begin: its first bytes.
         field: name of the text field.
+        encoding: is told what it is read as.
         cut: whether the file goes on after `begin`.
     """
     checker = checker_of(file.path)
     assert checker is not None, file
     is_table = file.path.name.lower().endswith(".parquet")
     handle.seek(0)
-    content = handle if cut and is_table else io.BytesIO(begin)
+    content = handle if cut and is_read_whole(file.path) else io.BytesIO(begin)
     if not begin and not is_table and ".jsonl" not in file.path.name.lower():
         return  # an empty text, which is reported separately
-    for _, found in checker(content, printable(file.path), field, cut):
+    for _, found in checker(content, printable(file.path), field, cut, encoding):
         if isinstance(found, UnreadableError):
             yield found
 

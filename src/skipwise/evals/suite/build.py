@@ -53,7 +53,7 @@ def build_suite(
         num_items: number of items per kind and length.
         kinds: names of `KINDS`; `continue` includes its control.
         seed: seed of all random draws.
-        field: name of the text field in JSON lines, Parquet and hub data sets.
+        field: name of the text field in JSON lines, CSV, Parquet and hub data sets.
         held_out: whether to use only the documents that skipwise keeps out of training.
         tokenizer_name: name of the tokenizer, for people.
         progress: whether to show progress bars.

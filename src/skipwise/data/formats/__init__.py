@@ -1,0 +1,109 @@
+"""Readers: lazily read the texts of one file, each with its line.
+
+Every reader takes the open file, its name for messages and the name of the text field. It yields `(line, text)`: the
+line or row counted from 1, or 0 if the file is one text. For an unreadable text it yields the error instead, which
+names file and line, and continues after it if it can. A null or empty row is an empty text.
+
+faults.py     what can be wrong with a file or a record
+encodings.py  encodings of text files
+lines.py      lines of plain and compressed files
+records.py    JSON lines, and the text of a record
+parquet.py    Parquet tables
+texts.py      files that are one text, and web pages
+tables.py     rows as text, and CSV
+converted.py  documents that are no plain text: the table of their kinds, and what is kept of them
+  pdf.py, office.py, odf.py, sheets.py, rtf.py, mail.py; archives.py and markup.py for what is zipped XML
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from skipwise.data.formats.converted import KINDS, is_installed, kind_of, read_document
+from skipwise.data.formats.encodings import NAMES, Encoding
+from skipwise.data.formats.faults import FAULTS, INSTALL, Found, UnreadableError
+from skipwise.data.formats.lines import COMPRESSIONS
+from skipwise.data.formats.parquet import checked_parquet, column_of, open_parquet, read_parquet, rows_of
+from skipwise.data.formats.records import read_lines, text_of
+from skipwise.data.formats.tables import read_csv
+from skipwise.data.formats.texts import check_page, check_text, read_html, read_text
+
+__all__ = [
+    "ALLOWED",
+    "FAULTS",
+    "INSTALL",
+    "NAMES",
+    "READERS",
+    "Encoding",
+    "UnreadableError",
+    "checked_parquet",
+    "checker_of",
+    "column_of",
+    "is_read_whole",
+    "missing_package",
+    "open_parquet",
+    "reader_of",
+    "rows_of",
+    "text_of",
+    "version_of",
+]
+
+Reader = Callable[..., Iterator[Found]]
+"""`reader(file, name, field, cut=False, encoding=None)`.
+
+With `cut`, the file is a truncated sample, and its end is not an error. `encoding` is told what a text file is read as.
+"""
+
+_KINDS: dict[str, Reader] = {
+    ".jsonl": read_lines,
+    ".txt": read_text,
+    ".md": read_text,
+    ".rst": read_text,
+    ".py": read_text,
+    ".html": read_html,
+    ".htm": read_html,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+}
+READERS: dict[str, Reader] = {
+    **{suffix + compression: reader for suffix, reader in _KINDS.items() for compression in COMPRESSIONS},
+    ".parquet": read_parquet,
+    **dict.fromkeys(KINDS, read_document),
+}
+ALLOWED = (
+    ".jsonl, .csv, .tsv, .txt, .md, .rst, .py and .html, plain or as .gz or .zst, .parquet, "
+    f"{', '.join(list(KINDS)[:-1])} and {list(KINDS)[-1]}"
+)
+
+_CHECKERS: dict[Reader, Reader] = {read_text: check_text, read_html: check_page}
+# Counts what changes the texts of the same bytes; part of the key of token files.
+_CSV_VERSION = 1
+
+
+def reader_of(path: Path) -> Reader | None:
+    """The reader for a file of this name; None if its kind is not supported."""
+    name = path.name.lower()
+    return next((reader for suffix, reader in READERS.items() if name.endswith(suffix)), None)
+
+
+def checker_of(path: Path) -> Reader | None:
+    """A reader that yields all errors of a file, and no texts where that is cheaper."""
+    reader = reader_of(path)
+    return _CHECKERS.get(reader, reader) if reader else None
+
+
+def missing_package(path: Path) -> str | None:
+    """The package that a file of this name cannot be read without, if it is not installed."""
+    kind = kind_of(path.name)
+    return None if kind is None or is_installed(kind.module) else kind.package
+
+
+def is_read_whole(path: Path) -> bool:
+    """Whether the beginning of a file tells nothing of it."""
+    return reader_of(path) in (read_document, read_parquet)
+
+
+def version_of(path: Path) -> list[str]:
+    """What identifies the reader of a file; nothing for the kinds that have always been read alike."""
+    if kind := kind_of(path.name):
+        return [f"{path.suffix.lower()} {kind.version}"]
+    return [f"table {_CSV_VERSION}"] if reader_of(path) is read_csv else []
