@@ -13,6 +13,7 @@ from tqdm import tqdm
 from skipwise.data.documents import Sources, is_held_out, look_through
 from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError, DataError
+from skipwise.evals.languages import ENGLISH, Language, language_named
 from skipwise.evals.suite.folder import SuiteFolder, SuiteWriter, new_suite
 from skipwise.evals.suite.item import Draft, Item, encode_item, total_tokens
 from skipwise.evals.suite.kinds import KINDS, LABELS, Kind, Place
@@ -38,6 +39,7 @@ def build_suite(
     seed: int = 0,
     field: str = "text",
     held_out: bool = False,
+    language: str | None = None,
     tokenizer_name: str = "",
     progress: bool = True,
 ) -> SuiteFolder:
@@ -55,6 +57,8 @@ def build_suite(
         seed: seed of all random draws.
         field: name of the text field in JSON lines, Parquet and hub data sets.
         held_out: whether to use only the documents that skipwise keeps out of training.
+        language: code of the language of questions and planted sentences, one of `languages.LANGUAGES`; None for the
+            documents' own.
         tokenizer_name: name of the tokenizer, for people.
         progress: whether to show progress bars.
 
@@ -64,16 +68,19 @@ def build_suite(
     """
     lengths = sorted(set(lengths))
     _check_arguments(lengths, num_items, kinds, seed)
+    chosen = None if language is None else language_named(language)
     looked = look_through(source, field=field)
     with new_suite(Path(out)) as writer:
         found = tqdm(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
-        library = Library(document for document in found if not held_out or is_held_out(document.identity))
+        library = Library((one for one in found if not held_out or is_held_out(one.identity)), chosen)
         maker = _ItemMaker(library, tokenizer, seed)
         _check_documents(library, kinds)
         described, joined = _add_items(writer, maker, kinds, lengths, num_items, progress)
         writer.finish(
             {
                 "seed": seed,
+                # Suites of earlier versions are in English and do not say it.
+                **({} if library.language is ENGLISH else {"language": library.language.code}),
                 "lengths": lengths,
                 "num_items": num_items,
                 "kinds": described,
@@ -144,7 +151,7 @@ class _ItemMaker:
         self._library, self._tokenizer, self._seed = library, tokenizer, seed
         sample = library.sample(_SAMPLE_CHARACTERS)
         self._characters_per_token = len(sample) / len(encoder_of(tokenizer).encode(sample))
-        self._labels = _even_labels(tokenizer)
+        self._labels = _even_labels(tokenizer, library.language)
 
     def items(self, kind: Kind, length: int, number: int) -> list[Item]:
         """One question, and its control if the kind has one; raises DataError if the documents do not suffice."""
@@ -236,9 +243,9 @@ def fit_size(
     return Fit(low, low_tokens)
 
 
-def _even_labels(tokenizer: Any) -> str:
+def _even_labels(tokenizer: Any, language: Language) -> str:
     """The letters with the most common number of tokens, as shorter choices are likelier."""
-    num_tokens = {label: len(tokenizer.encode(f" {label}", add_special_tokens=False)) for label in LABELS}
+    num_tokens = {label: len(tokenizer.encode(language.answer(label), add_special_tokens=False)) for label in LABELS}
     usual = mode(num_tokens.values())
     return "".join(label for label in LABELS if num_tokens[label] == usual)
 

@@ -16,7 +16,7 @@ from skipwise.evals.settings import NO_KEY, Settings
 from skipwise.evals.suite.folder import SuiteFolder
 from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
 from skipwise.evals.suite.kinds import NUM_DEPTHS, stratum
-from skipwise.evals.suite.library import squeezed
+from skipwise.evals.suite.prose import squeezed
 from skipwise.model import longest_input
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
 from skipwise.runtime.forward import logit_pieces

@@ -1,0 +1,224 @@
+"""Prose: the sentences and headings of a text that can be quoted, and where to cut a text.
+
+Words are counted where a script has spaces, characters where it has none (Chinese, Japanese, Thai and others). A line
+that a text breaks off at its margin continues in the next one. In English, a line counts as continued if the next one
+begins in lower case, as suites of earlier versions did, so that they can be built again byte for byte; in other
+languages if it is about as wide as its paragraph, since German nouns have capitals and Japanese has none.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from skipwise.evals.languages import ENGLISH, Language
+
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff01-\uff9f\U00020000-\U0003ffff"
+)
+_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+# As browsers do (CSS Text Level 3, 4.1.3): a line break between two such characters is no space.
+_NO_SPACE = re.compile(rf"(?<=[{_UNSPACED}])\s*\n\s*(?=[{_UNSPACED}])")
+_ENDS = ".!?。！？"
+_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
+_SENTENCE_WORDS = range(12, 41)
+_SENTENCE_CHARACTERS = range(24, 121)
+_BRACKETS = ("（）", "()")
+_NOT_PROSE = re.compile(r"""["“”„«»「」『』|<>{}\[\]=_\\/¶*`#~^]""")
+# Minimum share of letters and spaces in a sentence: code and tables are not quoted.
+_PROSE_SHARE = 0.9
+
+# The line below a heading may be an underline.
+_HEADING = re.compile(r"(?m)^(?:#{1,6} +)?(?P<title>\S[^\n]{2,78}\S)[ ¶#]*$(?=\n(?P<below>[\s=~*^-]*[^\n]*))")
+_UNDERLINES = "=~*^- \n"
+_HEADING_WORDS, _HEADING_CHARACTERS = range(2, 11), range(4, 26)
+_PARAGRAPH_CHARACTERS, _UNSPACED_PARAGRAPH_CHARACTERS = 60, 24
+
+_ENGLISH_PARAGRAPH = re.compile(r"(?:[^\n]|\n(?=[ \t]*[^\W\dA-Z_]))+")
+_BLOCK = re.compile(r"(?:[^\n]*\S[^\n]*\n?)+")
+_LINE = re.compile(r"[^\n]+\n?")
+_ITEM = re.compile(r"\s*(?:[-–—*+•・·●○◆■□|#>]|\d+[.)] )")
+# Characters that take two columns.
+_WIDE = re.compile(
+    "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]"
+)
+# A line that is broken off has at least so many columns, and this share of the widest line's.
+_WRAPPED_COLUMNS, _WRAPPED_SHARE = 40, 0.8
+
+# A line of a table that is nothing but ruling.
+_RULING = re.compile(r"(?m)^[ \t]*(?:[-=_+|:~#.\u2010-\u2015\u2500-\u257f\u30fc\uff0d\uff1d\uff5c][ \t]*){3,}$\n?")
+
+# Where a text may be cut, in order of preference. In other languages than English sentences come before lines, which
+# may end inside a word.
+_ENGLISH_BREAKS = ("\n\n", "\n", ". ", " ")
+_BREAKS = ("\n\n", "。\n", "。", ".\n", ". ", "\n", " ")
+_REACH_CHARACTERS = 2000
+_LONGEST_WORD = 40
+
+
+class Quote(NamedTuple):
+    """A part of a text that can be quoted.
+
+    Attributes:
+        text: its words, on one line with single spaces.
+        start: index of its first character in the text.
+        end: index after its last character.
+    """
+
+    text: str
+    start: int
+    end: int
+
+
+def on_one_line(text: str) -> str:
+    """The text with single spaces instead of other white space, and none at its ends or inside words."""
+    return " ".join(_NO_SPACE.sub("", text).split())
+
+
+def squeezed(text: str) -> str:
+    """The text on one line in lower case, to compare what is said."""
+    return on_one_line(text).casefold()
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether most letters of a text are of scripts that write no spaces between words."""
+    return 2 * len(_UNSPACED_CHARACTER.findall(text)) > sum(map(str.isalpha, text))
+
+
+def without_rulings(text: str) -> str:
+    """The text without the rulings of tables, which take many tokens and say nothing."""
+    return _RULING.sub("", text)
+
+
+def paragraphs(text: str, language: Language) -> Iterator[tuple[int, int]]:
+    """Where each paragraph begins and ends: a line, with those that it continues in."""
+    if language is ENGLISH:
+        yield from (match.span() for match in _ENGLISH_PARAGRAPH.finditer(text))
+        return
+    for block in _BLOCK.finditer(text):
+        lines = _LINE.findall(block[0])
+        # Indentation counts.
+        widths = [len(line.rstrip()) + len(_WIDE.findall(line)) for line in lines]
+        wrapped = max(_WRAPPED_COLUMNS, _WRAPPED_SHARE * max(widths))
+        start = end = block.start()
+        for line, width, following in zip(lines, widths, [*lines[1:], ""], strict=True):
+            end += len(line)
+            if width < wrapped or not following or _ITEM.match(following):
+                yield start, start + len(text[start:end].rstrip())
+                start = end
+
+
+def sentences(text: str, language: Language = ENGLISH) -> Iterator[Quote]:
+    """All pieces between sentence ends; `is_quotable` tells which are whole plain sentences."""
+    for start, stop in paragraphs(text, language):
+        for gap in _BETWEEN_SENTENCES.finditer(text, start, stop):
+            yield Quote(on_one_line(text[start : gap.start()]), start, gap.start())
+            start = gap.end()
+        if start < stop:
+            yield Quote(on_one_line(text[start:stop]), start, stop)
+
+
+def quotable_sentences(text: str, language: Language = ENGLISH) -> list[Quote]:
+    """The whole plain sentences of a text."""
+    return [sentence for sentence in sentences(text, language) if is_quotable(sentence.text)]
+
+
+def is_quotable(sentence: str) -> bool:
+    """Whether this is a whole plain sentence of 12 to 40 words (24 to 120 characters if words are not spaced)."""
+    if not sentence or not sentence[0].isalpha() or sentence[0].islower() or sentence[-1] not in _ENDS:
+        return False
+    # It may be cut off at an abbreviation such as "e.g.".
+    if "." in sentence[sentence.rfind(" ") + 1 : -1]:
+        return False
+    words, unspaced = sentence.count(" ") + 1, is_unspaced(sentence)
+    if not (len(sentence) in _SENTENCE_CHARACTERS if unspaced or words <= 2 else words in _SENTENCE_WORDS):
+        return False
+    # Without spaces, a sentence also ends at a mark inside brackets.
+    if unspaced and any(sentence.count(opening) != sentence.count(closing) for opening, closing in _BRACKETS):
+        return False
+    prose = sum(character.isalpha() or character == " " for character in sentence)
+    return prose >= _PROSE_SHARE * len(sentence) and not _NOT_PROSE.search(sentence)
+
+
+# Where a word surely begins without a space: after a comma, after hiragana, and at either end of Latin letters.
+_WORD_BEGINS = re.compile(
+    r"(?<=[、，；])|(?<=[\u3041-\u309f])(?=[^\u3041-\u309f\s、。])"
+    r"|(?<=[A-Za-z0-9]) ?(?=[^\x00-\x7f、。，])|(?<=[^\x00-\x7f、。，]) ?(?=[A-Za-z0-9])"
+)
+
+
+def halves(sentence: str) -> tuple[str, str]:
+    """A sentence's first half, and the rest with its leading space and without the final mark.
+
+    A model may write that mark as one token with a closing quotation mark.
+    """
+    body = sentence.rstrip(_ENDS)
+    words, unspaced = body.split(" "), is_unspaced(body)
+    if len(words) > 2 and not unspaced:
+        first = " ".join(words[: len(words) // 2])
+    else:
+        middle = len(body) // 2
+        begins = [found.start() for found in _WORD_BEGINS.finditer(body)] if unspaced else []
+        near = [begin for begin in begins if abs(begin - middle) <= len(body) // 5]
+        first = body[: min(near, key=lambda begin: abs(begin - middle), default=middle)].rstrip()
+    return first, body[len(first) :]
+
+
+def headings(text: str, language: Language = ENGLISH) -> list[Quote]:
+    """Short lines that look like the heading of the paragraph below them."""
+    found = []
+    whole = None if language is ENGLISH else set(paragraphs(text, language))
+    for match in _HEADING.finditer(text):
+        start = match.start("title")
+        title, below = match["title"].rstrip(" ¶#"), match["below"].strip()
+        # No piece of a paragraph: the line above ends a sentence or is blank, and the one below begins one.
+        above = text[max(0, match.start() - 2) : match.start()]
+        if (
+            _is_heading(title)
+            and not (above[:1].isalnum() or above[:1] == ",")
+            and len(below) >= (_UNSPACED_PARAGRAPH_CHARACTERS if is_unspaced(below) else _PARAGRAPH_CHARACTERS)
+            and not below.lstrip(_UNDERLINES)[:1].islower()
+            and (whole is None or (match.start(), match.start() + len(match[0].rstrip())) in whole)
+        ):
+            found.append(Quote(on_one_line(title), start, start + len(title)))
+    return found
+
+
+def _is_heading(title: str) -> bool:
+    letters = sum(character.isalpha() or character == " " for character in title)
+    if is_unspaced(title):
+        fits = len(title) in _HEADING_CHARACTERS and title[0].isalnum()
+    else:
+        fits = title.count(" ") + 1 in _HEADING_WORDS and (title[0].isdigit() or title[0].isupper())
+    return fits and title[-1].isalnum() and letters >= 0.7 * len(title) and not _NOT_PROSE.search(title)
+
+
+def place_near(text: str, point: int, low: int = 0, high: int | None = None, language: Language = ENGLISH) -> int:
+    """The best index to cut a text or insert into it: after a paragraph, else after a line, a sentence or a word.
+
+    Args:
+        text: the text.
+        point: the wanted index; indices before it are tried first, then those after it.
+        low: minimum; indices very far from `point` are not considered either.
+        high: maximum; the default is `point`.
+        language: of the text.
+    """
+    low = max(low, point - _REACH_CHARACTERS)
+    high = point if high is None else min(high, point + _REACH_CHARACTERS)
+    for mark in _ENGLISH_BREAKS if language is ENGLISH else _BREAKS:
+        found = text.rfind(mark, low, point)
+        if found < 0:
+            found = text.find(mark, point, high)
+        if found >= 0:
+            return found + len(mark)
+    return point
+
+
+def cut(text: str, num_characters: int) -> str:
+    """The beginning of a text, at most this long; it ends inside a word only if words are not spaced."""
+    if num_characters >= len(text) or text[num_characters].isspace():
+        return text[:num_characters].rstrip()
+    last_word = re.compile(r"\S*$").search(text, max(0, num_characters - _LONGEST_WORD), num_characters)
+    assert last_word is not None  # The pattern also matches an empty word.
+    whole = last_word.start() if text[last_word.start() - 1 : last_word.start()].isspace() else num_characters
+    return text[:whole].rstrip()
