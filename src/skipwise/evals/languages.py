@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from skipwise.data.language import language_of
-from skipwise.distributed import process_state
 from skipwise.errors import ConfigError
 from skipwise.names import did_you_mean
 
@@ -83,9 +82,8 @@ class SuiteWords:
         repeated: says that a sentence of the text is repeated; the `{beginning}` of the sentence is its end.
         facts: sentences that give a `{number}` to a `{name}`.
         name: sounds of invented names, one list for each place, none of which makes a known word.
-        document: the heading of a document, with its `{label}` at the end.
-        which: says that a `{sentence}` is of one of the documents with some `{labels}`; ends in `{document}`, which is
-            the heading without its label.
+        document: the heading of a document with a `{label}`.
+        which: says that a `{sentence}` is of one of the documents with some `{labels}`; the label of that follows.
         order_lines: asks which of two lines of the text, written in `{lines}`, comes first.
         order_sentences: the same of sentences.
     """
@@ -199,7 +197,7 @@ ENGLISH = Language(
         ),
         name=_LATIN_NAME,
         document="Document {label}",
-        which='This sentence stands in one of the documents {labels} above:\n"{sentence}"\nIt stands in {document}',
+        which='This sentence stands in one of the documents {labels} above:\n"{sentence}"\nIt stands in Document',
         order_lines="Two lines of the text above, in no particular order:\n{lines}"
         "Of these two, the one that comes first in the text is",
         order_sentences="Two sentences of the text above, in no particular order:\n{lines}"
@@ -250,7 +248,7 @@ GERMAN = Language(
         ),
         name=_LATIN_NAME,
         document="Dokument {label}",
-        which="Dieser Satz steht in einem der Dokumente {labels} oben:\n„{sentence}“\nEr steht in {document}",
+        which="Dieser Satz steht in einem der Dokumente {labels} oben:\n„{sentence}“\nEr steht in Dokument",
         order_lines="Zwei Zeilen aus dem Text oben, in beliebiger Reihenfolge:\n{lines}"
         "Von diesen beiden steht im Text zuerst",
         order_sentences="Zwei Sätze aus dem Text oben, in beliebiger Reihenfolge:\n{lines}"
@@ -301,7 +299,7 @@ FRENCH = Language(
         name=_LATIN_NAME,
         document="Document {label}",
         which="Cette phrase se trouve dans l’un des documents {labels} ci-dessus\u00a0:\n«\u00a0{sentence}\u00a0»\n"
-        "Elle se trouve dans le {document}",
+        "Elle se trouve dans le document",
         order_lines="Deux lignes du texte ci-dessus, dans un ordre quelconque\u00a0:\n{lines}"
         "Des deux, celle qui vient en premier dans le texte est",
         order_sentences="Deux phrases du texte ci-dessus, dans un ordre quelconque\u00a0:\n{lines}"
@@ -351,7 +349,7 @@ SPANISH = Language(
         ),
         name=_LATIN_NAME,
         document="Documento {label}",
-        which="Esta frase está en uno de los documentos {labels} anteriores:\n«{sentence}»\nEstá en el {document}",
+        which="Esta frase está en uno de los documentos {labels} anteriores:\n«{sentence}»\nEstá en el documento",
         order_lines="Dos líneas del texto anterior, sin ningún orden en particular:\n{lines}"
         "De las dos, la que aparece primero en el texto es",
         order_sentences="Dos frases del texto anterior, sin ningún orden en particular:\n{lines}"
@@ -408,7 +406,7 @@ JAPANESE = Language(
         ),
         name=_KATAKANA,
         document="文書{label}",
-        which="上の文書{labels}のうちの一つに、次の文があります。\n「{sentence}」\nこの文があるのは{document}",
+        which="上の文書{labels}のうちの一つに、次の文があります。\n「{sentence}」\nこの文があるのは文書",
         order_lines="上の文章にある二つの行を、順不同で示します。\n{lines}この二つのうち、文章の中で先に出てくるのは",
         order_sentences="上の文章にある二つの文を、順不同で示します。\n{lines}この二つのうち、文章の中で先に出てくるのは",
     ),
@@ -462,7 +460,7 @@ CHINESE = Language(
         ),
         name=_CHINESE_NAME,
         document="文档{label}",
-        which="上面的文档{labels}中，有一篇含有下面这句话：\n“{sentence}”\n这句话出自{document}",
+        which="上面的文档{labels}中，有一篇含有下面这句话：\n“{sentence}”\n这句话出自文档",
         order_lines="下面是上文中的两行，排列不分先后：\n{lines}这两行中，在文中先出现的是",
         order_sentences="下面是上文中的两句话，排列不分先后：\n{lines}这两句话中，在文中先出现的是",
     ),
@@ -510,7 +508,7 @@ KOREAN = Language(
             "간 덴 람 멕 반 센 잔 칸 텍 펠 혼",
         ),
         document="문서 {label}",
-        which="위의 문서 {labels} 가운데 하나에 다음 문장이 있습니다.\n“{sentence}”\n이 문장이 있는 것은 {document}",
+        which="위의 문서 {labels} 가운데 하나에 다음 문장이 있습니다.\n“{sentence}”\n이 문장이 있는 것은 문서",
         order_lines="위 글에 있는 두 줄을 순서 없이 보입니다.\n{lines}둘 가운데 글에서 먼저 나오는 것은",
         order_sentences="위 글에 있는 두 문장을 순서 없이 보입니다.\n{lines}둘 가운데 글에서 먼저 나오는 것은",
     ),
@@ -538,6 +536,8 @@ def language_of_texts(texts: Iterable[str]) -> Language:
 
     The latter is said in one line, and so is text in other languages.
     """
+    from skipwise.distributed import process_state
+
     sizes: Counter[str | None] = Counter()
     for text in texts:
         sizes[language_of(text)] += len(text)

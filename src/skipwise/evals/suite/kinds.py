@@ -324,16 +324,11 @@ class WhichDocument(Kind):
             names = [name for stretch in stretches for name in stretch.names_until(share)]
             return Passage(words.instruction + "".join(parts), None, names)
 
-        question = words.which.format(
-            labels=language.listed(sorted(labels)),
-            sentence=sentence,
-            document=words.document.format(label="").rstrip(" "),
-        )
         shortest = _NUM_DOCUMENTS * min(len(stretch.text) for stretch in stretches)
         return [
             Draft(
                 kind=self.name,
-                question=question,
+                question=words.which.format(labels=language.listed(sorted(labels)), sentence=sentence),
                 answer=language.answer(labels[right]),
                 choices=[language.answer(label) for label in sorted(labels)],
                 assemble=assemble,

@@ -12,7 +12,7 @@ from skipwise.data.documents import Document
 from skipwise.data.language import language_of
 from skipwise.errors import DataError
 from skipwise.evals.languages import ENGLISH, Language, language_of_texts
-from skipwise.evals.suite.prose import is_quotable, is_unspaced, place_near, sentences, without_rulings
+from skipwise.evals.suite.prose import is_unspaced, place_near, quotable_sentences, without_rulings
 
 _WORD = re.compile(r"\w+")
 _SAMPLE_DOCUMENTS = 32
@@ -72,7 +72,7 @@ class Library:
         times: Counter[int] = Counter()
         for document in self._documents:
             self._words.update(_WORD.findall(document.text.casefold()))
-            times.update(_key(one.text) for one in sentences(document.text, self.language) if is_quotable(one.text))
+            times.update(_key(quote.text) for quote in quotable_sentences(document.text, self.language))
         self._repeated = {key for key, count in times.items() if count > 1}
         self._lengths = np.array([len(document.text) for document in self._documents], np.float64)
         self.num_documents = len(self._documents)

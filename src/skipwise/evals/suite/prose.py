@@ -46,13 +46,13 @@ _WIDE = re.compile(
 _WRAPPED_COLUMNS, _WRAPPED_SHARE = 40, 0.8
 
 # A line of a table that is nothing but ruling.
-_RULING = re.compile(r"(?m)^[ \t]*(?:[-=_+|:~#.\u2010-\u2015\u2500-\u257f\u30fc\uff0d\uff1d\uff5c][ \t]*){3,}$\n?")
+_RULING = re.compile(r"(?m)^[^\S\n]*(?:[-=_+|:~#.\u2010-\u2015\u2500-\u257f\u30fc\uff0d\uff1d\uff5c][^\S\n]*){3,}$\n?")
 
-# Where a text may be cut, in order of preference. In other languages than English sentences come before lines, which
-# may end inside a word.
+# Where a text may be cut, in order of preference.
 _ENGLISH_BREAKS = ("\n\n", "\n", ". ", " ")
-_BREAKS = ("\n\n", "。\n", "。", ".\n", ". ", "\n", " ")
-_REACH_CHARACTERS = 2000
+_BREAKS = ("\n\n", ".\n", "\n", ". ", " ")
+_UNSPACED_BREAKS = ("\n\n", "。\n", "。", ".\n", "\n", " ")
+_REACH_CHARACTERS, _UNSPACED_REACH_CHARACTERS = 2000, 500
 _LONGEST_WORD = 40
 
 
@@ -120,10 +120,10 @@ def sentences(text: str, language: Language = ENGLISH) -> Iterator[Quote]:
 
 def quotable_sentences(text: str, language: Language = ENGLISH) -> list[Quote]:
     """The whole plain sentences of a text."""
-    return [sentence for sentence in sentences(text, language) if is_quotable(sentence.text)]
+    return [sentence for sentence in sentences(text, language) if is_quotable(sentence.text, language)]
 
 
-def is_quotable(sentence: str) -> bool:
+def is_quotable(sentence: str, language: Language = ENGLISH) -> bool:
     """Whether this is a whole plain sentence of 12 to 40 words (24 to 120 characters if words are not spaced)."""
     if not sentence or not sentence[0].isalpha() or sentence[0].islower() or sentence[-1] not in _ENDS:
         return False
@@ -131,7 +131,9 @@ def is_quotable(sentence: str) -> bool:
     if "." in sentence[sentence.rfind(" ") + 1 : -1]:
         return False
     words, unspaced = sentence.count(" ") + 1, is_unspaced(sentence)
-    if not (len(sentence) in _SENTENCE_CHARACTERS if unspaced or words <= 2 else words in _SENTENCE_WORDS):
+    # In English texts, suites of earlier versions took every sentence of one or two words for an unspaced one.
+    by_characters = unspaced or (language is ENGLISH and words <= 2)
+    if not (len(sentence) in _SENTENCE_CHARACTERS if by_characters else words in _SENTENCE_WORDS):
         return False
     # Without spaces, a sentence also ends at a mark inside brackets.
     if unspaced and any(sentence.count(opening) != sentence.count(closing) for opening, closing in _BRACKETS):
@@ -203,9 +205,13 @@ def place_near(text: str, point: int, low: int = 0, high: int | None = None, lan
         high: maximum; the default is `point`.
         language: of the text.
     """
-    low = max(low, point - _REACH_CHARACTERS)
-    high = point if high is None else min(high, point + _REACH_CHARACTERS)
-    for mark in _ENGLISH_BREAKS if language is ENGLISH else _BREAKS:
+    if language.space:
+        marks, reach = _ENGLISH_BREAKS if language is ENGLISH else _BREAKS, _REACH_CHARACTERS
+    else:
+        marks, reach = _UNSPACED_BREAKS, _UNSPACED_REACH_CHARACTERS
+    low = max(low, point - reach)
+    high = point if high is None else min(high, point + reach)
+    for mark in marks:
         found = text.rfind(mark, low, point)
         if found < 0:
             found = text.find(mark, point, high)
