@@ -21,7 +21,8 @@ from skipwise.evals.suite.library import Library
 from skipwise.names import did_you_mean
 from skipwise.records.results import hash_tokenizer
 
-_ATTEMPTS = 40
+# Texts drawn for a question, and of these those whose question was then too long or too short.
+_DRAWS, _ATTEMPTS = 400, 40
 _SAMPLE_CHARACTERS = 100_000
 # The search for a size stops at a fit this close; an item must come within the second share.
 _CLOSE_SHARE = 0.005
@@ -157,8 +158,8 @@ class _ItemMaker:
         """One question, and its control if the kind has one; raises DataError if the documents do not suffice."""
         held_tokens = round(self._library.num_characters / self._characters_per_token)
         sure, drawn = 0.9, 1.4  # Shares of the length: text with all that is asked about, and text drawn.
-        reason = ""
-        for attempt in range(_ATTEMPTS):
+        reason, misfits = "", 0
+        for attempt in range(_DRAWS):
             size, most = (round(share * length * self._characters_per_token) for share in (sure, drawn))
             place = Place(number, size, most, self._labels)
             rng = np.random.default_rng([self._seed, zlib.crc32(kind.name.encode()), length, number, attempt])
@@ -186,6 +187,8 @@ class _ItemMaker:
                 items.append(_item(draft, length, number, fit.characters, fit.tokens))
             if items and len(items) == len(drafts):
                 return items
+            if drafts and (misfits := misfits + 1) == _ATTEMPTS:
+                break
             if not drafts:
                 reason = (
                     "no text drawn has what could be quoted (whole sentences of 12 to 40 plain words, or headings, that"

@@ -3,12 +3,14 @@
 Words are counted where a script has spaces, characters where it has none (Chinese, Japanese, Thai and others). A line
 that a text breaks off at its margin continues in the next one. In English, a line counts as continued if the next one
 begins in lower case, as suites of earlier versions did, so that they can be built again byte for byte; in other
-languages if it is about as wide as its paragraph, since German nouns have capitals and Japanese has none.
+languages if it reaches the margin that many lines break off at, since German nouns have capitals and Japanese has none.
 """
 
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from skipwise.evals.languages import ENGLISH, Language
 
@@ -42,8 +44,8 @@ _ITEM = re.compile(r"\s*(?:[-–—*+•・·●○◆■□|#>]|\d+[.)] )")
 _WIDE = re.compile(
     "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]"
 )
-# A line that is broken off has at least so many columns, and this share of the widest line's.
-_WRAPPED_COLUMNS, _WRAPPED_SHARE = 40, 0.8
+# Text is wrapped if of all lines with at least so many columns, this share and number breaks off near the same margin.
+_WRAPPED_COLUMNS, _WRAPPED_SHARE, _WRAPPED_LINES, _RAGGED_COLUMNS = 40, 0.4, 4, 8
 
 # A line of a table that is nothing but ruling.
 _RULING = re.compile(r"(?m)^[^\S\n]*(?:[-=_+|:~#.\u2010-\u2015\u2500-\u257f\u30fc\uff0d\uff1d\uff5c][^\S\n]*){3,}$\n?")
@@ -95,17 +97,32 @@ def paragraphs(text: str, language: Language) -> Iterator[tuple[int, int]]:
     if language is ENGLISH:
         yield from (match.span() for match in _ENGLISH_PARAGRAPH.finditer(text))
         return
+    margin = _margin(text)
     for block in _BLOCK.finditer(text):
         lines = _LINE.findall(block[0])
-        # Indentation counts.
-        widths = [len(line.rstrip()) + len(_WIDE.findall(line)) for line in lines]
-        wrapped = max(_WRAPPED_COLUMNS, _WRAPPED_SHARE * max(widths))
         start = end = block.start()
-        for line, width, following in zip(lines, widths, [*lines[1:], ""], strict=True):
+        for line, following in zip(lines, [*lines[1:], ""], strict=True):
             end += len(line)
-            if width < wrapped or not following or _ITEM.match(following):
+            is_wrapped = margin is not None and margin - _RAGGED_COLUMNS < _columns(line) <= margin
+            if not is_wrapped or not following or _ITEM.match(following):
                 yield start, start + len(text[start:end].rstrip())
                 start = end
+
+
+def _columns(line: str) -> int:
+    """Columns that a line takes with its indentation; characters of East Asia take two."""
+    return len(line.rstrip()) + len(_WIDE.findall(line))
+
+
+def _margin(text: str) -> int | None:
+    """The column that lines of a text break off at; None if they are not broken off, but each is a paragraph."""
+    long = [(_columns(line), line.rstrip()) for line in _LINE.findall(text) if _columns(line) >= _WRAPPED_COLUMNS]
+    broken = np.sort([width for width, line in long if line[-1] not in _ENDS])
+    # For each width, the number of lines that break off at most so many columns before it.
+    near = np.arange(1, len(broken) + 1) - np.searchsorted(broken, broken - _RAGGED_COLUMNS, side="right")
+    if not len(near) or near.max() < max(_WRAPPED_LINES, _WRAPPED_SHARE * len(long)):
+        return None
+    return int(broken[near.argmax()])
 
 
 def sentences(text: str, language: Language = ENGLISH) -> Iterator[Quote]:
@@ -161,7 +178,7 @@ def halves(sentence: str) -> tuple[str, str]:
     else:
         middle = len(body) // 2
         begins = [found.start() for found in _WORD_BEGINS.finditer(body)] if unspaced else []
-        near = [begin for begin in begins if abs(begin - middle) <= len(body) // 5]
+        near = [begin for begin in begins if abs(begin - middle) <= 0.3 * len(body)]
         first = body[: min(near, key=lambda begin: abs(begin - middle), default=middle)].rstrip()
     return first, body[len(first) :]
 
