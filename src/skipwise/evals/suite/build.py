@@ -22,7 +22,7 @@ from skipwise.names import did_you_mean
 from skipwise.records.results import hash_tokenizer
 
 # Texts drawn for a question, and of these those whose question was then too long or too short.
-_DRAWS, _ATTEMPTS = 400, 40
+_DRAWS, _ATTEMPTS = 200, 40
 _SAMPLE_CHARACTERS = 100_000
 # The search for a size stops at a fit this close; an item must come within the second share.
 _CLOSE_SHARE = 0.005

@@ -98,7 +98,7 @@ class Fact(Kind):
         places = [(rng.uniform(low, high), low, high), *((rng.random(), 0.0, 1.0) for _ in range(_DECOYS))]
 
         def assemble(num_characters: int) -> Passage:
-            body = cut(stretch.text, num_characters)
+            body = cut(stretch.text, num_characters, language)
             points = [
                 place_near(body, *(int(depth * len(body)) for depth in depths), language=language) for depths in places
             ]
@@ -154,7 +154,7 @@ class Continue(Kind):
         size = min(place.size, len(text))
         low, high = (depth * size for depth in stratum(place.number))
         once = squeezed(text)
-        quotable = quotable_sentences(cut(text, size), library.language)
+        quotable = quotable_sentences(cut(text, size, library.language), library.language, stretch.margin)
         candidates = [sentence for sentence in quotable if low <= sentence.start < high]
         for index in rng.permutation(len(candidates)):
             sentence = candidates[index]
@@ -172,7 +172,7 @@ class Continue(Kind):
         without = text[: sentence.start] + text[sentence.end :].lstrip(" ")
 
         def passage(body: str, num_characters: int) -> Passage:
-            body = cut(body, num_characters)
+            body = cut(body, num_characters, library.language)
             depth = sentence.start / len(body)
             instruction = library.language.suite.instruction
             return Passage(f"{instruction}{body}\n\n", depth, stretch.names_until(num_characters))
@@ -217,7 +217,7 @@ class Order(Kind):
         edges.append(len(stretch.text))
         origin = [int(index) for index in rng.permutation(number)]
         sections = [stretch.text[edges[index] : edges[index + 1]] for index in origin]
-        asked = _landmarks(sections, place.size // number, library, rng)
+        asked = _landmarks(sections, place.size // number, stretch.margin, library, rng)
         if asked is None:
             return []
         template, first, second = asked
@@ -226,7 +226,7 @@ class Order(Kind):
 
         def assemble(num_characters: int) -> Passage:
             share = num_characters // number
-            body = "\n\n".join(cut(section, share).strip() for section in sections)
+            body = "\n\n".join(cut(section, share, language).strip() for section in sections)
             ends = [min(edges[index] + share, edges[index + 1]) for index in range(number)]
             names = [
                 name
@@ -252,13 +252,16 @@ class Order(Kind):
 
 
 def _landmarks(
-    sections: list[str], size: int, library: Library, rng: np.random.Generator
+    sections: list[str], size: int, margin: int | None, library: Library, rng: np.random.Generator
 ) -> tuple[str, str, str] | None:
     """Two quotes of different sections, each once in the text and in its order, preceded by the question's template."""
     once = squeezed("\n\n".join(sections))
     words = library.language.suite
     for template, find in ((words.order_lines, headings), (words.order_sentences, quotable_sentences)):
-        found = [_standing_once(find(cut(section, size), library.language), once) for section in sections]
+        found = [
+            _standing_once(find(cut(section, size, library.language), library.language, margin), once)
+            for section in sections
+        ]
         usable = [index for index, quotes in enumerate(found) if quotes]
         if len(usable) >= 2:
             earlier, later = sorted(int(index) for index in rng.choice(usable, 2, replace=False))
@@ -307,9 +310,10 @@ class WhichDocument(Kind):
             return []
         labels = [str(label) for label in rng.choice(free, _NUM_DOCUMENTS, replace=False)]
         right = place.number % _NUM_DOCUMENTS
+        read = cut(stretches[right].text, place.size // _NUM_DOCUMENTS, language)
         candidates = [
             sentence.text
-            for sentence in quotable_sentences(cut(stretches[right].text, place.size // _NUM_DOCUMENTS), language)
+            for sentence in quotable_sentences(read, language, stretches[right].margin)
             if not library.is_repeated(sentence.text) and once.count(squeezed(sentence.text)) == 1
         ]
         if (sentence := _own(candidates, library, rng)) is None:
@@ -318,7 +322,7 @@ class WhichDocument(Kind):
         def assemble(num_characters: int) -> Passage:
             share = num_characters // _NUM_DOCUMENTS
             parts = [
-                f"{words.document.format(label=label)}\n\n{cut(stretch.text, share)}\n\n"
+                f"{words.document.format(label=label)}\n\n{cut(stretch.text, share, language)}\n\n"
                 for label, stretch in zip(labels, stretches, strict=True)
             ]
             names = [name for stretch in stretches for name in stretch.names_until(share)]

@@ -12,7 +12,7 @@ from skipwise.data.documents import Document
 from skipwise.data.language import language_of
 from skipwise.errors import DataError
 from skipwise.evals.languages import ENGLISH, Language, language_of_texts
-from skipwise.evals.suite.prose import is_unspaced, place_near, quotable_sentences, without_rulings
+from skipwise.evals.suite.prose import is_unspaced, margin_of, place_near, quotable_sentences, without_rulings
 
 _WORD = re.compile(r"\w+")
 _SAMPLE_DOCUMENTS = 32
@@ -25,11 +25,13 @@ class Stretch(NamedTuple):
         text: the text.
         starts: index in it at which each document's part begins.
         names: the documents' names.
+        margin: `prose.margin_of` the first document.
     """
 
     text: str
     starts: list[int]
     names: list[str]
+    margin: int | None
 
     def names_until(self, end: int) -> list[str]:
         """Names of the documents whose parts begin before this index."""
@@ -68,11 +70,14 @@ class Library:
             self._documents = [
                 Document(name=document.name, text=without_rulings(document.text)) for document in self._documents
             ]
+        # Known of whole documents, since a few lines do not show where lines break off.
+        margins = [None if self.language is ENGLISH else margin_of(document.text) for document in self._documents]
+        self._margins = {document.name: margin for document, margin in zip(self._documents, margins, strict=True)}
         self._words: set[str] = set()
         times: Counter[int] = Counter()
-        for document in self._documents:
+        for document, margin in zip(self._documents, margins, strict=True):
             self._words.update(_WORD.findall(document.text.casefold()))
-            times.update(_key(quote.text) for quote in quotable_sentences(document.text, self.language))
+            times.update(_key(quote.text) for quote in quotable_sentences(document.text, self.language, margin))
         self._repeated = {key for key, count in times.items() if count > 1}
         self._lengths = np.array([len(document.text) for document in self._documents], np.float64)
         self.num_documents = len(self._documents)
@@ -133,7 +138,7 @@ class Library:
                 starts.append(len(text))
                 names.append(document.name)
                 text += document.text[begin : begin + num_characters - len(text)]
-            drawn.append(Stretch(text, starts, names))
+            drawn.append(Stretch(text, starts, names, self._margins[names[0]] if names else None))
         return drawn
 
 

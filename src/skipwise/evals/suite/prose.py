@@ -44,8 +44,11 @@ _ITEM = re.compile(r"\s*(?:[-–—*+•・·●○◆■□|#>]|\d+[.)] )")
 _WIDE = re.compile(
     "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]"
 )
+_FIRST_WORD = re.compile(rf"^\s*({_WIDE.pattern}|(?:(?!{_WIDE.pattern})\S)+)")
 # Text is wrapped if of all lines with at least so many columns, this share and number breaks off near the same margin.
 _WRAPPED_COLUMNS, _WRAPPED_SHARE, _WRAPPED_LINES, _RAGGED_COLUMNS = 40, 0.4, 4, 8
+# A line in Chinese or Japanese may end before the next character does not fit, as some marks begin no line.
+_WIDE_SLACK_COLUMNS = 6
 
 # A line of a table that is nothing but ruling.
 _RULING = re.compile(r"(?m)^[^\S\n]*(?:[-=_+|:~#.\u2010-\u2015\u2500-\u257f\u30fc\uff0d\uff1d\uff5c][^\S\n]*){3,}$\n?")
@@ -56,6 +59,7 @@ _BREAKS = ("\n\n", ".\n", "\n", ". ", " ")
 _UNSPACED_BREAKS = ("\n\n", "。\n", "。", ".\n", "\n", " ")
 _REACH_CHARACTERS, _UNSPACED_REACH_CHARACTERS = 2000, 500
 _LONGEST_WORD = 40
+_LAST_WORD, _LAST_SPACED_WORD = re.compile(r"\S*$"), re.compile(rf"[^\s{_UNSPACED}]*$")
 
 
 class Quote(NamedTuple):
@@ -92,21 +96,33 @@ def without_rulings(text: str) -> str:
     return _RULING.sub("", text)
 
 
-def paragraphs(text: str, language: Language) -> Iterator[tuple[int, int]]:
-    """Where each paragraph begins and ends: a line, with those that it continues in."""
+def paragraphs(text: str, language: Language, margin: int | None = None) -> Iterator[tuple[int, int]]:
+    """Where each paragraph begins and ends: a line, with those that it continues in.
+
+    Args:
+        text: the text.
+        language: its language.
+        margin: `margin_of` the whole document; not used in English.
+    """
     if language is ENGLISH:
         yield from (match.span() for match in _ENGLISH_PARAGRAPH.finditer(text))
         return
-    margin = _margin(text)
     for block in _BLOCK.finditer(text):
         lines = _LINE.findall(block[0])
         start = end = block.start()
         for line, following in zip(lines, [*lines[1:], ""], strict=True):
             end += len(line)
-            is_wrapped = margin is not None and margin - _RAGGED_COLUMNS < _columns(line) <= margin
-            if not is_wrapped or not following or _ITEM.match(following):
+            if not _is_broken_off(line, following, margin):
                 yield start, start + len(text[start:end].rstrip())
                 start = end
+
+
+def _is_broken_off(line: str, following: str, margin: int | None) -> bool:
+    """Whether the first word of the following line would not have fitted before the margin."""
+    if margin is None or not following or _ITEM.match(following) or (used := _columns(line)) > margin:
+        return False
+    (word,) = _FIRST_WORD.findall(following)
+    return used + len(word) + 1 > margin if not _WIDE.match(word) else used + _WIDE_SLACK_COLUMNS > margin
 
 
 def _columns(line: str) -> int:
@@ -114,7 +130,7 @@ def _columns(line: str) -> int:
     return len(line.rstrip()) + len(_WIDE.findall(line))
 
 
-def _margin(text: str) -> int | None:
+def margin_of(text: str) -> int | None:
     """The column that lines of a text break off at; None if they are not broken off, but each is a paragraph."""
     long = [(_columns(line), line.rstrip()) for line in _LINE.findall(text) if _columns(line) >= _WRAPPED_COLUMNS]
     broken = np.sort([width for width, line in long if line[-1] not in _ENDS])
@@ -125,9 +141,9 @@ def _margin(text: str) -> int | None:
     return int(broken[near.argmax()])
 
 
-def sentences(text: str, language: Language = ENGLISH) -> Iterator[Quote]:
+def sentences(text: str, language: Language = ENGLISH, margin: int | None = None) -> Iterator[Quote]:
     """All pieces between sentence ends; `is_quotable` tells which are whole plain sentences."""
-    for start, stop in paragraphs(text, language):
+    for start, stop in paragraphs(text, language, margin):
         for gap in _BETWEEN_SENTENCES.finditer(text, start, stop):
             yield Quote(on_one_line(text[start : gap.start()]), start, gap.start())
             start = gap.end()
@@ -135,9 +151,9 @@ def sentences(text: str, language: Language = ENGLISH) -> Iterator[Quote]:
             yield Quote(on_one_line(text[start:stop]), start, stop)
 
 
-def quotable_sentences(text: str, language: Language = ENGLISH) -> list[Quote]:
+def quotable_sentences(text: str, language: Language = ENGLISH, margin: int | None = None) -> list[Quote]:
     """The whole plain sentences of a text."""
-    return [sentence for sentence in sentences(text, language) if is_quotable(sentence.text, language)]
+    return [sentence for sentence in sentences(text, language, margin) if is_quotable(sentence.text, language)]
 
 
 def is_quotable(sentence: str, language: Language = ENGLISH) -> bool:
@@ -183,10 +199,10 @@ def halves(sentence: str) -> tuple[str, str]:
     return first, body[len(first) :]
 
 
-def headings(text: str, language: Language = ENGLISH) -> list[Quote]:
+def headings(text: str, language: Language = ENGLISH, margin: int | None = None) -> list[Quote]:
     """Short lines that look like the heading of the paragraph below them."""
     found = []
-    whole = None if language is ENGLISH else set(paragraphs(text, language))
+    whole = None if language is ENGLISH else set(paragraphs(text, language, margin))
     for match in _HEADING.finditer(text):
         start = match.start("title")
         title, below = match["title"].rstrip(" ¶#"), match["below"].strip()
@@ -237,11 +253,14 @@ def place_near(text: str, point: int, low: int = 0, high: int | None = None, lan
     return point
 
 
-def cut(text: str, num_characters: int) -> str:
+def cut(text: str, num_characters: int, language: Language = ENGLISH) -> str:
     """The beginning of a text, at most this long; it ends inside a word only if words are not spaced."""
     if num_characters >= len(text) or text[num_characters].isspace():
         return text[:num_characters].rstrip()
-    last_word = re.compile(r"\S*$").search(text, max(0, num_characters - _LONGEST_WORD), num_characters)
+    pattern = _LAST_WORD if language.space else _LAST_SPACED_WORD
+    last_word = pattern.search(text, max(0, num_characters - _LONGEST_WORD), num_characters)
     assert last_word is not None  # The pattern also matches an empty word.
+    if not language.space:
+        return text[: last_word.start()].rstrip()
     whole = last_word.start() if text[last_word.start() - 1 : last_word.start()].isspace() else num_characters
     return text[:whole].rstrip()

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from skipwise.evals.context import EvalContext, as_input
-from skipwise.evals.prompts import Prompt, prompt_samples, running_text
+from skipwise.evals.languages import ENGLISH
+from skipwise.evals.prompts import Prompt, closed, prompt_samples, running_text
 from skipwise.evals.settings import NO_KEY, AtDepths, Count, Haystack
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
@@ -73,8 +74,11 @@ class Passkey(AtDepths):
     def prompt(self, context: EvalContext, length: int, trial: int) -> Prompt:
         """One trial, which depends only on seed, length and number."""
         rng = context.rng(self.name, length, trial)
-        filler_ids = running_text(context, length, rng) if self.uses_documents else None
-        builder = PasskeyBuilder(context.tokenizer, filler_ids, self.language_in(context))
+        filler_ids, language = None, self.language_in(context)
+        if self.uses_documents:
+            filler_ids = running_text(context, length, rng)
+            filler_ids = filler_ids if language is ENGLISH else closed(context.tokenizer, filler_ids)
+        builder = PasskeyBuilder(context.tokenizer, filler_ids, language)
         return builder.build(length, self.depth(trial, rng), rng)
 
     def _results(

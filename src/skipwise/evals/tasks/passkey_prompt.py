@@ -11,7 +11,7 @@ import numpy as np
 
 from skipwise.errors import ConfigError
 from skipwise.evals.languages import ENGLISH, Language
-from skipwise.evals.prompts import Prompt, opening_ids, split_answers
+from skipwise.evals.prompts import Prompt, closed, opening_ids, split_answers, whole_until
 
 
 class Tokenizer(Protocol):
@@ -19,6 +19,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids."""
         ...
 
 
@@ -59,8 +63,14 @@ class PasskeyBuilder:
                 f"{length_tokens - room} with this tokenizer: ask for at least that"
             )
         start = int(rng.integers(0, len(self._filler)))
+        if self._language is not ENGLISH:
+            start = whole_until(self._tokenizer, self._filler, start)
         filler = np.resize(np.roll(np.asarray(self._filler), -start), room).tolist()
         cut = round(depth * room)
+        if self._language is not ENGLISH:
+            # English prompts stay as those of earlier versions.
+            filler = closed(self._tokenizer, filler)
+            cut = whole_until(self._tokenizer, filler, cut)
         prompt = self._instruction + filler[:cut] + needle + filler[cut:] + question
         return Prompt(
             prompt_ids=prompt, references=[key], max_new_tokens=len(answer), answer_ids=answer, details={"depth": depth}
