@@ -220,6 +220,14 @@ def test_german_lines_that_begin_with_a_noun_are_no_sentences_of_their_own() -> 
     assert [quote.text for quote in quotable_sentences(text, GERMAN, margin_of(text))] == known
 
 
+def test_abbreviations_end_no_sentence() -> None:
+    known = [
+        "Das Paket liegt in dem Archiv der alten bzw. der neuen Ausgabe und wird täglich geprüft.",
+        "Die Namen der Dateien, z. B. Berichte, stehen in der Liste am Ende des ersten Kapitels.",
+    ]
+    assert [quote.text for quote in quotable_sentences(" ".join(known), GERMAN)] == known[:1]
+
+
 def test_lines_of_their_own_are_not_joined() -> None:
     lines = [*all_sentences("ja")[:40], "設定の概要", "次の表を見てください"]
     text = "\n".join(lines)

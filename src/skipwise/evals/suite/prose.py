@@ -145,6 +145,9 @@ def sentences(text: str, language: Language = ENGLISH, margin: int | None = None
     """All pieces between sentence ends; `is_quotable` tells which are whole plain sentences."""
     for start, stop in paragraphs(text, language, margin):
         for gap in _BETWEEN_SENTENCES.finditer(text, start, stop):
+            # "bzw. andere": the full stop of an abbreviation.
+            if language is not ENGLISH and text[gap.end() : gap.end() + 1].islower():
+                continue
             yield Quote(on_one_line(text[start : gap.start()]), start, gap.start())
             start = gap.end()
         if start < stop:
@@ -160,8 +163,9 @@ def is_quotable(sentence: str, language: Language = ENGLISH) -> bool:
     """Whether this is a whole plain sentence of 12 to 40 words (24 to 120 characters if words are not spaced)."""
     if not sentence or not sentence[0].isalpha() or sentence[0].islower() or sentence[-1] not in _ENDS:
         return False
-    # It may be cut off at an abbreviation such as "e.g.".
-    if "." in sentence[sentence.rfind(" ") + 1 : -1]:
+    # It may be cut off at an abbreviation such as "e.g."; in other languages also "z. B.".
+    last_word = sentence[sentence.rfind(" ") + 1 : -1]
+    if "." in last_word or (language is not ENGLISH and len(last_word) == 1 and last_word.isalpha()):
         return False
     words, unspaced = sentence.count(" ") + 1, is_unspaced(sentence)
     # In English texts, suites of earlier versions took every sentence of one or two words for an unspaced one.
