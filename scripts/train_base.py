@@ -42,7 +42,8 @@ from transformers import (
 )
 
 from skipwise.data.documents import is_held_out, stdlib_documents
-from skipwise.evals.tasks.passkey_prompt import FILLER, INSTRUCTION, NEEDLE, QUESTION, PasskeyBuilder
+from skipwise.evals.languages import ENGLISH
+from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 
 WINDOW = 256
 VOCABULARY = 1024
@@ -211,7 +212,9 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
 
     texts = [document.text for document in stdlib_documents() if not is_held_out(document.identity)]
-    prompts = [INSTRUCTION, FILLER, QUESTION] + [NEEDLE.format(key=f"{n * 7919 % 100000:05d}") for n in range(200)]
+    words = ENGLISH.passkey
+    prompts = [words.instruction, words.filler, words.question]
+    prompts += [words.needle.format(key=f"{n * 7919 % 100000:05d}") for n in range(200)]
     tokenizer = (
         PreTrainedTokenizerFast.from_pretrained(args.start) if args.start else train_tokenizer(texts + prompts * 20)
     )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from skipwise.errors import ConfigError
-from skipwise.evals.tasks.needles import INSTRUCTION, KINDS, NEEDLE, NEEDLE_OF_SEVERAL, NeedleGrid, NeedleKind
+from skipwise.evals.languages import ENGLISH
+from skipwise.evals.tasks.needles import KINDS, NeedleGrid, NeedleKind
 
 from .tiny import BOS, ByteTokenizer, Oracle, context_of
 
@@ -42,7 +43,7 @@ def test_prompt_and_answer_have_exactly_the_length(kind: NeedleKind, length: int
         prompt = NeedleGrid(trials=5).prompt(context_of(Oracle(solve)), kind, length, trial)
         assert prompt.num_tokens == length == len(prompt.prompt_ids) + 128
         assert prompt.prompt_ids[0] == BOS
-        assert text_of(prompt).startswith(INSTRUCTION)
+        assert text_of(prompt).startswith(ENGLISH.needles.instruction)
 
 
 @pytest.mark.parametrize(
@@ -77,15 +78,15 @@ def test_depths_are_where_the_asked_needles_are(kind: NeedleKind) -> None:
     for trial in range(10):
         prompt = NeedleGrid(trials=10).prompt(context_of(Oracle(solve)), kind, 3000, trial)
         text = text_of(prompt)
-        template = NEEDLE_OF_SEVERAL if kind == "multi_value" else NEEDLE
+        template = ENGLISH.needles.needle_of_several if kind == "multi_value" else ENGLISH.needles.needle
         keys = prompt.details["keys"]
         lines = [template.format(key=key, value=value) for key, value in zip(keys, prompt.references, strict=True)]
         assert prompt.details["depth"] == prompt.details["depths"][0]
         all_lines = [match.group() for match in HIDDEN.finditer(text)]
         end = text.rindex("\nWhat ")
-        room = end - len(INSTRUCTION) - sum(map(len, all_lines))
+        room = end - len(ENGLISH.needles.instruction) - sum(map(len, all_lines))
         for line, depth in zip(lines, prompt.details["depths"], strict=True):
-            before = text[len(INSTRUCTION) : text.index(line)]
+            before = text[len(ENGLISH.needles.instruction) : text.index(line)]
             filler = len(before) - sum(len(other) for other in all_lines if other in before)
             assert filler == pytest.approx(depth * room, abs=0.51)
 

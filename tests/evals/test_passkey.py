@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from skipwise.errors import CheckpointError
+from skipwise.evals.languages import ENGLISH
 from skipwise.evals.tasks.passkey import Passkey, greedy_answers
-from skipwise.evals.tasks.passkey_prompt import FILLER, INSTRUCTION, NEEDLE, QUESTION, PasskeyBuilder
+from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.records.results import hash_tokens
 
 from .tiny import BOS, context_of, key_reader, make_llama
 
 
 def test_the_prompts_wording_is_what_the_base_model_was_trained_with() -> None:
-    assert [INSTRUCTION, FILLER, NEEDLE, QUESTION] == [
+    assert [ENGLISH.passkey.instruction, ENGLISH.passkey.filler, ENGLISH.passkey.needle, ENGLISH.passkey.question] == [
         "A pass key is hidden in the long text below. Find it and remember it; it is asked for at the end.\n",
         "The river is wide. The hills are low. The road is long. On we go. Over there and home again.\n",
         "The pass key is {key}. Remember it. {key} is the pass key.\n",
@@ -30,12 +31,12 @@ def test_prompt_and_answer_together_have_exactly_the_length(tokenizer, length: i
     prompt = PasskeyBuilder(tokenizer).build(length, depth, np.random.default_rng(0))
     assert prompt.num_tokens == len(prompt.prompt_ids) + len(prompt.answer_ids) == length
     text, (key,) = tokenizer.decode(prompt.prompt_ids + prompt.answer_ids), prompt.references
-    needle = NEEDLE.format(key=key)
-    assert text.startswith(INSTRUCTION)
-    assert text.endswith(f"{QUESTION} {key}")
+    needle = ENGLISH.passkey.needle.format(key=key)
+    assert text.startswith(ENGLISH.passkey.instruction)
+    assert text.endswith(f"{ENGLISH.passkey.question} {key}")
     assert text.count(needle) == 1
-    room = len(text) - len(INSTRUCTION) - len(needle) - len(QUESTION) - 6
-    assert text.index(needle) - len(INSTRUCTION) == round(depth * room)
+    room = len(text) - len(ENGLISH.passkey.instruction) - len(needle) - len(ENGLISH.passkey.question) - 6
+    assert text.index(needle) - len(ENGLISH.passkey.instruction) == round(depth * room)
 
 
 def test_a_model_that_reads_the_key_gets_everything(documents) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from skipwise.errors import DataError
 from skipwise.evals import TASKS
+from skipwise.evals.languages import ENGLISH
 from skipwise.evals.ruler.niah import DocumentWords, UniqueDraws, sentence_ends
 from skipwise.evals.ruler.task import Draft
 from skipwise.evals.ruler.variables import draw_chains, variable_draft
@@ -26,7 +27,6 @@ from skipwise.evals.ruler.words import (
     frequent_words_draft,
     rank_counts,
 )
-from skipwise.evals.tasks.passkey_prompt import FILLER
 
 from .tiny import PROSE, PieceTokenizer, context_of, prose_documents
 
@@ -109,8 +109,8 @@ def is_of_kind(kind: str, text: str) -> bool:
 
 def test_noise_is_filler_lines_and_needle_haystacks_are_needles_alone() -> None:
     lines = text_of(make("single_1", 1, 210)).split("\n")
-    rounds, rest = divmod(210, len(FILLER.split()))
-    hay = [FILLER.strip()] * rounds + [" ".join(FILLER.split()[:rest])]
+    rounds, rest = divmod(210, len(ENGLISH.passkey.filler.split()))
+    hay = [ENGLISH.passkey.filler.strip()] * rounds + [" ".join(ENGLISH.passkey.filler.split()[:rest])]
     assert [line for line in lines if not NEEDLE.fullmatch(line)] == hay
     assert sum(NEEDLE.fullmatch(line) is not None for line in lines) == 1
     for task in ("multikey_2", "multikey_3"):
@@ -231,7 +231,7 @@ def test_statements_are_scattered_over_the_filler() -> None:
         asked = tracked(seed, 4000).request.rpartition("Follow every chain of them.")[2]
         depths += [match.start() / len(asked) for match in STATEMENT.finditer(asked)]
         text = STATEMENT.sub("", asked.partition("\nQuestion")[0])
-        assert text.split() == (FILLER * 300).split()[:4000]
+        assert text.split() == (ENGLISH.passkey.filler * 300).split()[:4000]
     assert np.histogram(depths, bins=5, range=(0, 1))[0].min() > 15
 
 

@@ -14,7 +14,7 @@ from skipwise.errors import ConfigError, DataError
 from skipwise.evals.suite import SuiteFolder, build_suite, folder
 from skipwise.evals.suite import build as build_module
 from skipwise.evals.suite.item import SLACK_TOKENS, Item
-from skipwise.evals.suite.library import quotable_sentences
+from skipwise.evals.suite.prose import quotable_sentences
 
 from .suite_documents import prose, sentence, write_documents
 from .tiny import ByteTokenizer

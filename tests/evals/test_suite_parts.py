@@ -12,8 +12,8 @@ from skipwise.errors import DataError
 from skipwise.evals.suite.build import fit_size
 from skipwise.evals.suite.item import Item, encode_item
 from skipwise.evals.suite.kinds import unheard
-from skipwise.evals.suite.library import (
-    Library,
+from skipwise.evals.suite.library import Library
+from skipwise.evals.suite.prose import (
     cut,
     halves,
     headings,

@@ -12,7 +12,7 @@ from tiny_models import NARROW, tiny_config
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
 from skipwise.evals import EvalContext, EvalResult
-from skipwise.evals.tasks.passkey_prompt import QUESTION
+from skipwise.evals.languages import ENGLISH
 
 BOS, END = 256, 0
 
@@ -143,7 +143,7 @@ def key_reader(wrong_digit: int | None = None) -> Oracle:
     """Answers passkey questions by looking the key up; `wrong_digit` spoils that digit of every answer."""
 
     def continuation(text: str) -> str:
-        read, _, said = text.partition(QUESTION)
+        read, _, said = text.partition(ENGLISH.passkey.question)
         if read == text:
             return ""
         key = read.split("The pass key is ")[1][:5]

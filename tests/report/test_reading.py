@@ -204,7 +204,7 @@ def test_the_verb_writes_page_markdown_and_csv(tmp_path: Path, capsys: pytest.Ca
     assert said["effective"]["base"]["ruler"]["effective_tokens"] == 256
     assert "7.37" in said["verdict"][0]
     markdown = files["md"].read_text()
-    assert "| pose | 8.75 (8.14–9.45) |" in markdown  # noqa: RUF001
+    assert "| pose | 8.75 (8.14–9.45) |" in markdown
     assert all(f"- {word}" in markdown.replace("\\", "") for word in said["verdict"])
 
     with files["csv"].open(newline="") as file:

@@ -28,6 +28,12 @@ def build_suite(
     seed: options.Seed = 0,
     field: options.Field = "text",
     skip_unreadable: options.SkipUnreadable = False,
+    language: Annotated[
+        str | None,
+        option(
+            "--language CODE", "Of questions and planted lines: en, de, fr, es, ja, zh, ko.", shown="the documents' own"
+        ),
+    ] = None,
     held_out: Annotated[bool, option("--held-out", "Use only documents that are held out from training.")] = False,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
@@ -38,9 +44,12 @@ def build_suite(
     """
     from skipwise.data.documents import require_there
     from skipwise.evals.catalogue import SUITE_KINDS, check_known
+    from skipwise.evals.languages import language_named
 
     for kind in kinds:
         check_known("kind", kind, SUITE_KINDS)
+    if language is not None:
+        language_named(language)
     check_new("--out", out)
     find_place(tokenizer)
     require_there(documents)
@@ -57,6 +66,7 @@ def build_suite(
         kinds=kinds,
         seed=seed,
         held_out=held_out,
+        language=language,
         tokenizer_name=Path(tokenizer).name,
         progress=not as_json,
     )

@@ -48,6 +48,14 @@ HeldOutOption = Annotated[
         max=1.0,
     ),
 ]
+LanguageOption = Annotated[
+    str | None,
+    option(
+        "--language CODE",
+        "Of the hidden lines and questions of passkey and needles: en, de, fr, es, ja, zh, ko.",
+        shown="of haystack=documents their own, else en",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     option(
@@ -78,6 +86,7 @@ def evaluate(
     base: Annotated[str | None, option("--base MODEL", "Of regression: the model before it was extended.")] = None,
     scorer: Annotated[str | None, option("--scorer MODEL", "Of longppl: picks key tokens.", shown="MODEL")] = None,
     suite: Annotated[Path | None, option("--suite FOLDER", "A suite of 'skipwise eval build-suite'.")] = None,
+    language: LanguageOption = None,
     settings: SetOption = None,
     verdict: VerdictOption = False,
     rule: RuleOption = Rule.BOTH,
@@ -112,7 +121,8 @@ def evaluate(
         from skipwise.evals import SampleCache
         from skipwise.evals.suite import SuiteFolder
 
-    tasks = make_tasks(names, given({"base": base, "scorer": scorer, "folder": suite and str(suite)}), settings or [])
+    shared = given({"base": base, "scorer": scorer, "folder": suite and str(suite), "language": language})
+    tasks = make_tasks(names, shared, settings or [])
     if verdict:
         require_retrieval(tasks)
     lengths = length or SuiteFolder(suite or "").lengths

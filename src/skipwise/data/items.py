@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from skipwise.data.store import TokenStore
+from skipwise.data.tokens import ends_of_sentences
 from skipwise.errors import DataError
 from skipwise.positions import PositionSampler
 from skipwise.window import Window
@@ -117,7 +118,7 @@ class Tokens(Protocol):
 
     @property
     def sentence_ends(self) -> np.ndarray:
-        """1-D bool, one entry per token id: whether its text ends a sentence."""
+        """1-D uint8, one entry per token id: `tokens.sentence_end_code`."""
         ...
 
 
@@ -143,7 +144,7 @@ def item_of(
         near_labels: share of the labels that are kept in chunks before the last.
     """
     if sampler.uses_sentence_ends:
-        ends = tokens.sentence_ends[document]
+        ends = ends_of_sentences(tokens.sentence_ends[document])
         sample = sampler.sample(len(document), window, rng, sentence_ends=ends)  # type: ignore[call-arg]
     else:
         sample = sampler.sample(len(document), window, rng)

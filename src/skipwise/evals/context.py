@@ -17,10 +17,14 @@ from tqdm import tqdm
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions
+from skipwise.evals.languages import Language, language_of_texts
 from skipwise.evals.settings import BosPolicy
 from skipwise.model import attention_of, embedding_rows
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer, sample_line
 from skipwise.records.stats import Estimate
+
+# What is decoded to tell the documents' language.
+_LANGUAGE_DOCUMENTS, _LANGUAGE_TOKENS = 16, 8192
 
 
 class Task(Protocol):
@@ -157,6 +161,14 @@ class EvalContext:
             return [token]
         bare, with_special = (list(self.tokenizer.encode("a", add_special_tokens=special)) for special in (False, True))
         return [token] if with_special[:1] == [token] != bare[:1] else []
+
+    @cached_property
+    def language(self) -> Language:
+        """The language that most of the documents are in; English, which is said, if that has no templates."""
+        chosen = range(0, len(self.documents), -(-len(self.documents) // _LANGUAGE_DOCUMENTS) or 1)
+        return language_of_texts(
+            self.tokenizer.decode(self.body(index)[:_LANGUAGE_TOKENS].tolist()) for index in chosen
+        )
 
     def body(self, index: int) -> np.ndarray:
         """Token ids of a document, 1-D, without a leading beginning-of-sequence token."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -12,6 +12,10 @@ from pydantic.fields import FieldInfo
 
 from skipwise.config.reading import allowed_words, shortened
 from skipwise.errors import ConfigError
+from skipwise.evals.languages import ENGLISH, Language, language_named
+
+if TYPE_CHECKING:
+    from skipwise.evals.context import EvalContext
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of at least 1."""
@@ -44,9 +48,12 @@ class AtDepths(Settings):
     trials: int
     num_depths: int
     haystack: Haystack
+    language: str | None
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.language is not None:
+            language_named(self.language)
         if self.trials % self.num_depths:
             raise ConfigError(
                 f"{self.name} has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, "
@@ -57,6 +64,18 @@ class AtDepths(Settings):
     def uses_documents(self) -> bool:
         """Whether the haystack is text of the documents."""
         return self.haystack == "documents"
+
+    def language_in(self, context: "EvalContext") -> Language:
+        """The language of instruction, hidden lines and question: the chosen one, else that of the documents used."""
+        if self.language is not None:
+            return language_named(self.language)
+        return context.language if self.uses_documents else ENGLISH
+
+    def spoken(self, context: "EvalContext") -> dict[str, str]:
+        """The language, as part of the samples' key and the results' details; nothing if it is English."""
+        language = self.language_in(context)
+        # Samples of earlier versions are in English and do not say it.
+        return {} if language is ENGLISH else {"language": language.code}
 
     def depth(self, trial: int, rng: np.random.Generator) -> float:
         """The depth of a trial, 0 start to 1 end: a random place in the part whose turn it is."""

@@ -10,7 +10,7 @@ One folder of flat files, so that a hundred million documents need no Python obj
     origins.bin        2-D int64, (num_documents, 2): index into the file names below, and the line (0: the whole file)
     files.bin          UTF-8, the file names, concatenated
     file_offsets.bin   1-D int64, where each file name starts
-    sentence_ends.bin  1-D bool, one entry per token id: whether the token ends a sentence
+    sentence_ends.bin  1-D uint8, one entry per token id: `tokens.sentence_end_code`, 1 if the token ends a sentence
 
 All integers are little-endian, as on every machine that trains.
 """
@@ -52,7 +52,7 @@ class TokenFiles:
         origins: 2-D int64, (num_documents, 2), the file of each document, and the line in it.
         file_names: 1-D uint8, UTF-8 of the file names, concatenated.
         file_offsets: 1-D int64, where each name starts.
-        sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
+        sentence_ends: 1-D uint8, one entry per token id: `tokens.sentence_end_code`.
         separator_id: token to put between joined documents; None if the tokenizer has none.
         tokenizer_fingerprint: hash of the tokenizer.
         dtype: of the token ids.
@@ -84,7 +84,7 @@ class TokenFiles:
         self.origins = self._map("origins", "int64").reshape(-1, 2)
         self.file_names = self._map("files", "uint8")
         self.file_offsets = self._map("file_offsets", "int64")
-        self.sentence_ends = self._map("sentence_ends", "bool")
+        self.sentence_ends = self._map("sentence_ends", "uint8")
 
     def document(self, number: int) -> np.ndarray:
         """Token ids of one document, 1-D; a read-only view of the file."""

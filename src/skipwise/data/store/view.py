@@ -88,7 +88,7 @@ class TokenStore:
         min_tokens: minimum length of a document.
         shortest_tokens: length of the shortest document.
         separator_id: token between joined documents; None if short documents are not joined.
-        sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
+        sentence_ends: 1-D uint8, one entry per token id: `tokens.sentence_end_code`.
 
     Raises:
         DataError: the folder holds no complete token files, or the view is empty.

@@ -134,7 +134,7 @@ class StoreWriter:
     def finish(self, *, separator_id: int | None, sentence_ends: np.ndarray, tokenizer_fingerprint: str) -> None:
         """Writes the rest of the files, `meta.json` last. Everything is on disk when it returns."""
         self._flush()
-        self._out["sentence_ends"].write(sentence_ends.astype(bool).data)
+        self._out["sentence_ends"].write(sentence_ends.astype(np.uint8).data)
         for out in self._out.values():
             out.finish()
         meta = {

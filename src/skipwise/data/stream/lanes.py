@@ -72,7 +72,7 @@ class DocumentStream:
 
     Attributes:
         separator_id: token between joined documents; None if joining is off.
-        sentence_ends: 1-D bool, one entry per token id: whether its text ends a sentence.
+        sentence_ends: 1-D uint8, one entry per token id: `tokens.sentence_end_code`.
         fingerprint: hash of the documents, the tokenizer, and everything that decides their order.
 
     Raises:

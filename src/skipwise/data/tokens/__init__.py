@@ -7,10 +7,12 @@ engines.py     which tokens are control tokens, and an engine that finds none of
 long_texts.py  tokenizing a long text in pieces, to the ids of the whole
 texts.py       one text, or a chat by its template: every prompt with user text goes through here
 documents.py   a corpus, in parallel threads
+sentence_ends.py   which tokens end a sentence
 """
 
 from skipwise.data.tokens.documents import Encoder, tokenized
 from skipwise.data.tokens.engines import Reading, require_fast
+from skipwise.data.tokens.sentence_ends import ends_of_sentences
 from skipwise.data.tokens.texts import TextEncoder, encoder_of
 
-__all__ = ["Encoder", "Reading", "TextEncoder", "encoder_of", "require_fast", "tokenized"]
+__all__ = ["Encoder", "Reading", "TextEncoder", "encoder_of", "ends_of_sentences", "require_fast", "tokenized"]

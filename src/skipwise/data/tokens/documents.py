@@ -14,6 +14,7 @@ import numpy as np
 
 from skipwise.data.documents import Document, split_point
 from skipwise.data.tokens.engines import Reading, any_of, engine_of
+from skipwise.data.tokens.sentence_ends import sentence_end_code
 from skipwise.data.tokens.texts import TextEncoder, is_long
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ logger = logging.getLogger("skipwise")
 _BATCH_CHARACTERS = 1 << 19
 _BATCH_DOCUMENTS = 512
 _LOOK_SECONDS = 0.2
-_SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")  # the last three are full-width
 
 
 class Piece(NamedTuple):
@@ -87,9 +87,11 @@ class Encoder:
         return [np.concatenate([prefix, np.array(own, self.dtype)]) for own in ids]
 
     def sentence_ends(self) -> np.ndarray:
-        """1-D bool, one entry per token id: whether its text ends with `.`, `!`, `?`, a full-width form or `\\n`."""
+        """1-D uint8, one entry per token id: its `sentence_ends.sentence_end_code`."""
         texts = self._own.decode_batch([[token] for token in range(self.num_ids)], skip_special_tokens=False)
-        return np.array([text.endswith(_SENTENCE_ENDS) for text in texts])
+        tokens = map(self._own.id_to_token, range(self.num_ids))
+        codes = (sentence_end_code(token or "", text) for token, text in zip(tokens, texts, strict=True))
+        return np.fromiter(codes, np.uint8, self.num_ids)
 
     def _count(self, characters: int) -> None:
         with self._lock:

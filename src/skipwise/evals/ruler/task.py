@@ -14,9 +14,9 @@ from pydantic import Field
 from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError
 from skipwise.evals.context import EvalContext
+from skipwise.evals.languages import ENGLISH
 from skipwise.evals.prompts import Prompt, Score, answer_prompts, score_results, string_match_all
 from skipwise.evals.settings import NO_KEY, Count, check_settings
-from skipwise.evals.tasks.passkey_prompt import FILLER
 from skipwise.evals.thinking import AfterThought, opens_thought, thinking_switches, without_thought
 from skipwise.records.results import Measurement
 
@@ -113,7 +113,7 @@ class PromptEncoder:
         return encoder_of(self._tokenizer).encode(text)
 
 
-_FILLER_WORDS = FILLER.split()
+_FILLER_WORDS = ENGLISH.passkey.filler.split()
 
 
 def filler_words(num_words: int) -> str:

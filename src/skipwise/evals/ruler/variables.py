@@ -14,10 +14,10 @@ from typing import ClassVar
 import numpy as np
 
 from skipwise.evals.context import EvalContext
+from skipwise.evals.languages import ENGLISH
 from skipwise.evals.ruler.task import Draft, Drafter, RulerTask, filler_lines, insert_at_random, topped_up
-from skipwise.evals.tasks.passkey_prompt import FILLER
 
-_WORDS_PER_LINE = len(FILLER.split())
+_WORDS_PER_LINE = len(ENGLISH.passkey.filler.split())
 # The worked example has shorter names than the question, so that neither is mistaken for the other.
 _NAME_LETTERS, _EXAMPLE_NAME_LETTERS = 5, 3
 # Below RULER's shortest length, the full worked example would take most of the prompt.

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from skipwise.data.documents import Sources, is_held_out, look_through
 from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError, DataError
+from skipwise.evals.languages import ENGLISH, Language, language_named
 from skipwise.evals.suite.folder import SuiteFolder, SuiteWriter, new_suite
 from skipwise.evals.suite.item import Draft, Item, encode_item, total_tokens
 from skipwise.evals.suite.kinds import KINDS, LABELS, Kind, Place
@@ -20,7 +21,8 @@ from skipwise.evals.suite.library import Library
 from skipwise.names import did_you_mean
 from skipwise.records.results import hash_tokenizer
 
-_ATTEMPTS = 40
+# Texts drawn for a question, and of these those whose question was then too long or too short.
+_DRAWS, _ATTEMPTS = 200, 40
 _SAMPLE_CHARACTERS = 100_000
 # The search for a size stops at a fit this close; an item must come within the second share.
 _CLOSE_SHARE = 0.005
@@ -38,6 +40,7 @@ def build_suite(
     seed: int = 0,
     field: str = "text",
     held_out: bool = False,
+    language: str | None = None,
     tokenizer_name: str = "",
     progress: bool = True,
 ) -> SuiteFolder:
@@ -55,6 +58,8 @@ def build_suite(
         seed: seed of all random draws.
         field: name of the text field in JSON lines, CSV, Parquet and hub data sets.
         held_out: whether to use only the documents that skipwise keeps out of training.
+        language: code of the language of questions and planted sentences, one of `languages.LANGUAGES`; None for the
+            documents' own.
         tokenizer_name: name of the tokenizer, for people.
         progress: whether to show progress bars.
 
@@ -64,16 +69,19 @@ def build_suite(
     """
     lengths = sorted(set(lengths))
     _check_arguments(lengths, num_items, kinds, seed)
+    chosen = None if language is None else language_named(language)
     looked = look_through(source, field=field)
     with new_suite(Path(out)) as writer:
         found = tqdm(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
-        library = Library(document for document in found if not held_out or is_held_out(document.identity))
+        library = Library((one for one in found if not held_out or is_held_out(one.identity)), chosen)
         maker = _ItemMaker(library, tokenizer, seed)
         _check_documents(library, kinds)
         described, joined = _add_items(writer, maker, kinds, lengths, num_items, progress)
         writer.finish(
             {
                 "seed": seed,
+                # Suites of earlier versions are in English and do not say it.
+                **({} if library.language is ENGLISH else {"language": library.language.code}),
                 "lengths": lengths,
                 "num_items": num_items,
                 "kinds": described,
@@ -144,14 +152,14 @@ class _ItemMaker:
         self._library, self._tokenizer, self._seed = library, tokenizer, seed
         sample = library.sample(_SAMPLE_CHARACTERS)
         self._characters_per_token = len(sample) / len(encoder_of(tokenizer).encode(sample))
-        self._labels = _even_labels(tokenizer)
+        self._labels = _even_labels(tokenizer, library.language)
 
     def items(self, kind: Kind, length: int, number: int) -> list[Item]:
         """One question, and its control if the kind has one; raises DataError if the documents do not suffice."""
         held_tokens = round(self._library.num_characters / self._characters_per_token)
         sure, drawn = 0.9, 1.4  # Shares of the length: text with all that is asked about, and text drawn.
-        reason = ""
-        for attempt in range(_ATTEMPTS):
+        reason, misfits = "", 0
+        for attempt in range(_DRAWS):
             size, most = (round(share * length * self._characters_per_token) for share in (sure, drawn))
             place = Place(number, size, most, self._labels)
             rng = np.random.default_rng([self._seed, zlib.crc32(kind.name.encode()), length, number, attempt])
@@ -179,6 +187,8 @@ class _ItemMaker:
                 items.append(_item(draft, length, number, fit.characters, fit.tokens))
             if items and len(items) == len(drafts):
                 return items
+            if drafts and (misfits := misfits + 1) == _ATTEMPTS:
+                break
             if not drafts:
                 reason = (
                     "no text drawn has what could be quoted (whole sentences of 12 to 40 plain words, or headings, that"
@@ -236,9 +246,9 @@ def fit_size(
     return Fit(low, low_tokens)
 
 
-def _even_labels(tokenizer: Any) -> str:
+def _even_labels(tokenizer: Any, language: Language) -> str:
     """The letters with the most common number of tokens, as shorter choices are likelier."""
-    num_tokens = {label: len(tokenizer.encode(f" {label}", add_special_tokens=False)) for label in LABELS}
+    num_tokens = {label: len(tokenizer.encode(language.answer(label), add_special_tokens=False)) for label in LABELS}
     usual = mode(num_tokens.values())
     return "".join(label for label in LABELS if num_tokens[label] == usual)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from skipwise.errors import ConfigError, DataError
+from skipwise.evals.languages import LANGUAGES
 from skipwise.evals.suite.item import Item
 from skipwise.evals.suite.kinds import Scoring
 
@@ -98,7 +99,8 @@ class SuiteWriter:
         """Writes the README, then the index, which makes it a suite.
 
         Args:
-            index: JSON values: `seed`, `lengths`, `num_items`, `kinds`, `tokenizer`, `documents`.
+            index: JSON values: `seed`, `lengths`, `num_items`, `kinds`, `tokenizer`, `documents`; `language`, its code,
+                if that is not English.
         """
         (self._folder / "README.md").write_text(_readme(index), encoding="utf-8", newline="\n")
         names = sorted(path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file())
@@ -145,6 +147,10 @@ def _readme(index: Mapping[str, Any]) -> str:
         for name, kind in index["kinds"].items()
     )
     documents = index["documents"]
+    # Suites of earlier versions are in English and do not say it.
+    spoken = (
+        f"\nQuestions and planted sentences are in {LANGUAGES[code].name}.\n" if (code := index.get("language")) else ""
+    )
     return f"""# A private long-context benchmark
 
 Made by `skipwise eval build-suite` from {documents["number"]} documents of {documents["characters"]} characters, with
@@ -152,7 +158,7 @@ seed {index["seed"]}. **It holds text of these documents: treat it as confidenti
 
 Lengths, in tokens of the tokenizer {index["tokenizer"]["name"] or index["tokenizer"]["sha256"][:12]} with the answer
 counted in: {", ".join(map(str, index["lengths"]))}. Items of each kind and length: {index["num_items"]}.
-
+{spoken}
 | kind | what is asked | it counts when | chance |
 |---|---|---|---|
 {rows}

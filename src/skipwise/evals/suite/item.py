@@ -118,10 +118,12 @@ class EncodedItem(NamedTuple):
     Attributes:
         prompt_ids: of the prompt, without its last token if the tokenizer merges that with every answer.
         answers: of each answer, in the given order.
+        is_merged: whether the answers begin with that last token, so that their text begins before the answer.
     """
 
     prompt_ids: list[int]
     answers: list[list[int]]
+    is_merged: bool = False
 
     @property
     def longest_answer(self) -> int:
@@ -147,7 +149,7 @@ def encode_item(tokenizer: Any, prompt: str, answers: Sequence[str]) -> EncodedI
     prompt_ids = list(tokenizer.encode(prompt, add_special_tokens=True))
     # Some tokenizers also add an end token, which would end the document inside a prompt.
     closing = len(tokenizer.encode(ending, add_special_tokens=True)) - len(opening_ids(tokenizer, ending))
-    return EncodedItem(prompt_ids[: len(prompt_ids) - closing - cut_off], answer_ids)
+    return EncodedItem(prompt_ids[: len(prompt_ids) - closing - cut_off], answer_ids, cut_off > 0)
 
 
 def total_tokens(encoded: EncodedItem, *, has_choices: bool) -> int:

@@ -7,18 +7,18 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 
 from skipwise.evals.suite.item import Draft, Passage
-from skipwise.evals.suite.library import (
-    Library,
+from skipwise.evals.suite.library import Library
+from skipwise.evals.suite.prose import (
     Quote,
     cut,
     halves,
     headings,
+    is_unspaced,
     place_near,
     quotable_sentences,
     squeezed,
 )
 
-INSTRUCTION = "Read the text below. A question about it follows at its end.\n\n"
 NUM_DEPTHS = 5
 # A and I are also words, and O looks like a zero.
 LABELS = "BCDEFGHJKLMNPQRSTUVWXYZ"
@@ -69,20 +69,7 @@ def stratum(number: int) -> tuple[float, float]:
     return part / NUM_DEPTHS, (part + 1) / NUM_DEPTHS
 
 
-_SENTENCES = (
-    "The access code of the {name} store room is",
-    "The last invoice of the {name} company carries the number",
-    "The shipment for {name} is tracked under the number",
-    "The emergency line of the {name} office has the number",
-    "The serial number of the {name} pump is",
-    "The land register lists the {name} estate under the number",
-    "The archive keeps the {name} file on the shelf with the number",
-    "The insurance policy of the {name} mill has the number",
-)
 _DECOYS = 3
-_ONSETS, _VOWELS, _CODAS = (
-    sounds.split() for sounds in ("b br d dr f g gr h k kr l m n p pr r s st t tr v z", "a e i o u", "k l m n r sk t x")
-)
 
 
 class Fact(Kind):
@@ -98,42 +85,40 @@ class Fact(Kind):
 
     def drafts(self, library: Library, place: Place, rng: np.random.Generator) -> list[Draft]:
         """One question; its fact stands in the stratum of its number."""
+        language, words = library.language, library.language.suite
         (stretch,) = library.stretches(1, place.most, rng)
-        begin = _SENTENCES[rng.integers(len(_SENTENCES))]
-        names = unheard(library, lambda: _name(rng))
+        template = words.facts[rng.integers(len(words.facts))]
+        names = unheard(library, lambda: "".join(str(rng.choice(part.split())) for part in words.name).capitalize())
         numbers = unheard(library, lambda: str(rng.integers(100_000, 1_000_000)))
-        openings = [begin.format(name=name) for name in names]
+        facts = [
+            language.planted(template, name=name, number=number) for name, number in zip(names, numbers, strict=True)
+        ]
         low, high = stratum(place.number)
         # For each sentence: its depth, and the range of depths that it must stay in.
         places = [(rng.uniform(low, high), low, high), *((rng.random(), 0.0, 1.0) for _ in range(_DECOYS))]
-        planted = [f"{opening} {number}." for opening, number in zip(openings, numbers, strict=True)]
 
         def assemble(num_characters: int) -> Passage:
-            body = cut(stretch.text, num_characters)
-            points = [place_near(body, *(int(depth * len(body)) for depth in depths)) for depths in places]
+            body = cut(stretch.text, num_characters, language)
+            points = [
+                place_near(body, *(int(depth * len(body)) for depth in depths), language=language) for depths in places
+            ]
             depth = points[0] / max(1, len(body))
             # From the last to the first, so that earlier positions stay valid.
-            for point, sentence in sorted(zip(points, planted, strict=True), reverse=True):
-                gap = "\n" if body[:point].endswith("\n") else " "
+            for point, sentence in sorted(zip(points, (fact.sentence for fact in facts), strict=True), reverse=True):
+                gap = "\n" if body[:point].endswith("\n") else language.space
                 body = f"{body[:point]}{sentence}{gap}{body[point:]}"
-            return Passage(f"{INSTRUCTION}{body}\n\n", depth, stretch.names_until(num_characters))
+            return Passage(f"{words.instruction}{body}\n\n", depth, stretch.names_until(num_characters))
 
-        question = f'One sentence of the text above is repeated here word for word:\n"{openings[0]}'
         return [
             Draft(
                 kind=self.name,
-                question=question,
-                answer=f" {numbers[0]}",
+                question=words.repeated.format(beginning=facts[0].opening),
+                answer=facts[0].answer,
                 assemble=assemble,
                 least=min(place.size, len(stretch.text)),
                 most=len(stretch.text),
             )
         ]
-
-
-def _name(rng: np.random.Generator) -> str:
-    syllables = [str(rng.choice(_ONSETS)) + str(rng.choice(_VOWELS)) for _ in range(3)]
-    return ("".join(syllables) + str(rng.choice(_CODAS))).capitalize()
 
 
 def unheard(library: Library, draw: Callable[[], str]) -> list[str]:
@@ -147,7 +132,7 @@ def unheard(library: Library, draw: Callable[[], str]) -> list[str]:
 
 
 # Shorter second halves are guessed too easily.
-_SECOND_HALF_CHARACTERS = 25
+_SECOND_HALF_CHARACTERS, _UNSPACED_HALF_CHARACTERS = 25, 10
 
 
 class Continue(Kind):
@@ -169,13 +154,15 @@ class Continue(Kind):
         size = min(place.size, len(text))
         low, high = (depth * size for depth in stratum(place.number))
         once = squeezed(text)
-        candidates = [sentence for sentence in quotable_sentences(cut(text, size)) if low <= sentence.start < high]
+        quotable = quotable_sentences(cut(text, size, library.language), library.language, stretch.margin)
+        candidates = [sentence for sentence in quotable if low <= sentence.start < high]
         for index in rng.permutation(len(candidates)):
             sentence = candidates[index]
             first, second = halves(sentence.text)
             if (
-                len(second) >= _SECOND_HALF_CHARACTERS
+                len(second) >= (_UNSPACED_HALF_CHARACTERS if is_unspaced(second) else _SECOND_HALF_CHARACTERS)
                 and not library.is_repeated(sentence.text)
+                and library.is_own(sentence.text)
                 and once.count(squeezed(first)) == once.count(squeezed(second)) == 1
             ):
                 break
@@ -185,15 +172,15 @@ class Continue(Kind):
         without = text[: sentence.start] + text[sentence.end :].lstrip(" ")
 
         def passage(body: str, num_characters: int) -> Passage:
-            body = cut(body, num_characters)
+            body = cut(body, num_characters, library.language)
             depth = sentence.start / len(body)
-            return Passage(f"{INSTRUCTION}{body}\n\n", depth, stretch.names_until(num_characters))
+            instruction = library.language.suite.instruction
+            return Passage(f"{instruction}{body}\n\n", depth, stretch.names_until(num_characters))
 
-        question = f'One sentence of the text above is repeated here word for word:\n"{first}'
         return [
             Draft(
                 kind=kind,
-                question=question,
+                question=library.language.suite.repeated.format(beginning=first),
                 answer=second,
                 assemble=lambda num_characters, body=body: passage(body, num_characters),
                 least=min(size, len(body)),
@@ -204,7 +191,7 @@ class Continue(Kind):
 
 
 _LABELS = ("A", "B")
-_SECTION_CHARACTERS = 800
+_SECTION_CHARACTERS, _UNSPACED_SECTION_CHARACTERS = 800, 300
 _MOST_SECTIONS = 8
 
 
@@ -222,22 +209,24 @@ class Order(Kind):
 
     def drafts(self, library: Library, place: Place, rng: np.random.Generator) -> list[Draft]:
         """One question; the right answers of even and odd numbers differ."""
+        language, words = library.language, library.language.suite
         (stretch,) = library.stretches(1, place.most, rng)
-        number = max(2, min(_MOST_SECTIONS, place.size // _SECTION_CHARACTERS))
-        edges = [place_near(stretch.text, len(stretch.text) * k // number) for k in range(number)]
+        section_characters = _SECTION_CHARACTERS if language.space else _UNSPACED_SECTION_CHARACTERS
+        number = max(2, min(_MOST_SECTIONS, place.size // section_characters))
+        edges = [place_near(stretch.text, len(stretch.text) * k // number, language=language) for k in range(number)]
         edges.append(len(stretch.text))
         origin = [int(index) for index in rng.permutation(number)]
         sections = [stretch.text[edges[index] : edges[index + 1]] for index in origin]
-        asked = _landmarks(sections, place.size // number, rng)
+        asked = _landmarks(sections, place.size // number, stretch.margin, library, rng)
         if asked is None:
             return []
-        what, first, second = asked
+        template, first, second = asked
         right = place.number % 2
         shown = (first, second) if right == 0 else (second, first)
 
         def assemble(num_characters: int) -> Passage:
             share = num_characters // number
-            body = "\n\n".join(cut(section, share).strip() for section in sections)
+            body = "\n\n".join(cut(section, share, language).strip() for section in sections)
             ends = [min(edges[index] + share, edges[index + 1]) for index in range(number)]
             names = [
                 name
@@ -246,19 +235,15 @@ class Order(Kind):
                 )
                 if any(edges[index] < end and start < ends[index] for index in range(number))
             ]
-            return Passage(f"{INSTRUCTION}{body}\n\n", None, names)
+            return Passage(f"{words.instruction}{body}\n\n", None, names)
 
         lines = "".join(f"{label}: {quote}\n" for label, quote in zip(_LABELS, shown, strict=True))
-        question = (
-            f"Two {what} of the text above, in no particular order:\n{lines}"
-            "Of these two, the one that comes first in the text is"
-        )
         return [
             Draft(
                 kind=self.name,
-                question=question,
-                answer=f" {_LABELS[right]}",
-                choices=[f" {label}" for label in _LABELS],
+                question=template.format(lines=lines),
+                answer=language.answer(_LABELS[right]),
+                choices=[language.answer(label) for label in _LABELS],
                 assemble=assemble,
                 least=min(place.size, len(stretch.text)),
                 most=len(stretch.text),
@@ -266,21 +251,37 @@ class Order(Kind):
         ]
 
 
-def _landmarks(sections: list[str], size: int, rng: np.random.Generator) -> tuple[str, str, str] | None:
-    """Two quotes of different sections, each once in the text and in its order, preceded by what they are."""
+def _landmarks(
+    sections: list[str], size: int, margin: int | None, library: Library, rng: np.random.Generator
+) -> tuple[str, str, str] | None:
+    """Two quotes of different sections, each once in the text and in its order, preceded by the question's template."""
     once = squeezed("\n\n".join(sections))
-    for what, find in (("lines", headings), ("sentences", quotable_sentences)):
-        found = [_standing_once(find(cut(section, size)), once) for section in sections]
+    words = library.language.suite
+    for template, find in ((words.order_lines, headings), (words.order_sentences, quotable_sentences)):
+        found = [
+            _standing_once(find(cut(section, size, library.language), library.language, margin), once)
+            for section in sections
+        ]
         usable = [index for index, quotes in enumerate(found) if quotes]
         if len(usable) >= 2:
             earlier, later = sorted(int(index) for index in rng.choice(usable, 2, replace=False))
-            first, second = (found[index][rng.integers(len(found[index]))] for index in (earlier, later))
-            return what, first, second
+            first, second = (_own(found[index], library, rng) for index in (earlier, later))
+            if first and second:
+                return template, first, second
     return None
 
 
 def _standing_once(quotes: list[Quote], once: str) -> list[str]:
     return [quote.text for quote in quotes if once.count(squeezed(quote.text)) == 1]
+
+
+def _own(quotes: list[str], library: Library, rng: np.random.Generator) -> str | None:
+    """One of the quotes in the suite's language, drawn; None if there is none."""
+    left = list(quotes)
+    while left:
+        if library.is_own(quote := left.pop(int(rng.integers(len(left))))):
+            return quote
+    return None
 
 
 _NUM_DOCUMENTS = 4
@@ -303,41 +304,37 @@ class WhichDocument(Kind):
         """One question; the position of the right document rotates with its number."""
         stretches = library.stretches(_NUM_DOCUMENTS, place.most // _NUM_DOCUMENTS, rng)
         once = squeezed("\n\n".join(stretch.text for stretch in stretches))
-        free = [label for label in place.labels if f"document {label.casefold()}" not in once]
+        language, words = library.language, library.language.suite
+        free = [label for label in place.labels if words.document.format(label=label).casefold() not in once]
         if len(free) < _NUM_DOCUMENTS:
             return []
         labels = [str(label) for label in rng.choice(free, _NUM_DOCUMENTS, replace=False)]
         right = place.number % _NUM_DOCUMENTS
+        read = cut(stretches[right].text, place.size // _NUM_DOCUMENTS, language)
         candidates = [
             sentence.text
-            for sentence in quotable_sentences(cut(stretches[right].text, place.size // _NUM_DOCUMENTS))
+            for sentence in quotable_sentences(read, language, stretches[right].margin)
             if not library.is_repeated(sentence.text) and once.count(squeezed(sentence.text)) == 1
         ]
-        if not candidates:
+        if (sentence := _own(candidates, library, rng)) is None:
             return []
-        sentence = candidates[rng.integers(len(candidates))]
 
         def assemble(num_characters: int) -> Passage:
             share = num_characters // _NUM_DOCUMENTS
             parts = [
-                f"Document {label}\n\n{cut(stretch.text, share)}\n\n"
+                f"{words.document.format(label=label)}\n\n{cut(stretch.text, share, language)}\n\n"
                 for label, stretch in zip(labels, stretches, strict=True)
             ]
             names = [name for stretch in stretches for name in stretch.names_until(share)]
-            return Passage(INSTRUCTION + "".join(parts), None, names)
+            return Passage(words.instruction + "".join(parts), None, names)
 
-        *some, last = sorted(labels)
-        question = (
-            f'This sentence stands in one of the documents {", ".join(some)} and {last} above:\n"{sentence}"\n'
-            "It stands in Document"
-        )
         shortest = _NUM_DOCUMENTS * min(len(stretch.text) for stretch in stretches)
         return [
             Draft(
                 kind=self.name,
-                question=question,
-                answer=f" {labels[right]}",
-                choices=[f" {label}" for label in sorted(labels)],
+                question=words.which.format(labels=language.listed(sorted(labels)), sentence=sentence),
+                answer=language.answer(labels[right]),
+                choices=[language.answer(label) for label in sorted(labels)],
                 assemble=assemble,
                 least=min(place.size, shortest),
                 most=shortest,

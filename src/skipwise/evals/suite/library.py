@@ -1,35 +1,21 @@
-"""The user's documents as the questions need them: running texts, places to cut them, and what can be quoted."""
+"""The user's documents as the questions need them: their language, running texts, and what can be quoted once."""
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from skipwise.data.documents import Document
+from skipwise.data.language import language_of
 from skipwise.errors import DataError
+from skipwise.evals.languages import ENGLISH, Language, language_of_texts
+from skipwise.evals.suite.prose import is_unspaced, margin_of, place_near, quotable_sentences, without_rulings
 
-# Where a text may be cut, in order of preference.
-_BREAKS = ("\n\n", "\n", ". ", " ")
-_REACH_CHARACTERS = 2000
-_LONGEST_WORD = 40
 _WORD = re.compile(r"\w+")
-_SENTENCE_WORDS = range(12, 41)
-_UNSPACED_CHARACTERS = range(24, 121)
-_ENDS = ".!?。！？"  # noqa: RUF001 - full-width marks end sentences, too
-# A line continues in the next one if that begins in the middle of a sentence; a blank line ends the paragraph.
-_LINES = re.compile(r"(?:[^\n]|\n(?=[ \t]*[^\W\dA-Z_]))+")
-_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")  # noqa: RUF001
-_NOT_PROSE = re.compile(r"""["“”„«»|<>{}\[\]=_\\/¶*`#~^]""")
-# Minimum share of letters and spaces in a sentence: code and tables are not quoted.
-_PROSE_SHARE = 0.9
-# The line below a heading may be an underline.
-_HEADING = re.compile(r"(?m)^(?:#{1,6} +)?(?P<title>\S[^\n]{2,78}\S)[ ¶#]*$(?=\n(?P<below>[\s=~*^-]*[^\n]*))")
-_UNDERLINES = "=~*^- \n"
-_PARAGRAPH_CHARACTERS = 60
-_HEADING_WORDS = range(2, 11)
+_SAMPLE_DOCUMENTS = 32
 
 
 class Stretch(NamedTuple):
@@ -39,11 +25,13 @@ class Stretch(NamedTuple):
         text: the text.
         starts: index in it at which each document's part begins.
         names: the documents' names.
+        margin: `prose.margin_of` the first document.
     """
 
     text: str
     starts: list[int]
     names: list[str]
+    margin: int | None
 
     def names_until(self, end: int) -> list[str]:
         """Names of the documents whose parts begin before this index."""
@@ -55,8 +43,10 @@ class Library:
 
     Args:
         documents: the documents.
+        language: of the questions; None for that of most of the text.
 
     Attributes:
+        language: of the questions.
         num_documents: number of documents that have text.
         num_characters: number of characters of all of them.
         sha256: SHA-256 of all names and texts in order.
@@ -65,21 +55,29 @@ class Library:
         DataError: there is no text at all.
     """
 
-    def __init__(self, documents: Iterable[Document]) -> None:
+    def __init__(self, documents: Iterable[Document], language: Language | None = None) -> None:
         self._documents: list[Document] = []
-        self._words: set[str] = set()
-        times: Counter[int] = Counter()
         digest = hashlib.sha256()
         for document in documents:
-            text = document.text.strip()
             digest.update(f"{document.name}\0{document.text}\0".encode("utf-8", "surrogatepass"))
-            if not text:
-                continue
-            self._documents.append(Document(name=document.name, text=text))
-            self._words.update(_WORD.findall(text.casefold()))
-            times.update(_key(one.text) for one in sentences(text) if is_quotable(one.text))
+            if text := document.text.strip():
+                self._documents.append(Document(name=document.name, text=text))
         if not self._documents:
             raise DataError("none of the documents has any text; give documents with text")
+        self.language = language or language_of_texts(document.text for document in self._spread())
+        if self.language is not ENGLISH:
+            # English texts keep theirs, so that suites of earlier versions can be built again byte for byte.
+            self._documents = [
+                Document(name=document.name, text=without_rulings(document.text)) for document in self._documents
+            ]
+        # Known of whole documents, since a few lines do not show where lines break off.
+        margins = [None if self.language is ENGLISH else margin_of(document.text) for document in self._documents]
+        self._margins = {document.name: margin for document, margin in zip(self._documents, margins, strict=True)}
+        self._words: set[str] = set()
+        times: Counter[int] = Counter()
+        for document, margin in zip(self._documents, margins, strict=True):
+            self._words.update(_WORD.findall(document.text.casefold()))
+            times.update(_key(quote.text) for quote in quotable_sentences(document.text, self.language, margin))
         self._repeated = {key for key, count in times.items() if count > 1}
         self._lengths = np.array([len(document.text) for document in self._documents], np.float64)
         self.num_documents = len(self._documents)
@@ -87,8 +85,16 @@ class Library:
         self.sha256 = digest.hexdigest()
 
     def has_word(self, word: str) -> bool:
-        """Whether a word or number stands anywhere in the documents, ignoring case."""
-        return word.casefold() in self._words
+        """Whether a word or number stands anywhere in the documents, ignoring case; without spaces, also in a word."""
+        if self.language.space:
+            return word.casefold() in self._words
+        return any(word in document.text for document in self._documents)
+
+    def is_own(self, quote: str) -> bool:
+        """Whether a quote may be of the suite's language: documents often hold parts that nobody has translated."""
+        if self.language is ENGLISH:
+            return True
+        return language_of(quote) in (None, self.language.code) if self.language.space else is_unspaced(quote)
 
     def is_repeated(self, sentence: str) -> bool:
         """Whether a quotable sentence stands in the documents more than once."""
@@ -96,8 +102,12 @@ class Library:
 
     def sample(self, num_characters: int) -> str:
         """The beginnings of documents from all over the library, to estimate characters per token."""
-        chosen = self._documents[:: -(-self.num_documents // 32)]
+        chosen = self._spread()
         return "\n\n".join(document.text[: num_characters // len(chosen)] for document in chosen)
+
+    def _spread(self) -> list[Document]:
+        """Some documents from all over the library."""
+        return self._documents[:: -(-len(self._documents) // _SAMPLE_DOCUMENTS)]
 
     def stretches(self, number: int, num_characters: int, rng: np.random.Generator) -> list[Stretch]:
         """Draws running texts that share no document.
@@ -122,129 +132,16 @@ class Library:
                 begin = 0
                 if not names:
                     latest = max(0, len(document.text) - num_characters)
-                    begin = place_near(document.text, min(int(rng.integers(len(document.text))), latest))
+                    drawn_begin = min(int(rng.integers(len(document.text))), latest)
+                    begin = place_near(document.text, drawn_begin, language=self.language)
                 text += "\n\n" if text else ""
                 starts.append(len(text))
                 names.append(document.name)
                 text += document.text[begin : begin + num_characters - len(text)]
-            drawn.append(Stretch(text, starts, names))
+            drawn.append(Stretch(text, starts, names, self._margins[names[0]] if names else None))
         return drawn
 
 
 def _key(sentence: str) -> int:
     """A hash that ignores punctuation, white space and case."""
     return hash(tuple(_WORD.findall(sentence.casefold())))
-
-
-def place_near(text: str, point: int, low: int = 0, high: int | None = None) -> int:
-    """The best index to cut a text or insert into it: after a paragraph, else after a line, a sentence or a word.
-
-    Args:
-        text: the text.
-        point: the wanted index; indices before it are tried first, then those after it.
-        low: minimum; indices very far from `point` are not considered either.
-        high: maximum; the default is `point`.
-    """
-    low = max(low, point - _REACH_CHARACTERS)
-    high = point if high is None else min(high, point + _REACH_CHARACTERS)
-    for mark in _BREAKS:
-        found = text.rfind(mark, low, point)
-        if found < 0:
-            found = text.find(mark, point, high)
-        if found >= 0:
-            return found + len(mark)
-    return point
-
-
-def cut(text: str, num_characters: int) -> str:
-    """The beginning of a text, at most this long; it ends inside a word only if words are not spaced."""
-    if num_characters >= len(text) or text[num_characters].isspace():
-        return text[:num_characters].rstrip()
-    last_word = re.compile(r"\S*$").search(text, max(0, num_characters - _LONGEST_WORD), num_characters)
-    assert last_word is not None  # The pattern also matches an empty word.
-    whole = last_word.start() if text[last_word.start() - 1 : last_word.start()].isspace() else num_characters
-    return text[:whole].rstrip()
-
-
-class Quote(NamedTuple):
-    """A part of a text that can be quoted.
-
-    Attributes:
-        text: its words, on one line with single spaces.
-        start: index of its first character in the text.
-        end: index after its last character.
-    """
-
-    text: str
-    start: int
-    end: int
-
-
-def squeezed(text: str) -> str:
-    """The text in lower case, with single spaces and none at its ends."""
-    return " ".join(text.split()).casefold()
-
-
-def sentences(text: str) -> Iterator[Quote]:
-    """All pieces between sentence ends; `is_quotable` tells which are whole plain sentences."""
-    for paragraph in _LINES.finditer(text):
-        start, stop = paragraph.span()
-        for gap in _BETWEEN_SENTENCES.finditer(text, start, stop):
-            yield Quote(" ".join(text[start : gap.start()].split()), start, gap.start())
-            start = gap.end()
-        if start < stop:
-            yield Quote(" ".join(text[start:stop].split()), start, stop)
-
-
-def quotable_sentences(text: str) -> list[Quote]:
-    """The whole plain sentences of a text."""
-    return [sentence for sentence in sentences(text) if is_quotable(sentence.text)]
-
-
-def is_quotable(sentence: str) -> bool:
-    """Whether this is a whole plain sentence of 12 to 40 words (24 to 120 characters if words are not spaced)."""
-    if not sentence or not sentence[0].isalpha() or sentence[0].islower() or sentence[-1] not in _ENDS:
-        return False
-    # It may be cut off at an abbreviation such as "e.g.".
-    if "." in sentence[sentence.rfind(" ") + 1 : -1]:
-        return False
-    words = sentence.count(" ") + 1
-    if words not in _SENTENCE_WORDS and not (words <= 2 and len(sentence) in _UNSPACED_CHARACTERS):
-        return False
-    prose = sum(character.isalpha() or character == " " for character in sentence)
-    return prose >= _PROSE_SHARE * len(sentence) and not _NOT_PROSE.search(sentence)
-
-
-def halves(sentence: str) -> tuple[str, str]:
-    """A sentence's first half, and the rest with its leading space and without the final mark.
-
-    A model may write that mark as one token with a closing quotation mark.
-    """
-    body = sentence.rstrip(_ENDS)
-    words = body.split(" ")
-    # Sentences of unspaced scripts are halved by characters.
-    first = " ".join(words[: len(words) // 2]) if len(words) > 2 else body[: len(body) // 2]
-    return first, body[len(first) :]
-
-
-def headings(text: str) -> list[Quote]:
-    """Short lines that look like the heading of the paragraph below them."""
-    found = []
-    for match in _HEADING.finditer(text):
-        start = match.start("title")
-        title, below = match["title"].rstrip(" ¶#"), match["below"].strip()
-        letters = sum(character.isalpha() or character == " " for character in title)
-        # No piece of a paragraph: the line above ends a sentence or is blank, and the one below begins one.
-        above = text[max(0, match.start() - 2) : match.start()]
-        if (
-            title.count(" ") + 1 in _HEADING_WORDS
-            and (title[0].isdigit() or title[0].isupper())
-            and title[-1].isalnum()
-            and letters >= 0.7 * len(title)
-            and not _NOT_PROSE.search(title)
-            and not (above[:1].isalnum() or above[:1] == ",")
-            and len(below) >= _PARAGRAPH_CHARACTERS
-            and not below.lstrip(_UNDERLINES)[:1].islower()
-        ):
-            found.append(Quote(" ".join(title.split()), start, start + len(title)))
-    return found

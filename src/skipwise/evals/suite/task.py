@@ -15,8 +15,8 @@ from skipwise.evals.prompts import Prompt, answer_prompts, score_results, shared
 from skipwise.evals.settings import NO_KEY, Settings
 from skipwise.evals.suite.folder import SuiteFolder
 from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
-from skipwise.evals.suite.kinds import NUM_DEPTHS, stratum
-from skipwise.evals.suite.library import squeezed
+from skipwise.evals.suite.kinds import NUM_DEPTHS, Scoring, stratum
+from skipwise.evals.suite.prose import squeezed
 from skipwise.model import longest_input
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
 from skipwise.runtime.forward import logit_pieces
@@ -89,7 +89,7 @@ class Suite(Settings):
                     score = {"contains": string_match_all, "begins": begins_with}[about["scoring"]]
                     # The longest prompt may exceed the length with another tokenizer.
                     room = max(length, span[1])
-                    build = partial(_prompt, context.tokenizer, items)
+                    build = partial(_prompt, context.tokenizer, items, about["scoring"])
                     answered = answer_prompts(context, self, room, len(items), build, score, **scope)
                     measured = [sample | {"length_tokens": length} for sample in answered]
                 results += self._results(context, length, kind, about["chance"], span, measured)
@@ -137,12 +137,15 @@ class Suite(Settings):
         return results
 
 
-def _prompt(tokenizer: Any, items: Sequence[Item], index: int) -> Prompt:
+def _prompt(tokenizer: Any, items: Sequence[Item], scoring: Scoring, index: int) -> Prompt:
     item = items[index]
     encoded = _encoded(tokenizer, item)
+    # In scripts without spaces, the last word of the question and the first of the answer are often one token.
+    is_written_with_it = scoring == "begins" and encoded.is_merged
+    written = tokenizer.decode(encoded.answers[0]) if is_written_with_it else item.answer
     return Prompt(
         prompt_ids=encoded.prompt_ids,
-        references=[item.answer.strip()],
+        references=[written.strip()],
         max_new_tokens=encoded.longest_answer + SLACK_TOKENS,
         answer_ids=encoded.answers[0],
         details=_details(item),

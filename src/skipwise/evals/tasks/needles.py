@@ -5,7 +5,7 @@ be compared with published ones.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -14,39 +14,25 @@ from pydantic import Field
 
 from skipwise.errors import ConfigError
 from skipwise.evals.context import EvalContext
+from skipwise.evals.languages import ENGLISH, LANGUAGES, Language, NeedleWords
 from skipwise.evals.prompts import (
     Prompt,
     answer_prompts,
+    closed,
     opening_ids,
     running_text,
     score_results,
     split_answers,
     string_match_all,
+    whole_until,
 )
-from skipwise.evals.settings import AtDepths, Count, Haystack
-from skipwise.evals.tasks.passkey_prompt import FILLER
+from skipwise.evals.settings import NO_KEY, AtDepths, Count, Haystack
 from skipwise.records.results import EvalResult, Measurement, Sample
 
 NeedleKind = Literal["single", "multi_key", "multi_value", "multi_query"]
 KINDS: tuple[NeedleKind, ...] = NeedleKind.__args__
-
-INSTRUCTION = "Some lines of the long text below give the number of a place. Remember them: they are asked for.\n"
-NEEDLE = "\nThe number of {key} is {value}.\n"
-NEEDLE_OF_SEVERAL = "\nOne of the numbers of {key} is {value}.\n"
-QUESTION = "\nWhat is the number of {key}? The number of {key} is"
-QUESTION_VALUES = "\nWhat are the {count} numbers of {key}? The {count} numbers of {key} are"
-QUESTION_KEYS = "\nWhat are the numbers of {keys}? In the same order, the numbers are"
-
-_ADJECTIVES, _NOUNS = (
-    words.split()
-    for words in (
-        "quiet broad narrow silver golden wooden hidden distant crooked gentle mossy windy rusty painted frozen sunny "
-        "hollow steep sunken marble copper sandy foggy ancient modest lonely crowded shaded fragrant dusty salted icy",
-        "harbor bridge orchard tower mill garden valley station quarry chapel meadow island market tunnel castle "
-        "forest canyon village workshop vineyard terrace fountain museum stable lighthouse bakery theater pier cottage "
-        "reservoir monastery library",
-    )
-)
+# Every language has as many keys.
+_MOST_NEEDLES = min(language.needles.num_keys for language in LANGUAGES.values())
 
 
 class Needle(NamedTuple):
@@ -83,15 +69,17 @@ class NeedleGrid(AtDepths):
         num_needles: number of needles of every kind except `single`.
         max_new_tokens: maximum number of tokens of the answer, which count towards the length.
         haystack: the text around the needles: plain sentences, or text of the documents.
+        language: code of the language of everything else, one of `languages.LANGUAGES`; None for that of the haystack.
     """
 
     name: ClassVar[str] = "needles"
     kinds: Annotated[Sequence[NeedleKind], Field(min_length=1, description="a list of kinds")] = KINDS
     trials: Count = 25
     num_depths: Count = 5
-    num_needles: Annotated[int, Field(ge=2, le=len(_ADJECTIVES) * len(_NOUNS))] = 4
+    num_needles: Annotated[int, Field(ge=2, le=_MOST_NEEDLES)] = 4
     max_new_tokens: Count = 128
     haystack: Haystack = "filler"
+    language: str | None = field(default=None, metadata=NO_KEY)
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Checks that every trial's needles, question and answer fit, and that the haystack has text."""
@@ -102,19 +90,20 @@ class NeedleGrid(AtDepths):
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures each length: the score of each kind, then of each kind by depth."""
+        spoken = self.spoken(context)
         for length in lengths:
             by_kind: dict[NeedleKind, list[Sample]] = {}
             for kind in dict.fromkeys(self.kinds):
                 build = partial(self.prompt, context, kind, length)
                 score = string_match_all
-                by_kind[kind] = answer_prompts(context, self, length, self.trials, build, score, kind=kind)
+                by_kind[kind] = answer_prompts(context, self, length, self.trials, build, score, kind=kind, **spoken)
             results: list[EvalResult] = []
             for kind, of_kind in by_kind.items():
-                results += score_results(context, self, length, of_kind, kind=kind)
+                results += score_results(context, self, length, of_kind, kind=kind, **spoken)
             for kind, of_kind in by_kind.items():
                 for part, depths in enumerate(self.parts()):
                     found = self._found_in(part, of_kind)
-                    about = {"metric": "score_at_depth", "kind": kind, **depths}
+                    about = {"metric": "score_at_depth", "kind": kind, **spoken, **depths}
                     results += score_results(context, self, length, found, **about)
             yield Measurement(results, [sample for of_kind in by_kind.values() for sample in of_kind])
 
@@ -126,16 +115,18 @@ class NeedleGrid(AtDepths):
         """
         rng = context.rng(f"{self.name} {kind}", length_tokens, trial)
         depth = self.depth(trial, rng)
-        needles, num_asked = self._needles(kind, depth, rng)
+        language = self.language_in(context)
+        words = language.needles
+        needles, num_asked = self._needles(kind, depth, words, rng)
         asked = needles[:num_asked]
-        question, answer = _question(kind, asked, rng)
+        question, answer = _question(kind, asked, language, rng)
         question_ids, (answer_ids,) = split_answers(context.tokenizer, question, [answer])
-        template = NEEDLE_OF_SEVERAL if kind == "multi_value" else NEEDLE
+        template = words.needle_of_several if kind == "multi_value" else words.needle
         lines = [
             context.tokenizer.encode(template.format(key=needle.key, value=needle.value), add_special_tokens=False)
             for needle in needles
         ]
-        opening = opening_ids(context.tokenizer, INSTRUCTION)
+        opening = opening_ids(context.tokenizer, words.instruction)
         room = length_tokens - len(opening) - sum(map(len, lines)) - len(question_ids) - self.max_new_tokens
         if room < 0:
             raise ConfigError(
@@ -144,9 +135,14 @@ class NeedleGrid(AtDepths):
                 f"{self.max_new_tokens}: ask for at least {length_tokens - room}, or set fewer max_new_tokens"
             )
         haystack = self._haystack(context, room, rng)
+        if language is not ENGLISH:
+            haystack = closed(context.tokenizer, haystack)
         prompt_ids, begin = opening, 0
         for needle, line in sorted(zip(needles, lines, strict=True), key=lambda placed: placed[0].depth):
             cut = round(needle.depth * room)
+            if language is not ENGLISH:
+                # English prompts stay as those of earlier versions.
+                cut = whole_until(context.tokenizer, haystack, cut)
             prompt_ids = prompt_ids + haystack[begin:cut] + list(line)
             begin = cut
         return Prompt(
@@ -162,12 +158,14 @@ class NeedleGrid(AtDepths):
             },
         )
 
-    def _needles(self, kind: NeedleKind, depth: float, rng: np.random.Generator) -> tuple[list[Needle], int]:
+    def _needles(
+        self, kind: NeedleKind, depth: float, words: NeedleWords, rng: np.random.Generator
+    ) -> tuple[list[Needle], int]:
         """The needles of a trial, and the number of them, counted from the first, that are asked for."""
         count = 1 if kind == "single" else self.num_needles
         num_keys = 1 if kind == "multi_value" else count
-        chosen = rng.choice(len(_ADJECTIVES) * len(_NOUNS), size=num_keys, replace=False).tolist()
-        keys = [f"the {_ADJECTIVES[number // len(_NOUNS)]} {_NOUNS[number % len(_NOUNS)]}" for number in chosen]
+        chosen = rng.choice(words.num_keys, size=num_keys, replace=False).tolist()
+        keys = [words.key_of(number) for number in chosen]
         values = (1_000_000 + rng.choice(9_000_000, size=count, replace=False)).tolist()
         num_asked = 1 if kind == "multi_key" else count
         depths = [(depth + place / num_asked) % 1 for place in range(num_asked)]
@@ -177,8 +175,12 @@ class NeedleGrid(AtDepths):
     def _haystack(self, context: EvalContext, num_tokens: int, rng: np.random.Generator) -> list[int]:
         if self.uses_documents:
             return running_text(context, num_tokens, rng)
-        filler = np.asarray(context.tokenizer.encode(FILLER, add_special_tokens=False))
-        return np.resize(np.roll(filler, -int(rng.integers(len(filler)))), num_tokens).tolist()
+        language, tokenizer = self.language_in(context), context.tokenizer
+        filler = tokenizer.encode(language.passkey.filler, add_special_tokens=False)
+        start = int(rng.integers(len(filler)))
+        if language is not ENGLISH:
+            start = whole_until(tokenizer, filler, start)
+        return np.resize(np.roll(np.asarray(filler), -start), num_tokens).tolist()
 
     def _found_in(self, part: int, samples: Sequence[Sample]) -> list[Sample]:
         """Scores of the asked needles in one part of the text: at least the first ones of its stratum."""
@@ -190,12 +192,15 @@ class NeedleGrid(AtDepths):
         return found
 
 
-def _question(kind: NeedleKind, asked: Sequence[Needle], rng: np.random.Generator) -> tuple[str, str]:
+def _question(
+    kind: NeedleKind, asked: Sequence[Needle], language: Language, rng: np.random.Generator
+) -> tuple[str, str]:
     """The question about the asked needles, and the only right continuation, or "" if there are several."""
+    words = language.needles
     if kind == "multi_value":
-        return QUESTION_VALUES.format(key=asked[0].key, count=len(asked)), ""
+        return words.question_values.format(key=asked[0].key, count=len(asked)), ""
     if kind == "multi_query":
         # In another order than in the text.
-        *most, last = (asked[place].key for place in rng.permutation(len(asked)))
-        return QUESTION_KEYS.format(keys=f"{', '.join(most)} and {last}"), ""
-    return QUESTION.format(key=asked[0].key), f" {asked[0].value}"
+        keys = language.listed([asked[place].key for place in rng.permutation(len(asked))])
+        return words.question_keys.format(keys=keys), ""
+    return words.question.format(key=asked[0].key), language.answer(asked[0].value)

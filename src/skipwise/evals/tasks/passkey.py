@@ -1,15 +1,16 @@
 """Passkey retrieval by length and depth."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
 from skipwise.evals.context import EvalContext, as_input
-from skipwise.evals.prompts import Prompt, prompt_samples, running_text
-from skipwise.evals.settings import AtDepths, Count, Haystack
+from skipwise.evals.languages import ENGLISH
+from skipwise.evals.prompts import Prompt, closed, prompt_samples, running_text
+from skipwise.evals.settings import NO_KEY, AtDepths, Count, Haystack
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.records.stats import wilson
@@ -28,6 +29,7 @@ class Passkey(AtDepths):
         trials: number of trials per length, a multiple of `num_depths`.
         num_depths: number of parts of the text.
         haystack: the text around the key: plain sentences, or text of the documents.
+        language: code of the language of everything else, one of `languages.LANGUAGES`; None for that of the haystack.
 
     Source: landmark attention (arXiv 2305.16300); 50 trials a length as in PoSE (arXiv 2309.10400).
     """
@@ -36,6 +38,7 @@ class Passkey(AtDepths):
     trials: Count = 50
     num_depths: Count = 10
     haystack: Haystack = "filler"
+    language: str | None = field(default=None, metadata=NO_KEY)
 
     def check_lengths(self, context: EvalContext, lengths: Sequence[int]) -> None:
         """Checks that every trial's instruction, key and question fit, and that the haystack has text."""
@@ -64,19 +67,27 @@ class Passkey(AtDepths):
                 ]
 
             build = partial(self.prompt, context, length)
-            samples = prompt_samples(context, self, length, self.trials, build, answer, judged="correct")
-            yield Measurement(self._results(context, length, samples), samples)
+            spoken = self.spoken(context)
+            samples = prompt_samples(context, self, length, self.trials, build, answer, judged="correct", **spoken)
+            yield Measurement(self._results(context, length, samples, **spoken), samples)
 
     def prompt(self, context: EvalContext, length: int, trial: int) -> Prompt:
         """One trial, which depends only on seed, length and number."""
         rng = context.rng(self.name, length, trial)
-        filler_ids = running_text(context, length, rng) if self.uses_documents else None
-        return PasskeyBuilder(context.tokenizer, filler_ids).build(length, self.depth(trial, rng), rng)
+        filler_ids, language = None, self.language_in(context)
+        if self.uses_documents:
+            filler_ids = running_text(context, length, rng)
+            filler_ids = filler_ids if language is ENGLISH else closed(context.tokenizer, filler_ids)
+        builder = PasskeyBuilder(context.tokenizer, filler_ids, language)
+        return builder.build(length, self.depth(trial, rng), rng)
 
-    def _results(self, context: EvalContext, length: int, samples: Sequence[Sample]) -> list[EvalResult]:
+    def _results(
+        self, context: EvalContext, length: int, samples: Sequence[Sample], **details: Any
+    ) -> list[EvalResult]:
         def result(metric: str, chosen: Sequence[Sample], **depths: Any) -> EvalResult:
             share = wilson(sum(sample["correct"] for sample in chosen), len(chosen))
-            return context.result(self, length, metric, share, num_samples=len(chosen), interval="Wilson", **depths)
+            about = {"num_samples": len(chosen), "interval": "Wilson", **details, **depths}
+            return context.result(self, length, metric, share, **about)
 
         size = self.trials // self.num_depths
         cells = [

@@ -10,12 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from skipwise.errors import ConfigError
-from skipwise.evals.prompts import Prompt, opening_ids, split_answers
-
-INSTRUCTION = "A pass key is hidden in the long text below. Find it and remember it; it is asked for at the end.\n"
-FILLER = "The river is wide. The hills are low. The road is long. On we go. Over there and home again.\n"
-NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key.\n"
-QUESTION = "What is the pass key? The pass key is"
+from skipwise.evals.languages import ENGLISH, Language
+from skipwise.evals.prompts import Prompt, closed, opening_ids, split_answers, whole_until
 
 
 class Tokenizer(Protocol):
@@ -25,6 +21,10 @@ class Tokenizer(Protocol):
         """Token ids of a text."""
         ...
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids."""
+        ...
+
 
 class PasskeyBuilder:
     """Builds passkey prompts for one tokenizer; tokenizes the fixed parts once.
@@ -32,13 +32,16 @@ class PasskeyBuilder:
     Args:
         tokenizer: the tokenizer.
         filler_ids: token ids to hide the key in, truncated or repeated to length; the default is a few plain sentences.
+        language: of everything else.
     """
 
-    def __init__(self, tokenizer: Tokenizer, filler_ids: Sequence[int] | None = None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Tokenizer, filler_ids: Sequence[int] | None = None, language: Language = ENGLISH
+    ) -> None:
+        self._tokenizer, self._language = tokenizer, language
         self._encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False))
-        self._instruction = opening_ids(tokenizer, INSTRUCTION)
-        self._filler = list(filler_ids) if filler_ids is not None else self._encode(FILLER)
+        self._instruction = opening_ids(tokenizer, language.passkey.instruction)
+        self._filler = list(filler_ids) if filler_ids is not None else self._encode(language.passkey.filler)
 
     def build(self, length_tokens: int, depth: float, rng: np.random.Generator) -> Prompt:
         """Builds a prompt that has exactly `length_tokens` tokens together with its answer.
@@ -60,8 +63,14 @@ class PasskeyBuilder:
                 f"{length_tokens - room} with this tokenizer: ask for at least that"
             )
         start = int(rng.integers(0, len(self._filler)))
+        if self._language is not ENGLISH:
+            start = whole_until(self._tokenizer, self._filler, start)
         filler = np.resize(np.roll(np.asarray(self._filler), -start), room).tolist()
         cut = round(depth * room)
+        if self._language is not ENGLISH:
+            # English prompts stay as those of earlier versions.
+            filler = closed(self._tokenizer, filler)
+            cut = whole_until(self._tokenizer, filler, cut)
         prompt = self._instruction + filler[:cut] + needle + filler[cut:] + question
         return Prompt(
             prompt_ids=prompt, references=[key], max_new_tokens=len(answer), answer_ids=answer, details={"depth": depth}
@@ -75,5 +84,6 @@ class PasskeyBuilder:
     def _parts(self, rng: np.random.Generator) -> tuple[str, list[int], list[int], list[int]]:
         """A key, and the token ids of its needle, of the question and of the answer."""
         key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
-        question, (answer,) = split_answers(self._tokenizer, QUESTION, [f" {key}"])
-        return key, self._encode(NEEDLE.format(key=key)), question, answer
+        words = self._language.passkey
+        question, (answer,) = split_answers(self._tokenizer, words.question, [self._language.answer(key)])
+        return key, self._encode(words.needle.format(key=key)), question, answer

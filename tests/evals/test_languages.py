@@ -1,0 +1,365 @@
+"""What evaluations hide and ask is in the language of the documents, and English suites are as they were."""
+
+import logging
+import re
+import textwrap
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skipwise.data.documents import Document
+from skipwise.data.language import language_of
+from skipwise.errors import ConfigError
+from skipwise.evals.languages import ENGLISH, LANGUAGES, Language
+from skipwise.evals.suite import Item, SuiteFolder, build_suite
+from skipwise.evals.suite.item import encode_item
+from skipwise.evals.suite.library import Library
+from skipwise.evals.suite.prose import (
+    halves,
+    headings,
+    margin_of,
+    paragraphs,
+    quotable_sentences,
+    squeezed,
+    without_rulings,
+)
+from skipwise.evals.tasks.needles import KINDS, NeedleGrid
+from skipwise.evals.tasks.passkey import Passkey
+
+from .suite_documents import prose, write_documents
+from .tiny import ByteTokenizer, Oracle, context_of
+
+JAPANESE, CHINESE, GERMAN = (LANGUAGES[code] for code in ("ja", "zh", "de"))
+OTHERS = [language for language in LANGUAGES.values() if language is not ENGLISH]
+RULING = "    +--------+------+\n"
+# Beginnings and ends, with what stands between them, and the width that lines break off at.
+PARTS = {
+    "ja": (
+        "この装置は,新しい倉庫は,北側の入口は,古い図書館は,市の博物館は,中央の広場は,二階の会議室は,駅前の食堂は",
+        "川に近い場所にあり、,去年の春に改修され、,静かな通りに面し、,多くの人に親しまれ、,山のふもとに位置し、,高い塀に囲まれ、",
+        "毎朝早くから,週末になると,夜の間だけ,雨の日には,夏の終わりに,年に一度だけ,祭りの前に,昼を過ぎると",
+        "係員が点検しています。,長い列ができています。,明かりがともされます。,音楽が聞こえてきます。,扉が大きく開かれます。,人が集まってきます。",
+        "",
+        40,
+    ),
+    "zh": (
+        "这台设备,新建的仓库,北边的入口,古老的图书馆,城市博物馆,中央广场,二楼的会议室,车站前的食堂",
+        "位于河边的街道上，,去年春天翻修过，,面对着宽阔的马路，,受到居民的喜爱，,坐落在山脚下，,被高墙围了起来，",
+        "每天清晨都,周末常常会,到了夜晚就,下雨天总是,夏末的时候,每年有一次,节日之前都,午后通常会",
+        "有工作人员检查。,排起很长的队伍。,亮起明亮的灯光。,传来悠扬的音乐。,打开两扇大门。,聚集许多的人。",
+        "",
+        40,
+    ),
+    "de": (
+        "Die Anlage,Das neue Lager,Der nördliche Eingang,Die alte Bücherei,Das Museum,Der Platz,Die Halle,Der Turm",
+        "am Ufer des Flusses,in der stillen Straße,nahe dem Bahnhof,hinter dem Rathaus,vor der Mauer,an der Brücke",
+        "wird jeden Morgen,ist am Wochenende,bleibt im Winter,wird nach dem Regen,ist im Sommer,wird vor dem Fest",
+        "von den Wärtern geprüft.,für alle Gäste geöffnet.,mit Lampen hell beleuchtet.,durch ein Tor verschlossen.,"
+        "mit Blumen reich geschmückt.,von Kindern gern besucht.",
+        " ",
+        72,
+    ),
+}
+
+
+def all_sentences(code: str) -> list[str]:
+    """Sentences no two of which have a half in common."""
+    *parts, space, _ = PARTS[code]
+    one, two, three, four = (part.split(",") for part in parts)
+    halves = zip(product(one, two), list(product(three, four))[::-1], strict=False)
+    return [space.join((*first, *second)) for first, second in halves]
+
+
+def written(code: str, folder: Path, *, wrapped: bool) -> set[str]:
+    """Writes four documents with tables, and returns their sentences."""
+    rng = np.random.default_rng(0)
+    known = all_sentences(code)
+    order = [known[place] for place in rng.permutation(len(known))]
+    space, width = PARTS[code][4:]
+    documents = []
+    for number in range(4):
+        own = order[number::4]
+        blocks = [space.join(own[start : start + 3]) for start in range(0, len(own), 3)]
+        if wrapped:
+            # Of unspaced scripts, `textwrap` breaks the one long word at the width.
+            blocks = ["\n".join(textwrap.wrap(block, width, break_on_hyphens=False)) for block in blocks]
+        documents.append(Document(name=f"{number}.txt", text=f"\n\n{RULING}\n".join(blocks)))
+    write_documents(folder, documents)
+    return set(known)
+
+
+@pytest.fixture(scope="module", params=[("ja", True), ("zh", False), ("de", True)], ids=str)
+def built(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Language, SuiteFolder, set[str]]:
+    code, wrapped = request.param
+    root = tmp_path_factory.mktemp(code)
+    known = written(code, root / "documents", wrapped=wrapped)
+    settings = {"lengths": [1500], "num_items": 4, "progress": False}
+    return LANGUAGES[code], build_suite(root / "documents", ByteTokenizer(), root / "suite", **settings), known
+
+
+def items_of(suite: SuiteFolder) -> list[Item]:
+    return [item for kind in suite.kinds for item in suite.items(1500, kind)]
+
+
+def test_questions_and_instructions_are_in_the_language_of_the_documents(built) -> None:
+    language, suite, _ = built
+    assert suite.index["language"] == language.code
+    assert f"planted sentences are in {language.name}." in (suite.folder / "README.md").read_text()
+    for item in items_of(suite):
+        assert 0.98 * 1500 <= item.num_tokens <= 1500
+        assert item.context.startswith(language.suite.instruction)
+        assert language_of(item.question) == language.code
+        # Only letters of documents and choices are Latin in Japanese and Chinese.
+        assert language.space or not re.findall("[A-Za-z]{2}", item.prompt)
+        assert RULING.strip() not in item.context
+
+
+def test_a_planted_fact_is_a_sentence_of_the_language_with_an_unheard_name(built) -> None:
+    language, suite, known = built
+    everything = " ".join(known)
+    for item in suite.items(1500, "fact"):
+        beginning = item.question.splitlines()[-1].lstrip("「“„")
+        (template,) = [one for one in language.suite.facts if _fits(one, beginning)]
+        before, between = template.split("{number}")[0].split("{name}")
+        names = re.findall(rf"{before}(\w+?){between}(\d{{6}})", item.context)
+        assert len(set(names)) == len({name for name, _ in names}) == 4
+        name = beginning.removeprefix(before).removesuffix(between.rstrip(" "))
+        assert (name, item.answer.strip()) in names
+        assert not any(name in everything for name, _ in names)
+        if language is JAPANESE:
+            assert all(re.fullmatch("[ァ-ヴー]+", name) for name, _ in names)
+        assert item.answer == language.space + item.answer.strip()
+        # It stands at the end of a sentence or line, not inside a word.
+        above = item.context[: item.context.index(f"{beginning}{item.answer}")]
+        assert above.endswith(("\n", "。", ". "))
+
+
+def _fits(template: str, beginning: str) -> bool:
+    before, after = template.split("{number}")[0].rstrip(" ").split("{name}")
+    return beginning.startswith(before) and beginning.endswith(after)
+
+
+def test_quotes_are_whole_sentences_also_where_lines_break_inside_words(built) -> None:
+    language, suite, known = built
+    for item in suite.items(1500, "continue"):
+        first = item.question.splitlines()[-1].lstrip("「“„")
+        assert first + item.answer + ("。" if not language.space else ".") in known
+        assert squeezed(first + item.answer) in squeezed(item.context)
+    for item in suite.items(1500, "which_document"):
+        assert item.question.splitlines()[1].strip("「」“”„") in known
+        # The label follows its heading, with a space only where the language has one.
+        heading = language.suite.document.format(label=item.answer.strip())
+        assert heading in item.context
+        assert item.choices == [f"{language.space}{choice.strip()}" for choice in item.choices]
+    for item in suite.items(1500, "order"):
+        first, second = (line.split(": ", 1)[1] for line in item.question.splitlines()[1:3])
+        assert {first, second} <= known
+        context = squeezed(item.context)
+        assert item.answer.strip() == "BA"[context.index(squeezed(first)) < context.index(squeezed(second))]
+
+
+def test_an_english_suite_is_as_earlier_versions_built_it(tmp_path: Path) -> None:
+    documents = [prose(f"{n}.md", 60 + 10 * n, with_headings=n % 2 == 0) for n in range(6)]
+    write_documents(tmp_path / "documents", documents)
+    settings: dict[str, Any] = {"lengths": [1600], "num_items": 4, "progress": False}
+    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", **settings)
+    # Of the suite that the last version without languages builds: it covers every byte of every file.
+    assert built.sha256 == "daa01f43977f2241a0241b607bbb8564eb53831b938360a368cb07146ddb9ddf"
+
+
+def test_a_language_can_be_chosen(tmp_path: Path) -> None:
+    write_documents(tmp_path / "documents", [prose(f"{n}.md", 60) for n in range(2)])
+    settings: dict[str, Any] = {"lengths": [1300], "num_items": 1, "kinds": ["fact"], "progress": False}
+    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", language="fr", **settings)
+    assert built.index["language"] == "fr"
+    assert built.items(1300, "fact")[0].question.startswith("Une phrase du texte")
+    with pytest.raises(
+        ConfigError, match=r"language is 'jp'; .*there are templates in en \(English\), .*ja \(Japanese"
+    ):
+        build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "other", language="jp", **settings)
+
+
+RUSSIAN = "Эта книга рассказывает, как устроена система и как ей пользоваться каждый день. "
+ENGLISH_TEXT = "This book tells how the system is made and how to use it every day of the week. "
+
+
+@pytest.mark.parametrize(
+    ("texts", "chosen", "said"),
+    [
+        ([ENGLISH_TEXT * 9], "en", None),
+        (["".join(all_sentences("ja"))], "ja", None),
+        (
+            [RUSSIAN * 9],
+            "en",
+            r"in a language without templates \(100% ru\); questions and hidden lines are in English",
+        ),
+        (["0x00 0xff 12 13 14 " * 9], "en", "the language of the documents cannot be told; .* are in English"),
+        (
+            ["".join(all_sentences("ja")) * 2, ENGLISH_TEXT * 10],
+            "ja",
+            r"several languages \(\d\d% ja and \d\d% en\); .*in Jap",
+        ),
+    ],
+)
+def test_what_is_not_asked_in_the_documents_language_is_said_in_one_line(texts, chosen, said, caplog) -> None:
+    caplog.set_level(logging.WARNING, "skipwise")
+    library = Library([Document(name=str(number), text=text) for number, text in enumerate(texts)])
+    assert library.language is LANGUAGES[chosen]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (said is not None)
+    assert said is None or re.search(said, messages[0])
+
+
+def test_german_lines_that_begin_with_a_noun_are_no_sentences_of_their_own() -> None:
+    known = all_sentences("de")[:30]
+    text = "\n".join(textwrap.wrap(" ".join(known), 60))
+    assert any(line[0].isupper() and not line.startswith(("Die", "Das", "Der")) for line in text.splitlines())
+    assert [quote.text for quote in quotable_sentences(text, GERMAN, margin_of(text))] == known
+
+
+def test_abbreviations_end_no_sentence() -> None:
+    known = [
+        "Das Paket liegt in dem Archiv der alten bzw. der neuen Ausgabe und wird täglich geprüft.",
+        "Die Namen der Dateien, z. B. Berichte, stehen in der Liste am Ende des ersten Kapitels.",
+    ]
+    assert [quote.text for quote in quotable_sentences(" ".join(known), GERMAN)] == known[:1]
+
+
+def test_lines_of_their_own_are_not_joined() -> None:
+    lines = [*all_sentences("ja")[:40], "設定の概要", "次の表を見てください"]
+    text = "\n".join(lines)
+    assert [text[start:end] for start, end in paragraphs(text, JAPANESE, margin_of(text))] == lines
+
+
+def test_headings_of_unspaced_scripts_are_found() -> None:
+    below = "".join(all_sentences("zh")[:2])
+    text = f"系统配置的基本步骤\n{below}\n第二章 网络设置\n\n{below}\n更多\n短行\n{below}"
+    assert [quote.text for quote in headings(text, CHINESE)] == ["系统配置的基本步骤", "第二章 网络设置"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "first"),
+    [
+        ("以上はシェルのリディレクションとともによく使われます。", "以上はシェルの"),
+        ("Debian システムをよく理解するまでは、用心として避けるべきです。", "Debian システムをよく"),
+        ("当使用非 Debian 的档案库的时候，你应该检查它们的用途和可信度。", "当使用非 Debian 的档案库的时候，"),
+        ("委员会在二楼开会并且一致同意不对任何现有的规章制度作出改变。", "委员会在二楼开会并且一致同意"),
+    ],
+)
+def test_sentences_without_spaces_are_halved_between_words(sentence: str, first: str) -> None:
+    found, rest = halves(sentence)
+    assert found + rest == sentence[:-1]
+    assert found == first
+
+
+def test_rulings_alone_are_left_out() -> None:
+    table = "表1\n  +----+----+\n| 名前 | 値 |\n|----|:---|\n│ 甲 ─ 乙 │\n━━━━━━\n--\n...\n本文。\n"
+    assert without_rulings(table) == "表1\n| 名前 | 値 |\n│ 甲 ─ 乙 │\n--\n本文。\n"
+
+
+@pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
+def test_templates_are_complete_and_in_their_language(language: Language) -> None:
+    passkey, needles, suite = language.passkey, language.needles, language.suite
+    assert passkey.needle.count("{key}") == 2
+    assert all(fact.count("{name}") == fact.count("{number}") == 1 for fact in suite.facts)
+    assert len(suite.facts) == len(ENGLISH.suite.facts) == 8
+    assert needles.num_keys == len({needles.key_of(number) for number in range(needles.num_keys)}) > 600
+    spoken = [
+        passkey.instruction,
+        passkey.filler,
+        passkey.needle.format(key=12345) + passkey.question,
+        needles.instruction + needles.needle.format(key=needles.key_of(7), value=1),
+        needles.needle_of_several.format(key=needles.key_of(8), value=1)
+        + needles.question.format(key=needles.key_of(9)),
+        needles.question_values.format(key=needles.key_of(40), count=4),
+        needles.question_keys.format(keys=language.listed([needles.key_of(80), needles.key_of(123)])),
+        suite.instruction,
+        suite.repeated.format(beginning=""),
+        suite.which.format(labels=language.listed(list("BCD")), sentence=""),
+        suite.order_lines.format(lines=""),
+        suite.order_sentences.format(lines=""),
+        *(fact.format(name="X", number=1) for fact in suite.facts),
+    ]
+    assert {language_of(text) for text in spoken} <= {language.code, None}
+    assert language_of(" ".join(spoken)) == language.code
+    # No half is forgotten in English: in scripts of their own, no Latin word is left.
+    assert (
+        language_of("".join(spoken)) == "en"
+        or language.code in "defres"
+        or not re.search("[A-Za-z]{2}", "".join(spoken))
+    )
+
+
+def text_of(ids: list[int], errors: str = "strict") -> str:
+    return bytes(token for token in ids if token < 256).decode(errors=errors)
+
+
+@pytest.mark.parametrize("language", OTHERS, ids=[language.code for language in OTHERS])
+def test_needles_and_passkeys_are_hidden_and_asked_in_a_language(language: Language) -> None:
+    context = context_of(Oracle(lambda _: ""), Utf8Tokenizer())
+    task = Passkey(language=language.code)
+    prompt = task.prompt(context, 1500, 3)
+    assert len(prompt.prompt_ids) + len(prompt.answer_ids) == 1500
+    (key,) = prompt.references
+    assert text_of(prompt.prompt_ids).startswith(language.passkey.instruction)
+    assert language.passkey.needle.format(key=key) in text_of(prompt.prompt_ids)
+    assert text_of(prompt.prompt_ids + prompt.answer_ids).endswith(f"{language.passkey.question}{language.space}{key}")
+    assert task.spoken(context) == {"language": language.code}
+    for kind in KINDS:
+        prompt = NeedleGrid(language=language.code, trials=5).prompt(context, kind, 2500, 1)
+        read = text_of(prompt.prompt_ids)
+        assert len(prompt.prompt_ids) == 2500 - 128
+        assert read.startswith(language.needles.instruction)
+        for key, value in zip(prompt.details["keys"], prompt.references, strict=True):
+            assert f"{key}" in read.splitlines()[-1]
+            assert sum(key in line and value in line for line in read.splitlines()) == 1
+
+
+def test_hidden_lines_are_in_the_language_of_the_documents_that_they_hide_in() -> None:
+    japanese = "".join(all_sentences("ja"))
+    documents = [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in (japanese, japanese)]
+    for task, instruction in (
+        (Passkey(haystack="documents"), JAPANESE.passkey.instruction),
+        (Passkey(haystack="documents", language="en"), ENGLISH.passkey.instruction),
+        (Passkey(), ENGLISH.passkey.instruction),
+    ):
+        context = context_of(Oracle(lambda _: ""), Utf8Tokenizer(), documents=documents)
+        prompt = task.prompt(context, 1500, 0)
+        # Prompts in English are as those of earlier versions, which may cut a character of the documents.
+        assert text_of(prompt.prompt_ids, "strict" if task.language is None else "ignore").startswith(instruction)
+        assert task.spoken(context) == ({"language": "ja"} if instruction is JAPANESE.passkey.instruction else {})
+
+
+class Utf8Tokenizer(ByteTokenizer):
+    def decode(self, ids: list[int]) -> str:
+        return bytes(token for token in ids if token < 256).decode(errors="replace")
+
+
+@pytest.mark.parametrize("task", [Passkey, NeedleGrid])
+def test_an_unknown_language_is_refused(task: type) -> None:
+    with pytest.raises(ConfigError, match="language is 'xx'; there are templates in en"):
+        task(language="xx")
+
+
+class MergingTokenizer(ByteTokenizer):
+    """Writes a whole word in one token: `使用` is 256 + 1."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = []
+        for part in re.split("(使用)", text):
+            ids += [257] if part == "使用" else list(part.encode())
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        return b"".join("使用".encode() if token == 257 else bytes([token]) for token in ids).decode()
+
+
+def test_what_a_tokenizer_merges_with_an_answer_belongs_to_it() -> None:
+    encoded = encode_item(MergingTokenizer(), "文。\n“我们使", ["用新的设备", "用旧的设备"])
+    assert encoded.is_merged
+    assert MergingTokenizer().decode(encoded.prompt_ids) == "文。\n“我们"
+    assert [MergingTokenizer().decode(ids) for ids in encoded.answers] == ["使用新的设备", "使用旧的设备"]
+    assert not encode_item(MergingTokenizer(), "文。\n“我们", ["使用新的设备"]).is_merged
