@@ -105,7 +105,7 @@ def calibrate(
     run = held_out_of(model)
     data = _data(run, documents, field, skip_unreadable)
     # Before any weight is read, so that unreadable files are reported at once.
-    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
+    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable, format=data.format)
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     network: Any = loaded.model
     network.to(process_state().device)
@@ -156,7 +156,7 @@ def _data(run: "HeldOut | None", source: str | None, field: str | None, skip_unr
             "skip_unreadable": skip_unreadable or run.skip_unreadable,
         }
         if source is None:
-            settings |= {"source": run.source, "field": run.field}
+            settings |= {"source": run.source, "field": run.field, "format": run.format}
     return DataConfig(**(settings | given({"source": source, "field": field})))
 
 

@@ -15,6 +15,7 @@ from skipwise.config import DataConfig
 if TYPE_CHECKING:
     import numpy as np
 
+    from skipwise.data.conversations import Format
     from skipwise.data.corpus import HeldOutEnd, Part
     from skipwise.data.documents import Sources
     from skipwise.data.tokens import Reading
@@ -31,7 +32,7 @@ class HeldOut(NamedTuple):
         field: field with their text.
         skip_unreadable: files and records that could not be read were skipped.
         end: end of a document that was held out; None where whole documents were.
-        control_tokens: as in `DataConfig`.
+        control_tokens, format: as in `DataConfig`.
     """
 
     share: float
@@ -40,6 +41,7 @@ class HeldOut(NamedTuple):
     skip_unreadable: bool = False
     end: "HeldOutEnd | None" = None
     control_tokens: "Reading" = "text"
+    format: "Format" = "auto"
 
 
 def held_out_of(model: str) -> HeldOut | None:
@@ -67,6 +69,7 @@ def held_out_of(model: str) -> HeldOut | None:
             end=held_out_end(begun),
             # Before this setting existed, documents that spelled control tokens were read as these tokens.
             control_tokens=data.get("control_tokens", "tokens"),
+            format=data.get("format", "text"),
         )
     return None
 
@@ -110,7 +113,8 @@ def find_texts(
         held_out=share,
         control_tokens=run.control_tokens if run else "text",
     )
-    sources = look_through(source, field=field, skip_unreadable=data.skip_unreadable)
+    form = run.format if run is not None and source == run.source else "auto"
+    sources = look_through(source, field=field, skip_unreadable=data.skip_unreadable, format=form)
     is_first = process_state().is_main_process
     details = {}
     if run is not None and share > run.share:

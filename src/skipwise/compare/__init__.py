@@ -104,6 +104,7 @@ def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None
         data = job.run.data
         for source in (data.source, comparison.evaluation.documents or data.source):
             asked = {"source": source, "field": data.field, "skip_unreadable": data.skip_unreadable}
+            asked["format"] = data.format if source == data.source else "auto"
             if asked not in seen:
                 seen.append(asked)
                 look_through(**asked)

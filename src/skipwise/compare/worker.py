@@ -160,10 +160,12 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     model, tokenizer = load_model(config.output_folder if job["trained"] else config.model, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
     longest = max(length for measured in job["evaluation"] for length in measured["lengths"])
-    data = config.data.model_copy(update={"source": job["documents"], "min_tokens": None})
+    own = job["documents"] == config.data.source
+    changes = {"source": job["documents"], "min_tokens": None} | ({} if own else {"format": "auto"})
+    data = config.data.model_copy(update=changes)
     corpus = store_corpus(data, tokenizer)
     end = None
-    if job["documents"] == config.data.source and not config.data.streaming:
+    if own and not config.data.streaming:
         # A part of what each arm holds out, the same for all arms.
         lengths = validation_lengths(config, window)
         end = find_held_out_end(corpus, lengths, keep=max(config.target, config.data.min_tokens or 0))

@@ -14,6 +14,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from skipwise.data.conversations import (
+    BESIDE,
+    NAMES,
+    ConversationError,
+    conversation_of,
+    fields_of,
+    is_conversation,
+)
 from skipwise.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ FAULTS = {
     "encoding": "not UTF-8",
     "record": "not a valid record",
     "field": "no text in the field",
+    "conversation": "conversations that cannot be used",
 }
 """Kinds of faults of files and records, with their descriptions, in the order of reports."""
 
@@ -83,6 +92,11 @@ def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
     Raises:
         UnreadableError: the field is missing, or its value is not text.
     """
+    if is_conversation(field):
+        try:
+            return conversation_of(record, field)
+        except ConversationError as error:
+            raise UnreadableError("conversation", where, str(error), "fix or remove it") from None
     text: Any = record
     path = field
     while path:
@@ -106,6 +120,23 @@ def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
             "it must be text: name another field",
         )
     return text or ""
+
+
+def columns_of(schema: "pyarrow.Schema", field: str, where: str) -> list[str]:
+    """The names of the table columns that are read: that of the text, or those of a conversation.
+
+    Raises:
+        UnreadableError: as `column_of`; or there is no column of conversations.
+    """
+    if not is_conversation(field):
+        return [column_of(schema, field, where)]
+    found = [name for name in fields_of(field) if name in schema.names]
+    if not found:
+        there = ", ".join(sorted(schema.names)) or "none"
+        raise UnreadableError(
+            "conversation", where, f"has no column of conversations; its columns are {there}", "name it by data.field"
+        )
+    return found + [name for name in BESIDE if name in schema.names]
 
 
 def column_of(schema: "pyarrow.Schema", field: str, where: str) -> str:
@@ -146,9 +177,10 @@ def column_of(schema: "pyarrow.Schema", field: str, where: str) -> str:
 
 def _no_field(record: Mapping[str, Any], field: str, where: str) -> UnreadableError:
     there = ", ".join(sorted(record)) or "none"
-    return UnreadableError(
-        "field", where, f"has no field {field!r}; its fields are {there}", "name the field that holds the text"
-    )
+    cure = "name the field that holds the text"
+    if any(name in record for name in NAMES):
+        cure += "; conversations are read with data.format=conversations, and not among texts"
+    return UnreadableError("field", where, f"has no field {field!r}; its fields are {there}", cure)
 
 
 def _read_lines(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
@@ -233,7 +265,7 @@ def rows_of(batch: "pyarrow.RecordBatch", field: str, place: Callable[[int], str
 
 
 def _read_parquet(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:
-    """Rows of a Parquet table; reads only the text column."""
+    """Rows of a Parquet table; reads only the columns of the text or conversation."""
     import pyarrow
 
     row = 0
@@ -244,10 +276,11 @@ def _read_parquet(file: BinaryIO, name: str, field: str, cut: bool = False) -> I
         return
     try:
         with table:
-            column = column_of(table.schema_arrow, field, name)
+            columns = columns_of(table.schema_arrow, field, name)
             # If a file has a column `a.b` and a column `a` with a field `b`, this reads both; `select` keeps one.
-            for batch in () if cut else table.iter_batches(batch_size=256, columns=[field]):
-                kept = batch.select([column])
+            wanted = columns if is_conversation(field) else [field]
+            for batch in () if cut else table.iter_batches(batch_size=256, columns=wanted):
+                kept = batch.select(columns)
                 begin = row
                 for text in rows_of(kept, field, lambda i, begin=begin: f"{name}:{begin + i + 1}"):
                     row += 1
@@ -273,8 +306,42 @@ def checked_parquet(file: BinaryIO, name: str, field: str) -> "ParquetFile":
         ) from None
     if table.metadata.num_rows == 0:
         raise UnreadableError("empty", name, "is empty", "it must hold at least one row: remove it or fetch it again")
-    column_of(table.schema_arrow, field, name)
+    columns_of(table.schema_arrow, field, name)
     return table
+
+
+def first_record(path: Path) -> Mapping[str, Any] | None:
+    """The first record of a file of records that is not null; None if it has none, or is no such file.
+
+    What cannot be read is for a reader to report.
+    """
+    try:
+        with path.open("rb") as file:
+            return next(filter(None, _records(file, path)), None)
+    except (OSError, UnreadableError, ValueError, RecursionError):
+        return None
+
+
+def _records(file: BinaryIO, path: Path) -> Iterator[Mapping[str, Any] | None]:
+    reader = reader_of(path)
+    if reader is _read_parquet:
+        import pyarrow
+
+        try:
+            with open_parquet(file) as table:
+                for batch in table.iter_batches(batch_size=1):
+                    yield from batch.to_pylist()
+        except pyarrow.ArrowException:
+            return
+    elif reader is _read_lines:
+        for line in _raw_lines(file, path.name, cut=False):
+            record = json.loads(_decoded(line, path.name)) if line.strip() else None
+            yield record if isinstance(record, dict) else None
+
+
+def holds_records(path: Path) -> bool:
+    """Whether a file of this name is a list of records, and not one text."""
+    return reader_of(path) in (_read_lines, _read_parquet)
 
 
 def _read_text(file: BinaryIO, name: str, field: str, cut: bool = False) -> Iterator[Found]:

@@ -30,7 +30,7 @@ def check_sources(config: RunConfig) -> Sources:
         DataError: there are none, or some cannot be read (see `documents.look_through`).
     """
     data = config.data
-    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
+    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable, format=data.format)
     if data.streaming:
         check_streaming(sources, config.training.get("dataloader_num_workers", 0))
     if empty := sources.empty_files():
@@ -67,7 +67,7 @@ def make_stages(
         items: Items
         if isinstance(corpus, StoredCorpus):
             opened.append(store := corpus.documents("train", min_tokens=lengths.train))
-            items = TrainingItems(store, sampler, lengths, seed, **how)
+            items = TrainingItems(store, sampler, lengths, seed, skips_at=data.skips_at, **how)
         else:
             assert stream is not None
             opened.append(stream)

@@ -42,11 +42,13 @@ def run_record(run: Session, documents: TokenStore | DocumentStream) -> dict[str
 
 
 def _corpus(sources: Sources, documents: TokenStore | DocumentStream) -> dict[str, Any]:
-    kinds = {"kinds_not_read": dict(sources.kinds_passed_over)}
+    kinds: dict[str, Any] = {"kinds_not_read": dict(sources.kinds_passed_over)}
     if isinstance(documents, DocumentStream):
         return {"fingerprint": documents.fingerprint, "shards": documents.num_shards, **kinds}
     unreadable = sources.passed_over()
     unreadable.update(documents.passed_over)
+    if documents.has_turns:
+        kinds["format"] = "conversations"
     return {
         "fingerprint": documents.fingerprint,
         "documents": documents.num_documents,

@@ -23,7 +23,7 @@ from skipwise.data.documents import Sources, look_through
 from skipwise.data.formats import UnreadableError
 from skipwise.data.store import FORMAT, Counts, HeldOutEnd, Part, TokenFiles, TokenStore, View
 from skipwise.data.stream import StreamedCorpus
-from skipwise.data.tokens import Encoder, require_fast
+from skipwise.data.tokens import ConversationEncoder, Encoder, require_fast
 from skipwise.errors import DataError
 from skipwise.files import cache_folder
 
@@ -68,6 +68,11 @@ class StoredCorpus:
         """The token files of all documents, of any split and length."""
         return TokenFiles(self.folder)
 
+    @property
+    def _joins(self) -> bool:
+        """Whether short documents are joined where nothing else is asked for."""
+        return self.sources.are_conversations if self.data.join is None else self.data.join
+
     def documents(self, part: Part = "all", *, min_tokens: int = 1, join: bool | None = None) -> TokenStore:
         """The documents of one split that are long enough.
 
@@ -75,14 +80,15 @@ class StoredCorpus:
             part: the split: all documents, those for training, or those held out. The split is decided by
                 `Document.identity`, usually the text.
             min_tokens: documents with fewer tokens are dropped, or joined; `data.min_tokens` if that is more.
-            join: joins short documents in reading order, with a separator token between them; `data.join` by default.
+            join: joins short documents in reading order, texts with a separator token between them; `data.join` by
+                default.
 
         Raises:
             DataError: no document is long enough.
         """
         view = View(
             min_tokens=max(min_tokens, self.data.min_tokens or 0),
-            join=self.data.join if join is None else join,
+            join=self._joins if join is None else join,
             part=part,
             held_out_share=self.data.held_out,
             held_out_end=self.held_out_end,
@@ -114,7 +120,7 @@ class StoredCorpus:
         try:
             store = self.documents(part, min_tokens=min_tokens)
         except DataError as too_short:
-            if self.data.join or self.files.separator_id is None:
+            if self._joins or (self.files.separator_id is None and not self.files.has_turns):
                 raise
             try:
                 store = self.documents(part, min_tokens=min_tokens, join=True)
@@ -145,8 +151,10 @@ def open_corpus(
         DataError: documents cannot be read or streamed, or token files cannot be written.
     """
     require_fast(tokenizer)
-    sources = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
+    sources = sources or _looked_through(data)
     if data.streaming:
+        if sources.are_conversations:
+            raise DataError("conversations cannot be streamed; leave out data.streaming, or train on their texts")
         return StreamedCorpus(data=data, sources=sources, tokenizer=tokenizer)
     return store_corpus(data, tokenizer, sources, progress=progress)
 
@@ -185,10 +193,10 @@ def store_corpus(
         DataError: documents cannot be read, or token files cannot be written.
     """
     require_fast(tokenizer)
-    encoder = Encoder(tokenizer, data.control_tokens)
-    if data.join and encoder.separator_id is None:
+    looked = sources or _looked_through(data)
+    encoder = (ConversationEncoder if looked.are_conversations else Encoder)(tokenizer, data.control_tokens)
+    if data.join and encoder.separator_id is None and not encoder.has_turns:
         raise DataError("join is on, but the tokenizer has no end or begin token as a separator; set one or join=False")
-    looked = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     root = Path(cache_dir).expanduser() if cache_dir else cache_folder()
     folder = root / _key(looked.reading, encoder, looked.identities)
     if not is_sound(folder):
@@ -210,6 +218,10 @@ def store_corpus(
                 "or set SKIPWISE_CACHE to a folder on another disk; completed parts are kept"
             ) from error
     return StoredCorpus(data=data, sources=looked, tokenizer=tokenizer, folder=folder)
+
+
+def _looked_through(data: DataConfig) -> Sources:
+    return look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable, format=data.format)
 
 
 def _key(field: str, encoder: Encoder, identities: list[list[Any]]) -> str:

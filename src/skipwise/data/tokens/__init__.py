@@ -7,10 +7,21 @@ engines.py     which tokens are control tokens, and an engine that finds none of
 long_texts.py  tokenizing a long text in pieces, to the ids of the whole
 texts.py       one text, or a chat by its template: every prompt with user text goes through here
 documents.py   a corpus, in parallel threads
+chats.py       conversations of a corpus, with labels on the assistant's turns
 """
 
-from skipwise.data.tokens.documents import Encoder, tokenized
+from skipwise.data.tokens.chats import ConversationEncoder
+from skipwise.data.tokens.documents import Encoder, Piece, tokenized
 from skipwise.data.tokens.engines import Reading, require_fast
 from skipwise.data.tokens.texts import TextEncoder, encoder_of
 
-__all__ = ["Encoder", "Reading", "TextEncoder", "encoder_of", "require_fast", "tokenized"]
+__all__ = [
+    "ConversationEncoder",
+    "Encoder",
+    "Piece",
+    "Reading",
+    "TextEncoder",
+    "encoder_of",
+    "require_fast",
+    "tokenized",
+]
