@@ -137,8 +137,8 @@ def test_every_item_has_a_label_where_the_document_has_one(kind: Any, near_label
 
 def test_a_document_without_labels_gives_items_without() -> None:
     entries = conversation(100, slice(0, 1))
-    rng, how = np.random.default_rng(0), {"mask_joints": True}
-    item = conversation_item(plain_ids(entries), Turns.of(entries), AnyTokens(), PoSE(), WINDOW, rng, **how)
+    made_by = AnyTokens(), PoSE(), WINDOW, np.random.default_rng(0)
+    item = conversation_item(plain_ids(entries), Turns.of(entries), *made_by, mask_joints=True)
     assert (item.labels == IGNORED_LABEL).all()
 
 
