@@ -17,7 +17,7 @@ from tokenizer_kinds import END_OF_TURN, TURN, tokenizer_of_kind
 from skipwise.config import DataConfig
 from skipwise.data.conversations import ConversationError, conversation_field, conversation_of
 from skipwise.data.corpus import TokenStore, open_corpus, store_corpus
-from skipwise.data.documents import look_through
+from skipwise.data.documents import HubDataset, look_through
 from skipwise.data.tokens import TextEncoder
 from skipwise.data.tokens.chats import _entries, renderings
 from skipwise.data.turns import Turns, plain_ids
@@ -337,6 +337,19 @@ def test_parquet_has_them_as_well(tmp_path: Path, tokenizer: Any) -> None:
     lines = write_lines(tmp_path / "chats.jsonl", rows)
     one, other = (stored(path, tokenizer, tmp_path / "cache") for path in (tmp_path / "chats.parquet", lines))
     assert one.fingerprint == other.fingerprint
+
+
+def test_rows_of_the_hub_are_found_as_well(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(HubDataset, "identity", lambda found: [found.name])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter([{"conversations": SHARED, "id": 1}]))
+    with caplog.at_level(logging.INFO):
+        store = stored("owner/chats", tokenizer, tmp_path / "cache")
+    assert store.has_turns
+    assert "owner/chats:train: conversations, by the model's chat template" in caplog.text
 
 
 def test_a_conversation_has_one_identity_in_any_form(tmp_path: Path, tokenizer: Any) -> None:

@@ -86,6 +86,8 @@ def test_the_loss_is_that_of_the_labels_over_all_micro_batches(chat_settings: di
         wanted = torch.from_numpy(item.labels[1:])
         loss = torch.nn.functional.cross_entropy(logits, wanted, ignore_index=IGNORED_LABEL, reduction="sum")
         total += float(loss.detach())
+    asked = ["--task", "perplexity", "--length", "64,256", "--documents", str(chat_settings["data"]["source"])]
+    assert cli.main(["eval", chat_settings["output"], *asked]) == 0
     assert losses(Path(chat_settings["output"]))[0] == pytest.approx(total / labels.sum(), rel=1e-4)
 
 

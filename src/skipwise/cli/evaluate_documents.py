@@ -147,10 +147,13 @@ class Texts(NamedTuple):
     details: dict[str, Any]
     progress: bool
 
-    def of(self, tokenizer: Any) -> "list[np.ndarray]":
-        """Token ids of each document, 1-D, for all lengths: tasks skip and count documents that are too short."""
+    def of(self, tokenizer: Any, longest: int) -> "list[np.ndarray]":
+        """Token ids of each document, 1-D, for all lengths: tasks skip and count documents that are too short.
+
+        Conversations, which are short, are joined until they have the `longest` length, as in training.
+        """
         from skipwise.data.corpus import store_corpus
 
         corpus = store_corpus(self.data, tokenizer, self.sources, progress=self.progress)
-        store = replace(corpus, held_out_end=self.end).documents(self.part, min_tokens=2)
+        store = replace(corpus, held_out_end=self.end).documents(self.part, min_tokens=longest if corpus.joins else 2)
         return [store.document(index) for index in range(store.num_documents)]

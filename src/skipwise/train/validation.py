@@ -59,7 +59,7 @@ def find_held_out_end(corpus: Corpus, lengths: Sequence[int], keep: int) -> Held
         share=data.held_out,
         at_least=lengths[0],
         enough=lengths[-1],
-        keep=1 if data.join else max(keep, data.min_tokens or 0),
+        keep=1 if corpus.joins else max(keep, data.min_tokens or 0),
     )
 
 

@@ -69,7 +69,7 @@ class StoredCorpus:
         return TokenFiles(self.folder)
 
     @property
-    def _joins(self) -> bool:
+    def joins(self) -> bool:
         """Whether short documents are joined where nothing else is asked for."""
         return self.sources.are_conversations if self.data.join is None else self.data.join
 
@@ -88,7 +88,7 @@ class StoredCorpus:
         """
         view = View(
             min_tokens=max(min_tokens, self.data.min_tokens or 0),
-            join=self._joins if join is None else join,
+            join=self.joins if join is None else join,
             part=part,
             held_out_share=self.data.held_out,
             held_out_end=self.held_out_end,
@@ -120,7 +120,7 @@ class StoredCorpus:
         try:
             store = self.documents(part, min_tokens=min_tokens)
         except DataError as too_short:
-            if self._joins or (self.files.separator_id is None and not self.files.has_turns):
+            if self.joins or (self.files.separator_id is None and not self.files.has_turns):
                 raise
             try:
                 store = self.documents(part, min_tokens=min_tokens, join=True)
