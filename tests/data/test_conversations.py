@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from skipwise.config import DataConfig
 from skipwise.data.conversations import ConversationError, conversation_field, conversation_of
 from skipwise.data.corpus import TokenStore, open_corpus, store_corpus
 from skipwise.data.documents import HubDataset, look_through
-from skipwise.data.tokens import TextEncoder
+from skipwise.data.tokens import TextEncoder, documents
 from skipwise.data.tokens.chats import _entries, renderings
 from skipwise.data.turns import Turns, plain_ids
 from skipwise.errors import DataError
@@ -165,6 +166,12 @@ def test_a_turn_of_weight_0_is_context() -> None:
         assert decoded(encoder_with(template), messages) == [["Good.<|im_end|>"]]
 
 
+def test_what_is_said_before_any_question_is_context() -> None:
+    messages = [{"role": "assistant", "content": "Welcome!"}, *chat("Hi", "Yes.")]
+    for template in (CHATML, plain(CHATML)):
+        assert decoded(encoder_with(template), messages) == [["Yes.<|im_end|>"]]
+
+
 def test_a_token_across_the_border_is_not_learned() -> None:
     # The prompt's line break and that of the answer are one token.
     encoder = encoder_with(plain(CHATML))
@@ -182,7 +189,11 @@ def test_a_token_across_the_border_is_not_learned() -> None:
         (MISTRAL, chat("Hi", "Yes", system="S"), "rejected by the model's chat template"),
         ("{{ messages[0].content + 1 }}", chat("Hi", "Yes"), "rejected by the model's chat template"),
         (plain(CHATML) + "<think>", chat("Hi", "Yes"), "does not begin by its own generation prompt"),
-        ("{% for m in messages %}{% generation %}{% endgeneration %}{% endfor %}", [], "weight of each is 0"),
+        (
+            "{% for m in messages %}{% generation %}{% endgeneration %}{% endfor %}",
+            [],
+            "no turn of the assistant to learn",
+        ),
         ("{% if false %}{% generation %}{% endgeneration %}{% endif %}hi", chat("Hi", "Yes"), "does not mark"),
     ],
 )
@@ -337,6 +348,30 @@ def test_parquet_has_them_as_well(tmp_path: Path, tokenizer: Any) -> None:
     lines = write_lines(tmp_path / "chats.jsonl", rows)
     one, other = (stored(path, tokenizer, tmp_path / "cache") for path in (tmp_path / "chats.parquet", lines))
     assert one.fingerprint == other.fingerprint
+
+
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless_threads")
+def test_threads_do_not_mix_up_the_marks_of_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_BATCH_DOCUMENTS", 10)
+    path = write_lines(tmp_path / "a.jsonl", records(200))
+    stores = []
+    for template in (CHATML, plain(CHATML)):
+        how: Any = {"cache_dir": tmp_path / "cache", "num_workers": 4, "progress": False}
+        tokenizer = tokenizer_of_kind("smollm", template)
+        stores.append(store_corpus(DataConfig(source=str(path)), tokenizer, **how).documents(join=False))
+    one, other = stores
+    assert one.folder != other.folder
+    for i in range(one.num_documents):
+        np.testing.assert_array_equal(one.entries(i), other.entries(i))
 
 
 def test_rows_of_the_hub_are_found_as_well(

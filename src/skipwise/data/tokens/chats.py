@@ -7,18 +7,22 @@ The labels of a turn are found in one of two ways:
   the conversation before it with the generation prompt is what the model writes. White space that the template puts
   behind the turn's last control token is left out: generation ends with that token.
 
-So the end token of a turn is a label, and the generation prompt is not.
+So the end token of a turn is a label, and the generation prompt is not. What the assistant says before anybody else is
+context: nothing asks for it.
 
 A beginning must be rendered as in the whole. Some templates render a turn in another way once it is past; Qwen3's, for
 one, drops what was thought before earlier answers. A model generates such a turn as the last one, so it is learned as
 the last one: from another rendering, which ends with it. A document then has several renderings, one behind the other,
 like short conversations that are joined; each turn is a label in one of them.
+
+Some templates write the date of today. Token files keep that of the day when they were made.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("skipwise")
 
+# The library keeps the marks of a template in the compiled template itself, which all threads share.
+_RENDERING = Lock()
 # Part of the fingerprint; raise it with any change of what conversations become.
 _VERSION = 1
 
@@ -109,7 +115,8 @@ class ConversationEncoder(Encoder):
 
     def _encoded(self, conversation: Mapping[str, Any]) -> np.ndarray:
         messages = conversation["messages"]
-        found = renderings(self._texts, messages, conversation.get("tools"))
+        with _RENDERING:
+            found = renderings(self._texts, messages, conversation.get("tools"))
         self._warn_of_control_tokens([message["content"] for message in messages if message["role"] != "assistant"])
         if len(found) > 1:
             self._warn_once(_REPEATED)
@@ -141,9 +148,10 @@ def renderings(encoder: TextEncoder, messages: Sequence[Mapping[str, Any]], tool
             predicate whose subject is the conversation.
     """
     chat = _Chat(encoder, messages, tools)
-    waiting = {i for i, message in enumerate(messages) if message["role"] == "assistant" and message.get("weight") != 0}
+    turns = (i for i, message in enumerate(messages) if message["role"] == "assistant" and i)
+    waiting = {i for i in turns if messages[i].get("weight") != 0}
     if not waiting:
-        raise DataError("has no turn of the assistant to learn, since the weight of each is 0")
+        raise DataError("has no turn of the assistant to learn: none follows another message and has a weight above 0")
     found = list[Rendering]()
     while waiting:
         last = max(waiting)
