@@ -2,6 +2,7 @@
 
     python benchmarks/conversations.py chats chats.jsonl
     python benchmarks/conversations.py labels MODEL chats.jsonl
+    python benchmarks/conversations.py coverage MODEL chats.jsonl
     python benchmarks/conversations.py answers MODEL
 
 `chats` writes conversations about the standard library, made of its docstrings: short ones about two functions, long
@@ -20,6 +21,7 @@ from typing import Any, cast
 _LEFT_OUT = {"antigravity", "idlelib", "lib2to3", "test", "this", "turtledemo"}
 _QUESTIONS = ("What is the capital of Italy?", "Write one sentence about the sea.", "What does str.strip do in Python?")
 _NEW_TOKENS = 60
+_DRAWS = 2000
 
 
 def conversations() -> Iterator[list[dict[str, str]]]:
@@ -88,6 +90,51 @@ def show_labels(model: str, path: str) -> None:
     print(shown)
 
 
+def show_coverage(model: str, path: str) -> None:
+    """Prints how many windows and skips fall at turns, as drawn and as moved, and what this does to coverage."""
+    import numpy as np
+
+    from skipwise.config import DataConfig
+    from skipwise.coverage import _covered_by
+    from skipwise.data.corpus import store_corpus
+    from skipwise.data.turns import Turns, moved_to_turns
+    from skipwise.model import read_config, read_tokenizer
+    from skipwise.positions import sampler_from
+    from skipwise.window import Window
+
+    tokenizer: Any = read_tokenizer(model, read_config(model))
+    window = Window(train=1024, original=8192, target=16384)
+    store = store_corpus(DataConfig(source=path), tokenizer, progress=False).documents("train", min_tokens=window.train)
+    print("sampler | windows at turns, % | skips at turns, % | coverage, % | largest change in an eighth of distances")
+    aligned = {"kind": "pose", "skips": "flat", "text": "aligned", "start": "mixed"}
+    for kind in (
+        {"kind": "pose", "skips": "flat"},
+        aligned,
+        {"kind": "pose", "chunks": 3},
+        "cream",
+        "sentences",
+        "randpos",
+    ):
+        sampler: Any = sampler_from(kind)
+        counts, covered = np.zeros((2, 3), np.int64), np.zeros((2, window.target))
+        for seed in range(_DRAWS):
+            number = seed % store.num_documents
+            ids, turns = store.document(number), Turns.of(store.entries(number))
+            ends = {"sentence_ends": store.sentence_ends[ids]} if sampler.uses_sentence_ends else {}
+            drawn = sampler.sample(len(ids), window, np.random.default_rng(seed), **ends)
+            for i, sample in enumerate((drawn, moved_to_turns(drawn, turns.begins, num_tokens=len(ids)))):
+                skips = sample.token_index[np.flatnonzero(np.diff(sample.position_ids) != 1) + 1]
+                begins = int(sample.token_index[0] in turns.begins)
+                counts[i] += (begins, int(np.isin(skips, turns.begins).sum()), len(skips))
+                covered[i] += _covered_by(sample.position_ids, window.target)
+        at_turns = [f"{100 * n / of:.0f}" for n, of in ((counts[i, 0], _DRAWS) for i in (0, 1))]
+        skips_there = [f"{100 * counts[i, 1] / counts[i, 2]:.0f}" for i in (0, 1)]
+        mean = [f"{100 * covered[i].mean() / _DRAWS:.2f}" for i in (0, 1)]
+        bands = [100 * band.mean() / _DRAWS for band in np.array_split(covered[1] - covered[0], 8)]
+        cells = (" to ".join(at_turns), " to ".join(skips_there), " to ".join(mean), f"{max(bands, key=abs):+.2f}")
+        print(" | ".join((str(kind), *cells)))
+
+
 def show_answers(model: str) -> None:
     """Prints greedy answers to a few questions, up to the model's end token."""
     import torch
@@ -111,5 +158,7 @@ if __name__ == "__main__":
             write_chats(Path(arguments[0]))
         case "labels":
             show_labels(*arguments)
+        case "coverage":
+            show_coverage(*arguments)
         case _:
             show_answers(*arguments)
