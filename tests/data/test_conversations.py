@@ -289,6 +289,7 @@ def test_a_null_conversation_is_an_empty_document(record: dict[str, Any]) -> Non
         ({"messages": MESSAGES[:1]}, "has no turn of the assistant"),
         ({"messages": MESSAGES, "tools": "{"}, "has tools that are not JSON"),
         ({"messages": MESSAGES, "tools": {"a": 1}}, "has a dict in field 'tools'"),
+        ({"messages": MESSAGES, "tools": ["f"]}, "has something in field 'tools' that is no object"),
         ({"conversations": [*SHARED, {"from": "function_call", "value": "f()"}]}, "has a function_call in message 3"),
     ],
 )

@@ -174,6 +174,8 @@ def _tools(record: Mapping[str, Any]) -> list[Any]:
         return []
     if not isinstance(tools, list):
         raise ConversationError(f"has a {type(tools).__name__} in field {name!r}, which must be a list")
+    if not all(isinstance(tool, Mapping) for tool in tools):
+        raise ConversationError(f"has something in field {name!r} that is no object")
     tools = _without_nulls(tools)
     return [{"type": "function", "function": tool} for tool in tools] if name == "functions" else tools
 

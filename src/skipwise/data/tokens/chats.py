@@ -167,7 +167,8 @@ class _Chat:
     """A conversation whose beginnings are rendered on demand."""
 
     def __init__(self, encoder: TextEncoder, messages: Sequence[Mapping[str, Any]], tools: Any) -> None:
-        self._encoder, self._messages, self._tools = encoder, messages, tools
+        self._encoder, self._messages = encoder, encoder.marked(messages)
+        self._tools = encoder.marked(tools) if tools else None
         self._known: dict[tuple[int, bool], str | None] = {}
 
     def rendering(self, number: int, waiting: set[int]) -> tuple[Rendering, set[int]]:
@@ -185,13 +186,13 @@ class _Chat:
             labels = {i: spans[turns.index(i)] for i in stable if i in waiting}
         elif spans:
             # The template joins or divides turns, so it alone knows; all are learned here.
-            return Rendering(text, sorted(begins), spans), waiting & {*turns}
+            return self._finished(text, sorted(begins), spans), waiting & {*turns}
         elif spans is None:
             labels = {i: span for i in turns if i in waiting and (span := self._span(text, i)) is not None}
         for i, (begin, end) in labels.items():
             if any(name not in text[begin:end] for name in _names_of(self._messages[i].get("tool_calls") or [])):
                 raise DataError(f"has a tool call in message {i + 1} that the chat template does not write")
-        return Rendering(text, sorted(begins), [labels[i] for i in sorted(labels)]), {*labels}
+        return self._finished(text, sorted(begins), [labels[i] for i in sorted(labels)]), {*labels}
 
     def why_not(self, turn: int) -> str:
         """Why a turn is no label where it is the last, as a predicate."""
@@ -206,7 +207,7 @@ class _Chat:
         """The first messages as text, and the stretches that the template marks; None where it marks none."""
         try:
             if self._encoder.marks_turns:
-                return self._encoder.render_turns(self._messages[:number], tools=self._tools)
+                return self._encoder.write_turns(self._messages[:number], tools=self._tools)
             text = self._known[number, False] = self._rendered(number, prompt=False)
             return text, None
         except Exception as error:  # a template may raise anything
@@ -238,8 +239,14 @@ class _Chat:
         return self._known[key]
 
     def _rendered(self, number: int, *, prompt: bool) -> str:
-        how = {"tools": self._tools} if self._tools else {}
-        return self._encoder.render_chat(self._messages[:number], add_generation_prompt=prompt, **how)
+        return self._encoder.write(self._messages[:number], tools=self._tools, add_generation_prompt=prompt)
+
+    def _finished(self, text: str, begins: list[int], labels: list[tuple[int, int]]) -> Rendering:
+        """Of what the template wrote, with all places in it."""
+        ends = [place for label in labels for place in label]
+        text, places = self._encoder.resolved(text, [*begins, *ends])
+        begins, ends = places[: len(begins)], places[len(begins) :]
+        return Rendering(text, begins, list(zip(ends[::2], ends[1::2], strict=True)))
 
 
 def _names_of(tools: Sequence[Any]) -> list[str]:

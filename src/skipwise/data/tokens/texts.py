@@ -71,7 +71,7 @@ class TextEncoder:
         # Other models depend on the whole word: whether WordPiece knows it, how Unigram segments it.
         self._cut_anywhere = type(self.engine.model).__name__ == "BPE"
         self._marks = _Marks(self.control_tokens)
-        self._rendered_tokens = any_of([*self._names.values(), *self.control_tokens.all])
+        self._written_tokens = any_of(self.control_tokens.all)
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids of a text, in bounded memory; `add_special_tokens` adds `prefix` and `closing`."""
@@ -110,14 +110,11 @@ class TextEncoder:
         Raises:
             Exception: whatever the template raises for messages that it rejects.
         """
-        written: Any = self._tokenizer.apply_chat_template(
-            self._marked(messages),
-            chat_template=self._template,
-            tokenize=False,
-            **{"add_generation_prompt": True, **self._marks.put_in_tools(how)},
-        )
+        if how.get("tools"):
+            how["tools"] = self.marked(how["tools"])
+        written = self.write(self.marked(messages), **{"add_generation_prompt": True, **how})
         written = finish(written)
-        return self._resolved(written + self._marks.put(ending), [])[0]
+        return self.resolved(written + self._marks.put(ending), [])[0]
 
     @property
     def marks_turns(self) -> bool:
@@ -126,49 +123,50 @@ class TextEncoder:
         templates = template.values() if isinstance(template, Mapping) else [template]
         return any(_GENERATION.search(each) for each in templates)
 
-    def render_turns(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None
-    ) -> tuple[str, list[tuple[int, int]]]:
-        """Renders a whole chat as `render_chat` does, and finds what the template marks by `{% generation %}`.
+    def marked(self, messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Messages or tools whose spelled control tokens are marked, for `write`."""
+        return [self._marks.put(message, is_the_models=message.get("role") == "assistant") for message in messages]
 
-        Returns:
-            The text for `encode_rendered`, and where each marked stretch begins and ends in it, in characters.
-        """
+    def write(self, marked: Sequence[Any], **how: Any) -> str:
+        """What the template writes of marked messages, for `resolved`; equal beginnings stay equal."""
+        written: Any = self._tokenizer.apply_chat_template(
+            list(marked), chat_template=self._template, tokenize=False, **how
+        )
+        return written
+
+    def write_turns(self, marked: Sequence[Any], *, tools: Any = None) -> tuple[str, list[tuple[int, int]]]:
+        """`write`, and begin and end of what the template marks by `{% generation %}`, in characters."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         texts: Any
         spans: Any
         texts, spans = render_jinja_template(
-            conversations=[self._marked(messages)],
+            conversations=[list(marked)],
+            tools=tools,
             chat_template=self._tokenizer.get_chat_template(self._template, tools),
             return_assistant_tokens_mask=True,
             add_generation_prompt=False,
-            **self._marks.put_in_tools({"tools": tools}),
             **self._tokenizer.special_tokens_map,
         )
-        text, places = self._resolved(texts[0], [place for span in spans[0] for place in span])
-        return text, list(zip(places[::2], places[1::2], strict=True))
+        return texts[0], spans[0]
+
+    def resolved(self, text: str, places: Sequence[int]) -> tuple[str, list[int]]:
+        """What a template wrote without marks and with the names of control tokens; and where places of it are now."""
+        return self._with_names_found(*self._marks.resolve(text, self._names, places))
+
+    def after_last_control_token(self, written: str) -> int:
+        """Where the last control token that the template itself wrote ends; 0 if there is none."""
+        return max((found.end() for found in self._written_tokens.finditer(written)), default=0)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a rendered chat, and the characters of the text that each stands for."""
         encoded = self._encodings("encode_batch", text)
         return encoded.ids, encoded.offsets
 
-    def after_last_control_token(self, text: str) -> int:
-        """Where the last control token of a rendered chat ends; 0 if there is none."""
-        return max((found.end() for found in self._rendered_tokens.finditer(text)), default=0)
-
-    def _marked(self, messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-        return [self._marks.put(message, is_the_models=message.get("role") == "assistant") for message in messages]
-
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of the result of `render_chat`."""
         # The model's own template writes all special tokens itself.
         return self.encode(text, add_special_tokens=not self.has_template)
-
-    def _resolved(self, text: str, places: Sequence[int]) -> tuple[str, list[int]]:
-        """What a template wrote without marks and with the names of control tokens; and where places of it are now."""
-        return self._with_names_found(*self._marks.resolve(text, self._names, places))
 
     def _with_names_found(self, text: str, places: list[int]) -> tuple[str, list[int]]:
         """Replaces the names of tokens that the engine would not recognise in their place by the tokens themselves.
@@ -238,10 +236,6 @@ class _Marks:
         if isinstance(value, list | tuple):
             return [self.put(each, is_the_models=is_the_models) for each in value]
         return value
-
-    def put_in_tools(self, how: Mapping[str, Any]) -> dict[str, Any]:
-        """Marks the control tokens in the tools among a template's variables."""
-        return {**how, "tools": self.put(how["tools"])} if how.get("tools") else dict(how)
 
     def resolve(self, text: str, names: Mapping[str, str], places: Sequence[int]) -> tuple[str, list[int]]:
         """Removes the marks, and replaces unmarked control tokens by their names; also returns where places are now."""
