@@ -17,8 +17,9 @@ from tokenizer_kinds import END_OF_TURN, TURN, tokenizer_of_kind
 
 from skipwise.config import DataConfig
 from skipwise.data.conversations import ConversationError, conversation_field, conversation_of
-from skipwise.data.corpus import TokenStore, open_corpus, store_corpus
+from skipwise.data.corpus import TokenStore, store_corpus
 from skipwise.data.documents import HubDataset, look_through
+from skipwise.data.stream import check_streaming
 from skipwise.data.tokens import TextEncoder, documents
 from skipwise.data.tokens.chats import _entries, renderings
 from skipwise.data.turns import Turns, plain_ids
@@ -445,10 +446,10 @@ def test_a_tokenizer_without_a_template_is_refused_in_one_line(tmp_path: Path) -
         stored(path, byte_tokenizer(), tmp_path / "cache")
 
 
-def test_streaming_conversations_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+def test_streaming_conversations_is_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", records(1))
-    with pytest.raises(DataError, match=r"conversations cannot be streamed"):
-        open_corpus(DataConfig(source=str(path), streaming=True), tokenizer)
+    with pytest.raises(DataError, match=r"conversations cannot be streamed; leave data\.streaming off"):
+        check_streaming(look_through(path, format="auto"), workers=0)
 
 
 def test_conversations_are_joined_by_default_and_texts_are_not(tmp_path: Path, tokenizer: Any) -> None:

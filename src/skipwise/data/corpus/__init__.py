@@ -153,8 +153,6 @@ def open_corpus(
     require_fast(tokenizer)
     sources = sources or _looked_through(data)
     if data.streaming:
-        if sources.are_conversations:
-            raise DataError("conversations cannot be streamed; leave out data.streaming, or train on their texts")
         return StreamedCorpus(data=data, sources=sources, tokenizer=tokenizer)
     return store_corpus(data, tokenizer, sources, progress=progress)
 

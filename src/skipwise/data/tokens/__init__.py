@@ -10,7 +10,7 @@ documents.py   a corpus, in parallel threads
 chats.py       conversations of a corpus, with labels on the assistant's turns
 """
 
-from skipwise.data.tokens.chats import ConversationEncoder
+from skipwise.data.tokens.chats import ConversationEncoder, require_chat_template
 from skipwise.data.tokens.documents import Encoder, Piece, tokenized
 from skipwise.data.tokens.engines import Reading, require_fast
 from skipwise.data.tokens.texts import TextEncoder, encoder_of
@@ -22,6 +22,7 @@ __all__ = [
     "Reading",
     "TextEncoder",
     "encoder_of",
+    "require_chat_template",
     "require_fast",
     "tokenized",
 ]

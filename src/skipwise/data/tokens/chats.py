@@ -87,9 +87,8 @@ class ConversationEncoder(Encoder):
     has_turns: ClassVar[bool] = True
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", reading: Reading = "text") -> None:
+        require_chat_template(tokenizer)
         super().__init__(tokenizer, reading)
-        if not self._texts.has_template:
-            raise DataError(_NO_TEMPLATE)
         # A joined conversation begins with the tokens of its own template.
         self.separator_id = None
         self.dtype = np.dtype(np.uint32)
@@ -130,6 +129,12 @@ class ConversationEncoder(Encoder):
             self._said.add(line)
         if not is_said:
             logger.warning(line)
+
+
+def require_chat_template(tokenizer: Any) -> None:
+    """Raises DataError if a tokenizer has no template to write conversations by."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(_NO_TEMPLATE)
 
 
 def renderings(encoder: TextEncoder, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> list[Rendering]:
