@@ -86,6 +86,16 @@ def test_skips_and_windows_fall_at_turns_where_turns_are_short(kind: Any) -> Non
         assert before / skips < 0.4
 
 
+def test_the_text_before_a_skip_ends_with_a_turn_and_goes_on_with_another() -> None:
+    window, begins = Window(train=128, original=128, target=1024), np.arange(0, 2000, 10)
+    whole = 0
+    for seed in range(100):
+        moved = moved_to_turns(drawn("pose", 2000, np.random.default_rng(seed), window), begins, num_tokens=2000)
+        (cut,) = np.flatnonzero(np.diff(moved.token_index) != 1)
+        whole += (moved.token_index[cut] + 1) % 10 == 0 and moved.token_index[cut + 1] % 10 == 0
+    assert whole > 90
+
+
 def test_a_turn_longer_than_the_window_is_cut_within() -> None:
     begins = np.array([0, 5000])
     starts = {
