@@ -209,7 +209,7 @@ def test_no_template_makes_a_token_of_what_a_message_spells(content: str, expect
 def test_marks_leave_every_text_as_it_was(text: str) -> None:
     marks, mark = ENCODERS["gemma"]._marks, ENCODERS["gemma"]._marks._mark
     for spelled in (text, mark + text, text.replace("<", f"<{mark}"), f"{mark}{mark}{text}{mark}"):
-        assert marks.resolve(marks.put(spelled), dict.fromkeys(SPECIAL, "a token")) == spelled
+        assert marks.resolve(marks.put(spelled), dict.fromkeys(SPECIAL, "a token"), []) == (spelled, [])
 
 
 def test_the_longest_of_thousands_of_tokens_is_found_soon() -> None:
@@ -270,7 +270,7 @@ def test_other_threads_go_on_while_a_template_is_read() -> None:
     other = threading.Thread(target=beat)
     other.start()
     began = time.perf_counter()
-    encoder._with_names_found(text)
+    encoder._with_names_found(text, [])
     took = time.perf_counter() - began
     done.set()
     other.join()

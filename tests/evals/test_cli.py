@@ -145,7 +145,7 @@ def test_what_a_run_kept_out_is_found_in_its_folder_and_its_checkpoints(tiny_che
         (unfinished.parent, 0.3, "docs"),
         (finished, 0.0, "my/documents"),
     ):
-        read = DataConfig(held_out=held_out, source=source, control_tokens="tokens")
+        read = DataConfig(held_out=held_out, source=source, control_tokens="tokens", format="text")
         assert held_out_of(str(folder)) == HeldOut(read)
 
 

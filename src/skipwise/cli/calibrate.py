@@ -151,7 +151,7 @@ def _data(run: "HeldOut | None", source: str | None, field: str | None, skip_unr
     kept = DataConfig() if run is None else run.data
     settings = given({"source": source, "field": field}) | {"skip_unreadable": skip_unreadable or kept.skip_unreadable}
     if source is not None:
-        settings = {"field": DataConfig().field, "mixture": [], **settings}
+        settings = {"field": DataConfig().field, "format": "auto", "mixture": [], **settings}
     return kept.model_copy(update=settings)
 
 

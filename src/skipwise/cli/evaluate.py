@@ -253,7 +253,7 @@ def _measure_all(
         if rule is not None:
             require_short_length(rule, network.config, lengths)
         network.to(state.device)
-        documents, details = (None, {}) if texts is None else (texts.of(loaded.tokenizer), texts.details)
+        documents, details = (None, {}) if texts is None else (texts.of(loaded.tokenizer, max(lengths)), texts.details)
         if subject.step is not None:
             details = {"step": subject.step, **details}
         whole = () if rule is None else scored_tasks()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("skipwise")
 
-_READ_ALIKE = ("source", "field", "mixture", "skip_unreadable", "held_out", "control_tokens")
+_READ_ALIKE = ("source", "field", "format", "mixture", "skip_unreadable", "held_out", "control_tokens")
 
 
 class HeldOut(NamedTuple):
@@ -38,8 +38,10 @@ def held_out_of(model: str) -> HeldOut | None:
     for place in (folder, folder.parent) if folder.name.startswith("checkpoint-") else (folder,):
         run = Run.open(place)
         if (record := run.record()) is not None:
-            # Before this setting existed, documents that spelled control tokens were read as these tokens.
-            told, begun = {"control_tokens": "tokens", **record["config"]["data"]}, record.get("corpus", {})
+            # Before these settings existed, documents that spelled control tokens were read as these tokens, and
+            # every record as a text.
+            earlier = {"control_tokens": "tokens", "format": "text"}
+            told, begun = earlier | record["config"]["data"], record.get("corpus", {})
         elif (config := run.config()) is not None:
             told, begun = config.data.model_dump(), run.begun()
         else:
@@ -79,11 +81,12 @@ def find_texts(
             "source": source,
             "mixture": [],
             "field": field,
+            "format": kept.format if source == kept.source else "auto",
             "skip_unreadable": skip_unreadable or kept.skip_unreadable,
             "held_out": 1.0 if all_documents else share,
         }
     )
-    sources = look_through(source, field=field, skip_unreadable=data.skip_unreadable)
+    sources = look_through(source, field=field, skip_unreadable=data.skip_unreadable, format=data.format)
     is_first = process_state().is_main_process
     details = {}
     if run is not None and data.held_out > kept.held_out:
@@ -107,10 +110,14 @@ class Texts(NamedTuple):
     details: dict[str, Any]
     progress: bool
 
-    def of(self, tokenizer: Any) -> "list[np.ndarray]":
-        """Token ids of each document, 1-D, for all lengths: tasks skip and count documents that are too short."""
+    def of(self, tokenizer: Any, longest: int) -> "list[np.ndarray]":
+        """Token ids of each document, 1-D, for all lengths: tasks skip and count documents that are too short.
+
+        Conversations, which are short, are joined until they have the `longest` length, as in training.
+        """
         from skipwise.data.corpus import store_corpus
 
         corpus = store_corpus(self.data, tokenizer, self.sources, progress=self.progress)
-        store = corpus.with_held_out_ends(self.ends).documents(self.part, min_tokens=2)
+        corpus = corpus.with_held_out_ends(self.ends)
+        store = corpus.documents(self.part, min_tokens=longest if corpus.joins else 2)
         return [store.document(index) for index in range(store.num_documents)]

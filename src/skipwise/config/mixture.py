@@ -19,11 +19,8 @@ class SourceConfig(StrictModel):
             length without skips, which preserve short-context quality.
         source: as in `DataConfig`. A replay entry without one replays the texts of the other entries.
         weight: its part of the run's tokens, relative to the weights of the other entries.
-        field: as in `DataConfig`, likewise the following ones; None: as in the mixture's `DataConfig`.
-        skip_unreadable: see `field`.
-        min_tokens: see `field`.
-        join: see `field`.
-        control_tokens: see `field`.
+        format, field, skip_unreadable, min_tokens, join, skips_at, control_tokens: as in `DataConfig`; None: as in the
+            mixture's.
     """
 
     replay: bool = False
@@ -33,10 +30,12 @@ class SourceConfig(StrictModel):
         description="a file, a folder, a pattern, a hub data set or stdlib, or several of them",
     )
     weight: float = Field(gt=0.0)
+    format: Literal["auto", "text", "conversations"] | None = None
     field: str | None = None
     skip_unreadable: bool | None = None
     min_tokens: Length | None = None
     join: bool | None = None
+    skips_at: Literal["turns", "anywhere"] | None = None
     control_tokens: Literal["text", "tokens"] | None = None
 
     @field_validator("source")

@@ -137,7 +137,7 @@ def as_begun(given: "RunConfig", begun: "RunConfig") -> "RunConfig":
         given: the run as asked for now.
         begun: the run as resolved then.
     """
-    data = begun.data.model_dump(include={"retrieval", "control_tokens"})
+    data = begun.data.model_dump(include={"retrieval", "control_tokens", "format"})
     # Without a named recipe, given fields of a sampler override those of the chosen recipe.
     left_open = _MAY_BE_RESOLVED - given.model_fields_set | ({"recipe", "sampler"} if given.recipe == AUTO else set())
     return given.over(begun.model_dump(include=left_open) | {"data": data})

@@ -61,12 +61,19 @@ class DataConfig(StrictModel):
         source: a file, folder, glob, hub data set or `stdlib`, or a list of these; with `mixture` those of the entries.
         mixture: several sources, each with a weight: its part of the run's tokens. What an entry leaves open is as
             given here. A list in place of all settings of `data` is read as this one.
-        field: field with the text in JSON lines, CSV, Parquet and hub data sets; `a.b` for field `b` of field `a`.
+        format: what records hold: `text`, or `conversations` (`messages` of OpenAI's form or `conversations` of
+            ShareGPT's), which the model's chat template writes, with labels on the assistant's turns alone; `auto`
+            finds it by the first records.
+        field: field with the text in JSON lines, CSV, Parquet and hub data sets; `a.b` for field `b` of field `a`;
+            also a field with the messages of a conversation.
         skip_unreadable: skips files and records that cannot be read, with a warning and a count in the run's record.
             Otherwise all of them are reported and nothing is trained. A null or empty row counts as empty, not as
             unreadable.
         min_tokens: shorter documents are dropped, or joined; by default the training window.
-        join: joins short documents until they are long enough.
+        join: joins short documents until they are long enough; by default conversations, and not texts.
+        skips_at: where skips fall in conversations: at `turns`, where one begins within a quarter of a window, or
+            `anywhere`. Windows begin at a turn in either case. At turns by default, so that what the model learns to
+            answer stands whole before it; how often each distance is trained hardly changes.
         mask_joints: masks the label of a chunk's first token if the token before it is not its predecessor in the text.
         held_out: share of documents, chosen by their text, that is held out for validation. If these are shorter than
             validation's shortest length, the end of the longest other document is held out too.
@@ -84,10 +91,12 @@ class DataConfig(StrictModel):
         default="stdlib", description="a file, a folder, a pattern, a hub data set or stdlib, or several of them"
     )
     mixture: list[SourceConfig] = Field(default=[])
+    format: Literal["auto", "text", "conversations"] = "auto"
     field: str = "text"
     skip_unreadable: bool = False
     min_tokens: Length | None = None
-    join: bool = False
+    join: bool | None = None
+    skips_at: Literal["turns", "anywhere"] = "turns"
     mask_joints: bool = True
     held_out: Share = 0.1
     retrieval: Share = 0.0
@@ -135,7 +144,7 @@ class DataConfig(StrictModel):
 
     def measured_on(self, source: str | list[str] | None = None) -> "DataConfig":
         """The settings to measure on documents of any length: these, or those of another source."""
-        other = {} if source in (None, self.source) else {"source": source, "mixture": []}
+        other = {} if source in (None, self.source) else {"source": source, "format": "auto", "mixture": []}
         return self.model_copy(update={"min_tokens": None, "streaming": False, **other})
 
     def without_replay(self) -> "DataConfig":

@@ -5,20 +5,23 @@
 Every epoch visits every document once, in its own order and with newly drawn chunks and skips.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from skipwise.data.store import TokenStore
 from skipwise.data.tokens import ends_of_sentences
+from skipwise.data.turns import SkipsAt, Turns, moved_to_turns, plain_ids, window_with_label
 from skipwise.errors import DataError
-from skipwise.positions import PositionSampler
+from skipwise.positions import PositionSample, PositionSampler
 from skipwise.window import Window
 
 IGNORED_LABEL = -100
 
 _MASK = (1 << 64) - 1
 _ROUNDS = 6
+# Draws of a window of a conversation before one is made around a label.
+_TRIES = 8
 
 
 class TrainingItem(NamedTuple):
@@ -50,6 +53,7 @@ class TrainingItems:
         seed: seed of all draws, 0 or above.
         mask_joints: masks the label of every token whose predecessor in the item is not its predecessor in the text.
         near_labels: share of the labels that are kept in chunks before the last.
+        skips_at: where skips fall in conversations, as in `DataConfig`.
 
     Raises:
         DataError: a document of the store is shorter than `window.train`.
@@ -63,6 +67,7 @@ class TrainingItems:
         seed: int,
         mask_joints: bool = True,
         near_labels: float = 1.0,
+        skips_at: SkipsAt = "turns",
     ) -> None:
         if store.shortest_tokens < window.train:
             raise DataError(
@@ -70,7 +75,9 @@ class TrainingItems:
                 f"{window.train}; build the store with min_tokens={window.train} or more"
             )
         self._store, self._sampler, self._window = store, sampler, window
-        self._seed, self._how = seed, {"mask_joints": mask_joints, "near_labels": near_labels}
+        self._seed = seed
+        self._how: dict[str, Any] = {"mask_joints": mask_joints, "near_labels": near_labels}
+        self._skips_at: SkipsAt = skips_at
         self._order = EpochOrder(store.num_documents, seed, 0)
 
     def __len__(self) -> int:
@@ -103,9 +110,13 @@ class TrainingItems:
             epoch: 0 or above.
             index: place in the epoch, 0 to `len - 1`.
         """
-        document = self._store.document(self.document(epoch, index))
-        rng = generator_of(self._seed, epoch, index)
-        return item_of(document, self._store, self._sampler, self._window, rng, **self._how)
+        number = self.document(epoch, index)
+        entries, rng = self._store.entries(number), generator_of(self._seed, epoch, index)
+        made_by = self._store, self._sampler, self._window, rng
+        if not self._store.has_turns:
+            return item_of(entries, *made_by, **self._how)
+        how = {"skips_at": self._skips_at, **self._how}
+        return conversation_item(plain_ids(entries), Turns.of(entries), *made_by, **how)
 
 
 class Tokens(Protocol):
@@ -143,6 +154,56 @@ def item_of(
         mask_joints: masks the label of every token whose predecessor in the item is not its predecessor in the text.
         near_labels: share of the labels that are kept in chunks before the last.
     """
+    sample = _drawn(document, tokens, sampler, window, rng)
+    return _shown(document, sample, tokens, rng, mask_joints=mask_joints, near_labels=near_labels)
+
+
+def conversation_item(
+    document: np.ndarray,
+    turns: Turns,
+    tokens: Tokens,
+    sampler: PositionSampler,
+    window: Window,
+    rng: np.random.Generator,
+    *,
+    skips_at: SkipsAt = "turns",
+    **how: Any,
+) -> TrainingItem:
+    """Makes a training item from a conversation: labels on the assistant's turns, windows that begin at a turn.
+
+    A window without a label is drawn again; after 8 draws, one is made around a label of the document. Only a document
+    without labels, or `near_labels` below 1, leaves an item without any. Its loss is 0.
+
+    Args:
+        document: 1-D, its token ids, at least `window.train`.
+        turns: of the document.
+        tokens, sampler, window, rng: as for `item_of`.
+        skips_at: where skips fall: at `turns` that begin near, or `anywhere`.
+        how: `mask_joints` and `near_labels`, as for `item_of`.
+    """
+
+    def shown(sample: PositionSample) -> TrainingItem:
+        item = _shown(document, sample, tokens, rng, **how)
+        item.labels[~turns.is_label[sample.token_index]] = IGNORED_LABEL
+        # Nothing in the window predicts its first token. Losses are divided by the number of labels.
+        item.labels[0] = IGNORED_LABEL
+        return item
+
+    def drawn() -> PositionSample:
+        sample = _drawn(document, tokens, sampler, window, rng)
+        return moved_to_turns(sample, turns.begins, num_tokens=len(document), skips_at=skips_at)
+
+    for _ in range(_TRIES if turns.is_label[1:].any() else 0):
+        item = shown(drawn())
+        if (item.labels != IGNORED_LABEL).any():
+            return item
+    return shown(window_with_label(drawn(), turns, rng))
+
+
+def _drawn(
+    document: np.ndarray, tokens: Tokens, sampler: PositionSampler, window: Window, rng: np.random.Generator
+) -> PositionSample:
+    """The tokens of an item and their positions."""
     if sampler.uses_sentence_ends:
         ends = ends_of_sentences(tokens.sentence_ends[document])
         sample = sampler.sample(len(document), window, rng, sentence_ends=ends)  # type: ignore[call-arg]
@@ -150,6 +211,19 @@ def item_of(
         sample = sampler.sample(len(document), window, rng)
     # A user's sampler may point past the document's end, where slicing would silently shorten the item.
     sample.check_ends(num_tokens=len(document), target=window.target)
+    return sample
+
+
+def _shown(
+    document: np.ndarray,
+    sample: PositionSample,
+    tokens: Tokens,
+    rng: np.random.Generator,
+    *,
+    mask_joints: bool,
+    near_labels: float = 1.0,
+) -> TrainingItem:
+    """The item that shows these tokens at these positions; arguments as for `item_of`."""
     chosen = sample.token_index
     first, last = int(chosen[0]), int(chosen[-1])
     in_one_piece = last - first == len(chosen) - 1

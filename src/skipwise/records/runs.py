@@ -63,6 +63,8 @@ class Run:
             begun = begun.over({"recipe": "paper"})
         if "control_tokens" not in begun.data.model_fields_set:
             begun = begun.with_data(control_tokens="tokens")
+        if "format" not in begun.data.model_fields_set:
+            begun = begun.with_data(format="text")
         return begun
 
     def begun(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from skipwise.config import FullTuning, QloraTuning, RunConfig
 from skipwise.config.recipes import Facts, Resolved, as_begun, resolve
 from skipwise.config.stages import run_stages, short_stage
 from skipwise.data.documents import Sources
-from skipwise.data.tokens import require_fast
+from skipwise.data.tokens import require_chat_template, require_fast
 from skipwise.model import (
     check_loads_in_four_bits,
     check_trainable,
@@ -91,6 +91,8 @@ def check_run(
     sources = check_sources(config)
     tokenizer = read_tokenizer(config.model, base, **trusted)
     require_fast(tokenizer)
+    if any(own.are_conversations for own in sources):
+        require_chat_template(tokenizer)
     if config.data.retrieval:
         facts = replace(facts, shortest_exercise=shortest_exercise(tokenizer))
     return CheckedRun(

@@ -100,7 +100,7 @@ def make_stages(config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], l
         if isinstance(store, MixedStore):
             return store.items(sampler, lengths, seed, layout, **how)
         if isinstance(store, TokenStore):
-            return TrainingItems(store, sampler, lengths, seed, **how)
+            return TrainingItems(store, sampler, lengths, seed, skips_at=config.data.skips_at, **how)
         own = {"lanes": lanes, "num_places": len(layout), "min_tokens": max(lengths.train, config.data.min_tokens or 0)}
         return StreamedItems(store, sampler, lengths, seed, **own, **how)
 

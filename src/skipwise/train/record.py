@@ -41,13 +41,15 @@ def run_record(run: Session, documents: TokenStore | MixedStore | DocumentStream
 
 
 def _corpus(sources: Sequence[Sources], documents: TokenStore | MixedStore | DocumentStream) -> dict[str, Any]:
-    kinds = {"kinds_not_read": dict(sum((own.kinds_passed_over for own in sources), Counter[str]()))}
+    kinds: dict[str, Any] = {"kinds_not_read": dict(sum((own.kinds_passed_over for own in sources), Counter[str]()))}
     if codecs := {name: codec for own in sources for name, codec in own.codecs.items()}:
         kinds["read_as"] = numbers_of(codecs)
     if isinstance(documents, DocumentStream):
         return {"fingerprint": documents.fingerprint, "shards": documents.num_shards, **kinds}
     unreadable = _passed_over(sources)
     unreadable.update(documents.passed_over)
+    if documents.has_turns:
+        kinds["format"] = "conversations"
     return {
         "fingerprint": documents.fingerprint,
         "documents": documents.num_documents,

@@ -111,7 +111,9 @@ class SkipwiseTrainer(OpenTrainer):
         if self._guard is not None:
             everywhere = self.args.world_size if self.args.average_tokens_across_devices else 1
             whole = loss if self._context is None else self._context.summed(loss)
-            mean = whole * num_labels / (labels * everywhere) if num_labels is not None else whole
+            # A batch of conversations may have no label; its loss is 0 then.
+            scored = labels.clamp(min=1) * everywhere
+            mean = whole * num_labels / scored if num_labels is not None else whole
             # In a group that shares windows, the first process reports their items.
             answers = self._context is None or self._context.is_first
             self._guard.count(loss, mean, places if answers else places[:0])

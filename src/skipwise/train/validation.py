@@ -58,7 +58,7 @@ def find_held_out_ends(corpus: Corpus, lengths: Sequence[int], keep: int) -> lis
             share=part.data.held_out,
             at_least=lengths[0],
             enough=lengths[-1],
-            keep=1 if part.data.join else max(keep, part.data.min_tokens or 0),
+            keep=1 if part.joins else max(keep, part.data.min_tokens or 0),
         )
         for part in corpus.parts
         if part.data.held_out

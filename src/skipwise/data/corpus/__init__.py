@@ -26,7 +26,7 @@ from skipwise.data.documents import Sources, look_through
 from skipwise.data.formats import UnreadableError
 from skipwise.data.store import FORMAT, Counts, HeldOutEnd, Part, TokenStore
 from skipwise.data.stream import StreamedCorpus
-from skipwise.data.tokens import Encoder, require_fast
+from skipwise.data.tokens import ConversationEncoder, Encoder, require_fast
 from skipwise.errors import DataError
 from skipwise.files import cache_folder
 
@@ -61,7 +61,8 @@ def look_at(data: DataConfig) -> list[Sources]:
     looked, wrong = list[Sources](), list[str]()
     for own in data.entries():
         try:
-            looked.append(look_through(own.source, field=own.field, skip_unreadable=own.skip_unreadable))
+            how = {"field": own.field, "skip_unreadable": own.skip_unreadable, "format": own.format}
+            looked.append(look_through(own.source, **how))
         except DataError as error:
             wrong.append(str(error))
     if wrong:
@@ -151,10 +152,10 @@ def store_corpus(
         DataError: documents cannot be read, or token files cannot be written.
     """
     require_fast(tokenizer)
-    encoder = Encoder(tokenizer, data.control_tokens)
-    if data.join and encoder.separator_id is None:
+    looked = sources or look_at(data)[0]
+    encoder = (ConversationEncoder if looked.are_conversations else Encoder)(tokenizer, data.control_tokens)
+    if data.join and encoder.separator_id is None and not encoder.has_turns:
         raise DataError("join is on, but the tokenizer has no end or begin token as a separator; set one or join=False")
-    looked = sources or look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     root = Path(cache_dir).expanduser() if cache_dir else cache_folder()
     folder = root / _key(looked.reading, encoder, looked.identities)
     if not is_sound(folder):

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from skipwise.data.documents import Document, LocalFiles, PassedOver, Source
 from skipwise.data.store import FORMAT, StoreWriter, TokenFiles
-from skipwise.data.tokens import Encoder, tokenized
+from skipwise.data.tokens import Encoder, Piece, tokenized
 from skipwise.errors import DataError
 from skipwise.files import replace_file, to_disk
 
@@ -82,6 +82,7 @@ class Tokenization:
             "separator_id": self.encoder.separator_id,
             "sentence_ends": self.encoder.sentence_ends(),
             "tokenizer_fingerprint": self.encoder.fingerprint,
+            "has_turns": self.encoder.has_turns,
         }
 
 
@@ -259,7 +260,12 @@ def _tokenize(folder: Path, part: CorpusPart, how: Tokenization, bar: _Progress)
                 bar.reading(part, writer, how.encoder)
 
             for piece in tokenized(documents, how.encoder, how.workers, show):
-                writer.add(*piece)
+                if isinstance(piece, Piece):
+                    writer.add(*piece)
+                elif left_out is None:
+                    raise piece
+                else:
+                    left_out.add(piece)
                 show()
             writer.pass_over(left_out)
             writer.finish(**how.closing)

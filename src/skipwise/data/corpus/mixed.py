@@ -19,6 +19,7 @@ from skipwise.data.documents import PassedOver
 from skipwise.data.items import TrainingItems
 from skipwise.data.mixture import MixedItems, Shares, Windows, seed_of
 from skipwise.data.store import Counts, HeldOutEnd, Part, TokenStore
+from skipwise.data.turns import SkipsAt
 from skipwise.errors import DataError
 from skipwise.positions import PositionSampler
 from skipwise.window import Window
@@ -38,6 +39,7 @@ class MixedStore:
         stores: of each.
         shares: of the windows made of them.
         numbers: of the sources among all of the run; their draws depend on these.
+        skips_at: where skips fall in conversations of each.
         beside: stores of replay sources, which other windows are made of.
     """
 
@@ -45,6 +47,7 @@ class MixedStore:
     stores: Sequence[TokenStore]
     shares: Shares
     numbers: Sequence[int]
+    skips_at: Sequence[SkipsAt]
     beside: Sequence[TokenStore] = ()
 
     @property
@@ -65,6 +68,11 @@ class MixedStore:
         for store in (*self.stores, *self.beside):
             passed_over.update(store.passed_over)
         return passed_over.to_json()
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether all documents are conversations."""
+        return all(store.has_turns for store in (*self.stores, *self.beside))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -95,8 +103,10 @@ class MixedStore:
             windows: numbers the windows of the run.
             how: further arguments of `TrainingItems`.
         """
-        pairs = zip(self.stores, self.numbers, strict=True)
-        items = [TrainingItems(store, sampler, window, seed_of(seed, number), **how) for store, number in pairs]
+        items = [
+            TrainingItems(store, sampler, window, seed_of(seed, number), skips_at=skips_at, **how)
+            for store, number, skips_at in zip(self.stores, self.numbers, self.skips_at, strict=True)
+        ]
         return MixedItems(names=self.names, items=items, shares=self.shares, windows=windows)
 
 
@@ -123,7 +133,8 @@ class MixedCorpus:
         found = self._opened(lambda corpus: corpus.documents(part, min_tokens=min_tokens, join=join))
         names, stores = [corpus.name for corpus, _ in found], [store for _, store in found]
         equal = Shares([Fraction(1)] * len(found))
-        return MixedStore(names=names, stores=stores, shares=equal, numbers=range(len(found)))
+        skips_at: list[SkipsAt] = [corpus.data.skips_at for corpus, _ in found]
+        return MixedStore(names=names, stores=stores, shares=equal, numbers=range(len(found)), skips_at=skips_at)
 
     def training(self, tokens: int) -> MixedStore:
         """The training documents for windows of this length, of all entries but replay.
@@ -235,9 +246,10 @@ class _Entry(NamedTuple):
 
 def _store(entries: Sequence[_Entry], tokens: int, beside: Sequence[TokenStore] = ()) -> MixedStore:
     """The training documents of all these entries; raises for all that have none."""
-    stores, short = [], list[DataError]()
+    stores, skips_at, short = [], list[SkipsAt](), list[DataError]()
     for entry in entries:
         assert entry.corpus is not None
+        skips_at.append(entry.corpus.data.skips_at)
         try:
             stores.append(entry.corpus.training(tokens))
         except DataError as error:
@@ -249,6 +261,7 @@ def _store(entries: Sequence[_Entry], tokens: int, beside: Sequence[TokenStore] 
         stores=stores,
         shares=Shares([entry.weight for entry in entries]),
         numbers=[entry.number for entry in entries],
+        skips_at=skips_at,
         beside=beside,
     )
 

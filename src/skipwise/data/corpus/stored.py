@@ -50,6 +50,11 @@ class StoredCorpus:
         """The token files of all documents, of any split and length."""
         return TokenFiles(self.folder)
 
+    @property
+    def joins(self) -> bool:
+        """Whether short documents are joined where nothing else is asked for."""
+        return self.sources.are_conversations if self.data.join is None else self.data.join
+
     def documents(self, part: Part = "all", *, min_tokens: int = 1, join: bool | None = None) -> TokenStore:
         """The documents of one split that are long enough.
 
@@ -57,14 +62,14 @@ class StoredCorpus:
             part: the split: all documents, those for training, or those held out. The split is decided by
                 `Document.identity`, usually the text.
             min_tokens: documents with fewer tokens are dropped, or joined; `data.min_tokens` if that is more.
-            join: joins short documents in reading order, with a separator token between them; `data.join` by default.
+            join: joins short documents in reading order, texts with a separator token between them; `joins` by default.
 
         Raises:
             DataError: no document is long enough.
         """
         view = View(
             min_tokens=max(min_tokens, self.data.min_tokens or 0),
-            join=self.data.join if join is None else join,
+            join=self.joins if join is None else join,
             part=part,
             held_out_share=self.data.held_out,
             held_out_end=self.held_out_end,
@@ -117,7 +122,7 @@ class StoredCorpus:
         try:
             return self.documents(part, min_tokens=min_tokens)
         except DataError as too_short:
-            if self.data.join or self.files.separator_id is None:
+            if self.joins or (self.files.separator_id is None and not self.files.has_turns):
                 raise
             try:
                 store = self.documents(part, min_tokens=min_tokens, join=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from skipwise.data.conversations import Format, conversation_field, form_of
 from skipwise.data.documents.document import Document, is_held_out, split_point
 from skipwise.data.documents.finding import Finder, FoundFiles, printable
 from skipwise.data.documents.passed_over import PassedOver, codecs_line, kinds_line, numbers_of, unpackaged_line
@@ -180,14 +181,16 @@ class Sources:
     Attributes:
         sources: in reading order.
         identities: `Source.identity` of each source at that time.
-        field: name of the text field.
+        field: name of the text field; for conversations, that of `conversation_field`.
         skip_unreadable: whether unreadable files and records are skipped.
+        are_conversations: whether the documents are conversations.
     """
 
     sources: list[Source]
     identities: list[list[Any]]
     field: str
     skip_unreadable: bool
+    are_conversations: bool = False
 
     @property
     def reading(self) -> str:
@@ -243,7 +246,11 @@ class Sources:
 
 
 def look_through(
-    source: "str | Path | Sequence[str | Path] | Sources", *, field: str = "text", skip_unreadable: bool = False
+    source: "str | Path | Sequence[str | Path] | Sources",
+    *,
+    field: str = "text",
+    skip_unreadable: bool = False,
+    format: Format = "text",
 ) -> Sources:
     """Finds and inspects documents, so that everything unreadable is reported at once.
 
@@ -254,9 +261,11 @@ def look_through(
         source: as in `read_documents`; `Sources` are returned as they are.
         field: name of the text field.
         skip_unreadable: skips what cannot be read, with a warning.
+        format: what records hold; `auto` finds it and logs it if it is conversations.
 
     Raises:
-        DataError: something cannot be read and is not to be skipped, or nothing is left.
+        DataError: something cannot be read and is not to be skipped, nothing is left, or it holds both texts and
+            conversations.
     """
     if isinstance(source, Sources):
         return source
@@ -265,9 +274,16 @@ def look_through(
     files = sum(len(found.files) for found in sources if isinstance(found, LocalFiles))
     if size > _LOGGED_BYTES or files > _LOGGED_FILES:
         logger.info(f"inspecting {files:,} files of documents, {size / 1e6:,.0f} MB")
+    are_conversations = _hold_conversations(sources, field) if format == "auto" else format == "conversations"
+    field = conversation_field(field) if are_conversations else field
     passed_over = PassedOver()
-    identities = [found.look(field, passed_over) for found in sources]
-    looked = Sources(sources=sources, identities=identities, field=field, skip_unreadable=skip_unreadable)
+    looked = Sources(
+        sources=sources,
+        identities=[found.look(field, passed_over) for found in sources],
+        field=field,
+        skip_unreadable=skip_unreadable,
+        are_conversations=are_conversations,
+    )
     if passed_over:
         _refuse_or_warn(looked, passed_over)
     if kinds := kinds_line(looked.kinds_passed_over - looked.unpackaged):
@@ -275,6 +291,34 @@ def look_through(
     for line in filter(None, (unpackaged_line(looked.unpackaged), codecs_line(looked.codecs))):
         logger.warning(line)
     return looked
+
+
+def _hold_conversations(sources: Sequence[Source], field: str) -> bool:
+    """Whether the first records are conversations.
+
+    Raises:
+        DataError: some are, and others are texts.
+    """
+    texts, conversations = list[str](), list[str]()
+    for name, record in (first for found in sources for first in found.first_records()):
+        form = {"text"} if record is None else form_of(record, field)
+        if len(form) > 1:
+            raise DataError(
+                f"{name} has both in its records, a text in {field!r} and a conversation; say which is meant by "
+                "data.format=text or data.format=conversations"
+            )
+        (conversations if "conversations" in form else texts).append(name)
+    if conversations and texts:
+        raise DataError(
+            f"{conversations[0]} holds conversations and {texts[0]} texts; train on one of them, or on both as entries "
+            "of a mixture"
+        )
+    if conversations:
+        more = f" and {len(conversations) - 1:,} more" if len(conversations) > 1 else ""
+        logger.info(
+            f"{conversations[0]}{more}: conversations, by the model's chat template, labels on the assistant's turns"
+        )
+    return bool(conversations)
 
 
 def _refuse_or_warn(looked: Sources, passed_over: PassedOver) -> None:

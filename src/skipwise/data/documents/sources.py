@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from skipwise.data.conversations import is_conversation
 from skipwise.data.documents.document import Document
 from skipwise.data.documents.finding import DocumentFile, printable
 from skipwise.data.documents.passed_over import PassedOver
@@ -17,6 +18,8 @@ from skipwise.data.formats import (
     Encoding,
     UnreadableError,
     checker_of,
+    first_record,
+    holds_records,
     is_read_whole,
     reader_of,
     text_of,
@@ -142,6 +145,14 @@ class LocalFiles:
         if encoding.codec not in (None, "utf-8"):
             self.codecs[file.name] = encoding.codec
 
+    def first_records(self) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+        """Yields the name and the first record of each file; None for a file of one text. Leaves out empty files."""
+        for file in self.files:
+            if not holds_records(file.path):
+                yield file.name, None
+            elif (record := first_record(file.path)) is not None:
+                yield file.name, record
+
     def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
         """Yields the documents lazily, file by file, always in the same order.
 
@@ -156,6 +167,7 @@ class LocalFiles:
             reader = reader_of(file.path)
             assert reader is not None, file  # find_sources returns only files with a reader
             try:
+                _check_kind(file, field)
                 self._open = _opened(file.path)
             except UnreadableError as error:
                 _pass_over(error, passed_over)
@@ -235,15 +247,27 @@ class HubDataset:
             passed_over.add(error)
         return identity
 
-    def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
-        """Yields the rows of the split; arguments as for `LocalFiles`."""
+    @property
+    def _label(self) -> str:
+        return ":".join(part for part in (self.name, self.config, self.split) if part)
+
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
         import datasets
 
-        label = ":".join(part for part in (self.name, self.config, self.split) if part)
-        number = 0
+        return iter(datasets.load_dataset(self.name, self.config, split=self.split, streaming=True))
+
+    def first_records(self) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+        """Yields the name and the first row; nothing if it cannot be read, which `look` reports."""
         try:
-            rows = iter(datasets.load_dataset(self.name, self.config, split=self.split, streaming=True))
-            for number, row in enumerate(rows, start=1):
+            yield self._label, next(self._rows())
+        except Exception:
+            return
+
+    def documents(self, field: str, passed_over: PassedOver | None = None) -> Iterator[Document]:
+        """Yields the rows of the split; arguments as for `LocalFiles`."""
+        label, number = self._label, 0
+        try:
+            for number, row in enumerate(self._rows(), start=1):
                 try:
                     text = text_of(row, field, f"{label}:{number}")
                 except UnreadableError as error:
@@ -287,6 +311,11 @@ def _faults_in(
     """
     checker = checker_of(file.path)
     assert checker is not None, file
+    try:
+        _check_kind(file, field)
+    except UnreadableError as error:
+        yield error
+        return
     is_table = file.path.name.lower().endswith(".parquet")
     handle.seek(0)
     content = handle if cut and is_read_whole(file.path) else io.BytesIO(begin)
@@ -295,6 +324,13 @@ def _faults_in(
     for _, found in checker(content, printable(file.path), field, cut, encoding):
         if isinstance(found, UnreadableError):
             yield found
+
+
+def _check_kind(file: DocumentFile, field: str) -> None:
+    """Refuses a file that is one text where conversations are read."""
+    if is_conversation(field) and not holds_records(file.path):
+        cure = "leave it out, or read texts (data.format=text)"
+        raise UnreadableError("conversation", printable(file.path), "is a text and holds no conversations", cure)
 
 
 def _opened(path: Path) -> BinaryIO:

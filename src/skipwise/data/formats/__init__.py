@@ -15,15 +15,24 @@ converted.py  documents that are no plain text: the table of their kinds, and wh
   pdf.py, office.py, odf.py, sheets.py, rtf.py, mail.py; archives.py and markup.py for what is zipped XML
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from skipwise.data.formats.converted import KINDS, is_installed, kind_of, read_document
 from skipwise.data.formats.encodings import NAMES, Encoding
 from skipwise.data.formats.faults import FAULTS, INSTALL, Found, UnreadableError
 from skipwise.data.formats.lines import COMPRESSIONS
-from skipwise.data.formats.parquet import checked_parquet, column_of, open_parquet, read_parquet, rows_of
-from skipwise.data.formats.records import read_lines, text_of
+from skipwise.data.formats.parquet import (
+    checked_parquet,
+    column_of,
+    columns_of,
+    open_parquet,
+    read_parquet,
+    records_in_table,
+    rows_of,
+)
+from skipwise.data.formats.records import read_lines, records_in_lines, text_of
 from skipwise.data.formats.tables import read_csv
 from skipwise.data.formats.texts import check_page, check_text, read_html, read_text
 
@@ -38,6 +47,9 @@ __all__ = [
     "checked_parquet",
     "checker_of",
     "column_of",
+    "columns_of",
+    "first_record",
+    "holds_records",
     "is_read_whole",
     "missing_package",
     "open_parquet",
@@ -89,6 +101,26 @@ def checker_of(path: Path) -> Reader | None:
     """A reader that yields all errors of a file, and no texts where that is cheaper."""
     reader = reader_of(path)
     return _CHECKERS.get(reader, reader) if reader else None
+
+
+def first_record(path: Path) -> Mapping[str, Any] | None:
+    """The first record of a file of records that is not null; None if it has none, or is no such file.
+
+    What cannot be read is for a reader to report.
+    """
+    import pyarrow
+
+    try:
+        with path.open("rb") as file:
+            records = records_in_table(file) if reader_of(path) is read_parquet else records_in_lines(file, path.name)
+            return next(filter(None, records), None)
+    except (OSError, UnreadableError, ValueError, RecursionError, pyarrow.ArrowException):
+        return None
+
+
+def holds_records(path: Path) -> bool:
+    """Whether a file of this name is a list of records that may be conversations."""
+    return reader_of(path) in (read_lines, read_parquet)
 
 
 def missing_package(path: Path) -> str | None:

@@ -20,6 +20,7 @@ FAULTS = {
     "encoding": "not UTF-8",
     "record": "not a valid record",
     "field": "no text in the field",
+    "conversation": "conversations that cannot be used",
 }
 """Kinds of faults of files and records, with their descriptions, in the order of reports."""
 

@@ -1,8 +1,9 @@
 """Parquet tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from skipwise.data.conversations import BESIDE, fields_of, is_conversation
 from skipwise.data.formats.encodings import Encoding
 from skipwise.data.formats.faults import Found, UnreadableError, one_line
 from skipwise.data.formats.records import no_field, text_of
@@ -13,6 +14,23 @@ if TYPE_CHECKING:
 
 # Bytes of a column read at a time.
 _PARQUET_BUFFER = 1 << 20
+
+
+def columns_of(schema: "pyarrow.Schema", field: str, where: str) -> list[str]:
+    """The names of the table columns that are read: that of the text, or those of a conversation.
+
+    Raises:
+        UnreadableError: as `column_of`; or there is no column of conversations.
+    """
+    if not is_conversation(field):
+        return [column_of(schema, field, where)]
+    found = [name for name in fields_of(field) if name in schema.names]
+    if not found:
+        there = ", ".join(sorted(schema.names)) or "none"
+        raise UnreadableError(
+            "conversation", where, f"has no column of conversations; its columns are {there}", "name it by data.field"
+        )
+    return found + [name for name in BESIDE if name in schema.names]
 
 
 def column_of(schema: "pyarrow.Schema", field: str, where: str) -> str:
@@ -82,10 +100,17 @@ def rows_of(batch: "pyarrow.RecordBatch", field: str, place: Callable[[int], str
             yield error
 
 
+def records_in_table(file: BinaryIO) -> Iterator[Mapping[str, Any]]:
+    """The rows of a Parquet table, read one by one."""
+    with open_parquet(file) as table:
+        for batch in table.iter_batches(batch_size=1):
+            yield from batch.to_pylist()
+
+
 def read_parquet(
     file: BinaryIO, name: str, field: str, cut: bool = False, encoding: Encoding | None = None
 ) -> Iterator[Found]:
-    """Rows of a Parquet table; reads only the text column. Its texts are always UTF-8."""
+    """Rows of a Parquet table; reads only the columns of the text or conversation. Its texts are always UTF-8."""
     import pyarrow
 
     row = 0
@@ -96,10 +121,11 @@ def read_parquet(
         return
     try:
         with table:
-            column = column_of(table.schema_arrow, field, name)
+            columns = columns_of(table.schema_arrow, field, name)
+            wanted = columns if is_conversation(field) else [field]
             # If a file has a column `a.b` and a column `a` with a field `b`, this reads both; `select` keeps one.
-            for batch in () if cut else table.iter_batches(batch_size=256, columns=[field]):
-                kept = batch.select([column])
+            for batch in () if cut else table.iter_batches(batch_size=256, columns=wanted):
+                kept = batch.select(columns)
                 begin = row
                 for text in rows_of(kept, field, lambda i, begin=begin: f"{name}:{begin + i + 1}"):
                     row += 1
@@ -125,5 +151,5 @@ def checked_parquet(file: BinaryIO, name: str, field: str) -> "ParquetFile":
         ) from None
     if table.metadata.num_rows == 0:
         raise UnreadableError("empty", name, "is empty", "it must hold at least one row: remove it or fetch it again")
-    column_of(table.schema_arrow, field, name)
+    columns_of(table.schema_arrow, field, name)
     return table

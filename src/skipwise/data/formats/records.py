@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
+from skipwise.data.conversations import NAMES, ConversationError, conversation_of, is_conversation
 from skipwise.data.formats.encodings import Encoding
 from skipwise.data.formats.faults import Found, UnreadableError
 from skipwise.data.formats.lines import text_lines
@@ -38,6 +39,16 @@ def read_lines(
     if not found:
         cure = "it must hold one JSON object per line: remove it or fetch it again"
         yield 0, UnreadableError("empty", name, "is empty", cure)
+
+
+def records_in_lines(file: BinaryIO, name: str) -> Iterator[Mapping[str, Any]]:
+    """The JSON objects of a file of JSON lines; raises an error of Python's at the first line that is not JSON."""
+    for _, line in text_lines(file, name):
+        if isinstance(line, UnreadableError):
+            raise line
+        record = json.loads(line) if line.strip(_BLANK) else None
+        if isinstance(record, dict):
+            yield record
 
 
 def _text_of_line(line: str, field: str, where: str) -> str:
@@ -80,6 +91,11 @@ def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
     Raises:
         UnreadableError: the field is missing, or its value is not text.
     """
+    if is_conversation(field):
+        try:
+            return conversation_of(record, field)
+        except ConversationError as error:
+            raise UnreadableError("conversation", where, str(error), "fix or remove it") from None
     text: Any = record
     path = field
     while path:
@@ -108,6 +124,7 @@ def text_of(record: Mapping[str, Any], field: str, where: str) -> str:
 def no_field(record: Mapping[str, Any], field: str, where: str) -> UnreadableError:
     """The error of a record or table without the text field."""
     there = ", ".join(sorted(record)) or "none"
-    return UnreadableError(
-        "field", where, f"has no field {field!r}; its fields are {there}", "name the field that holds the text"
-    )
+    cure = "name the field that holds the text"
+    if any(name in record for name in NAMES):
+        cure += "; conversations are read with data.format=conversations, and not among texts"
+    return UnreadableError("field", where, f"has no field {field!r}; its fields are {there}", cure)

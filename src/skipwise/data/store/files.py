@@ -3,7 +3,8 @@
 One folder of flat files, so that a hundred million documents need no Python object each:
 
     meta.json          format, dtype and counts, and the size and checksums of every other file; written last
-    tokens.bin         1-D uint16 or uint32, the token ids of all documents, concatenated
+    tokens.bin         1-D uint16 or uint32, the token ids of all documents, concatenated; of conversations with flags
+                       (see `data.turns`)
     offsets.bin        1-D int64, (num_documents + 1,): document i is tokens[offsets[i] : offsets[i + 1]]
     splits.bin         1-D uint64, `documents.split_point` of each document, which decides its split
     digests.bin        2-D uint8, (num_documents, 16): BLAKE2b of each document's token ids
@@ -54,6 +55,7 @@ class TokenFiles:
         file_offsets: 1-D int64, where each name starts.
         sentence_ends: 1-D uint8, one entry per token id: `tokens.sentence_end_code`.
         separator_id: token to put between joined documents; None if the tokenizer has none.
+        has_turns: whether the documents are conversations, whose token ids carry flags; joined without a separator.
         tokenizer_fingerprint: hash of the tokenizer.
         dtype: of the token ids.
         passed_over: what was unreadable and skipped, as `PassedOver.to_json`.
@@ -74,6 +76,7 @@ class TokenFiles:
         self._checksums: dict[str, list[int]] = meta["checksums"]
         self.num_documents: int = meta["documents"]
         self.separator_id: int | None = meta["separator_id"]
+        self.has_turns: bool = meta.get("turns", False)
         self.tokenizer_fingerprint: str = meta["tokenizer"]
         self.dtype = np.dtype(meta["dtype"])
         self.passed_over: dict[str, Any] = meta.get("passed_over", {})

@@ -14,6 +14,7 @@ import numpy as np
 from skipwise.data.store.files import DIGEST_BYTES, FORMAT, Names, TokenFiles
 from skipwise.data.store.held_out import HeldOutEnd
 from skipwise.data.store.numbers import NumberSet
+from skipwise.data.turns import plain_ids
 from skipwise.errors import DataError
 
 Part = Literal["all", "train", "held_out"]
@@ -25,7 +26,7 @@ class View:
 
     Attributes:
         min_tokens: documents with fewer tokens are dropped, or joined.
-        join: joins short documents in reading order, with a separator token between them, up to `min_tokens`.
+        join: joins short documents in reading order, up to `min_tokens`; texts with a separator token between them.
         part: the split: all documents, those for training, or those held out.
         held_out_share: share of documents that is held out.
         held_out_end: the document of which only the end is held out; None if no document is divided.
@@ -87,7 +88,8 @@ class TokenStore:
         passed_over: what was unreadable and skipped, as `PassedOver.to_json`.
         min_tokens: minimum length of a document.
         shortest_tokens: length of the shortest document.
-        separator_id: token between joined documents; None if short documents are not joined.
+        separator_id: token between joined documents; None if short documents are not joined, or are conversations.
+        has_turns: whether the documents are conversations.
         sentence_ends: 1-D uint8, one entry per token id: `tokens.sentence_end_code`.
 
     Raises:
@@ -101,6 +103,7 @@ class TokenStore:
         self.passed_over = files.passed_over
         self.min_tokens, self.sentence_ends = self.view.min_tokens, files.sentence_ends
         self.separator_id = files.separator_id if self.view.join else None
+        self.has_turns = files.has_turns
 
         # Document i is the i-th member of `shown`: a document of the files, or the last one of a joined document.
         found = _survey(files, self.view)
@@ -159,8 +162,13 @@ class TokenStore:
             index: 0 to `num_documents - 1`.
 
         Returns:
-            1-D, uint16 or uint32, read-only; a view of the file, unless the document is joined from several.
+            1-D, uint16 or uint32, read-only; a view of the file, unless the document is a conversation or joined.
         """
+        entries = self.entries(index)
+        return plain_ids(entries) if self.has_turns else entries
+
+    def entries(self, index: int) -> np.ndarray:
+        """`document` with the flags of conversations (see `data.turns`)."""
         if not 0 <= index < self.counts.documents:
             raise IndexError(f"document {index} of a store with {self.counts.documents}")
         first, *others = self._numbers(index)
@@ -168,13 +176,15 @@ class TokenStore:
             return self._document(first)
         stretches = [self._document(first)]
         for number in others:
-            stretches += [np.array([self.separator_id], self._files.dtype), self._document(number)]
+            if self.separator_id is not None:
+                stretches.append(np.array([self.separator_id], self._files.dtype))
+            stretches.append(self._document(number))
         joined = np.concatenate(stretches)
         joined.flags.writeable = False
         return joined
 
     def _document(self, number: int) -> np.ndarray:
-        """Token ids of a document of the files, as far as they are in this split."""
+        """Entries of a document of the files, as far as they are in this split."""
         ids = self._files.document(number)
         if self._shared is None or number != self._shared.number:
             return ids
@@ -283,7 +293,7 @@ class _Survey(NamedTuple):
 def _survey(files: TokenFiles, view: View) -> _Survey:
     """Goes through the length and the split of every document, block by block."""
     shown, short, last = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-    joining = _Joining(view.min_tokens)
+    joining = _Joining(view.min_tokens, separators=0 if files.has_turns else 1)
     wanted = with_text = kept = tokens = 0
     fewest, longest = sys.maxsize, (0, 0)
     shared = view.shared_in(files)
@@ -331,10 +341,11 @@ class _Joining:
 
     Args:
         min_tokens: minimum length of a joined document, separators included.
+        separators: number of tokens between two documents.
     """
 
-    def __init__(self, min_tokens: int) -> None:
-        self._min_tokens = min_tokens
+    def __init__(self, min_tokens: int, separators: int) -> None:
+        self._min_tokens, self._separators = min_tokens, separators
         # Tokens of the documents not yet joined, with a separator after each.
         self._waiting = 0
 
@@ -347,11 +358,13 @@ class _Joining:
         Returns:
             Indices of those that complete a joined document, 1-D int64, and the tokens of each joined document.
         """
+        between = self._separators
         # reach[i]: tokens of the first i documents, each with a separator.
-        reach = np.concatenate([[0], np.cumsum(lengths + 1)])
-        # A joined document that begins at i ends before the smallest e with reach[e] - reach[i] - 1 >= min_tokens.
-        complete = np.searchsorted(reach, reach + self._min_tokens + 1).tolist()
-        end = int(np.searchsorted(reach, self._min_tokens + 1 - self._waiting))
+        reach = np.concatenate([[0], np.cumsum(lengths + between)])
+        # A joined document that begins at i ends before the smallest e with
+        # reach[e] - reach[i] - between >= min_tokens.
+        complete = np.searchsorted(reach, reach + self._min_tokens + between).tolist()
+        end = int(np.searchsorted(reach, self._min_tokens + between - self._waiting))
         ends = list[int]()
         while end <= len(lengths):
             ends.append(end)
@@ -359,4 +372,4 @@ class _Joining:
         behind = np.array(ends, np.int64)
         reached = np.concatenate([[-self._waiting], reach[behind]])
         self._waiting = int(reach[-1] - reached[-1])
-        return behind - 1, np.diff(reached) - 1
+        return behind - 1, np.diff(reached) - between

@@ -131,7 +131,14 @@ class StoreWriter:
         files = {folder / f"{name}.bin": size for name, (size, *_) in state["outputs"].items()}
         return all(file.exists() and file.stat().st_size >= size for file, size in files.items())
 
-    def finish(self, *, separator_id: int | None, sentence_ends: np.ndarray, tokenizer_fingerprint: str) -> None:
+    def finish(
+        self,
+        *,
+        separator_id: int | None,
+        sentence_ends: np.ndarray,
+        tokenizer_fingerprint: str,
+        has_turns: bool = False,
+    ) -> None:
         """Writes the rest of the files, `meta.json` last. Everything is on disk when it returns."""
         self._flush()
         self._out["sentence_ends"].write(sentence_ends.astype(np.uint8).data)
@@ -147,6 +154,8 @@ class StoreWriter:
             "bytes": {f"{name}.bin": out.size for name, out in self._out.items()},
             "checksums": {f"{name}.bin": out.checksums for name, out in self._out.items()},
         }
+        if has_turns:
+            meta["turns"] = True
         if self._passed_over:
             meta["passed_over"] = self._passed_over.to_json()
         replace_file(self._folder / "meta.json", json.dumps(meta) + "\n")

@@ -69,7 +69,7 @@ class StreamedCorpus:
             lanes=lanes,
             seed=seed,
             buffer=data.buffer,
-            join=data.join,
+            join=bool(data.join),
             held_out_share=data.held_out,
             control_tokens=data.control_tokens,
         )

@@ -124,8 +124,10 @@ def require_streamable(looked: Sources) -> list[LocalFiles | HubDataset]:
     """The sources, if all can be streamed.
 
     Raises:
-        DataError: a source is neither Parquet files nor a hub data set.
+        DataError: a source is neither Parquet files nor a hub data set, or holds conversations.
     """
+    if looked.are_conversations:
+        raise DataError("conversations cannot be streamed; leave data.streaming off")
     for found in looked.sources:
         if isinstance(found, LocalFiles):
             others = sorted({file.path.suffix for file in found.files if file.path.suffix.lower() != ".parquet"})

@@ -8,11 +8,24 @@ long_texts.py  tokenizing a long text in pieces, to the ids of the whole
 texts.py       one text, or a chat by its template: every prompt with user text goes through here
 documents.py   a corpus, in parallel threads
 sentence_ends.py   which tokens end a sentence
+chats.py       conversations of a corpus, with labels on the assistant's turns
 """
 
-from skipwise.data.tokens.documents import Encoder, tokenized
+from skipwise.data.tokens.chats import ConversationEncoder, require_chat_template
+from skipwise.data.tokens.documents import Encoder, Piece, tokenized
 from skipwise.data.tokens.engines import Reading, require_fast
 from skipwise.data.tokens.sentence_ends import ends_of_sentences
 from skipwise.data.tokens.texts import TextEncoder, encoder_of
 
-__all__ = ["Encoder", "Reading", "TextEncoder", "encoder_of", "ends_of_sentences", "require_fast", "tokenized"]
+__all__ = [
+    "ConversationEncoder",
+    "Encoder",
+    "Piece",
+    "Reading",
+    "TextEncoder",
+    "encoder_of",
+    "ends_of_sentences",
+    "require_chat_template",
+    "require_fast",
+    "tokenized",
+]

@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from skipwise.data.documents import Document, split_point
+from skipwise.data.formats import UnreadableError
 from skipwise.data.tokens.engines import Reading, any_of, engine_of
 from skipwise.data.tokens.sentence_ends import sentence_end_code
 from skipwise.data.tokens.texts import TextEncoder, is_long
@@ -57,7 +58,10 @@ class Encoder:
         dtype: uint16 if it holds every token id, else uint32.
         fingerprint: hash of everything that decides the result of `encode`, and of the separator.
         num_characters: characters encoded so far, by all threads.
+        has_turns: whether the documents are conversations, whose token ids carry flags.
     """
+
+    has_turns: ClassVar[bool] = False
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", reading: Reading = "text") -> None:
         plain = engine_of(tokenizer)
@@ -85,6 +89,18 @@ class Encoder:
         ids = (self._texts.pieces(text, self._count) if is_long(text) else next(encodings).ids for text in texts)
         prefix = np.array(self.prefix, self.dtype)
         return [np.concatenate([prefix, np.array(own, self.dtype)]) for own in ids]
+
+    def pieces(self, batch: list[Document]) -> "list[Piece | UnreadableError]":
+        """One piece per document. A document without text has no tokens, not even the begin token."""
+        encoded = iter(self.encode([document.text for document in batch if document.text.strip()]))
+        return [
+            Piece(
+                document.name,
+                next(encoded) if document.text.strip() else np.zeros(0, self.dtype),
+                split_point(document.identity),
+            )
+            for document in batch
+        ]
 
     def sentence_ends(self) -> np.ndarray:
         """1-D uint8, one entry per token id: its `sentence_ends.sentence_end_code`."""
@@ -115,7 +131,7 @@ class Encoder:
 
 def tokenized(
     documents: Iterator[Document], encoder: Encoder, workers: int, waiting_for: Callable[[], None] = lambda: None
-) -> Iterator[Piece]:
+) -> Iterator[Piece | UnreadableError]:
     """Tokenizes in threads, as the engine releases the GIL; yields in order, and runs at most a few batches ahead.
 
     Args:
@@ -125,28 +141,15 @@ def tokenized(
         waiting_for: called repeatedly while waiting for the next batch.
     """
     batches = _batches(documents)
-    waiting: list[Future[list[Piece]]] = []
+    waiting: list[Future[list[Piece | UnreadableError]]] = []
     with _one_thread_a_call(), ThreadPoolExecutor(workers) as pool:
         while True:
-            waiting += [pool.submit(_pieces, batch, encoder) for batch in islice(batches, 2 * workers - len(waiting))]
+            waiting += [pool.submit(encoder.pieces, batch) for batch in islice(batches, 2 * workers - len(waiting))]
             if not waiting:
                 return
             while not wait(waiting[:1], _LOOK_SECONDS).done:
                 waiting_for()
             yield from waiting.pop(0).result()
-
-
-def _pieces(batch: list[Document], encoder: Encoder) -> list[Piece]:
-    """One piece per document. A document without text has no tokens, not even the begin token."""
-    encoded = iter(encoder.encode([document.text for document in batch if document.text.strip()]))
-    return [
-        Piece(
-            document.name,
-            next(encoded) if document.text.strip() else np.zeros(0, encoder.dtype),
-            split_point(document.identity),
-        )
-        for document in batch
-    ]
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:

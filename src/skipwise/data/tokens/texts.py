@@ -3,9 +3,10 @@
 import re
 import secrets
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from skipwise.data.tokens.engines import ControlTokens, Reading, any_of, control_tokens, engine_of, with_hidden_tokens
@@ -14,6 +15,8 @@ from skipwise.errors import DataError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n\n{% endfor %}"
@@ -68,6 +71,7 @@ class TextEncoder:
         # Other models depend on the whole word: whether WordPiece knows it, how Unigram segments it.
         self._cut_anywhere = type(self.engine.model).__name__ == "BPE"
         self._marks = _Marks(self.control_tokens)
+        self._written_tokens = any_of(self.control_tokens.all)
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids of a text, in bounded memory; `add_special_tokens` adds `prefix` and `closing`."""
@@ -106,31 +110,80 @@ class TextEncoder:
         Raises:
             Exception: whatever the template raises for messages that it rejects.
         """
-        marked = [self._marks.put(message, is_the_models=message.get("role") == "assistant") for message in messages]
-        written: Any = self._tokenizer.apply_chat_template(
-            marked, chat_template=self._template, tokenize=False, **{"add_generation_prompt": True, **how}
-        )
+        if how.get("tools"):
+            how["tools"] = self.marked(how["tools"])
+        written = self.write(self.marked(messages), **{"add_generation_prompt": True, **how})
         written = finish(written)
-        return self._with_names_found(self._marks.resolve(written + self._marks.put(ending), self._names))
+        return self.resolved(written + self._marks.put(ending), [])[0]
+
+    @property
+    def marks_turns(self) -> bool:
+        """Whether the template marks what the assistant has written, by `{% generation %}`."""
+        template = self._template or self._tokenizer.chat_template
+        templates = template.values() if isinstance(template, Mapping) else [template]
+        return any(_GENERATION.search(each) for each in templates)
+
+    def marked(self, messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Messages or tools whose spelled control tokens are marked, for `write`."""
+        return [self._marks.put(message, is_the_models=message.get("role") == "assistant") for message in messages]
+
+    def write(self, marked: Sequence[Any], **how: Any) -> str:
+        """What the template writes of marked messages, for `resolved`; equal beginnings stay equal."""
+        written: Any = self._tokenizer.apply_chat_template(
+            list(marked), chat_template=self._template, tokenize=False, **how
+        )
+        return written
+
+    def write_turns(self, marked: Sequence[Any], *, tools: Any = None) -> tuple[str, list[tuple[int, int]]]:
+        """`write`, and begin and end of what the template marks by `{% generation %}`, in characters."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        texts: Any
+        spans: Any
+        texts, spans = render_jinja_template(
+            conversations=[list(marked)],
+            tools=tools,
+            chat_template=self._tokenizer.get_chat_template(self._template, tools),
+            return_assistant_tokens_mask=True,
+            add_generation_prompt=False,
+            **self._tokenizer.special_tokens_map,
+        )
+        return texts[0], spans[0]
+
+    def resolved(self, text: str, places: Sequence[int]) -> tuple[str, list[int]]:
+        """What a template wrote without marks and with the names of control tokens; and where places of it are now."""
+        return self._with_names_found(*self._marks.resolve(text, self._names, places))
+
+    def after_last_control_token(self, written: str) -> int:
+        """Where the last control token that the template itself wrote ends; 0 if there is none."""
+        return max((found.end() for found in self._written_tokens.finditer(written)), default=0)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a rendered chat, and the characters of the text that each stands for."""
+        encoded = self._encodings("encode_batch", text)
+        return encoded.ids, encoded.offsets
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of the result of `render_chat`."""
         # The model's own template writes all special tokens itself.
         return self.encode(text, add_special_tokens=not self.has_template)
 
-    def _with_names_found(self, text: str) -> str:
+    def _with_names_found(self, text: str, places: list[int]) -> tuple[str, list[int]]:
         """Replaces the names of tokens that the engine would not recognise in their place by the tokens themselves.
 
         The engine recognises some tokens only as single words. It looks for others in normalized text; if the
         normalizer puts a space before each text, as Llama 2's does, it recognises these only after a space.
         """
         if not any(name in text for name in self._fragile):
-            return text
+            return text, places
         encoded = self._encodings("encode_batch", text)
         wanted = set(map(self.engine.token_to_id, self._fragile))
         ends = {end for number, (_, end) in zip(encoded.ids, encoded.offsets, strict=True) if number in wanted}
-        return any_of(self._fragile).sub(
-            lambda found: found[0] if found.end() in ends else self._fragile[found[0]], text
+        return _substituted(
+            any_of(self._fragile),
+            lambda found: found[0] if found.end() in ends else self._fragile[found[0]],
+            text,
+            places,
         )
 
     def _ids(self, text: str) -> list[int]:
@@ -184,14 +237,32 @@ class _Marks:
             return [self.put(each, is_the_models=is_the_models) for each in value]
         return value
 
-    def resolve(self, text: str, names: Mapping[str, str]) -> str:
-        """Removes the marks, and replaces unmarked control tokens by their names."""
+    def resolve(self, text: str, names: Mapping[str, str], places: Sequence[int]) -> tuple[str, list[int]]:
+        """Removes the marks, and replaces unmarked control tokens by their names; also returns where places are now."""
 
         def resolved(found: re.Match[str]) -> str:
             written = found["written"]
             return names.get(written, written) if written else found["own"]
 
-        return self._all.sub(resolved, text)
+        return _substituted(self._all, resolved, text, places)
+
+
+def _substituted(
+    pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str], text: str, places: Sequence[int]
+) -> tuple[str, list[int]]:
+    """`pattern.sub(replacement, text)`, and where places of the text are in the result."""
+    ends, grown = list[int](), list[int]()
+
+    def noted(found: re.Match[str]) -> str:
+        new = replacement(found)
+        if places:
+            ends.append(found.end())
+            grown.append(len(new) - len(found[0]))
+        return new
+
+    result = pattern.sub(noted, text)
+    total = [0, *accumulate(grown)]
+    return result, [place + total[bisect_right(ends, place)] for place in places]
 
 
 def _beginnings(tokens: Collection[str]) -> frozenset[str]:
