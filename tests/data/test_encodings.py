@@ -105,6 +105,7 @@ UNCLEAR = {
     "noise": np.random.default_rng(0).integers(1, 256, 3000, np.uint8).tobytes().replace(b"\n", b" "),
     "UTF-8 but for a byte": f"{FRENCH * 5}".encode() + b"caf\xe9 \xe9t\xe9 \xe9l\xe8ve",
     "UTF-8 with quotes but for a line": "It isn’t what we didn’t know.\n".encode() * 3 + b"caf\xe9 \xe9t\xe9\n",
+    "a line that begins like UTF-16": b"plain\n\xff\xfea\n",
     "UTF-16 that ends in half a letter": JAPANESE.encode("utf-16") + b"\x30",
 }
 

@@ -103,16 +103,18 @@ class Encoding:
 
     def _decided(self, raw: Iterator[bytes]) -> Iterator[bytes]:
         head = b""
+        is_first = True
         for line in raw:
+            if is_first and self.codec is None and line.startswith(_UTF_16):
+                self.codec = "utf-16"
+                yield line
+                return
+            is_first = False
             if self.codec is not None or line.isascii():
                 if self.is_page and self.codec is None and len(head) < _DECLARED_BYTES:
                     head += line
                 yield line
                 continue
-            if not head and line.startswith(_UTF_16):
-                self.codec = "utf-16"
-                yield line
-                return
             ahead, size, failed = [line], len(line), None
             try:
                 while size < _SAMPLE_BYTES and (following := next(raw, None)) is not None:
