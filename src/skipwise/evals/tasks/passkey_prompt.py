@@ -5,7 +5,7 @@ wording is our own, so figures cannot be compared with published ones.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Tokenizer(Protocol):
         """Token ids of a text."""
         ...
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> Any:
         """The text of token ids."""
         ...
 
