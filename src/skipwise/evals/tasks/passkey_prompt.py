@@ -21,7 +21,7 @@ class Tokenizer(Protocol):
         """Token ids of a text."""
         ...
 
-    def decode(self, ids: list[int]) -> Any:
+    def decode(self, token_ids: list[int], /) -> Any:
         """The text of token ids."""
         ...
 
