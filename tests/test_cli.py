@@ -37,9 +37,10 @@ FLAGS = {
     "calibrate": "again attention cache documents dry-run dtype factors field json length no-cache "
     "num-documents output seed skip-unreadable tolerance trials trust-remote-code",
     "eval": "all-checkpoints all-documents allow-beyond attention base cache documents dtype field "
-    "held-out-share interpolation json length no-cache out rule samples scorer seed set "
+    "held-out-share interpolation json language length no-cache out rule samples scorer seed set "
     "skip-unreadable suite target task trust-remote-code verdict",
-    "eval build-suite": "field held-out items json kinds length out seed skip-unreadable tokenizer trust-remote-code",
+    "eval build-suite": "field held-out items json kinds language length out seed skip-unreadable tokenizer "
+    "trust-remote-code",
     "eval benchmarks": "attention batch-size benchmark dtype json limit out samples seed tasks-folder "
     "trust-remote-code",
     "compare": "arms data json output resume retry-failed set suite target",

@@ -13,7 +13,9 @@ import pytest
 from skipwise.data.documents import Document
 from skipwise.data.language import language_of
 from skipwise.errors import ConfigError
+from skipwise.evals.evaluation import _say_what_asks_in_english
 from skipwise.evals.languages import ENGLISH, LANGUAGES, Language
+from skipwise.evals.ruler.niah import NeedleSingle1, NeedleSingle2
 from skipwise.evals.suite import Item, SuiteFolder, build_suite
 from skipwise.evals.suite.item import encode_item
 from skipwise.evals.suite.library import Library
@@ -331,6 +333,18 @@ def test_hidden_lines_are_in_the_language_of_the_documents_that_they_hide_in() -
         # Prompts in English are as those of earlier versions, which may cut a character of the documents.
         assert text_of(prompt.prompt_ids, "strict" if task.language is None else "ignore").startswith(instruction)
         assert task.spoken(context) == ({"language": "ja"} if instruction is JAPANESE.passkey.instruction else {})
+
+
+def test_ruler_says_that_it_asks_in_english(caplog) -> None:
+    caplog.set_level(logging.WARNING, "skipwise")
+    for text, said in (("".join(all_sentences("ja")), 1), (ENGLISH_TEXT * 30, 0)):
+        documents = [np.frombuffer(text.encode(), np.uint8).astype(np.int64)]
+        context = context_of(Oracle(lambda _: ""), Utf8Tokenizer(), documents=documents)
+        tasks: list[Any] = [NeedleSingle2(), NeedleSingle1()]
+        _say_what_asks_in_english(context, tasks)
+        assert len(caplog.messages) == said
+        assert not said or "that ruler_niah_single_2 hide needles in are in another language (ja)" in caplog.text
+        caplog.clear()
 
 
 class Utf8Tokenizer(ByteTokenizer):

@@ -165,10 +165,12 @@ class EvalContext:
     @cached_property
     def language(self) -> Language:
         """The language that most of the documents are in; English, which is said, if that has no templates."""
+        return language_of_texts(self.sample_texts())
+
+    def sample_texts(self) -> list[str]:
+        """The beginnings of documents from all over them, as text: enough to tell their language."""
         chosen = range(0, len(self.documents), -(-len(self.documents) // _LANGUAGE_DOCUMENTS) or 1)
-        return language_of_texts(
-            self.tokenizer.decode(self.body(index)[:_LANGUAGE_TOKENS].tolist()) for index in chosen
-        )
+        return [self.tokenizer.decode(self.body(index)[:_LANGUAGE_TOKENS].tolist()) for index in chosen]
 
     def body(self, index: int) -> np.ndarray:
         """Token ids of a document, 1-D, without a leading beginning-of-sequence token."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from skipwise.data.language import language_of
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache
@@ -121,6 +122,18 @@ def _check_request(
     if not has_documents and (needing := [task.name for task in tasks if task.uses_documents]):
         raise DataError(f"no documents were given, and {', '.join(needing)} measure text: give token ids of documents")
     check_length(context.model.config, max(lengths), allow_beyond=allow_beyond)
+    _say_what_asks_in_english(context, tasks)
+
+
+def _say_what_asks_in_english(context: EvalContext, tasks: Sequence[Task]) -> None:
+    """Warns if RULER, whose tasks are in English, hides its needles in documents of another language."""
+    asking = [task.name for task in tasks if task.name.startswith("ruler_") and task.uses_documents]
+    code = language_of(" ".join(context.sample_texts())) if asking else None
+    if code not in (None, "en") and process_state().is_main_process:
+        logger.warning(
+            f"RULER asks in English, and the documents that {', '.join(asking)} hide needles in are in another "
+            f"language ({code}): the task needles with haystack=documents asks in theirs"
+        )
 
 
 def _measurements(

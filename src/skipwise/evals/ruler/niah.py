@@ -27,7 +27,7 @@ NEEDLE = "One secret {kind} of {key} is: {value}."
 _DEPTHS = np.linspace(0, 100, num=40).round().astype(int)
 # Text without sentence ends, such as code, is split after this many words.
 _LONGEST_SENTENCE_WORDS = 32
-_CLOSING_MARKS = "\"')]\u201d\u2019"
+_CLOSING_MARKS = "\"')]\u201d\u2019」』）"
 
 
 class UniqueDraws:
@@ -112,7 +112,10 @@ def sentence_ends(words: Sequence[str]) -> list[int]:
     ends: list[int] = []
     last = 0
     for count, word in enumerate(words, 1):
-        if word.rstrip(_CLOSING_MARKS).endswith((".", "!", "?")) or count - last >= _LONGEST_SENTENCE_WORDS:
+        if (
+            word.rstrip(_CLOSING_MARKS).endswith((".", "!", "?", "。", "！", "？"))
+            or count - last >= _LONGEST_SENTENCE_WORDS
+        ):
             ends.append(count)
             last = count
     return ends

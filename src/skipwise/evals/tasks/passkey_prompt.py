@@ -21,7 +21,7 @@ class Tokenizer(Protocol):
         """Token ids of a text."""
         ...
 
-    def decode(self, token_ids: Any, /) -> Any:
+    def decode(self, token_ids: list[int], /) -> Any:
         """The text of token ids."""
         ...
 
