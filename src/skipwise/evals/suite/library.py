@@ -18,10 +18,10 @@ _LONGEST_WORD = 40
 _WORD = re.compile(r"\w+")
 _SENTENCE_WORDS = range(12, 41)
 _UNSPACED_CHARACTERS = range(24, 121)
-_ENDS = ".!?。！？"  # noqa: RUF001 - full-width marks end sentences, too
+_ENDS = ".!?。！？"
 # A line continues in the next one if that begins in the middle of a sentence; a blank line ends the paragraph.
 _LINES = re.compile(r"(?:[^\n]|\n(?=[ \t]*[^\W\dA-Z_]))+")
-_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")  # noqa: RUF001
+_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
 _NOT_PROSE = re.compile(r"""["“”„«»|<>{}\[\]=_\\/¶*`#~^]""")
 # Minimum share of letters and spaces in a sentence: code and tables are not quoted.
 _PROSE_SHARE = 0.9
