@@ -8,6 +8,7 @@ document.py     a text with its name, and whether it is held out
 finding.py      the files of folders and globs, each once
 sources.py      the sources: local files and hub data sets
 passed_over.py  counts of unreadable files and records
+threads.py      work on documents in parallel
 """
 
 import glob
@@ -23,6 +24,7 @@ from skipwise.data.documents.document import Document, is_held_out, split_point
 from skipwise.data.documents.finding import Finder, FoundFiles, printable
 from skipwise.data.documents.passed_over import PassedOver, kinds_line
 from skipwise.data.documents.sources import SOURCES, HubDataset, LocalFiles, Source
+from skipwise.data.documents.threads import in_threads
 from skipwise.data.formats import ALLOWED, UnreadableError, reader_of
 from skipwise.errors import DataError
 
@@ -34,6 +36,8 @@ __all__ = [
     "Source",
     "Sources",
     "find_sources",
+    "in_threads",
+    "inspect",
     "is_held_out",
     "kinds_line",
     "look_through",
@@ -238,6 +242,18 @@ def look_through(
     """
     if isinstance(source, Sources):
         return source
+    looked, passed_over = inspect(source, field=field, skip_unreadable=skip_unreadable)
+    if passed_over:
+        _refuse_or_warn(looked, passed_over)
+    if kinds := kinds_line(looked.kinds_passed_over):
+        logger.warning(f"files of unsupported kinds are skipped: {kinds}")
+    return looked
+
+
+def inspect(
+    source: str | Path | Sequence[str | Path], *, field: str = "text", skip_unreadable: bool = False
+) -> tuple[Sources, PassedOver]:
+    """Finds and inspects documents as `look_through`, and returns what cannot be read instead of raising an error."""
     sources = find_sources(source)
     size = sum(found.size_bytes() or 0 for found in sources)
     files = sum(len(found.files) for found in sources if isinstance(found, LocalFiles))
@@ -245,12 +261,7 @@ def look_through(
         logger.info(f"inspecting {files:,} files of documents, {size / 1e6:,.0f} MB")
     passed_over = PassedOver()
     identities = [found.look(field, passed_over) for found in sources]
-    looked = Sources(sources=sources, identities=identities, field=field, skip_unreadable=skip_unreadable)
-    if passed_over:
-        _refuse_or_warn(looked, passed_over)
-    if kinds := kinds_line(looked.kinds_passed_over):
-        logger.warning(f"files of unsupported kinds are skipped: {kinds}")
-    return looked
+    return Sources(sources=sources, identities=identities, field=field, skip_unreadable=skip_unreadable), passed_over
 
 
 def _refuse_or_warn(looked: Sources, passed_over: PassedOver) -> None:

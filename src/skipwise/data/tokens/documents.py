@@ -4,15 +4,14 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from itertools import islice
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from skipwise.data.documents import Document, split_point
+from skipwise.data.documents import Document, in_threads, split_point
 from skipwise.data.tokens.engines import Reading, any_of, engine_of
 from skipwise.data.tokens.texts import TextEncoder, is_long
 
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("skipwise")
 
-# A batch is one call of the engine in one thread: large enough to hide its overhead, small enough to spread a small
-# corpus over the threads.
-_BATCH_CHARACTERS = 1 << 19
-_BATCH_DOCUMENTS = 512
-_LOOK_SECONDS = 0.2
 _SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")  # the last three are full-width
 
 
@@ -122,16 +116,8 @@ def tokenized(
         workers: number of threads.
         waiting_for: called repeatedly while waiting for the next batch.
     """
-    batches = _batches(documents)
-    waiting: list[Future[list[Piece]]] = []
-    with _one_thread_a_call(), ThreadPoolExecutor(workers) as pool:
-        while True:
-            waiting += [pool.submit(_pieces, batch, encoder) for batch in islice(batches, 2 * workers - len(waiting))]
-            if not waiting:
-                return
-            while not wait(waiting[:1], _LOOK_SECONDS).done:
-                waiting_for()
-            yield from waiting.pop(0).result()
+    with _one_thread_a_call():
+        yield from in_threads(partial(_pieces, encoder=encoder), documents, workers, waiting_for)
 
 
 def _pieces(batch: list[Document], encoder: Encoder) -> list[Piece]:
@@ -145,19 +131,6 @@ def _pieces(batch: list[Document], encoder: Encoder) -> list[Piece]:
         )
         for document in batch
     ]
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_DOCUMENTS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 @contextmanager
