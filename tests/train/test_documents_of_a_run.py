@@ -186,7 +186,7 @@ def test_it_is_the_same_after_a_stop_and_for_an_evaluation(
     stopped = run(settings)
     assert not stopped.finished
     unfinished = held_out_of(str(stopped.folder))
-    monkeypatch.setattr("skipwise.train.session.find_held_out_end", lambda *_: pytest.fail("chosen anew"))
+    monkeypatch.setattr("skipwise.train.session.with_held_out_end", lambda *_: pytest.fail("chosen anew"))
     resumed = run(settings, resume=True)
     assert resumed.record["corpus"] == whole.record["corpus"]
     losses = [[entry["loss"] for entry in each.log if "loss" in entry] for each in (whole, resumed)]
@@ -234,7 +234,7 @@ def test_an_end_is_held_out_of_documents_that_mean_their_control_tokens(
 def test_a_run_that_was_begun_without_goes_on_without(manuals: Manuals, stop_after: Any, monkeypatch: Any) -> None:
     """As runs of earlier versions were."""
     with monkeypatch.context() as patch:
-        patch.setattr("skipwise.train.session.find_held_out_end", lambda *_: None)
+        patch.setattr("skipwise.train.session.with_held_out_end", lambda corpus, *_: corpus)
         stop_after(2)
         stopped = run(manuals.settings)
     begun = json.loads((stopped.folder / "begun.json").read_text())

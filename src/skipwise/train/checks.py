@@ -93,6 +93,7 @@ def check_run(
     *,
     processes: int | None = None,
     begun: RunConfig | None = None,
+    sources: Sources | None = None,
 ) -> CheckedRun:
     """Finds what is wrong with a run as far as possible without reading weights or tokenizing documents.
 
@@ -103,6 +104,7 @@ def check_run(
         sampler: instead of its own.
         processes: of the run; by default the number in this process's group.
         begun: for a resumed run, the run as it was resolved when it was begun.
+        sources: its documents, if they are inspected already.
 
     Raises:
         SkipwiseError: as `extend`.
@@ -121,7 +123,7 @@ def check_run(
             check_loads_in_four_bits(config.model, **trusted)
             logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
         check_tuning(skeleton, config.tuning)
-    sources = check_sources(config)
+    sources = check_sources(config, sources)
     tokenizer = read_tokenizer(config.model, base, **trusted)
     require_fast(tokenizer)
     if config.data.retrieval:

@@ -21,16 +21,20 @@ logger = logging.getLogger("skipwise")
 _NAMED_AT_MOST = 3
 
 
-def check_sources(config: RunConfig) -> Sources:
+def check_sources(config: RunConfig, sources: Sources | None = None) -> Sources:
     """Inspects the run's documents; looks up on the hub what is no path on this machine.
 
     Warns about empty files, since copying or downloading may have failed.
+
+    Args:
+        config: the run.
+        sources: its documents, if they are inspected already.
 
     Raises:
         DataError: there are none, or some cannot be read (see `documents.look_through`).
     """
     data = config.data
-    sources = look_through(data.source, field=data.field, skip_unreadable=data.skip_unreadable)
+    sources = look_through(sources or data.source, field=data.field, skip_unreadable=data.skip_unreadable)
     if data.streaming:
         check_streaming(sources, config.training.get("dataloader_num_workers", 0))
     if empty := sources.empty_files():

@@ -28,7 +28,7 @@ from skipwise.train.folder import RunFolder
 from skipwise.train.guard import BadItems
 from skipwise.train.process import free_memory, reset_peak_bytes
 from skipwise.train.sharding import is_sharded
-from skipwise.train.validation import find_held_out_end
+from skipwise.train.validation import with_held_out_end
 from skipwise.window import Window
 
 logger = logging.getLogger("skipwise")
@@ -150,13 +150,10 @@ class Session:
         if self.corpus is None:
             how = {"progress": shows_bars(self.config)}
             self.corpus = open_corpus(self.config.data, self.checked.tokenizer, self.checked.sources, **how)
-        if isinstance(self.corpus, StoredCorpus):
-            if begun := self.folder.run.begun():
-                end = held_out_end(begun)
-            else:
-                widest = max(stage.window.train for stage in self.stages)
-                end = find_held_out_end(self.corpus, self.checked.validation_lengths, widest)
-            self.corpus = dataclasses.replace(self.corpus, held_out_end=end)
+        if not (begun := self.folder.run.begun()):
+            self.corpus = with_held_out_end(self.corpus, self.stages, self.checked.validation_lengths)
+        elif isinstance(self.corpus, StoredCorpus):
+            self.corpus = dataclasses.replace(self.corpus, held_out_end=held_out_end(begun))
         return self.corpus
 
 

@@ -1,5 +1,6 @@
 """Validation during training, on held-out documents."""
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skipwise.config import RunConfig
+from skipwise.config.stages import RunStage
 from skipwise.data.corpus import Corpus, HeldOutEnd, StoredCorpus, TokenStore
 from skipwise.data.store import TokenFiles, choose_held_out_end
 from skipwise.errors import ConfigError, DataError
@@ -61,6 +63,20 @@ def find_held_out_end(corpus: Corpus, lengths: Sequence[int], keep: int) -> Held
         enough=lengths[-1],
         keep=1 if data.join else max(keep, data.min_tokens or 0),
     )
+
+
+def with_held_out_end(corpus: Corpus, stages: Sequence[RunStage], lengths: Sequence[int]) -> Corpus:
+    """The corpus of a new run, with the end of a document held out if that is needed.
+
+    Args:
+        corpus: its documents.
+        stages: of the run.
+        lengths: of validation, in tokens.
+    """
+    if not isinstance(corpus, StoredCorpus):
+        return corpus
+    end = find_held_out_end(corpus, lengths, max(stage.window.train for stage in stages))
+    return dataclasses.replace(corpus, held_out_end=end)
 
 
 def tell_held_out_end(end: HeldOutEnd, store: TokenStore) -> dict[str, Any]:

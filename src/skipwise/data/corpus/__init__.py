@@ -40,6 +40,7 @@ __all__ = [
     "TokenStore",
     "open_corpus",
     "store_corpus",
+    "view_of",
 ]
 
 logger = logging.getLogger("skipwise")
@@ -80,13 +81,7 @@ class StoredCorpus:
         Raises:
             DataError: no document is long enough.
         """
-        view = View(
-            min_tokens=max(min_tokens, self.data.min_tokens or 0),
-            join=self.data.join if join is None else join,
-            part=part,
-            held_out_share=self.data.held_out,
-            held_out_end=self.held_out_end,
-        )
+        view = view_of(self.data, part, min_tokens=min_tokens, join=join, held_out_end=self.held_out_end)
         return TokenStore(self.folder, view, files_passed_over=self.sources.kinds_passed_over.total())
 
     def number_of(self, tokens: int) -> int:
@@ -125,6 +120,24 @@ class StoredCorpus:
         number = min(number, store.num_documents)
         places = np.linspace(0, store.num_documents - 1, number).astype(int) if spread else range(number)
         return [store.document(int(place)) for place in places]
+
+
+def view_of(
+    data: DataConfig,
+    part: Part,
+    *,
+    min_tokens: int = 1,
+    join: bool | None = None,
+    held_out_end: HeldOutEnd | None = None,
+) -> View:
+    """The view of a split under the settings of a run; arguments as for `StoredCorpus.documents`."""
+    return View(
+        min_tokens=max(min_tokens, data.min_tokens or 0),
+        join=data.join if join is None else join,
+        part=part,
+        held_out_share=data.held_out,
+        held_out_end=held_out_end,
+    )
 
 
 Corpus = StoredCorpus | StreamedCorpus
