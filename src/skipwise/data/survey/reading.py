@@ -1,0 +1,208 @@
+"""One pass over the documents of a corpus: the length of each, and what else is measured on a sample of them.
+
+The sample is chosen by content: a document is in it if a hash of one entry of its sketch is small enough. So equal
+texts are in it together or not at all, near-duplicates nearly always, and the shares of duplicates in the sample are
+those of the corpus.
+"""
+
+import os
+import zlib
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, NoReturn, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from skipwise.data.documents import Document, PassedOver, Sources, in_threads, split_point
+from skipwise.data.language import language_of
+from skipwise.data.survey.sketches import sketch
+
+MOST_SAMPLED = 1 << 17
+"""Documents whose content is compared; of larger corpora, a sample."""
+
+_MOST_LANGUAGES = 1 << 12  # telling a language takes milliseconds
+MIN_COMPRESSED_BYTES = 2048
+"""Of shorter texts, no ratio of compression is taken: even prose hardly compresses there."""
+
+BYTES_PER_TOKEN = 4
+"""The estimate of tokens without a tokenizer, on texts in UTF-8."""
+
+_GZIP_LEVEL = 6
+_EXCERPT, _NUM_EXCERPTS = 2000, 4
+_QUIET_SECONDS = 3
+_SHOWN_DOCUMENTS = 64
+_NAMED = 3
+
+Member = TypeVar("Member")
+
+
+class Measured(NamedTuple):
+    """What is measured on one document of the sample.
+
+    Attributes:
+        number: of the document, in reading order.
+        name: of the document.
+        key: hash of its text.
+        sketch: from `sketches.sketch`; None for a text without words.
+        gzip_ratio: compressed by uncompressed bytes; None for short texts.
+    """
+
+    number: int
+    name: str
+    key: int
+    sketch: np.ndarray | None
+    gzip_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surveyed:
+    """What one pass over the documents has found.
+
+    Attributes:
+        sizes: 1-D int64, bytes in UTF-8 of each document, without space around it; 0 for empty ones.
+        splits: 1-D uint64, `documents.split_point` of each document.
+        empty: names of the first empty documents.
+        unreadable: files and records that could not be read.
+        sample: documents whose content was looked at.
+        languages: by number of a document in a smaller sample, its language; None if it could not be told.
+        is_whole: whether everything was read.
+    """
+
+    sizes: np.ndarray
+    splits: np.ndarray
+    empty: list[str]
+    unreadable: PassedOver
+    sample: list[Measured]
+    languages: dict[int, str | None]
+    is_whole: bool
+
+
+def estimated_tokens(sizes: np.ndarray) -> np.ndarray:
+    """An estimate of tokens from bytes in UTF-8, rounded up; 1-D int64."""
+    return -(-sizes // BYTES_PER_TOKEN)
+
+
+def survey(
+    sources: Sources,
+    *,
+    most_bytes: int | None = None,
+    most_sampled: int = MOST_SAMPLED,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Surveyed:
+    """Reads the documents once, and measures them in threads. The result does not depend on their number.
+
+    Args:
+        sources: the inspected sources; everything unreadable in them is counted and left out.
+        most_bytes: reading ends behind so much text; None for no limit.
+        most_sampled: documents in the sample.
+        workers: number of threads; by default one per processor.
+        progress: shows a bar with the time left if reading takes more than a few seconds.
+    """
+    unreadable = PassedOver()
+    documents = (one for source in sources.sources for one in source.documents(sources.field, unreadable))
+    sizes, splits, empty = array("q"), array("Q"), list[str]()
+    sample = _Sample[Measured](most_sampled)
+    languages = _Sample[tuple[int, str | None]](_MOST_LANGUAGES)
+    known = [source.size_bytes() for source in sources.sources]
+    total = sum(size for size in known if size is not None) if None not in known else None
+    read, is_whole = 0, True
+
+    def measure(batch: list[Document]) -> Iterable[_One]:
+        # The shares of the samples only fall, so that nothing is missing that is in them at the end.
+        return [_measured(document, sample.share, languages.share) for document in batch]
+
+    def show() -> None:
+        bar.update((read if total is None else sum(source.read_bytes() for source in sources.sources)) - bar.n)
+
+    with _bar(total, progress) as bar:
+        for one in in_threads(measure, documents, workers or os.cpu_count() or 1, show):
+            if not one.size:
+                empty += [one.name] if len(empty) < _NAMED else []
+            else:
+                sample.add(one.place, Measured(len(sizes), one.name, one.key, one.sketch, one.gzip_ratio))
+                languages.add(one.place, (len(sizes), one.language))
+            sizes.append(one.size)
+            splits.append(one.split)
+            read += one.size
+            if len(sizes) % _SHOWN_DOCUMENTS == 0:
+                show()
+            if most_bytes is not None and read >= most_bytes:
+                is_whole = False
+                break
+        show()
+    return Surveyed(
+        sizes=np.array(sizes, np.int64),
+        splits=np.array(splits, np.uint64),
+        empty=empty,
+        unreadable=unreadable,
+        sample=sample.members(),
+        languages=dict(languages.members()),
+        is_whole=is_whole,
+    )
+
+
+class _Sample(Generic[Member]):
+    """Members whose place in [0, 1) is below a share that halves when there are too many."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._members = most, list[tuple[float, Member]]()
+        self.share = 1.0
+
+    def add(self, place: float, member: Member) -> None:
+        if place < self.share:
+            self._members.append((place, member))
+        while len(self._members) > self._most:
+            self.share /= 2
+            self._members = [one for one in self._members if one[0] < self.share]
+
+    def members(self) -> list[Member]:
+        """In the order in which they came."""
+        return [member for _, member in self._members]
+
+
+class _One(NamedTuple):
+    """Measures of one document; `place` decides whether it is in a sample."""
+
+    name: str
+    size: int
+    split: int
+    key: int = 0
+    place: float = 1.0
+    sketch: np.ndarray | None = None
+    gzip_ratio: float | None = None
+    language: str | None = None
+
+
+def _measured(document: Document, share: float, language_share: float) -> _One:
+    text = document.text.strip()
+    data = text.encode("utf-8", "surrogatepass")
+    split = split_point(document.identity)
+    if not data:
+        return _One(document.name, 0, split)
+    key = split_point(text) if document.is_canonical else split
+    drawn = sketch(text)
+    place = _place(key if drawn is None else int(drawn[0]))
+    ratio = None
+    if place < share and len(data) >= MIN_COMPRESSED_BYTES:
+        ratio = len(zlib.compress(data, _GZIP_LEVEL)) / len(data)
+    language = language_of(_excerpts(text)) if place < language_share else None
+    return _One(document.name, len(data), split, key, place, drawn, ratio, language)
+
+
+def _place(number: int) -> float:
+    return (number * 0x9E3779B97F4A7C15 % 2**64 >> 11) / 2**53
+
+
+def _excerpts(text: str) -> str:
+    """A text, or of a long one some evenly spaced parts of it."""
+    if len(text) <= _EXCERPT * _NUM_EXCERPTS:
+        return text
+    begins = (number * (len(text) - _EXCERPT) // (_NUM_EXCERPTS - 1) for number in range(_NUM_EXCERPTS))
+    return "".join(text[begin : begin + _EXCERPT] for begin in begins)
+
+
+def _bar(total: int | None, shown: bool) -> "tqdm[NoReturn]":
+    return tqdm(desc="Reading", total=total, unit="B", unit_scale=True, delay=_QUIET_SECONDS, disable=not shown)
