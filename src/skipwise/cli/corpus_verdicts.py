@@ -1,27 +1,33 @@
 """Verdicts about a corpus: what would stop a run fails, what makes it worse is a note."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from skipwise.data.documents import PassedOver, kinds_line
 from skipwise.data.survey import Facts
 from skipwise.data.survey.facts import COMPRESSES_BADLY, COMPRESSES_WELL, Some
+from skipwise.data.survey.reading import MIN_COMPRESSED_BYTES
 from skipwise.data.survey.sketches import ALIKE
 from skipwise.data.survey.taken import Taken
-from skipwise.records.verdict import Verdict
+from skipwise.records.verdict import Verdict, judge
 from skipwise.window import length_label
 
-_FEW = 0.01
 _NAMED = 3
 
 
-def percent(share: float) -> str:
-    """A share with one or two digits that say something: `12%`, `0.4%`."""
-    if 0 < share < 0.001:
-        return "<0.1%"
-    return f"{share:.1%}" if 0 < share < 0.1 and round(share * 100, 1) % 1 else f"{share:.0%}"
+class Remark(NamedTuple):
+    """A verdict about a corpus.
+
+    Attributes:
+        verdict: without names of documents.
+        examples: names of documents that it is about, a line each.
+    """
+
+    verdict: Verdict
+    examples: list[str]
 
 
-def corpus_verdicts(facts: Facts, taken: list[Taken], *, skips_unreadable: bool) -> Iterator[Verdict]:
+def corpus_remarks(facts: Facts, taken: list[Taken], *, skips_unreadable: bool) -> Iterator[Remark]:
     """The verdicts, in the order of the report.
 
     Args:
@@ -33,127 +39,114 @@ def corpus_verdicts(facts: Facts, taken: list[Taken], *, skips_unreadable: bool)
     if facts.unsupported:
         yield _note("kinds", f"files of unsupported kinds are passed over: {kinds_line(facts.unsupported)}")
     if facts.empty:
-        named = ", ".join(facts.empty_names)
-        yield _note("empty", f"{_number(facts.empty)} without text: {named}{_more(facts.empty)}")
+        yield _note("empty", f"{_number(facts.empty)} without text", examples=facts.empty_names)
     if facts.languages:
         yield _languages(facts)
     yield _repeats("copies", "with the text of an earlier one", facts.copies)
     yield _repeats("alike", f"with {ALIKE:.0%} of its word sequences in common with an earlier one", facts.alike)
-    yield _gzip(facts)
+    yield from _compression(facts)
     yield from _held_out(facts)
-    yield from _target(facts)
+    for length in facts.as_long[1:]:
+        if not length.documents:
+            label = length_label(length.tokens)
+            detail = (
+                f"no document has the {label} tokens of the target, so positions skip farther than any text reaches"
+            )
+            yield _note("target", detail, "give longer ones")
     for one in taken:
         yield _training(one, facts.is_estimate)
 
 
-def _note(name: str, detail: str, cure: str = "") -> Verdict:
-    return Verdict(name=name, status="note", detail=detail, cure=cure)
+def percent(share: float) -> str:
+    """A share with one or two digits that say something: `12%`, `0.4%`."""
+    if 0 < share < 0.001:
+        return "<0.1%"
+    return f"{share:.1%}" if 0 < share < 0.1 and round(share * 100, 1) % 1 else f"{share:.0%}"
 
 
-def _passed(name: str, detail: str) -> Verdict:
-    return Verdict(name=name, status="pass", detail=detail)
+def _note(name: str, detail: str, cure: str = "", examples: list[str] | None = None) -> Remark:
+    return Remark(Verdict(name=name, status="note", detail=detail, cure=cure), examples or [])
 
 
-def _reading(unreadable: Mapping[str, dict], skipped: bool) -> Verdict:
+def _passed(name: str, detail: str) -> Remark:
+    return Remark(Verdict(name=name, status="pass", detail=detail), [])
+
+
+def _reading(unreadable: Mapping[str, Any], skipped: bool) -> Remark:
     if not unreadable:
-        return _passed("reading", "all files can be read")
+        return _passed("reading", "everything can be read")
     passed_over = PassedOver()
     passed_over.update(unreadable)
     if skipped:
         return _note("reading", f"left out as unreadable: {passed_over.line()}")
     cure = "fix them, or leave them out by --set data.skip_unreadable=true"
-    return Verdict(name="reading", status="fail", detail=passed_over.line(), cure=cure)
+    return Remark(judge("reading", False, passed_over.line(), cure), [])
 
 
-def _languages(facts: Facts) -> Verdict:
-    shown = [(language, share) for language, share in facts.languages.items() if language and share >= _FEW]
-    told = [f"{language} {percent(share)}" for language, share in shown]
-    if unknown := facts.languages.get(None):
-        told.append(f"not told {percent(unknown)}")
-    if (
-        rest := sum(share for language, share in facts.languages.items() if language) - sum(s for _, s in shown)
-    ) > 1e-9:
+def _languages(facts: Facts) -> Remark:
+    told = [
+        f"{language or 'not told'} {percent(share)}" for language, share in facts.languages.items() if share >= 0.01
+    ]
+    rest = sum(share for share in facts.languages.values() if share < 0.01)
+    if rest:
         told.append(f"others {percent(rest)}")
-    of = (
-        f", by {facts.languages_sampled:,} documents" if facts.languages_sampled < facts.documents - facts.empty else ""
-    )
+    of = "" if facts.languages_sampled == facts.sampled else f", by {_number(facts.languages_sampled)}"
     return _passed("language", f"{', '.join(told)} of the tokens{of}")
 
 
-def _repeats(name: str, which: str, some: Some) -> Verdict:
+def _repeats(name: str, which: str, some: Some) -> Remark:
     if not some.documents:
         return _passed(name, f"no document {which}")
-    examples = "; ".join(" = ".join(names) for names in some.examples)
-    detail = f"{_amount(some)} {which}, in {some.groups:,} group{_s(some.groups)}, such as {examples}"
-    return _note(name, detail, "keep one of each, since repeated text is learnt by heart")
+    detail = f"{_amount(some)} {which}, in {some.groups:,} group{_s(some.groups)}"
+    examples = [f"{'= ' if number else ''}{name}" for names in some.examples for number, name in enumerate(names)]
+    return _note(name, detail, "keep one of each, since repeated text is learnt by heart", examples)
 
 
-def _gzip(facts: Facts) -> Verdict:
+def _compression(facts: Facts) -> Iterator[Remark]:
     found = facts.compression
     if found.fifths is None:
-        return _passed("gzip", "no document is long enough to tell")
-    fifths = f"a fifth is below {found.fifths[0]:.0%} and a fifth above {found.fifths[1]:.0%}, which Olmo 3 drops"
-    told = [
-        f"{_amount(some)} compressing {how}, such as {', '.join(name for [name] in some.examples)}"
-        for some, how in (
-            (found.well, f"to less than {COMPRESSES_WELL:.0%}"),
-            (found.badly, f"to more than {COMPRESSES_BADLY:.0%}"),
-        )
-        if some.documents
-    ]
-    if not told:
-        rule = f"all documents compress to between {COMPRESSES_WELL:.0%} and {COMPRESSES_BADLY:.0%}"
-        return _passed("gzip", f"{rule}; {fifths}")
-    return _note("gzip", f"{'; '.join(told)}; {fifths}", "read some, and leave out what is no text")
+        yield _passed("gzip", "no document is long enough to tell how far it compresses")
+        return
+    rule = f"the rule of Olmo 3 drops the fifth below {found.fifths[0]:.0%} and the fifth above {found.fifths[1]:.0%}"
+    repeats = (found.well, f"to less than {COMPRESSES_WELL:.0%}", "they repeat themselves: read some")
+    noise = (found.badly, f"to more than {COMPRESSES_BADLY:.0%} only", "they may be no text: read some")
+    for some, how, cure in (repeats, noise):
+        if some.documents:
+            detail = f"{_amount(some)} that gzip compresses {how}"
+            yield _note("gzip", detail, cure, [name for names in some.examples for name in names])
+    yield _passed("gzip", f"{_number(found.documents)} of {MIN_COMPRESSED_BYTES // 1024} kB or more; {rule}")
 
 
-def _held_out(facts: Facts) -> Iterator[Verdict]:
+def _held_out(facts: Facts) -> Iterator[Remark]:
     found = facts.held_out
-    held = (
-        f"{_number(found.documents)} ({percent(found.share_of_documents)}, {percent(found.share_of_tokens)} of tokens)"
-    )
     if not found.documents:
         yield _note("held-out", "no whole document is held out of training")
         return
-    yield _passed("held-out", f"{held} are held out of training")
+    shares = f"{percent(found.share_of_documents)}, {percent(found.share_of_tokens)} of tokens"
+    yield _passed("held-out", f"{_number(found.documents)} ({shares}) held out of training")
     if not found.leaks:
         yield _passed("leakage", "no held-out document is a near-duplicate of one that is trained on")
         return
-    named = ", ".join(f"{leak.held_out} ({leak.likeness:.0%} of {leak.trained})" for leak in found.leaks[:_NAMED])
-    yield _note(
-        "leakage",
-        f"{len(found.leaks):,} of {found.sampled:,} held-out documents have near-duplicates that are trained on: "
-        f"{named}{_more(len(found.leaks))}; an evaluation on them comes out too good",
-        "keep one of each, or evaluate on other texts",
-    )
+    leaks = f"{len(found.leaks):,} of {found.sampled:,} held-out documents"
+    detail = f"{leaks} have near-duplicates that are trained on, so an evaluation on them comes out too good"
+    named = [(leak.held_out, f"is {leak.likeness:.0%} like {leak.trained}") for leak in found.leaks[:_NAMED]]
+    cure = "keep one of each, or evaluate on other texts"
+    yield _note("leakage", detail, cure, [line for lines in named for line in lines])
 
 
-def _target(facts: Facts) -> Iterator[Verdict]:
-    for length in facts.as_long[1:]:
-        label = length_label(length.tokens)
-        if not length.documents:
-            cure = "give longer ones, since text is far apart only there"
-            yield _note("target", f"no document has the {label} tokens of the target", cure)
-
-
-def _training(taken: Taken, is_estimate: bool) -> Verdict:
+def _training(taken: Taken, is_estimate: bool) -> Remark:
     label, counts = length_label(taken.window), taken.counts
-    name = "training"
     if taken.problem is not None:
-        return Verdict(name=name, status="fail", detail=taken.problem)
+        return Remark(Verdict(name="training", status="fail", detail=taken.problem), [])
     guess = " by the estimate" if is_estimate else ""
     if not counts.documents:
         cure = "give longer ones, a shorter window, or --set data.join=true"
-        return Verdict(
-            name=name, status="fail", detail=f"no document has {taken.min_tokens:,} tokens{guess}", cure=cure
-        )
+        return Remark(judge("training", False, f"no document has {taken.min_tokens:,} tokens{guess}", cure), [])
     joined = "joined " if taken.join else ""
-    detail = (
-        f"windows of {label} are taken from {counts.documents:,} {joined}documents of {counts.tokens:,} tokens{guess}"
-    )
+    detail = f"windows of {label} from {counts.documents:,} {joined}documents of {counts.tokens:,} tokens{guess}"
     if counts.dropped_short > counts.kept and not taken.join:
-        return _note(name, f"{detail}; most documents are shorter", "--set data.join=true joins them")
-    return _passed(name, detail)
+        return _note("training", f"{detail}; most documents are shorter", "--set data.join=true joins them")
+    return _passed("training", detail)
 
 
 def _amount(some: Some) -> str:
@@ -167,7 +160,3 @@ def _number(documents: int) -> str:
 
 def _s(number: int) -> str:
     return "" if number == 1 else "s"
-
-
-def _more(number: int) -> str:
-    return f" and {number - _NAMED:,} more" if number > _NAMED else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
-from skipwise.cli.corpus_verdicts import corpus_verdicts, percent
+from skipwise.cli.corpus_verdicts import Remark, corpus_remarks, percent
 from skipwise.cli.loading import loading
 from skipwise.cli.options import NEGATIVE, print_json, print_table
 from skipwise.config import RunConfig
@@ -24,7 +24,6 @@ from skipwise.window import Window, length_label
 
 if TYPE_CHECKING:
     from skipwise.data.store import Lengths
-    from skipwise.records.verdict import Verdict
 
 _WIDTH = 80
 _INDENT = 17
@@ -74,14 +73,14 @@ def report_corpus(settings: Mapping[str, Any], as_json: bool) -> None:
         report = _counted(run, found, sources, has_target)
     else:
         report = _estimated(run, found, sources, has_target)
-    verdicts = [*corpus_verdicts(report.facts, report.taken, skips_unreadable=data.skip_unreadable)]
+    remarks = [*corpus_remarks(report.facts, report.taken, skips_unreadable=data.skip_unreadable)]
     if as_json:
         print_json({"corpus": asdict(report.facts), "training": _training_json(report)})
-        for verdict in verdicts:
-            print_json(asdict(verdict))
+        for verdict, examples in remarks:
+            print_json({**asdict(verdict), "examples": examples})
     else:
-        _print(data.source, report, verdicts)
-    if any(verdict.status == "fail" for verdict in verdicts):
+        _print(data.source, report, remarks)
+    if any(verdict.status == "fail" for verdict, _ in remarks):
         raise typer.Exit(NEGATIVE)
 
 
@@ -96,7 +95,8 @@ def _estimated(run: RunConfig, found: Surveyed, sources: Sources, has_target: bo
         end = choose_held_out_end(lengths, share=share, at_least=train, enough=train, keep=keep)
     view = view_of(run.data, "train", min_tokens=window.train, held_out_end=end)
     facts = _facts(run, found, sources, lengths.tokens, _lengths(window, has_target), is_estimate=True)
-    return _Report(facts=facts, taken=[taken_by(window.train, lengths, view)])
+    passed_over = sources.kinds_passed_over.total()
+    return _Report(facts=facts, taken=[taken_by(window.train, lengths, view, files_passed_over=passed_over)])
 
 
 def _counted(run: RunConfig, found: Surveyed, sources: Sources, has_target: bool) -> _Report:
@@ -141,12 +141,13 @@ def _facts(
     )
 
 
-def _print(source: str | list[str], report: _Report, verdicts: "Sequence[Verdict]") -> None:
+def _print(source: str | list[str], report: _Report, remarks: Sequence[Remark]) -> None:
     facts = report.facts
     names = source if isinstance(source, str) else " ".join(source)
     guess = f", estimated as {BYTES_PER_TOKEN} bytes each: a model's tokenizer counts them" if facts.is_estimate else ""
-    read = "" if facts.is_whole else f"the first {facts.num_bytes / 1e6:,.0f} MB of "
-    text = f"{facts.documents:,} documents, {facts.num_bytes / 1e6:,.1f} MB of text, {facts.tokens:,} tokens{guess}"
+    size = f"{facts.num_bytes / 1e6:,.1f} MB" if facts.num_bytes >= 1e5 else f"{facts.num_bytes / 1e3:,.1f} kB"
+    read = "" if facts.is_whole else f"the first {size} of "
+    text = f"{facts.documents:,} documents, {size} of text, {facts.tokens:,} tokens{guess}"
     print(textwrap.fill(f"{read}{names}: {text}", _WIDTH))
     with_text = facts.documents - facts.empty
     if facts.sampled < with_text:
@@ -161,8 +162,16 @@ def _print(source: str | list[str], report: _Report, verdicts: "Sequence[Verdict
     print()
     for line in (*report.reasons, *report.warnings):
         print(textwrap.fill(line, _WIDTH, subsequent_indent="  "))
-    for verdict in verdicts:
-        print(textwrap.fill(verdict.line, _WIDTH, subsequent_indent=" " * _INDENT, break_on_hyphens=False))
+    for verdict, examples in remarks:
+        print(textwrap.fill(verdict.line, _WIDTH, subsequent_indent=" " * _INDENT))
+        for example in examples:
+            print(" " * _INDENT + _shortened(example))
+
+
+def _shortened(name: str) -> str:
+    """A name that fits into a line; the middle of a long one is left out."""
+    width = _WIDTH - _INDENT
+    return name if len(name) <= width else f"{name[: width // 3]}\u2026{name[len(name) - width + width // 3 + 1 :]}"
 
 
 def _print_lengths(facts: Facts) -> None:

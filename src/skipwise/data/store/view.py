@@ -284,9 +284,9 @@ class _Survey(NamedTuple):
         )
 
 
-def count_documents(files: Lengths, view: View) -> Counts:
+def count_documents(files: Lengths, view: View, *, files_passed_over: int = 0) -> Counts:
     """Counts what a view of these documents has, without opening it; also where it is empty."""
-    return _survey(files, view).counts(files.num_documents, 0)
+    return _survey(files, view).counts(files.num_documents, files_passed_over)
 
 
 def _survey(files: Lengths, view: View) -> _Survey:

@@ -15,7 +15,7 @@ COMPRESSES_WELL, COMPRESSES_BADLY = 0.1, 0.6
 """Ratios of compression below which a text says almost nothing new, and above which it is hardly text."""
 
 _QUANTILES = {"shortest": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "longest": 1.0}
-_NAMED = 3
+_NAMED, _NAMED_IN_GROUP = 3, 2
 # Held-out texts are compared with so many of the training texts of their group.
 _MOST_COMPARED = 1000
 
@@ -219,8 +219,8 @@ class _Sampled:
         )
 
     def names(self, places: Sequence[int] | np.ndarray) -> list[str]:
-        """The first names of some members."""
-        return [self.members[place].name for place in places[:_NAMED]]
+        """Names of some members."""
+        return [self.members[place].name for place in places]
 
 
 def _duplicates(sample: _Sampled, is_held_out: np.ndarray) -> tuple[Some, Some, list[Leak]]:
@@ -248,7 +248,7 @@ def _duplicates(sample: _Sampled, is_held_out: np.ndarray) -> tuple[Some, Some, 
 def _examples(sample: _Sampled, group: np.ndarray) -> list[list[str]]:
     """The first names of the largest groups of several members; those of group -1 are in none."""
     largest = Counter(group[group >= 0].tolist()).most_common(_NAMED)
-    return [sample.names(np.flatnonzero(group == one)) for one, number in largest if number > 1]
+    return [sample.names(np.flatnonzero(group == one)[:_NAMED_IN_GROUP]) for one, number in largest if number > 1]
 
 
 def _leaks(sample: _Sampled, group: np.ndarray, is_held_out: np.ndarray) -> list[Leak]:
@@ -275,7 +275,7 @@ def _compression(sample: _Sampled) -> Compression:
 
     def some(chosen: np.ndarray, order: np.ndarray) -> Some:
         places = order[chosen[order]]
-        return sample.some(chosen, [[name] for name in sample.names(places)])
+        return sample.some(chosen, [[name] for name in sample.names(places[:_NAMED])])
 
     rising = np.argsort(ratios)
     return Compression(

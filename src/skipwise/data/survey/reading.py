@@ -23,7 +23,7 @@ MOST_SAMPLED = 1 << 17
 """Documents whose content is compared; of larger corpora, a sample."""
 
 _MOST_LANGUAGES = 1 << 12  # telling a language takes milliseconds
-MIN_COMPRESSED_BYTES = 2048
+MIN_COMPRESSED_BYTES = 4096
 """Of shorter texts, no ratio of compression is taken: even prose hardly compresses there."""
 
 BYTES_PER_TOKEN = 4

@@ -85,10 +85,14 @@ def taken_in(corpus: Corpus, lengths: Lengths, window: int) -> Taken:
             corpus.documents("train", min_tokens=window)
         except DataError as error:
             problem = str(error)
-    return taken_by(window, lengths, view_of(corpus.data, "train", min_tokens=window, held_out_end=end), problem)
+    view = view_of(corpus.data, "train", min_tokens=window, held_out_end=end)
+    passed_over = corpus.sources.kinds_passed_over.total()
+    return taken_by(window, lengths, view, problem=problem, files_passed_over=passed_over)
 
 
-def taken_by(window: int, files: Lengths, view: View, problem: str | None = None) -> Taken:
+def taken_by(
+    window: int, files: Lengths, view: View, *, problem: str | None = None, files_passed_over: int = 0
+) -> Taken:
     """Counts what windows take, by the counts of the corpus itself.
 
     Args:
@@ -96,8 +100,9 @@ def taken_by(window: int, files: Lengths, view: View, problem: str | None = None
         files: lengths of the documents.
         view: of the training split, as training opens it.
         problem: why it cannot be opened.
+        files_passed_over: number of files of unsupported kinds.
     """
-    counts = count_documents(files, view)
+    counts = count_documents(files, view, files_passed_over=files_passed_over)
     own, others = (
         count_documents(files, replace(view, min_tokens=1, join=False, part=part)).tokens
         for part in ("train", "held_out")
