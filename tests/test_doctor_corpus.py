@@ -93,8 +93,8 @@ def test_tokens_are_those_of_the_model(folder: Path, tiny_checkpoint: Path, repo
 
 @pytest.mark.parametrize(
     ("data", "window"),
-    [({}, 32), ({"join": True}, 32), ({"min_tokens": 1000, "held_out": 0.3}, 64)],
-    ids=["as it is", "joined", "long ones"],
+    [({}, 32), ({"join": True}, 32), ({"min_tokens": 1000, "held_out": 0.3}, 64), ({"held_out": 1e-6}, 32)],
+    ids=["as it is", "joined", "long ones", "the end of one held out"],
 )
 def test_a_run_takes_what_the_report_says(
     data: dict[str, Any], window: int, folder: Path, tmp_path: Path, report: Callable[..., Any]
@@ -152,6 +152,22 @@ def test_unreadable_files_fail_unless_they_are_left_out(
         code, _, verdicts = report(*model, "--data", folder, "--set", "window=64", *skip)
         assert code == 0
         assert statuses(verdicts)["reading"] == "note"
+
+
+def test_of_a_stream_only_the_beginning_is_read(
+    folder: Path, report: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faults further on are known all the same, as far as files are inspected before."""
+    monkeypatch.setattr("skipwise.cli.doctor_corpus._STREAMED_BYTES", 1000)
+    monkeypatch.setattr("skipwise.data.documents.threads._BATCH_DOCUMENTS", 1)
+    (folder / "zz.txt").write_bytes(b"\xff\xfe\xfa text")
+    arguments = ["--data", str(folder), "--set", "window=64", "--set", "data.streaming=true"]
+    code, found, verdicts = report(*arguments)
+    assert (code, statuses(verdicts)["reading"]) == (1, "fail")
+    assert found["corpus"]["documents"] < 10
+    assert not found["corpus"]["is_whole"]
+    cli.main(["doctor", *arguments])
+    assert capsys.readouterr().out.startswith("the first 1.")
 
 
 def test_nothing_to_read_fails(tmp_path: Path, tiny_checkpoint: Path, report: Callable[..., Any]) -> None:

@@ -74,6 +74,7 @@ def test_pairs_are_those_of_all_pairs(vocabulary: list[str], space: str) -> None
         ("The quick brown fox, as it jumps over", "the QUICK brown fox\n\nas it jumps -- over!"),
         ("one", "One."),
         ("日本語の文書。", "日本語の、文書"),
+        ("これはテストです", "これ は テス ト です。"),
         ("ภาษาไทย ไม่มีช่องว่าง", "ภาษาไทยไม่มีช่องว่าง"),
         ("हिन्दी में", "हिन्दी  में"),
     ],
