@@ -43,7 +43,7 @@ def corpus_remarks(facts: Facts, taken: list[Taken], *, skips_unreadable: bool) 
     if facts.languages:
         yield _languages(facts)
     yield _repeats("copies", "with the text of an earlier one", facts.copies)
-    yield _repeats("alike", f"with {ALIKE:.0%} of its word sequences in common with an earlier one", facts.alike)
+    yield _repeats("alike", f"sharing {ALIKE:.0%} of word sequences with an earlier one", facts.alike)
     yield from _compression(facts)
     yield from _held_out(facts)
     for length in facts.as_long[1:]:
@@ -108,11 +108,11 @@ def _compression(facts: Facts) -> Iterator[Remark]:
         yield _passed("gzip", "no document is long enough to tell how far it compresses")
         return
     rule = f"the rule of Olmo 3 drops the fifth below {found.fifths[0]:.0%} and the fifth above {found.fifths[1]:.0%}"
-    repeats = (found.well, f"to less than {COMPRESSES_WELL:.0%}", "they repeat themselves: read some")
-    noise = (found.badly, f"to more than {COMPRESSES_BADLY:.0%} only", "they may be no text: read some")
-    for some, how, cure in (repeats, noise):
+    repeats = f"that gzip compresses to almost nothing (below {COMPRESSES_WELL:.0%})", "repetition"
+    noise = f"that gzip hardly compresses (above {COMPRESSES_BADLY:.0%})", "no text"
+    for some, (which, fault) in ((found.well, repeats), (found.badly, noise)):
         if some.documents:
-            detail = f"{_amount(some)} that gzip compresses {how}"
+            detail, cure = f"{_amount(some)} {which}", f"read some, since this may be {fault}"
             yield _note("gzip", detail, cure, [name for names in some.examples for name in names])
     yield _passed("gzip", f"{_number(found.documents)} of {MIN_COMPRESSED_BYTES // 1024} kB or more; {rule}")
 

@@ -134,8 +134,8 @@ def survey(
                 break
         show()
     return Surveyed(
-        sizes=np.array(sizes, np.int64),
-        splits=np.array(splits, np.uint64),
+        sizes=np.frombuffer(sizes, np.int64),
+        splits=np.frombuffer(splits, np.uint64),
         empty=empty,
         unreadable=unreadable,
         sample=sample.members(),
