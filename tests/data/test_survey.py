@@ -182,3 +182,21 @@ def test_an_empty_corpus_has_no_facts_but_counts(tmp_path: Path) -> None:
     facts = facts_of(surveyed(tmp_path))
     assert (facts.documents, facts.empty, facts.tokens, facts.sampled) == (1, 1, 0, 0)
     assert (facts.lengths, facts.languages, facts.compression.fifths) == ({}, {}, None)
+
+
+@pytest.mark.parametrize("most_hashes", [1 << 22, 2000])
+def test_a_held_out_chapter_of_a_book_that_is_trained_on_is_named(tmp_path: Path, most_hashes: int) -> None:
+    """Of many word sequences only some are kept."""
+    chapters = [text_of(number, 300) for number in range(200)]
+    inside = next(text for text in chapters if is_held_out(text))
+    apart = next(text for number in range(500, 600) if is_held_out(text := text_of(number, 300)))
+    half = " ".join(apart.split()[:150])
+    rest = [text for text in chapters if text != inside]
+    books = (" ".join([*rest[:number], inside, half, *rest[number:20]]) for number in range(20))
+    book = next(text for text in books if not is_held_out(text))
+    found = surveyed(written(tmp_path, [book, inside, apart]), most_hashes=most_hashes)
+    assert len(found.hashes) == len(found.owners) <= most_hashes
+    facts = facts_of(found)
+    assert facts.held_out.documents == 2
+    assert facts.held_out.leaks == []
+    assert facts.held_out.contained == ["texts.jsonl:2"]

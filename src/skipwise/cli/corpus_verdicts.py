@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from skipwise.data.documents import PassedOver, kinds_line
 from skipwise.data.survey import Facts
-from skipwise.data.survey.facts import COMPRESSES_BADLY, COMPRESSES_WELL, Some
+from skipwise.data.survey.facts import COMPRESSES_BADLY, COMPRESSES_WELL, CONTAINED, Some
 from skipwise.data.survey.reading import MIN_COMPRESSED_BYTES
 from skipwise.data.survey.sketches import ALIKE
 from skipwise.data.survey.taken import Taken
@@ -124,14 +124,19 @@ def _held_out(facts: Facts) -> Iterator[Remark]:
         return
     shares = f"{percent(found.share_of_documents)}, {percent(found.share_of_tokens)} of tokens"
     yield _passed("held-out", f"{_number(found.documents)} ({shares}) held out of training")
-    if not found.leaks:
-        yield _passed("leakage", "no held-out document is a near-duplicate of one that is trained on")
-        return
-    leaks = f"{len(found.leaks):,} of {found.sampled:,} held-out documents"
-    detail = f"{leaks} have near-duplicates that are trained on, so an evaluation on them comes out too good"
-    named = [(leak.held_out, f"is {leak.likeness:.0%} like {leak.trained}") for leak in found.leaks[:_NAMED]]
-    cure = "keep one of each, or evaluate on other texts"
-    yield _note("leakage", detail, cure, [line for lines in named for line in lines])
+    if not found.leaks and not found.contained:
+        yield _passed("leakage", "no held-out document stands in documents that are trained on")
+    of, so = f"of {_number(found.sampled)} held out", "an evaluation on them comes out too good"
+    if found.leaks:
+        named = [(leak.held_out, f"is {leak.likeness:.0%} like {leak.trained}") for leak in found.leaks[:_NAMED]]
+        detail = f"{len(found.leaks):,} {of} have near-duplicates that are trained on: {so}"
+        cure = "keep one of each, or evaluate on other texts"
+        yield _note("leakage", detail, cure, [line for lines in named for line in lines])
+    if found.contained:
+        share = f"{CONTAINED:.0%} or more of their text in documents that are trained on"
+        others = "others " if found.leaks else ""
+        detail = f"{len(found.contained):,} {others}{of} have {share}: {so}"
+        yield _note("leakage", detail, "leave out what repeats other documents", found.contained[:_NAMED])
 
 
 def _training(taken: Taken, is_estimate: bool) -> Remark:

@@ -14,6 +14,11 @@ from skipwise.data.survey.sketches import ALIKE, alike_pairs, groups, likeness
 COMPRESSES_WELL, COMPRESSES_BADLY = 0.1, 0.6
 """Ratios of compression below which a text says almost nothing new, and above which it is hardly text."""
 
+CONTAINED = 0.8
+"""Held-out documents of whose sequences of ten words this share is in training documents are no test of a model."""
+
+# Fewer word sequences say nothing.
+_FEWEST_HASHES = 20
 _QUANTILES = {"shortest": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "longest": 1.0}
 _NAMED, _NAMED_IN_GROUP = 3, 2
 # Held-out texts are compared with so many of the training texts of their group.
@@ -94,6 +99,7 @@ class HeldOut:
         share_of_tokens: share of all tokens that is in them.
         sampled: number of them in the sample.
         leaks: those in the sample that are near-duplicates of training documents, the most alike first.
+        contained: names of others in the sample of whose sequences of ten words `CONTAINED` are in training documents.
     """
 
     documents: int
@@ -101,6 +107,7 @@ class HeldOut:
     share_of_tokens: float
     sampled: int
     leaks: list[Leak]
+    contained: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +201,7 @@ def find_facts(
             share_of_tokens=_share(tokens[is_held_out].sum(), own.sum()),
             sampled=int(is_held_out[sample.numbers].sum()),
             leaks=leaks,
+            contained=_contained(found, sample, is_held_out, {leak.held_out for leak in leaks}),
         ),
         unreadable=found.unreadable.to_json(),
         unsupported=unsupported,
@@ -267,6 +275,17 @@ def _leaks(sample: _Sampled, group: np.ndarray, is_held_out: np.ndarray) -> list
                 names = sample.members[place].name, sample.members[trained[found.argmax()]].name
                 leaks.append(Leak(held_out=names[0], trained=names[1], likeness=float(found.max())))
     return sorted(leaks, key=lambda leak: -leak.likeness)
+
+
+def _contained(found: Surveyed, sample: _Sampled, is_held_out: np.ndarray, known: set[str]) -> list[str]:
+    """Names of held-out members whose word sequences are nearly all in training documents; the known ones left out."""
+    held = is_held_out[found.owners]
+    owners, number = found.owners[held], len(is_held_out)
+    is_trained = np.isin(found.hashes[held], found.hashes[~held])
+    all_hashes, trained = np.bincount(owners, minlength=number), np.bincount(owners[is_trained], minlength=number)
+    is_contained = (all_hashes >= _FEWEST_HASHES) & (trained >= CONTAINED * all_hashes)
+    names = sample.names(np.flatnonzero(is_contained[sample.numbers]))
+    return [name for name in names if name not in known]
 
 
 def _compression(sample: _Sampled) -> Compression:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from skipwise.data.documents import Document, PassedOver, Sources, in_threads, split_point
 from skipwise.data.language import language_of
-from skipwise.data.survey.sketches import sketch
+from skipwise.data.survey.sketches import below, draw
 
 MOST_SAMPLED = 1 << 17
 """Documents whose content is compared; of larger corpora, a sample."""
@@ -28,6 +28,9 @@ MIN_COMPRESSED_BYTES = 4096
 
 BYTES_PER_TOKEN = 4
 """The estimate of tokens without a tokenizer, on texts in UTF-8."""
+
+MOST_HASHES = 1 << 22
+"""Hashes of sequences of ten words that are kept of all documents together."""
 
 _GZIP_LEVEL = 6
 _EXCERPT, _NUM_EXCERPTS = 2000, 4
@@ -67,6 +70,8 @@ class Surveyed:
         unreadable: files and records that could not be read.
         sample: documents whose content was looked at.
         languages: by number of a document in a smaller sample, its language; None if it could not be told.
+        hashes: 1-D uint64, of the word sequences of all documents, or of a sample of these.
+        owners: 1-D int64, the number of the document of each hash.
         is_whole: whether everything was read.
     """
 
@@ -76,6 +81,8 @@ class Surveyed:
     unreadable: PassedOver
     sample: list[Measured]
     languages: dict[int, str | None]
+    hashes: np.ndarray
+    owners: np.ndarray
     is_whole: bool
 
 
@@ -89,6 +96,7 @@ def survey(
     *,
     most_bytes: int | None = None,
     most_sampled: int = MOST_SAMPLED,
+    most_hashes: int = MOST_HASHES,
     workers: int | None = None,
     progress: bool = True,
 ) -> Surveyed:
@@ -98,6 +106,7 @@ def survey(
         sources: the inspected sources; everything unreadable in them is counted and left out.
         most_bytes: reading ends behind so much text; None for no limit.
         most_sampled: documents in the sample.
+        most_hashes: hashes of word sequences that are kept.
         workers: number of threads; by default one per processor.
         progress: shows a bar with the time left if reading takes more than a few seconds.
     """
@@ -106,13 +115,14 @@ def survey(
     sizes, splits, empty = array("q"), array("Q"), list[str]()
     sample = _Sample[Measured](most_sampled)
     languages = _Sample[tuple[int, str | None]](_MOST_LANGUAGES)
+    sequences = _Hashes(most_hashes)
     known = [source.size_bytes() for source in sources.sources]
     total = sum(size for size in known if size is not None) if None not in known else None
     read, is_whole = 0, True
 
     def measure(batch: list[Document]) -> Iterable[_One]:
         # The shares of the samples only fall, so that nothing is missing that is in them at the end.
-        return [_measured(document, sample.share, languages.share) for document in batch]
+        return [_measured(document, sample.share, languages.share, sequences.share) for document in batch]
 
     def show() -> None:
         bar.update((read if total is None else sum(source.read_bytes() for source in sources.sources)) - bar.n)
@@ -124,6 +134,7 @@ def survey(
             else:
                 sample.add(one.place, Measured(len(sizes), one.name, one.key, one.sketch, one.gzip_ratio))
                 languages.add(one.place, (len(sizes), one.language))
+                sequences.add(len(sizes), one.hashes)
             sizes.append(one.size)
             splits.append(one.split)
             read += one.size
@@ -140,6 +151,8 @@ def survey(
         unreadable=unreadable,
         sample=sample.members(),
         languages=dict(languages.members()),
+        hashes=sequences.hashes(),
+        owners=sequences.owners(),
         is_whole=is_whole,
     )
 
@@ -163,6 +176,35 @@ class _Sample(Generic[Member]):
         return [member for _, member in self._members]
 
 
+class _Hashes:
+    """Hashes of each document below a share of all hashes, which halves when there are too many."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._number = most, 0
+        self._kept: list[tuple[int, np.ndarray]] = []
+        self.share = 1.0
+
+    def add(self, owner: int, hashes: np.ndarray) -> None:
+        self._keep(owner, hashes)
+        while self._number > self._most:
+            self.share /= 2
+            kept, self._kept, self._number = self._kept, [], 0
+            for one in kept:
+                self._keep(*one)
+
+    def hashes(self) -> np.ndarray:
+        return np.concatenate([np.zeros(0, np.uint64), *(hashes for _, hashes in self._kept)])
+
+    def owners(self) -> np.ndarray:
+        owners, sizes = [owner for owner, _ in self._kept], [len(hashes) for _, hashes in self._kept]
+        return np.repeat(np.array(owners, np.int64), np.array(sizes, np.int64))
+
+    def _keep(self, owner: int, hashes: np.ndarray) -> None:
+        if len(hashes := below(hashes, self.share)):
+            self._kept.append((owner, hashes))
+            self._number += len(hashes)
+
+
 class _One(NamedTuple):
     """Measures of one document; `place` decides whether it is in a sample."""
 
@@ -174,22 +216,23 @@ class _One(NamedTuple):
     sketch: np.ndarray | None = None
     gzip_ratio: float | None = None
     language: str | None = None
+    hashes: np.ndarray = np.zeros(0, np.uint64)
 
 
-def _measured(document: Document, share: float, language_share: float) -> _One:
+def _measured(document: Document, share: float, language_share: float, hash_share: float) -> _One:
     text = document.text.strip()
     data = text.encode("utf-8", "surrogatepass")
     split = split_point(document.identity)
     if not data:
         return _One(document.name, 0, split)
     key = split_point(text) if document.is_canonical else split
-    drawn = sketch(text)
+    drawn, hashes = draw(text, hash_share)
     place = _place(key if drawn is None else int(drawn[0]))
     ratio = None
     if place < share and len(data) >= MIN_COMPRESSED_BYTES:
         ratio = len(zlib.compress(data, _GZIP_LEVEL)) / len(data)
     language = language_of(_excerpts(text)) if place < language_share else None
-    return _One(document.name, len(data), split, key, place, drawn, ratio, language)
+    return _One(document.name, len(data), split, key, place, drawn, ratio, language, hashes)
 
 
 def _place(number: int) -> float:

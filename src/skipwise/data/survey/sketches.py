@@ -47,21 +47,39 @@ _BASE = 0x9E3779B97F4A7C15
 _EDGES = np.arange(POINTS, dtype=np.uint64) << np.uint64(64 - POINTS.bit_length() + 1)
 
 
-def sketch(text: str) -> np.ndarray | None:
-    """The MinHash sketch of a text.
+class Drawn(NamedTuple):
+    """What is kept of the word sequences of a text.
 
-    Args:
-        text: of any length.
-
-    Returns:
-        1-D uint32, `POINTS` entries; None if there is no word in the text.
+    Attributes:
+        sketch: 1-D uint32, `POINTS` entries, the MinHash sketch; None if there is no word in the text.
+        hashes: 1-D uint64, hashes of ten words in a row that are below a bound, each once. Five characters of Japanese
+            or Chinese in a row often stand elsewhere too; ten hardly do.
     """
+
+    sketch: np.ndarray | None
+    hashes: np.ndarray
+
+
+def draw(text: str, share: float = 0.0) -> Drawn:
+    """Draws from the word sequences of a text of any length; `hashes` are below this share of all hashes."""
     nearest: np.ndarray | None = None
+    kept = [np.zeros(0, np.uint64)]
     for hashes in _shingles(text):
+        kept.append(below(_combined(np.stack([hashes[:-SHINGLE_WORDS], hashes[SHINGLE_WORDS:]], axis=1)), share))
         hashes.sort()
         distance = hashes[np.searchsorted(hashes, _EDGES) % len(hashes)] - _EDGES
         nearest = distance if nearest is None else np.minimum(nearest, distance)
-    return None if nearest is None else (nearest + _EDGES).astype(np.uint32)
+    return Drawn(None if nearest is None else (nearest + _EDGES).astype(np.uint32), np.unique(np.concatenate(kept)))
+
+
+def below(hashes: np.ndarray, share: float) -> np.ndarray:
+    """The hashes below a share of all hashes."""
+    return hashes[hashes <= np.uint64(min(int(share * 2**64), 2**64 - 1))]
+
+
+def sketch(text: str) -> np.ndarray | None:
+    """The MinHash sketch of a text alone."""
+    return draw(text).sketch
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
