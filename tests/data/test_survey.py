@@ -184,7 +184,7 @@ def test_an_empty_corpus_has_no_facts_but_counts(tmp_path: Path) -> None:
     assert (facts.lengths, facts.languages, facts.compression.fifths) == ({}, {}, None)
 
 
-@pytest.mark.parametrize("most_hashes", [1 << 22, 2000])
+@pytest.mark.parametrize("most_hashes", [1 << 21, 2000])
 def test_a_held_out_chapter_of_a_book_that_is_trained_on_is_named(tmp_path: Path, most_hashes: int) -> None:
     """Of many word sequences only some are kept."""
     chapters = [text_of(number, 300) for number in range(200)]

@@ -2,7 +2,7 @@
 
     documents -> measures of each, in threads -> lengths of all, and a sample by content -> facts
 
-Memory is about 45 bytes for each document, and at most 200 MB for the sample.
+Memory is about 45 bytes for each document, and at most 300 MB for samples.
 
 reading.py   one pass over the documents
 sketches.py  near-duplicates by MinHash

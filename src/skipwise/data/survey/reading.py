@@ -29,13 +29,12 @@ MIN_COMPRESSED_BYTES = 4096
 BYTES_PER_TOKEN = 4
 """The estimate of tokens without a tokenizer, on texts in UTF-8."""
 
-MOST_HASHES = 1 << 22
+MOST_HASHES = 1 << 21
 """Hashes of sequences of ten words that are kept of all documents together."""
 
 _GZIP_LEVEL = 6
 _EXCERPT, _NUM_EXCERPTS = 2000, 4
 _QUIET_SECONDS = 3
-_SHOWN_DOCUMENTS = 64
 _NAMED = 3
 
 Member = TypeVar("Member")
@@ -116,9 +115,7 @@ def survey(
     sample = _Sample[Measured](most_sampled)
     languages = _Sample[tuple[int, str | None]](_MOST_LANGUAGES)
     sequences = _Hashes(most_hashes)
-    known = [source.size_bytes() for source in sources.sources]
-    total = sum(size for size in known if size is not None) if None not in known else None
-    read, is_whole = 0, True
+    total, read, is_whole = _known_bytes(sources), 0, True
 
     def measure(batch: list[Document]) -> Iterable[_One]:
         # The shares of the samples only fall, so that nothing is missing that is in them at the end.
@@ -138,12 +135,10 @@ def survey(
             sizes.append(one.size)
             splits.append(one.split)
             read += one.size
-            if len(sizes) % _SHOWN_DOCUMENTS == 0:
-                show()
+            show()
             if most_bytes is not None and read >= most_bytes:
                 is_whole = False
                 break
-        show()
     return Surveyed(
         sizes=np.frombuffer(sizes, np.int64),
         splits=np.frombuffer(splits, np.uint64),
@@ -155,6 +150,12 @@ def survey(
         owners=sequences.owners(),
         is_whole=is_whole,
     )
+
+
+def _known_bytes(sources: Sources) -> int | None:
+    """Bytes of all sources on disk; None if that of one is unknown."""
+    sizes = [source.size_bytes() for source in sources.sources]
+    return None if None in sizes else sum(filter(None, sizes))
 
 
 class _Sample(Generic[Member]):
