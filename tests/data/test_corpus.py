@@ -71,7 +71,7 @@ def test_long_documents_are_kept_and_the_others_counted(build, source: Path) -> 
 def test_tokens_are_the_tokenizers_own_in_any_number_of_threads(tmp_path: Path, build, monkeypatch) -> None:
     texts = [f"document {i}: " + "wörd " * (i % 17) for i in range(500)]
     source = _write_lines(tmp_path / "a.jsonl", texts)
-    monkeypatch.setattr("skipwise.data.tokens.documents._BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr("skipwise.data.documents.threads._BATCH_DOCUMENTS", 7)
     stores = [build(source, num_workers=workers, cache_dir=tmp_path / str(workers)) for workers in (1, 3)]
     for store in stores:
         for i, text in enumerate(texts):

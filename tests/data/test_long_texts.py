@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tiny_models import byte_tokenizer
 from tokenizer_kinds import END, KINDS, THINK, tokenizer_of_kind
 
-from skipwise.data.tokens import Encoder, TextEncoder, documents, texts
+from skipwise.data.documents import threads
+from skipwise.data.tokens import Encoder, TextEncoder, texts
 from skipwise.data.tokens.long_texts import encode_in_pieces
 
 SIZE, CONTEXT = 300, 64
@@ -102,7 +103,7 @@ def test_the_bar_moves_within_a_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(texts, "PIECE", 2000)
-    monkeypatch.setattr(documents, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(threads, "_LOOK_SECONDS", 0.0)
     (tmp_path / "one.txt").write_text("a word and another. " * 20_000, encoding="utf-8")
     build_store(tmp_path / "one.txt", byte_tokenizer(), min_tokens=2, cache_dir=tmp_path / "cache")
     shown = {line.split("%")[0].split()[-1] for line in capfd.readouterr().err.split("\r") if "%" in line}

@@ -1,6 +1,7 @@
 """`skipwise doctor`: shows, before any training, that skip-wise training works on this model and this machine.
 
-Without a target it checks the files of a checkpoint instead, and mends them in a copy.
+Without a target it checks the files of a checkpoint instead, and mends them in a copy. Given documents, it reports on
+these (see `doctor_corpus`).
 """
 
 import sys
@@ -13,7 +14,7 @@ import typer
 
 from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import NEGATIVE, option, print_json, settings_over
+from skipwise.cli.options import NEGATIVE, data_setting, option, print_json, settings_over
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 
@@ -30,6 +31,10 @@ def doctor(
     config: options.RunFile = None,
     target: options.Target = None,
     settings: options.Setting = None,
+    data: Annotated[
+        list[str] | None,
+        option("--data SOURCE", "Report on documents instead; repeatable. MODEL may be left out.", shown=False),
+    ] = None,
     base: Annotated[
         str | None, option("--base MODEL", "Without --target: what the checkpoint was made of, for base and window.")
     ] = None,
@@ -46,13 +51,20 @@ def doctor(
 
     Example: skipwise doctor ./my-model --target 32k --set interpolation=yarn
 
+    Given --data, report on the documents and load no weights: tokens, lengths, languages, duplicates, text that is
+    none, held-out documents that are like others, and what a run would leave out and why.
+
+    Example: skipwise doctor --data docs/
+
+    Example: skipwise doctor ./my-model --target 32k --data docs/ --set data.join=true
+
     Example: skipwise doctor --config run.yaml
 
     Example: skipwise doctor ./someone-elses-128k --base ./its-base --fix --out mended
 
     Often set: window=2k, original=32k, attention=eager, dtype=bfloat16, training.gradient_checkpointing=false
     """
-    if model is not None and target is None and config is None and not settings:
+    if data is None and model is not None and target is None and config is None and not settings:
         _check_up(model, base, fix, out, trust_remote_code, as_json)
         return
     if fix or out is not None or base is not None:
@@ -62,8 +74,19 @@ def doctor(
         )
     from skipwise.config import RunConfig, read_settings
 
-    flags = {"model": model, "target": target, "trust_remote_code": trust_remote_code or None}
-    run = RunConfig.from_mapping(settings_over(read_settings(config) if config else {}, flags, settings))
+    flags = {
+        "model": model,
+        "target": target,
+        "data": data_setting(data),
+        "trust_remote_code": trust_remote_code or None,
+    }
+    tree = settings_over(read_settings(config) if config else {}, flags, settings)
+    if data is not None:
+        from skipwise.cli.doctor_corpus import report_corpus
+
+        report_corpus(tree, as_json)
+        return
+    run = RunConfig.from_mapping(tree)
     find_place(run.model)
     with loading(f"probing the model {run.model}"):
         from skipwise.config.recipes import resolve

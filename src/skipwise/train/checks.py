@@ -1,6 +1,7 @@
 """What can be known about a run before weights are read: what is wrong with it, and the facts for `resolve`."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +61,7 @@ def check_run(
     *,
     processes: int | None = None,
     begun: RunConfig | None = None,
+    sources: Sequence[Sources] | None = None,
 ) -> CheckedRun:
     """Finds what is wrong with a run as far as possible without reading weights or tokenizing documents.
 
@@ -70,6 +72,7 @@ def check_run(
         sampler: instead of its own.
         processes: of the run; by default the number in this process's group.
         begun: for a resumed run, the run as it was resolved when it was begun.
+        sources: its documents, if they are inspected already.
 
     Raises:
         SkipwiseError: as `extend`.
@@ -88,7 +91,7 @@ def check_run(
             check_loads_in_four_bits(config.model, **trusted)
             logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
         check_tuning(skeleton, config.tuning)
-    sources = check_sources(config)
+    sources = check_sources(config, sources)
     tokenizer = read_tokenizer(config.model, base, **trusted)
     require_fast(tokenizer)
     if any(own.are_conversations for own in sources):

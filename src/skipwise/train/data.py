@@ -44,15 +44,19 @@ class StagedItems(NamedTuple):
     drawn: list[Drawn]
 
 
-def check_sources(config: RunConfig) -> list[Sources]:
-    """Inspects the run's documents, by source; looks up on the hub what is no path on this machine.
+def check_sources(config: RunConfig, sources: Sequence[Sources] | None = None) -> list[Sources]:
+    """Inspects the run's documents, by source, unless that is done; looks up on the hub what is no path here.
 
     Warns about empty files, since copying or downloading may have failed.
+
+    Args:
+        config: the run.
+        sources: its documents, if they are inspected already.
 
     Raises:
         DataError: there are none, or some cannot be read (see `documents.look_through`).
     """
-    sources = look_at(config.data)
+    sources = [*(sources or look_at(config.data))]
     if config.data.streaming:
         check_streaming(sources[0], config.training.get("dataloader_num_workers", 0))
     if empty := [name for own in sources for name in own.empty_files()]:

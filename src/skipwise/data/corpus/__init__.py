@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from skipwise.config import DataConfig
 from skipwise.data.corpus.building import Tokenization, build, divided, is_sound
 from skipwise.data.corpus.mixed import MixedCorpus, MixedStore
-from skipwise.data.corpus.stored import StoredCorpus
+from skipwise.data.corpus.stored import StoredCorpus, joins, view_of
 from skipwise.data.documents import Sources, look_through
 from skipwise.data.formats import UnreadableError
 from skipwise.data.store import FORMAT, Counts, HeldOutEnd, Part, TokenStore
@@ -43,10 +43,12 @@ __all__ = [
     "StoredCorpus",
     "StreamedCorpus",
     "TokenStore",
+    "joins",
     "look_at",
     "open_corpus",
     "open_stored",
     "store_corpus",
+    "view_of",
 ]
 
 Corpus = StoredCorpus | MixedCorpus | StreamedCorpus

@@ -53,7 +53,7 @@ class StoredCorpus:
     @property
     def joins(self) -> bool:
         """Whether short documents are joined where nothing else is asked for."""
-        return self.sources.are_conversations if self.data.join is None else self.data.join
+        return joins(self.data, self.sources)
 
     def documents(self, part: Part = "all", *, min_tokens: int = 1, join: bool | None = None) -> TokenStore:
         """The documents of one split that are long enough.
@@ -67,13 +67,8 @@ class StoredCorpus:
         Raises:
             DataError: no document is long enough.
         """
-        view = View(
-            min_tokens=max(min_tokens, self.data.min_tokens or 0),
-            join=self.joins if join is None else join,
-            part=part,
-            held_out_share=self.data.held_out,
-            held_out_end=self.held_out_end,
-        )
+        join = self.joins if join is None else join
+        view = view_of(self.data, part, min_tokens=min_tokens, join=join, held_out_end=self.held_out_end)
         try:
             return TokenStore(self.folder, view, files_passed_over=self.sources.kinds_passed_over.total())
         except DataError as error:
@@ -144,3 +139,21 @@ class StoredCorpus:
     @property
     def _prefix(self) -> str:
         return f"{self.name}: " if self.name else ""
+
+
+def joins(data: DataConfig, sources: Sources) -> bool:
+    """Whether short documents are joined where nothing else is asked for: as the settings say, else conversations."""
+    return sources.are_conversations if data.join is None else data.join
+
+
+def view_of(
+    data: DataConfig, part: Part, *, min_tokens: int, join: bool, held_out_end: HeldOutEnd | None = None
+) -> View:
+    """The view of a split under the settings of a run; arguments as for `StoredCorpus.documents`."""
+    return View(
+        min_tokens=max(min_tokens, data.min_tokens or 0),
+        join=join,
+        part=part,
+        held_out_share=data.held_out,
+        held_out_end=held_out_end,
+    )

@@ -8,6 +8,7 @@ document.py     a text with its name, and whether it is held out
 finding.py      the files of folders and globs, each once
 sources.py      the sources: local files and hub data sets
 passed_over.py  counts of unreadable files and records
+threads.py      work on documents in parallel
 """
 
 import glob
@@ -24,6 +25,7 @@ from skipwise.data.documents.document import Document, is_held_out, split_point
 from skipwise.data.documents.finding import Finder, FoundFiles, printable
 from skipwise.data.documents.passed_over import PassedOver, codecs_line, kinds_line, numbers_of, unpackaged_line
 from skipwise.data.documents.sources import SOURCES, HubDataset, LocalFiles, Source
+from skipwise.data.documents.threads import in_threads
 from skipwise.data.formats import ALLOWED, INSTALL, UnreadableError, missing_package, reader_of
 from skipwise.errors import DataError
 
@@ -35,6 +37,8 @@ __all__ = [
     "Source",
     "Sources",
     "find_sources",
+    "in_threads",
+    "inspect",
     "is_held_out",
     "kinds_line",
     "look_through",
@@ -269,6 +273,24 @@ def look_through(
     """
     if isinstance(source, Sources):
         return source
+    looked, passed_over = inspect(source, field=field, skip_unreadable=skip_unreadable, format=format)
+    if passed_over:
+        _refuse_or_warn(looked, passed_over)
+    if kinds := kinds_line(looked.kinds_passed_over - looked.unpackaged):
+        logger.warning(f"files of unsupported kinds are skipped: {kinds}")
+    for line in filter(None, (unpackaged_line(looked.unpackaged), codecs_line(looked.codecs))):
+        logger.warning(line)
+    return looked
+
+
+def inspect(
+    source: str | Path | Sequence[str | Path],
+    *,
+    field: str = "text",
+    skip_unreadable: bool = False,
+    format: Format = "text",
+) -> tuple[Sources, PassedOver]:
+    """Finds and inspects documents as `look_through`, and returns what cannot be read instead of raising an error."""
     sources = find_sources(source)
     size = sum(found.size_bytes() or 0 for found in sources)
     files = sum(len(found.files) for found in sources if isinstance(found, LocalFiles))
@@ -284,13 +306,7 @@ def look_through(
         skip_unreadable=skip_unreadable,
         are_conversations=are_conversations,
     )
-    if passed_over:
-        _refuse_or_warn(looked, passed_over)
-    if kinds := kinds_line(looked.kinds_passed_over - looked.unpackaged):
-        logger.warning(f"files of unsupported kinds are skipped: {kinds}")
-    for line in filter(None, (unpackaged_line(looked.unpackaged), codecs_line(looked.codecs))):
-        logger.warning(line)
-    return looked
+    return looked, passed_over
 
 
 def _hold_conversations(sources: Sequence[Source], field: str) -> bool:

@@ -7,19 +7,21 @@ numbers.py   sets of document numbers in one bit each
 view.py      the documents of one split that are long enough, or joined
 """
 
-from skipwise.data.store.files import FORMAT, TokenFiles
+from skipwise.data.store.files import FORMAT, Lengths, TokenFiles
 from skipwise.data.store.held_out import HeldOutEnd, choose_held_out_end
-from skipwise.data.store.view import Counts, Part, TokenStore, View
+from skipwise.data.store.view import Counts, Part, TokenStore, View, count_documents
 from skipwise.data.store.writer import StoreWriter
 
 __all__ = [
     "FORMAT",
     "Counts",
     "HeldOutEnd",
+    "Lengths",
     "Part",
     "StoreWriter",
     "TokenFiles",
     "TokenStore",
     "View",
     "choose_held_out_end",
+    "count_documents",
 ]

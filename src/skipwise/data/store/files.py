@@ -21,7 +21,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class TokenFiles:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         try:
             meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
             sizes = {name: (self.folder / name).stat().st_size for name in meta["bytes"]}
@@ -147,6 +147,19 @@ class TokenFiles:
 
     def _damaged(self) -> DataError:
         return DataError(f"{self.folder} is a damaged token store or one of another version; build it again")
+
+
+class Lengths(Protocol):
+    """Lengths and splits of documents: what a view needs of `TokenFiles`, whose members mean the same."""
+
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
+    @property
+    def num_documents(self) -> int: ...  # noqa: D102
+    @property
+    def has_turns(self) -> bool: ...  # noqa: D102
+    def blocks(self) -> Iterator[tuple[int, int]]: ...  # noqa: D102
+    def read(self, name: str, begin: int, end: int) -> np.ndarray: ...  # noqa: D102
 
 
 class Names(Sequence[str]):

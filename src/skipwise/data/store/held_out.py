@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skipwise.data.store.files import TokenFiles
+from skipwise.data.store.files import Lengths
 
 
 class HeldOutEnd(NamedTuple):
@@ -29,7 +29,7 @@ class HeldOutEnd(NamedTuple):
         return ids[self.begin :] if held_out else ids[: self.begin]
 
 
-def choose_held_out_end(files: TokenFiles, *, share: float, at_least: int, enough: int, keep: int) -> HeldOutEnd | None:
+def choose_held_out_end(files: Lengths, *, share: float, at_least: int, enough: int, keep: int) -> HeldOutEnd | None:
     """Chooses the end of the longest training document, if the held-out documents have too few tokens.
 
     The result depends only on the files and these numbers, so all processes and a resumed run choose alike. The end has

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from skipwise.data.store.files import DIGEST_BYTES, FORMAT, Names, TokenFiles
+from skipwise.data.store.files import DIGEST_BYTES, FORMAT, Lengths, Names, TokenFiles
 from skipwise.data.store.held_out import HeldOutEnd
 from skipwise.data.store.numbers import NumberSet
 from skipwise.data.turns import plain_ids
@@ -38,7 +38,7 @@ class View:
     held_out_share: float = 0.1
     held_out_end: HeldOutEnd | None = None
 
-    def shared_in(self, files: TokenFiles) -> HeldOutEnd | None:
+    def shared_in(self, files: Lengths) -> HeldOutEnd | None:
         """The `held_out_end`, if it belongs to these files and this view is of one split; else None."""
         end = self.held_out_end
         return end if end is not None and self.part != "all" and end.store == files.folder.name else None
@@ -108,16 +108,7 @@ class TokenStore:
         # Document i is the i-th member of `shown`: a document of the files, or the last one of a joined document.
         found = _survey(files, self.view)
         self._shown, self._joined = found.shown, found.joined
-        self.counts = Counts(
-            seen=files.num_documents,
-            kept=found.kept,
-            documents=len(found.shown),
-            dropped_short=found.with_text - found.kept,
-            dropped_empty=found.wanted - found.with_text,
-            other_part=files.num_documents - found.wanted,
-            tokens=found.tokens,
-            files_passed_over=files_passed_over,
-        )
+        self.counts = found.counts(files.num_documents, files_passed_over)
         if not len(found.shown):
             raise DataError(self._none_kept(found.longest))
         self.shortest_tokens = found.fewest_tokens
@@ -289,8 +280,26 @@ class _Survey(NamedTuple):
     fewest_tokens: int
     longest: tuple[int, int]
 
+    def counts(self, seen: int, files_passed_over: int) -> Counts:
+        """The same as `Counts`."""
+        return Counts(
+            seen=seen,
+            kept=self.kept,
+            documents=len(self.shown),
+            dropped_short=self.with_text - self.kept,
+            dropped_empty=self.wanted - self.with_text,
+            other_part=seen - self.wanted,
+            tokens=self.tokens,
+            files_passed_over=files_passed_over,
+        )
 
-def _survey(files: TokenFiles, view: View) -> _Survey:
+
+def count_documents(files: Lengths, view: View, *, files_passed_over: int = 0) -> Counts:
+    """Counts what a view of these documents has, without opening it; also where it is empty."""
+    return _survey(files, view).counts(files.num_documents, files_passed_over)
+
+
+def _survey(files: Lengths, view: View) -> _Survey:
     """Goes through the length and the split of every document, block by block."""
     shown, short, last = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     joining = _Joining(view.min_tokens, separators=0 if files.has_turns else 1)

@@ -4,15 +4,13 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from skipwise.data.documents import Document, split_point
+from skipwise.data.documents import Document, in_threads, split_point
 from skipwise.data.formats import UnreadableError
 from skipwise.data.tokens.engines import Reading, any_of, engine_of
 from skipwise.data.tokens.sentence_ends import sentence_end_code
@@ -22,12 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("skipwise")
-
-# A batch is one call of the engine in one thread: large enough to hide its overhead, small enough to spread a small
-# corpus over the threads.
-_BATCH_CHARACTERS = 1 << 19
-_BATCH_DOCUMENTS = 512
-_LOOK_SECONDS = 0.2
 
 
 class Piece(NamedTuple):
@@ -140,29 +132,8 @@ def tokenized(
         workers: number of threads.
         waiting_for: called repeatedly while waiting for the next batch.
     """
-    batches = _batches(documents)
-    waiting: list[Future[list[Piece | UnreadableError]]] = []
-    with _one_thread_a_call(), ThreadPoolExecutor(workers) as pool:
-        while True:
-            waiting += [pool.submit(encoder.pieces, batch) for batch in islice(batches, 2 * workers - len(waiting))]
-            if not waiting:
-                return
-            while not wait(waiting[:1], _LOOK_SECONDS).done:
-                waiting_for()
-            yield from waiting.pop(0).result()
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_DOCUMENTS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+    with _one_thread_a_call():
+        yield from in_threads(encoder.pieces, documents, workers, waiting_for)
 
 
 @contextmanager

@@ -1,0 +1,195 @@
+"""`skipwise doctor --data`: the report of a corpus, its exit code, and that a run takes what it says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skipwise import cli
+from skipwise.data.documents import is_held_out
+
+WORDS = ["the", "river", "is", "wide", "and", "low", "hills", "roll", "on", "there", "home", "again"]
+
+
+@pytest.fixture(autouse=True)
+def narrow_plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("skipwise.data.survey.reading.language_of", lambda text: "en")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Thirty texts of up to 600 words, one of them twice, one without text, and files of other kinds."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size=20 * number)) for number in range(1, 31)]
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for number, text in enumerate([*texts, texts[-1], " \n"]):
+        (folder / f"{number:02}.txt").write_text(text)
+    (folder / "scan.pdf").write_bytes(b"\0")
+    return folder
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, Any], list[dict[str, Any]]]]:
+    """Exit code, facts and verdicts of `skipwise doctor` with these arguments."""
+
+    def run(*arguments: object) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
+        code = cli.main(["doctor", *map(str, arguments), "--json"])
+        first, *verdicts = map(json.loads, capsys.readouterr().out.splitlines())
+        return code, first, verdicts
+
+    return run
+
+
+def statuses(verdicts: list[dict[str, Any]]) -> dict[str, str]:
+    return {verdict["name"]: verdict["status"] for verdict in verdicts}
+
+
+def test_the_report_fits_80_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / ("long-" * 40 + "name.txt")).write_text((folder / "20.txt").read_text())
+    assert cli.main(["doctor", "--data", str(folder), "--target", "4k", "--set", "window=128"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "33 documents" in text
+    assert "estimated as 4 bytes each" in text
+    assert "128, the window" in text
+    assert "files of unsupported kinds are passed over: 1 .pdf" in text
+    # Of 32 texts with words, two of 500 words each repeat one.
+    assert "2 documents (6.2%, " in text
+    assert "with the text of an earlier one, in 2 groups" in text
+
+
+def test_without_a_model_no_model_library_is_loaded(folder: Path, fresh_python: Callable[[str], None]) -> None:
+    fresh_python(
+        "from skipwise.cli import main; import sys\n"
+        f"assert main(['doctor', '--data', {str(folder)!r}, '--set', 'window=128']) == 0\n"
+        "assert not {'torch', 'transformers', 'accelerate', 'scipy'} & {*sys.modules}"
+    )
+
+
+def test_tokens_are_those_of_the_model(folder: Path, tiny_checkpoint: Path, report: Callable[..., Any]) -> None:
+    """Whose tokenizer has one token for each byte, so that the estimate is a quarter of it."""
+    code, counted, verdicts = report(tiny_checkpoint, "--data", folder)
+    assert code == 0, verdicts
+    texts = [path.read_text() for path in sorted(folder.glob("*.txt"))]
+    corpus = counted["corpus"]
+    assert corpus["tokens"] == sum(len(text) for text in texts if text.strip())
+    assert not corpus["is_estimate"]
+    # The window of the model is 64, and no target is given.
+    assert [one["tokens"] for one in corpus["as_long"]] == [64]
+    _, estimated, _ = report("--data", folder, "--set", "window=64")
+    assert estimated["corpus"]["tokens"] == sum(-(-len(text) // 4) for text in texts if text.strip())
+    assert estimated["corpus"]["is_estimate"]
+    kept = [len(text) for text in texts if not is_held_out(text.strip()) and len(text) >= 64]
+    [taken] = counted["training"]["windows"]
+    assert (taken["counts"]["documents"], taken["counts"]["tokens"]) == (len(kept), sum(kept))
+
+
+@pytest.mark.parametrize(
+    ("data", "window"),
+    [({}, 32), ({"join": True}, 32), ({"min_tokens": 1000, "held_out": 0.3}, 64), ({"held_out": 1e-6}, 32)],
+    ids=["as it is", "joined", "long ones", "the end of one held out"],
+)
+def test_a_run_takes_what_the_report_says(
+    data: dict[str, Any], window: int, folder: Path, tmp_path: Path, report: Callable[..., Any]
+) -> None:
+    from tiny_models import save_tiny, tiny_config
+    from tiny_runs import preflight_taken_for_granted, run, settings_of
+    from transformers import AutoTokenizer
+
+    model = save_tiny(tmp_path / "model", tiny_config("llama"))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_special_tokens({"eos_token": tokenizer.convert_ids_to_tokens(255)})
+    tokenizer.save_pretrained(model)
+    settings = settings_of(model, folder, tmp_path / "run")
+    settings = {**settings, "window": window, "data": {**settings["data"], **data}}
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps({**settings, "training": {**settings["training"], "max_steps": 1}}))
+    code, found, verdicts = report("--config", file, "--data", folder)
+    assert code == 0, verdicts
+    with preflight_taken_for_granted():
+        done = run(json.loads(file.read_text()))
+    trained = done.record["corpus"]["counts"]
+    first, *wider = found["training"]["windows"]
+    assert first["counts"] == trained
+    assert found["training"]["reasons"] == json.loads((done.folder / "begun.json").read_text())["reasons"]
+    assert all(one["counts"]["tokens"] <= first["counts"]["tokens"] for one in wider)
+
+
+@pytest.mark.parametrize("with_model", [False, True], ids=["estimated", "counted"])
+def test_documents_that_are_too_short_fail(
+    with_model: bool, folder: Path, tiny_checkpoint: Path, report: Callable[..., Any]
+) -> None:
+    for path in folder.glob("*.txt"):
+        path.write_text(path.read_text()[:40])
+    model = [tiny_checkpoint, "--target", "4k"] if with_model else []
+    code, _, verdicts = report(*model, "--data", folder, "--set", "window=64")
+    assert code == 1
+    assert statuses(verdicts)["training"] == "fail"
+    assert "no document has 64 tokens" in verdicts[-1]["detail"]
+
+
+def test_unreadable_files_fail_unless_they_are_left_out(
+    folder: Path, tiny_checkpoint: Path, report: Callable[..., Any]
+) -> None:
+    (folder / "bad.txt").write_bytes(b"\xff\xfe\xfa text")
+    (folder / "bad.jsonl").write_text('{"text": "one"}\n{"body": "two"}\n')
+    for model in ([], [tiny_checkpoint, "--target", "256"]):
+        code, found, verdicts = report(*model, "--data", folder, "--set", "window=64")
+        assert code == 1
+        assert [verdict["name"] for verdict in verdicts if verdict["status"] == "fail"] == ["reading"]
+        assert {kind: entry["number"] for kind, entry in found["corpus"]["unreadable"].items()} == {
+            "encoding": 1,
+            "field": 1,
+        }
+        skip = ["--set", "data.skip_unreadable=true"]
+        code, _, verdicts = report(*model, "--data", folder, "--set", "window=64", *skip)
+        assert code == 0
+        assert statuses(verdicts)["reading"] == "note"
+
+
+def test_of_a_stream_only_the_beginning_is_read(
+    folder: Path, report: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faults further on are known all the same, as far as files are inspected before."""
+    monkeypatch.setattr("skipwise.cli.doctor_corpus._STREAMED_BYTES", 1000)
+    monkeypatch.setattr("skipwise.data.documents.threads._BATCH_DOCUMENTS", 1)
+    (folder / "zz.txt").write_bytes(b"\xff\xfe\xfa text")
+    arguments = ["--data", str(folder), "--set", "window=64", "--set", "data.streaming=true"]
+    code, found, verdicts = report(*arguments)
+    assert (code, statuses(verdicts)["reading"]) == (1, "fail")
+    assert found["corpus"]["documents"] < 10
+    assert not found["corpus"]["is_whole"]
+    cli.main(["doctor", *arguments])
+    assert capsys.readouterr().out.startswith("the first 1.")
+
+
+def test_nothing_to_read_fails(tmp_path: Path, tiny_checkpoint: Path, report: Callable[..., Any]) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "only.pdf").write_bytes(b"\0")
+    code, found, verdicts = report(tiny_checkpoint, "--data", tmp_path / "docs")
+    assert (code, found["corpus"]["documents"]) == (1, 0)
+    assert statuses(verdicts)["reading"] == statuses(verdicts)["training"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--data", "/no/such"], ["/no/such", "does not exist"]),
+        (["/no/model", "--data", "stdlib"], ["'/no/model'", "no such folder"]),
+        (["--data", "stdlib", "--set", "data.jion=true"], ["'data.jion'", "'join'"]),
+        (["--data", "stdlib", "--fix"], ["--fix"]),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], named: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert all(name in err for name in named), err
