@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     folder.mkdir()
     for number, text in enumerate([*texts, texts[-1], " \n"]):
         (folder / f"{number:02}.txt").write_text(text)
-    (folder / "scan.pdf").write_bytes(b"\0")
+    (folder / "old.doc").write_bytes(b"\0")
     return folder
 
 
@@ -59,7 +59,7 @@ def test_the_report_fits_80_columns(folder: Path, capsys: pytest.CaptureFixture[
     assert "33 documents" in text
     assert "estimated as 4 bytes each" in text
     assert "128, the window" in text
-    assert "files of unsupported kinds are passed over: 1 .pdf" in text
+    assert "files of unsupported kinds are passed over: 1 .doc" in text
     # Of 32 texts with words, two of 500 words each repeat one.
     assert "2 documents (6.2%, " in text
     assert "with the text of an earlier one, in 2 groups" in text
@@ -138,7 +138,7 @@ def test_documents_that_are_too_short_fail(
 def test_unreadable_files_fail_unless_they_are_left_out(
     folder: Path, tiny_checkpoint: Path, report: Callable[..., Any]
 ) -> None:
-    (folder / "bad.txt").write_bytes(b"\xff\xfe\xfa text")
+    (folder / "bad.txt").write_bytes(b"caf\xe9 \x81 text")
     (folder / "bad.jsonl").write_text('{"text": "one"}\n{"body": "two"}\n')
     for model in ([], [tiny_checkpoint, "--target", "256"]):
         code, found, verdicts = report(*model, "--data", folder, "--set", "window=64")
@@ -160,7 +160,7 @@ def test_of_a_stream_only_the_beginning_is_read(
     """Faults further on are known all the same, as far as files are inspected before."""
     monkeypatch.setattr("skipwise.cli.doctor_corpus._STREAMED_BYTES", 1000)
     monkeypatch.setattr("skipwise.data.documents.threads._BATCH_DOCUMENTS", 1)
-    (folder / "zz.txt").write_bytes(b"\xff\xfe\xfa text")
+    (folder / "zz.txt").write_bytes(b"caf\xe9 \x81 text")
     arguments = ["--data", str(folder), "--set", "window=64", "--set", "data.streaming=true"]
     code, found, verdicts = report(*arguments)
     assert (code, statuses(verdicts)["reading"]) == (1, "fail")
@@ -172,7 +172,7 @@ def test_of_a_stream_only_the_beginning_is_read(
 
 def test_nothing_to_read_fails(tmp_path: Path, tiny_checkpoint: Path, report: Callable[..., Any]) -> None:
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "only.pdf").write_bytes(b"\0")
+    (tmp_path / "docs" / "only.doc").write_bytes(b"\0")
     code, found, verdicts = report(tiny_checkpoint, "--data", tmp_path / "docs")
     assert (code, found["corpus"]["documents"]) == (1, 0)
     assert statuses(verdicts)["reading"] == statuses(verdicts)["training"] == "fail"

@@ -20,7 +20,7 @@ from skipwise.data.conversations import ConversationError, conversation_field, c
 from skipwise.data.corpus import TokenStore, store_corpus
 from skipwise.data.documents import HubDataset, look_through
 from skipwise.data.stream import check_streaming
-from skipwise.data.tokens import TextEncoder, documents
+from skipwise.data.tokens import TextEncoder
 from skipwise.data.tokens.chats import _entries, renderings
 from skipwise.data.turns import Turns, plain_ids
 from skipwise.errors import DataError
@@ -363,7 +363,7 @@ def restless_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("restless_threads")
 def test_threads_do_not_mix_up_the_marks_of_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "_BATCH_DOCUMENTS", 10)
+    monkeypatch.setattr("skipwise.data.documents.threads._BATCH_DOCUMENTS", 10)
     path = write_lines(tmp_path / "a.jsonl", records(200))
     stores = []
     for template in (CHATML, plain(CHATML)):
