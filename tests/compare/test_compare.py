@@ -238,3 +238,20 @@ def test_three_long_texts_are_measured_on_an_end_that_no_arm_has_seen(
     for arm in ("pose", "wide"):
         record = json.loads(next((Path(settings["output"]) / "arms" / arm).rglob("skipwise.json")).read_text())
         assert record["corpus"]["held_out_end"]["tokens"] >= len(held)
+
+
+def test_arms_with_and_without_replay_are_measured_on_the_same(settings, in_process, tmp_path, monkeypatch) -> None:
+    (tmp_path / "replayed").mkdir()
+    for number in range(20):
+        (tmp_path / "replayed" / f"{number}.txt").write_text(f"{number} " + "abc " * 150)
+    measured: list[list[list[int]]] = []
+
+    def evaluate(model: Any, tokenizer: Any, tasks: Any, lengths: Any, documents: Any, **more: Any) -> None:
+        measured.append([ids.tolist() for ids in documents])
+
+    monkeypatch.setattr(skipwise.evals, "evaluate", evaluate)
+    replayed = {"source": str(tmp_path / "replayed"), "weight": 0.5, "replay": True}
+    data = {"mixture": [{"source": settings["data"]["source"], "weight": 0.5}, replayed], "held_out": 0.3}
+    compare(Comparison.from_mapping({**settings, "data": data, "arms": ["pose", "full"], "reference": "pose"}))
+    assert len(measured) >= 2
+    assert all(documents == measured[0] for documents in measured)

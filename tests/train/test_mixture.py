@@ -305,12 +305,35 @@ def test_a_source_with_nothing_held_out_holds_out_an_end_of_its_own(
     # An evaluation of one source finds its end, and nothing else of it.
     for folder, ids in zip(folders, ([*LETTERS][:2]), strict=True):
         how = {"all_documents": False, "share": None, "skip_unreadable": False, "progress": False}
-        (text,) = find_texts(str(resumed.folder), folder, "text", **how).of(
+        (text,) = find_texts(str(resumed.folder), folder, **how).of(
             AutoTokenizer.from_pretrained(settings["model"]), 256
         )
         assert (len(text), source_of(text, settings["model"])) == (600, ids)
     first = next(entry for entry in resumed.log if "eval_perplexity_256" in entry)
     assert {f"eval_perplexity_256_{folder}" for folder in folders} <= {*first}
+
+
+def test_a_source_is_evaluated_as_the_run_has_read_it(
+    mixture: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
+) -> None:
+    messages = [{"role": "user", "content": "abc"}, {"role": "assistant", "content": "def"}]
+    stories = ["".join(np.random.default_rng(i).choice([*"abcdef"], size=400)) for i in range(40)]
+    lines = (json.dumps({"story": story, "messages": messages}) for story in stories)
+    (tmp_path / "both.jsonl").write_text("\n".join(lines))
+    entry = {"source": str(tmp_path / "both.jsonl"), "weight": 0.5, "format": "text", "field": "story"}
+    entries = [mixture["data"]["mixture"][0], {**entry, "control_tokens": "tokens", "join": True}]
+    stop_after(1)
+    stopped = run({**mixture, "data": {"mixture": entries, "held_out": 0.2}})
+    how = {"all_documents": False, "share": None, "skip_unreadable": False, "progress": False}
+    found = find_texts(str(stopped.folder), str(tmp_path / "both.jsonl"), **how)
+    assert (found.data.field, found.data.control_tokens, found.data.join) == ("story", "tokens", None)
+    tokenizer = tokenizer_of(mixture["model"])
+    kept = {story for story in stories if is_held_out(story, 0.2)}
+    assert {tokenizer.decode(ids) for ids in found.of(tokenizer, 256)} == kept
+    run_of = held_out_of(str(stopped.folder))
+    assert run_of is not None
+    assert run_of.reading(str(tmp_path / "both.jsonl"), None, skip_unreadable=False).format == "text"
+    assert run_of.reading("elsewhere", None, skip_unreadable=True).field == "text"
 
 
 def test_a_source_that_is_exhausted_and_repeated_says_how_often() -> None:

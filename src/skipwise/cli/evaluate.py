@@ -48,6 +48,9 @@ HeldOutOption = Annotated[
         max=1.0,
     ),
 ]
+FieldOption = Annotated[
+    str | None, option("--field NAME", "Field with the text.", shown="as the model's run read them, else text")
+]
 LanguageOption = Annotated[
     str | None,
     option(
@@ -79,7 +82,7 @@ def evaluate(
     length: Annotated[Any, option("--length TOKENS,...", "Lengths, answers included.", shown="of --suite")] = None,
     task: TaskOption = None,
     documents: Annotated[str, option("--documents SOURCE", "File, folder, hub data set, or stdlib.")] = "stdlib",
-    field: options.Field = "text",
+    field: FieldOption = None,
     skip_unreadable: options.SkipUnreadable = False,
     all_documents: Annotated[bool, option("--all-documents", "Use every document, not only held-out ones.")] = False,
     held_out_share: HeldOutOption = None,

@@ -29,6 +29,25 @@ class HeldOut(NamedTuple):
     data: DataConfig
     ends: "Sequence[HeldOutEnd]" = ()
 
+    def reading(self, source: str | None, field: str | None, *, skip_unreadable: bool) -> DataConfig:
+        """The settings to read a source by: as the run has read it, else by the first records.
+
+        Args:
+            source: None for all of the run.
+            field: instead of the run's, or of the default where the run has not read the source.
+            skip_unreadable: also where the run did not.
+        """
+        found, changes = self.data, dict[str, Any]()
+        if source is not None:
+            unknown = {"source": source, "field": DataConfig().field, "format": "auto", "mixture": []}
+            found = self.data.of_source(source) or self.data.model_copy(update=unknown)
+            # Lengths are those that are measured.
+            changes = {"min_tokens": None, "join": None}
+        if field is not None:
+            changes["field"] = field
+        changes["skip_unreadable"] = skip_unreadable or found.skip_unreadable
+        return found.model_copy(update=changes)
+
 
 def held_out_of(model: str) -> HeldOut | None:
     """What the run behind a model, or a checkpoint of it, held out from training; None for a model without a run."""
@@ -54,7 +73,7 @@ def held_out_of(model: str) -> HeldOut | None:
 def find_texts(
     model: str,
     source: str,
-    field: str,
+    field: str | None = None,
     *,
     all_documents: bool,
     share: float | None,
@@ -69,27 +88,20 @@ def find_texts(
     Raises:
         DataError: something cannot be read. That is known before any weight is read.
     """
-    from skipwise.data.documents import look_through
+    from skipwise.data.corpus import look_at
     from skipwise.distributed import process_state
 
-    run = held_out_of(model)
-    kept = DataConfig() if run is None else run.data
+    found = held_out_of(model)
+    run = found or HeldOut(DataConfig())
+    kept = run.data
     if share is None:
         share = kept.held_out or DataConfig().held_out
-    data = kept.model_copy(
-        update={
-            "source": source,
-            "mixture": [],
-            "field": field,
-            "format": kept.format if source == kept.source else "auto",
-            "skip_unreadable": skip_unreadable or kept.skip_unreadable,
-            "held_out": 1.0 if all_documents else share,
-        }
-    )
-    sources = look_through(source, field=field, skip_unreadable=data.skip_unreadable, format=data.format)
+    data = run.reading(source, field, skip_unreadable=skip_unreadable)
+    data = data.model_copy(update={"held_out": 1.0 if all_documents else share})
+    (sources,) = look_at(data)
     is_first = process_state().is_main_process
     details = {}
-    if run is not None and data.held_out > kept.held_out:
+    if found is not None and data.held_out > kept.held_out:
         details["may_have_been_trained_on"] = True
         if is_first:
             logger.warning(
@@ -97,7 +109,7 @@ def find_texts(
                 f"{kept.source!r} out of training (data.held_out), and {data.held_out:g} is measured on"
             )
     part = "all" if all_documents else "held_out"
-    return Texts(data, sources, part, () if run is None else run.ends, details, progress and is_first)
+    return Texts(data, sources, part, run.ends, details, progress and is_first)
 
 
 class Texts(NamedTuple):

@@ -159,9 +159,11 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     model, tokenizer = load_model(config.output_folder if job["trained"] else config.model, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
     longest = max(length for measured in job["evaluation"] for length in measured["lengths"])
-    data = config.data.measured_on(job["documents"])
+    # Arms at full length have no replay, and all arms are measured on the same documents.
+    trained = config.data.without_replay()
+    data = trained.measured_on(job["documents"])
     corpus = open_stored(data, tokenizer)
-    if job["documents"] == config.data.source and not config.data.streaming:
+    if job["documents"] == trained.source and not config.data.streaming:
         # Parts of what each arm holds out, the same for all arms.
         lengths = validation_lengths(config, window)
         ends = find_held_out_ends(corpus, lengths, keep=max(config.target, config.data.min_tokens or 0))
