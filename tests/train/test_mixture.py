@@ -193,9 +193,10 @@ def test_items_that_went_wrong_are_named_with_their_source(
     monkeypatch.setattr("skipwise.train.guard.StepGuard._step_loss", lambda *_: float("nan"))
     result = run(mixture, guard={"bad_steps": STEPS + 1})
     bad = json.loads((result.folder / "bad-items.json").read_text())["bad_steps"]
-    named = [item["source"] for step in bad.values() for item in step["items"]]
-    assert len(named) == 2 * STEPS
-    assert {*named} <= {*sources.values()}
+    items = [item for step in bad.values() for item in step["items"]]
+    assert len(items) == 2 * STEPS
+    assert all((Path(item["source"]) / item["name"]).is_file() for item in items)
+    assert {item["source"] for item in items} <= {*sources.values()}
 
 
 def test_held_out_documents_of_every_source_are_validated_on_each_for_itself(
