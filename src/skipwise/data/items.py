@@ -89,7 +89,7 @@ class TrainingItems:
         return self.item(*divmod(place, len(self)))
 
     def describe(self, place: int) -> dict[str, Any]:
-        """The epoch of a place, and the index in the store and name of its document; a joined one has its first name."""
+        """The epoch of a place, and the number in the store and name of its document; if joined, of the first one."""
         epoch, index = divmod(place, len(self))
         number = self.document(epoch, index)
         return {"epoch": epoch, "document": number, "name": self._store.names[number]}
