@@ -8,9 +8,11 @@ Ends of documents that were held out instead are found in the same documents.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from skipwise.cli.options import given
 from skipwise.config import DataConfig
+from skipwise.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +31,15 @@ class HeldOut(NamedTuple):
     data: DataConfig
     ends: "Sequence[HeldOutEnd]" = ()
 
-    def reading(self, source: str | None, field: str | None, *, skip_unreadable: bool) -> DataConfig:
+    def reading(
+        self, source: str | None, field: str | None, format: str | None = None, *, skip_unreadable: bool
+    ) -> DataConfig:
         """The settings to read a source by: as the run has read it, else by the first records.
 
         Args:
             source: None for all of the run.
             field: instead of the run's, or of the default where the run has not read the source.
+            format: likewise.
             skip_unreadable: also where the run did not.
         """
         found, changes = self.data, dict[str, Any]()
@@ -43,8 +48,7 @@ class HeldOut(NamedTuple):
             found = self.data.of_source(source) or self.data.model_copy(update=unknown)
             # Lengths are those that are measured.
             changes = {"min_tokens": None, "join": None}
-        if field is not None:
-            changes["field"] = field
+        changes |= given({"field": field, "format": format})
         changes["skip_unreadable"] = skip_unreadable or found.skip_unreadable
         return found.model_copy(update=changes)
 
@@ -74,6 +78,7 @@ def find_texts(
     model: str,
     source: str,
     field: str | None = None,
+    format: str | None = None,
     *,
     all_documents: bool,
     share: float | None,
@@ -86,8 +91,10 @@ def find_texts(
     for, or if the run did so.
 
     Raises:
+        ConfigError: there is no such format.
         DataError: something cannot be read. That is known before any weight is read.
     """
+    from skipwise.data.conversations import Format
     from skipwise.data.corpus import look_at
     from skipwise.distributed import process_state
 
@@ -96,7 +103,9 @@ def find_texts(
     kept = run.data
     if share is None:
         share = kept.held_out or DataConfig().held_out
-    data = run.reading(source, field, skip_unreadable=skip_unreadable)
+    if format not in (None, *get_args(Format)):
+        raise ConfigError(f"--format is {format!r}; give {' or '.join(get_args(Format)[1:])}")
+    data = run.reading(source, field, format, skip_unreadable=skip_unreadable)
     data = data.model_copy(update={"held_out": 1.0 if all_documents else share})
     (sources,) = look_at(data)
     is_first = process_state().is_main_process
