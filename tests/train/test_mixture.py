@@ -244,6 +244,16 @@ def test_sources_with_too_short_documents_are_named_all_at_once(
     assert all(f"{sources[name]}: no document" in str(raised.value) for name in ("lower", "upper"))
 
 
+def test_a_source_without_long_documents_is_left_out_of_an_evaluation_which_is_said(
+    mixture: dict[str, Any], sources: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    mixed = opened(mixture).documents("train", min_tokens=700)
+    assert mixed.names == [sources["digits"]]
+    assert [line.split(": no document")[0] for line in caplog.messages] == [
+        f"nothing is taken from {sources[name]}" for name in ("lower", "upper")
+    ]
+
+
 def test_what_cannot_be_read_is_told_of_all_sources_at_once(mixture: dict[str, Any], tmp_path: Path) -> None:
     missing = [{"source": str(tmp_path / name), "weight": 1.0} for name in ("one", "other")]
     with pytest.raises(DataError) as raised:
