@@ -36,7 +36,7 @@ FLAGS = {
     "skip-bad-items target trust-remote-code tuning",
     "calibrate": "again attention cache documents dry-run dtype factors field json length no-cache "
     "num-documents output seed skip-unreadable tolerance trials trust-remote-code",
-    "eval": "all-checkpoints all-documents allow-beyond attention base cache documents dtype field "
+    "eval": "all-checkpoints all-documents allow-beyond attention base cache documents dtype field format "
     "held-out-share interpolation json language length no-cache out rule samples scorer seed set "
     "skip-unreadable suite target task trust-remote-code verdict",
     "eval build-suite": "field held-out items json kinds language length out seed skip-unreadable tokenizer "

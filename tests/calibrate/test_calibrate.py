@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from skipwise.calibrate import Search, calibrate, require_calibratable
-from skipwise.cli.calibrate import _data
 from skipwise.cli.evaluate_documents import HeldOut
 from skipwise.config import DataConfig
 from skipwise.errors import CheckpointError, ConfigError, DataError
@@ -230,7 +229,8 @@ def test_documents_and_lengths_are_looked_at_first(loaded: LoadedModel, document
 def test_other_documents_than_the_runs_have_their_own_field(given: Any, read: dict[str, Any]) -> None:
     kept = {"held_out": 0.3, "control_tokens": "tokens"}
     run = HeldOut(DataConfig(source="docs", field="body", skip_unreadable=True, **kept))
-    assert _data(run, *given) == DataConfig(**read, **kept)
+    *place, skip_unreadable = given
+    assert run.reading(*place, skip_unreadable=skip_unreadable) == DataConfig(**read, **kept)
 
 
 @pytest.mark.parametrize(

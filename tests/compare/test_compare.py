@@ -238,3 +238,47 @@ def test_three_long_texts_are_measured_on_an_end_that_no_arm_has_seen(
     for arm in ("pose", "wide"):
         record = json.loads(next((Path(settings["output"]) / "arms" / arm).rglob("skipwise.json")).read_text())
         assert record["corpus"]["held_out_end"]["tokens"] >= len(held)
+
+
+def test_arms_with_and_without_replay_are_measured_on_the_same(settings, in_process, tmp_path, monkeypatch) -> None:
+    (tmp_path / "replayed").mkdir()
+    for number in range(20):
+        (tmp_path / "replayed" / f"{number}.txt").write_text(f"{number} " + "abc " * 150)
+    measured: list[list[list[int]]] = []
+
+    def evaluate(model: Any, tokenizer: Any, tasks: Any, lengths: Any, documents: Any, **more: Any) -> None:
+        measured.append([ids.tolist() for ids in documents])
+
+    monkeypatch.setattr(skipwise.evals, "evaluate", evaluate)
+    replayed = {"source": str(tmp_path / "replayed"), "weight": 0.5, "replay": True}
+    data = {"mixture": [{"source": settings["data"]["source"], "weight": 0.5}, replayed], "held_out": 0.3}
+    compare(Comparison.from_mapping({**settings, "data": data, "arms": ["pose", "full"], "reference": "pose"}))
+    assert len(measured) >= 2
+    assert all(documents == measured[0] for documents in measured)
+
+
+@pytest.mark.parametrize("of_one", [False, True])
+def test_the_end_of_a_source_is_measured_on_only_where_no_arm_has_seen_it(
+    of_one: bool, settings, in_process, tmp_path, monkeypatch
+) -> None:
+    rng, folders = np.random.default_rng(0), [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+        texts = (" ".join(rng.choice(["the", "river", "is", "wide"], size=600)) for _ in range(100))
+        (folder / "long.txt").write_text(next(text for text in texts if not is_held_out(text, 0.3)))
+    measured: list[list[int]] = []
+
+    def evaluate(model: Any, tokenizer: Any, tasks: Any, lengths: Any, documents: Any, **more: Any) -> None:
+        measured.append([len(ids) for ids in documents])
+
+    monkeypatch.setattr(skipwise.evals, "evaluate", evaluate)
+    # So much is kept for training that the end is shorter than the target would leave.
+    mixture = [{"source": str(folder), "weight": 0.5, "min_tokens": 2300} for folder in folders]
+    asked = {**settings["evaluation"], "lengths": [64], "regression": False}
+    made = {**settings, "data": {"mixture": mixture, "held_out": 0.3}, "arms": ["pose"], "reference": "pose"}
+    made["evaluation"] = {**asked, "documents": str(folders[1])} if of_one else asked
+    compare(Comparison.from_mapping(made))
+    (found,) = measured
+    record = json.loads(next(Path(settings["output"]).rglob("skipwise.json")).read_text())
+    ends = [each["tokens"] for each in record["corpus"]["held_out_end"]]
+    assert found == (ends[1:] if of_one else ends)

@@ -1,6 +1,7 @@
 """Settings of a mixture: what is read, and what is wrong with one, all of it in one line."""
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,19 @@ def test_an_entry_has_the_settings_of_the_whole_where_it_has_none_of_its_own() -
     assert data.source == ["docs/", "a.jsonl", "b.jsonl"]
     assert [entry.name for entry in data.mixture] == ["docs/", "a.jsonl, b.jsonl", "replay of the others"]
     assert DataConfig(source="docs").entries() == [DataConfig(source="docs")]
+
+
+def test_a_source_is_measured_as_its_entry_reads_it() -> None:
+    data = run({"mixture": MIXTURE, "held_out": 0.2}).data
+    assert [entry.min_tokens for entry in data.measured_on().mixture] == [None] * 3
+    for source in ("docs", str(Path("docs").absolute())):
+        found = data.measured_on(source)
+        assert (found.source, found.join, found.min_tokens, found.mixture) == (source, False, None, [])
+    for source in (["b.jsonl", "a.jsonl"], "b.jsonl"):
+        found = data.measured_on(source)
+        assert (found.source, found.field, found.control_tokens) == (source, "body.text", "tokens")
+    other = run({"source": "docs", "format": "text"}).data
+    assert [other.measured_on(source).format for source in ("docs/", "others")] == ["text", "auto"]
 
 
 def test_weights_are_taken_as_they_are_written() -> None:

@@ -412,7 +412,7 @@ def test_the_cache_tells_templates_and_forms_apart(tmp_path: Path, tokenizer: An
 
 def test_both_in_one_file_or_source_are_refused_in_one_line(tmp_path: Path, tokenizer: Any) -> None:
     both = write_lines(tmp_path / "both.jsonl", [{"text": "A text", **record} for record in records(2)])
-    with pytest.raises(DataError, match=r"^both\.jsonl has both .*data\.format=text or data\.format=conversations$"):
+    with pytest.raises(DataError, match=r"^both\.jsonl has both .*data\.format=text or data\.format=conversations "):
         look_through(both, format="auto")
     mixed = write_lines(tmp_path / "mixed.jsonl", [*records(1), {"text": "A text"}])
     with pytest.raises(DataError, match=r"mixed\.jsonl:2 has no conversation; its fields are text; fix or remove it"):

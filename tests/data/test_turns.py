@@ -178,6 +178,15 @@ def test_short_conversations_are_joined_without_a_separator_and_keep_their_flags
     assert set(item.input_ids[learned]) <= {6, 7, 8, 9}
 
 
+def test_the_share_of_labels_is_counted_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [conversation(50, slice(5, 5 + number)) for number in range(40)]
+    store = store_of(tmp_path / "store", documents, View())
+    assert store.label_share == pytest.approx(np.mean([number / 50 for number in range(40)]))
+    monkeypatch.setattr("skipwise.data.store.files._COUNTED_TOKENS", 50)
+    monkeypatch.setattr("skipwise.data.store.files._COUNTED_BLOCKS", 10)
+    assert TokenStore(store.folder).label_share == pytest.approx(np.mean([number / 50 for number in range(0, 40, 4)]))
+
+
 def test_flags_change_the_fingerprint(tmp_path: Path) -> None:
     view = View()
     one = store_of(tmp_path / "one", [conversation(40, slice(5, 9))], view)

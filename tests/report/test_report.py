@@ -428,7 +428,7 @@ def test_a_report_needs_no_model_library(fresh_python: Callable[[str], None]) ->
 def test_a_run_over_a_mixture_tells_what_was_drawn_from_which_source(tmp_path: Path) -> None:
     record_file = write_extended(tmp_path / "mixed-4k") / "skipwise.json"
     record = json.loads(record_file.read_text())
-    numbers = {"windows": 1600, "tokens": 409600, "of_tokens": 100000, "documents": 12, "epochs": 133.33}
+    numbers = {"windows": 1600, "tokens": 409600, "of_tokens": 100000, "documents": 12, "epochs": 133.33, "labels": 0.4}
     drawn = {"source": "docs | <b>", "replay": False, "share": 0.625, **numbers}
     record["corpus"]["sources"] = [drawn, {"source": "docs (replay)", "share": 0.1}]
     record_file.write_text(json.dumps(record))
@@ -440,6 +440,6 @@ def test_a_run_over_a_mixture_tells_what_was_drawn_from_which_source(tmp_path: P
     ]
     (found,) = [one for one in tables if one.title == "What was drawn from which source"]
     assert found.rows == (
-        ("mixed-4k", "docs | <b>", "62.5%", "1,600", "409,600", "100,000", "12", "133.33"),
-        ("mixed-4k", "docs (replay)", "10.0%", *["–"] * 5),
+        ("mixed-4k", "docs | <b>", "62.5%", "1,600", "409,600", "100,000", "12", "133.33", "40%"),
+        ("mixed-4k", "docs (replay)", "10.0%", *["–"] * 6),
     )

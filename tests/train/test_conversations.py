@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from chat_templates import CHATML, plain
+from made_documents import pdf
 from tiny_models import tiny_config, tiny_model
 from tiny_runs import assert_equal_weights, losses, record_of, run, settings_of
 from tokenizer_kinds import tokenizer_of_kind
@@ -154,6 +155,56 @@ def test_a_run_on_conversations_resumes_to_the_bit(
     run(chat_settings, resume=True)
     assert_equal_weights(whole["output"], chat_settings["output"])
     assert losses(Path(whole["output"])) == losses(Path(chat_settings["output"]))
+
+
+@pytest.mark.usefixtures("sound_model")
+@pytest.mark.parametrize("tokenizer", ["small", pytest.param("SmolLM2", marks=pytest.mark.slow)])
+def test_conversations_documents_and_replay_are_mixed_and_resume_to_the_bit(
+    tokenizer: str, chat_settings: dict[str, Any], chats: Path, stop_after: Callable[[int], None], tmp_path: Path
+) -> None:
+    if tokenizer == "SmolLM2":
+        chat_settings["model"] = str(checkpoint_with_a_real_tokenizer(tmp_path / "model"))
+    rng, folder, replayed = np.random.default_rng(1), tmp_path / "papers", tmp_path / "replayed.jsonl"
+    folder.mkdir()
+    for number in range(6):
+        lines = [" ".join(rng.choice(WORDS, size=10)) for _ in range(60)]
+        (folder / f"{number}.pdf").write_bytes(pdf(["\n".join(lines[:40]), "\n".join(lines[40:])]))
+    said = [{"from": "human", "value": "is the river wide"}, {"from": "gpt", "value": "low hills roll on"}]
+    replayed.write_text(
+        "\n".join(json.dumps({"conversations": [{**said[0], "value": f"{i}"}, *said]}) for i in range(40))
+    )
+    entries = [
+        {"source": str(chats), "weight": 0.4},
+        {"source": str(folder), "weight": 0.3},
+        {"source": str(replayed), "weight": 0.2, "replay": True, "skips_at": "anywhere"},
+        {"weight": 0.2, "replay": True},
+    ]
+    changes: dict[str, Any] = {
+        "recipe": "growing",
+        "window": 208,
+        "growth": {"window": 240, "share": 0.5},
+        "data": {"mixture": entries, "held_out": 0.2, "retrieval": 0.4},
+        "training": {**chat_settings["training"], "max_steps": 6},
+    }
+    given = {**chat_settings, **changes}
+    run({**given, "output": str(tmp_path / "whole")})
+    stop_after(3)
+    run(given)
+    run(given, resume=True)
+    assert_equal_weights(str(tmp_path / "whole"), chat_settings["output"])
+    assert losses(tmp_path / "whole") == losses(Path(chat_settings["output"]))
+    corpus = record_of(Path(chat_settings["output"]))["corpus"]
+    assert corpus == record_of(tmp_path / "whole")["corpus"]
+    told = {Path(one["source"]).name: one for one in corpus["sources"]}
+    assert {name: one["format"] for name, one in told.items()} == {
+        "chats.jsonl": "conversations",
+        "papers": "text",
+        "replayed.jsonl (replay)": "conversations",
+        "chats.jsonl (replay)": "conversations",
+        "papers (replay)": "text",
+    }
+    assert {one["labels"] for one in told.values() if one["format"] == "text"} == {1.0}
+    assert all(0.1 < one["labels"] < 0.7 for one in told.values() if one["format"] == "conversations")
 
 
 def test_a_model_without_a_template_is_refused_in_one_line(

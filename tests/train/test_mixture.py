@@ -193,9 +193,10 @@ def test_items_that_went_wrong_are_named_with_their_source(
     monkeypatch.setattr("skipwise.train.guard.StepGuard._step_loss", lambda *_: float("nan"))
     result = run(mixture, guard={"bad_steps": STEPS + 1})
     bad = json.loads((result.folder / "bad-items.json").read_text())["bad_steps"]
-    named = [item["source"] for step in bad.values() for item in step["items"]]
-    assert len(named) == 2 * STEPS
-    assert {*named} <= {*sources.values()}
+    items = [item for step in bad.values() for item in step["items"]]
+    assert len(items) == 2 * STEPS
+    assert all((Path(item["source"]) / item["name"]).is_file() for item in items)
+    assert {item["source"] for item in items} <= {*sources.values()}
 
 
 def test_held_out_documents_of_every_source_are_validated_on_each_for_itself(
@@ -241,6 +242,16 @@ def test_sources_with_too_short_documents_are_named_all_at_once(
         opened(mixture).training(700)
     assert str(raised.value).count("no document has 700 tokens") == 2
     assert all(f"{sources[name]}: no document" in str(raised.value) for name in ("lower", "upper"))
+
+
+def test_a_source_without_long_documents_is_left_out_of_an_evaluation_which_is_said(
+    mixture: dict[str, Any], sources: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    mixed = opened(mixture).documents("train", min_tokens=700)
+    assert mixed.names == [sources["digits"]]
+    assert [line.split(": no document")[0] for line in caplog.messages] == [
+        f"nothing is taken from {sources[name]}" for name in ("lower", "upper")
+    ]
 
 
 def test_what_cannot_be_read_is_told_of_all_sources_at_once(mixture: dict[str, Any], tmp_path: Path) -> None:
@@ -305,12 +316,40 @@ def test_a_source_with_nothing_held_out_holds_out_an_end_of_its_own(
     # An evaluation of one source finds its end, and nothing else of it.
     for folder, ids in zip(folders, ([*LETTERS][:2]), strict=True):
         how = {"all_documents": False, "share": None, "skip_unreadable": False, "progress": False}
-        (text,) = find_texts(str(resumed.folder), folder, "text", **how).of(
+        (text,) = find_texts(str(resumed.folder), folder, **how).of(
             AutoTokenizer.from_pretrained(settings["model"]), 256
         )
         assert (len(text), source_of(text, settings["model"])) == (600, ids)
     first = next(entry for entry in resumed.log if "eval_perplexity_256" in entry)
     assert {f"eval_perplexity_256_{folder}" for folder in folders} <= {*first}
+
+
+def test_a_source_is_evaluated_as_the_run_has_read_it(
+    mixture: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
+) -> None:
+    messages = [{"role": "user", "content": "abc"}, {"role": "assistant", "content": "def"}]
+    stories = ["".join(np.random.default_rng(i).choice([*"abcdef"], size=400)) for i in range(40)]
+    lines = (json.dumps({"story": story, "messages": messages}) for story in stories)
+    (tmp_path / "both.jsonl").write_text("\n".join(lines))
+    entry = {"source": str(tmp_path / "both.jsonl"), "weight": 0.5, "format": "text", "field": "story"}
+    entries = [mixture["data"]["mixture"][0], {**entry, "control_tokens": "tokens", "join": True}]
+    stop_after(1)
+    stopped = run({**mixture, "data": {"mixture": entries, "held_out": 0.2}})
+    how = {"all_documents": False, "share": None, "skip_unreadable": False, "progress": False}
+    found = find_texts(str(stopped.folder), str(tmp_path / "both.jsonl"), **how)
+    assert (found.data.field, found.data.control_tokens, found.data.join) == ("story", "tokens", None)
+    tokenizer = tokenizer_of(mixture["model"])
+    kept = {story for story in stories if is_held_out(story, 0.2)}
+    assert {tokenizer.decode(ids) for ids in found.of(tokenizer, 256)} == kept
+    run_of = held_out_of(str(stopped.folder))
+    assert run_of is not None
+    assert run_of.reading(str(tmp_path / "both.jsonl"), None, skip_unreadable=False).format == "text"
+    assert run_of.reading("elsewhere", None, skip_unreadable=True).field == "text"
+    # The base, which has no run, is measured on the same by flags.
+    base = find_texts(mixture["model"], str(tmp_path / "both.jsonl"), "story", "text", **{**how, "share": 0.2})
+    assert {tokenizer.decode(ids) for ids in base.of(tokenizer, 256)} == kept
+    with pytest.raises(ConfigError, match="--format is 'chats'; give text or conversations"):
+        find_texts(mixture["model"], str(tmp_path / "both.jsonl"), format="chats", **how)
 
 
 def test_a_source_that_is_exhausted_and_repeated_says_how_often() -> None:

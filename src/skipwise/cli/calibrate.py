@@ -90,7 +90,8 @@ def calibrate(
     with loading(f"reading the model {model}"):
         from skipwise.calibrate import Search
         from skipwise.calibrate import calibrate as choose
-        from skipwise.cli.evaluate_documents import held_out_of
+        from skipwise.cli.evaluate_documents import HeldOut, held_out_of
+        from skipwise.config import DataConfig
         from skipwise.data.corpus import look_at
         from skipwise.distributed import process_state
         from skipwise.evals import SampleCache
@@ -102,8 +103,8 @@ def calibrate(
     config = read_config(model, trust_remote_code=trust_remote_code)
     target = max(length or [rope_state(config).maximum])
     _check_model(model, config, target, again=again or dry_run)
-    run = held_out_of(model)
-    data = _data(run, documents, field, skip_unreadable)
+    run = held_out_of(model) or HeldOut(DataConfig())
+    data = run.reading(documents, field, skip_unreadable=skip_unreadable)
     # Before any weight is read, so that unreadable files are reported at once.
     sources = look_at(data)
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
@@ -144,19 +145,8 @@ def _check_model(model: str, config: Any, target: int, *, again: bool) -> None:
     check_length(config, target, allow_beyond=False)
 
 
-def _data(run: "HeldOut | None", source: str | None, field: str | None, skip_unreadable: bool) -> "DataConfig":
-    """Where documents come from: what was given, else what the run behind the model trained on."""
-    from skipwise.config import DataConfig
-
-    kept = DataConfig() if run is None else run.data
-    settings = given({"source": source, "field": field}) | {"skip_unreadable": skip_unreadable or kept.skip_unreadable}
-    if source is not None:
-        settings = {"field": DataConfig().field, "format": "auto", "mixture": [], **settings}
-    return kept.model_copy(update=settings)
-
-
 def _texts(
-    run: "HeldOut | None",
+    run: "HeldOut",
     data: "DataConfig",
     sources: "Sequence[Sources]",
     tokenizer: Any,
@@ -170,9 +160,7 @@ def _texts(
     from skipwise.train.calibration import calibration_documents
 
     corpus = open_corpus(data, tokenizer, sources, progress=progress and process_state().is_main_process)
-    if run is not None:
-        corpus = corpus.with_held_out_ends(run.ends)
-    return calibration_documents(corpus, target)
+    return calibration_documents(corpus.with_held_out_ends(run.ends), target)
 
 
 def _report(found: "Calibration", written: Path | None, scale_before: float, as_json: bool) -> None:

@@ -48,6 +48,17 @@ HeldOutOption = Annotated[
         max=1.0,
     ),
 ]
+FieldOption = Annotated[
+    str | None, option("--field NAME", "Field with the text.", shown="as the model's run read them, else text")
+]
+FormatOption = Annotated[
+    str | None,
+    option(
+        "--format FORMAT",
+        "What records hold: text, or conversations.",
+        shown="as the model's run read them, else by the first ones",
+    ),
+]
 LanguageOption = Annotated[
     str | None,
     option(
@@ -79,7 +90,8 @@ def evaluate(
     length: Annotated[Any, option("--length TOKENS,...", "Lengths, answers included.", shown="of --suite")] = None,
     task: TaskOption = None,
     documents: Annotated[str, option("--documents SOURCE", "File, folder, hub data set, or stdlib.")] = "stdlib",
-    field: options.Field = "text",
+    field: FieldOption = None,
+    format: FormatOption = None,
     skip_unreadable: options.SkipUnreadable = False,
     all_documents: Annotated[bool, option("--all-documents", "Use every document, not only held-out ones.")] = False,
     held_out_share: HeldOutOption = None,
@@ -130,7 +142,7 @@ def evaluate(
     subjects = _checkpoints(model, how) if all_checkpoints else _alone(model, lengths, stretch, allow_beyond, how)
     reads = any(made.uses_documents for made in tasks)
     which = {"all_documents": all_documents, "share": held_out_share, "skip_unreadable": skip_unreadable}
-    texts = find_texts(model, documents, field, **which, progress=not as_json) if reads else None
+    texts = find_texts(model, documents, field, format, **which, progress=not as_json) if reads else None
     asked = {"seed": seed, "out": out, "samples_out": samples, "allow_beyond": allow_beyond, "progress": not as_json}
     asked["cache"] = SampleCache() if use_cache else None
     card = None if stretch or allow_beyond else Path(model)  # Of a trained model, within its window.

@@ -8,9 +8,11 @@ Ends of documents that were held out instead are found in the same documents.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from skipwise.cli.options import given
 from skipwise.config import DataConfig
+from skipwise.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +30,27 @@ class HeldOut(NamedTuple):
 
     data: DataConfig
     ends: "Sequence[HeldOutEnd]" = ()
+
+    def reading(
+        self, source: str | None, field: str | None, format: str | None = None, *, skip_unreadable: bool
+    ) -> DataConfig:
+        """The settings to read a source by: as the run has read it, else by the first records.
+
+        Args:
+            source: None for all of the run.
+            field: instead of the run's, or of the default where the run has not read the source.
+            format: likewise.
+            skip_unreadable: also where the run did not.
+        """
+        found, changes = self.data, dict[str, Any]()
+        if source is not None:
+            unknown = {"source": source, "field": DataConfig().field, "format": "auto", "mixture": []}
+            found = self.data.of_source(source) or self.data.model_copy(update=unknown)
+            # Lengths are those that are measured.
+            changes = {"min_tokens": None, "join": None}
+        changes |= given({"field": field, "format": format})
+        changes["skip_unreadable"] = skip_unreadable or found.skip_unreadable
+        return found.model_copy(update=changes)
 
 
 def held_out_of(model: str) -> HeldOut | None:
@@ -54,7 +77,8 @@ def held_out_of(model: str) -> HeldOut | None:
 def find_texts(
     model: str,
     source: str,
-    field: str,
+    field: str | None = None,
+    format: str | None = None,
     *,
     all_documents: bool,
     share: float | None,
@@ -67,29 +91,26 @@ def find_texts(
     for, or if the run did so.
 
     Raises:
+        ConfigError: there is no such format.
         DataError: something cannot be read. That is known before any weight is read.
     """
-    from skipwise.data.documents import look_through
+    from skipwise.data.conversations import Format
+    from skipwise.data.corpus import look_at
     from skipwise.distributed import process_state
 
-    run = held_out_of(model)
-    kept = DataConfig() if run is None else run.data
+    found = held_out_of(model)
+    run = found or HeldOut(DataConfig())
+    kept = run.data
     if share is None:
         share = kept.held_out or DataConfig().held_out
-    data = kept.model_copy(
-        update={
-            "source": source,
-            "mixture": [],
-            "field": field,
-            "format": kept.format if source == kept.source else "auto",
-            "skip_unreadable": skip_unreadable or kept.skip_unreadable,
-            "held_out": 1.0 if all_documents else share,
-        }
-    )
-    sources = look_through(source, field=field, skip_unreadable=data.skip_unreadable, format=data.format)
+    if format not in (None, *get_args(Format)):
+        raise ConfigError(f"--format is {format!r}; give {' or '.join(get_args(Format)[1:])}")
+    data = run.reading(source, field, format, skip_unreadable=skip_unreadable)
+    data = data.model_copy(update={"held_out": 1.0 if all_documents else share})
+    (sources,) = look_at(data)
     is_first = process_state().is_main_process
     details = {}
-    if run is not None and data.held_out > kept.held_out:
+    if found is not None and data.held_out > kept.held_out:
         details["may_have_been_trained_on"] = True
         if is_first:
             logger.warning(
@@ -97,7 +118,7 @@ def find_texts(
                 f"{kept.source!r} out of training (data.held_out), and {data.held_out:g} is measured on"
             )
     part = "all" if all_documents else "held_out"
-    return Texts(data, sources, part, () if run is None else run.ends, details, progress and is_first)
+    return Texts(data, sources, part, run.ends, details, progress and is_first)
 
 
 class Texts(NamedTuple):

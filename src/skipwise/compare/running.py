@@ -88,7 +88,7 @@ def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None
     seen = []
     for job in jobs:
         for data in (job.run.data, job.run.data.measured_on(comparison.evaluation.documents)):
-            asked = [(own.source, own.field, own.skip_unreadable) for own in data.entries()]
+            asked = [(own.source, own.field, own.format, own.skip_unreadable) for own in data.entries()]
             if asked not in seen:
                 seen.append(asked)
                 look_at(data)
@@ -183,7 +183,7 @@ def _run(
         "run": parse_yaml(job.run.to_yaml()),
         "evaluation": of_arm,
         "evaluation_seed": comparison.evaluation.seed,
-        "documents": comparison.evaluation.documents or job.run.data.source,
+        "documents": comparison.evaluation.documents or job.run.data.without_replay().source,
     }
     job_file = place / "job.json"
     job_file.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")

@@ -140,6 +140,7 @@ def _train(job: Mapping[str, Any], config: Any) -> Outcome | None:
 
 def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     """Runs the evaluation of the job; samples of an interrupted one are reused, by the model's content."""
+    from skipwise.config.mixture import places_of
     from skipwise.data.corpus import open_stored
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache, evaluate
@@ -159,12 +160,16 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     model, tokenizer = load_model(config.output_folder if job["trained"] else config.model, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
     longest = max(length for measured in job["evaluation"] for length in measured["lengths"])
-    data = config.data.measured_on(job["documents"])
+    # Arms at full length have no replay, and all arms are measured on the same documents.
+    trained = config.data.without_replay()
+    data = trained.measured_on(job["documents"])
     corpus = open_stored(data, tokenizer)
-    if job["documents"] == config.data.source and not config.data.streaming:
-        # Parts of what each arm holds out, the same for all arms.
+    sources = [places_of(own.source) for own in (trained, *trained.entries())]
+    if places_of(job["documents"]) in sources and not config.data.streaming:
+        # Parts of what each arm holds out, the same for all arms: the more is kept for training, the shorter they are.
         lengths = validation_lengths(config, window)
-        ends = find_held_out_ends(corpus, lengths, keep=max(config.target, config.data.min_tokens or 0))
+        keep = max(config.target, *(own.min_tokens or 0 for own in trained.entries()))
+        ends = find_held_out_ends(corpus, lengths, keep=keep)
         corpus = corpus.with_held_out_ends(ends)
     store = corpus.documents("held_out" if data.held_out else "all", min_tokens=longest)
     documents = [store.document(index) for index in range(store.num_documents)]

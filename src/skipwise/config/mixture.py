@@ -18,7 +18,8 @@ class SourceConfig(StrictModel):
         replay: whether the entry's share is of short replay: whole steps, evenly spaced, with windows of the original
             length without skips, which preserve short-context quality.
         source: as in `DataConfig`. A replay entry without one replays the texts of the other entries.
-        weight: its part of the run's tokens, relative to the weights of the other entries.
+        weight: its part of the run's tokens, relative to the weights of the other entries. Tokens that are no labels
+            count. A step's loss is the mean over its labels, so a source with few of them weighs less in the loss.
         format, field, skip_unreadable, min_tokens, join, skips_at, control_tokens: as in `DataConfig`; None: as in the
             mixture's.
     """
@@ -68,6 +69,11 @@ def sources_of(entry: Any) -> list[str]:
     return [one for one in (source if isinstance(source, list) else [source]) if isinstance(one, str)]
 
 
+def places_of(source: str | list[str]) -> set[str]:
+    """The sources, each in one form: a path as an absolute one."""
+    return {_place(one) for one in ([source] if isinstance(source, str) else source)}
+
+
 def check_mixture(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """Validates a mixture: each entry, and the entries together. All faults are in one error."""
     entries, faults = None, [*_faults_between(value)] if isinstance(value, list) else []
@@ -87,7 +93,7 @@ def _faults_between(entries: list[Any]) -> Iterator[InitErrorDetails]:
         is_replay = _is_replay(entry)
         found = sources_of(entry) or ([""] if is_replay else [])
         for source in found:
-            place = str(Path(source).expanduser()), is_replay
+            place = _place(source) if source else "", is_replay
             if (before := first.setdefault(place, number)) != number:
                 what = "has it too" if source else "replays the texts of the others already"
                 said = f"data.mixture.{before} {what}; give each source once, with the sum of the weights"
@@ -96,6 +102,10 @@ def _faults_between(entries: list[Any]) -> Iterator[InitErrorDetails]:
     if entries and all(map(_is_replay, entries)):
         kind = PydanticCustomError("only_replay", "give an entry without replay: its texts are what is extended with")
         yield InitErrorDetails(type=kind, loc=(), input=entries)
+
+
+def _place(source: str) -> str:
+    return str(Path(source).expanduser().absolute())
 
 
 def _is_replay(entry: Any) -> bool:

@@ -21,7 +21,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from skipwise.config.base import Length, Share, StrictModel, as_length
-from skipwise.config.mixture import SourceConfig, check_mixture, sources_of
+from skipwise.config.mixture import SourceConfig, check_mixture, places_of, sources_of
 from skipwise.config.reading import explain, merge_settings, read_settings, with_kinds
 from skipwise.config.recipes import AUTO, RECIPES
 from skipwise.errors import ConfigError
@@ -142,10 +142,20 @@ class DataConfig(StrictModel):
         own = [entry.settings() for entry in self.mixture if entry.source is not None]
         return [self.model_copy(update={"mixture": [], **settings}) for settings in own]
 
+    def of_source(self, source: str | list[str]) -> "DataConfig | None":
+        """The settings of the entry that has a source, or these without a mixture; None if it is another source."""
+        wanted = places_of(source)
+        own = next((own for own in self.entries() if wanted <= places_of(own.source)), None)
+        return own and own.model_copy(update={"source": source})
+
     def measured_on(self, source: str | list[str] | None = None) -> "DataConfig":
-        """The settings to measure on documents of any length: these, or those of another source."""
-        other = {} if source in (None, self.source) else {"source": source, "format": "auto", "mixture": []}
-        return self.model_copy(update={"min_tokens": None, "streaming": False, **other})
+        """The settings to measure on documents of any length: these, or those of one entry or of another source."""
+        found = self
+        if source not in (None, self.source):
+            other = {"source": source, "format": "auto", "mixture": []}
+            found = self.of_source(source) or self.model_copy(update=other)
+        entries = [entry.model_copy(update={"min_tokens": None}) for entry in found.mixture]
+        return found.model_copy(update={"min_tokens": None, "streaming": False, "mixture": entries})
 
     def without_replay(self) -> "DataConfig":
         """The same without the replay entries of the mixture."""

@@ -88,10 +88,11 @@ class TrainingItems:
         """The item at a place of a run, counted over all epochs."""
         return self.item(*divmod(place, len(self)))
 
-    def describe(self, place: int) -> dict[str, int]:
-        """The epoch of a place, and the index of its document in the store."""
+    def describe(self, place: int) -> dict[str, Any]:
+        """The epoch of a place, and the number in the store and name of its document; if joined, of the first one."""
         epoch, index = divmod(place, len(self))
-        return {"epoch": epoch, "document": self.document(epoch, index)}
+        number = self.document(epoch, index)
+        return {"epoch": epoch, "document": number, "name": self._store.names[number]}
 
     def document_for(self, place: int, rng: np.random.Generator) -> np.ndarray:
         """A random document of the store, as the text that an exercise hides something in."""

@@ -100,7 +100,7 @@ class MixedItems:
         return self.items[source].at(own)
 
     def describe(self, place: int) -> dict[str, Any]:
-        """The source of a place, the epoch of the source, and the index of the document in its store."""
+        """The source of a place, and what `TrainingItems.describe` tells of it."""
         source, own = self._find(place)
         return {"source": self.names[source], **self.items[source].describe(own)}
 

@@ -140,11 +140,12 @@ def _drawn_table(evidence: Evidence) -> list[Table]:
             _written(one.get("share"), "{:.1%}".format),
             *(_written(one.get(name), "{:,}".format) for name in ("windows", "tokens", "of_tokens", "documents")),
             _written(one.get("epochs"), "{:.2f}".format),
+            _written(one.get("labels"), "{:.0%}".format),
         )
         for run in evidence.runs
         for one in run.corpus.get("sources", ())
     )
-    header = ("Arm", "Source", "Share asked for", "Windows", "Tokens", "of tokens", "Documents", "Epochs")
+    header = ("Arm", "Source", "Share asked for", "Windows", "Tokens", "of tokens", "Documents", "Epochs", "Labels")
     return table("What was drawn from which source", header, rows, wraps=True)
 
 

@@ -151,8 +151,9 @@ def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
         "left over from joining" if view.join else f"shorter than {view.min_tokens} tokens": counts.dropped_short,
         "empty": counts.dropped_empty,
     }
+    labels = f" (about {store.label_share:.0%} labels)" if store.has_turns else ""
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items() if number)
-    line = f"training on {counts.documents:,} documents of {counts.tokens:,} tokens; of {counts.seen:,} seen "
+    line = f"training on {counts.documents:,} documents of {counts.tokens:,} tokens{labels}; of {counts.seen:,} seen "
     line += f"{reasons} are left out" if reasons else "none is left out"
     if kinds := kinds_line(sources.kinds_passed_over):
         line += f"; files of unsupported kinds: {kinds}"

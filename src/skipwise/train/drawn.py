@@ -22,6 +22,9 @@ class Drawn:
         documents: that windows of the first stage are made of.
         epochs: how often each document that is long enough for all windows is drawn from.
         of_tokens: that these documents have.
+        format: `text` or `conversations`.
+        labels: share of the source's tokens that are labels, about. The others are context and weigh nothing in the
+            loss, which is the mean over a step's labels.
     """
 
     source: str
@@ -32,10 +35,14 @@ class Drawn:
     documents: int
     epochs: float
     of_tokens: int
+    format: str = "text"
+    labels: float = 1.0
 
     def told(self) -> str:
         """The same in words, without the name."""
         told = f"{self.share:.1%} of the tokens: {self.windows:,} windows of {self.tokens:,} tokens"
+        if self.format == "conversations":
+            told += f" of conversations (about {self.labels:.0%} labels)"
         if not self.windows:
             return f"{told}, as the run is too short for it"
         told += f", {self.epochs:.2f} epochs of {self.documents:,} documents of {self.of_tokens:,} tokens"
@@ -84,4 +91,6 @@ def _drawn(layout: Layout, opened: Mapping[int, MixedStore], source: int, *, is_
         documents=first.stores[source].num_documents,
         epochs=round(float(epochs), 4),
         of_tokens=first.stores[source].counts.tokens,
+        format="conversations" if first.stores[source].has_turns else "text",
+        labels=round(first.stores[source].label_share, 4),
     )

@@ -125,7 +125,7 @@ class MixedCorpus:
     parts: tuple[StoredCorpus, ...]
 
     def documents(self, part: Part = "all", *, min_tokens: int = 1, join: bool | None = None) -> MixedStore:
-        """The documents of one split that are long enough, of every source that has some.
+        """The documents of one split that are long enough, of every source that has some; warns of the others.
 
         Raises:
             DataError: no source has any.
@@ -193,7 +193,7 @@ class MixedCorpus:
         Raises:
             DataError: no source has any.
         """
-        found = self._opened(lambda corpus: corpus.long_store(part, min_tokens), warns=True)
+        found = self._opened(lambda corpus: corpus.long_store(part, min_tokens))
         there = [len(corpus.texts(store, number, min_tokens=min_tokens)) for corpus, store in found]
         wanted = _fair(number, there)
         return {
@@ -202,10 +202,8 @@ class MixedCorpus:
             if own
         }
 
-    def _opened(
-        self, view: Callable[[StoredCorpus], TokenStore], warns: bool = False
-    ) -> list[tuple[StoredCorpus, TokenStore]]:
-        """Each source with a view of it, where that is not empty; `warns` of the others."""
+    def _opened(self, view: Callable[[StoredCorpus], TokenStore]) -> list[tuple[StoredCorpus, TokenStore]]:
+        """Each source with a view of it, where that is not empty; warns of the others."""
         found, missing = [], list[DataError]()
         for corpus in self.parts:
             try:
@@ -214,7 +212,7 @@ class MixedCorpus:
                 missing.append(error)
         if not found:
             raise DataError("; ".join(map(str, missing)))
-        for error in missing if warns else ():
+        for error in missing:
             logger.warning(f"nothing is taken from {error}")
         return found
 

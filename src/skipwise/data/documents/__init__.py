@@ -321,7 +321,7 @@ def _hold_conversations(sources: Sequence[Source], field: str) -> bool:
         if len(form) > 1:
             raise DataError(
                 f"{name} has both in its records, a text in {field!r} and a conversation; say which is meant by "
-                "data.format=text or data.format=conversations"
+                "data.format=text or data.format=conversations (in an evaluation --format)"
             )
         (conversations if "conversations" in form else texts).append(name)
     if conversations and texts:

@@ -20,11 +20,13 @@ import json
 import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from skipwise.data.turns import LABEL
 from skipwise.errors import DataError
 
 FORMAT = 3
@@ -33,6 +35,8 @@ BLOCK_BYTES = 1 << 24
 # Blocks verified at every start; takes a few tenths of a second.
 _VERIFIED_BLOCKS = 16
 DIGEST_BYTES = 16
+# Labels are counted in so many blocks of so many tokens.
+_COUNTED_BLOCKS, _COUNTED_TOKENS = 64, 1 << 20
 # Documents whose lengths are processed together.
 _BLOCK_DOCUMENTS = 1 << 18
 
@@ -92,6 +96,16 @@ class TokenFiles:
     def document(self, number: int) -> np.ndarray:
         """Token ids of one document, 1-D; a read-only view of the file."""
         return self.tokens[self.offsets[number] : self.offsets[number + 1]]
+
+    @cached_property
+    def label_share(self) -> float:
+        """Share of the tokens that are labels, in up to 64 evenly spaced blocks; 1 for texts."""
+        if not self.has_turns or not len(self.tokens):
+            return 1.0
+        begins = range(0, len(self.tokens), _COUNTED_TOKENS)
+        begins = begins[:: -(-len(begins) // _COUNTED_BLOCKS)]
+        blocks = [self.tokens[begin : begin + _COUNTED_TOKENS] for begin in begins]
+        return sum(int((block & LABEL > 0).sum()) for block in blocks) / sum(map(len, blocks))
 
     def name(self, number: int) -> str:
         """Name of one document."""

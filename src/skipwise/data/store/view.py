@@ -123,6 +123,11 @@ class TokenStore:
         """Names of the documents, read from disk on access; a joined document has the name of its first one."""
         return Names(self._files, self.counts.documents, lambda index: self._numbers(index)[0])
 
+    @property
+    def label_share(self) -> float:
+        """Share of the tokens that are labels, over both splits, about; 1 for texts."""
+        return self._files.label_share
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the tokenizer and of every token and document boundary; the same wherever the store was built."""
