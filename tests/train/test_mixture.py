@@ -178,7 +178,7 @@ def test_what_was_drawn_from_what_is_said_and_stands_in_the_record(
     epochs = 48 / told[0]["documents"]
     assert told[0]["epochs"] == pytest.approx(epochs, abs=1e-4)
     assert epochs > 2
-    told = f"rawn from {lower}: 50.0% of the tokens: 48 windows of 1,536 tokens, 3.00 epochs of 16 documents of "
+    told = f"rawn from {lower}: 50.0% of the tokens: 48 windows, 1,536 tokens; 3.00 epochs of 16 documents with "
     told += "9,600 tokens; each document is drawn from up to 3 times"
     assert f"d{told}" in caplog.messages
     assert f"- D{told}\n" in (result.folder / "README.md").read_text()
@@ -293,7 +293,7 @@ def test_files_of_two_sources_are_told_of(
 def test_a_run_too_short_for_a_share_says_so(mixture: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     curriculum_of(mixture, steps=5)
     warned = [record.getMessage().split(": ")[-1] for record in caplog.records if record.levelname == "WARNING"]
-    assert warned == ["0 windows of 0 tokens, as the run is too short for it"] * 3
+    assert warned == ["0 windows, 0 tokens, as the run is too short for it"] * 3
 
 
 def test_a_source_with_nothing_held_out_holds_out_an_end_of_its_own(
@@ -354,7 +354,7 @@ def test_a_source_is_evaluated_as_the_run_has_read_it(
 
 def test_a_source_that_is_exhausted_and_repeated_says_how_often() -> None:
     few = {"source": "docs", "replay": False, "share": 0.5, "documents": 10, "of_tokens": 4000}
-    once = "50.0% of the tokens: 8 windows of 256 tokens, 0.80 epochs of 10 documents of 4,000 tokens"
+    once = "50.0% of the tokens: 8 windows, 256 tokens; 0.80 epochs of 10 documents with 4,000 tokens"
     assert Drawn(**few, windows=8, tokens=256, epochs=0.8).told() == once
     told = Drawn(**few, windows=400, tokens=12_800, epochs=40.0).told()
     assert told.endswith("; each document is drawn from up to 40 times, so that the text is repeated 3.2 times")

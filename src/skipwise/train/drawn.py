@@ -40,12 +40,12 @@ class Drawn:
 
     def told(self) -> str:
         """The same in words, without the name."""
-        told = f"{self.share:.1%} of the tokens: {self.windows:,} windows of {self.tokens:,} tokens"
+        told = f"{self.share:.1%} of the tokens: {self.windows:,} windows, {self.tokens:,} tokens"
         if self.format == "conversations":
             told += f" of conversations (about {self.labels:.0%} labels)"
         if not self.windows:
             return f"{told}, as the run is too short for it"
-        told += f", {self.epochs:.2f} epochs of {self.documents:,} documents of {self.of_tokens:,} tokens"
+        told += f"; {self.epochs:.2f} epochs of {self.documents:,} documents with {self.of_tokens:,} tokens"
         if self.epochs <= 1:
             return told
         told += f"; each document is drawn from up to {math.ceil(self.epochs)} times"
