@@ -142,6 +142,9 @@ def test_documents_that_are_too_short_fail(
     assert code == 1
     assert statuses(verdicts)["training"] == "fail"
     assert "no document has 64 tokens" in verdicts[-1]["detail"]
+    assert with_model or verdicts[-1]["cure"] == "give longer ones, a shorter window, or --set data.join=true"
+    _, _, joined = report("--data", folder, "--set", "window=64k", "--set", "data.join=true")
+    assert joined[-1]["cure"] == "give more, or a shorter window"
 
 
 def test_unreadable_files_fail_unless_they_are_left_out(
@@ -278,6 +281,8 @@ def test_a_mixture_is_reported_by_source(
     assert max(map(len, shown.splitlines())) <= 80
     assert " ".join(shown.split()).count("what a run would train on") == 2
     assert "replay of the others: 20% of the run's" in " ".join(shown.split())
+    assert cli.main(["doctor", "--config", str(file), "--data", "stdlib"]) == 2
+    assert "to report on it, give --corpus" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def _training(taken: Taken, is_estimate: bool) -> Remark:
     joining = "join: true in its entry" if taken.source else "--set data.join=true"
     if not counts.documents:
         detail = f"{source}no document has {taken.min_tokens:,} tokens{guess}"
-        return Remark(judge("training", False, detail, f"give longer ones, a shorter window, or {joining}"), [])
+        cure = "give more, or a shorter window" if taken.join else f"give longer ones, a shorter window, or {joining}"
+        return Remark(judge("training", False, detail, cure), [])
     joined = "joined " if taken.join else ""
     taken_from = f"{counts.documents:,} {joined}documents of {counts.tokens:,} tokens{guess}"
     detail = f"{source}windows of {label} from {taken_from}"

@@ -88,6 +88,10 @@ def doctor(
     }
     tree = settings_over(read_settings(config) if config else {}, flags, settings)
     if is_corpus:
+        if data is not None and tree["data"].get("mixture"):
+            raise ConfigError(
+                "--data names other documents than the mixture of --config; to report on it, give --corpus"
+            )
         if "data" not in tree:
             raise ConfigError("--corpus reports on the documents that --config names in data; give it, or --data")
         from skipwise.cli.doctor_corpus import report_corpus

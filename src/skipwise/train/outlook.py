@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from skipwise.config import RunConfig
 from skipwise.config.recipes import resolve
@@ -12,8 +11,6 @@ from skipwise.data.corpus import Corpus, MixedCorpus, StoredCorpus, StreamedCorp
 from skipwise.data.survey.taken import EstimatedLengths, Taken, taken_in
 from skipwise.train.checks import CheckedRun
 from skipwise.train.validation import find_held_out_ends
-
-Stored = TypeVar("Stored", StoredCorpus, MixedCorpus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +81,9 @@ def _windows(config: RunConfig, checked: CheckedRun, is_replay: bool) -> list[in
     return sorted({stage.window.train for stage in stages})
 
 
-def _with_held_out_ends(corpus: Stored, config: RunConfig, checked: CheckedRun) -> Stored:
+def _with_held_out_ends(
+    corpus: StoredCorpus | MixedCorpus, config: RunConfig, checked: CheckedRun
+) -> StoredCorpus | MixedCorpus:
     stages = run_stages(config, checked.facts.window, checked.facts.steps)
     widest = max(stage.window.train for stage in stages)
     return corpus.with_held_out_ends(find_held_out_ends(corpus, checked.validation_lengths, widest))
