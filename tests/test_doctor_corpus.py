@@ -301,3 +301,22 @@ def test_mistakes_are_one_line(arguments: list[str], named: list[str], capsys: p
     assert out == ""
     assert err.count("\n") == 1
     assert all(name in err for name in named), err
+
+
+def test_a_run_takes_of_a_mixture_what_the_report_says(
+    mixture: list[dict[str, Any]], model: Path, tmp_path: Path, report: Callable[..., Any]
+) -> None:
+    from tiny_runs import preflight_taken_for_granted, run, settings_of
+
+    settings = settings_of(model, "stdlib", tmp_path / "run")
+    training = {**settings["training"], "max_steps": 2}
+    file = tmp_path / "mix.yaml"
+    file.write_text(json.dumps({**settings, "window": 32, "recipe": "paper", "data": mixture, "training": training}))
+    _, found, _ = report("--config", file, "--corpus")
+    with preflight_taken_for_granted():
+        record = run(json.loads(file.read_text())).record
+    first = {taken["source"]: taken["counts"] for taken in reversed(found["training"]["windows"])}
+    counts = record["corpus"]["counts"]
+    assert counts == {name: sum(own[name] for own in first.values()) for name in counts}
+    drawn = sum(one["tokens"] for one in record["corpus"]["sources"])
+    assert found["training"]["tokens"] == drawn
