@@ -59,7 +59,8 @@ def pptx(slides: Sequence[str], notes: str) -> bytes:
     return zipped(parts)
 
 
-def xlsx(sheets: dict[str, list[list[str | float]]]) -> bytes:
+def xlsx(sheets: dict[str, list[list[str | float]]], more: str = "") -> bytes:
+    """A workbook; `more` are further rows of each sheet in XML."""
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     kinds = "application/vnd.openxmlformats-officedocument.spreadsheetml"
     names = "".join(f'<sheet name="{name}" sheetId="{i}" r:id="r{i}"/>' for i, name in enumerate(sheets, start=1))
@@ -78,7 +79,7 @@ def xlsx(sheets: dict[str, list[list[str | float]]]) -> bytes:
     }
     for i, rows in enumerate(sheets.values(), start=1):
         cells = "".join(f"<row>{''.join(map(_cell, row))}</row>" for row in rows)
-        parts[f"xl/sheet{i}.xml"] = f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData></worksheet>'
+        parts[f"xl/sheet{i}.xml"] = f'<worksheet xmlns="{main}"><sheetData>{cells}{more}</sheetData></worksheet>'
     return zipped(parts)
 
 

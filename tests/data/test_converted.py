@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from made_documents import docx, epub, msg, odf, paragraph, pdf, pptx, xlsx, zip
 from tiny_models import byte_tokenizer
 
 from skipwise.data.documents import find_sources, look_through, read_documents
-from skipwise.data.formats import archives, converted
+from skipwise.data.formats import archives, converted, sheets
 from skipwise.errors import DataError
 
 
@@ -209,6 +210,56 @@ def test_a_table_is_one_document_unless_a_column_is_the_text(suffix: str, tmp_pa
     assert by_row == [(f"a.{suffix}:{line}", text) for line, text in lines]
     with pytest.raises(DataError, match=rf"a\.{suffix} has no field 'other'; its fields are body, 名前"):
         list(read_documents(source, field="other"))
+
+
+TABLES = {
+    "below a title": ("Umsatz\n\nMonat;Summe\nJan;1,5\nFeb;2,5\n", "Umsatz\nMonat | Summe\nJan | 1,5\nFeb | 2,5"),
+    "said by Excel": ("sep=|\na,x|b\n1,0|2\n", "a,x | b\n1,0 | 2"),
+    "by the header": ('id,note\n1,"a;\nb;\nc;\nd;\ne"\n', "id | note\n1 | a; b; c; d; e"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_delimiter_of_a_table(kind: str, read: Callable[[str, bytes], str]) -> None:
+    content, text = TABLES[kind]
+    assert read("a.csv", content.encode("utf-8-sig")) == text
+
+
+def test_cells_far_apart_do_not_fill_the_memory(read: Callable[[str, bytes], str]) -> None:
+    """As all cells between them are held by the library, which ends the process for want of memory."""
+    far = '<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'
+    wide = '<row r="2"><c r="XFD2"/></row><row r="1048576"><c><v>1</v></c></row>'
+    for more in (far, wide):
+        with pytest.raises(DataError, match=r"a\.xlsx has a sheet of 17,179,869,184 cells .*; clear the cells"):
+            read("a.xlsx", xlsx({"a": [["x"]]}, more))
+    assert read("b.xlsx", xlsx({"a": [["x"]]}, '<row r="1048576" ht="9"/><row r="1048577" ht="9"></row>')) == "a\nx"
+
+
+def test_hours_of_a_sheet(read: Callable[[str, bytes], str]) -> None:
+    assert [sheets._cell(value) for value in (timedelta(hours=30, minutes=5), "PT30H05M00S")] == ["30:05:00"] * 2
+
+
+# By what the content is.
+MISNAMED = {
+    "a.pdf": (docx(paragraph("x")), ".docx"),
+    "b.pdf": (b"\n<!DOCTYPE html><p>404", ".html"),
+    "c.docx": (b"%PDF-1.4", ".pdf"),
+    "d.docx": (xlsx({"a": [["x"]]}), ".xlsx"),
+    "e.xls": (b"<html><table>", ".html"),
+}
+
+
+@pytest.mark.parametrize("name", MISNAMED)
+def test_a_wrong_suffix_is_told(name: str, read: Callable[[str, bytes], str]) -> None:
+    content, suffix = MISNAMED[name]
+    with pytest.raises(DataError, match=rf"{name} is a \{suffix} file by its content; rename it, or leave it out"):
+        read(name, content)
+
+
+def test_a_spreadsheet_of_either_format_is_read_by_either_suffix(read: Callable[[str, bytes], str]) -> None:
+    assert read("a.xls", xlsx({"a": [["x"]]})) == "a\nx"
+    with pytest.raises(DataError, match="is protected by a password"):
+        read("b.xls", msg({"EncryptedPackage": b"x"}))
 
 
 def _declares_gigabytes() -> bytes:

@@ -41,6 +41,9 @@ TEXTS = [
     (QUOTES, "cp1252", "Windows-1252"),
     (JAPANESE, "utf-16", "UTF-16"),
     ("\ufeff" + GERMAN, "utf-16-be", "UTF-16"),
+    (JAPANESE, "utf-32", "UTF-32"),
+    ("\ufeff" + GERMAN, "utf-32-be", "UTF-32"),
+    (JAPANESE.replace("ﾊﾝｶｸ", "漢字"), "iso2022_jp", "ISO-2022-JP"),
 ]
 IDS = [f"{codec}-{i}" for i, (_, codec, _) in enumerate(TEXTS)]
 

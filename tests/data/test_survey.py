@@ -40,11 +40,11 @@ def written(folder: Path, texts: list[str]) -> Path:
 
 def surveyed(source: Path, **how: Any) -> Surveyed:
     sources, _ = inspect(source)
-    return survey(sources, progress=False, **how)
+    return survey([sources], progress=False, **how)
 
 
 def facts_of(found: Surveyed, **how: Any) -> Facts:
-    settings = {"is_estimate": True, "lengths": [100, 1000], "held_out_share": 0.1, "unsupported": {}}
+    settings = {"is_estimate": True, "lengths": [100, 1000], "held_out_share": 0.1}
     return find_facts(found, estimated_tokens(found.sizes), **{**settings, **how})
 
 

@@ -1,9 +1,9 @@
 """Verdicts about a corpus: what would stop a run fails, what makes it worse is a note."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from skipwise.data.documents import PassedOver, kinds_line
+from skipwise.data.documents import PassedOver, kinds_line, unpackaged_line
 from skipwise.data.survey import Facts
 from skipwise.data.survey.facts import COMPRESSES_BADLY, COMPRESSES_WELL, CONTAINED, Some
 from skipwise.data.survey.reading import MIN_COMPRESSED_BYTES
@@ -35,11 +35,26 @@ def corpus_remarks(facts: Facts, taken: list[Taken], *, skips_unreadable: bool) 
         taken: what windows of each length take of it.
         skips_unreadable: whether the run leaves out what cannot be read.
     """
-    yield _reading(facts.unreadable, skips_unreadable)
+    yield _reading(facts, skips_unreadable)
     if facts.unsupported:
         yield _note("kinds", f"files of unsupported kinds are passed over: {kinds_line(facts.unsupported)}")
+    if facts.unpackaged:
+        yield _note("package", unpackaged_line(facts.unpackaged))
+    if facts.encodings:
+        read = ", ".join(f"{number:,} as {name}" for name, number in facts.encodings.items())
+        yield _note("encoding", f"files that are not UTF-8 are read {read}", "if this is wrong, convert them to UTF-8")
+    if facts.conversations:
+        yield _conversations(facts)
     if facts.empty:
         yield _note("empty", f"{_number(facts.empty)} without text", examples=facts.empty_names)
+    if facts.sampled:
+        yield from _content(facts)
+    for one in taken:
+        yield _training(one, facts.is_estimate)
+
+
+def _content(facts: Facts) -> Iterator[Remark]:
+    """What is said of the texts, if there are any."""
     if facts.languages:
         yield _languages(facts)
     yield _repeats("copies", "with the text of an earlier one", facts.copies)
@@ -53,8 +68,6 @@ def corpus_remarks(facts: Facts, taken: list[Taken], *, skips_unreadable: bool) 
                 f"no document has the {label} tokens of the target, so positions skip farther than any text reaches"
             )
             yield _note("target", detail, "give longer ones")
-    for one in taken:
-        yield _training(one, facts.is_estimate)
 
 
 def percent(share: float) -> str:
@@ -72,15 +85,24 @@ def _passed(name: str, detail: str) -> Remark:
     return Remark(Verdict(name=name, status="pass", detail=detail), [])
 
 
-def _reading(unreadable: Mapping[str, Any], skipped: bool) -> Remark:
-    if not unreadable:
+def _reading(facts: Facts, skipped: bool) -> Remark:
+    if not facts.unreadable:
         return _passed("reading", "everything can be read")
     passed_over = PassedOver()
-    passed_over.update(unreadable)
+    passed_over.update(facts.unreadable)
+    if not facts.documents:
+        return Remark(judge("reading", False, passed_over.line(), "give documents that can be read"), [])
     if skipped:
         return _note("reading", f"left out as unreadable: {passed_over.line()}")
     cure = "fix them, or leave them out by --set data.skip_unreadable=true"
     return Remark(judge("reading", False, passed_over.line(), cure), [])
+
+
+def _conversations(facts: Facts) -> Remark:
+    share = "" if facts.share_of_labels is None else f", {percent(facts.share_of_labels)} of their tokens"
+    number = f"{facts.conversations:,} conversation{_s(facts.conversations)}"
+    detail = f"{number}, written by the model's chat template; labels on the assistant's turns{share}"
+    return _passed("chats", detail)
 
 
 def _languages(facts: Facts) -> Remark:
@@ -144,13 +166,17 @@ def _training(taken: Taken, is_estimate: bool) -> Remark:
     if taken.problem is not None:
         return Remark(Verdict(name="training", status="fail", detail=taken.problem), [])
     guess = " by the estimate" if is_estimate else ""
+    source = f"{taken.source}: " if taken.source else ""
+    joining = "join: true in its entry" if taken.source else "--set data.join=true"
     if not counts.documents:
-        cure = "give longer ones, a shorter window, or --set data.join=true"
-        return Remark(judge("training", False, f"no document has {taken.min_tokens:,} tokens{guess}", cure), [])
+        detail = f"{source}no document has {taken.min_tokens:,} tokens{guess}"
+        cure = "give more, or a shorter window" if taken.join else f"give longer ones, a shorter window, or {joining}"
+        return Remark(judge("training", False, detail, cure), [])
     joined = "joined " if taken.join else ""
-    detail = f"windows of {label} from {counts.documents:,} {joined}documents of {counts.tokens:,} tokens{guess}"
+    taken_from = f"{counts.documents:,} {joined}documents of {counts.tokens:,} tokens{guess}"
+    detail = f"{source}windows of {label} from {taken_from}"
     if counts.dropped_short > counts.kept and not taken.join:
-        return _note("training", f"{detail}; most documents are shorter", "--set data.join=true joins them")
+        return _note("training", f"{detail}; most documents are shorter", f"{joining} joins them")
     return _passed("training", detail)
 
 

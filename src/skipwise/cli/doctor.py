@@ -35,6 +35,9 @@ def doctor(
         list[str] | None,
         option("--data SOURCE", "Report on documents instead; repeatable. MODEL may be left out.", shown=False),
     ] = None,
+    corpus: Annotated[
+        bool, option("--corpus", "The same on the documents of --config, such as those of a mixture.")
+    ] = False,
     base: Annotated[
         str | None, option("--base MODEL", "Without --target: what the checkpoint was made of, for base and window.")
     ] = None,
@@ -60,11 +63,14 @@ def doctor(
 
     Example: skipwise doctor --config run.yaml
 
+    Example: skipwise doctor --config mixture.yaml --corpus
+
     Example: skipwise doctor ./someone-elses-128k --base ./its-base --fix --out mended
 
     Often set: window=2k, original=32k, attention=eager, dtype=bfloat16, training.gradient_checkpointing=false
     """
-    if data is None and model is not None and target is None and config is None and not settings:
+    is_corpus = corpus or data is not None
+    if not is_corpus and model is not None and target is None and config is None and not settings:
         _check_up(model, base, fix, out, trust_remote_code, as_json)
         return
     if fix or out is not None or base is not None:
@@ -81,7 +87,13 @@ def doctor(
         "trust_remote_code": trust_remote_code or None,
     }
     tree = settings_over(read_settings(config) if config else {}, flags, settings)
-    if data is not None:
+    if is_corpus:
+        if data is not None and tree["data"].get("mixture"):
+            raise ConfigError(
+                "--data names other documents than the mixture of --config; to report on it, give --corpus"
+            )
+        if "data" not in tree:
+            raise ConfigError("--corpus reports on the documents that --config names in data; give it, or --data")
         from skipwise.cli.doctor_corpus import report_corpus
 
         report_corpus(tree, as_json)

@@ -1,9 +1,9 @@
-"""`skipwise doctor --data`: what a corpus is made of, and what of it a run would train on."""
+"""`skipwise doctor --data` and `--corpus`: what a corpus is made of, and what of it a run would train on."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import typer
@@ -11,19 +11,16 @@ import typer
 from skipwise.cli.corpus_verdicts import Remark, corpus_remarks, percent
 from skipwise.cli.loading import loading
 from skipwise.cli.options import NEGATIVE, print_json, print_table
-from skipwise.config import RunConfig
-from skipwise.data.corpus import StoredCorpus, StreamedCorpus, joins, open_corpus, view_of
+from skipwise.config import DataConfig, RunConfig
+from skipwise.data.corpus import StreamedCorpus, joins, open_corpus, view_of
 from skipwise.data.documents import Sources, inspect, require_there
 from skipwise.data.store import choose_held_out_end
 from skipwise.data.survey import Facts, Surveyed, estimated_tokens, find_facts, survey
 from skipwise.data.survey.reading import BYTES_PER_TOKEN
-from skipwise.data.survey.taken import EstimatedLengths, Taken, taken_by, taken_in
+from skipwise.data.survey.taken import EstimatedLengths, Taken, share_of_labels, taken_by, taken_in
 from skipwise.errors import DataError
 from skipwise.model.place import find_place
 from skipwise.window import Window, length_label
-
-if TYPE_CHECKING:
-    from skipwise.data.store import Lengths
 
 _WIDTH = 80
 _INDENT = 17
@@ -39,15 +36,52 @@ class _Report:
 
     Attributes:
         facts: about the corpus.
-        taken: what windows of each length take of it.
+        taken: what windows of each length take of it; of a mixture, of each source.
+        empty: number of empty documents of each source, by name.
         reasons: what a run chooses by it.
         warnings: doubtful settings.
+        tokens: of all windows of the run; None if it is not known.
     """
 
     facts: Facts
     taken: list[Taken]
+    empty: Mapping[str, int]
     reasons: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """The documents of a run, read once.
+
+    Attributes:
+        names: of the entries of a mixture; one empty name without a mixture.
+        data: settings of each.
+        found: in the documents of all.
+    """
+
+    names: list[str]
+    data: list[DataConfig]
+    found: Surveyed
+
+    def estimates(self) -> list[EstimatedLengths]:
+        """Lengths of the documents of each source, estimated."""
+        ends = np.cumsum(self.found.counts)[:-1]
+        tokens, splits = (np.split(each, ends) for each in (estimated_tokens(self.found.sizes), self.found.splits))
+        return [
+            EstimatedLengths(tokens=own, splits=split, has_turns=sources.are_conversations)
+            for own, split, sources in zip(tokens, splits, self.found.sources, strict=True)
+        ]
+
+    def empty(self) -> dict[str, int]:
+        """Number of empty documents of each source, by name."""
+        of_each = np.split(self.found.sizes == 0, np.cumsum(self.found.counts)[:-1])
+        return {name: int(is_empty.sum()) for name, is_empty in zip(self.names, of_each, strict=True)}
+
+    def left_out(self) -> bool:
+        """Whether the run leaves out all that cannot be read, instead of ending."""
+        return all(own.skip_unreadable for own, bad in zip(self.data, self.found.unreadable, strict=True) if bad)
 
 
 def report_corpus(settings: Mapping[str, Any], as_json: bool) -> None:
@@ -62,50 +96,57 @@ def report_corpus(settings: Mapping[str, Any], as_json: bool) -> None:
     has_model, has_target = (settings.get(name) is not None for name in ("model", "target"))
     if has_model:
         find_place(run.model)
-    data = run.data
-    how = {"field": data.field, "skip_unreadable": data.skip_unreadable, "format": data.format}
-    sources, faults = inspect(data.source, **how)
-    found = survey(sources, most_bytes=_STREAMED_BYTES if data.streaming else None)
-    if unreadable := found.unreadable or faults:
-        # What can be read is reported all the same.
-        found = replace(found, unreadable=unreadable)
-        run, sources = run.with_data(skip_unreadable=True), replace(sources, skip_unreadable=True)
-    if has_model and found.sizes.any():
-        report = _counted(run, found, sources, has_target)
+    read = _read(run.data)
+    if has_model and read.found.sizes.any():
+        report = _counted(run, read, has_target)
     else:
-        report = _estimated(run, found, sources, has_target)
-    remarks = [*corpus_remarks(report.facts, report.taken, skips_unreadable=data.skip_unreadable)]
+        report = _estimated(run, read, has_target)
+    remarks = [*corpus_remarks(report.facts, report.taken, skips_unreadable=read.left_out())]
     if as_json:
-        print_json({"corpus": asdict(report.facts), "training": _training_json(report)})
+        print_json({"corpus": asdict(report.facts), "training": _training_json(run.data, report)})
         for verdict, examples in remarks:
             print_json({**asdict(verdict), "examples": examples})
     else:
-        _print(data.source, report, remarks)
+        _print(run.data, report, remarks)
     if any(verdict.status == "fail" for verdict, _ in remarks):
         raise typer.Exit(NEGATIVE)
 
 
-def _estimated(run: RunConfig, found: Surveyed, sources: Sources, has_target: bool) -> _Report:
+def _read(data: DataConfig) -> _Read:
+    entries = data.entries()
+    names = [entry.name for entry in data.mixture if entry.source is not None] or [""]
+    looked = [
+        inspect(own.source, field=own.field, skip_unreadable=own.skip_unreadable, format=own.format) for own in entries
+    ]
+    sources = [own for own, _ in looked]
+    found = survey(sources, most_bytes=_STREAMED_BYTES if data.streaming else None)
+    # What is found at first may lie behind the end of a stream.
+    unreadable = [later or first for (_, first), later in zip(looked, found.unreadable, strict=True)]
+    # What can be read is reported all the same.
+    sources = [replace(own, skip_unreadable=True) if bad else own for own, bad in zip(sources, unreadable, strict=True)]
+    return _Read(names=names, data=entries, found=replace(found, sources=sources, unreadable=unreadable))
+
+
+def _estimated(run: RunConfig, read: _Read, has_target: bool) -> _Report:
     """The report without a tokenizer, by the training window that most models get."""
     window = run.resolve_window(run.original or _ORIGINAL)
-    lengths = _estimated_lengths(found, sources)
-    end, join = None, joins(run.data, sources)
-    if run.data.held_out and not run.data.streaming:
-        share, train = run.data.held_out, window.train
-        keep = 1 if join else max(train, run.data.min_tokens or 0)
-        end = choose_held_out_end(lengths, share=share, at_least=train, enough=train, keep=keep)
-    view = view_of(run.data, "train", min_tokens=window.train, join=join, held_out_end=end)
-    facts = _facts(run, found, sources, lengths.tokens, _lengths(window, has_target), is_estimate=True)
-    passed_over = sources.kinds_passed_over.total()
-    return _Report(facts=facts, taken=[taken_by(window.train, lengths, view, files_passed_over=passed_over)])
+    entries = zip(read.names, read.data, read.found.sources, read.estimates(), strict=True)
+    taken = [_taken_by_estimate(*entry, window.train) for entry in entries]
+    tokens = estimated_tokens(read.found.sizes)
+    facts = _facts(run, read, tokens, _lengths(window, has_target), is_estimate=True)
+    return _Report(facts=facts, taken=taken, empty=read.empty())
 
 
-def _estimated_lengths(found: Surveyed, sources: Sources) -> EstimatedLengths:
-    tokens = estimated_tokens(found.sizes)
-    return EstimatedLengths(tokens=tokens, splits=found.splits, has_turns=sources.are_conversations)
+def _taken_by_estimate(name: str, data: DataConfig, sources: Sources, lengths: EstimatedLengths, window: int) -> Taken:
+    end, join = None, joins(data, sources)
+    if data.held_out and not data.streaming:
+        keep = 1 if join else max(window, data.min_tokens or 0)
+        end = choose_held_out_end(lengths, share=data.held_out, at_least=window, enough=window, keep=keep)
+    view = view_of(data, "train", min_tokens=window, join=join, held_out_end=end)
+    return taken_by(window, lengths, view, files_passed_over=sources.kinds_passed_over.total(), source=name)
 
 
-def _counted(run: RunConfig, found: Surveyed, sources: Sources, has_target: bool) -> _Report:
+def _counted(run: RunConfig, read: _Read, has_target: bool) -> _Report:
     """The report by the model's tokenizer; tokens are kept where `extend` looks for them."""
     with loading(f"reading the tokenizer of {run.model}"):
         from skipwise.model import original_window, read_config, read_tokenizer
@@ -115,43 +156,60 @@ def _counted(run: RunConfig, found: Surveyed, sources: Sources, has_target: bool
     how: dict[str, Any] = {"trust_remote_code": run.trust_remote_code}
     base = read_config(run.model, original=run.original, **how)
     window = run.resolve_window(original_window(base))
-    checked = check_run(run, sources=[sources]) if has_target else None
+    checked = check_run(run, sources=read.found.sources) if has_target else None
     tokenizer = checked.tokenizer if checked else read_tokenizer(run.model, base, **how)
-    corpus = open_corpus(run.data, tokenizer, [sources])
-    assert isinstance(corpus, StoredCorpus | StreamedCorpus)
-    lengths: Lengths = _estimated_lengths(found, sources)
-    tokens = lengths.tokens
-    if isinstance(corpus, StoredCorpus):
-        lengths, tokens = corpus.files, np.diff(corpus.files.offsets)
-        if len(tokens) != len(found.sizes):
-            raise DataError("documents changed while being read; start again when they are complete")
-    facts = _facts(run, found, sources, tokens, _lengths(window, has_target), is_estimate=run.data.streaming)
+    corpus = open_corpus(run.data, tokenizer, read.found.sources)
+    is_streamed = isinstance(corpus, StreamedCorpus)
+    estimates = read.estimates()[0] if is_streamed else None
+    tokens = estimates.tokens if estimates else np.concatenate([np.diff(part.files.offsets) for part in corpus.parts])
+    if len(tokens) != len(read.found.sizes):
+        raise DataError("documents changed while being read; start again when they are complete")
+    labels = share_of_labels([part.files for part in corpus.parts])
+    facts = _facts(run, read, tokens, _lengths(window, has_target), is_estimate=is_streamed, share_of_labels=labels)
     if checked is None:
-        return _Report(facts=facts, taken=[taken_in(corpus, lengths, window.train)])
-    outlook = look_ahead(run, checked, corpus, lengths)
-    return _Report(facts=facts, taken=outlook.taken, reasons=outlook.reasons, warnings=outlook.warnings)
+        parts = (corpus,) if is_streamed else corpus.parts
+        taken = [taken_in(part, window.train, estimates) for part in parts]
+        return _Report(facts=facts, taken=taken, empty=read.empty())
+    outlook = look_ahead(run, checked, corpus, estimates)
+    return _Report(
+        facts=facts,
+        taken=outlook.taken,
+        empty=read.empty(),
+        reasons=outlook.reasons,
+        warnings=outlook.warnings,
+        tokens=outlook.tokens,
+    )
 
 
 def _lengths(window: Window, has_target: bool) -> list[int]:
     return [window.train, window.target] if has_target else [window.train]
 
 
-def _facts(
-    run: RunConfig, found: Surveyed, sources: Sources, tokens: np.ndarray, lengths: list[int], *, is_estimate: bool
-) -> Facts:
-    return find_facts(
-        found,
-        tokens,
-        is_estimate=is_estimate,
-        lengths=lengths,
-        held_out_share=run.data.held_out,
-        unsupported=dict(sources.kinds_passed_over),
-    )
+def _facts(run: RunConfig, read: _Read, tokens: np.ndarray, lengths: list[int], **how: Any) -> Facts:
+    return find_facts(read.found, tokens, lengths=lengths, held_out_share=run.data.held_out, **how)
 
 
-def _print(source: str | list[str], report: _Report, remarks: Sequence[Remark]) -> None:
+def _print(data: DataConfig, report: _Report, remarks: Sequence[Remark]) -> None:
     facts = report.facts
-    names = source if isinstance(source, str) else " ".join(source)
+    _print_size(data.source if isinstance(data.source, str) else " ".join(data.source), facts)
+    print()
+    if facts.lengths:
+        shown = [f"{tokens:,}" for tokens in facts.lengths.values()]
+        print_table([*facts.lengths], [shown], title="tokens of a document")
+        print()
+        _print_lengths(facts)
+        print()
+        _print_taken(data, report)
+        print()
+    for line in (*report.reasons, *report.warnings):
+        print(textwrap.fill(line, _WIDTH, subsequent_indent="  "))
+    for verdict, examples in remarks:
+        print(textwrap.fill(verdict.line, _WIDTH, subsequent_indent=" " * _INDENT))
+        for example in examples:
+            print(" " * _INDENT + _shortened(example, _WIDTH - _INDENT))
+
+
+def _print_size(names: str, facts: Facts) -> None:
     guess = f", estimated as {BYTES_PER_TOKEN} bytes each: a model's tokenizer counts them" if facts.is_estimate else ""
     size = f"{facts.num_bytes / 1e6:,.1f} MB" if facts.num_bytes >= 1e5 else f"{facts.num_bytes / 1e3:,.1f} kB"
     read = "" if facts.is_whole else f"the first {size} of "
@@ -161,24 +219,10 @@ def _print(source: str | list[str], report: _Report, remarks: Sequence[Remark]) 
     if facts.sampled < with_text:
         sample = f"content is looked at in a sample of {facts.sampled:,} of {with_text:,} documents"
         print(textwrap.fill(f"{sample}, chosen by content, so that duplicates are in it together", _WIDTH))
-    print()
-    print_table([*facts.lengths], [[f"{tokens:,}" for tokens in facts.lengths.values()]], title="tokens of a document")
-    print()
-    _print_lengths(facts)
-    print()
-    _print_taken(report)
-    print()
-    for line in (*report.reasons, *report.warnings):
-        print(textwrap.fill(line, _WIDTH, subsequent_indent="  "))
-    for verdict, examples in remarks:
-        print(textwrap.fill(verdict.line, _WIDTH, subsequent_indent=" " * _INDENT))
-        for example in examples:
-            print(" " * _INDENT + _shortened(example))
 
 
-def _shortened(name: str) -> str:
-    """A name that fits into a line; the middle of a long one is left out."""
-    width = _WIDTH - _INDENT
+def _shortened(name: str, width: int) -> str:
+    """A name that fits; the middle of a long one is left out."""
     return name if len(name) <= width else f"{name[: width // 3]}\u2026{name[len(name) - width + width // 3 + 1 :]}"
 
 
@@ -196,25 +240,54 @@ def _print_lengths(facts: Facts) -> None:
     print_table(("at least as long as", "documents", "share", "share of tokens"), rows, numbers=True)
 
 
-def _print_taken(report: _Report) -> None:
-    """What is trained on, and what is left out and why."""
-    first, *wider = report.taken
+def _print_taken(data: DataConfig, report: _Report) -> None:
+    """What is trained on, and what is left out and why; of a mixture, of each source."""
+    shares = _shares(data)
+    for name, empty in report.empty.items():
+        own = [one for one in report.taken if one.source == name]
+        if name:
+            print(textwrap.fill(f"{_shortened(name, _WIDTH // 2)}: {_told(shares[name], own[0], report)}", _WIDTH))
+        shown = [(label, f"{documents:,}", f"{tokens:,}") for label, documents, tokens in _rows(own, empty)]
+        print_table(("what a run would train on", "documents", "tokens"), shown, numbers=True)
+        if name and name != [*report.empty][-1]:
+            print()
+    for name in shares.keys() - report.empty.keys():
+        print(f"\n{name}: {percent(shares[name])} of the run's tokens")
+
+
+def _told(share: float, taken: Taken, report: _Report) -> str:
+    """How much of a run is of a source."""
+    if report.tokens is None or not taken.counts.tokens:
+        return f"{percent(share)} of the run's tokens"
+    times = share * report.tokens / taken.counts.tokens
+    return f"{percent(share)} of the run's {report.tokens:,} tokens, {times:,.{int(times < 10)}f} times what it has"
+
+
+def _rows(taken: list[Taken], empty: int) -> Iterator[tuple[str, int, int]]:
+    first, *wider = taken
     counts = first.counts
-    label = length_label(first.window)
-    short = "left over from joining" if first.join else f"shorter than {first.min_tokens:,} tokens"
+    yield f"in windows of {length_label(first.window)}", counts.kept, counts.tokens
     # Empty documents are of either split.
-    held_out = report.facts.documents - report.facts.empty - counts.kept - counts.dropped_short
-    rows = [
-        (f"in windows of {label}", counts.kept, counts.tokens),
-        ("held out", held_out, first.held_out_tokens),
-        (short, counts.dropped_short, first.short_tokens),
-        ("empty", report.facts.empty, 0),
-        *((f"also in windows of {length_label(one.window)}", one.counts.kept, one.counts.tokens) for one in wider),
-    ]
-    shown = [(name, f"{documents:,}", f"{tokens:,}") for name, documents, tokens in rows]
-    print_table(("what a run would train on", "documents", "tokens"), shown, numbers=True)
+    yield "held out", counts.seen - empty - counts.kept - counts.dropped_short, first.held_out_tokens
+    short = "left over from joining" if first.join else f"shorter than {first.min_tokens:,} tokens"
+    yield short, counts.dropped_short, first.short_tokens
+    yield "empty", empty, 0
+    for one in wider:
+        yield f"also in windows of {length_label(one.window)}", one.counts.kept, one.counts.tokens
 
 
-def _training_json(report: _Report) -> dict[str, Any]:
+def _shares(data: DataConfig) -> dict[str, float]:
+    """The share of a run's tokens by source of a mixture."""
+    total = sum(entry.exact_weight for entry in data.mixture)
+    return {entry.name: float(entry.exact_weight / total) for entry in data.mixture}
+
+
+def _training_json(data: DataConfig, report: _Report) -> dict[str, Any]:
     taken = [asdict(one) for one in report.taken]
-    return {"windows": taken, "reasons": [*report.reasons], "warnings": [*report.warnings]}
+    return {
+        "windows": taken,
+        "shares": _shares(data),
+        "tokens": report.tokens,
+        "reasons": [*report.reasons],
+        "warnings": [*report.warnings],
+    }

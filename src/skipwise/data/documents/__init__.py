@@ -47,6 +47,7 @@ __all__ = [
     "read_documents",
     "split_point",
     "stdlib_documents",
+    "unpackaged_line",
 ]
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ parquet.py    Parquet tables
 texts.py      files that are one text, and web pages
 tables.py     rows as text, and CSV
 converted.py  documents that are no plain text: the table of their kinds, and what is kept of them
-  pdf.py, office.py, odf.py, sheets.py, rtf.py, mail.py; archives.py and markup.py for what is zipped XML
+  pdf.py, office.py, odf.py, sheets.py, rtf.py, mail.py; archives.py and markup.py for what is zipped XML,
+  signatures.py for what a file with the wrong suffix is
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -88,7 +89,7 @@ ALLOWED = (
 
 _CHECKERS: dict[Reader, Reader] = {read_text: check_text, read_html: check_page}
 # Counts what changes the texts of the same bytes; part of the key of token files.
-_CSV_VERSION = 1
+_CSV_VERSION = 2
 
 
 def reader_of(path: Path) -> Reader | None:

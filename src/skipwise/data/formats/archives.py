@@ -44,11 +44,11 @@ class Archive:
             raise UnreadableError("size", self._name, reason, "split it, or leave it out")
         return self._archive.read(info)
 
-    def verify(self) -> None:
-        """Unpacks all parts but images, for a library that would unpack them unbounded; raises as `read`."""
+    def parts(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of all parts but images; raises as `read`."""
         for part in self.names:
             if "/media/" not in part and not part.startswith(("Pictures/", "Thumbnails/")):
-                self.read(part)
+                yield part, self.read(part)
 
 
 @contextmanager
@@ -58,9 +58,7 @@ def opened_archive(content: bytes, name: str) -> Iterator[Archive]:
     Raises:
         UnreadableError: it is not such an archive, or a part is damaged.
     """
-    if content.startswith(_OLD_OFFICE):
-        if "EncryptedPackage".encode("utf-16-le") in content:
-            raise password(name)
+    if is_old_office(content, name):
         reason = "is in the format of Office before 2007, whatever its name"
         raise UnreadableError("broken", name, reason, "save it in the newer format")
     try:
@@ -69,6 +67,19 @@ def opened_archive(content: bytes, name: str) -> Iterator[Archive]:
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, OSError) as error:
         reason = f"is damaged or incomplete ({one_line(error)})"
         raise UnreadableError("broken", name, reason, "save it again, or leave it out") from None
+
+
+def is_old_office(content: bytes, name: str) -> bool:
+    """Whether a document is in the format of Office before 2007, which also keeps encrypted newer ones.
+
+    Raises:
+        UnreadableError: it is encrypted.
+    """
+    if not content.startswith(_OLD_OFFICE):
+        return False
+    if "EncryptedPackage".encode("utf-16-le") in content:
+        raise password(name)
+    return True
 
 
 def password(name: str) -> UnreadableError:

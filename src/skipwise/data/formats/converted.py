@@ -20,6 +20,7 @@ from typing import BinaryIO
 from skipwise.data.formats import mail, odf, office, pdf, rtf, sheets
 from skipwise.data.formats.encodings import Encoding
 from skipwise.data.formats.faults import Found, UnreadableError, one_line
+from skipwise.data.formats.signatures import suffix_of
 from skipwise.files import cache_folder, replace_file
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Kind:
     module: str = ""
 
 
-_SHEETS = Kind(sheets.text_of_sheets, package="python-calamine", module="python_calamine")
+_SHEETS = Kind(sheets.text_of_sheets, version=2, package="python-calamine", module="python_calamine")
 KINDS: dict[str, Kind] = {
     ".pdf": Kind(pdf.text_of_pdf, package="pypdfium2", module="pypdfium2"),
     ".docx": Kind(office.text_of_docx),
@@ -119,17 +120,23 @@ def _converted(kind: Kind, content: bytes, name: str) -> tuple[str, str]:
     """Raises UnreadableError, whatever a converter raises about a file."""
     try:
         made = kind.convert(content, name)
-    except (UnreadableError, KeyboardInterrupt, SystemExit, MemoryError):
+        text, remark = (made, "") if isinstance(made, str) else made
+        text = text.translate(_NO_TEXT) if "\x00" in text or not _is_encodable(text) else text
+        if not text.strip():
+            cure = "run OCR on it, as by ocrmypdf, or leave it out" if name.lower().endswith(".pdf") else "leave it out"
+            raise UnreadableError("textless", name, "has no text", cure)
+        return text, remark
+    except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # A panic of a library in Rust is no Exception.
+        suffix = suffix_of(content)
+        if suffix is not None and KINDS.get(suffix) is not kind:
+            reason, cure = f"is a {suffix} file by its content", "rename it, or leave it out"
+            raise UnreadableError("broken", name, reason, cure) from None
+        if isinstance(error, UnreadableError):
+            raise
         reason = f"cannot be read ({one_line(error)[:200]})"
         raise UnreadableError("broken", name, reason, "open it, save it again, or leave it out") from None
-    text, remark = (made, "") if isinstance(made, str) else made
-    text = text.translate(_NO_TEXT) if "\x00" in text or not _is_encodable(text) else text
-    if not text.strip():
-        cure = "run OCR on it, as by ocrmypdf, or leave it out" if name.lower().endswith(".pdf") else "leave it out"
-        raise UnreadableError("textless", name, "has no text", cure)
-    return text, remark
 
 
 def _is_encodable(text: str) -> bool:

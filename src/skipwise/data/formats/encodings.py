@@ -17,6 +17,8 @@ from skipwise.data.formats.faults import Found, UnreadableError
 NAMES = {
     "utf-8": "UTF-8",
     "utf-16": "UTF-16",
+    "utf-32": "UTF-32",
+    "iso2022_jp": "ISO-2022-JP",
     "cp932": "Shift-JIS",
     "euc_jp": "EUC-JP",
     "gb18030": "GB18030",
@@ -35,7 +37,16 @@ _DECLARED = re.compile(
 )
 # Browsers, too, read these names as the larger encoding.
 _LARGER = {"shift_jis": "cp932", "iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "gbk": "gb18030"}
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# A mark of UTF-32 begins with one of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# What Japanese begins with in ISO-2022-JP, which is ASCII otherwise.
+_ISO_2022 = b"\x1b$"
+_ESCAPE = b"\x1b"  # found in a tenth of the time
 
 # The most frequent characters of Japanese, Chinese (simplified, traditional) and Korean: 10 to 30% of a text.
 _FREQUENT = {
@@ -92,7 +103,7 @@ class Encoding:
             cut: whether they are the beginning of a file.
         """
         for number, line in enumerate(self._decided(raw), start=1):
-            if self.codec == "utf-16":
+            if self.codec in _MARKS.values():
                 yield from self._wide(line, raw, name, cut)
                 return
             try:
@@ -105,12 +116,10 @@ class Encoding:
         head = b""
         is_first = True
         for line in raw:
-            if is_first and self.codec is None and line.startswith(_UTF_16):
-                self.codec = "utf-16"
-                yield line
-                return
+            if is_first and self.codec is None:
+                self.codec = next((codec for mark, codec in _MARKS.items() if line.startswith(mark)), None)
             is_first = False
-            if self.codec is not None or line.isascii():
+            if self.codec is not None or (line.isascii() and not (_ESCAPE in line and _ISO_2022 in line)):
                 if self.is_page and self.codec is None and len(head) < _DECLARED_BYTES:
                     head += line
                 yield line
@@ -129,8 +138,8 @@ class Encoding:
                 raise failed
 
     def _wide(self, first: bytes, rest: Iterator[bytes], name: str, cut: bool) -> Iterator[Found]:
-        """Lines of UTF-16, whose bytes were cut where one of them looks like the end of a line."""
-        decoder = codecs.getincrementaldecoder("utf-16")()
+        """Lines of UTF-16 or UTF-32, whose bytes were cut where one of them looks like the end of a line."""
+        decoder = codecs.getincrementaldecoder(self.codec or "utf-16")()
         number, held = 1, decoder.decode(first)
         try:
             for piece in rest:
@@ -143,7 +152,7 @@ class Encoding:
                 if held:
                     yield number, held
         except UnicodeDecodeError:
-            reason = "is not UTF-16, as its first bytes say"
+            reason = f"is not {NAMES[self.codec or 'utf-16']}, as its first bytes say"
             yield number, UnreadableError("encoding", f"{name}:{number}", reason, _CURE)
 
     def _error(self, error: UnicodeDecodeError, line: bytes, where: str) -> UnreadableError:
@@ -163,6 +172,8 @@ def encoding_of(sample: bytes, declared: str | None = None) -> str | None:
         sample: whole characters.
         declared: the codec that the file itself names, if any.
     """
+    if _ISO_2022 in sample and _decodes(sample, "iso2022_jp"):
+        return "iso2022_jp"
     if _decodes(sample, "utf-8"):
         return "utf-8"
     if declared not in (None, "utf-8") and _decodes(sample, declared):

@@ -6,7 +6,9 @@ column that is the text field, a table is one document, as the rows belong toget
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, BinaryIO
 
 from skipwise.data.formats.encodings import Encoding
@@ -17,6 +19,9 @@ from skipwise.data.formats.records import DEFAULT_FIELD, no_field
 # Not the wide space of Japanese, which is a character of the text.
 _WHITE_SPACE = re.compile(r"[ \t\r\n\f\v]+")
 _LARGEST_CELL = (1 << 31) - 1
+# Lines that the delimiter is told by; Excel may say it in a line of its own.
+_FIRST_LINES = 20
+_SAID = re.compile(r"sep=(.)\s*")
 
 
 def row_text(cells: Iterable[str]) -> str:
@@ -31,15 +36,18 @@ def read_csv(
     csv.field_size_limit(_LARGEST_CELL)
     lines = _lines(file, name, cut, encoding)
     try:
-        first = next(lines, "")
-        rows = csv.reader(_again(first, lines), delimiter=_delimiter(first, name))
+        first = [*islice(lines, _FIRST_LINES)]
+        said = _SAID.fullmatch(first[0]) if first else None
+        rows = csv.reader(chain(first, lines), delimiter=said[1] if said else _delimiter(first, name))
+        if said:
+            next(rows)
         header = next(rows, [])
         if field in header:
             yield from _texts_of_rows(rows, header.index(field))
         elif field != DEFAULT_FIELD:
             yield 0, no_field(dict.fromkeys(header), field, name)
         else:
-            yield 0, "\n".join(line for row in _again(header, rows) if (line := row_text(row)))
+            yield 0, "\n".join(line for row in chain([header], rows) if (line := row_text(row)))
     except UnreadableError as error:
         yield 0, error
     except csv.Error as error:
@@ -61,14 +69,18 @@ def _lines(file: BinaryIO, name: str, cut: bool, encoding: Encoding | None) -> I
         yield line
 
 
-def _delimiter(header: str, name: str) -> str:
-    """Programs that write a decimal comma separate by semicolons; Excel's "Unicode text" by tabs."""
+def _delimiter(first: Sequence[str], name: str) -> str:
+    """That of the header; below a title without any, the one that most of the first lines have equally often.
+
+    Programs that write a decimal comma separate by semicolons; Excel's "Unicode text" by tabs.
+    """
     if ".tsv" in name.lower():
         return "\t"
-    plain = "".join(header.split('"')[::2])
-    return max(",;\t|", key=plain.count)
+    plain = ["".join(line.split('"')[::2]) for line in first]
 
+    def evidence(delimiter: str) -> tuple[int, int, int]:
+        counts = Counter(filter(None, (line.count(delimiter) for line in plain)))
+        lines, number = max(((lines, number) for number, lines in counts.items()), default=(0, 0))
+        return plain[0].count(delimiter) if plain else 0, lines, number
 
-def _again(first: Any, rest: Iterable[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
+    return max(",;\t|", key=evidence)

@@ -2,12 +2,13 @@
 the texts that are trained on."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from skipwise.data.documents import PassedOver, numbers_of
 from skipwise.data.survey.reading import Measured, Surveyed
 from skipwise.data.survey.sketches import ALIKE, alike_pairs, groups, likeness
 
@@ -131,8 +132,12 @@ class Facts:
         alike: documents that are near-duplicates of an earlier one, not counting copies.
         compression: how far texts compress.
         held_out: the held-out documents.
+        conversations: number of documents that are conversations.
+        share_of_labels: share of the conversations' tokens that are learned; None if they are not counted.
         unreadable: what could not be read, as `PassedOver.to_json`.
         unsupported: number of files of unsupported kinds, by suffix.
+        unpackaged: number of files whose kind needs a package that is not installed, by suffix.
+        encodings: number of files that were read as another encoding than UTF-8, by its name.
     """
 
     documents: int
@@ -151,8 +156,12 @@ class Facts:
     alike: Some
     compression: Compression
     held_out: HeldOut
+    conversations: int
+    share_of_labels: float | None
     unreadable: dict[str, Any]
     unsupported: dict[str, int]
+    unpackaged: dict[str, int]
+    encodings: dict[str, int]
 
 
 def find_facts(
@@ -162,7 +171,7 @@ def find_facts(
     is_estimate: bool,
     lengths: Sequence[int],
     held_out_share: float,
-    unsupported: dict[str, int],
+    share_of_labels: float | None = None,
 ) -> Facts:
     """Puts together what is reported.
 
@@ -172,13 +181,16 @@ def find_facts(
         is_estimate: whether they are estimated.
         lengths: in tokens; for each, documents of at least that length are counted.
         held_out_share: share of documents that is held out.
-        unsupported: number of files of unsupported kinds, by suffix.
+        share_of_labels: as in `Facts`.
     """
     has_text = found.sizes > 0
     own = np.sort(tokens[has_text])
     sample = _Sampled(found.sample, tokens)
     is_held_out = (found.splits / 2.0**64 < held_out_share) & has_text
     copies, alike, leaks = _duplicates(sample, is_held_out)
+    unreadable = PassedOver()
+    for passed_over in found.unreadable:
+        unreadable.update(passed_over.to_json())
     return Facts(
         documents=len(tokens),
         empty=int((~has_text).sum()),
@@ -203,9 +215,19 @@ def find_facts(
             leaks=leaks,
             contained=_contained(found, sample, is_held_out, {leak.held_out for leak in leaks}),
         ),
-        unreadable=found.unreadable.to_json(),
-        unsupported=unsupported,
+        conversations=sum(
+            number for own, number in zip(found.sources, found.counts, strict=True) if own.are_conversations
+        ),
+        share_of_labels=share_of_labels,
+        unreadable=unreadable.to_json(),
+        unsupported=dict(_sum(own.kinds_passed_over - own.unpackaged for own in found.sources)),
+        unpackaged=dict(_sum(own.unpackaged for own in found.sources)),
+        encodings=dict(_sum(Counter(numbers_of(own.codecs)) for own in found.sources)),
     )
+
+
+def _sum(counts: Iterable[Counter[str]]) -> Counter[str]:
+    return sum(counts, Counter[str]())
 
 
 class _Sampled:

@@ -8,14 +8,14 @@ those of the corpus.
 import os
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from skipwise.data.documents import Document, PassedOver, Sources, in_threads, split_point
+from skipwise.data.documents import Document, PassedOver, Source, Sources, in_threads, split_point
 from skipwise.data.language import language_of
 from skipwise.data.survey.sketches import below, draw
 
@@ -66,7 +66,9 @@ class Surveyed:
         sizes: 1-D int64, bytes in UTF-8 of each document, without space around it; 0 for empty ones.
         splits: 1-D uint64, `documents.split_point` of each document.
         empty: names of the first empty documents.
-        unreadable: files and records that could not be read.
+        sources: the inspected sources of each entry of a mixture, or of a run without one.
+        counts: number of documents of each.
+        unreadable: files and records of each that could not be read.
         sample: documents whose content was looked at.
         languages: by number of a document in a smaller sample, its language; None if it could not be told.
         hashes: 1-D uint64, of the word sequences of all documents, or of a sample of these.
@@ -77,7 +79,9 @@ class Surveyed:
     sizes: np.ndarray
     splits: np.ndarray
     empty: list[str]
-    unreadable: PassedOver
+    sources: Sequence[Sources]
+    counts: list[int]
+    unreadable: list[PassedOver]
     sample: list[Measured]
     languages: dict[int, str | None]
     hashes: np.ndarray
@@ -91,7 +95,7 @@ def estimated_tokens(sizes: np.ndarray) -> np.ndarray:
 
 
 def survey(
-    sources: Sources,
+    sources: Sequence[Sources],
     *,
     most_bytes: int | None = None,
     most_sampled: int = MOST_SAMPLED,
@@ -102,30 +106,38 @@ def survey(
     """Reads the documents once, and measures them in threads. The result does not depend on their number.
 
     Args:
-        sources: the inspected sources; everything unreadable in them is counted and left out.
+        sources: as in `Surveyed`; everything unreadable in them is counted and left out.
         most_bytes: reading ends behind so much text; None for no limit.
         most_sampled: documents in the sample.
         most_hashes: hashes of word sequences that are kept.
         workers: number of threads; by default one per processor.
         progress: shows a bar with the time left if reading takes more than a few seconds.
     """
-    unreadable = PassedOver()
-    documents = (one for source in sources.sources for one in source.documents(sources.field, unreadable))
+    unreadable, counts = [PassedOver() for _ in sources], [0] * len(sources)
+    every = [source for own in sources for source in own.sources]
+
+    def read_all() -> Iterator[Document]:
+        for number, own in enumerate(sources):
+            for source in own.sources:
+                for document in source.documents(own.field, unreadable[number]):
+                    counts[number] += 1
+                    yield document
+
     sizes, splits, empty = array("q"), array("Q"), list[str]()
     sample = _Sample[Measured](most_sampled)
     languages = _Sample[tuple[int, str | None]](_MOST_LANGUAGES)
     sequences = _Hashes(most_hashes)
-    total, read, is_whole = _known_bytes(sources), 0, True
+    total, read, is_whole = _known_bytes(every), 0, True
 
     def measure(batch: list[Document]) -> Iterable[_One]:
         # The shares of the samples only fall, so that nothing is missing that is in them at the end.
         return [_measured(document, sample.share, languages.share, sequences.share) for document in batch]
 
     def show() -> None:
-        bar.update((read if total is None else sum(source.read_bytes() for source in sources.sources)) - bar.n)
+        bar.update((read if total is None else sum(source.read_bytes() for source in every)) - bar.n)
 
     with _bar(total, progress) as bar:
-        for one in in_threads(measure, documents, workers or os.cpu_count() or 1, show):
+        for one in in_threads(measure, read_all(), workers or os.cpu_count() or 1, show):
             if not one.size:
                 empty += [one.name] if len(empty) < _NAMED else []
             else:
@@ -143,6 +155,8 @@ def survey(
         sizes=np.frombuffer(sizes, np.int64),
         splits=np.frombuffer(splits, np.uint64),
         empty=empty,
+        sources=sources,
+        counts=counts,
         unreadable=unreadable,
         sample=sample.members(),
         languages=dict(languages.members()),
@@ -152,9 +166,9 @@ def survey(
     )
 
 
-def _known_bytes(sources: Sources) -> int | None:
+def _known_bytes(sources: Sequence[Source]) -> int | None:
     """Bytes of all sources on disk; None if that of one is unknown."""
-    sizes = [source.size_bytes() for source in sources.sources]
+    sizes = [source.size_bytes() for source in sources]
     return None if None in sizes else sum(filter(None, sizes))
 
 

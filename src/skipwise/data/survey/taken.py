@@ -1,16 +1,17 @@
 """What training windows take of a corpus, and what is left out and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from skipwise.data.corpus import StoredCorpus, StreamedCorpus, joins, view_of
-from skipwise.data.store import Counts, Lengths, View, count_documents
+from skipwise.data.store import Counts, Lengths, TokenFiles, View, count_documents
+from skipwise.data.turns import LABEL
 from skipwise.errors import DataError
 
-_BLOCK_DOCUMENTS = 1 << 18
+_BLOCK_DOCUMENTS, _BLOCK_TOKENS = 1 << 18, 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class Taken:
         held_out_tokens: tokens that are held out.
         short_tokens: tokens in documents that are too short, or left over from joining.
         problem: why nothing can be trained on; None if something can.
+        source: the entry of a mixture that they are taken of; empty without one.
     """
 
     window: int
@@ -70,31 +72,40 @@ class Taken:
     held_out_tokens: int
     short_tokens: int
     problem: str | None = None
+    source: str = ""
 
 
-def taken_in(corpus: StoredCorpus | StreamedCorpus, lengths: Lengths, window: int) -> Taken:
+def taken_in(corpus: StoredCorpus | StreamedCorpus, window: int, estimates: EstimatedLengths | None = None) -> Taken:
     """What training windows take of an open corpus.
 
     Args:
         corpus: the documents.
-        lengths: of these: token files, or estimates if they are streamed.
         window: tokens of a window.
+        estimates: of the lengths of documents that are streamed.
     """
     end = corpus.held_out_end if isinstance(corpus, StoredCorpus) else None
-    problem = None
+    problem, lengths, source = None, estimates, ""
     if isinstance(corpus, StoredCorpus):
+        lengths, source = corpus.files, corpus.name
         try:
             corpus.documents("train", min_tokens=window)
         except DataError as error:
             problem = str(error)
+    assert lengths is not None
     join = joins(corpus.data, corpus.sources)
     view = view_of(corpus.data, "train", min_tokens=window, join=join, held_out_end=end)
     passed_over = corpus.sources.kinds_passed_over.total()
-    return taken_by(window, lengths, view, problem=problem, files_passed_over=passed_over)
+    return taken_by(window, lengths, view, problem=problem, files_passed_over=passed_over, source=source)
 
 
 def taken_by(
-    window: int, files: Lengths, view: View, *, problem: str | None = None, files_passed_over: int = 0
+    window: int,
+    files: Lengths,
+    view: View,
+    *,
+    problem: str | None = None,
+    files_passed_over: int = 0,
+    source: str = "",
 ) -> Taken:
     """Counts what windows take, by the counts of the corpus itself.
 
@@ -104,6 +115,7 @@ def taken_by(
         view: of the training split, as training opens it.
         problem: why it cannot be opened.
         files_passed_over: number of files of unsupported kinds.
+        source: the entry of a mixture.
     """
     counts = count_documents(files, view, files_passed_over=files_passed_over)
     own, others = (
@@ -120,4 +132,15 @@ def taken_by(
         held_out_tokens=others,
         short_tokens=own - counts.tokens + separators,
         problem=problem,
+        source=source,
     )
+
+
+def share_of_labels(files: Sequence[TokenFiles]) -> float | None:
+    """The share of the tokens of conversations that are learned; None without conversations."""
+    own = [one for one in files if one.has_turns and len(one.tokens)]
+    if not own:
+        return None
+    begins = ((one, begin) for one in own for begin in range(0, len(one.tokens), _BLOCK_TOKENS))
+    read = (one.read("tokens", begin, min(begin + _BLOCK_TOKENS, len(one.tokens))) for one, begin in begins)
+    return sum(int(np.count_nonzero(block & LABEL)) for block in read) / sum(len(one.tokens) for one in own)
