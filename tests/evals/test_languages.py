@@ -15,6 +15,7 @@ from skipwise.data.language import language_of
 from skipwise.errors import ConfigError
 from skipwise.evals.evaluation import _say_what_asks_in_english
 from skipwise.evals.languages import ENGLISH, LANGUAGES, Language
+from skipwise.evals.prompts import string_match_all
 from skipwise.evals.ruler.niah import NeedleSingle1, NeedleSingle2
 from skipwise.evals.suite import Item, SuiteFolder, build_suite
 from skipwise.evals.suite.item import encode_item
@@ -28,6 +29,7 @@ from skipwise.evals.suite.prose import (
     squeezed,
     without_rulings,
 )
+from skipwise.evals.suite.task import begins_with
 from skipwise.evals.tasks.needles import KINDS, NeedleGrid
 from skipwise.evals.tasks.passkey import Passkey
 
@@ -356,6 +358,38 @@ class Utf8Tokenizer(ByteTokenizer):
 def test_an_unknown_language_is_refused(task: type) -> None:
     with pytest.raises(ConfigError, match="language is 'xx'; there are templates in en"):
         task(language="xx")
+
+
+def full_width(text: str) -> str:
+    return "".join(chr(ord(letter) + 0xFEE0) for letter in text)
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "found"),
+    [
+        (full_width("438134") + "です。」", "438134", True),
+        ("は438134。", "438134", True),
+        ("438134です", full_width("438134"), True),
+        (full_width("438135"), "438134", False),
+    ],
+)
+def test_a_number_is_found_however_it_is_written(output: str, reference: str, found: bool) -> None:
+    assert string_match_all(output, [reference]) == found
+
+
+@pytest.mark.parametrize(
+    ("output", "right"),
+    [
+        ("Debianシステムを使います。」", True),
+        ("Debian システム を使います", True),
+        (full_width("Debian") + " システムを\n使います。", True),
+        ("Debian システムは使います", False),
+    ],
+)
+def test_a_continuation_is_found_however_it_is_spelled(output: str, right: bool) -> None:
+    assert begins_with(output, ["Debian システムを使います"]) == right
+    # Spaces between words that have them still count.
+    assert not begins_with("the oldharbor", ["the old harbor"])
 
 
 class MergingTokenizer(ByteTokenizer):

@@ -2,10 +2,12 @@
 
 from skipwise.evals.languages.wording import Language, NeedleWords, PasskeyWords, SuiteWords
 
-# Characters of transliterated names.
+# Characters of transliterated names. Three of them often make a known one, such as 霍姆斯; four make none that the
+# dictionary of jieba has.
 _CHINESE_NAME = (
     "沃 坎 洛 莫 萨 塔 佩 格 弗 鲁 兹 科 克 涅 霍 迪 瓦 卡 索 泽",
     "里 拉 莱 罗 洛 鲁 诺 纳 奈 梅 姆 维 塞 达 多 菲 贝 泰",
+    "布 加 波 莱 内 罗 维 托 梅 尼",
     "克 坦 德 姆 森 顿 斯 特 尔 格 茨 维 恩 普",
 )
 

@@ -8,16 +8,16 @@ FRENCH = Language(
     name="French",
     conjunction=" et ",
     passkey=PasskeyWords(
-        instruction="Un code secret est caché dans le long texte ci-dessous. Trouvez-le et retenez-le\u00a0; il est "
-        "demandé à la fin.\n",
+        instruction="Un code secret est caché dans le long texte ci-dessous. Trouvez-le et retenez-le\u00a0; il vous "
+        "sera demandé à la fin.\n",
         filler="La rivière est large. Les collines sont basses. La route est longue. En avant. Là-bas, puis retour à "
         "la maison.\n",
         needle="Le code secret est {key}. Retenez-le. {key} est le code secret.\n",
         question="Quel est le code secret\u00a0? Le code secret est",
     ),
     needles=NeedleWords(
-        instruction="Certaines lignes du long texte ci-dessous donnent le numéro d’un lieu. Retenez-les\u00a0: elles "
-        "sont demandées.\n",
+        instruction="Certaines lignes du long texte ci-dessous donnent le numéro d’un lieu. Retenez "
+        "ces numéros\u00a0: ils vous seront demandés.\n",
         needle="\nLe numéro {key} est {value}.\n",
         needle_of_several="\nL’un des numéros {key} est {value}.\n",
         question="\nQuel est le numéro {key}\u00a0? Le numéro {key} est",

@@ -2,10 +2,11 @@
 
 from skipwise.evals.languages.wording import Language, NeedleWords, PasskeyWords, SuiteWords
 
+# Together they make no word or name of the dictionaries IPADIC and EDICT.
 _KATAKANA = (
-    "ガ ギ ゴ ザ ゼ ゾ ダ ド バ ビ ベ ボ ラ リ ル レ ロ メ ヌ ネ モ",
-    "ガ グ ザ ジ ズ ゼ ゾ ダ デ ド バ ブ ベ ボ ヴァ ラ リ ル レ ロ ムー ネー モー",
-    "カ ギ ゲ ザ ゾ タ デ ド ナ バ ビ ボ マ メ モ ヤ ラ ロ ワ",
+    "ガ ギ ゴ ザ ゼ ゾ ダ ド ビ ベ ラ リ ル レ ロ ヌ ネ モ",
+    "ガ ザ ズ ゼ ゾ ダ デ ド バ ベ ボ ヴァ ラ レ ロ ムー ネー モー",
+    "カ ギ ゲ ザ ゾ タ デ ド ナ バ ビ ボ マ メ モ ヤ ロ ワ",
     "ク ス ト ナ ム ル ン ズ ド",
 )
 

@@ -45,7 +45,7 @@ KOREAN = Language(
         ),
         document="문서 {label}",
         which="위의 문서 {labels} 가운데 하나에 다음 문장이 있습니다.\n“{sentence}”\n이 문장이 있는 것은 문서",
-        order_lines="위 글에 있는 두 줄을 순서 없이 보입니다.\n{lines}둘 가운데 글에서 먼저 나오는 것은",
-        order_sentences="위 글에 있는 두 문장을 순서 없이 보입니다.\n{lines}둘 가운데 글에서 먼저 나오는 것은",
+        order_lines="위 글에 있는 두 줄을 순서와 상관없이 제시합니다.\n{lines}둘 가운데 글에서 먼저 나오는 것은",
+        order_sentences="위 글에 있는 두 문장을 순서와 상관없이 제시합니다.\n{lines}둘 가운데 글에서 먼저 나오는 것은",
     ),
 )

@@ -67,7 +67,7 @@ class SuiteWords:
         instruction: what comes first.
         repeated: says that a sentence of the text is repeated; the `{beginning}` of the sentence is its end.
         facts: sentences that give a `{number}` to a `{name}`.
-        name: sounds of invented names, one list for each place, none of which makes a known word.
+        name: sounds of invented names, one list for each place.
         document: the heading of a document with a `{label}`.
         which: says that a `{sentence}` is of one of the documents with some `{labels}`; the label of that follows.
         order_lines: asks which of two lines of the text, written in `{lines}`, comes first.

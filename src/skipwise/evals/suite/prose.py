@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skipwise.evals.languages import ENGLISH, Language
+from skipwise.evals.prompts import in_half_width
 
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -21,6 +22,7 @@ _UNSPACED = (
 _UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
 # As browsers do (CSS Text Level 3, 4.1.3): a line break between two such characters is no space.
 _NO_SPACE = re.compile(rf"(?<=[{_UNSPACED}])\s*\n\s*(?=[{_UNSPACED}])")
+_SPACE_BESIDE = re.compile(rf"(?<=[{_UNSPACED}])\s+|\s+(?=[{_UNSPACED}])")
 _ENDS = ".!?。！？"
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
 _SENTENCE_WORDS = range(12, 41)
@@ -84,6 +86,14 @@ def on_one_line(text: str) -> str:
 def squeezed(text: str) -> str:
     """The text on one line in lower case, to compare what is said."""
     return on_one_line(text).casefold()
+
+
+def spelled_alike(text: str) -> str:
+    """The text `squeezed`, with one spelling of what unspaced scripts write in several.
+
+    These are full-width characters, and a space or none beside a word in Latin letters.
+    """
+    return squeezed(in_half_width(_SPACE_BESIDE.sub("", text)))
 
 
 def is_unspaced(text: str) -> bool:
