@@ -19,7 +19,7 @@ from skipwise.evals.prompts import string_match_all
 from skipwise.evals.ruler.niah import NeedleSingle1, NeedleSingle2
 from skipwise.evals.suite import Item, SuiteFolder, build_suite
 from skipwise.evals.suite.item import encode_item
-from skipwise.evals.suite.library import Library
+from skipwise.evals.suite.library import Collection, Library
 from skipwise.evals.suite.prose import (
     halves,
     headings,
@@ -110,7 +110,8 @@ def items_of(suite: SuiteFolder) -> list[Item]:
 
 def test_questions_and_instructions_are_in_the_language_of_the_documents(built) -> None:
     language, suite, _ = built
-    assert suite.index["language"] == language.code
+    assert suite.index["languages"] == [language.code]
+    assert "languages" not in suite.index["documents"]
     assert f"planted sentences are in {language.name}." in (suite.folder / "README.md").read_text()
     for item in items_of(suite):
         assert 0.98 * 1500 <= item.num_tokens <= 1500
@@ -169,7 +170,8 @@ def test_an_english_suite_is_as_earlier_versions_built_it(tmp_path: Path) -> Non
     documents = [prose(f"{n}.md", 60 + 10 * n, with_headings=n % 2 == 0) for n in range(6)]
     write_documents(tmp_path / "documents", documents)
     settings: dict[str, Any] = {"lengths": [1600], "num_items": 4, "progress": False}
-    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", **settings)
+    # The invented words are of no known language.
+    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", language="en", **settings)
     # Of the suite that the last version without languages builds: it covers every byte of every file.
     assert built.sha256 == "daa01f43977f2241a0241b607bbb8564eb53831b938360a368cb07146ddb9ddf"
 
@@ -178,7 +180,7 @@ def test_a_language_can_be_chosen(tmp_path: Path) -> None:
     write_documents(tmp_path / "documents", [prose(f"{n}.md", 60) for n in range(2)])
     settings: dict[str, Any] = {"lengths": [1300], "num_items": 1, "kinds": ["fact"], "progress": False}
     built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", language="fr", **settings)
-    assert built.index["language"] == "fr"
+    assert built.index["languages"] == ["fr"]
     assert built.items(1300, "fact")[0].question.startswith("Une phrase du texte")
     with pytest.raises(
         ConfigError, match=r"language is 'jp'; .*there are templates in en \(English\), .*ja \(Japanese"
@@ -198,23 +200,80 @@ ENGLISH_TEXT = "This book tells how the system is made and how to use it every d
         (
             [RUSSIAN * 9],
             "en",
-            r"in a language without templates \(100% ru\); questions and hidden lines are in English",
+            r"in a language without templates \(100% ru\); questions are in English",
         ),
         (["0x00 0xff 12 13 14 " * 9], "en", "the language of the documents cannot be told; .* are in English"),
         (
             ["".join(all_sentences("ja")) * 2, ENGLISH_TEXT * 10],
             "ja",
-            r"several languages \(\d\d% ja and \d\d% en\); .*in Jap",
+            r"several languages \(\d\d% ja and \d\d% en\); each question is in the language of its text \(Jap",
         ),
     ],
 )
 def test_what_is_not_asked_in_the_documents_language_is_said_in_one_line(texts, chosen, said, caplog) -> None:
     caplog.set_level(logging.WARNING, "skipwise")
-    library = Library([Document(name=str(number), text=text) for number, text in enumerate(texts)])
-    assert library.language is LANGUAGES[chosen]
+    collection = Collection([Document(name=str(number), text=text) for number, text in enumerate(texts)])
+    assert collection.libraries[0].language is LANGUAGES[chosen]
+    assert (collection.shares is None) == (said is None)
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == (said is not None)
     assert said is None or re.search(said, messages[0])
+
+
+def mixed(folder: Path) -> dict[str, str]:
+    """Writes four documents in Japanese and four in English, and returns the language of each."""
+    written("ja", folder, wrapped=False)
+    write_documents(folder, [Document(name=f"{n}.md", text=english_text(n)) for n in range(4)])
+    return {path.name: "ja" if path.suffix == ".txt" else "en" for path in folder.iterdir()}
+
+
+def english_text(number: int) -> str:
+    """Twelve sentences of which no half stands elsewhere."""
+    one = ("the old harbor", "our new library", "the stone bridge", "a small museum", "the night train")[number:][:1]
+    two = ("was open to the public", "was closed for the winter", "was painted in bright colors", "was sold at last")
+    three = ("after the long rain of the spring", "before the first days of the fair", "when all the guests had left")
+    said = [
+        f"In the year {1900 + 40 * number + place} {a} {b} {c}, as {5100 + 40 * number + place} people remember well."
+        for place, (a, b, c) in enumerate(product(one, two, three))
+    ]
+    return "\n\n".join(" ".join(said[start : start + 4]) for start in range(0, len(said), 4))
+
+
+def test_of_documents_in_two_languages_each_question_is_in_that_of_its_text(tmp_path: Path, caplog) -> None:
+    languages = mixed(tmp_path / "documents")
+    settings: dict[str, Any] = {"lengths": [1500], "num_items": 8, "progress": False}
+    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", **settings)
+    asked = set()
+    for kind in built.kinds:
+        for item in built.items(1500, kind):
+            (code,) = {languages[name] for name in item.documents}
+            assert item.context.startswith(LANGUAGES[code].suite.instruction)
+            assert language_of(item.question) == code
+            asked.add((kind, code))
+    assert asked == set(product(built.kinds, ("ja", "en")))
+    assert set(built.index["languages"]) == set(built.index["documents"]["languages"]) == {"ja", "en"}
+    assert "each in the language of its text" in (built.folder / "README.md").read_text()
+    assert len([each for each in caplog.messages if "several languages" in each]) == 1
+    # All in one, where one is chosen.
+    settings |= {"num_items": 2, "kinds": ["fact"], "language": "en"}
+    chosen = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "chosen", **settings)
+    assert {item.question[:12] for item in chosen.items(1500, "fact")} == {"One sentence"}
+    assert "languages" not in chosen.index
+
+
+def test_a_suite_says_that_its_documents_are_in_another_language(tmp_path: Path) -> None:
+    write_documents(tmp_path / "documents", [Document(name="a.txt", text=RUSSIAN * 60)])
+    settings: dict[str, Any] = {"lengths": [1300], "num_items": 1, "kinds": ["fact"], "progress": False}
+    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", **settings)
+    assert (built.index["languages"], built.index["documents"]["languages"]) == (["en"], {"ru": 1.0})
+    said = "sentences are in English. The languages of the documents: ru (100%)."
+    assert said in (built.folder / "README.md").read_text()
+
+
+def test_a_name_with_a_particle_is_heard() -> None:
+    library = Library([Document(name="a", text="가라간의 창고는 강가에 있다.")], LANGUAGES["ko"])
+    assert library.has_word("가라간")
+    assert not library.has_word("가라덴")
 
 
 def test_german_lines_that_begin_with_a_noun_are_no_sentences_of_their_own() -> None:
