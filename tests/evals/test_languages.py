@@ -266,7 +266,7 @@ def test_a_suite_says_that_its_documents_are_in_another_language(tmp_path: Path)
     settings: dict[str, Any] = {"lengths": [1300], "num_items": 1, "kinds": ["fact"], "progress": False}
     built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", **settings)
     assert (built.index["languages"], built.index["documents"]["languages"]) == (["en"], {"ru": 1.0})
-    said = "sentences are in English. The languages of the documents: ru (100%)."
+    said = "sentences are in English.\nThe languages of the documents: ru (100%)."
     assert said in (built.folder / "README.md").read_text()
 
 

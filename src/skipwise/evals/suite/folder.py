@@ -184,4 +184,4 @@ def _said_of_languages(index: Mapping[str, Any]) -> str:
     if (shares := index["documents"].get("languages")) is None:
         return f"\n{asked}.\n"
     told = ", ".join(f"{code} ({share:.0%})" for code, share in shares.items()) or "none that can be told"
-    return f"\n{asked}. The languages of the documents: {told}.\n"
+    return f"\n{asked}.\nThe languages of the documents: {told}.\n"
