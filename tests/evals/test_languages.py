@@ -291,6 +291,14 @@ def test_abbreviations_end_no_sentence() -> None:
     assert [quote.text for quote in quotable_sentences(" ".join(known), GERMAN)] == known[:1]
 
 
+def test_a_full_width_mark_ends_a_sentence_whatever_follows() -> None:
+    known = [
+        "这个命令可以用来合并多个文件，在处理大量的文档时是很有用的。",
+        "pdftk 软件包中的命令也同样可以用来处理这些文件和文档。",
+    ]
+    assert [quote.text for quote in quotable_sentences("".join(known), CHINESE)] == known[:1]
+
+
 def test_lines_of_their_own_are_not_joined() -> None:
     lines = [*all_sentences("ja")[:40], "設定の概要", "次の表を見てください"]
     text = "\n".join(lines)

@@ -23,8 +23,9 @@ _UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
 # As browsers do (CSS Text Level 3, 4.1.3): a line break between two such characters is no space.
 _NO_SPACE = re.compile(rf"(?<=[{_UNSPACED}])\s*\n\s*(?=[{_UNSPACED}])")
 _SPACE_BESIDE = re.compile(rf"(?<=[{_UNSPACED}])\s+|\s+(?=[{_UNSPACED}])")
-_ENDS = ".!?。！？"
-_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
+_WIDE_ENDS = "。！？"
+_ENDS = f".!?{_WIDE_ENDS}"
+_BETWEEN_SENTENCES = re.compile(rf"(?<=[.!?])\s+|(?<=[{_WIDE_ENDS}])\s*")
 _SENTENCE_WORDS = range(12, 41)
 _SENTENCE_CHARACTERS = range(24, 121)
 _BRACKETS = ("（）", "()")
@@ -156,7 +157,8 @@ def sentences(text: str, language: Language = ENGLISH, margin: int | None = None
     for start, stop in paragraphs(text, language, margin):
         for gap in _BETWEEN_SENTENCES.finditer(text, start, stop):
             # "bzw. andere": the full stop of an abbreviation.
-            if language is not ENGLISH and text[gap.end() : gap.end() + 1].islower():
+            is_latin = text[gap.start() - 1] not in _WIDE_ENDS
+            if language is not ENGLISH and is_latin and text[gap.end() : gap.end() + 1].islower():
                 continue
             yield Quote(on_one_line(text[start : gap.start()]), start, gap.start())
             start = gap.end()
