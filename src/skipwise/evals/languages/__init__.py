@@ -5,7 +5,7 @@ A new language is one more file here, and an entry of `LANGUAGES`.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from skipwise.data.language import language_of
@@ -66,9 +66,9 @@ class Told(NamedTuple):
     """
 
     language: Language
-    others: list[Language]
-    shares: dict[str, float]
-    said: str
+    others: Sequence[Language] = ()
+    shares: Mapping[str, float] = {}
+    said: str = ""
 
 
 def tell_languages(texts: Iterable[str]) -> Told:

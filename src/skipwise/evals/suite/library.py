@@ -11,7 +11,7 @@ import numpy as np
 from skipwise.data.documents import Document
 from skipwise.data.language import language_of
 from skipwise.errors import DataError
-from skipwise.evals.languages import ENGLISH, LANGUAGES, Language, tell_languages, warn_of_wording
+from skipwise.evals.languages import ENGLISH, LANGUAGES, Language, Told, tell_languages, warn_of_wording
 from skipwise.evals.suite.prose import is_unspaced, margin_of, place_near, quotable_sentences, without_rulings
 
 _WORD = re.compile(r"\w+")
@@ -65,20 +65,20 @@ class Collection:
                 kept.append(Document(name=document.name, text=text))
         if not kept:
             raise DataError("none of the documents has any text; give documents with text")
-        told = tell_languages(document.text for document in _spread(kept))
-        main, others = (told.language, told.others) if language is None else (language, [])
-        shelves: dict[str, list[Document]] = {each.code: [] for each in (main, *others)}
+        told = Told(language) if language else tell_languages(document.text for document in _spread(kept))
+        main = told.language
+        shelves: dict[str, list[Document]] = {each.code: [] for each in (main, *told.others)}
         for document in kept:
-            code = language_of(document.text) if others else None
+            code = language_of(document.text) if told.others else None
             shelves[code if code in shelves else main.code].append(document)
         self.libraries = [Library(of_one, LANGUAGES[code]) for code, of_one in shelves.items() if of_one]
         self.num_documents = len(kept)
         self.num_characters = sum(library.num_characters for library in self.libraries)
         self.sha256 = digest.hexdigest()
-        self.shares = told.shares if told.said and language is None else None
-        if told.said and language is None:
+        self.shares = told.shares if told.said else None
+        if told.said:
             asked = f"questions are in {main.name}"
-            if others:
+            if told.others:
                 asked = f"each question is in the language of its text ({main.name} where that has no templates)"
             warn_of_wording(f"{told.said}; {asked}")
 
