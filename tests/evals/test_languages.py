@@ -66,6 +66,37 @@ PARTS = {
         " ",
         72,
     ),
+    "fr": (
+        "La machine,La réserve,La porte du nord,La vieille bibliothèque,La galerie,La grande place,La halle,La tour",
+        "au bord de la rivière,dans la rue tranquille,près de la gare,derrière la mairie,devant le mur,sous le pont",
+        "est chaque matin,reste tout l’hiver,sera après la pluie,semble pendant l’été,était avant la fête,est le soir",
+        "contrôlée par deux gardiens.,ouverte à tous les visiteurs.,éclairée par des lampes.,fermée par une porte.,"
+        "ornée de fleurs rouges.,appréciée de tous les enfants.,gardée par un vieux chien.,couverte de feuilles.",
+        " ",
+        72,
+    ),
+    "es": (
+        "La máquina,La tienda,La puerta del norte,La vieja biblioteca,La galería,La plaza mayor,La sala,La torre",
+        "a la orilla del río,en la calle tranquila,cerca de la estación,detrás del ayuntamiento,delante del muro,"
+        "bajo el gran puente",
+        "se queda cada mañana,sigue todo el invierno,aparece después de la lluvia,parece durante el verano,"
+        "estaba antes de la fiesta,está por la noche",
+        "vigilada por dos guardias.,abierta a todos los visitantes.,iluminada por varias lámparas.,"
+        "cerrada con una puerta.,adornada con flores rojas.,llena de niños alegres.,guardada por un viejo perro.,"
+        "cubierta de hojas secas.",
+        " ",
+        72,
+    ),
+    "ko": (
+        "이 장치는,새 창고는,북쪽 입구는,오래된 도서관은,시립 박물관은,중앙 광장은,이층 회의실은,역 앞 식당은",
+        "강 가까이에 있고,지난 봄에 고쳤고,조용한 거리에 있고,많은 사람에게 사랑받고,"
+        "산기슭에 있고,높은 담에 둘러싸여 있고",
+        "매일 아침 일찍부터,주말이 되면 언제나,밤이 깊어지는 동안,비가 오는 날에는,여름이 끝날 무렵에,일 년에 한 번만",
+        "담당자 두 사람이 꼼꼼하게 점검합니다.,줄이 길게 늘어서는 일이 많습니다.,밝은 불이 하나둘씩 켜지기 시작합니다.,"
+        "음악 소리가 멀리서 들려오곤 합니다.,크고 무거운 문이 활짝 열립니다.,많은 사람이 이곳으로 모여듭니다.",
+        " ",
+        60,
+    ),
 }
 
 
@@ -95,7 +126,11 @@ def written(code: str, folder: Path, *, wrapped: bool) -> set[str]:
     return set(known)
 
 
-@pytest.fixture(scope="module", params=[("ja", True), ("zh", False), ("de", True)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[("ja", True), ("zh", False), ("de", True), ("fr", True), ("es", False), ("ko", True)],
+    ids=str,
+)
 def built(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Language, SuiteFolder, set[str]]:
     code, wrapped = request.param
     root = tmp_path_factory.mktemp(code)
@@ -126,7 +161,7 @@ def test_a_planted_fact_is_a_sentence_of_the_language_with_an_unheard_name(built
     language, suite, known = built
     everything = " ".join(known)
     for item in suite.items(1500, "fact"):
-        beginning = item.question.splitlines()[-1].lstrip("「“„")
+        beginning = item.question.splitlines()[-1].lstrip("「“„«\u00a0")
         (template,) = [one for one in language.suite.facts if _fits(one, beginning)]
         before, between = template.split("{number}")[0].split("{name}")
         names = re.findall(rf"{before}(\w+?){between}(\d{{6}})", item.context)
@@ -150,11 +185,11 @@ def _fits(template: str, beginning: str) -> bool:
 def test_quotes_are_whole_sentences_also_where_lines_break_inside_words(built) -> None:
     language, suite, known = built
     for item in suite.items(1500, "continue"):
-        first = item.question.splitlines()[-1].lstrip("「“„")
+        first = item.question.splitlines()[-1].lstrip("「“„«\u00a0")
         assert first + item.answer + ("。" if not language.space else ".") in known
         assert squeezed(first + item.answer) in squeezed(item.context)
     for item in suite.items(1500, "which_document"):
-        assert item.question.splitlines()[1].strip("「」“”„") in known
+        assert item.question.splitlines()[1].strip("「」“”„«»\u00a0") in known
         # The label follows its heading, with a space only where the language has one.
         heading = language.suite.document.format(label=item.answer.strip())
         assert heading in item.context
@@ -289,6 +324,13 @@ def test_abbreviations_end_no_sentence() -> None:
         "Die Namen der Dateien, z. B. Berichte, stehen in der Liste am Ende des ersten Kapitels.",
     ]
     assert [quote.text for quote in quotable_sentences(" ".join(known), GERMAN)] == known[:1]
+
+
+def test_korean_sentences_of_few_long_words_are_quoted() -> None:
+    known = "모든 인간은 태어날 때부터 자유로우며 존엄과 권리에 있어 동등하다."
+    assert [quote.text for quote in quotable_sentences(f"{known} 그것은 참으로 좋은 일이다.", LANGUAGES["ko"])] == [
+        known
+    ]
 
 
 def test_a_full_width_mark_ends_a_sentence_whatever_follows() -> None:

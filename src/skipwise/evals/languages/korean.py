@@ -6,6 +6,8 @@ KOREAN = Language(
     code="ko",
     name="Korean",
     conjunction=", ",
+    # A particle is no word of its own, as a preposition is elsewhere.
+    sentence_words=range(8, 31),
     passkey=PasskeyWords(
         instruction="다음의 긴 글 속에 비밀번호가 숨어 있습니다. 찾아서 기억해 두세요. 마지막에 질문합니다.\n",
         filler="강은 넓다. 언덕은 낮다. 길은 멀다. 계속 가자. 저쪽으로 갔다가 다시 집으로 돌아오자.\n",

@@ -111,6 +111,7 @@ class Language:
         conjunction: what stands before the last entry of a list.
         comma: what stands between the others.
         space: what stands between words and between sentences; empty in scripts without spaces.
+        sentence_words: numbers of words of sentences that are quoted; not used in scripts without spaces.
     """
 
     code: str
@@ -121,6 +122,7 @@ class Language:
     conjunction: str
     comma: str = ", "
     space: str = " "
+    sentence_words: range = range(12, 41)
 
     def listed(self, entries: Sequence[str]) -> str:
         """Two or more entries as a list within a sentence."""

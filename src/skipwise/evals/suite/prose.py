@@ -26,7 +26,6 @@ _SPACE_BESIDE = re.compile(rf"(?<=[{_UNSPACED}])\s+|\s+(?=[{_UNSPACED}])")
 _WIDE_ENDS = "。！？"
 _ENDS = f".!?{_WIDE_ENDS}"
 _BETWEEN_SENTENCES = re.compile(rf"(?<=[.!?])\s+|(?<=[{_WIDE_ENDS}])\s*")
-_SENTENCE_WORDS = range(12, 41)
 _SENTENCE_CHARACTERS = range(24, 121)
 _BRACKETS = ("（）", "()")
 _NOT_PROSE = re.compile(r"""["“”„«»「」『』|<>{}\[\]=_\\/¶*`#~^]""")
@@ -172,7 +171,7 @@ def quotable_sentences(text: str, language: Language = ENGLISH, margin: int | No
 
 
 def is_quotable(sentence: str, language: Language = ENGLISH) -> bool:
-    """Whether this is a whole plain sentence of 12 to 40 words (24 to 120 characters if words are not spaced)."""
+    """Whether this is a whole plain sentence of `sentence_words` (24 to 120 characters if words are not spaced)."""
     if not sentence or not sentence[0].isalpha() or sentence[0].islower() or sentence[-1] not in _ENDS:
         return False
     # It may be cut off at an abbreviation such as "e.g."; in other languages also "z. B.".
@@ -182,7 +181,7 @@ def is_quotable(sentence: str, language: Language = ENGLISH) -> bool:
     words, unspaced = sentence.count(" ") + 1, is_unspaced(sentence)
     # In English texts, suites of earlier versions took every sentence of one or two words for an unspaced one.
     by_characters = unspaced or (language is ENGLISH and words <= 2)
-    if not (len(sentence) in _SENTENCE_CHARACTERS if by_characters else words in _SENTENCE_WORDS):
+    if not (len(sentence) in _SENTENCE_CHARACTERS if by_characters else words in language.sentence_words):
         return False
     # Without spaces, a sentence also ends at a mark inside brackets.
     if unspaced and any(sentence.count(opening) != sentence.count(closing) for opening, closing in _BRACKETS):
