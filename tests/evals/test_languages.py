@@ -324,6 +324,8 @@ def test_abbreviations_end_no_sentence() -> None:
         "Die Namen der Dateien, z. B. Berichte, stehen in der Liste am Ende des ersten Kapitels.",
     ]
     assert [quote.text for quote in quotable_sentences(" ".join(known), GERMAN)] == known[:1]
+    known = ["Die Größe des Pakets beträgt 28 Byte für die alte bzw. 48 Byte für die neue Art von Adressen im Netz."]
+    assert [quote.text for quote in quotable_sentences(known[0], GERMAN)] == known
 
 
 def test_korean_sentences_of_few_long_words_are_quoted() -> None:

@@ -7,6 +7,7 @@ FRENCH = Language(
     code="fr",
     name="French",
     conjunction=" et ",
+    abbreviations="cf env MM chap vol fig",
     passkey=PasskeyWords(
         instruction="Un code secret est caché dans le long texte ci-dessous. Trouvez-le et retenez-le\u00a0; il vous "
         "sera demandé à la fin.\n",

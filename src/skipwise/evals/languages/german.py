@@ -6,6 +6,7 @@ GERMAN = Language(
     code="de",
     name="German",
     conjunction=" und ",
+    abbreviations="bzw ca Nr ggf evtl inkl exkl vgl Abb Kap Dr Prof St",
     passkey=PasskeyWords(
         instruction="Im folgenden langen Text ist eine Geheimzahl versteckt. Finde sie und merke sie dir; am Ende wird "
         "nach ihr gefragt.\n",

@@ -6,6 +6,7 @@ SPANISH = Language(
     code="es",
     name="Spanish",
     conjunction=" y ",
+    abbreviations="Sr Sra Dr Dra núm pág cap fig",
     passkey=PasskeyWords(
         instruction="En el largo texto siguiente hay escondida una clave. Búscala y recuérdala; se pregunta por ella "
         "al final.\n",

@@ -111,6 +111,7 @@ class Language:
         conjunction: what stands before the last entry of a list.
         comma: what stands between the others.
         space: what stands between words and between sentences; empty in scripts without spaces.
+        abbreviations: before a full stop that ends no sentence, separated by spaces.
         sentence_words: numbers of words of sentences that are quoted; not used in scripts without spaces.
     """
 
@@ -122,6 +123,7 @@ class Language:
     conjunction: str
     comma: str = ", "
     space: str = " "
+    abbreviations: str = ""
     sentence_words: range = range(12, 41)
 
     def listed(self, entries: Sequence[str]) -> str:

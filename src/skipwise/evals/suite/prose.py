@@ -155,14 +155,21 @@ def sentences(text: str, language: Language = ENGLISH, margin: int | None = None
     """All pieces between sentence ends; `is_quotable` tells which are whole plain sentences."""
     for start, stop in paragraphs(text, language, margin):
         for gap in _BETWEEN_SENTENCES.finditer(text, start, stop):
-            # "bzw. andere": the full stop of an abbreviation.
-            is_latin = text[gap.start() - 1] not in _WIDE_ENDS
-            if language is not ENGLISH and is_latin and text[gap.end() : gap.end() + 1].islower():
+            if language is not ENGLISH and _is_abbreviated(
+                text[start : gap.start()], text[gap.end() : gap.end() + 1], language
+            ):
                 continue
             yield Quote(on_one_line(text[start : gap.start()]), start, gap.start())
             start = gap.end()
         if start < stop:
             yield Quote(on_one_line(text[start:stop]), start, stop)
+
+
+def _is_abbreviated(before: str, following: str, language: Language) -> bool:
+    """Whether the mark at the end is the full stop of an abbreviation, as in "bzw. andere"."""
+    if before[-1:] in _WIDE_ENDS:
+        return False
+    return following.islower() or before[before.rfind(" ") + 1 : -1] in language.abbreviations.split()
 
 
 def quotable_sentences(text: str, language: Language = ENGLISH, margin: int | None = None) -> list[Quote]:
