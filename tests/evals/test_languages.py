@@ -15,19 +15,13 @@ from skipwise.data.language import language_of
 from skipwise.errors import ConfigError
 from skipwise.evals.evaluation import _say_what_asks_in_english
 from skipwise.evals.languages import ENGLISH, LANGUAGES, Language
+from skipwise.evals.prompts import string_match_all
 from skipwise.evals.ruler.niah import NeedleSingle1, NeedleSingle2
 from skipwise.evals.suite import Item, SuiteFolder, build_suite
 from skipwise.evals.suite.item import encode_item
-from skipwise.evals.suite.library import Library
-from skipwise.evals.suite.prose import (
-    halves,
-    headings,
-    margin_of,
-    paragraphs,
-    quotable_sentences,
-    squeezed,
-    without_rulings,
-)
+from skipwise.evals.suite.library import Collection, Library
+from skipwise.evals.suite.prose import squeezed
+from skipwise.evals.suite.task import begins_with
 from skipwise.evals.tasks.needles import KINDS, NeedleGrid
 from skipwise.evals.tasks.passkey import Passkey
 
@@ -64,6 +58,37 @@ PARTS = {
         " ",
         72,
     ),
+    "fr": (
+        "La machine,La réserve,La porte du nord,La vieille bibliothèque,La galerie,La grande place,La halle,La tour",
+        "au bord de la rivière,dans la rue tranquille,près de la gare,derrière la mairie,devant le mur,sous le pont",
+        "est chaque matin,reste tout l’hiver,sera après la pluie,semble pendant l’été,était avant la fête,est le soir",
+        "contrôlée par deux gardiens.,ouverte à tous les visiteurs.,éclairée par des lampes.,fermée par une porte.,"
+        "ornée de fleurs rouges.,appréciée de tous les enfants.,gardée par un vieux chien.,couverte de feuilles.",
+        " ",
+        72,
+    ),
+    "es": (
+        "La máquina,La tienda,La puerta del norte,La vieja biblioteca,La galería,La plaza mayor,La sala,La torre",
+        "a la orilla del río,en la calle tranquila,cerca de la estación,detrás del ayuntamiento,delante del muro,"
+        "bajo el gran puente",
+        "se queda cada mañana,sigue todo el invierno,aparece después de la lluvia,parece durante el verano,"
+        "estaba antes de la fiesta,está por la noche",
+        "vigilada por dos guardias.,abierta a todos los visitantes.,iluminada por varias lámparas.,"
+        "cerrada con una puerta.,adornada con flores rojas.,llena de niños alegres.,guardada por un viejo perro.,"
+        "cubierta de hojas secas.",
+        " ",
+        72,
+    ),
+    "ko": (
+        "이 장치는,새 창고는,북쪽 입구는,오래된 도서관은,시립 박물관은,중앙 광장은,이층 회의실은,역 앞 식당은",
+        "강 가까이에 있고,지난 봄에 고쳤고,조용한 거리에 있고,많은 사람에게 사랑받고,"
+        "산기슭에 있고,높은 담에 둘러싸여 있고",
+        "매일 아침 일찍부터,주말이 되면 언제나,밤이 깊어지는 동안,비가 오는 날에는,여름이 끝날 무렵에,일 년에 한 번만",
+        "담당자 두 사람이 꼼꼼하게 점검합니다.,줄이 길게 늘어서는 일이 많습니다.,밝은 불이 하나둘씩 켜지기 시작합니다.,"
+        "음악 소리가 멀리서 들려오곤 합니다.,크고 무거운 문이 활짝 열립니다.,많은 사람이 이곳으로 모여듭니다.",
+        " ",
+        60,
+    ),
 }
 
 
@@ -93,7 +118,11 @@ def written(code: str, folder: Path, *, wrapped: bool) -> set[str]:
     return set(known)
 
 
-@pytest.fixture(scope="module", params=[("ja", True), ("zh", False), ("de", True)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[("ja", True), ("zh", False), ("de", True), ("fr", True), ("es", False), ("ko", True)],
+    ids=str,
+)
 def built(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Language, SuiteFolder, set[str]]:
     code, wrapped = request.param
     root = tmp_path_factory.mktemp(code)
@@ -108,7 +137,8 @@ def items_of(suite: SuiteFolder) -> list[Item]:
 
 def test_questions_and_instructions_are_in_the_language_of_the_documents(built) -> None:
     language, suite, _ = built
-    assert suite.index["language"] == language.code
+    assert suite.index["languages"] == [language.code]
+    assert "languages" not in suite.index["documents"]
     assert f"planted sentences are in {language.name}." in (suite.folder / "README.md").read_text()
     for item in items_of(suite):
         assert 0.98 * 1500 <= item.num_tokens <= 1500
@@ -123,7 +153,7 @@ def test_a_planted_fact_is_a_sentence_of_the_language_with_an_unheard_name(built
     language, suite, known = built
     everything = " ".join(known)
     for item in suite.items(1500, "fact"):
-        beginning = item.question.splitlines()[-1].lstrip("「“„")
+        beginning = item.question.splitlines()[-1].lstrip("「“„«\u00a0")
         (template,) = [one for one in language.suite.facts if _fits(one, beginning)]
         before, between = template.split("{number}")[0].split("{name}")
         names = re.findall(rf"{before}(\w+?){between}(\d{{6}})", item.context)
@@ -147,11 +177,11 @@ def _fits(template: str, beginning: str) -> bool:
 def test_quotes_are_whole_sentences_also_where_lines_break_inside_words(built) -> None:
     language, suite, known = built
     for item in suite.items(1500, "continue"):
-        first = item.question.splitlines()[-1].lstrip("「“„")
+        first = item.question.splitlines()[-1].lstrip("「“„«\u00a0")
         assert first + item.answer + ("。" if not language.space else ".") in known
         assert squeezed(first + item.answer) in squeezed(item.context)
     for item in suite.items(1500, "which_document"):
-        assert item.question.splitlines()[1].strip("「」“”„") in known
+        assert item.question.splitlines()[1].strip("「」“”„«»\u00a0") in known
         # The label follows its heading, with a space only where the language has one.
         heading = language.suite.document.format(label=item.answer.strip())
         assert heading in item.context
@@ -167,7 +197,8 @@ def test_an_english_suite_is_as_earlier_versions_built_it(tmp_path: Path) -> Non
     documents = [prose(f"{n}.md", 60 + 10 * n, with_headings=n % 2 == 0) for n in range(6)]
     write_documents(tmp_path / "documents", documents)
     settings: dict[str, Any] = {"lengths": [1600], "num_items": 4, "progress": False}
-    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", **settings)
+    # The invented words are of no known language.
+    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", language="en", **settings)
     # Of the suite that the last version without languages builds: it covers every byte of every file.
     assert built.sha256 == "daa01f43977f2241a0241b607bbb8564eb53831b938360a368cb07146ddb9ddf"
 
@@ -176,7 +207,7 @@ def test_a_language_can_be_chosen(tmp_path: Path) -> None:
     write_documents(tmp_path / "documents", [prose(f"{n}.md", 60) for n in range(2)])
     settings: dict[str, Any] = {"lengths": [1300], "num_items": 1, "kinds": ["fact"], "progress": False}
     built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", language="fr", **settings)
-    assert built.index["language"] == "fr"
+    assert built.index["languages"] == ["fr"]
     assert built.items(1300, "fact")[0].question.startswith("Une phrase du texte")
     with pytest.raises(
         ConfigError, match=r"language is 'jp'; .*there are templates in en \(English\), .*ja \(Japanese"
@@ -196,70 +227,80 @@ ENGLISH_TEXT = "This book tells how the system is made and how to use it every d
         (
             [RUSSIAN * 9],
             "en",
-            r"in a language without templates \(100% ru\); questions and hidden lines are in English",
+            r"in a language without templates \(100% ru\); questions are in English",
         ),
         (["0x00 0xff 12 13 14 " * 9], "en", "the language of the documents cannot be told; .* are in English"),
         (
             ["".join(all_sentences("ja")) * 2, ENGLISH_TEXT * 10],
             "ja",
-            r"several languages \(\d\d% ja and \d\d% en\); .*in Jap",
+            r"several languages \(\d\d% ja and \d\d% en\); each question is in the language of its text \(Jap",
         ),
     ],
 )
 def test_what_is_not_asked_in_the_documents_language_is_said_in_one_line(texts, chosen, said, caplog) -> None:
     caplog.set_level(logging.WARNING, "skipwise")
-    library = Library([Document(name=str(number), text=text) for number, text in enumerate(texts)])
-    assert library.language is LANGUAGES[chosen]
+    collection = Collection([Document(name=str(number), text=text) for number, text in enumerate(texts)])
+    assert collection.libraries[0].language is LANGUAGES[chosen]
+    assert (collection.shares is None) == (said is None)
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == (said is not None)
     assert said is None or re.search(said, messages[0])
 
 
-def test_german_lines_that_begin_with_a_noun_are_no_sentences_of_their_own() -> None:
-    known = all_sentences("de")[:30]
-    text = "\n".join(textwrap.wrap(" ".join(known), 60))
-    assert any(line[0].isupper() and not line.startswith(("Die", "Das", "Der")) for line in text.splitlines())
-    assert [quote.text for quote in quotable_sentences(text, GERMAN, margin_of(text))] == known
+def mixed(folder: Path) -> dict[str, str]:
+    """Writes four documents in Japanese and four in English, and returns the language of each."""
+    written("ja", folder, wrapped=False)
+    write_documents(folder, [Document(name=f"{n}.md", text=english_text(n)) for n in range(4)])
+    return {path.name: "ja" if path.suffix == ".txt" else "en" for path in folder.iterdir()}
 
 
-def test_abbreviations_end_no_sentence() -> None:
-    known = [
-        "Das Paket liegt in dem Archiv der alten bzw. der neuen Ausgabe und wird täglich geprüft.",
-        "Die Namen der Dateien, z. B. Berichte, stehen in der Liste am Ende des ersten Kapitels.",
+def english_text(number: int) -> str:
+    """Twelve sentences of which no half stands elsewhere."""
+    one = ("the old harbor", "our new library", "the stone bridge", "a small museum", "the night train")[number:][:1]
+    two = ("was open to the public", "was closed for the winter", "was painted in bright colors", "was sold at last")
+    three = ("after the long rain of the spring", "before the first days of the fair", "when all the guests had left")
+    said = [
+        f"In the year {1900 + 40 * number + place} {a} {b} {c}, as {5100 + 40 * number + place} people remember well."
+        for place, (a, b, c) in enumerate(product(one, two, three))
     ]
-    assert [quote.text for quote in quotable_sentences(" ".join(known), GERMAN)] == known[:1]
+    return "\n\n".join(" ".join(said[start : start + 4]) for start in range(0, len(said), 4))
 
 
-def test_lines_of_their_own_are_not_joined() -> None:
-    lines = [*all_sentences("ja")[:40], "設定の概要", "次の表を見てください"]
-    text = "\n".join(lines)
-    assert [text[start:end] for start, end in paragraphs(text, JAPANESE, margin_of(text))] == lines
+def test_of_documents_in_two_languages_each_question_is_in_that_of_its_text(tmp_path: Path, caplog) -> None:
+    languages = mixed(tmp_path / "documents")
+    settings: dict[str, Any] = {"lengths": [1500], "num_items": 8, "progress": False}
+    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", **settings)
+    asked = set()
+    for kind in built.kinds:
+        for item in built.items(1500, kind):
+            (code,) = {languages[name] for name in item.documents}
+            assert item.context.startswith(LANGUAGES[code].suite.instruction)
+            assert language_of(item.question) == code
+            asked.add((kind, code))
+    assert asked == set(product(built.kinds, ("ja", "en")))
+    assert set(built.index["languages"]) == set(built.index["documents"]["languages"]) == {"ja", "en"}
+    assert "each in the language of its text" in (built.folder / "README.md").read_text()
+    assert len([each for each in caplog.messages if "several languages" in each]) == 1
+    # All in one, where one is chosen.
+    settings |= {"num_items": 2, "kinds": ["fact"], "language": "en"}
+    chosen = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "chosen", **settings)
+    assert {item.question[:12] for item in chosen.items(1500, "fact")} == {"One sentence"}
+    assert "languages" not in chosen.index
 
 
-def test_headings_of_unspaced_scripts_are_found() -> None:
-    below = "".join(all_sentences("zh")[:2])
-    text = f"系统配置的基本步骤\n{below}\n第二章 网络设置\n\n{below}\n更多\n短行\n{below}"
-    assert [quote.text for quote in headings(text, CHINESE)] == ["系统配置的基本步骤", "第二章 网络设置"]
+def test_a_suite_says_that_its_documents_are_in_another_language(tmp_path: Path) -> None:
+    write_documents(tmp_path / "documents", [Document(name="a.txt", text=RUSSIAN * 60)])
+    settings: dict[str, Any] = {"lengths": [1300], "num_items": 1, "kinds": ["fact"], "progress": False}
+    built = build_suite(tmp_path / "documents", ByteTokenizer(), tmp_path / "suite", **settings)
+    assert (built.index["languages"], built.index["documents"]["languages"]) == (["en"], {"ru": 1.0})
+    said = "sentences are in English.\nThe languages of the documents: ru (100%)."
+    assert said in (built.folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("sentence", "first"),
-    [
-        ("以上はシェルのリディレクションとともによく使われます。", "以上はシェルの"),
-        ("Debian システムをよく理解するまでは、用心として避けるべきです。", "Debian システムをよく"),
-        ("当使用非 Debian 的档案库的时候，你应该检查它们的用途和可信度。", "当使用非 Debian 的档案库的时候，"),
-        ("委员会在二楼开会并且一致同意不对任何现有的规章制度作出改变。", "委员会在二楼开会并且一致同意"),
-    ],
-)
-def test_sentences_without_spaces_are_halved_between_words(sentence: str, first: str) -> None:
-    found, rest = halves(sentence)
-    assert found + rest == sentence[:-1]
-    assert found == first
-
-
-def test_rulings_alone_are_left_out() -> None:
-    table = "表1\n  +----+----+\n| 名前 | 値 |\n|----|:---|\n│ 甲 ─ 乙 │\n━━━━━━\n--\n...\n本文。\n"
-    assert without_rulings(table) == "表1\n| 名前 | 値 |\n│ 甲 ─ 乙 │\n--\n本文。\n"
+def test_a_name_with_a_particle_is_heard() -> None:
+    library = Library([Document(name="a", text="가라간의 창고는 강가에 있다.")], LANGUAGES["ko"])
+    assert library.has_word("가라간")
+    assert not library.has_word("가라덴")
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
@@ -356,6 +397,38 @@ class Utf8Tokenizer(ByteTokenizer):
 def test_an_unknown_language_is_refused(task: type) -> None:
     with pytest.raises(ConfigError, match="language is 'xx'; there are templates in en"):
         task(language="xx")
+
+
+def full_width(text: str) -> str:
+    return "".join(chr(ord(letter) + 0xFEE0) for letter in text)
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "found"),
+    [
+        (full_width("438134") + "です。」", "438134", True),
+        ("は438134。", "438134", True),
+        ("438134です", full_width("438134"), True),
+        (full_width("438135"), "438134", False),
+    ],
+)
+def test_a_number_is_found_however_it_is_written(output: str, reference: str, found: bool) -> None:
+    assert string_match_all(output, [reference]) == found
+
+
+@pytest.mark.parametrize(
+    ("output", "right"),
+    [
+        ("Debianシステムを使います。」", True),
+        ("Debian システム を使います", True),
+        (full_width("Debian") + " システムを\n使います。", True),
+        ("Debian システムは使います", False),
+    ],
+)
+def test_a_continuation_is_found_however_it_is_spelled(output: str, right: bool) -> None:
+    assert begins_with(output, ["Debian システムを使います"]) == right
+    # Spaces between words that have them still count.
+    assert not begins_with("the oldharbor", ["the old harbor"])
 
 
 class MergingTokenizer(ByteTokenizer):

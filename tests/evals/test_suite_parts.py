@@ -12,7 +12,7 @@ from skipwise.errors import DataError
 from skipwise.evals.suite.build import fit_size
 from skipwise.evals.suite.item import Item, encode_item
 from skipwise.evals.suite.kinds import unheard
-from skipwise.evals.suite.library import Library
+from skipwise.evals.suite.library import Collection, Library
 from skipwise.evals.suite.prose import (
     cut,
     halves,
@@ -170,7 +170,7 @@ def test_a_text_is_cut_after_paragraph_line_sentence_or_word() -> None:
 @pytest.mark.parametrize("size", [500, 2000, 6000])
 def test_stretches_share_no_document_and_say_what_they_are_made_of(size: int) -> None:
     documents = [prose(f"{number}.md", 12 + 8 * number) for number in range(12)]
-    library = Library(documents)
+    (library,) = Collection(documents).libraries
     texts = {document.name: document.text.strip() for document in documents}
     for seed in range(5):
         stretches = library.stretches(3, size, np.random.default_rng(seed))
@@ -189,18 +189,18 @@ def test_stretches_share_no_document_and_say_what_they_are_made_of(size: int) ->
 
 def test_a_library_knows_words_and_what_is_said_twice() -> None:
     other = "Nobody of those who were present remembered later what the whole debate had been about."
-    library = Library(
+    (library,) = Collection(
         [
             Document(name="a", text=f"{GOOD} Call 555123 today."),
             Document(name="b", text=f"{other} {GOOD.replace('second floor', f'Second{chr(10)}floor,')}"),
             Document(name="c", text=" \n"),
         ]
-    )
+    ).libraries
     assert library.num_documents == 2
     assert [library.has_word(word) for word in ("COMMITTEE", "555123", "comm", "55512")] == [True, True, False, False]
     assert [library.is_repeated(text) for text in (GOOD, other)] == [True, False]
     with pytest.raises(DataError, match="none of the documents has any text"):
-        Library([Document(name="c", text=" \n")])
+        Collection([Document(name="c", text=" \n")])
 
 
 def test_what_a_document_holds_is_never_invented() -> None:

@@ -254,6 +254,21 @@ def test_an_exercise_asks_for_the_key_it_hides_and_for_nothing_else(tokenizer: A
     assert 8 < in_filler < 32
 
 
+def test_exercises_are_in_the_language_that_is_set(tokenizer: Any, store: TokenStore) -> None:
+    window = Window(train=700, original=256, target=2048)
+    items = TrainingItems(store, PoSE(), window, 0)
+    exercises = RetrievalExercises(tokenizer, items, PoSE(), window, 0, 1.0, "ja")
+    for place in range(6):
+        text = tokenizer.decode(exercises.at(place).input_ids)
+        (key,) = re.findall(r"暗証番号は(\d{5})です。覚えて", text)
+        assert text.endswith(f"暗証番号は何ですか。暗証番号は{key}")
+        assert "pass key" not in text
+    again = pickle.loads(pickle.dumps(exercises_of(tokenizer, store)))
+    assert equal(again.at(0), exercises_of(tokenizer, store).at(0)), "English exercises are those of English elsewhere"
+    with pytest.raises(ConfigError, match=r"language is 'jp'.*ja \(Japanese\)"):
+        RetrievalExercises(tokenizer, items, PoSE(), window, 0, 1.0, "jp")
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_leaves_an_exercise_whole(name: str, tokenizer: Any, store: TokenStore) -> None:
     exercises = exercises_of(tokenizer, store, sampler=sampler_from({"kind": name}))

@@ -57,6 +57,11 @@ REFUSALS: dict[str, tuple[type[SkipwiseError], dict[str, Any], str]] = {
     "no document": (DataError, {"data": {"source": "/no/such/folder"}}, "/no/such/folder"),
     "short documents": (DataError, {"data": {"min_tokens": 10_000}}, "10000"),
     "no room for a key": (ConfigError, {"data": {"retrieval": 0.5}}, "data.retrieval.* 32 "),
+    "no exercises in it": (
+        ConfigError,
+        {"data": {"retrieval": 0.5, "retrieval_language": "jp"}},
+        "language is 'jp'.*Japanese",
+    ),
     "no model": (CheckpointError, {"model": "/no/such/model"}, "/no/such/model"),
     "more chunks than tokens": (PositionError, {"sampler": {"kind": "pose", "chunks": 33}}, "33.* 32"),
     "more chunks than grown tokens": (

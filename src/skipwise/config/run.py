@@ -78,6 +78,7 @@ class DataConfig(StrictModel):
         held_out: share of documents, chosen by their text, that is held out for validation. If these are shorter than
             validation's shortest length, the end of the longest other document is held out too.
         retrieval: share of windows that are generated retrieval exercises instead of text from documents.
+        retrieval_language: code of the language of exercises, such as `ja`; the text around a key may be of documents.
         near_labels: share of labels kept in all chunks but the last, whose queries have nothing far away to attend to;
             below 1, distant context weighs more in the loss.
         control_tokens: how documents are read that spell control tokens such as `<|im_end|>`: `text` as ordinary text;
@@ -100,6 +101,7 @@ class DataConfig(StrictModel):
     mask_joints: bool = True
     held_out: Share = 0.1
     retrieval: Share = 0.0
+    retrieval_language: str = "en"
     near_labels: Share = 1.0
     control_tokens: Literal["text", "tokens"] = "text"
     streaming: bool = False

@@ -75,8 +75,18 @@ def string_match_any(output: str, references: Sequence[str]) -> float | None:
 
 
 def _found(output: str, references: Sequence[str]) -> list[bool]:
+    said = in_half_width(output).lower()
     # A blank reference is contained in every output.
-    return [reference.lower() in output.lower() for reference in references if reference.strip()]
+    return [in_half_width(reference).lower() in said for reference in references if reference.strip()]
+
+
+# Chinese and Japanese also write digits, Latin letters and marks at full width.
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+
+
+def in_half_width(text: str) -> str:
+    """The text with the usual digits, Latin letters and marks in place of full-width ones."""
+    return text.translate(_HALF_WIDTH)
 
 
 # More text never lowers these scores, so decoding can stop at a full one.

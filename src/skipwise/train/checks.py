@@ -97,7 +97,7 @@ def check_run(
     if any(own.are_conversations for own in sources):
         require_chat_template(tokenizer)
     if config.data.retrieval:
-        facts = replace(facts, shortest_exercise=shortest_exercise(tokenizer))
+        facts = replace(facts, shortest_exercise=shortest_exercise(tokenizer, config.data.retrieval_language))
     return CheckedRun(
         base=base,
         tokenizer=tokenizer,

@@ -119,7 +119,9 @@ def make_stages(config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], l
         opened.append(documents_for(stage))
         made.append(items := items_of(stage, opened[-1]))
         if share := config.data.retrieval:
-            made[-1] = RetrievalExercises(corpus.tokenizer, items, stage.sampler, stage.window, seed, share)
+            made[-1] = RetrievalExercises(
+                corpus.tokenizer, items, stage.sampler, stage.window, seed, share, config.data.retrieval_language
+            )
     _tell(corpus, opened[0])
     # Short steps are of text alone: they preserve the short window, not the finding of keys.
     short = short_stage(config, stages)

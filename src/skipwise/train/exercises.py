@@ -6,6 +6,7 @@ import numpy as np
 
 from skipwise.data.items import IGNORED_LABEL, TrainingItem, generator_of
 from skipwise.errors import ConfigError
+from skipwise.evals.languages import ENGLISH, language_named
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.positions import PositionSampler
 from skipwise.window import Window
@@ -43,17 +44,25 @@ class RetrievalExercises:
         window: the three lengths, in tokens.
         seed: seed of all draws.
         share: of the places.
+        language: code of the language of everything but the text of documents.
 
     Raises:
-        ConfigError: the training window is too short for an exercise.
+        ConfigError: the training window is too short for an exercise, or there are no exercises in the language.
     """
 
     def __init__(
-        self, tokenizer: Any, items: Items, sampler: PositionSampler, window: Window, seed: int, share: float
+        self,
+        tokenizer: Any,
+        items: Items,
+        sampler: PositionSampler,
+        window: Window,
+        seed: int,
+        share: float,
+        language: str = ENGLISH.code,
     ) -> None:
-        self._tokenizer, self._items, self._share = tokenizer, items, share
+        self._tokenizer, self._items, self._share, self._language = tokenizer, items, share, language
         self._sampler, self._window, self._seed = sampler, window, seed
-        if window.train < (shortest := shortest_exercise(tokenizer)):
+        if window.train < (shortest := shortest_exercise(tokenizer, language)):
             raise ConfigError(
                 f"setting 'data.retrieval' asks for exercises, and a training window of {window.train} tokens is too "
                 f"short for one, which takes {shortest} with this tokenizer; train with a longer window, or without"
@@ -80,7 +89,7 @@ class RetrievalExercises:
             start = int(rng.integers(len(document)))
             text = np.roll(document, -start)[: self._window.train].tolist()
         # Made anew each time: a DataLoader's workers may have to pickle this object, and a builder cannot be pickled.
-        builder = PasskeyBuilder(self._tokenizer, text)
+        builder = PasskeyBuilder(self._tokenizer, text, language_named(self._language))
         prompt = builder.build(self._window.train, float(rng.random()), rng)
         input_ids = np.asarray(prompt.prompt_ids + prompt.answer_ids, dtype=np.int64)
         sample = self._sampler.sample(len(input_ids), self._window, rng)
@@ -90,6 +99,6 @@ class RetrievalExercises:
         return TrainingItem(input_ids[kept], sample.position_ids, labels[kept], is_sample=False)
 
 
-def shortest_exercise(tokenizer: Any) -> int:
-    """Tokens of the shortest exercise."""
-    return PasskeyBuilder(tokenizer).shortest_tokens(np.random.default_rng(0))
+def shortest_exercise(tokenizer: Any, language: str = ENGLISH.code) -> int:
+    """Tokens of the shortest exercise in the language of a code."""
+    return PasskeyBuilder(tokenizer, language=language_named(language)).shortest_tokens(np.random.default_rng(0))

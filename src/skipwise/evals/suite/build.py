@@ -1,5 +1,6 @@
 """Builds a suite: draws questions about the documents and fits each to its length."""
 
+import contextlib
 import itertools
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from skipwise.evals.languages import ENGLISH, Language, language_named
 from skipwise.evals.suite.folder import SuiteFolder, SuiteWriter, new_suite
 from skipwise.evals.suite.item import Draft, Item, encode_item, total_tokens
 from skipwise.evals.suite.kinds import KINDS, LABELS, Kind, Place
-from skipwise.evals.suite.library import Library
+from skipwise.evals.suite.library import Collection, Library
 from skipwise.names import did_you_mean
 from skipwise.records.results import hash_tokenizer
 
@@ -73,24 +74,24 @@ def build_suite(
     looked = look_through(source, field=field)
     with new_suite(Path(out)) as writer:
         found = tqdm(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
-        library = Library((one for one in found if not held_out or is_held_out(one.identity)), chosen)
-        maker = _ItemMaker(library, tokenizer, seed)
-        _check_documents(library, kinds)
-        described, joined = _add_items(writer, maker, kinds, lengths, num_items, progress)
+        collection = Collection((one for one in found if not held_out or is_held_out(one.identity)), chosen)
+        makers = _Makers([_ItemMaker(library, tokenizer, seed) for library in collection.libraries], seed)
+        _check_documents(collection, kinds)
+        described, joined = _add_items(writer, makers, kinds, lengths, num_items, progress)
         writer.finish(
             {
                 "seed": seed,
-                # Suites of earlier versions are in English and do not say it.
-                **({} if library.language is ENGLISH else {"language": library.language.code}),
+                **_described_languages(collection),
                 "lengths": lengths,
                 "num_items": num_items,
                 "kinds": described,
                 "tokenizer": {"name": tokenizer_name, "sha256": hash_tokenizer(tokenizer)},
                 "documents": {
-                    "number": library.num_documents,
-                    "characters": library.num_characters,
-                    "sha256": library.sha256,
+                    "number": collection.num_documents,
+                    "characters": collection.num_characters,
+                    "sha256": collection.sha256,
                     "items_with_joined": joined,
+                    **({} if collection.shares is None else {"languages": collection.shares}),
                 },
             }
         )
@@ -98,17 +99,17 @@ def build_suite(
 
 
 def _add_items(
-    writer: SuiteWriter, maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], num: int, progress: bool
+    writer: SuiteWriter, makers: "_Makers", kinds: Sequence[str], lengths: Sequence[int], num: int, progress: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """Makes and writes all items; returns the description of each kind, and the number of items that join documents."""
     described: dict[str, dict[str, Any]] = {}
     joined: dict[str, int] = {}
     with tqdm(desc="Items", total=len(lengths) * len(kinds) * num, disable=not progress) as bar:
-        first = _first_items(maker, kinds, lengths, bar)
+        first = _first_items(makers, kinds, lengths, bar)
         for length, name in itertools.product(lengths, kinds):
             made = {item.kind: [item] for item in first[length, name]}
             for number in range(1, num):
-                for item in maker.items(KINDS[name], length, number):
+                for item in makers.items(KINDS[name], length, number):
                     made[item.kind].append(item)
                 bar.update()
             for kind, items in made.items():
@@ -118,25 +119,33 @@ def _add_items(
     return described, joined
 
 
-def _check_documents(library: Library, kinds: Sequence[str]) -> None:
-    """Raises DataError if kinds ask about more documents than there are."""
-    asking = [KINDS[name] for name in kinds if KINDS[name].num_texts > library.num_documents]
+def _described_languages(collection: Collection) -> dict[str, list[str]]:
+    """The languages that are asked in; nothing if documents in English are, since earlier versions did not say it."""
+    codes = [library.language.code for library in collection.libraries]
+    return {} if codes == [ENGLISH.code] and collection.shares is None else {"languages": codes}
+
+
+def _check_documents(collection: Collection, kinds: Sequence[str]) -> None:
+    """Raises DataError if kinds ask about more documents of one language than there are."""
+    most = max(library.num_documents for library in collection.libraries)
+    asking = [KINDS[name] for name in kinds if KINDS[name].num_texts > most]
     if asking:
         told = " and ".join(f"{kind.name} asks about {kind.num_texts} documents" for kind in asking)
+        of_one = " in one language" if len(collection.libraries) > 1 else ""
         raise DataError(
-            f"{told} and {library.num_documents} with text were given; give more, or leave out "
+            f"{told}{of_one} and {most} with text were given; give more, or leave out "
             f"{', '.join(kind.name for kind in asking)} (--kinds)"
         )
 
 
 def _first_items(
-    maker: "_ItemMaker", kinds: Sequence[str], lengths: Sequence[int], bar: Any
+    makers: "_Makers", kinds: Sequence[str], lengths: Sequence[int], bar: Any
 ) -> dict[tuple[int, str], list[Item]]:
     """The first question of every length and kind; raises DataError with all for which none can be made."""
     made, problems = {}, []
     for length, name in itertools.product(lengths, kinds):
         try:
-            made[length, name] = maker.items(KINDS[name], length, 0)
+            made[length, name] = makers.items(KINDS[name], length, 0)
         except DataError as error:
             problems.append(str(error))
         bar.update()
@@ -145,25 +154,44 @@ def _first_items(
     return made
 
 
+class _Makers:
+    """Makes items about documents in several languages, in proportion to the tokens of each."""
+
+    def __init__(self, makers: Sequence["_ItemMaker"], seed: int) -> None:
+        self._makers, self._seed = makers, seed
+
+    def items(self, kind: Kind, length: int, number: int) -> list[Item]:
+        """As of `_ItemMaker`, in a drawn language, or in another if its documents do not suffice."""
+        able = [maker for maker in self._makers if maker.library.num_documents >= kind.num_texts]
+        able = [maker for maker in able if maker.num_tokens >= length] or able
+        sizes = np.array([maker.num_tokens for maker in able])
+        rng = np.random.default_rng([self._seed, zlib.crc32(kind.name.encode()), length, number])
+        drawn = [able[index] for index in rng.choice(len(able), len(able), replace=False, p=sizes / sizes.sum())]
+        for maker in drawn[:-1]:
+            with contextlib.suppress(DataError):
+                return maker.items(kind, length, number)
+        return drawn[-1].items(kind, length, number)
+
+
 class _ItemMaker:
     """Makes items; each depends only on the library, the seed, its kind, length and number."""
 
     def __init__(self, library: Library, tokenizer: Any, seed: int) -> None:
-        self._library, self._tokenizer, self._seed = library, tokenizer, seed
+        self.library, self._tokenizer, self._seed = library, tokenizer, seed
         sample = library.sample(_SAMPLE_CHARACTERS)
         self._characters_per_token = len(sample) / len(encoder_of(tokenizer).encode(sample))
+        self.num_tokens = round(library.num_characters / self._characters_per_token)
         self._labels = _even_labels(tokenizer, library.language)
 
     def items(self, kind: Kind, length: int, number: int) -> list[Item]:
         """One question, and its control if the kind has one; raises DataError if the documents do not suffice."""
-        held_tokens = round(self._library.num_characters / self._characters_per_token)
         sure, drawn = 0.9, 1.4  # Shares of the length: text with all that is asked about, and text drawn.
         reason, misfits = "", 0
         for attempt in range(_DRAWS):
             size, most = (round(share * length * self._characters_per_token) for share in (sure, drawn))
             place = Place(number, size, most, self._labels)
             rng = np.random.default_rng([self._seed, zlib.crc32(kind.name.encode()), length, number, attempt])
-            drafts = kind.drafts(self._library, place, rng)
+            drafts = kind.drafts(self.library, place, rng)
             items = []
             for draft in drafts:
                 fit = fit_size(
@@ -180,8 +208,9 @@ class _ItemMaker:
                 if fit.tokens < (1 - _CLOSEST_SHARE) * length:
                     drawn *= 1.2
                     reason = (
-                        f"the text drawn makes {fit.tokens} of {length} tokens, and all {self._library.num_documents} "
-                        f"documents together are about {held_tokens}; give more documents or ask for shorter lengths"
+                        f"the text drawn makes {fit.tokens} of {length} tokens, and all {self.library.num_documents} "
+                        f"documents together are about {self.num_tokens}; give more documents or ask for shorter "
+                        "lengths"
                     )
                     break
                 items.append(_item(draft, length, number, fit.characters, fit.tokens))

@@ -99,8 +99,8 @@ class SuiteWriter:
         """Writes the README, then the index, which makes it a suite.
 
         Args:
-            index: JSON values: `seed`, `lengths`, `num_items`, `kinds`, `tokenizer`, `documents`; `language`, its code,
-                if that is not English.
+            index: JSON values: `seed`, `lengths`, `num_items`, `kinds`, `tokenizer`, `documents`; `languages`, codes of
+                those that are asked in, if it is not that documents in English are asked about in English.
         """
         (self._folder / "README.md").write_text(_readme(index), encoding="utf-8", newline="\n")
         names = sorted(path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file())
@@ -147,10 +147,6 @@ def _readme(index: Mapping[str, Any]) -> str:
         for name, kind in index["kinds"].items()
     )
     documents = index["documents"]
-    # Suites of earlier versions are in English and do not say it.
-    spoken = (
-        f"\nQuestions and planted sentences are in {LANGUAGES[code].name}.\n" if (code := index.get("language")) else ""
-    )
     return f"""# A private long-context benchmark
 
 Made by `skipwise eval build-suite` from {documents["number"]} documents of {documents["characters"]} characters, with
@@ -158,7 +154,7 @@ seed {index["seed"]}. **It holds text of these documents: treat it as confidenti
 
 Lengths, in tokens of the tokenizer {index["tokenizer"]["name"] or index["tokenizer"]["sha256"][:12]} with the answer
 counted in: {", ".join(map(str, index["lengths"]))}. Items of each kind and length: {index["num_items"]}.
-{spoken}
+{_said_of_languages(index)}
 | kind | what is asked | it counts when | chance |
 |---|---|---|---|
 {rows}
@@ -175,3 +171,17 @@ follows it (with its leading space), `choices` are all answers on offer, `depth`
 (0 start, 1 end), `documents` are the names of those the text is from. Prompts are given as they are, without a chat
 template. `suite.json` has the SHA-256 of every file; a suite that was changed is refused.
 """
+
+
+def _said_of_languages(index: Mapping[str, Any]) -> str:
+    """A paragraph about languages; empty if the documents are in English, since earlier versions did not say it."""
+    if not (codes := index.get("languages")):
+        return ""
+    names = ", ".join(LANGUAGES[code].name for code in codes)
+    asked = f"Questions and planted sentences are in {names}"
+    if len(codes) > 1:
+        asked += ", each in the language of its text"
+    if (shares := index["documents"].get("languages")) is None:
+        return f"\n{asked}.\n"
+    told = ", ".join(f"{code} ({share:.0%})" for code, share in shares.items()) or "none that can be told"
+    return f"\n{asked}.\nThe languages of the documents: {told}.\n"

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from skipwise.data.documents import Document
 from skipwise.data.language import language_of
 from skipwise.errors import DataError
-from skipwise.evals.languages import ENGLISH, Language, language_of_texts
+from skipwise.evals.languages import ENGLISH, LANGUAGES, Language, Told, tell_languages, warn_of_wording
 from skipwise.evals.suite.prose import is_unspaced, margin_of, place_near, quotable_sentences, without_rulings
 
 _WORD = re.compile(r"\w+")
@@ -38,33 +38,71 @@ class Stretch(NamedTuple):
         return [name for name, start in zip(self.names, self.starts, strict=True) if start < end]
 
 
-class Library:
-    """All documents together.
+class Collection:
+    """All documents, in a library for each language that much of their text is in.
 
     Args:
         documents: the documents.
-        language: of the questions; None for that of most of the text.
+        language: of all questions; None for that of the text that each is about.
 
     Attributes:
-        language: of the questions.
+        libraries: that of the main language first, which also has the documents of languages without templates.
         num_documents: number of documents that have text.
         num_characters: number of characters of all of them.
         sha256: SHA-256 of all names and texts in order.
+        shares: of the text by code of the language; None if that is simply the one of all questions, or one was chosen.
 
     Raises:
         DataError: there is no text at all.
     """
 
     def __init__(self, documents: Iterable[Document], language: Language | None = None) -> None:
-        self._documents: list[Document] = []
+        kept: list[Document] = []
         digest = hashlib.sha256()
         for document in documents:
             digest.update(f"{document.name}\0{document.text}\0".encode("utf-8", "surrogatepass"))
             if text := document.text.strip():
-                self._documents.append(Document(name=document.name, text=text))
-        if not self._documents:
+                kept.append(Document(name=document.name, text=text))
+        if not kept:
             raise DataError("none of the documents has any text; give documents with text")
-        self.language = language or language_of_texts(document.text for document in self._spread())
+        told = Told(language) if language else tell_languages(document.text for document in _spread(kept))
+        main = told.language
+        shelves: dict[str, list[Document]] = {each.code: [] for each in (main, *told.others)}
+        for document in kept:
+            code = language_of(document.text) if told.others else None
+            shelves[code if code in shelves else main.code].append(document)
+        self.libraries = [Library(of_one, LANGUAGES[code]) for code, of_one in shelves.items() if of_one]
+        self.num_documents = len(kept)
+        self.num_characters = sum(library.num_characters for library in self.libraries)
+        self.sha256 = digest.hexdigest()
+        self.shares = told.shares if told.said else None
+        if told.said:
+            asked = f"questions are in {main.name}"
+            if told.others:
+                asked = f"each question is in the language of its text ({main.name} where that has no templates)"
+            warn_of_wording(f"{told.said}; {asked}")
+
+
+def _spread(documents: list[Document]) -> list[Document]:
+    """Some documents from all over them."""
+    return documents[:: -(-len(documents) // _SAMPLE_DOCUMENTS)]
+
+
+class Library:
+    """Documents that questions in one language are about.
+
+    Args:
+        documents: one or more documents with text.
+        language: of the questions.
+
+    Attributes:
+        language: of the questions.
+        num_documents: number of documents.
+        num_characters: number of characters of all of them.
+    """
+
+    def __init__(self, documents: Sequence[Document], language: Language = ENGLISH) -> None:
+        self._documents, self.language = list(documents), language
         if self.language is not ENGLISH:
             # English texts keep theirs, so that suites of earlier versions can be built again byte for byte.
             self._documents = [
@@ -82,11 +120,14 @@ class Library:
         self._lengths = np.array([len(document.text) for document in self._documents], np.float64)
         self.num_documents = len(self._documents)
         self.num_characters = int(self._lengths.sum())
-        self.sha256 = digest.hexdigest()
 
     def has_word(self, word: str) -> bool:
-        """Whether a word or number stands anywhere in the documents, ignoring case; without spaces, also in a word."""
-        if self.language.space:
+        """Whether a word or number stands anywhere in the documents.
+
+        In other languages than English it may be a part of a word: Japanese writes no spaces, Korean writes particles
+        at the end of a name.
+        """
+        if self.language is ENGLISH:
             return word.casefold() in self._words
         return any(word in document.text for document in self._documents)
 
@@ -102,12 +143,8 @@ class Library:
 
     def sample(self, num_characters: int) -> str:
         """The beginnings of documents from all over the library, to estimate characters per token."""
-        chosen = self._spread()
+        chosen = _spread(self._documents)
         return "\n\n".join(document.text[: num_characters // len(chosen)] for document in chosen)
-
-    def _spread(self) -> list[Document]:
-        """Some documents from all over the library."""
-        return self._documents[:: -(-len(self._documents) // _SAMPLE_DOCUMENTS)]
 
     def stretches(self, number: int, num_characters: int, rng: np.random.Generator) -> list[Stretch]:
         """Draws running texts that share no document.

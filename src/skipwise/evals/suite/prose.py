@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skipwise.evals.languages import ENGLISH, Language
+from skipwise.evals.prompts import in_half_width
 
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -21,9 +22,10 @@ _UNSPACED = (
 _UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
 # As browsers do (CSS Text Level 3, 4.1.3): a line break between two such characters is no space.
 _NO_SPACE = re.compile(rf"(?<=[{_UNSPACED}])\s*\n\s*(?=[{_UNSPACED}])")
-_ENDS = ".!?。！？"
-_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
-_SENTENCE_WORDS = range(12, 41)
+_SPACE_BESIDE = re.compile(rf"(?<=[{_UNSPACED}])\s+|\s+(?=[{_UNSPACED}])")
+_WIDE_ENDS = "。！？"
+_ENDS = f".!?{_WIDE_ENDS}"
+_BETWEEN_SENTENCES = re.compile(rf"(?<=[.!?])\s+|(?<=[{_WIDE_ENDS}])\s*")
 _SENTENCE_CHARACTERS = range(24, 121)
 _BRACKETS = ("（）", "()")
 _NOT_PROSE = re.compile(r"""["“”„«»「」『』|<>{}\[\]=_\\/¶*`#~^]""")
@@ -86,6 +88,14 @@ def squeezed(text: str) -> str:
     return on_one_line(text).casefold()
 
 
+def spelled_alike(text: str) -> str:
+    """The text `squeezed`, with one spelling of what unspaced scripts write in several.
+
+    These are full-width characters, and a space or none beside a word in Latin letters.
+    """
+    return squeezed(in_half_width(_SPACE_BESIDE.sub("", text)))
+
+
 def is_unspaced(text: str) -> bool:
     """Whether most letters of a text are of scripts that write no spaces between words."""
     return 2 * len(_UNSPACED_CHARACTER.findall(text)) > sum(map(str.isalpha, text))
@@ -145,13 +155,21 @@ def sentences(text: str, language: Language = ENGLISH, margin: int | None = None
     """All pieces between sentence ends; `is_quotable` tells which are whole plain sentences."""
     for start, stop in paragraphs(text, language, margin):
         for gap in _BETWEEN_SENTENCES.finditer(text, start, stop):
-            # "bzw. andere": the full stop of an abbreviation.
-            if language is not ENGLISH and text[gap.end() : gap.end() + 1].islower():
+            if language is not ENGLISH and _is_abbreviated(
+                text[start : gap.start()], text[gap.end() : gap.end() + 1], language
+            ):
                 continue
             yield Quote(on_one_line(text[start : gap.start()]), start, gap.start())
             start = gap.end()
         if start < stop:
             yield Quote(on_one_line(text[start:stop]), start, stop)
+
+
+def _is_abbreviated(before: str, following: str, language: Language) -> bool:
+    """Whether the mark at the end is the full stop of an abbreviation, as in "bzw. andere"."""
+    if before[-1:] in _WIDE_ENDS:
+        return False
+    return following.islower() or before[before.rfind(" ") + 1 : -1] in language.abbreviations.split()
 
 
 def quotable_sentences(text: str, language: Language = ENGLISH, margin: int | None = None) -> list[Quote]:
@@ -160,7 +178,7 @@ def quotable_sentences(text: str, language: Language = ENGLISH, margin: int | No
 
 
 def is_quotable(sentence: str, language: Language = ENGLISH) -> bool:
-    """Whether this is a whole plain sentence of 12 to 40 words (24 to 120 characters if words are not spaced)."""
+    """Whether this is a whole plain sentence of `sentence_words` (24 to 120 characters if words are not spaced)."""
     if not sentence or not sentence[0].isalpha() or sentence[0].islower() or sentence[-1] not in _ENDS:
         return False
     # It may be cut off at an abbreviation such as "e.g."; in other languages also "z. B.".
@@ -170,7 +188,7 @@ def is_quotable(sentence: str, language: Language = ENGLISH) -> bool:
     words, unspaced = sentence.count(" ") + 1, is_unspaced(sentence)
     # In English texts, suites of earlier versions took every sentence of one or two words for an unspaced one.
     by_characters = unspaced or (language is ENGLISH and words <= 2)
-    if not (len(sentence) in _SENTENCE_CHARACTERS if by_characters else words in _SENTENCE_WORDS):
+    if not (len(sentence) in _SENTENCE_CHARACTERS if by_characters else words in language.sentence_words):
         return False
     # Without spaces, a sentence also ends at a mark inside brackets.
     if unspaced and any(sentence.count(opening) != sentence.count(closing) for opening, closing in _BRACKETS):

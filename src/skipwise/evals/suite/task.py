@@ -16,7 +16,7 @@ from skipwise.evals.settings import NO_KEY, Settings
 from skipwise.evals.suite.folder import SuiteFolder
 from skipwise.evals.suite.item import SLACK_TOKENS, EncodedItem, Item, encode_item, total_tokens
 from skipwise.evals.suite.kinds import NUM_DEPTHS, Scoring, stratum
-from skipwise.evals.suite.prose import squeezed
+from skipwise.evals.suite.prose import spelled_alike
 from skipwise.model import longest_input
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokenizer, hash_tokens
 from skipwise.runtime.forward import logit_pieces
@@ -27,11 +27,12 @@ class Suite(Settings):
     """Scores of a private benchmark that `build_suite` made of documents, by length and kind of question.
 
     Open answers are decoded greedily. A number counts if the output contains it, a continuation if the output begins
-    with it, ignoring white space and case. Where an item has choices, nothing is decoded: the choice with the highest
-    log-likelihood after the prompt counts. So a base model that would rather continue the text, and one that explains
-    itself first, are measured alike, and every item has exactly one verdict. A tie, which rounded logits can cause,
-    counts as the guess that it is: one over the number of the likeliest, if the answer is among them. All tokens of a
-    choice count. An item is skipped only if the tokenizer writes one choice as another, or as the beginning of another.
+    with it, ignoring white space, case and whether characters are full-width. Where an item has choices, nothing is
+    decoded: the choice with the highest log-likelihood after the prompt counts. So a base model that would rather
+    continue the text, and one that explains itself first, are measured alike, and every item has exactly one verdict. A
+    tie, which rounded logits can cause, counts as the guess that it is: one over the number of the likeliest, if the
+    answer is among them. All tokens of a choice count. An item is skipped only if the tokenizer writes one choice as
+    another, or as the beginning of another.
 
     `length_tokens` of a result is the length that the suite was built for. With another tokenizer, prompts have other
     lengths: the details tell them, and prompts beyond the model's window are refused.
@@ -210,8 +211,8 @@ def choice_log_likelihoods(model: Any, encoded: EncodedItem, where: str) -> list
 
 
 def begins_with(output: str, references: Sequence[str]) -> float:
-    """1 if the output begins with the reference, ignoring white space and case, else 0."""
-    return float(squeezed(output).startswith(squeezed(references[0])))
+    """1 if the output begins with the reference, ignoring white space, case and full width, else 0."""
+    return float(spelled_alike(output).startswith(spelled_alike(references[0])))
 
 
 @lru_cache(maxsize=32)

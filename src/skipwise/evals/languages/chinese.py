@@ -1,0 +1,59 @@
+"""Chinese wording."""
+
+from skipwise.evals.languages.wording import Language, NeedleWords, PasskeyWords, SuiteWords
+
+# Characters of transliterated names. Three of them often make a known one, such as 霍姆斯; four make none that the
+# dictionary of jieba has.
+_CHINESE_NAME = (
+    "沃 坎 洛 莫 萨 塔 佩 格 弗 鲁 兹 科 克 涅 霍 迪 瓦 卡 索 泽",
+    "里 拉 莱 罗 洛 鲁 诺 纳 奈 梅 姆 维 塞 达 多 菲 贝 泰",
+    "布 加 波 莱 内 罗 维 托 梅 尼",
+    "克 坦 德 姆 森 顿 斯 特 尔 格 茨 维 恩 普",
+)
+
+CHINESE = Language(
+    code="zh",
+    name="Chinese",
+    space="",
+    comma="、",
+    conjunction="和",
+    passkey=PasskeyWords(
+        instruction="下面的长文中藏有一个密码。请找到它并记住，最后会问到它。\n",
+        filler="河面很宽。山丘不高。道路很长。我们继续走吧。走到那边，然后再回家。\n",
+        needle="密码是{key}。请记住它。{key}就是密码。\n",
+        question="密码是什么？密码是",
+    ),
+    needles=NeedleWords(
+        instruction="下面的长文中，有几行给出了某个地方的号码。请记住它们，后面会问到。\n",
+        needle="\n{key}的号码是{value}。\n",
+        needle_of_several="\n{key}的号码之一是{value}。\n",
+        question="\n{key}的号码是什么？{key}的号码是",
+        question_values="\n{key}的{count}个号码是什么？{key}的{count}个号码是",
+        question_keys="\n{keys}的号码分别是什么？按同样的顺序，号码是",
+        key="{adjective}{noun}",
+        adjectives="安静的 宽阔的 狭窄的 银色的 金色的 木造的 隐蔽的 遥远的 弯曲的 长满青苔的 多风的 生锈的 彩绘的 "
+        "冰冻的 阳光下的 陡峭的 下沉的 大理石的 铜制的 多沙的 多雾的 古老的 朴素的 孤独的 拥挤的 阴凉的 芬芳的 "
+        "满是灰尘的 红色的 明亮的",
+        nouns="港口 大桥 果园 高塔 磨坊 花园 山谷 车站 采石场 教堂 草地 小岛 市场 隧道 城堡 森林 峡谷 村庄 作坊 "
+        "葡萄园 露台 喷泉 博物馆 马厩 灯塔 面包店 剧院 码头 小屋 水库 修道院 图书馆",
+    ),
+    suite=SuiteWords(
+        instruction="请阅读下面的文章。文章末尾有一个关于其内容的问题。\n\n",
+        repeated="下面一字不差地重复上文中的一句话：\n“{beginning}",
+        facts=(
+            "{name}仓库的门禁密码是{number}。",
+            "{name}公司最近一张发票的号码是{number}。",
+            "寄往{name}的货物的运单号是{number}。",
+            "{name}办事处的紧急电话号码是{number}。",
+            "{name}水泵的序列号是{number}。",
+            "{name}庄园在土地登记册上的编号是{number}。",
+            "{name}卷宗在档案室的架位号是{number}。",
+            "{name}磨坊的保险单号码是{number}。",
+        ),
+        name=_CHINESE_NAME,
+        document="文档{label}",
+        which="上面的文档{labels}中，有一篇含有下面这句话：\n“{sentence}”\n这句话出自文档",
+        order_lines="下面是上文中的两行，排列不分先后：\n{lines}这两行中，在文中先出现的是",
+        order_sentences="下面是上文中的两句话，排列不分先后：\n{lines}这两句话中，在文中先出现的是",
+    ),
+)

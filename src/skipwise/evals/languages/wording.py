@@ -1,0 +1,147 @@
+"""What a language is to evaluations: the templates that each has to give."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PasskeyWords:
+    """Templates of passkey prompts.
+
+    Attributes:
+        instruction: what comes first.
+        filler: sentences that say nothing, with which other tasks top up their prompts, too.
+        needle: states the `{key}` twice.
+        question: what the key follows.
+    """
+
+    instruction: str
+    filler: str
+    needle: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedleWords:
+    """Templates of needles: lines that give the `{value}` of a `{key}`.
+
+    Attributes:
+        instruction: what comes first.
+        needle: gives the only value of a key.
+        needle_of_several: gives one of several values.
+        question: what the value of one key follows.
+        question_values: what all `{count}` values of one key follow.
+        question_keys: what the values of several `{keys}` follow, in their order.
+        key: makes a key of an `{adjective}` and a `{noun}`.
+        adjectives: separated by spaces, in the form that `key` needs.
+        nouns: likewise.
+    """
+
+    instruction: str
+    needle: str
+    needle_of_several: str
+    question: str
+    question_values: str
+    question_keys: str
+    key: str
+    adjectives: str
+    nouns: str
+
+    @property
+    def num_keys(self) -> int:
+        """Number of distinct keys."""
+        return len(self.adjectives.split()) * len(self.nouns.split())
+
+    def key_of(self, number: int) -> str:
+        """The key of a number below `num_keys`."""
+        adjectives, nouns = self.adjectives.split(), self.nouns.split()
+        return self.key.format(adjective=adjectives[number // len(nouns)], noun=nouns[number % len(nouns)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteWords:
+    """Templates of the questions of a suite.
+
+    Attributes:
+        instruction: what comes first.
+        repeated: says that a sentence of the text is repeated; the `{beginning}` of the sentence is its end.
+        facts: sentences that give a `{number}` to a `{name}`.
+        name: sounds of invented names, one list for each place.
+        document: the heading of a document with a `{label}`.
+        which: says that a `{sentence}` is of one of the documents with some `{labels}`; the label of that follows.
+        order_lines: asks which of two lines of the text, written in `{lines}`, comes first.
+        order_sentences: the same of sentences.
+    """
+
+    instruction: str
+    repeated: str
+    facts: tuple[str, ...]
+    name: tuple[str, ...]
+    document: str
+    which: str
+    order_lines: str
+    order_sentences: str
+
+
+class Planted(NamedTuple):
+    """A sentence with an answer in it.
+
+    Attributes:
+        sentence: all of it.
+        opening: what comes before the answer, without a space at its end.
+        answer: with the space before it, if the language writes one.
+    """
+
+    sentence: str
+    opening: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Language:
+    """Everything that evaluations say in one language.
+
+    Attributes:
+        code: of ISO 639-1.
+        name: in English.
+        passkey: templates of passkey prompts.
+        needles: templates of needles.
+        suite: templates of suites.
+        conjunction: what stands before the last entry of a list.
+        comma: what stands between the others.
+        space: what stands between words and between sentences; empty in scripts without spaces.
+        abbreviations: before a full stop that ends no sentence, separated by spaces.
+        sentence_words: numbers of words of sentences that are quoted; not used in scripts without spaces.
+    """
+
+    code: str
+    name: str
+    passkey: PasskeyWords
+    needles: NeedleWords
+    suite: SuiteWords
+    conjunction: str
+    comma: str = ", "
+    space: str = " "
+    abbreviations: str = ""
+    sentence_words: range = range(12, 41)
+
+    def listed(self, entries: Sequence[str]) -> str:
+        """Two or more entries as a list within a sentence."""
+        *some, last = entries
+        return self.comma.join(some) + self.conjunction + last
+
+    def planted(self, template: str, **words: str) -> Planted:
+        """A sentence of `SuiteWords.facts`; its `{number}` is the answer."""
+        before, after = template.split("{number}")
+        opening, answer = before.format(**words).rstrip(" "), self.answer(words["number"])
+        return Planted(f"{opening}{answer}{after}", opening, answer)
+
+    def answer(self, text: str) -> str:
+        """An answer as it follows a question."""
+        return f"{self.space}{text}"
+
+
+_LATIN_SYLLABLE = ("b br d dr f g gr h k kr l m n p pr r s st t tr v z", "a e i o u")
+LATIN_NAME = (*_LATIN_SYLLABLE * 3, "k l m n r sk t x")
+"""Sounds of invented names in Latin letters, as in `SuiteWords.name`."""
