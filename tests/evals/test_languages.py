@@ -450,3 +450,12 @@ def test_what_a_tokenizer_merges_with_an_answer_belongs_to_it() -> None:
     assert MergingTokenizer().decode(encoded.prompt_ids) == "文。\n“我们"
     assert [MergingTokenizer().decode(ids) for ids in encoded.answers] == ["使用新的设备", "使用旧的设备"]
     assert not encode_item(MergingTokenizer(), "文。\n“我们", ["使用新的设备"]).is_merged
+
+
+@pytest.mark.parametrize("language", LANGUAGES.values(), ids=lambda language: language.code)
+def test_what_the_answer_follows_stands_once_in_the_question(language: Language) -> None:
+    """After `番号は何ですか。番号は` a model copies what followed the words the first time."""
+    asked = [language.passkey.question, language.needles.question.format(key="K")]
+    for question in asked:
+        *_, end = re.split(r"[.?!。？]\s*", question)
+        assert question.casefold().count(end.strip().casefold()) == 1

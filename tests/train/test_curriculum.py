@@ -261,7 +261,7 @@ def test_exercises_are_in_the_language_that_is_set(tokenizer: Any, store: TokenS
     for place in range(6):
         text = tokenizer.decode(exercises.at(place).input_ids)
         (key,) = re.findall(r"暗証番号は(\d{5})です。覚えて", text)
-        assert text.endswith(f"暗証番号は何ですか。暗証番号は{key}")
+        assert text.endswith(f"暗証番号を答えてください。暗証番号は{key}")
         assert "pass key" not in text
     again = pickle.loads(pickle.dumps(exercises_of(tokenizer, store)))
     assert equal(again.at(0), exercises_of(tokenizer, store).at(0)), "English exercises are those of English elsewhere"

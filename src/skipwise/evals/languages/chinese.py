@@ -21,15 +21,15 @@ CHINESE = Language(
         instruction="下面的长文中藏有一个密码。请找到它并记住，最后会问到它。\n",
         filler="河面很宽。山丘不高。道路很长。我们继续走吧。走到那边，然后再回家。\n",
         needle="密码是{key}。请记住它。{key}就是密码。\n",
-        question="密码是什么？密码是",
+        question="请说出密码。密码是",
     ),
     needles=NeedleWords(
         instruction="下面的长文中，有几行给出了某个地方的号码。请记住它们，后面会问到。\n",
         needle="\n{key}的号码是{value}。\n",
         needle_of_several="\n{key}的号码之一是{value}。\n",
-        question="\n{key}的号码是什么？{key}的号码是",
-        question_values="\n{key}的{count}个号码是什么？{key}的{count}个号码是",
-        question_keys="\n{keys}的号码分别是什么？按同样的顺序，号码是",
+        question="\n请说出{key}的号码。{key}的号码是",
+        question_values="\n请说出{key}的全部{count}个号码。{key}的{count}个号码是",
+        question_keys="\n请分别说出{keys}的号码。按同样的顺序，号码是",
         key="{adjective}{noun}",
         adjectives="安静的 宽阔的 狭窄的 银色的 金色的 木造的 隐蔽的 遥远的 弯曲的 长满青苔的 多风的 生锈的 彩绘的 "
         "冰冻的 阳光下的 陡峭的 下沉的 大理石的 铜制的 多沙的 多雾的 古老的 朴素的 孤独的 拥挤的 阴凉的 芬芳的 "

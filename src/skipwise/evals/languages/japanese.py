@@ -20,16 +20,16 @@ JAPANESE = Language(
         instruction="次の長い文章のどこかに暗証番号が隠されています。見つけて覚えてください。最後に質問します。\n",
         filler="川は広い。丘は低い。道は長い。さあ、先へ進もう。あちらへ行って、また家に帰ろう。\n",
         needle="暗証番号は{key}です。覚えておいてください。{key}が暗証番号です。\n",
-        question="暗証番号は何ですか。暗証番号は",
+        question="暗証番号を答えてください。暗証番号は",
     ),
     needles=NeedleWords(
         instruction="次の長い文章には、ある場所の番号を示す行がいくつかあります。後で質問するので、覚えておいてください。"
         "\n",
         needle="\n{key}の番号は{value}です。\n",
         needle_of_several="\n{key}の番号の一つは{value}です。\n",
-        question="\n{key}の番号は何ですか。{key}の番号は",
-        question_values="\n{key}の{count}個の番号は何ですか。{key}の{count}個の番号は",
-        question_keys="\n{keys}の番号はそれぞれ何ですか。同じ順に並べると、番号は",
+        question="\n{key}の番号を答えてください。{key}の番号は",
+        question_values="\n{key}の{count}個の番号をすべて答えてください。{key}の{count}個の番号は",
+        question_keys="\n{keys}の番号をそれぞれ答えてください。同じ順に並べると、番号は",
         key="{adjective}{noun}",
         adjectives="静かな 広い 狭い 銀色の 金色の 木造の 遠くの 曲がった 穏やかな 苔むした 風の強い 錆びた 凍った "
         "日当たりのよい 険しい 沈んだ 大理石の 銅の 砂だらけの 霧深い 古い 質素な 寂しい 混み合った 日陰の 香り高い "

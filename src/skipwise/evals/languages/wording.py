@@ -13,7 +13,7 @@ class PasskeyWords:
         instruction: what comes first.
         filler: sentences that say nothing, with which other tasks top up their prompts, too.
         needle: states the `{key}` twice.
-        question: what the key follows.
+        question: what the key follows. Its end stands nowhere else in it, since a model copies what followed there.
     """
 
     instruction: str
