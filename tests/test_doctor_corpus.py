@@ -195,6 +195,13 @@ def test_nothing_to_read_fails_and_that_alone_is_said(
     assert verdicts[0]["cure"] == "give documents that can be read"
 
 
+def test_of_records_of_another_field_it_says_how_to_name_it(tmp_path: Path, report: Callable[..., Any]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"instruction": "Add.", "output": "3"}] * 2))
+    code, _, (reading, *_) = report("--data", tmp_path / "a.json")
+    assert (code, reading["status"]) == (1, "fail")
+    assert "--set data.field=NAME (eval and build-suite: --field NAME)" in reading["cure"]
+
+
 def test_what_was_assumed_and_what_a_package_would_read_is_said(
     folder: Path, report: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
