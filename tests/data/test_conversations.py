@@ -433,11 +433,29 @@ def test_both_in_one_file_or_source_are_refused_in_one_line(tmp_path: Path, toke
 def test_a_rejected_conversation_is_named_or_skipped_and_counted(tmp_path: Path) -> None:
     tokenizer = tokenizer_of_kind("smollm", plain(MISTRAL))
     path = write_lines(tmp_path / "a.jsonl", [*records(2), {"messages": [*chat("Hi"), *chat("Hi", "Yes")]}])
-    with pytest.raises(DataError, match=r"^a\.jsonl:3 is rejected by .*alternate.*; fix .*skip_unreadable=true"):
+    with pytest.raises(
+        DataError, match=r"^a\.jsonl:3 is rejected by .*alternate.*; fix .*; or leave it out by .*skip_unreadable=true"
+    ):
         stored(path, tokenizer, tmp_path / "cache")
     store = stored(path, tokenizer, tmp_path / "cache", skip_unreadable=True)
     assert store.num_documents == 2
     assert store.passed_over["conversation"]["number"] == 1
+
+
+def test_all_rejected_conversations_are_counted_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skipwise.data.corpus import building
+
+    tokenizer = tokenizer_of_kind("smollm", plain(MISTRAL))
+    (tmp_path / "docs").mkdir()
+    for name in "ab":
+        rejected = {"messages": [*chat("Hi"), *chat("Hi", name)]}
+        write_lines(tmp_path / "docs" / f"{name}.jsonl", [*records(2), rejected, rejected])
+    line = r"^some documents .*: 4 conversations that cannot be used: a\.jsonl:3 is rejected .*\(.*alternate.*\), also "
+    line += r"a\.jsonl:4, b\.jsonl:3 and 1 more; fix them, or leave them out by --set data\.skip_unreadable=true"
+    for part_bytes in (1 << 30, 1):
+        monkeypatch.setattr(building, "_PART_BYTES", part_bytes)
+        with pytest.raises(DataError, match=line):
+            stored(tmp_path / "docs", tokenizer, tmp_path / "cache")
 
 
 def test_a_tokenizer_without_a_template_is_refused_in_one_line(tmp_path: Path) -> None:

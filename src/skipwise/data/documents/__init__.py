@@ -15,7 +15,7 @@ import glob
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -236,19 +236,21 @@ class Sources:
         for found in self.sources:
             yield from found.documents(self.field, PassedOver() if self.skip_unreadable else None)
 
-    def refuse_all(self, first: UnreadableError) -> NoReturn:
+    def refuse_all(self, first: UnreadableError, why_not: Callable[[Document], UnreadableError | None]) -> NoReturn:
         """Reads everything again to raise one error about all that is unreadable.
 
         Needed when reading finds an error that the inspected samples did not show.
 
         Args:
             first: the error that was found.
+            why_not: what is wrong with a document that can be read; None for nothing.
         """
         passed_over = PassedOver()
         for found in self.sources:
             if isinstance(found, LocalFiles):
-                for _ in found.documents(self.field, passed_over):
-                    pass
+                for document in found.documents(self.field, passed_over):
+                    if fault := why_not(document):
+                        passed_over.add(fault)
         raise DataError(_refusal(passed_over or PassedOver([first]), kinds_line(self.kinds_passed_over), True))
 
     def files(self) -> list[Path]:

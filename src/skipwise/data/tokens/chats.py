@@ -112,6 +112,11 @@ class ConversationEncoder(Encoder):
                 pieces.append(Piece(document.name, ids, split_point(document.identity)))
         return pieces
 
+    def why_not(self, document: Document) -> UnreadableError | None:
+        """Why a conversation is refused; None if it is not."""
+        (piece,) = self.pieces([document])
+        return piece if isinstance(piece, UnreadableError) else None
+
     def _encoded(self, conversation: Mapping[str, Any]) -> np.ndarray:
         messages = conversation["messages"]
         with _RENDERING:
