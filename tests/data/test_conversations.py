@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from chat_templates import CHATML, FAMILIES, GEMMA, LLAMA_3, MISTRAL, QWEN_3, WITH_SYSTEM, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer
 from tokenizer_kinds import END_OF_TURN, TURN, tokenizer_of_kind
 
-from skipwise.config import DataConfig
+from skipwise.config import DataConfig, RunConfig
 from skipwise.data.conversations import ConversationError, conversation_field, conversation_of
 from skipwise.data.corpus import TokenStore, store_corpus
 from skipwise.data.documents import HubDataset, look_through
@@ -422,8 +423,11 @@ def test_both_in_one_file_or_source_are_refused_in_one_line(tmp_path: Path, toke
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("A text")
     write_lines(tmp_path / "docs" / "chats.jsonl", records(1))
-    with pytest.raises(DataError, match=r"chats\.jsonl holds conversations and a\.txt texts; .*mixture$"):
+    with pytest.raises(DataError, match=r"chats\.jsonl holds conversations and a\.txt texts; .*mixture, ") as caught:
         look_through(tmp_path / "docs", format="auto")
+    written = yaml.safe_load(str(caught.value).partition("YAML: ")[2])
+    mixture = RunConfig.from_mapping({"model": "none", "target": 64, **written}).data.mixture
+    assert [(entry.source, entry.weight) for entry in mixture] == [("CHATS", 0.5), ("TEXTS", 0.5)]
     with pytest.raises(DataError, match=r"a\.txt is a text and holds no conversations"):
         look_through(tmp_path / "docs", format="conversations")
     left = look_through(tmp_path / "docs", format="conversations", skip_unreadable=True)
@@ -460,7 +464,7 @@ def test_all_rejected_conversations_are_counted_in_one_line(tmp_path: Path, monk
 
 def test_a_tokenizer_without_a_template_is_refused_in_one_line(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", records(1))
-    with pytest.raises(DataError, match=r"the tokenizer has no chat template .*give an instruct model"):
+    with pytest.raises(DataError, match=r"no chat template .*give an instruct model, .*export embedded --to hf"):
         stored(path, byte_tokenizer(), tmp_path / "cache")
 
 

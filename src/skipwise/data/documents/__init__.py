@@ -340,7 +340,7 @@ def _hold_conversations(sources: Sequence[Source], field: str) -> bool:
     if conversations and texts:
         raise DataError(
             f"{conversations[0]} holds conversations and {texts[0]} texts; train on one of them, or on both as entries "
-            "of a mixture"
+            "of a mixture, in the run's YAML: data: [{source: CHATS, weight: 0.5}, {source: TEXTS, weight: 0.5}]"
         )
     if conversations:
         more = f" and {len(conversations) - 1:,} more" if len(conversations) > 1 else ""
