@@ -195,6 +195,13 @@ def test_nothing_to_read_fails_and_that_alone_is_said(
     assert verdicts[0]["cure"] == "give documents that can be read"
 
 
+def test_of_records_of_another_field_it_says_how_to_name_it(tmp_path: Path, report: Callable[..., Any]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"instruction": "Add.", "output": "3"}] * 2))
+    code, _, (reading, *_) = report("--data", tmp_path / "a.json")
+    assert (code, reading["status"]) == (1, "fail")
+    assert "--set data.field=NAME (eval and build-suite: --field NAME)" in reading["cure"]
+
+
 def test_what_was_assumed_and_what_a_package_would_read_is_said(
     folder: Path, report: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +237,37 @@ def test_conversations_are_counted_as_the_model_writes_them(
     assert found["corpus"]["share_of_labels"] == pytest.approx(learned / sum(tokens))
     (chats,) = [verdict for verdict in verdicts if verdict["name"] == "chats"]
     assert chats["detail"].startswith("8 conversations, written by the model's chat template; labels on")
+
+
+@pytest.mark.parametrize("good", [8, 0])
+def test_rejected_conversations_are_a_verdict(
+    good: int, model: Path, tmp_path: Path, report: Callable[..., Any]
+) -> None:
+    from chat_templates import MISTRAL
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_special_tokens({"bos_token": tokenizer.convert_ids_to_tokens(254)})
+    tokenizer.chat_template = MISTRAL
+    tokenizer.save_pretrained(model)
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "This and that."}]
+    bad = {"messages": [turns[0], *turns]}
+    chats = tmp_path / "chats.json"
+    chats.write_text(json.dumps([bad, *({"messages": turns * n} for n in range(1, good + 1)), bad]))
+    given = (model, "--data", chats, "--set", "window=64")
+    for target in ((), ("--target", "256")):
+        code, found, (reading, *_) = report(*given, *target)
+        assert (code, found["corpus"]["documents"], reading["status"]) == (1, good, "fail")
+        assert reading["detail"].startswith(
+            "2 conversations that cannot be used: chats.json:1 is rejected by the model"
+        )
+        code, found, (reading, *_) = report(*given, *target, "--set", "data.skip_unreadable=true")
+        assert (code, found["corpus"]["documents"]) == (int(not good), good)
+        assert reading["status"] == ("note" if good else "fail")
+    if good:
+        learned = [turns * n for n in range(1, good + 1)]
+        ids = (tokenizer.apply_chat_template(each, tokenize=True, return_dict=False) for each in learned)
+        assert found["corpus"]["tokens"] == sum(map(len, ids))
 
 
 @pytest.fixture

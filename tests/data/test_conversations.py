@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from chat_templates import CHATML, FAMILIES, GEMMA, LLAMA_3, MISTRAL, QWEN_3, WITH_SYSTEM, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer
 from tokenizer_kinds import END_OF_TURN, TURN, tokenizer_of_kind
 
-from skipwise.config import DataConfig
+from skipwise.config import DataConfig, RunConfig
 from skipwise.data.conversations import ConversationError, conversation_field, conversation_of
 from skipwise.data.corpus import TokenStore, store_corpus
 from skipwise.data.documents import HubDataset, look_through
@@ -422,8 +423,11 @@ def test_both_in_one_file_or_source_are_refused_in_one_line(tmp_path: Path, toke
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("A text")
     write_lines(tmp_path / "docs" / "chats.jsonl", records(1))
-    with pytest.raises(DataError, match=r"chats\.jsonl holds conversations and a\.txt texts; .*mixture$"):
+    with pytest.raises(DataError, match=r"chats\.jsonl holds conversations and a\.txt texts; .*mixture, ") as caught:
         look_through(tmp_path / "docs", format="auto")
+    written = yaml.safe_load(str(caught.value).partition("YAML: ")[2])
+    mixture = RunConfig.from_mapping({"model": "none", "target": 64, **written}).data.mixture
+    assert [(entry.source, entry.weight) for entry in mixture] == [("CHATS", 0.5), ("TEXTS", 0.5)]
     with pytest.raises(DataError, match=r"a\.txt is a text and holds no conversations"):
         look_through(tmp_path / "docs", format="conversations")
     left = look_through(tmp_path / "docs", format="conversations", skip_unreadable=True)
@@ -433,16 +437,34 @@ def test_both_in_one_file_or_source_are_refused_in_one_line(tmp_path: Path, toke
 def test_a_rejected_conversation_is_named_or_skipped_and_counted(tmp_path: Path) -> None:
     tokenizer = tokenizer_of_kind("smollm", plain(MISTRAL))
     path = write_lines(tmp_path / "a.jsonl", [*records(2), {"messages": [*chat("Hi"), *chat("Hi", "Yes")]}])
-    with pytest.raises(DataError, match=r"^a\.jsonl:3 is rejected by .*alternate.*; fix .*skip_unreadable=true"):
+    with pytest.raises(
+        DataError, match=r"^a\.jsonl:3 is rejected by .*alternate.*; fix .*; or leave it out by .*skip_unreadable=true"
+    ):
         stored(path, tokenizer, tmp_path / "cache")
     store = stored(path, tokenizer, tmp_path / "cache", skip_unreadable=True)
     assert store.num_documents == 2
     assert store.passed_over["conversation"]["number"] == 1
 
 
+def test_all_rejected_conversations_are_counted_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skipwise.data.corpus import building
+
+    tokenizer = tokenizer_of_kind("smollm", plain(MISTRAL))
+    (tmp_path / "docs").mkdir()
+    for name in "ab":
+        rejected = {"messages": [*chat("Hi"), *chat("Hi", name)]}
+        write_lines(tmp_path / "docs" / f"{name}.jsonl", [*records(2), rejected, rejected])
+    line = r"^some documents .*: 4 conversations that cannot be used: a\.jsonl:3 is rejected .*\(.*alternate.*\), also "
+    line += r"a\.jsonl:4, b\.jsonl:3 and 1 more; fix them, or leave them out by --set data\.skip_unreadable=true"
+    for part_bytes in (1 << 30, 1):
+        monkeypatch.setattr(building, "_PART_BYTES", part_bytes)
+        with pytest.raises(DataError, match=line):
+            stored(tmp_path / "docs", tokenizer, tmp_path / "cache")
+
+
 def test_a_tokenizer_without_a_template_is_refused_in_one_line(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", records(1))
-    with pytest.raises(DataError, match=r"the tokenizer has no chat template .*give an instruct model"):
+    with pytest.raises(DataError, match=r"no chat template .*give an instruct model, .*export embedded --to hf"):
         stored(path, byte_tokenizer(), tmp_path / "cache")
 
 

@@ -119,7 +119,7 @@ class TestHub:
         def opened(at_least: int = 1) -> Shards:
             found = HubDataset(name=str(tmp_path), config=None, split="train")
             monkeypatch.setattr(HubDataset, "identity", lambda self: [self.name])
-            monkeypatch.setattr(documents, "find_sources", lambda source: [found])
+            monkeypatch.setattr(documents, "find_sources", lambda source, field: [found])
             return Shards("owner/name", "text", at_least=at_least)
 
         return opened

@@ -81,7 +81,19 @@ def test_all_that_is_wrong_is_in_one_line(docs: Path) -> None:
 def test_one_fault_is_told_as_itself_with_the_way_on(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff")
     (tmp_path / "b.txt").write_text("text")
-    with pytest.raises(DataError, match=r"a\.txt:1 is not UTF-8 .*; or skip .*data\.skip_unreadable"):
+    with pytest.raises(DataError, match=r"a\.txt:1 is not UTF-8 .*; or leave it out by --set data\.skip_unreadable"):
+        look_through(tmp_path)
+
+
+def test_records_of_another_field_are_told_how_to_name_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"instruction": "Add.", "output": "3"}\n' * 3)
+    line = (
+        r"3 no text in the field: .*; name the field .* by --set data\.field=NAME \(eval .*: --field NAME\), or leave"
+    )
+    with pytest.raises(DataError, match=line):
+        look_through(tmp_path)
+    (tmp_path / "b.jsonl").write_text("{oops\n")
+    with pytest.raises(DataError, match=r"; fix them \(name the field .*data\.field=NAME .*\), or leave them out by"):
         look_through(tmp_path)
 
 

@@ -268,6 +268,12 @@ def test_held_out_documents_alone_can_be_asked_about(documents: Path, tmp_path: 
     assert {name for item in built.items(1600, "fact") for name in item.documents} == {"report-7.md", "report-9.md"}
 
 
+def test_if_no_document_is_held_out_that_is_the_reason(documents: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("skipwise.evals.suite.build.is_held_out", lambda identity: False)
+    with pytest.raises(DataError, match=r"^none of 12 documents is in the held-out part; give more .*--held-out"):
+        build(documents, tmp_path / "out", held_out=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -91,10 +91,11 @@ def _reading(facts: Facts, skipped: bool) -> Remark:
     passed_over = PassedOver()
     passed_over.update(facts.unreadable)
     if not facts.documents:
-        return Remark(judge("reading", False, passed_over.line(), "give documents that can be read"), [])
+        cure = passed_over.cure() if "field" in passed_over else "give documents that can be read"
+        return Remark(judge("reading", False, passed_over.line(), cure), [])
     if skipped:
         return _note("reading", f"left out as unreadable: {passed_over.line()}")
-    cure = "fix them, or leave them out by --set data.skip_unreadable=true"
+    cure = f"{passed_over.cure()}, or leave them out by --set data.skip_unreadable=true"
     return Remark(judge("reading", False, passed_over.line(), cure), [])
 
 

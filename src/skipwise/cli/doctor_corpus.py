@@ -12,12 +12,14 @@ from skipwise.cli.corpus_verdicts import Remark, corpus_remarks, percent
 from skipwise.cli.loading import loading
 from skipwise.cli.options import NEGATIVE, print_json, print_table
 from skipwise.config import DataConfig, RunConfig
-from skipwise.data.corpus import StreamedCorpus, joins, open_corpus, view_of
-from skipwise.data.documents import Sources, inspect, require_there
+from skipwise.data.corpus import Corpus, StreamedCorpus, joins, open_corpus, view_of
+from skipwise.data.documents import Document, Sources, inspect, require_there
+from skipwise.data.formats import UnreadableError
 from skipwise.data.store import choose_held_out_end
 from skipwise.data.survey import Facts, Surveyed, estimated_tokens, find_facts, survey
 from skipwise.data.survey.reading import BYTES_PER_TOKEN
 from skipwise.data.survey.taken import EstimatedLengths, Taken, share_of_labels, taken_by, taken_in
+from skipwise.data.tokens import ConversationEncoder
 from skipwise.errors import DataError
 from skipwise.model.place import find_place
 from skipwise.window import Window, length_label
@@ -38,6 +40,7 @@ class _Report:
         facts: about the corpus.
         taken: what windows of each length take of it; of a mixture, of each source.
         empty: number of empty documents of each source, by name.
+        left_out: whether the run leaves out all that cannot be read, instead of ending.
         reasons: what a run chooses by it.
         warnings: doubtful settings.
         tokens: of all windows of the run; None if it is not known.
@@ -46,6 +49,7 @@ class _Report:
     facts: Facts
     taken: list[Taken]
     empty: Mapping[str, int]
+    left_out: bool
     reasons: Sequence[str] = ()
     warnings: Sequence[str] = ()
     tokens: int | None = None
@@ -101,7 +105,7 @@ def report_corpus(settings: Mapping[str, Any], as_json: bool) -> None:
         report = _counted(run, read, has_target)
     else:
         report = _estimated(run, read, has_target)
-    remarks = [*corpus_remarks(report.facts, report.taken, skips_unreadable=read.left_out())]
+    remarks = [*corpus_remarks(report.facts, report.taken, skips_unreadable=report.left_out)]
     if as_json:
         print_json({"corpus": asdict(report.facts), "training": _training_json(run.data, report)})
         for verdict, examples in remarks:
@@ -118,13 +122,42 @@ def _read(data: DataConfig) -> _Read:
     looked = [
         inspect(own.source, field=own.field, skip_unreadable=own.skip_unreadable, format=own.format) for own in entries
     ]
-    sources = [own for own, _ in looked]
-    found = survey(sources, most_bytes=_STREAMED_BYTES if data.streaming else None)
+    found = survey([own for own, _ in looked], most_bytes=_STREAMED_BYTES if data.streaming else None)
     # What is found at first may lie behind the end of a stream.
     unreadable = [later or first for (_, first), later in zip(looked, found.unreadable, strict=True)]
-    # What can be read is reported all the same.
-    sources = [replace(own, skip_unreadable=True) if bad else own for own, bad in zip(sources, unreadable, strict=True)]
-    return _Read(names=names, data=entries, found=replace(found, sources=sources, unreadable=unreadable))
+    return _Read(names=names, data=entries, found=_without_bad(replace(found, unreadable=unreadable)))
+
+
+def _without_bad(found: Surveyed) -> Surveyed:
+    """What can be read is reported all the same."""
+    pairs = zip(found.sources, found.unreadable, strict=True)
+    return replace(found, sources=[replace(own, skip_unreadable=True) if bad else own for own, bad in pairs])
+
+
+def _opened(run: RunConfig, read: _Read, tokenizer: Any) -> tuple[Corpus, _Read]:
+    """The corpus, and what was read without the conversations that the model's chat template rejects."""
+    have_turns = [own.are_conversations for own in read.found.sources]
+    corpus = None
+    try:
+        corpus = open_corpus(run.data, tokenizer, read.found.sources)
+    except DataError:
+        if run.data.streaming or not any(have_turns):
+            raise
+    if isinstance(corpus, StreamedCorpus):
+        return corpus, read
+    if corpus and sum(len(part.files.offsets) - 1 for part in corpus.parts) == len(read.found.sizes):
+        return corpus, read
+    encoders = [
+        ConversationEncoder(tokenizer, own.control_tokens) if chats else None
+        for own, chats in zip(read.data, have_turns, strict=True)
+    ]
+
+    def why_not(entry: int, document: Document) -> UnreadableError | None:
+        encoder = encoders[entry]
+        return encoder.why_not(document) if encoder else None
+
+    read = replace(read, found=_without_bad(survey(read.found.sources, why_not=why_not)))
+    return corpus or open_corpus(run.data, tokenizer, read.found.sources), read
 
 
 def _estimated(run: RunConfig, read: _Read, has_target: bool) -> _Report:
@@ -134,7 +167,7 @@ def _estimated(run: RunConfig, read: _Read, has_target: bool) -> _Report:
     taken = [_taken_by_estimate(*entry, window.train) for entry in entries]
     tokens = estimated_tokens(read.found.sizes)
     facts = _facts(run, read, tokens, _lengths(window, has_target), is_estimate=True)
-    return _Report(facts=facts, taken=taken, empty=read.empty())
+    return _Report(facts=facts, taken=taken, empty=read.empty(), left_out=read.left_out())
 
 
 def _taken_by_estimate(name: str, data: DataConfig, sources: Sources, lengths: EstimatedLengths, window: int) -> Taken:
@@ -158,7 +191,7 @@ def _counted(run: RunConfig, read: _Read, has_target: bool) -> _Report:
     window = run.resolve_window(original_window(base))
     checked = check_run(run, sources=read.found.sources) if has_target else None
     tokenizer = checked.tokenizer if checked else read_tokenizer(run.model, base, **how)
-    corpus = open_corpus(run.data, tokenizer, read.found.sources)
+    corpus, read = _opened(run, read, tokenizer)
     is_streamed = isinstance(corpus, StreamedCorpus)
     estimates = read.estimates()[0] if is_streamed else None
     tokens = estimates.tokens if estimates else np.concatenate([np.diff(part.files.offsets) for part in corpus.parts])
@@ -169,12 +202,13 @@ def _counted(run: RunConfig, read: _Read, has_target: bool) -> _Report:
     if checked is None:
         parts = (corpus,) if is_streamed else corpus.parts
         taken = [taken_in(part, window.train, estimates) for part in parts]
-        return _Report(facts=facts, taken=taken, empty=read.empty())
+        return _Report(facts=facts, taken=taken, empty=read.empty(), left_out=read.left_out())
     outlook = look_ahead(run, checked, corpus, estimates)
     return _Report(
         facts=facts,
         taken=outlook.taken,
         empty=read.empty(),
+        left_out=read.left_out(),
         reasons=outlook.reasons,
         warnings=outlook.warnings,
         tokens=outlook.tokens,

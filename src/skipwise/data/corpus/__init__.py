@@ -172,7 +172,7 @@ def store_corpus(
             root.mkdir(parents=True, exist_ok=True)
             build(folder, parts, how, progress=progress)
         except UnreadableError as error:
-            looked.refuse_all(error)
+            looked.refuse_all(error, encoder.why_not)
         except OSError as error:
             raise DataError(
                 f"tokens cannot be written to {str(root)!r}: {error.strerror or error}. Free some space, "

@@ -15,7 +15,7 @@ import glob
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ from skipwise.data.documents.finding import Finder, FoundFiles, printable
 from skipwise.data.documents.passed_over import PassedOver, codecs_line, kinds_line, numbers_of, unpackaged_line
 from skipwise.data.documents.sources import SOURCES, HubDataset, LocalFiles, Source
 from skipwise.data.documents.threads import in_threads
-from skipwise.data.formats import ALLOWED, INSTALL, UnreadableError, missing_package, reader_of
+from skipwise.data.formats import ALLOWED, INSTALL, UnreadableError, is_other_json, missing_package, reader_of
 from skipwise.errors import DataError
 
 __all__ = [
@@ -80,18 +80,19 @@ def read_documents(source: str | Path | Sequence[str | Path], *, field: str = "t
     Raises:
         DataError: the source is none of these, or something in it cannot be read; the message names file and line.
     """
-    sources = find_sources(source)
+    sources = find_sources(source, field)
     for found in sources:
         yield from found.documents(field)
     if line := codecs_line({name: codec for found in sources for name, codec in found.codecs.items()}):
         logger.warning(line)
 
 
-def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
-    """Tells what kind a source is by what exists. Opens no file; returns each file once.
+def find_sources(source: str | Path | Sequence[str | Path], field: str = "text") -> list[Source]:
+    """Tells what kind a source is by what exists; returns each file once. Of files, only JSON ones are opened.
 
     Args:
         source: as in `read_documents`.
+        field: as there. In folders and globs it tells JSON files of records from others, which are passed over.
 
     Returns:
         The sources to read from. Missing or inaccessible paths are in the `faults` of a source.
@@ -105,7 +106,7 @@ def find_sources(source: str | Path | Sequence[str | Path]) -> list[Source]:
     found: list[Source] = []
     for one in [source] if isinstance(source, str | Path) else source:
         try:
-            made = _source(one, finder)
+            made = _source(one, finder, field)
         except OSError as error:
             reason = f"cannot be accessed ({error.strerror})"
             made = _faulty(UnreadableError("closed", printable(one), reason, "fix its permissions or leave it out"))
@@ -124,7 +125,7 @@ def require_there(source: str | Path | Sequence[str | Path]) -> None:
     passed_over = PassedOver()
     for one in [source] if isinstance(source, str | Path) else source:
         if not _may_exist(one) and not glob.has_magic(str(one)) and str(one) != "stdlib":
-            made = _source(one, Finder())
+            made = _source(one, Finder(), "")
             for fault in made.faults if made is not None else ():
                 passed_over.add(fault)
     if passed_over:
@@ -139,7 +140,7 @@ def _may_exist(path: str | Path) -> bool:
         return True
 
 
-def _source(source: str | Path, finder: Finder) -> Source | None:
+def _source(source: str | Path, finder: Finder, field: str) -> Source | None:
     text, path = str(source), Path(source).expanduser()
     if text == "stdlib" and not path.exists():
         files = finder.standard_library().files
@@ -155,9 +156,9 @@ def _source(source: str | Path, finder: Finder) -> Source | None:
             return _faulty(UnreadableError("empty", printable(path), "is empty", "give a file with text"))
         return _local(finder.file(path), text)
     if path.is_dir():
-        return _local(finder.walked(path), text)
+        return _local(_without_other_json(finder.walked(path), field), text)
     if glob.has_magic(text):
-        return _local(finder.globbed(path), text)
+        return _local(_without_other_json(finder.globbed(path), field), text)
     if isinstance(source, str) and (match := _HUB_NAME.fullmatch(text)):
         return HubDataset(name=match["name"], config=match["config"], split=match["split"] or "train")
     return _faulty(UnreadableError("missing", f"no documents at {printable(text)!r}:", "it does not exist", SOURCES))
@@ -173,6 +174,15 @@ def _local(found: FoundFiles, source: str) -> LocalFiles | None:
         cure = f"to read the {kinds_line(found.unpackaged)}, run: {INSTALL}" if found.unpackaged else SOURCES
         faults = [UnreadableError(kind, f"no documents at {printable(source)!r}:", f"it holds {holds}", cure)]
     return LocalFiles(files=found.files, passed_over=found.passed_over, unpackaged=found.unpackaged, faults=faults)
+
+
+def _without_other_json(found: FoundFiles, field: str) -> FoundFiles:
+    """JSON files without records count as of an unsupported kind."""
+    kept = [file for file in found.files if not is_other_json(file.path, field)]
+    if others := len(found.files) - len(kept):
+        found.files = kept
+        found.passed_over[".json"] += others
+    return found
 
 
 def _faulty(fault: UnreadableError) -> LocalFiles:
@@ -226,19 +236,21 @@ class Sources:
         for found in self.sources:
             yield from found.documents(self.field, PassedOver() if self.skip_unreadable else None)
 
-    def refuse_all(self, first: UnreadableError) -> NoReturn:
+    def refuse_all(self, first: UnreadableError, why_not: Callable[[Document], UnreadableError | None]) -> NoReturn:
         """Reads everything again to raise one error about all that is unreadable.
 
         Needed when reading finds an error that the inspected samples did not show.
 
         Args:
             first: the error that was found.
+            why_not: what is wrong with a document that can be read; None for nothing.
         """
         passed_over = PassedOver()
         for found in self.sources:
             if isinstance(found, LocalFiles):
-                for _ in found.documents(self.field, passed_over):
-                    pass
+                for document in found.documents(self.field, passed_over):
+                    if fault := why_not(document):
+                        passed_over.add(fault)
         raise DataError(_refusal(passed_over or PassedOver([first]), kinds_line(self.kinds_passed_over), True))
 
     def files(self) -> list[Path]:
@@ -292,7 +304,7 @@ def inspect(
     format: Format = "text",
 ) -> tuple[Sources, PassedOver]:
     """Finds and inspects documents as `look_through`, and returns what cannot be read instead of raising an error."""
-    sources = find_sources(source)
+    sources = find_sources(source, field)
     size = sum(found.size_bytes() or 0 for found in sources)
     files = sum(len(found.files) for found in sources if isinstance(found, LocalFiles))
     if size > _LOGGED_BYTES or files > _LOGGED_FILES:
@@ -328,7 +340,7 @@ def _hold_conversations(sources: Sequence[Source], field: str) -> bool:
     if conversations and texts:
         raise DataError(
             f"{conversations[0]} holds conversations and {texts[0]} texts; train on one of them, or on both as entries "
-            "of a mixture"
+            "of a mixture, in the run's YAML: data: [{source: CHATS, weight: 0.5}, {source: TEXTS, weight: 0.5}]"
         )
     if conversations:
         more = f" and {len(conversations) - 1:,} more" if len(conversations) > 1 else ""
@@ -352,6 +364,6 @@ def _refusal(passed_over: PassedOver, kinds: str, can_go_on: bool) -> str:
     one = passed_over.first if len(passed_over) == 1 else None
     told = str(one) if one is not None else f"some documents cannot be read: {passed_over.line()}"
     others = f"; files of unsupported kinds: {kinds}" if kinds else ""
-    skip = "skip what is unreadable with --skip-unreadable, in a run --set data.skip_unreadable=true"
-    cure = f"; {'or' if one is not None else 'fix them, or'} {skip}" if can_go_on else ""
-    return f"{told}{others}{cure}"
+    leave = "or leave it" if one is not None else f"{passed_over.cure()}, or leave them"
+    skip = f"; {leave} out by --set data.skip_unreadable=true (eval and build-suite: --skip-unreadable)"
+    return f"{told}{others}{skip if can_go_on else ''}"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skipwise.data.formats import FAULTS, INSTALL, NAMES, UnreadableError
+from skipwise.data.formats import FAULTS, INSTALL, NAME_THE_FIELD, NAMES, UnreadableError
 
 _NAMED = 3
 
@@ -51,6 +51,12 @@ class PassedOver:
     def line(self) -> str:
         """Numbers, first names and reasons of all kinds, on one line."""
         return "; ".join(self._told(kind) for kind in FAULTS if kind in self._counts)
+
+    def cure(self) -> str:
+        """What to do, as far as it is told of several at once."""
+        if "field" not in self:
+            return "fix them"
+        return NAME_THE_FIELD if len(self._counts) == 1 else f"fix them ({NAME_THE_FIELD})"
 
     def _told(self, kind: str) -> str:
         first, *others = self._named[kind]

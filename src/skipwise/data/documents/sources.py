@@ -316,10 +316,9 @@ def _faults_in(
     except UnreadableError as error:
         yield error
         return
-    is_table = file.path.name.lower().endswith(".parquet")
     handle.seek(0)
     content = handle if cut and is_read_whole(file.path) else io.BytesIO(begin)
-    if not begin and not is_table and ".jsonl" not in file.path.name.lower():
+    if not begin and not holds_records(file.path):
         return  # an empty text, which is reported separately
     for _, found in checker(content, printable(file.path), field, cut, encoding):
         if isinstance(found, UnreadableError):

@@ -7,7 +7,7 @@ names file and line, and continues after it if it can. A null or empty row is an
 faults.py     what can be wrong with a file or a record
 encodings.py  encodings of text files
 lines.py      lines of plain and compressed files
-records.py    JSON lines, and the text of a record
+records.py    JSON lines, JSON files, and the text of a record
 parquet.py    Parquet tables
 texts.py      files that are one text, and web pages
 tables.py     rows as text, and CSV
@@ -22,7 +22,7 @@ from typing import Any
 
 from skipwise.data.formats.converted import KINDS, is_installed, kind_of, read_document
 from skipwise.data.formats.encodings import NAMES, Encoding
-from skipwise.data.formats.faults import FAULTS, INSTALL, Found, UnreadableError
+from skipwise.data.formats.faults import FAULTS, INSTALL, NAME_THE_FIELD, Found, UnreadableError
 from skipwise.data.formats.lines import COMPRESSIONS
 from skipwise.data.formats.parquet import (
     checked_parquet,
@@ -33,7 +33,14 @@ from skipwise.data.formats.parquet import (
     records_in_table,
     rows_of,
 )
-from skipwise.data.formats.records import read_lines, records_in_lines, text_of
+from skipwise.data.formats.records import (
+    is_json_of_records,
+    read_json,
+    read_lines,
+    records_in_json,
+    records_in_lines,
+    text_of,
+)
 from skipwise.data.formats.tables import read_csv
 from skipwise.data.formats.texts import check_page, check_text, read_html, read_text
 
@@ -42,6 +49,7 @@ __all__ = [
     "FAULTS",
     "INSTALL",
     "NAMES",
+    "NAME_THE_FIELD",
     "READERS",
     "Encoding",
     "UnreadableError",
@@ -51,6 +59,7 @@ __all__ = [
     "columns_of",
     "first_record",
     "holds_records",
+    "is_other_json",
     "is_read_whole",
     "missing_package",
     "open_parquet",
@@ -68,6 +77,7 @@ With `cut`, the file is a truncated sample, and its end is not an error. `encodi
 
 _KINDS: dict[str, Reader] = {
     ".jsonl": read_lines,
+    ".json": read_json,
     ".txt": read_text,
     ".md": read_text,
     ".rst": read_text,
@@ -83,10 +93,11 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(KINDS, read_document),
 }
 ALLOWED = (
-    ".jsonl, .csv, .tsv, .txt, .md, .rst, .py and .html, plain or as .gz or .zst, .parquet, "
-    f"{', '.join(list(KINDS)[:-1])} and {list(KINDS)[-1]}"
+    ".jsonl, .json (an array of records, or one), .csv, .tsv, .txt, .md, .rst, .py and .html, plain or as .gz or .zst, "
+    f".parquet, {', '.join(list(KINDS)[:-1])} and {list(KINDS)[-1]}"
 )
 
+_RECORDS = {read_lines: records_in_lines, read_json: records_in_json}
 _CHECKERS: dict[Reader, Reader] = {read_text: check_text, read_html: check_page}
 # Counts what changes the texts of the same bytes; part of the key of token files.
 _CSV_VERSION = 2
@@ -113,15 +124,26 @@ def first_record(path: Path) -> Mapping[str, Any] | None:
 
     try:
         with path.open("rb") as file:
-            records = records_in_table(file) if reader_of(path) is read_parquet else records_in_lines(file, path.name)
-            return next(filter(None, records), None)
+            found = _RECORDS.get(reader_of(path))
+            return next(filter(None, found(file, path.name) if found else records_in_table(file)), None)
     except (OSError, UnreadableError, ValueError, RecursionError, pyarrow.ArrowException):
         return None
 
 
 def holds_records(path: Path) -> bool:
     """Whether a file of this name is a list of records that may be conversations."""
-    return reader_of(path) in (read_lines, read_parquet)
+    return reader_of(path) in (*_RECORDS, read_parquet)
+
+
+def is_other_json(path: Path, field: str) -> bool:
+    """Whether a file is JSON but holds no records, as `is_json_of_records`."""
+    if reader_of(path) is not read_json:
+        return False
+    try:
+        with path.open("rb") as file:
+            return not is_json_of_records(file, path.name, field)
+    except OSError:
+        return False  # for a reader to report
 
 
 def missing_package(path: Path) -> str | None:
@@ -132,7 +154,7 @@ def missing_package(path: Path) -> str | None:
 
 def is_read_whole(path: Path) -> bool:
     """Whether the beginning of a file tells nothing of it."""
-    return reader_of(path) in (read_document, read_parquet)
+    return reader_of(path) in (read_document, read_json, read_parquet)
 
 
 def version_of(path: Path) -> list[str]:

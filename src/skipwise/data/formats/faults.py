@@ -7,6 +7,9 @@ from skipwise.errors import DataError
 INSTALL = "pip install 'skipwise[documents]'"
 """The command that installs what reads PDF files, spreadsheets, RTF and Outlook mail."""
 
+NAME_THE_FIELD = "name the field that holds the text by --set data.field=NAME (eval and build-suite: --field NAME)"
+"""The cure of records that have another field."""
+
 FAULTS = {
     "missing": "no documents there",
     "kind": "of an unsupported kind",

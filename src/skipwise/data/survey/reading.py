@@ -8,7 +8,7 @@ those of the corpus.
 import os
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from skipwise.data.documents import Document, PassedOver, Source, Sources, in_threads, split_point
+from skipwise.data.formats import UnreadableError
 from skipwise.data.language import language_of
 from skipwise.data.survey.sketches import below, draw
 
@@ -97,6 +98,7 @@ def estimated_tokens(sizes: np.ndarray) -> np.ndarray:
 def survey(
     sources: Sequence[Sources],
     *,
+    why_not: Callable[[int, Document], UnreadableError | None] = lambda entry, document: None,
     most_bytes: int | None = None,
     most_sampled: int = MOST_SAMPLED,
     most_hashes: int = MOST_HASHES,
@@ -107,6 +109,7 @@ def survey(
 
     Args:
         sources: as in `Surveyed`; everything unreadable in them is counted and left out.
+        why_not: what is wrong with a document of an entry, by its number, that can be read; None for nothing.
         most_bytes: reading ends behind so much text; None for no limit.
         most_sampled: documents in the sample.
         most_hashes: hashes of word sequences that are kept.
@@ -120,6 +123,9 @@ def survey(
         for number, own in enumerate(sources):
             for source in own.sources:
                 for document in source.documents(own.field, unreadable[number]):
+                    if fault := why_not(number, document):
+                        unreadable[number].add(fault)
+                        continue
                     counts[number] += 1
                     yield document
 

@@ -47,7 +47,8 @@ _VERSION = 1
 
 _NO_TEMPLATE = (
     "the documents are conversations, and the tokenizer has no chat template to write them by; give an instruct model, "
-    "put its chat_template.jinja beside the model's tokenizer.json, or write the conversations as texts in the form "
+    "put a chat_template.jinja beside the model's tokenizer.json (for the model embedded, in the FOLDER of: "
+    "skipwise export embedded --to hf --out FOLDER), or write the conversations as texts in the form "
     "that the model knows, one in the field text of each record"
 )
 _REPEATED = (
@@ -111,6 +112,11 @@ class ConversationEncoder(Encoder):
             else:
                 pieces.append(Piece(document.name, ids, split_point(document.identity)))
         return pieces
+
+    def why_not(self, document: Document) -> UnreadableError | None:
+        """Why a conversation is refused; None if it is not."""
+        (piece,) = self.pieces([document])
+        return piece if isinstance(piece, UnreadableError) else None
 
     def _encoded(self, conversation: Mapping[str, Any]) -> np.ndarray:
         messages = conversation["messages"]

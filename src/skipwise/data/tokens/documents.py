@@ -94,6 +94,10 @@ class Encoder:
             for document in batch
         ]
 
+    def why_not(self, document: Document) -> UnreadableError | None:
+        """Why a document cannot be tokenized; None if it can, as every text."""
+        return None
+
     def sentence_ends(self) -> np.ndarray:
         """1-D uint8, one entry per token id: its `sentence_ends.sentence_end_code`."""
         texts = self._own.decode_batch([[token] for token in range(self.num_ids)], skip_special_tokens=False)

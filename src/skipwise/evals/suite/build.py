@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mode
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from skipwise.data.documents import Sources, is_held_out, look_through
+from skipwise.data.documents import Document, Sources, is_held_out, look_through
 from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.languages import ENGLISH, Language, language_named
@@ -74,7 +74,7 @@ def build_suite(
     looked = look_through(source, field=field)
     with new_suite(Path(out)) as writer:
         found = tqdm(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
-        collection = Collection((one for one in found if not held_out or is_held_out(one.identity)), chosen)
+        collection = Collection(_held_out(found) if held_out else found, chosen)
         makers = _Makers([_ItemMaker(library, tokenizer, seed) for library in collection.libraries], seed)
         _check_documents(collection, kinds)
         described, joined = _add_items(writer, makers, kinds, lengths, num_items, progress)
@@ -96,6 +96,23 @@ def build_suite(
             }
         )
     return SuiteFolder(out)
+
+
+def _held_out(documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents that skipwise keeps out of training.
+
+    Raises:
+        DataError: at their end, if none of them is.
+    """
+    number, is_any = 0, False
+    for number, document in enumerate(documents, start=1):  # noqa: B007 - read below
+        if is_held_out(document.identity):
+            is_any = True
+            yield document
+    if number and not is_any:
+        raise DataError(
+            f"none of {number:,} documents is in the held-out part; give more documents, or leave --held-out out"
+        )
 
 
 def _add_items(
