@@ -214,7 +214,7 @@ class StopOnRequest(TrainerCallback):
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-        first = "validation ends, and the last step is" if self._cuts else "this step is finished and"
+        first = "validation ends, and what is trained is" if self._cuts else "this step is finished and"
         self._say(f"stopping: {first} saved first (Ctrl-C once more to stop at once and lose it)")
 
     def _agreed(self, args: Any) -> bool:
