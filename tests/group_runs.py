@@ -13,6 +13,7 @@ import torch
 from forked import Forked, start
 from tiny_runs import record_of, weights
 
+import skipwise.train.validation
 from skipwise.config import RunConfig
 from skipwise.errors import SkipwiseError
 from skipwise.launch import Launch
@@ -62,7 +63,8 @@ def train(settings: dict[str, Any], how: dict[str, Any]) -> None:
     Args:
         settings: those of a run.
         how: `engine` of `skipwise.launch`; `resume` and `skip_bad_items` as of `extend`; `seen`, a file for the places
-            of items, one for each process; for the second process, `stopped`, the step in which it gets a Ctrl-C,
+            of items, one for each process; for the second process, `stopped`, the step in which it gets a Ctrl-C, or
+            `stopped_validating`, the number of its validations before that in which it gets one;
             `spoilt`, a step whose losses are no numbers, and `fitting`, the windows at a time that it has memory for;
             `tokens`, what each process has memory for.
     """
@@ -93,6 +95,16 @@ def train(settings: dict[str, Any], how: dict[str, Any]) -> None:
         spoilt = second and trainer.state.global_step + 1 == how.get("spoilt")
         return own_loss(trainer, model, inputs, *more, **keywords) * (float("nan") if spoilt else 1)
 
+    own_evaluate = skipwise.train.validation.evaluate
+
+    def evaluate(*given: Any, **keywords: Any) -> Any:
+        if second and "stopped_validating" in how:
+            if how["stopped_validating"] == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            how["stopped_validating"] -= 1
+        return own_evaluate(*given, **keywords)
+
+    skipwise.train.validation.evaluate = evaluate
     if "seen" in how:
         Curriculum.__getitem__ = item  # pyright: ignore
     SkipwiseTrainer.training_step, SkipwiseTrainer.compute_loss = step, loss  # pyright: ignore

@@ -117,6 +117,22 @@ def test_a_run_its_json_and_its_text(command: Any, tmp_path: Path, capsys: Any) 
     assert "not empty" in capsys.readouterr().err
 
 
+def test_ctrl_c_before_the_first_step_does_not_claim_to_have_saved_one(
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    from skipwise.train.trainer import SkipwiseTrainer
+
+    own = SkipwiseTrainer.evaluate
+
+    def interrupted(trainer: SkipwiseTrainer) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return own(trainer)
+
+    monkeypatch.setattr(SkipwiseTrainer, "evaluate", lambda trainer, **_: interrupted(trainer))
+    assert cli.main(command("--output", str(tmp_path / "run"))) == 130
+    assert "stopped before the first step; go on with: skipwise extend --config" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_ctrl_c_saves_and_says_how_to_go_on(
     flags: list[str],

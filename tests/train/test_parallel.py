@@ -51,6 +51,24 @@ def test_processes_stop_together_and_resume_to_the_same_bits(arguments: Any) -> 
     assert bad == record_of(resumed)["bad_steps"]
 
 
+@pytest.mark.parametrize(("when", "measured"), [({"stopped": 2}, [0]), ({"stopped_validating": 1}, [0, 2])])
+def test_processes_agree_which_validation_is_left_out(when: Any, measured: list[int], arguments: Any) -> None:
+    """None of them leaves one that has begun, as the others would wait; both resumed runs have all of them."""
+    validation = {"every_steps": 2, "num_documents": 3, "lengths": [32, 64]}
+    settings = arguments("run", training={"max_steps": 3, "save_strategy": "no"}, validation=validation)
+    settings["data"]["held_out"] = 0.3
+
+    def steps(log: list[dict[str, Any]]) -> list[int]:
+        return [entry["step"] for entry in log if "eval_perplexity_64" in entry]
+
+    stopped = trained(2, settings, **when)
+    assert not (stopped / "skipwise.json").exists()
+    assert [folder.name for folder in stopped.glob("checkpoint-*")] == ["checkpoint-2"]
+    state = json.loads((stopped / "checkpoint-2" / "trainer_state.json").read_text())
+    assert steps(state["log_history"]) == measured
+    assert steps(record_of(trained(2, settings, resume=True))["log"]) == [0, 2, 3]
+
+
 def test_one_process_speaks_and_the_others_write_files(tiny_checkpoint: Path, documents: Path, tmp_path: Path) -> None:
     settings = ("data.held_out=0.0", "training.use_cpu=true", "training.gradient_accumulation_steps=2")
     run = ["extend", tiny_checkpoint, "--target", 256, "--window", 32, "--data", documents, "--steps", 3]

@@ -205,7 +205,8 @@ def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
         again = shlex.join(["skipwise", "extend", "--config", str(result.folder / "run.yaml"), "--resume"])
         if LAUNCHED in os.environ:
             again += f" {os.environ[LAUNCHED]}"
-        print(f"stopped after step {result.steps}, saved; go on with: {again}", file=sys.stderr)
+        where = f"after step {result.steps}, saved" if result.steps else "before the first step"
+        print(f"stopped {where}; go on with: {again}", file=sys.stderr)
 
 
 def _log_to(file: Path) -> None:

@@ -1,14 +1,16 @@
 """What a run shows while it trains, and how it is asked to stop: callbacks of the Trainer."""
 
 import logging
+import math
 import signal
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 from tqdm import tqdm
 from transformers import TrainerCallback
 
@@ -17,17 +19,21 @@ from skipwise.train.process import on_stop_signals, peak_bytes
 
 logger = logging.getLogger("skipwise")
 
+# Validations that take no longer than this, all together, are not worth a warning.
+_CHEAP_SECONDS = 60.0
+
 
 class StepClock(TrainerCallback):
     """Seconds spent in steps (not in loading data, validating or saving), and the tokens trained in them.
 
     Attributes:
         is_running: whether a step has begun and not ended.
+        has_run: whether a step has begun.
     """
 
     def __init__(self) -> None:
         self._begun, self._seconds, self._tokens = 0.0, 0.0, 0
-        self.is_running = False
+        self.is_running = self.has_run = False
 
     def count(self, tokens: int) -> None:
         """Adds tokens, over all processes."""
@@ -41,7 +47,7 @@ class StepClock(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Starts the clock."""
-        self._begun, self.is_running = time.monotonic(), True
+        self._begun, self.is_running, self.has_run = time.monotonic(), True, True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stops it. An accelerator may still be working, but it lags behind by the same amount at every step."""
@@ -56,6 +62,38 @@ class ValidateAtTheEnd(TrainerCallback):
         """Asks the Trainer to validate."""
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
+
+
+class ValidationCost(TrainerCallback):
+    """Warns once, after a step that followed a validation, if a run validates for more than a third of its time.
+
+    Attributes:
+        seconds: that the latest validation took; 0 if there was none.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say: Callable[[str], None] | None = say
+        self._begun = self.seconds = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Starts the clock."""
+        self._begun = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Compares all validations with all steps, as if each took as long as the latest."""
+        if self._say is None or not self.seconds:
+            return
+        on_the_way = math.ceil(state.max_steps / args.eval_steps) - 1 if args.eval_strategy != "no" else 0
+        times = 2 + on_the_way
+        validating, training = self.seconds * times, (time.monotonic() - self._begun) * state.max_steps
+        if state.is_world_process_zero and validating > max(_CHEAP_SECONDS, training / 2):
+            rarer = "validation.every_steps=0 leaves those before and after training, and " if on_the_way else ""
+            self._say(
+                f"validating took {seconds_text(self.seconds)}, and is done {times} times: with steps as long as this "
+                f"one that is {validating / (validating + training):.0%} of the run; {rarer}fewer "
+                "validation.num_documents or shorter validation.lengths cost less"
+            )
+        self._say = None
 
 
 class ProgressLine(TrainerCallback):
@@ -121,33 +159,83 @@ def _perplexities(logs: dict[str, Any]) -> list[str]:
     return [f"{name.removeprefix('eval_')} {value:.2f}" for name, value in logs.items() if "perplexity" in name]
 
 
+class StopAskedError(Exception):
+    """A validation was left out or cut off, as the run is asked to stop."""
+
+
 class StopOnRequest(TrainerCallback):
     """Turns the first Ctrl-C into: finish this step, save, stop. The second one interrupts at once.
 
+    A validation is cut off, and the resumed run measures it. With several processes, one that has begun is finished,
+    as those that left it early would leave the others waiting; so is one that tells the Trainer which checkpoint is
+    the best, or how to change the learning rate.
+
     Attributes:
         requested: whether a stop was asked for.
+        has_cut_off: whether a validation was cut off or left out for it.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self.requested = False
+        self.requested = self.has_cut_off = self._cuts = False
 
     def listening(self) -> AbstractContextManager[None]:
         """Context in which SIGINT and SIGTERM are requests to stop."""
         return on_stop_signals(self._request)
 
+    @contextmanager
+    def cutting_off(self, args: Any) -> Iterator[None]:
+        """Context of a validation, which a request to stop ends before the next module of the model is computed.
+
+        Raises:
+            StopAskedError: it was cut off, or is not to begin: in all processes alike.
+        """
+        if args.metric_for_best_model is not None:
+            yield
+            return
+        if self._agreed(args):
+            self._cut_off()
+        if args.world_size > 1:
+            yield
+            return
+        hook = register_module_forward_pre_hook(lambda *_: self._cut_off() if self.requested else None)
+        self._cuts = True
+        try:
+            yield
+        finally:
+            self._cuts = False
+            hook.remove()
+
+    def _cut_off(self) -> None:
+        self.has_cut_off = True
+        raise StopAskedError
+
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-        self._say("stopping: this step is finished and saved first (Ctrl-C once more to stop at once and lose it)")
+        first = "validation ends, and what is trained is" if self._cuts else "this step is finished and"
+        self._say(f"stopping: {first} saved first (Ctrl-C once more to stop at once and lose it)")
+
+    def _agreed(self, args: Any) -> bool:
+        """Whether any process was asked to stop; all of them ask here together."""
+        if args.world_size == 1:
+            return self.requested
+        requests = torch.tensor(int(self.requested), device=args.device)
+        torch.distributed.all_reduce(requests)
+        # A request that came meanwhile is kept for the next time.
+        self.requested = self.requested or bool(requests)
+        return bool(requests)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Asks the Trainer for a checkpoint and the end, if any process was asked to stop."""
-        if args.world_size > 1:
-            requests = torch.tensor(int(self.requested), device=args.device)
-            torch.distributed.all_reduce(requests)
-            self.requested = bool(requests)
-        if self.requested:
-            control.should_save = True
-            control.should_training_stop = True
+        if self._agreed(args):
+            control.should_save = control.should_training_stop = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The same, if the request came during a validation that was finished."""
+        self.on_step_end(args, state, control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Takes back what a cut-off validation has left in `control`: the checkpoint says now that it is due."""
+        control.should_evaluate = False

@@ -135,7 +135,6 @@ class Session:
         self.loaded = None
         self.arguments = training_arguments(self.config)
         self.checkpoint = newest_sound(self.folder.path, logger.warning)
-        self.arguments.eval_on_start = self.checkpoint is None
         free_memory()
         self.began = time.monotonic()
         # The failed try's peak is not that of the run.
@@ -191,8 +190,6 @@ def open_session(
     # Before the folder is claimed, as the processes of a parallel run learn here of one another.
     arguments = training_arguments(smaller_batches(resolved.config, most))
     checkpoint = folder.checkpoint(resolved.config) if resume else None
-    # A resumed run has been validated before training.
-    arguments.eval_on_start = checkpoint is None
     reset_peak_bytes()
     return Session(
         folder=folder,

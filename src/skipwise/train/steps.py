@@ -23,7 +23,7 @@ from skipwise.train.fitting import TooMuchAtATimeError, fewer_at_a_time
 from skipwise.train.guard import StepGuard
 from skipwise.train.layout import Layout
 from skipwise.train.preparation import load_to_train
-from skipwise.train.progress import StopOnRequest
+from skipwise.train.progress import StopAskedError, StopOnRequest
 from skipwise.train.record import run_record, sampler_text
 from skipwise.train.session import Session
 from skipwise.train.sharding import keep_for_the_loss
@@ -76,7 +76,8 @@ def train(run: Session) -> Trained:
 
 
 def _train(run: Session) -> Trained:
-    from skipwise.train.trainer import SkipwiseTrainer, stream_places  # Loads the whole Trainer of transformers.
+    # Loads the whole Trainer of transformers.
+    from skipwise.train.trainer import SkipwiseTrainer, is_validation_due, stream_places
 
     transformers.set_seed(run.config.seed)
     loaded, corpus, config = run.loaded, run.corpus, run.config
@@ -98,7 +99,9 @@ def _train(run: Session) -> Trained:
     model = apply_tuning(loaded.model, config.tuning)
     keep_for_the_loss(model, run.arguments)
     stop = StopOnRequest(logger.warning)
+    run.arguments.eval_on_start = is_validation_due(run.checkpoint)
     trainer = SkipwiseTrainer(
+        stop=stop,
         guard=StepGuard(config.guard, run.bad_items, curriculum.describe, logger.warning),
         model=model,
         args=run.arguments,
@@ -108,12 +111,16 @@ def _train(run: Session) -> Trained:
         validate=validate,
         stream=documents if isinstance(documents, DocumentStream) else None,
         context=run.context,
-        callbacks=[stop],
     )
     checkpoint = run.checkpoint
     with stop.listening(), fewer_at_a_time(trainer, 0 if checkpoint is None else step_of(checkpoint)):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finished = not stop.requested or trainer.state.global_step == trainer.state.max_steps
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except StopAskedError:
+            # Before the first step, where the Trainer cannot be asked to end: bars and trackers are closed.
+            trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+    state = trainer.state
+    finished = not stop.requested or (state.global_step == state.max_steps and not stop.has_cut_off)
     return Trained(
         trainer=trainer, documents=documents, to_calibrate_on=to_calibrate_on, record=record, finished=finished
     )

@@ -1,6 +1,8 @@
 """The thin `transformers.Trainer` that runs a curriculum."""
 
 import json
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from skipwise.data.items import IGNORED_LABEL
@@ -19,8 +21,18 @@ from skipwise.train.arguments import mixed_precision
 from skipwise.train.context import ContextGroup, GroupSampler
 from skipwise.train.durable import forget_older, whole_or_not_at_all
 from skipwise.train.guard import StepGuard
-from skipwise.train.progress import ProgressLine, StepClock, StepLines, ValidateAtTheEnd
+from skipwise.train.progress import (
+    ProgressLine,
+    StepClock,
+    StepLines,
+    StopAskedError,
+    StopOnRequest,
+    ValidateAtTheEnd,
+    ValidationCost,
+)
 from skipwise.train.tuning import is_adapted
+
+logger = logging.getLogger("skipwise")
 
 _STREAM = "stream"
 
@@ -32,6 +44,7 @@ class SkipwiseTrainer(OpenTrainer):
     """A Trainer whose items come in the curriculum's order, whose loss is chunked, and whose evaluation is ours.
 
     Args:
+        stop: ends the run on request; None for never.
         guard: judges each step before the optimizer takes it; None if steps are only timed.
         tokenizer: saved with every checkpoint. The Trainer itself is not given it, as it would write the tokenizer's
             special tokens into the model's config.
@@ -44,6 +57,7 @@ class SkipwiseTrainer(OpenTrainer):
     def __init__(
         self,
         *,
+        stop: StopOnRequest | None = None,
         guard: StepGuard | None = None,
         tokenizer: Any = None,
         validate: Validate | None = None,
@@ -64,9 +78,10 @@ class SkipwiseTrainer(OpenTrainer):
         self.model_accepts_loss_kwargs = True
         for shown_elsewhere in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown_elsewhere)
-        self._clock = StepClock()
+        self._clock, self._cost = StepClock(), ValidationCost(logger.warning)
+        self._stop = stop or StopOnRequest(logger.warning)
         shown = StepLines() if self.args.world_size > 1 else ProgressLine(quiet=self.args.disable_tqdm)
-        for callback in filter(None, (self._clock, guard, shown, ValidateAtTheEnd())):
+        for callback in filter(None, (stop, self._clock, guard, shown, ValidateAtTheEnd(), self._cost)):
             self.add_callback(callback)
 
     def train_sampler(self) -> Sampler:
@@ -126,7 +141,14 @@ class SkipwiseTrainer(OpenTrainer):
             self._guard.count_gradient_norm(None if norm is None or scaled else float(norm))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Validation perplexities, logged like any metric, so that trackers and the best checkpoint see them."""
+        """Validation perplexities, logged like any metric, so that trackers and the best checkpoint see them.
+
+        Returns:
+            The perplexities; none if the run is asked to stop, and then the checkpoint says that they are due.
+
+        Raises:
+            StopAskedError: the run is asked to stop, and this process has trained nothing yet that could be saved.
+        """
         if self._validate is None:
             return {}
         if self.is_fsdp_enabled and not self._has_evaluated:
@@ -136,9 +158,20 @@ class SkipwiseTrainer(OpenTrainer):
             with torch.no_grad():
                 whole(input_ids=two, position_ids=torch.arange(2, device=two.device)[None], labels=two)
         self._has_evaluated = True
-        metrics = {f"eval_{name}": value for name, value in self._validate().items()}
+        begun = time.monotonic()
+        try:
+            with self._stop.cutting_off(self.args):
+                metrics = {f"eval_{name}": value for name, value in self._validate().items()}
+        except StopAskedError:
+            if not self._clock.has_run:
+                raise
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        self._cost.seconds = time.monotonic() - begun
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.control.should_training_stop and not self._clock.has_run:
+            raise StopAskedError
         return metrics
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
@@ -184,6 +217,15 @@ class SkipwiseTrainer(OpenTrainer):
     def loads_weights(self) -> bool:
         """True for low-rank additions and shards; a whole model has been loaded from the checkpoint already."""
         return is_adapted(self.model) or self.is_fsdp_enabled
+
+
+def is_validation_due(checkpoint: Path | None) -> bool:
+    """Whether a run validates before its first step: from the beginning, or as it was stopped before it could."""
+    if checkpoint is None:
+        return True
+    callbacks: Any = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).stateful_callbacks
+    control = callbacks.get("TrainerControl", {})
+    return bool(control.get("args", {}).get("should_evaluate"))
 
 
 def stream_places(checkpoint: Path) -> list[dict[str, list[int]]]:

@@ -108,7 +108,7 @@ def build_validation(
     how: dict[str, Any] = {"seed": config.seed, "progress": False, "share_out": share_out}
 
     def validate() -> dict[str, float]:
-        logger.info(f"validating on {number} documents at {where} tokens")
+        logger.info(f"validating on {number} document{'s' if number > 1 else ''} at {where} tokens")
         found: dict[str, dict[int, float]] = {}
         for source, texts in by_source.items():
             tasks = [{**task, "num_documents": len(texts)}]
