@@ -346,7 +346,7 @@ def test_a_run_takes_of_a_mixture_what_the_report_says(
 ) -> None:
     from tiny_runs import preflight_taken_for_granted, run, settings_of
 
-    settings = settings_of(model, "stdlib", tmp_path / "run")
+    settings = settings_of(model, tmp_path, tmp_path / "run")
     training = {**settings["training"], "max_steps": 2}
     file = tmp_path / "mix.yaml"
     file.write_text(json.dumps({**settings, "window": 32, "recipe": "paper", "data": mixture, "training": training}))

@@ -42,7 +42,8 @@ class HeldOut(NamedTuple):
             format: likewise.
             skip_unreadable: also where the run did not.
         """
-        found, changes = self.data, dict[str, Any]()
+        found = self.data
+        changes: dict[str, Any] = {}
         if source is not None:
             unknown = {"source": source, "field": DataConfig().field, "format": "auto", "mixture": []}
             found = self.data.of_source(source) or self.data.model_copy(update=unknown)

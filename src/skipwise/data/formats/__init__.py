@@ -124,7 +124,8 @@ def first_record(path: Path) -> Mapping[str, Any] | None:
 
     try:
         with path.open("rb") as file:
-            found = _RECORDS.get(reader_of(path))
+            reader = reader_of(path)
+            found = _RECORDS.get(reader) if reader else None
             return next(filter(None, found(file, path.name) if found else records_in_table(file)), None)
     except (OSError, UnreadableError, ValueError, RecursionError, pyarrow.ArrowException):
         return None
