@@ -97,8 +97,12 @@ def doctor(
         from skipwise.cli.doctor_corpus import report_corpus
 
         report_corpus(tree, as_json)
-        return
-    run = RunConfig.from_mapping(tree)
+    else:
+        _check_run(RunConfig.from_mapping(tree), as_json)
+
+
+def _check_run(run: "RunConfig", as_json: bool) -> None:
+    """Probes what `extend` would train; exits with 1 if a probe fails."""
     find_place(run.model)
     with loading(f"probing the model {run.model}"):
         from skipwise.config.recipes import resolve

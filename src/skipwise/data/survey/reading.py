@@ -119,16 +119,6 @@ def survey(
     unreadable, counts = [PassedOver() for _ in sources], [0] * len(sources)
     every = [source for own in sources for source in own.sources]
 
-    def read_all() -> Iterator[Document]:
-        for number, own in enumerate(sources):
-            for source in own.sources:
-                for document in source.documents(own.field, unreadable[number]):
-                    if fault := why_not(number, document):
-                        unreadable[number].add(fault)
-                        continue
-                    counts[number] += 1
-                    yield document
-
     sizes, splits, empty = array("q"), array("Q"), list[str]()
     sample = _Sample[Measured](most_sampled)
     languages = _Sample[tuple[int, str | None]](_MOST_LANGUAGES)
@@ -143,7 +133,9 @@ def survey(
         bar.update((read if total is None else sum(source.read_bytes() for source in every)) - bar.n)
 
     with _bar(total, progress) as bar:
-        for one in in_threads(measure, read_all(), workers or os.cpu_count() or 1, show):
+        for one in in_threads(
+            measure, _read(sources, why_not, unreadable, counts), workers or os.cpu_count() or 1, show
+        ):
             if not one.size:
                 empty += [one.name] if len(empty) < _NAMED else []
             else:
@@ -170,6 +162,23 @@ def survey(
         owners=sequences.owners(),
         is_whole=is_whole,
     )
+
+
+def _read(
+    sources: Sequence[Sources],
+    why_not: Callable[[int, Document], UnreadableError | None],
+    unreadable: Sequence[PassedOver],
+    counts: list[int],
+) -> Iterator[Document]:
+    """The documents of all entries; counts them, and notes what is unreadable, by entry."""
+    for number, own in enumerate(sources):
+        for source in own.sources:
+            for document in source.documents(own.field, unreadable[number]):
+                if fault := why_not(number, document):
+                    unreadable[number].add(fault)
+                    continue
+                counts[number] += 1
+                yield document
 
 
 def _known_bytes(sources: Sequence[Source]) -> int | None:
