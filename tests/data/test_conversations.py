@@ -279,7 +279,7 @@ def test_a_null_conversation_is_an_empty_document(record: dict[str, Any]) -> Non
     ("record", "line"),
     [
         ({"text": "Hi"}, "has no conversation; its fields are text"),
-        ({"messages": "Hi"}, "has no conversation"),
+        ({"messages": "Hi"}, "has a str in field 'messages'"),
         ({"messages": {"role": "user"}}, "has a dict in field 'messages'"),
         ({"messages": ["Hi"]}, "has a str as message 1"),
         ({"messages": [{"content": "Hi"}]}, "has no role in message 1"),

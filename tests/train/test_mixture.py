@@ -348,8 +348,6 @@ def test_a_source_is_evaluated_as_the_run_has_read_it(
     # The base, which has no run, is measured on the same by flags.
     base = find_texts(mixture["model"], str(tmp_path / "both.jsonl"), "story", "text", **{**how, "share": 0.2})
     assert {tokenizer.decode(ids) for ids in base.of(tokenizer, 256)} == kept
-    with pytest.raises(ConfigError, match="--format is 'chats'; give text or conversations"):
-        find_texts(mixture["model"], str(tmp_path / "both.jsonl"), format="chats", **how)
 
 
 def test_a_source_that_is_exhausted_and_repeated_says_how_often() -> None:

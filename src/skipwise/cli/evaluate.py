@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 import typer
 
@@ -126,7 +126,7 @@ def evaluate(
     if length is None and suite is None:
         raise ConfigError("no length is given: say which input lengths to measure, such as --length 2k,8k")
     names = task or ("suite" if suite is not None else "perplexity,passkey")
-    _check_names(names, documents, None if all_checkpoints else model)
+    _check_names(names, documents, None if all_checkpoints else model, language, format)
     stretch = _stretch(interpolation, target, all_checkpoints)
     with loading(f"reading the model {model}"):
         from skipwise.cli.evaluate_documents import find_texts
@@ -150,10 +150,17 @@ def evaluate(
         raise typer.Exit(NEGATIVE)
 
 
-def _check_names(tasks: str, documents: str, model: str | None) -> None:
-    """Refuses unknown tasks, and documents and a model that are not there."""
+def _check_names(tasks: str, documents: str, model: str | None, language: str | None, form: str | None) -> None:
+    """Refuses unknown tasks, languages and formats, and documents and a model that are not there."""
+    from skipwise.data.conversations import Format
     from skipwise.data.documents import require_there
     from skipwise.evals.catalogue import READERS, task_names
+    from skipwise.evals.languages import language_named
+
+    if language is not None:
+        language_named(language)
+    if form not in (None, *get_args(Format)):
+        raise ConfigError(f"--format is {form!r}; give {' or '.join(get_args(Format)[1:])}")
 
     if set(task_names(tasks)) & set(READERS):
         require_there(documents)

@@ -8,11 +8,10 @@ Ends of documents that were held out instead are found in the same documents.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skipwise.cli.options import given
 from skipwise.config import DataConfig
-from skipwise.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,10 +91,8 @@ def find_texts(
     for, or if the run did so.
 
     Raises:
-        ConfigError: there is no such format.
         DataError: something cannot be read. That is known before any weight is read.
     """
-    from skipwise.data.conversations import Format
     from skipwise.data.corpus import look_at
     from skipwise.distributed import process_state
 
@@ -104,8 +101,6 @@ def find_texts(
     kept = run.data
     if share is None:
         share = kept.held_out or DataConfig().held_out
-    if format not in (None, *get_args(Format)):
-        raise ConfigError(f"--format is {format!r}; give {' or '.join(get_args(Format)[1:])}")
     data = run.reading(source, field, format, skip_unreadable=skip_unreadable)
     data = data.model_copy(update={"held_out": 1.0 if all_documents else share})
     (sources,) = look_at(data)

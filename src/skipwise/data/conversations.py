@@ -77,7 +77,11 @@ def conversation_of(record: Mapping[str, Any], field: str) -> str:
     there = [name for name in fields_of(field) if name in record]
     if there and all(record[name] is None for name in there):
         return ""
-    name = next((name for name in there if not isinstance(record[name], str | None)), None)
+    # A field named by `data.field` may hold a text beside the conversation.
+    usable = [
+        name for name in there if record[name] is not None and (name in NAMES or not isinstance(record[name], str))
+    ]
+    name = next(iter(usable), None)
     if name is None:
         raise ConversationError(f"has no conversation; its fields are {', '.join(sorted(record)) or 'none'}")
     given = record[name]
