@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tiny_models import LOCAL_AND_GLOBAL, NO_SPECIAL, tiny_config, tiny_model
+from tiny_runs import preflight_taken_for_granted, run, settings_of, write_documents
 from transformers import AutoTokenizer
 
 from skipwise.demo.run import BASE
@@ -106,3 +107,31 @@ def extended(base: str | Path, kind: str, window: Window, folder: Path, scale: f
     model = loaded.model if scale == 1.0 else with_scaled_attention(loaded.model, scale)
     save_model(model, loaded.tokenizer, folder)
     return folder
+
+
+def trained_run(folder: Path, model: Path, tuning: dict[str, Any]) -> Path:
+    """A finished run of a few steps, kept in bfloat16."""
+    (folder / "docs").mkdir()
+    settings = settings_of(model, write_documents(folder / "docs"), folder / "run")
+    settings |= {"dtype": "bfloat16", "tuning": tuning}
+    with pytest.MonkeyPatch.context() as patch, preflight_taken_for_granted():
+        patch.setenv("SKIPWISE_CACHE", str(folder / "cache"))
+        return run(settings, training={"max_steps": 3, "learning_rate": 5e-2}).folder
+
+
+@pytest.fixture(scope="session")
+def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_run(
+        tmp_path_factory.mktemp("lora"), tiny_checkpoint, {"kind": "lora", "rank": 4, "train_norms": True}
+    )
+
+
+@pytest.fixture(scope="session")
+def full_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_run(tmp_path_factory.mktemp("full"), tiny_checkpoint, {"kind": "full"})
+
+
+@pytest.fixture(scope="session")
+def qlora_run(checkpoint_of_blocks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
+    return trained_run(tmp_path_factory.mktemp("qlora"), checkpoint_of_blocks, {"kind": "qlora", "rank": 4})

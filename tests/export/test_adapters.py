@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import preflight_taken_for_granted, run, settings_of, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import skipwise.export.exporting as exports
@@ -18,28 +17,10 @@ from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model
 
 
-def trained_run(folder: Path, model: Path, tuning: dict[str, Any]) -> Path:
-    """A finished run of a few steps, kept in bfloat16."""
-    (folder / "docs").mkdir()
-    settings = settings_of(model, write_documents(folder / "docs"), folder / "run")
-    settings |= {"dtype": "bfloat16", "tuning": tuning}
-    with pytest.MonkeyPatch.context() as patch, preflight_taken_for_granted():
-        patch.setenv("SKIPWISE_CACHE", str(folder / "cache"))
-        return run(settings, training={"max_steps": 3, "learning_rate": 5e-2}).folder
-
-
-@pytest.fixture(scope="module")
-def lora_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_run(
-        tmp_path_factory.mktemp("lora"), tiny_checkpoint, {"kind": "lora", "rank": 4, "train_norms": True}
-    )
-
-
 def test_an_adapter_on_4_bits_is_what_that_the_run_has_merged(
-    checkpoint_of_blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    qlora_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
-    folder = trained_run(tmp_path, checkpoint_of_blocks, {"kind": "qlora", "rank": 4})
+    folder = qlora_run
     made = export(folder, to="hf", dtype="float32", output=tmp_path / "out")
     assert {verdict.status for verdict in made.verdicts} == {"pass"}
     trained, exported = (load_file(each / "model.safetensors") for each in (folder, tmp_path / "out"))
@@ -109,11 +90,6 @@ def test_an_adapter_that_does_not_fit_is_named_even_by_an_error_without_words(
     monkeypatch.setattr(source, "load_additions", fail)
     with pytest.raises(CheckpointError, match="RuntimeError"):
         export(lora_run, to="hf", output=tmp_path / "out")
-
-
-@pytest.fixture(scope="module")
-def full_run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_run(tmp_path_factory.mktemp("full"), tiny_checkpoint, {"kind": "full"})
 
 
 def test_what_full_tuning_changed_is_cut_to_a_rank_and_the_loss_said(

@@ -34,6 +34,15 @@ LongTokensOption = Annotated[
         shown="the window up to 8k, else 256 beyond the original one",
     ),
 ]
+BaseWeightOption = Annotated[
+    float | None,
+    option(
+        "--merge-with-base WEIGHT",
+        "Average with the base's weights: WEIGHT is the base's share. 0: the extended model; 0.5: the plain mean; 1: "
+        "the base's weights, interpolated.",
+        shown="the extended model",
+    ),
+]
 
 
 def export(
@@ -47,6 +56,7 @@ def export(
     rank: Annotated[
         int | None, option("--rank N", "Adapter after full tuning: the difference to the base at this rank.", min=1)
     ] = None,
+    merge_with_base: BaseWeightOption = None,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
@@ -59,10 +69,14 @@ def export(
     Example: skipwise export my-lora-run --to hf --dtype bfloat16 --out my-model-32k-merged
 
     Example: skipwise export my-full-run --to adapter --rank 64
+
+    Example: skipwise export my-model-32k --to hf --merge-with-base 0.5
     """
-    from skipwise.export import check_format
+    from skipwise.export import check_base_weight, check_format
 
     check_format(to)
+    if merge_with_base is not None:
+        check_base_weight(merge_with_base)
     check_new("--out", out)
     for place in (run, base):
         if place is not None:
@@ -79,6 +93,7 @@ def export(
         engine=engine,
         long_tokens=long_tokens,
         rank=rank,
+        base_weight=merge_with_base,
         trust_remote_code=trust_remote_code,
         progress=not as_json,
     )
@@ -89,7 +104,7 @@ def export(
 
 
 def _print(made: "Exported") -> None:
-    print(f"{made.folder}: loaded again by {made.engine}, compared with the trained model")
+    print(f"{made.folder}: loaded again by {made.engine}, compared with the {made.reference}")
     for verdict in made.verdicts:
         print(verdict.line)
     for name, command in made.commands.items():

@@ -1,6 +1,7 @@
 """Export an extended model to the format of another program, and check that it is still the same model.
 
 source.py            load the trained model: of a run, with its adapter merged in float32, or of a checkpoint
+merging.py           the weighted mean of base and extended weights
 gguf.py              GGUF files; gguf_rope.py, gguf_tokenizer.py: their rotary embedding and tokenizer
 runners.py           run an export: with transformers or with llama.cpp
 comparison.py        compare rotary tables, lengths, token ids, logits and greedy text with the trained model's
@@ -22,7 +23,7 @@ _HOMES = {
     "export": "exporting",
 }
 
-__all__ = ["FORMATS", "Exported", "check_format", "export"]
+__all__ = ["FORMATS", "Exported", "check_base_weight", "check_format", "export"]
 
 FORMATS = ("hf", "gguf", "adapter")
 """Formats of exports."""
@@ -38,3 +39,13 @@ def check_format(name: str) -> None:
     """
     if name not in FORMATS:
         raise ConfigError(f"--to is {name!r}; {did_you_mean(name, FORMATS)}give one of {', '.join(FORMATS)}")
+
+
+def check_base_weight(weight: float) -> None:
+    """Raises for a share of the base model that is not within 0 to 1.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not 0 <= weight <= 1:
+        raise ConfigError(f"--merge-with-base is {weight:g}; give the base model's share, from 0 to 1")

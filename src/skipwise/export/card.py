@@ -32,6 +32,7 @@ class Exported:
         verdicts: of the comparison, one a part.
         commands: to serve it, by engine.
         notes: for users.
+        base_weight: share of the base model in a weighted mean; None if it is the extended model.
     """
 
     folder: Path
@@ -41,6 +42,12 @@ class Exported:
     verdicts: Sequence[Verdict]
     commands: Mapping[str, str]
     notes: Sequence[str] = ()
+    base_weight: float | None = None
+
+    @property
+    def reference(self) -> str:
+        """The model that it was compared with."""
+        return "trained model" if self.base_weight is None else "weighted mean"
 
 
 def hf_commands(folder: Path, config: Any) -> dict[str, str]:
@@ -102,7 +109,7 @@ def write_card(folder: Path, source: Path, what: str, made: Exported) -> Path:
     for name, command in made.commands.items():
         lines += [f"{markdown_cell(name)}:", "", "```", command, "```", ""]
     lines += [f"- {markdown_cell(note)}" for note in made.notes] + ([""] if made.notes else [])
-    lines += [f"It was loaded again, by {made.engine}, and compared with the trained model:", ""]
+    lines += [f"It was loaded again, by {made.engine}, and compared with the {made.reference}:", ""]
     lines += [f"- {verdict.status}: {verdict.name}: {markdown_cell(verdict.detail)}" for verdict in made.verdicts]
     path = folder / _CARD
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

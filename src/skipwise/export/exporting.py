@@ -6,7 +6,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from tqdm import tqdm
 from transformers import AutoConfig
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.export import card, check_format, comparison
+from skipwise.export import card, check_base_weight, check_format, comparison
 from skipwise.export.card import Exported
 from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
+from skipwise.export.merging import merge_notes, merge_with_base, write_scaled_adapter
 from skipwise.export.runners import ENGINES, ImitatedRunner, LlamaCppRunner, Runner, TransformersRunner, gguf_runner
 from skipwise.export.source import Trained, load_trained
 from skipwise.files import new_folder
@@ -49,6 +50,7 @@ def export(
     shard_bytes: int = _SHARD_BYTES,
     long_tokens: int | None = None,
     rank: int | None = None,
+    base_weight: float | None = None,
     trust_remote_code: bool = False,
     progress: bool = False,
 ) -> Exported:
@@ -69,6 +71,8 @@ def export(
             most 8192 tokens, else 256 tokens beyond the original window.
         rank: rank of the adapter for a source that has none (`skipwise.inference.low_rank`). The loss from truncation
             is measured and reported, but never fails the export.
+        base_weight: share of the base model, 0 to 1, in a weighted mean of its weights and the extended model's, which
+            is exported instead (`skipwise.export.merging`); None for the extended model.
         trust_remote_code: whether to run Python code that comes with the model.
         progress: whether to show progress on a terminal.
 
@@ -81,12 +85,17 @@ def export(
         CheckpointError: the export differs from the model by more than its number format explains, or cannot be
             written. Nothing is left in this case.
     """
-    folder = Path(output) if output is not None else path_beside(source, to)
+    ending = to if base_weight is None else f"base-{base_weight:g}-{to}"
+    folder = Path(output) if output is not None else path_beside(source, ending)
     _check_settings(to, dtype, engine, rank, folder)
+    if base_weight is not None:
+        check_base_weight(base_weight)
     with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
         trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
         if to == "adapter":
             _check_adapter(trained, str(source), rank)
+        if base_weight is not None:
+            trained = merge_with_base(trained, base_weight, trust_remote_code=trust_remote_code)
         job = _Job(trained, folder, dtype, engine, shard_bytes, rank, long_tokens, trust_remote_code, bar)
         make: Callable[[Path], Exported] = {"hf": job.hf, "gguf": job.gguf, "adapter": job.adapter}[to]
         try:
@@ -191,7 +200,7 @@ class _Job:
         plan = plan_gguf(self.model, self.trained.tokenizer)
         reference = self._measure_trained()
         self._begin("write")
-        name = self.trained.folder.name.removesuffix(".gguf")
+        name = self.trained.name
         path = folder / f"{name}-{DTYPES[dtype]}.gguf"
         write_gguf(path, self.model, plan, dtype, name)
         for parameter in self.model.parameters():
@@ -222,6 +231,8 @@ class _Job:
         if adapter is None:
             assert self.rank is not None
             stated = write_difference(self._load_base(base), self.model, self.rank, folder)
+        elif self.trained.base_weight is not None:
+            write_scaled_adapter(self._load_base(base), adapter, self.trained.base_weight, folder)
         else:
             for file in adapter.iterdir():
                 if file.is_file() and file.name != "README.md":
@@ -292,12 +303,15 @@ class _Job:
             CheckpointError: it differs by more than its number format.
         """
         comparison.require_equal(made.verdicts, what)
+        base_weight = self.trained.base_weight
+        made = replace(made, notes=[*merge_notes(self.trained), *made.notes], base_weight=base_weight)
         card.write_card(folder, self.trained.folder, what, made)
         record = {
             "format": made.format,
             "dtype": made.dtype,
             "source": str(self.trained.folder),
             "base": self.trained.base,
+            "base_weight": base_weight,
             "window": {"original": self.state.original, "maximum": self.state.maximum},
             "rope_parameters": text_config(self.model.config).to_dict()["rope_parameters"],
             "compared_by": made.engine,

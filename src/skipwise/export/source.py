@@ -8,10 +8,12 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.config import QloraTuning
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.inference.origin import is_rounded, stored_tensors
 from skipwise.model import load_model, named_path, original_window, read_config, rope_state, with_scaled_attention
 from skipwise.names import first_line
 from skipwise.records.runs import ADAPTER, Run
@@ -32,6 +34,7 @@ class Trained(NamedTuple):
         adapter: folder of the run's adapter; None if there is none.
         stored: dtype of the checkpoint.
         four_bit: whether the adapter was trained on 4-bit weights.
+        base_weight: share of the base model in a weighted mean (`skipwise.export.merging`); None if it is no mean.
     """
 
     model: PreTrainedModel
@@ -41,6 +44,13 @@ class Trained(NamedTuple):
     adapter: Path | None
     stored: str
     four_bit: bool = False
+    base_weight: float | None = None
+
+    @property
+    def name(self) -> str:
+        """For files and titles."""
+        name = self.folder.name.removesuffix(".gguf")
+        return name if self.base_weight is None else f"{name}-base-{self.base_weight:g}"
 
 
 def load_trained(source: str | Path, *, base: str | None = None, trust_remote_code: bool = False) -> Trained:
@@ -88,6 +98,7 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
             f"adapter {str(folder / ADAPTER)!r} does not fit {base!r}: {first_line(error)}; give its base "
             "model with --base"
         ) from error
+    _check_weights(model, folder, base)
     # After calibration or a manual change, the attention factor in the run's config is the valid one.
     state = rope_state(read_config(folder, **trusted))
     if state.trained_factor is not None:
@@ -98,6 +109,17 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
             f"with: skipwise doctor {folder}, or give the run's own base model with --base"
         )
     return Trained(model.eval(), loaded.tokenizer, folder, base, folder / ADAPTER, _stored(folder))
+
+
+def _check_weights(model: PreTrainedModel, folder: Path, base: str) -> None:
+    """Refuses a base model that does not make the run's weights with its adapter, by the first and the last matrix."""
+    matrices = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    for name, stored in stored_tensors(folder, {*[*matrices][:1], *[*matrices][-1:]}):
+        if not is_rounded(stored, matrices[name].detach(), torch.float32):
+            raise CheckpointError(
+                f"{base!r} and the adapter of {str(folder)!r} do not make its weights ({name} differs), so it is not "
+                "the model that was extended, or has changed since; name the right one with --base"
+            )
 
 
 def _stored(folder: Path) -> str:

@@ -110,7 +110,7 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
     adapted = [(name, module) for name, module in long.named_modules() if is_lora_layer(module)]
     # Another base would show in the outermost layers.
     outermost = dict([*adapted[:1], *adapted[-1:]])
-    stored = dict(_stored(origin.folder, {f"{name}.weight" for name in outermost}))
+    stored = dict(stored_tensors(origin.folder, {f"{name}.weight" for name in outermost}))
     if not stored:
         logger.warning(f"the weights of {str(origin.folder)!r} have other names than its model's: base not checked")
     for name, module in outermost.items():
@@ -121,8 +121,12 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
             )
 
 
-def _stored(folder: Path, names: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a checkpoint folder by name, as far as it has them."""
+def stored_tensors(folder: Path, names: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a checkpoint folder by name, as far as it has them.
+
+    Raises:
+        CheckpointError: its files are damaged.
+    """
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -135,5 +139,10 @@ def _is_merged(layer: Any, merged: Tensor) -> bool:
     """Whether a layer's base weight and addition make this weight, up to rounding in the coarser of their types."""
     weight: Tensor = layer.get_base_layer().weight.detach()
     expected = (weight.float() + layer.get_delta_weight("default").detach().float()).cpu()
-    allowed = 4 * max(torch.finfo(weight.dtype).eps, torch.finfo(merged.dtype).eps) * expected.abs().max()
-    return merged.shape == expected.shape and bool((merged.float() - expected).abs().max() <= allowed)
+    return is_rounded(merged, expected, weight.dtype)
+
+
+def is_rounded(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor is another one, up to rounding in the coarser of its own number format and `dtype`."""
+    allowed = 4 * max(torch.finfo(dtype).eps, torch.finfo(found.dtype).eps) * expected.abs().max()
+    return found.shape == expected.shape and bool((found.float() - expected).abs().max() <= allowed)
