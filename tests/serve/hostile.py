@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from serve.running import Running, serving
 from skipwise.serve.gate import Bounds
-from skipwise.serve.keys import Role, create_key, revoke_key, set_role
+from skipwise.serve.keys import change_role, create_key, revoke_key
 
 GOOD, WRONG, REVOKED, EXPIRED, SHORT = "GOOD-KEY", "WRONG-KEY", "REVOKED-KEY", "EXPIRED-KEY", "SHORT-KEY"
 """Stand for keys that are made when the table is run. The role of `SHORT` allows 32 tokens and the model `stand-in`."""
@@ -168,7 +168,7 @@ CASES = [
 def start(folder: Path) -> Iterator[tuple[Running, dict[str, str]]]:
     """A server with keys of all kinds, and the keys."""
     path = folder / "keys.json"
-    set_role(path, "short", Role(max_context=32, models=["stand-in"]))
+    change_role(path, "short", {"max_context": 32, "models": ["stand-in"]})
     good = create_key(path, "good")
     keys = {
         GOOD: good,

@@ -22,7 +22,7 @@ from serve.standin import ByteTokenizer, StandIn
 from skipwise.errors import ConfigError
 from skipwise.serve.app import create_app
 from skipwise.serve.backends import Embedded
-from skipwise.serve.keys import Keyring, Role, create_key, revoke_key, set_role
+from skipwise.serve.keys import Keyring, change_role, create_key, revoke_key
 from skipwise.serve.listen import Address, Server
 from skipwise.serve.scheduler import Turns
 
@@ -34,7 +34,9 @@ def complete(client: Any, tokens: int, new: int, model: str = "stand-in") -> Any
 
 
 def test_a_role_bounds_context_models_and_the_rate(serve: Serve, keys: Path) -> None:
-    set_role(keys, "small", Role(max_context=40, models=["stand-in"], requests_per_minute=5, tokens_per_minute=100))
+    change_role(
+        keys, "small", {"max_context": 40, "models": ["stand-in"], "requests_per_minute": 5, "tokens_per_minute": 100}
+    )
     small, full = create_key(keys, "small", role="small"), create_key(keys, "full")
     running = serve(keys=keys)
     client = running.client(small)
@@ -58,7 +60,7 @@ def test_a_role_bounds_context_models_and_the_rate(serve: Serve, keys: Path) -> 
 
 
 def test_what_was_not_generated_is_not_counted(serve: Serve, keys: Path) -> None:
-    set_role(keys, "r", Role(tokens_per_minute=100))
+    change_role(keys, "r", {"tokens_per_minute": 100})
     running = serve(StandIn(token_seconds=0.01), keys=keys)
     client = running.client(create_key(keys, "a", role="r"))
     with pytest.raises(openai.PermissionDeniedError, match="101"):
@@ -78,7 +80,7 @@ def test_what_was_not_generated_is_not_counted(serve: Serve, keys: Path) -> None
 
 
 def test_who_is_refused_for_a_full_queue_is_not_billed(serve: Serve, keys: Path) -> None:
-    set_role(keys, "r", Role(tokens_per_minute=100))
+    change_role(keys, "r", {"tokens_per_minute": 100})
     running = serve(StandIn(token_seconds=0.02), keys=keys, turns=Turns(short_slots=1, waiting=1))
     full, client = (running.client(create_key(keys, role, role=role)) for role in ("default", "r"))
     with ThreadPoolExecutor() as pool:

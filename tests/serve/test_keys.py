@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from skipwise import cli
 from skipwise.errors import ConfigError
 from skipwise.serve import keys as keys_module
-from skipwise.serve.keys import Keyring, Role, create_key, read_keys, revoke_key, set_role
+from skipwise.serve.keys import Keyring, Role, change_role, create_key, read_keys, revoke_key
 from skipwise.serve.refusals import Refusal
 
 
@@ -137,12 +138,17 @@ def test_secrets_are_compared_in_constant_time(path: Path, monkeypatch: pytest.M
 
 
 def test_roles_are_those_of_the_file_as_it_is_now(path: Path) -> None:
-    set_role(path, "short", Role(max_context=4096))
+    change_role(path, "short", {"max_context": 4096})
     key = create_key(path, "ada", role="short")
     ring = Keyring(path)
     assert ring.check(key)[1] == Role(max_context=4096)
-    set_role(path, "short", Role(max_context=8192, models=["m"]))
+    change_role(path, "short", {"max_context": 8192, "models": ["m"]})
     assert ring.check(key)[1] == Role(max_context=8192, models=["m"])
+    for changes in ({}, {"models": ["n"]}):
+        change_role(path, "short", changes)
+        assert ring.check(key)[1].max_context == 8192
+    change_role(path, "short", {"models": ["n"]}, anew=True)
+    assert ring.check(key)[1] == Role(models=["n"])
     with pytest.raises(ConfigError, match=r"lnog.*short"):
         create_key(path, "bob", role="lnog")
 
@@ -160,6 +166,19 @@ def test_a_file_that_is_gone_damaged_or_open_to_others_lets_nobody_in(path: Path
         for use in (lambda: Keyring(path), lambda: ring.check(key), lambda: ring.check(key)):
             with pytest.raises(ConfigError, match=named):
                 use()
+
+
+def test_the_command_changes_what_is_given_and_says_what_the_role_is(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> str:
+        assert cli.main(["keys", "role", "reader", "--keys", str(path), *arguments]) == 0
+        return capsys.readouterr().out.strip()
+
+    assert said("--max-context", "8k", "--models", "long") == "role reader: context up to 8192 tokens, models long"
+    assert said() == "role reader: context up to 8192 tokens, models long"
+    assert said("--requests-per-minute", "5").startswith("role reader: context up to 8192 tokens, 5 requests a minute")
+    assert said("--anew") == "role reader: no limits"
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 65, "../x", '"'])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from skipwise.cli import options
-from skipwise.cli.options import option, print_json
+from skipwise.cli.options import given, option, print_json
 from skipwise.errors import ConfigError
 
 _LONGEST_DAYS = 36_500
@@ -102,25 +102,26 @@ def role(
     requests_per_minute: Annotated[int | None, option("--requests-per-minute N", "Limit of each key.", min=1)] = None,
     tokens_per_minute: Annotated[int | None, option("--tokens-per-minute TOKENS", "Limit of each key: 100k.")] = None,
     models: Annotated[Any, option("--models NAME,...", "Models that may be used.", shown="all")] = None,
+    anew: Annotated[bool, option("--anew", "Remove all limits that are not given.")] = False,
     keys: KeysOption = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make a role, or change one for all its keys at once. What is left out has no limit.
+    """Make a role, or change one for all its keys at once. What is left out stays as it is.
 
     Example: skipwise keys role reader --max-context 8k --requests-per-minute 30
     """
-    from skipwise.serve.keys import Role, set_role
+    from skipwise.serve.keys import change_role
 
     if models is not None and not models:
         # As of an unset variable: left out, it would allow all of them.
-        raise ConfigError("--models names none; give names such as long,short, or leave it out to allow all")
-    made = Role(
-        max_context=max_context,
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        models=models,
-    )
-    set_role(keys or default_key_file(), name, made)
+        raise ConfigError("--models names none; give names such as long,short, or leave it out")
+    limits = {
+        "max_context": max_context,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "models": models,
+    }
+    made = change_role(keys or default_key_file(), name, given(limits), anew=anew)
     if as_json:
         print_json({"role": name, "limits": made.model_dump()})
     else:

@@ -11,9 +11,9 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -166,10 +166,23 @@ def revoke_key(path: Path, number: str) -> Key:
     return _change(path, end)
 
 
-def set_role(path: Path, name: str, role: Role) -> None:
-    """Makes a role, or changes it for all its keys at once."""
+def change_role(path: Path, name: str, limits: Mapping[str, Any], *, anew: bool = False) -> Role:
+    """Makes a role, or changes these limits of it for all its keys at once; returns the role.
+
+    Args:
+        path: the key file.
+        name: of the role.
+        limits: fields of `Role` by name; the others stay as they are.
+        anew: whether all other limits are removed.
+    """
     _check_name("role", name)
-    _change(path, lambda content: content.roles.update({name: role}))
+
+    def change(content: KeyFile) -> Role:
+        before = Role() if anew else content.roles.get(name, Role())
+        content.roles[name] = Role(**(before.model_dump() | dict(limits)))
+        return content.roles[name]
+
+    return _change(path, change)
 
 
 class Keyring:
