@@ -62,6 +62,7 @@ def test_results_are_appended_and_printed(tiny_checkpoint: Path, texts: Path, tm
     table = run(*arguments, "--out", out, "--samples", tmp_path / "samples.jsonl", "--all-documents")
     assert "95% interval" in table
     assert len(out.read_text().splitlines()) == 2 * len(lines)
+    assert f"appended to {out} ({len(lines)} records before)" in table
     documents = {json.loads(line)["document"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()}
     assert documents == set(range(8)), "four held out, four not"
 
@@ -105,6 +106,12 @@ def test_a_run_is_measured_on_what_it_kept_out_of_training(
         texts, details = measured_on(model, source)
         assert {text.strip() for text in texts} == expected
         assert details == {}
+        # By its name it is not a source of the run, whose documents may have moved.
+        (told,) = (record.message for record in caplog.records)
+        assert told.startswith(f"only a share of 0.02 of {str(source)!r} is measured on")
+        assert "--all-documents" in told
+        caplog.clear()
+    measured_on(model, many_texts, "--held-out-share", 0.02)
     assert not caplog.records
     base, _ = measured_on(tiny_checkpoint, many_texts, "--held-out-share", 0.02)
     assert {text.strip() for text in base} == expected, "the base can be measured on the same"

@@ -1,5 +1,6 @@
 """`skipwise eval`: what a model can do at each length, on documents that it was not trained on."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -145,8 +146,12 @@ def evaluate(
     texts = find_texts(model, documents, field, format, **which, progress=not as_json) if reads else None
     asked = {"seed": seed, "out": out, "samples_out": samples, "allow_beyond": allow_beyond, "progress": not as_json}
     asked["cache"] = SampleCache() if use_cache else None
+    before = 0 if out is None or not out.is_file() else out.read_bytes().count(b"\n")
     card = None if stretch or allow_beyond else Path(model)  # Of a trained model, within its window.
-    if not _measure_all(subjects, tasks, lengths, texts, asked, rule if verdict else None, card, as_json):
+    held = _measure_all(subjects, tasks, lengths, texts, asked, rule if verdict else None, card, as_json)
+    if before:
+        print(f"appended to {out} ({before} records before)", file=sys.stderr)
+    if not held:
         raise typer.Exit(NEGATIVE)
 
 

@@ -98,13 +98,13 @@ def find_texts(
 
     found = held_out_of(model)
     run = found or HeldOut(DataConfig())
-    kept = run.data
+    kept, is_first = run.data, process_state().is_main_process
+    is_chosen = share is not None or all_documents
     if share is None:
         share = kept.held_out or DataConfig().held_out
     data = run.reading(source, field, format, skip_unreadable=skip_unreadable)
     data = data.model_copy(update={"held_out": 1.0 if all_documents else share})
     (sources,) = look_at(data)
-    is_first = process_state().is_main_process
     details = {}
     if found is not None and data.held_out > kept.held_out:
         details["may_have_been_trained_on"] = True
@@ -113,6 +113,11 @@ def find_texts(
                 f"these documents may have been trained on: the model's run kept a share of {kept.held_out:g} of "
                 f"{kept.source!r} out of training (data.held_out), and {data.held_out:g} is measured on"
             )
+    elif is_first and not is_chosen and kept.of_source(source) is None:
+        logger.warning(
+            f"only a share of {share:g} of {source!r} is measured on, which a run on these documents would hold out; "
+            "if none was, give --all-documents"
+        )
     part = "all" if all_documents else "held_out"
     return Texts(data, sources, part, run.ends, details, progress and is_first)
 
