@@ -47,6 +47,12 @@ def test_two_questions_read_the_document_once(run: str, document: str, capsys: p
     lengths = [(row["what"], row["tokens"], row["new"]) for row in both[0]["stats"]["by_length"]]
     assert lengths == [("read", 64, 64), ("read", 128, 64), ("read", 187, 59), ("written", 190, 3)]
     assert both[0]["stats"]["cache"] == "quantized-8"
+    arguments = ["generate", run, *asked[:4], "--max-new-tokens", "3", "--ask", "who?"]
+    assert cli.main([*arguments, "--ask", "when?"]) == 0
+    labels = [line for line in capsys.readouterr().out.splitlines() if line.startswith("---")]
+    assert labels == ["--- who?", "--- when?"]
+    assert cli.main(arguments) == 0
+    assert "---" not in capsys.readouterr().out
 
 
 def test_stats_are_a_table_on_stderr_and_the_text_is_alone_on_stdout(run: str, document: str, capsys: Any) -> None:

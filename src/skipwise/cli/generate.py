@@ -89,6 +89,8 @@ def generate(
     questions = ask or [None]
     engine = LocalEngine(modes, cache=cache, chunk_tokens=chunk, prefixes=1 if len(questions) > 1 else 0)
     for question in questions:
+        if len(questions) > 1 and not as_json:
+            print(f"--- {question}", flush=True)
         request = GenerationRequest(
             prompt_ids=_prompt_ids(modes.tokenizer, text, question, control_tokens),
             max_new_tokens=max_new_tokens,
