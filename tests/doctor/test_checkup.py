@@ -131,6 +131,7 @@ def test_a_planted_fault_is_found_and_mended_in_a_copy(
 
     assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "mended")]) == 0
     mended = tmp_path / "mended"
+    assert f"a mended copy is in {mended}" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert failed(mended) == []
     assert (mended / "model.safetensors").samefile(folder / "model.safetensors")

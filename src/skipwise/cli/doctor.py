@@ -195,7 +195,7 @@ def _check_up(
         if as_json:
             print_json({"mended": str(written)})
         else:
-            print(f"mended: {written}")
+            print(f"a mended copy is in {written}")
         left = check_up(written, known)
         healthy = left.healthy
         if not healthy:
