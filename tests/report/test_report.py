@@ -438,6 +438,8 @@ def test_a_run_over_a_mixture_tells_what_was_drawn_from_which_source(tmp_path: P
         for one in Report.of(read_evidence([str(record_file.parent), str(results)])).sections
         for each in one.tables
     ]
+    (trained,) = [one for one in tables if one.title == "Completed training runs"]
+    assert [row[trained.header.index("Tokens")] for row in trained.rows] == ["409,600"]
     (found,) = [one for one in tables if one.title == "What was drawn from which source"]
     assert found.rows == (
         ("mixed-4k", "docs | <b>", "62.5%", "1,600", "409,600", "100,000", "12", "133.33", "40%"),

@@ -119,7 +119,12 @@ def _runs_table(evidence: Evidence) -> list[Table]:
             seconds = mean_seconds(arm.done)
             peak = max((run.peak_bytes for run in arm.done if run.peak_bytes is not None), default=None)
             rows.append((name, len(arm.done), steps, tokens, seconds, peak))
-    rows += [(run.name, 1, _range([run.steps]), ABSENT, run.seconds, run.peak_bytes) for run in evidence.runs]
+    for run in evidence.runs:
+        # Of a single source, the record does not say how many were drawn.
+        drawn = [one["tokens"] for one in run.corpus.get("sources", ()) if "tokens" in one]
+        rows.append(
+            (run.name, 1, _range([run.steps]), _range([sum(drawn)]) if drawn else ABSENT, run.seconds, run.peak_bytes)
+        )
     header = ("Arm", "Runs", "Steps", "Tokens", "Time", "Peak memory")
     return table(
         "Completed training runs",
