@@ -44,7 +44,7 @@ FLAGS = {
     "eval benchmarks": "attention batch-size benchmark dtype json limit out samples seed tasks-folder "
     "trust-remote-code",
     "compare": "arms data json output resume retry-failed set suite target",
-    "report": "card csv json markdown original out samples title",
+    "report": "card csv json markdown operations original out samples title",
     "export": "base dtype engine json long-tokens out rank to trust-remote-code",
     "generate": "adapter ask attention base cache chunk control-tokens dtype file json max-new-tokens mode "
     "no-stream prompt prompt-file seed stats stop stream temperature top-p trust-remote-code",
