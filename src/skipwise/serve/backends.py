@@ -79,7 +79,7 @@ class Backend(ABC):
 
     Clients call the model by `name`, and the length chooses the mode; `name:short` and `name:long` ask for one.
     `num_ids` is one more than the largest token id, or None if that is not known here. `original_window` is the most
-    tokens that the base model serves.
+    tokens of a request that the base model serves, `target` of any.
     """
 
     def __init__(self, name: str, original_window: int, target: int, prompts: Prompts) -> None:
@@ -88,7 +88,7 @@ class Backend(ABC):
             served.append(ServedModel(name=f"{name}:short", mode="short", window=original_window))
             served.append(ServedModel(name=f"{name}:long", mode="long", window=target))
         self.models = {model.name: model for model in served}
-        self.original_window = original_window
+        self.original_window, self.target = original_window, target
         self.num_ids: int | None = prompts.num_ids
         self.is_draining = False
         self._prompts = prompts
@@ -104,6 +104,11 @@ class Backend(ABC):
     def drain(self) -> None:
         """Refuses new requests from now on; those that are here go on."""
         self.is_draining = True
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes that it has; a model that was never extended has the short one alone."""
+        return tuple(model.mode for model in self.models.values() if model.mode is not None) or ("short",)
 
     @property
     @abstractmethod
@@ -141,7 +146,7 @@ class Embedded(Backend):
 
     def __init__(self, engine: Engine, prompts: Prompts, turns: Turns) -> None:
         super().__init__(engine.name, engine.original_window, engine.target, prompts)
-        self._engine = engine
+        self.engine = engine
         self._scheduler = Scheduler(engine, turns)
         self.models = {name: model for name, model in self.models.items() if self._has(model.mode)}
 
@@ -160,7 +165,7 @@ class Embedded(Backend):
 
     def mode_of(self, request: GenerationRequest) -> Mode:
         """The mode of a request."""
-        return self._engine.mode_of(request)
+        return self.engine.mode_of(request)
 
     @asynccontextmanager
     async def run(self, owner: str, request: GenerationRequest, cost: Cost) -> AsyncIterator[AsyncIterator[Progress]]:
