@@ -1,5 +1,6 @@
 """`skipwise report`: from results, or from a server's audit log, to one page for people."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,9 @@ import typer
 from skipwise.cli import options
 from skipwise.cli.options import check_writable, option, print_json, print_table
 from skipwise.errors import ConfigError
+
+# Of logs, this takes a few seconds.
+_SLOW_BYTES = 64 << 20
 
 
 def report(
@@ -80,9 +84,13 @@ def report(
 
 def _report_operations(files: list[Path], out: Path, *, original: int | None, as_json: bool) -> None:
     """A page on audit logs, and its tables in the terminal."""
+    from skipwise.report.quantities import bytes_text
     from skipwise.serve.operations import Operations
     from skipwise.serve.operations_page import in_short, operations_json, sections, write_operations_page
 
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if size >= _SLOW_BYTES:
+        print(f"reading {bytes_text(size)} of logs", file=sys.stderr)
     found = Operations.read(files, original_tokens=original)
     write_operations_page(found, out, files)
     if as_json:

@@ -4,7 +4,7 @@ Lines are read one at a time and added to tallies, so memory does not grow with 
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -164,8 +164,8 @@ class Operations:
         largest: most tokens that a computed request of each role asked for.
     """
 
-    cells: dict[Cell, Tally] = field(default_factory=dict)
-    hours: dict[str, Tally] = field(default_factory=dict)
+    cells: dict[Cell, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    hours: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     keys: dict[str | None, set[str]] = field(default_factory=dict)
     others: int = 0
     broken: int = 0
@@ -223,8 +223,8 @@ class Operations:
             self.keys.setdefault(record.role, set()).add(record.key)
         length = 1 << (asked - 1).bit_length() if asked else 0
         cell = Cell(record.role, record.mode, has_run(record), length, asked > window if asked and window else None)
-        self.cells.setdefault(cell, Tally()).add(record)
-        self.hours.setdefault(record.time[:13], Tally()).add(record)
+        self.cells[cell].add(record)
+        self.hours[record.time[:13]].add(record)
 
     def where(self, wanted: Callable[[Cell], object] = lambda _: True) -> Tally:
         """The sum over the cells that are wanted."""

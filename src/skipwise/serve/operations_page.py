@@ -12,7 +12,7 @@ from skipwise.report.tables import Table, table
 from skipwise.report.words import say, section
 from skipwise.serve.operations import ANSWERED, LEFT, Durations, Limit, Operations, Tally
 
-# A limit is recommended only if it would have refused at most this share of the role's requests.
+# The limit that is told as an example would have refused at most this share of the role's requests, if one does.
 _FEW = 0.05
 
 
@@ -22,7 +22,7 @@ def in_short(found: Operations) -> list[str]:
     if not total.requests:
         return [f"No request for an answer is in the log, only {found.others:,} to other routes."]
     reasons = {name: number for name, number in total.outcomes.items() if name not in (ANSWERED, LEFT)}
-    best = _recommended(found, total)
+    best = _example(found)
     return say(
         "operations.short",
         total=total,
@@ -143,16 +143,13 @@ def _known_lengths(found: Operations) -> list[int]:
     return sorted({cell.length for cell in found.cells if cell.ran})
 
 
-def _recommended(found: Operations, total: Tally) -> Limit | None:
-    """The limit that saves the most compute time among those that refuse few requests of their role."""
-    if not total.compute_seconds:
-        return None
-    few = [
-        limit
-        for limit in found.limits()
-        if limit.refused.compute_seconds and limit.refused.requests <= _FEW * _of(found, role=limit.role).requests
-    ]
-    return max(few, key=lambda limit: limit.refused.compute_seconds, default=None)
+def _example(found: Operations) -> Limit | None:
+    """Of the limits that refuse few requests of their role, the one that saves the most; else the mildest."""
+    saving = [limit for limit in found.limits() if limit.refused.compute_seconds]
+    few = [limit for limit in saving if limit.refused.requests <= _FEW * _of(found, role=limit.role).requests]
+    if few:
+        return max(few, key=lambda limit: limit.refused.compute_seconds)
+    return min(saving, key=lambda limit: (limit.refused.requests, -limit.refused.compute_seconds), default=None)
 
 
 def _modes(found: Operations, total: Tally) -> list[Table]:
