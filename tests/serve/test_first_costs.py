@@ -1,11 +1,13 @@
 """What a server says of requests at its start: which model, what they cost, and which roles may use the long mode."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from serve.standin import ByteTokenizer, StandIn
+from skipwise.cli.serve_requests import requests_told
 from skipwise.errors import ConfigError
 from skipwise.inference.engine import GenerationRequest
 from skipwise.memory import LayerShape, ParameterCounts, decode_bytes, kv_cache_bytes, prefill_flops
@@ -155,3 +157,29 @@ def test_costs_are_scaled_by_the_arithmetic_of_plan() -> None:
 def test_what_a_role_reaches(role: Role, reached: dict[str, int]) -> None:
     backend = Embedded(StandIn(), ByteTokenizer(), Turns())  # type: ignore[arg-type]
     assert reach(role, backend) == reached
+
+
+def test_what_is_printed() -> None:
+    backend = Embedded(StandIn(), ByteTokenizer(), Turns())  # type: ignore[arg-type]
+    told = requests_told(backend, None, measure=False)
+    assert [*told.lines()][1].split() == [
+        "up",
+        "to",
+        "64",
+        "tokens",
+        "base",
+        "\N{EN DASH}",
+        "\N{EN DASH}",
+        "\N{EN DASH}",
+    ]
+    assert [*told.lines()][-1] == "not measured: --no-measure was given"
+    assert [one["tokens"] for one in told.to_json()["requests"]] == [64, 512, 4096]
+    measured = RequestCost(mode="short", tokens=64, first_token_seconds=0.5, token_seconds=0.25, cache_bytes=1024)
+    costs = [measured, replace(measured, estimated=True), replace(measured, fits=False)]
+    _, *rows, _, note, role = replace(told, costs=costs, unmeasured="", roles={"r": {"short": 64}}).lines()
+    assert [" ".join(row.split()) for row in rows] == [
+        "up to 64 tokens base 0.50 s 4.0 1.00 KiB",
+        "65 to 512 tokens extended 0.50 s* 4.0* 1.00 KiB",
+        "513 to 4,096 tokens extended memory ran out \N{EN DASH} \N{EN DASH}",
+    ]
+    assert (note, role) == ("* estimated from a shorter request", "role r: base up to 64 tokens")
