@@ -44,12 +44,12 @@ FLAGS = {
     "eval benchmarks": "attention batch-size benchmark dtype json limit out samples seed tasks-folder "
     "trust-remote-code",
     "compare": "arms data json output resume retry-failed set suite target",
-    "report": "card csv json markdown original out samples title",
+    "report": "card csv json markdown operations original out samples title",
     "export": "base dtype engine json long-tokens out rank to trust-remote-code",
     "generate": "adapter ask attention base cache chunk control-tokens dtype file json max-new-tokens mode "
     "no-stream prompt prompt-file seed stats stop stream temperature top-p trust-remote-code",
     "serve": "attention audit base cache chat-template dtype engine grace host json keys long-slots "
-    "max-new-tokens name port short-slots tls-cert tls-key trust-remote-code turns vllm-args "
+    "max-new-tokens measure name no-measure port short-slots tls-cert tls-key trust-remote-code turns vllm-args "
     "vllm-memory waiting",
     "keys create": "expires json keys role",
     "keys": "json keys",

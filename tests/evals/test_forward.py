@@ -110,14 +110,14 @@ def test_chunks_without_a_mask_or_one_pass_where_it_is_light(kind, dtype, pass_b
 def test_one_pass_where_the_device_has_room_for_it_and_attends_without_a_square(
     device, free, inside, columns, monkeypatch
 ) -> None:
-    monkeypatch.setattr(chunks, "_free_bytes", lambda device: free)
+    monkeypatch.setattr(chunks, "free_bytes", lambda device: free)
     config = make_llama(intermediate_size=inside).config
     model = SimpleNamespace(config=config, dtype=torch.float32, device=torch.device(device))
     assert chunks.pass_columns(model, 1, 1000) == columns
 
 
 def test_a_cpu_says_what_is_free() -> None:
-    free = chunks._free_bytes(torch.device("cpu"))
+    free = chunks.free_bytes(torch.device("cpu"))
     assert 2**20 < free <= psutil.virtual_memory().total
 
 

@@ -216,6 +216,17 @@ def test_the_audit_log_says_who_and_how_much_and_no_word_of_text(
     assert [(line["key"], line["name"]) for line in lines] == [(key.split("-")[1], "ada")] * 6 + [("-", "-")]
     counts = [(line["prompt_tokens"], line["completion_tokens"], line["mode"]) for line in lines[:2]]
     assert counts == [(9, 9, "short"), (90, 20, "long")]
+    asked = [(line["original_window"], line["asked_tokens"], line["role"], line["code"]) for line in lines]
+    assert asked[:2] == [(64, 18, "default", None), (64, 110, "default", None)]
+    assert asked[2] == (None, None, "default", "model_not_found")
+    assert [line[2:] for line in asked[3:]] == [("default", "invalid_request")] * 2 + [
+        ("default", None),
+        ("-", "invalid_api_key"),
+    ]
+    for line in lines[:2]:
+        waited, first, computed = line["wait_seconds"], line["first_token_seconds"], line["compute_seconds"]
+        assert 0 <= waited <= first <= line["seconds"]
+        assert 0 < computed <= line["seconds"]
     assert lines[4]["endpoint"] == "other"
     assert stat.S_IMODE(running.log.stat().st_mode) == 0o600
     written = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]

@@ -26,7 +26,7 @@ from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model, save_model
 from skipwise.rope import INTERPOLATIONS
 from skipwise.serve.backends import Embedded, Prompts
-from skipwise.serve.keys import create_key
+from skipwise.serve.keys import Role, create_key, set_role
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Turns
 from skipwise.window import Window
@@ -140,20 +140,22 @@ def test_a_seed_gives_the_same_samples_again(write: Any) -> None:
 
 def test_what_is_served_keeps_nothing_of_a_request_that_is_done(serve: Callable[..., Any]) -> None:
     how: dict[str, Any] = {"dtype": None, "attention": None, "trust_remote_code": False}
-    made: Any = _embedded("embedded", None, "m", Turns(), "dynamic", None, how)[0]
+    made: Any = _embedded("embedded", None, "m", Turns(), "dynamic", None, how)
     # A prompt of several chunks, which another request could go on from.
-    made._engine.chunk_tokens = made._engine.prefixes._chunk_tokens = 64
+    made.engine.chunk_tokens = made.engine.prefixes._chunk_tokens = 64
     serve(backend=made).client().completions.create(model="m", prompt=list(range(4, 204)), max_tokens=2)
     gc.collect()
     assert not [one for one in gc.get_objects() if issubclass(type(one), Cache)]
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counted: list[tuple[str, str, Any]] = []
     extended, tokenizer = load_model("embedded", interpolation=INTERPOLATIONS["yarn"](), window=WINDOW)
     save_model(extended, tokenizer, tmp_path / "long")
     keys, audit = tmp_path / "keys.json", tmp_path / "audit.jsonl"
-    key = create_key(keys, "ada")
+    set_role(keys, "reader", Role(max_context=256))
+    key, small = create_key(keys, "ada"), create_key(keys, "bob", role="reader")
     command = [sys.executable, "-m", "skipwise", "serve", str(tmp_path / "long"), "--base", "embedded", "--port", "0"]
     process = subprocess.Popen(
         [*command, "--keys", str(keys), "--audit", str(audit)],
@@ -164,22 +166,44 @@ def test_the_command(tmp_path: Path) -> None:
     assert process.stderr is not None
     try:
         told = ""
-        while not (found := re.search(r"long at (http://\S+) \(1 API keys\)", told)):
+        while not (found := re.search(r"long at (http://\S+) \(2 API keys\)", told)):
             line = process.stderr.readline()
             assert line, told
             told += line
+        assert re.search(r"^up to 256 tokens +base +[\d.]+ m?s\*? ", told, re.MULTILINE), told
+        assert re.search(r"^257 to 1,024 tokens +extended +[\d.]+ m?s\*? ", told, re.MULTILINE), told
+        assert "role reader: base up to 256 tokens\n" in told
         client = openai.OpenAI(base_url=found[1] + "/v1", api_key=key, max_retries=0)
         assert [one.id for one in client.models.list()] == ["long", "long:short", "long:long"]
         for prompt, mode in ((SENTENCE, "short"), (SENTENCE * 30, "long")):
             done: Any = client.completions.create(model="long", prompt=prompt, max_tokens=4)
             assert done.skipwise["mode"] == mode
+            counted.append((mode, "default", done.usage))
+        reader = openai.OpenAI(base_url=found[1] + "/v1", api_key=small, max_retries=0)
+        for _ in range(3):
+            done = reader.completions.create(model="long", prompt=SENTENCE, max_tokens=4)
+            counted.append(("short", "reader", done.usage))
+        with pytest.raises(openai.PermissionDeniedError):
+            reader.completions.create(model="long", prompt=SENTENCE * 30, max_tokens=4)
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0, errors
     assert output == ""
-    assert [json.loads(line)["mode"] for line in audit.read_text().splitlines()] == [None, "short", "long"]
+    modes = [json.loads(line)["mode"] for line in audit.read_text().splitlines()]
+    assert modes == [None, "short", "long", "short", "short", "short", None]
+    assert main(["report", "--operations", str(audit), "--out", str(tmp_path / "page.html"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["original_tokens"], report["other_requests"], report["needed_long"]["requests"]) == (256, 1, 1)
+    assert report["requests"]["outcomes"] == {"answered": 5, "context_length_not_allowed": 1}
+    for place, group in ((0, "modes"), (1, "roles")):
+        for name in {one[place] for one in counted}:
+            usages = [one[2] for one in counted if one[place] == name]
+            for kind in ("prompt_tokens", "completion_tokens"):
+                assert report[group][name][kind] == sum(getattr(usage, kind) for usage in usages)
+            assert report[group][name]["compute_seconds"] > 0
+            assert report[group][name]["wait_seconds"]["requests"] == len(usages)
 
 
 @pytest.mark.parametrize(

@@ -318,3 +318,16 @@ def test_when_the_thread_ends_by_a_fault_nobody_waits_for_it(capfd: Any, monkeyp
         scheduler.submit("-", request(b"a", 1), told.take)
     assert refusal.value.code == "shutting_down"
     assert "the computing thread ended by ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_a_request_is_told_what_it_cost_and_how_long_it_waited() -> None:
+    bench = Bench(short_slots=1)
+    first, second, gone = bench.ask("a", 20, 3), bench.ask("b", 10, 2, owner="other"), bench.ask("c", 10, 2)
+    # Of the one slot the first has the whole: its prompt of 20 tokens and 3 more take 23 seconds.
+    bench.turns(2)
+    bench.scheduler.cancel(gone)
+    bench.finish()
+    # A token that is written is not read again at the end.
+    assert (first.cost.wait_seconds, first.cost.compute_seconds) == (0, 23)
+    assert (second.cost.wait_seconds, second.cost.compute_seconds) == (23, 12)
+    assert (gone.cost.wait_seconds, gone.cost.compute_seconds) == (21, 0)

@@ -136,6 +136,8 @@ def test_who_leaves_while_waiting_for_a_place_gives_up_the_turn(serve: Callable[
             running.wait_until(lambda: running.backend.load == (1, 0), seconds=2)
     running.wait_until(lambda: running.backend.load == (0, 0))
     assert sum("salt" in line for line in log()) == 1
+    waits = [(line["wait_seconds"], line["compute_seconds"]) for line in running.logged(3) if line["status"] == 499]
+    assert all(wait > 0.05 and computed is None for wait, computed in waits[:2])
 
 
 def test_told_to_end_while_vllm_starts_it_ends_with_all_that_it_started(log: Any, monkeypatch: Any) -> None:

@@ -1,12 +1,17 @@
-"""`skipwise report`: from results to one page for people, and to Markdown, CSV and a model card."""
+"""`skipwise report`: from results, or from a server's audit log, to one page for people."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from skipwise.cli import options
-from skipwise.cli.options import check_writable, option, print_json
+from skipwise.cli.options import check_writable, option, print_json, print_table
+from skipwise.errors import ConfigError
+
+# Of logs, this takes a few seconds.
+_SLOW_BYTES = 64 << 20
 
 
 def report(
@@ -14,10 +19,21 @@ def report(
         list[str],
         typer.Argument(
             metavar="RECORDS...",
-            help="Results of skipwise eval (FILE.jsonl, NAME=FILE.jsonl), folders of comparisons, extended models.",
+            help="Results of skipwise eval (FILE.jsonl, NAME=FILE.jsonl), folders of comparisons, extended models; "
+            "with --operations, audit logs of skipwise serve, rotated and gzipped ones as well.",
         ),
     ],
-    out: Annotated[Path, option("--out FILE", "The page; an older one is replaced.")] = Path("report.html"),
+    operations: Annotated[
+        bool, option("--operations", "A page on a server: requests, tokens, waiting, limits, from its audit logs.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        option(
+            "--out FILE",
+            "The page; an older one is replaced.",
+            shown="report.html, or operations.html with --operations",
+        ),
+    ] = None,
     title: Annotated[str | None, option("--title TEXT", "Title of the page.", shown="the windows")] = None,
     original: Annotated[
         int | None, option("--original TOKENS", "Window of the base model.", shown="what the records say")
@@ -34,8 +50,16 @@ def report(
 
     Example: skipwise report base=base.jsonl runs/comparison my-model-32k
     """
+    out = out or Path("operations.html" if operations else "report.html")
     for flag, path in (("--out", out), ("--markdown", markdown), ("--csv", csv)):
         check_writable(flag, path)
+    if operations:
+        refused = {"--title": title, "--markdown": markdown, "--csv": csv, "--card": card, "--samples": samples}
+        for flag, value in refused.items():
+            if value is not None:
+                raise ConfigError(f"{flag} is {str(value)!r}; it is of results, and --operations reads audit logs")
+        _report_operations([Path(source) for source in sources], out, original=original, as_json=as_json)
+        return
 
     from skipwise.report.model_card import state_results
     from skipwise.report.reading import read_evidence
@@ -56,3 +80,28 @@ def report(
     for sentence in made.verdict:
         print(sentence)
     print(f"page: {out}")
+
+
+def _report_operations(files: list[Path], out: Path, *, original: int | None, as_json: bool) -> None:
+    """A page on audit logs, and its tables in the terminal."""
+    from skipwise.report.quantities import bytes_text
+    from skipwise.serve.operations import Operations
+    from skipwise.serve.operations_page import in_short, operations_json, sections, write_operations_page
+
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if size >= _SLOW_BYTES:
+        print(f"reading {bytes_text(size)} of logs", file=sys.stderr)
+    found = Operations.read(files, original_tokens=original)
+    write_operations_page(found, out, files)
+    if as_json:
+        print_json({"out": str(out), **operations_json(found)})
+        return
+    for sentence in in_short(found):
+        print(sentence)
+    for section in sections(found):
+        for table in section.tables:
+            print()
+            print_table(table.header, table.rows, title=table.title, numbers=not table.wraps)
+        if not section.tables:
+            print(f"\n{section.title}:", *section.words, sep="\n")
+    print(f"\npage: {out}")

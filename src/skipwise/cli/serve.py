@@ -59,6 +59,9 @@ def serve(
     ] = 60.0,
     vllm_args: Annotated[str, option("--vllm-args TEXT", "More arguments of vllm serve.")] = "",
     vllm_memory: Annotated[str, option("--vllm-memory BASE,LONG", "Shares of each accelerator's memory.")] = "0.3,0.6",
+    measure: Annotated[
+        bool, option("--measure/--no-measure", "First measure what requests cost here, for about 5 seconds.")
+    ] = True,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
     trust_remote_code: options.Trust = False,
@@ -69,6 +72,7 @@ def serve(
     Example: skipwise serve runs/long --keys keys.json --audit audit.jsonl
     """
     _check_model_and_packages(model, base)
+    from skipwise.cli.serve_requests import requests_told
     from skipwise.serve.audit import AuditLog
     from skipwise.serve.listen import Address
     from skipwise.serve.scheduler import Turns
@@ -91,12 +95,16 @@ def serve(
     if engine == "vllm":
         if cache != "dynamic":
             raise ConfigError(f"--cache is {cache!r}, of the embedded engine; give vLLM its own by --vllm-args")
-        backend, target = _vllm(model, base, name, order, _split(vllm_args), vllm_memory, template, how)
+        backend = _vllm(model, base, name, order, _split(vllm_args), vllm_memory, template, how)
     else:
         if vllm_args:
             raise ConfigError(f"--vllm-args is {vllm_args!r}; it goes with --engine vllm")
-        backend, target = _embedded(model, base, name, order, cache, template, how)
-    _run(backend, target, address, bound, keyring, log, name=name, max_new_tokens=max_new_tokens, as_json=as_json)
+        backend = _embedded(model, base, name, order, cache, template, how)
+    told = requests_told(backend, keyring, measure=measure)
+    if not as_json:
+        print(*told.lines(), sep="\n", file=sys.stderr, flush=True)
+    about = {"name": name, "told": told.to_json() if as_json else None}
+    _run(backend, address, bound, keyring, log, max_new_tokens=max_new_tokens, **about)
 
 
 def _check_model_and_packages(model: str, base: str | None) -> None:
@@ -120,7 +128,6 @@ def _keyring(file: Path | None) -> "Keyring | None":
 
 def _run(
     backend: "Backend",
-    target: int,
     address: "Address",
     bound: "socket",
     keyring: "Keyring | None",
@@ -128,20 +135,21 @@ def _run(
     *,
     name: str,
     max_new_tokens: int,
-    as_json: bool,
+    told: dict[str, Any] | None,
 ) -> None:
-    """Serves until it is told to end; says where as soon as it does."""
+    """Serves until it is told to end; says where as soon as it does, as JSON if there is anything to tell in it."""
     from skipwise.serve.app import create_app
     from skipwise.serve.gate import Bounds
     from skipwise.serve.listen import Server
 
     # A token is seldom more than 32 bytes of JSON.
-    bounds = Bounds(body_bytes=max(1 << 20, 32 * target))
+    bounds = Bounds(body_bytes=max(1 << 20, 32 * backend.target))
     app = create_app(backend, keyring=keyring, audit=log, bounds=bounds, default_max_tokens=max_new_tokens)
 
     def ready() -> None:
-        if as_json:
-            print_json({"url": address.url(bound), "models": list(backend.models), "keys": len(keyring or ())})
+        if told is not None:
+            place = {"url": address.url(bound), "models": list(backend.models), "keys": len(keyring or ())}
+            print_json({**place, **told})
             sys.stdout.flush()
             return
         guarded = f"{len(keyring)} API keys" if keyring is not None else "no keys: this machine alone"
@@ -165,8 +173,8 @@ def _embedded(
     cache: str,
     template: str | None,
     how: dict[str, Any],
-) -> tuple["Backend", int]:
-    """The engine in this process, and its window."""
+) -> "Backend":
+    """The engine in this process."""
     with loading(f"reading the model {model}"):
         from accelerate import PartialState
 
@@ -177,7 +185,7 @@ def _embedded(
     modes = TwoModes.load(model, base=base, device=PartialState().device, **how)
     # No prefix is kept: what one key sent never serves another, and memory is free when a request is done.
     engine = LocalEngine(modes, name=name, cache=cache, prefixes=0)
-    return Embedded(engine, _prompts(modes.tokenizer, template), turns), engine.target
+    return Embedded(engine, _prompts(modes.tokenizer, template), turns)
 
 
 def _prompts(tokenizer: Any, template: str | None) -> "Prompts":
@@ -212,8 +220,8 @@ def _vllm(
     memory: str,
     template: str | None,
     how: dict[str, Any],
-) -> tuple["Backend", int]:
-    """vLLM's servers, and their window."""
+) -> "Backend":
+    """vLLM's servers."""
     from skipwise.inference.origin import read_origin
     from skipwise.model import read_config, rope_state
     from skipwise.serve.vllm import Vllm, VllmSettings, find_program
@@ -238,7 +246,7 @@ def _vllm(
         program=(find_program(),),
     )
     prompts = _prompts(load_tokenizer(model, trust_remote_code=how["trust_remote_code"]), template)
-    return Vllm(name, settings, prompts, turns), settings.target
+    return Vllm(name, settings, prompts, turns)
 
 
 def _shares(text: str) -> tuple[float, float]:

@@ -75,6 +75,7 @@ def _at(length: int, original_tokens: int) -> str:
 _FILTERS = {
     "at": _at,
     "bytes": bytes_text,
+    "count": "{:,}".format,
     "difference": difference_text,
     "name": _name,
     "names": _names,

@@ -61,12 +61,12 @@ def pass_columns(model: Any, rows: int, num_tokens: int) -> int:
     token_bytes = (_HIDDEN_ALIVE * config.hidden_size + _INSIDE_ALIVE * inside) * model.dtype.itemsize
     masked = attention_of(model.config) == "eager" or any(DynamicCache(config=model.config).is_sliding)
     linear = not masked and model.device.type in _LINEAR_ATTENTION
-    if linear and rows * num_tokens * token_bytes <= min(_PASS_BYTES, _FREE_SHARE * _free_bytes(model.device)):
+    if linear and rows * num_tokens * token_bytes <= min(_PASS_BYTES, _FREE_SHARE * free_bytes(model.device)):
         return num_tokens
     return chunk_columns(model, rows)
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
     """Memory that tensors on this device, a CPU or a GPU, can still take."""
     if device.type == "cpu":
         return psutil.virtual_memory().available

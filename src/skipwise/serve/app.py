@@ -24,7 +24,7 @@ from skipwise.serve.limits import Limiter
 from skipwise.serve.metrics import Metrics
 from skipwise.serve.page import PAGE, PAGE_POLICY
 from skipwise.serve.refusals import Refusal
-from skipwise.serve.scheduler import Progress
+from skipwise.serve.scheduler import Cost, Progress
 
 T = TypeVar("T")
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -158,10 +158,10 @@ class _Service:
         caller: Caller = request.state.caller
         record: AuditRecord = request.state.record
         model = self.model(caller, body.model)
-        record.model = model.name
+        record.model, record.original_window = model.name, self.backend.original_window
         self.limiter.take_request(caller.id, caller.role)
         ids: Any = prompt if isinstance(prompt[0], int) else await self.backend.tokenize(prompt)  # type: ignore[arg-type]
-        wanted = self._checked(caller, model, body, ids)
+        wanted = self._checked(caller, model, body, ids, record)
         record.prompt_tokens, record.mode = len(ids), self.backend.mode_of(wanted)
         answer, headers = Answer(record.request_id, body.model, chat=chat), {"X-Skipwise-Mode": record.mode}
         async with AsyncExitStack() as stack:
@@ -174,7 +174,7 @@ class _Service:
             return JSONResponse(content | computation.usage | computation.taken, headers=headers)
 
     def _checked(
-        self, caller: Caller, model: ServedModel, body: CompletionBody | ChatBody, ids: list[int]
+        self, caller: Caller, model: ServedModel, body: CompletionBody | ChatBody, ids: list[int], record: AuditRecord
     ) -> GenerationRequest:
         """The request for the engine, within the model's window and the role's limits."""
         if not ids:
@@ -184,7 +184,7 @@ class _Service:
             raise Refusal(400, f"a token id is {max(ids)}; this model's are below {largest}", param="prompt")
         limit = _window(model, caller)
         max_new = body.new_tokens or max(1, min(self.default_max_tokens, limit - len(ids)))
-        total = len(ids) + max_new
+        record.asked_tokens = total = len(ids) + max_new
         if total > limit:
             given = f"the prompt has {len(ids)} tokens and up to {max_new} may follow, {total} in all"
             if total > model.window:
@@ -207,9 +207,9 @@ class _Service:
     ) -> AsyncIterator["_Computation"]:
         """The request while it is computed. Leaving early stops it; at the end, unused tokens are given back."""
         self.limiter.take_tokens(caller.id, caller.role, wanted.total_tokens)
-        unused = wanted.total_tokens
+        unused, cost = wanted.total_tokens, Cost()
         try:
-            async with self.backend.run(caller.id, wanted) as progress:
+            async with self.backend.run(caller.id, wanted, cost) as progress:
                 computation = _Computation(progress, record, began)
                 try:
                     yield computation
@@ -217,6 +217,7 @@ class _Service:
                     unused = wanted.max_new_tokens - record.completion_tokens
                     self._count(computation)
         finally:
+            record.wait_seconds, record.compute_seconds = cost.wait_seconds, cost.compute_seconds
             self.limiter.give_back(caller.id, unused)
 
     def _count(self, computation: "_Computation") -> None:
@@ -224,8 +225,8 @@ class _Service:
         metrics.tokens.labels("prompt", mode).inc(record.prompt_tokens)
         metrics.tokens.labels("completion", mode).inc(record.completion_tokens)
         metrics.request_seconds.labels(mode).observe(time.perf_counter() - computation.began)
-        if computation.first_token_seconds is not None:
-            metrics.first_token_seconds.labels(mode).observe(computation.first_token_seconds)
+        if record.first_token_seconds is not None:
+            metrics.first_token_seconds.labels(mode).observe(record.first_token_seconds)
 
 
 @dataclass(slots=True)
@@ -235,14 +236,13 @@ class _Computation:
     progress: AsyncIterator[Progress]
     record: AuditRecord
     began: float
-    first_token_seconds: float | None = None
     finish_reason: str = "stop"
 
     async def __aiter__(self) -> AsyncIterator[Progress]:
         async for one in self.progress:
             self.record.completion_tokens += one.tokens
-            if one.text and self.first_token_seconds is None:
-                self.first_token_seconds = time.perf_counter() - self.began
+            if one.text and self.record.first_token_seconds is None:
+                self.record.first_token_seconds = time.perf_counter() - self.began
             if one.error is not None:
                 raise one.error
             self.finish_reason = one.finish_reason or self.finish_reason
@@ -257,7 +257,7 @@ class _Computation:
     @property
     def taken(self) -> dict[str, Any]:
         """The field `skipwise`, which OpenAI's API does not have: the mode, and seconds since the request came."""
-        first = self.first_token_seconds
+        first = self.record.first_token_seconds
         return {
             "skipwise": {
                 "mode": self.record.mode,
@@ -302,7 +302,7 @@ async def _events(computation: _Computation, answer: Answer, counts: bool) -> As
         yield "data: [DONE]\n\n"
     except Refusal as refusal:
         is_complete = True
-        computation.record.status = refusal.status
+        computation.record.status, computation.record.code = refusal.status, refusal.code
         yield _event(refusal.body)
     finally:
         if not is_complete:

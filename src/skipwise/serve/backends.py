@@ -13,7 +13,7 @@ from skipwise.data.tokens import TextEncoder
 from skipwise.errors import ConfigError, DataError, UnsupportedModelError
 from skipwise.inference.engine import Engine, GenerationRequest, Mode
 from skipwise.serve.refusals import Refusal
-from skipwise.serve.scheduler import Progress, Scheduler, Turns
+from skipwise.serve.scheduler import Cost, Progress, Scheduler, Turns
 
 _LONG_TEXT_CHARACTERS = 1 << 16
 
@@ -78,7 +78,8 @@ class Backend(ABC):
     """What answers requests.
 
     Clients call the model by `name`, and the length chooses the mode; `name:short` and `name:long` ask for one.
-    `num_ids` is one more than the largest token id, or None if that is not known here.
+    `num_ids` is one more than the largest token id, or None if that is not known here. `original_window` is the most
+    tokens of a request that the base model serves, `target` of any.
     """
 
     def __init__(self, name: str, original_window: int, target: int, prompts: Prompts) -> None:
@@ -87,6 +88,7 @@ class Backend(ABC):
             served.append(ServedModel(name=f"{name}:short", mode="short", window=original_window))
             served.append(ServedModel(name=f"{name}:long", mode="long", window=target))
         self.models = {model.name: model for model in served}
+        self.original_window, self.target = original_window, target
         self.num_ids: int | None = prompts.num_ids
         self.is_draining = False
         self._prompts = prompts
@@ -104,6 +106,11 @@ class Backend(ABC):
         self.is_draining = True
 
     @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes that it has; a model that was never extended has the short one alone."""
+        return tuple(model.mode for model in self.models.values() if model.mode is not None) or ("short",)
+
+    @property
     @abstractmethod
     def load(self) -> tuple[int, int]:
         """How many requests run, and how many wait."""
@@ -113,8 +120,13 @@ class Backend(ABC):
         """The mode of a request. Raises ConfigError if the request is too long."""
 
     @abstractmethod
-    def run(self, owner: str, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Progress]]:
-        """A context with the answer as it comes. Leaving it early stops the computation."""
+    def run(
+        self, owner: str, request: GenerationRequest, cost: Cost
+    ) -> AbstractAsyncContextManager[AsyncIterator[Progress]]:
+        """A context with the answer as it comes. Leaving it early stops the computation.
+
+        After it, `cost` says what the request took, as far as the backend knows.
+        """
 
     @abstractmethod
     async def is_healthy(self) -> bool:
@@ -134,7 +146,7 @@ class Embedded(Backend):
 
     def __init__(self, engine: Engine, prompts: Prompts, turns: Turns) -> None:
         super().__init__(engine.name, engine.original_window, engine.target, prompts)
-        self._engine = engine
+        self.engine = engine
         self._scheduler = Scheduler(engine, turns)
         self.models = {name: model for name, model in self.models.items() if self._has(model.mode)}
 
@@ -153,10 +165,10 @@ class Embedded(Backend):
 
     def mode_of(self, request: GenerationRequest) -> Mode:
         """The mode of a request."""
-        return self._engine.mode_of(request)
+        return self.engine.mode_of(request)
 
     @asynccontextmanager
-    async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:
+    async def run(self, owner: str, request: GenerationRequest, cost: Cost) -> AsyncIterator[AsyncIterator[Progress]]:
         """A context with the answer as it comes."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Progress]()
 
@@ -172,7 +184,7 @@ class Embedded(Backend):
                 if progress.is_last:
                     return
 
-        job = self._scheduler.submit(owner, request, deliver)
+        job = self._scheduler.submit(owner, request, deliver, cost)
         try:
             yield answer()
         finally:

@@ -56,10 +56,11 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks: the id of the key ("-" where none is needed), the holder's name, and what they may do."""
+    """Who asks: the id of the key ("-" where none is needed), the names of holder and role, and what they may do."""
 
     id: str = "-"
     name: str = "-"
+    role_name: str = "-"
     role: Role = field(default_factory=Role)
 
 
@@ -87,6 +88,7 @@ class Gate:
             return
         record = AuditRecord(
             request_id=secrets.token_hex(12),
+            role="-",
             client=(scope.get("client") or ("-",))[0],
             endpoint=_endpoint(scope["path"]),
         )
@@ -106,7 +108,7 @@ class Gate:
         body_is_read = False
         try:
             caller = await self._admitted(scope)
-            record.key, record.name = caller.id, caller.name
+            record.key, record.name, record.role = caller.id, caller.name, caller.role_name
             async with self._body(scope, receive, record) as body:
                 if body is not None:
                     body_is_read = True
@@ -114,6 +116,7 @@ class Gate:
                     await self._app(scope, _replaying(body, receive), send)
         except Exception as error:
             refusal = refusal_of(error)
+            record.code = refusal.code
             if record.status:
                 # An answer has begun: all that is left is to record what became of it.
                 record.status = refusal.status
@@ -152,7 +155,7 @@ class Gate:
                 print(f"skipwise: {error}", file=sys.stderr)
             self._complaint = str(error)
             raise Refusal(503, "keys cannot be checked now; try again later", retry_after=30) from error
-        return Caller(id=key.id, name=key.name, role=role)
+        return Caller(id=key.id, name=key.name, role_name=key.role, role=role)
 
     @asynccontextmanager
     async def _body(self, scope: Scope, receive: Receive, record: AuditRecord) -> AsyncIterator[bytes | None]:

@@ -196,11 +196,18 @@ class Keyring:
         self._path, self._clock = path, clock
         self._seen: tuple[int, ...] | None = None
         self._known: dict[str, tuple[Key, Role]] = {}
+        self._roles: dict[str, Role] = {}
         self._follow()
 
     def __len__(self) -> int:
         self._follow()
         return sum(key.state(self._clock()) == "active" for key, _ in self._known.values())
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """The roles as the file has them now."""
+        self._follow()
+        return self._roles
 
     def check(self, presented: str) -> tuple[Key, Role]:
         """The key's record and role.
@@ -238,6 +245,7 @@ class Keyring:
             seen = ()
         if seen != self._seen:
             content = read_keys(self._path)
+            self._roles = content.roles
             self._known = {key.id: (key, content.roles[key.role]) for key in content.keys}
             self._seen = seen
 

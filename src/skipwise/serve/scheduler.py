@@ -39,6 +39,21 @@ class Progress:
         return self.finish_reason is not None or self.error is not None
 
 
+@dataclass(slots=True, kw_only=True)
+class Cost:
+    """What a request has taken of the machine so far.
+
+    Attributes:
+        wait_seconds: in the queue, until its first step or until it gave up; None before that, and for a request that
+            the queue refused.
+        compute_seconds: of its steps, without the time between them; None where requests are computed together, so
+            that no time belongs to one of them (vLLM).
+    """
+
+    wait_seconds: float | None = None
+    compute_seconds: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turns:
     """How requests share the machine.
@@ -92,7 +107,8 @@ class Job:
     deliver: Callable[[Progress], None]
     number: int = 0
     bill: float = 0.0
-    seconds: float = 0.0
+    submitted: float = 0.0
+    cost: Cost = field(default_factory=Cost)
     generation: Generation | None = None
     is_cancelled: bool = False
 
@@ -139,22 +155,24 @@ class Scheduler:
             owners = self._owners.values()
             return sum(len(owner.running) for owner in owners), sum(owner.num_waiting for owner in owners)
 
-    def submit(self, owner: str, request: GenerationRequest, deliver: Callable[[Progress], None]) -> Job:
+    def submit(
+        self, owner: str, request: GenerationRequest, deliver: Callable[[Progress], None], cost: Cost | None = None
+    ) -> Job:
         """Puts a request into the queue of an owner, the id of a key.
 
-        `deliver` gets what is new, in the computing thread, until the last.
+        `deliver` gets what is new, in the computing thread, until the last; `cost` is kept up to date.
 
         Raises:
             Refusal: 503, the queue is full or the server stops; 429, the owner's share of the queue is full.
             ConfigError: the request is too long.
         """
-        job = Job(owner, request, self._engine.mode_of(request), deliver)
+        job = Job(owner, request, self._engine.mode_of(request), deliver, cost=cost or Cost())
         with self._lock:
             if self._is_draining or self._is_stopped:
                 raise shutting_down()
             own = self._owners[owner].num_waiting if owner in self._owners else 0
             self._turns.check_queue(sum(one.num_waiting for one in self._owners.values()), own, self._mean_seconds)
-            job.number = next(self._numbers)
+            job.number, job.submitted, job.cost.compute_seconds = next(self._numbers), self._clock(), 0.0
             if owner not in self._owners:
                 self._owners[owner] = _Owner(bill=min((one.bill for one in self._owners.values()), default=0.0))
             self._owners[owner].waiting[job.mode].append(job)
@@ -165,6 +183,8 @@ class Scheduler:
         """Stops a request before its next step, unless it has ended. Any thread may call this."""
         with self._lock:
             job.is_cancelled = True
+            if job.cost.wait_seconds is None:
+                job.cost.wait_seconds = self._clock() - job.submitted
             self._lock.notify()
 
     def turn(self) -> bool:
@@ -178,16 +198,18 @@ class Scheduler:
         if job is None:
             return bool(dropped)
         began = self._clock()
+        if job.cost.wait_seconds is None:
+            job.cost.wait_seconds = began - job.submitted
         progress = self._step(job)
-        cost = self._clock() - began
+        seconds = self._clock() - began
         with self._lock:
-            job.bill += cost
-            job.seconds += cost
-            self._owners[job.owner].bill += cost
+            job.bill += seconds
+            job.cost.compute_seconds = total = (job.cost.compute_seconds or 0.0) + seconds
+            self._owners[job.owner].bill += seconds
             if progress.is_last:
                 self._owners[job.owner].running.remove(job)
                 self._forget_idle()
-                self._mean_seconds += 0.1 * (job.seconds - self._mean_seconds)
+                self._mean_seconds += 0.1 * (total - self._mean_seconds)
         if progress.is_last:
             self._end(job, progress)
         elif progress.tokens or progress.text:

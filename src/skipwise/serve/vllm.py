@@ -26,7 +26,7 @@ from skipwise.errors import ConfigError
 from skipwise.inference.engine import FinishReason, GenerationRequest, Mode
 from skipwise.serve.backends import Backend, Prompts
 from skipwise.serve.refusals import Refusal, shutting_down
-from skipwise.serve.scheduler import Progress, Turns
+from skipwise.serve.scheduler import Cost, Progress, Turns
 
 _SECONDS_TO_STOP = 20.0
 _SECONDS_OF_A_REQUEST = 2.0  # a guess, for clients that are told when to try again
@@ -207,12 +207,18 @@ class Vllm(Backend):
         return all(await asyncio.gather(*(self._answers(mode) for mode in self._modes)))
 
     @asynccontextmanager
-    async def run(self, owner: str, request: GenerationRequest) -> AsyncIterator[AsyncIterator[Progress]]:
+    async def run(self, owner: str, request: GenerationRequest, cost: Cost) -> AsyncIterator[AsyncIterator[Progress]]:
         """A context with the answer as it comes. Leaving it closes the connection, and vLLM stops."""
         mode = self.mode_of(request)
         if self.is_draining:
             raise shutting_down()
-        await self._places[mode].take(owner)
+        began = time.perf_counter()
+        try:
+            await self._places[mode].take(owner)
+        except asyncio.CancelledError:
+            cost.wait_seconds = time.perf_counter() - began
+            raise
+        cost.wait_seconds = time.perf_counter() - began
         try:
             # The grace period may have ended while it waited.
             if self._session.closed:
