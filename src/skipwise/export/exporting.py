@@ -18,6 +18,7 @@ from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export import card, check_format, comparison
 from skipwise.export.card import Exported
 from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
+from skipwise.export.modelfile import write_modelfile
 from skipwise.export.runners import ENGINES, ImitatedRunner, LlamaCppRunner, Runner, TransformersRunner, gguf_runner
 from skipwise.export.source import Trained, load_trained
 from skipwise.files import new_folder
@@ -181,8 +182,9 @@ class _Job:
             comparison.compare_config(folder, self.state),
             *self._compare(TransformersRunner(again.model, again.tokenizer), reference),
         ]
-        commands = card.hf_commands(self.folder, self.model.config)
-        made = Exported(self.folder, "hf", dtype, "transformers", verdicts, commands)
+        commands = card.hf_commands(str(self.folder), self.model.config)
+        notes = card.window_notes(self.state)
+        made = Exported(self.folder, "hf", dtype, "transformers", verdicts, commands, notes)
         return self._finish(folder, f"a checkpoint in {dtype}", made)
 
     def gguf(self, folder: Path) -> Exported:
@@ -203,13 +205,14 @@ class _Job:
                 comparison.compare_entries(read_gguf(path).entries, self.state),
                 *self._compare(runner, reference, dtype if by_llama_cpp else None),
             ]
-        notes = [] if plan.rope.note is None else [plan.rope.note]
+        notes = write_modelfile(path, plan, self.trained.tokenizer)
+        notes += [] if plan.rope.note is None else [plan.rope.note]
         if not by_llama_cpp:
             notes.append(
                 "llama.cpp itself was not run; to compare with it, install llama-cpp-python (pip install "
                 "'skipwise[llama-cpp]')"
             )
-        commands = card.gguf_commands(self.folder / path.name, self.state, plan.rope)
+        commands = card.gguf_commands(str(self.folder / path.name), self.state, plan.rope)
         made = Exported(self.folder, "gguf", dtype, engine, verdicts, commands, notes)
         return self._finish(folder, f"a GGUF file in {DTYPES[dtype]}", made)
 
@@ -254,7 +257,7 @@ class _Job:
             )
         verdicts = [comparison.compare_config(folder, self.state), *compared]
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        commands = card.adapter_commands(self.folder, base, self.model.config, settings)
+        commands = card.adapter_commands(str(self.folder), base, self.model.config, settings)
         dtype = "as trained" if stated is None else "float32"
         made = Exported(self.folder, "adapter", dtype, "transformers and peft", verdicts, commands, notes)
         return self._finish(folder, f"an adapter of rank {settings['r']} for {base}", made)
