@@ -1,5 +1,6 @@
 """`skipwise export`: an extended model as safetensors, a GGUF file or an adapter, compared with what was trained."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,10 +10,11 @@ import typer
 from skipwise.cli import options
 from skipwise.cli.loading import loading
 from skipwise.cli.options import check_new, option, print_json
-from skipwise.model.place import find_place
+from skipwise.errors import ConfigError
+from skipwise.model.place import find_place, named_path, path_beside
 
 if TYPE_CHECKING:
-    from skipwise.export import Exported
+    from skipwise.export import Destination, Exported
 
 DtypeOption = Annotated[
     str | None,
@@ -47,6 +49,10 @@ def export(
     rank: Annotated[
         int | None, option("--rank N", "Adapter after full tuning: the difference to the base at this rank.", min=1)
     ] = None,
+    push: Annotated[
+        str | None, option("--push OWNER/NAME", "Then push it to the Hugging Face hub, with card and record.")
+    ] = None,
+    public: Annotated[bool, option("--public", "With --push, everybody may see it.", shown="private")] = False,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
@@ -54,19 +60,37 @@ def export(
 
     A difference beyond the number format's own error refuses the export, and nothing is left of it.
 
+    Nothing is sent without --push. With it, paths and names of documents are taken out of card and records, all
+    files go in one commit to a private repository, and the hub's hashes are compared. An existing export is pushed.
+
     Example: skipwise export my-model-32k --to gguf --dtype q8_0
 
     Example: skipwise export my-lora-run --to hf --dtype bfloat16 --out my-model-32k-merged
 
     Example: skipwise export my-full-run --to adapter --rank 64
+
+    Example: skipwise export my-model-32k --to gguf --push me/my-model-32k-gguf
     """
     from skipwise.export import check_format
 
     check_format(to)
-    check_new("--out", out)
+    if public and push is None:
+        raise ConfigError("--public is for --push OWNER/NAME; give both, or neither")
+    folder = out or path_beside(run, to)
+    is_there = push is not None and _is_export_of(folder, run, to, dtype)
+    if not is_there:
+        check_new("--out", out)
     for place in (run, base):
         if place is not None:
             find_place(place)
+    destination = None
+    if push is not None:
+        from skipwise.export import find_destination
+
+        destination = find_destination(push, to, public=public)
+    if is_there and destination is not None:
+        _push(folder, destination, as_json=as_json)
+        return
     with loading(f"reading the model {run}"):
         from skipwise.export import export as make
 
@@ -82,10 +106,40 @@ def export(
         trust_remote_code=trust_remote_code,
         progress=not as_json,
     )
-    if as_json:
+    if destination is not None:
+        _push(made.folder, destination, as_json=as_json)
+    elif as_json:
         print_json({**asdict(made), "folder": str(made.folder)})
     else:
         _print(made)
+
+
+def _is_export_of(folder: Path, run: str, to: str, dtype: str | None) -> bool:
+    """Whether a folder has this export already, as after a push that was interrupted."""
+    from skipwise.export import RECORD_FILE
+
+    if not (folder / RECORD_FILE).is_file():
+        return False
+    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    same = record["format"] == to and Path(record["source"]).name == named_path(run).name
+    return same and dtype in (None, record["dtype"])
+
+
+def _push(folder: Path, destination: "Destination", *, as_json: bool) -> None:
+    from huggingface_hub.utils import disable_progress_bars
+
+    from skipwise.export import Exported, push
+
+    if as_json:
+        disable_progress_bars()
+    address = push(folder, destination)
+    made = Exported.read(folder)
+    if as_json:
+        print_json({**asdict(made), "folder": str(folder), "pushed": address, "private": destination.private})
+        return
+    _print(made)
+    seen = "private" if destination.private else "public"
+    print(f"pushed to {address} ({seen}); the hub's hashes are those of the files in {folder}")
 
 
 def _print(made: "Exported") -> None:

@@ -5,8 +5,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from skipwise.export import RECORD_FILE
 from skipwise.export.gguf_rope import GgufRope
 from skipwise.export.modelfile import FILE as MODELFILE
 from skipwise.model import rope_state
@@ -43,6 +44,14 @@ class Exported:
     verdicts: Sequence[Verdict]
     commands: Mapping[str, str]
     notes: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """An earlier export, from the record in its folder."""
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        verdicts = [Verdict(**verdict) for verdict in record["comparison"]]
+        about = (record["format"], record["dtype"], record["compared_by"])
+        return cls(folder, *about, verdicts, record["commands"], record["notes"])
 
 
 def hf_commands(place: str, config: Any) -> dict[str, str]:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import AutoConfig
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.export import card, check_format, comparison
+from skipwise.export import RECORD_FILE, card, check_format, comparison
 from skipwise.export.card import Exported
 from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
 from skipwise.export.modelfile import write_modelfile
@@ -32,7 +32,6 @@ from skipwise.records.verdict import Verdict
 from skipwise.train.record import versions
 from skipwise.train.tuning import load_additions
 
-RECORD_FILE = "export.json"
 _HF_DTYPES = ("float32", "bfloat16", "float16")
 _SHARD_BYTES = 5 * 10**9
 # The stages are load, measure, write, load again, compare.

@@ -12,10 +12,12 @@ context length); 0.24.0: model/models/qwen3 and gemma3, whose attention factor c
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skipwise.export.gguf import GgufPlan
 from skipwise.names import first_line
+
+if TYPE_CHECKING:
+    from skipwise.export.gguf import GgufPlan
 
 FILE = "Modelfile"
 # Until 0.24, Ollama ran these architectures with Go code of its own; since 0.30 llama.cpp's server runs all.
@@ -84,7 +86,7 @@ class GoTemplate(NamedTuple):
         return found + self.opening
 
 
-def write_modelfile(path: Path, plan: GgufPlan, tokenizer: Any) -> list[str]:
+def write_modelfile(path: Path, plan: "GgufPlan", tokenizer: Any) -> list[str]:
     """Writes a Modelfile beside a GGUF file.
 
     Args:
