@@ -117,11 +117,39 @@ def test_the_card_is_one_of_the_hub(hub: Hub, run: Path) -> None:
         "tags": ["gguf", "long-context", "skipwise"],
     }
     assert "llama-server -m run-F16.gguf -c 256" in card
+    assert "ollama create run-f16 -f Modelfile" in card
+    assert f"hf download {REPOSITORY}" in card
     record = json.loads(pushed(hub)["skipwise.json"])
     assert record["config"]["training"] == {"max_steps": 2, "optim": "adamw_torch"}
     assert record["config"]["data"] == {"format": "text", "held_out": 0.1}
     assert record["corpus"] == {"fingerprint": "ab", "documents": 3}
     assert (record["steps"], record["window"]["target"]) == (2, 256)
+
+
+@pytest.mark.parametrize("out", ["out", "./out", "absolute"])
+def test_commands_name_the_repository(
+    out: str, hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run.parent)
+    place = str(run.parent / "out") if out == "absolute" else out
+    for repository in (REPOSITORY, "me/another"):
+        capsys.readouterr()
+        assert cli.main(["export", "run", "--to", "hf", "--out", place, "--push", repository, "--json"]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert (printed["pushed"], printed["private"]) == (f"{hub.endpoint}/{repository}", True)
+        assert printed["commands"]["vLLM"] == f"vllm serve {repository} --max-model-len 256"
+        card = hub.repositories[repository].files["README.md"].decode()
+        assert f"vllm serve {repository} --max-model-len 256" in card
+        assert "documents (not named)" in card
+        assert "Drawn from source 1: 70.0% of the tokens" in card
+
+
+def test_adapters_have_the_name_of_the_repository() -> None:
+    places = sharing._places(Path("/at/out"), None, REPOSITORY)
+    command = "vllm serve base --lora-modules out=/at/out --max-model-len 256"
+    assert (
+        sharing._renamed(command, places) == f"vllm serve base --lora-modules my-model={REPOSITORY} --max-model-len 256"
+    )
 
 
 def test_an_interrupted_push_sends_only_the_rest(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

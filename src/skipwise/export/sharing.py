@@ -42,13 +42,12 @@ def make_shareable(folder: Path, repository: str, license: str | None = None) ->
     Raises:
         CheckpointError: a file still has a name that must not leave; nothing has been sent.
     """
-    made = read_export(folder)
+    made = found = read_export(folder)
     run, before = Path(made["source"]).absolute(), made.get("repository")
     # What was pushed before has the run's record, and names the run no longer.
     record = None if before else json.loads(_text(run / RECORD_FILE) or "null")
     config = record["config"] if record else {}
     names = {
-        **{str(Path(path, file)): file for path in _forms(folder) for file in _files(folder)},
         **dict.fromkeys(_forms(folder), repository),
         **dict.fromkeys(_forms(run), run.name),
         **{form: hub_name(base) or Path(base).name for base in _bases(made, config) for form in _forms(Path(base))},
@@ -57,7 +56,7 @@ def make_shareable(folder: Path, repository: str, license: str | None = None) ->
     }
     documents = _private(config, record or {})
     private = [*(name for name in names if Path(name).is_absolute()), *documents]
-    names |= {**dict.fromkeys(documents, "(not named)"), **({before: repository} if before else {})}
+    names |= dict.fromkeys(documents, "(not named)")
     if record is not None:
         _write(folder / RECORD_FILE, _renamed(shared_record(record), names))
     for file in folder.glob("*.json"):
@@ -65,15 +64,22 @@ def make_shareable(folder: Path, repository: str, license: str | None = None) ->
             settings = json.loads(file.read_text(encoding="utf-8"))
             if (public := _renamed(settings, names)) != settings:
                 _write(file, public)
+    commands = _renamed(made["commands"], _places(folder, before, repository))
+    card = _text(folder / CARD)
+    for old, new in zip(made["commands"].values(), commands.values(), strict=True):
+        card = card.replace(old, new)
     base = next((found for one in _bases(made, config) if (found := hub_name(one))), None)
-    card = _share_card(_text(folder / CARD), made["format"], base, license, config, record or {})
+    card = _share_card(card, made["format"], base, license, config, record or {})
+    if made["format"] == "gguf" and (fetch := f"`hf download {repository} --local-dir .`") not in card:
+        card = card.replace("\n## Export\n", f"\n## Export\n\nThe files come with {fetch}.\n", 1)
     (folder / CARD).write_text(_renamed(card, names), encoding="utf-8")
+    made = {**made, "commands": commands}
     _write(folder / EXPORT_FILE, {**_renamed(made, names), "source": run.name, "repository": repository})
     try:
         check_nothing_private(folder, private)
     except CheckpointError:
         # It names the source, from which all of this is read the next time.
-        _write(folder / EXPORT_FILE, made)
+        _write(folder / EXPORT_FILE, found)
         raise
 
 
@@ -153,7 +159,7 @@ def _share_card(
         body = re.sub(r"(?m)^- Data: .*$", lambda _: f"- Data: {told}", body)
         count = iter(range(1, 1000))
         body = re.sub(r"(?m)^- Drawn from .*?: (?=\d)", lambda _: f"- Drawn from source {next(count)}: ", body)
-    return f"---\n{yaml.safe_dump(front, sort_keys=True, allow_unicode=True)}---\n{body}"
+    return f"---\n{yaml.safe_dump(front, sort_keys=True, allow_unicode=True)}---\n\n{body.lstrip()}"
 
 
 def _private(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
@@ -177,8 +183,16 @@ def _adapters_base(folder: Path) -> str:
     return str(json.loads(text).get("base_model_name_or_path") or "") if text else ""
 
 
-def _files(folder: Path) -> list[str]:
-    return [MODELFILE, *(path.name for path in folder.glob("*.gguf"))]
+def _places(folder: Path, before: str | None, repository: str) -> dict[str, str]:
+    """What commands call the folder and the files that they name, and what they call them on the hub."""
+    forms = {*map(str, (folder, folder.absolute(), folder.resolve())), *([before] if before else ())}
+    files = [MODELFILE, *(path.name for path in folder.glob("*.gguf"))]
+    return {
+        **{str(Path(form, file)): file for form in forms for file in files},
+        # An adapter has the name of its repository.
+        **{f"{Path(form).name}={form}": f"{Path(repository).name}={repository}" for form in forms},
+        **dict.fromkeys(forms, repository),
+    }
 
 
 def _forms(path: Path) -> list[str]:
@@ -186,21 +200,19 @@ def _forms(path: Path) -> list[str]:
     return [form for form in dict.fromkeys(map(str, (path, path.absolute(), path.resolve()))) if "/" in form]
 
 
-def _whole(word: str) -> re.Pattern[str]:
-    """A word that is not a part of a longer name or path."""
-    return re.compile(rf"(?<![\w/.-]){re.escape(word)}(?![\w-])")
+def _whole(*words: str) -> re.Pattern[str]:
+    """Words that are not a part of a longer name or path; the longest first."""
+    either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    return re.compile(rf"(?<![\w/.-])({either})(?![\w-])")
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """A JSON value whose texts have public names, the longest first."""
+    """A JSON value whose texts have public names."""
     if isinstance(value, Mapping):
         return {name: _renamed(each, names) for name, each in value.items()}
     if isinstance(value, list):
         return [_renamed(each, names) for each in value]
-    if isinstance(value, str):
-        for name in sorted(names, key=len, reverse=True):
-            value = _whole(name).sub(lambda _, name=name: names[name], value)
-    return value
+    return _whole(*names).sub(lambda found: names[found[0]], value) if isinstance(value, str) and names else value
 
 
 def _text(path: Path) -> str:
