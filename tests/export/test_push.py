@@ -49,7 +49,7 @@ def run(family: Callable[..., Path], tmp_path: Path) -> Path:
             "data": data,
             "training": {"max_steps": 2, "optim": "adamw_torch", "logging_dir": "/logs/of/me", "hub_token": "hf_other"},
         },
-        "reasons": [f"documents: of {documents}, joined"],
+        "reasons": [f"documents: of {documents}, joined, as {documents}/merger.txt is short"],
         "window": {"train": 64, "original": 64, "target": 256},
         "sampler": "PoSE()",
         "interpolation": "YaRN()",
@@ -101,7 +101,7 @@ def test_a_push_leaves_the_bytes_of_the_folder_and_no_name_of_this_machine(
     assert without <= {"/api/agent-harnesses"}
     assert TOKEN not in printed.out + printed.err
     everything = b"\n".join(content for path, content in pushed(hub).items() if path != "tokenizer.json")
-    for word in (str(run.parent), "acme", "secret-contract", "/logs/of/me", "hf_other", TOKEN):
+    for word in (str(run.parent), "acme", "merger", "secret-contract", "/logs/of/me", "hf_other", TOKEN):
         assert word.encode() not in everything, word
 
 
@@ -144,12 +144,19 @@ def test_commands_name_the_repository(
         assert "Drawn from source 1: 70.0% of the tokens" in card
 
 
-def test_adapters_have_the_name_of_the_repository() -> None:
-    places = sharing._places(Path("/at/out"), None, REPOSITORY)
-    command = "vllm serve base --lora-modules out=/at/out --max-model-len 256"
-    assert (
-        sharing._renamed(command, places) == f"vllm serve base --lora-modules my-model={REPOSITORY} --max-model-len 256"
-    )
+@pytest.mark.parametrize("folder", ["/at/out", "out", "my-model"])
+def test_adapters_have_the_name_of_the_repository(folder: str) -> None:
+    places = sharing._places(Path(folder), None, REPOSITORY)
+    command = f"vllm serve base --lora-modules {Path(folder).name}={folder}"
+    assert sharing._renamed(command, places) == f"vllm serve base --lora-modules my-model={REPOSITORY}"
+
+
+def test_a_source_that_is_called_like_a_setting_changes_none(hub: Hub, run: Path) -> None:
+    record = json.loads((run / "skipwise.json").read_text())
+    record["config"]["data"]["source"] = "llama"
+    (run / "skipwise.json").write_text(json.dumps(record))
+    assert push(run, "--to", "hf") == 0
+    assert json.loads(pushed(hub)["config.json"])["model_type"] == "llama"
 
 
 def test_an_interrupted_push_sends_only_the_rest(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

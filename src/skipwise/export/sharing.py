@@ -17,7 +17,9 @@ from skipwise.export.modelfile import FILE as MODELFILE
 from skipwise.records.runs import RECORD_FILE
 from skipwise.report.quantities import settings_text
 
-CARD = "README.md"
+CARD, NOT_NAMED = "README.md", "(not named)"
+# Names of documents that are shorter and have neither a dot nor a slash are words, such as `docs`.
+_TELLING = 8
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Files that only the tokenizer writes, with texts of its own; no names of this machine are in them.
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
@@ -42,44 +44,42 @@ def make_shareable(folder: Path, repository: str, license: str | None = None) ->
     Raises:
         CheckpointError: a file still has a name that must not leave; nothing has been sent.
     """
-    made = found = read_export(folder)
+    made = read_export(folder)
     run, before = Path(made["source"]).absolute(), made.get("repository")
     # What was pushed before has the run's record, and names the run no longer.
-    record = None if before else json.loads(_text(run / RECORD_FILE) or "null")
-    config = record["config"] if record else {}
-    names = {
+    record = {} if before else json.loads(_text(run / RECORD_FILE) or "{}")
+    bases = [str(name) for name in dict.fromkeys((made["base"], record.get("config", {}).get("model"))) if name]
+    paths = {
         **dict.fromkeys(_forms(folder), repository),
         **dict.fromkeys(_forms(run), run.name),
-        **{form: hub_name(base) or Path(base).name for base in _bases(made, config) for form in _forms(Path(base))},
+        **{form: hub_name(base) or Path(base).name for base in bases for form in _forms(Path(base))},
         # An adapter names its base by the folder that it was loaded from.
         **{path: Path(path).name for path in [_adapters_base(folder)] if Path(path).is_absolute()},
     }
-    documents = _private(config, record or {})
-    private = [*(name for name in names if Path(name).is_absolute()), *documents]
-    names |= dict.fromkeys(documents, "(not named)")
-    if record is not None:
-        _write(folder / RECORD_FILE, _renamed(shared_record(record), names))
+    # Settings of the model, where a word may mean something else than a document.
     for file in folder.glob("*.json"):
         if file.name not in _VOCABULARIES | {RECORD_FILE, EXPORT_FILE}:
             settings = json.loads(file.read_text(encoding="utf-8"))
-            if (public := _renamed(settings, names)) != settings:
+            if (public := _renamed(settings, paths)) != settings:
                 _write(file, public)
+    documents = _documents(record)
+    names = {**dict.fromkeys(documents, NOT_NAMED), **paths}
+    if record:
+        _write(folder / RECORD_FILE, _renamed(shared_record(record), names))
     commands = _renamed(made["commands"], _places(folder, before, repository))
     card = _text(folder / CARD)
     for old, new in zip(made["commands"].values(), commands.values(), strict=True):
         card = card.replace(old, new)
-    base = next((found for one in _bases(made, config) if (found := hub_name(one))), None)
-    card = _share_card(card, made["format"], base, license, config, record or {})
-    if made["format"] == "gguf" and (fetch := f"`hf download {repository} --local-dir .`") not in card:
-        card = card.replace("\n## Export\n", f"\n## Export\n\nThe files come with {fetch}.\n", 1)
-    (folder / CARD).write_text(_renamed(card, names), encoding="utf-8")
-    made = {**made, "commands": commands}
-    _write(folder / EXPORT_FILE, {**_renamed(made, names), "source": run.name, "repository": repository})
+    base = next((found for one in bases if (found := hub_name(one))), None)
+    card = _renamed(_share_card(card, made["format"], repository, base, license), names)
+    (folder / CARD).write_text(_without_sources(card, record), encoding="utf-8")
+    shared = _renamed({**made, "commands": commands}, names)
+    _write(folder / EXPORT_FILE, {**shared, "source": run.name, "repository": repository})
     try:
-        check_nothing_private(folder, private)
+        check_nothing_private(folder, [path for path in paths if Path(path).is_absolute()], documents)
     except CheckpointError:
         # It names the source, from which all of this is read the next time.
-        _write(folder / EXPORT_FILE, found)
+        _write(folder / EXPORT_FILE, made)
         raise
 
 
@@ -114,8 +114,9 @@ def shared_record(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_nothing_private(folder: Path, private: Iterable[str]) -> None:
-    """Raises if a text file of a folder has one of these words, or the home or current folder, in it.
+def check_nothing_private(folder: Path, paths: Iterable[str], documents: Iterable[str] = ()) -> None:
+    """Raises if a text file has one of these paths, or the home or current folder; or if the card or a record has a
+    name of documents.
 
     Raises:
         CheckpointError: it has; the message names the file and the word.
@@ -124,13 +125,13 @@ def check_nothing_private(folder: Path, private: Iterable[str]) -> None:
     for file in sorted(folder.rglob("*")):
         if not file.is_file() or file.name in _VOCABULARIES or file.suffix not in _TEXTS:
             continue
-        text = file.read_text(encoding="utf-8", errors="replace")
-        for word in {*private, *here}:
-            if _whole(word).search(text):
-                raise CheckpointError(
-                    f"{file.name} of {str(folder)!r} names {word!r}, which must not leave this machine, so nothing was "
-                    "sent; take it out of the file and push again"
-                )
+        ours = file.name in (CARD, RECORD_FILE, EXPORT_FILE)
+        words = {*paths, *here, *(documents if ours else ())}
+        if words and (found := _whole(words).search(file.read_text(encoding="utf-8", errors="replace"))):
+            raise CheckpointError(
+                f"{file.name} of {str(folder)!r} names {found[1]!r}, which must not leave this machine, so nothing was "
+                "sent; take it out of the file and push again"
+            )
 
 
 def hub_name(model: str) -> str | None:
@@ -138,10 +139,8 @@ def hub_name(model: str) -> str | None:
     return model if _HUB_NAME.fullmatch(model) and not Path(model).exists() else None
 
 
-def _share_card(
-    card: str, format: str, base: str | None, license: str | None, config: Mapping[str, Any], record: Mapping[str, Any]
-) -> str:
-    """The card with the hub's front matter, and without sources of documents."""
+def _share_card(card: str, format: str, repository: str, base: str | None, license: str | None) -> str:
+    """The card with the hub's front matter, and for a GGUF file how it is fetched."""
     import yaml
 
     found = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
@@ -152,30 +151,31 @@ def _share_card(
         front["library_name"] = "peft" if format == "adapter" else "transformers"
     front |= {name: value for name, value in (("base_model", base), ("license", license)) if value}
     body = card[found.end() :] if found else card
-    if config:
-        documents = record.get("corpus", {}).get("documents")
-        settings = {name: value for name, value in config["data"].items() if name not in ("source", "mixture")}
-        told = f"{f'{documents:,} documents' if documents else 'documents'} (not named), {settings_text(settings)}"
-        body = re.sub(r"(?m)^- Data: .*$", lambda _: f"- Data: {told}", body)
-        count = iter(range(1, 1000))
-        body = re.sub(r"(?m)^- Drawn from .*?: (?=\d)", lambda _: f"- Drawn from source {next(count)}: ", body)
+    if format == "gguf":
+        heading, fetch = "\n## Export\n", f"The files come with `hf download {repository} --local-dir .`."
+        body = re.sub(r"\nThe files come with `hf download .*\n", "", body).replace(heading, f"{heading}\n{fetch}\n", 1)
     return f"---\n{yaml.safe_dump(front, sort_keys=True, allow_unicode=True)}---\n\n{body.lstrip()}"
 
 
-def _private(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    """Sources of documents, and names of documents that a run's record has."""
-    sources = config.get("data", {}).get("source", [])
+def _without_sources(card: str, record: Mapping[str, Any]) -> str:
+    """The card with the number of documents and their settings for their sources."""
+    if not record:
+        return card
+    count, documents = iter(range(1, 1000)), record.get("corpus", {}).get("documents")
+    told = f"{f'{documents:,} documents' if documents else 'documents'} {NOT_NAMED}"
+    data = f"- Data: {told}, {settings_text(shared_record(record)['config']['data'])}"
+    card = re.sub(r"(?m)^- Data: .*$", lambda _: data, card)
+    return re.sub(r"(?m)^- Drawn from .*?: (?=\d)", lambda _: f"- Drawn from source {next(count)}: ", card)
+
+
+def _documents(record: Mapping[str, Any]) -> list[str]:
+    """Sources and names of documents that a run's record has, except words that may well mean something else."""
+    sources = record.get("config", {}).get("data", {}).get("source", [])
     sources = [sources] if isinstance(sources, str) else sources
     found = [form for source in sources if source != "stdlib" for form in (source, str(Path(source).absolute()))]
-    corpus = record.get("corpus", {})
-    ends = corpus.get("held_out_end") or []
-    found += [end["document"] for end in ([ends] if isinstance(ends, dict) else ends) if "document" in end]
-    # Short words, such as a source `docs`, are no secret and stand in many texts.
-    return [word for word in found if len(word) > 4 or "/" in word]
-
-
-def _bases(made: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    return [str(name) for name in dict.fromkeys((made["base"], config.get("model"))) if name]
+    ends = record.get("corpus", {}).get("held_out_end") or []
+    found += [end["document"] for end in ([ends] if isinstance(ends, dict) else ends) if end.get("document")]
+    return [word for word in found if len(word) >= _TELLING or "/" in word or "." in word]
 
 
 def _adapters_base(folder: Path) -> str:
@@ -200,7 +200,7 @@ def _forms(path: Path) -> list[str]:
     return [form for form in dict.fromkeys(map(str, (path, path.absolute(), path.resolve()))) if "/" in form]
 
 
-def _whole(*words: str) -> re.Pattern[str]:
+def _whole(words: Iterable[str]) -> re.Pattern[str]:
     """Words that are not a part of a longer name or path; the longest first."""
     either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     return re.compile(rf"(?<![\w/.-])({either})(?![\w-])")
@@ -212,7 +212,11 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
         return {name: _renamed(each, names) for name, each in value.items()}
     if isinstance(value, list):
         return [_renamed(each, names) for each in value]
-    return _whole(*names).sub(lambda found: names[found[0]], value) if isinstance(value, str) and names else value
+    if not isinstance(value, str) or not names:
+        return value
+    # What is in a folder of documents is named no more than the folder.
+    text = _whole(names).sub(lambda found: names[found[1]], value)
+    return re.sub(rf"{re.escape(NOT_NAMED)}/[^\s'\",;:)\]]*", NOT_NAMED, text)
 
 
 def _text(path: Path) -> str:
