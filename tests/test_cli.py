@@ -45,7 +45,7 @@ FLAGS = {
     "trust-remote-code",
     "compare": "arms data json output resume retry-failed set suite target",
     "report": "card csv json markdown original out samples title",
-    "export": "base dtype engine json long-tokens out rank to trust-remote-code",
+    "export": "base dtype engine json long-tokens out public push rank to trust-remote-code",
     "generate": "adapter ask attention base cache chunk control-tokens dtype file json max-new-tokens mode "
     "no-stream prompt prompt-file seed stats stop stream temperature top-p trust-remote-code",
     "serve": "attention audit base cache chat-template dtype engine grace host json keys long-slots "

@@ -42,6 +42,9 @@ GEMMA = (
     " '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 WITH_TOOLS = "{% if tools %}{{ tools }}{% endif %}" + CHATML
+WITH_CALLS = CHATML.replace(
+    "{% endfor %}", "{% for call in message.tool_calls or [] %}{{ call }}{% endfor %}{% endfor %}"
+)
 THINKING = CHATML + "{% if enable_thinking is defined and not enable_thinking %}{{ '<think></think>' }}{% endif %}"
 LAST_ONLY = "{% for message in messages[-1:] %}{{ '<|im_start|>' + message['content'] }}{% endfor %}"
 
@@ -117,6 +120,7 @@ def test_chatml_is_as_ollama_has_it(tmp_path: Path) -> None:
     ("template", "why"),
     [
         (WITH_TOOLS, "tools"),
+        (WITH_CALLS, "tools"),
         (THINKING, "thinking"),
         (LAST_ONLY, "does not render a plain conversation"),
         (CHATML.replace("message['content']", "message['content'].split('</think>')[-1]"), "more than write texts"),

@@ -18,7 +18,7 @@ from hub import TOKEN, Hub, Repository, running
 
 from skipwise import cli
 from skipwise.errors import CheckpointError
-from skipwise.export import sharing
+from skipwise.export import pushing, sharing
 
 REPOSITORY = "me/my-model"
 
@@ -254,6 +254,14 @@ def test_no_token_and_no_hub_are_told(
     assert cli.main(["export", str(run), "--to", "hf", "--public"]) == cli.BAD_INPUT
     assert "--push" in capsys.readouterr().err
     assert hub.repositories == {}
+
+
+def test_an_error_that_quotes_the_token_does_not_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(CheckpointError) as told, pushing._told(REPOSITORY):
+        raise OSError(f"Authorization: Bearer {TOKEN} was refused")
+    assert "was refused" in str(told.value)
+    assert TOKEN not in str(told.value)
 
 
 def test_a_name_that_must_not_leave_stops_the_push(hub: Hub, run: Path, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def go_template(tokenizer: Any, *, adds_bos: bool) -> GoTemplate | str:
         plain = rendered(_chat((_USER,)))
         if "strftime_now" in tokenizer.chat_template:
             return "the model's template writes the date"
-        if rendered(_chat((_USER,)), tools=[_TOOL]) != plain:
+        if "tool_calls" in tokenizer.chat_template or rendered(_chat((_USER,)), tools=[_TOOL]) != plain:
             return "the model's template has tools"
         if any(rendered(_chat((_USER,)), enable_thinking=thinks) != plain for thinks in (False, True)):
             return "the model's template turns thinking on and off"
