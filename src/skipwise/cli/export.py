@@ -71,23 +71,10 @@ def export(
 
     Example: skipwise export my-model-32k --to gguf --push me/my-model-32k-gguf
     """
-    from skipwise.export import check_format
-
-    check_format(to)
-    if public and push is None:
-        raise ConfigError("--public is for --push OWNER/NAME; give both, or neither")
     folder = out or path_beside(run, to)
     is_there = push is not None and _is_export_of(folder, run, to, dtype)
-    if not is_there:
-        check_new("--out", out)
-    for place in (run, base):
-        if place is not None:
-            find_place(place)
-    destination = None
-    if push is not None:
-        from skipwise.export import find_destination
-
-        destination = find_destination(push, to, public=public)
+    _check(run, base, to, None if is_there else out)
+    destination = _destination(push, to, public=public)
     if is_there and destination is not None:
         _push(folder, destination, as_json=as_json)
         return
@@ -112,6 +99,27 @@ def export(
         print_json({**asdict(made), "folder": str(made.folder)})
     else:
         _print(made)
+
+
+def _check(run: str, base: str | None, to: str, out: Path | None) -> None:
+    from skipwise.export import check_format
+
+    check_format(to)
+    check_new("--out", out)
+    for place in (run, base):
+        if place is not None:
+            find_place(place)
+
+
+def _destination(push: str | None, to: str, *, public: bool) -> "Destination | None":
+    """Where to push, checked before anything is loaded; None without a push."""
+    if push is None:
+        if public:
+            raise ConfigError("--public is for --push OWNER/NAME; give both, or neither")
+        return None
+    from skipwise.export import find_destination
+
+    return find_destination(push, to, public=public)
 
 
 def _is_export_of(folder: Path, run: str, to: str, dtype: str | None) -> bool:
