@@ -191,6 +191,15 @@ def test_another_push_is_another_commit_without_stale_weights(hub: Hub, run: Pat
     assert pushed(hub) == {**contents(run.parent / "out"), "note.txt": b"by hand"}
 
 
+def test_another_export_in_the_folder_is_not_pushed(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert push(run, "--to", "hf") == 0
+    capsys.readouterr()
+    for arguments in (["--to", "hf", "--dtype", "bfloat16"], ["--to", "gguf"]):
+        assert push(run, *arguments) == cli.BAD_INPUT
+        assert "exists already" in capsys.readouterr().err
+    assert len(hub.repositories[REPOSITORY].commits) == 1
+
+
 def test_files_that_arrive_otherwise_are_told(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hub.spoils = True
     assert push(run, "--to", "hf") == cli.BAD_INPUT

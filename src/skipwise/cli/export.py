@@ -72,7 +72,7 @@ def export(
     Example: skipwise export my-model-32k --to gguf --push me/my-model-32k-gguf
     """
     folder = out or path_beside(run, to)
-    is_there = push is not None and _is_export_of(folder, run, to, dtype)
+    is_there = push is not None and _is_export_of(folder, run, to, dtype, rank)
     _check(run, base, to, None if is_there else out)
     destination = _destination(push, to, public=public)
     if is_there and destination is not None:
@@ -122,7 +122,7 @@ def _destination(push: str | None, to: str, *, public: bool) -> "Destination | N
     return find_destination(push, to, public=public)
 
 
-def _is_export_of(folder: Path, run: str, to: str, dtype: str | None) -> bool:
+def _is_export_of(folder: Path, run: str, to: str, dtype: str | None, rank: int | None) -> bool:
     """Whether a folder has this export already, as after a push that was interrupted."""
     from skipwise.export import RECORD_FILE
 
@@ -130,6 +130,9 @@ def _is_export_of(folder: Path, run: str, to: str, dtype: str | None) -> bool:
         return False
     record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     same = record["format"] == to and Path(record["source"]).name == named_path(run).name
+    if rank is not None:
+        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) if same else {}
+        same = adapter.get("r") == rank
     return same and dtype in (None, record["dtype"])
 
 
