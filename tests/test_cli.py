@@ -45,7 +45,7 @@ FLAGS = {
     "trust-remote-code",
     "compare": "arms data json output resume retry-failed set suite target",
     "report": "card csv json markdown operations original out samples title",
-    "export": "base dtype engine json long-tokens out rank to trust-remote-code",
+    "export": "base dtype engine json long-tokens merge-with-base out public push rank to trust-remote-code",
     "generate": "adapter ask attention base cache chunk control-tokens dtype file json max-new-tokens mode "
     "no-stream prompt prompt-file seed stats stop stream temperature top-p trust-remote-code",
     "serve": "attention audit base cache chat-template dtype engine grace host json keys long-slots "
@@ -55,7 +55,7 @@ FLAGS = {
     "keys": "json keys",
     "keys list": "json keys",
     "keys revoke": "json keys",
-    "keys role": "json keys max-context models requests-per-minute tokens-per-minute",
+    "keys role": "anew json keys max-context models requests-per-minute tokens-per-minute",
     "demo": "json output seed",
 }
 """The flags of each verb that are declared; with `LEADS`, all that a script may have."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from modelfiles import read_modelfile
 from safetensors.torch import load_file
 from tokenizers import processors
 from transformers import AutoTokenizer
@@ -72,6 +73,9 @@ def test_the_embedded_model_comes_back_from_a_gguf_file(
     assert content.entries.get("rope.scaling.factor") == (4.0 if kind in ("yarn", "linear") else None)
     assert (gguf_rope.DIVISORS in content.divisors) == (kind == "llama3")
     assert f"llama-server -m {next(out.glob('*.gguf'))} -c 1024" in (out / "README.md").read_text()
+    said = read_modelfile(out / "Modelfile")
+    assert (said["FROM"], said["num_ctx"]) == ([f"./{next(out.glob('*.gguf')).name}"], ["1024"])
+    assert all(engine in (out / "README.md").read_text() for engine in ("llama.cpp as in", "Ollama 0.30.0 to"))
 
 
 @gguf_only
@@ -242,18 +246,21 @@ def test_the_command_prints_what_was_compared_and_a_model_here_gets_its_name(
 def test_commands_say_the_extension(family: Callable[..., Path]) -> None:
     config = read_config(family("qwen2", scale=1.2))
     state = rope_state(config)
-    (served,) = card.adapter_commands(Path("added"), "base", config, {"r": 64, "modules_to_save": None}).values()
+    served, by_sglang = card.adapter_commands("added", "base", config, {"r": 64, "modules_to_save": None}).values()
     assert "--enable-lora --lora-modules added=added --max-lora-rank 64 --max-model-len 256" in served
+    assert "--model-path base --lora-paths added=added --context-length 256" in by_sglang
     said = json.loads(shlex.split(served)[-1])
+    assert json.loads(shlex.split(by_sglang)[-1]) == said
     assert said["max_position_embeddings"] == 256
     # A base's config with these over it is the extended one.
     base = {**config.to_dict(), "rope_parameters": None, "max_position_embeddings": 64}
     assert read_rope({**base, "original_rope_theta": state.theta, **said}).attention_factor == state.attention_factor
 
     rope = gguf_rope.to_gguf(state, has_divisors=False, local_layers=False)
-    plain, full = card.gguf_commands(Path("model.gguf"), state, rope).values()
+    plain, full, ollama = card.gguf_commands("model.gguf", state, rope).values()
     assert plain == "llama-server -m model.gguf -c 256"
     assert full == f"{plain} --rope-scaling yarn --rope-freq-base 1000000 --rope-scale 4 --yarn-orig-ctx 64"
+    assert ollama == "ollama create model -f Modelfile && ollama run model"
 
 
 @pytest.mark.parametrize("template", ["$A", "<s> $A", "$A </s>", "<s> $A </s>"])

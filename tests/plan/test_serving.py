@@ -8,7 +8,7 @@ from tiny_models import WINDOW, family_config
 
 from skipwise.model import rope_state
 from skipwise.model.extend import extended_config
-from skipwise.plan.engines import engine_commands, llama_cpp_command, vllm_command
+from skipwise.plan.engines import engine_commands, held_for, llama_cpp_command, sglang_command, vllm_command
 from skipwise.plan.machines import MACHINES, Utilisation, machine_of
 from skipwise.plan.profiles import Profiles, formula_prefill_work
 from skipwise.plan.serving import (
@@ -119,6 +119,9 @@ def test_a_token_takes_as_long_as_each_reads_its_copy_and_all_add_up() -> None:
         (vllm_command("m", 1024, on("cpu", weight_bits=8)), "--max-model-len 1024", "--gpu-memory-utilization"),
         (llama_cpp_command("m.gguf", 1024, on("h100", kv_bits=8)), "--cache-type-k q8_0 --cache-type-v q8_0", "-np"),
         (llama_cpp_command("m.gguf", 1024, on("h100"), requests=4), "-c 4096 -np 4", "--flash-attn"),
+        (sglang_command("m", 1024, on("h100", 2)), "--context-length 1024 --tp-size 2", "--kv-cache-dtype"),
+        (sglang_command("m", 1024, on("h100", kv_bits=8)), "--kv-cache-dtype fp8_e4m3", "--quantization"),
+        (sglang_command("m", 1024, on("v100-32", weight_bits=8, kv_bits=8)), "--dtype half", "fp8"),
     ],
 )
 def test_engines_get_flags_that_the_machine_supports(command: str, present: str, absent: str) -> None:
@@ -130,11 +133,16 @@ def test_only_base_models_get_rope_flags() -> None:
     engines = engine_commands("m", 32768, on("h100"), extended("smollm2-135m", 32768))
     assert '"rope_type": "yarn"' in engines["vLLM, the base model stretched"]
     assert "--hf-overrides" not in engines["vLLM, the extended checkpoint"]
+    assert '"rope_type": "yarn"' in engines["SGLang, the base model stretched"]
+    assert "--json-model-override-args" not in engines["SGLang, the extended checkpoint"]
+    assert all(f"{name} {version}" in held_for(engines) for name, version in (("vLLM", "0.33.0"), ("SGLang", "0.5.23")))
     flags = "--rope-scaling yarn --rope-scale 4 --yarn-orig-ctx 8192"
     assert flags in engines["llama.cpp of September 2026 and later, the base model's file stretched"]
     assert flags not in engines["llama.cpp, the extended checkpoint's file"]
     old = engine_commands("m", 16384, on("v100-32", weight_bits=8, kv_bits=8), extended("smollm2-135m", 16384))
-    assert any("no 8-bit floating point on V100 32 GB" in name for name in old)
+    assert sum("no 8-bit floating point on V100 32 GB" in name for name in old) == 4, "vLLM's and SGLang's"
+    on_cpu = engine_commands("m", 16384, on("cpu"), extended("smollm2-135m", 16384))
+    assert not any("SGLang" in name for name in on_cpu)
     assert "-m CHECKPOINT-Q8_0.gguf" in old["llama.cpp, the extended checkpoint's file"]
     gptj = engine_commands("m", 8192, on("l4"), extended("gpt-j-6b", 8192))
     assert not any("llama.cpp" in name for name in gptj), "llama.cpp does not run it"

@@ -1,5 +1,6 @@
 """`skipwise export`: an extended model as safetensors, a GGUF file or an adapter, compared with what was trained."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,10 +10,11 @@ import typer
 from skipwise.cli import options
 from skipwise.cli.loading import loading
 from skipwise.cli.options import check_new, option, print_json
-from skipwise.model.place import find_place
+from skipwise.errors import ConfigError
+from skipwise.model.place import find_place, named_path, path_beside
 
 if TYPE_CHECKING:
-    from skipwise.export import Exported
+    from skipwise.export import Destination, Exported
 
 DtypeOption = Annotated[
     str | None,
@@ -57,12 +59,19 @@ def export(
         int | None, option("--rank N", "Adapter after full tuning: the difference to the base at this rank.", min=1)
     ] = None,
     merge_with_base: BaseWeightOption = None,
+    push: Annotated[
+        str | None, option("--push OWNER/NAME", "Then push it to the Hugging Face hub, with card and record.")
+    ] = None,
+    public: Annotated[bool, option("--public", "With --push, everybody may see it.", shown="private")] = False,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
     """Export a model, load the export again, and compare: tables, lengths, tokens, logits, greedy text.
 
     A difference beyond the number format's own error refuses the export, and nothing is left of it.
+
+    Nothing is sent without --push. With it, paths and names of documents are taken out of card and records, all
+    files go in one commit to a private repository, and the hub's hashes are compared. An existing export is pushed.
 
     Example: skipwise export my-model-32k --to gguf --dtype q8_0
 
@@ -71,16 +80,19 @@ def export(
     Example: skipwise export my-full-run --to adapter --rank 64
 
     Example: skipwise export my-model-32k --to hf --merge-with-base 0.5
+
+    Example: skipwise export my-model-32k --to gguf --push me/my-model-32k-gguf
     """
-    from skipwise.export import check_base_weight, check_format
+    from skipwise.export import check_format, default_ending
 
     check_format(to)
-    if merge_with_base is not None:
-        check_base_weight(merge_with_base)
-    check_new("--out", out)
-    for place in (run, base):
-        if place is not None:
-            find_place(place)
+    folder = out or path_beside(run, default_ending(to, merge_with_base))
+    is_there = push is not None and _is_export_of(folder, run, to, dtype, rank, merge_with_base)
+    _check(run, base, None if is_there else out, merge_with_base)
+    destination = _destination(push, to, public=public)
+    if is_there and destination is not None:
+        _push(folder, destination, as_json=as_json)
+        return
     with loading(f"reading the model {run}"):
         from skipwise.export import export as make
 
@@ -97,10 +109,68 @@ def export(
         trust_remote_code=trust_remote_code,
         progress=not as_json,
     )
-    if as_json:
+    if destination is not None:
+        _push(made.folder, destination, as_json=as_json)
+    elif as_json:
         print_json({**asdict(made), "folder": str(made.folder)})
     else:
         _print(made)
+
+
+def _check(run: str, base: str | None, out: Path | None, base_weight: float | None) -> None:
+    from skipwise.export import check_base_weight
+
+    if base_weight is not None:
+        check_base_weight(base_weight)
+    check_new("--out", out)
+    for place in (run, base):
+        if place is not None:
+            find_place(place)
+
+
+def _destination(push: str | None, to: str, *, public: bool) -> "Destination | None":
+    """Where to push, checked before anything is loaded; None without a push."""
+    if push is None:
+        if public:
+            raise ConfigError("--public is for --push OWNER/NAME; give both, or neither")
+        return None
+    from skipwise.export import find_destination
+
+    return find_destination(push, to, public=public)
+
+
+def _is_export_of(
+    folder: Path, run: str, to: str, dtype: str | None, rank: int | None, base_weight: float | None
+) -> bool:
+    """Whether a folder has this export already, as after a push that was interrupted."""
+    from skipwise.export import RECORD_FILE
+
+    if not (folder / RECORD_FILE).is_file():
+        return False
+    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    same = record["format"] == to and Path(record["source"]).name == named_path(run).name
+    same = same and record.get("base_weight") == base_weight
+    if rank is not None:
+        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) if same else {}
+        same = adapter.get("r") == rank
+    return same and dtype in (None, record["dtype"])
+
+
+def _push(folder: Path, destination: "Destination", *, as_json: bool) -> None:
+    from huggingface_hub.utils import disable_progress_bars
+
+    from skipwise.export import Exported, push
+
+    if as_json:
+        disable_progress_bars()
+    address = push(folder, destination)
+    made = Exported.read(folder)
+    if as_json:
+        print_json({**asdict(made), "folder": str(folder), "pushed": address, "private": destination.private})
+        return
+    _print(made)
+    seen = "private" if destination.private else "public"
+    print(f"pushed to {address} ({seen}); the hub's hashes are those of the files in {folder}")
 
 
 def _print(made: "Exported") -> None:

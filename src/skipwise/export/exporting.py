@@ -15,10 +15,11 @@ from tqdm import tqdm
 from transformers import AutoConfig
 
 from skipwise.errors import CheckpointError, ConfigError
-from skipwise.export import card, check_base_weight, check_format, comparison
+from skipwise.export import RECORD_FILE, card, check_base_weight, check_format, comparison, default_ending
 from skipwise.export.card import Exported
 from skipwise.export.gguf import DTYPES, plan_gguf, read_gguf, rounded, write_gguf
 from skipwise.export.merging import merge_notes, merge_with_base, write_scaled_adapter
+from skipwise.export.modelfile import write_modelfile
 from skipwise.export.runners import ENGINES, ImitatedRunner, LlamaCppRunner, Runner, TransformersRunner, gguf_runner
 from skipwise.export.source import Trained, load_trained
 from skipwise.files import new_folder
@@ -32,7 +33,6 @@ from skipwise.records.verdict import Verdict
 from skipwise.train.record import versions
 from skipwise.train.tuning import load_additions
 
-RECORD_FILE = "export.json"
 _HF_DTYPES = ("float32", "bfloat16", "float16")
 _SHARD_BYTES = 5 * 10**9
 # The stages are load, measure, write, load again, compare.
@@ -85,8 +85,7 @@ def export(
         CheckpointError: the export differs from the model by more than its number format explains, or cannot be
             written. Nothing is left in this case.
     """
-    ending = to if base_weight is None else f"base-{base_weight:g}-{to}"
-    folder = Path(output) if output is not None else path_beside(source, ending)
+    folder = Path(output) if output is not None else path_beside(source, default_ending(to, base_weight))
     _check_settings(to, dtype, engine, rank, folder)
     if base_weight is not None:
         check_base_weight(base_weight)
@@ -190,8 +189,9 @@ class _Job:
             comparison.compare_config(folder, self.state),
             *self._compare(TransformersRunner(again.model, again.tokenizer), reference),
         ]
-        commands = card.hf_commands(self.folder, self.model.config)
-        made = Exported(self.folder, "hf", dtype, "transformers", verdicts, commands)
+        commands = card.hf_commands(str(self.folder), self.model.config)
+        notes = card.window_notes(self.state)
+        made = Exported(self.folder, "hf", dtype, "transformers", verdicts, commands, notes)
         return self._finish(folder, f"a checkpoint in {dtype}", made)
 
     def gguf(self, folder: Path) -> Exported:
@@ -212,13 +212,14 @@ class _Job:
                 comparison.compare_entries(read_gguf(path).entries, self.state),
                 *self._compare(runner, reference, dtype if by_llama_cpp else None),
             ]
-        notes = [] if plan.rope.note is None else [plan.rope.note]
+        notes = write_modelfile(path, plan, self.trained.tokenizer)
+        notes += [] if plan.rope.note is None else [plan.rope.note]
         if not by_llama_cpp:
             notes.append(
                 "llama.cpp itself was not run; to compare with it, install llama-cpp-python (pip install "
                 "'skipwise[llama-cpp]')"
             )
-        commands = card.gguf_commands(self.folder / path.name, self.state, plan.rope)
+        commands = card.gguf_commands(str(self.folder / path.name), self.state, plan.rope)
         made = Exported(self.folder, "gguf", dtype, engine, verdicts, commands, notes)
         return self._finish(folder, f"a GGUF file in {DTYPES[dtype]}", made)
 
@@ -265,7 +266,7 @@ class _Job:
             )
         verdicts = [comparison.compare_config(folder, self.state), *compared]
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        commands = card.adapter_commands(self.folder, base, self.model.config, settings)
+        commands = card.adapter_commands(str(self.folder), base, self.model.config, settings)
         dtype = "as trained" if stated is None else "float32"
         made = Exported(self.folder, "adapter", dtype, "transformers and peft", verdicts, commands, notes)
         return self._finish(folder, f"an adapter of rank {settings['r']} for {base}", made)

@@ -1,12 +1,14 @@
-"""Commands that serve the model with vLLM and llama.cpp.
+"""Commands that serve the model with vLLM, SGLang and llama.cpp.
 
 An extended checkpoint carries its rope settings in its config, and a GGUF file in its metadata, so engines need no
-flags for them. Rope flags are for the base model: to try the interpolation without training.
+flags for them. Rope flags are for the base model: to try the interpolation without training. The window is always
+given: vLLM and SGLang would multiply a linear factor into a maximum that is already extended, and vLLM would serve
+LongRoPE at the original window. `tests/export/test_windows.py` has these rules.
 """
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skipwise.model import rope_state
@@ -17,6 +19,14 @@ LLAMA_CPP_MODELS = (
     *("gemma3_text", "phi3", "deepseek_v2", "deepseek_v3", "olmo2", "granite", "cohere2", "glm4", "smollm3"),
 )
 """Model types that llama.cpp runs, of those that skipwise extends."""
+
+ENGINE_VERSIONS = {
+    "vLLM": "0.33.0",
+    "SGLang": "0.5.23",
+    "llama.cpp": "as in llama-cpp-python 0.3.36",
+    "Ollama": "0.30.0 to 0.32.15",
+}
+"""Versions that the commands were checked for, by engine."""
 
 _LLAMA_CPP_CACHE = {16: None, 8: "q8_0", 4: "q4_0"}
 _LLAMA_CPP_FILE = {16: "", 8: "-Q8_0", 4: "-Q4_0"}
@@ -49,6 +59,12 @@ def engine_commands(
     if not hasattr(extended, "converted_from"):  # The base of a converted model has another config.
         stretched = vllm_command(base, target_tokens, deployment, extended, part=part, **limits)
         commands[f"vLLM, the base model stretched{note}"] = stretched
+    if not deployment.machine.is_cpu:
+        sglang = {"SGLang, the extended checkpoint": sglang_command("CHECKPOINT", target_tokens, deployment)}
+        if not hasattr(extended, "converted_from"):
+            stretched = sglang_command(base, target_tokens, deployment, extended, part=part)
+            sglang["SGLang, the base model stretched"] = stretched
+        commands |= {f"{name}{_sglang_note(deployment)}": command for name, command in sglang.items()}
     if extended.model_type in LLAMA_CPP_MODELS:
         commands["llama.cpp, the extended checkpoint's file"] = llama_cpp_command(
             f"CHECKPOINT{ending}.gguf", target_tokens, deployment, requests=requests
@@ -69,6 +85,20 @@ def _vllm_note(deployment: Deployment) -> str:
     if not deployment.machine.fp8 and 8 in (deployment.kv_bits, deployment.weight_bits):
         return f" (no 8-bit floating point on {deployment.machine.name}: 16 bits are used instead)"
     return ""
+
+
+def _sglang_note(deployment: Deployment) -> str:
+    """Which of the requested bits the SGLang command does not have."""
+    if deployment.weight_bits < 8:
+        return " (weights in 16 bits)"
+    return _vllm_note(deployment)
+
+
+def held_for(engines: Iterable[str]) -> str:
+    """For which versions the commands of engines were checked, as a sentence; names may go on after a comma."""
+    named = dict.fromkeys(name.partition(",")[0] for name in engines)
+    versions = [f"{name} {ENGINE_VERSIONS[name]}" for name in named if name in ENGINE_VERSIONS]
+    return f"The commands were checked against the sources of {', '.join(versions)}."
 
 
 def vllm_command(
@@ -106,8 +136,30 @@ def vllm_command(
     )
 
 
+def sglang_command(
+    model: str, target_tokens: int, deployment: Deployment, extended: Any = None, *, part: str | None = None
+) -> str:
+    """A command that starts SGLang's server; arguments as for `vllm_command`.
+
+    Its share of memory and its limit on concurrent requests are left to SGLang, which chooses them by the accelerator.
+    """
+    machine = deployment.machine
+    return _command(
+        ["python", "-m", "sglang.launch_server", "--model-path", model],
+        {
+            "--context-length": target_tokens,
+            "--tp-size": deployment.count if deployment.count > 1 else None,
+            "--dtype": "half" if machine.half == "float16" else None,
+            "--kv-cache-dtype": "fp8_e4m3" if deployment.kv_bits < 16 and machine.fp8 else None,
+            "--quantization": "fp8" if deployment.weight_bits == 8 and machine.fp8 else None,
+            "--json-model-override-args": None if extended is None else json.dumps(overrides(extended, part)),
+        },
+    )
+
+
 def overrides(extended: Any, part: str | None = None) -> dict[str, Any]:
-    """The rope settings and lengths of an extended config in the form of `--hf-overrides`, nested as in its base's.
+    """The rope settings and lengths of an extended config in the form of vLLM's `--hf-overrides` and SGLang's
+    `--json-model-override-args`, nested as in its base's.
 
     Args:
         extended: config of the extended model.

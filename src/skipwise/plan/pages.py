@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipwise.plan.engines import held_for
 from skipwise.plan.planning import ByTarget, Plan
 from skipwise.plan.serving import ANSWER_TOKENS, BITS, REDUCE_SECONDS
 from skipwise.report.quantities import ABSENT, bytes_text, digits_text, seconds_text
@@ -158,7 +159,7 @@ def write_plan_page(plan: Plan, path: Path) -> None:
             tables=[memory_table(plan), time_table(plan)],
         ),
         Section(title="Serving", figures=[_serving_figure(plan)], tables=[serving_table(plan), longest_table(plan)]),
-        Section(title="Settings of engines", tables=[commands]),
+        Section(title="Settings of engines", words=[held_for(advice.engines)], tables=[commands]),
         Section(title="The model", tables=[parameters_table(plan)]),
     ]
     title = f"{plan.shape.name} from {length_label(window.original)} to {length_label(window.target)} tokens: a plan"
