@@ -191,11 +191,11 @@ def test_the_first_sentence_is_one_that_a_manager_understands() -> None:
     # By hand: exp(ln 7.9/9.4) is 0.840; 1.06 is 6.0% more, with the half width 0.012.
     assert "perplexity at 32k is 16% lower" in decision.reasons[2]
     assert decision.gets_worse[0].startswith(
-        "On short text of 2k the extended model itself is worse: perplexity +6.0% (+4.7 to +7.3%)."
+        "On short text of 2k tokens the extended model itself is worse: perplexity +6.0% (+4.7 to +7.3%)."
     )
     # 0.0002 * 32768 + 1e-8 * 32768^2 seconds, 2048 * 32768 bytes
     assert decision.gets_worse[1] == (
-        "A request of 32k takes 17 s to read and 64.0 MiB of cache here, one of 2k 0.5 s and 4.00 MiB."
+        "A request of 32k tokens takes 17 s to read and 64 MiB of cache here; one of 2k tokens takes 0.5 s and 4.0 MiB."
     )
     assert len(decision.gets_worse) == 2
     assert not any("Not measured" in reason for reason in decision.reasons)
@@ -385,11 +385,11 @@ def test_the_page_begins_with_the_decision(tmp_path: Path) -> None:
         ("4k", "19 of 20", "18 of 20", "20 of 20"),
         ("32k", "18 of 20", "3 of 20", "0 of 20"),
     )
-    assert requests.rows[-1] == ("32k", "17 s", "0.04 s", "64.0 MiB")
+    assert requests.rows[-1] == ("32k", "17 s", "0.04 s", "64 MiB")
     assert runs.rows == (
-        ("one A100 80 GB", "9 hours", "$20", "40.0 GiB"),
-        ("one H100", "4 hours", "$25", "40.0 GiB"),
-        ("one L4", "too small", "\N{EN DASH}", "40.0 GiB"),
+        ("one A100 80 GB", "9 hours", "$20", "40 GiB"),
+        ("one H100", "4 hours", "$25", "40 GiB"),
+        ("one L4", "too small", "\N{EN DASH}", "40 GiB"),
     )
     assert report.lines[0] == f"GO: {report.decision.headline}" if report.decision else False
     markdown = report.markdown()

@@ -1,6 +1,7 @@
 """The few numbers that a decision rests on, as tables that fit a phone."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from skipwise.report.contest import Contest, counts
 from skipwise.report.evidence import Evidence, Measure
@@ -41,7 +42,7 @@ def _requests(contest: Contest) -> Iterator[Table]:
     columns = {
         "to read": ("prefill_seconds", duration_text),
         "a new token": ("token_seconds", duration_text),
-        "cache": ("cache_bytes", bytes_text),
+        "cache": ("cache_bytes", partial(bytes_text, digits=2)),
     }
     found = {
         title: (contest.extended.by_length(Measure("serving", metric)), text)
@@ -74,7 +75,7 @@ def _full_runs(evidence: Evidence) -> Iterator[Table]:
                     machine_text(run),
                     hours_text(run.hours).removeprefix("about ") if run.fits else "too small",
                     ABSENT if run.cost is None or not run.fits else money_text(run.cost).removeprefix("about "),
-                    bytes_text(run.total_bytes),
+                    bytes_text(run.total_bytes, digits=2),
                 )
                 for run in runs
             ),

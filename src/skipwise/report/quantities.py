@@ -19,10 +19,10 @@ def digits_text(value: float, digits: int = 3) -> str:
     return f"{value:,.{places}f}"
 
 
-def bytes_text(value: float) -> str:
+def bytes_text(value: float, digits: int = 3) -> str:
     """Bytes in the largest binary unit that leaves 1 or more: `512 MiB`, `1.46 GiB`."""
     power = min(len(_BINARY) - 1, int(math.log2(value) // 10)) if value >= 1 else 0
-    return f"{digits_text(value / 1024**power)} {_BINARY[power]}"
+    return f"{digits_text(value / 1024**power, digits)} {_BINARY[power]}"
 
 
 def seconds_text(value: float) -> str:
