@@ -111,7 +111,11 @@ RULES = [
     (answered((50, 0), (48, 20), None, arms=failed("CUDA out of memory")), "not yet", "untrained"),
     (evidence(list(perplexity(8, 99)), [], list(perplexity(8, 7))), "not yet", "unasked"),
     (answered((50, None), (50, None), (50, None)), "not yet", "unasked"),
+    # The base answers next to nothing at any length.
+    (answered((4, 0), (2, 0), (3, 0)), "not yet", "too_hard"),
     (answered((50, 0), (48, 40), (48, 15)), "no", "worse"),
+    (answered((50, 0), (48, 35), (48, 10), pilot=PILOT), "not yet", "worse_so_far"),
+    (answered((50, 0), (48, 35), (48, 10), pilot=replace(PILOT, steps=100)), "no", "worse"),
     (answered((50, 48), (50, 49), (50, 49)), "no", "base_holds"),
     (answered((50, 0), (50, 49), (50, 49)), "no", "interpolation_holds"),
     # All answer next to nothing: that is no reason to be content with interpolation.
@@ -137,6 +141,9 @@ RULES = [
     # Interpolation alone reads as well as the base does short text: a little less perplexity is not worth a training.
     (evidence([*questions(50, 0, 50), *perplexity(8.7, 168.0)], [*questions(50, 49, 50), *perplexity(8.8, 8.6)],
               [*questions(50, 50, 50), *perplexity(8.5, 7.7)]), "no", "interpolation_holds"),
+    # 30% less perplexity is something to gain, however many keys interpolation alone finds.
+    (evidence([*questions(50, 0, 50), *perplexity(8.7, 168.0)], [*questions(50, 49, 50), *perplexity(8.8, 8.6)],
+              [*questions(50, 47, 50), *perplexity(8.5, 6.0)]), "not yet", "no_gain"),
     (answered((50, 0), (48, 20), (50, 49)), "go", "holds"),
     (answered((50, 0), (48, 5), (50, 30), pilot=PILOT), "go", "rising"),
     (answered((50, 0), (48, 5), (50, 30), pilot=replace(PILOT, steps=1000)), "not yet", "falls_short"),
@@ -233,6 +240,24 @@ def test_what_was_not_measured_is_left_out_and_named() -> None:
     assert told.reasons[-1] == "No time for needles."
 
 
+def test_questions_that_the_base_cannot_answer_make_way_for_easier_ones() -> None:
+    keys = [list(questions(*pair, 50, "passkey")) for pair in ((50, 0), (48, 20), (50, 49))]
+    hard = [list(questions(*pair, 50)) for pair in ((4, 0), (2, 0), (3, 0))]
+    found = decide(evidence(*([*one, *other] for one, other in zip(keys, hard, strict=True))))
+    assert found is not None
+    assert (found.outcome, "finds 49 of 50 hidden keys" in found.headline) == ("go", True)
+    assert any("the base answers 4 of 50 of them even within its own window" in reason for reason in found.reasons)
+
+
+def test_what_a_pilot_left_out_has_a_section_where_it_is_much() -> None:
+    report = Report.of(replace(full_pilot(), pilot=replace(PILOT, left_out=[f"No time for {n}." for n in range(4)])))
+    assert report.decision is not None
+    assert "4 things could not be measured in the time; they are listed below." in report.decision.reasons
+    assert not any("No time for 1." in reason for reason in report.decision.reasons)
+    (section,) = [one for one in report.sections if one.title == "What the pilot left out"]
+    assert section.tables[0].rows[1] == ("No time for 1.",)
+
+
 def test_pairs_decide_where_the_evidence_has_them() -> None:
     """Two more of twenty are beyond chance only where nothing else changed; here the pairs say they are not."""
     found = answered((20, 0), (20, 5), (20, 19), of=20, task="passkey")
@@ -316,11 +341,20 @@ def test_how_many_questions_would_tell_is_the_least_number_that_does() -> None:
         ),
         (
             answered((50, 0), (50, 10), (50, 9), pilot=PILOT),
-            "skipwise pilot small --data docs --target 32k --time 4h",
+            "skipwise pilot small --data docs --target 32k --time 4h --output runs/pilot-longer",
         ),
         (
             answered((50, 0), (50, 10), (50, 9), pilot=replace(PILOT, seconds_given=600, made={})),
-            "skipwise pilot small --data docs --target 32k --time 40m",
+            "skipwise pilot small --data docs --target 32k --time 40m --output runs/pilot-longer",
+        ),
+        (
+            answered(
+                (50, 0),
+                (50, 10),
+                (50, 9),
+                pilot=replace(PILOT, made={"command": "skipwise pilot small --time 1h --output p"}),
+            ),
+            "skipwise pilot small --time 4h --output p-longer",
         ),
     ],
 )

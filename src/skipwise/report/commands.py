@@ -83,11 +83,17 @@ def _longer_pilot(contest: Contest, rule: str) -> str | None:
     words = shlex.split(str(pilot.made.get("command", "")))
     if "pilot" in words[:2] and "--time" in words[:-1]:
         words[words.index("--time") + 1] = time
-        return shlex.join(words)
-    source = _source(contest)
-    documents = ["--data", source] if source else []
-    target = length_label(pilot.target_tokens)
-    return shlex.join(["skipwise", "pilot", pilot.model, *documents, "--target", target, "--time", time])
+    else:
+        source = _source(contest)
+        documents = ["--data", source] if source else []
+        target = length_label(pilot.target_tokens)
+        words = ["skipwise", "pilot", pilot.model, *documents, "--target", target, "--time", time]
+    # The folder of this pilot is taken.
+    if "--output" in words[:-1]:
+        words[words.index("--output") + 1] += "-longer"
+    else:
+        words += ["--output", "runs/pilot-longer"]
+    return shlex.join(words)
 
 
 def _more(contest: Contest, rule: str) -> str | None:

@@ -19,6 +19,9 @@ from skipwise.report.evidence import PASSKEY, PERPLEXITY, Arm, Evidence, Measure
 TASKS = ("suite", "needles", PASSKEY.task, "ruler")
 """What questions are counted of, the most telling first."""
 
+LEAST_SHARE = 0.3
+"""The share that the base must answer within its own window for questions to tell anything."""
+
 _UNTRAINED_NAMES = ("interpolation-only", "interpolation only")
 _MOST_SAMPLES = 2000
 
@@ -120,9 +123,20 @@ class Contest:
 
     @cached_property
     def task(self) -> str | None:
-        """What questions are counted of; None where the extended model was asked none."""
+        """What questions are counted of; None where the extended model was asked none.
+
+        Questions that the base cannot answer even within its own window tell nothing, so others come first.
+        """
         arms = [self.extended] if self.extended else [arm for arm in (self.interpolated, self.base) if arm]
-        return next((task for task in TASKS for arm in arms if counts(arm, task)), None)
+        asked = [task for task in TASKS for arm in arms if counts(arm, task)]
+        return next((task for task in asked if self.unable(task) is None), asked[0] if asked else None)
+
+    def unable(self, task: str) -> Count | None:
+        """What the base answers within its window, if that is so little that questions of this task tell nothing."""
+        found = counts(self.base, task) if self.base else {}
+        within = [length for length in found if length <= self.evidence.original_tokens]
+        count = found[max(within)] if within else None
+        return count if count and count.right < LEAST_SHARE * count.of else None
 
     @cached_property
     def longest(self) -> int | None:

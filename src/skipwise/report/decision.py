@@ -10,10 +10,13 @@ back, and it tells two models apart that both answer nearly everything.
     no       refused              preflight failed: the model cannot be trained as it is
     not yet  untrained            no trained model was measured, since its training failed or did not fit into the time
     not yet  unasked              nothing but perplexity was measured at the target, or beyond the original window
+    not yet  too_hard             the base answers under 30% even within its own window: these questions tell nothing
     no       worse                the extended model answers worse than the base or interpolation alone
-    no       base_holds           the base holds at the target, undamaged, and less than 15 points are to be gained
+    no       base_holds           the base holds at the target, undamaged, and less than 15 points are to be gained, nor
+                                  15% of perplexity
     no       interpolation_holds  interpolation alone does: no training is needed
     not yet  uncontrolled         base or interpolation alone was not asked, so nothing tells what training brought
+    not yet  worse_so_far         worse, in a pilot with less than a tenth of the full run's steps
     not yet  few                  it answers more than both, or as much as a perfect score, but so few do not show it
     not yet  no_gain              it does not answer more than both: more steps, or a smaller target
     not yet  predicts_worse       perplexity is over 1% above interpolation alone's, or above its own on short text
@@ -33,7 +36,7 @@ from typing import Any, Literal, NamedTuple
 
 from skipwise.records.stats import wilson
 from skipwise.report.commands import next_command, seconds_to_tell
-from skipwise.report.contest import Contest, Count, samples_to_tell
+from skipwise.report.contest import TASKS, Contest, Count, samples_to_tell
 from skipwise.report.evidence import Arm, Evidence
 from skipwise.report.quantities import shortened
 from skipwise.report.samples import RELATIVE_SHARE, fails, least_samples, passes
@@ -41,6 +44,12 @@ from skipwise.report.words import say
 from skipwise.report.worse import what_gets_worse
 
 Outcome = Literal["go", "not yet", "no"]
+
+MOST_LEFT_OUT = 3
+"""So many sentences on what a pilot left out stand among the reasons; more have a section of their own."""
+
+EARLY_SHARE = 0.1
+"""Below this share of the full run's steps, a loss may be one that training only passes through."""
 
 NOTICED = math.log(1.01)
 """How much more perplexity counts as worse, as a logarithm of the ratio: pairs by document tell less than that."""
@@ -110,16 +119,23 @@ def rule_of(contest: Contest) -> Ruling:
         return Ruling("not yet", "untrained")
     if at is None or at <= contest.evidence.original_tokens:
         return Ruling("not yet", "unasked")
+    if contest.task and contest.unable(contest.task):
+        return Ruling("not yet", "too_hard")
     gains = [contest.gain(arm, at) for arm in (base, interpolated)]
-    if any(gain and gain.high is not None and gain.high < 0 for gain in gains):
+    worse = any(gain and gain.high is not None and gain.high < 0 for gain in gains)
+    pilot = contest.evidence.pilot
+    is_early = pilot is not None and pilot.steps < EARLY_SHARE * pilot.full_steps
+    if worse and not is_early:
         return Ruling("no", "worse")
     for arm, gain, rule in zip((base, interpolated), gains, ("base_holds", "interpolation_holds"), strict=True):
         nothing_left = gain is not None and gain.high is not None and gain.high < 1 - RELATIVE_SHARE
-        if nothing_left and _holds(contest, contest.count(arm, at)) and not _damaged(contest, arm):
+        if nothing_left and _holds(contest, contest.count(arm, at)) and not _text_gains(contest, arm):
             return Ruling("no", rule)
     known = [gain for gain in gains if gain is not None]
     if len(known) < len(gains):
         return Ruling("not yet", "uncontrolled")
+    if worse:
+        return Ruling("not yet", "worse_so_far")
     better_than = [gain.low is not None and gain.low > 0 for gain in known]
     if better_than == [True, False] and _reads_better(contest):
         return Ruling("not yet", "predicts_worse") if _predicts_worse(contest) else Ruling("go", "reads_better")
@@ -141,6 +157,13 @@ def _damaged(contest: Contest, arm: Arm | None) -> bool:
     """Whether an arm predicts text at the target worse, for certain, than the base does within its window."""
     beside = contest.perplexity_beside_short(arm)
     return beside is not None and beside.low is not None and beside.low > NOTICED
+
+
+def _text_gains(contest: Contest, arm: Arm | None) -> bool:
+    """Whether the extended model has to offer what an arm lacks in text: undamaged text, or 15% less perplexity."""
+    beside = contest.perplexity_ratio(arm)
+    much = beside is not None and beside[1].high is not None and beside[1].high < math.log(RELATIVE_SHARE)
+    return much or _damaged(contest, arm)
 
 
 def _reads_better(contest: Contest) -> bool:
@@ -257,9 +280,12 @@ def _reasons(contest: Contest, ruling: Ruling) -> list[str]:
         "damage": contest.perplexity_beside_short(contest.interpolated),
         "missing": _missing(contest),
         "noticed": NOTICED,
+        "unable": {task: count for task in TASKS if (count := contest.unable(task))},
+        "most": MOST_LEFT_OUT,
     }
+    facts["left_out"] = evidence.pilot.left_out if evidence.pilot else ()
     told = [*say(f"decision.rules.{ruling.rule}", **facts), *say("decision.reasons", **facts)]
-    return [*told, *(evidence.pilot.left_out if evidence.pilot else ())]
+    return [*told, *(facts["left_out"] if len(facts["left_out"]) <= MOST_LEFT_OUT else ())]
 
 
 def _needed(extended: Count | None, *others: Count | None) -> int | None:
@@ -291,7 +317,7 @@ def _missing(contest: Contest) -> list[str]:
     """What a decision would like to know and nobody measured."""
     tasks = {record.task for record in contest.extended.results} if contest.extended else set()
     known = {
-        "questions": contest.task == "suite" or contest.task is None,
+        "questions": "suite" in tasks or contest.task is None,
         "perplexity": bool(tasks & {"perplexity"}) or contest.extended is None,
         "short": "regression" in tasks or contest.extended is None,
         "serving": any(record.task == "serving" for record in contest.evidence.records),

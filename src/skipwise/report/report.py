@@ -34,6 +34,7 @@ SECTIONS: Sequence[Callable[[Evidence], Iterable[Section]]] = (
     measured.others_section,
     ran.outputs_section,
     ran.failures_section,
+    ran.left_out_section,
     ran.run_section,
 )
 
