@@ -73,10 +73,15 @@ def _full_runs(evidence: Evidence) -> Iterator[Table]:
             rows=tuple(
                 (
                     machine_text(run),
-                    hours_text(run.hours).removeprefix("about ") if run.fits else "too small",
-                    ABSENT if run.cost is None or not run.fits else money_text(run.cost).removeprefix("about "),
+                    _brief(hours_text(run.hours)) if run.fits else "too small",
+                    ABSENT if run.cost is None or not run.fits else _brief(money_text(run.cost)),
                     bytes_text(run.total_bytes, digits=2),
                 )
                 for run in runs
             ),
         )
+
+
+def _brief(text: str) -> str:
+    """The same in fewer letters, for a cell."""
+    return text.removeprefix("about ").replace("less than a minute", "< 1 minute").replace("less than ", "< ")
