@@ -277,6 +277,13 @@ def failures_section(evidence: Evidence) -> Iterator[Section]:
         yield section("failed", tables=tables)
 
 
+def left_out_section(evidence: Evidence) -> Iterator[Section]:
+    """What a pilot could not measure in its time, or cannot tell."""
+    rows = ((sentence,) for sentence in (evidence.pilot.left_out if evidence.pilot else ()))
+    if tables := table("Not measured, and why", ("Left out",), rows, wraps=True):
+        yield section("left_out", tables=tables)
+
+
 def outputs_section(evidence: Evidence) -> Iterator[Section]:
     """A few outputs, where they were asked for."""
     rows = (

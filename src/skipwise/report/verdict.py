@@ -8,12 +8,19 @@ from skipwise.records.results import EvalResult
 from skipwise.report.evidence import LOG_RATIO, PASSKEY, PERPLEXITY, Arm, Evidence, Measure
 from skipwise.report.measured import REGRESSION, effective_lengths
 from skipwise.report.ran import cautions, mean_seconds
+from skipwise.report.samples import least_samples
 from skipwise.report.words import MOST_NAMES, say
 
 
-def verdict_words(evidence: Evidence) -> list[str]:
-    """The findings, a sentence an entry: the best arm, how far it holds, what short text lost, what it cost."""
-    parts = (_best_perplexity, _effective, _passkeys, _short_text, _training, _steps, _failures, cautions)
+def verdict_words(evidence: Evidence, *, decided: bool = False) -> list[str]:
+    """The findings, a sentence an entry: the best arm, how far it holds, what short text lost, what it cost.
+
+    Args:
+        evidence: what was measured.
+        decided: whether a decision stands before them, which has told of keys and of short text.
+    """
+    told = () if decided else (_passkeys, _short_text)
+    parts = (_best_perplexity, _effective, *told, _training, _steps, _failures, cautions)
     words = [sentence for part in parts for sentence in part(evidence)]
     return words or say("verdict.nothing")
 
@@ -59,6 +66,7 @@ def _effective(evidence: Evidence) -> list[str]:
     for name, ruler in found.items():
         groups.setdefault(ruler.effective_tokens, []).append(name)
     some = next(iter(found.values()))
+    few = next((ruler.too_few for ruler in found.values() if ruler.too_few), None)
     return say(
         "verdict.effective",
         tasks=some.scores[0].tasks,
@@ -66,7 +74,8 @@ def _effective(evidence: Evidence) -> list[str]:
         groups=sorted(groups.items(), reverse=True),
         target=evidence.target_tokens,
         advertised=evidence.advertised_tokens,
-        few=[(name, ruler.too_few) for name, ruler in found.items() if ruler.too_few],
+        few=few,
+        least=few and least_samples(len(few.tasks)),
     )
 
 
