@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from skipwise.records.comparison import ComparedArm, Comparison, Cost, Difference, ExtendedRun
+from skipwise.records.pilot import Pilot
 from skipwise.records.results import EvalResult
 from skipwise.records.stats import Estimate
 from skipwise.report.quantities import TO, bytes_text, digits_text, per_cent_of_log, seconds_text, signed_text
@@ -154,6 +155,7 @@ class Evidence:
         comparison: how the arms were trained, if they were compared.
         runs: of `skipwise extend`.
         outputs: samples to show.
+        pilot: what fitted into the time of a pilot, if it was one.
     """
 
     arms: Sequence[Arm]
@@ -162,6 +164,7 @@ class Evidence:
     comparison: Comparison | None = None
     runs: Sequence[ExtendedRun] = ()
     outputs: Sequence[Output] = ()
+    pilot: Pilot | None = None
 
     @property
     def compared(self) -> Mapping[str, ComparedArm]:

@@ -3,6 +3,7 @@
     results.jsonl            records as `skipwise eval --out` writes them: one arm, named after the file
     NAME=results.jsonl       the same, called NAME
     folder/comparison.json   a comparison, with its records in `records.jsonl` beside it
+    folder/pilot.json        beside them: what fitted into the time of a pilot
     folder/skipwise.json     a model that `skipwise extend` left: what was run and what it cost
 
 A record with `compared` in its details belongs to the arm of that name, whatever the file is called. An arm's results
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from skipwise.errors import CheckpointError, ConfigError, DataError, PositionError, UnsupportedModelError
 from skipwise.records.comparison import COMPARISON_FILE, RECORDS_FILE, Comparison, ExtendedRun, one_line
+from skipwise.records.pilot import PILOT_FILE, Pilot
 from skipwise.records.results import EvalResult
 from skipwise.records.runs import RECORD_FILE, Run
 from skipwise.report.evidence import MOST_OUTPUT_LETTERS, MOST_OUTPUTS, Arm, Evidence, Output
@@ -29,6 +31,7 @@ _FORMS = (
 )
 
 _RECORD, _COMPARISON, _RUN = TypeAdapter(EvalResult), TypeAdapter(Comparison), TypeAdapter(ExtendedRun)
+_PILOT = TypeAdapter(Pilot)
 
 
 def read_evidence(
@@ -50,10 +53,12 @@ def read_evidence(
     found_in: dict[str, Path] = {}
     comparisons: list[Comparison] = []
     runs: list[ExtendedRun] = []
+    pilot: Pilot | None = None
     for source in sources:
         given, path = _name_and_path(source)
         if (path / COMPARISON_FILE).is_file():
             comparisons.append(comparison := read_comparison(path))
+            pilot = read_pilot(path) if (path / PILOT_FILE).is_file() else pilot
             # A comparison all of whose arms failed may have left no records.
             records = read_records(path / RECORDS_FILE) if (path / RECORDS_FILE).exists() else []
             found = {name: [] for name in comparison.arms} | _by_arm(records, path.name)
@@ -90,6 +95,7 @@ def read_evidence(
         comparison=comparisons[0] if comparisons else None,
         runs=runs,
         outputs=() if samples is None else read_outputs(samples),
+        pilot=pilot,
     )
 
 
@@ -115,6 +121,17 @@ def read_comparison(folder: Path) -> Comparison:
             f"{str(path)!r} is not a comparison: its kind must be 'comparison'; `skipwise compare` writes it"
         )
     return _valid(_COMPARISON, value, repr(str(path)))
+
+
+def read_pilot(folder: Path) -> Pilot:
+    """What a pilot left in its folder.
+
+    Raises:
+        DataError: it cannot be read; the message has what is wrong and where.
+    """
+    path = folder / PILOT_FILE
+    where = repr(str(path))
+    return _valid(_PILOT, _without_nulls(_json(_text(path), where)), where)
 
 
 def read_run(folder: Path) -> ExtendedRun:

@@ -1,0 +1,63 @@
+"""What `skipwise pilot` leaves as `pilot.json`: what fitted into the time, and the full run scaled from it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import FiniteFloat
+
+PILOT_FILE = "pilot.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullRun:
+    """The full run on one kind of machine, scaled from what the pilot measured.
+
+    Attributes:
+        machine: a named machine, such as `a100-80`, or `cpu` for the pilot's own.
+        count: accelerators of it.
+        hours: of the whole run.
+        cost: in the currency of the price; None without a price.
+        price_per_hour: of one accelerator; None if unknown.
+        total_bytes: memory that one accelerator needs.
+        fits: whether it has that much.
+    """
+
+    machine: str
+    count: int
+    hours: FiniteFloat
+    cost: FiniteFloat | None = None
+    price_per_hour: FiniteFloat | None = None
+    total_bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pilot:
+    """A small proof of concept: base, interpolation only and recipe, as far as a given time went.
+
+    Evaluation records stand beside it, as `skipwise compare` leaves them.
+
+    Attributes:
+        seconds_given: time that was given.
+        seconds_used: time that it took.
+        steps: training steps that fitted.
+        full_steps: training steps of the full run.
+        left_out: one sentence each: what did not fit, or cannot be told from it.
+        full_runs: the full run, by machine.
+        next_command: what to run next.
+        made: the schedule and whatever else tells how it came about.
+    """
+
+    model: str
+    target_tokens: int
+    original_tokens: int
+    seconds_given: FiniteFloat
+    seconds_used: FiniteFloat
+    steps: int
+    full_steps: int
+    left_out: Sequence[str] = ()
+    full_runs: Sequence[FullRun] = ()
+    next_command: str = ""
+    kind: Literal["pilot"] = "pilot"
+    made: Mapping[str, Any] = field(default_factory=dict)
