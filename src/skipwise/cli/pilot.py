@@ -1,0 +1,98 @@
+"""`skipwise pilot`: within a given time, one page to decide on."""
+
+import logging
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipwise.cli import options
+from skipwise.cli.loading import loading
+from skipwise.cli.options import BAD_INPUT, INTERRUPTED, data_setting, option, print_json, settings_over
+
+if TYPE_CHECKING:
+    from skipwise.pilot import PilotResult
+
+
+def pilot(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub name, a .gguf file, or 'embedded'.")],
+    target: Annotated[int, option("--target TOKENS", "Window to extend to, such as 32k.")],
+    data: options.Data = None,
+    given_time: Annotated[str, option("--time DURATION", "Time that it may take, such as 40m or 1h30m.")] = "1h",
+    output: Annotated[
+        Path | None,
+        option("--output FOLDER", "Result; an interrupted pilot there goes on.", shown="runs/<model>-<target>-pilot"),
+    ] = None,
+    settings: options.Setting = None,
+    machine: Annotated[
+        Any, option("--machine NAME,...", "Machines to plan the full run for.", shown="a100-80,h100,rtx-4090")
+    ] = None,
+    price: Annotated[
+        float | None, option("--price MONEY", "Price of one accelerator-hour.", shown="typical ones", min=0.0)
+    ] = None,
+    schedule: Annotated[bool, option("--schedule", "Only measure and say how the time would be split.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Is it worth it, for this model and these documents? One page to decide on, within a given time.
+
+    Trains the default recipe for as many steps as fit, asks base, interpolated and extended model questions about
+    held-out documents, measures what short text loses and what requests cost, and plans the full run. It says how the
+    time is split before it starts. After Ctrl-C the same command continues where it was.
+
+    Example: skipwise pilot ./my-model --data docs/ --target 32k --time 1h
+
+    Example: skipwise pilot embedded --data docs/ --target 4k --time 10m
+    """
+    import psutil
+
+    began = min(time.time(), psutil.Process().create_time()) if "pytest" not in sys.modules else time.time()
+    from skipwise.pilot.asked import PilotConfig, parse_duration, problems
+    from skipwise.pilot.state import check_folder
+    from skipwise.plan.machines import machine_of
+
+    flags = {"target": target, "data": data_setting(data)}
+    tree = settings_over({"model": model}, flags, settings)
+    checks = [lambda: parse_duration(given_time), *(lambda name=name: machine_of(name) for name in machine or ())]
+    if output is not None:
+        checks.append(lambda: check_folder(output))
+    found = problems(tree, checks)
+    for problem in found:
+        print("skipwise: " + " ".join(problem.split()), file=sys.stderr)
+    if found:
+        raise typer.Exit(BAD_INPUT)
+    from skipwise.config import RunConfig
+
+    config = PilotConfig.of(RunConfig.from_mapping(tree), given_time, output=output, price=price, machines=machine)
+    check_folder(config.output, config.asked())
+    with loading("preparing the pilot"):
+        from skipwise.pilot import PilotStopped
+        from skipwise.pilot import pilot as run
+
+    logging.getLogger("skipwise").setLevel(logging.WARNING)
+    command = shlex.join(["skipwise", *sys.argv[1:]])
+    try:
+        result = run(config, only_schedule=schedule, began=began, command=command)
+    except PilotStopped:
+        print(f"stopped; what was finished or saved is kept, go on with: {command}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    _print(result, as_json)
+
+
+def _print(result: "PilotResult", as_json: bool) -> None:
+    if as_json:
+        print_json(result.to_json())
+        return
+    if result.record is None or result.report is None:
+        return
+    for sentence in result.report.verdict:
+        print(sentence)
+    for sentence in result.record.left_out:
+        print(f"left out: {sentence}")
+    for full in result.record.full_runs:
+        cost = "" if full.cost is None else f", about {full.cost:,.0f} ({result.record.made['prices']} price)"
+        print(f"full run on {full.count} x {full.machine}: {full.hours:.1f} h{cost}")
+    print(f"next: {result.record.next_command}")
+    print(f"page: {result.folder / 'report.html'}   all measurements: {result.folder}")
