@@ -8,7 +8,7 @@ import pytest
 
 from skipwise.config import RunConfig
 from skipwise.config.stages import run_stages
-from skipwise.pilot.running import training_seconds, windows_at_a_time
+from skipwise.pilot.preparing import training_seconds, windows_at_a_time
 from skipwise.pilot.schedule import (
     LEAST_STEPS,
     LEAST_TRIALS,

@@ -11,7 +11,7 @@ import typer
 
 from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import BAD_INPUT, INTERRUPTED, data_setting, option, print_json, settings_over
+from skipwise.cli.options import BAD_INPUT, INTERRUPTED, NEGATIVE, data_setting, option, print_json, settings_over
 
 if TYPE_CHECKING:
     from skipwise.pilot import PilotResult
@@ -40,7 +40,7 @@ def pilot(
 
     Trains the default recipe for as many steps as fit, asks base, interpolated and extended model questions about
     held-out documents, measures what short text loses and what requests cost, and plans the full run. It says how the
-    time is split before it starts. After Ctrl-C the same command continues where it was.
+    time is split before it starts. After Ctrl-C the same command continues where it was. Exit 1 if the page says no.
 
     Example: skipwise pilot ./my-model --data docs/ --target 32k --time 1h
 
@@ -79,6 +79,8 @@ def pilot(
         print(f"stopped; what was finished or saved is kept, go on with: {command}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _print(result, as_json)
+    if result.decision is not None and result.decision.outcome == "no":
+        raise typer.Exit(NEGATIVE)
 
 
 def _print(result: "PilotResult", as_json: bool) -> None:
@@ -87,12 +89,22 @@ def _print(result: "PilotResult", as_json: bool) -> None:
         return
     if result.record is None or result.report is None:
         return
-    for sentence in result.report.verdict:
-        print(sentence)
-    for sentence in result.record.left_out:
+    from skipwise.report.quantities import bytes_text, seconds_text
+
+    decision, record = result.decision, result.record
+    if decision is not None:
+        print("\n".join([f"{decision.outcome}: {decision.headline}", *decision.reasons, *decision.gets_worse]))
+    else:
+        print("\n".join(result.report.verdict))
+    for sentence in record.left_out:
         print(f"left out: {sentence}")
-    for full in result.record.full_runs:
-        cost = "" if full.cost is None else f", about {full.cost:,.0f} ({result.record.made['prices']} price)"
-        print(f"full run on {full.count} x {full.machine}: {full.hours:.1f} h{cost}")
-    print(f"next: {result.record.next_command}")
+    for full in record.full_runs:
+        price = "" if full.price_per_hour is None else f" ({full.price_per_hour:g} an hour, {record.made['prices']})"
+        cost = "" if full.cost is None else f", cost {full.cost:,.2f}{price}"
+        machines = full.machine if full.count == 1 else f"{full.count} x {full.machine}"
+        fits = "" if full.fits else ", does not fit"
+        print(
+            f"the full run on {machines}: {seconds_text(3600 * full.hours)}, {bytes_text(full.total_bytes)}{fits}{cost}"
+        )
+    print(f"next: {record.next_command}")
     print(f"page: {result.folder / 'report.html'}   all measurements: {result.folder}")

@@ -15,8 +15,11 @@ comparison goes on without this arm.
 import json
 import logging
 import math
+import os
 import shutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -32,6 +35,7 @@ Failure = Literal["out of memory", "not a number", "error"]
 
 OUTCOME_FILE, RESULTS_FILE, SAMPLES_FILE = "outcome.json", "results.jsonl", "samples.jsonl"
 INTERRUPTED = 130
+_WATCHED_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,18 @@ def main(job_file: Path) -> int:
         return INTERRUPTED
     outcome.write(folder)
     return 0
+
+
+def _end_with_parent() -> None:
+    """Kills this process once its parent is gone: a comparison that is gone on with would run the same job twice."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCHED_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -189,4 +205,5 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    _end_with_parent()
     sys.exit(main(Path(sys.argv[1])))

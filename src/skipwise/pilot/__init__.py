@@ -5,10 +5,12 @@
 asked.py      what is asked for, and cheap checks
 documents.py  what the held-out documents carry: lengths, questions
 measuring.py  preflight and seconds of passes and steps, in a process of its own
+preparing.py  all that is known before the long part
 schedule.py   how the time is split: arithmetic
 state.py      what an unfinished pilot keeps
 arms.py       the comparison, each arm decided when it begins
 full_run.py   the full run on named machines
+result.py     pilot.json and the page
 running.py    the whole
 """
 
@@ -18,12 +20,13 @@ from skipwise.imports import lazily
 
 if TYPE_CHECKING:
     from skipwise.pilot.asked import PilotConfig, parse_duration
-    from skipwise.pilot.running import PilotResult, PilotStopped, pilot
+    from skipwise.pilot.result import PilotResult
+    from skipwise.pilot.running import PilotStopped, pilot
     from skipwise.pilot.schedule import Schedule, TooShortError
 
 _HOMES = {
     "PilotConfig": "asked",
-    "PilotResult": "running",
+    "PilotResult": "result",
     "PilotStopped": "running",
     "Schedule": "schedule",
     "TooShortError": "schedule",

@@ -11,7 +11,7 @@ from skipwise.compare.jobs import Job
 from skipwise.compare.worker import Outcome
 from skipwise.config import RunConfig
 from skipwise.config.reading import merge_settings
-from skipwise.pilot.schedule import RESERVE, Costs, Part, Schedule, Training, Wanted, fixed_seconds
+from skipwise.pilot.schedule import RESERVE, Costs, Part, Schedule, Training, Wanted, fixed_seconds, minutes
 from skipwise.pilot.state import SUITES, PilotFolder
 from skipwise.window import Window
 
@@ -142,8 +142,3 @@ class Pacer:
             return 1.0
         planned = sum(self._seconds(arm, least=False) for arm in (BASE, UNTRAINED))
         return max(1.0, (marks[RECIPE] - marks[BASE]) / planned)
-
-
-def minutes(seconds: float) -> str:
-    """A duration for people, in minutes where it has some."""
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(0.0, seconds):.0f} s"

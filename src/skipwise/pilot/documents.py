@@ -12,6 +12,7 @@ from skipwise.data.documents import Document, Sources
 from skipwise.errors import DataError
 from skipwise.evals.suite import Collection, try_questions
 from skipwise.pilot.schedule import QUESTIONS
+from skipwise.train.exercises import shortest_exercise
 from skipwise.window import Window, length_label
 
 
@@ -27,6 +28,7 @@ class HeldOut:
         questions: by kind, the lengths that questions can be made at.
         impossible: why others cannot be made, one sentence each.
         seconds: that making one question took, by tokens.
+        shortest_passkey: tokens that a passkey, its question and the instruction take.
     """
 
     lengths: np.ndarray
@@ -36,6 +38,7 @@ class HeldOut:
     questions: Mapping[str, tuple[int, ...]]
     impossible: Sequence[str]
     seconds: Mapping[int, float]
+    shortest_passkey: int
 
     @property
     def told(self) -> str:
@@ -69,6 +72,8 @@ def look_at_held_out(
     ]
     collection = Collection(documents)
     found = try_questions(collection, tokenizer, lengths=lengths, kinds=QUESTIONS, seed=run.seed)
+    # Keys differ by a few tokens.
+    shortest = round(1.1 * shortest_exercise(tokenizer))
     questions: dict[str, tuple[int, ...]] = {}
     seconds: dict[int, float] = {}
     for (kind, length), outcome in found.items():
@@ -81,8 +86,9 @@ def look_at_held_out(
         joined=bool(run.data.join) and int((tokens >= window.target).sum()) < long,
         collection=collection,
         questions=questions,
-        impossible=_impossible(found),
+        impossible=[*_impossible(found), *_too_short_to_hide(lengths, shortest)],
         seconds=seconds,
+        shortest_passkey=shortest,
     )
 
 
@@ -97,6 +103,11 @@ def _impossible(found: Mapping[tuple[str, int], Any]) -> list[str]:
         f"{', '.join(map(length_label, of_kind))} tokens."
         for kind, of_kind in lengths.items()
     ]
+
+
+def _too_short_to_hide(lengths: Sequence[int], shortest: int) -> list[str]:
+    short = ", ".join(length_label(length) for length in lengths if length < shortest)
+    return [f"Passkeys cannot be asked for at {short} tokens, as one takes {shortest}."] if short else []
 
 
 def _too_short(tokens: np.ndarray, window: Window, *, joins: bool) -> str:

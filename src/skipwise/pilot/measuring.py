@@ -1,6 +1,6 @@
 """What this machine takes: preflight, passes over growing inputs, training steps; in a process of its own.
 
-python -m skipwise.pilot.measuring '{"run": {...}, "lengths": [256, 512], "windows": [[256, 8], [2048, 1]], ...}'
+python -m skipwise.pilot.measuring '{"run": {...}, "lengths": [256, 512], "windows": [[256, 8, 4.0]], ...}'
 """
 
 import json
@@ -19,7 +19,8 @@ from skipwise.plan.measure import run_apart
 from skipwise.records.verdict import Verdict
 from skipwise.window import Window
 
-_STEPS = 3
+# A training step reaches less of the machine's speed than a pass.
+_SLOWER = 1.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,11 @@ class Measured:
 
 
 def measure(
-    run: RunConfig, window: Window, lengths: Sequence[int], windows: Sequence[tuple[int, int]], most_seconds: float
+    run: RunConfig,
+    window: Window,
+    lengths: Sequence[int],
+    windows: Sequence[tuple[int, int, float]],
+    most_seconds: float,
 ) -> Measured:
     """Probes and times the model of a run.
 
@@ -52,8 +57,9 @@ def measure(
         run: as it would be trained.
         window: its lengths, in tokens.
         lengths: of inputs, the shortest first.
-        windows: tokens of training windows, and how many at a time, the shortest first.
-        most_seconds: longer passes and steps are not measured, beyond the first of each.
+        windows: training windows: tokens, how many at a time, and how many times the work of a pass of the shortest of
+            `lengths` one takes.
+        most_seconds: what is expected to take longer is not measured, but for the first pass.
 
     Raises:
         ConfigError: it failed.
@@ -108,7 +114,7 @@ def main() -> None:
     }
     if not any(one.status == "fail" for one in verdicts):
         found["passes"], found["token"] = _passes(model, question["lengths"], question["most_seconds"])
-        found["windows"] = _windows(model, run, question["windows"], question["most_seconds"])
+        found["windows"] = _windows(model, run, question["windows"], found["passes"][0][1], question["most_seconds"])
     print(json.dumps({**found, "seconds": time.monotonic() - begun}), flush=True)
 
 
@@ -126,7 +132,7 @@ def _passes(model: Any, lengths: Sequence[int], most_seconds: float) -> tuple[li
             break
         ids = torch.randint(0, vocabulary, (1, tokens))
         seconds = []
-        for _ in range(2 if not found or 3 * found[-1][1] < most_seconds / 10 else 1):
+        for _ in range(2 if not found or 40 * found[-1][1] < most_seconds else 1):
             begun = time.monotonic()
             token_nlls(model, ids, max(1, tokens - 64))
             seconds.append(time.monotonic() - begun)
@@ -136,9 +142,12 @@ def _passes(model: Any, lengths: Sequence[int], most_seconds: float) -> tuple[li
 
 
 def _windows(
-    model: Any, run: RunConfig, windows: Sequence[tuple[int, int]], most_seconds: float
+    model: Any, run: RunConfig, windows: Sequence[tuple[int, int, float]], one_pass: float, most_seconds: float
 ) -> list[tuple[int, float]]:
-    """Seconds of training on one window, by its tokens: the later steps of a few by the Trainer of `extend`."""
+    """Seconds of training on one window, by its tokens: the later steps of a few by the Trainer of `extend`.
+
+    A first window whose steps would take too long is estimated by its work, and a later one is left out.
+    """
     from skipwise.train.arguments import CHECKPOINTING, training_settings
     from skipwise.train.timing import step_seconds
 
@@ -147,21 +156,25 @@ def _windows(
     vocabulary, rng = model.config.get_text_config().vocab_size, np.random.default_rng(0)
     found: list[tuple[int, float]] = []
     # Low-rank additions are put in once.
-    for tokens, at_a_time in windows if run.tuning.kind == "full" else windows[:1]:
-        if found and 2 * found[-1][1] * (tokens / found[-1][0]) * 1.5 > most_seconds:
+    for tokens, at_a_time, work in windows if run.tuning.kind == "full" else windows[:1]:
+        expected = work * one_pass
+        tries = [(3, at_a_time), (2, 1), (1, 1)]
+        steps, together = next((n for n in tries if n[0] * n[1] * expected < most_seconds), (0, 0))
+        if not steps:
+            if not found:
+                found.append((tokens, _SLOWER * expected))
             break
-        steps = _STEPS if not found else 2
         seconds = step_seconds(
             model,
-            [rng.integers(0, vocabulary, tokens) for _ in range(steps * at_a_time)],
+            [rng.integers(0, vocabulary, tokens) for _ in range(steps * together)],
             tuning=run.tuning,
             diluted=run.dilution,
-            per_device_train_batch_size=at_a_time,
+            per_device_train_batch_size=together,
             **kept,
         )
         del model.forward  # The loss that training put there.
         # With the optimizer's time in each of its windows, which is too much rather than too little.
-        found.append((tokens, max(seconds[1:]) / at_a_time))
+        found.append((tokens, max(seconds[1:] or seconds) / together))
     return found
 
 

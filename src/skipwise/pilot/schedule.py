@@ -7,8 +7,9 @@ that a perfect score can pass; perplexity there; a few tens of steps. What else 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from skipwise.errors import ConfigError
@@ -183,12 +184,14 @@ class Wanted:
         target: longest length, in tokens.
         texts: held-out documents as long as the target.
         questions: lengths that questions can be made at, by kind.
+        shortest_passkey: tokens that a passkey, its question and the instruction take.
     """
 
     original: int
     target: int
     texts: int
     questions: Mapping[str, tuple[int, ...]]
+    shortest_passkey: int = 0
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -210,10 +213,20 @@ class Wanted:
         return Measures(
             texts=min(_TEXTS[0], self.texts),
             perplexity=self.ends,
-            passkeys=() if found else self.ends,
+            passkeys=() if found else self._hiding(self.ends),
             questions={FACT: asked} if asked else {},
             serving=self.ends,
         )
+
+    def only(self, kinds: Collection[str]) -> "Wanted":
+        """The same with questions of these kinds alone."""
+        return replace(self, questions={kind: self.questions[kind] for kind in kinds if kind in self.questions})
+
+    def without(self, measures: Measures, kind: str) -> Measures:
+        """What is measured if there are no questions of a kind; passkeys stand in for the most important one."""
+        questions = {name: lengths for name, lengths in measures.questions.items() if name != kind}
+        passkeys = measures.passkeys or self.only(questions).least().passkeys
+        return replace(measures, questions=questions, passkeys=passkeys)
 
     def parts(self, measures: Measures, costs: Costs, folder: str = "") -> list[Part]:
         """What is measured, those first that must be; `folder` as in `Measures.parts`."""
@@ -224,7 +237,8 @@ class Wanted:
     def options(self) -> Iterator["Option"]:
         """What may be added, the most useful first."""
         between = [tokens for tokens in self.lengths if tokens not in self.ends]
-        yield Option("passkeys", self.ends, lambda now: replace(now, passkeys=self.ends))
+        if both := self._hiding(self.ends):
+            yield Option("passkeys", both, lambda now: replace(now, passkeys=both))
         yield from map(self._more_texts, _TEXTS[1:3])
         for tokens in reversed(between):
             at = (tokens,)
@@ -232,7 +246,9 @@ class Wanted:
             yield Option("requests", at, lambda now, at=at: replace(now, serving=_with(now.serving, at)))
             if asked := self._asked(FACT, at):
                 yield self._more_questions(FACT, asked)
-            yield Option("passkeys", at, lambda now, at=at: replace(now, passkeys=_with(now.passkeys, at)))
+            if hiding := self._hiding(at):
+                add = partial(_more_passkeys, lengths=hiding)
+                yield Option("passkeys", hiding, add)
         for kind in _MORE_KINDS:
             if asked := self._asked(kind, self.ends):
                 yield self._more_questions(kind, asked)
@@ -249,12 +265,19 @@ class Wanted:
 
         return Option(f"questions ({kind.replace('_', ' ')})", lengths, add)
 
+    def _hiding(self, lengths: Sequence[int]) -> tuple[int, ...]:
+        return tuple(tokens for tokens in lengths if tokens >= self.shortest_passkey)
+
     def _asked(self, kind: str, lengths: Sequence[int]) -> tuple[int, ...]:
         return tuple(tokens for tokens in lengths if tokens in self.questions.get(kind, ()))
 
 
 def _with(lengths: Sequence[int], more: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({*lengths, *more}))
+
+
+def _more_passkeys(now: Measures, lengths: Sequence[int]) -> Measures:
+    return replace(now, passkeys=_with(now.passkeys, lengths))
 
 
 class Option(NamedTuple):
@@ -467,3 +490,12 @@ def duration_label(seconds: float) -> str:
         return f"{math.ceil(seconds)}s"
     hours, minutes = divmod(math.ceil(seconds / 60), 60)
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "")
+
+
+def minutes(seconds: float) -> str:
+    """A duration for people: `45 s`, `4 min 36 s`, `2 h 40 min`."""
+    whole = round(max(0.0, seconds))
+    if whole < 90:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

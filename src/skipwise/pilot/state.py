@@ -27,28 +27,24 @@ class PilotFolder:
         self.kept: dict[str, Any] = {}
         self._used_before = 0.0
 
-    def claim(self, asked: Mapping[str, Any], *, write: bool = True) -> bool:
+    def claim(self, asked: Mapping[str, Any]) -> None:
         """Takes the folder, or goes on with the pilot that was begun in it.
-
-        Returns:
-            Whether a pilot with a schedule was begun in it.
 
         Raises:
             ConfigError: it holds something else, or a pilot with other settings.
         """
         check_folder(self.path, asked)
         file = self.path / STATE_FILE
-        if file.is_file():
-            self.kept = json.loads(file.read_text(encoding="utf-8"))
-            # Samples and checkpoints were written to the end; while nothing ran, no time passed.
-            last = max(found.stat().st_mtime for found in self.path.rglob("*") if found.is_file())
-            self._used_before = self.kept["used_before"] + max(0.0, last - self.kept["began"])
+        if not file.is_file():
+            # Nothing is written before there is a schedule: a time that is too short leaves nothing behind.
+            self.kept = {"asked": dict(asked), "began": self._began, "used_before": 0.0}
+            return
+        self.kept = json.loads(file.read_text(encoding="utf-8"))
+        # Samples and checkpoints were written to the end; while nothing ran, no time passed.
+        last = max(found.stat().st_mtime for found in self.path.rglob("*") if found.is_file())
+        self._used_before = self.kept["used_before"] + max(0.0, last - self.kept["began"])
+        if not self.kept.get("finished"):
             self.keep(began=self._began, used_before=self._used_before)
-            return "schedule" in self.kept
-        if write:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.keep(asked=dict(asked), began=self._began, used_before=0.0)
-        return False
 
     @property
     def used(self) -> float:
@@ -57,6 +53,7 @@ class PilotFolder:
 
     def keep(self, **values: Any) -> None:
         """Adds to what is kept."""
+        self.path.mkdir(parents=True, exist_ok=True)
         self.kept |= values
         replace_file(self.path / STATE_FILE, json.dumps(self.kept, indent=2, default=str) + "\n")
 
