@@ -71,32 +71,29 @@ def test_the_seconds_of_an_evaluation_are_those_of_its_passes() -> None:
     assert measures.seconds(256, 4096, costs()) == pytest.approx(expected)
 
 
-def config(**changes: Any) -> RunConfig:
-    return RunConfig.from_mapping({"model": "embedded", "target": 4096, "recipe": "growing", **changes})
-
-
 @pytest.mark.parametrize("changes", [{}, {"recipe": "diluted"}, {"short_steps": 0.25}, {"keep_tokens": False}])
 @pytest.mark.parametrize(("steps", "batch"), [(30, 8), (31, 16), (7, 64)])
 def test_training_takes_the_seconds_of_every_window_at_every_place(
     changes: dict[str, Any], steps: int, batch: int
 ) -> None:
-    run, window = config(**changes), Window(train=256, original=256, target=4096)
-    stages = [(stage.begin, stage.window.train) for stage in run_stages(run, window, steps)]
+    run = RunConfig.from_mapping({"model": "embedded", "target": 65536, "recipe": "growing", **changes})
+    window = Window(train=1024, original=4096, target=65536)
     layout = Layout(
-        stages=stages,
+        stages=[(stage.begin, stage.window.train) for stage in run_stages(run, window, steps)],
         num_steps=steps,
-        window_tokens=256,
+        window_tokens=1024,
         items_per_step=batch,
-        items_at_a_time=windows_at_a_time(256, batch),
+        items_at_a_time=windows_at_a_time(1024, batch),
         keep_tokens=run.keep_tokens,
-        short_tokens=256 if run.short_steps else None,
+        short_tokens=4096 if run.short_steps else None,
         short_share=run.short_steps,
     )
     seconds = 0.0
     for place in range(steps * batch):
         if layout.taken(place) is not None:
-            seconds += layout.tokens_of(layout.stage_of(place // batch)) / 1000
-    assert training_seconds(run, window, costs())(steps, batch) == pytest.approx(seconds)
+            seconds += (layout.tokens_of(layout.stage_of(place // batch)) / 1024) ** 2
+    made = costs(windows={1024: 1.0}, window_work=lambda tokens: tokens**2)
+    assert training_seconds(run, window, made)(steps, batch) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 23.9, 24.0, 100.0, 639.0, 640.0, 641.0, 1e9])

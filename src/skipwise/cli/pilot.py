@@ -24,7 +24,9 @@ def pilot(
     given_time: Annotated[str, option("--time DURATION", "Time that it may take, such as 40m or 1h30m.")] = "1h",
     output: Annotated[
         Path | None,
-        option("--output FOLDER", "Result; an interrupted pilot there goes on.", shown="runs/<model>-<target>-pilot"),
+        option(
+            "--output FOLDER", "Result; an interrupted pilot there goes on.", shown="runs/<model>-<target>-pilot-<time>"
+        ),
     ] = None,
     settings: options.Setting = None,
     machine: Annotated[

@@ -10,6 +10,7 @@ from typing import Any
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError, SkipwiseError
 from skipwise.model.place import find_place
+from skipwise.pilot.schedule import duration_label
 from skipwise.rope import read_rope
 from skipwise.window import length_label
 
@@ -61,7 +62,7 @@ class PilotConfig:
         price: float | None = None,
         machines: Sequence[str] | None = None,
     ) -> "PilotConfig":
-        """The pilot of a run; the folder is by default that of the run, with `-pilot`.
+        """The pilot of a run; the folder is by default that of the run, with `-pilot` and the time.
 
         Raises:
             ConfigError: the time or the price is none, or a machine is unknown.
@@ -72,10 +73,12 @@ class PilotConfig:
             machine_of(name)
         if price is not None and not 0 <= price < float("inf"):
             raise ConfigError(f"the price is {price}; give 0 or more for an hour of one accelerator")
+        seconds = parse_duration(time) if isinstance(time, str) else float(time)
         return cls(
             run=run,
-            seconds=parse_duration(time) if isinstance(time, str) else float(time),
-            output=Path(output or f"{run.output_folder}-pilot"),
+            seconds=seconds,
+            # One of more time is another pilot.
+            output=Path(output or f"{run.output_folder}-pilot-{duration_label(seconds)}"),
             price=price,
             machines=tuple(machines or MACHINES),
         )
