@@ -7,10 +7,13 @@ from functools import partial
 import numpy as np
 import pytest
 
+from skipwise.compare.settings import EvaluationConfig
+from skipwise.demo import DemoSettings
 from skipwise.errors import DataError
 from skipwise.records.results import EvalResult
 from skipwise.records.stats import wilson
-from skipwise.report.effective import EffectiveLength, Rule, effective_length, mean_scores, short_limit
+from skipwise.report.effective import EffectiveLength, effective_length, mean_scores, short_limit
+from skipwise.report.samples import Rule, enough_trials, least_samples
 
 Score = partial(EvalResult, metric="score", num_samples=50, ci_high=None)
 
@@ -102,15 +105,58 @@ def test_a_length_that_nobody_measured_falls_short_of_nothing(
         assert found.outcome == found.to_json()["outcome"] == expected
 
 
-def test_so_few_samples_that_all_of_them_right_tell_nothing_are_told() -> None:
-    def found(right: int, of: int) -> list[EvalResult]:
-        low, high = wilson(right, of).low, wilson(right, of).high
-        return [Score(task="passkey", length_tokens=512, value=right / of, ci_low=low, ci_high=high, num_samples=of)]
+def passkeys(right: int, of: int, length: int = 512) -> list[EvalResult]:
+    low, high = wilson(right, of).low, wilson(right, of).high
+    return [Score(task="passkey", length_tokens=length, value=right / of, ci_low=low, ci_high=high, num_samples=of)]
 
-    assert effective(found(20, 20), 512).line.endswith("512 100.0% (at least 83.9%): measure more samples")
-    assert effective(found(23, 23), 512).holds, "0.856 * 1.96^2 / 0.144 = 22.8 samples, all right, are enough"
-    for results in (found(23, 23), found(19, 20), found(0, 20)):
-        assert "more samples" not in effective(results, 512).line
+
+def test_so_few_samples_that_no_score_can_pass_are_told_and_nothing_else() -> None:
+    for right in (20, 19):
+        found = effective(passkeys(right, 20), 512)
+        assert (found.decided, found.outcome) == (False, "not decided")
+        assert found.line == (
+            "effective context length not decided under RULER's rule: at 512, 20 samples of a task are too few for any "
+            "score to pass; measure 23 or more at every length; advertised 512"
+        )
+    assert effective(passkeys(23, 23), 512).holds, "0.856 * 1.96^2 / 0.144 = 22.8 samples, all right, are enough"
+    for results in (passkeys(22, 23), passkeys(0, 20), passkeys(10, 20)):
+        assert effective(results, 512).outcome == "falls short", "enough samples, or so bad that few tell it"
+    # 0.85 * 1.96^2 / 0.15 = 21.8
+    for of, outcome in ((21, "not decided"), (22, "holds")):
+        results = [*passkeys(of, of, 512), *passkeys(of, of, 1024)]
+        assert effective(results, 1024, "relative", original=512).outcome == outcome
+
+
+def plain_wilson(right: int, of: int) -> tuple[float, float]:
+    """The interval as textbooks write it, by the roots of (p - right/of)^2 = z^2 p (1 - p) / of."""
+    z, p = 1.959963984540054, right / of
+    a, b, c = 1 + z * z / of, -(2 * p + z * z / of), p * p
+    root = math.sqrt(max(0.0, b * b - 4 * a * c))
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 5])
+def test_the_least_number_of_samples_is_that_at_which_a_perfect_score_passes_beside_any_short_one(
+    num_tasks: int,
+) -> None:
+    def decidable(number: int) -> bool:
+        below = (1 - plain_wilson(number, number)[0]) / math.sqrt(num_tasks)
+        relative = all(
+            1 - 0.85 * short / number
+            >= math.hypot(below, 0.85 * (plain_wilson(short, number)[1] - short / number) / math.sqrt(num_tasks)) - 1e-9
+            for short in range(number + 1)
+        )
+        return 1 - below >= 0.856 and relative
+
+    least = least_samples(num_tasks)
+    assert [decidable(number) for number in range(1, least + 3)] == [False] * (least - 1) + [True] * 3
+    assert enough_trials(5, num_tasks=num_tasks) == next(n for n in range(least, 99) if n % 5 == 0)
+
+
+def test_whoever_chooses_trials_chooses_enough() -> None:
+    compared = next(task for task in EvaluationConfig().tasks if isinstance(task, dict) and task["kind"] == "passkey")
+    assert compared["trials"] == DemoSettings().trials == 25
+    assert compared["trials"] % compared["num_depths"] == DemoSettings().trials % DemoSettings().num_depths == 0
 
 
 def test_the_relative_rule_errs_as_rarely_as_it_says() -> None:

@@ -54,7 +54,9 @@ def require_short_length(rule: Rule, config: Any, lengths: Sequence[int]) -> Non
 def state_verdict(
     results: Sequence["EvalResult"], config: Any, rule: Rule, *, card_folder: Path | None, as_json: bool
 ) -> bool:
-    """Prints the mean scores and the effective length under each rule asked for; False if a length falls short.
+    """Prints the mean scores and the effective length under each rule asked for.
+
+    False if a length falls short, or was measured with too few samples for any score to pass.
 
     The card of the model in `card_folder`, if one is given, gets the verdicts of both rules.
     """
@@ -74,7 +76,7 @@ def state_verdict(
         _print(asked, as_json)
         if card_folder is not None and (card_folder / RECORD_FILE).exists():
             state_effective_length(card_folder, found)
-    return all(one.outcome != "falls short" for one in asked)
+    return all(one.outcome != "falls short" and one.too_few is None for one in asked)
 
 
 def _print(asked: Sequence["EffectiveLength"], as_json: bool) -> None:

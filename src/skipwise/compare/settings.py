@@ -22,6 +22,7 @@ from skipwise.config import Length, RunConfig, StrictModel
 from skipwise.config.reading import explain, merge_settings, read_settings
 from skipwise.errors import ConfigError, SkipwiseError
 from skipwise.names import did_you_mean
+from skipwise.report.samples import enough_trials
 
 
 class ArmKind(StrictModel):
@@ -135,7 +136,10 @@ class EvaluationConfig(StrictModel):
     """
 
     tasks: list[str | dict[str, Any]] = Field(
-        default=[{"kind": "perplexity", "num_documents": 16}, {"kind": "passkey", "trials": 20, "num_depths": 5}]
+        default=[
+            {"kind": "perplexity", "num_documents": 16},
+            {"kind": "passkey", "trials": enough_trials(5), "num_depths": 5},
+        ]
     )
     lengths: list[Length] | None = None
     suites: list[str] = Field(default=[])

@@ -27,6 +27,7 @@ from skipwise.records.results import EvalResult
 from skipwise.records.runs import Run
 from skipwise.report.evidence import Arm, Evidence
 from skipwise.report.report import Report
+from skipwise.report.samples import enough_trials
 from skipwise.report.tables import results_table
 from skipwise.train import begin_or_go_on
 from skipwise.window import Window
@@ -57,7 +58,7 @@ class DemoSettings:
     target: int = 4096
     headroom: float = 1.25
     steps: int = 120
-    trials: int = 20
+    trials: int = enough_trials(5)
     num_depths: int = 5
     num_documents: int = 16
     scored_tokens: int = 192

@@ -15,21 +15,15 @@ from typing import Any, Literal
 
 from skipwise.errors import DataError
 from skipwise.records.results import EvalResult
+from skipwise.records.stats import Estimate
 from skipwise.report.quantities import TO
+from skipwise.report.samples import RELATIVE_SHARE, RULER_THRESHOLD, Rule, fails, least_samples, passes, perfect
 from skipwise.report.words import say
 from skipwise.window import length_label
 
-Rule = Literal["ruler", "relative"]
-
 Outcome = Literal["holds", "holds as far as measured", "falls short", "not decided"]
 
-RULER_THRESHOLD = 0.856
-"""The mean score of Llama-2-7B (chat) at its own 4k tokens, which RULER takes for satisfactory."""
-
 RULER_TASKS = 13
-
-RELATIVE_SHARE = 0.85
-"""The share of its own short score that a model has to keep, as NoLiMa asks."""
 
 _METRICS = ("score", "accuracy")
 
@@ -53,6 +47,11 @@ class MeanScore:
     ci_high: float | None
     tasks: tuple[str, ...]
     num_samples: tuple[int, ...]
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean and its interval."""
+        return Estimate(self.value, self.ci_low, self.ci_high)
 
     @property
     def text(self) -> str:
@@ -79,7 +78,7 @@ class EffectiveLength:
 
     @property
     def effective_tokens(self) -> int:
-        """The largest length up to which the score holds; 0 where it holds at none, or the rule is not decided."""
+        """The largest length up to which the score holds for certain; 0 where there is none."""
         return max((score.length_tokens for score in takewhile(self._holds_at, self.scores)), default=0)
 
     @property
@@ -101,8 +100,8 @@ class EffectiveLength:
 
     @property
     def decided(self) -> bool:
-        """Whether the rule has what it needs."""
-        return self.threshold is not None
+        """Whether the rule has what it needs: a short score, and enough samples."""
+        return self.threshold is not None and self.too_few is None
 
     @property
     def holds(self) -> bool:
@@ -120,9 +119,18 @@ class EffectiveLength:
 
     @property
     def too_few(self) -> MeanScore | None:
-        """The score at which the rule stops although every answer is right, because of too few samples; else None."""
-        beyond = next((score for score in self.scores if score.length_tokens > self.effective_tokens), None)
-        return beyond if self.decided and beyond and beyond.value == 1.0 and beyond.ci_low is not None else None
+        """The score at which the rule stops because of too few samples; else None.
+
+        With so many samples no score could pass there, and this one does not fail for certain either.
+        """
+        if self.threshold is None or self.holds:
+            return None
+        beyond = next((score for score in self.scores if not self._holds_at(score)), None)
+        if beyond is None or beyond.ci_low is None:
+            return None
+        short = self.short and self.short.estimate
+        undecidable = not passes(self.rule, perfect(beyond.num_samples), short)
+        return beyond if undecidable and not fails(self.rule, beyond.estimate, short) else None
 
     @property
     def line(self) -> str:
@@ -138,6 +146,7 @@ class EffectiveLength:
             short=self.short,
             share=RELATIVE_SHARE,
             few=self.too_few,
+            least=self.too_few and least_samples(len(self.too_few.tasks)),
         )
         return line
 
@@ -163,14 +172,7 @@ class EffectiveLength:
             return False  # A model that never scores would keep its share of nothing.
         if self.rule == "relative" and score is short:
             return True
-        if score.ci_low is None:
-            return False
-        if self.rule == "ruler":
-            return score.ci_low >= RULER_THRESHOLD
-        if short is None or short.ci_high is None:
-            return False
-        margin = math.hypot(score.value - score.ci_low, RELATIVE_SHARE * (short.ci_high - short.value))
-        return score.value - RELATIVE_SHARE * short.value >= margin
+        return passes(self.rule, score.estimate, short and short.estimate)
 
 
 def basis(scores: Sequence[MeanScore]) -> str:
@@ -230,10 +232,7 @@ def effective_length(
 ) -> EffectiveLength:
     """The largest length up to which the score holds, by its lower 95% bound.
 
-        ruler:     ci_low(L) >= 0.856
-        relative:  d - sqrt((s(L) - ci_low(L))^2 + (0.85 (ci_high(S) - s(S)))^2) >= 0,    d = s(L) - 0.85 s(S)
-
-    The relative rule holds the model to its own score at the shortest length S measured, if that is a short one. Its
+    The formulas are those of `samples`. The relative rule holds the model to its own score at the shortest length S measured, if that is a short one. Its
     bound is that of a difference of two measured scores, because the short one is as uncertain as the others. S itself
     holds. A length without an interval does not, nor does a score of 0.
 

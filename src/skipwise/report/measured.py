@@ -8,19 +8,12 @@ from dataclasses import replace
 
 from skipwise.errors import DataError
 from skipwise.records.comparison import Difference
-from skipwise.report.effective import (
-    RELATIVE_SHARE,
-    RULER_THRESHOLD,
-    EffectiveLength,
-    MeanScore,
-    basis,
-    effective_length,
-    is_score,
-)
+from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, is_score
 from skipwise.report.evidence import LOG_RATIO, PASSKEY, Arm, Evidence, Measure, difference_text, measures, scaled
 from skipwise.report.figures import Line, Point, axis_edges, depth_grid, dot_panel, perplexity_by_length
 from skipwise.report.page import Figure, Section
 from skipwise.report.quantities import ABSENT, TO
+from skipwise.report.samples import RELATIVE_SHARE, RULER_THRESHOLD
 from skipwise.report.tables import Table, by_length, table_of
 from skipwise.report.words import say, section
 from skipwise.window import length_label
@@ -116,17 +109,21 @@ def _means_table(found: Mapping[str, tuple[EffectiveLength, EffectiveLength]]) -
         for name, (ruler, _) in found.items()
     ]
     one_task = len({task for ruler, _ in found.values() for score in ruler.scores for task in score.tasks}) == 1
-    title = f"{'Score' if one_task else 'Mean score over the tasks'}, with 95% intervals; underlined: the effective "
-    table = by_length(f"{title}length by RULER's rule", rows)
+    title = (
+        f"{'Score' if one_task else 'Mean score over the tasks'}, with 95% intervals; before it, the effective length"
+    )
+    table = by_length(f"{title} by each rule, underlined by RULER's", rows)
+    # What is decided comes first: on a phone, the last columns are beyond the edge.
+    header, rows = ("RULER's rule", "Relative rule"), {name: map(_effective_text, both) for name, both in found.items()}
     return replace(
         table,
-        header=(*table.header, "Effective, RULER's rule", "Effective, relative rule"),
-        rows=tuple((*row, *map(_effective_text, found[row[0]])) for row in table.rows),
+        header=(table.header[0], *header, *table.header[1:]),
+        rows=tuple((name, *rows[name], *cells) for name, *cells in table.rows),
         underlined=frozenset(
             (row, column)
             for row, (ruler, _) in enumerate(found.values())
-            if ruler.effective_tokens
-            for column in (1 + at.index(ruler.effective_tokens), 1 + len(at))
+            if ruler.decided and ruler.effective_tokens
+            for column in (1, 1 + len(header) + at.index(ruler.effective_tokens))
         ),
     )
 
@@ -140,7 +137,7 @@ def _scores_table(arm: Arm, effective: tuple[EffectiveLength, EffectiveLength] |
     if effective is not None:
         rows.append(("mean", {score.length_tokens: _score_text(score) for score in effective[0].scores}))
     table = by_length(f"{arm.name}: scores by task, with 95% intervals", rows, first="Task")
-    if effective is None or not effective[0].effective_tokens:
+    if effective is None or not (effective[0].decided and effective[0].effective_tokens):
         return table
     column = table.header.index(length_label(effective[0].effective_tokens))
     return replace(table, underlined=frozenset({(-1, column), (len(rows) - 1, column)}))
@@ -155,6 +152,8 @@ def _score_text(score: MeanScore) -> str:
 
 
 def _effective_text(found: EffectiveLength) -> str:
+    if found.too_few:
+        return "too few samples"
     if not found.decided:
         return "not decided"
     return length_label(found.effective_tokens) if found.effective_tokens else "none"

@@ -8,6 +8,7 @@ from skipwise.records.results import EvalResult
 from skipwise.report.evidence import LOG_RATIO, PASSKEY, PERPLEXITY, Arm, Evidence, Measure
 from skipwise.report.measured import REGRESSION, effective_lengths
 from skipwise.report.ran import cautions, mean_seconds
+from skipwise.report.samples import least_samples
 from skipwise.report.words import MOST_NAMES, say
 
 
@@ -59,6 +60,7 @@ def _effective(evidence: Evidence) -> list[str]:
     for name, ruler in found.items():
         groups.setdefault(ruler.effective_tokens, []).append(name)
     some = next(iter(found.values()))
+    few = next((ruler.too_few for ruler in found.values() if ruler.too_few), None)
     return say(
         "verdict.effective",
         tasks=some.scores[0].tasks,
@@ -66,7 +68,8 @@ def _effective(evidence: Evidence) -> list[str]:
         groups=sorted(groups.items(), reverse=True),
         target=evidence.target_tokens,
         advertised=evidence.advertised_tokens,
-        few=[(name, ruler.too_few) for name, ruler in found.items() if ruler.too_few],
+        few=few,
+        least=few and least_samples(len(few.tasks)),
     )
 
 
