@@ -99,7 +99,7 @@ def test_the_page_fits_the_screen_and_lacks_nothing(page: Path) -> None:
         # 2 of perplexity, 5 of passkeys, 10 of needles, 4 of differences, 2 of costs, 4 of serving, 1 of tokens,
         # 1 of coverage.
         assert found["drawings"] == 29
-        assert len(found["headings"]) == 14
+        assert len(found["headings"]) == 16
 
 
 def test_letters_of_drawings_are_no_larger_than_those_of_the_page(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_the_verdict_is_first_about_the_best_arm_then_about_all_else(report: Rep
     for number, words in (
         (1, "to pose contains zero at that length for “pose, three chunks”"),
         (2, "4k for pose and “pose, three chunks”; 512 for interpolation only and randpos; 256 for base"),
-        (4, "Perplexity on short text, against the base"),
+        (3, "A training run took 88.6 s"),
         (-1, "1 of 6 arms failed: full (out of memory)."),
     ):
         assert words in report.verdict[number]
@@ -344,7 +344,10 @@ class Outline(HTMLParser):
 
 def test_the_page_is_one_file_that_asks_for_nothing(page: str, report: Report) -> None:
     outline = Outline(page)
-    assert outline.headings[:3] == ["From 256 to 4k tokens", "In short", "Perplexity by length"]
+    decision = report.decision
+    assert decision
+    assert outline.headings[:2] == ["From 256 to 4k tokens", decision.headline]
+    assert outline.headings[2:5] == ["The numbers behind it", "In detail", "Perplexity by length"]
     assert outline.headings[-1] == "How this was made"
     assert not {"script", "link", "img", "iframe", "object"} & set(outline.tags)
     links = [value for name, value in outline.attributes if name in ("src", "href", "xlink:href")]
@@ -353,7 +356,11 @@ def test_the_page_is_one_file_that_asks_for_nothing(page: str, report: Report) -
     assert (
         outline.tags.count("figure") == outline.tags.count("figcaption") == sum(len(s.figures) for s in report.sections)
     )
-    assert outline.tags.count("table") == outline.tags.count("caption") == sum(len(s.tables) for s in report.sections)
+    assert (
+        outline.tags.count("table")
+        == outline.tags.count("caption")
+        == sum(map(len, [report.decisive, *(s.tables for s in report.sections)]))
+    )
     assert len(page) < 4_000_000
 
 

@@ -106,12 +106,13 @@ def _report(results: "Results", as_json: bool) -> None:
     (folder / "report.md").write_text(report.markdown(), encoding="utf-8", errors="backslashreplace")
     report.write_csv(folder / "records.csv")
     if as_json:
-        print_json({"folder": str(folder), "verdict": list(report.verdict), **results.about})
+        decision = report.decision and report.decision.to_json()
+        print_json({"folder": str(folder), "decision": decision, "verdict": list(report.verdict), **results.about})
     else:
-        _print(results, report.verdict)
+        _print(results, report.lines)
 
 
-def _print(results: "Results", verdict: Sequence[str]) -> None:
+def _print(results: "Results", lines: Sequence[str]) -> None:
     from rich.console import Console
 
     from skipwise.report.evidence import Arm
@@ -126,6 +127,6 @@ def _print(results: "Results", verdict: Sequence[str]) -> None:
     for name in results.failed:
         run = next(run for run in results.about["arms"][name]["runs"] if run["status"] == "failed")
         print(f"{name} failed: {run['failure']}: {run['error']}")
-    for sentence in verdict:
-        print(sentence)
+    for line in lines:
+        print(line)
     print(f"page: {results.folder / 'report.html'}   all measurements: {results.folder}")

@@ -30,7 +30,7 @@ def report(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """One page on what an extension bought: the verdict in words, then every measurement with its interval.
+    """One page on what an extension bought: what to do and why, then every measurement with its interval.
 
     Example: skipwise report base=base.jsonl runs/comparison my-model-32k
     """
@@ -53,6 +53,6 @@ def report(
     if as_json:
         print_json({"out": str(out), **made.to_json()})
         return
-    for sentence in made.verdict:
-        print(sentence)
+    for line in made.lines:
+        print(line)
     print(f"page: {out}")

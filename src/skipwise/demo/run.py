@@ -35,6 +35,9 @@ from skipwise.window import Window
 BASE = Path(__file__).parent / "base"
 """The embedded base model: a plain checkpoint folder, made by `scripts/train_base.py`."""
 
+_NEXT = "skipwise pilot ./my-model --data docs/ --target 32k --time 1h"
+"""What to do after the demo: the same on a model and documents of one's own."""
+
 _SAMPLES = ".samples"
 """Folder with the measurements so far. It exists only while the demo is incomplete."""
 
@@ -177,13 +180,16 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     console.print(results_table(arms))
     seconds = time.monotonic() - begun
     evidence = Evidence(arms=arms, original_tokens=bench.original)
-    _write_page(report, evidence, trained, target=settings.target, seconds=seconds, seed=seed)
+    made = _report(evidence, trained, target=settings.target, seconds=seconds, seed=seed)
+    made.write_page(report)
     shutil.rmtree(folder / _SAMPLES)
     claims = Claims.of(arms[-1].results)
     console.print(
         f"perplexity of the same tokens {'falls' if claims.perplexity_falls else 'does NOT fall'} with every doubling "
         f"of the context; at least {claims.worst_passkeys:.0%} of passkeys are found at every length"
     )
+    for line in made.decision.lines if made.decision else ():
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(f"{seconds:.0f} s in all. Model: {model_folder}   Page: {report}", soft_wrap=True)
     return arms
 
@@ -240,9 +246,7 @@ def _goes_on(folder: Path, run: RunConfig) -> bool:
     return (folder / _SAMPLES).exists() and begun in (None, run)
 
 
-def _write_page(
-    path: Path, evidence: Evidence, trained: Mapping[str, Any], *, target: int, seconds: float, seed: int
-) -> None:
+def _report(evidence: Evidence, trained: Mapping[str, Any], *, target: int, seconds: float, seed: int) -> Report:
     made = {
         "command": "skipwise demo",
         "training": f"{trained['steps']} steps, {trained['seconds']:.0f} s",
@@ -251,7 +255,7 @@ def _write_page(
         "versions": ", ".join(f"{name} {version}" for name, version in trained["versions"].items()),
     }
     title = f"From {evidence.original_tokens} to {target} tokens"
-    Report.of(evidence, title=title, made=made).write_page(path)
+    return Report.of(evidence, title=title, made=made, next_command=_NEXT)
 
 
 def _by_length(results: Sequence[EvalResult], metric: str) -> list[EvalResult]:

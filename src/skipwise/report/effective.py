@@ -232,9 +232,9 @@ def effective_length(
 ) -> EffectiveLength:
     """The largest length up to which the score holds, by its lower 95% bound.
 
-    The formulas are those of `samples`. The relative rule holds the model to its own score at the shortest length S measured, if that is a short one. Its
-    bound is that of a difference of two measured scores, because the short one is as uncertain as the others. S itself
-    holds. A length without an interval does not, nor does a score of 0.
+    The formulas are those of `samples`. The relative rule holds the model to its own score at the shortest length S
+    measured, if that is a short one. Its bound is that of a difference of two measured scores, because the short one is
+    as uncertain as the others. S itself holds. A length without an interval does not, nor does a score of 0.
 
     Args:
         results: evaluation records of one model, of the same tasks at every length.

@@ -1,16 +1,20 @@
 """A report as one HTML file without network, scripts or fonts: for screens of any width, dark or light, and for paper.
 
-It begins with the verdict in words, shows section after section, and ends with how it was made.
+It begins with what to decide, if that can be told, and the verdict in words. Sections and how it was made follow.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup
 
 from skipwise.report.tables import Table
+
+if TYPE_CHECKING:
+    from skipwise.report.decision import Decision
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -55,7 +59,14 @@ class Section:
 
 
 def render_page(
-    title: str, sections: Sequence[Section], path: Path, *, verdict: Sequence[str], made: Mapping[str, str]
+    title: str,
+    sections: Sequence[Section],
+    path: Path,
+    *,
+    verdict: Sequence[str],
+    made: Mapping[str, str],
+    decision: "Decision | None" = None,
+    decisive: Sequence[Table] = (),
 ) -> None:
     """Writes the page.
 
@@ -65,8 +76,16 @@ def render_page(
         path: the HTML file to write; an older one is replaced.
         verdict: the findings, one sentence an entry.
         made: how the numbers came about, by name: the command, versions, seeds, time.
+        decision: what to do, for the top of the page; None where there is nothing to decide.
+        decisive: the numbers that it rests on, below it.
     """
     html = TEMPLATES.get_template("page.html").render(
-        title=title, sections=sections, verdict=verdict, made=made, drawing=Markup
+        title=title,
+        sections=sections,
+        verdict=verdict,
+        made=made,
+        decision=decision,
+        decisive=decisive,
+        drawing=Markup,
     )
     path.write_text(html, encoding="utf-8", errors="backslashreplace")

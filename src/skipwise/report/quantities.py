@@ -1,7 +1,10 @@
-"""How numbers and names are written for people: bytes, seconds, tokens, signed shares, settings."""
+"""How numbers and names are written for people: bytes, seconds, tokens, signed shares, settings, money."""
 
 import math
+import re
 from collections.abc import Mapping
+
+from skipwise.records.pilot import FullRun
 
 TO = "\N{EN DASH}"
 ABSENT = "\N{EN DASH}"
@@ -54,3 +57,45 @@ def settings_text(settings: Mapping[str, object]) -> str:
 def shortened(text: str, most: int = 36) -> str:
     """At most this many letters, the last of them an ellipsis where some are left out."""
     return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration without more digits than people remember: `41 s`, `2 s`, `0.2 s`, `12 minutes`, `3 hours`."""
+    if seconds < 0.95:
+        return f"{max(seconds, 0.01):.1g} s"
+    return f"{seconds:.0f} s" if seconds < 119.5 else hours_text(seconds / 3600).removeprefix("about ")
+
+
+def hours_text(hours: float) -> str:
+    """About how long: `less than a minute`, `about 25 minutes`, `about 9 hours`, `about 4 days`."""
+    minutes = 60 * hours
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 89:
+        number = round(minutes) if minutes < 10 else 5 * round(minutes / 5)
+        return f"about {number} minute{'s' if number != 1 else ''}"
+    if hours < 2.75:
+        return f"about {round(2 * hours) / 2:g} hours"
+    return f"about {hours:.0f} hours" if hours < 47.5 else f"about {hours / 24:.0f} days"
+
+
+def about_text(value: float) -> str:
+    """A number of two significant digits, rounded up: `64`, `120`, `2,400`."""
+    unit = 10 ** max(0, math.floor(math.log10(value)) - 1) if value >= 1 else 1
+    return f"{math.ceil(value / unit) * unit:,}"
+
+
+def money_text(value: float) -> str:
+    """About how much, in two significant digits: `about $20`, `about $1,300`, `less than $1`."""
+    if value < 1:
+        return "less than $1"
+    unit = 10 ** max(0, math.floor(math.log10(value)) - 1)
+    return f"about ${round(value / unit) * unit:,}"
+
+
+def machine_text(run: FullRun) -> str:
+    """The machines of a full run: `one A100 80 GB`, `8 x H100`, `this machine's CPU`."""
+    if run.machine == "cpu":
+        return "this machine's CPU"
+    name = re.sub(r"-(\d\d)$", r" \1 GB", run.machine).upper().replace("-", " ")
+    return f"one {name}" if run.count == 1 else f"{run.count} x {name}"

@@ -1,4 +1,4 @@
-"""One report: title, verdict, sections, how it was made; as a page, Markdown, CSV or JSON.
+"""One report: title, decision, verdict, sections, how it was made; as a page, Markdown, CSV or JSON.
 
 report = Report.of(read_evidence(["base.jsonl", "extended.jsonl"]), title="32k")
 report.write_page(Path("report.html"))
@@ -6,15 +6,18 @@ report.write_page(Path("report.html"))
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from skipwise.report import measured, ran
+from skipwise.report.decision import Decision, decide
+from skipwise.report.decisive import decisive_tables
 from skipwise.report.evidence import Evidence, Measure
 from skipwise.report.page import Section, render_page
-from skipwise.report.tables import markdown_text
+from skipwise.report.tables import Table, markdown_text
 from skipwise.report.verdict import verdict_words
+from skipwise.report.words import say
 from skipwise.window import length_label
 
 # In reading order; a section of yours is a function and one line here.
@@ -48,13 +51,17 @@ class Report:
     Attributes:
         title: of the page.
         evidence: what it is made from.
-        verdict: what was found, a sentence an entry.
+        decision: what to do; None where the evidence has nothing to decide.
+        decisive: the numbers that the decision rests on.
+        verdict: what was found beside that, a sentence an entry.
         sections: in reading order.
         made: how the numbers came about, by name.
     """
 
     title: str
     evidence: Evidence
+    decision: Decision | None
+    decisive: Sequence[Table]
     verdict: Sequence[str]
     sections: Sequence[Section]
     made: Mapping[str, str]
@@ -66,7 +73,7 @@ class Report:
         *,
         title: str | None = None,
         made: Mapping[str, str] | None = None,
-        verdict: Sequence[str] | None = None,
+        next_command: str | None = None,
     ) -> "Report":
         """The report on some evidence.
 
@@ -74,24 +81,42 @@ class Report:
             evidence: what was measured.
             title: of the page; None: from window to window.
             made: what else is known of how it was made; comes after what the evidence tells.
-            verdict: sentences; None: what the numbers say.
+            next_command: what to run next, where the evidence does not tell.
         """
         lengths = map(length_label, (evidence.original_tokens, evidence.advertised_tokens))
+        decision = decide(evidence)
+        if decision is not None and decision.next_command is None:
+            decision = replace(decision, next_command=next_command)
         return cls(
             title=title or f"From {' to '.join(lengths)} tokens",
             evidence=evidence,
-            verdict=verdict_words(evidence) if verdict is None else verdict,
+            decision=decision,
+            decisive=() if decision is None else decisive_tables(evidence),
+            verdict=verdict_words(evidence, decided=decision is not None),
             sections=[section for make in SECTIONS for section in make(evidence)],
             made={**ran.made_of(evidence), **(made or {})},
         )
 
     def write_page(self, path: Path) -> None:
         """Writes it as one HTML file; an older one is replaced."""
-        render_page(self.title, self.sections, path, verdict=self.verdict, made=self.made)
+        render_page(
+            self.title,
+            self.sections,
+            path,
+            verdict=self.verdict,
+            made=self.made,
+            decision=self.decision,
+            decisive=self.decisive,
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        """Decision and verdict for a terminal."""
+        return [*(self.decision.lines if self.decision else ()), *self.verdict]
 
     def markdown(self) -> str:
-        """Verdict, words and tables in the Markdown of GitHub and the hub; what has figures alone is left out."""
-        blocks = [f"# {markdown_text(self.title)}", "\n".join(f"- {markdown_text(word)}" for word in self.verdict)]
+        """Decision, verdict, words and tables in the Markdown of GitHub and the hub; figures are left out."""
+        blocks = [f"# {markdown_text(self.title)}", *self._decision_in_markdown(), _bullets(self.verdict)]
         for section in self.sections:
             if not section.tables:
                 continue
@@ -99,9 +124,23 @@ class Report:
             blocks += map(markdown_text, section.words)
             for table in section.tables:
                 blocks += [f"{markdown_text(table.title)}:", table.markdown()]
-        made = (f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in self.made.items())
-        blocks += ["## How this was made", "\n".join(made)]
+        blocks += ["## How this was made", _bullets([f"{name}: {value}" for name, value in self.made.items()])]
         return "\n\n".join(block for block in blocks if block) + "\n"
+
+    def _decision_in_markdown(self) -> Iterator[str]:
+        if (decision := self.decision) is None:
+            return
+        (outcome,) = say(f"decision.outcomes.{decision.outcome}")
+        yield f"**{outcome}.** {markdown_text(decision.headline)}"
+        yield _bullets(decision.reasons)
+        if decision.gets_worse:
+            yield "What gets worse:"
+            yield _bullets(decision.gets_worse)
+        if decision.next_command:
+            yield f"Next:\n\n```\n{' '.join(decision.next_command.split())}\n```"
+        for table in self.decisive:
+            yield f"{markdown_text(table.title)}:"
+            yield table.markdown()
 
     def write_csv(self, path: Path) -> None:
         """Writes every record as a row of a tidy table, with what tells it from its neighbours."""
@@ -114,6 +153,7 @@ class Report:
         """The verdict and the effective lengths behind it, as JSON values."""
         return {
             "title": self.title,
+            "decision": self.decision and self.decision.to_json(),
             "verdict": list(self.verdict),
             "arms": [arm.name for arm in self.evidence.arms],
             "original_tokens": self.evidence.original_tokens,
@@ -125,6 +165,10 @@ class Report:
             },
             "made": dict(self.made),
         }
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown_text(sentence)}" for sentence in sentences)
 
 
 def _rows(evidence: Evidence) -> Iterator[dict[str, Any]]:

@@ -12,9 +12,15 @@ from skipwise.report.samples import least_samples
 from skipwise.report.words import MOST_NAMES, say
 
 
-def verdict_words(evidence: Evidence) -> list[str]:
-    """The findings, a sentence an entry: the best arm, how far it holds, what short text lost, what it cost."""
-    parts = (_best_perplexity, _effective, _passkeys, _short_text, _training, _steps, _failures, cautions)
+def verdict_words(evidence: Evidence, *, decided: bool = False) -> list[str]:
+    """The findings, a sentence an entry: the best arm, how far it holds, what short text lost, what it cost.
+
+    Args:
+        evidence: what was measured.
+        decided: whether a decision stands before them, which has told of keys and of short text.
+    """
+    told = () if decided else (_passkeys, _short_text)
+    parts = (_best_perplexity, _effective, *told, _training, _steps, _failures, cautions)
     words = [sentence for part in parts for sentence in part(evidence)]
     return words or say("verdict.nothing")
 

@@ -9,9 +9,20 @@ import jinja2
 import yaml
 
 from skipwise.records.results import EvalResult
+from skipwise.records.stats import Estimate
 from skipwise.report.evidence import Measure, difference_text
 from skipwise.report.page import TEMPLATES, Figure, Section
-from skipwise.report.quantities import bytes_text, seconds_text
+from skipwise.report.quantities import (
+    about_text,
+    bytes_text,
+    duration_text,
+    hours_text,
+    machine_text,
+    money_text,
+    per_cent_of_log,
+    seconds_text,
+    signed_text,
+)
 from skipwise.report.tables import Table
 from skipwise.window import length_label
 
@@ -42,7 +53,10 @@ def _templates(key: str) -> list[jinja2.Template]:
         found = found[part]
     environment = TEMPLATES.overlay()
     environment.filters = {**TEMPLATES.filters, **_FILTERS}
-    return [environment.from_string(text) for text in ([found] if isinstance(found, str) else found)]
+    # Macros of the same part of the file stand before each of its sentences.
+    first = _words()[key.split(".")[0]]
+    macros = first.get("macros", "") if isinstance(first, dict) else ""
+    return [environment.from_string(macros + text) for text in ([found] if isinstance(found, str) else found)]
 
 
 @cache
@@ -72,14 +86,45 @@ def _at(length: int, original_tokens: int) -> str:
     return f"{length_label(length)} tokens{beyond}"
 
 
+def _of_100(gain: Estimate) -> str:
+    """A difference of shares: `72 more (51 to 84)`, `8 fewer (−20 to +4)`."""
+    value, *ends = (None if end is None else round(100 * end) for end in gain)
+    text = f"{abs(value or 0)} {'more' if (value or 0) >= 0 else 'fewer'}"
+    return text if None in ends else f"{text} ({_span([end or 0 for end in ends], (value or 0) < 0)})"
+
+
+def _ratio(log_ratio: Estimate) -> str:
+    """A logarithm of a ratio: `12% lower (9 to 15%)`, `2% higher (−1 to +5%)`."""
+    value, *ends = (None if end is None else round(per_cent_of_log(end)) for end in log_ratio)
+    text = f"{abs(value or 0)}% {'higher' if (value or 0) > 0 else 'lower'}"
+    return text if None in ends else f"{text} ({_span([end or 0 for end in ends], (value or 0) < 0)}%)"
+
+
+def _span(ends: Sequence[int], is_less: bool) -> str:
+    """Ends of an interval; without signs where all of it is on one side of zero."""
+    low, high = ends
+    if low * high < 0 or not is_less:
+        return f"{low} to {high}" if low >= 0 else f"{signed_text(low, 0)} to {signed_text(high, 0)}"
+    return f"{-high} to {-low}"
+
+
 _FILTERS = {
+    "about": about_text,
     "at": _at,
     "bytes": bytes_text,
     "difference": difference_text,
+    "duration": duration_text,
+    "hours": hours_text,
+    "machine": machine_text,
+    "money": money_text,
     "name": _name,
     "names": _names,
+    "of_100": _of_100,
     "percent": "{:.1%}".format,
+    "ratio": _ratio,
     "seconds": seconds_text,
+    "thousands": "{:,}".format,
     "tokens": length_label,
     "value": _value,
+    "whole_percent": "{:.0%}".format,
 }

@@ -1,0 +1,273 @@
+"""What to do, from all that was measured: go, not yet or no, with the reason, what gets worse and the next command.
+
+The question is that of somebody with an hour and a budget: is the full run worth its money? The first rule that applies
+decides. Counts are of questions at the longest length up to the target; "better" and "worse" are by the 95% interval of
+the difference (`Contest.gain`). To "hold" is to keep 85% of what the base answers within its own window, by the lower
+bound of the relative rule (`samples.passes`). Perplexity alone never decides: it can only hold a go back.
+
+    no       refused              preflight failed: the model cannot be trained as it is
+    not yet  untrained            no trained model was measured, since its training failed or did not fit into the time
+    not yet  unasked              nothing but perplexity was measured at the target, or beyond the original window
+    no       worse                the extended model answers worse than the base or interpolation alone
+    no       base_holds           the base holds at the target, and less than 15 points are to be gained
+    no       interpolation_holds  interpolation alone does: no training is needed
+    not yet  uncontrolled         base or interpolation alone was not asked, so nothing tells what training brought
+    not yet  few                  it answers more than both, or as much as a perfect score, but so few do not show it
+    not yet  no_gain              it does not answer more than both: more steps, or a smaller target
+    not yet  predicts_worse       it predicts text worse than interpolation alone, or worse the longer the text is
+    go       holds                better than both, and it holds at the target
+    go       rising               better than both in a pilot that had fewer steps than the full run
+    not yet  undecided            better than both, but too few samples to say whether it holds
+    not yet  falls_short          better than both, and it does not hold at the target
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from skipwise.records.stats import wilson
+from skipwise.report.commands import next_command, seconds_to_tell
+from skipwise.report.contest import Contest, Count, samples_to_tell
+from skipwise.report.evidence import Evidence
+from skipwise.report.quantities import shortened
+from skipwise.report.samples import RELATIVE_SHARE, fails, least_samples, passes
+from skipwise.report.words import say
+from skipwise.report.worse import what_gets_worse
+
+Outcome = Literal["go", "not yet", "no"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to decide on.
+
+    Attributes:
+        outcome: whether the full run is worth its money.
+        headline: the first sentence, for readers who know nothing of the method.
+        reasons: why, a sentence an entry: first the rule that decided, last what was not measured.
+        gets_worse: what the extension costs its users, a sentence an entry.
+        next_command: what to run next; None where the evidence does not tell.
+    """
+
+    outcome: Outcome
+    headline: str
+    reasons: Sequence[str]
+    gets_worse: Sequence[str]
+    next_command: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as JSON values."""
+        return dataclasses.asdict(self) | {"reasons": list(self.reasons), "gets_worse": list(self.gets_worse)}
+
+    @property
+    def lines(self) -> list[str]:
+        """The decision for a terminal."""
+        return [
+            f"{self.outcome.upper()}: {self.headline}",
+            *(f"  why: {reason}" for reason in self.reasons),
+            *(f"  what gets worse: {worse}" for worse in self.gets_worse),
+            *([f"  next: {self.next_command}"] if self.next_command else []),
+        ]
+
+
+class Ruling(NamedTuple):
+    """The rule that decided, with its outcome."""
+
+    outcome: Outcome
+    rule: str
+
+
+def decide(evidence: Evidence) -> Decision | None:
+    """The decision that some evidence allows; None where it does not tell who was extended."""
+    contest = Contest.of(evidence)
+    if contest is None:
+        return None
+    ruling = rule_of(contest)
+    return Decision(
+        outcome=ruling.outcome,
+        headline=_headline(contest, ruling),
+        reasons=_reasons(contest, ruling),
+        gets_worse=what_gets_worse(contest),
+        next_command=next_command(contest, ruling.outcome, ruling.rule),
+    )
+
+
+def rule_of(contest: Contest) -> Ruling:
+    """The first rule that applies."""
+    at, base, interpolated = contest.longest, contest.base, contest.interpolated
+    if _preflight_error(contest.evidence):
+        return Ruling("no", "refused")
+    if contest.extended is None:
+        return Ruling("not yet", "untrained")
+    if at is None or at <= contest.evidence.original_tokens:
+        return Ruling("not yet", "unasked")
+    gains = [contest.gain(arm, at) for arm in (base, interpolated)]
+    if any(gain and gain.high is not None and gain.high < 0 for gain in gains):
+        return Ruling("no", "worse")
+    for arm, gain, rule in zip((base, interpolated), gains, ("base_holds", "interpolation_holds"), strict=True):
+        nothing_left = gain is not None and gain.high is not None and gain.high < 1 - RELATIVE_SHARE
+        if nothing_left and _holds(contest, contest.count(arm, at)):
+            return Ruling("no", rule)
+    known = [gain for gain in gains if gain is not None]
+    if len(known) < len(gains):
+        return Ruling("not yet", "uncontrolled")
+    if any(gain.low is None or gain.low <= 0 for gain in known):
+        few = all(gain.value > 0 for gain in known) or _too_few(contest)
+        return Ruling("not yet", "few" if few else "no_gain")
+    return _of_a_better_model(contest)
+
+
+def _too_few(contest: Contest) -> bool:
+    """Whether even a perfect score could not show that a model holds, and this one does not fail for certain."""
+    count, short = (contest.count(arm, at) for arm, at in _held_to(contest))
+    if count is None or count.of >= least_samples():
+        return False
+    return not (short and fails("relative", count.share, short.share))
+
+
+def _of_a_better_model(contest: Contest) -> Ruling:
+    """The ruling on a model that answers more than base and interpolation alone."""
+    if _predicts_worse(contest):
+        return Ruling("not yet", "predicts_worse")
+    count, short = (contest.count(arm, at) for arm, at in _held_to(contest))
+    if _holds(contest, count):
+        return Ruling("go", "holds")
+    pilot = contest.evidence.pilot
+    if pilot and pilot.steps < pilot.full_steps:
+        return Ruling("go", "rising")
+    if count is None or short is None:
+        return Ruling("not yet", "undecided")
+    possible = passes("relative", wilson(count.of, count.of), short.share)
+    falls = possible or fails("relative", count.share, short.share)
+    return Ruling("not yet", "falls_short" if falls else "undecided")
+
+
+def _held_to(contest: Contest) -> tuple[tuple[Any, int | None], tuple[Any, int | None]]:
+    """Arm and length of the score that is judged, and of the short one that it is held to."""
+    return (contest.extended, contest.longest), (contest.base, contest.short)
+
+
+def _holds(contest: Contest, count: Count | None) -> bool:
+    """Whether a score keeps its share of what the base answers within its own window."""
+    short = contest.count(contest.base, contest.short)
+    return bool(count and short and count.right and passes("relative", count.share, short.share))
+
+
+def _predicts_worse(contest: Contest) -> bool:
+    beside, rise = contest.perplexity_ratio(contest.interpolated), contest.perplexity_rise()
+    found = [estimate for *_, estimate in filter(None, (beside, rise))]
+    return any(estimate.low is not None and estimate.low > 0 for estimate in found)
+
+
+def _preflight_error(evidence: Evidence) -> str | None:
+    """The message of a failed preflight, where no trained arm has any results."""
+    runs = [run for arm in evidence.compared.values() if arm.trained for run in arm.runs]
+    errors = [run.error for run in runs if run.error and run.error.startswith("preflight failed")]
+    return errors[0].rstrip(".") if errors and not any(run.status == "done" for run in runs) else None
+
+
+def _headline(contest: Contest, ruling: Ruling) -> str:
+    arms = (contest.extended, contest.interpolated, contest.base)
+    asked = [arm for arm in arms if arm is not None]
+    at = contest.longest or max((at for arm in asked for at in _lengths(contest, arm)), default=None)
+    (headline,) = say(
+        "decision.headline",
+        ruling=ruling,
+        at=at,
+        target=contest.target,
+        task=contest.task,
+        extended=contest.count(contest.extended, at),
+        interpolated=contest.count(contest.interpolated, at),
+        base=contest.count(contest.base, at),
+        full=_full_run(contest.evidence),
+        pilot=contest.evidence.pilot,
+    )
+    return headline
+
+
+def _lengths(contest: Contest, arm: Any) -> list[int]:
+    return [length for length in {record.length_tokens for record in arm.results} if contest.count(arm, length)]
+
+
+def _full_run(evidence: Evidence) -> Any:
+    """The cheapest machine that holds the full run, else the fastest; None where there is none."""
+    fitting = [run for run in evidence.pilot.full_runs if run.fits] if evidence.pilot else []
+    priced = [run for run in fitting if run.cost is not None]
+    return (
+        min(priced, key=lambda run: run.cost or 0.0)
+        if priced
+        else min(fitting, key=lambda run: run.hours, default=None)
+    )
+
+
+def _reasons(contest: Contest, ruling: Ruling) -> list[str]:
+    at, evidence = contest.longest, contest.evidence
+    extended, interpolated, base = (
+        contest.count(arm, at) for arm in (contest.extended, contest.interpolated, contest.base)
+    )
+    over = {"the base": contest.gain(contest.base, at), "interpolation alone": contest.gain(contest.interpolated, at)}
+    facts = {
+        "ruling": ruling,
+        "task": contest.task,
+        "at": at,
+        "target": contest.target,
+        "original": evidence.original_tokens,
+        "extended": extended,
+        "interpolated": interpolated,
+        "base": base,
+        "gains": {name: gain for name, gain in over.items() if gain and gain.low is not None},
+        "short": contest.count(contest.base, contest.short),
+        "short_at": contest.short,
+        "kept": RELATIVE_SHARE,
+        "least": least_samples(),
+        "needed": (needed := _needed(extended, base, interpolated)),
+        "seconds": seconds_to_tell(contest, needed),
+        "pilot": evidence.pilot,
+        "steps": _steps(evidence),
+        "tried": contest.tried,
+        "name": contest.extended.name if contest.extended else "",
+        "failure": _preflight_error(evidence) or _failure(evidence),
+        "beside": contest.perplexity_ratio(contest.interpolated),
+        "rise": contest.perplexity_rise(),
+        "missing": _missing(contest),
+    }
+    told = [*say(f"decision.rules.{ruling.rule}", **facts), *say("decision.reasons", **facts)]
+    return [*told, *(evidence.pilot.left_out if evidence.pilot else ())]
+
+
+def _needed(extended: Count | None, *others: Count | None) -> int | None:
+    """About how many questions would tell the extended model from the others, if shares stay as they are."""
+    if extended is None:
+        return None
+    told = [samples_to_tell(extended.share.value, other.share.value) for other in others if other] or [None]
+    if None in told:
+        return max(least_samples(), 2 * extended.of)
+    most = max(number for number in told if number)
+    # Intervals over several kinds of question are wider than those of one share.
+    return most if most > extended.of else 2 * extended.of
+
+
+def _steps(evidence: Evidence) -> int | None:
+    """Training steps of the extended model, where they are known."""
+    if evidence.pilot:
+        return evidence.pilot.steps
+    return evidence.comparison.steps if evidence.comparison else next((run.steps for run in evidence.runs), None)
+
+
+def _failure(evidence: Evidence) -> str | None:
+    """Why training failed, where it did."""
+    failed = [run for arm in evidence.compared.values() if arm.trained for run in arm.failed]
+    return shortened(" ".join((failed[0].error or failed[0].why).split()), 200).rstrip(".") if failed else None
+
+
+def _missing(contest: Contest) -> list[str]:
+    """What a decision would like to know and nobody measured."""
+    tasks = {record.task for record in contest.extended.results} if contest.extended else set()
+    known = {
+        "questions": contest.task == "suite" or contest.task is None,
+        "perplexity": bool(tasks & {"perplexity"}) or contest.extended is None,
+        "short": "regression" in tasks or contest.extended is None,
+        "serving": any(record.task == "serving" for record in contest.evidence.records),
+    }
+    return [say(f"decision.missing.{name}")[0] for name, is_known in known.items() if not is_known]

@@ -1,0 +1,389 @@
+"""What to decide: each rule on built evidence, its words, the top of the page, the next command."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_results import arm_of, record, regression, serving, share
+
+from skipwise.records.comparison import ArmRun, ComparedArm, Comparison, Difference
+from skipwise.records.pilot import FullRun, Pilot
+from skipwise.report.contest import Contest, minus, samples_to_tell
+from skipwise.report.decision import decide, rule_of
+from skipwise.report.evidence import Arm, Evidence
+from skipwise.report.quantities import about_text, duration_text, hours_text, machine_text, money_text
+from skipwise.report.report import Report
+from skipwise.window import Window
+
+SHORT, TARGET = 4096, 32768
+Line = dict[str, Any]
+
+A100 = FullRun(machine="a100-80", count=1, hours=9.2, cost=20.3, price_per_hour=2.2, total_bytes=40 * 2**30, fits=True)
+PILOT = Pilot(
+    model="small",
+    target_tokens=TARGET,
+    original_tokens=SHORT,
+    seconds_given=3600,
+    seconds_used=3500,
+    steps=40,
+    full_steps=1000,
+    full_runs=[
+        A100,
+        replace(A100, machine="h100", hours=4.0, cost=25.0),
+        replace(A100, machine="l4", cost=3.0, fits=False),
+    ],
+    next_command="skipwise extend small --target 32k --data docs",
+    made={"command": "skipwise pilot small --data docs --target 32k --time 1h"},
+)
+
+
+def questions(at_short: int | None, at_target: int | None, of: int, task: str = "suite") -> Iterator[Line]:
+    """Right answers at the two lengths; of a suite half are of each of two kinds."""
+    for length, right in ((SHORT, at_short), (TARGET, at_target)):
+        if right is None:
+            continue
+        if task != "suite":
+            yield share(task, "accuracy", length, right / of, of)
+            continue
+        for kind, of_kind in (("facts", right // 2), ("choices", right - right // 2)):
+            yield share(task, "score", length, of_kind / (of // 2), of // 2, kind=kind)
+
+
+def perplexity(at_short: float, at_target: float) -> Iterator[Line]:
+    for length, value in ((SHORT, at_short), (TARGET, at_target)):
+        yield record("perplexity", "perplexity", length, value, value * 0.97, value * 1.03, 16)
+
+
+def evidence(
+    base: Sequence[Line] = (),
+    interpolated: Sequence[Line] = (),
+    extended: Sequence[Line] = (),
+    *,
+    pilot: Pilot | None = None,
+    **how: Any,
+) -> Evidence:
+    """Of a comparison with these records."""
+    names = {"base": base, "interpolation-only": interpolated, "recipe": extended}
+    arms = {
+        name: ComparedArm(
+            like=name, trained=name == "recipe", interpolation=None if name == "base" else {"kind": "yarn"}
+        )
+        for name in names
+    }
+    settings = {"data": {"source": "docs"}, "output": "runs/c", "tuning": {"kind": "lora"}}
+    comparison = Comparison(
+        model="small",
+        window=Window(train=2048, original=SHORT, target=TARGET),
+        arms=arms | how.pop("arms", {}),
+        steps=100,
+        settings=settings,
+        **how,
+    )
+    return Evidence(
+        arms=[arm_of(name, lines) for name, lines in names.items() if lines],
+        original_tokens=SHORT,
+        target_tokens=TARGET,
+        comparison=comparison,
+        pilot=pilot,
+    )
+
+
+def answered(*pairs: tuple[int | None, int | None] | None, of: int = 50, task: str = "suite", **how: Any) -> Evidence:
+    """Evidence of right answers, at the short length and at the target, of base, interpolation only and extended."""
+    lines = [[] if pair is None else list(questions(*pair, of, task)) for pair in pairs]
+    return evidence(*lines, **how)
+
+
+def failed(error: str) -> dict[str, ComparedArm]:
+    runs = [ArmRun(status="failed", seed=0, failure="error", error=error)]
+    return {"recipe": ComparedArm(trained=True, interpolation={"kind": "yarn"}, runs=runs)}
+
+
+WORSE_TEXT = [*questions(50, 45, 50), *perplexity(8.0, 9.9)]
+RULES = [
+    # Preflight failed, so there is no trained model.
+    (answered((50, 0), (48, 20), None, arms=failed("preflight failed (1 of 9): reach")), "no", "refused"),
+    (answered((50, 0), (48, 20), None, arms=failed("CUDA out of memory")), "not yet", "untrained"),
+    (evidence(list(perplexity(8, 99)), [], list(perplexity(8, 7))), "not yet", "unasked"),
+    (answered((50, None), (50, None), (50, None)), "not yet", "unasked"),
+    (answered((50, 0), (48, 40), (48, 15)), "no", "worse"),
+    (answered((50, 48), (50, 49), (50, 49)), "no", "base_holds"),
+    (answered((50, 0), (50, 49), (50, 49)), "no", "interpolation_holds"),
+    # All answer next to nothing: that is no reason to be content with interpolation.
+    (answered((50, 0), (50, 1), (50, 1)), "not yet", "no_gain"),
+    (answered((50, 0), None, (50, 49)), "not yet", "uncontrolled"),
+    # 14 against 10 of 20 may be chance.
+    (answered((20, 0), (20, 10), (20, 14), of=20), "not yet", "few"),
+    # All right, and 20 of 20 beside 20 of 20 may still be 16 points apart.
+    (answered((20, 0), (20, 20), (20, 20), of=20), "not yet", "few"),
+    (answered((50, 0), (50, 10), (50, 9)), "not yet", "no_gain"),
+    (evidence([*questions(50, 0, 50)], [*questions(48, 20, 50), *perplexity(8.0, 8.1)], WORSE_TEXT), "not yet",
+     "predicts_worse"),
+    # Better beside interpolation alone, and yet worse the longer the text is.
+    (evidence([*questions(50, 0, 50)], [*questions(48, 20, 50), *perplexity(8.0, 12.0)], WORSE_TEXT), "not yet",
+     "predicts_worse"),
+    (answered((50, 0), (48, 20), (50, 49)), "go", "holds"),
+    (answered((50, 0), (48, 5), (50, 30), pilot=PILOT), "go", "rising"),
+    (answered((50, 0), (48, 5), (50, 30), pilot=replace(PILOT, steps=1000)), "not yet", "falls_short"),
+    (answered((20, 0), (20, 5), (20, 19), of=20), "not yet", "undecided"),
+    (answered((None, 0), (None, 5), (None, 49)), "not yet", "undecided"),
+    (answered((50, 0), (48, 5), (50, 30)), "not yet", "falls_short"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "outcome", "rule"), RULES, ids=[rule for _, _, rule in RULES])
+def test_each_rule_decides_where_it_applies_and_says_why(found: Evidence, outcome: str, rule: str) -> None:
+    contest = Contest.of(found)
+    assert contest is not None
+    assert rule_of(contest) == (outcome, rule)
+    decision = decide(found)
+    assert decision is not None
+    assert decision.outcome == outcome
+    assert decision.headline.endswith(".")
+    assert decision.next_command
+    told = [decision.headline, *decision.reasons, *decision.gets_worse]
+    assert all(re.fullmatch(r"[A-Z0-9].*[.]", sentence) for sentence in told), told
+    assert not re.search(r"None|nan|[{}]|  ", " ".join(told))
+
+
+def test_every_rule_is_tested() -> None:
+    import skipwise.report.decision as module
+
+    documented = re.findall(r"^    (?:go|not yet|no) +(\w+)  ", module.__doc__ or "", re.MULTILINE)
+    assert {*documented} == {rule for _, _, rule in RULES}
+
+
+def full_pilot() -> Evidence:
+    """Everything that a pilot measures, with 18 of 20 at the target."""
+    extended = [
+        *questions(19, 18, 20),
+        *perplexity(8.1, 7.9),
+        *(line for length in (2048, TARGET) for line in serving(length)),
+        *regression(2048, math.log(1.06), "model"),
+    ]
+    interpolated = [*questions(18, 3, 20), *perplexity(8.6, 9.4)]
+    return evidence([*questions(20, 0, 20), *perplexity(8.0, 170.0)], interpolated, extended, pilot=PILOT)
+
+
+def test_the_first_sentence_is_one_that_a_manager_understands() -> None:
+    decision = decide(full_pilot())
+    assert decision is not None
+    assert decision.outcome == "go"
+    assert decision.headline == (
+        "At 32k the extended model answers 18 of 20 questions about your documents, the base 0; short requests are "
+        "unchanged; the full run would take about 9 hours on one A100 80 GB, about $20."
+    )
+    assert decision.next_command == PILOT.next_command
+    assert decision.reasons[0].startswith("It improves with only 40 of the full run's 1,000 steps.")
+    # By hand: exp(ln 7.9/9.4) is 0.840; 1.06 is 6.0% more, with the half width 0.012.
+    assert "perplexity at 32k is 16% lower" in decision.reasons[2]
+    assert decision.gets_worse[0].startswith(
+        "On short text of 2k the extended model itself is worse: perplexity +6.0% (+4.7 to +7.3%)."
+    )
+    # 0.0002 * 32768 + 1e-8 * 32768^2 seconds, 2048 * 32768 bytes
+    assert decision.gets_worse[1] == (
+        "A request of 32k takes 17 s to read and 64.0 MiB of cache here, one of 2k 0.5 s and 4.00 MiB."
+    )
+    assert len(decision.gets_worse) == 2
+    assert not any("Not measured" in reason for reason in decision.reasons)
+    assert json.loads(json.dumps(decision.to_json()))["outcome"] == "go"
+
+
+def test_what_was_not_measured_is_left_out_and_named() -> None:
+    found = decide(answered((25, 0), (25, 5), (25, 25), of=25, task="passkey"))
+    assert found is not None
+    assert (
+        found.headline
+        == "At 32k the extended model finds 25 of 25 hidden keys, the base 0; short requests are unchanged."
+    )
+    assert found.reasons[-1] == (
+        "Not measured: questions about your own documents (hidden keys and lines are easier); perplexity by length; "
+        "what short text loses, token by token; seconds and memory of requests."
+    )
+    assert found.gets_worse == []
+    told = decide(
+        answered(
+            (25, 0), (25, 5), (25, 25), of=25, task="passkey", pilot=replace(PILOT, left_out=["No time for needles."])
+        )
+    )
+    assert told is not None
+    assert told.reasons[-1] == "No time for needles."
+
+
+def test_pairs_decide_where_the_evidence_has_them() -> None:
+    """Two more of twenty are beyond chance only where nothing else changed; here the pairs say they are not."""
+    found = answered((20, 0), (20, 5), (20, 19), of=20, task="passkey")
+    contest = Contest.of(found)
+    assert contest is not None
+    unpaired = contest.gain(contest.interpolated, TARGET)
+    assert unpaired is not None
+    assert unpaired.value == pytest.approx(0.7)
+    assert found.comparison is not None
+    pair = Difference(
+        arm="interpolation-only", reference="recipe", task="passkey", metric="accuracy", length_tokens=TARGET,
+        value=-0.7, ci_low=-0.9, ci_high=-0.4,
+    )  # fmt: skip
+    for one, ends in ((pair, (0.4, 0.9)), (replace(pair, length_tokens=SHORT), unpaired[1:])):
+        paired = Contest.of(replace(found, comparison=replace(found.comparison, differences=[one])))
+        assert paired is not None
+        gain = paired.gain(paired.interpolated, TARGET)
+        assert gain is not None
+        assert gain[1:] == pytest.approx(ends)
+
+
+def test_the_difference_of_two_shares_has_newcombes_limits() -> None:
+    """Table II of Newcombe (1998): 56 of 70 less 48 of 80, method 10: 0.0524 to 0.3339; 9 of 10 less 3 of 10."""
+    from skipwise.records.stats import wilson
+
+    for first, second, low, high in (((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090)):
+        found = minus(wilson(*first), wilson(*second))
+        assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_how_many_questions_would_tell_is_the_least_number_that_does() -> None:
+    def lower(number: int) -> float:
+        """By the roots of Wilson's equation at 0.7 and 0.5."""
+        z = 1.959963984540054
+
+        def ends(p: float) -> tuple[float, float]:
+            centre, root = p + z * z / (2 * number), z * math.sqrt(p * (1 - p) / number + z * z / (4 * number**2))
+            return (centre - root) / (1 + z * z / number), (centre + root) / (1 + z * z / number)
+
+        return 0.2 - math.hypot(0.7 - ends(0.7)[0], ends(0.5)[1] - 0.5)
+
+    expected = next(number for number in range(2, 500) if lower(number) > 0)
+    assert samples_to_tell(0.7, 0.5) == expected
+    assert samples_to_tell(0.5, 0.5) is None
+    few = decide(answered((20, 0), (20, 10), (20, 14), of=20, pilot=PILOT))
+    assert few is not None
+    assert (
+        few.reasons[0] == f"20 questions are too few to tell: if the shares stay as they are, about {expected} would."
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "command"),
+    [
+        (answered((50, 0), (48, 20), (50, 49)), "skipwise extend small --target 32k --data docs"),
+        (answered((50, 0), (50, 49), (50, 49)), "skipwise plan small --target 32k"),
+        (answered((50, 0), (48, 40), (48, 15)), "skipwise doctor small --target 32k --data docs"),
+        (
+            answered((50, 0), (50, 10), (50, 9)),
+            "skipwise compare runs/c/comparison.yaml --set training.max_steps=400 --output runs/c-longer",
+        ),
+        (
+            answered((50, 0), (50, 10), (50, 9), pilot=PILOT),
+            "skipwise pilot small --data docs --target 32k --time 4h",
+        ),
+        (
+            answered((50, 0), (50, 10), (50, 9), pilot=replace(PILOT, seconds_given=600, made={})),
+            "skipwise pilot small --data docs --target 32k --time 40m",
+        ),
+    ],
+)
+def test_the_next_command_follows_from_the_decision(found: Evidence, command: str) -> None:
+    decision = decide(found)
+    assert decision is not None
+    assert decision.next_command == command
+
+
+def test_a_kind_of_question_that_falls_is_told() -> None:
+    kinds = {"facts": (25, 25), "choices": (24, 5)}
+    base = [share("suite", "score", SHORT, before / 25, 25, kind=kind) for kind, (before, _) in kinds.items()]
+    after = [share("suite", "score", SHORT, now / 25, 25, kind=kind) for kind, (_, now) in kinds.items()]
+    found = decide(
+        evidence([*base, *questions(None, 0, 50)], [*questions(50, 5, 50)], [*after, *questions(None, 49, 50)])
+    )
+    assert found is not None
+    assert "These questions fall: choices at 4k from 24 of 25 (base) to 5 of 25." in found.gets_worse
+
+
+def test_where_nobody_was_extended_there_is_nothing_to_decide() -> None:
+    alone = Evidence(arms=[arm_of("mine", list(questions(50, 49, 50)))], original_tokens=SHORT)
+    assert decide(alone) is None
+    report = Report.of(alone)
+    assert (report.decision, list(report.decisive)) == (None, [])
+    assert report.to_json()["decision"] is None
+
+
+def demo(right: int, of: int) -> Evidence:
+    """As the demo measures: no comparison, arms told by their names."""
+    found = {"base": (of, 0), "interpolation only": (of, of // 2), "extended": (right, right)}
+    arms: list[Arm] = [arm_of(name, list(questions(*pair, of, "passkey"))) for name, pair in found.items()]
+    return Evidence(arms=arms, original_tokens=SHORT)
+
+
+def test_a_page_does_not_contradict_itself(tmp_path: Path) -> None:
+    """All passkeys found: enough of them are an effective length; too few are that and nothing else."""
+    enough, few = (Report.of(demo(of, of), next_command="skipwise pilot") for of in (25, 20))
+    assert enough.decision is not None
+    assert few.decision is not None
+    assert (enough.decision.outcome, enough.decision.next_command) == ("go", "skipwise pilot")
+    assert few.decision.outcome == "not yet"
+    assert any("32k for extended" in word for word in enough.verdict)
+    told = [word for word in few.verdict if "relied upon" in word]
+    assert told == [
+        "How far a window may be relied upon is not stated: 20 samples of a task at a length are too few, since even a "
+        "perfect score would not show it; 23 are enough."
+    ]
+    few.write_page(tmp_path / "few.html")
+    page = (tmp_path / "few.html").read_text()
+    assert "too few samples" in page
+    assert not re.search(r"(?i)effective context length|>none<|passkeys found at 32k", page)
+
+
+def test_the_page_begins_with_the_decision(tmp_path: Path) -> None:
+    report = Report.of(full_pilot())
+    report.write_page(tmp_path / "r.html")
+    page = re.sub(r"<span>|</span>", "", (tmp_path / "r.html").read_text())
+    places = [
+        page.index(words)
+        for words in (
+            "<h1>",
+            "</span> Go" if "</span> Go" in page else " Go</p>",
+            "At 32k the extended model answers 18 of 20",
+            "What gets worse",
+            '<pre tabindex="0"><code>skipwise extend small --target 32k --data docs</code></pre>',
+            "The numbers behind it",
+            "In detail",
+            "Perplexity by length",
+        )
+    ]
+    assert places == sorted(places)
+    questions_table, requests, runs = report.decisive
+    assert questions_table.header == ("Tokens", "extended", "interpolation only", "base")
+    assert questions_table.rows == (
+        ("4k", "19 of 20", "18 of 20", "20 of 20"),
+        ("32k", "18 of 20", "3 of 20", "0 of 20"),
+    )
+    assert requests.rows[-1] == ("32k", "17 s", "0.04 s", "64.0 MiB")
+    assert runs.rows == (
+        ("one A100 80 GB", "9 hours", "$20", "40.0 GiB"),
+        ("one H100", "4 hours", "$25", "40.0 GiB"),
+        ("one L4", "too small", "\N{EN DASH}", "40.0 GiB"),
+    )
+    assert report.lines[0] == f"GO: {report.decision.headline}" if report.decision else False
+    markdown = report.markdown()
+    assert "**Go.** At 32k" in markdown
+    assert "```\nskipwise extend small --target 32k --data docs\n```" in markdown
+
+
+@pytest.mark.parametrize(
+    ("write", "texts"),
+    [
+        (hours_text, {0.005: "less than a minute", 0.017: "about 1 minute", 0.41: "about 25 minutes",
+                      1.6: "about 1.5 hours", 9.2: "about 9 hours", 100.0: "about 4 days"}),
+        (money_text, {0.4: "less than $1", 2.2: "about $2", 20.3: "about $20", 1344.0: "about $1,300"}),
+        (duration_text, {0.21: "0.2 s", 1.6: "2 s", 41.2: "41 s", 600.0: "10 minutes", 10800.0: "3 hours"}),
+        (about_text, {7: "7", 64: "64", 121: "130", 2400: "2,400"}),
+        (machine_text, {A100: "one A100 80 GB", replace(A100, machine="rtx-4090", count=2): "2 x RTX 4090",
+                        replace(A100, machine="cpu"): "this machine's CPU"}),
+    ],
+)  # fmt: skip
+def test_numbers_have_no_false_precision(write: Any, texts: Mapping[Any, str]) -> None:
+    assert {value: write(value) for value in texts} == texts
