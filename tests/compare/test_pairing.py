@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skipwise.compare.pairing import Cell, Scores, difference, differences, pooled, pooled_results, read_scores
+from skipwise.compare.pairing import (
+    Cell,
+    Scores,
+    difference,
+    differences,
+    pooled,
+    pooled_results,
+    read_scores,
+    rises,
+)
 from skipwise.records.results import EvalResult
 from skipwise.records.stats import wilson
 
@@ -165,3 +174,20 @@ def test_pooled_results_say_each_number_once(tmp_path: Path) -> None:
     assert first.details["train_seeds"] == [0, 1]
     assert "train_seed" not in first.details
     assert (second.value, second.ci_low) == (1.5, None)
+
+
+def test_a_rise_with_length_is_paired_by_document_though_more_of_it_is_read() -> None:
+    """Documents differ by far more than the two lengths of each do."""
+    hard = np.random.default_rng(4).normal(30, 12, size=16)
+    longer = hard + 1 + np.random.default_rng(5).normal(0, 0.2, 16)
+
+    def named(sums: np.ndarray, length: int) -> Scores:
+        return dataclasses.replace(nlls(sums), names=tuple(f"{place}:{length}{place}" for place in range(16)))
+
+    cells = {Cell("perplexity", 256): named(hard, 256), Cell("perplexity", 4096): named(longer, 4096)}
+    other = dataclasses.replace(named(longer, 4096), names=tuple(f"other {place}:" for place in range(16)))
+    (found,) = rises({"mine": cells, "other documents": {**cells, Cell("perplexity", 4096): other}})
+    assert (found.arm, found.reference, found.length_tokens) == ("mine", "mine", 4096)
+    assert found.value == pytest.approx((longer - hard).mean() / 10)
+    assert found.ci_low is not None
+    assert 0.05 < found.ci_low < found.value

@@ -236,6 +236,22 @@ def test_pairs_decide_where_the_evidence_has_them() -> None:
         assert gain[1:] == pytest.approx(ends)
 
 
+def test_a_rise_with_length_holds_a_go_back_where_pairs_show_it() -> None:
+    """5% more perplexity is within the intervals of 16 documents, and beyond those of their pairs."""
+    extended = [*questions(50, 49, 50), *perplexity(8.0, 8.4)]
+    found = evidence(list(questions(50, 0, 50)), [*questions(48, 20, 50), *perplexity(9.0, 12.0)], extended)
+    rise = Difference(
+        arm="recipe", reference="recipe", task="perplexity", metric="perplexity", length_tokens=TARGET, value=0.049,
+        ci_low=0.03, ci_high=0.07,
+    )  # fmt: skip
+    assert found.comparison is not None
+    small = replace(rise, value=0.005, ci_low=0.003, ci_high=0.007)
+    for rises, outcome in (([], "go"), ([rise], "not yet"), ([replace(rise, arm="pose")], "go"), ([small], "go")):
+        decision = decide(replace(found, comparison=replace(found.comparison, rises=rises)))
+        assert decision is not None
+        assert decision.outcome == outcome
+
+
 def test_the_difference_of_two_shares_has_newcombes_limits() -> None:
     """Table II of Newcombe (1998): 56 of 70 less 48 of 80, method 10: 0.0524 to 0.3339; 9 of 10 less 3 of 10."""
     from skipwise.records.stats import wilson

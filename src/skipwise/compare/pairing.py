@@ -179,6 +179,36 @@ def differences(scores: Mapping[str, Mapping[Cell, Scores]], reference: str) -> 
             )
 
 
+def rises(scores: Mapping[str, Mapping[Cell, Scores]]) -> Iterator[Difference]:
+    """Yields how each arm's perplexity at each longer length differs from its own at the shortest.
+
+    The same last tokens of the same documents are scored with more context, so both are paired by document.
+    """
+    for arm, cells in scores.items():
+        own = {cell.length_tokens: _by_document(found) for cell, found in cells.items() if cell.task == "perplexity"}
+        shortest = min(own, default=0)
+        for length in sorted(own.keys() - {shortest}):
+            if (found := difference(own[length], own[shortest], np.random.default_rng(0))) is None:
+                continue
+            yield Difference(
+                arm=arm,
+                reference=arm,
+                task="perplexity",
+                metric="perplexity",
+                length_tokens=length,
+                value=found.value,
+                ci_low=found.low,
+                ci_high=found.high,
+                num_pairs=len(own[length].names),
+                num_seeds=len(own[length].sums),
+            )
+
+
+def _by_document(scores: Scores) -> Scores:
+    """The same samples, named by their document alone, whatever of it was read."""
+    return replace(scores, names=tuple(name.partition(":")[0] for name in scores.names))
+
+
 def _score(sample: Mapping[str, Any]) -> tuple[float, float, bool] | None:
     """Sum, weight, and whether the sum is an NLL; None if the sample has no score."""
     if "nll_sum" in sample:

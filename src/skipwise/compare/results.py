@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from skipwise.compare.jobs import Job, Planner
-from skipwise.compare.pairing import differences, pooled_results, read_scores
+from skipwise.compare.pairing import differences, pooled_results, read_scores, rises
 from skipwise.compare.settings import Arm, Comparison
 from skipwise.compare.worker import RESULTS_FILE, SAMPLES_FILE, Outcome
 from skipwise.config.reading import merge_settings
@@ -71,6 +71,7 @@ def collect(
             tokens_per_step=planner.step_tokens,
             arms=arms,
             differences=found,
+            rises=list(rises(scores)),
             reached=_reached(comparison, planner, jobs, outcomes),
             costs=[_cost(job, outcomes[job.name]) for job in jobs if job.measures_costs],
             made={

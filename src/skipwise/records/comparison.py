@@ -125,7 +125,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Arms trained on equal tokens and measured alike; `made` tells how it came about, `kind` tells it from others."""
+    """Arms trained on equal tokens and measured alike; `made` tells how it came about, `kind` tells it from others.
+
+    `rises` are differences of each arm's perplexity at longer lengths to its own at the shortest, paired by document.
+    """
 
     model: str
     window: Window
@@ -135,6 +138,7 @@ class Comparison:
     tokens_per_step: int | None = None
     arms: Mapping[Name, ComparedArm] = field(default_factory=dict)
     differences: Sequence[Difference] = ()
+    rises: Sequence[Difference] = ()
     reached: Sequence[Reached] = ()
     costs: Sequence[Cost] = ()
     made: Mapping[str, Any] = field(default_factory=dict)

@@ -181,13 +181,20 @@ class Contest:
         return length, paired or minus(_log(ours[length]), _log(theirs[length]))
 
     def perplexity_rise(self) -> tuple[int, int, Estimate] | None:
-        """ln of the extended model's perplexity at its longest length over that within the original window."""
+        """ln of the extended model's perplexity at its longest length over that within the original window.
+
+        Both lengths and the difference, paired by document where the evidence has pairs.
+        """
         found = self.extended.by_length(PERPLEXITY) if self.extended else {}
         lengths = [length for length in found if length <= self.target]
         short = max((length for length in lengths if length <= self.evidence.original_tokens), default=None)
         if short is None or max(lengths) == short:
             return None
-        return short, max(lengths), minus(_log(found[max(lengths)]), _log(found[short]))
+        rises = self.evidence.comparison.rises if self.evidence.comparison else ()
+        names = {self.extended.name} if self.extended and short == min(lengths) else set()
+        paired = [one for one in rises if one.arm in names and one.length_tokens == max(lengths)]
+        unpaired = minus(_log(found[max(lengths)]), _log(found[short]))
+        return short, max(lengths), _estimate(paired[0]) if paired else unpaired
 
     def fallen(self) -> Iterator[tuple[str, Arm, Count, Count, int]]:
         """Kinds of question that the extended model answers worse for certain: than whom, before, after, length."""
@@ -209,11 +216,7 @@ class Contest:
         names = (self.extended.name, over.name)
         for one in self.evidence.differences:
             if one.task == task and one.length_tokens == length and {one.arm, one.reference} == {*names}:
-                return (
-                    _turned(one)
-                    if one.reference == self.extended.name
-                    else Estimate(one.value, one.ci_low, one.ci_high)
-                )
+                return _turned(one) if one.reference == self.extended.name else _estimate(one)
         return None
 
 
@@ -257,6 +260,10 @@ def _log(record: EvalResult) -> Estimate:
     """Logarithm of a perplexity with its interval."""
     low, high = (None if end is None or end <= 0 else math.log(end) for end in (record.ci_low, record.ci_high))
     return Estimate(math.log(record.value), low, high)
+
+
+def _estimate(one: Difference) -> Estimate:
+    return Estimate(one.value, one.ci_low, one.ci_high)
 
 
 def _turned(one: Difference) -> Estimate:

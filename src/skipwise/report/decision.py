@@ -14,7 +14,7 @@ bound of the relative rule (`samples.passes`). Perplexity alone never decides: i
     not yet  uncontrolled         base or interpolation alone was not asked, so nothing tells what training brought
     not yet  few                  it answers more than both, or as much as a perfect score, but so few do not show it
     not yet  no_gain              it does not answer more than both: more steps, or a smaller target
-    not yet  predicts_worse       it predicts text worse than interpolation alone, or worse the longer the text is
+    not yet  predicts_worse       perplexity is over 1% above interpolation alone's, or above its own on short text
     go       holds                better than both, and it holds at the target
     go       rising               better than both in a pilot that had fewer steps than the full run
     not yet  undecided            better than both, but too few samples to say whether it holds
@@ -22,6 +22,7 @@ bound of the relative rule (`samples.passes`). Perplexity alone never decides: i
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -36,6 +37,9 @@ from skipwise.report.words import say
 from skipwise.report.worse import what_gets_worse
 
 Outcome = Literal["go", "not yet", "no"]
+
+NOTICED = math.log(1.01)
+"""How much more perplexity counts as worse, as a logarithm of the ratio: pairs by document tell less than that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +161,7 @@ def _holds(contest: Contest, count: Count | None) -> bool:
 def _predicts_worse(contest: Contest) -> bool:
     beside, rise = contest.perplexity_ratio(contest.interpolated), contest.perplexity_rise()
     found = [estimate for *_, estimate in filter(None, (beside, rise))]
-    return any(estimate.low is not None and estimate.low > 0 for estimate in found)
+    return any(estimate.low is not None and estimate.low > NOTICED for estimate in found)
 
 
 def _preflight_error(evidence: Evidence) -> str | None:
@@ -231,6 +235,7 @@ def _reasons(contest: Contest, ruling: Ruling) -> list[str]:
         "beside": contest.perplexity_ratio(contest.interpolated),
         "rise": contest.perplexity_rise(),
         "missing": _missing(contest),
+        "noticed": NOTICED,
     }
     told = [*say(f"decision.rules.{ruling.rule}", **facts), *say("decision.reasons", **facts)]
     return [*told, *(evidence.pilot.left_out if evidence.pilot else ())]
