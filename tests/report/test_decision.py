@@ -127,6 +127,14 @@ RULES = [
     # Better beside interpolation alone, and yet worse the longer the text is.
     (evidence([*questions(50, 0, 50)], [*questions(48, 20, 50), *perplexity(8.0, 12.0)], WORSE_TEXT), "not yet",
      "predicts_worse"),
+    # Both find nearly all, and interpolation alone reads text as badly as the demo's does.
+    (evidence([*questions(50, 0, 50), *perplexity(8.7, 168.0)], [*questions(48, 49, 50), *perplexity(11.0, 13.5)],
+              [*questions(50, 50, 50), *perplexity(9.2, 7.7)]), "go", "reads_better"),
+    (evidence([*questions(50, 0, 50), *perplexity(8.7, 168.0)], [*questions(48, 49, 50), *perplexity(11.0, 13.5)],
+              [*questions(50, 50, 50), *perplexity(9.2, 11.7)]), "not yet", "predicts_worse"),
+    # Interpolation alone reads as well as the base does short text: a little less perplexity is not worth a training.
+    (evidence([*questions(50, 0, 50), *perplexity(8.7, 168.0)], [*questions(50, 49, 50), *perplexity(8.8, 8.6)],
+              [*questions(50, 50, 50), *perplexity(8.5, 7.7)]), "no", "interpolation_holds"),
     (answered((50, 0), (48, 20), (50, 49)), "go", "holds"),
     (answered((50, 0), (48, 5), (50, 30), pilot=PILOT), "go", "rising"),
     (answered((50, 0), (48, 5), (50, 30), pilot=replace(PILOT, steps=1000)), "not yet", "falls_short"),
@@ -398,7 +406,7 @@ def test_the_page_begins_with_the_decision(tmp_path: Path) -> None:
         (duration_text, {0.21: "0.2 s", 1.6: "2 s", 41.2: "41 s", 600.0: "10 minutes", 10800.0: "3 hours"}),
         (about_text, {7: "7", 64: "64", 121: "130", 2400: "2,400"}),
         (machine_text, {A100: "one A100 80 GB", replace(A100, machine="rtx-4090", count=2): "2 x RTX 4090",
-                        replace(A100, machine="cpu"): "this machine's CPU"}),
+                        replace(A100, machine="this machine (CPU, 2 cores)"): "this machine (CPU, 2 cores)"}),
     ],
 )  # fmt: skip
 def test_numbers_have_no_false_precision(write: Any, texts: Mapping[Any, str]) -> None:

@@ -180,6 +180,17 @@ class Contest:
         paired = self._paired(over, PERPLEXITY.task, length)
         return length, paired or minus(_log(ours[length]), _log(theirs[length]))
 
+    def perplexity_beside_short(self, arm: Arm | None) -> Estimate | None:
+        """ln of an arm's perplexity at its longest length up to the target over the base's within its own window."""
+        if arm is None or self.base is None:
+            return None
+        theirs, ours = self.base.by_length(PERPLEXITY), arm.by_length(PERPLEXITY)
+        short = max((length for length in theirs if length <= self.evidence.original_tokens), default=None)
+        long = max((length for length in ours if length <= self.target), default=None)
+        if short is None or long is None or long <= short:
+            return None
+        return minus(_log(ours[long]), _log(theirs[short]))
+
     def perplexity_rise(self) -> tuple[int, int, Estimate] | None:
         """ln of the extended model's perplexity at its longest length over that within the original window.
 

@@ -3,18 +3,22 @@
 The question is that of somebody with an hour and a budget: is the full run worth its money? The first rule that applies
 decides. Counts are of questions at the longest length up to the target; "better" and "worse" are by the 95% interval of
 the difference (`Contest.gain`). To "hold" is to keep 85% of what the base answers within its own window, by the lower
-bound of the relative rule (`samples.passes`). Perplexity alone never decides: it can only hold a go back.
+bound of the relative rule (`samples.passes`). A model's text is "damaged" where its perplexity at the target is over 1%
+above the base's own within its window, by the lower bound. Perplexity alone never decides: it can hold a no or a go
+back, and it tells two models apart that both answer nearly everything.
 
     no       refused              preflight failed: the model cannot be trained as it is
     not yet  untrained            no trained model was measured, since its training failed or did not fit into the time
     not yet  unasked              nothing but perplexity was measured at the target, or beyond the original window
     no       worse                the extended model answers worse than the base or interpolation alone
-    no       base_holds           the base holds at the target, and less than 15 points are to be gained
+    no       base_holds           the base holds at the target, undamaged, and less than 15 points are to be gained
     no       interpolation_holds  interpolation alone does: no training is needed
     not yet  uncontrolled         base or interpolation alone was not asked, so nothing tells what training brought
     not yet  few                  it answers more than both, or as much as a perfect score, but so few do not show it
     not yet  no_gain              it does not answer more than both: more steps, or a smaller target
     not yet  predicts_worse       perplexity is over 1% above interpolation alone's, or above its own on short text
+    go       reads_better         better than the base and holding; interpolation alone answers nearly as much, but its
+                                  text is damaged, and the extended model's perplexity is over 1% below it
     go       holds                better than both, and it holds at the target
     go       rising               better than both in a pilot that had fewer steps than the full run
     not yet  undecided            better than both, but too few samples to say whether it holds
@@ -30,7 +34,7 @@ from typing import Any, Literal, NamedTuple
 from skipwise.records.stats import wilson
 from skipwise.report.commands import next_command, seconds_to_tell
 from skipwise.report.contest import Contest, Count, samples_to_tell
-from skipwise.report.evidence import Evidence
+from skipwise.report.evidence import Arm, Evidence
 from skipwise.report.quantities import shortened
 from skipwise.report.samples import RELATIVE_SHARE, fails, least_samples, passes
 from skipwise.report.words import say
@@ -111,12 +115,15 @@ def rule_of(contest: Contest) -> Ruling:
         return Ruling("no", "worse")
     for arm, gain, rule in zip((base, interpolated), gains, ("base_holds", "interpolation_holds"), strict=True):
         nothing_left = gain is not None and gain.high is not None and gain.high < 1 - RELATIVE_SHARE
-        if nothing_left and _holds(contest, contest.count(arm, at)):
+        if nothing_left and _holds(contest, contest.count(arm, at)) and not _damaged(contest, arm):
             return Ruling("no", rule)
     known = [gain for gain in gains if gain is not None]
     if len(known) < len(gains):
         return Ruling("not yet", "uncontrolled")
-    if any(gain.low is None or gain.low <= 0 for gain in known):
+    better_than = [gain.low is not None and gain.low > 0 for gain in known]
+    if better_than == [True, False] and _reads_better(contest):
+        return Ruling("not yet", "predicts_worse") if _predicts_worse(contest) else Ruling("go", "reads_better")
+    if not all(better_than):
         few = all(gain.value > 0 for gain in known) or _too_few(contest)
         return Ruling("not yet", "few" if few else "no_gain")
     return _of_a_better_model(contest)
@@ -128,6 +135,19 @@ def _too_few(contest: Contest) -> bool:
     if count is None or count.of >= least_samples():
         return False
     return not (short and fails("relative", count.share, short.share))
+
+
+def _damaged(contest: Contest, arm: Arm | None) -> bool:
+    """Whether an arm predicts text at the target worse, for certain, than the base does within its window."""
+    beside = contest.perplexity_beside_short(arm)
+    return beside is not None and beside.low is not None and beside.low > NOTICED
+
+
+def _reads_better(contest: Contest) -> bool:
+    """Whether text tells the extended model from interpolation alone, where questions do not."""
+    beside = contest.perplexity_ratio(contest.interpolated)
+    lower = beside is not None and beside[1].high is not None and beside[1].high < -NOTICED
+    return lower and _damaged(contest, contest.interpolated) and _holds(contest, contest.count(*_held_to(contest)[0]))
 
 
 def _of_a_better_model(contest: Contest) -> Ruling:
@@ -147,7 +167,7 @@ def _of_a_better_model(contest: Contest) -> Ruling:
     return Ruling("not yet", "falls_short" if falls else "undecided")
 
 
-def _held_to(contest: Contest) -> tuple[tuple[Any, int | None], tuple[Any, int | None]]:
+def _held_to(contest: Contest) -> tuple[tuple[Arm | None, int | None], tuple[Arm | None, int | None]]:
     """Arm and length of the score that is judged, and of the short one that it is held to."""
     return (contest.extended, contest.longest), (contest.base, contest.short)
 
@@ -234,6 +254,7 @@ def _reasons(contest: Contest, ruling: Ruling) -> list[str]:
         "failure": _preflight_error(evidence) or _failure(evidence),
         "beside": contest.perplexity_ratio(contest.interpolated),
         "rise": contest.perplexity_rise(),
+        "damage": contest.perplexity_beside_short(contest.interpolated),
         "missing": _missing(contest),
         "noticed": NOTICED,
     }

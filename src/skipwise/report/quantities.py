@@ -94,8 +94,8 @@ def money_text(value: float) -> str:
 
 
 def machine_text(run: FullRun) -> str:
-    """The machines of a full run: `one A100 80 GB`, `8 x H100`, `this machine's CPU`."""
-    if run.machine == "cpu":
-        return "this machine's CPU"
+    """The machines of a full run: `one A100 80 GB`, `8 x H100`, `this machine (CPU, 2 cores)`."""
+    if not re.fullmatch(r"[a-z0-9-]+", run.machine):
+        return run.machine
     name = re.sub(r"-(\d\d)$", r" \1 GB", run.machine).upper().replace("-", " ")
     return f"one {name}" if run.count == 1 else f"{run.count} x {name}"
