@@ -93,13 +93,10 @@ def _print(result: "PilotResult", as_json: bool) -> None:
         return
     from skipwise.report.quantities import bytes_text, seconds_text
 
-    decision, record = result.decision, result.record
-    if decision is not None:
-        print("\n".join([f"{decision.outcome}: {decision.headline}", *decision.reasons, *decision.gets_worse]))
-    else:
-        print("\n".join(result.report.verdict))
-    for sentence in record.left_out:
-        print(f"left out: {sentence}")
+    record = result.record
+    print("\n".join(result.report.lines))
+    if result.decision is None:
+        print("\n".join(f"left out: {sentence}" for sentence in record.left_out))
     for full in record.full_runs:
         price = "" if full.price_per_hour is None else f" ({full.price_per_hour:g} an hour, {record.made['prices']})"
         cost = "" if full.cost is None else f", cost {full.cost:,.2f}{price}"
@@ -108,5 +105,6 @@ def _print(result: "PilotResult", as_json: bool) -> None:
         print(
             f"the full run on {machines}: {seconds_text(3600 * full.hours)}, {bytes_text(full.total_bytes)}{fits}{cost}"
         )
-    print(f"next: {record.next_command}")
+    if result.decision is None:
+        print(f"next: {record.next_command}")
     print(f"page: {result.folder / 'report.html'}   all measurements: {result.folder}")

@@ -18,6 +18,7 @@ from skipwise.pilot.preparing import Prepared
 from skipwise.pilot.schedule import Schedule
 from skipwise.plan.machines import PRICES_AS_OF, this_cpu
 from skipwise.records.pilot import PILOT_FILE, Pilot
+from skipwise.report.decision import Decision
 from skipwise.report.reading import read_evidence, read_pilot
 from skipwise.report.report import Report
 from skipwise.window import length_label
@@ -42,9 +43,9 @@ class PilotResult:
     report: Report | None = None
 
     @property
-    def decision(self) -> Any:
+    def decision(self) -> Decision | None:
         """The decision on the page; None without one."""
-        return getattr(self.report, "decision", None)
+        return self.report.decision if self.report else None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

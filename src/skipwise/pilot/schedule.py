@@ -13,9 +13,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from skipwise.errors import ConfigError
+from skipwise.report.samples import enough_trials
 from skipwise.window import length_label
 
-LEAST_TRIALS = 25
+LEAST_TRIALS = enough_trials(5)
 """Passkeys and questions of each kind and length: with fewer, not even a perfect score is above the bound."""
 
 RESERVE = 0.15
