@@ -166,6 +166,14 @@ def test_every_rule_is_tested() -> None:
     assert {*documented} == {rule for _, _, rule in RULES}
 
 
+WITHOUT_CONTROL = Comparison(
+    model="small",
+    window=Window(train=2048, original=SHORT, target=TARGET),
+    arms={"base": ComparedArm(like="base", trained=False), "recipe": ComparedArm(like="recipe")},
+    settings={"output": "runs/c"},
+)
+
+
 def full_pilot() -> Evidence:
     """Everything that a pilot measures, with 18 of 20 at the target."""
     extended = [
@@ -299,6 +307,10 @@ def test_how_many_questions_would_tell_is_the_least_number_that_does() -> None:
         (
             answered((50, 0), (50, 10), (50, 9)),
             "skipwise compare runs/c/comparison.yaml --set training.max_steps=400 --output runs/c-longer",
+        ),
+        (
+            replace(answered((50, 0), None, (50, 49)), comparison=WITHOUT_CONTROL),
+            "skipwise compare runs/c/comparison.yaml --arms base,recipe,interpolation-only --resume",
         ),
         (
             answered((50, 0), (50, 10), (50, 9), pilot=PILOT),

@@ -103,7 +103,11 @@ def _more(contest: Contest, rule: str) -> str | None:
         tasks = "[{kind: perplexity, num_documents: 16}, {kind: passkey, trials: 100, num_depths: 5}]"
         return shlex.join([*command, "--set", f"evaluation.tasks={tasks}", "--output", f"{output}-more"])
     if rule == "uncontrolled":
-        return shlex.join([*command, "--arms", "base,interpolation-only,recipe", "--output", f"{output}-more"])
+        named = [name for name, arm in comparison.arms.items() if arm.like == name]
+        missing = [name for name in ("base", "interpolation-only") if name not in named]
+        if len(named) < len(comparison.arms):
+            return None  # Arms with settings of their own are in the file.
+        return shlex.join([*command, "--arms", ",".join([*named, *missing]), "--resume"])
     if comparison.steps is None:
         return None
     steps = f"training.max_steps={_LONGER * comparison.steps}"
