@@ -127,6 +127,8 @@ RULES = [
     # Better beside interpolation alone, and yet worse the longer the text is.
     (evidence([*questions(50, 0, 50)], [*questions(48, 20, 50), *perplexity(8.0, 12.0)], WORSE_TEXT), "not yet",
      "predicts_worse"),
+    # Interpolation alone does as well as the base does short ones, and yet there is more to gain.
+    (answered((40, 0), (40, 42), (40, 49)), "go", "holds"),
     # Both find nearly all, and interpolation alone reads text as badly as the demo's does.
     (evidence([*questions(50, 0, 50), *perplexity(8.7, 168.0)], [*questions(48, 49, 50), *perplexity(11.0, 13.5)],
               [*questions(50, 50, 50), *perplexity(9.2, 7.7)]), "go", "reads_better"),

@@ -186,7 +186,7 @@ def test_the_effective_length_is_underlined(page: str, report: Report) -> None:
     }
     randpos = list(cells(means)).index("randpos")
     assert [column for row, column in means.underlined if row == randpos and column > 1] == [4]
-    assert re.search(r'<td class="effective">93% \(\d+–\d+%\)</td>', page)
+    assert re.search(r'<td class="effective">93% <span class="unbroken">\(\d+–\d+%\)</span></td>', page)
     assert re.search(r'<th scope="col" class="effective">4k</th>', page)
     css = re.search(r"\.effective \{([^}]*)\}", page)
     assert css
