@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,33 +97,29 @@ def problems(tree: Mapping[str, Any], checks: Sequence[Callable[[], object]]) ->
         checks: further ones, which raise.
     """
     found: list[str] = []
-    for check in (lambda: RunConfig.from_mapping(tree), lambda: _check_places(tree), *checks):
+    of_run = (RunConfig.from_mapping, _check_model, _check_documents, _check_target)
+    for check in (*(partial(one, tree) for one in of_run), *checks):
         try:
             check()
         except SkipwiseError as error:
             found.append(str(error))
-    try:
-        _check_target(tree)
-    except SkipwiseError as error:
-        found.append(str(error))
     return list(dict.fromkeys(found))
 
 
-def _check_places(tree: Mapping[str, Any]) -> None:
-    """Refuses a model and documents that do not exist."""
+def _check_model(tree: Mapping[str, Any]) -> None:
+    """Refuses a model that does not exist."""
+    if isinstance(model := tree.get("model"), str):
+        find_place(model)
+
+
+def _check_documents(tree: Mapping[str, Any]) -> None:
+    """Refuses documents that do not exist."""
     from skipwise.data.documents import require_there
 
-    data, model = tree.get("data"), tree.get("model")
+    data = tree.get("data")
     source = data.get("source") if isinstance(data, Mapping) else None
-    sources = [source] if isinstance(source, str) else source
-    wrong = []
-    for check in (lambda: isinstance(model, str) and find_place(model), lambda: sources and require_there(sources)):
-        try:
-            check()
-        except SkipwiseError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise ConfigError("; ".join(wrong))
+    if sources := [source] if isinstance(source, str) else source:
+        require_there(sources)
 
 
 def _check_target(tree: Mapping[str, Any]) -> None:

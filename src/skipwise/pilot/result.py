@@ -77,7 +77,7 @@ def finish(config: PilotConfig, prepared: Prepared, schedule: Schedule, pacer: P
         full_runs=[here, *prepared.planned],
         next_command=next_command(config, prepared.learning_rate),
         made={
-            "command": _without_output(command),
+            "command": command,
             "machine": _machine_here(),
             "schedule": [list(row) for row in schedule.rows],
             "windows_per_step": schedule.batch,
@@ -109,13 +109,6 @@ def next_command(config: PilotConfig, learning_rate: float) -> str:
     for one in [source] if isinstance(source, str) else source:
         words += ["--data", str(one)]
     return shlex.join([*words, *_assignments(run), "--set", f"training.learning_rate={learning_rate:g}"])
-
-
-def _without_output(command: str) -> str:
-    """The command line without its folder, since the same pilot with more time is another one."""
-    words = shlex.split(command)
-    kept = [word for before, word in zip(["", *words], words, strict=False) if "--output" not in (before, word)]
-    return shlex.join(word for word in kept if not word.startswith("--output="))
 
 
 def _assignments(run: RunConfig) -> list[str]:
