@@ -4,6 +4,8 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,7 @@ from skipwise.cli.loading import loading
 from skipwise.cli.options import BAD_INPUT, INTERRUPTED, NEGATIVE, data_setting, option, print_json, settings_over
 
 if TYPE_CHECKING:
-    from skipwise.pilot import PilotResult
+    from skipwise.pilot import PilotConfig, PilotResult
 
 
 def pilot(
@@ -51,24 +53,8 @@ def pilot(
     import psutil
 
     began = min(time.time(), psutil.Process().create_time()) if "pytest" not in sys.modules else time.time()
-    from skipwise.pilot.asked import PilotConfig, parse_duration, problems
-    from skipwise.pilot.state import check_folder
-    from skipwise.plan.machines import machine_of
-
-    flags = {"target": target, "data": data_setting(data)}
-    tree = settings_over({"model": model}, flags, settings)
-    checks = [lambda: parse_duration(given_time), *(lambda name=name: machine_of(name) for name in machine or ())]
-    if output is not None:
-        checks.append(lambda: check_folder(output))
-    found = problems(tree, checks)
-    for problem in found:
-        print("skipwise: " + " ".join(problem.split()), file=sys.stderr)
-    if found:
-        raise typer.Exit(BAD_INPUT)
-    from skipwise.config import RunConfig
-
-    config = PilotConfig.of(RunConfig.from_mapping(tree), given_time, output=output, price=price, machines=machine)
-    check_folder(config.output, config.asked())
+    tree = settings_over({"model": model}, {"target": target, "data": data_setting(data)}, settings)
+    config = _checked(tree, given_time, output, machine, price)
     with loading("preparing the pilot"):
         from skipwise.pilot import PilotStopped
         from skipwise.pilot import pilot as run
@@ -83,6 +69,29 @@ def pilot(
     _print(result, as_json)
     if result.decision is not None and result.decision.outcome == "no":
         raise typer.Exit(NEGATIVE)
+
+
+def _checked(
+    tree: Mapping[str, Any], given_time: str, output: Path | None, machine: Any, price: float | None
+) -> "PilotConfig":
+    """The pilot that is asked for; if something is wrong with it, prints all of it and exits."""
+    from skipwise.config import RunConfig
+    from skipwise.pilot.asked import PilotConfig, parse_duration, problems
+    from skipwise.pilot.state import check_folder
+    from skipwise.plan.machines import machine_of
+
+    checks: list[Callable[[], object]] = [partial(parse_duration, given_time)]
+    checks += [partial(machine_of, name) for name in machine or ()]
+    if output is not None:
+        checks.append(partial(check_folder, output))
+    found = problems(tree, checks)
+    for problem in found:
+        print("skipwise: " + " ".join(problem.split()), file=sys.stderr)
+    if found:
+        raise typer.Exit(BAD_INPUT)
+    config = PilotConfig.of(RunConfig.from_mapping(tree), given_time, output=output, price=price, machines=machine)
+    check_folder(config.output, config.asked())
+    return config
 
 
 def _print(result: "PilotResult", as_json: bool) -> None:
