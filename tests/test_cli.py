@@ -44,6 +44,7 @@ FLAGS = {
     "eval benchmarks": "attention batch-size benchmark dtype json limit out samples seed tasks-folder "
     "trust-remote-code",
     "compare": "arms data json output resume retry-failed set suite target",
+    "pilot": "data json machine output price schedule set target time",
     "report": "card csv json markdown operations original out samples title",
     "export": "base dtype engine json long-tokens merge-with-base out public push rank to trust-remote-code",
     "generate": "adapter ask attention base cache chunk control-tokens dtype file json max-new-tokens mode "
@@ -373,7 +374,7 @@ def test_doctor_probes_what_extend_trains(
         calls.append({**how, **settings})
         return [failure]
 
-    monkeypatch.setattr(importlib.import_module("skipwise.doctor"), "doctor", probe)
+    monkeypatch.setattr(importlib.import_module("skipwise.train.preflight"), "doctor", probe)
     monkeypatch.setattr(importlib.import_module("skipwise.train.preparation"), "doctor", probe)
     file = tmp_path / "run.yaml"
     file.write_text(f"model: {tiny_checkpoint}\noutput: {tmp_path / 'run'}\n{text}")

@@ -48,6 +48,7 @@ ORDER = (
     "inference",
     "compare",
     "plan",
+    "pilot",
     "export",
     "serve",
     "demo",

@@ -25,6 +25,7 @@ PUBLIC = [
     "evaluate",
     "extend",
     "load_model",
+    "pilot",
     "plan",
     "save_model",
 ]

@@ -56,6 +56,7 @@ def test_names_and_paths_are_checked_without_torch(verbs: Callable[..., Any], tm
     wrong = [
         ["plan", model, "--target", "1k", "--machine", "nonsense"],
         ["plan", nothing, "--target", "1k"],
+        ["pilot", nothing, "--target", "1k"],
         ["export", model, "--to", "nonsense"],
         ["export", nothing, "--to", "gguf"],
         ["eval", model, "--length", "64", "--task", "nonsense"],

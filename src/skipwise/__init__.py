@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skipwise.evals import evaluate
     from skipwise.inference.modes import TwoModes
     from skipwise.model import load_model, save_model
+    from skipwise.pilot import pilot
     from skipwise.plan import plan
     from skipwise.positions import SAMPLERS, PoSE, PositionSample
     from skipwise.rope import INTERPOLATIONS, RopeSpec, RopeTable
@@ -47,6 +48,7 @@ __all__ = [
     "evaluate",
     "extend",
     "load_model",
+    "pilot",
     "plan",
     "save_model",
 ]
@@ -67,6 +69,7 @@ _HOMES = {
     "evaluate": "evals",
     "extend": "train",
     "load_model": "model",
+    "pilot": "pilot",
     "plan": "plan",
     "save_model": "model",
 }

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer
 
 import skipwise.compare.running
 import skipwise.evals
-from skipwise.compare import Arm, Comparison, ComparisonStopped, compare
+from skipwise.compare import Arm, Begin, Comparison, ComparisonStopped, compare
 from skipwise.compare.worker import INTERRUPTED, Outcome, failure_of
 from skipwise.data.documents import is_held_out
 from skipwise.errors import CheckpointError, ConfigError, DataError
@@ -282,3 +283,26 @@ def test_the_end_of_a_source_is_measured_on_only_where_no_arm_has_seen_it(
     record = json.loads(next(Path(settings["output"]).rglob("skipwise.json")).read_text())
     ends = [each["tokens"] for each in record["corpus"]["held_out_end"]]
     assert found == (ends[1:] if of_one else ends)
+
+
+def test_jobs_may_be_decided_when_they_begin_and_optional_measurements_have_a_deadline(settings, in_process) -> None:
+    task = {"kind": "perplexity", "scored_tokens": 16, "num_documents": 2, "cut_tokens": 256}
+    both = [
+        {"task": task, "lengths": [256]},
+        {"task": task, "lengths": [64], "optional": True, "name": "perplexity at 64", "seconds": 5.0},
+    ]
+    begun: list[str] = []
+
+    def begin(job: Any) -> Begin:
+        begun.append(job.name)
+        in_time = time.time() + (100.0 if job.arm.name == "base" else 4.0)
+        return Begin(evaluation=both, steps=2 if job.arm.kind.trained else None, deadline=in_time)
+
+    Path(settings["output"]).mkdir()
+    (Path(settings["output"]) / "mine").touch()
+    results = compare(Comparison.from_mapping(settings), begin=begin, beside=["mine"])
+    assert begun == ["arms/base", "arms/interpolation-only", "arms/pose/seed-0"]
+    assert [sorted(values(results, arm)) for arm in ("base", "interpolation-only", "pose")] == [[64, 256], [256], [256]]
+    left_out = {job: Outcome.read(Path(settings["output"]) / job) for job in begun}
+    assert [outcome and outcome.left_out for outcome in left_out.values()] == [[], *2 * [["perplexity at 64"]]]
+    assert about(settings["output"])["steps"] == 2

@@ -127,44 +127,9 @@ def _check_run(run: "RunConfig", as_json: bool) -> None:
 
 def _probe(run: "RunConfig", window: "Window", model_config: "PreTrainedConfig") -> list["Verdict"]:
     """Probes the model as `extend` would load and train it."""
-    from accelerate import PartialState
+    from skipwise.train.preflight import load_as_trained, probe
 
-    from skipwise.doctor import Verdict
-    from skipwise.doctor import doctor as probe
-    from skipwise.model import check_read_as_stored, load_model
-    from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
-    from skipwise.train.quantized import quantization_of
-
-    interpolation = run.build_interpolation()
-    arguments = training_arguments(run)  # Before the device is chosen, which depends on `use_cpu`.
-    loaded = load_model(
-        run.model,
-        needs_tokenizer=False,
-        interpolation=interpolation,
-        window=window,
-        original=run.original,
-        dtype=run.dtype,
-        attention=run.attention,
-        quantization=quantization_of(run, arguments, model_config),
-        trust_remote_code=run.trust_remote_code,
-    )
-    check_read_as_stored(loaded.model)
-    loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
-    verdicts = probe(
-        loaded.model,
-        window,
-        interpolation,
-        tokenizer=loaded.tokenizer,
-        gradient_checkpointing=training_settings(run)[CHECKPOINTING],
-        mixed_precision=mixed_precision(arguments),
-        check_dilution=run.dilution,
-        check_reload=True,
-        seed=run.seed,
-    )
-    if loaded.tokenizer is None:
-        detail = f"{run.model} has no tokenizer, which extend needs: put its files beside config.json"
-        verdicts.append(Verdict(name="tokenizer", status="note", detail=detail))
-    return verdicts
+    return probe(load_as_trained(run, window, model_config), run, window)
 
 
 def _check_up(

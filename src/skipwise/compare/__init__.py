@@ -19,9 +19,9 @@ from skipwise.compare.settings import ARM_KINDS, Arm, Comparison
 from skipwise.imports import lazily
 
 if TYPE_CHECKING:
-    from skipwise.compare.running import ComparisonStopped, compare
+    from skipwise.compare.running import Begin, ComparisonStopped, compare
 
-__all__ = ["ARM_KINDS", "Arm", "Comparison", "ComparisonStopped", "compare"]
+__all__ = ["ARM_KINDS", "Arm", "Begin", "Comparison", "ComparisonStopped", "compare"]
 
 # On first use: a comparison's settings are checked without torch, and a worker is not imported before it is run.
-__getattr__ = lazily(__name__, {"ComparisonStopped": "running", "compare": "running"})
+__getattr__ = lazily(__name__, {"Begin": "running", "ComparisonStopped": "running", "compare": "running"})

@@ -59,7 +59,15 @@ def collect(
             window=planner.window,
             reference=comparison.reference,
             seeds=comparison.seeds,
-            steps=planner.steps,
+            # A caller may have decided it when training began.
+            steps=next(
+                (
+                    outcomes[job.name].steps
+                    for job in jobs
+                    if job.arm.name == comparison.reference and job.seed is not None and outcomes[job.name].steps
+                ),
+                planner.steps,
+            ),
             tokens_per_step=planner.step_tokens,
             arms=arms,
             differences=found,

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import math
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,32 @@ class ComparisonStopped(KeyboardInterrupt):
     """Stopped on request; `resume` goes on from there."""
 
 
-def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool = False, command: str = "") -> Results:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """How a job begins, if that is decided only when the jobs before it are done.
+
+    Attributes:
+        evaluation: tasks with their lengths, as mappings with `task`, `lengths` and, of those that may be left out at a
+            deadline, `optional`, `name` and `seconds`.
+        steps: of training; None for the comparison's.
+        deadline: for optional measurements, as `time.time()`.
+    """
+
+    evaluation: Sequence[dict[str, Any]]
+    steps: int | None = None
+    deadline: float = math.inf
+
+
+def compare(
+    comparison: Comparison,
+    *,
+    resume: bool = False,
+    retry_failed: bool = False,
+    command: str = "",
+    begin: Callable[[Job], Begin] | None = None,
+    beside: Collection[str] = (),
+    looked_through: bool = False,
+) -> Results:
     """Runs every arm, each in a process of its own, and collects their results.
 
     Args:
@@ -41,6 +68,9 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
         resume: go on with a comparison that was interrupted, or was given more arms, seeds or costs since.
         retry_failed: run failed jobs again.
         command: the command line, for the record.
+        begin: decides each job when it begins; by default jobs are as the comparison says.
+        beside: names of the caller's own files and folders in the comparison's.
+        looked_through: the caller has inspected the documents.
 
     Returns:
         The results, as they are in the folder's `records.jsonl` and `comparison.json`.
@@ -57,8 +87,9 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
     jobs = [*planner.arm_jobs(), *planner.cost_jobs()]
     evaluation = _evaluation(comparison, planner)
     folder = Path(comparison.output)
-    _look_through_documents(comparison, jobs)
-    _claim(folder, comparison, resume)
+    if not looked_through:
+        _look_through_documents(comparison, jobs)
+    _claim(folder, comparison, resume, beside)
     begun = time.monotonic()
     for place, job in enumerate(jobs, 1):
         outcome = Outcome.read(folder / job.name)
@@ -74,7 +105,10 @@ def compare(comparison: Comparison, *, resume: bool = False, retry_failed: bool 
             job = planner.with_steps(job, steps)
         logger.info(f"[{place}/{len(jobs)}] {job.name}")
         job_begun = time.monotonic()
-        outcome = _run(job, folder / job.name, planner, comparison, evaluation)
+        how = Begin(evaluation=evaluation) if begin is None else begin(job)
+        if how.steps is not None:
+            job = planner.with_steps(job, how.steps)
+        outcome = _run(job, folder / job.name, planner, comparison, how)
         took = time.monotonic() - job_begun
         if outcome.status == "failed":
             logger.warning(f"    failed after {took:.0f} s: {outcome.failure}: {outcome.error}")
@@ -94,7 +128,7 @@ def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None
                 look_at(data)
 
 
-def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
+def _claim(folder: Path, comparison: Comparison, resume: bool, beside: Collection[str] = ()) -> None:
     """Takes the folder for this comparison, or checks that a resumed one has the settings it was begun with."""
     file = folder / SETTINGS_FILE
     if resume:
@@ -109,7 +143,9 @@ def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
                 f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; go on with "
                 "its own, or begin another with --output"
             )
-    elif folder.is_dir() and set(folder.iterdir()) - {*half_written(folder, [SETTINGS_FILE])}:
+    elif folder.is_dir() and {
+        found for found in set(folder.iterdir()) - {*half_written(folder, [SETTINGS_FILE])} if found.name not in beside
+    }:
         cure = "; go on with --resume, or give" if file.is_file() else ", and holds no comparison to go on with; give"
         raise ConfigError(f"folder {str(folder)!r} is not empty{cure} another with --output")
     try:
@@ -163,14 +199,12 @@ def _steps_in_time(job: Job, comparison: Comparison, planner: Planner, folder: P
     return max(1, round(planner.steps * seconds[0] / seconds[1]))
 
 
-def _run(
-    job: Job, place: Path, planner: Planner, comparison: Comparison, evaluation: Sequence[dict[str, Any]]
-) -> Outcome:
+def _run(job: Job, place: Path, planner: Planner, comparison: Comparison, how: Begin) -> Outcome:
     """Runs a job in a process of its own and waits for it."""
     (place / OUTCOME_FILE).unlink(missing_ok=True)
     kind = job.arm.kind
     # Comparing the base with itself would tell nothing.
-    of_arm = [measured for measured in evaluation if measured["task"]["kind"] != "regression" or kind.interpolated]
+    of_arm = [measured for measured in how.evaluation if measured["task"]["kind"] != "regression" or kind.interpolated]
     one_window = job.run.resolve_window(planner.window.original).train
     text = {
         "name": job.name,
@@ -182,6 +216,7 @@ def _run(
         "tokens_per_step": one_window if job.measures_costs else planner.step_tokens,
         "run": parse_yaml(job.run.to_yaml()),
         "evaluation": of_arm,
+        "deadline": None if math.isinf(how.deadline) else how.deadline,
         "evaluation_seed": comparison.evaluation.seed,
         "documents": comparison.evaluation.documents or job.run.data.without_replay().source,
     }

@@ -14,11 +14,16 @@ comparison goes on without this arm.
 
 import json
 import logging
+import math
+import os
 import shutil
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +35,7 @@ Failure = Literal["out of memory", "not a number", "error"]
 
 OUTCOME_FILE, RESULTS_FILE, SAMPLES_FILE = "outcome.json", "results.jsonl", "samples.jsonl"
 INTERRUPTED = 130
+_WATCHED_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,7 @@ class Outcome(ArmRun):
     Attributes:
         step_seconds: of each step, in order.
         validation: perplexity at the target during training: pairs of step and perplexity.
+        left_out: names of optional measurements that there was no time for.
     """
 
     failure: Failure | None = None
@@ -48,6 +55,7 @@ class Outcome(ArmRun):
     peak_bytes: int = 0
     step_seconds: tuple[float, ...] = ()
     validation: tuple[tuple[int, float], ...] = ()
+    left_out: tuple[str, ...] = ()
     versions: Mapping[str, str] | None = None
 
     def run(self) -> ArmRun:
@@ -86,6 +94,18 @@ def main(job_file: Path) -> int:
     return 0
 
 
+def _end_with_parent() -> None:
+    """Kills this process once its parent is gone: a comparison that is gone on with would run the same job twice."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCHED_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def failure_of(error: BaseException) -> Failure:
     """The kind of failure of an exception, by its type and message."""
     from skipwise.train.process import ran_out_of_memory
@@ -112,8 +132,7 @@ def _run(job: Mapping[str, Any], folder: Path) -> Outcome | None:
     if job["measures_costs"]:
         shutil.rmtree(config.output_folder)
         return outcome
-    _evaluate(job, config, folder)
-    return outcome
+    return replace(outcome, left_out=tuple(_evaluate(job, config, folder)))
 
 
 def _train(job: Mapping[str, Any], config: Any) -> Outcome | None:
@@ -138,20 +157,23 @@ def _train(job: Mapping[str, Any], config: Any) -> Outcome | None:
     )
 
 
-def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
-    """Runs the evaluation of the job; samples of an interrupted one are reused, by the model's content."""
-    from skipwise.config.mixture import places_of
-    from skipwise.data.corpus import open_stored
+def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> list[str]:
+    """Runs the evaluation of the job; samples of an interrupted one are reused, by the model's content.
+
+    Returns:
+        Names of optional measurements that would not have ended before the job's deadline.
+    """
+    from skipwise.compare.documents import measured_documents
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache, evaluate
     from skipwise.model import load_model, original_window, read_config
-    from skipwise.train.validation import find_held_out_ends, validation_lengths
 
     results, samples = folder / RESULTS_FILE, folder / SAMPLES_FILE
     for file in (results, samples):
         file.write_text("", encoding="utf-8")
+    left_out: list[str] = []
     if not job["evaluation"]:
-        return
+        return left_out
     how = {"dtype": config.dtype, "attention": config.attention, "trust_remote_code": config.trust_remote_code}
     base = read_config(config.model, original=config.original, trust_remote_code=config.trust_remote_code)
     window = config.resolve_window(original_window(base))
@@ -160,20 +182,12 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     model, tokenizer = load_model(config.output_folder if job["trained"] else config.model, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
     longest = max(length for measured in job["evaluation"] for length in measured["lengths"])
-    # Arms at full length have no replay, and all arms are measured on the same documents.
-    trained = config.data.without_replay()
-    data = trained.measured_on(job["documents"])
-    corpus = open_stored(data, tokenizer)
-    sources = [places_of(own.source) for own in (trained, *trained.entries())]
-    if places_of(job["documents"]) in sources and not config.data.streaming:
-        # Parts of what each arm holds out, the same for all arms: the more is kept for training, the shorter they are.
-        lengths = validation_lengths(config, window)
-        keep = max(config.target, *(own.min_tokens or 0 for own in trained.entries()))
-        ends = find_held_out_ends(corpus, lengths, keep=keep)
-        corpus = corpus.with_held_out_ends(ends)
-    store = corpus.documents("held_out" if data.held_out else "all", min_tokens=longest)
+    store = measured_documents(config, window, job["documents"], tokenizer, min_tokens=longest)
     documents = [store.document(index) for index in range(store.num_documents)]
     for measured in job["evaluation"]:
+        if measured.get("optional") and time.time() + measured["seconds"] > (job.get("deadline") or math.inf):
+            left_out.append(measured["name"])
+            continue
         evaluate(
             model,
             tokenizer,
@@ -187,7 +201,9 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
             out=results,
             samples_out=samples,
         )
+    return left_out
 
 
 if __name__ == "__main__":
+    _end_with_parent()
     sys.exit(main(Path(sys.argv[1])))

@@ -118,6 +118,23 @@ MACHINES: dict[str, Machine] = {
 }
 
 
+PRICES_AS_OF = "2025"
+TYPICAL_PRICES: dict[str, float] = {
+    "v100-32": 0.6,
+    "a100-40": 1.3,
+    "a100-80": 1.8,
+    "l4": 0.7,
+    "l40s": 1.2,
+    "rtx-4090": 0.5,
+    "h100": 3.0,
+    "h200": 3.8,
+    "b200": 6.0,
+    "mi300x": 3.5,
+}
+"""US dollars for an hour of one accelerator on demand, as specialised clouds ask about; large clouds ask up to three
+times as much. An assumption, always to be said with the number: `skipwise pilot --price` gives the real one."""
+
+
 def this_cpu() -> Machine:
     """This machine's CPU; speed and bandwidth are guessed from its cores, until `--calibrate` measures them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -244,11 +244,12 @@ def _approach(tuning: Tuning, window_tokens: int = 1, checkpointing: bool = True
     return Approach(name="step", window_tokens=window_tokens, tuning=tuning, checkpointing=checkpointing)
 
 
-def run_apart(question: dict[str, Any]) -> dict[str, Any]:
+def run_apart(question: dict[str, Any], module: str = "skipwise.plan.measure") -> dict[str, Any]:
     """One measurement in its own process.
 
     Args:
-        question: `model`, `what` (step or prefill), and the settings that `main` reads.
+        question: `model`, `what` (step or prefill), and the settings that the module's `main` reads.
+        module: that answers it.
 
     Returns:
         `seconds` of a step or a prefill, and `peak_bytes` of the process or the accelerator.
@@ -258,7 +259,7 @@ def run_apart(question: dict[str, Any]) -> dict[str, Any]:
     """
     environment = dict(os.environ)
     use_huge_pages(environment)
-    command = [sys.executable, "-m", "skipwise.plan.measure", json.dumps(question)]
+    command = [sys.executable, "-m", module, json.dumps(question)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         killed = f"stopped by signal {-done.returncode}, probably out of memory" if done.returncode < 0 else ""

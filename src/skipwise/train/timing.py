@@ -11,7 +11,7 @@ from skipwise.data.items import TrainingItem
 from skipwise.loss import use_chunked_loss
 from skipwise.positions import PoSE
 from skipwise.train.arguments import training_arguments
-from skipwise.train.curriculum import collate
+from skipwise.train.curriculum import collate, collate_diluted
 from skipwise.train.trainer import SkipwiseTrainer
 from skipwise.train.tuning import apply_tuning
 from skipwise.window import Window
@@ -23,6 +23,7 @@ def step_seconds(
     *,
     tuning: Tuning = FullTuning(),  # noqa: B008 - frozen
     accumulation: int = 1,
+    diluted: bool = False,
     **training: Any,
 ) -> list[float]:
     """Seconds of each step of the Trainer of `extend`, with positions drawn and collated on the way.
@@ -31,7 +32,8 @@ def step_seconds(
         model: a causal language model of the transformers library; it is trained.
         windows: token ids of each, all of the same length.
         tuning: what is trained.
-        accumulation: windows per step, one at a time.
+        accumulation: micro-batches per step.
+        diluted: with the mask of diluted attention.
         training: settings of a run's `training`, such as `gradient_checkpointing`.
     """
     length = len(windows[0])
@@ -43,7 +45,7 @@ def step_seconds(
                 "target": window.target,
                 "output": folder,
                 "training": {
-                    "max_steps": len(windows) // accumulation,
+                    "max_steps": len(windows) // (accumulation * training.get("per_device_train_batch_size", 1)),
                     "gradient_accumulation_steps": accumulation,
                     "save_strategy": "no",
                     "disable_tqdm": True,
@@ -57,7 +59,7 @@ def step_seconds(
             model=tuned,
             args=training_arguments(config),
             train_dataset=_Windows(windows, window),  # type: ignore[arg-type]
-            data_collator=collate,
+            data_collator=collate_diluted if diluted else collate,
         )
         trainer.train()
     return [entry["step_seconds"] for entry in trainer.state.log_history if "step_seconds" in entry]

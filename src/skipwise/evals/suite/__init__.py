@@ -7,10 +7,11 @@ Knowledge from training does not help: facts are invented, sections are shuffled
 control measures how well sentences can be guessed.
 """
 
-from skipwise.evals.suite.build import build_suite
+from skipwise.evals.suite.build import build_suite, build_suite_of, try_questions
 from skipwise.evals.suite.folder import SuiteFolder
 from skipwise.evals.suite.item import Item
 from skipwise.evals.suite.kinds import KINDS
+from skipwise.evals.suite.library import Collection
 from skipwise.evals.suite.task import Suite
 
-__all__ = ["KINDS", "Item", "Suite", "SuiteFolder", "build_suite"]
+__all__ = ["KINDS", "Collection", "Item", "Suite", "SuiteFolder", "build_suite", "build_suite_of", "try_questions"]

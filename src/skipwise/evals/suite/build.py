@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -68,13 +69,45 @@ def build_suite(
         ConfigError: an argument cannot be used, or `out` already exists.
         DataError: documents cannot be read or do not suffice.
     """
-    lengths = sorted(set(lengths))
-    _check_arguments(lengths, num_items, kinds, seed)
+    _check_arguments(sorted(set(lengths)), num_items, kinds, seed)
     chosen = None if language is None else language_named(language)
     looked = look_through(source, field=field)
+    found = tqdm(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
+    return build_suite_of(
+        lambda: Collection(_held_out(found) if held_out else found, chosen),
+        tokenizer,
+        out,
+        lengths=lengths,
+        num_items=num_items,
+        kinds=kinds,
+        seed=seed,
+        tokenizer_name=tokenizer_name,
+        progress=progress,
+    )
+
+
+def build_suite_of(
+    collect: Callable[[], Collection],
+    tokenizer: Any,
+    out: str | Path,
+    *,
+    lengths: Sequence[int],
+    num_items: int = 50,
+    kinds: Sequence[str] = tuple(KINDS),
+    seed: int = 0,
+    tokenizer_name: str = "",
+    progress: bool = True,
+) -> SuiteFolder:
+    """The same of documents that are at hand.
+
+    Args:
+        collect: makes the collection, once the folder is known to be free.
+        tokenizer, out, lengths, num_items, kinds, seed, tokenizer_name, progress: as for `build_suite`.
+    """
+    lengths = sorted(set(lengths))
+    _check_arguments(lengths, num_items, kinds, seed)
     with new_suite(Path(out)) as writer:
-        found = tqdm(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
-        collection = Collection(_held_out(found) if held_out else found, chosen)
+        collection = collect()
         makers = _Makers([_ItemMaker(library, tokenizer, seed) for library in collection.libraries], seed)
         _check_documents(collection, kinds)
         described, joined = _add_items(writer, makers, kinds, lengths, num_items, progress)
@@ -96,6 +129,27 @@ def build_suite(
             }
         )
     return SuiteFolder(out)
+
+
+def try_questions(
+    collection: Collection, tokenizer: Any, *, lengths: Sequence[int], kinds: Sequence[str], seed: int = 0
+) -> dict[tuple[str, int], float | DataError]:
+    """Makes the first question of every kind and length.
+
+    Returns:
+        By kind and length, the seconds that it took, or why none can be made.
+    """
+    makers = _Makers([_ItemMaker(library, tokenizer, seed) for library in collection.libraries], seed)
+    found: dict[tuple[str, int], float | DataError] = {}
+    for kind, length in itertools.product(kinds, lengths):
+        begun = time.perf_counter()
+        try:
+            _check_documents(collection, [kind])
+            makers.items(KINDS[kind], length, 0)
+            found[kind, length] = time.perf_counter() - begun
+        except DataError as error:
+            found[kind, length] = error
+    return found
 
 
 def _held_out(documents: Iterable[Document]) -> Iterator[Document]:

@@ -1,0 +1,53 @@
+"""The probes of `doctor` on a model as a run would load and train it, without the run."""
+
+from accelerate import PartialState
+from transformers import PreTrainedConfig
+
+from skipwise.config import RunConfig
+from skipwise.doctor import Verdict, doctor
+from skipwise.model import LoadedModel, check_read_as_stored, load_model
+from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
+from skipwise.train.quantized import quantization_of
+from skipwise.window import Window
+
+
+def load_as_trained(run: RunConfig, window: Window, model_config: PreTrainedConfig) -> LoadedModel:
+    """Loads a run's model, on the device and in the dtype that it is trained in; its tokenizer may be missing.
+
+    Raises:
+        SkipwiseError: it cannot be loaded, or not as it is stored.
+    """
+    arguments = training_arguments(run)  # Before the device is chosen, which depends on `use_cpu`.
+    loaded = load_model(
+        run.model,
+        needs_tokenizer=False,
+        interpolation=run.build_interpolation(),
+        window=window,
+        original=run.original,
+        dtype=run.dtype,
+        attention=run.attention,
+        quantization=quantization_of(run, arguments, model_config),
+        trust_remote_code=run.trust_remote_code,
+    )
+    check_read_as_stored(loaded.model)
+    loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
+    return loaded
+
+
+def probe(loaded: LoadedModel, run: RunConfig, window: Window) -> list[Verdict]:
+    """Probes a model that `load_as_trained` has loaded."""
+    verdicts = doctor(
+        loaded.model,
+        window,
+        run.build_interpolation(),
+        tokenizer=loaded.tokenizer,
+        gradient_checkpointing=training_settings(run)[CHECKPOINTING],
+        mixed_precision=mixed_precision(training_arguments(run)),
+        check_dilution=run.dilution,
+        check_reload=True,
+        seed=run.seed,
+    )
+    if loaded.tokenizer is None:
+        detail = f"{run.model} has no tokenizer, which extend needs: put its files beside config.json"
+        verdicts.append(Verdict(name="tokenizer", status="note", detail=detail))
+    return verdicts

@@ -1,0 +1,187 @@
+"""How a pilot's time is split: the arithmetic beside plain loops, what is left out, and times that are too short."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+
+from skipwise.config import RunConfig
+from skipwise.config.stages import run_stages
+from skipwise.pilot.preparing import training_seconds, windows_at_a_time
+from skipwise.pilot.schedule import (
+    LEAST_STEPS,
+    LEAST_TRIALS,
+    RESERVE,
+    Costs,
+    Measures,
+    TooShortError,
+    Training,
+    Wanted,
+    duration_label,
+    least_seconds,
+    longest_target,
+    make_schedule,
+)
+from skipwise.train.layout import Layout
+from skipwise.window import Window
+
+LENGTHS = (256, 512, 1024, 2048, 4096)
+WANTED = Wanted(
+    original=256, target=4096, texts=10, questions={"fact": LENGTHS, "continue": LENGTHS, "which_document": LENGTHS[1:]}
+)
+TRAINING = Training(seconds_of=lambda steps, batch: 0.1 * steps * batch, most_steps=1000, batches=[64, 32, 16, 8])
+
+
+def costs(**changes: Any) -> Costs:
+    """A pass takes a millisecond a token, a window a second a thousand tokens."""
+    how: dict[str, Any] = {
+        "passes": {256: 0.256},
+        "pass_work": float,
+        "token": 0.01,
+        "windows": {256: 0.256},
+        "window_work": float,
+        "start": 5.0,
+        "preflight": 2.0,
+        "question": {256: 0.01},
+    }
+    return Costs(**(how | changes))
+
+
+def test_what_was_not_measured_is_scaled_from_the_next_shorter_length() -> None:
+    made = costs(passes={256: 1.0, 1024: 10.0}, pass_work=lambda tokens: tokens**2)
+    assert [made.one_pass(tokens) for tokens in (128, 256, 512, 1024, 2048)] == [0.25, 1.0, 4.0, 10.0, 40.0]
+
+
+def test_the_seconds_of_an_evaluation_are_those_of_its_passes() -> None:
+    measures = Measures(
+        texts=4,
+        perplexity=(256, 4096),
+        passkeys=(4096,),
+        questions={"fact": (256,), "continue": (512,)},
+        serving=(256,),
+    )
+    passes: list[int] = []  # Of one arm of each, by hand.
+    passes += 3 * (4 * [256, 4096] + LEAST_TRIALS * [4096] + LEAST_TRIALS * [256] + 2 * LEAST_TRIALS * [512])
+    passes += 2 * 4 * [256, 256]  # Regression: two models read each text, for two arms.
+    passes += 4 * [256]  # A warm-up and three requests to one arm.
+    decoded = 3 * (LEAST_TRIALS + 2 * LEAST_TRIALS) * 16 + 4 * 8
+    parts = 3 * (2 + 1 + 1 + 1) + 2 + 1
+    expected = sum(tokens / 1000 for tokens in passes) + 0.01 * decoded + 0.3 * parts
+    assert measures.seconds(256, 4096, costs()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"recipe": "diluted"}, {"short_steps": 0.25}, {"keep_tokens": False}])
+@pytest.mark.parametrize(("steps", "batch"), [(30, 8), (31, 16), (7, 64)])
+def test_training_takes_the_seconds_of_every_window_at_every_place(
+    changes: dict[str, Any], steps: int, batch: int
+) -> None:
+    run = RunConfig.from_mapping({"model": "embedded", "target": 65536, "recipe": "growing", **changes})
+    window = Window(train=1024, original=4096, target=65536)
+    layout = Layout(
+        stages=[(stage.begin, stage.window.train) for stage in run_stages(run, window, steps)],
+        num_steps=steps,
+        window_tokens=1024,
+        items_per_step=batch,
+        items_at_a_time=windows_at_a_time(1024, batch),
+        keep_tokens=run.keep_tokens,
+        short_tokens=4096 if run.short_steps else None,
+        short_share=run.short_steps,
+    )
+    seconds = 0.0
+    for place in range(steps * batch):
+        if layout.taken(place) is not None:
+            seconds += (layout.tokens_of(layout.stage_of(place // batch)) / 1024) ** 2
+    made = costs(windows={1024: 1.0}, window_work=lambda tokens: tokens**2)
+    assert training_seconds(run, window, made)(steps, batch) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 23.9, 24.0, 100.0, 639.0, 640.0, 641.0, 1e9])
+def test_as_many_steps_are_trained_as_fit_with_the_largest_batch_that_leaves_a_hundred(seconds: float) -> None:
+    steps, batch = TRAINING.fitting(seconds)
+    fitting = {
+        (n, size) for n, size in itertools.product(range(1, 1001), TRAINING.batches) if 0.1 * n * size <= seconds
+    }
+    largest = max((size for n, size in fitting if n == 100), default=8)
+    most = max((n for n, size in fitting if size == largest), default=0)
+    assert (steps, batch) == (max(LEAST_STEPS, most), largest)
+
+
+@pytest.mark.parametrize("given", [300.0, 450.0, 600.0, 1800.0, 36000.0])
+def test_everything_planned_fits_and_nothing_is_left_out_silently(given: float) -> None:
+    if given < least_seconds(20.0, WANTED, costs(), TRAINING):
+        with pytest.raises(TooShortError):
+            make_schedule(given, 20.0, WANTED, costs(), TRAINING)
+        return
+    found = make_schedule(given, 20.0, WANTED, costs(), TRAINING)
+    seconds = {name: each for name, each, _ in found.rows}
+    assert sum(seconds.values()) == pytest.approx(given)
+    assert seconds["reserve"] >= RESERVE * given - 1e-6
+    assert found.measures.seconds(256, 4096, costs()) <= given
+    # What is asked for in all, less what is measured, is named.
+    said = " ".join(found.left_out)
+    for name, measured in (("Passkeys", found.measures.passkeys), ("Perplexity", found.measures.perplexity)):
+        for tokens, label in zip(LENGTHS, ("256", "512", "1k", "2k", "4k"), strict=True):
+            sentence = next((one for one in found.left_out if one.startswith(f"{name} at")), "")
+            assert (tokens in measured) != (label in sentence.replace(",", " ").split()), (name, label)
+    for kind in WANTED.questions:
+        assert kind in found.measures.questions or kind.replace("_", " ") in said
+    assert found.measures.texts == 10 or f"instead of {found.measures.texts}" in said
+
+
+def test_more_time_never_measures_or_trains_less() -> None:
+    lists = [make_schedule(given, 20.0, WANTED, costs(), TRAINING) for given in (600.0, 1200.0, 4800.0, 90000.0)]
+    for less, more in itertools.pairwise(lists):
+        assert set(less.measures.perplexity) <= set(more.measures.perplexity)
+        assert less.measures.texts <= more.measures.texts
+        assert less.steps * less.batch <= more.steps * more.batch
+    assert lists[-1].left_out == []
+    assert (lists[-1].steps, lists[-1].batch) == (1000, 64)
+
+
+def test_the_least_time_is_enough_and_less_is_not() -> None:
+    least = least_seconds(20.0, WANTED, costs(), TRAINING)
+    found = make_schedule(least + 1e-6, 20.0, WANTED, costs(), TRAINING)
+    assert (found.steps, found.batch) == (LEAST_STEPS, 8)
+    assert found.measures.perplexity == (256, 4096)
+    assert found.measures.questions == {"fact": (256, 4096)}
+    with pytest.raises(TooShortError, match=f"the least is {duration_label(least)}"):
+        make_schedule(least - 1e-6, 20.0, WANTED, costs(), TRAINING)
+
+
+def test_a_time_that_is_too_short_does_for_a_shorter_target() -> None:
+    at = {
+        tokens: least_seconds(0.0, dataclasses.replace(WANTED, target=tokens), costs(), TRAINING) for tokens in LENGTHS
+    }
+    assert longest_target(at[1024], 0.0, WANTED, costs(), TRAINING) == 1024
+    assert longest_target(at[1024] - 1, 0.0, WANTED, costs(), TRAINING) == 512
+    assert longest_target(1.0, 0.0, WANTED, costs(), TRAINING) is None
+
+
+def test_passkeys_stand_in_for_questions_that_cannot_be_made() -> None:
+    least = dataclasses.replace(WANTED, questions={"fact": (256, 512)}).least()
+    assert (least.questions, least.passkeys) == ({"fact": (256,)}, (256, 4096))
+
+
+def test_what_must_be_measured_comes_first() -> None:
+    measures = make_schedule(36000.0, 20.0, WANTED, costs(), TRAINING).measures
+    parts = WANTED.parts(measures, costs())
+    must = [part.name for part in parts if not part.optional]
+    assert must == [part.name for part in parts[: len(must)]]
+    assert sorted(must) == sorted(
+        [
+            *(
+                f"{what} at {at}"
+                for what in ("questions (fact)", "perplexity of 10 texts", "requests")
+                for at in ("256", "4k")
+            ),
+            "short text beside the base at 256",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "label"), [(59.2, "60s"), (90.0, "90s"), (91.0, "2m"), (3600.0, "1h"), (9601.0, "2h41m")]
+)
+def test_durations_are_rounded_up(seconds: float, label: str) -> None:
+    assert duration_label(seconds) == label
