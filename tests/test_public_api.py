@@ -52,8 +52,9 @@ def test_every_public_name_is_there(name: str) -> None:
         (
             "report",
             "Arm Curve Decision EffectiveLength Evidence Figure MeanScore Measure Report Section Table basis decide "
-            "depth_grid draw_coverage effective_length mean_scores perplexity_by_length read_evidence render_page results_table "
-            "short_limit state_attention_factor state_effective_length state_results table_of write_model_card",
+            "depth_grid draw_coverage effective_length enough_trials least_samples mean_scores perplexity_by_length "
+            "read_evidence render_page results_table short_limit state_attention_factor state_effective_length "
+            "state_results table_of write_model_card",
         ),
     ],
 )
