@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-import typer.core
 import typer.main
 
 from skipwise import __version__
@@ -38,6 +37,7 @@ from skipwise.cli import (
     serve,
 )
 from skipwise.cli.former_flags import command_class
+from skipwise.cli.help import RootHelp
 from skipwise.cli.options import BAD_INPUT, BROKEN_PIPE, BUG, DONE, INTERRUPTED, NEGATIVE
 from skipwise.errors import SkipwiseError
 
@@ -67,7 +67,7 @@ VERBS: dict[str, Callable[..., None]] = {
 """The verbs, in the order of the help. Their docstrings are their help."""
 
 
-class _Words(typer.core.TyperGroup):
+class _Words(RootHelp):
     """A group whose commands may have names of two words, such as `eval build-suite` beside `eval`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -81,8 +81,9 @@ def build_app() -> typer.Typer:
         name="skipwise",
         cls=_Words,
         help="Longer context windows for RoPE language models at the training cost of short ones.",
-        epilog="Example: skipwise doctor ./my-model --target 32k",
+        epilog="Try it: skipwise demo. Help of a command: skipwise extend --help",
         add_completion=False,
+        rich_markup_mode=None,
         invoke_without_command=True,
         context_settings={"help_option_names": ["--help", "-h"]},
     )
@@ -94,9 +95,9 @@ def build_app() -> typer.Typer:
 
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="SKIPWISE_DEBUG", help="Show the traceback of an error, too.")
+        bool, typer.Option("--debug", envvar="SKIPWISE_DEBUG", help="Print the traceback of an error.")
     ] = False,
 ) -> None:
     # `debug` is read by main(), which is where errors end up.

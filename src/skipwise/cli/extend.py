@@ -22,48 +22,81 @@ if TYPE_CHECKING:
     from skipwise.train import ExtendResult
 
 
+PROCESSES = "Several processes or machines"
+
+RecipeOption = Annotated[
+    str | None,
+    option(
+        "--recipe NAME",
+        f"Named group of settings: {', '.join(RECIPES)}, or auto, which chooses by model and documents.",
+        shown="auto",
+    ),
+]
+OutputOption = Annotated[
+    str | None, option("--output FOLDER", "Folder of the run and its result.", shown="runs/<model>-<target>")
+]
+
+
 def extend(
     model: options.RunModel = None,
-    config: options.RunFile = None,
     target: options.Target = None,
-    recipe: Annotated[
-        str | None,
-        option(
-            "--recipe NAME",
-            f"Settings that belong together: {', '.join(RECIPES)}, or auto.",
-            shown="auto: chosen by model and documents, and reported",
-        ),
-    ] = None,
     data: options.Data = None,
-    tuning: Annotated[str | None, option("--tuning KIND", "Trained: full, lora or qlora.", shown="full")] = None,
-    output: Annotated[str | None, option("--output FOLDER", "Result.", shown="runs/<model>-<target>")] = None,
+    output: OutputOption = None,
+    tuning: Annotated[
+        str | None, option("--tuning KIND", "What is trained: full, lora or qlora.", shown="full")
+    ] = None,
+    recipe: RecipeOption = None,
+    config: options.RunFile = None,
     settings: options.Setting = None,
     resume: Annotated[bool, option("--resume", "Continue from the run's last checkpoint.")] = False,
     skip_bad_items: Annotated[
-        bool, option("--skip-bad-items", "With --resume: without the items of steps that went wrong.")
+        bool, option("--skip-bad-items", "With --resume: leave out the windows of steps that failed.")
     ] = False,
     launch: Annotated[
-        str | None, option("--launch ENGINE", "Train in several processes: ddp, fsdp2, zero2 or zero3.")
+        str | None, option("--launch ENGINE", "Training engine: ddp, fsdp2, zero2 or zero3.", group=PROCESSES)
     ] = None,
-    nproc: Annotated[int | None, option("--nproc N", "Processes on this machine.", shown="its accelerators")] = None,
-    nnodes: Annotated[int | None, option("--nnodes N", "Machines; give each the same command.", shown="1")] = None,
-    rdzv: Annotated[str | None, option("--rdzv HOST[:PORT]", "Rendezvous: one of several machines.")] = None,
-    max_restarts: Annotated[int | None, option("--max-restarts N", "Restarts after a failure.", shown="0")] = None,
+    nproc: Annotated[
+        int | None,
+        option("--nproc N", "Processes on each machine.", shown="one per GPU", group=PROCESSES),
+    ] = None,
+    nnodes: Annotated[
+        int | None,
+        option("--nnodes N", "Number of machines. Start the same command on each.", shown="1", group=PROCESSES),
+    ] = None,
+    rdzv: Annotated[
+        str | None,
+        option("--rdzv HOST[:PORT]", "Address of one machine, which all can reach (rendezvous).", group=PROCESSES),
+    ] = None,
+    max_restarts: Annotated[
+        int | None, option("--max-restarts N", "Restarts after a process fails.", shown="0", group=PROCESSES)
+    ] = None,
     trust_remote_code: options.Trust = False,
+    verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Extend a model's context window by training on short windows with positions that skip ahead.
+    """Extend a model's context window.
+
+    Trains on short windows whose positions skip ahead, so that they cover the target at the cost of short windows.
+
+    Example: skipwise extend embedded --target 1k --set training.max_steps=20
 
     Example: skipwise extend ./my-model --target 32k --data docs/ --tuning lora --set training.bf16=true
 
-    Example: skipwise extend --config run.yaml --resume
-
-    Often set: window=2k, original=32k, interpolation=yarn, sampler.chunks=3, attention=eager, calibrate=true, seed=1
-
-    Kinds: interpolation=none, linear, ntk, dynamic, yarn, llama3 or longrope; sampler=pose, randpos, cream, sentences,
-    plain or full; sampler.skips=sequential, simplex or flat
-
-    Also: training.max_steps=1000, training.learning_rate=2e-5, data.join=true, data.skip_unreadable=true
+    \b
+    Useful with --set:
+      window=2k                    length of a training window
+      original=32k                 context window of the base model
+      interpolation=yarn           none, linear, ntk, dynamic, yarn, llama3 or
+                                   longrope
+      sampler=pose                 pose, randpos, cream, sentences, plain or full
+      sampler.skips=flat           sequential, simplex or flat
+      sampler.chunks=3             chunks per window
+      training.max_steps=1000      optimizer steps
+      training.learning_rate=2e-5  any other argument of transformers' Trainer
+      data.join=true               join documents that are shorter than a window
+      data.skip_unreadable=true    skip what cannot be read
+      calibrate=true               choose the attention factor after training
+      seed=1                       random seed
     """
     from skipwise.config import RunConfig, read_settings
 
