@@ -17,9 +17,20 @@ _UNUSED = ("scipy", "sklearn", "datasets")
 _FOUR_BITS = "bitsandbytes"
 
 
-# bitsandbytes warns that an optional kernel is missing, which users can neither see nor need.
-_MISSING_KERNEL = "gemm_4bit_forward from kernels-community"
-logging.getLogger(f"{_FOUR_BITS}.backends.cpu.ops").addFilter(lambda record: _MISSING_KERNEL not in record.msg)
+# Warnings of libraries that users can do nothing about, by logger: an optional kernel that is missing, and the device
+# that DeepSpeed finds when it is only imported.
+_SILENCED = {
+    f"{_FOUR_BITS}.backends.cpu.ops": "gemm_4bit_forward from kernels-community",
+    "DeepSpeed": "Setting accelerator to CPU",
+}
+
+
+def _silence() -> None:
+    for name, words in _SILENCED.items():
+        logging.getLogger(name).addFilter(lambda record, words=words: words not in str(record.msg))
+
+
+_silence()
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

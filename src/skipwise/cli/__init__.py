@@ -38,6 +38,7 @@ from skipwise.cli import (
 )
 from skipwise.cli.former_flags import command_class
 from skipwise.cli.help import RootHelp
+from skipwise.cli.loading import LinesAboveBars
 from skipwise.cli.options import BAD_INPUT, BROKEN_PIPE, BUG, DONE, INTERRUPTED, NEGATIVE
 from skipwise.errors import SkipwiseError
 
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         # Skips the collector's last round at exit, which takes a second.
         atexit.register(gc.freeze)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LinesAboveBars()])
     command = typer.main.get_command(build_app())
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = False

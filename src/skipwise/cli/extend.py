@@ -112,15 +112,15 @@ def extend(
     run = RunConfig.from_mapping(settings_over(read_settings(config) if config else {}, flags, settings))
     if launch is not None:
         several = given({"machines": nnodes, "rendezvous": rdzv, "max_restarts": max_restarts})
-        passed_on = {"--resume": resume, "--skip-bad-items": skip_bad_items, "--json": as_json}
+        passed_on = {"--resume": resume, "--skip-bad-items": skip_bad_items, "--verbose": verbose, "--json": as_json}
         _launch(run, launch, nproc, several, [flag for flag, on in passed_on.items() if on])
     for flag, value in (("--nproc", nproc), ("--nnodes", nnodes), ("--rdzv", rdzv), ("--max-restarts", max_restarts)):
         if value is not None:
             raise ConfigError(f"{flag} is for several processes; say by --launch which engine trains in them")
-    _train(run, resume=resume, skip_bad_items=skip_bad_items, as_json=as_json)
+    _train(run, resume=resume, skip_bad_items=skip_bad_items, verbose=verbose, as_json=as_json)
 
 
-def _train(run: "RunConfig", *, resume: bool, skip_bad_items: bool, as_json: bool) -> None:
+def _train(run: "RunConfig", *, resume: bool, skip_bad_items: bool, verbose: bool, as_json: bool) -> None:
     from skipwise.data.documents import require_there
     from skipwise.model.place import find_place
     from skipwise.train.folder import RunFolder, log_file
@@ -134,7 +134,8 @@ def _train(run: "RunConfig", *, resume: bool, skip_bad_items: bool, as_json: boo
     own_file = log_file(run.output_folder)
     if own_file is not None:
         _log_to(own_file)
-    logging.getLogger("skipwise").setLevel(logging.WARNING if as_json and own_file is None else logging.INFO)
+    told = logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("skipwise").setLevel(logging.WARNING if as_json and own_file is None else told)
     result = train(run, resume=resume, skip_bad_items=skip_bad_items)
     if own_file is None:
         _show(result, run.target, as_json)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +106,11 @@ def build_validation(
     number = sum(map(len, by_source.values()))
     task = {"kind": "perplexity", "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2)}
     where = ", ".join(map(length_label, measured))
-    how: dict[str, Any] = {"seed": config.seed, "progress": False, "share_out": share_out}
+    shown = not config.training.get("disable_tqdm", False) and sys.stderr.isatty()
+    how: dict[str, Any] = {"seed": config.seed, "progress": shown, "share_out": share_out}
+    logger.info(f"validation: {number} held-out document{'s' if number > 1 else ''} at {where} tokens")
 
     def validate() -> dict[str, float]:
-        logger.info(f"validating on {number} document{'s' if number > 1 else ''} at {where} tokens")
         found: dict[str, dict[int, float]] = {}
         for source, texts in by_source.items():
             tasks = [{**task, "num_documents": len(texts)}]
