@@ -259,20 +259,20 @@ def _print(found: "Plan", measured: "CalibratedPlanning | None") -> None:
         print()
         print_table(table.header, table.rows, title=table.title, numbers=True)
     if measured is not None:
-        console.print()
+        print()
         _print_measured(measured)
-    console.print("\nsettings of engines")
+    print("\ncommands to serve it")
     for name, command in found.advice.engines.items():
-        console.print(f"  {name}\n    {command}", soft_wrap=True, highlight=False)
-    console.print("\nassumed")
+        print(f"  {name}\n    {command}")
+    print("\nassumptions")
     for name, value in assumptions(found).items():
-        console.print(f"  {name}: {value}", soft_wrap=True, highlight=False)
+        print("\n".join(textwrap.wrap(f"  {name}: {value}", console.width, subsequent_indent="    ")))
 
 
 def _print_measured(measured: "CalibratedPlanning") -> None:
     from skipwise.report.quantities import bytes_text, seconds_text
 
-    print("measured here; predictions of time are by the shares assumed before")
+    print("measured on this machine (predictions of time use the shares assumed before)")
     for one in measured.measured:
         print(
             f"  {one.name}: memory {bytes_text(one.measured_bytes)}, predicted {bytes_text(one.predicted_bytes)} "
