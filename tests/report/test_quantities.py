@@ -13,7 +13,7 @@ from skipwise.report.quantities import cost_text, count_text, hours_text, second
         (hours_text(0.4123), "25 min"),
         (hours_text(6.314), "6.3 h"),
         (hours_text(1089.4), "1,089 h"),
-        (cost_text(0.000123), "under 0.01"),
+        (cost_text(0.000123), "<0.01"),
         (cost_text(0.0), "0"),
         (cost_text(0.1234), "0.12"),
         (cost_text(38.81), "38.8"),
@@ -22,7 +22,7 @@ from skipwise.report.quantities import cost_text, count_text, hours_text, second
         (times_text(16.0), "16"),
         (times_text(4.074), "4.07"),
         (times_text(1234.5), "1,234"),
-        (seconds_text(5.3e-5), "under 0.1 ms"),
+        (seconds_text(5.3e-5), "<0.1 ms"),
         (seconds_text(0.0134), "13.4 ms"),
     ],
 )

@@ -25,7 +25,7 @@ def bytes_text(value: float) -> str:
 def seconds_text(value: float) -> str:
     """A duration in the unit that suits it: `12.0 ms`, `0.90 s`, `14 min`, `3.2 h`."""
     if 0 < value < 1e-4:
-        return "under 0.1 ms"
+        return "<0.1 ms"
     if 0 < value < 0.1:
         return f"{digits_text(1000 * value)} ms"
     if value < 180:
@@ -42,8 +42,8 @@ def hours_text(hours: float) -> str:
 
 
 def cost_text(value: float) -> str:
-    """An amount of money in any currency: `under 0.01`, `0.35`, `38.8`."""
-    return "under 0.01" if 0 < value < 0.01 else digits_text(value, 2 if value < 1 else 3)
+    """An amount of money in any currency: `<0.01`, `0.35`, `38.8`."""
+    return "<0.01" if 0 < value < 0.01 else digits_text(value, 2 if value < 1 else 3)
 
 
 def count_text(value: float) -> str:
