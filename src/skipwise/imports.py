@@ -1,4 +1,4 @@
-"""Faster imports: only the libraries that a verb uses, when it uses them.
+"""Faster imports: only the libraries that a verb uses, when it uses them; and a terminal that is not theirs.
 
 transformers and peft import every optional package that is installed, and Python's garbage collector scans all new
 objects again and again. Together this is most of the start-up time of a verb; see docs/results/startup.md.
@@ -31,6 +31,19 @@ def _silence() -> None:
 
 
 _silence()
+
+
+class LinesAboveBars(logging.StreamHandler):
+    """Writes log lines on stderr, above the progress bars that are on the screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        if "tqdm" not in sys.modules:
+            super().emit(record)
+            return
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=self.stream)
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

@@ -1,5 +1,6 @@
 """A comparison's settings: what arms stand for, and what is refused before anything runs."""
 
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -33,8 +34,8 @@ def test_the_help_names_every_kind_of_arm(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("COLUMNS", "300")
     assert cli.main(["compare", "--help"]) == 0
     shown = capsys.readouterr().out
-    (line,) = [line for line in shown.split("\n") if "--arms" in line and "Of " in line]
-    assert set(line.split("Of ")[1].split(".")[0].split(", ")) == set(ARM_KINDS)
+    (names,) = re.findall(r"--arms NAME,[.]{3} +What to compare: (.*?)[.]", " ".join(shown.split()))
+    assert set(names.split(", ")) == set(ARM_KINDS)
 
 
 def test_a_scaled_model_is_scaled_by_the_same_kind_in_every_arm() -> None:

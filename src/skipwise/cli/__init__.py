@@ -38,9 +38,9 @@ from skipwise.cli import (
 )
 from skipwise.cli.former_flags import command_class
 from skipwise.cli.help import RootHelp
-from skipwise.cli.loading import LinesAboveBars
 from skipwise.cli.options import BAD_INPUT, BROKEN_PIPE, BUG, DONE, INTERRUPTED, NEGATIVE
 from skipwise.errors import SkipwiseError
+from skipwise.imports import LinesAboveBars
 
 __all__ = ["BAD_INPUT", "BROKEN_PIPE", "BUG", "DONE", "INTERRUPTED", "NEGATIVE", "VERBS", "build_app", "main"]
 

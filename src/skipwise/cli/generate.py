@@ -172,11 +172,14 @@ def _answer(
     as_json: bool,
 ) -> None:
     """Generates and prints the text: as it comes, at the end, or as JSON. Raises DataError when memory runs out."""
+    from tqdm import tqdm
+
     from skipwise.cli.generate_stats import Progress
     from skipwise.train.process import ran_out_of_memory
 
-    text = ""
-    with engine.start(request) as generation:
+    text, length = "", len(request.prompt_ids)
+    bar = tqdm(total=length, desc="reading the prompt", unit="token", delay=2, leave=False, disable=as_json)
+    with engine.start(request) as generation, bar:
         progress = Progress(engine, generation)
         while not generation.is_done:
             try:
@@ -185,10 +188,12 @@ def _answer(
                 if not ran_out_of_memory(error):
                     raise
                 raise DataError(
-                    f"memory ran out when {generation.stats.read_tokens} of {len(request.prompt_ids)} tokens were "
-                    f"read; give a smaller --chunk than {engine.chunk_tokens}, or --cache quantized-8, quantized-4, or "
-                    "offloaded beside an accelerator"
+                    f"memory ran out after {generation.stats.read_tokens} of {length} tokens; give a smaller --chunk "
+                    f"than {engine.chunk_tokens}, or --cache quantized-8, quantized-4 or, with a GPU, offloaded"
                 ) from error
+            bar.update(min(generation.stats.read_tokens, length) - bar.n)
+            if bar.n >= length:
+                bar.close()
             progress.look()
             piece = generation.take_text()
             text += piece

@@ -1,6 +1,5 @@
 """What a verb says and loads once its cheap checks have passed."""
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -8,19 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from skipwise.imports import load_transformers, uncollected
-
-
-class LinesAboveBars(logging.StreamHandler):
-    """Writes log lines on stderr, above the progress bars that are on the screen."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line."""
-        if "tqdm" not in sys.modules:
-            super().emit(record)
-            return
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=self.stream)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """`skipwise plan`: what an extension takes to train and to serve, before anything is spent."""
 
-import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -222,6 +221,8 @@ def _calibrated(
     how: dict[str, Any],
 ) -> "CalibratedPlanning":
     """Measures this machine; first checks the plan, since measuring takes minutes."""
+    from tqdm import tqdm
+
     from skipwise.plan import PlanConfig, check_plan
     from skipwise.plan.measure import calibrate_plan
     from skipwise.plan.shape import model_shape
@@ -229,15 +230,16 @@ def _calibrated(
     shape = model_shape(model, original=original, trust_remote_code=how["trust_remote_code"])
     window = check_plan(PlanConfig(model, machine=machine, **asked), shape).window
     longest = min(window.original, 2048)
-    return calibrate_plan(
-        model,
-        machine,
-        utilisation,
-        window_tokens=window.train,
-        lengths=(longest // 2, longest),
-        tell=lambda what: print(f"measuring here: {what}", file=sys.stderr, flush=True),
-        **how,
-    )
+    lengths = (longest // 2, longest)
+    with tqdm(total=1 + len(lengths), desc="measuring", unit="measurement", leave=False) as bar:
+
+        def tell(what: str) -> None:
+            bar.update(0 if bar.desc.startswith("measuring") else 1)
+            bar.set_description(what)
+
+        return calibrate_plan(
+            model, machine, utilisation, window_tokens=window.train, lengths=lengths, tell=tell, **how
+        )
 
 
 def _write_config(path: Path, config: Any) -> None:

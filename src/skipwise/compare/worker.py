@@ -24,7 +24,9 @@ from typing import Any, Literal
 
 from skipwise.allocator import use_huge_pages
 from skipwise.files import replace_file
+from skipwise.imports import LinesAboveBars
 from skipwise.records.comparison import ArmRun
+from skipwise.window import length_label
 
 Failure = Literal["out of memory", "not a number", "error"]
 
@@ -67,7 +69,7 @@ class Outcome(ArmRun):
 
 def main(job_file: Path) -> int:
     """Runs the job of this file; the exit code is 0 also for a failure, which is in the outcome."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LinesAboveBars()])
     logging.getLogger("skipwise").setLevel(logging.INFO)
     use_huge_pages()
     job = json.loads(job_file.read_text(encoding="utf-8"))
@@ -174,6 +176,8 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> None:
     store = corpus.documents("held_out" if data.held_out else "all", min_tokens=longest)
     documents = [store.document(index) for index in range(store.num_documents)]
     for measured in job["evaluation"]:
+        lengths = ", ".join(map(length_label, measured["lengths"]))
+        logging.getLogger("skipwise").info(f"measuring {measured['task']['kind']} at {lengths} tokens")
         evaluate(
             model,
             tokenizer,
