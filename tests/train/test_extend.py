@@ -333,6 +333,6 @@ def test_what_is_not_trained_on_is_told_with_the_reason(
         run(settings, recipe="paper", data=data, training={"max_steps": 1})
     (told,) = [message for message in caplog.messages if message.startswith("training on")]
     joins = "; most are too short, --set data.join=true joins them" if "3 shorter" in line else ""
-    assert told == f"training on 2 documents of 240 tokens; {line}; files of unsupported kinds: 1 .png{joins}"
+    assert told == f"training on 2 documents, 240 tokens; {line}; files of unsupported kinds: 1 .png{joins}"
     said = [message for message in caplog.messages if message.startswith("empty files")]
     assert said == [f"empty files give nothing to train on: {empty}"] * (empty is not None)

@@ -94,7 +94,7 @@ def compare(
         results = run(comparison, resume=resume, retry_failed=retry_failed, command=command)
     except ComparisonStopped:
         again = shlex.join(["skipwise", "compare", f"{comparison.output}/comparison.yaml", "--resume"])
-        print(f"stopped, what is done is kept; go on with: {again}", file=sys.stderr)
+        print(f"stopped; what is done is kept. Continue with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _report(results, as_json)
     if len(results.failed) == len(comparison.arms):

@@ -40,7 +40,7 @@ def demo(
     except KeyboardInterrupt:
         json_flag = ["--json"] if as_json else []
         again = shlex.join(["skipwise", "demo", "--output", str(output), "--seed", str(seed), *json_flag])
-        print(f"stopped; what was finished or saved is kept, go on with: {again}", file=sys.stderr)
+        print(f"stopped; what is done is kept. Continue with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     claims = Claims.of(arms[-1].results)
     if as_json:

@@ -207,7 +207,7 @@ def _check_up(
     healthy = found.healthy
     if fix and healthy and not found.changed:
         if not as_json:
-            print("nothing to mend, so no copy is written")
+            print("nothing to fix, so no copy was written")
     elif fix:
         written = write_mended(place.name, found, out or path_beside(model, "mended"))
         if as_json:

@@ -110,8 +110,8 @@ def find_texts(
         details["may_have_been_trained_on"] = True
         if is_first:
             logger.warning(
-                f"these documents may have been trained on: the model's run kept a share of {kept.held_out:g} of "
-                f"{kept.source!r} out of training (data.held_out), and {data.held_out:g} is measured on"
+                f"these documents may have been trained on: the model's run held out a share of {kept.held_out:g} of "
+                f"{kept.source!r} (data.held_out), and this evaluation uses a share of {data.held_out:g}"
             )
     part = "all" if all_documents else "held_out"
     return Texts(data, sources, part, run.ends, details, progress and is_first)

@@ -225,14 +225,16 @@ def _agent(command: Sequence[str], environment: dict[str, str]) -> int:
 
 
 def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
+    from skipwise.report.quantities import bytes_text, seconds_text
+
     if as_json:
         print_json({"folder": str(result.folder), "finished": result.finished, "steps": result.steps, **result.record})
     elif result.finished:
         resumed = result.record["resumed_at_step"]
         since = "" if resumed is None else f" since step {resumed}"
         print(
-            f"extended to {target} tokens in {result.record['seconds']:.0f} s{since}, "
-            f"{result.record['peak_bytes'] / 2**30:.1f} GiB: {result.folder}\n"
+            f"extended to {target} tokens in {seconds_text(result.record['seconds'])}{since}, peak memory "
+            f"{bytes_text(result.record['peak_bytes'])}: {result.folder}\n"
             f"try it: {shlex.join(['skipwise', 'generate', str(result.folder), '--prompt', 'Once'])}"
         )
     if not result.finished:
@@ -240,7 +242,7 @@ def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
         if LAUNCHED in os.environ:
             again += f" {os.environ[LAUNCHED]}"
         where = f"after step {result.steps}, saved" if result.steps else "before the first step"
-        print(f"stopped {where}; go on with: {again}", file=sys.stderr)
+        print(f"stopped {where}. Continue with: {again}", file=sys.stderr)
 
 
 def _log_to(file: Path) -> None:

@@ -135,18 +135,20 @@ def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
     file = folder / SETTINGS_FILE
     if resume:
         if not file.is_file():
-            raise ConfigError(f"there is no comparison in {str(folder)!r} to go on with; start it without --resume")
+            raise ConfigError(f"there is no comparison in {str(folder)!r} to continue; start it without --resume")
         begun = Comparison.from_mapping(read_settings(file))
         changed = [name for name in ("run", "evaluation") if getattr(begun, name) != getattr(comparison, name)]
         names = {arm.name for arm in comparison.arms}
         changed += [arm.name for arm in begun.arms if arm.name in names and arm not in comparison.arms]
         if changed:
             raise ConfigError(
-                f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; go on with "
-                "its own, or begin another with --output"
+                f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; continue "
+                "with its own, or begin another with --output"
             )
     elif folder.is_dir() and set(folder.iterdir()) - {*half_written(folder, [SETTINGS_FILE])}:
-        cure = "; go on with --resume, or give" if file.is_file() else ", and holds no comparison to go on with; give"
+        cure = (
+            "; continue it with --resume, or give" if file.is_file() else ", and holds no comparison to continue; give"
+        )
         raise ConfigError(f"folder {str(folder)!r} is not empty{cure} another with --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
