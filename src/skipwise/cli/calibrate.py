@@ -147,8 +147,8 @@ def _check_folders(model: str, output: Path | None) -> None:
     """Refuses, before any work, a checkpoint whose config cannot be changed or copied, and an output that exists."""
     if not (Path(model) / "config.json").is_file():
         raise ConfigError(
-            f"model is {model!r}; a calibration is written into a checkpoint folder, and this is none here: give a "
-            "folder with a config.json, or look with --dry-run"
+            f"model is {model!r}, which is no local checkpoint folder, so the result cannot be written; give a "
+            "folder with a config.json, or add --dry-run"
         )
     check_new("--output", output)
 
@@ -164,7 +164,7 @@ def _check_model(model: str, config: Any, target: int, *, again: bool) -> None:
     if rope.trained_factor is not None and not again:
         raise ConfigError(
             f"model {model!r} is calibrated already: its attention factor is {rope.attention_factor:.4g}, "
-            f"{rope.attention_scale:.4g} times the trained one; choose anew with --again, or look with --dry-run"
+            f"{rope.attention_scale:.4g} times the trained one; calibrate it again with --again, or look with --dry-run"
         )
     check_length(config, target, allow_beyond=False)
 

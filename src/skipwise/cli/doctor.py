@@ -194,8 +194,8 @@ def _check_up(
     place = find_place(model)
     if not place.is_folder or place.gguf_file is not None:
         raise ConfigError(
-            f"model is {model!r}, no checkpoint folder whose files could be looked at; give one, or --target to probe "
-            "what extend would train"
+            f"model is {model!r}, which is no checkpoint folder, so there are no files to check; give one, or "
+            "--target to probe what extend would train"
         )
     with loading(f"looking at the files of {model}"):
         from skipwise.doctor.checkup import check_up, write_mended

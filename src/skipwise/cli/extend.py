@@ -116,7 +116,7 @@ def extend(
         _launch(run, launch, nproc, several, [flag for flag, on in passed_on.items() if on])
     for flag, value in (("--nproc", nproc), ("--nnodes", nnodes), ("--rdzv", rdzv), ("--max-restarts", max_restarts)):
         if value is not None:
-            raise ConfigError(f"{flag} is for several processes; say by --launch which engine trains in them")
+            raise ConfigError(f"{flag} is for several processes; name their training engine with --launch")
     _train(run, resume=resume, skip_bad_items=skip_bad_items, verbose=verbose, as_json=as_json)
 
 
@@ -193,12 +193,12 @@ def _check_engine(launch: Any, accelerators: int | None) -> None:
 
     if accelerators is not None and launch.processes > accelerators:
         raise ConfigError(
-            f"--nproc is {launch.processes}, and this machine has {accelerators} accelerators; give at most so many"
+            f"--nproc is {launch.processes}, and this machine has {accelerators} GPUs; give at most {accelerators}"
         )
     if accelerators is None and launch.engine == "fsdp2":
         raise ConfigError(
-            "--launch fsdp2 splits the model over accelerators, and there is none to use here: "
-            "give --launch ddp, which trains in several processes on CPUs"
+            "--launch fsdp2 shards the model over GPUs, and there is none here: give --launch ddp, which trains in "
+            "several processes on CPUs"
         )
     if "deepspeed" in ENGINES[launch.engine] and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(

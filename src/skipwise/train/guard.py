@@ -151,7 +151,7 @@ class StepGuard(TrainerCallback):
         if len(bad) < self._config.bad_steps and not taken:
             self._say(
                 f"{told}: nothing is learnt from it; its items are in {where} "
-                f"({len(bad)} of {self._config.bad_steps} such steps that end the run)"
+                f"({len(bad)} of {self._config.bad_steps} bad steps that end the run)"
             )
             return
         others = "" if len(bad) == 1 else f", as {len(bad)} steps have gone wrong ({', '.join(map(str, bad))})"

@@ -80,4 +80,4 @@ def _tell(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         logger.log(logging.INFO if failed else logging.DEBUG, verdict.line)
     if not failed:
-        logger.info(f"preflight: {len(verdicts)} checks passed")
+        logger.info(f"preflight: {len(verdicts)} check{'' if len(verdicts) == 1 else 's'} passed")

@@ -76,7 +76,7 @@ def tell_held_out_ends(corpus: Corpus) -> Any:
             known = {"document": part.files.name(end.number), "tokens": whole - end.begin, "of_tokens": whole}
             logger.warning(
                 f"the last {known['tokens']:,} of the {whole:,} tokens of {known['document']} are held out for "
-                "validation, and not trained on, as too little is held out in whole documents"
+                "validation, because whole held-out documents have too few"
             )
             told[end] = {**known, **end._asdict()}
     return one_or_all([*told.values()])
@@ -143,8 +143,8 @@ def _longest_held_out(
         if unmet:
             left_out = ", ".join(map(str, lengths[len(measured) :]))
             logger.warning(
-                f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, "
-                "nor have several joined; hold out more of them (data.held_out) or give longer ones"
+                f"no validation at {left_out} tokens, only up to {measured[-1]}: held-out documents are shorter, "
+                "even joined; raise data.held_out, or give longer documents"
             )
         return texts, list(measured)
     logger.warning(f"no validation while training: {unmet}")
