@@ -142,13 +142,11 @@ def _claim(folder: Path, comparison: Comparison, resume: bool) -> None:
         changed += [arm.name for arm in begun.arms if arm.name in names and arm not in comparison.arms]
         if changed:
             raise ConfigError(
-                f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; continue "
-                "with its own, or begin another with --output"
+                f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; go on with "
+                "its own, or begin another with --output"
             )
     elif folder.is_dir() and set(folder.iterdir()) - {*half_written(folder, [SETTINGS_FILE])}:
-        cure = (
-            "; continue it with --resume, or give" if file.is_file() else ", and holds no comparison to continue; give"
-        )
+        cure = "; go on with --resume, or give" if file.is_file() else ", and holds no comparison to go on with; give"
         raise ConfigError(f"folder {str(folder)!r} is not empty{cure} another with --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ _SENTENCES = {
     "recipe": "Recipe: {recipe}.",
     "not diluted": "Layers with a sliding window take no other mask, so attention is not diluted.",
     "grow": "In the last steps, windows grow to {widest} and take {recipe_total}. A step has as many tokens as before "
-    "if possible. Queries that train on more keys retrieve better at the target (docs/results/recipes-x16.md).",
+    "if possible. Queries that train on more keys retrieve better at the target.",
     "do not grow": "Windows stay short, because longer ones do not fit. Attention is diluted all the same.",
     "grow less": "Windows of {asked_window} do not fit: `skipwise extend` finds that out at its second step and "
     "shortens them.",

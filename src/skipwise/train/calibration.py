@@ -129,6 +129,6 @@ def _record(folder: Path, found: Calibration) -> None:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"the config has the factor, but the record of the choice in {str(folder)!r} cannot be written ({error}); "
-            "fix that and calibrate with --again"
+            "mend that and calibrate with --again"
         ) from error
     state_attention_factor(folder, found.line)

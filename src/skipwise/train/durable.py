@@ -113,8 +113,8 @@ def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
         kept = f"{older[max(older)].name} is whole; go on from it with --resume" if older else "there is none before it"
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"the checkpoint of step {step} cannot be written to {str(run_folder)!r}: {reason}. Make room, or fix "
-            f"the disk; {kept}"
+            f"the checkpoint of step {step} cannot be written to {str(run_folder)!r}: {reason}. Make room or mend the "
+            f"disk; {kept}"
         ) from error
 
 
