@@ -231,7 +231,8 @@ def _calibrated(
     window = check_plan(PlanConfig(model, machine=machine, **asked), shape).window
     longest = min(window.original, 2048)
     lengths = (longest // 2, longest)
-    with tqdm(total=1 + len(lengths), desc="measuring", unit="measurement", leave=False) as bar:
+    form = "{desc}: {n_fmt} of {total_fmt} done, {elapsed} so far, {remaining} left"
+    with tqdm(total=1 + len(lengths), desc="measuring this machine", bar_format=form, leave=False) as bar:
 
         def tell(what: str) -> None:
             bar.update(0 if bar.desc.startswith("measuring") else 1)
