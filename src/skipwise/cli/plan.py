@@ -236,7 +236,7 @@ def _calibrated(
 
         def tell(what: str) -> None:
             bar.update(0 if bar.desc.startswith("measuring") else 1)
-            bar.set_description(what)
+            bar.set_description_str(what)
 
         return calibrate_plan(
             model, machine, utilisation, window_tokens=window.train, lengths=lengths, tell=tell, **how
