@@ -3,16 +3,16 @@
 import pytest
 
 from skipwise.report.page import TEMPLATES
-from skipwise.report.quantities import cost_text, count_text, hours_text, seconds_text, times_text
+from skipwise.report.quantities import cost_text, count_text, seconds_text, short_hours_text, times_text
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (hours_text(6.2e-5), "under a minute"),
-        (hours_text(0.4123), "25 min"),
-        (hours_text(6.314), "6.3 h"),
-        (hours_text(1089.4), "1,089 h"),
+        (short_hours_text(6.2e-5), "under a minute"),
+        (short_hours_text(0.4123), "25 min"),
+        (short_hours_text(6.314), "6.3 h"),
+        (short_hours_text(1089.4), "1,089 h"),
         (cost_text(0.000123), "<0.01"),
         (cost_text(0.0), "0"),
         (cost_text(0.1234), "0.12"),

@@ -12,7 +12,7 @@ from skipwise.plan.engines import engine_commands
 from skipwise.plan.machines import Machine
 from skipwise.plan.recipe import RecipeEstimate, growth_that_fits
 from skipwise.plan.training import TrainingEstimate
-from skipwise.report.quantities import bytes_text, cost_text, hours_text, seconds_text, times_text
+from skipwise.report.quantities import bytes_text, cost_text, seconds_text, short_hours_text, times_text
 from skipwise.rope import eras
 from skipwise.window import length_label
 
@@ -201,14 +201,14 @@ def _values(plan: "Plan") -> dict[str, Any]:
 
 def _training_values(plan: "Plan", chosen: TrainingEstimate, recipe: RecipeEstimate) -> dict[str, Any]:
     processes = chosen.sharding.processes
-    hours = hours_text(recipe.processor_hours)
+    hours = short_hours_text(recipe.processor_hours)
     return {
         "approach": chosen.approach.name.replace(", ", " by "),
         "recipe": recipe.name,
         "recipe_total": bytes_text(recipe.total_bytes),
         "each": "each" if processes > 1 else "one",
         "steps": plan.asked.job.steps,
-        "time": hours_text(recipe.hours),
+        "time": short_hours_text(recipe.hours),
         "all_hours": f", {hours} of all {processes} together" if processes > 1 else "",
         "cost": "" if recipe.cost is None else f", {cost_text(recipe.cost)} at the given price",
         "widest": length_label(recipe.widest_tokens),

@@ -8,7 +8,15 @@ from skipwise.plan.machines import Machine
 from skipwise.plan.planning import ByTarget, Plan
 from skipwise.plan.serving import ANSWER_TOKENS, BITS, REDUCE_SECONDS
 from skipwise.plan.training import TrainingEstimate
-from skipwise.report.quantities import ABSENT, bytes_text, cost_text, count_text, digits_text, hours_text, seconds_text
+from skipwise.report.quantities import (
+    ABSENT,
+    bytes_text,
+    cost_text,
+    count_text,
+    digits_text,
+    seconds_text,
+    short_hours_text,
+)
 from skipwise.report.tables import Table
 from skipwise.window import length_label
 
@@ -122,7 +130,7 @@ def time_table(plan: Plan) -> Table:
             "Approach": lambda way: way.name,
             "Sharding": (lambda way: way.peak.sharding.kind) if plan.sharding.processes > 1 else None,
             "Step": lambda way: seconds_text(way.step_seconds),
-            "Time" if plan.machine.is_cpu else "GPU time": lambda way: hours_text(way.hours),
+            "Time" if plan.machine.is_cpu else "GPU time": lambda way: short_hours_text(way.hours),
             "Cost": None if plan.asked.price is None else lambda way: cost_text(way.cost),
             "Smallest machine": lambda way: (
                 ABSENT if way.smallest is None else f"{way.smallest[1].sharding.processes} x {way.smallest[0].name}"

@@ -33,7 +33,7 @@ def seconds_text(value: float) -> str:
     return f"{value / 60:.0f} min" if value < 7200 else f"{digits_text(value / 3600, 2)} h"
 
 
-def hours_text(hours: float) -> str:
+def short_hours_text(hours: float) -> str:
     """A computing time with two or three digits: `under a minute`, `25 min`, `6.3 h`, `1,089 h`."""
     minutes = 60 * hours
     if minutes < 1:
